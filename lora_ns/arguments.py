@@ -1,0 +1,72 @@
+"""From recipe and plan to the arguments of the upstream trainers: pure, and held to the installed versions by a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lora_ns.plan import Plan
+from lora_ns.recipe.recipe import Recipe
+
+
+def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
+    """Arguments of `transformers.TrainingArguments`, for a plan whose steps are known."""
+    training = recipe.training
+    evaluates = bool(plan.eval_rows.value)
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": plan.max_steps.value,
+        "per_device_train_batch_size": plan.per_device_train_batch_size.value,
+        "per_device_eval_batch_size": plan.per_device_eval_batch_size.value,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
+        "gradient_checkpointing": plan.gradient_checkpointing.value,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if plan.gradient_checkpointing.value else None,
+        "learning_rate": plan.learning_rate.value,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "warmup_steps": plan.warmup_steps.value,
+        "optim": training.optim,
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "max_grad_norm": training.max_grad_norm,
+        "bf16": plan.dtype.value == "bfloat16",
+        "fp16": plan.dtype.value == "float16",
+        "use_cpu": plan.device.value == "cpu",
+        "logging_strategy": "steps",
+        "logging_steps": plan.logging_steps.value,
+        "logging_first_step": True,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": plan.eval_steps.value if evaluates else None,
+        "eval_on_start": evaluates and recipe.evaluation.before_training,
+        "save_strategy": "steps",
+        "save_steps": plan.save_steps.value,
+        "save_total_limit": training.save_total_limit,
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "train_sampling_strategy": "group_by_length" if _groups_by_length(recipe) else "random",
+        "length_column_name": "length",
+        "dataloader_num_workers": training.dataloader_num_workers,
+        "neftune_noise_alpha": (recipe.sft.neftune_noise_alpha or None) if recipe.task_type == "CAUSAL_LM" else None,
+        "report_to": list(recipe.tracking.report_to) or "none",
+        "project": recipe.tracking.project or "lorans",
+        "run_name": recipe.tracking.run_name or recipe.task_name,
+        "disable_tqdm": True,
+        **training.extra,
+    }
+
+
+def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
+    """Arguments of `trl.SFTConfig`: the rows come tokenised, masked, cut and packed, and are taken as they are."""
+    return {
+        **training_arguments(recipe, plan, checkpoints),
+        "max_length": None,
+        "padding_free": recipe.sft.packing,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "loss_type": recipe.sft.loss_type,
+        "prediction_loss_only": True,
+    }
+
+
+def _groups_by_length(recipe: Recipe) -> bool:
+    packed = recipe.task_type == "CAUSAL_LM" and recipe.sft.packing
+    return recipe.training.group_by_length and not packed

@@ -1,0 +1,290 @@
+"""The base model as files: where it lies, which one it is, how large it is. Nothing here imports torch.
+
+A model named by hub id is fetched into the hub's own cache first; from there on it is a folder like any other, and
+nothing later asks the network again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lora_ns.errors import MissingError, ModelError, Problem
+
+PACKAGED = "lorans:"
+"""Prefix of what lies inside the package."""
+ASSETS = Path(__file__).parent / "assets"
+
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+"""What is fetched of a hub repository: no pickles."""
+_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model in a folder."""
+
+    name: str
+    """As the recipe names it."""
+    path: Path
+    commit: str | None = None
+    """Commit on the hub; none for a folder."""
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The model's `config.json`."""
+        loaded: Mapping[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        return loaded
+
+    @cached_property
+    def facts(self) -> BaseFacts:
+        """Its sizes."""
+        return read_facts(self.config, _tensors(self.path))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this base from every other one of the same shape.
+
+        SHA-256 over the settings that a forward pass depends on, the headers of the weight files and the first and last
+        bytes of each tensor: a few reads for any size of model.
+        """
+        digest = hashlib.sha256()
+        settings = {key: value for key, value in self.config.items() if key not in _UNIMPORTANT_SETTINGS}
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for file in _weight_files(self.path):
+            _digest_weights(digest, file)
+        return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """SHA-256 over the tokenizer's own files; the chat template is not among them, it has its own hash."""
+        digest = hashlib.sha256()
+        for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
+            file = self.path / name
+            if file.exists():
+                digest.update(name.encode())
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """Sizes of a base model."""
+
+    model_type: str
+    parameters: int
+    largest_dtype: str
+    """Type that most of the stored weights have, by its safetensors name."""
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    max_position_embeddings: int | None
+    matrices: Mapping[str, tuple[int, int]]
+    """Shapes of the stored matrices by the name of their module; embeddings are among them."""
+
+
+_UNIMPORTANT_SETTINGS = frozenset(
+    {
+        "_name_or_path",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "id2label",
+        "label2id",
+        "architectures",
+        "problem_type",
+    }
+)
+
+
+def find_base(name: str, revision: str, folders: Sequence[Path], download: bool) -> Base | None:
+    """The folder of a base model.
+
+    Args:
+        name: hub id, folder or `lorans:nano`.
+        revision: branch, tag or commit on the hub.
+        folders: where relative folders are looked for, in this order.
+        download: whether a model that is not in the hub's cache may be fetched.
+
+    Returns:
+        the base, or None if it is on the hub, not in the cache, and may not be fetched.
+
+    Raises:
+        ModelError: if there is no such model, or it cannot be fetched.
+    """
+    if name.startswith(PACKAGED):
+        return _checked(Base(name, packaged(name)))
+    for folder in _candidates(name, folders):
+        if folder.is_dir():
+            return _checked(Base(name, folder.resolve()))
+    if _is_path(name):
+        looked = " and ".join(str(folder) for folder in _candidates(name, folders))
+        raise ModelError(Problem("model.name_or_path", f"no folder `{name}`", f"looked at {looked}"))
+    return _from_hub(name, revision, download)
+
+
+def packaged(name: str) -> Path:
+    """Path of something inside the package, such as `lorans:nano`.
+
+    Raises:
+        ModelError: if there is no such thing; the message lists what there is.
+    """
+    relative = name.removeprefix(PACKAGED)
+    path = (ASSETS / relative).resolve()
+    if not relative or ASSETS.resolve() not in path.parents or not path.exists():
+        models = sorted(folder.parent.name for folder in ASSETS.glob("*/config.json"))
+        data = sorted(str(file.relative_to(ASSETS)) for file in ASSETS.glob("*/*.jsonl"))
+        there = ", ".join(f"{PACKAGED}{item}" for item in [*models, *data])
+        raise ModelError(Problem("", f"`{name}` is not inside the package", f"there is: {there}"))
+    return path
+
+
+def _candidates(name: str, folders: Sequence[Path]) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return [path]
+    return list(dict.fromkeys(folder / path for folder in folders))
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _checked(base: Base) -> Base:
+    if not (base.path / "config.json").is_file():
+        hint = (
+            "an adapter is not a base model; name its base"
+            if (base.path / "adapter_config.json").exists()
+            else "name the folder that has one"
+        )
+        raise ModelError(Problem(str(base.path), "no config.json, so this is not a model", hint))
+    if not _weight_files(base.path):
+        raise ModelError(
+            Problem(str(base.path), "no .safetensors weights", "pickled weights are not read: convert them first")
+        )
+    return base
+
+
+def _from_hub(name: str, revision: str, download: bool) -> Base | None:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise MissingError(
+            Problem("", "models on the hub need huggingface_hub", "`pip install huggingface_hub`")
+        ) from None
+    try:
+        path = Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(_FILES), local_files_only=not download)
+        )
+    except errors.LocalEntryNotFoundError:
+        if not download:
+            return None
+        raise ModelError(_not_cached(name)) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise ModelError(_hub_problem(name, revision, error)) from None
+    return _checked(Base(name, path, commit=path.name))
+
+
+def _not_cached(name: str) -> Problem:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        what = f"`{name}` is not in the hub's cache, and HF_HUB_OFFLINE is set"
+        return Problem("model.name_or_path", what, 'unset it to download, or name a folder, or "lorans:nano"')
+    what = f"`{name}` is not in the hub's cache, and the hub cannot be reached"
+    return Problem("model.name_or_path", what, 'check the connection, or name a folder, or "lorans:nano"')
+
+
+def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
+    """One line for what the hub answered."""
+    where = "model.name_or_path"
+    kind = type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if kind == "GatedRepoError":
+        return Problem(where, f"`{name}` is gated", "accept its terms on the hub, then `hf auth login`")
+    if kind == "RevisionNotFoundError":
+        return Problem(
+            "model.revision", f"`{name}` has no revision `{revision}`", 'write "main", or a branch, tag or commit'
+        )
+    if kind == "RepositoryNotFoundError" or status in {401, 403, 404}:
+        return Problem(
+            where, f"no model `{name}` on the hub, or it is private", "check the spelling, or `hf auth login`"
+        )
+    if kind == "HFValidationError":
+        return Problem(
+            where, f"`{name}` is neither a folder nor a hub id", "write `owner/name`, or a folder that exists"
+        )
+    answer = f"the hub answered {status}" if status else f"{kind}: {str(error).splitlines()[0]}"
+    return Problem(where, f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder")
+
+
+def _weight_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors"))
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file, and where its data begins."""
+    try:
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            if size > file.stat().st_size:
+                raise ValueError("header longer than the file")  # noqa: TRY301 -- told below with the other ways to be broken
+            header: dict[str, Any] = json.loads(stream.read(size))
+    except (struct.error, ValueError) as error:
+        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", "fetch it again")) from None
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def _tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """Type, shape and place of every stored tensor."""
+    return {name: entry for file in _weight_files(path) for name, entry in _header(file)[0].items()}
+
+
+def _digest_weights(digest: Any, file: Path) -> None:
+    header, start = _header(file)
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    with file.open("rb") as stream:
+        for name in sorted(header):
+            begin, end = header[name]["data_offsets"]
+            stream.seek(start + begin)
+            digest.update(stream.read(min(_SAMPLE_BYTES, end - begin)))
+            stream.seek(start + max(begin, end - _SAMPLE_BYTES))
+            digest.update(stream.read(min(_SAMPLE_BYTES, end - begin)))
+
+
+def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> BaseFacts:
+    """Sizes from a model's settings and the header of its weights."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+
+    def size(*names: str, default: int = 0) -> int:
+        found = next((text[name] for name in names if isinstance(text.get(name), int)), default)
+        return int(found)
+
+    hidden = size("hidden_size", "n_embd", "dim", "d_model")
+    weights: dict[str, int] = {}
+    for entry in tensors.values():
+        weights[entry["dtype"]] = weights.get(entry["dtype"], 0) + math.prod(entry["shape"])
+    return BaseFacts(
+        model_type=str(config.get("model_type", "unknown")),
+        parameters=sum(weights.values()),
+        largest_dtype=max(weights, key=lambda dtype: weights[dtype], default="F32"),
+        hidden_size=hidden,
+        intermediate_size=size("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", default=4 * hidden),
+        num_hidden_layers=size("num_hidden_layers", "n_layer", "n_layers"),
+        vocab_size=size("vocab_size"),
+        max_position_embeddings=size("max_position_embeddings", "n_positions") or None,
+        matrices={
+            name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
+            for name, entry in tensors.items()
+            if len(entry["shape"]) == 2 and name.endswith(".weight")
+        },
+    )

@@ -1,0 +1,107 @@
+"""`lorans env-check`: can this environment train, and can it train this recipe?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from lora_ns.environment import Check, Needs, Report
+    from lora_ns.recipe.load import LoadedRecipe
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def env_check(
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Judge by what this recipe needs.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that each import may take.")] = 60.0,
+) -> None:
+    """Check Python, packages, memory, disk, GPUs and the hub; every fault with the command that mends it.
+
+    Exits with 3 if something that is needed does not work.
+    """
+    from lora_ns.environment import Needs, check
+    from lora_ns.recipe.load import load_recipe
+
+    needs = Needs() if recipe is None else needs_of(load_recipe(recipe))
+    with _progress():
+        report = check(needs, timeout)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(3)
+
+
+def needs_of(loaded: LoadedRecipe) -> Needs:
+    """What a recipe asks of the environment."""
+    from lora_ns.environment import Needs
+
+    recipe = loaded.recipe
+    distributed = getattr(recipe, "distributed", None)
+    flash_attention = recipe.model.attn_implementation == "flash_attention_2"
+    return Needs(
+        quantization=recipe.quantization.method != "none" or _is_bitsandbytes(recipe.training.optim),
+        deepspeed=getattr(distributed, "strategy", None) == "deepspeed",
+        flash_attention=flash_attention,
+        hub=_needs_hub(loaded),
+        cuda=flash_attention,
+        output_dir=Path(recipe.training.output_dir),
+        trackers=recipe.tracking.report_to,
+    )
+
+
+def _is_bitsandbytes(optim: str) -> bool:
+    """Whether an optimizer, by its transformers name, is one of bitsandbytes'."""
+    return optim.startswith("paged_") or optim.endswith(("8bit", "bnb"))
+
+
+def _needs_hub(loaded: LoadedRecipe) -> bool:
+    """Whether something must be fetched: a model or rows by hub id that the cache does not hold."""
+    from lora_ns.environment import hub_cache
+
+    name, rows = loaded.recipe.model.name_or_path, loaded.recipe.dataset.name
+    wanted = [] if name.startswith("lorans:") or Path(name).exists() else [f"models--{name}"]
+    wanted += [] if rows is None or rows.startswith("lorans:") else [f"datasets--{rows}"]
+    return any(not (hub_cache() / folder.replace("/", "--") / "snapshots").is_dir() for folder in wanted)
+
+
+def _progress() -> AbstractContextManager[object]:
+    """A spinner on standard error, where somebody is looking."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status("importing every package in a process of its own")
+
+
+def _show(report: Report) -> None:
+    """One line a check, and under a fault the command that mends it; long lines are left to the terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        line = Text.assemble((f"{check.status:<6}", _STYLES[check.status]), f"{check.name:<{width}}  {check.fact}")
+        console.print(line, soft_wrap=True)
+        if check.remedy and check.status != "ok":
+            console.print(Text(f"{'':<6}{'':<{width}}  {check.remedy}", style="cyan"), soft_wrap=True)
+    console.print(Text(_summary(report.checks)), soft_wrap=True)
+
+
+def _summary(checks: tuple[Check, ...]) -> str:
+    failed = [check.name for check in checks if check.status == "fail"]
+    if failed:
+        return f"does not work: {', '.join(failed)}"
+    warned = sum(check.status == "warn" for check in checks)
+    return "all that is needed works" + (f", {warned} warning{'s' if warned > 1 else ''}" if warned else "")

@@ -1,0 +1,351 @@
+"""From the rows of a recipe to tokenised data sets: read, recognised, rendered, cut, packed, counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.basemodel import PACKAGED, packaged
+from lora_ns.engine.render import Renderer, encode_labelled
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import Row, read_rows, told
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a token that is not in the loss."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file or split, with what tells them from others."""
+
+    name: str
+    rows: Sequence[Row]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The rows of a recipe and how they are read."""
+
+    train: Source
+    eval: Source | None
+    format: Format
+    columns: Columns
+    why: str
+    """Why this format."""
+
+
+@dataclass
+class Tally:
+    """What became of the rows of a source."""
+
+    rows: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    too_long: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Rows as the model sees them, and what became of those that were read."""
+
+    dataset: datasets.Dataset
+    tally: Tally
+
+
+def read_sources(loaded: LoadedRecipe) -> Sources:
+    """Read the rows that a recipe names and recognise their format.
+
+    Raises:
+        DataError: with the files, rows and columns that cannot be read.
+    """
+    recipe = loaded.recipe.dataset
+    train = _read(loaded, recipe.path, recipe.train_split, recipe.max_samples, "dataset.path")
+    evaluation = None
+    if recipe.eval_path or recipe.eval_split:
+        evaluation = _read(loaded, recipe.eval_path, recipe.eval_split, recipe.max_eval_samples, "dataset.eval_path")
+    elif recipe.eval_fraction:
+        train, evaluation = _split(loaded, train)
+    names = list(dict.fromkeys(name for row in train.rows[:100] for name in row.values))
+    columns = Columns(**{key: getattr(recipe, key) for key in Columns.__dataclass_fields__})
+    try:
+        form, why = detect(columns, names, train.rows[0].values, loaded.recipe.task_type)
+    except RowFaultError as fault:
+        raise DataError(_column_problem(loaded, train.name, fault)) from None
+    return Sources(train, evaluation, form, form.columns, why)  # type: ignore[attr-defined]
+
+
+def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> Problem:
+    key = fault.what.split(":")[0] if fault.what.startswith("dataset.") else "dataset"
+    return Problem(
+        loaded.where(key), f"{fault.what} ({source})" if key != "dataset" else f"{source}: {fault.what}", fault.remedy
+    )
+
+
+def find_file(loaded: LoadedRecipe, name: str, key: str) -> Path:
+    """A data file, relative to the recipe or to the current folder.
+
+    Raises:
+        DataError: if it is in neither.
+    """
+    if name.startswith(PACKAGED):
+        return packaged(name)
+    path = Path(name).expanduser()
+    candidates = [path] if path.is_absolute() else [loaded.path.parent / path, Path.cwd() / path]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    looked = " and ".join(dict.fromkeys(str(candidate) for candidate in candidates))
+    raise DataError(Problem(loaded.where(key), f"{key}: no file `{name}`", f"looked at {looked}"))
+
+
+def _read(loaded: LoadedRecipe, name: str | None, split: str | None, limit: int | None, key: str) -> Source:
+    if name is None:
+        return _read_hub(loaded, split or "train", limit)
+    path = find_file(loaded, name, key)
+    rows = read_rows(path, limit)
+    return Source(name if name.startswith(PACKAGED) else str(path), rows, _digest(rows))
+
+
+def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
+    import datasets
+
+    recipe = loaded.recipe.dataset
+    shown = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
+    try:
+        data = datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
+    except Exception as error:  # datasets raises whatever its parts raise; the text says it
+        raise DataError(_hub_problem(loaded, shown, error)) from None
+    if limit is not None:
+        data = data.select(range(min(limit, len(data))))
+    rows = [Row(f"{shown}, row {number}", values) for number, values in enumerate(data, start=1)]
+    if not rows:
+        raise DataError(Problem(shown, "no rows", "name another split"))
+    return Source(shown, rows, _digest(rows))
+
+
+def _hub_problem(loaded: LoadedRecipe, shown: str, error: Exception) -> Problem:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    missing = type(error).__name__ in {
+        "DatasetNotFoundError",
+        "FileNotFoundError",
+        "ConnectionError",
+        "OfflineModeIsEnabled",
+    }
+    remedy = (
+        "check `name`, `subset` and the connection; for a private one `hf auth login`; or give `path` a file"
+        if missing
+        else "check `subset` and the split"
+    )
+    return Problem(loaded.where("dataset.name"), f"dataset.name: {shown} cannot be read: {text}", remedy)
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
+    """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
+    recipe = loaded.recipe.dataset
+    count = max(1, round(recipe.eval_fraction * len(source.rows)))
+    if count >= len(source.rows):
+        what = f"dataset.eval_fraction: {len(source.rows)} rows cannot be split"
+        raise DataError(Problem(loaded.where("dataset.eval_fraction"), what, "give more rows, or `eval_path`"))
+    drawn = set(random.Random(loaded.recipe.training.seed).sample(range(len(source.rows)), count))
+    train = [row for number, row in enumerate(source.rows) if number not in drawn]
+    held_out = [row for number, row in enumerate(source.rows) if number in drawn][: recipe.max_eval_samples]
+    return Source(source.name, train, _digest(train)), Source(f"{source.name} (held out)", held_out, _digest(held_out))
+
+
+Encoder = Callable[[Row], Mapping[str, list[int]] | None]
+
+
+def tokenize_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Tokenized:
+    """Rows of a causal language model: `input_ids`, `labels` and `length`, never longer than the recipe allows.
+
+    Raises:
+        DataError: with the rows that cannot be rendered, are too long, or have nothing to learn.
+    """
+    sft = loaded.recipe.sft
+    tally = Tally()
+
+    def encode(row: Row) -> Mapping[str, list[int]] | None:
+        rendered = renderer.example(form.example(row.values))  # type: ignore[arg-type]
+        ids, trained = rendered.input_ids, rendered.trained
+        tally.longest = max(tally.longest, len(ids))
+        if len(ids) > sft.max_seq_length:
+            tally.too_long.append((row.where, len(ids)))
+            if sft.on_overflow in {"drop", "error"}:
+                tally.dropped += 1
+                return None
+            ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
+            tally.truncated += 1
+        if not any(trained[1:]):
+            raise RowFaultError("[MASK001] no token of this row would be learned", "shorten its prompt or drop the row")
+        tally.trained_tokens += sum(trained)
+        labels = [token if learn else IGNORED for token, learn in zip(ids, trained, strict=True)]
+        return {"input_ids": ids, "labels": labels}
+
+    encoded = _encode_all(source.rows, encode, tally)
+    if sft.on_overflow == "error" and tally.too_long:
+        raise DataError(_overflow_problem(loaded, source, tally))
+    if not encoded:
+        what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
+        raise DataError(Problem(source.name, what, "raise `sft.max_seq_length`"))
+    return Tokenized(_as_dataset(encoded), tally)
+
+
+def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[list[int], list[bool]]:
+    if policy == "truncate":
+        return ids[:limit], trained[:limit]
+    first = trained.index(True) if any(trained) else 0
+    excess = len(ids) - limit
+    if excess > first:
+        raise RowFaultError(
+            "[LEN001] the answer alone is longer than `sft.max_seq_length`", "raise it, or drop the row"
+        )
+    return ids[excess:], trained[excess:]
+
+
+def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally) -> Problem:
+    limit = loaded.recipe.sft.max_seq_length
+    count = len(tally.too_long)
+    rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])
+    share = f"{count:,} of {len(source.rows):,} rows" if count > 1 else "1 row"
+    more = f", ...; the longest has {tally.longest}" if count > 3 else ""
+    what = f"[LEN001] sft.max_seq_length: {share} longer than {limit} tokens: {rows}{more}"
+    return Problem(
+        loaded.where("sft.max_seq_length"),
+        what,
+        f'write {tally.longest}, or `on_overflow = "drop"` or "truncate-prompt"',
+    )
+
+
+def tokenize_labelled(
+    source: Source, form: Format, tokenizer: PreTrainedTokenizerBase, loaded: LoadedRecipe, labels: Sequence[str]
+) -> Tokenized:
+    """Rows of a classifier: the tokenizer's inputs, `labels` (the number of the class) and `length`.
+
+    Raises:
+        DataError: with the rows that cannot be read or whose class is unknown.
+    """
+    limit = loaded.recipe.classification.max_seq_length
+    numbers = {name: number for number, name in enumerate(labels)}
+    tally = Tally()
+
+    def encode(row: Row) -> Mapping[str, Any]:
+        example = form.example(row.values)
+        assert isinstance(example, Labelled)
+        if example.label not in numbers:
+            raise RowFaultError(
+                f"class `{example.label}` is not among those trained", f"known: {', '.join(labels[:20])}"
+            )
+        inputs = encode_labelled(tokenizer, example)
+        length = len(inputs["input_ids"])
+        tally.longest = max(tally.longest, length)
+        if length > limit:
+            tally.truncated += 1
+            inputs = {
+                key: list(value)
+                for key, value in tokenizer(example.text, example.text_pair, truncation=True, max_length=limit).items()
+            }
+        tally.trained_tokens += 1
+        return {**inputs, "labels": numbers[example.label]}
+
+    return Tokenized(_as_dataset(_encode_all(source.rows, encode, tally)), tally)
+
+
+def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
+    """The classes: those that the recipe names, else those of the training rows, numbers in order and names sorted.
+
+    Raises:
+        DataError: if there are fewer than two, or a row has none.
+    """
+    if loaded.recipe.classification.labels:
+        return loaded.recipe.classification.labels
+    counts: Counter[str] = Counter()
+    problems = []
+    for row in source.rows:
+        try:
+            counts[form.answer(row.values)] += 1
+        except RowFaultError as fault:
+            problems.append(Problem(row.where, fault.what, fault.remedy))
+    if problems:
+        raise DataError(told(problems))
+    if len(counts) < 2:
+        raise DataError(
+            Problem(source.name, f"only one class, `{next(iter(counts))}`", "a classifier needs two at least")
+        )
+    numeric = all(name.lstrip("-").isdigit() for name in counts)
+    return tuple(sorted(counts, key=int) if numeric else sorted(counts))
+
+
+def _encode_all(
+    rows: Sequence[Row], encode: Callable[[Row], Mapping[str, Any] | None], tally: Tally
+) -> list[Mapping[str, Any]]:
+    encoded = []
+    problems = []
+    for row in rows:
+        try:
+            inputs = encode(row)
+        except RowFaultError as fault:
+            problems.append(Problem(row.where, fault.what, fault.remedy))
+            continue
+        if inputs is not None:
+            tally.tokens += len(inputs["input_ids"])
+            encoded.append(inputs)
+    if problems:
+        raise DataError(told(problems))
+    tally.rows = len(encoded)
+    return encoded
+
+
+def _as_dataset(encoded: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
+    """Encoded rows as an Arrow table of 32-bit numbers, with the length of each."""
+    import datasets
+    import numpy
+    import pyarrow
+
+    columns: dict[str, Any] = {}
+    for name in encoded[0]:
+        values = [row[name] for row in encoded]
+        if isinstance(values[0], list):
+            offsets = numpy.cumsum([0, *map(len, values)], dtype=numpy.int64)
+            flat = numpy.fromiter(
+                (number for row in values for number in row), dtype=numpy.int32, count=int(offsets[-1])
+            )
+            columns[name] = pyarrow.LargeListArray.from_arrays(offsets, flat)
+        else:
+            columns[name] = pyarrow.array(values, type=pyarrow.int64())
+    columns["length"] = pyarrow.array([len(row["input_ids"]) for row in encoded], type=pyarrow.int32())
+    return datasets.Dataset(pyarrow.table(columns))
+
+
+def pack(data: datasets.Dataset, length: int) -> datasets.Dataset:
+    """Several rows in one of at most `length` tokens, best fit decreasing, with their lengths in `seq_lengths`."""
+    import trl
+
+    return trl.pack_dataset(data.select_columns(["input_ids", "labels"]), length, "bfd")
+
+
+def columns_record(columns: Columns) -> dict[str, str | None]:
+    """The columns as the manifest keeps them."""
+    return asdict(columns)

@@ -1,0 +1,133 @@
+"""The heavy libraries as a whole: their settings before the first import, their noise, their versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from types import TracebackType
+
+from lora_ns.errors import MissingError, Problem
+from lora_ns.machine import Machine
+
+PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "huggingface_hub",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trl",
+)
+"""The packages whose versions the manifest records."""
+
+_SETTINGS = {
+    "DATASETS_VERBOSITY": "warning",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+def prepare(machine: Machine) -> None:
+    """Set what has to be set before the first import: no telemetry, no progress bars, one GPU, all cores.
+
+    Raises:
+        MissingError: if torch or one of the libraries on it is not installed.
+    """
+    os.environ.update(_SETTINGS)
+    if len(machine.gpus) > 1 and "torch" not in sys.modules:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    try:
+        import peft  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as error:
+        what = f"`{error.name or error}` cannot be imported"
+        raise MissingError(Problem("", what, "`pip install lora-ns`; `lorans env-check` shows what is wrong")) from None
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+    if not machine.gpus:
+        torch.set_num_threads(machine.cores)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found["python"] = sys.version.split()[0]
+    return found
+
+
+class Noise:
+    """What libraries print, log and warn, collected in a file instead of on the screen.
+
+    It works on the file descriptors, so that it catches what native code prints. Until `attach`, it goes to a temporary
+    file. After an error, `tail` has the end of it.
+    """
+
+    def __init__(self) -> None:
+        handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
+        self._file = os.fdopen(handle, "ab", buffering=0)
+        self._path = Path(name)
+        self._saved: tuple[int, int] | None = None
+        self._attached = False
+
+    def __enter__(self) -> Noise:
+        _flush()
+        self._saved = (os.dup(1), os.dup(2))
+        os.dup2(self._file.fileno(), 1)
+        os.dup2(self._file.fileno(), 2)
+        warnings.simplefilter("default")
+        logging.captureWarnings(True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _flush()
+        logging.captureWarnings(False)
+        if self._saved:
+            os.dup2(self._saved[0], 1)
+            os.dup2(self._saved[1], 2)
+            os.close(self._saved[0])
+            os.close(self._saved[1])
+        self._file.close()
+        if not self._attached:
+            self._path.unlink(missing_ok=True)
+
+    def attach(self, path: Path) -> None:
+        """Go on in this file, after what was collected so far."""
+        _flush()
+        collected = self._path.read_bytes()
+        self._path.unlink()
+        self._file.close()
+        self._file = path.open("ab", buffering=0)
+        self._file.write(collected)
+        self._path, self._attached = path, True
+        if self._saved:
+            os.dup2(self._file.fileno(), 1)
+            os.dup2(self._file.fileno(), 2)
+
+    @property
+    def terminal(self) -> int:
+        """Descriptor of what standard error was before, for those who still have something to show."""
+        return self._saved[1] if self._saved else 2
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()

@@ -1,0 +1,142 @@
+"""The base model in memory: in a stated type, quantised or not, with no weight left to chance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.basemodel import Base
+from lora_ns.errors import MissingError, ModelError, Problem
+from lora_ns.recipe.quantization import NoQuantization, Quantization
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_HEADS_LEFT_IN_FULL = ["classifier", "pre_classifier", "score", "lm_head"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a base is loaded: the same for training, inference and merging of one run."""
+
+    task_type: str
+    dtype: str
+    device: str
+    attn_implementation: str = "sdpa"
+    quantization: Quantization = field(default_factory=NoQuantization)
+    trust_remote_code: bool = False
+    labels: Sequence[str] = ()
+    revision: str | None = None
+
+
+def load_base(base: Base, loading: Loading) -> PreTrainedModel:
+    """The base with its weights; a classification head that it does not have is made anew, from the seed.
+
+    Raises:
+        ModelError: if the weights do not belong to the architecture that the task needs.
+        MissingError: if a package is missing.
+    """
+    import transformers
+
+    auto = (
+        transformers.AutoModelForCausalLM
+        if loading.task_type == "CAUSAL_LM"
+        else transformers.AutoModelForSequenceClassification
+    )
+    try:
+        model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(loading))
+    except ImportError as error:
+        raise MissingError(
+            Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
+        ) from None
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(Problem(str(base.path), f"the base cannot be loaded: {_first_line(error)}")) from None
+    _check_weights(base, model, info, loading)
+    _keep_gradients_of_4bit_layers(model)
+    model.generation_config = transformers.GenerationConfig()
+    if loading.quantization.bits is None:
+        model.to(loading.device)
+    return model
+
+
+def _arguments(loading: Loading) -> dict[str, Any]:
+    import torch
+
+    dtype = getattr(torch, loading.dtype)
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": loading.attn_implementation,
+        "trust_remote_code": loading.trust_remote_code,
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
+    if loading.quantization.bits is not None:
+        arguments["quantization_config"] = _quantization_config(loading.quantization, dtype)
+        arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
+    if loading.task_type == "SEQ_CLS":
+        names = dict(enumerate(loading.labels))
+        arguments |= {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {name: number for number, name in names.items()},
+        }
+    return arguments
+
+
+def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    kwargs = quantization.to_kwargs()
+    if quantization.bits == 4:
+        kwargs["bnb_4bit_compute_dtype"] = dtype
+    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=_HEADS_LEFT_IN_FULL)
+
+
+def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
+    """No weight may be left as the random numbers that it was made with, save those of a new classification head."""
+    fresh = (*head_names(model), "pooler") if loading.task_type == "SEQ_CLS" else ()
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key.split(".") for part in fresh))
+    if missing or info["mismatched_keys"]:
+        first = missing[0] if missing else str(next(iter(info["mismatched_keys"]))[0])
+        kind = base.facts.model_type
+        what = f"the weights do not fit {type(model).__name__}: `{first}` is not among them"
+        hint = f"a {kind} model of this kind may not do {loading.task_type}; choose a base that does"
+        raise ModelError(Problem(str(base.path), what, hint))
+
+
+def head_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The modules with weights that stand beside the backbone: the head of a classifier."""
+    prefix = model.base_model_prefix
+    return tuple(
+        name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
+    )
+
+
+def _keep_gradients_of_4bit_layers(model: PreTrainedModel) -> None:
+    """Switch off bitsandbytes' repacking of 4-bit weights on processors with AVX512-BF16.
+
+    The first forward pass without gradients repacks the weights in place for a product that has no backward pass: after
+    an evaluation, training would go on with wrong or missing gradients, and without an error.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextlib.contextmanager
+def computing(device: str, dtype: str) -> Iterator[None]:
+    """The precision of a forward pass outside the trainer: the same autocast that it trains under."""
+    import torch
+
+    if dtype == "float32":
+        yield
+        return
+    with torch.autocast(device, dtype=getattr(torch, dtype)):
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,118 @@
+"""The tokenizer, its stop tokens and a pad token that is none of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.basemodel import Base
+from lora_ns.errors import ModelError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|reserved_special_token_0|>",
+    "<|endoftext|>",
+    "<unk>",
+    "[UNK]",
+)
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            Problem(str(folder), f"no tokenizer that can be read: {first}", "put its files there")
+        ) from None
+    return tokenizer
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, ...]:
+    """Tokens that end an answer: the tokenizer's end token, those of the generation settings, that of a chat turn."""
+    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    ids |= _as_set(_generation_settings(folder).get("eos_token_id"))
+    ids |= _turn_end(tokenizer)
+    return tuple(sorted(ids))
+
+
+def choose_pad_token(tokenizer: PreTrainedTokenizerBase, stops: Iterable[int]) -> None:
+    """Give the tokenizer a pad token that is no stop token, from the tokens that it has.
+
+    If it has none to spare, the end token pads. That is harmless here, where masks go by position; it is not written
+    into the generation settings.
+    """
+    stops = set(stops)
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
+        return
+    vocabulary = tokenizer.get_vocab()
+    for token in _PAD_CANDIDATES:
+        if token in vocabulary and vocabulary[token] not in stops:
+            tokenizer.pad_token = token
+            return
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of the chat template; None if there is none."""
+    template = tokenizer.chat_template
+    if template is None:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def generation_settings(base: Base, stops: tuple[int, ...], pad: int | None) -> dict[str, Any]:
+    """What goes into `generation_config.json`: how to stop and pad, and nothing that samples."""
+    settings = {key: value for key, value in _generation_settings(base.path).items() if key.endswith("_token_id")}
+    settings["eos_token_id"] = list(stops)
+    settings["pad_token_id"] = pad if pad not in stops else None
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _generation_settings(folder: Path) -> dict[str, Any]:
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        if file.exists():
+            loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return loaded
+    return {}
+
+
+def _as_set(value: int | list[int] | None) -> set[int]:
+    if value is None:
+        return set()
+    return set(value) if isinstance(value, list) else {value}
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The special token that a rendered assistant turn ends with."""
+    if tokenizer.chat_template is None:
+        return set()
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template may refuse anything in its own words; the rows will show it
+        return set()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return {last} if (last := next((token for token in reversed(ids) if token in special), None)) is not None else set()

@@ -1,0 +1,87 @@
+"""The one tree of expected failures, each with its exit code, and the `Problem` they are made of.
+
+Whatever is not a `LoransError` is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that the user can mend: where it is, what is wrong, what to write instead.
+
+    Reads as `recipe.toml:13: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)`.
+    """
+
+    where: str
+    """File and line, file and row, a directory, or empty where nothing can be pointed at."""
+    what: str
+    """The fault, in lower case and without a full stop, with the value that was found."""
+    remedy: str = ""
+    """What to write or run instead; empty only if `what` already says it."""
+    code: str = ""
+    """A stable code such as `EOS001`, for the checks that have one."""
+
+    def __str__(self) -> str:
+        code = f"[{self.code}] " if self.code else ""
+        where = f"{self.where}: " if self.where else ""
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{where}{code}{self.what}{remedy}"
+
+
+class LoransError(Exception):
+    """An expected failure: a short list of problems and the exit code that belongs to its kind."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problems: Problem | Iterable[Problem] | str) -> None:
+        if isinstance(problems, str):
+            problems = Problem("", problems)
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class RunError(LoransError):
+    """The run started and failed: no memory, no disk space, a loss that is not a number."""
+
+    exit_code = 1
+
+
+class UsageError(LoransError):
+    """A command line, an input file or a run directory that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """The recipe does not say something that can be run."""
+
+
+class DataError(UsageError):
+    """The rows do not fit the recipe."""
+
+
+class ModelError(UsageError):
+    """The base model cannot be found, or is not the one that is needed."""
+
+
+class PlanError(UsageError):
+    """The recipe is well-formed, but what it asks for does not work together or does not fit."""
+
+
+class MissingError(LoransError):
+    """The environment lacks something that the command needs."""
+
+    exit_code = 3
+
+
+class InterruptedRunError(LoransError):
+    """The run was stopped by a signal after saving; the command that resumes it is in the message."""
+
+    def __init__(self, signal_number: int, problem: Problem) -> None:
+        super().__init__(problem)
+        self.signal_number = signal_number

@@ -1,0 +1,431 @@
+"""The plan: every number that a run derives from its recipe, the machine, the base and the data, with its origin.
+
+`make_plan` is pure. `lorans plan` prints its result, `lorans train` executes it, the manifest stores it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from lora_ns.basemodel import Base, BaseFacts
+from lora_ns.errors import PlanError, Problem
+from lora_ns.machine import Machine
+from lora_ns.memory import MemoryEstimate, estimate
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.peft import Ia3, Lora
+
+T = TypeVar("T")
+
+DEFAULT_GLOBAL_BATCH = 16
+SMALL_MODEL_PARAMETERS = 20_000_000
+"""Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
+USABLE_MEMORY = 0.8
+"""Share of the free memory that an estimate may claim."""
+LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
+
+
+class Derived(BaseModel, Generic[T]):
+    """A value and where it came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: T
+    origin: Literal["default", "recipe", "--set", "computed"]
+    why: str = ""
+
+
+class Plan(BaseModel):
+    """Every derived value of a run; None where it depends on data or a base that is not here yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: Derived[str]
+    dtype: Derived[str]
+    attn_implementation: Derived[str]
+    train_rows: Derived[int | None]
+    eval_rows: Derived[int | None]
+    max_seq_length: Derived[int]
+    global_batch_size: Derived[int]
+    per_device_train_batch_size: Derived[int]
+    gradient_accumulation_steps: Derived[int]
+    per_device_eval_batch_size: Derived[int]
+    gradient_checkpointing: Derived[bool]
+    steps_per_epoch: Derived[int | None]
+    max_steps: Derived[int | None]
+    warmup_steps: Derived[int | None]
+    logging_steps: Derived[int | None]
+    eval_steps: Derived[int | None]
+    save_steps: Derived[int | None]
+    learning_rate: Derived[float]
+    base_parameters: Derived[int | None]
+    adapter_parameters: Derived[int | None]
+    memory_bytes: Derived[int | None]
+    notes: tuple[str, ...] = ()
+    """What the user should know before starting."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of the rows when a plan is made."""
+
+    train_rows: int | None = None
+    eval_rows: int | None = None
+    longest: int | None = None
+    """Tokens of the longest row; None before the rows were tokenised."""
+    why: str = ""
+    """Where the number of training rows comes from, such as `1,024 rows packed into 210`."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    micro: Derived[int]
+    accumulation: Derived[int]
+    total: Derived[int]
+    checkpointing: Derived[bool]
+    memory: MemoryEstimate | None
+
+
+def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: DataFacts) -> Plan:
+    """Derive every number of a run.
+
+    Raises:
+        PlanError: with everything that cannot work on this machine, with this base, or with this data.
+    """
+    facts = base.facts if base else None
+    problems = [*_device_problems(loaded, machine), *_length_problems(loaded, facts)]
+    if problems:
+        raise PlanError(problems)
+    dtype = _dtype(loaded, machine, facts)
+    adapter = adapter_parameters(loaded, facts)
+    batch = _batch(loaded, machine, facts, dtype.value, data.longest)
+    per_epoch = _steps_per_epoch(data.train_rows, batch)
+    steps = _max_steps(loaded, per_epoch.value)
+    training = loaded.recipe.training
+    return Plan(
+        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine)),
+        dtype=dtype,
+        attn_implementation=_attention(loaded),
+        train_rows=Derived(value=data.train_rows, origin="computed", why=data.why or "known once the data is read"),
+        eval_rows=Derived(value=data.eval_rows, origin="computed", why="" if data.eval_rows else "no evaluation rows"),
+        max_seq_length=_written(loaded, _length_key(loaded), loaded.recipe.max_seq_length),
+        global_batch_size=batch.total,
+        per_device_train_batch_size=batch.micro,
+        gradient_accumulation_steps=batch.accumulation,
+        per_device_eval_batch_size=_eval_batch(loaded, batch.micro.value),
+        gradient_checkpointing=batch.checkpointing,
+        steps_per_epoch=per_epoch,
+        max_steps=steps,
+        warmup_steps=_warmup(loaded, steps.value),
+        logging_steps=_interval(
+            loaded, "logging_steps", training.logging_steps, _tenths(steps.value), "100 rows a run"
+        ),
+        eval_steps=_interval(
+            loaded, "eval_steps", training.eval_steps, _at_most(per_epoch.value, steps.value), "once an epoch"
+        ),
+        save_steps=_interval(
+            loaded, "save_steps", training.save_steps, _at_most(per_epoch.value, steps.value), "once an epoch"
+        ),
+        learning_rate=_learning_rate(loaded),
+        base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
+        adapter_parameters=Derived(
+            value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
+        ),
+        memory_bytes=_memory(batch.memory),
+        notes=(*data.notes, *_notes(loaded, machine, batch)),
+    )
+
+
+def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
+    origin: Any = loaded.origin(key)
+    return Derived(value=value, origin=origin)
+
+
+def _device_why(machine: Machine) -> str:
+    if machine.gpus:
+        more = f", the first of {len(machine.gpus)}" if len(machine.gpus) > 1 else ""
+        return f"{machine.gpus[0].name}{more}"
+    return f"{machine.cores} cores, no GPU" if machine.accelerator == "cpu" else "Apple GPU"
+
+
+def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
+    model, device = loaded.recipe.model, machine.accelerator
+    problems = []
+    if model.dtype == "float16" and device != "cuda":
+        problems.append(
+            Problem(
+                loaded.where("model.dtype"),
+                f'model.dtype: "float16" trains on a CUDA device only, and this is {device}',
+                'write "auto"',
+            )
+        )
+    if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
+        what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
+        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+    if model.attn_implementation == "flash_attention_2" and device != "cuda":
+        what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
+        problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
+    if loaded.recipe.quantization.bits and device == "mps":
+        what = "quantization.method: bitsandbytes does not train on an Apple GPU"
+        problems.append(Problem(loaded.where("quantization.method"), what, "remove `[quantization]`"))
+    return problems
+
+
+def _length_key(loaded: LoadedRecipe) -> str:
+    return f"{'sft' if loaded.recipe.task_type == 'CAUSAL_LM' else 'classification'}.max_seq_length"
+
+
+def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
+    """A row, with the method's own tokens, has to fit into the positions of the base."""
+    if facts is None or facts.max_position_embeddings is None:
+        return []
+    virtual = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
+    offset = 2 if "roberta" in facts.model_type else 0  # RoBERTa's positions begin after the padding index
+    room = facts.max_position_embeddings - virtual - offset
+    if loaded.recipe.max_seq_length <= room:
+        return []
+    key = _length_key(loaded)
+    own = f" less {virtual} virtual tokens" if virtual else ""
+    positions = f"the base's {facts.max_position_embeddings - offset} positions{own}"
+    what = f"{key}: {loaded.recipe.max_seq_length} is longer than {positions}"
+    return [Problem(loaded.where(key), what, f"write at most {room}")]
+
+
+def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+    if loaded.recipe.model.dtype != "auto":
+        return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
+    if machine.gpus:
+        gpu = machine.gpus[0]
+        best = "bfloat16" if gpu.bf16 else "float16"
+        return Derived(
+            value=best, origin="computed", why=f"{gpu.name} {'computes' if gpu.bf16 else 'does not compute'} bfloat16"
+        )
+    if machine.accelerator == "cpu" and machine.cpu_bf16:
+        if facts and facts.parameters < SMALL_MODEL_PARAMETERS:
+            return Derived(value="float32", origin="computed", why="the model is too small to gain from bfloat16")
+        return Derived(value="bfloat16", origin="computed", why="this processor multiplies bfloat16 matrices")
+    return Derived(value="float32", origin="computed", why="no fast bfloat16 on this device")
+
+
+def _attention(loaded: LoadedRecipe) -> Derived[str]:
+    if loaded.recipe.model.attn_implementation == "auto":
+        return Derived(value="sdpa", origin="computed", why="PyTorch's own fused kernel")
+    return _written(loaded, "model.attn_implementation", loaded.recipe.model.attn_implementation)
+
+
+def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
+    """Parameters of the adapter by the shapes in the weight files; None where they do not tell."""
+    peft = loaded.recipe.peft
+    if facts is None or not facts.hidden_size:
+        return None
+    if isinstance(peft, Lora):
+        shapes = [
+            shape
+            for name, shape in facts.matrices.items()
+            if (
+                not _is_input_or_output(name)
+                if isinstance(peft.target_modules, str)
+                else _ends_with_one(name, peft.target_modules)
+            )
+        ]
+        return sum(peft.lora_r * (rows + columns) for rows, columns in shapes) or None
+    if isinstance(peft, Ia3):
+        return None
+    tokens = getattr(peft, "num_virtual_tokens", 0)
+    width = facts.hidden_size * (2 * facts.num_hidden_layers if peft.method == "prefix-tuning" else 1)
+    return tokens * width or None
+
+
+def _is_input_or_output(name: str) -> bool:
+    return any(
+        part in name for part in ("embed", "lm_head", "wte", "wpe", "classifier", "score", "pooler", "predictions")
+    )
+
+
+def _ends_with_one(name: str, targets: tuple[str, ...]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _batch(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None) -> _Batch:
+    """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
+    training = loaded.recipe.training
+    allowed = loaded.recipe.peft.capabilities.gradient_checkpointing is True
+    wanted = training.gradient_checkpointing
+    choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
+    micros = _micro_batches(loaded, machine)
+    for checkpointing in choices:
+        for micro in micros:
+            memory = _step_memory(loaded, facts, dtype, micro * _row_length(loaded, longest), checkpointing)
+            if _fits(memory, machine):
+                return _cut(loaded, micro, checkpointing, memory, facts)
+    memory = _step_memory(loaded, facts, dtype, micros[-1] * _row_length(loaded, longest), choices[-1])
+    return _cut(loaded, micros[-1], choices[-1], memory, facts)
+
+
+def _micro_batches(loaded: LoadedRecipe, machine: Machine) -> list[int]:
+    training = loaded.recipe.training
+    if training.per_device_train_batch_size != "auto":
+        return [training.per_device_train_batch_size]
+    largest = LARGEST_MICRO_BATCH[machine.accelerator]
+    if training.gradient_accumulation_steps:
+        return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
+    total = training.global_batch_size or DEFAULT_GLOBAL_BATCH
+    return [size for size in range(min(total, largest), 0, -1) if total % size == 0]
+
+
+def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
+    virtual = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
+    limit = loaded.recipe.max_seq_length
+    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
+    return virtual + (limit if longest is None or packed else min(longest, limit))
+
+
+def _step_memory(
+    loaded: LoadedRecipe, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+) -> MemoryEstimate | None:
+    if facts is None or not facts.hidden_size:
+        return None
+    return estimate(
+        facts,
+        dtype=dtype,
+        bits=loaded.recipe.quantization.bits,
+        adapter_parameters=adapter_parameters(loaded, facts) or 0,
+        tokens=tokens,
+        checkpointing=checkpointing,
+        scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
+    )
+
+
+def _fits(memory: MemoryEstimate | None, machine: Machine) -> bool:
+    free = _free_bytes(machine)
+    return memory is None or not free or memory.total <= USABLE_MEMORY * free
+
+
+def _free_bytes(machine: Machine) -> int:
+    return machine.gpus[0].free_bytes if machine.gpus else machine.available_bytes
+
+
+def _cut(
+    loaded: LoadedRecipe, micro: int, checkpointing: bool, memory: MemoryEstimate | None, facts: BaseFacts | None
+) -> _Batch:
+    training = loaded.recipe.training
+    asked = training.per_device_train_batch_size
+    accumulation = training.gradient_accumulation_steps or max(
+        1, (training.global_batch_size or DEFAULT_GLOBAL_BATCH) // micro
+    )
+    if training.global_batch_size is None and training.gradient_accumulation_steps is None and asked != "auto":
+        accumulation = max(1, DEFAULT_GLOBAL_BATCH // micro)
+    unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
+    why = f"the most that fits{unknown}" if asked == "auto" else ""
+    return _Batch(
+        micro=Derived(value=micro, origin="computed", why=why)
+        if asked == "auto"
+        else _written(loaded, "training.per_device_train_batch_size", micro),
+        accumulation=_written(loaded, "training.gradient_accumulation_steps", accumulation)
+        if training.gradient_accumulation_steps
+        else Derived(value=accumulation, origin="computed", why="global batch / micro-batch"),
+        total=_written(loaded, "training.global_batch_size", micro * accumulation)
+        if training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto")
+        else Derived(value=micro * accumulation, origin="computed", why="micro-batch x accumulation"),
+        checkpointing=_checkpointing(loaded, checkpointing),
+        memory=memory,
+    )
+
+
+def _checkpointing(loaded: LoadedRecipe, value: bool) -> Derived[bool]:
+    if loaded.recipe.training.gradient_checkpointing != "auto":
+        return _written(loaded, "training.gradient_checkpointing", value)
+    if loaded.recipe.peft.capabilities.gradient_checkpointing is not True:
+        return Derived(value=value, origin="computed", why=f"{loaded.recipe.peft.method} does not allow it")
+    return Derived(value=value, origin="computed", why="one row would not fit without" if value else "it fits without")
+
+
+def _eval_batch(loaded: LoadedRecipe, micro: int) -> Derived[int]:
+    asked = loaded.recipe.training.per_device_eval_batch_size
+    if asked == "auto":
+        return Derived(value=2 * micro, origin="computed", why="no gradients to keep")
+    return _written(loaded, "training.per_device_eval_batch_size", asked)
+
+
+def _steps_per_epoch(rows: int | None, batch: _Batch) -> Derived[int | None]:
+    if rows is None:
+        return Derived(value=None, origin="computed", why="known once the data is read")
+    micro_batches = math.ceil(rows / batch.micro.value)
+    steps = math.ceil(micro_batches / batch.accumulation.value)
+    return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")
+
+
+def _max_steps(loaded: LoadedRecipe, per_epoch: int | None) -> Derived[int | None]:
+    training = loaded.recipe.training
+    if training.max_steps:
+        return _written(loaded, "training.max_steps", training.max_steps)
+    why = f"{training.num_train_epochs:g} epochs"
+    return Derived(
+        value=None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch),
+        origin="computed",
+        why=why,
+    )
+
+
+def _warmup(loaded: LoadedRecipe, steps: int | None) -> Derived[int | None]:
+    training = loaded.recipe.training
+    if training.warmup_steps is not None:
+        return _written(loaded, "training.warmup_steps", training.warmup_steps)
+    count = None if steps is None else math.ceil(training.warmup_ratio * steps)
+    return Derived(value=count, origin="computed", why=f"{training.warmup_ratio:g} of the steps")
+
+
+def _interval(loaded: LoadedRecipe, key: str, asked: int | None, computed: int | None, why: str) -> Derived[int | None]:
+    if asked is not None:
+        return _written(loaded, f"training.{key}", asked)
+    return Derived(value=computed, origin="computed", why=why)
+
+
+def _tenths(steps: int | None) -> int | None:
+    return None if steps is None else max(1, steps // 100)
+
+
+def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
+    known = [count for count in (per_epoch, steps) if count is not None]
+    return min(known) if known else None
+
+
+def _learning_rate(loaded: LoadedRecipe) -> Derived[float]:
+    asked, peft = loaded.recipe.training.learning_rate, loaded.recipe.peft
+    if asked is not None:
+        return _written(loaded, "training.learning_rate", asked)
+    return Derived(value=peft.capabilities.typical_learning_rate, origin="default", why=f"typical for {peft.method}")
+
+
+def _base_why(base: Base | None) -> str:
+    return (
+        f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
+        if base
+        else "the base is not on this machine yet"
+    )
+
+
+def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
+    if memory is None:
+        return Derived(value=None, origin="computed", why="known once the base is here")
+    largest = max(asdict(memory).items(), key=lambda term: term[1])
+    return Derived(
+        value=memory.total, origin="computed", why=f"an estimate, good to a factor of 1.5; most of it {largest[0]}"
+    )
+
+
+def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
+    notes = []
+    if not _fits(batch.memory, machine) and batch.memory:
+        free = _free_bytes(machine) / 1e9
+        notes.append(
+            f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
+            "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
+        )
+    if loaded.recipe.peft.capabilities.virtual_tokens and loaded.recipe.training.learning_rate is None:
+        notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
+    return notes

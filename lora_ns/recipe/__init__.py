@@ -1,0 +1,1 @@
+"""What the user writes: the tables of a recipe, read strictly, with every problem located."""

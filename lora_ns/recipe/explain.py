@@ -1,0 +1,252 @@
+"""What to say about a key that cannot be read: where it is, what was found, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
+
+from lora_ns.errors import Problem
+from lora_ns.recipe.base import Table
+from lora_ns.recipe.peft import METHODS
+from lora_ns.recipe.quantization import Bnb4Bit, Bnb8Bit, NoQuantization
+from lora_ns.recipe.recipe import Recipe
+
+Keys = Sequence[int | str]
+Locate = Callable[[str], str]
+"""From a dotted key to `recipe.toml:13`."""
+
+UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
+    "peft": METHODS,
+    "quantization": {"none": NoQuantization, "bnb-4bit": Bnb4Bit, "bnb-8bit": Bnb8Bit},
+}
+"""The tables that are tagged unions, by their `method`."""
+
+FOREIGN_KEYS = {
+    "alpha": "peft.lora_alpha",
+    "base_model": "model.name_or_path",
+    "batch_size": "training.global_batch_size",
+    "cutoff_len": "sft.max_seq_length",
+    "data_path": "dataset.path",
+    "datasets": "dataset.path",
+    "dropout": "peft.lora_dropout",
+    "epochs": "training.num_train_epochs",
+    "finetuning_type": "peft.method",
+    "load_in_4bit": "quantization.method",
+    "load_in_8bit": "quantization.method",
+    "lora_target": "peft.target_modules",
+    "lora_target_modules": "peft.target_modules",
+    "lr": "training.learning_rate",
+    "lr_scheduler": "training.lr_scheduler_type",
+    "max_length": "sft.max_seq_length",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "model_id": "model.name_or_path",
+    "model_name": "model.name_or_path",
+    "model_name_or_path": "model.name_or_path",
+    "num_epochs": "training.num_train_epochs",
+    "optimizer": "training.optim",
+    "r": "peft.lora_r",
+    "rank": "peft.lora_r",
+    "sample_packing": "sft.packing",
+    "sequence_len": "sft.max_seq_length",
+    "torch_dtype": "model.dtype",
+    "train_file": "dataset.path",
+    "validation_file": "dataset.eval_path",
+}
+"""What other tools call a key, and its name here."""
+
+
+def untagged(location: Keys) -> list[int | str]:
+    """The location of an error without the tag that pydantic puts in for a tagged or plain union."""
+    keys: list[int | str] = []
+    for index, key in enumerate(location):
+        is_tag = index == 1 and location[0] in UNIONS and key in UNIONS[str(location[0])]
+        is_branch = isinstance(key, str) and any(
+            mark in key for mark in ("literal[", "tuple[", "constrained-", "function-")
+        )
+        if not is_tag and not is_branch and key not in {"int", "bool", "float", "str"}:
+            keys.append(key)
+    return keys
+
+
+def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -> Problem:
+    """The problem that one of pydantic's error details stands for."""
+    dotted = ".".join(str(key) for key in keys)
+    plain = ".".join(key for key in keys if isinstance(key, str))
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return Problem(locate(dotted), f"{dotted}: unknown key", _suggest(table, [str(key) for key in keys]))
+    if kind == "missing":
+        return Problem(locate(dotted), f"{dotted}: required", _example(dotted))
+    if kind in {"union_tag_not_found", "union_tag_invalid"}:
+        return _tag_problem(table, dotted, locate)
+    got = _at(table, keys)
+    shown = "a table" if isinstance(got, dict) else as_toml(got)
+    return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
+
+
+def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
+    methods = UNIONS[dotted]
+    entry = table.get(dotted)
+    choices = ", ".join(methods)
+    if not isinstance(entry, Mapping) or "method" not in entry:
+        return Problem(locate(dotted), f"{dotted}.method: required", f"one of: {choices}")
+    close = difflib.get_close_matches(str(entry["method"]), methods, n=1)
+    hint = f"did you mean `{close[0]}`? one of: {choices}" if close else f"one of: {choices}"
+    return Problem(locate(f"{dotted}.method"), f"{dotted}.method: got {as_toml(entry['method'])}", hint)
+
+
+def _expectation(dotted: str, detail: Any, table: Mapping[str, Any]) -> str:
+    """What a key takes, in the words of the recipe rather than of pydantic."""
+    schema = _schema(dotted, table)
+    if schema:
+        return f"expected {describe(schema)}"
+    return str(detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+def describe(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema of a key in a few words, such as `a whole number from 1` or `one of: "a", "b"`."""
+    if "const" in schema:
+        return as_toml(schema["const"])
+    if "enum" in schema:
+        return "one of: " + ", ".join(as_toml(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(describe(part) for part in schema["anyOf"] if part.get("type") != "null")
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "a string",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "a table",
+    }[schema["type"]]
+    if schema["type"] == "array":
+        return (
+            f"a list of {describe(schema['items']).removeprefix('a ').removeprefix('one of: ')} values"
+            if "items" in schema
+            else words
+        )
+    bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
+    limits = [text.format(f"{schema[key]:g}") for key, text in bounds.items() if key in schema]
+    if schema.get("pattern"):
+        limits.append("of letters, digits, `.`, `_`, `-`")
+    if schema.get("minLength"):
+        limits.append("that is not empty")
+    return " ".join([words, *limits])
+
+
+def _schema(dotted: str, table: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    owner, _, name = dotted.rpartition(".")
+    model = _model(owner.split(".") if owner else [], table)
+    if model is None or name not in model.model_fields:
+        return None
+    info = model.model_fields[name]
+    annotated: Any = info.annotation
+    if isinstance(annotated, type) and issubclass(annotated, Table):
+        return {"type": "object"}
+    if name in UNIONS and not owner:
+        return {"type": "object"}
+    for constraint in info.metadata:
+        annotated = Annotated[annotated, constraint]
+    return TypeAdapter(annotated).json_schema()
+
+
+def _model(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | None:
+    """The class of the table at these keys."""
+    model: type[Table] = Recipe
+    for key in keys:
+        if key in UNIONS and model is Recipe:
+            chosen = _chosen(table, key)
+            if chosen is None:
+                return None
+            model = chosen
+            continue
+        info = model.model_fields.get(key)
+        if info is None or not isinstance(info.annotation, type) or not issubclass(info.annotation, Table):
+            return None
+        model = info.annotation
+    return model
+
+
+def _chosen(table: Mapping[str, Any], union: str) -> type[Table] | None:
+    """The class that a tagged union's `method` stands for, if it stands for one."""
+    entry = table.get(union)
+    method = entry.get("method") if isinstance(entry, Mapping) else None
+    return UNIONS[union].get(method) if isinstance(method, str) else None
+
+
+def known_keys(table: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Every dotted key that a recipe can have; of a union, those of its chosen method, or of all."""
+    for name, info in Recipe.model_fields.items():
+        if name in UNIONS:
+            chosen = _chosen(table or {}, name)
+            models = [chosen] if chosen else list(UNIONS[name].values())
+            yield from dict.fromkeys(f"{name}.{key}" for model in models for key in model.model_fields)
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
+            yield from (f"{name}.{key}" for key in info.annotation.model_fields)
+        else:
+            yield name
+
+
+def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
+    owner, name = list(keys[:-1]), keys[-1]
+    if owner and owner[0] == "peft" and (method := _owned_by_another_method(name, table)):
+        return method
+    model = _model(owner, table)
+    close = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.6) if model else []
+    if close:
+        return f"did you mean `{close[0]}`?"
+    everywhere = list(known_keys(table))
+    for key in everywhere:
+        if key.split(".")[-1] == name:
+            return f"`{name}` belongs in `[{key.rpartition('.')[0]}]`" if "." in key else f"`{name}` belongs at the top"
+    if name in FOREIGN_KEYS:
+        return f"it is called `{FOREIGN_KEYS[name]}` here"
+    close = difflib.get_close_matches(name, [key.split(".")[-1] for key in everywhere], n=1, cutoff=0.75)
+    if close:
+        full = next(key for key in everywhere if key.split(".")[-1] == close[0])
+        return f"did you mean `{full}`?"
+    fields = model.model_fields if model else ()
+    return f"known here: {', '.join(fields)}" if fields else "remove it"
+
+
+def _owned_by_another_method(name: str, table: Mapping[str, Any]) -> str:
+    method = table["peft"].get("method")
+    owners = [tag for tag, model in METHODS.items() if name in model.model_fields and tag != method]
+    own = METHODS[method].model_fields if method in METHODS else {}
+    if owners and name not in own and not difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+        return f"`{name}` belongs to {' and '.join(owners)}, and the method is {method}"
+    return ""
+
+
+def _example(dotted: str) -> str:
+    examples = {
+        "task_name": 'such as `task_name = "gsm8k"`',
+        "task_type": 'write `task_type = "CAUSAL_LM"` to write text or `"SEQ_CLS"` to classify it',
+        "model": 'add `[model]` with `name_or_path = "lorans:nano"`',
+        "model.name_or_path": 'such as `name_or_path = "lorans:nano"`',
+        "peft": 'add `[peft]` with `method = "lora"`',
+        "dataset": 'add `[dataset]` with `path = "train.jsonl"`',
+        "training": 'add `[training]` with `output_dir = "outputs/run"`',
+        "training.output_dir": 'such as `output_dir = "outputs/run"`',
+    }
+    return examples.get(dotted, "add it")
+
+
+def _at(table: Any, keys: Keys) -> Any:
+    for key in keys:
+        try:
+            table = table[key]
+        except (KeyError, IndexError, TypeError):
+            return table
+    return table
+
+
+def as_toml(value: Any) -> str:
+    """A value as it would stand in TOML."""
+    if isinstance(value, float):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False, default=str)

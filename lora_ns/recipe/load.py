@@ -1,0 +1,216 @@
+"""Reading a recipe: text, overrides, tables, rules; every problem at once, each with its line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_ns.errors import Problem, RecipeError
+from lora_ns.recipe.explain import explain, untagged
+from lora_ns.recipe.positions import line_numbers
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.rules import findings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with what is needed to point into its text and to find the files that it names."""
+
+    recipe: Recipe
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """`recipe.toml:13` for the line of a key, of its table, or the file alone."""
+        return _where(self.path, self.lines, self.overrides, key)
+
+    def origin(self, key: str) -> str:
+        """Where the value of a dotted key came from: `--set`, `recipe` or `default`."""
+        if any(_override_key(override) == key for override in self.overrides):
+            return "--set"
+        return "recipe" if key in self.lines else "default"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: the TOML file.
+        overrides: `table.key=value` each, the value as in TOML; they are merged into the tables before any check.
+
+    Raises:
+        RecipeError: with every problem found, in the order of the lines.
+    """
+    text = _read(path)
+    lines = line_numbers(text)
+    table = _parse(path, text)
+    _apply(table, overrides)
+    recipe, problems = _validate(table, path, lines, overrides)
+    if problems:
+        raise RecipeError(sorted(problems, key=_line))
+    return LoadedRecipe(recipe, path, text, tuple(overrides), lines)
+
+
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """Split `a.b=value` into its key and its value as TOML reads it; what is not TOML is taken as a plain string.
+
+    Raises:
+        RecipeError: if there is no `=` or no key.
+    """
+    key, equals, value = override.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or not all(names):
+        raise RecipeError(Problem("--set", f"`{override}`", "write `table.key=value`, such as `training.seed=1`"))
+    try:
+        return names, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return names, value.strip()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(Problem(str(path), "no such file", "`lorans init NAME` writes one")) from None
+    except IsADirectoryError:
+        raise RecipeError(
+            Problem(str(path), "is a folder", f"name the file in it, such as {path / 'recipe.toml'}")
+        ) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(Problem(str(path), f"not UTF-8 at byte {error.start}", "save it as UTF-8")) from None
+    except OSError as error:
+        raise RecipeError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).partition(" (at ")
+        number = str(len(text.splitlines())) if place.startswith("end") else place.removeprefix("line ").split(",")[0]
+        if "Cannot overwrite a value" in message or "twice" in message:
+            message = "a key or table that is already there"
+        where = f"{path}:{number}" if number.isdigit() else str(path)
+        raise RecipeError(
+            Problem(where, f"not TOML: {message[:1].lower()}{message[1:]}", "see toml.io for the syntax")
+        ) from None
+
+
+def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        names, value = parse_override(override)
+        target = table
+        for name in names[:-1]:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise RecipeError(Problem("--set", f"`{override}`: `{name}` is a value, not a table"))
+        target[names[-1]] = value
+
+
+def _validate(
+    table: dict[str, Any], path: Path, lines: Mapping[str, int], overrides: Sequence[str]
+) -> tuple[Recipe, list[Problem]]:
+    """The recipe, and the problems of its keys and of its rules.
+
+    A key that is wrong is taken out and the rest is read again, so that the rules can speak about the others.
+    """
+
+    def locate(key: str) -> str:
+        return _where(path, lines, overrides, key)
+
+    problems: list[Problem] = []
+    faulty: set[str] = set()
+    before: dict[str, Any] = {}
+    while table != before:
+        before = copy.deepcopy(table)
+        try:
+            recipe = Recipe.model_validate_json(json.dumps(table, default=str))
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                keys = untagged(detail["loc"])
+                dotted = ".".join(map(str, keys))
+                if dotted not in faulty:
+                    problems.append(explain(table, keys, detail, locate))
+                    faulty.add(dotted)
+                    _stand_in(table, keys)
+        else:
+            problems += [
+                Problem(locate(finding.keys[-1]), f"{finding.keys[-1]}: {finding.what}", finding.remedy)
+                for finding in findings(recipe)
+                if not any(_touches(key, faulty) for key in finding.keys)
+            ]
+            return recipe, list(dict.fromkeys(problems))
+    raise RecipeError(problems)
+
+
+_STAND_INS: Mapping[str, Any] = {
+    "task_name": "task",
+    "task_type": "CAUSAL_LM",
+    "model": {"name_or_path": "base"},
+    "model.name_or_path": "base",
+    "peft": {"method": "lora"},
+    "peft.method": "lora",
+    "dataset": {},
+    "training": {"output_dir": "run"},
+    "training.output_dir": "run",
+}
+"""What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
+
+
+def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
+    """Replace a faulty key by its stand-in, or take it out."""
+    dotted = ".".join(str(key) for key in keys)
+    if dotted == "peft" and isinstance(table.get("peft"), dict):
+        table["peft"]["method"] = "lora"
+        return
+    target: Any = table
+    for depth, key in enumerate(keys):
+        here = ".".join(str(name) for name in keys[: depth + 1])
+        is_value = isinstance(key, int) or not isinstance(target.get(key), dict)
+        if here == dotted or is_value:
+            target.pop(key, None)
+            if here in _STAND_INS:
+                target[key] = copy.deepcopy(_STAND_INS[here])
+            return
+        target = target[key]
+
+
+def _touches(key: str, faulty: set[str]) -> bool:
+    return any(key == fault or key.startswith(f"{fault}.") or fault.startswith(f"{key}.") for fault in faulty)
+
+
+def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
+    if any(_override_key(override) == key for override in overrides):
+        return "--set"
+    while key:
+        if key in lines:
+            return f"{path}:{lines[key]}"
+        key = key.rpartition(".")[0]
+    return str(path)
+
+
+def _override_key(override: str) -> str:
+    return ".".join(name.strip() for name in override.partition("=")[0].split("."))
+
+
+def _line(problem: Problem) -> int:
+    number = problem.where.rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _unique(problems: Sequence[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))

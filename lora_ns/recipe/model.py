@@ -1,0 +1,24 @@
+"""`[model]`: the base model and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lora_ns.recipe.base import Name, Table
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+class Model(Table):
+    """The base model. It is never changed: only the adapter is trained."""
+
+    name_or_path: Name
+    """Hub id such as `mistralai/Mistral-7B-v0.1`, a folder, or `lorans:nano`, the model inside the package."""
+    revision: Name = "main"
+    """Branch, tag or commit on the hub; the commit that it stood for goes into the manifest."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of the base weights and of the computation; `auto` takes the best that the device computes well."""
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention kernel, by its transformers name; `auto` is `sdpa`."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository; needs `revision` to be a full commit hash."""

@@ -1,0 +1,35 @@
+"""`[sft]` and `[classification]`: what is learned. The table that fits `task_type` decides the trainer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lora_ns.recipe.base import Name, NonNegativeFloat, PositiveInt, Table
+
+
+class Sft(Table):
+    """Supervised fine-tuning of a causal language model, through TRL's `SFTTrainer`."""
+
+    max_seq_length: PositiveInt = 1024
+    """Longest row, in tokens."""
+    on_overflow: Literal["error", "drop", "truncate-prompt", "truncate"] = "error"
+    """What to do with longer rows: refuse, leave out, cut the prompt's beginning, or cut the end and its stop token."""
+    packing: bool = False
+    """Put several short rows into one of `max_seq_length`, kept apart exactly (best-fit decreasing)."""
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Tokens in the loss: every answer with its end token, only the last answer, or all tokens."""
+    loss_type: Literal["nll", "dft"] = "nll"
+    """Cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
+    neftune_noise_alpha: NonNegativeFloat = 0.0
+    """Noise on the embeddings in training (Jain et al. 2023, arXiv 2310.05914); 0 is none."""
+
+
+class Classification(Table):
+    """Classification of a text or a pair, through transformers' `Trainer`."""
+
+    max_seq_length: PositiveInt = 256
+    """Longest row, in tokens; the end of a longer one is cut and counted."""
+    labels: tuple[Name, ...] = Field(default=(), max_length=10_000)
+    """Names of the classes in the order of their numbers; found in the training rows if absent."""

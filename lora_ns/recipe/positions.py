@@ -1,0 +1,48 @@
+"""Line numbers of the keys of a TOML file, which `tomllib` does not give."""
+
+from __future__ import annotations
+
+import re
+
+_HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+_KEY = re.compile(
+    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$"""
+)
+_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|\'[^\']*\'|#.*$')
+
+
+def line_numbers(text: str) -> dict[str, int]:
+    """The line, from 1, of every dotted key and table header of a TOML text that parses."""
+    lines: dict[str, int] = {}
+    table: tuple[str, ...] = ()
+    depth = 0
+    closing = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if closing:
+            if closing in line:
+                closing = ""
+            continue
+        if depth == 0:
+            if header := _HEADER.match(line):
+                table = _split(header[1])
+                lines.setdefault(".".join(table), number)
+                continue
+            if key := _KEY.match(line):
+                lines.setdefault(".".join((*table, *_split(key[1]))), number)
+                line = key[2]  # noqa: PLW2901 -- only the value counts for what stays open
+        closing = _opens_multiline_string(line)
+        if not closing:
+            bare = _STRING_OR_COMMENT.sub("", line)
+            depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
+    return lines
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _opens_multiline_string(line: str) -> str:
+    for quotes in ('"""', "'''"):
+        if line.count(quotes) % 2:
+            return quotes
+    return ""

@@ -1,0 +1,52 @@
+"""The whole recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_ns.recipe.base import Table
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.evaluation import Evaluation
+from lora_ns.recipe.generation import Generation
+from lora_ns.recipe.model import Model
+from lora_ns.recipe.objectives import Classification, Sft
+from lora_ns.recipe.peft import Peft
+from lora_ns.recipe.quantization import NoQuantization, Quantization
+from lora_ns.recipe.tracking import Tracking
+from lora_ns.recipe.training import Training
+
+
+class Recipe(Table):
+    """One fine-tuning run: what is learned, from what, how."""
+
+    task_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name of the task: letters, digits, `.`, `_`, `-`."""
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
+    """PEFT's name of the task: `CAUSAL_LM` writes text, `SEQ_CLS` classifies it."""
+    model: Model
+    """The base model."""
+    quantization: Quantization = NoQuantization()
+    """The base in 4 or 8 bits."""
+    peft: Peft
+    """The adapter."""
+    dataset: Dataset
+    """The rows."""
+    training: Training
+    """The run."""
+    sft: Sft = Sft()
+    """Fine-tuning a causal language model."""
+    classification: Classification = Classification()
+    """Fine-tuning a classifier."""
+    generation: Generation = Generation()
+    """Writing text with the result."""
+    evaluation: Evaluation = Evaluation()
+    """Measuring the result."""
+    tracking: Tracking = Tracking()
+    """Reporting the run."""
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest row of this task, in tokens."""
+        return self.sft.max_seq_length if self.task_type == "CAUSAL_LM" else self.classification.max_seq_length

@@ -1,0 +1,387 @@
+"""Rules that join keys of several tables: plain functions from a recipe to a finding, or to nothing.
+
+They run after every table has been read, so that one mistake does not hide another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lora_ns.recipe.base import Table
+from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.upstream import SET_BY_PLAN, peft_config_fields, training_argument_fields
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that is broken: the keys that clash (the last is the one to point at), what is wrong, what to write."""
+
+    keys: tuple[str, ...]
+    what: str
+    remedy: str
+
+
+Rule = Callable[[Recipe], Finding | None]
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_INERT_FOR_TASK = {
+    "CAUSAL_LM": (
+        "classification",
+        "dataset.text_column",
+        "dataset.text_pair_column",
+        "dataset.label_column",
+    ),
+    "SEQ_CLS": (
+        "sft",
+        "generation",
+        "dataset.prompt_template",
+        "dataset.completion_template",
+        "dataset.system_template",
+        "evaluation.exact_match",
+        "evaluation.answer_pattern",
+        "evaluation.group_by",
+        "evaluation.max_samples",
+    ),
+}
+
+
+def is_written(recipe: Recipe, key: str) -> bool:
+    """Whether the recipe itself gives this dotted key, rather than leaving it to its default."""
+    table: object = recipe
+    for name in key.split("."):
+        if not isinstance(table, Table) or name not in table.model_fields_set:
+            return False
+        table = getattr(table, name)
+    return True
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """Columns that a template names, in order.
+
+    Raises:
+        ValueError: if the braces do not balance or a field is more than a plain name.
+    """
+    fields = []
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name or spec or conversion or not re.fullmatch(r"[\w\- ]+", name):
+            raise ValueError(f"`{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}`")
+        fields.append(name)
+    return tuple(dict.fromkeys(fields))
+
+
+def one_source(recipe: Recipe) -> Finding | None:
+    """The rows come from the hub or from a file."""
+    if recipe.dataset.name and recipe.dataset.path:
+        return Finding(("dataset.name", "dataset.path"), "`name` and `path` are both given", "keep one of them")
+    if not recipe.dataset.name and not recipe.dataset.path:
+        return Finding(("dataset",), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+    return None
+
+
+def one_evaluation_source(recipe: Recipe) -> Finding | None:
+    """The evaluation rows come from one place."""
+    keys = tuple(
+        f"dataset.{key}" for key in ("eval_split", "eval_path", "eval_fraction") if getattr(recipe.dataset, key)
+    )
+    if len(keys) > 1:
+        return Finding(keys, f"{' and '.join(f'`{key}`' for key in keys)} are both given", "keep one of them")
+    return None
+
+
+def hub_keys_need_a_hub_name(recipe: Recipe) -> Finding | None:
+    """Splits and revisions belong to the hub."""
+    for key in ("subset", "revision", "train_split", "eval_split"):
+        if recipe.dataset.path and is_written(recipe, f"dataset.{key}"):
+            return Finding(
+                (f"dataset.{key}",), f"`{key}` is for hub data sets, and `path` is a file", f"remove `{key}`"
+            )
+    return None
+
+
+def one_batch_size(recipe: Recipe) -> Finding | None:
+    """The global batch is given once."""
+    if recipe.training.global_batch_size and recipe.training.gradient_accumulation_steps:
+        return Finding(
+            ("training.global_batch_size", "training.gradient_accumulation_steps"),
+            "`global_batch_size` and `gradient_accumulation_steps` both say how large a batch is",
+            "keep `global_batch_size`",
+        )
+    return None
+
+
+def global_batch_divides(recipe: Recipe) -> Finding | None:
+    """The global batch consists of whole micro-batches."""
+    whole, part = recipe.training.global_batch_size, recipe.training.per_device_train_batch_size
+    if whole and part != "auto" and whole % part:
+        return Finding(
+            ("training.global_batch_size", "training.per_device_train_batch_size"),
+            f"{part} does not divide the global batch of {whole}",
+            'write a divisor, or "auto"',
+        )
+    return None
+
+
+def one_length_of_training(recipe: Recipe) -> Finding | None:
+    """Steps or epochs."""
+    if recipe.training.max_steps and is_written(recipe, "training.num_train_epochs"):
+        return Finding(
+            ("training.num_train_epochs", "training.max_steps"),
+            "`num_train_epochs` has no effect beside `max_steps`",
+            "keep one of them",
+        )
+    return None
+
+
+def one_warm_up(recipe: Recipe) -> Finding | None:
+    """Warm-up in steps or as a share."""
+    if recipe.training.warmup_steps is not None and is_written(recipe, "training.warmup_ratio"):
+        return Finding(
+            ("training.warmup_ratio", "training.warmup_steps"),
+            "`warmup_ratio` has no effect beside `warmup_steps`",
+            "keep one of them",
+        )
+    return None
+
+
+def templates_come_together(recipe: Recipe) -> Finding | None:
+    """A prompt needs an answer."""
+    given = [key for key in ("prompt_template", "completion_template") if getattr(recipe.dataset, key) is not None]
+    if len(given) == 1:
+        other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
+        return Finding((f"dataset.{given[0]}",), f"`{given[0]}` needs `{other}` beside it", f"add `{other}`")
+    return None
+
+
+def templates_are_well_formed(recipe: Recipe) -> Finding | None:
+    """Templates hold plain column names in braces."""
+    for key in ("prompt_template", "completion_template", "system_template"):
+        template = getattr(recipe.dataset, key)
+        try:
+            template_fields(template or "")
+        except ValueError as error:
+            return Finding(
+                (f"dataset.{key}",),
+                f"not a template: {error}",
+                "write column names in single braces, `{question}`; a literal brace is doubled, `{{`",
+            )
+    return None
+
+
+def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
+    """Plain text has no system turn."""
+    if recipe.dataset.system_template is not None and recipe.dataset.format != "messages":
+        return Finding(
+            ("dataset.system_template",),
+            "`system_template` needs rows in chat form",
+            'add `format = "messages"`, or put the text into `prompt_template`',
+        )
+    return None
+
+
+def tables_fit_the_task(recipe: Recipe) -> Finding | None:
+    """No key is accepted that the task never reads."""
+    for key in _INERT_FOR_TASK[recipe.task_type]:
+        if is_written(recipe, key):
+            shown = f"`{key}`" if "." in key else f"`[{key}]`"
+            return Finding(
+                ("task_type", key), f'{shown} has no effect with `task_type = "{recipe.task_type}"`', "remove it"
+            )
+    return None
+
+
+def format_fits_the_task(recipe: Recipe) -> Finding | None:
+    """Texts are classified, conversations are not."""
+    wanted = recipe.dataset.format
+    if wanted != "auto" and (wanted == "classification") != (recipe.task_type == "SEQ_CLS"):
+        return Finding(
+            ("task_type", "dataset.format"),
+            f'"{wanted}" does not fit `task_type = "{recipe.task_type}"`',
+            'write "auto"',
+        )
+    return None
+
+
+def pair_needs_its_first_text(recipe: Recipe) -> Finding | None:
+    """The second text of a pair comes after a first."""
+    if recipe.dataset.text_pair_column and not recipe.dataset.text_column:
+        return Finding(("dataset.text_pair_column",), "`text_pair_column` needs `text_column` beside it", "add it")
+    return None
+
+
+def packing_keeps_documents_apart(recipe: Recipe) -> Finding | None:
+    """Packing only where the method keeps the documents of a row apart."""
+    packing = recipe.peft.capabilities.packing
+    if recipe.sft.packing and packing is not True:
+        return Finding(
+            ("peft.method", "sft.packing"),
+            f"packing does not work with {recipe.peft.method}: {packing}",
+            "write `packing = false`",
+        )
+    return None
+
+
+def checkpointing_works(recipe: Recipe) -> Finding | None:
+    """Gradient checkpointing only where the method allows it."""
+    checkpointing = recipe.peft.capabilities.gradient_checkpointing
+    if recipe.training.gradient_checkpointing is True and checkpointing is not True:
+        return Finding(
+            ("peft.method", "training.gradient_checkpointing"),
+            f"gradient checkpointing does not work with {recipe.peft.method}: {checkpointing}",
+            'write "auto"',
+        )
+    return None
+
+
+def remote_code_is_pinned(recipe: Recipe) -> Finding | None:
+    """Code from the hub only at a commit that was looked at."""
+    if recipe.model.trust_remote_code and not COMMIT.fullmatch(recipe.model.revision):
+        return Finding(
+            ("model.trust_remote_code",),
+            "code from a repository that can change at any time",
+            "pin `revision` to the full commit hash that you have read",
+        )
+    return None
+
+
+def prompt_text_and_init_agree(recipe: Recipe) -> Finding | None:
+    """`prompt_tuning_init_text` goes with `TEXT`, and `TEXT` with it."""
+    if not isinstance(recipe.peft, PromptTuning):
+        return None
+    if (recipe.peft.prompt_tuning_init == "TEXT") != bool(recipe.peft.prompt_tuning_init_text):
+        return Finding(
+            ("peft.prompt_tuning_init", "peft.prompt_tuning_init_text"),
+            '`prompt_tuning_init = "TEXT"` and `prompt_tuning_init_text` need each other',
+            "give both or neither",
+        )
+    return None
+
+
+def ia3_targets_come_together(recipe: Recipe) -> Finding | None:
+    """PEFT takes both lists of IA3 or neither."""
+    if isinstance(recipe.peft, Ia3) and (recipe.peft.target_modules == "auto") != (
+        recipe.peft.feedforward_modules == "auto"
+    ):
+        return Finding(
+            ("peft.target_modules", "peft.feedforward_modules"),
+            "`target_modules` and `feedforward_modules` of ia3 come together",
+            "give both or neither",
+        )
+    return None
+
+
+def start_works_on_the_base(recipe: Recipe) -> Finding | None:
+    """Starts that decompose the base weights need weights that are not packed into 4 or 8 bits."""
+    if (
+        isinstance(recipe.peft, Lora)
+        and recipe.quantization.bits
+        and recipe.peft.init_lora_weights in {"pissa", "orthogonal"}
+    ):
+        return Finding(
+            ("quantization.method", "peft.init_lora_weights"),
+            f'"{recipe.peft.init_lora_weights}" cannot decompose a base in {recipe.quantization.bits} bits',
+            'write "default" or "olora", or remove `[quantization]`',
+        )
+    return None
+
+
+def exact_match_has_rows(recipe: Recipe) -> Finding | None:
+    """Answers are compared on evaluation rows."""
+    data = recipe.dataset
+    if recipe.evaluation.exact_match and not (data.eval_split or data.eval_path or data.eval_fraction):
+        return Finding(
+            ("evaluation.exact_match",),
+            "there are no evaluation rows to answer",
+            "add `eval_path`, `eval_split` or `eval_fraction`",
+        )
+    return None
+
+
+def exact_match_keys_need_it(recipe: Recipe) -> Finding | None:
+    """The details of a comparison need the comparison."""
+    for key in ("answer_pattern", "group_by", "max_samples"):
+        if is_written(recipe, f"evaluation.{key}") and not recipe.evaluation.exact_match:
+            return Finding((f"evaluation.{key}",), f"`{key}` has no effect without `exact_match = true`", "add it")
+    return None
+
+
+def answer_pattern_is_a_pattern(recipe: Recipe) -> Finding | None:
+    """The answer's pattern is a regular expression with one group at most."""
+    try:
+        groups = re.compile(recipe.evaluation.answer_pattern or "").groups
+    except re.error as error:
+        return Finding(("evaluation.answer_pattern",), f"not a regular expression: {error}", 'such as "#### (.+)"')
+    if groups > 1:
+        return Finding(
+            ("evaluation.answer_pattern",), f"{groups} groups", "mark the answer by one group, others as `(?:...)`"
+        )
+    return None
+
+
+def training_extra_is_known(recipe: Recipe) -> Finding | None:
+    """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
+    return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
+
+
+def peft_extra_is_known(recipe: Recipe) -> Finding | None:
+    """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
+    peft = recipe.peft
+    own = frozenset({*peft.to_kwargs(), "peft_type", "task_type", "inference_mode"} - set(peft.extra))
+    known = peft_config_fields(peft.config_file, peft.config_class)
+    return _extra("peft.extra", peft.extra, known, own, peft.config_class)
+
+
+def _extra(
+    table: str, extra: Mapping[str, object], known: frozenset[str] | None, own: frozenset[str], owner: str
+) -> Finding | None:
+    for key in extra:
+        if key in own:
+            return Finding((f"{table}.{key}",), f"`{key}` is decided by the recipe's own keys", "remove it")
+        if known is not None and key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else "remove it"
+            return Finding((f"{table}.{key}",), f"the installed `{owner}` has no field `{key}`", hint)
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    one_source,
+    one_evaluation_source,
+    hub_keys_need_a_hub_name,
+    one_batch_size,
+    global_batch_divides,
+    one_length_of_training,
+    one_warm_up,
+    templates_come_together,
+    templates_are_well_formed,
+    system_turn_needs_chat_form,
+    tables_fit_the_task,
+    format_fits_the_task,
+    pair_needs_its_first_text,
+    packing_keeps_documents_apart,
+    checkpointing_works,
+    remote_code_is_pinned,
+    prompt_text_and_init_agree,
+    ia3_targets_come_together,
+    start_works_on_the_base,
+    exact_match_has_rows,
+    exact_match_keys_need_it,
+    answer_pattern_is_a_pattern,
+    training_extra_is_known,
+    peft_extra_is_known,
+)
+
+
+def findings(recipe: Recipe) -> Iterator[Finding]:
+    """Every broken rule."""
+    for rule in RULES:
+        finding = rule(recipe)
+        if finding:
+            yield finding

@@ -1,0 +1,311 @@
+"""The run directory: every name on disk, the manifest, and the only code that writes them.
+
+It is the one hand-over between commands. What is written here is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lora_ns import __version__
+from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.plan import Plan
+from lora_ns.recipe.recipe import Recipe
+
+MANIFEST_VERSION = 1
+
+Status = Literal["started", "running", "finished", "failed", "interrupted"]
+
+
+class BaseRecord(BaseModel):
+    """Which base the adapter belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str
+    commit: str | None
+    fingerprint: str
+    tokenizer_fingerprint: str
+    parameters: int
+    trainable_parameters: int | None = None
+
+
+class SourceRecord(BaseModel):
+    """Which rows were read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    sha256: str
+    rows: int
+    """Rows used."""
+    dropped: int = 0
+    """Rows left out because they were too long."""
+    truncated: int = 0
+    """Rows cut because they were too long."""
+    tokens: int = 0
+    trained_tokens: int = 0
+
+
+class DataRecord(BaseModel):
+    """How rows became examples, and which they were."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: str
+    columns: dict[str, str | None]
+    train: SourceRecord
+    eval: SourceRecord | None = None
+
+
+class Manifest(BaseModel):
+    """All that is known of a run; what `infer`, `merge`, `eval` and `--resume` read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = MANIFEST_VERSION
+    lorans: str = __version__
+    run_id: str
+    status: Status = "started"
+    created: str
+    updated: str
+    recipe: Recipe
+    overrides: tuple[str, ...] = ()
+    plan: Plan
+    base: BaseRecord
+    data: DataRecord
+    chat_template_sha256: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    packages: dict[str, str] = {}
+    machine: dict[str, Any] = {}
+    seed: int
+    metrics: dict[str, Any] = {}
+    adapter: dict[str, str] = {}
+    """SHA-256 of every file of the adapter, by its name."""
+    error: str | None = None
+
+
+class RunDir:
+    """A directory that holds one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it was written."""
+        return self.path / "recipe.toml"
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row per logging or evaluation step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the libraries said."""
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a run can be resumed from."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter: plain PEFT, with tokenizer, template and generation settings."""
+        return self.path / "adapter"
+
+    @property
+    def data(self) -> Path:
+        """The rows as the model sees them."""
+        return self.path / "data"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """A run directory that exists.
+
+        Raises:
+            UsageError: if this is not one, or a newer lorans wrote it.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise UsageError(Problem(str(path), "no such run directory", "name the `output_dir` of a run"))
+        if not run.manifest_file.is_file():
+            raise UsageError(
+                Problem(str(path), "not a run directory: it has no manifest.json", "name the `output_dir` of a run")
+            )
+        run.read()
+        return run
+
+    def read(self) -> Manifest:
+        """The manifest as it stands.
+
+        Raises:
+            UsageError: if it cannot be read.
+        """
+        text = self.manifest_file.read_text(encoding="utf-8")
+        try:
+            version = json.loads(text)["version"]
+            if version > MANIFEST_VERSION:
+                what = f"written by a newer lorans (manifest version {version}, this one reads {MANIFEST_VERSION})"
+                raise UsageError(Problem(str(self.manifest_file), what, "`pip install --upgrade lora-ns`"))
+            return Manifest.model_validate_json(text)
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            raise UsageError(
+                Problem(str(self.manifest_file), f"not a manifest: {first}", "this run cannot be used")
+            ) from None
+
+    def write(self, manifest: Manifest) -> Manifest:
+        """Replace the manifest."""
+        stamped = manifest.model_copy(update={"updated": now()})
+        write_atomic(self.manifest_file, stamped.model_dump_json(indent=2) + "\n")
+        return stamped
+
+    def update(self, **changes: Any) -> Manifest:
+        """Change some fields of the manifest."""
+        return self.write(self.read().model_copy(update=changes))
+
+    def create(self, recipe_text: str, manifest: Manifest) -> Manifest:
+        """Make the directory with recipe and manifest; the check for other content comes first, see `check_free`."""
+        with telling_disk_errors(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.recipe, recipe_text)
+        return self.write(manifest)
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a directory that holds something else.
+
+        Raises:
+            UsageError: with what is there and what to do.
+        """
+        if self.path.is_file():
+            raise UsageError(Problem(str(self.path), "is a file", "choose another `training.output_dir`"))
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not self.manifest_file.exists():
+            raise UsageError(
+                Problem(str(self.path), "is not empty, and not a run", "choose another `training.output_dir`")
+            )
+        if not overwrite:
+            status = self.read().status
+            remedy = "`--resume` continues it, `--overwrite` replaces it, or choose another `training.output_dir`"
+            raise UsageError(Problem(str(self.path), f"holds a run already ({status})", remedy))
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and nothing else."""
+        for folder in (self.checkpoints, self.adapter, self.data):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.recipe, self.manifest_file, self.metrics, self.log):
+            file.unlink(missing_ok=True)
+
+
+def new_run_id() -> str:
+    """A name that no other run has."""
+    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+def now() -> str:
+    """The time as the manifest writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: if there is no space, or no permission.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with telling_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
+    """Turn a full disk or a missing permission into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, TimeoutError)):
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            what = "no space left on the disk" if full else f"cannot be written: {error.strerror or error}"
+            raise RunError(
+                Problem(str(self._path), what, "free some space" if full else "choose another folder")
+            ) from None
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Raises:
+        RunError: with the bytes that are needed and free.
+    """
+    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+        raise RunError(Problem(str(path), what, "free some space, or choose another folder"))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by its name."""
+    return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two nested tables, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found |= differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found[f"{prefix}{key}"] = (before, after)
+    return found

@@ -1,0 +1,88 @@
+"""Names of the fields of upstream configuration classes, read from their source so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+
+SET_BY_PLAN = frozenset(
+    {
+        "adam_beta1",
+        "adam_beta2",
+        "bf16",
+        "data_seed",
+        "dataloader_num_workers",
+        "disable_tqdm",
+        "eval_on_start",
+        "eval_steps",
+        "eval_strategy",
+        "fp16",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "learning_rate",
+        "length_column_name",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "max_steps",
+        "neftune_noise_alpha",
+        "optim",
+        "output_dir",
+        "per_device_eval_batch_size",
+        "per_device_train_batch_size",
+        "project",
+        "report_to",
+        "run_name",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "seed",
+        "train_sampling_strategy",
+        "use_cpu",
+        "warmup_steps",
+        "weight_decay",
+    }
+)
+"""Fields of `TrainingArguments` that the recipe's own keys and the plan decide; `[training.extra]` may not."""
+
+
+@functools.cache
+def dataclass_fields(package: str, file: str, name: str) -> frozenset[str] | None:
+    """Field names of a dataclass in an installed package; None if the package is not installed.
+
+    Args:
+        package: import name, such as `transformers`.
+        file: path inside the package, such as `training_args.py`.
+        name: the class; only the fields in its own body are found.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            fields = (line.target for line in node.body if isinstance(line, ast.AnnAssign))
+            return frozenset(target.id for target in fields if isinstance(target, ast.Name))
+    return frozenset()
+
+
+def training_argument_fields() -> frozenset[str] | None:
+    """Fields of `transformers.TrainingArguments`."""
+    return dataclass_fields("transformers", "training_args.py", "TrainingArguments")
+
+
+def peft_config_fields(file: str, name: str) -> frozenset[str] | None:
+    """Fields of a PEFT configuration class, those of its base classes included."""
+    own = dataclass_fields("peft", file, name)
+    if own is None:
+        return None
+    shared = (
+        dataclass_fields("peft", "config.py", base)
+        for base in ("PeftConfigMixin", "PeftConfig", "PromptLearningConfig")
+    )
+    return own.union(*(fields or frozenset() for fields in shared))
