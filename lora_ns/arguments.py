@@ -1,4 +1,4 @@
-"""From recipe and plan to the arguments of the upstream trainers: pure, and held to the installed versions by a test."""
+"""From recipe and plan to the arguments of the upstream trainers: pure; a test holds them to the installed versions."""
 
 from __future__ import annotations
 

@@ -339,11 +339,19 @@ def _package_check(context: _Context, name: str, needed: bool, outcome: _Outcome
     if version is None:
         return Check(name, worst, "is not installed", context.tested.pip(name))
     if outcome is not None and outcome.error:
-        remedy = _reinstall(context, name) if not outcome.error.startswith("not tried") else ""
-        return Check(name, worst, f"{version}: import {outcome.error}", remedy)
+        return Check(name, worst, f"{version}: import {outcome.error}", _import_remedy(context, name, outcome.error))
     if distance := _distance(version, tested):
         return Check(name, "warn", f"{version} is {distance} than the tested {tested}", context.tested.pip(name))
     return Check(name, "ok", version if outcome is None else f"{version}, imports")
+
+
+def _import_remedy(context: _Context, name: str, error: str) -> str:
+    """What to do about an import: a slow disk looks like one that hangs, so more time comes first."""
+    if error.startswith("not tried"):
+        return ""
+    if error.startswith("hangs"):
+        return f"lorans env-check --timeout {context.timeout_s * 5:g}"
+    return _reinstall(context, name)
 
 
 def _reinstall(context: _Context, name: str) -> str:

@@ -69,6 +69,8 @@ class DataRecord(BaseModel):
     columns: dict[str, str | None]
     train: SourceRecord
     eval: SourceRecord | None = None
+    eval_rows: list[dict[str, Any]] = []
+    """The evaluation rows that are answered, so that they can be answered again without the file."""
 
 
 class Manifest(BaseModel):

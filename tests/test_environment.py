@@ -165,7 +165,12 @@ def test_a_package_that_hangs_is_named_with_the_line_where_it_does(install: Inst
     found = lines(timeout_s=2.0)
     assert faults(found) == {"peft": "fail"}
     where = tmp_path / "site/peft/__init__.py"
-    assert found["peft"].fact == f"0.21.2: import hangs: no end after 2 s, in {where}:3"
+    assert found["peft"] == Check(
+        "peft",
+        "fail",
+        f"0.21.2: import hangs: no end after 2 s, in {where}:3",
+        "lorans env-check --timeout 10",
+    )
 
 
 def test_what_stands_on_a_broken_package_is_not_tried(install: Install, tmp_path: Path) -> None:

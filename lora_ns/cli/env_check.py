@@ -81,7 +81,7 @@ def _progress() -> AbstractContextManager[object]:
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True).status("importing every package in a process of its own")
+    return Console(stderr=True).status("importing the packages, each under a time limit")
 
 
 def _show(report: Report) -> None:

@@ -263,10 +263,7 @@ def tokenize_labelled(
         tally.longest = max(tally.longest, length)
         if length > limit:
             tally.truncated += 1
-            inputs = {
-                key: list(value)
-                for key, value in tokenizer(example.text, example.text_pair, truncation=True, max_length=limit).items()
-            }
+            inputs = encode_labelled(tokenizer, example, limit)
         tally.trained_tokens += 1
         return {**inputs, "labels": numbers[example.label]}
 

@@ -153,7 +153,9 @@ class Renderer:
         return ids
 
 
-def encode_labelled(tokenizer: PreTrainedTokenizerBase, example: Labelled) -> dict[str, list[int]]:
-    """The inputs of a classifier for a text or a pair, not cut and not padded."""
-    encoded = tokenizer(example.text, example.text_pair) if example.text_pair is not None else tokenizer(example.text)
+def encode_labelled(
+    tokenizer: PreTrainedTokenizerBase, example: Labelled, limit: int | None = None
+) -> dict[str, list[int]]:
+    """The inputs of a classifier for a text or a pair, not padded, and cut to `limit` tokens if one is given."""
+    encoded = tokenizer(example.text, example.text_pair, truncation=limit is not None, max_length=limit)
     return {key: list(value) for key, value in encoded.items()}

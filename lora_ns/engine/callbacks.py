@@ -1,0 +1,181 @@
+"""What happens beside the steps: metrics to disk, marked checkpoints, a stop on a signal, a watch on the loss."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lora_ns.errors import Problem, RunError
+from lora_ns.rundir import write_atomic
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+CHECKPOINT_MARK = "lorans.json"
+"""Written into a checkpoint last: one without it is not complete."""
+
+
+class Observer(Protocol):
+    """Who is told how a run goes."""
+
+    def stage(self, text: str) -> None:
+        """What happens now, such as `reading the data`."""
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training begins after this step, of so many."""
+
+    def step(self, step: int, tokens: int) -> None:
+        """A step was done; tokens so far, padding not counted."""
+
+    def logged(self, row: dict[str, Any]) -> None:
+        """A row of `metrics.jsonl`."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class SilentObserver:
+    """Nobody is told."""
+
+    def stage(self, text: str) -> None:
+        """Ignored."""
+
+    def begin(self, step: int, steps: int) -> None:
+        """Ignored."""
+
+    def step(self, step: int, tokens: int) -> None:
+        """Ignored."""
+
+    def logged(self, row: dict[str, Any]) -> None:
+        """Ignored."""
+
+    def warn(self, text: str) -> None:
+        """Ignored."""
+
+
+@dataclass
+class StopSignal:
+    """A request to stop after the running step; the second one stops at once."""
+
+    number: int = 0
+    history: list[int] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopSignal]:
+        """Catch SIGINT and SIGTERM; outside the main thread, where that is impossible, catch nothing."""
+        try:
+            before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def make_callbacks(
+    run_id: str, metrics: Path, observer: Observer, stop: StopSignal, first_step: int
+) -> list[TrainerCallback]:
+    """The callbacks of a run.
+
+    Args:
+        run_id: written into every checkpoint.
+        metrics: where rows are appended; rows after `first_step` are removed.
+        observer: who is told.
+        stop: looked at after every step.
+        first_step: the step that training goes on from, 0 for a new run.
+    """
+    from transformers import TrainerCallback
+
+    _forget_after(metrics, first_step)
+
+    class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Appends every logged row, and ends a run whose loss is no longer a loss."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            row = {"step": state.global_step, **(logs or {})}
+            with metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            observer.logged(row)
+            _check_loss(row)
+
+    class Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Tells the observer, and stops after a step once a signal came."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            observer.begin(state.global_step, state.max_steps)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            observer.step(state.global_step, int(state.num_input_tokens_seen))
+            if stop.number:
+                control.should_save = True
+                control.should_training_stop = True
+
+    class Marker(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Marks a checkpoint as complete once everything of it is on disk."""
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", run_id, state.global_step)
+
+    return [Recorder(), Steps(), Marker()]
+
+
+def _check_loss(row: dict[str, Any]) -> None:
+    for key in ("loss", "grad_norm"):
+        value = row.get(key)
+        if isinstance(value, (int, float)) and not math.isfinite(value):
+            what = f"step {row['step']}: {key} is {value}"
+            raise RunError(
+                Problem("", what, "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept")
+            )
+    if row.get("loss") == 0.0 and row.get("grad_norm") == 0.0:
+        what = f"step {row['step']}: the loss is exactly 0, so nothing is learned"
+        raise RunError(Problem("", what, "look at the rows: no token of them is in the loss"))
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    if metrics.exists():
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
+        write_atomic(metrics, "".join(f"{line}\n" for line in kept))
+
+
+def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
+    """Say that a checkpoint is complete, which run it belongs to, and how large its files are."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    sizes.pop(CHECKPOINT_MARK, None)
+    write_atomic(folder / CHECKPOINT_MARK, json.dumps({"run_id": run_id, "step": step, "files": sizes}, indent=2))
+
+
+def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
+    """The latest checkpoint of this run whose files are all there, and its step."""
+    found = [(_complete_step(folder, run_id), folder) for folder in checkpoints.glob("checkpoint-*")]
+    complete = [(step, folder) for step, folder in found if step is not None]
+    if not complete:
+        return None
+    step, folder = max(complete)
+    return folder, step
+
+
+def _complete_step(folder: Path, run_id: str) -> int | None:
+    try:
+        mark = json.loads((folder / CHECKPOINT_MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in mark["files"].items()
+    )
+    return int(mark["step"]) if whole and mark["run_id"] == run_id else None

@@ -1,0 +1,124 @@
+"""The trainers: TRL's for text, transformers' for classes, each with the arguments that the plan decided."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.arguments import sft_arguments, training_arguments
+from lora_ns.engine.metrics import classification_metrics
+from lora_ns.plan import Plan
+from lora_ns.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    import datasets
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+
+def make_trainer(
+    recipe: Recipe,
+    plan: Plan,
+    checkpoints: Path,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: tuple[datasets.Dataset, datasets.Dataset | None],
+    callbacks: Sequence[TrainerCallback],
+    evaluate_first: bool,
+    labels: Sequence[str] = (),
+) -> Trainer:
+    """The trainer of the recipe's task, ready to train."""
+    make = _causal if recipe.task_type == "CAUSAL_LM" else functools.partial(_classifier, labels=labels)
+    trainer = make(recipe, plan, checkpoints, model, tokenizer, data)
+    trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _causal(
+    recipe: Recipe,
+    plan: Plan,
+    checkpoints: Path,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: tuple[datasets.Dataset, datasets.Dataset | None],
+) -> Trainer:
+    import trl
+
+    arguments = trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints), include_num_input_tokens_seen="non_padding")
+    # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
+    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainer = causal_trainer_class()(
+        model=model, args=arguments, train_dataset=data[0], eval_dataset=data[1], processing_class=tokenizer
+    )
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            parameter.data = trained[name]
+    return trainer
+
+
+@functools.cache
+def causal_trainer_class() -> Any:
+    """TRL's `SFTTrainer` with an evaluation loss that is the mean over all tokens, whatever the batches were."""
+    import trl
+
+    class CausalTrainer(trl.SFTTrainer):  # type: ignore[misc, unused-ignore]
+        """`SFTTrainer` averages the means of the batches, so that its `eval_loss` depends on the batch size."""
+
+        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Add the batch's loss and accuracy to the sums, by its number of tokens."""
+            tokens = (inputs["labels"][:, 1:] != -100).sum()
+            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+            counts = self.accelerator.gather_for_metrics(tokens.to(loss.device)[None])
+            losses = self.accelerator.gather_for_metrics(loss.detach()[None])
+            sums = self.__dict__.setdefault("_eval_sums", [0.0, 0.0, 0])
+            sums[0] += float((losses * counts).sum())
+            sums[1] += self._metrics["eval"]["mean_token_accuracy"][-1] * int(counts.sum())
+            sums[2] += int(counts.sum())
+            return loss, logits, labels
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """Put the means over tokens in the place of the means over batches."""
+            sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
+            if sums and sums[2]:
+                logs["eval_loss"] = sums[0] / sums[2]
+                self._metrics["eval"]["mean_token_accuracy"] = [sums[1] / sums[2]]
+            super().log(logs, start_time)
+
+    return CausalTrainer
+
+
+def _classifier(
+    recipe: Recipe,
+    plan: Plan,
+    checkpoints: Path,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: tuple[datasets.Dataset, datasets.Dataset | None],
+    labels: Sequence[str],
+) -> Trainer:
+    import transformers
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        return classification_metrics(logits.argmax(-1).tolist(), prediction.label_ids.tolist(), len(labels))
+
+    model.config.pad_token_id = tokenizer.pad_token_id
+    arguments = training_arguments(recipe, plan, checkpoints)
+    return transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            **arguments, include_num_input_tokens_seen="non_padding", label_names=["labels"]
+        ),
+        train_dataset=data[0],
+        eval_dataset=data[1],
+        processing_class=tokenizer,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        compute_metrics=metrics,
+    )

@@ -1,0 +1,66 @@
+"""Exact match: answers to evaluation prompts, held against the expected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.generate import Writer
+from lora_ns.engine.metrics import exact_match, is_match
+from lora_ns.engine.render import Renderer
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.rundir import Manifest
+from lora_ns.services.trained import format_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Prompts with their expected answers, and the model that is asked."""
+
+    recipe: Recipe
+    writer: Writer
+    prompts: Sequence[list[int]]
+    expected: Sequence[str]
+    groups: Sequence[Any] | None
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Answers:
+        """The evaluation of a run, over its own evaluation rows or others of their kind. Raises `RowFaultError`."""
+        recipe = manifest.recipe
+        form = format_of(manifest)
+        chosen = (manifest.data.eval_rows if rows is None else rows)[: recipe.evaluation.max_samples]
+        renderer = Renderer(tokenizer, manifest.stop_token_ids)
+        group = recipe.evaluation.group_by
+        return cls(
+            recipe,
+            Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, max_positions(model)),
+            [renderer.prompt(form.prompt(row)) for row in chosen],  # type: ignore[arg-type]
+            [form.answer(row) for row in chosen],
+            [row.get(group) for row in chosen] if group else None,
+        )
+
+    def score(self) -> dict[str, float]:
+        """Exact match over all rows and over each group."""
+        written = self.writer.answer(self.prompts, self.recipe.generation)
+        pattern = self.recipe.evaluation.answer_pattern
+        matches = [
+            is_match(answer.text, expected, pattern) for answer, expected in zip(written, self.expected, strict=True)
+        ]
+        return exact_match(matches, self.groups)
+
+
+def max_positions(model: Any) -> int | None:
+    """Positions that a model has; None if it does not say."""
+    found = getattr(model.config, "max_position_embeddings", None)
+    return int(found) if found else None

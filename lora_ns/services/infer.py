@@ -1,0 +1,136 @@
+"""Inference: rows in, the same rows with an answer or a class out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.engine.generate import Writer
+from lora_ns.engine.model import computing
+from lora_ns.engine.render import Renderer, encode_labelled
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import Labelled, RowFaultError
+from lora_ns.recipe.generation import Generation
+from lora_ns.rows import Row, told
+from lora_ns.services.answers import max_positions
+from lora_ns.services.trained import Trained, format_of
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """The rows in their order, each with what the model said."""
+
+    rows: tuple[dict[str, Any], ...]
+
+
+def as_row(trained: Trained, text: str) -> Row:
+    """The row that a bare text stands for. Raises `DataError` where one text is not enough."""
+    try:
+        return Row("input", format_of(trained.manifest).question(text))
+    except RowFaultError as fault:
+        raise DataError(Problem("input", fault.what, fault.remedy)) from None
+
+
+def infer(
+    trained: Trained, rows: Sequence[Row], generation: Generation, on_answers: Callable[[int], None] = lambda _: None
+) -> InferResult:
+    """Answer or classify every row.
+
+    Args:
+        trained: the run's model.
+        rows: rows of the kind that the run was trained on; an answer in them is left aside.
+        generation: how to write.
+        on_answers: told the number of rows that are done.
+
+    Raises:
+        DataError: with the rows that cannot be rendered or leave no room for an answer; nothing is answered then.
+    """
+    if trained.manifest.recipe.task_type == "SEQ_CLS":
+        return InferResult(tuple(_classify(trained, rows, generation.batch_size, on_answers)))
+    prompts = _prompts(trained, rows)
+    writer = Writer(
+        trained.model,
+        trained.tokenizer,
+        trained.manifest.stop_token_ids,
+        trained.manifest.plan.dtype.value,
+        max_positions(trained.model),
+    )
+    answers = writer.answer(prompts, generation, on_answers)
+    return InferResult(
+        tuple(
+            {
+                **row.values,
+                "output": answer.text,
+                "finish_reason": answer.finish_reason,
+                "prompt_tokens": answer.prompt_tokens,
+                "output_tokens": answer.output_tokens,
+            }
+            for row, answer in zip(rows, answers, strict=True)
+        )
+    )
+
+
+def _prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
+    form = format_of(trained.manifest)
+    renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids)
+    room = max_positions(trained.model)
+    prompts, problems = [], []
+    for row in rows:
+        try:
+            prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
+            if not prompt:
+                raise RowFaultError("the prompt is empty", "give it some text")
+            if room and len(prompt) >= room:
+                raise RowFaultError(
+                    f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it"
+                )
+            prompts.append(prompt)
+        except RowFaultError as fault:
+            problems.append(Problem(row.where, fault.what, fault.remedy))
+    if problems:
+        raise DataError(told(problems))
+    return prompts
+
+
+def _classify(
+    trained: Trained, rows: Sequence[Row], batch_size: int, on_answers: Callable[[int], None]
+) -> Iterator[dict[str, Any]]:
+    inputs = _classifier_inputs(trained, rows)
+    for start in range(0, len(rows), batch_size):
+        scores = class_scores(trained, inputs[start : start + batch_size])
+        for row, score in zip(rows[start : start + batch_size], scores, strict=True):
+            named = dict(zip(trained.manifest.labels, score, strict=True))
+            best = max(named, key=lambda name: named[name])
+            yield {**row.values, "output": best, "score": named[best], "scores": named}
+        on_answers(min(start + batch_size, len(rows)))
+
+
+def _classifier_inputs(trained: Trained, rows: Sequence[Row]) -> list[Mapping[str, list[int]]]:
+    form = format_of(trained.manifest)
+    limit = trained.manifest.recipe.classification.max_seq_length
+    inputs, problems = [], []
+    for row in rows:
+        try:
+            example = form.prompt(row.values)
+            assert isinstance(example, Labelled)
+            inputs.append(encode_labelled(trained.tokenizer, example, limit))
+        except RowFaultError as fault:
+            problems.append(Problem(row.where, fault.what, fault.remedy))
+    if problems:
+        raise DataError(told(problems))
+    return inputs
+
+
+def class_scores(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> list[list[float]]:
+    """Probabilities of the classes, (rows, classes), of inputs that are padded here."""
+    import torch
+
+    trained.model.eval()
+    trained.model.config.pad_token_id = trained.tokenizer.pad_token_id
+    device = next(trained.model.parameters()).device
+    batch = trained.tokenizer.pad([dict(row) for row in inputs], return_tensors="pt").to(device)
+    with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
+        logits = trained.model(**batch).logits
+    probabilities: list[list[float]] = logits.float().softmax(-1).tolist()
+    return probabilities

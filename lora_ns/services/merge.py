@@ -1,0 +1,109 @@
+"""Merging: the base with the adapter folded in, as a complete Hugging Face folder, proved equal before it is handed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.adapter import load_adapter
+from lora_ns.engine.model import Loading, load_base
+from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer
+from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.recipe.peft import method_name
+from lora_ns.rundir import RunDir, check_space, telling_disk_errors
+from lora_ns.services.trained import check_adapter, loading_of, reopen_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+TOLERANCE = 1e-3
+"""Largest difference between the logits before and after merging in float32, relative to the largest logit."""
+_PROBE = "The quick brown fox jumps over the lazy dog. 12 + 7 = 19."
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What `lorans merge` hands back."""
+
+    output: str
+    parameters: int
+    dtype: str
+    largest_difference: float
+    """Between the logits of adapter and merged model on a probe, both in float32."""
+
+
+def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResult:
+    """Fold a run's adapter into its base.
+
+    The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then dequantised,
+    so that the adapter meets the very values that it was trained on. The sum is cast once.
+
+    Raises:
+        UsageError: if the method cannot be merged, or the output folder is not empty.
+        RunError: if the merged model does not compute what the adapter computes.
+    """
+    manifest = run.read()
+    method = manifest.recipe.peft
+    if method.capabilities.merge is not True:
+        what = f"{method_name(method)} cannot be merged: {method.capabilities.merge}"
+        remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
+        raise UsageError(Problem(str(run.path), what, remedy))
+    check_adapter(run, manifest)
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
+    base = reopen_base(manifest, base_path)
+    check_space(output, 5 * base.facts.parameters)
+    tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
+    choose_pad_token(tokenizer, manifest.stop_token_ids)
+    loading = Loading(**{**loading_of(manifest).__dict__, "device": "cpu", "dtype": "float32"})
+    model = load_base(base, loading)
+    if loading.quantization.bits is not None:
+        model = model.dequantize().float()
+    adapted = load_adapter(model, run.adapter)
+    before = _logits(adapted, tokenizer)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    difference = float((before - _logits(merged, tokenizer)).abs().max() / before.abs().max().clamp(min=1e-6))
+    if not difference <= TOLERANCE:
+        what = f"the merged model differs from the adapter by {difference:.1e} of the largest logit"
+        raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
+    dtype = _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
+    _save(merged, dtype, tokenizer, run.adapter / "generation_config.json", output)
+    return MergeResult(str(output), sum(parameter.numel() for parameter in merged.parameters()), dtype, difference)
+
+
+def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(**tokenizer(_PROBE, return_tensors="pt")).logits
+    return logits
+
+
+def _stored_dtype(computed: str, stored: str) -> str:
+    """The merged model has the type that the base is stored in, or that the run computed in if that is not a plain one."""
+    return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
+
+
+def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: Path, output: Path) -> None:
+    import torch
+    from transformers import GenerationConfig
+
+    staged = output.with_name(f".{output.name}.new")
+    shutil.rmtree(staged, ignore_errors=True)
+    with telling_disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        model.to(getattr(torch, dtype))
+        model.generation_config = GenerationConfig(**json.loads(generation.read_text(encoding="utf-8")))
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        if output.exists():
+            output.rmdir()
+        staged.rename(output)

@@ -1,0 +1,434 @@
+"""Training: from a recipe to a run directory, and from an interrupted run directory to a finished one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.basemodel import Base, find_base
+from lora_ns.engine import libraries
+from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
+from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
+from lora_ns.engine.dataset import (
+    Source,
+    Sources,
+    Tokenized,
+    columns_record,
+    find_labels,
+    pack,
+    read_sources,
+    tokenize_causal,
+    tokenize_labelled,
+)
+from lora_ns.engine.model import load_base
+from lora_ns.engine.render import Renderer
+from lora_ns.engine.tokenizer import (
+    choose_pad_token,
+    generation_settings,
+    load_tokenizer,
+    stop_token_ids,
+    template_hash,
+)
+from lora_ns.engine.trainer import make_trainer
+from lora_ns.errors import (
+    InterruptedRunError,
+    LoransError,
+    MissingError,
+    ModelError,
+    Problem,
+    RunError,
+    UsageError,
+)
+from lora_ns.machine import detect
+from lora_ns.plan import DataFacts, Plan, make_plan
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rundir import (
+    DataRecord,
+    Manifest,
+    RunDir,
+    SourceRecord,
+    check_space,
+    differences,
+    hash_folder,
+    new_run_id,
+    now,
+    telling_disk_errors,
+)
+from lora_ns.services.answers import Answers
+from lora_ns.services.trained import loading_of, record_base, reopen_base
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+MAY_CHANGE_ON_RESUME = (
+    "training.logging_steps",
+    "training.save_steps",
+    "training.save_total_limit",
+    "training.output_dir",
+    "tracking.",
+    "generation.",
+)
+"""Keys that do not touch what is learned."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `lorans train` hands back."""
+
+    run: str
+    adapter: str
+    steps: int
+    trainable_parameters: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run before its first step: what is needed besides the manifest."""
+
+    base: Base
+    tokenizer: PreTrainedTokenizerBase
+    data: tuple[datasets.Dataset, datasets.Dataset | None]
+
+
+def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool = False) -> TrainResult:
+    """Train the adapter of a recipe in a new run directory.
+
+    Raises:
+        LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
+    """
+    run = RunDir(Path(loaded.recipe.training.output_dir).expanduser().absolute())
+    run.check_free(overwrite)
+    _check_trackers(loaded)
+    machine = detect()
+    observer.stage("finding the base")
+    base = _find(loaded)
+    make_plan(loaded, machine, base, DataFacts())
+    observer.stage("loading the libraries")
+    libraries.prepare(machine)
+    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    stops = stop_token_ids(tokenizer, base.path)
+    choose_pad_token(tokenizer, stops)
+    observer.stage("reading the data")
+    sources = read_sources(loaded)
+    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
+    encoded = _tokenize(loaded, sources, tokenizer, stops, labels)
+    facts, data = _facts(loaded, sources, encoded, tokenizer)
+    plan = make_plan(loaded, machine, base, facts)
+    check_space(
+        run.path,
+        200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
+    )
+    manifest = Manifest(
+        run_id=new_run_id(),
+        created=now(),
+        updated=now(),
+        recipe=loaded.recipe,
+        overrides=loaded.overrides,
+        plan=plan,
+        base=record_base(base),
+        data=_data_record(sources, encoded, _answered(loaded)),
+        chat_template_sha256=template_hash(tokenizer),
+        stop_token_ids=stops,
+        labels=labels,
+        packages=libraries.versions(),
+        machine=asdict(machine),
+        seed=loaded.recipe.training.seed,
+    )
+    if overwrite:
+        run.clear()
+    manifest = run.create(loaded.text, manifest)
+    noise.attach(run.log)
+    _save_data(run, data)
+    for note in plan.notes:
+        observer.warn(note)
+    return _execute(run, _Prepared(base, tokenizer, data), observer, checkpoint=None)
+
+
+def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
+    """Go on with a run from its last complete checkpoint, from the run directory alone.
+
+    Args:
+        run: the run; where it lies does not matter.
+        observer: who is told.
+        noise: goes on in the run's log.
+        loaded: the recipe, if one was named; it has to say what the run was started with.
+
+    Raises:
+        UsageError: if the run is finished, has no complete checkpoint, or its recipe was changed.
+    """
+    manifest = run.read()
+    if loaded is not None:
+        _check_same(manifest, loaded)
+    if manifest.status == "finished":
+        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
+    machine = detect()
+    base = reopen_base(manifest)
+    libraries.prepare(machine)
+    tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
+    choose_pad_token(tokenizer, manifest.stop_token_ids)
+    noise.attach(run.log)
+    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+    if found is None:
+        observer.warn("no complete checkpoint: starting from the first step")
+    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
+
+
+def _find(loaded: LoadedRecipe) -> Base:
+    model = loaded.recipe.model
+    try:
+        base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=True)
+    except ModelError as error:
+        raise ModelError(_located(loaded, problem) for problem in error.problems) from None
+    assert base is not None, "a base that may be fetched is there or an error"
+    return base
+
+
+def _located(loaded: LoadedRecipe, problem: Problem) -> Problem:
+    if problem.where.startswith("model."):
+        return Problem(loaded.where(problem.where), f"{problem.where}: {problem.what}", problem.remedy)
+    where = problem.where or loaded.where("model.name_or_path")
+    return Problem(where, problem.what, problem.remedy)
+
+
+def _check_trackers(loaded: LoadedRecipe) -> None:
+    missing = [name for name in loaded.recipe.tracking.report_to if importlib.util.find_spec(name) is None]
+    if missing:
+        where = loaded.where("tracking.report_to")
+        raise MissingError(
+            [
+                Problem(where, f"tracking.report_to: `{name}` is not installed", f"`pip install {name}`")
+                for name in missing
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    train: Tokenized
+    eval: Tokenized | None
+
+
+def _tokenize(
+    loaded: LoadedRecipe,
+    sources: Sources,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: tuple[int, ...],
+    labels: tuple[str, ...],
+) -> _Encoded:
+    renderer = Renderer(tokenizer, stops, loaded.recipe.sft.train_on)
+
+    def encode(source: Source) -> Tokenized:
+        if loaded.recipe.task_type == "CAUSAL_LM":
+            return tokenize_causal(source, sources.format, renderer, loaded)
+        return tokenize_labelled(source, sources.format, tokenizer, loaded, labels)
+
+    return _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
+
+
+def _facts(
+    loaded: LoadedRecipe, sources: Sources, encoded: _Encoded, tokenizer: PreTrainedTokenizerBase
+) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
+    """What the plan needs to know of the rows, and the rows as they are trained on."""
+    dataset = encoded.train.dataset
+    why = f"read as {sources.format.name} ({sources.why})"
+    notes = []
+    if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
+        dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
+        why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
+    for name, part in (("training", encoded.train), ("evaluation", encoded.eval)):
+        if part and (part.tally.dropped or part.tally.truncated):
+            notes.append(
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+            )
+    plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
+    if plain and tokenizer.chat_template is not None:
+        notes.append(
+            "the base has a chat template, and the rows are plain text: "
+            'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
+        )
+    facts = DataFacts(
+        train_rows=len(dataset),
+        eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
+        longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
+        why=why,
+        notes=tuple(notes),
+    )
+    return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
+
+
+def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
+    def record(source: Source, part: Tokenized) -> SourceRecord:
+        tally = part.tally
+        return SourceRecord(
+            source=source.name,
+            sha256=source.sha256,
+            rows=tally.rows,
+            dropped=tally.dropped,
+            truncated=tally.truncated,
+            tokens=tally.tokens,
+            trained_tokens=tally.trained_tokens,
+        )
+
+    evaluation = record(sources.eval, encoded.eval) if sources.eval and encoded.eval else None
+    return DataRecord(
+        format=sources.format.name,
+        columns=columns_record(sources.columns),
+        train=record(sources.train, encoded.train),
+        eval=evaluation,
+        eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
+    )
+
+
+def _answered(loaded: LoadedRecipe) -> int:
+    """Number of evaluation rows that the manifest keeps to answer them."""
+    return loaded.recipe.evaluation.max_samples if loaded.recipe.evaluation.exact_match else 0
+
+
+def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+    with telling_disk_errors(run.data):
+        data[0].save_to_disk(str(run.data / "train"))
+        if data[1] is not None:
+            data[1].save_to_disk(str(run.data / "eval"))
+
+
+def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    import datasets
+
+    try:
+        train_rows = datasets.load_from_disk(str(run.data / "train"))
+        eval_rows = datasets.load_from_disk(str(run.data / "eval")) if manifest.data.eval else None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            Problem(str(run.data), f"the rows of the run cannot be read: {error}", "train again")
+        ) from None
+    return train_rows, eval_rows
+
+
+def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
+    """A resumed run is the run that was started: whatever would train something else is refused."""
+    changed = differences(manifest.recipe.model_dump(mode="json"), loaded.recipe.model_dump(mode="json"))
+    problems = [
+        Problem(
+            loaded.where(key),
+            f"{key}: the run was started with {before!r}, and this says {after!r}",
+            "put it back, or start a new run",
+        )
+        for key, (before, after) in changed.items()
+        if not key.startswith(MAY_CHANGE_ON_RESUME)
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _execute(run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None) -> TrainResult:
+    """Train, measure, save; the manifest says how it ended, whatever happens."""
+    with StopSignal().listening() as stop:
+        run.update(status="running", error=None)
+        try:
+            return _train(run, prepared, observer, checkpoint, stop)
+        except InterruptedRunError as error:
+            run.update(status="interrupted", error=str(error))
+            raise
+        except KeyboardInterrupt:
+            run.update(status="interrupted", error="stopped at once")
+            raise
+        except BaseException as error:
+            with contextlib.suppress(LoransError, OSError):
+                run.update(status="failed", error=str(error) or type(error).__name__)
+            raise
+
+
+def _train(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> TrainResult:
+    from transformers import set_seed
+
+    manifest = run.read()
+    recipe, plan = manifest.recipe, manifest.plan
+    observer.stage("loading the base")
+    set_seed(recipe.training.seed)
+    model = add_adapter(load_base(prepared.base, loading_of(manifest)), recipe.peft, recipe.task_type, prepared.base)
+    trainable = trainable_parameters(model)
+    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable}))
+    first = checkpoint[1] if checkpoint else 0
+    callbacks = make_callbacks(manifest.run_id, run.metrics, observer, stop, first)
+    trainer = make_trainer(
+        recipe,
+        plan,
+        run.checkpoints,
+        model,
+        prepared.tokenizer,
+        prepared.data,
+        callbacks,
+        not checkpoint,
+        manifest.labels,
+    )
+    answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
+    metrics = dict(manifest.metrics)
+    if answers and recipe.evaluation.before_training and not checkpoint:
+        observer.stage("answering before training")
+        metrics |= {f"before/{key}": value for key, value in answers.score().items()}
+        run.update(metrics=metrics)
+    set_seed(recipe.training.seed)
+    observer.stage("training")
+    with _telling_memory_errors(plan):
+        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+    _check_finished(run, trainer, stop)
+    metrics |= _final_metrics(run)
+    observer.stage("saving the adapter")
+    settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
+    with telling_disk_errors(run.adapter):
+        save_adapter(model, prepared.tokenizer, settings, run.adapter)
+    if answers:
+        observer.stage("answering after training")
+        metrics |= answers.score()
+    steps = int(trainer.state.global_step)
+    run.update(status="finished", metrics=metrics, adapter=hash_folder(run.adapter))
+    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics)
+
+
+def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
+    if stop.number and trainer.state.global_step < trainer.state.max_steps:
+        what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
+        raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
+
+
+def _final_metrics(run: RunDir) -> dict[str, Any]:
+    """First and last of what was logged: the evaluation before the first step, the one at the end, the last loss."""
+    import json
+
+    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    metrics: dict[str, Any] = {}
+    evaluations = [row for row in rows if "eval_loss" in row]
+    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
+    for prefix, row in (("before/", evaluations[:1]), ("", evaluations[-1:])):
+        if row and (not prefix or row[0]["step"] == 0):
+            kept = {
+                key: value for key, value in row[0].items() if key.startswith("eval_") and not key.endswith(skipped)
+            }
+            metrics |= {f"{prefix}{key}": value for key, value in kept.items()}
+    summary = [row for row in rows if "train_runtime" in row][-1:]
+    if summary:
+        metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
+    return metrics
+
+
+@contextlib.contextmanager
+def _telling_memory_errors(plan: Plan) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+            size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
+            what = f"out of memory with {size} rows of up to {length} tokens at once; the last checkpoint is kept"
+            remedy = "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
+            raise RunError(Problem("", what, remedy)) from error
+        raise

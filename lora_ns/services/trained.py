@@ -1,0 +1,123 @@
+"""The trained model of a run, opened again from the run directory alone and held against its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_ns.basemodel import PACKAGED, Base, find_base
+from lora_ns.engine.adapter import WEIGHTS, load_adapter
+from lora_ns.engine.model import Loading, load_base
+from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
+from lora_ns.errors import ModelError, Problem, UsageError
+from lora_ns.formats import FORMATS, Columns, Format
+from lora_ns.recipe.quantization import NoQuantization
+from lora_ns.rundir import BaseRecord, Manifest, RunDir, sha256_file
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, ready to answer."""
+
+    run: RunDir
+    manifest: Manifest
+    base: Base
+    tokenizer: PreTrainedTokenizerBase
+    model: PeftModel
+
+
+def open_trained(run: RunDir, base_path: Path | None = None, quantized: bool = True) -> Trained:
+    """Load a run's base and adapter.
+
+    Args:
+        run: the run directory.
+        base_path: where the base lies now, if not where it was.
+        quantized: whether a base that was quantised in training is quantised again.
+
+    Raises:
+        UsageError: if the run is not finished, or its adapter or template was changed.
+        ModelError: if the base is not there, or is not the one that was trained on.
+    """
+    manifest = run.read()
+    check_adapter(run, manifest)
+    base = reopen_base(manifest, base_path)
+    tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
+    choose_pad_token(tokenizer, manifest.stop_token_ids)
+    if template_hash(tokenizer) != manifest.chat_template_sha256:
+        what = "the chat template is not the one that the run was trained with"
+        raise UsageError(Problem(str(run.adapter), what, "restore chat_template.jinja"))
+    loading = loading_of(manifest)
+    if not quantized:
+        loading = Loading(**{**loading.__dict__, "quantization": NoQuantization()})
+    return Trained(run, manifest, base, tokenizer, load_adapter(load_base(base, loading), run.adapter))
+
+
+def check_adapter(run: RunDir, manifest: Manifest) -> None:
+    """Refuse a run without an adapter, or with another one than it saved. Raises `UsageError`."""
+    if not (run.adapter / WEIGHTS).is_file():
+        remedy = f"`lorans train {run.path} --resume` finishes it" if manifest.status != "finished" else "train again"
+        raise UsageError(Problem(str(run.path), f"no adapter: the run is {manifest.status}", remedy))
+    for name, expected in manifest.adapter.items():
+        file = run.adapter / name
+        if name in {WEIGHTS, "adapter_config.json"} and (not file.is_file() or sha256_file(file) != expected):
+            what = "is not the file that the run saved"
+            raise UsageError(Problem(str(file), what, "restore it; a changed adapter loads with PEFT, without lorans"))
+
+
+def reopen_base(manifest: Manifest, path: Path | None = None) -> Base:
+    """The base of a run, known by its fingerprint. Raises `ModelError`."""
+    record = manifest.base
+    if path is not None:
+        name = str(path.absolute())
+    elif record.name.startswith(PACKAGED) or record.commit:
+        name = record.name
+    else:
+        name = record.path
+    try:
+        base = find_base(name, record.commit or "main", [Path.cwd()], download=True)
+    except ModelError as error:
+        remedy = "name the folder where it lies now by `--base`"
+        raise ModelError(
+            Problem("", f"the base of this run: {problem.what}", remedy) for problem in error.problems
+        ) from None
+    assert base is not None, "a base that may be fetched is there or an error"
+    if base.fingerprint != record.fingerprint:
+        what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
+        raise ModelError(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"))
+    return Base(record.name, base.path, base.commit)
+
+
+def loading_of(manifest: Manifest) -> Loading:
+    """How the run loads its base."""
+    recipe, plan = manifest.recipe, manifest.plan
+    return Loading(
+        task_type=recipe.task_type,
+        dtype=plan.dtype.value,
+        device=plan.device.value,
+        attn_implementation=plan.attn_implementation.value,
+        quantization=recipe.quantization,
+        trust_remote_code=recipe.model.trust_remote_code,
+        labels=manifest.labels,
+    )
+
+
+def record_base(base: Base) -> BaseRecord:
+    """What the manifest keeps of a base."""
+    return BaseRecord(
+        name=base.name,
+        path=str(base.path),
+        commit=base.commit,
+        fingerprint=base.fingerprint,
+        tokenizer_fingerprint=base.tokenizer_fingerprint,
+        parameters=base.facts.parameters,
+    )
+
+
+def format_of(manifest: Manifest) -> Format:
+    """The format that the run read its rows in."""
+    return FORMATS[manifest.data.format](Columns(**manifest.data.columns))  # type: ignore[arg-type]
