@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basemodel import PACKAGED, packaged
+from lora_ns.basemodel import PACKAGED
+from lora_ns.datafile import find_file
 from lora_ns.engine.render import Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
@@ -95,23 +96,6 @@ def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> 
     return Problem(
         loaded.where(key), f"{fault.what} ({source})" if key != "dataset" else f"{source}: {fault.what}", fault.remedy
     )
-
-
-def find_file(loaded: LoadedRecipe, name: str, key: str) -> Path:
-    """A data file, relative to the recipe or to the current folder.
-
-    Raises:
-        DataError: if it is in neither.
-    """
-    if name.startswith(PACKAGED):
-        return packaged(name)
-    path = Path(name).expanduser()
-    candidates = [path] if path.is_absolute() else [loaded.path.parent / path, Path.cwd() / path]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    looked = " and ".join(dict.fromkeys(str(candidate) for candidate in candidates))
-    raise DataError(Problem(loaded.where(key), f"{key}: no file `{name}`", f"looked at {looked}"))
 
 
 def _read(loaded: LoadedRecipe, name: str | None, split: str | None, limit: int | None, key: str) -> Source:

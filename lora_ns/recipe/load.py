@@ -65,6 +65,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines)
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe that was read before, with other values. Raises `RecipeError` with every problem."""
+    table = recipe.model_dump(mode="json", exclude_unset=True)
+    _apply(table, overrides)
+    changed, problems = _validate(table, Path("--set"), {}, overrides)
+    if problems:
+        raise RecipeError(problems)
+    return changed
+
+
 def parse_override(override: str) -> tuple[list[str], Any]:
     """Split `a.b=value` into its key and its value as TOML reads it; what is not TOML is taken as a plain string.
 

@@ -109,7 +109,8 @@ def _classify(
 def _classifier_inputs(trained: Trained, rows: Sequence[Row]) -> list[Mapping[str, list[int]]]:
     form = format_of(trained.manifest)
     limit = trained.manifest.recipe.classification.max_seq_length
-    inputs, problems = [], []
+    inputs: list[Mapping[str, list[int]]] = []
+    problems = []
     for row in rows:
         try:
             example = form.prompt(row.values)

@@ -1,0 +1,74 @@
+"""The commands, and the one place where an expected failure becomes lines on standard error and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from lora_ns import __version__
+from lora_ns.cli.env_check import env_check
+from lora_ns.cli.evaluate import evaluate
+from lora_ns.cli.infer import infer
+from lora_ns.cli.init import init
+from lora_ns.cli.merge import merge
+from lora_ns.cli.plan import plan
+from lora_ns.cli.schema import schema
+from lora_ns.cli.train import train
+from lora_ns.cli.validate import validate
+from lora_ns.errors import InterruptedRunError, LoransError
+
+app = typer.Typer(
+    name="lorans",
+    help="Fine-tune language models with adapters: one recipe, one command, a run that can be trusted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("init")(init)
+app.command("validate")(validate)
+app.command("plan")(plan)
+app.command("train")(train)
+app.command("infer")(infer)
+app.command("eval")(evaluate)
+app.command("merge")(merge)
+app.command("env-check")(env_check)
+app.command("schema")(schema)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"lorans {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune language models with adapters: one recipe, one command, a run that can be trusted."""
+    del version
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit: 0 ok, 1 the run failed, 2 usage, 3 the environment, 128 + n after signal n."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except InterruptedRunError as error:
+        _tell(error)
+        sys.exit(128 + error.signal_number)
+    except LoransError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _tell(error: LoransError) -> None:
+    for problem in error.problems:
+        typer.echo(f"error: {problem}", err=True)

@@ -1,0 +1,43 @@
+"""`lorans eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_ns.cli.options import AsJson, BasePath, RunPath
+from lora_ns.cli.show import number, print_json, print_pairs
+
+
+def evaluate(
+    run: RunPath,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Rows with answers; those that the run kept if absent.", show_default=False),
+    ] = None,
+    exact_match: Annotated[
+        bool, typer.Option("--exact-match", help="Write answers and count those that are right.")
+    ] = False,
+    base: BasePath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run's adapter: loss and exact match of answers, or accuracy, F1, precision and recall of classes."""
+    from lora_ns.engine import libraries
+    from lora_ns.machine import detect
+    from lora_ns.rows import read_rows
+    from lora_ns.rundir import RunDir
+
+    opened = RunDir.open(run)
+    rows = None if data is None else read_rows(data)
+    with libraries.Noise():
+        libraries.prepare(detect())
+        from lora_ns.services.evaluate import evaluate as service
+        from lora_ns.services.trained import open_trained
+
+        result = service(open_trained(opened, base), rows, exact_match or opened.read().recipe.evaluation.exact_match)
+    if as_json:
+        print_json(result)
+        return
+    print_pairs([("rows", number(result.rows)), *((name, number(value)) for name, value in result.metrics.items())])

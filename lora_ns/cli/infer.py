@@ -1,0 +1,103 @@
+"""`lorans infer`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lora_ns.cli.options import AsJson, BasePath, Overrides, RunPath
+from lora_ns.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.recipe.recipe import Recipe
+    from lora_ns.rows import Row
+    from lora_ns.services.trained import Trained
+
+
+def infer(
+    run: RunPath,
+    text: Annotated[
+        str | None, typer.Option("--input", "-i", help="One text to answer or classify.", show_default=False)
+    ] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input-file", help="A .txt with a text a line, or a .jsonl.", show_default=False)
+    ] = None,
+    output_file: Annotated[
+        Path | None, typer.Option("--output-file", "-o", help="A .jsonl for the answers.", show_default=False)
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    base: BasePath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer or classify texts with a run's adapter; without an input, lines of standard input."""
+    from lora_ns.engine import libraries
+    from lora_ns.machine import detect
+    from lora_ns.rundir import RunDir, write_atomic
+
+    if text is not None and input_file is not None:
+        raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
+    opened = RunDir.open(run)
+    generation = _recipe(opened.read().recipe, overrides).generation
+    texts = _texts(text, input_file)
+    with libraries.Noise():
+        libraries.prepare(detect())
+        from lora_ns.services.infer import infer as service
+        from lora_ns.services.trained import open_trained
+
+        trained = open_trained(opened, base)
+        result = service(trained, _rows(trained, texts, input_file), generation)
+    lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
+    if output_file is not None:
+        write_atomic(output_file, "".join(f"{line}\n" for line in lines))
+        typer.echo(f"{len(lines):,} rows written to {output_file}", err=True)
+        return
+    for line, row in zip(lines, result.rows, strict=True):
+        typer.echo(line if as_json else _plain(row))
+
+
+def _plain(row: dict[str, Any]) -> str:
+    return f"{row['output']}  {row['score']:.4f}" if "score" in row else str(row["output"])
+
+
+def _recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The run's recipe with other generation settings; nothing else of it can still be changed."""
+    from lora_ns.recipe.load import override_recipe, parse_override
+
+    for override in overrides:
+        if parse_override(override)[0][0] != "generation":
+            raise UsageError(
+                Problem("--set", f"`{override}`: a trained run cannot be changed", "only `generation.` keys")
+            )
+    return override_recipe(recipe, overrides)
+
+
+def _texts(text: str | None, input_file: Path | None) -> list[str]:
+    if text is not None:
+        return [text]
+    if input_file is None:
+        found = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        if not found:
+            raise UsageError(
+                Problem("", "nothing to answer", "give `--input`, `--input-file`, or lines on standard input")
+            )
+        return found
+    if input_file.suffix == ".txt":
+        try:
+            return [line for line in input_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(Problem(str(input_file), f"cannot be read: {error}")) from None
+    return []
+
+
+def _rows(trained: Trained, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
+    from lora_ns.rows import read_rows
+    from lora_ns.services.infer import as_row
+
+    if input_file is not None and input_file.suffix != ".txt":
+        return read_rows(input_file)
+    return [as_row(trained, text) for text in texts]

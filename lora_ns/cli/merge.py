@@ -1,0 +1,39 @@
+"""`lorans merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_ns.cli.options import AsJson, BasePath, RunPath
+from lora_ns.cli.show import number, print_json, print_pairs
+
+
+def merge(
+    run: RunPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the merged model.", show_default=False)],
+    base: BasePath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold a run's adapter into its base and write a complete Hugging Face model."""
+    from lora_ns.engine import libraries
+    from lora_ns.machine import detect
+    from lora_ns.rundir import RunDir
+    from lora_ns.services.merge import merge as service
+
+    opened = RunDir.open(run)
+    with libraries.Noise():
+        libraries.prepare(detect())
+        result = service(opened, output.absolute(), base)
+    if as_json:
+        print_json(result)
+        return
+    print_pairs(
+        [
+            ("merged model", result.output),
+            ("parameters", f"{number(result.parameters)} in {result.dtype}"),
+            ("largest difference of a logit", f"{result.largest_difference:.1e} of the largest"),
+        ]
+    )

@@ -1,0 +1,64 @@
+"""`lorans plan`: every number that a run would use, and where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lora_ns.cli.options import AsJson, Overrides, RecipePath
+from lora_ns.cli.show import number, print_json
+
+if TYPE_CHECKING:
+    from lora_ns.plan import Plan
+    from lora_ns.recipe.load import LoadedRecipe
+
+
+def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006 -- typer's "none"
+    """Print every derived value of a run with its origin, without running anything."""
+    from lora_ns.recipe.load import load_recipe
+
+    made = plan_of(load_recipe(recipe, overrides))
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+        return
+    for name in type(made).model_fields:
+        if name == "notes":
+            continue
+        value = getattr(made, name)
+        shown = f"{value.value / 1e9:.2f} GB" if name == "memory_bytes" and value.value else number(value.value)
+        why = f"  {value.why}" if value.why else ""
+        typer.echo(f"{name:<28} {shown:>12}  {value.origin}{why}".rstrip())
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+
+
+def plan_of(loaded: LoadedRecipe) -> Plan:
+    """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
+    from lora_ns.basemodel import find_base
+    from lora_ns.machine import detect
+    from lora_ns.plan import DataFacts, make_plan
+
+    model = loaded.recipe.model
+    base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=False)
+    train, evaluation = _rows(loaded)
+    why = "rows of the file" if train is not None else ""
+    return make_plan(loaded, detect(), base, DataFacts(train, evaluation, why=why))
+
+
+def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None]:
+    """Numbers of training and evaluation rows, if they are in files; packed rows are known once they are packed."""
+    from lora_ns.datafile import find_file
+    from lora_ns.rows import read_rows
+
+    data = loaded.recipe.dataset
+    if data.path is None:
+        return None, None
+    train = len(read_rows(find_file(loaded, data.path, "dataset.path"), data.max_samples))
+    if data.eval_path:
+        return train, len(read_rows(find_file(loaded, data.eval_path, "dataset.eval_path"), data.max_eval_samples))
+    held_out = max(1, round(data.eval_fraction * train)) if data.eval_fraction else 0
+    kept = train - held_out
+    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
+    return None if packed else kept, min(held_out, data.max_eval_samples or held_out)

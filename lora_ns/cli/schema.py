@@ -1,0 +1,11 @@
+"""`lorans schema`: the JSON Schema of a recipe, for editors."""
+
+from __future__ import annotations
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe."""
+    from lora_ns.cli.show import print_json
+    from lora_ns.recipe.recipe import Recipe
+
+    print_json(Recipe.model_json_schema())

@@ -1,0 +1,168 @@
+"""How results and progress look: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from types import TracebackType
+from typing import Any, TextIO
+
+import typer
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def print_json(result: Any) -> None:
+    """A result as one JSON object."""
+    typer.echo(
+        json.dumps(asdict(result) if is_dataclass(result) and not isinstance(result, type) else result, indent=2)
+    )
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    listed = list(pairs)
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def number(value: Any) -> str:
+    """A number as a person reads it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """Values as a row of bars, the lowest to the highest."""
+    listed = list(values)
+    low, high = min(listed, default=0.0), max(listed, default=0.0)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in listed)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """Training on the screen: a live display on a terminal, plain lines elsewhere. It is an `Observer`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._stream: TextIO = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+        self._live: Any = None
+        self._state: dict[str, Any] = {}
+        self._losses: deque[float] = deque(maxlen=24)
+        self._begin, self._first_step, self._step, self._steps, self._tokens = 0.0, 0, 0, 0, 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        self._stream.close()
+
+    def stage(self, text: str) -> None:
+        """A line for what happens now."""
+        if text != "training":
+            self._stop()
+        self._say(f"{text} ...")
+
+    def warn(self, text: str) -> None:
+        """A line that stays."""
+        self._say(f"note: {text}")
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training starts after this step."""
+        self._begin, self._first_step, self._step, self._steps = time.monotonic(), step, step, steps
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream)
+            self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=4, transient=False)
+            self._live.start()
+
+    def step(self, step: int, tokens: int) -> None:
+        """One more step."""
+        self._step, self._tokens = step, tokens
+
+    def logged(self, row: dict[str, Any]) -> None:
+        """A row of metrics: remembered for the display, or printed."""
+        self._state |= row
+        if "loss" in row:
+            self._losses.append(float(row["loss"]))
+        if self._live is None and self._steps and ("loss" in row or "eval_loss" in row):
+            self._say(self._line(row))
+
+    def _line(self, row: dict[str, Any]) -> str:
+        keys = ("epoch", "loss", "eval_loss", "eval_accuracy", "learning_rate", "grad_norm")
+        values = " ".join(f"{key}={number(float(row[key]))}" for key in keys if key in row)
+        return f"step {row['step']}/{self._steps} {values} elapsed={duration(self._elapsed())} left={self._left()}"
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begin
+
+    def _left(self) -> str:
+        done = self._step - self._first_step
+        return duration(self._elapsed() / done * (self._steps - self._step)) if done else "?"
+
+    def _picture(self) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        state = self._state
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            f"step {self._step}/{self._steps}",
+            ProgressBar(total=max(1, self._steps), completed=self._step, width=24),
+            f"epoch {number(float(state.get('epoch', 0)))}",
+            f"{duration(self._elapsed())}, {self._left()} left",
+        )
+        facts = Table.grid(padding=(0, 1))
+        facts.add_row(
+            f"loss {number(state.get('loss'))}", sparkline(self._losses), f"eval {number(state.get('eval_loss'))}"
+        )
+        rest = Table.grid(padding=(0, 1))
+        speed = self._tokens / max(1e-9, self._elapsed())
+        rest.add_row(
+            f"lr {number(state.get('learning_rate'))}",
+            f"grad norm {number(state.get('grad_norm'))}",
+            f"{speed:,.0f} tokens/s",
+            f"{_resident_bytes() / 1e9:.1f} GB",
+        )
+        whole = Table.grid()
+        for part in (bar, facts, rest):
+            whole.add_row(part)
+        return whole
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+
+def _resident_bytes() -> int:
+    """Memory of this process at its peak."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

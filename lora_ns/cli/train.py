@@ -1,0 +1,74 @@
+"""`lorans train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_ns.cli.options import AsJson, Overrides
+from lora_ns.cli.show import Progress, number, print_json, print_pairs
+from lora_ns.errors import Problem, UsageError
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe; with --resume also a run directory.", show_default=False)],
+    overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this run.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the adapter of a recipe."""
+    if resume and overwrite:
+        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    if dry_run:
+        from lora_ns.cli.plan import plan
+
+        plan(recipe, overrides, as_json)
+        return
+    from lora_ns.recipe.load import load_recipe
+    from lora_ns.rundir import RunDir
+
+    if recipe.is_dir() and not resume:
+        raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
+    is_run = resume and recipe.is_dir()
+    if is_run and overrides:
+        raise UsageError(Problem("--set", "a run goes on as it was started", "leave `--set` away, or start a new run"))
+    loaded = None if is_run else load_recipe(recipe, overrides)
+    where = recipe if loaded is None else Path(loaded.recipe.training.output_dir).expanduser()
+    run = RunDir.open(where.absolute()) if resume else None
+
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.services import train as service
+
+    with Progress(2) as progress, Noise() as noise:
+        if run is not None:
+            result = service.resume(run, progress, noise, loaded)
+        else:
+            assert loaded is not None, "without --resume there is a recipe"
+            result = service.train(loaded, progress, noise, overwrite)
+    if as_json:
+        print_json(result)
+        return
+    print_pairs([("run", result.run), ("adapter", result.adapter), ("steps", number(result.steps))])
+    print_pairs([("trained parameters", number(result.trainable_parameters))])
+    _print_metrics(result.metrics)
+
+
+def _print_metrics(metrics: dict[str, float]) -> None:
+    """What was measured, before and after in one line."""
+    names = [name for name in metrics if not name.startswith("before/")]
+    rows = []
+    for name in names:
+        before = metrics.get(f"before/{name}")
+        after = _measured(name, metrics[name])
+        rows.append((name, after if before is None else f"{_measured(name, before)} -> {after}"))
+    print_pairs(rows)
+
+
+def _measured(name: str, value: float) -> str:
+    return f"{value:.1%}" if name.startswith("exact_match") else number(float(value))
