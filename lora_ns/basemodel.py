@@ -236,7 +236,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         with file.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             if size > file.stat().st_size:
-                raise ValueError("header longer than the file")  # noqa: TRY301 -- told below with the other ways to be broken
+                raise ValueError("header longer than the file")  # told below with the other ways to be broken
             header: dict[str, Any] = json.loads(stream.read(size))
     except (struct.error, ValueError) as error:
         raise ModelError(Problem(str(file), f"not a safetensors file: {error}", "fetch it again")) from None

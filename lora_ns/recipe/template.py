@@ -39,6 +39,7 @@ STARTS: Mapping[str, Start] = {
             "format": "messages",
         },
         training={"output_dir": _OUTPUT, "num_train_epochs": 4, "global_batch_size": 32, "learning_rate": 0.005},
+        sft={"max_seq_length": 128},
         generation={"max_new_tokens": 16, "batch_size": 50},
         evaluation={"exact_match": True, "group_by": "group"},
     ),

@@ -1,4 +1,4 @@
-"""Merging: the base with the adapter folded in, as a complete Hugging Face folder, proved equal before it is handed over."""
+"""Merging: the base with the adapter folded in, as a complete Hugging Face folder, proved equal first."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class MergeResult:
 def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResult:
     """Fold a run's adapter into its base.
 
-    The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then dequantised,
-    so that the adapter meets the very values that it was trained on. The sum is cast once.
+    The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then
+    dequantised, so that the adapter meets the very values that it was trained on. The sum is cast once.
 
     Raises:
         UsageError: if the method cannot be merged, or the output folder is not empty.
@@ -85,7 +85,7 @@ def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def _stored_dtype(computed: str, stored: str) -> str:
-    """The merged model has the type that the base is stored in, or that the run computed in if that is not a plain one."""
+    """The type that the base is stored in, or that the run computed in if that is not a plain one."""
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
 
 
