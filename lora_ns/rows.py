@@ -81,7 +81,7 @@ def _json_lines(path: Path) -> Iterator[Outcome]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _json_line(f"{path}:{number}", line)
+                yield _json_line(f"{path}:{number}", line.rstrip(b"\r\n"))
 
 
 def _json_line(where: str, line: bytes) -> Outcome:

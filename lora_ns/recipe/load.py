@@ -181,11 +181,15 @@ _STAND_INS: Mapping[str, Any] = {
 """What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
 
 
+_STAND_IN_METHODS = {"peft": "lora", "quantization": "bnb-4bit"}
+"""What a tagged union without a readable `method` is read as, so that its other keys can be judged."""
+
+
 def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     """Replace a faulty key by its stand-in, or take it out."""
     dotted = ".".join(str(key) for key in keys)
-    if dotted == "peft" and isinstance(table.get("peft"), dict):
-        table["peft"]["method"] = "lora"
+    if dotted in _STAND_IN_METHODS and isinstance(table.get(dotted), dict):
+        table[dotted]["method"] = _STAND_IN_METHODS[dotted]
         return
     target: Any = table
     for depth, key in enumerate(keys):

@@ -1,0 +1,31 @@
+"""Runs on the embedded base that several tests look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from services_recipes import CLASSES, RECIPE, run_recipe
+
+from lora_ns.engine.libraries import prepare
+from lora_ns.machine import detect
+from lora_ns.rundir import RunDir
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries() -> None:
+    prepare(detect())
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Callable[..., RunDir]:
+    return lambda text, *overrides: run_recipe(tmp_path, text, *overrides)
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return run_recipe(tmp_path_factory.mktemp("lora"), RECIPE)
+
+
+@pytest.fixture(scope="session")
+def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return run_recipe(tmp_path_factory.mktemp("classes"), CLASSES)

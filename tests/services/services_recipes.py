@@ -1,0 +1,73 @@
+"""Recipes of the runs on the embedded base, and the function that runs one."""
+
+import json
+import os
+from pathlib import Path
+
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rundir import RunDir
+from lora_ns.services.train import train
+
+RECIPE = """\
+task_name = "task"
+task_type = "CAUSAL_LM"
+[model]
+name_or_path = "lorans:nano"
+dtype = "float32"
+[peft]
+method = "lora"
+[dataset]
+path = "lorans:quickstart/train.jsonl"
+eval_path = "lorans:quickstart/eval.jsonl"
+format = "messages"
+max_samples = 64
+max_eval_samples = 8
+[training]
+output_dir = "run"
+max_steps = 6
+global_batch_size = 8
+learning_rate = 5e-3
+[sft]
+max_seq_length = 128
+"""
+
+CLASSES = """\
+task_name = "classes"
+task_type = "SEQ_CLS"
+[model]
+name_or_path = "lorans:nano"
+dtype = "float32"
+[peft]
+method = "lora"
+[dataset]
+path = "classes.jsonl"
+eval_path = "classes.jsonl"
+[training]
+output_dir = "run"
+max_steps = 30
+global_batch_size = 16
+learning_rate = 5e-3
+[classification]
+max_seq_length = 64
+"""
+
+
+def class_rows() -> list[dict[str, object]]:
+    words = ["plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint"]
+    upper = [{"text": word.upper(), "label": "loud"} for word in words]
+    return [row for word, loud in zip(words, upper, strict=True) for row in ({"text": word, "label": "quiet"}, loud)]
+
+
+def run_recipe(folder: Path, text: str, *overrides: str) -> RunDir:
+    (folder / "recipe.toml").write_text(text)
+    (folder / "classes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in class_rows()))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with Noise() as noise:
+            result = train(load_recipe(folder / "recipe.toml", overrides), SilentObserver(), noise)
+    finally:
+        os.chdir(before)
+    return RunDir.open(Path(result.run))

@@ -1,0 +1,226 @@
+"""From a recipe to a model that is used: what is saved is what was trained."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.errors import LoransError, UsageError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.peft import METHODS
+from lora_ns.rows import Row
+from lora_ns.rundir import RunDir
+from lora_ns.services.infer import as_row, infer
+from lora_ns.services.merge import merge
+from lora_ns.services.train import resume, train
+from lora_ns.services.trained import open_trained
+from services_recipes import CLASSES, RECIPE
+
+PROBE = "Spell plum backwards."
+
+
+def logits(model, tokenizer):
+    model.eval()
+    with torch.no_grad():
+        return model(**tokenizer(PROBE, return_tensors="pt")).logits.float()
+
+
+VARIANTS = {
+    **{method: [f'peft.method="{method}"'] for method in METHODS},
+    "dora": ["peft.use_dora=true"],
+    "rslora": ["peft.use_rslora=true"],
+    "pissa": ['peft.init_lora_weights="pissa"'],
+    "packed": ["sft.packing=true"],
+    "bfloat16": ['model.dtype="bfloat16"'],
+    "4-bit": ['quantization.method="bnb-4bit"'],
+    "8-bit": ['quantization.method="bnb-8bit"'],
+}
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, tmp_path, overrides):
+    run = trained(RECIPE, *overrides)
+    manifest = run.read()
+    assert manifest.status == "finished"
+    assert manifest.base.trainable_parameters
+    live = open_trained(run)
+    again = open_trained(run)
+    assert torch.equal(logits(live.model, live.tokenizer), logits(again.model, again.tokenizer))
+    with live.model.disable_adapter():
+        plain = logits(live.model, live.tokenizer)
+    assert not torch.allclose(plain, logits(again.model, again.tokenizer)[:, -plain.shape[1] :], atol=1e-4)
+    if manifest.recipe.peft.capabilities.merge is not True:
+        with pytest.raises(UsageError, match="cannot be merged"):
+            merge(run, tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+        return
+    assert merge(run, tmp_path / "merged").largest_difference < 1e-4
+    settings = json.loads((tmp_path / "merged/config.json").read_text())
+    assert "quantization_config" not in settings
+    AutoTokenizer.from_pretrained(tmp_path / "merged")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+
+
+def test_only_the_adapter_is_trained(lora_run):
+    keys = load_file(lora_run.adapter / WEIGHTS)
+    assert len(keys) == 2 * 7 * 4
+    assert all(".lora_A." in key or ".lora_B." in key for key in keys)
+    assert all(value.abs().max() > 0 for value in keys.values())
+
+
+def test_two_runs_of_a_recipe_give_the_same_adapter(lora_run, trained):
+    assert trained(RECIPE).read().adapter[WEIGHTS] == lora_run.read().adapter[WEIGHTS]
+
+
+def test_the_metrics_begin_before_the_first_step_and_the_loss_falls(lora_run):
+    rows = [json.loads(line) for line in lora_run.metrics.read_text().splitlines()]
+    losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    assert rows[0]["step"] == 0
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_the_evaluation_loss_does_not_depend_on_the_batch(lora_run, trained, size):
+    run = trained(RECIPE, f"training.per_device_eval_batch_size={size}")
+    assert run.read().metrics["eval_loss"] == pytest.approx(lora_run.read().metrics["eval_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_the_adapter_does_not_depend_on_how_the_batch_is_cut(lora_run, trained, size):
+    run = trained(RECIPE, f"training.per_device_train_batch_size={size}")
+    expected, got = load_file(lora_run.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
+    assert all(torch.allclose(got[key], expected[key], atol=2e-3) for key in expected)
+
+
+def test_the_padding_token_is_no_stop_token_in_what_is_saved(lora_run):
+    settings = json.loads((lora_run.adapter / "generation_config.json").read_text())
+    assert settings["pad_token_id"] not in settings["eos_token_id"]
+
+
+def test_a_run_works_after_it_was_moved_and_its_recipe_is_gone(lora_run, tmp_path):
+    moved = RunDir(tmp_path / "elsewhere")
+    shutil.copytree(lora_run.path, moved.path)
+    moved.recipe.unlink()
+    model = open_trained(moved)
+    first = infer(model, [as_row(model, PROBE)], model.manifest.recipe.generation).rows[0]
+    assert first["output"]
+    assert first["finish_reason"] in {"stop", "length"}
+    assert merge(moved, tmp_path / "merged").parameters > 1_000_000
+
+
+def test_answers_do_not_depend_on_the_batch(lora_run):
+    model = open_trained(lora_run)
+    rows = [
+        as_row(model, text)
+        for text in ("What is 12 + 7?", "How many letters are in plum?", "Write cat in capitals.", PROBE)
+    ]
+    base = model.manifest.recipe.generation.model_copy(update={"max_new_tokens": 12})
+    alone = [infer(model, [row], base).rows[0] for row in rows]
+    together = infer(model, rows, base.model_copy(update={"batch_size": 4})).rows
+    assert list(together) == alone
+
+
+@pytest.mark.parametrize("change", ["weights", "template", "missing"])
+def test_a_changed_adapter_is_refused(lora_run, tmp_path, change):
+    run = RunDir(tmp_path / "copy")
+    shutil.copytree(lora_run.path, run.path)
+    if change == "weights":
+        file = run.adapter / WEIGHTS
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    elif change == "template":
+        (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    else:
+        (run.adapter / WEIGHTS).unlink()
+    with pytest.raises(UsageError):
+        open_trained(run)
+
+
+def test_an_adapter_on_another_base_is_refused(lora_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(open_trained(lora_run).base.path, other)
+    file = other / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-2] + b"\x01\x02")
+    with pytest.raises(LoransError, match="not the one that the adapter was trained on"):
+        open_trained(lora_run, base_path=other)
+
+
+def test_resuming_gives_the_run_that_was_never_interrupted(lora_run, trained, tmp_path):
+    run = trained(RECIPE, "training.save_steps=3", "training.save_total_limit=5")
+    expected = load_file(run.adapter / WEIGHTS)
+    shutil.rmtree(run.adapter)
+    shutil.rmtree(run.checkpoints / "checkpoint-6")
+    run.update(status="interrupted")
+    (tmp_path / "recipe.toml").unlink()
+    moved = RunDir(tmp_path / "moved")
+    run.path.rename(moved.path)
+    with Noise() as noise:
+        assert resume(moved, SilentObserver(), noise).steps == 6
+    got = load_file(moved.adapter / WEIGHTS)
+    assert all(torch.equal(got[key], expected[key]) for key in expected)
+    steps = [json.loads(line)["step"] for line in moved.metrics.read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
+    run = trained(RECIPE, "training.save_steps=2", "training.save_total_limit=5")
+    (run.checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
+    from lora_ns.engine.callbacks import last_complete_checkpoint
+
+    assert last_complete_checkpoint(run.checkpoints, run.read().run_id)[1] == 4
+    assert last_complete_checkpoint(run.checkpoints, "another run") is None
+
+
+def test_a_resumed_run_cannot_become_another_one(lora_run, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("5e-3", "1e-3"))
+    with pytest.raises(UsageError, match=r"training.learning_rate: the run was started with 0.005"), Noise() as noise:
+        resume(lora_run, SilentObserver(), noise, load_recipe(tmp_path / "recipe.toml"))
+
+
+def test_a_run_that_is_there_is_not_overwritten(trained, tmp_path):
+    run = trained(RECIPE)
+    before = run.read().run_id
+    with pytest.raises(UsageError, match="holds a run already"), Noise() as noise:
+        train(load_recipe(tmp_path / "recipe.toml"), SilentObserver(), noise)
+    assert run.read().run_id == before
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ('peft.target_modules=["q_proj","v_projj"]', "did you mean `v_proj`"),
+        ('dataset.path="nothing.jsonl"', "no file `nothing.jsonl`"),
+        ("sft.max_seq_length=16", "rows longer than 16 tokens"),
+        ('model.name_or_path="no/such-model"', "HF_HUB_OFFLINE"),
+        ('model.name_or_path="./nowhere"', "no folder"),
+        ('tracking.report_to=["mlflow"]', "is not installed"),
+    ],
+)
+def test_what_cannot_train_says_so_and_trains_nothing(trained, tmp_path, override, told):
+    with pytest.raises(LoransError, match=".*") as caught:
+        trained(RECIPE, override)
+    assert told in str(caught.value)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_classifier_learns_saves_its_labels_and_merges(classifier_run, tmp_path):
+    model = open_trained(classifier_run)
+    assert model.manifest.labels == ("loud", "quiet")
+    assert model.manifest.metrics["eval_accuracy"] == 1.0
+    rows = [Row("a", {"text": "WALNUT"}), Row("b", {"text": "a long walnut"})]
+    answers = infer(model, rows, model.manifest.recipe.generation).rows
+    assert [row["output"] for row in answers] == ["loud", "quiet"]
+    assert all(sum(row["scores"].values()) == pytest.approx(1) for row in answers)
+    merge(classifier_run, tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert merged.config.id2label == {0: "loud", 1: "quiet"}
+
+
+def test_a_classifier_over_a_4_bit_base_trains(trained):
+    run = trained(CLASSES, 'quantization.method="bnb-4bit"', "training.max_steps=2")
+    assert run.read().status == "finished"

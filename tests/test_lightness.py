@@ -1,0 +1,35 @@
+"""The light commands never import a heavy library, and no module imports one at its top."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MINIMAL
+
+import lora_ns
+
+HEAVY = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "peft", "sklearn", "torch", "transformers", "trl"}
+PACKAGE = Path(lora_ns.__file__).parent
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["validate", "recipe.toml"], ["plan", "recipe.toml"], ["init", "new"], ["schema"]]
+)
+def test_a_light_command_imports_nothing_heavy(write_recipe, command):
+    recipe = write_recipe(MINIMAL + "\n[sft]\nmax_seq_length = 128\n")
+    (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & HEAVY
+    assert "typer" in imported
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_inside_functions(file):
+    top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = [alias.name for node in top if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
+    assert not {name.split(".")[0] for name in names} & HEAVY
