@@ -54,13 +54,58 @@ def _causal(
     arguments = trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints), include_num_input_tokens_seen="non_padding")
     # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
     trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trainer = causal_trainer_class()(
+    trainer = repeatable(causal_trainer_class())(
         model=model, args=arguments, train_dataset=data[0], eval_dataset=data[1], processing_class=tokenizer
     )
     for name, parameter in model.named_parameters():
         if name in trained:
             parameter.data = trained[name]
     return trainer
+
+
+@functools.cache
+def sampler_class() -> Any:
+    """transformers' `LengthGroupedSampler` with an order that follows from seed and epoch alone.
+
+    The original draws from the global generator, which an evaluation moves on: a resumed run, which does not evaluate
+    before its first step, would see the rows in another order.
+    """
+    import torch
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    class EpochSampler(LengthGroupedSampler):  # type: ignore[misc, unused-ignore]
+        """Batches of like length, shuffled anew in each epoch."""
+
+        seed = 0
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            """Called at the beginning of each epoch, also of the one that a run is resumed in."""
+            self.epoch = epoch
+
+        def __iter__(self) -> Any:
+            self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            return super().__iter__()
+
+    return EpochSampler
+
+
+@functools.cache
+def repeatable(trainer_class: Any) -> Any:
+    """A trainer class whose rows come in the same order whether or not the run was interrupted."""
+
+    class RepeatableTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """See `sampler_class`."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(train_dataset)
+            if self.args.train_sampling_strategy != "group_by_length":
+                return sampler
+            repeated = sampler_class()(sampler.batch_size, lengths=sampler.lengths)
+            repeated.seed = self.args.seed
+            return repeated
+
+    return RepeatableTrainer
 
 
 @functools.cache
@@ -111,7 +156,7 @@ def _classifier(
 
     model.config.pad_token_id = tokenizer.pad_token_id
     arguments = training_arguments(recipe, plan, checkpoints)
-    return transformers.Trainer(
+    return repeatable(transformers.Trainer)(
         model=model,
         args=transformers.TrainingArguments(
             **arguments, include_num_input_tokens_seen="non_padding", label_names=["labels"]
