@@ -57,7 +57,8 @@ def test_five_mistakes_are_five_located_problems(write_recipe):
         ("r = 8", "peft.r: unknown key (it is called `peft.lora_r` here)"),
         (
             "num_virtual_tokens = 8",
-            "peft.num_virtual_tokens: unknown key (`num_virtual_tokens` belongs to prefix-tuning and prompt-tuning, and the method is lora)",
+            "peft.num_virtual_tokens: unknown key "
+            "(`num_virtual_tokens` belongs to prefix-tuning and prompt-tuning, and the method is lora)",
         ),
         ("seed = 1", "peft.seed: unknown key (`seed` belongs in `[training]`)"),
     ],

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from services_recipes import CLASSES, RECIPE
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lora_ns.engine.adapter import WEIGHTS
@@ -20,7 +21,6 @@ from lora_ns.services.infer import as_row, infer
 from lora_ns.services.merge import merge
 from lora_ns.services.train import resume, train
 from lora_ns.services.trained import open_trained
-from services_recipes import CLASSES, RECIPE
 
 PROBE = "Spell plum backwards."
 
@@ -202,7 +202,7 @@ def test_a_run_that_is_there_is_not_overwritten(trained, tmp_path):
     ],
 )
 def test_what_cannot_train_says_so_and_trains_nothing(trained, tmp_path, override, told):
-    with pytest.raises(LoransError, match=".*") as caught:
+    with pytest.raises(LoransError) as caught:
         trained(RECIPE, override)
     assert told in str(caught.value)
     assert not (tmp_path / "run" / "adapter").exists()

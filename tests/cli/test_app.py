@@ -1,0 +1,83 @@
+"""The command line as a whole: exit codes, where messages go, and no traceback for what a user can cause."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import MINIMAL
+
+
+def lorans(*arguments, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-m", "lora_ns", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["init", "--list"], 0),
+        (["validate", "none.toml"], 2),
+        (["plan", "none.toml"], 2),
+        (["train", "none.toml"], 2),
+        (["train", "."], 2),
+        (["train", ".", "--resume"], 2),
+        (["train", "none.toml", "--resume", "--overwrite"], 2),
+        (["infer", "nowhere", "--input", "x"], 2),
+        (["infer", ".", "--input", "x"], 2),
+        (["merge", "nowhere", "--output", "out"], 2),
+        (["eval", "nowhere"], 2),
+        (["init", "new", "--recipe", "none"], 2),
+        (["no-such-command"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_the_exit_code_and_no_traceback(arguments, code):
+    done = lorans(*arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert bool(done.stderr) == bool(code)
+
+
+def test_problems_go_to_standard_error_one_a_line(write_recipe):
+    path = write_recipe(MINIMAL.replace('"lora"', '"lora"\nlora_alfa = 1') + "sed = 1\n")
+    done = lorans("validate", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: {path}:9: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)",
+        f"error: {path}:16: training.sed: unknown key (did you mean `seed`?)",
+    ]
+
+
+def test_validate_prints_json(write_recipe):
+    done = lorans("validate", write_recipe(MINIMAL + "sed = 1\n"), "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["problems"][0]["remedy"] == "did you mean `seed`?"
+
+
+def test_the_schema_is_json_and_closed():
+    schema = json.loads(lorans("schema").stdout)
+    assert schema["additionalProperties"] is False
+
+
+def test_init_makes_a_folder_once(tmp_path):
+    assert lorans("init", tmp_path / "new").returncode == 0
+    assert lorans("validate", tmp_path / "new/recipe.toml").returncode == 0
+    again = lorans("init", tmp_path / "new")
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+
+def test_a_plan_prints_every_value_with_its_origin(write_recipe, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    path = write_recipe(MINIMAL + "global_batch_size = 8\n[sft]\nmax_seq_length = 64\n")
+    plan = json.loads(lorans("plan", path, "--json", "--set", "training.seed=1").stdout)
+    assert plan["max_steps"]["value"] == 5
+    assert {plan[name]["origin"] for name in plan if name != "notes"} == {"computed", "recipe", "default"}

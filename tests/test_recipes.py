@@ -1,0 +1,72 @@
+"""Every recipe that is shipped loads and plans, and so does everything that `init` writes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lora_ns.basemodel import find_base
+from lora_ns.errors import UsageError
+from lora_ns.machine import Machine
+from lora_ns.plan import DataFacts, make_plan
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.template import STARTS, write_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
+MACHINE = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
+
+
+def test_the_recipes_are_found():
+    assert len(RECIPES) == 7
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_shipped_recipe_loads_and_plans(path):
+    loaded = load_recipe(path)
+    base = find_base(loaded.recipe.model.name_or_path, "main", [], download=False)
+    plan = make_plan(loaded, MACHINE, base, DataFacts(1000, 10))
+    assert plan.max_steps.value
+    assert (
+        plan.global_batch_size.value == plan.per_device_train_batch_size.value * plan.gradient_accumulation_steps.value
+    )
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_what_init_writes_is_a_recipe_with_a_word_on_every_key(tmp_path, name):
+    path = tmp_path / "recipe.toml"
+    path.write_text(write_recipe(STARTS[name], "my task"))
+    assert load_recipe(path).recipe.task_name == "my-task"
+    assert all("  # " in line for line in path.read_text().splitlines() if " = " in line)
+
+
+def test_init_takes_another_model_and_other_data(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(write_recipe(STARTS["gsm8k"], "t", model="a/b", data="rows.jsonl"))
+    recipe = load_recipe(path).recipe
+    assert (recipe.model.name_or_path, recipe.dataset.path, recipe.dataset.eval_fraction) == ("a/b", "rows.jsonl", 0.05)
+    assert recipe.dataset.prompt_template
+
+
+@pytest.mark.parametrize("kind", ["no config", "adapter", "no weights"])
+def test_a_folder_that_is_no_base_is_refused(tmp_path, kind):
+    source = find_base("lorans:nano", "main", [], download=False).path
+    shutil.copytree(source, tmp_path / "base")
+    if kind == "no weights":
+        (tmp_path / "base/model.safetensors").unlink()
+    else:
+        (tmp_path / "base/config.json").unlink()
+    if kind == "adapter":
+        (tmp_path / "base/adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        find_base("base", "main", [tmp_path], download=False)
+    assert caught.value.problems[0].remedy
+
+
+def test_another_weight_is_another_fingerprint(tmp_path):
+    base = find_base("lorans:nano", "main", [], download=False)
+    shutil.copytree(base.path, tmp_path / "base")
+    copy = find_base("base", "main", [tmp_path], download=False)
+    assert copy.fingerprint == base.fingerprint
+    file = tmp_path / "base/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    assert find_base("base", "main", [tmp_path], download=False).fingerprint != base.fingerprint
