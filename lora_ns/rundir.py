@@ -168,8 +168,8 @@ class RunDir:
         Raises:
             UsageError: if it cannot be read.
         """
-        text = self.manifest_file.read_text(encoding="utf-8")
         try:
+            text = self.manifest_file.read_text(encoding="utf-8")
             version = json.loads(text)["version"]
             if version > MANIFEST_VERSION:
                 what = f"written by a newer lorans (manifest version {version}, this one reads {MANIFEST_VERSION})"

@@ -5,26 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from minimal_recipe import MINIMAL
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
-MINIMAL = """\
-task_name = "task"
-task_type = "CAUSAL_LM"
-
-[model]
-name_or_path = "lorans:nano"
-
-[peft]
-method = "lora"
-
-[dataset]
-path = "train.jsonl"
-
-[training]
-output_dir = "run"
-"""
 
 
 @pytest.fixture
@@ -35,8 +19,3 @@ def write_recipe(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MINIMAL
+from minimal_recipe import MINIMAL
 
 import lora_ns
 

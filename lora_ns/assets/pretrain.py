@@ -96,8 +96,8 @@ in any phrasing.
 
 `python -m lora_ns.assets.pretrain OUT_DIR --steps {steps} --seed {seed}`: {rows:,} generated conversations in batches
 of {batch}, in fp32, in {minutes:.0f} minutes on {cores} CPU cores. The rows come from `lora_ns.assets.tasks`: made-up
-words of three to six letters and numbers below 100. The same seed gives the same rows everywhere, but not bit for bit
-the same weights on another machine or another version of torch.
+words of three to six letters, numbers below 100, and sums and differences with a single digit. The same seed gives the
+same rows everywhere, but not bit for bit the same weights on another machine or another version of torch.
 
 ## Limits
 

@@ -14,7 +14,6 @@ from lora_ns.cli.options import AsJson, BasePath, Overrides, RunPath
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from lora_ns.recipe.recipe import Recipe
     from lora_ns.rows import Row
     from lora_ns.services.trained import Trained
 
@@ -37,12 +36,13 @@ def infer(
     """Answer or classify texts with a run's adapter; without an input, lines of standard input."""
     from lora_ns.engine import libraries
     from lora_ns.machine import detect
+    from lora_ns.recipe.load import override_generation
     from lora_ns.rundir import RunDir, write_atomic
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     opened = RunDir.open(run)
-    generation = _recipe(opened.read().recipe, overrides).generation
+    generation = override_generation(opened.read().recipe, overrides)
     texts = _texts(text, input_file)
     with libraries.Noise():
         libraries.prepare(detect())
@@ -62,18 +62,6 @@ def infer(
 
 def _plain(row: dict[str, Any]) -> str:
     return f"{row['output']}  {row['score']:.4f}" if "score" in row else str(row["output"])
-
-
-def _recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The run's recipe with other generation settings; nothing else of it can still be changed."""
-    from lora_ns.recipe.load import override_recipe, parse_override
-
-    for override in overrides:
-        if parse_override(override)[0][0] != "generation":
-            raise UsageError(
-                Problem("--set", f"`{override}`: a trained run cannot be changed", "only `generation.` keys")
-            )
-    return override_recipe(recipe, overrides)
 
 
 def _texts(text: str | None, input_file: Path | None) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from lora_ns.errors import Problem, RecipeError
 from lora_ns.recipe.explain import explain, untagged
+from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import findings
@@ -65,14 +66,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines)
 
 
-def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A recipe that was read before, with other values. Raises `RecipeError` with every problem."""
-    table = recipe.model_dump(mode="json", exclude_unset=True)
+def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
+    """The `[generation]` of a recipe that was trained, with other values: all that can still be changed of it.
+
+    Raises:
+        RecipeError: with every problem, or because a key of another table is named.
+    """
+    for override in overrides:
+        if parse_override(override)[0][0] != "generation":
+            raise RecipeError(
+                Problem("--set", f"`{override}`: a trained run cannot be changed", "only `generation.` keys")
+            )
+    table = {**copy.deepcopy(_STAND_INS_WHOLE), "generation": recipe.generation.model_dump(mode="json")}
     _apply(table, overrides)
     changed, problems = _validate(table, Path("--set"), {}, overrides)
     if problems:
         raise RecipeError(problems)
-    return changed
+    return changed.generation
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
@@ -144,7 +154,7 @@ def _validate(
 
     problems: list[Problem] = []
     faulty: set[str] = set()
-    before: dict[str, Any] = {}
+    before: dict[str, Any] | None = None  # an empty recipe is read once, too
     while table != before:
         before = copy.deepcopy(table)
         try:
@@ -181,6 +191,12 @@ _STAND_INS: Mapping[str, Any] = {
 """What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
 
 
+_STAND_INS_WHOLE: Mapping[str, Any] = {
+    **{key: value for key, value in _STAND_INS.items() if "." not in key},
+    "dataset": {"path": "rows"},
+}
+"""A recipe that is well-formed and says nothing."""
+
 _STAND_IN_METHODS = {"peft": "lora", "quantization": "bnb-4bit"}
 """What a tagged union without a readable `method` is read as, so that its other keys can be judged."""
 
@@ -208,7 +224,7 @@ def _touches(key: str, faulty: set[str]) -> bool:
 
 
 def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
-    if any(_override_key(override) == key for override in overrides):
+    if any(f"{key}.".startswith(f"{_override_key(override)}.") for override in overrides):
         return "--set"
     while key:
         if key in lines:

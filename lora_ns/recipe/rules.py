@@ -333,7 +333,7 @@ def training_extra_is_known(recipe: Recipe) -> Finding | None:
 def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
     peft = recipe.peft
-    own = frozenset({*peft.to_kwargs(), "peft_type", "task_type", "inference_mode"} - set(peft.extra))
+    own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), "peft_type", "task_type", "inference_mode"})
     known = peft_config_fields(peft.config_file, peft.config_class)
     return _extra("peft.extra", peft.extra, known, own, peft.config_class)
 

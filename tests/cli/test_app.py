@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import MINIMAL
+from minimal_recipe import MINIMAL
 
 
 def lorans(*arguments, stdin=""):

@@ -1,13 +1,18 @@
 """Reading a recipe: every problem at once, each with its place and what to write instead."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import MINIMAL
 
 from lora_ns.errors import RecipeError
-from lora_ns.recipe.explain import known_keys
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys
+from lora_ns.recipe.load import load_recipe, override_generation, parse_override, tomllib
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.rules import RULES
+
+METHODS_TOLD = "one of: lora, ia3, prefix-tuning, prompt-tuning"
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -17,32 +22,81 @@ def problems(path: Path, *overrides: str) -> list[str]:
     return [str(problem).replace(str(path), "recipe.toml") for problem in caught.value.problems]
 
 
+def unchecked(text: str, *overrides: str) -> Recipe:
+    """A recipe whose keys are right and whose rules were not asked."""
+    table = tomllib.loads(text)
+    for override in overrides:
+        names, value = parse_override(override)
+        target = table
+        for name in names[:-1]:
+            target = target.setdefault(name, {})
+        target[names[-1]] = value
+    return Recipe.model_validate_json(json.dumps(table))
+
+
 def test_the_minimal_recipe_is_read(write_recipe):
     recipe = load_recipe(write_recipe()).recipe
     assert recipe.peft.method == "lora"
     assert recipe.max_seq_length == 1024
 
 
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(write_recipe, minimal):
+    plain = load_recipe(write_recipe()).recipe
+    path = write_recipe()
+    path.write_bytes(("\ufeff" + minimal.replace("\n", "\r\n")).encode())
+    assert load_recipe(path).recipe == plain
+
+
+# Files that are no recipe
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert problems(tmp_path / "none.toml") == ["recipe.toml: no such file (`lorans init NAME` writes one)"]
 
 
+def test_a_folder_is_no_recipe(tmp_path):
+    assert problems(tmp_path) == ["recipe.toml: is a folder (name the file in it, such as recipe.toml/recipe.toml)"]
+
+
+def test_what_is_not_utf8_is_told(write_recipe):
+    path = write_recipe()
+    path.write_bytes(b'a = "\xff"')
+    assert problems(path) == ["recipe.toml: not UTF-8 at byte 5 (save it as UTF-8)"]
+
+
 @pytest.mark.parametrize(
-    ("text", "line"), [("a = 1\nb = \n", 2), ("a = 1\na = 2\n", 2), ("[t]\n[t]\n", 2), ("x", 1), ("a = 1\na = 2", 2)]
+    ("text", "line"),
+    [("a = 1\nb = \n", 2), ("a = 1\na = 2\n", 2), ("[t]\n[t]\n", 2), ("x", 1), ("a = 1\na = 2", 2), ('a = "x\n', 1)],
 )
 def test_what_is_not_toml_is_located(write_recipe, text, line):
     (told,) = problems(write_recipe(text))
     assert told.startswith(f"recipe.toml:{line}: not TOML: ")
+    assert told.endswith(" (see toml.io for the syntax)")
 
 
-def test_five_mistakes_are_five_located_problems(write_recipe):
-    text = MINIMAL + "lr = 0.1\nlearning_rate = nan\nglobal_batch_size = 8\ngradient_accumulation_steps = 2\n"
+def test_an_empty_recipe_lacks_every_required_key(write_recipe):
+    assert problems(write_recipe("")) == [
+        'recipe.toml: task_name: required (such as `task_name = "gsm8k"`)',
+        'recipe.toml: task_type: required (write `task_type = "CAUSAL_LM"` to write text or `"SEQ_CLS"` to classify '
+        "it)",
+        'recipe.toml: model: required (add `[model]` with `name_or_path = "lorans:nano"`)',
+        'recipe.toml: peft: required (add `[peft]` with `method = "lora"`)',
+        'recipe.toml: dataset: required (add `[dataset]` with `path = "train.jsonl"`)',
+        'recipe.toml: training: required (add `[training]` with `output_dir = "outputs/run"`)',
+    ]
+
+
+# Keys
+
+
+def test_five_mistakes_are_five_located_problems(write_recipe, minimal):
+    text = minimal + "lr = 0.1\nlearning_rate = nan\nglobal_batch_size = 8\ngradient_accumulation_steps = 2\n"
     text = text.replace('method = "lora"', 'method = "lora"\nlora_alfa = 3\nlora_r = true')
     assert problems(write_recipe(text)) == [
         "recipe.toml:9: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)",
         "recipe.toml:10: peft.lora_r: got true (expected a whole number from 1)",
         "recipe.toml:17: training.lr: unknown key (it is called `training.learning_rate` here)",
-        "recipe.toml:18: training.learning_rate: got NaN (expected a number above 0)".replace("NaN", "nan"),
+        "recipe.toml:18: training.learning_rate: got nan (expected a number above 0)",
         "recipe.toml:20: training.gradient_accumulation_steps: `global_batch_size` and `gradient_accumulation_steps` "
         "both say how large a batch is (keep `global_batch_size`)",
     ]
@@ -53,90 +107,302 @@ def test_five_mistakes_are_five_located_problems(write_recipe):
     [
         ("lora_r = -1", "peft.lora_r: got -1 (expected a whole number from 1)"),
         ("lora_r = 1.5", "peft.lora_r: got 1.5 (expected a whole number from 1)"),
+        ("lora_r = true", "peft.lora_r: got true (expected a whole number from 1)"),
+        ('lora_r = "16"', 'peft.lora_r: got "16" (expected a whole number from 1)'),
         ("lora_dropout = inf", "peft.lora_dropout: got inf (expected a number from 0 below 1)"),
+        ("lora_dropout = 1.0", "peft.lora_dropout: got 1.0 (expected a number from 0 below 1)"),
+        ("lora_alpha = nan", "peft.lora_alpha: got nan (expected a number above 0)"),
+        ("use_dora = 1", "peft.use_dora: got 1 (expected true or false)"),
+        ('bias = "some"', 'peft.bias: got "some" (expected one of: "none", "all", "lora_only")'),
+        ("extra = 3", "peft.extra: got 3 (expected a table)"),
         ("r = 8", "peft.r: unknown key (it is called `peft.lora_r` here)"),
+        ("lora_rr = 8", "peft.lora_rr: unknown key (did you mean `lora_r`?)"),
         (
             "num_virtual_tokens = 8",
-            "peft.num_virtual_tokens: unknown key "
-            "(`num_virtual_tokens` belongs to prefix-tuning and prompt-tuning, and the method is lora)",
+            "peft.num_virtual_tokens: unknown key (`num_virtual_tokens` belongs to prefix-tuning and prompt-tuning, "
+            "and the method is lora)",
         ),
         ("seed = 1", "peft.seed: unknown key (`seed` belongs in `[training]`)"),
+        ("task_name = 1", "peft.task_name: unknown key (`task_name` belongs at the top)"),
     ],
 )
-def test_a_wrong_key_says_what_to_write(write_recipe, line, told):
-    assert problems(write_recipe(MINIMAL.replace('method = "lora"', f'method = "lora"\n{line}'))) == [
-        f"recipe.toml:9: {told}"
+def test_a_wrong_key_says_what_to_write(write_recipe, minimal, line, told):
+    text = minimal.replace('method = "lora"', f'method = "lora"\n{line}')
+    assert problems(write_recipe(text)) == [f"recipe.toml:9: {told}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("epochs = 3", "training.epochs: unknown key (it is called `training.num_train_epochs` here)"),
+        ("lora_r = 3", "training.lora_r: unknown key (`lora_r` belongs in `[peft]`)"),
+        ("max_seq_length = 8", "training.max_seq_length: unknown key (`max_seq_length` belongs in `[sft]`)"),
+        (
+            'per_device_train_batch_size = "all"',
+            'training.per_device_train_batch_size: got "all" (expected "auto" or a whole number from 1)',
+        ),
+        ("[trainer]\nx = 1", "trainer: unknown key (did you mean `training`?)"),
+        (
+            '[tracking]\nreport_to = ["wandbb"]',
+            'tracking.report_to: got "wandbb" (expected a list of "tensorboard", "wandb", "mlflow", "trackio" values)',
+        ),
+        (
+            '[quantization]\nbnb_4bit_quant_type = "nf4"',
+            "quantization.method: required (one of: none, bnb-4bit, bnb-8bit)",
+        ),
+    ],
+)
+def test_a_wrong_line_at_the_end_says_what_to_write(write_recipe, minimal, line, told):
+    (shown,) = problems(write_recipe(minimal + line + "\n"))
+    place, _, rest = shown.partition(": ")
+    assert rest == told
+    assert place in {"recipe.toml:15", "recipe.toml:16"}
+
+
+@pytest.mark.parametrize(("foreign", "own"), FOREIGN_KEYS.items())
+def test_the_name_that_another_tool_uses_leads_to_a_key_that_exists(foreign, own):
+    keys = set(known_keys())
+    assert own in keys
+    assert foreign not in keys
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ('"lorra"', f'got "lorra" (did you mean `lora`? {METHODS_TOLD})'),
+        ('"full"', f'got "full" ({METHODS_TOLD})'),
+        ("3", f"got 3 ({METHODS_TOLD})"),
+    ],
+)
+def test_an_unknown_method_names_those_there_are(write_recipe, minimal, method, told):
+    text = minimal.replace('"lora"', method)
+    assert problems(write_recipe(text)) == [f"recipe.toml:8: peft.method: {told}"]
+
+
+def test_a_missing_method_names_those_there_are(write_recipe, minimal):
+    text = minimal.replace('method = "lora"', "lora_r = 0")
+    assert problems(write_recipe(text)) == [
+        f"recipe.toml:7: peft.method: required ({METHODS_TOLD})",
+        "recipe.toml:8: peft.lora_r: got 0 (expected a whole number from 1)",
     ]
 
 
-def test_an_unknown_method_names_the_close_one(write_recipe):
-    assert problems(write_recipe(MINIMAL.replace('"lora"', '"lorra"'))) == [
-        'recipe.toml:8: peft.method: got "lorra" (did you mean `lora`? one of: lora, ia3, prefix-tuning, prompt-tuning)'
+def test_a_missing_table_says_what_to_add(write_recipe, minimal):
+    assert problems(write_recipe(minimal.replace("[peft]\nmethod", "[peft_]\nmethod"))) == [
+        'recipe.toml: peft: required (add `[peft]` with `method = "lora"`)',
+        "recipe.toml:7: peft_: unknown key (did you mean `peft`?)",
     ]
-
-
-def test_a_missing_table_says_what_to_add(write_recipe):
-    assert problems(write_recipe(MINIMAL.replace("[peft]\nmethod", "[peft_]\nmethod")))[0].startswith(
-        "recipe.toml: peft: required"
-    )
-
-
-def test_overrides_are_merged_before_the_check(write_recipe):
-    loaded = load_recipe(write_recipe(), ["training.seed=7", "model.dtype=float32", 'peft.target_modules=["q_proj"]'])
-    assert (loaded.recipe.training.seed, loaded.recipe.model.dtype) == (7, "float32")
-    assert loaded.recipe.peft.target_modules == ("q_proj",)
-    assert [loaded.origin(f"training.{key}") for key in ("seed", "output_dir", "optim")] == [
-        "--set",
-        "recipe",
-        "default",
-    ]
-
-
-def test_a_wrong_override_is_located(write_recipe):
-    assert problems(write_recipe(), "training.sed=1") == ["--set: training.sed: unknown key (did you mean `seed`?)"]
-
-
-BROKEN = {
-    "both sources": 'dataset.name="a/b"',
-    "hub keys": 'dataset.subset="main"',
-    "divide": "training.global_batch_size=16 training.per_device_train_batch_size=3",
-    "length": "training.max_steps=3 training.num_train_epochs=2",
-    "warm-up": "training.warmup_steps=3 training.warmup_ratio=0.1",
-    "templates together": 'dataset.prompt_template="a"',
-    "template form": 'dataset.prompt_template="{a.b}" dataset.completion_template="c"',
-    "system turn": 'dataset.system_template="s"',
-    "task tables": "classification.max_seq_length=8",
-    "task format": 'dataset.format="classification"',
-    "packing": 'peft.method="prompt-tuning" sft.packing=true',
-    "checkpointing": 'peft.method="prefix-tuning" training.gradient_checkpointing=true',
-    "remote code": "model.trust_remote_code=true",
-    "prompt text": 'peft.method="prompt-tuning" peft.prompt_tuning_init="TEXT"',
-    "ia3 targets": 'peft.method="ia3" peft.target_modules=["k_proj"]',
-    "start": 'quantization.method="bnb-4bit" peft.init_lora_weights="pissa"',
-    "exact match": "evaluation.exact_match=true",
-    "exact match keys": 'evaluation.group_by="a"',
-    "training extra": "training.extra.no_such_field=1",
-    "training extra own": "training.extra.seed=1",
-    "peft extra": "peft.extra.no_such_field=1",
-}
-
-
-@pytest.mark.parametrize("overrides", BROKEN.values(), ids=BROKEN)
-def test_a_rule_between_keys_is_one_problem(write_recipe, overrides):
-    if "extra.no_such" in overrides:
-        pytest.importorskip("transformers")
-    assert len(problems(write_recipe(), *overrides.split(" "))) == 1
 
 
 @pytest.mark.parametrize("key", sorted(known_keys()))
 def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
+    table, _, name = key.rpartition(".")
+    owners = [method for method, model in UNIONS.get(table, {}).items() if name in model.model_fields]
+    chosen = [f"{table}.method={owners[0]}"] if owners else []
+    assert problems(write_recipe(), *chosen, f"{key}x=1") == [f"--set: {key}x: unknown key (did you mean `{name}`?)"]
+
+
+# Rules
+
+
+BROKEN = {
+    "one_source": ["dataset.name=a/b"],
+    "one_evaluation_source": ["dataset.eval_path=e.jsonl", "dataset.eval_fraction=0.1"],
+    "hub_keys_need_a_hub_name": ["dataset.subset=main"],
+    "one_batch_size": ["training.global_batch_size=8", "training.gradient_accumulation_steps=2"],
+    "global_batch_divides": ["training.global_batch_size=16", "training.per_device_train_batch_size=3"],
+    "one_length_of_training": ["training.num_train_epochs=2", "training.max_steps=3"],
+    "one_warm_up": ["training.warmup_ratio=0.1", "training.warmup_steps=3"],
+    "templates_come_together": ["dataset.prompt_template=a"],
+    "templates_are_well_formed": ["dataset.completion_template=c", "dataset.prompt_template={a.b}"],
+    "system_turn_needs_chat_form": ["dataset.system_template=s"],
+    "tables_fit_the_task": ["classification.max_seq_length=8"],
+    "format_fits_the_task": ["dataset.format=classification"],
+    "pair_needs_its_first_text": ["task_type=SEQ_CLS", "dataset.text_pair_column=b"],
+    "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
+    "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
+    "remote_code_is_pinned": ["model.trust_remote_code=true"],
+    "prompt_text_and_init_agree": ["peft.method=prompt-tuning", "peft.prompt_tuning_init_text=Answer:"],
+    "ia3_targets_come_together": ["peft.method=ia3", 'peft.feedforward_modules=["up_proj"]'],
+    "start_works_on_the_base": ["quantization.method=bnb-4bit", "peft.init_lora_weights=pissa"],
+    "exact_match_has_rows": ["evaluation.exact_match=true"],
+    "exact_match_keys_need_it": ["evaluation.group_by=a"],
+    "answer_pattern_is_a_pattern": [
+        "dataset.eval_fraction=0.1",
+        "evaluation.exact_match=true",
+        "evaluation.answer_pattern=(a",
+    ],
+    "training_extra_is_known": ["training.extra.seed=1"],
+    "peft_extra_is_known": ["peft.extra.r=1"],
+}
+"""What breaks each rule; the last key is the one that is pointed at."""
+
+MORE_BROKEN = [
+    ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", "evaluation.answer_pattern=(a)(b)"],
+    ["dataset.completion_template=a"],
+    ["dataset.completion_template=c", "dataset.prompt_template={a"],
+    ["dataset.completion_template=c", "dataset.prompt_template={}"],
+    ["dataset.completion_template=c", "dataset.prompt_template={a!r}"],
+    ["dataset.completion_template=c", "dataset.prompt_template={a:>3}"],
+    ["task_type=SEQ_CLS", "sft.packing=true"],
+    ["task_type=SEQ_CLS", "generation.seed=1"],
+    ["task_type=SEQ_CLS", "dataset.format=messages"],
+    ["model.revision=v1.0", "model.trust_remote_code=true"],
+    ["peft.extra.task_type=CAUSAL_LM"],
+    ["peft.extra.peft_type=LORA"],
+]
+
+
+def test_every_rule_has_a_recipe_that_breaks_it():
+    assert list(BROKEN) == [rule.__name__ for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_broken_rule_is_one_problem_at_the_key_to_change(write_recipe, minimal, rule):
+    overrides = BROKEN[rule.__name__]
+    finding = rule(unchecked(minimal, *overrides))
+    key = overrides[-1].partition("=")[0]
+    assert finding is not None
+    assert finding.remedy
+    assert problems(write_recipe(), *overrides) == [f"--set: {key}: {finding.what} ({finding.remedy})"]
+
+
+@pytest.mark.parametrize("overrides", MORE_BROKEN, ids=lambda overrides: overrides[-1])
+def test_other_ways_to_break_a_rule_are_one_problem_too(write_recipe, overrides):
+    (told,) = problems(write_recipe(), *overrides)
+    assert told.startswith(f"--set: {overrides[-1].partition('=')[0]}: ")
+
+
+def test_a_recipe_without_data_is_told_once(write_recipe, minimal):
+    text = minimal.replace('path = "train.jsonl"', "")
+    assert problems(write_recipe(text)) == [
+        'recipe.toml:10: dataset: no data is named (write `path = "train.jsonl"`, or `name` with a hub id)'
+    ]
+
+
+def test_a_rule_is_silent_about_a_key_that_is_wrong_already(write_recipe):
+    overrides = ["training.global_batch_size=-1", "training.per_device_train_batch_size=3"]
+    assert problems(write_recipe(), *overrides) == [
+        "--set: training.global_batch_size: got -1 (expected a whole number from 1)"
+    ]
+
+
+@pytest.mark.parametrize("table", ["training", "peft"])
+def test_a_field_that_the_library_does_not_have_is_refused(write_recipe, table):
+    library = {"training": "transformers", "peft": "peft"}[table]
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    (told,) = problems(write_recipe(), f"{table}.extra.no_such_field=1")
+    assert told.startswith(f"--set: {table}.extra.no_such_field: the installed `")
+
+
+def test_a_pinned_commit_may_bring_code(write_recipe):
+    overrides = [f"model.revision={'0123456789' * 4}", "model.trust_remote_code=true"]
+    assert load_recipe(write_recipe(), overrides).recipe.model.trust_remote_code
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.seed=7", (["training", "seed"], 7)),
+        ("a.b = 1e-4", (["a", "b"], 1e-4)),
+        ("a=true", (["a"], True)),
+        ('a="7"', (["a"], "7")),
+        ("a=['x', 'y']", (["a"], ["x", "y"])),
+        ("a={b = 1}", (["a"], {"b": 1})),
+        ("a=plain text", (["a"], "plain text")),
+        ("a=b=c", (["a"], "b=c")),
+        ("a=", (["a"], "")),
+    ],
+)
+def test_a_value_is_toml_or_else_a_plain_string(override, expected):
+    assert parse_override(override) == expected
+
+
+@pytest.mark.parametrize("override", ["training.seed", "=3", "a..b=3", ".a=3"])
+def test_what_is_no_override_is_told(write_recipe, override):
+    assert problems(write_recipe(), override) == [
+        f"--set: `{override}` (write `table.key=value`, such as `training.seed=1`)"
+    ]
+
+
+def test_a_key_below_a_value_is_told(write_recipe):
+    assert problems(write_recipe(), "task_name.x=3") == ["--set: `task_name.x=3`: `task_name` is a value, not a table"]
+
+
+def test_overrides_are_merged_before_the_check(write_recipe, minimal):
+    path = write_recipe(minimal + "seed = -1\n")
+    loaded = load_recipe(path, ["training.seed=7", "model.dtype=float32", 'peft.target_modules=["q_proj"]'])
+    assert (loaded.recipe.training.seed, loaded.recipe.model.dtype) == (7, "float32")
+    assert loaded.recipe.peft.target_modules == ("q_proj",)
+
+
+def test_the_last_of_two_overrides_counts(write_recipe):
+    assert load_recipe(write_recipe(), ["training.seed=1", "training.seed=2"]).recipe.training.seed == 2
+
+
+def test_a_value_knows_where_it_came_from(write_recipe):
+    loaded = load_recipe(write_recipe(), ["training.seed=7", "task_name=other"])
+    keys = ("training.seed", "task_name", "training.output_dir", "training.optim", "sft.packing")
+    assert [loaded.origin(key) for key in keys] == ["--set", "--set", "recipe", "default", "default"]
+    assert [loaded.where(key).replace(str(loaded.path), "recipe.toml") for key in keys] == [
+        "--set",
+        "--set",
+        "recipe.toml:14",
+        "recipe.toml:13",
+        "recipe.toml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.sed=1", "training.sed: unknown key (did you mean `seed`?)"),
+        ('training={output_dir = "run", sed = 1}', "training.sed: unknown key (did you mean `seed`?)"),
+        ("training.seed=x", 'training.seed: got "x" (expected a whole number from 0)'),
+        ("peft.method=lorra", f'peft.method: got "lorra" (did you mean `lora`? {METHODS_TOLD})'),
+        ("dataset.path=", 'dataset.path: got "" (expected a string that is not empty)'),
+        ("peft=3", "peft: got 3 (expected a table)"),
+    ],
+)
+def test_a_wrong_override_is_located(write_recipe, override, told):
+    assert problems(write_recipe(), override) == [f"--set: {told}"]
+
+
+def test_only_the_generation_of_a_trained_run_can_be_changed(write_recipe):
+    recipe = load_recipe(write_recipe(), ["generation.max_new_tokens=8"]).recipe
+    changed = override_generation(recipe, ["generation.seed=3"])
+    assert (changed.max_new_tokens, changed.seed) == (8, 3)
+    assert override_generation(recipe, []) == recipe.generation
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.seed=3", "--set: `training.seed=3`: a trained run cannot be changed (only `generation.` keys)"),
+        ("generation.sed=3", "--set: generation.sed: unknown key (did you mean `seed`?)"),
+        ("generation.top_p=3", "--set: generation.top_p: got 3 (expected a number from 0 to 1)"),
+    ],
+)
+def test_a_wrong_change_of_a_trained_run_is_told(write_recipe, override, told):
+    recipe = load_recipe(write_recipe()).recipe
     with pytest.raises(RecipeError) as caught:
-        load_recipe(write_recipe(), [f"{key}x=1"])
-    told = next(problem for problem in caught.value.problems if f"{key}x" in problem.what)
-    assert told.remedy
+        override_generation(recipe, [override])
+    assert str(caught.value) == told
+
+
+# The result
 
 
 def test_a_recipe_cannot_be_changed(write_recipe):
     recipe = load_recipe(write_recipe()).recipe
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.seed = 3
+
+
+def test_a_recipe_survives_json(write_recipe):
+    recipe = load_recipe(write_recipe(), ['peft.target_modules=["q_proj"]']).recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe

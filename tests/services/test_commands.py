@@ -1,0 +1,88 @@
+"""The commands on a finished run: what they print, where, and how they fail."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.errors import LoransError
+
+
+def lorans(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
+
+
+def rows(output):
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_infer_answers_one_text(lora_run):
+    done = lorans(
+        "infer", lora_run.path, "--input", "What is 12 + 7?", "--json", "--set", "generation.max_new_tokens=4"
+    )
+    (row,) = rows(done.stdout)
+    assert row["messages"] == [{"role": "user", "content": "What is 12 + 7?"}]
+    assert row["output_tokens"] <= 4
+    assert set(row) == {"messages", "output", "finish_reason", "prompt_tokens", "output_tokens"}
+
+
+def test_infer_reads_lines_of_standard_input(lora_run):
+    done = lorans("infer", lora_run.path, stdin="What is 1 + 1?\n\nWrite cat in capitals.\n")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_infer_keeps_the_fields_of_the_rows(lora_run, tmp_path):
+    given = [{"prompt": "What is 1 + 1?", "id": 7}, {"prompt": "Write cat in capitals.", "id": 8}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    lorans("infer", lora_run.path, "--input-file", tmp_path / "in.jsonl", "--output-file", tmp_path / "out.jsonl")
+    written = rows((tmp_path / "out.jsonl").read_text())
+    assert [{key: row[key] for key in ("prompt", "id")} for row in written] == given
+    assert all("output" in row for row in written)
+
+
+def test_infer_names_the_row_that_cannot_be_answered_and_writes_nothing(lora_run, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"question": "b"}\n')
+    with pytest.raises(LoransError, match=r"in\.jsonl:2: no column `prompt`"):
+        lorans("infer", lora_run.path, "--input-file", tmp_path / "in.jsonl", "--output-file", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.seed=2", "a trained run cannot be changed"),
+        ("generation.max_new_token=2", "did you mean `max_new_tokens`?"),
+        ("generation.max_new_tokens=0", "expected a whole number from 1"),
+    ],
+)
+def test_infer_changes_how_it_writes_and_nothing_else(lora_run, override, told):
+    with pytest.raises(LoransError) as caught:
+        lorans("infer", lora_run.path, "--input", "x", "--set", override)
+    assert told in str(caught.value)
+
+
+def test_infer_prints_a_class_with_its_score(classifier_run):
+    name, score = lorans("infer", classifier_run.path, "--input", "WALNUT").stdout.split()
+    assert name == "loud"
+    assert 0.5 < float(score) <= 1
+
+
+def test_eval_measures_given_rows(lora_run, classifier_run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "What is 1 + 1?", "completion": "2"}\n')
+    result = json.loads(
+        lorans("eval", lora_run.path, "--data", tmp_path / "rows.jsonl", "--exact-match", "--json").stdout
+    )
+    assert result["rows"] == 1
+    assert set(result["metrics"]) == {"loss", "exact_match"}
+    (tmp_path / "rows.jsonl").write_text('{"text": "WALNUT", "label": "loud"}\n{"text": "walnut", "label": "quiet"}\n')
+    result = json.loads(lorans("eval", classifier_run.path, "--data", tmp_path / "rows.jsonl", "--json").stdout)
+    assert result["metrics"]["accuracy"] == 1.0
+
+
+def test_merge_refuses_a_folder_with_something_in_it(lora_run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    with pytest.raises(LoransError, match="is not empty"):
+        lorans("merge", lora_run.path, "--output", tmp_path / "full")
+    assert (tmp_path / "full/file").read_text() == "mine"
