@@ -206,7 +206,7 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
 
 
 BROKEN = {
-    "one_source": ["dataset.name=a/b"],
+    "one_source": ["dataset.name=a/b", "dataset.path=train.jsonl"],
     "one_evaluation_source": ["dataset.eval_path=e.jsonl", "dataset.eval_fraction=0.1"],
     "hub_keys_need_a_hub_name": ["dataset.subset=main"],
     "one_batch_size": ["training.global_batch_size=8", "training.gradient_accumulation_steps=2"],
@@ -216,7 +216,7 @@ BROKEN = {
     "templates_come_together": ["dataset.prompt_template=a"],
     "templates_are_well_formed": ["dataset.completion_template=c", "dataset.prompt_template={a.b}"],
     "system_turn_needs_chat_form": ["dataset.system_template=s"],
-    "tables_fit_the_task": ["classification.max_seq_length=8"],
+    "tables_fit_the_task": ["classification={max_seq_length = 8}"],
     "format_fits_the_task": ["dataset.format=classification"],
     "pair_needs_its_first_text": ["task_type=SEQ_CLS", "dataset.text_pair_column=b"],
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
@@ -241,11 +241,11 @@ MORE_BROKEN = [
     ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", "evaluation.answer_pattern=(a)(b)"],
     ["dataset.completion_template=a"],
     ["dataset.completion_template=c", "dataset.prompt_template={a"],
-    ["dataset.completion_template=c", "dataset.prompt_template={}"],
+    ["dataset.completion_template=c", 'dataset.prompt_template="{}"'],
     ["dataset.completion_template=c", "dataset.prompt_template={a!r}"],
     ["dataset.completion_template=c", "dataset.prompt_template={a:>3}"],
-    ["task_type=SEQ_CLS", "sft.packing=true"],
-    ["task_type=SEQ_CLS", "generation.seed=1"],
+    ["task_type=SEQ_CLS", "sft={packing = true}"],
+    ["task_type=SEQ_CLS", "generation={seed = 1}"],
     ["task_type=SEQ_CLS", "dataset.format=messages"],
     ["model.revision=v1.0", "model.trust_remote_code=true"],
     ["peft.extra.task_type=CAUSAL_LM"],

@@ -1,0 +1,113 @@
+"""What holds for every PEFT method of the recipe."""
+
+import json
+
+import pytest
+
+from lora_ns.errors import RecipeError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.peft import METHODS, method_name
+from lora_ns.upstream import peft_config_fields
+
+EXTRA = {
+    "lora": ("megatron_core", "megatron.core"),
+    "ia3": ("fan_in_fan_out", True),
+    "prefix-tuning": ("encoder_hidden_size", 64),
+    "prompt-tuning": ("tokenizer_kwargs", {"use_fast": True}),
+}
+"""A field of each method's PEFT configuration that the recipe has no key for."""
+
+needs_peft = pytest.mark.skipif(
+    peft_config_fields("config.py", "PeftConfig") is None, reason="reads the installed peft"
+)
+
+
+def read(name, **keys):
+    return METHODS[name].model_validate_json(json.dumps({"method": name, **keys}))
+
+
+def test_the_methods_are_named_by_their_tag():
+    assert {name: method_name(read(name)) for name in METHODS} == {name: name for name in METHODS}
+
+
+def test_every_method_has_an_extra_field_to_try():
+    assert list(EXTRA) == list(METHODS)
+
+
+@needs_peft
+@pytest.mark.parametrize("name", METHODS)
+def test_the_translation_uses_fields_of_the_installed_configuration(name):
+    method = read(name)
+    assert set(method.to_kwargs()) - peft_config_fields(method.config_file, method.config_class) == set()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_extra_field_is_passed_on_beside_the_others(name):
+    key, value = EXTRA[name]
+    assert read(name, extra={key: value}).to_kwargs() == {**read(name).to_kwargs(), key: value}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_extra_field_is_accepted_by_the_recipe(write_recipe, name):
+    key, value = EXTRA[name]
+    shown = json.dumps(value) if not isinstance(value, dict) else "{use_fast = true}"
+    loaded = load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{key}={shown}"])
+    assert loaded.recipe.peft.extra == {key: value}
+
+
+@needs_peft
+@pytest.mark.parametrize("name", METHODS)
+def test_an_extra_field_that_peft_does_not_have_is_refused(write_recipe, name):
+    key, value = EXTRA[name]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{key}x={json.dumps(str(value))}"])
+    told = f"peft.extra.{key}x: the installed `{METHODS[name].config_class}` has no field `{key}x`"
+    assert str(caught.value) == f"--set: {told} (did you mean `{key}`?)"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field) for name in METHODS for field in [*read(name).to_kwargs(), "task_type", "peft_type"]],
+)
+def test_an_extra_field_that_the_recipe_decides_is_refused(write_recipe, name, field):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{field}=1"])
+    told = f"peft.extra.{field}: `{field}` is decided by the recipe's own keys"
+    assert str(caught.value) == f"--set: {told} (remove it)"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_when_to_take_it_and_what_does_not_work(name):
+    capabilities = METHODS[name].capabilities
+    reasons = (capabilities.merge, capabilities.packing, capabilities.gradient_checkpointing)
+    assert METHODS[name].advice
+    assert [reason for reason in reasons if not reason] == []
+    assert 0 < capabilities.typical_learning_rate < 1
+
+
+def test_lora_by_default_is_rank_16_on_all_linear_layers():
+    assert read("lora").to_kwargs() == {
+        "r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "target_modules": "all-linear",
+        "modules_to_save": None,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "layers_to_transform": None,
+    }
+
+
+@pytest.mark.parametrize(("key", "value"), [("target_modules", ["q"]), ("layers_to_transform", [0, 3])])
+def test_lists_reach_peft_as_lists(key, value):
+    assert read("lora", **{key: value}).to_kwargs()[key] == value
+
+
+def test_the_other_methods_by_default():
+    assert [read(name).to_kwargs() for name in ("ia3", "prefix-tuning", "prompt-tuning")] == [
+        {"target_modules": None, "feedforward_modules": None, "modules_to_save": None},
+        {"num_virtual_tokens": 20},
+        {"num_virtual_tokens": 20, "prompt_tuning_init": "SAMPLE_VOCAB", "prompt_tuning_init_text": None},
+    ]

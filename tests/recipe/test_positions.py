@@ -1,0 +1,40 @@
+"""The lines of the keys in a TOML text, which the parser does not give."""
+
+import pytest
+
+from lora_ns.recipe.load import tomllib
+from lora_ns.recipe.positions import line_numbers
+
+TEXTS = {
+    "keys and tables": ("a = 1\n[t]\nb = 2\n\n[t.u]\nc = 3\n", {"a": 1, "t": 2, "t.b": 3, "t.u": 5, "t.u.c": 6}),
+    "comments": (
+        "# a = 1\na = 1 # b = 2\n[t] # [u]\n  # c = 3\nd = '#' # e = 1\nf = 1\n",
+        {"a": 2, "t": 3, "t.d": 5, "t.f": 6},
+    ),
+    "space": ("  a=1\n\t[ t ]\n  b  =  2\n", {"a": 1, "t": 2, "t.b": 3}),
+    "dotted keys": ("a.b = 1\n[t]\nc . d = 2\n", {"a.b": 1, "t": 2, "t.c.d": 3}),
+    "quoted keys": (
+        '"a" = 1\n\'b\' = 2\n["t"]\n"c d" = 3\n\'e\'."f" = 4\n',
+        {"a": 1, "b": 2, "t": 3, "t.c d": 4, "t.e.f": 5},
+    ),
+    "arrays over lines": (
+        'a = [\n  "x", # ]\n  "]",\n  ["b = 1"],\n]\nc = 2\n',
+        {"a": 1, "c": 6},
+    ),
+    "tables in arrays over lines": ("a = [\n  {b = 1},\n  {b = 2},\n]\nc = 2\n", {"a": 1, "c": 5}),
+    "inline tables": ("a = {b = 1, c = [2]}\nd = 2\n", {"a": 1, "d": 2}),
+    "arrays of tables": ("[[a]]\nb = 1\n[[a]]\nb = 2\n", {"a": 1, "a.b": 2}),
+    "strings over lines": ('a = """\nb = 1\n[t]\n"""\nc = 2\n', {"a": 1, "c": 5}),
+    "literal strings over lines": ("a = '''\nb = 1\n'''\nc = 2\n", {"a": 1, "c": 4}),
+    "long quotes on one line": ('a = """### {q}"""\nb = 2\n', {"a": 1, "b": 2}),
+    "escaped quotes": ('a = "\\"["\nb = 2\n', {"a": 1, "b": 2}),
+    "an equals sign in a value": ('a = "b = 1"\nc = 2\n', {"a": 1, "c": 2}),
+    "windows line ends": ("a = 1\r\n[t]\r\nb = 2\r\n", {"a": 1, "t": 2, "t.b": 3}),
+    "nothing": ("", {}),
+}
+
+
+@pytest.mark.parametrize(("text", "lines"), TEXTS.values(), ids=TEXTS)
+def test_every_key_and_table_has_its_line(text, lines):
+    tomllib.loads(text)
+    assert line_numbers(text) == lines
