@@ -1,0 +1,47 @@
+"""The sessions that hold the project: lint, light (no torch), tests, minimums."""
+
+import nox
+
+nox.options.sessions = ["lint", "light", "tests"]
+
+HEAVY_TESTS = ["tests/engine", "tests/services"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and the import contract."""
+    _install(session, "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def light(session: nox.Session) -> None:
+    """All that needs no torch, in an environment that has none."""
+    session.install("-c", "constraints.txt", "pydantic", "rich", "typer", "packaging", "pytest", "jsonschema")
+    session.install("--no-deps", "-e", ".")
+    ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
+    session.run("pytest", *ignored, *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything."""
+    _install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """The lowest versions of the light half that are allowed."""
+    session.install("pydantic==2.11.*", "rich==13.9.*", "typer==0.16.*", "packaging", "pytest", "jsonschema")
+    session.install("--no-deps", "-e", ".")
+    ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
+    session.run("pytest", *ignored, *session.posargs)
+
+
+def _install(session: nox.Session, extra: str) -> None:
+    session.install("-c", "constraints.txt", "torch==2.13.0")
+    session.install("-c", "constraints.txt", "-e", f".[{extra}]")
