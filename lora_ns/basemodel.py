@@ -179,6 +179,8 @@ def _from_hub(name: str, revision: str, download: bool) -> Base | None:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
+        if not download:
+            return None
         raise MissingError(
             Problem("", "models on the hub need huggingface_hub", "`pip install huggingface_hub`")
         ) from None
