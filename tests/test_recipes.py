@@ -10,6 +10,8 @@ from lora_ns.errors import UsageError
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, make_plan
 from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.peft import METHODS
+from lora_ns.recipe.reference import reference
 from lora_ns.recipe.template import STARTS, write_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
@@ -70,3 +72,15 @@ def test_another_weight_is_another_fingerprint(tmp_path):
     file = tmp_path / "base/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x07")
     assert find_base("base", "main", [tmp_path], download=False).fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_init_takes_another_method(tmp_path, method):
+    path = tmp_path / "recipe.toml"
+    path.write_text(write_recipe(STARTS["quickstart"], "t", method=method))
+    assert load_recipe(path).recipe.peft.method == method
+
+
+def test_the_reference_is_what_the_tables_say():
+    written = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text()
+    assert written == reference(), "python -m lora_ns.recipe.reference > docs/recipe.md"

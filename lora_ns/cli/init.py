@@ -16,9 +16,11 @@ def init(
     recipe: Annotated[str, typer.Option("--recipe", help="What to start from; see --list.")] = "quickstart",
     listing: Annotated[bool, typer.Option("--list", help="List the recipes to start from.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="Base model instead.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Option("--method", help="PEFT method instead.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option("--data", help="Training file instead.", show_default=False)] = None,
 ) -> None:
     """Make a folder with a recipe, its schema, and what belongs beside it; nothing is overwritten."""
+    from lora_ns.recipe.peft import METHODS
     from lora_ns.recipe.recipe import Recipe
     from lora_ns.recipe.template import STARTS, write_recipe
     from lora_ns.rundir import write_atomic
@@ -31,9 +33,11 @@ def init(
         raise UsageError(Problem("", "no folder is named", "`lorans init NAME`"))
     if recipe not in STARTS:
         raise UsageError(Problem("--recipe", f"no recipe `{recipe}`", f"one of: {', '.join(STARTS)}"))
+    if method is not None and method not in METHODS:
+        raise UsageError(Problem("--method", f"no method `{method}`", f"one of: {', '.join(METHODS)}"))
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(Problem(str(folder), "is not empty", "name a new folder"))
-    write_atomic(folder / "recipe.toml", write_recipe(STARTS[recipe], folder.name, model, data))
+    write_atomic(folder / "recipe.toml", write_recipe(STARTS[recipe], folder.name, model, data, method))
     write_atomic(folder / "recipe.schema.json", json.dumps(Recipe.model_json_schema(), indent=2) + "\n")
     write_atomic(folder / ".gitignore", "outputs/\n")
     typer.echo(f"{folder / 'recipe.toml'}: next, `lorans validate {folder / 'recipe.toml'}`")

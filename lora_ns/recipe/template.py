@@ -107,7 +107,9 @@ STARTS: Mapping[str, Start] = {
 """The recipes to start from, by name."""
 
 
-def write_recipe(start: Start, task_name: str, model: str | None = None, data: str | None = None) -> str:
+def write_recipe(
+    start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
+) -> str:
     """A recipe as TOML, with the description of every key beside it.
 
     Args:
@@ -115,10 +117,14 @@ def write_recipe(start: Start, task_name: str, model: str | None = None, data: s
         task_name: the name of the task; characters that a name cannot have become `-`.
         model: another base.
         data: another training file; then the evaluation rows are a share of it.
+        method: another PEFT method, with its defaults and its typical learning rate.
     """
     tables = dict(start.tables)
     if model is not None:
         tables["model"] = {"name_or_path": model}
+    if method is not None and method != tables["peft"]["method"]:
+        tables["peft"] = {"method": method}
+        tables["training"] = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
     if data is not None:
         kept = {key: value for key, value in tables["dataset"].items() if key.endswith("_template") or key == "format"}
         tables["dataset"] = {"path": data, "eval_fraction": 0.05, **kept}

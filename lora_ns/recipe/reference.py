@@ -1,0 +1,52 @@
+"""The recipe reference in `docs/recipe.md`, written from the tables: `python -m lora_ns.recipe.reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_ns.recipe.base import Table
+from lora_ns.recipe.explain import UNIONS, describe
+from lora_ns.recipe.recipe import Recipe
+
+
+def reference() -> str:
+    """All tables and keys as Markdown: what each takes, its default, what it is for."""
+    schema = Recipe.model_json_schema()
+    parts = ["# Recipe reference", "", "Written from the recipe's own tables; a test holds it to them.", ""]
+    parts += ["## Top level", "", *_rows({name: schema["properties"][name] for name in ("task_name", "task_type")})]
+    for name, info in Recipe.model_fields.items():
+        if name in UNIONS:
+            for method, model in UNIONS[name].items():
+                parts += ["", f'## `[{name}]` with `method = "{method}"`', *_table(model)]
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
+            parts += ["", f"## `[{name}]`", *_table(info.annotation)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(model: type[Table]) -> Iterator[str]:
+    schema = model.model_json_schema()
+    yield ""
+    yield str(schema.get("description", ""))
+    yield ""
+    yield from _rows(schema["properties"])
+
+
+def _rows(properties: dict[str, Any]) -> Iterator[str]:
+    yield "| key | takes | default | what it is |"
+    yield "|---|---|---|---|"
+    for name, entry in properties.items():
+        default = f"`{_shown(entry['default'])}`" if entry.get("default") is not None else "-"
+        yield f"| `{name}` | {describe(entry)} | {default} | {entry.get('description', '')} |".replace("\n", "\\n")
+
+
+def _shown(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(reference())
