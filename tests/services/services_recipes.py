@@ -47,6 +47,8 @@ eval_path = "classes.jsonl"
 [training]
 output_dir = "run"
 max_steps = 30
+save_steps = 30
+eval_steps = 30
 global_batch_size = 16
 learning_rate = 5e-3
 [classification]
