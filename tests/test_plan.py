@@ -1,67 +1,456 @@
 """The plan: pure, whole, with the origin of every number."""
 
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
-from lora_ns.basemodel import find_base
+from lora_ns.basemodel import BaseFacts, find_base
 from lora_ns.errors import PlanError
 from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.plan import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH, DataFacts, Plan, make_plan
 from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.peft import METHODS
 
 GB = 10**9
 CPU = Machine("cpu", 2, True, 24 * GB, 20 * GB)
+OLD_CPU = replace(CPU, cpu_bf16=False)
+APPLE = Machine("cpu", 8, True, 64 * GB, 60 * GB, mps=True)
 
 
-def gpu(capability, name="GPU"):
-    return Machine("cpu", 8, True, 64 * GB, 60 * GB, (Gpu(0, name, 24 * GB, 23 * GB, capability, "1"),))
+def gpu(capability, name="GPU", free=23 * GB):
+    return Machine("cpu", 8, True, 64 * GB, 60 * GB, (Gpu(0, name, 24 * GB, free, capability, "1"),))
 
 
-def plan(path, *overrides, machine=CPU, rows=100):
-    loaded = load_recipe(path, ["sft.max_seq_length=128", *overrides])
-    return make_plan(loaded, machine, find_base("lorans:nano", "main", [], download=False), DataFacts(rows, 10))
-
-
-@pytest.mark.parametrize("total", [1, 2, 3, 7, 12, 16, 31, 64, 100])
-def test_the_global_batch_is_kept_however_it_is_cut(write_recipe, total):
-    made = plan(write_recipe(), f"training.global_batch_size={total}")
-    assert made.per_device_train_batch_size.value * made.gradient_accumulation_steps.value == total
-    assert made.global_batch_size.value == total
-    assert made.global_batch_size.origin == "--set"
-
-
-@pytest.mark.parametrize(("rows", "epochs", "steps"), [(100, 1, 7), (96, 2, 12), (1, 1, 1), (33, 0.5, 2)])
-def test_steps_follow_from_rows_and_epochs(write_recipe, rows, epochs, steps):
-    assert plan(write_recipe(), f"training.num_train_epochs={float(epochs)}", rows=rows).max_steps.value == steps
-
-
-def test_without_rows_the_steps_are_unknown(write_recipe):
-    assert plan(write_recipe(), rows=None).max_steps.value is None
-
-
-@pytest.mark.parametrize(("machine", "dtype"), [(CPU, "float32"), (gpu((7, 0)), "float16"), (gpu((8, 0)), "bfloat16")])
-def test_the_type_follows_from_the_device(write_recipe, machine, dtype):
-    assert plan(write_recipe(), machine=machine).dtype.value == dtype
-
-
-@pytest.mark.parametrize(
-    ("override", "machine"),
-    [
-        ("model.dtype=float16", CPU),
-        ("model.dtype=bfloat16", gpu((7, 0))),
-        ("model.attn_implementation=flash_attention_2", CPU),
-        ("sft.max_seq_length=513", CPU),
-    ],
+SMALL = BaseFacts(
+    "llama", 1_000_000, "BF16", 64, 128, 2, 1000, 512, {"layers.0.q_proj": (64, 64), "layers.0.up_proj": (128, 64)}
 )
-def test_what_cannot_work_here_is_refused(write_recipe, override, machine):
+LARGE = BaseFacts("llama", 6_700_000_000, "BF16", 4096, 11008, 32, 32000, 4096, {})
+MACHINES = {"cpu": CPU, "old cpu": OLD_CPU, "apple": APPLE, "turing": gpu((7, 5)), "ampere": gpu((8, 0))}
+
+
+def plan(path, *overrides, machine=CPU, facts=SMALL, data=DataFacts(100, 10)):  # noqa: B008 -- frozen
+    loaded = load_recipe(path, ["sft.max_seq_length=128", *overrides])
+    return make_plan(loaded, machine, SimpleNamespace(facts=facts) if facts else None, data)
+
+
+def problems(path, *overrides, **facts):
     with pytest.raises(PlanError) as caught:
-        plan(write_recipe(), override, machine=machine)
-    assert caught.value.problems[0].where == "--set"
-    assert caught.value.problems[0].remedy
+        plan(path, *overrides, **facts)
+    assert caught.value.exit_code == 2
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
+    made = plan(write_recipe())
+    assert {name: (value.value, value.origin) for name, value in made if name != "notes"} == {
+        "device": ("cpu", "computed"),
+        "dtype": ("float32", "computed"),
+        "attn_implementation": ("sdpa", "computed"),
+        "train_rows": (100, "computed"),
+        "eval_rows": (10, "computed"),
+        "max_seq_length": (128, "--set"),
+        "global_batch_size": (16, "default"),
+        "per_device_train_batch_size": (16, "computed"),
+        "gradient_accumulation_steps": (1, "computed"),
+        "per_device_eval_batch_size": (32, "computed"),
+        "gradient_checkpointing": (False, "computed"),
+        "steps_per_epoch": (7, "computed"),
+        "max_steps": (7, "computed"),
+        "warmup_steps": (1, "computed"),
+        "logging_steps": (1, "computed"),
+        "eval_steps": (7, "computed"),
+        "save_steps": (7, "computed"),
+        "learning_rate": (2e-4, "default"),
+        "base_parameters": (1_000_000, "computed"),
+        "adapter_parameters": (16 * (128 + 192), "computed"),
+        "memory_bytes": (1_073_943_296, "computed"),
+    }
+    assert made.notes == ()
 
 
 def test_the_same_input_gives_the_same_plan(write_recipe):
     assert plan(write_recipe()) == plan(write_recipe())
 
 
-def test_the_adapter_is_counted_from_the_shapes(write_recipe):
-    assert plan(write_recipe()).adapter_parameters.value == 221_184
+def test_a_plan_survives_json(write_recipe):
+    made = plan(write_recipe())
+    assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
+# Batches
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 12, 16, 31, 37, 64, 100, 128, 997])
+def test_the_global_batch_is_kept_however_it_is_cut(write_recipe, machine, total):
+    made = plan(write_recipe(), f"training.global_batch_size={total}", machine=machine)
+    assert made.per_device_train_batch_size.value * made.gradient_accumulation_steps.value == total
+    assert made.per_device_train_batch_size.value <= LARGEST_MICRO_BATCH[machine.accelerator]
+    assert (made.global_batch_size.value, made.global_batch_size.origin) == (total, "--set")
+
+
+@pytest.mark.parametrize("free", [3, 4, 8, 16, 20])
+def test_the_micro_batch_is_the_largest_divisor_that_fits(write_recipe, free):
+    machine = gpu((8, 0), free=free * GB)
+    overrides = ["training.global_batch_size=48", "training.gradient_checkpointing=true", "sft.max_seq_length=1024"]
+    facts = replace(LARGE, parameters=100_000_000)
+    made = plan(write_recipe(), *overrides, machine=machine, facts=facts)
+    micro = made.per_device_train_batch_size.value
+    larger = [size for size in range(micro + 1, 49) if 48 % size == 0]
+    assert made.memory_bytes.value <= 0.8 * free * GB
+    for size in larger[:1]:
+        forced = plan(
+            write_recipe(), *overrides, f"training.per_device_train_batch_size={size}", machine=machine, facts=facts
+        )
+        assert forced.memory_bytes.value > 0.8 * free * GB
+
+
+@pytest.mark.parametrize(
+    ("overrides", "micro", "accumulation", "total"),
+    [
+        ([], (16, "computed"), (1, "computed"), (DEFAULT_GLOBAL_BATCH, "default")),
+        (["global_batch_size=64"], (32, "computed"), (2, "computed"), (64, "--set")),
+        (
+            ["global_batch_size=64", "per_device_train_batch_size=4"],
+            (4, "--set"),
+            (16, "computed"),
+            (64, "--set"),
+        ),
+        (["per_device_train_batch_size=4"], (4, "--set"), (4, "computed"), (16, "computed")),
+        (["per_device_train_batch_size=20"], (20, "--set"), (1, "computed"), (20, "computed")),
+        (["gradient_accumulation_steps=3"], (8, "computed"), (3, "--set"), (24, "computed")),
+        (
+            ["gradient_accumulation_steps=3", "per_device_train_batch_size=5"],
+            (5, "--set"),
+            (3, "--set"),
+            (15, "computed"),
+        ),
+    ],
+)
+def test_a_batch_is_cut_by_what_is_given(write_recipe, overrides, micro, accumulation, total):
+    made = plan(write_recipe(), *(f"training.{override}" for override in overrides))
+    assert [
+        (part.value, part.origin)
+        for part in (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.global_batch_size)
+    ] == [micro, accumulation, total]
+
+
+def test_short_rows_go_through_in_larger_batches(write_recipe):
+    overrides = ["training.global_batch_size=64", "training.gradient_checkpointing=true", "sft.max_seq_length=2048"]
+    sizes = [
+        plan(write_recipe(), *overrides, machine=gpu((8, 0)), facts=LARGE, data=DataFacts(100, longest=longest))
+        for longest in (None, 2048, 512, 64)
+    ]
+    micros = [made.per_device_train_batch_size.value for made in sizes]
+    assert micros == sorted(micros)
+    assert micros[0] == micros[1] < micros[2] < micros[3]
+
+
+def test_packed_rows_are_as_long_as_can_be(write_recipe):
+    overrides = ["sft.packing=true", "sft.max_seq_length=2048"]
+    machine = gpu((8, 0))
+    packed = [
+        plan(write_recipe(), *overrides, machine=machine, facts=LARGE, data=DataFacts(100, longest=longest))
+        for longest in (None, 64)
+    ]
+    assert packed[0] == packed[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "size"), [("sft.packing=false", 32), ("training.per_device_eval_batch_size=5", 5)]
+)
+def test_evaluation_takes_twice_the_batch_or_what_is_asked(write_recipe, override, size):
+    assert plan(write_recipe(), override).per_device_eval_batch_size.value == size
+
+
+# Checkpointing
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts", "expected"),
+    [
+        ([], SMALL, (False, "computed", "it fits without")),
+        ([], LARGE, (True, "computed", "one row would not fit without")),
+        (["training.gradient_checkpointing=true"], SMALL, (True, "--set", "")),
+        (["training.gradient_checkpointing=false"], LARGE, (False, "--set", "")),
+        (["peft.method=prefix-tuning"], LARGE, (False, "computed", "prefix-tuning does not allow it")),
+    ],
+)
+def test_activations_are_recomputed_only_where_it_must_be(write_recipe, overrides, facts, expected):
+    made = plan(
+        write_recipe(),
+        "sft.max_seq_length=1024",
+        *overrides,
+        facts=replace(facts, max_position_embeddings=None),
+        machine=gpu((8, 0)),
+    )
+    checkpointing = made.gradient_checkpointing
+    assert (checkpointing.value, checkpointing.origin, checkpointing.why) == expected
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_leaves_room_for_more(write_recipe, bits):
+    overrides = ["training.global_batch_size=64", "sft.max_seq_length=1024", "training.gradient_checkpointing=true"]
+    whole, quantised = (
+        plan(write_recipe(), *overrides, *more, facts=LARGE, machine=gpu((8, 0)))
+        for more in ([], [f"quantization.method=bnb-{bits}bit"])
+    )
+    assert whole.per_device_train_batch_size.value < quantised.per_device_train_batch_size.value
+
+
+def test_what_does_not_fit_is_noted(write_recipe):
+    (note,) = plan(write_recipe(), facts=LARGE, machine=gpu((8, 0), free=8 * GB)).notes
+    assert note.startswith("memory: about ")
+    assert note.endswith(
+        " GB needed, 8.0 GB free; shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
+    )
+
+
+def test_unknown_memory_forbids_nothing(write_recipe):
+    made = plan(write_recipe(), facts=LARGE, machine=replace(CPU, memory_bytes=0, available_bytes=0))
+    assert (made.per_device_train_batch_size.value, made.notes) == (16, ())
+
+
+# Steps
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33, 96, 100])
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 2.0, 3.3])
+def test_steps_follow_from_rows_and_epochs(write_recipe, rows, epochs):
+    made = plan(write_recipe(), f"training.num_train_epochs={epochs}", data=DataFacts(rows))
+    per_epoch = math.ceil(rows / 16)
+    assert made.steps_per_epoch.value == per_epoch
+    assert made.max_steps.value == math.ceil(epochs * per_epoch)
+    assert made.max_steps.why == f"{epochs:g} epochs"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "expected"),
+    [
+        ([], 16_000, {"max_steps": 1000, "warmup_steps": 30, "logging_steps": 10, "eval_steps": 1000}),
+        ([], 16, {"max_steps": 1, "warmup_steps": 1, "logging_steps": 1, "eval_steps": 1}),
+        (["max_steps=7"], 16_000, {"max_steps": 7, "warmup_steps": 1, "logging_steps": 1, "eval_steps": 7}),
+        (["num_train_epochs=2.0"], 160, {"max_steps": 20, "eval_steps": 10, "save_steps": 10}),
+        (["warmup_ratio=0.0"], 16_000, {"warmup_steps": 0}),
+        (["warmup_ratio=0.5"], 16 * 7, {"warmup_steps": 4}),
+        (["warmup_steps=0"], 16_000, {"warmup_steps": 0}),
+        (["warmup_steps=5"], 16_000, {"warmup_steps": 5}),
+        (
+            ["logging_steps=3", "eval_steps=5", "save_steps=7"],
+            16_000,
+            {"logging_steps": 3, "eval_steps": 5, "save_steps": 7},
+        ),
+        (["max_steps=7"], None, {"steps_per_epoch": None, "max_steps": 7, "warmup_steps": 1, "save_steps": 7}),
+    ],
+)
+def test_intervals_follow_from_the_steps(write_recipe, overrides, rows, expected):
+    made = plan(write_recipe(), *(f"training.{override}" for override in overrides), data=DataFacts(rows))
+    assert {name: getattr(made, name).value for name in expected} == expected
+
+
+def test_without_rows_the_steps_are_unknown(write_recipe):
+    made = plan(write_recipe(), data=DataFacts())
+    names = ("train_rows", "eval_rows", "steps_per_epoch", "max_steps", "warmup_steps", "logging_steps", "eval_steps")
+    assert [getattr(made, name).value for name in (*names, "save_steps")] == [None] * 8
+
+
+def test_without_a_base_what_depends_on_it_is_unknown(write_recipe):
+    made = plan(write_recipe(), facts=None)
+    assert [made.base_parameters.value, made.adapter_parameters.value, made.memory_bytes.value] == [None] * 3
+    assert made.per_device_train_batch_size.why == "the most that fits (by rule of thumb: the base is not here)"
+    assert made.max_steps.value == 7
+
+
+# Types and devices
+
+
+@pytest.mark.parametrize(
+    ("machine", "facts", "dtype"),
+    [
+        ("cpu", SMALL, "float32"),
+        ("cpu", LARGE, "bfloat16"),
+        ("cpu", None, "bfloat16"),
+        ("old cpu", LARGE, "float32"),
+        ("apple", LARGE, "float32"),
+        ("turing", SMALL, "float16"),
+        ("turing", LARGE, "float16"),
+        ("ampere", SMALL, "bfloat16"),
+        ("ampere", LARGE, "bfloat16"),
+    ],
+)
+def test_the_type_follows_from_the_device(write_recipe, machine, facts, dtype):
+    made = plan(write_recipe(), machine=MACHINES[machine], facts=facts)
+    assert (made.dtype.value, made.dtype.origin) == (dtype, "computed")
+    assert made.dtype.why
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "why"),
+    [
+        ("cpu", "cpu", "2 cores, no GPU"),
+        ("apple", "mps", "Apple GPU"),
+        ("ampere", "cuda", "GPU"),
+    ],
+)
+def test_the_device_is_the_best_there_is(write_recipe, machine, device, why):
+    made = plan(write_recipe(), machine=MACHINES[machine])
+    assert (made.device.value, made.device.why) == (device, why)
+
+
+def test_only_the_first_of_several_gpus_is_planned_with(write_recipe):
+    one = gpu((8, 0))
+    two = replace(one, gpus=(*one.gpus, Gpu(1, "other", 8 * GB, 8 * GB, (7, 0), "1")))
+    assert plan(write_recipe(), machine=two).device.why == "GPU, the first of 2"
+    assert plan(write_recipe(), machine=two).dtype == plan(write_recipe(), machine=one).dtype
+
+
+@pytest.mark.parametrize(
+    ("override", "machine", "told"),
+    [
+        (
+            "model.dtype=float16",
+            "cpu",
+            'model.dtype: "float16" trains on a CUDA device only, and this is cpu (write "auto")',
+        ),
+        (
+            "model.dtype=float16",
+            "apple",
+            'model.dtype: "float16" trains on a CUDA device only, and this is mps (write "auto")',
+        ),
+        ("model.dtype=bfloat16", "turing", 'model.dtype: GPU has no bfloat16 (write "auto" or "float16")'),
+        (
+            "model.attn_implementation=flash_attention_2",
+            "cpu",
+            'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is cpu (write "auto")',
+        ),
+        (
+            "quantization.method=bnb-4bit",
+            "apple",
+            "quantization.method: bitsandbytes does not train on an Apple GPU (remove `[quantization]`)",
+        ),
+        (
+            "sft.max_seq_length=513",
+            "cpu",
+            "sft.max_seq_length: 513 is longer than the base's 512 positions (write at most 512)",
+        ),
+    ],
+)
+def test_what_cannot_work_here_is_refused(write_recipe, override, machine, told):
+    assert problems(write_recipe(), override, machine=MACHINES[machine]) == [f"--set: {told}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "machine"),
+    [
+        ("model.dtype=float16", "turing"),
+        ("model.dtype=bfloat16", "ampere"),
+        ("model.dtype=bfloat16", "old cpu"),
+        ("model.attn_implementation=flash_attention_2", "ampere"),
+        ("model.attn_implementation=eager", "cpu"),
+        ("quantization.method=bnb-4bit", "cpu"),
+        ("sft.max_seq_length=512", "cpu"),
+    ],
+)
+def test_what_works_here_is_taken_as_it_is_written(write_recipe, override, machine):
+    made = plan(write_recipe(), override, machine=MACHINES[machine])
+    key, _, value = override.rpartition(".")[2].partition("=")
+    if hasattr(made, key):
+        assert (str(getattr(made, key).value), getattr(made, key).origin) == (value, "--set")
+    assert made.device.value == MACHINES[machine].accelerator
+
+
+def test_every_refusal_is_told_at_once(write_recipe):
+    told = problems(
+        write_recipe(), "model.dtype=float16", "model.attn_implementation=flash_attention_2", "sft.max_seq_length=9999"
+    )
+    assert [problem.split(": ")[1] for problem in told] == [
+        "model.dtype",
+        "model.attn_implementation",
+        "sft.max_seq_length",
+    ]
+
+
+# Lengths
+
+
+def test_virtual_tokens_take_positions_of_the_base(write_recipe):
+    overrides = ["peft.method=prompt-tuning", "peft.num_virtual_tokens=12"]
+    assert plan(write_recipe(), *overrides, "sft.max_seq_length=500").max_seq_length.value == 500
+    assert problems(write_recipe(), *overrides, "sft.max_seq_length=501") == [
+        "--set: sft.max_seq_length: 501 is longer than the base's 512 positions less 12 virtual tokens "
+        "(write at most 500)"
+    ]
+
+
+def test_the_first_positions_of_roberta_are_taken(write_recipe, minimal):
+    path = write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS"))
+    roberta = replace(SMALL, model_type="roberta", max_position_embeddings=514)
+    base = SimpleNamespace(facts=roberta)
+    fits, long = (load_recipe(path, [f"classification.max_seq_length={length}"]) for length in (512, 513))
+    assert make_plan(fits, CPU, base, DataFacts()).max_seq_length.value == 512
+    with pytest.raises(PlanError, match="513 is longer than the base's 512 positions"):
+        make_plan(long, CPU, base, DataFacts())
+
+
+def test_a_base_without_positions_takes_any_length(write_recipe):
+    endless = replace(SMALL, max_position_embeddings=None)
+    assert plan(write_recipe(), "sft.max_seq_length=99999", facts=endless).max_seq_length.value == 99_999
+
+
+# The adapter
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_starts_from_its_typical_learning_rate(write_recipe, method):
+    made = plan(write_recipe(), f"peft.method={method}")
+    assert made.learning_rate.value == METHODS[method].capabilities.typical_learning_rate
+    assert (made.learning_rate.origin, made.learning_rate.why) == ("default", f"typical for {method}")
+
+
+def test_a_learning_rate_that_is_given_is_taken(write_recipe, minimal):
+    made = plan(write_recipe(minimal + "learning_rate = 0.5\n"))
+    assert (made.learning_rate.value, made.learning_rate.origin) == (0.5, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        ([], 16 * (128 + 192)),
+        (["peft.lora_r=4"], 4 * (128 + 192)),
+        (['peft.target_modules=["q_proj"]'], 16 * 128),
+        (['peft.target_modules=["proj"]'], None),
+        (["peft.method=ia3"], None),
+        (["peft.method=prompt-tuning"], 20 * 64),
+        (["peft.method=prefix-tuning"], 20 * 64 * 2 * 2),
+    ],
+)
+def test_the_adapter_is_counted_from_the_shapes(write_recipe, overrides, count):
+    assert plan(write_recipe(), *overrides).adapter_parameters.value == count
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens", "lm_head", "transformer.wte", "classifier.dense", "score"])
+def test_embeddings_and_heads_are_not_adapted(write_recipe, name):
+    facts = replace(SMALL, matrices={**SMALL.matrices, name: (1000, 64)})
+    assert plan(write_recipe(), facts=facts).adapter_parameters == plan(write_recipe()).adapter_parameters
+
+
+def test_the_packaged_base_is_counted_exactly(write_recipe):
+    base = find_base("lorans:nano", "main", [], download=False)
+    assert plan(write_recipe(), facts=base.facts).adapter_parameters.value == 221_184
+
+
+@pytest.mark.parametrize("method", [name for name, model in METHODS.items() if model.capabilities.virtual_tokens])
+def test_a_method_that_is_sensitive_to_its_rate_says_so(write_recipe, method):
+    assert plan(write_recipe(), f"peft.method={method}").notes == (f"{method}: {METHODS[method].advice}",)
+    assert plan(write_recipe(), f"peft.method={method}", "training.learning_rate=0.1").notes == ()
+
+
+def test_what_is_known_of_the_data_is_passed_on(write_recipe):
+    made = plan(write_recipe(), data=DataFacts(10, 0, 64, "40 rows packed into 10", ("a note",)))
+    assert (made.train_rows.why, made.eval_rows.why, made.notes) == (
+        "40 rows packed into 10",
+        "no evaluation rows",
+        ("a note",),
+    )

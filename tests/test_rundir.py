@@ -1,0 +1,313 @@
+"""The run directory: whole files or none, and no harm to what is not ours."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lora_ns.basemodel import BaseFacts
+from lora_ns.errors import RunError, UsageError
+from lora_ns.machine import Machine
+from lora_ns.plan import DataFacts, make_plan
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rundir import (
+    MANIFEST_VERSION,
+    BaseRecord,
+    DataRecord,
+    Manifest,
+    RunDir,
+    SourceRecord,
+    check_space,
+    differences,
+    hash_folder,
+    new_run_id,
+    sha256_file,
+    write_atomic,
+)
+
+FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
+MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.fixture
+def manifest(write_recipe) -> Manifest:
+    loaded = load_recipe(write_recipe(), ["training.seed=7", 'peft.target_modules=["q_proj"]'])
+    return Manifest(
+        run_id="20260101-000000-abcdef01",
+        created="2026-01-01T00:00:00+00:00",
+        updated="2026-01-01T00:00:00+00:00",
+        recipe=loaded.recipe,
+        overrides=loaded.overrides,
+        plan=make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(100, 10)),
+        base=BaseRecord(
+            name="a/b", path="/cache/b", commit=None, fingerprint="f", tokenizer_fingerprint="t", parameters=1
+        ),
+        data=DataRecord(
+            format="messages",
+            columns={"text": None},
+            train=SourceRecord(source="train.jsonl", sha256="0", rows=100),
+            eval_rows=[{"prompt": "é"}],
+        ),
+        seed=7,
+    )
+
+
+@pytest.fixture
+def run(tmp_path, manifest) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    run.create("# as written\n", manifest)
+    return run
+
+
+def names(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+def refusal(call, *arguments):
+    with pytest.raises(UsageError) as caught:
+        call(*arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+# Whole files or none
+
+
+@pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\xff", b"\xff"), ("", b"")])
+def test_a_file_is_written_with_its_folders(tmp_path, content, expected):
+    write_atomic(tmp_path / "a" / "b" / "file", content)
+    assert names(tmp_path / "a") == ["b", "b/file"]
+    assert (tmp_path / "a/b/file").read_bytes() == expected
+
+
+def test_a_written_file_is_readable_by_others(tmp_path):
+    write_atomic(tmp_path / "file", "x")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "no space left on the disk (free some space)"),
+        (errno.EDQUOT, "no space left on the disk (free some space)"),
+        (errno.EACCES, "cannot be written: refused (choose another folder)"),
+        (errno.EROFS, "cannot be written: refused (choose another folder)"),
+    ],
+)
+@pytest.mark.parametrize("method", ["replace", "chmod"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, method, number, told):
+    file = tmp_path / "folder" / "file"
+    write_atomic(file, "old")
+
+    def fail(*_):
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(RunError) as caught:
+        write_atomic(file, "new")
+    assert str(caught.value) == f"{file}: {told}"
+    assert caught.value.exit_code == 1
+    assert (names(tmp_path / "folder"), file.read_text()) == (["file"], "old")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "folder" / "file"
+    write_atomic(file, "old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(file, "new")
+    assert (names(tmp_path / "folder"), file.read_text()) == (["file"], "old")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_atomic(tmp_path / "file" / "inner", "x")
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10**6, True), (10**6 - 1, False)])
+def test_what_the_disk_cannot_hold_is_refused(tmp_path, monkeypatch, free, fits):
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: asked.append(folder) or SimpleNamespace(free=free))
+    folder = tmp_path / "not" / "yet" / "there"
+    if fits:
+        check_space(folder, 10**6)
+    else:
+        with pytest.raises(RunError) as caught:
+            check_space(folder, 10**6)
+        told = "no space left on the disk: about 1 MB needed, 1 MB free (free some space, or choose another folder)"
+        assert str(caught.value) == f"{folder}: {told}"
+    assert asked == [tmp_path]
+
+
+# Which directory may be used
+
+
+def make_nothing(path):
+    return None
+
+
+def make_file(path):
+    path.write_text("")
+
+
+def make_foreign(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("")
+
+
+def make_hidden(path):
+    path.mkdir()
+    (path / ".git").mkdir()
+
+
+KINDS = {
+    "nothing": (make_nothing, None, None),
+    "empty": (Path.mkdir, None, None),
+    "file": (make_file, *["is a file (choose another `training.output_dir`)"] * 2),
+    "foreign": (make_foreign, *["is not empty, and not a run (choose another `training.output_dir`)"] * 2),
+    "hidden": (make_hidden, *["is not empty, and not a run (choose another `training.output_dir`)"] * 2),
+}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_place_of_our_own_is_free(tmp_path, kind, overwrite):
+    make, *told = KINDS[kind]
+    path = tmp_path / "place"
+    make(path)
+    if told[overwrite] is None:
+        RunDir(path).check_free(overwrite)
+    else:
+        assert refusal(RunDir(path).check_free, overwrite) == f"{path}: {told[overwrite]}"
+
+
+def test_a_run_is_free_only_to_be_overwritten(run):
+    run.update(status="finished")
+    run.check_free(overwrite=True)
+    assert refusal(run.check_free, False) == (
+        f"{run.path}: holds a run already (finished) (`--resume` continues it, `--overwrite` replaces it, "
+        "or choose another `training.output_dir`)"
+    )
+
+
+def test_overwriting_spares_what_the_run_did_not_write(run):
+    own = [run.metrics, run.log, run.adapter / "adapter_model.safetensors", run.checkpoints / "1" / "x", run.data / "a"]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    (run.path / "notes.txt").write_text("mine")
+    run.clear()
+    assert names(run.path) == ["notes.txt"]
+    run.clear()
+    assert names(run.path) == ["notes.txt"]
+
+
+def test_clearing_touches_nothing_that_a_link_points_to(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("mine")
+    run.adapter.symlink_to(elsewhere)
+    run.clear()
+    assert names(elsewhere) == ["file"]
+
+
+# The manifest
+
+
+def test_a_manifest_is_read_as_it_was_written(run, manifest):
+    read = RunDir.open(run.path).read()
+    assert read.model_copy(update={"updated": manifest.updated}) == manifest
+    assert run.recipe.read_text() == "# as written\n"
+    assert names(run.path) == ["checkpoints", "manifest.json", "recipe.toml"]
+
+
+def test_an_update_changes_what_it_names(run):
+    before = run.read()
+    run.update(status="failed", error="no memory")
+    after = run.read()
+    assert set(differences(before.model_dump(mode="json"), after.model_dump(mode="json"))) - {"updated"} == {
+        "status",
+        "error",
+    }
+    assert (after.status, after.error) == ("failed", "no memory")
+
+
+def test_a_run_directory_is_a_path(run):
+    assert Path(run) == run.path
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (make_nothing, "no such run directory (name the `output_dir` of a run)"),
+        (make_file, "no such run directory (name the `output_dir` of a run)"),
+        (Path.mkdir, "not a run directory: it has no manifest.json (name the `output_dir` of a run)"),
+        (make_foreign, "not a run directory: it has no manifest.json (name the `output_dir` of a run)"),
+    ],
+)
+def test_what_is_no_run_is_not_opened(tmp_path, make, told):
+    path = tmp_path / "place"
+    make(path)
+    assert refusal(RunDir.open, path) == f"{path}: {told}"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"null", b"{}", b'{"version": "1"}', b'{"version": 1}', b"\xff\xfe"]
+)
+def test_what_is_no_manifest_is_told(run, content):
+    run.manifest_file.write_bytes(content)
+    told = refusal(RunDir.open, run.path)
+    assert told.startswith(f"{run.manifest_file}: not a manifest: ")
+    assert told.endswith(" (this run cannot be used)")
+
+
+def test_a_manifest_of_a_newer_version_says_what_to_install(run):
+    newer = {**json.loads(run.manifest_file.read_text()), "version": MANIFEST_VERSION + 1, "unheard": "of"}
+    run.manifest_file.write_text(json.dumps(newer))
+    what = f"written by a newer lorans (manifest version {MANIFEST_VERSION + 1}, this one reads {MANIFEST_VERSION})"
+    assert refusal(RunDir.open, run.path) == f"{run.manifest_file}: {what} (`pip install --upgrade lora-ns`)"
+
+
+def test_runs_have_different_names():
+    assert len({new_run_id() for _ in range(100)}) == 100
+
+
+# Comparing
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {}, {}),
+        ({"a": 1}, {"a": 1}, {}),
+        ({"a": 1}, {"a": 2}, {"a": (1, 2)}),
+        ({"a": 1}, {}, {"a": (1, None)}),
+        ({}, {"a": 1}, {"a": (None, 1)}),
+        ({"t": {"a": 1, "b": 2}}, {"t": {"a": 1, "b": 3}}, {"t.b": (2, 3)}),
+        ({"t": {"u": {"a": 1}}}, {"t": {"u": {"b": 1}}}, {"t.u.a": (1, None), "t.u.b": (None, 1)}),
+        ({"t": {"a": 1}}, {"t": 3}, {"t": ({"a": 1}, 3)}),
+        ({"l": [1, 2]}, {"l": [2, 1]}, {"l": ([1, 2], [2, 1])}),
+    ],
+)
+def test_two_tables_differ_in_dotted_keys(old, new, expected):
+    assert differences(old, new) == expected
+
+
+def test_a_folder_is_hashed_file_by_file(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "empty").write_bytes(b"")
+    (folder / "inner" / "file").write_bytes(b"abc" * 1_000_000)
+    hashed = hash_folder(folder)
+    assert list(hashed) == ["empty", "inner/file"]
+    assert hashed["empty"] == EMPTY_SHA256
+    assert hashed["inner/file"] == sha256_file(folder / "inner" / "file") != EMPTY_SHA256
