@@ -188,10 +188,12 @@ def _from_hub(name: str, revision: str, download: bool) -> Base | None:
         path = Path(
             snapshot_download(name, revision=revision, allow_patterns=list(_FILES), local_files_only=not download)
         )
-    except errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError as error:
         if not download:
             return None
-        raise ModelError(_not_cached(name)) from None
+        answer = error.__cause__
+        told = _hub_problem(name, revision, answer) if isinstance(answer, errors.HfHubHTTPError) else _not_cached(name)
+        raise ModelError(told) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise ModelError(_hub_problem(name, revision, error)) from None
     return _checked(Base(name, path, commit=path.name))

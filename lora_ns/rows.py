@@ -91,6 +91,8 @@ def _json_line(where: str, line: bytes) -> Outcome:
         return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
     except json.JSONDecodeError as error:
         return Problem(where, f"not JSON at column {error.colno}: {error.msg.lower()}", "each line is one JSON object")
+    except (ValueError, RecursionError) as error:
+        return Problem(where, f"cannot be read: {str(error).partition(';')[0].lower()}", "write the number as a string")
     return _object(where, values)
 
 
@@ -115,6 +117,9 @@ def _json(path: Path) -> Iterator[Outcome]:
         hint = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
         yield Problem(f"{path}:{error.lineno}", f"not JSON at column {error.colno}: {error.msg.lower()}", hint)
         return
+    except (ValueError, RecursionError) as error:
+        yield Problem(str(path), f"cannot be read: {str(error).partition(';')[0].lower()}", "write it as a string")
+        return
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if not isinstance(content, list):
@@ -132,12 +137,16 @@ def _csv(path: Path) -> Iterator[Outcome]:
     except UnicodeDecodeError as error:
         yield Problem(str(path), f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8")
         return
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
         for cells in reader:
             if header is None:
                 header = cells
+                if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+                    yield Problem(f"{path}:1", f"column `{twice[0]}` is there twice", "rename one of them")
+                    return
             elif len(cells) == len(header):
                 yield Row(f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True)))
             elif cells:

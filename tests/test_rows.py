@@ -190,6 +190,25 @@ def test_a_type_that_changes_late_is_just_a_value(tmp_path):
     assert [row.values for row in read_rows(file)][-3:] == [{"a": None}, {"a": "text"}, {"b": [1]}]
 
 
+@pytest.mark.parametrize("content", ['{"a": %s}' % ("1" * 5000), "[" * 100_000])
+@pytest.mark.parametrize("kind", [".jsonl", ".json"])
+def test_json_that_python_refuses_is_told(tmp_path, kind, content):
+    assert told(written(tmp_path, f"a{kind}", content.encode())).startswith(
+        f"FILE{':1' * (kind == '.jsonl')}: cannot be read: "
+    )
+
+
+def test_a_long_text_in_a_table_is_just_a_value(tmp_path):
+    file = written(tmp_path, "a.csv", b"a\n" + b"x" * 200_000)
+    assert [row.values for row in read_rows(file)] == [{"a": "x" * 200_000}]
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    assert (
+        told(written(tmp_path, "a.csv", b"a,b,a\n1,2,3\n")) == "FILE:1: column `a` is there twice (rename one of them)"
+    )
+
+
 def test_a_limit_reads_no_further_than_it_has_to(tmp_path):
     file = written(tmp_path, "a.jsonl", b'{"a": 1}\n{"a": 2}\nnot read\n')
     assert [row.values for row in read_rows(file, limit=2)] == [{"a": 1}, {"a": 2}]

@@ -8,7 +8,14 @@ _HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$"""
 )
-_STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|\'[^\']*\'|#.*$')
+_STRING_OR_COMMENT = re.compile(
+    r"""
+    "{3}(?:\\.|[^\\])*?"{3} | '{3}.*?'{3}   # a long string that ends on its line
+    | ("{3}|'{3}).*$                        # one that does not: its quotes stay
+    | "(?:\\.|[^"\\])*" | '[^']*' | \#.*$
+    """,
+    re.VERBOSE,
+)
 
 
 def line_numbers(text: str) -> dict[str, int]:
@@ -19,10 +26,10 @@ def line_numbers(text: str) -> dict[str, int]:
     closing = ""
     for number, line in enumerate(text.splitlines(), start=1):
         if closing:
-            if closing in line:
-                closing = ""
-            continue
-        if depth == 0:
+            if closing not in line:
+                continue
+            line = line.partition(closing)[2]  # noqa: PLW2901 -- what follows a string over lines
+        elif depth == 0:
             if header := _HEADER.match(line):
                 table = _split(header[1])
                 lines.setdefault(".".join(table), number)
@@ -30,19 +37,11 @@ def line_numbers(text: str) -> dict[str, int]:
             if key := _KEY.match(line):
                 lines.setdefault(".".join((*table, *_split(key[1]))), number)
                 line = key[2]  # noqa: PLW2901 -- only the value counts for what stays open
-        closing = _opens_multiline_string(line)
-        if not closing:
-            bare = _STRING_OR_COMMENT.sub("", line)
-            depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
+        bare = _STRING_OR_COMMENT.sub(r"\1", line)
+        closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
+        depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
     return lines
 
 
 def _split(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in dotted.split("."))
-
-
-def _opens_multiline_string(line: str) -> str:
-    for quotes in ('"""', "'''"):
-        if line.count(quotes) % 2:
-            return quotes
-    return ""
