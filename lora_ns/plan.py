@@ -122,7 +122,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         max_steps=steps,
         warmup_steps=_warmup(loaded, steps.value),
         logging_steps=_interval(
-            loaded, "logging_steps", training.logging_steps, _tenths(steps.value), "100 rows a run"
+            loaded, "logging_steps", training.logging_steps, _hundredths(steps.value), "100 rows a run"
         ),
         eval_steps=_interval(
             loaded, "eval_steps", training.eval_steps, _at_most(per_epoch.value, steps.value), "once an epoch"
@@ -385,7 +385,7 @@ def _interval(loaded: LoadedRecipe, key: str, asked: int | None, computed: int |
     return Derived(value=computed, origin="computed", why=why)
 
 
-def _tenths(steps: int | None) -> int | None:
+def _hundredths(steps: int | None) -> int | None:
     return None if steps is None else max(1, steps // 100)
 
 
