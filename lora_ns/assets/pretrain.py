@@ -111,7 +111,7 @@ SYSTEM_SHARE = 0.1
 SECOND_TURN_SHARE = 0.1
 PROMPT_WEIGHT = 0.05
 """A little loss on the questions too, so that the model is a language model of its rows and not only of the answers."""
-# Many small steps: with the same number of rows in larger batches the model takes far longer to learn to copy letters.
+# Many small steps: in the same time, larger batches get less far in learning to copy letters.
 BATCH_ROWS = 16
 BATCHES_SORTED_TOGETHER = 32
 PEAK_LEARNING_RATE = 1e-3
