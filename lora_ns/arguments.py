@@ -51,6 +51,9 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "project": recipe.tracking.project or "lorans",
         "run_name": recipe.tracking.run_name or recipe.task_name,
         "disable_tqdm": True,
+        "include_num_input_tokens_seen": "non_padding",
+        "label_names": ["labels"],
+        "prediction_loss_only": recipe.task_type == "CAUSAL_LM",
         **training.extra,
     }
 
@@ -63,7 +66,6 @@ def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, An
         "padding_free": recipe.sft.packing,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "loss_type": recipe.sft.loss_type,
-        "prediction_loss_only": True,
     }
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
+from lora_ns.formats import RowFaultError
 
 MOST_PROBLEMS = 5
 """Problems of one file that are told; the rest is counted."""
@@ -48,6 +49,27 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     if not rows:
         raise DataError(Problem(str(path), "no rows", "put one row into it at least"))
     return rows
+
+
+T = TypeVar("T")
+
+
+def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
+    """What `read` makes of each row, in their order.
+
+    Raises:
+        DataError: with the rows for which it raised `RowFaultError`, all of them looked at.
+    """
+    found: list[T] = []
+    problems: list[Problem] = []
+    for row in rows:
+        try:
+            found.append(read(row))
+        except RowFaultError as fault:
+            problems.append(Problem(row.where, fault.what, fault.remedy))
+    if problems:
+        raise DataError(told(problems))
+    return found
 
 
 def told(problems: list[Problem]) -> list[Problem]:

@@ -63,6 +63,9 @@ def test_the_arguments_of_the_minimal_recipe(write_recipe):
         "project": "lorans",
         "run_name": "task",
         "disable_tqdm": True,
+        "include_num_input_tokens_seen": "non_padding",
+        "label_names": ["labels"],
+        "prediction_loss_only": True,
     }
 
 

@@ -84,3 +84,27 @@ def test_init_takes_another_method(tmp_path, method):
 def test_the_reference_is_what_the_tables_say():
     written = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text()
     assert written == reference(), "python -m lora_ns.recipe.reference > docs/recipe.md"
+
+
+SHIPPED = {
+    "quickstart": "nano/quickstart.toml",
+    "gsm8k": "mistral-7b/gsm8k-qlora.toml",
+    "metamath": "llama-2-7b/metamath-lora.toml",
+    "code-feedback": "deepseek-coder-6.7b/code-feedback-qlora.toml",
+    "glue-mrpc": "roberta-base/glue-mrpc-lora.toml",
+    "template": "template.toml",
+}
+
+
+def test_every_start_of_init_is_shipped():
+    assert set(SHIPPED) == set(STARTS)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_init_starts_from_the_shipped_recipe(tmp_path, name):
+    path = tmp_path / "recipe.toml"
+    path.write_text(write_recipe(STARTS[name], "t"))
+    start, shipped = (load_recipe(file).recipe.model_dump() for file in (path, RECIPES[0].parents[1] / SHIPPED[name]))
+    for recipe in (start, shipped):
+        del recipe["task_name"], recipe["training"]["output_dir"]
+    assert start == shipped

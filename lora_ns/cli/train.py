@@ -54,12 +54,18 @@ def train(
     if as_json:
         print_json(result)
         return
-    print_pairs([("run", result.run), ("adapter", result.adapter), ("steps", number(result.steps))])
-    print_pairs([("trained parameters", number(result.trainable_parameters))])
-    _print_metrics(result.metrics)
+    print_pairs(
+        [
+            ("run", result.run),
+            ("adapter", result.adapter),
+            ("steps", number(result.steps)),
+            ("trained parameters", number(result.trainable_parameters)),
+            *_measurements(result.metrics),
+        ]
+    )
 
 
-def _print_metrics(metrics: dict[str, float]) -> None:
+def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What was measured, before and after in one line."""
     names = [name for name in metrics if not name.startswith("before/")]
     rows = []
@@ -67,7 +73,7 @@ def _print_metrics(metrics: dict[str, float]) -> None:
         before = metrics.get(f"before/{name}")
         after = _measured(name, metrics[name])
         rows.append((name, after if before is None else f"{_measured(name, before)} -> {after}"))
-    print_pairs(rows)
+    return rows
 
 
 def _measured(name: str, value: float) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,7 +64,6 @@ class StopSignal:
     """A request to stop after the running step; the second one stops at once."""
 
     number: int = 0
-    history: list[int] = field(default_factory=list)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopSignal]:

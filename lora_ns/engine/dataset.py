@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import PACKAGED
 from lora_ns.datafile import find_file
-from lora_ns.engine.render import Renderer, encode_labelled
+from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Row, read_rows, told
+from lora_ns.rows import Row, for_each, read_rows
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""Label of a token that is not in the loss."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
     shown = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
     try:
         data = datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
-    except Exception as error:  # datasets raises whatever its parts raise; the text says it
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(_hub_problem(loaded, shown, error)) from None
     if limit is not None:
         data = data.select(range(min(limit, len(data))))
@@ -158,9 +155,6 @@ def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
     return Source(source.name, train, _digest(train)), Source(f"{source.name} (held out)", held_out, _digest(held_out))
 
 
-Encoder = Callable[[Row], Mapping[str, list[int]] | None]
-
-
 def tokenize_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Tokenized:
     """Rows of a causal language model: `input_ids`, `labels` and `length`, never longer than the recipe allows.
 
@@ -184,8 +178,7 @@ def tokenize_causal(source: Source, form: Format, renderer: Renderer, loaded: Lo
         if not any(trained[1:]):
             raise RowFaultError("[MASK001] no token of this row would be learned", "shorten its prompt or drop the row")
         tally.trained_tokens += sum(trained)
-        labels = [token if learn else IGNORED for token, learn in zip(ids, trained, strict=True)]
-        return {"input_ids": ids, "labels": labels}
+        return {"input_ids": ids, "labels": Rendered(ids, trained).labels}
 
     encoded = _encode_all(source.rows, encode, tally)
     if sft.on_overflow == "error" and tally.too_long:
@@ -261,15 +254,7 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
     """
     if loaded.recipe.classification.labels:
         return loaded.recipe.classification.labels
-    counts: Counter[str] = Counter()
-    problems = []
-    for row in source.rows:
-        try:
-            counts[form.answer(row.values)] += 1
-        except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy))
-    if problems:
-        raise DataError(told(problems))
+    counts = Counter(for_each(source.rows, lambda row: form.answer(row.values)))
     if len(counts) < 2:
         raise DataError(
             Problem(source.name, f"only one class, `{next(iter(counts))}`", "a classifier needs two at least")
@@ -281,20 +266,9 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
 def _encode_all(
     rows: Sequence[Row], encode: Callable[[Row], Mapping[str, Any] | None], tally: Tally
 ) -> list[Mapping[str, Any]]:
-    encoded = []
-    problems = []
-    for row in rows:
-        try:
-            inputs = encode(row)
-        except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy))
-            continue
-        if inputs is not None:
-            tally.tokens += len(inputs["input_ids"])
-            encoded.append(inputs)
-    if problems:
-        raise DataError(told(problems))
+    encoded = [inputs for inputs in for_each(rows, encode) if inputs is not None]
     tally.rows = len(encoded)
+    tally.tokens = sum(len(inputs["input_ids"]) for inputs in encoded)
     return encoded
 
 

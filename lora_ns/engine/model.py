@@ -29,7 +29,6 @@ class Loading:
     quantization: Quantization = field(default_factory=NoQuantization)
     trust_remote_code: bool = False
     labels: Sequence[str] = ()
-    revision: str | None = None
 
 
 def load_base(base: Base, loading: Loading) -> PreTrainedModel:

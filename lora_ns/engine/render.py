@@ -11,6 +11,9 @@ from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, R
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+IGNORED = -100
+"""Label of a token that is not in the loss, as PyTorch's cross entropy has it."""
+
 TrainOn = Literal["assistant", "last", "all"]
 
 
@@ -21,6 +24,11 @@ class Rendered:
     input_ids: list[int]
     trained: list[bool]
     """For each token, whether its prediction is in the loss."""
+
+    @property
+    def labels(self) -> list[int]:
+        """The tokens that are to be predicted, and `IGNORED` for the others."""
+        return [token if learn else IGNORED for token, learn in zip(self.input_ids, self.trained, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The special token that a rendered assistant turn ends with."""
     if tokenizer.chat_template is None:
         return set()
+    import jinja2
+
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template may refuse anything in its own words; the rows will show it
+    except (jinja2.TemplateError, TypeError):  # a template may refuse anything in its own words; the rows will show it
         return set()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.metrics import classification_metrics
+from lora_ns.engine.render import IGNORED
 from lora_ns.plan import Plan
 from lora_ns.recipe.recipe import Recipe
 
@@ -30,8 +31,11 @@ def make_trainer(
     labels: Sequence[str] = (),
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
-    make = _causal if recipe.task_type == "CAUSAL_LM" else functools.partial(_classifier, labels=labels)
-    trainer = make(recipe, plan, checkpoints, model, tokenizer, data)
+    shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
+    if recipe.task_type == "CAUSAL_LM":
+        trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
+    else:
+        trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, len(labels))
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
@@ -41,23 +45,13 @@ def make_trainer(
     return trainer
 
 
-def _causal(
-    recipe: Recipe,
-    plan: Plan,
-    checkpoints: Path,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: tuple[datasets.Dataset, datasets.Dataset | None],
-) -> Trainer:
+def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
     import trl
 
-    arguments = trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints), include_num_input_tokens_seen="non_padding")
     # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
-    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trainer = repeatable(causal_trainer_class())(
-        model=model, args=arguments, train_dataset=data[0], eval_dataset=data[1], processing_class=tokenizer
-    )
-    for name, parameter in model.named_parameters():
+    trained = {name: value.data for name, value in shared["model"].named_parameters() if value.requires_grad}
+    trainer: Trainer = repeatable(causal_trainer_class())(args=trl.SFTConfig(**arguments), **shared)
+    for name, parameter in shared["model"].named_parameters():
         if name in trained:
             parameter.data = trained[name]
     return trainer
@@ -118,7 +112,7 @@ def causal_trainer_class() -> Any:
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             """Add the batch's loss and accuracy to the sums, by its number of tokens."""
-            tokens = (inputs["labels"][:, 1:] != -100).sum()
+            tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
             counts = self.accelerator.gather_for_metrics(tokens.to(loss.device)[None])
             losses = self.accelerator.gather_for_metrics(loss.detach()[None])
@@ -139,31 +133,19 @@ def causal_trainer_class() -> Any:
     return CausalTrainer
 
 
-def _classifier(
-    recipe: Recipe,
-    plan: Plan,
-    checkpoints: Path,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: tuple[datasets.Dataset, datasets.Dataset | None],
-    labels: Sequence[str],
-) -> Trainer:
+def _classifier(arguments: dict[str, Any], shared: dict[str, Any], classes: int) -> Trainer:
     import transformers
 
     def metrics(prediction: Any) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        return classification_metrics(logits.argmax(-1).tolist(), prediction.label_ids.tolist(), len(labels))
+        return classification_metrics(logits.argmax(-1).tolist(), prediction.label_ids.tolist(), classes)
 
-    model.config.pad_token_id = tokenizer.pad_token_id
-    arguments = training_arguments(recipe, plan, checkpoints)
-    return repeatable(transformers.Trainer)(
-        model=model,
-        args=transformers.TrainingArguments(
-            **arguments, include_num_input_tokens_seen="non_padding", label_names=["labels"]
-        ),
-        train_dataset=data[0],
-        eval_dataset=data[1],
-        processing_class=tokenizer,
+    tokenizer = shared["processing_class"]
+    shared["model"].config.pad_token_id = tokenizer.pad_token_id
+    trainer: Trainer = repeatable(transformers.Trainer)(
+        args=transformers.TrainingArguments(**arguments),
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         compute_metrics=metrics,
+        **shared,
     )
+    return trainer

@@ -240,7 +240,3 @@ def _override_key(override: str) -> str:
 def _line(problem: Problem) -> int:
     number = problem.where.rpartition(":")[2]
     return int(number) if number.isdigit() else 0
-
-
-def _unique(problems: Sequence[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(problems))

@@ -6,8 +6,6 @@ from typing import Literal
 
 from lora_ns.recipe.base import Name, Table
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-
 
 class Model(Table):
     """The base model. It is never changed: only the adapter is trained."""

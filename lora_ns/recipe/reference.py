@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,17 +38,9 @@ def _rows(properties: dict[str, Any]) -> Iterator[str]:
     yield "| key | takes | default | what it is |"
     yield "|---|---|---|---|"
     for name, entry in properties.items():
-        default = f"`{_shown(entry['default'])}`" if entry.get("default") is not None else "-"
+        default = f"`{json.dumps(entry['default'])}`" if entry.get("default") is not None else "-"
         yield f"| `{name}` | {describe(entry)} | {default} | {entry.get('description', '')} |".replace("\n", "\\n")
 
 
-def _shown(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
-
-
 if __name__ == "__main__":
-    import sys
-
     sys.stdout.write(reference())

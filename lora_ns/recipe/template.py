@@ -56,7 +56,12 @@ STARTS: Mapping[str, Start] = {
             "prompt_template": "Question: {question}\nAnswer:",
             "completion_template": " {answer}",
         },
-        training={"output_dir": _OUTPUT, "num_train_epochs": 3, "global_batch_size": 64},
+        training={
+            "output_dir": _OUTPUT,
+            "num_train_epochs": 3,
+            "global_batch_size": 64,
+            "optim": "paged_adamw_8bit",
+        },
     ),
     "metamath": _start(
         "MetaMathQA with Llama 2 7B",
@@ -65,11 +70,14 @@ STARTS: Mapping[str, Start] = {
         peft={"method": "lora", "lora_r": 16, "lora_alpha": 32},
         dataset={
             "name": "meta-math/MetaMathQA",
-            "prompt_template": "{query}\n",
-            "completion_template": "{response}",
-            "eval_fraction": 0.01,
+            "prompt_template": "Below is an instruction that describes a task. "
+            "Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\n{query}\n\n### Response:",
+            "completion_template": " {response}",
+            "eval_fraction": 0.005,
         },
         training={"output_dir": _OUTPUT, "global_batch_size": 128},
+        sft={"on_overflow": "drop"},
     ),
     "code-feedback": _start(
         "Code-Feedback with a 4-bit DeepSeek-Coder 6.7B",
@@ -93,7 +101,7 @@ STARTS: Mapping[str, Start] = {
         "FacebookAI/roberta-base",
         peft={"method": "lora", "lora_r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},
         dataset={"name": "nyu-mll/glue", "subset": "mrpc", "eval_split": "validation"},
-        training={"output_dir": _OUTPUT, "num_train_epochs": 5, "global_batch_size": 32, "learning_rate": 0.0005},
+        training={"output_dir": _OUTPUT, "num_train_epochs": 10, "global_batch_size": 32, "learning_rate": 0.0004},
     ),
     "template": _start(
         "your own rows, with the least that a recipe needs",
@@ -102,6 +110,7 @@ STARTS: Mapping[str, Start] = {
         peft={"method": "lora"},
         dataset={"path": "train.jsonl", "eval_fraction": 0.05},
         training={"output_dir": _OUTPUT},
+        sft={"max_seq_length": 512},
     ),
 }
 """The recipes to start from, by name."""

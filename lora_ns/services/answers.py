@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ from lora_ns.engine.generate import Writer
 from lora_ns.engine.metrics import exact_match, is_match
 from lora_ns.engine.render import Renderer
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
-from lora_ns.services.trained import format_of
+from lora_ns.services.trained import format_of, kept_rows, make_writer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,20 +35,20 @@ class Answers:
         manifest: Manifest,
         model: PeftModel,
         tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]] | None = None,
+        rows: Sequence[Row] | None = None,
     ) -> Answers:
-        """The evaluation of a run, over its own evaluation rows or others of their kind. Raises `RowFaultError`."""
+        """The evaluation of a run, over its own evaluation rows or others of their kind. Raises `DataError`."""
         recipe = manifest.recipe
         form = format_of(manifest)
-        chosen = (manifest.data.eval_rows if rows is None else rows)[: recipe.evaluation.max_samples]
+        chosen = (kept_rows(manifest) if rows is None else rows)[: recipe.evaluation.max_samples]
         renderer = Renderer(tokenizer, manifest.stop_token_ids)
         group = recipe.evaluation.group_by
         return cls(
             recipe,
-            Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, max_positions(model)),
-            [renderer.prompt(form.prompt(row)) for row in chosen],  # type: ignore[arg-type]
-            [form.answer(row) for row in chosen],
-            [row.get(group) for row in chosen] if group else None,
+            make_writer(manifest, model, tokenizer),
+            for_each(chosen, lambda row: renderer.prompt(form.prompt(row.values))),  # type: ignore[arg-type]
+            for_each(chosen, lambda row: form.answer(row.values)),
+            [row.values.get(group) for row in chosen] if group else None,
         )
 
     def score(self) -> dict[str, float]:
@@ -58,9 +59,3 @@ class Answers:
             is_match(answer.text, expected, pattern) for answer, expected in zip(written, self.expected, strict=True)
         ]
         return exact_match(matches, self.groups)
-
-
-def max_positions(model: Any) -> int | None:
-    """Positions that a model has; None if it does not say."""
-    found = getattr(model.config, "max_position_embeddings", None)
-    return int(found) if found else None

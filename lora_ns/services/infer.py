@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import computing
 from lora_ns.engine.render import Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Labelled, RowFaultError
 from lora_ns.recipe.generation import Generation
-from lora_ns.rows import Row, told
-from lora_ns.services.answers import max_positions
-from lora_ns.services.trained import Trained, format_of
+from lora_ns.rows import Row, for_each
+from lora_ns.services.trained import Trained, format_of, make_writer, max_positions
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,7 @@ def infer(
     if trained.manifest.recipe.task_type == "SEQ_CLS":
         return InferResult(tuple(_classify(trained, rows, generation.batch_size, on_answers)))
     prompts = _prompts(trained, rows)
-    writer = Writer(
-        trained.model,
-        trained.tokenizer,
-        trained.manifest.stop_token_ids,
-        trained.manifest.plan.dtype.value,
-        max_positions(trained.model),
-    )
+    writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
     answers = writer.answer(prompts, generation, on_answers)
     return InferResult(
         tuple(
@@ -75,22 +67,16 @@ def _prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
     form = format_of(trained.manifest)
     renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids)
     room = max_positions(trained.model)
-    prompts, problems = [], []
-    for row in rows:
-        try:
-            prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
-            if not prompt:
-                raise RowFaultError("the prompt is empty", "give it some text")
-            if room and len(prompt) >= room:
-                raise RowFaultError(
-                    f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it"
-                )
-            prompts.append(prompt)
-        except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy))
-    if problems:
-        raise DataError(told(problems))
-    return prompts
+
+    def prompt_of(row: Row) -> list[int]:
+        prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
+        if not prompt:
+            raise RowFaultError("the prompt is empty", "give it some text")
+        if room and len(prompt) >= room:
+            raise RowFaultError(f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it")
+        return prompt
+
+    return for_each(rows, prompt_of)
 
 
 def _classify(
@@ -106,21 +92,16 @@ def _classify(
         on_answers(min(start + batch_size, len(rows)))
 
 
-def _classifier_inputs(trained: Trained, rows: Sequence[Row]) -> list[Mapping[str, list[int]]]:
+def _classifier_inputs(trained: Trained, rows: Sequence[Row]) -> list[dict[str, list[int]]]:
     form = format_of(trained.manifest)
     limit = trained.manifest.recipe.classification.max_seq_length
-    inputs: list[Mapping[str, list[int]]] = []
-    problems = []
-    for row in rows:
-        try:
-            example = form.prompt(row.values)
-            assert isinstance(example, Labelled)
-            inputs.append(encode_labelled(trained.tokenizer, example, limit))
-        except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy))
-    if problems:
-        raise DataError(told(problems))
-    return inputs
+
+    def inputs_of(row: Row) -> dict[str, list[int]]:
+        example = form.prompt(row.values)
+        assert isinstance(example, Labelled)
+        return encode_labelled(trained.tokenizer, example, limit)
+
+    return for_each(rows, inputs_of)
 
 
 def class_scores(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> list[list[float]]:

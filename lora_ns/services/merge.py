@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.adapter import load_adapter
-from lora_ns.engine.model import Loading, load_base
+from lora_ns.engine.model import load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
@@ -59,7 +59,7 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResu
     check_space(output, 5 * base.facts.parameters)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
-    loading = Loading(**{**loading_of(manifest).__dict__, "device": "cpu", "dtype": "float32"})
+    loading = replace(loading_of(manifest), device="cpu", dtype="float32")
     model = load_base(base, loading)
     if loading.quantization.bits is not None:
         model = model.dequantize().float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
     )
     if overwrite:
         run.clear()
-    manifest = run.create(loaded.text, manifest)
+    run.create(loaded.text, manifest)
     noise.attach(run.log)
     _save_data(run, data)
     for note in plan.notes:
@@ -151,7 +152,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
-    """Go on with a run from its last complete checkpoint, from the run directory alone.
+    """Go on with a run from its last complete checkpoint, or from its first step, from the run directory alone.
 
     Args:
         run: the run; where it lies does not matter.
@@ -160,7 +161,7 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         loaded: the recipe, if one was named; it has to say what the run was started with.
 
     Raises:
-        UsageError: if the run is finished, has no complete checkpoint, or its recipe was changed.
+        UsageError: if the run is finished, or its recipe was changed.
     """
     manifest = run.read()
     if loaded is not None:
@@ -401,8 +402,6 @@ def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
 
 def _final_metrics(run: RunDir) -> dict[str, Any]:
     """First and last of what was logged: the evaluation before the first step, the one at the end, the last loss."""
-    import json
-
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]

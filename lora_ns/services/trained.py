@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import PACKAGED, Base, find_base
 from lora_ns.engine.adapter import WEIGHTS, load_adapter
+from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import Loading, load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format
-from lora_ns.recipe.quantization import NoQuantization
+from lora_ns.rows import Row
 from lora_ns.rundir import BaseRecord, Manifest, RunDir, sha256_file
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,12 @@ class Trained:
     model: PeftModel
 
 
-def open_trained(run: RunDir, base_path: Path | None = None, quantized: bool = True) -> Trained:
+def open_trained(run: RunDir, base_path: Path | None = None) -> Trained:
     """Load a run's base and adapter.
 
     Args:
         run: the run directory.
         base_path: where the base lies now, if not where it was.
-        quantized: whether a base that was quantised in training is quantised again.
 
     Raises:
         UsageError: if the run is not finished, or its adapter or template was changed.
@@ -51,10 +51,8 @@ def open_trained(run: RunDir, base_path: Path | None = None, quantized: bool = T
     if template_hash(tokenizer) != manifest.chat_template_sha256:
         what = "the chat template is not the one that the run was trained with"
         raise UsageError(Problem(str(run.adapter), what, "restore chat_template.jinja"))
-    loading = loading_of(manifest)
-    if not quantized:
-        loading = Loading(**{**loading.__dict__, "quantization": NoQuantization()})
-    return Trained(run, manifest, base, tokenizer, load_adapter(load_base(base, loading), run.adapter))
+    model = load_adapter(load_base(base, loading_of(manifest)), run.adapter)
+    return Trained(run, manifest, base, tokenizer, model)
 
 
 def check_adapter(run: RunDir, manifest: Manifest) -> None:
@@ -121,3 +119,19 @@ def record_base(base: Base) -> BaseRecord:
 def format_of(manifest: Manifest) -> Format:
     """The format that the run read its rows in."""
     return FORMATS[manifest.data.format](Columns(**manifest.data.columns))  # type: ignore[arg-type]
+
+
+def kept_rows(manifest: Manifest) -> list[Row]:
+    """The evaluation rows that the run kept."""
+    return [Row(f"evaluation row {number}", row) for number, row in enumerate(manifest.data.eval_rows, start=1)]
+
+
+def make_writer(manifest: Manifest, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
+    """The model of a run as it writes answers."""
+    return Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, max_positions(model))
+
+
+def max_positions(model: Any) -> int | None:
+    """Positions that a model has; None if it does not say."""
+    found = getattr(model.config, "max_position_embeddings", None)
+    return int(found) if found else None
