@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.metrics import classification_metrics
 from lora_ns.engine.render import IGNORED
+from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.plan import Plan
 from lora_ns.recipe.recipe import Recipe
 
@@ -104,11 +105,21 @@ def repeatable(trainer_class: Any) -> Any:
 
 @functools.cache
 def causal_trainer_class() -> Any:
-    """TRL's `SFTTrainer` with an evaluation loss that is the mean over all tokens, whatever the batches were."""
+    """TRL's `SFTTrainer` with an evaluation loss that is the mean over all tokens, whatever the batches were.
+
+    On a CPU, it scores the positions in the loss alone; see `scoring`.
+    """
     import trl
 
     class CausalTrainer(trl.SFTTrainer):  # type: ignore[misc, unused-ignore]
         """`SFTTrainer` averages the means of the batches, so that its `eval_loss` depends on the batch size."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            """TRL's loss, from scores of the positions in it where that is less work."""
+            own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
+            if not own_logits and AnswerScorer.fits(model):
+                model = AnswerScorer(model, self.accelerator)
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             """Add the batch's loss and accuracy to the sums, by its number of tokens."""

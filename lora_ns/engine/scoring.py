@@ -1,0 +1,124 @@
+"""Scoring what is in the loss, and nothing else.
+
+TRL's fused head scores the positions in the loss alone on CUDA and XPU devices. Elsewhere it projects every position
+onto the vocabulary, prompts and padding too, and its backward pass projects them again, in float32. Here the same
+numbers come from the positions in the loss, projected once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.render import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from peft import PeftModel
+
+POSITIONS_AT_ONCE = 1024
+"""Positions projected at once: what is kept of them is their size times that of the vocabulary."""
+
+_RESCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+"""Settings of models that do more to their logits than the head does."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `SFTTrainer` reads of a scored batch; each of shape (rows, positions), 0 where there is no label."""
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    is_top1: torch.Tensor
+    label_mask: torch.Tensor
+    aux_loss: None = None
+
+
+class AnswerScorer:
+    """Called by `SFTTrainer.compute_loss` in the place of the model."""
+
+    def __init__(self, model: PeftModel, accelerator: Accelerator) -> None:
+        self._base = model.get_base_model()
+        self._accelerator = accelerator
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether a model's scores are those of its backbone and a frozen linear head, in this one process."""
+        import torch
+        from peft import PeftModel
+
+        if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+            return False
+        base = model.get_base_model()
+        head = base.get_output_embeddings()
+        settings = base.config.get_text_config()
+        return (
+            base.device.type == "cpu"
+            and type(head) is torch.nn.Linear
+            and not any(parameter.requires_grad for parameter in head.parameters())
+            and all(getattr(settings, name, None) is None for name in _RESCALED)
+        )
+
+    def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
+        """Score a batch.
+
+        Args:
+            labels: of shape (rows, positions), `IGNORED` where there is none.
+            fused_lm_head: what TRL asks its own head with.
+            inputs: what the backbone takes.
+        """
+        del fused_lm_head
+        with self._accelerator.autocast():
+            hidden = self._base.base_model(**inputs).last_hidden_state[:, :-1]
+            targets = labels[:, 1:]
+            mask = targets != IGNORED
+            head = self._base.get_output_embeddings()
+            scored = scoring_function().apply(hidden[mask], head.weight, head.bias, targets[mask])
+        log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in scored)
+        return Scores(log_probs, entropy, is_top1, mask)
+
+
+@functools.cache
+def scoring_function() -> Any:
+    """The autograd function from hidden states of shape (positions, width) to their scores."""
+    import torch
+
+    class Scoring(torch.autograd.Function):
+        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position.
+
+        A log-probability depends on its own hidden state alone, so its gradient is found beside it, while the
+        probabilities are there, and is only scaled in the backward pass (as in Liger Kernel, arXiv 2410.10989).
+        """
+
+        @staticmethod
+        def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any) -> tuple[Any, Any, Any]:
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            log_probs, entropy = torch.empty(len(hidden)), torch.empty(len(hidden))
+            top1 = torch.empty(len(hidden), dtype=torch.bool)
+            gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+            with torch.autocast("cpu", enabled=False):
+                for start in range(0, len(hidden), POSITIONS_AT_ONCE):
+                    part = slice(start, start + POSITIONS_AT_ONCE)
+                    target = targets[part, None]
+                    logits = torch.nn.functional.linear(hidden[part].to(dtype), weight, bias).float()
+                    top1[part] = logits.argmax(-1) == target[:, 0]
+                    logs = torch.log_softmax(logits, dim=-1)
+                    log_probs[part] = logs.gather(1, target)[:, 0]
+                    probs = logs.exp()
+                    entropy[part] = -torch.linalg.vecdot(probs, logs)
+                    if gradient is not None:
+                        slope = probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype))
+                        gradient[part] = slope.to(dtype) @ weight
+            ctx.save_for_backward(gradient)
+            ctx.mark_non_differentiable(entropy, top1)
+            return log_probs, entropy, top1
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Any) -> tuple[Any, None, None, None]:
+            (gradient,) = ctx.saved_tensors
+            return gradient * outer[0][:, None].to(gradient.dtype), None, None, None
+
+    return Scoring

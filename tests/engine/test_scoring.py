@@ -1,0 +1,106 @@
+"""The scores of the positions in the loss are those that TRL computes from all of them."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trl.trainer.utils import add_fused_lm_head
+
+from lora_ns.basemodel import find_base
+from lora_ns.engine.adapter import add_adapter
+from lora_ns.engine.model import Loading, load_base
+from lora_ns.engine.render import IGNORED
+from lora_ns.engine.scoring import POSITIONS_AT_ONCE, AnswerScorer, scoring_function
+from lora_ns.recipe.peft import METHODS
+
+PLAIN = SimpleNamespace(autocast=contextlib.nullcontext)
+HALF = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return find_base("lorans:nano", "main", [], download=False)
+
+
+def adapted(base, method="lora", **settings):
+    loaded = load_base(base, Loading("CAUSAL_LM", "float32", "cpu"))
+    add_fused_lm_head(loaded, outputs=("log_probs", "entropy", "is_top1"))
+    model = add_adapter(loaded, METHODS[method](method=method, **settings), "CAUSAL_LM", base)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def batch(rows=3, length=20):
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, 60, (rows, length), generator=generator)
+    labels = ids.clone()
+    labels[:, :7] = IGNORED
+    labels[0, 12:] = IGNORED
+    mask = torch.ones_like(ids)
+    mask[0, 12:] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+@pytest.mark.parametrize(("accelerator", "tolerance"), [(PLAIN, 1e-5), (HALF, 2e-2)], ids=["float32", "bfloat16"])
+def test_scores_and_gradients_are_those_of_all_positions(base, method, accelerator, tolerance):
+    model = adapted(base, method)
+    with accelerator.autocast():
+        expected = model(**batch(), fused_lm_head=True)
+    wanted = gradients(model, -expected.log_probs.sum())
+    got = AnswerScorer(model, accelerator)(**batch(), fused_lm_head=True, use_cache=False)
+    assert torch.equal(got.label_mask, expected.label_mask)
+    assert torch.allclose(got.log_probs, expected.log_probs, atol=10 * tolerance)
+    assert torch.allclose(got.entropy, expected.entropy.detach(), atol=10 * tolerance)
+    assert (got.is_top1 == expected.is_top1).float().mean() > 0.95
+    for name, gradient in gradients(model, -got.log_probs.sum()).items():
+        assert (gradient - wanted[name]).norm() <= tolerance * wanted[name].norm(), name
+
+
+def test_any_loss_on_the_log_probabilities_has_its_own_gradient():
+    """Dynamic fine-tuning weighs each token: the scaling in the backward pass has to be by position."""
+    generator = torch.Generator().manual_seed(3)
+    count = POSITIONS_AT_ONCE + 7
+    hidden = torch.randn(count, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 8, generator=generator, dtype=torch.float64)
+    bias = torch.randn(11, generator=generator, dtype=torch.float64)
+    targets = torch.randint(11, (count,), generator=generator)
+    weights = torch.rand(count, generator=generator)
+    plain = torch.log_softmax(torch.nn.functional.linear(hidden, weight, bias), -1).gather(1, targets[:, None])[:, 0]
+    (expected,) = torch.autograd.grad((weights * plain).sum(), hidden)
+    scores, entropy, _ = scoring_function().apply(hidden, weight, bias, targets)
+    (got,) = torch.autograd.grad((weights * scores).sum(), hidden)
+    assert torch.allclose(scores.double(), plain, atol=1e-5)
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert entropy.min() >= 0
+
+
+def test_a_batch_without_a_label_teaches_nothing(base):
+    model = adapted(base)
+    empty = batch()
+    empty["labels"] = torch.full_like(empty["labels"], IGNORED)
+    scores = AnswerScorer(model, PLAIN)(**empty, fused_lm_head=True, use_cache=False)
+    assert not scores.label_mask.any()
+    assert all(not gradient.any() for gradient in gradients(model, scores.log_probs.sum()).values())
+
+
+def test_what_is_not_a_backbone_and_a_frozen_head_is_left_to_trl(base):
+    model = adapted(base)
+    assert AnswerScorer.fits(model)
+    assert not AnswerScorer.fits(torch.nn.DataParallel(model))
+    assert not AnswerScorer.fits(adapted(base, "prompt-tuning", num_virtual_tokens=4))
+    model.get_base_model().config.logits_scaling = 8.0
+    assert not AnswerScorer.fits(model)
+    del model.get_base_model().config.logits_scaling
+    model.get_base_model().lm_head.requires_grad_(True)
+    assert not AnswerScorer.fits(model)
