@@ -40,8 +40,18 @@ class Base:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The model's `config.json`."""
-        loaded: Mapping[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        """The model's `config.json`.
+
+        Raises:
+            ModelError: if it is no JSON object.
+        """
+        file = self.path / "config.json"
+        try:
+            loaded = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise ModelError(Problem(str(file), f"not JSON: {error}", "fetch the model again")) from None
+        if not isinstance(loaded, dict):
+            raise ModelError(Problem(str(file), "not a JSON object", "fetch the model again"))
         return loaded
 
     @cached_property
@@ -242,7 +252,11 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             if size > file.stat().st_size:
                 raise ValueError("header longer than the file")  # told below with the other ways to be broken
             header: dict[str, Any] = json.loads(stream.read(size))
-    except (struct.error, ValueError) as error:
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = 8 + size + max((entry["data_offsets"][1] for entry in entries), default=0)
+        if end > file.stat().st_size:
+            raise ValueError(f"cut short, {file.stat().st_size:,} of {end:,} bytes")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(Problem(str(file), f"not a safetensors file: {error}", "fetch it again")) from None
     header.pop("__metadata__", None)
     return header, 8 + size

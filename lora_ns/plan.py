@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -97,6 +97,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         PlanError: with everything that cannot work on this machine, with this base, or with this data.
     """
     facts = base.facts if base else None
+    loaded = fit_length(loaded, facts)
     problems = [*_device_problems(loaded, machine), *_length_problems(loaded, facts)]
     if problems:
         raise PlanError(problems)
@@ -112,7 +113,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         attn_implementation=_attention(loaded),
         train_rows=Derived(value=data.train_rows, origin="computed", why=data.why or "known once the data is read"),
         eval_rows=Derived(value=data.eval_rows, origin="computed", why="" if data.eval_rows else "no evaluation rows"),
-        max_seq_length=_written(loaded, _length_key(loaded), loaded.recipe.max_seq_length),
+        max_seq_length=_length(loaded),
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
         gradient_accumulation_steps=batch.accumulation,
@@ -179,18 +180,50 @@ def _length_key(loaded: LoadedRecipe) -> str:
     return f"{'sft' if loaded.recipe.task_type == 'CAUSAL_LM' else 'classification'}.max_seq_length"
 
 
+def fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
+    """The recipe, its `max_seq_length` cut to what the base has positions for if the recipe does not name one."""
+    key, room = _length_key(loaded), _room(loaded, facts)
+    if loaded.origin(key) != "default" or room is None or not 0 < room < loaded.recipe.max_seq_length:
+        return loaded
+    table = key.partition(".")[0]
+    objective = getattr(loaded.recipe, table).model_copy(update={"max_seq_length": room})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={table: objective}))
+
+
+def _length(loaded: LoadedRecipe) -> Derived[int]:
+    key, value = _length_key(loaded), loaded.recipe.max_seq_length
+    objective = getattr(loaded.recipe, key.partition(".")[0])
+    if value == type(objective).model_fields["max_seq_length"].default or loaded.origin(key) != "default":
+        return _written(loaded, key, value)
+    return Derived(value=value, origin="computed", why="the base has no more positions")
+
+
+def _room(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
+    """Positions that the base has for a row, less the method's own; None if it does not say."""
+    if facts is None or facts.max_position_embeddings is None:
+        return None
+    return facts.max_position_embeddings - _position_offset(facts) - _virtual_tokens(loaded)
+
+
+def _position_offset(facts: BaseFacts) -> int:
+    """RoBERTa's positions begin after the padding index."""
+    return 2 if "roberta" in facts.model_type else 0
+
+
+def _virtual_tokens(loaded: LoadedRecipe) -> int:
+    tokens: int = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
+    return tokens
+
+
 def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
     """A row, with the method's own tokens, has to fit into the positions of the base."""
-    if facts is None or facts.max_position_embeddings is None:
-        return []
-    virtual = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
-    offset = 2 if "roberta" in facts.model_type else 0  # RoBERTa's positions begin after the padding index
-    room = facts.max_position_embeddings - virtual - offset
-    if loaded.recipe.max_seq_length <= room:
+    room = _room(loaded, facts)
+    if facts is None or facts.max_position_embeddings is None or room is None or loaded.recipe.max_seq_length <= room:
         return []
     key = _length_key(loaded)
+    virtual = _virtual_tokens(loaded)
     own = f" less {virtual} virtual tokens" if virtual else ""
-    positions = f"the base's {facts.max_position_embeddings - offset} positions{own}"
+    positions = f"the base's {facts.max_position_embeddings - _position_offset(facts)} positions{own}"
     what = f"{key}: {loaded.recipe.max_seq_length} is longer than {positions}"
     return [Problem(loaded.where(key), what, f"write at most {room}")]
 
@@ -278,7 +311,7 @@ def _micro_batches(loaded: LoadedRecipe, machine: Machine) -> list[int]:
 
 
 def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
-    virtual = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
+    virtual = _virtual_tokens(loaded)
     limit = loaded.recipe.max_seq_length
     packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
     return virtual + (limit if longest is None or packed else min(longest, limit))

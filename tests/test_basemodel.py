@@ -189,6 +189,24 @@ def test_a_broken_weight_file_is_told(tmp_path, content):
     assert told.endswith(" (fetch it again)")
 
 
+def test_weights_that_were_cut_short_are_told(tmp_path):
+    folder = write_model(tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    size = file.stat().st_size
+    with pytest.raises(ModelError, match=f"cut short, {size:,} of {size + 1:,} bytes"):
+        _ = Base("model", folder).facts
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
+def test_a_broken_configuration_is_told(tmp_path, content):
+    folder = write_model(tmp_path / "model")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        _ = Base("model", folder).config
+    assert str(caught.value).startswith(f"{folder / 'config.json'}: not ")
+
+
 def test_the_tokenizer_has_a_fingerprint_of_its_own(tmp_path):
     folder = write_model(tmp_path / "model")
     prints = [Base("model", folder).tokenizer_fingerprint]

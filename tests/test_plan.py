@@ -384,6 +384,17 @@ def test_virtual_tokens_take_positions_of_the_base(write_recipe):
     ]
 
 
+@pytest.mark.parametrize("overrides", [[], ["peft.method=prompt-tuning", "peft.num_virtual_tokens=12"]])
+def test_a_length_that_nobody_named_is_cut_to_the_base(write_recipe, overrides):
+    loaded = load_recipe(write_recipe(), overrides)
+    long = replace(SMALL, max_position_embeddings=4096)
+    made, kept = (
+        make_plan(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()).max_seq_length for facts in (SMALL, long)
+    )
+    assert (made.value, made.origin) == (500 if overrides else 512, "computed")
+    assert (kept.value, kept.origin) == (1024, "default")
+
+
 def test_the_first_positions_of_roberta_are_taken(write_recipe, minimal):
     path = write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS"))
     roberta = replace(SMALL, model_type="roberta", max_position_embeddings=514)

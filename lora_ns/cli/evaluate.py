@@ -40,4 +40,6 @@ def evaluate(
     if as_json:
         print_json(result)
         return
+    if result.truncated:
+        typer.echo(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length`, their end was cut", err=True)
     print_pairs([("rows", number(result.rows)), *((name, number(value)) for name, value in result.metrics.items())])

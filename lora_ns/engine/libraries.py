@@ -84,12 +84,14 @@ class Noise:
         self._path = Path(name)
         self._saved: tuple[int, int] | None = None
         self._attached = False
+        self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> Noise:
         _flush()
         self._saved = (os.dup(1), os.dup(2))
         os.dup2(self._file.fileno(), 1)
         os.dup2(self._file.fileno(), 2)
+        self._filters.__enter__()
         warnings.simplefilter("default")
         logging.captureWarnings(True)
         return self
@@ -99,6 +101,7 @@ class Noise:
     ) -> None:
         _flush()
         logging.captureWarnings(False)
+        self._filters.__exit__(kind, error, trace)
         if self._saved:
             os.dup2(self._saved[0], 1)
             os.dup2(self._saved[1], 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,17 +60,25 @@ FOREIGN_KEYS = {
 """What other tools call a key, and its name here."""
 
 
-def untagged(location: Keys) -> list[int | str]:
+def untagged(table: Mapping[str, Any], location: Keys) -> list[int | str]:
     """The location of an error without the tag that pydantic puts in for a tagged or plain union."""
     keys: list[int | str] = []
     for index, key in enumerate(location):
         is_tag = index == 1 and location[0] in UNIONS and key in UNIONS[str(location[0])]
-        is_branch = isinstance(key, str) and any(
-            mark in key for mark in ("literal[", "tuple[", "constrained-", "function-")
-        )
-        if not is_tag and not is_branch and key not in {"int", "bool", "float", "str"}:
+        if not is_tag and not (_is_branch(key) and not _is_key(table, keys, key)):
             keys.append(key)
     return keys
+
+
+def _is_branch(key: int | str) -> bool:
+    marks = ("literal[", "tuple[", "constrained-", "function-")
+    return isinstance(key, str) and (key in {"int", "bool", "float", "str"} or any(mark in key for mark in marks))
+
+
+def _is_key(table: Any, keys: Keys, key: int | str) -> bool:
+    for name in keys:
+        table = table[name] if isinstance(table, Mapping) and name in table else None
+    return isinstance(table, Mapping) and key in table
 
 
 def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -> Problem:
@@ -247,6 +256,6 @@ def _at(table: Any, keys: Keys) -> Any:
 
 def as_toml(value: Any) -> str:
     """A value as it would stand in TOML."""
-    if isinstance(value, float):
+    if isinstance(value, (float, datetime.date, datetime.time)):
         return str(value)
     return json.dumps(value, ensure_ascii=False, default=str)

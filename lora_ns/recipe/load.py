@@ -40,9 +40,16 @@ class LoadedRecipe:
         return _where(self.path, self.lines, self.overrides, key)
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from: `--set`, `recipe` or `default`."""
-        if any(_override_key(override) == key for override in self.overrides):
-            return "--set"
+        """Where the value of a dotted key came from: `--set`, `recipe` or `default`.
+
+        An override of a whole table leaves nothing of what the recipe says in it.
+        """
+        for override in reversed(self.overrides):
+            names, value = parse_override(override)
+            owner = ".".join(names)
+            if f"{key}.".startswith(f"{owner}."):
+                rest = key.removeprefix(owner).strip(".")
+                return "--set" if _has(value, rest.split(".") if rest else []) else "default"
         return "recipe" if key in self.lines else "default"
 
 
@@ -158,10 +165,10 @@ def _validate(
     while table != before:
         before = copy.deepcopy(table)
         try:
-            recipe = Recipe.model_validate_json(json.dumps(table, default=str))
+            recipe = Recipe.model_validate_json(json.dumps(table, default=_no_json))
         except ValidationError as error:
             for detail in error.errors(include_url=False):
-                keys = untagged(detail["loc"])
+                keys = untagged(table, detail["loc"])
                 dotted = ".".join(map(str, keys))
                 if dotted not in faulty:
                     problems.append(explain(table, keys, detail, locate))
@@ -223,18 +230,33 @@ def _touches(key: str, faulty: set[str]) -> bool:
     return any(key == fault or key.startswith(f"{fault}.") or fault.startswith(f"{key}.") for fault in faulty)
 
 
+def _has(value: Any, names: Sequence[str]) -> bool:
+    for name in names:
+        if not isinstance(value, Mapping) or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
 def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
     if any(f"{key}.".startswith(f"{_override_key(override)}.") for override in overrides):
         return "--set"
-    while key:
-        if key in lines:
-            return f"{path}:{lines[key]}"
-        key = key.rpartition(".")[0]
-    return str(path)
+    owner = key
+    while owner:
+        if owner in lines:
+            return f"{path}:{lines[owner]}"
+        owner = owner.rpartition(".")[0]
+    is_only_set = any(_override_key(override).startswith(f"{key.partition('.')[0]}.") for override in overrides)
+    return "--set" if is_only_set else str(path)
 
 
 def _override_key(override: str) -> str:
     return ".".join(name.strip() for name in override.partition("=")[0].split("."))
+
+
+def _no_json(value: object) -> dict[str, str]:
+    """A date or a time, which no key takes, as something that no key takes."""
+    return {"": str(value)}
 
 
 def _line(problem: Problem) -> int:

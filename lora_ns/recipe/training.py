@@ -23,7 +23,7 @@ class Training(Table):
     per_device_eval_batch_size: Literal["auto"] | PositiveInt = "auto"
     """Rows evaluated at once; `auto` is twice the training batch."""
     global_batch_size: PositiveInt | None = None
-    """Rows in one optimizer step, over all devices; 16 if neither this nor `gradient_accumulation_steps` is given."""
+    """Rows in one optimizer step, over all devices; 16, or the next multiple of the micro-batch below it, if absent."""
     gradient_accumulation_steps: PositiveInt | None = None
     """Micro-batches in one optimizer step; instead of `global_batch_size`."""
     learning_rate: PositiveFloat | None = None

@@ -23,6 +23,8 @@ class EvaluateResult:
 
     rows: int
     metrics: dict[str, float]
+    truncated: int = 0
+    """Rows of text that were longer than `sft.max_seq_length`: their end was not measured."""
 
 
 def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) -> EvaluateResult:
@@ -42,10 +44,11 @@ def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) ->
         raise UsageError(Problem(str(trained.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
     if trained.manifest.recipe.task_type == "SEQ_CLS":
         return EvaluateResult(len(rows), _classes(trained, rows))
-    metrics = {"loss": _loss(trained, rows)}
+    loss, truncated = _loss(trained, rows)
+    metrics = {"loss": loss}
     if exact_match:
         metrics |= Answers.of(trained.manifest, trained.model, trained.tokenizer, rows).score()
-    return EvaluateResult(len(rows), metrics)
+    return EvaluateResult(len(rows), metrics, truncated)
 
 
 def _classes(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
@@ -63,14 +66,17 @@ def _classes(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
     return classification_metrics(predicted, expected, len(numbers))
 
 
-def _loss(trained: Trained, rows: Sequence[Row]) -> float:
-    """Mean loss over all trained tokens of all rows, one row at a time: no padding, no batch to depend on."""
+def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:
+    """Mean loss over all trained tokens of all rows, and the number of rows that were cut.
+
+    One row at a time: no padding, no batch to depend on.
+    """
     import torch
 
     form = format_of(trained.manifest)
     renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft.train_on)
     device = next(trained.model.parameters()).device
-    total, tokens = 0.0, 0
+    total, tokens, cut = 0.0, 0, 0
     limit = trained.manifest.recipe.sft.max_seq_length
     for rendered in for_each(rows, lambda row: renderer.example(form.example(row.values))):  # type: ignore[arg-type]
         ids = torch.tensor([rendered.input_ids[:limit]], device=device)
@@ -81,4 +87,5 @@ def _loss(trained: Trained, rows: Sequence[Row]) -> float:
             torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=IGNORED, reduction="sum")
         )
         tokens += int((labels[0, 1:] != IGNORED).sum())
-    return total / max(1, tokens)
+        cut += len(rendered.input_ids) > limit
+    return total / max(1, tokens), cut

@@ -45,7 +45,7 @@ from lora_ns.errors import (
     UsageError,
 )
 from lora_ns.machine import detect
-from lora_ns.plan import DataFacts, Plan, make_plan
+from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import (
     DataRecord,
@@ -109,6 +109,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
     machine = detect()
     observer.stage("finding the base")
     base = _find(loaded)
+    loaded = fit_length(loaded, base.facts)
     make_plan(loaded, machine, base, DataFacts())
     observer.stage("loading the libraries")
     libraries.prepare(machine)
@@ -164,12 +165,12 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         UsageError: if the run is finished, or its recipe was changed.
     """
     manifest = run.read()
-    if loaded is not None:
-        _check_same(manifest, loaded)
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine = detect()
     base = reopen_base(manifest)
+    if loaded is not None:
+        _check_same(manifest, fit_length(loaded, base.facts))
     libraries.prepare(machine)
     tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)

@@ -124,11 +124,24 @@ def test_five_mistakes_are_five_located_problems(write_recipe, minimal):
         ),
         ("seed = 1", "peft.seed: unknown key (`seed` belongs in `[training]`)"),
         ("task_name = 1", "peft.task_name: unknown key (`task_name` belongs at the top)"),
+        ("lora_r = 2026-01-02", "peft.lora_r: got 2026-01-02 (expected a whole number from 1)"),
+        (
+            "target_modules = 12:30:00",
+            'peft.target_modules: got 12:30:00 (expected "all-linear" or a list of string that is not empty values)',
+        ),
     ],
 )
 def test_a_wrong_key_says_what_to_write(write_recipe, minimal, line, told):
     text = minimal.replace('method = "lora"', f'method = "lora"\n{line}')
     assert problems(write_recipe(text)) == [f"recipe.toml:9: {told}"]
+
+
+@pytest.mark.parametrize("key", ["int", "str", "bool", "float", "lora", "literal[x]"])
+@pytest.mark.parametrize("table", ["peft", "training", "model"])
+def test_an_unknown_key_may_be_called_like_a_type_or_a_method(write_recipe, minimal, table, key):
+    text = minimal.replace(f"[{table}]", f'[{table}]\n"{key}" = 1')
+    (told,) = problems(write_recipe(text))
+    assert told.startswith(f"recipe.toml:{text.splitlines().index(f'[{table}]') + 2}: {table}.{key}: unknown key")
 
 
 @pytest.mark.parametrize(
@@ -355,6 +368,17 @@ def test_a_value_knows_where_it_came_from(write_recipe):
         "recipe.toml:13",
         "recipe.toml",
     ]
+
+
+def test_an_override_of_a_table_leaves_nothing_of_what_the_recipe_says_in_it(write_recipe):
+    loaded = load_recipe(write_recipe(), ['training={output_dir = "b", seed = 7}', "training.max_steps=3"])
+    keys = ("training.seed", "training.output_dir", "training.max_steps", "training.optim", "training")
+    assert [loaded.origin(key) for key in keys] == ["--set", "--set", "--set", "default", "--set"]
+
+
+def test_a_rule_about_a_table_that_is_only_set_is_located_there(write_recipe):
+    (told,) = problems(write_recipe(), "evaluation.group_by=kind")
+    assert told.startswith("--set: evaluation")
 
 
 @pytest.mark.parametrize(
