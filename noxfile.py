@@ -1,4 +1,4 @@
-"""The sessions that hold the project: lint, light (no torch), tests, minimums."""
+"""The sessions that hold the project: lint, light (no torch), tests, minimums, bench."""
 
 import nox
 
@@ -40,6 +40,14 @@ def minimums(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Figures, not tests: see benchmarks/README.md."""
+    _install(session, "test")
+    session.run("python", "benchmarks/startup.py")
+    session.run("python", "benchmarks/first_step.py")
 
 
 def _install(session: nox.Session, extra: str) -> None:

@@ -19,7 +19,9 @@ class Told(transformers.TrainerCallback):
 base, rows, output = sys.argv[1:]
 torch.manual_seed(42)
 tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-texts = [json.loads(line)["messages"] for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+pairs = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+turns = [(("user", pair["prompt"]), ("assistant", pair["completion"])) for pair in pairs]
+texts = [[{"role": role, "content": content} for role, content in turn] for turn in turns]
 encoded = [tokenizer.apply_chat_template(messages, return_dict=True) for messages in texts]
 model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))

@@ -44,19 +44,12 @@ def lorans(folder: Path, environment: dict[str, str]) -> float:
 
 def trl(folder: Path, environment: dict[str, str], model: str) -> float:
     """Real tokens a second of one epoch, from what the command prints."""
+    program = str(Path(sys.executable).with_name("trl"))
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "trl.cli",
-            "sft",
-            "--model_name_or_path",
-            model,
-            "--dataset_name",
-            str(folder / "rows"),
-        ),
+        *(program, "sft", "--model_name_or_path", model, "--dataset_name", str(folder / "rows")),
         *("--use_peft", "--lora_r", "16", "--lora_target_modules", "all-linear", "--output_dir", str(folder / "trl")),
         *("--num_train_epochs", "1", "--save_strategy", "no", "--logging_steps", "1"),
+        *(() if torch_has_cuda() else ("--use_cpu",)),
     ]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     told = result.stdout + result.stderr
@@ -65,6 +58,12 @@ def trl(folder: Path, environment: dict[str, str], model: str) -> float:
     (seconds,) = re.findall(r"'train_runtime': '?([\d.e+]+)", told)
     tokens = re.findall(r"'num_tokens': '?([\d.e+]+)", told)
     return float(tokens[-1]) / float(seconds)
+
+
+def torch_has_cuda() -> bool:
+    """Asked in a process of its own: this one must not hold a GPU's memory."""
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "True"
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ class Renderer:
             if message.role != "assistant":
                 continue
             before = self._text(messages[:number], add_generation_prompt=True)
-            up_to = self._text(messages[: number + 1])
+            up_to = text if number + 1 == len(messages) else self._text(messages[: number + 1])
             if not text.startswith(before) or not text.startswith(up_to):
                 raise RowFaultError(
                     f"[TPL002] the chat template renders turn {number} another way once more turns follow",
@@ -110,7 +110,10 @@ class Renderer:
         encodes it; otherwise, where a token would reach over a boundary, it is encoded in pieces.
         """
         whole = self._encode(text)
-        parts = [(self._encode(text[:start]), self._encode(text[:stop])) for start, stop in spans]
+        parts = [
+            (self._encode(text[:start]), whole if stop == len(text) else self._encode(text[:stop]))
+            for start, stop in spans
+        ]
         if all(whole[: len(part)] == part for pair in parts for part in pair):
             return whole, [(len(before), len(up_to)) for before, up_to in parts]
         ids: list[int] = []
