@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import PACKAGED
@@ -30,6 +30,8 @@ class Source:
     name: str
     rows: Sequence[Row]
     sha256: str
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By column, the names of its classes in the order of their numbers, where the data set has them."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,25 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
         raise DataError(_hub_problem(loaded, shown, error)) from None
     if limit is not None:
         data = data.select(range(min(limit, len(data))))
-    rows = [Row(f"{shown}, row {number}", values) for number, values in enumerate(data, start=1)]
+    classes = {
+        column: tuple(feature.names)
+        for column, feature in data.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    rows = [Row(f"{shown}, row {number}", _named(values, classes)) for number, values in enumerate(data, start=1)]
     if not rows:
         raise DataError(Problem(shown, "no rows", "name another split"))
-    return Source(shown, rows, _digest(rows))
+    return Source(shown, rows, _digest(rows), classes)
+
+
+def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
+    """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
+    named = {
+        column: names[values[column]]
+        for column, names in classes.items()
+        if values[column] is not None and 0 <= values[column] < len(names)
+    }
+    return {**values, **named}
 
 
 def _hub_problem(loaded: LoadedRecipe, shown: str, error: Exception) -> Problem:
@@ -152,7 +169,8 @@ def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
     drawn = set(random.Random(loaded.recipe.training.seed).sample(range(len(source.rows)), count))
     train = [row for number, row in enumerate(source.rows) if number not in drawn]
     held_out = [row for number, row in enumerate(source.rows) if number in drawn][: recipe.max_eval_samples]
-    return Source(source.name, train, _digest(train)), Source(f"{source.name} (held out)", held_out, _digest(held_out))
+    rest = replace(source, rows=train, sha256=_digest(train))
+    return rest, replace(source, name=f"{source.name} (held out)", rows=held_out, sha256=_digest(held_out))
 
 
 def tokenize_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Tokenized:
@@ -247,13 +265,16 @@ def tokenize_labelled(
 
 
 def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
-    """The classes: those that the recipe names, else those of the training rows, numbers in order and names sorted.
+    """The classes: those that the recipe names, else the data set, else those of its rows, in the order of their names.
 
     Raises:
         DataError: if there are fewer than two, or a row has none.
     """
     if loaded.recipe.classification.labels:
         return loaded.recipe.classification.labels
+    column = form.columns.label_column  # type: ignore[attr-defined]
+    if column in source.classes:
+        return source.classes[column]
     counts = Counter(for_each(source.rows, lambda row: form.answer(row.values)))
     if len(counts) < 2:
         raise DataError(

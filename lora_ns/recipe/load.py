@@ -146,6 +146,27 @@ def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
             if not isinstance(target, dict):
                 raise RecipeError(Problem("--set", f"`{override}`: `{name}` is a value, not a table"))
         target[names[-1]] = value
+    _drop_alternatives(table, {_override_key(override) for override in overrides})
+
+
+ALTERNATIVES = (
+    ("dataset.name", "dataset.path"),
+    ("dataset.eval_path", "dataset.eval_split", "dataset.eval_fraction"),
+    ("training.max_steps", "training.num_train_epochs"),
+    ("training.global_batch_size", "training.gradient_accumulation_steps"),
+    ("training.warmup_steps", "training.warmup_ratio"),
+)
+"""Keys that say the same in different ways: an override of one takes the place of the others in the recipe."""
+
+
+def _drop_alternatives(table: dict[str, Any], overridden: set[str]) -> None:
+    for group in ALTERNATIVES:
+        if overridden.isdisjoint(group):
+            continue
+        for key in set(group) - overridden:
+            owner, _, name = key.partition(".")
+            if isinstance(table.get(owner), dict):
+                table[owner].pop(name, None)
 
 
 def _validate(

@@ -357,6 +357,34 @@ def test_the_last_of_two_overrides_counts(write_recipe):
     assert load_recipe(write_recipe(), ["training.seed=1", "training.seed=2"]).recipe.training.seed == 2
 
 
+@pytest.mark.parametrize(
+    ("table", "line", "override"),
+    [
+        ("training", "num_train_epochs = 2", "max_steps=3"),
+        ("training", "max_steps = 3", "num_train_epochs=2"),
+        ("training", "global_batch_size = 8", "gradient_accumulation_steps=2"),
+        ("training", "gradient_accumulation_steps = 2", "global_batch_size=8"),
+        ("training", "warmup_ratio = 0.1", "warmup_steps=4"),
+        ("training", "warmup_steps = 4", "warmup_ratio=0.1"),
+        ("dataset", "eval_fraction = 0.1", 'eval_path="b.jsonl"'),
+        ("dataset", 'eval_path = "b.jsonl"', "eval_fraction=0.1"),
+        ("dataset", "", 'name="owner/rows"'),
+    ],
+)
+def test_an_override_takes_the_place_of_what_says_the_same(write_recipe, minimal, table, line, override):
+    path = write_recipe(minimal.replace(f"[{table}]", f"[{table}]\n{line}"))
+    own = getattr(load_recipe(path, [f"{table}.{override}"]).recipe, table)
+    names, value = parse_override(override)
+    assert getattr(own, names[0]) == value
+    replaced = line.partition(" = ")[0] or "path"
+    assert getattr(own, replaced) == type(own).model_fields[replaced].default
+
+
+def test_two_overrides_that_say_the_same_contradict_each_other(write_recipe):
+    (told,) = problems(write_recipe(), "training.max_steps=3", "training.num_train_epochs=2")
+    assert told.startswith("--set: training.max_steps")
+
+
 def test_a_value_knows_where_it_came_from(write_recipe):
     loaded = load_recipe(write_recipe(), ["training.seed=7", "task_name=other"])
     keys = ("training.seed", "task_name", "training.output_dir", "training.optim", "sft.packing")

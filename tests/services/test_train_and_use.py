@@ -237,6 +237,20 @@ def test_a_classifier_learns_saves_its_labels_and_merges(classifier_run, tmp_pat
     assert merged.config.id2label == {0: "loud", 1: "quiet"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_a_classifier_and_its_head(trained, trained_logits, tmp_path, method):
+    run = trained(CLASSES, f'peft.method="{method}"', "training.max_steps=20", "training.save_steps=20")
+    again = open_trained(run)
+    assert torch.equal(logits(again.model, again.tokenizer), trained_logits[0])
+    head = {key: value for key, value in load_file(run.adapter / WEIGHTS).items() if "score" in key}
+    assert run.read().base.trainable_parameters > sum(value.numel() for value in head.values()) > 0
+    if again.manifest.recipe.peft.capabilities.merge is True:
+        assert merge(run, tmp_path / "merged").largest_difference < 1e-4
+    else:
+        with pytest.raises(UsageError, match="cannot be merged"):
+            merge(run, tmp_path / "merged")
+
+
 def test_a_classifier_over_a_4_bit_base_trains(trained):
     run = trained(CLASSES, 'quantization.method="bnb-4bit"', "training.max_steps=2")
     assert run.read().status == "finished"

@@ -1,0 +1,72 @@
+"""Every shipped recipe trains as it is, on a tiny base of its family and rows of its schema."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+from families import QUESTION, write_everything
+
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.errors import DataError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rows import Row
+from lora_ns.rundir import RunDir
+from lora_ns.services.infer import as_row, infer
+from lora_ns.services.train import train
+from lora_ns.services.trained import open_trained
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.toml"))
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    write_everything(folder)
+    return folder
+
+
+@pytest.fixture
+def train_shipped(hub, tmp_path, monkeypatch):
+    """Trains a shipped recipe for two steps, in a folder where its base and its data lie under their names."""
+    monkeypatch.chdir(hub)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def run(name, *overrides):
+        shortened = [f"training.output_dir={tmp_path / 'run'}", "training.max_steps=2"]
+        with Noise() as noise:
+            train(load_recipe(RECIPES / name, [*shortened, *overrides]), SilentObserver(), noise)
+        return RunDir.open(tmp_path / "run")
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
+    few = ["evaluation.max_samples=4"] if "quickstart" in name else []
+    run = train_shipped(name, *few)
+    manifest = run.read()
+    assert manifest.status == "finished"
+    assert manifest.data.train.rows > 0
+    assert manifest.data.eval
+    trained = open_trained(run)
+    settings = manifest.recipe.generation.model_copy(update={"max_new_tokens": 4})
+    pair = Row("input", {"sentence1": "A plum fell.", "sentence2": "A plum dropped."})
+    (row,) = infer(trained, [pair if manifest.labels else as_row(trained, QUESTION)], settings).rows
+    assert "output" in row
+
+
+def test_the_names_of_the_classes_are_those_of_the_data_set_in_its_order(train_shipped):
+    manifest = train_shipped("roberta-base/glue-mrpc-lora.toml").read()
+    assert manifest.labels == ("not_equivalent", "equivalent")
+
+
+def test_a_split_without_classes_is_no_evaluation(train_shipped):
+    with pytest.raises(DataError, match=r"glue/mrpc\[test\], row 1: class `-1` is not among those trained"):
+        train_shipped("roberta-base/glue-mrpc-lora.toml", "dataset.eval_split=test")
+
+
+def test_a_split_that_is_not_there_is_told(train_shipped):
+    with pytest.raises(DataError, match=r"dataset\.name: openai/gsm8k/main\[exam\] cannot be read"):
+        train_shipped("smollm2-135m/gsm8k-lora.toml", "dataset.eval_split=exam")
