@@ -7,12 +7,14 @@ import pytest
 
 from lora_ns.basemodel import find_base
 from lora_ns.errors import UsageError
+from lora_ns.formats import Columns, detect
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, make_plan
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.peft import METHODS
 from lora_ns.recipe.reference import reference
-from lora_ns.recipe.template import STARTS, write_recipe
+from lora_ns.recipe.template import STARTS, write_folder, write_recipe
+from lora_ns.rows import read_rows
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 MACHINE = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
@@ -72,6 +74,26 @@ def test_another_weight_is_another_fingerprint(tmp_path):
     file = tmp_path / "base/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x07")
     assert find_base("base", "main", [tmp_path], download=False).fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("data", [None, "rows.jsonl", "data/rows.jsonl", "/elsewhere/rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("name", STARTS)
+def test_init_shows_rows_that_the_recipe_can_read_if_it_reads_a_file_beside_it(tmp_path, name, data):
+    files = write_folder(STARTS[name], "t", data=data)
+    for file, text in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    recipe = load_recipe(tmp_path / "recipe.toml").recipe
+    stubs = set(files) - {"recipe.toml", "recipe.schema.json", "README.md", ".gitignore"}
+    beside = data in ("rows.jsonl", "data/rows.jsonl") or (data is None and name == "template")
+    assert stubs == ({recipe.dataset.path} if beside else set())
+    for stub in stubs:
+        rows = read_rows(tmp_path / stub)
+        columns = Columns(**{key: getattr(recipe.dataset, key) for key in Columns.__dataclass_fields__})
+        form, _ = detect(columns, list(rows[0].values), rows[0].values, recipe.task_type)
+        assert all(form.example(row.values) for row in rows)
+        assert stub in files["README.md"]
+    assert f"`{recipe.training.output_dir}`" in files["README.md"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,7 @@ def init(
 ) -> None:
     """Make a folder with a recipe, its schema, and what belongs beside it; nothing is overwritten."""
     from lora_ns.recipe.peft import METHODS
-    from lora_ns.recipe.recipe import Recipe
-    from lora_ns.recipe.template import STARTS, write_recipe
+    from lora_ns.recipe.template import STARTS, write_folder
     from lora_ns.rundir import write_atomic
 
     if listing:
@@ -37,7 +36,8 @@ def init(
         raise UsageError(Problem("--method", f"no method `{method}`", f"one of: {', '.join(METHODS)}"))
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(Problem(str(folder), "is not empty", "name a new folder"))
-    write_atomic(folder / "recipe.toml", write_recipe(STARTS[recipe], folder.name, model, data, method))
-    write_atomic(folder / "recipe.schema.json", json.dumps(Recipe.model_json_schema(), indent=2) + "\n")
-    write_atomic(folder / ".gitignore", "outputs/\n")
+    if data is not None and Path(data).exists() and not Path(data).is_absolute():
+        data = os.path.relpath(data, folder)  # a recipe names its files from where it lies
+    for name, text in write_folder(STARTS[recipe], folder.resolve().name, model, data, method).items():
+        write_atomic(folder / name, text)
     typer.echo(f"{folder / 'recipe.toml'}: next, `lorans validate {folder / 'recipe.toml'}`")

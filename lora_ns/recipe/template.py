@@ -1,4 +1,6 @@
-"""What `lorans init` writes: a recipe to start from, each of its lines with the field's own description."""
+"""What `lorans init` writes: a recipe to start from, each of its lines with the field's own description, and a folder
+around it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
+from string import Formatter
 from typing import Any
 
 from lora_ns.recipe.explain import UNIONS
@@ -128,15 +132,7 @@ def write_recipe(
         data: another training file; then the evaluation rows are a share of it.
         method: another PEFT method, with its defaults and its typical learning rate.
     """
-    tables = dict(start.tables)
-    if model is not None:
-        tables["model"] = {"name_or_path": model}
-    if method is not None and method != tables["peft"]["method"]:
-        tables["peft"] = {"method": method}
-        tables["training"] = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
-    if data is not None:
-        kept = {key: value for key, value in tables["dataset"].items() if key.endswith("_template") or key == "format"}
-        tables["dataset"] = {"path": data, "eval_fraction": 0.05, **kept}
+    tables = _tables(start, model, data, method)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", task_name).strip("-._") or "task"
     lines = [
         "#:schema ./recipe.schema.json",
@@ -148,6 +144,88 @@ def write_recipe(
         model_class: Any = UNIONS[table][values["method"]] if table in UNIONS else Recipe.model_fields[table].annotation
         lines += ["", f"[{table}]", *_keys(model_class, values)]
     return "\n".join(lines) + "\n"
+
+
+def write_folder(
+    start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
+) -> dict[str, str]:
+    """The files of a new folder by their names; the arguments are those of `write_recipe`.
+
+    A few rows to replace are among them if the recipe reads a JSON-lines file beside it.
+    """
+    files = {
+        "recipe.toml": write_recipe(start, task_name, model, data, method),
+        "recipe.schema.json": json.dumps(Recipe.model_json_schema(), indent=2) + "\n",
+        ".gitignore": "outputs/\n",
+    }
+    tables = _tables(start, model, data, method)
+    path = PurePath(tables["dataset"].get("path", ""))
+    stub = path.suffix == ".jsonl" and not path.is_absolute() and ":" not in str(path) and ".." not in path.parts
+    if stub:
+        files[str(path)] = "".join(json.dumps(row) + "\n" for row in _rows(tables))
+    files["README.md"] = _readme(task_name, tables, str(path) if stub else None)
+    return files
+
+
+def _tables(start: Start, model: str | None, data: str | None, method: str | None) -> dict[str, Any]:
+    tables = dict(start.tables)
+    if model is not None:
+        tables["model"] = {"name_or_path": model}
+    if method is not None and method != tables["peft"]["method"]:
+        tables["peft"] = {"method": method}
+        tables["training"] = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
+    if data is not None:
+        kept = {key: value for key, value in tables["dataset"].items() if key.endswith("_template") or key == "format"}
+        tables["dataset"] = {"path": data, "eval_fraction": 0.05, **kept}
+    return tables
+
+
+_QUESTIONS = ("What is 2 + 3?", "What is 4 + 1?", "What is 7 + 2?", "What is 6 + 3?")
+_ANSWERS = ("5", "5", "9", "9")
+
+
+def _rows(tables: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows that the recipe can read: the columns that its templates name, or the plainest ones of its task."""
+    if tables["task_type"] == "SEQ_CLS":
+        return [
+            {"sentence1": f"{what} fell.", "sentence2": f"{other} fell.", "label": label}
+            for what, other, label in (
+                ("A plum", "The plum", "equivalent"),
+                ("A stone", "A leaf", "not_equivalent"),
+                ("The cup", "A cup", "equivalent"),
+                ("Rain", "A tree", "not_equivalent"),
+            )
+        ]
+    dataset = tables["dataset"]
+    asked, answered = (_columns(dataset.get(f"{side}_template", f"{{{side}}}"))[0] for side in ("prompt", "completion"))
+    return [{asked: question, answered: answer} for question, answer in zip(_QUESTIONS, _ANSWERS, strict=True)]
+
+
+def _columns(template: str) -> list[str]:
+    return [field for _, field, _, _ in Formatter().parse(template) if field]
+
+
+def _readme(task_name: str, tables: Mapping[str, Any], stub: str | None) -> str:
+    run = tables["training"]["output_dir"]
+    rows = f"`{stub}` has a few rows to show the columns: put your own in their place.\n\n" if stub else ""
+    ask = f'lorans infer {run} --input "What is 2 + 3?"'
+    if tables["task_type"] == "SEQ_CLS":
+        ask = f"lorans infer {run} --input-file rows.jsonl --output-file classes.jsonl"
+    return f"""\
+# {task_name}
+
+A fine-tuning run of `{tables["model"]["name_or_path"]}`, described by `recipe.toml`.
+
+{rows}```bash
+lorans validate recipe.toml        # every mistake at once, before anything is loaded
+lorans plan recipe.toml            # every number that the run will use, and where it comes from
+lorans train recipe.toml
+{ask}
+lorans merge {run} --output merged
+```
+
+The run is in `{run}`: the adapter, the metrics, the log, and a manifest of what was trained on what.
+"""
 
 
 def _keys(model: Any, values: Mapping[str, Any]) -> list[str]:

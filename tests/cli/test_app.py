@@ -75,6 +75,20 @@ def test_init_makes_a_folder_once(tmp_path):
     assert "is not empty" in again.stderr
 
 
+def test_init_names_rows_that_are_there_from_where_the_recipe_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    assert lorans("init", "new", "--data", "rows.jsonl", "--recipe", "template").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        ".gitignore",
+        "README.md",
+        "recipe.schema.json",
+        "recipe.toml",
+    ]
+    monkeypatch.chdir("/")
+    assert lorans("plan", tmp_path / "new/recipe.toml", "--json").returncode == 0
+
+
 def test_a_plan_prints_every_value_with_its_origin(write_recipe, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
     path = write_recipe(MINIMAL + "global_batch_size = 8\n[sft]\nmax_seq_length = 64\n")

@@ -10,6 +10,7 @@ from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.template import STARTS, write_folder
 from lora_ns.rows import Row
 from lora_ns.rundir import RunDir
 from lora_ns.services.infer import as_row, infer
@@ -70,3 +71,12 @@ def test_a_split_without_classes_is_no_evaluation(train_shipped):
 def test_a_split_that_is_not_there_is_told(train_shipped):
     with pytest.raises(DataError, match=r"dataset\.name: openai/gsm8k/main\[exam\] cannot be read"):
         train_shipped("smollm2-135m/gsm8k-lora.toml", "dataset.eval_split=exam")
+
+
+def test_what_init_writes_trains_at_once(tmp_path, monkeypatch):
+    for file, text in write_folder(STARTS["template"], "new").items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with Noise() as noise:
+        train(load_recipe(tmp_path / "recipe.toml", ["training.max_steps=2"]), SilentObserver(), noise)
+    assert RunDir.open(tmp_path / "outputs/run").read().status == "finished"
