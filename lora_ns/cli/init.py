@@ -8,15 +8,21 @@ from typing import Annotated
 
 import typer
 
+from lora_ns.cli import complete
 from lora_ns.errors import Problem, UsageError
 
 
 def init(
     folder: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="What to start from; see --list.")] = "quickstart",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="What to start from; see --list.", autocompletion=complete.starts)
+    ] = "quickstart",
     listing: Annotated[bool, typer.Option("--list", help="List the recipes to start from.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="Base model instead.", show_default=False)] = None,
-    method: Annotated[str | None, typer.Option("--method", help="PEFT method instead.", show_default=False)] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="PEFT method instead.", show_default=False, autocompletion=complete.methods),
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Training file instead.", show_default=False)] = None,
 ) -> None:
     """Make a folder with a recipe, its schema, and what belongs beside it; nothing is overwritten."""

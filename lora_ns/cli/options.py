@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(help="The run directory, the `output_dir` of a training.", show_default=False)]
+from lora_ns.cli import complete
+
+RecipePath = Annotated[
+    Path, typer.Argument(help="The recipe, a TOML file.", show_default=False, autocompletion=complete.recipe_files)
+]
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        help="The run directory, the `output_dir` of a training.",
+        show_default=False,
+        autocompletion=complete.run_folders,
+    ),
+]
 Overrides = Annotated[
     list[str],
     typer.Option(
@@ -16,6 +27,7 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
         help="Override a key, such as training.seed=1; may be repeated.",
         show_default=False,
+        autocompletion=complete.overrides,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -7,13 +7,21 @@ from typing import Annotated
 
 import typer
 
+from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides
 from lora_ns.cli.show import Progress, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe; with --resume also a run directory.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="The recipe; with --resume also a run directory.",
+            show_default=False,
+            autocompletion=complete.recipes_and_runs,
+        ),
+    ],
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this run.")

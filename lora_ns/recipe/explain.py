@@ -200,6 +200,25 @@ def known_keys(table: Mapping[str, Any] | None = None) -> Iterator[str]:
             yield name
 
 
+def choices(key: str) -> list[str]:
+    """The values of a dotted key that has a few, as they stand after `--set key=`."""
+    owner, _, name = key.rpartition(".")
+    if owner in UNIONS and name == "method":
+        return list(UNIONS[owner])
+    tables: list[dict[str, Any]] = [{owner: {"method": method}} for method in UNIONS.get(owner, ())] or [{}]
+    schemas = [schema for table in tables if (schema := _schema(key, table))]
+    return list(dict.fromkeys(value for schema in schemas for value in _choices(schema)))
+
+
+def _choices(schema: Mapping[str, Any]) -> Iterator[str]:
+    if schema.get("type") == "boolean":
+        yield from ("true", "false")
+    for part in schema.get("anyOf", ()):
+        yield from _choices(part)
+    values = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    yield from (value if isinstance(value, str) else as_toml(value) for value in values)
+
+
 def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     owner, name = list(keys[:-1]), keys[-1]
     if owner and owner[0] == "peft" and (method := _owned_by_another_method(name, table)):

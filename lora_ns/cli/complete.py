@@ -1,0 +1,73 @@
+"""What the shell offers on the tab key: recipes, run directories, and the keys of `--set` with their values."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+MOST = 100
+"""Candidates that are offered; more help nobody."""
+DEEPEST = 4
+MOST_FOLDERS = 5000
+
+
+def recipe_files(incomplete: str) -> list[str]:
+    """TOML files below the folder that was typed so far."""
+    return _paths(incomplete, lambda folder, files: [folder / name for name in files if name.endswith(".toml")])
+
+
+def run_folders(incomplete: str) -> list[str]:
+    """Folders with a run in them."""
+    return _paths(incomplete, lambda folder, files: [folder] if "manifest.json" in files else [])
+
+
+def recipes_and_runs(incomplete: str) -> list[str]:
+    """Both, for `lorans train`, which `--resume` gives a run."""
+    return [*recipe_files(incomplete), *run_folders(incomplete)][:MOST]
+
+
+def overrides(incomplete: str) -> list[str]:
+    """Keys, and once only one key is left the values that it has a few of."""
+    from lora_ns.recipe.explain import choices, known_keys
+
+    key = incomplete.partition("=")[0]
+    keys = [name for name in known_keys() if name == key or (name.startswith(key) and "=" not in incomplete)]
+    offered = [f"{name}=" for name in keys]
+    if len(keys) == 1:
+        offered = [f"{keys[0]}={value}" for value in choices(keys[0])] or offered
+    return sorted(text for text in offered if text.startswith(incomplete))
+
+
+def starts(incomplete: str) -> list[str]:
+    """The recipes that `lorans init` starts from."""
+    from lora_ns.recipe.template import STARTS
+
+    return [name for name in STARTS if name.startswith(incomplete)]
+
+
+def methods(incomplete: str) -> list[str]:
+    """The PEFT methods."""
+    from lora_ns.recipe.peft import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
+def _paths(incomplete: str, pick: Callable[[Path, list[str]], list[Path]]) -> list[str]:
+    typed = Path(incomplete).expanduser()
+    start = typed if incomplete.endswith(os.sep) or not incomplete else typed.parent
+    found = (str(path) for folder, files in _folders(start) for path in pick(folder, files))
+    home = str(Path("~").expanduser())
+    matching = (path for path in found if path.startswith(str(typed)) or not incomplete)
+    if incomplete.startswith("~"):
+        matching = (path.replace(home, "~", 1) for path in matching)
+    return sorted(itertools.islice(matching, MOST))
+
+
+def _folders(start: Path) -> Iterator[tuple[Path, list[str]]]:
+    for name, folders, files in itertools.islice(os.walk(start), MOST_FOLDERS):
+        folder = Path(name)
+        depth = len(folder.relative_to(start).parts)
+        folders[:] = [] if depth >= DEEPEST else sorted(entry for entry in folders if not entry.startswith("."))
+        yield folder, files
