@@ -1,16 +1,14 @@
 """The base model as files: where it is found, what tells one from another, what the hub's answers mean."""
 
 import json
-import os
 import struct
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hub_stand_in import COMMIT, REFUSALS, hub, offline_environment
 
 import lora_ns
 from lora_ns.basemodel import ASSETS, Base, find_base, packaged, read_facts
@@ -288,15 +286,6 @@ def test_what_is_no_hub_id_is_told(name):
     )
 
 
-ANSWERS = {
-    "absent": (404, "RepoNotFound"),
-    "private": (401, "RepoNotFound"),
-    "gated": (403, "GatedRepo"),
-    "revision": (404, "RevisionNotFound"),
-    "forbidden": (403, ""),
-    "teapot": (418, ""),
-    "broken": (500, ""),
-}
 NO_MODEL = (
     "model.name_or_path: no model `owner/{}` on the hub, or it is private (check the spelling, or `hf auth login`)"
 )
@@ -325,25 +314,10 @@ print(json.dumps(told))
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    def do_GET(self):
-        name = next((part for part in self.path.split("/") if part in ANSWERS), "absent")
-        status, code = ANSWERS[name]
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 def ask(endpoint, home, *names):
     """What is told of models when the hub is elsewhere, which its library only learns at its import."""
-    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    environment["PYTHONPATH"] = str(Path(lora_ns.__file__).parent.parent)
+    root = str(Path(lora_ns.__file__).parent.parent)
+    environment = offline_environment(HF_ENDPOINT=endpoint, HF_HOME=str(home), PYTHONPATH=root)
     command = [sys.executable, "-c", ASK, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout)
@@ -351,22 +325,28 @@ def ask(endpoint, home, *names):
 
 @needs_hub
 def test_every_answer_of_the_hub_is_told_in_a_line(tmp_path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            told = ask(f"http://127.0.0.1:{server.server_port}", tmp_path, *ANSWERS)
-        finally:
-            server.shutdown()
-            thread.join()
-    assert told == TOLD
+    with hub() as endpoint:
+        assert ask(endpoint, tmp_path, *REFUSALS) == TOLD
 
 
 @needs_hub
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        port = server.server_port
-    assert ask(f"http://127.0.0.1:{port}", tmp_path, "model") == {
+    with hub() as endpoint:
+        pass
+    assert ask(endpoint, tmp_path, "model") == {
         "model": "model.name_or_path: `owner/model` is not in the hub's cache, and the hub cannot be reached "
         '(check the connection, or name a folder, or "lorans:nano")'
     }
+
+
+@needs_hub
+def test_a_model_is_fetched_once_and_found_offline_later(tmp_path):
+    command = (
+        "from lora_ns.basemodel import find_base; base = find_base('owner/nano', 'main', [], True); print(base.commit)"
+    )
+    root = str(Path(lora_ns.__file__).parent.parent)
+    with hub({"models/owner/nano": ASSETS / "nano"}) as endpoint:
+        online = offline_environment(HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), PYTHONPATH=root)
+        first = subprocess.check_output([sys.executable, "-c", command], env=online, text=True)
+    later = subprocess.check_output([sys.executable, "-c", command], env={**online, "HF_HUB_OFFLINE": "1"}, text=True)
+    assert first == later == f"{COMMIT}\n"
