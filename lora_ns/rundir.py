@@ -266,12 +266,30 @@ class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and is_disk_full(error, self._path):
+            raise RunError(Problem(str(self._path), "no space left on the disk", "free some space")) from None
         if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, TimeoutError)):
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            what = "no space left on the disk" if full else f"cannot be written: {error.strerror or error}"
-            raise RunError(
-                Problem(str(self._path), what, "free some space" if full else "choose another folder")
-            ) from None
+            what = f"cannot be written: {error.strerror or error}"
+            raise RunError(Problem(str(self._path), what, "choose another folder")) from None
+
+
+def is_disk_full(error: BaseException, path: Path) -> bool:
+    """Whether an error means that the disk of a path is full, as Python, safetensors or torch say it."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    text = str(error)
+    if type(error).__name__ == "SafetensorError":
+        return any(f"os error {number})" in text for number in (errno.ENOSPC, errno.EDQUOT))
+    if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in text or "inline_container" in text):
+        return shutil.disk_usage(_existing(path)).free < _NEARLY_NOTHING
+    return False
+
+
+_NEARLY_NOTHING = 16 * 1024 * 1024
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -280,8 +298,7 @@ def check_space(path: Path, needed: int) -> None:
     Raises:
         RunError: with the bytes that are needed and free.
     """
-    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_existing(path)).free
     if free < needed:
         what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
         raise RunError(Problem(str(path), what, "free some space, or choose another folder"))

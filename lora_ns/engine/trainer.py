@@ -60,10 +60,11 @@ def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
 
 @functools.cache
 def sampler_class() -> Any:
-    """transformers' `LengthGroupedSampler` with an order that follows from seed and epoch alone.
+    """transformers' `LengthGroupedSampler` with its batches in a random order that follows from seed and epoch alone.
 
-    The original draws from the global generator, which an evaluation moves on: a resumed run, which does not evaluate
-    before its first step, would see the rows in another order.
+    The original goes from the longest rows to the shortest, fifty batches at a time: where length tells kinds of rows
+    apart, a model sees them one kind after the other. It also draws from the global generator, which an evaluation
+    moves on: a resumed run, which does not evaluate before its first step, would see the rows in another order.
     """
     import torch
     from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -80,7 +81,13 @@ def sampler_class() -> Any:
 
         def __iter__(self) -> Any:
             self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            return super().__iter__()
+            rows = list(super().__iter__())
+            batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+            # The longest rows stay first, where they show at once that memory is short; a short batch stays last.
+            moved = range(1, len(rows) // self.batch_size)
+            order = [moved[number] for number in torch.randperm(len(moved), generator=self.generator).tolist()]
+            order = [0, *order, *range(max(1, len(rows) // self.batch_size), len(batches))]
+            return iter([row for number in order for row in batches[number]])
 
     return EpochSampler
 

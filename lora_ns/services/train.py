@@ -55,6 +55,7 @@ from lora_ns.rundir import (
     check_space,
     differences,
     hash_folder,
+    is_disk_full,
     new_run_id,
     now,
     telling_disk_errors,
@@ -165,12 +166,12 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         UsageError: if the run is finished, or its recipe was changed.
     """
     manifest = run.read()
-    if manifest.status == "finished":
-        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
-    machine = detect()
     base = reopen_base(manifest)
     if loaded is not None:
         _check_same(manifest, fit_length(loaded, base.facts))
+    if manifest.status == "finished":
+        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
+    machine = detect()
     libraries.prepare(machine)
     tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
@@ -379,7 +380,7 @@ def _train(
         run.update(metrics=metrics)
     set_seed(recipe.training.seed)
     observer.stage("training")
-    with _telling_memory_errors(plan):
+    with _telling_memory_errors(plan), _telling_full_disk(run):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     metrics |= _final_metrics(run)
@@ -417,6 +418,19 @@ def _final_metrics(run: RunDir) -> dict[str, Any]:
     if summary:
         metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
     return metrics
+
+
+@contextlib.contextmanager
+def _telling_full_disk(run: RunDir) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error, run.path):
+            raise
+        what = "no space left on the disk; the last complete checkpoint is kept"
+        raise RunError(
+            Problem(str(run.path), what, f"free some space, then `lorans train {run.path} --resume`")
+        ) from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def _libraries() -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Callable[..., RunDir]:
-    return lambda text, *overrides: run_recipe(tmp_path, text, *overrides)
+    return lambda text, *overrides, **more: run_recipe(tmp_path, text, *overrides, **more)
 
 
 @pytest.fixture(scope="session")

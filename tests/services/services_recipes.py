@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.callbacks import Observer, SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rundir import RunDir
@@ -62,14 +62,14 @@ def class_rows() -> list[dict[str, object]]:
     return [row for word, loud in zip(words, upper, strict=True) for row in ({"text": word, "label": "quiet"}, loud)]
 
 
-def run_recipe(folder: Path, text: str, *overrides: str) -> RunDir:
+def run_recipe(folder: Path, text: str, *overrides: str, observer: Observer | None = None) -> RunDir:
     (folder / "recipe.toml").write_text(text)
     (folder / "classes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in class_rows()))
     before = Path.cwd()
     os.chdir(folder)
     try:
         with Noise() as noise:
-            result = train(load_recipe(folder / "recipe.toml", overrides), SilentObserver(), noise)
+            result = train(load_recipe(folder / "recipe.toml", overrides), observer or SilentObserver(), noise)
     finally:
         os.chdir(before)
     return RunDir.open(Path(result.run))

@@ -1,7 +1,9 @@
 """From a recipe to a model that is used: what is saved is what was trained."""
 
+import contextlib
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from lora_ns.engine.adapter import WEIGHTS, save_adapter
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.engine.model import computing
-from lora_ns.errors import LoransError, UsageError
+from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.peft import METHODS
 from lora_ns.rows import Row
@@ -190,6 +192,35 @@ def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
 
     assert last_complete_checkpoint(run.checkpoints, run.read().run_id)[1] == 4
     assert last_complete_checkpoint(run.checkpoints, "another run") is None
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 240 MB, in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_in_training_is_told_and_the_run_goes_on_once_there_is_space(trained, small_disk):
+    class Filler(SilentObserver):
+        def step(self, step, tokens):
+            if step == 6:
+                with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
+                    while file.write(bytes(1 << 20)):
+                        pass
+
+    overrides = (f"training.output_dir={small_disk / 'run'}", "training.max_steps=8", "training.save_steps=4")
+    with pytest.raises(RunError, match=r"no space left on the disk; .* --resume"):
+        trained(RECIPE, *overrides, observer=Filler())
+    run = RunDir.open(small_disk / "run")
+    (small_disk / "ballast").unlink()
+    with Noise() as noise:
+        assert resume(run, SilentObserver(), noise).steps == 8
+    assert run.read().status == "finished"
 
 
 def test_a_resumed_run_cannot_become_another_one(lora_run, tmp_path):
