@@ -5,6 +5,7 @@ import nox
 nox.options.sessions = ["lint", "light", "tests"]
 
 HEAVY_TESTS = ["tests/engine", "tests/services"]
+LIGHT = ["pydantic", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
 
 @nox.session
@@ -17,10 +18,10 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
-@nox.session
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def light(session: nox.Session) -> None:
     """All that needs no torch, in an environment that has none."""
-    session.install("-c", "constraints.txt", "pydantic", "rich", "typer", "packaging", "pytest", "jsonschema")
+    session.install("-c", "constraints.txt", *LIGHT, "pytest", "jsonschema")
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)
@@ -36,7 +37,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """The lowest versions of the light half that are allowed."""
-    session.install("pydantic==2.11.*", "rich==13.9.*", "typer==0.16.*", "packaging", "pytest", "jsonschema")
+    lowest = ("pydantic==2.11.*", "rich==13.9.*", "typer==0.16.*", "tomli==2.2.*; python_version < '3.11'")
+    session.install(*lowest, "packaging", "pytest", "jsonschema")
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)

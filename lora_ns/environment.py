@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from lora_ns.machine import Finished, Gpu, Machine, detect, nvidia_smi, run_limited
+from lora_ns.machine import TRAINING_PYTHON, Finished, Gpu, Machine, detect, nvidia_smi, run_limited
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -136,7 +136,9 @@ def version_ranges() -> VersionRanges:
         return VersionRanges(python)
     packages = {}
     for requirement in map(Requirement, requirements):
-        if requirement.marker is None or "extra" in str(requirement.marker) or requirement.marker.evaluate():
+        # `python_version < "3.11"` asks for a stand-in for what later Pythons have; `>=` says what training needs.
+        marker = str(requirement.marker or "")
+        if "extra" in marker or "<" not in marker or (requirement.marker and requirement.marker.evaluate()):
             packages[requirement.name] = _spell(requirement.specifier)
     return VersionRanges(python, packages)
 
@@ -372,6 +374,9 @@ def _python(context: _Context) -> list[Check]:
         return [Check("python", "fail", f"{fact}; tested are {tested}", "python3.12 -m venv .venv")]
     if not tested:
         return [Check("python", "warn", f"{fact}; this copy is not installed: no tested ranges", "pip install lora-ns")]
+    if sys.version_info < TRAINING_PYTHON:
+        needed = ".".join(map(str, TRAINING_PYTHON))
+        return [Check("python", "fail", f"{fact}; transformers and trl need {needed}", "python3.12 -m venv .venv")]
     return [Check("python", "ok", fact)]
 
 

@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+TRAINING_PYTHON = (3, 11)
+"""The first Python that the libraries which train have releases for; the commands without torch run on 3.10, too."""
+
 _QUERY = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
 _NVIDIA_SMI_SECONDS = 10.0
 _REAP_SECONDS = 2.0

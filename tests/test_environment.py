@@ -80,6 +80,7 @@ Install = Callable[..., None]
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """A world in which every package is a fake that works; the function replaces one of them."""
+    monkeypatch.setattr(environment, "TRAINING_PYTHON", sys.version_info[:2])
     site = tmp_path / "site"
     library = [entry for entry in sys.path if "site-packages" not in entry and "dist-packages" not in entry]
 
@@ -275,6 +276,12 @@ def test_a_copy_without_ranges_says_so(install: Install, monkeypatch: pytest.Mon
 def test_a_python_outside_of_the_tested_range_is_a_failure(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "version_ranges", lambda: VersionRanges(">=3.98"))
     assert lines()["python"].status == "fail"
+
+
+def test_a_python_that_cannot_train_is_a_failure(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "TRAINING_PYTHON", (3, 98))
+    assert lines()["python"].status == "fail"
+    assert lines()["python"].fact.endswith("transformers and trl need 3.98")
 
 
 # What a recipe needs

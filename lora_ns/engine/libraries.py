@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lora_ns.errors import MissingError, Problem
-from lora_ns.machine import Machine
+from lora_ns.machine import TRAINING_PYTHON, Machine
 
 PACKAGES = (
     "accelerate",
@@ -53,7 +53,10 @@ def prepare(machine: Machine) -> None:
         import transformers
     except ImportError as error:
         what = f"`{error.name or error}` cannot be imported"
-        raise MissingError(Problem("", what, "`pip install lora-ns`; `lorans env-check` shows what is wrong")) from None
+        remedy = "`pip install lora-ns`; `lorans env-check` shows what is wrong"
+        if sys.version_info < TRAINING_PYTHON:
+            remedy = "transformers and trl need Python 3.11 or later: install lora-ns in an environment of that"
+        raise MissingError(Problem("", what, remedy)) from None
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     if not machine.gpus:
         torch.set_num_threads(machine.cores)
