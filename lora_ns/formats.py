@@ -52,12 +52,13 @@ Example = Conversation | PromptCompletion | Labelled
 
 
 class RowFaultError(Exception):
-    """A row that cannot become an example: what is wrong, and what to do."""
+    """A row that cannot become an example: what is wrong, what to do, and the code of the check, if it has one."""
 
-    def __init__(self, what: str, remedy: str = "") -> None:
+    def __init__(self, what: str, remedy: str = "", code: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.remedy = remedy
+        self.code = code
 
 
 @dataclass(frozen=True)

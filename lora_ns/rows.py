@@ -60,16 +60,22 @@ def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
     Raises:
         DataError: with the rows for which it raised `RowFaultError`, all of them looked at.
     """
+    found, problems = try_each(rows, read)
+    if problems:
+        raise DataError(told(problems))
+    return found
+
+
+def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], list[Problem]]:
+    """What `read` makes of the rows, and the problems of those for which it raised `RowFaultError`."""
     found: list[T] = []
     problems: list[Problem] = []
     for row in rows:
         try:
             found.append(read(row))
         except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy))
-    if problems:
-        raise DataError(told(problems))
-    return found
+            problems.append(Problem(row.where, fault.what, fault.remedy, fault.code))
+    return found, problems
 
 
 def told(problems: list[Problem]) -> list[Problem]:

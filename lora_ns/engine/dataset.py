@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Row, for_each, read_rows
+from lora_ns.rows import Row, for_each, read_rows, told, try_each
 
 if TYPE_CHECKING:
     import datasets
@@ -57,6 +57,35 @@ class Tally:
     trained_tokens: int = 0
     longest: int = 0
     too_long: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sequence as the model sees it, and the row that it comes from."""
+
+    where: str
+    inputs: Mapping[str, Any]
+    trained: list[bool] = field(default_factory=list)
+    """For each token, whether its prediction is in the loss; empty for a classifier."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Its tokens."""
+        ids: list[int] = self.inputs["input_ids"]
+        return ids
+
+    def row(self) -> Mapping[str, Any]:
+        """What the trainer takes."""
+        return {**self.inputs, "labels": Rendered(self.input_ids, self.trained).labels} if self.trained else self.inputs
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All sequences of a source, what became of its rows, and the problems of those that have one."""
+
+    sequences: list[Encoded]
+    tally: Tally
+    problems: list[Problem]
 
 
 @dataclass(frozen=True)
@@ -173,38 +202,67 @@ def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
     return rest, replace(source, name=f"{source.name} (held out)", rows=held_out, sha256=_digest(held_out))
 
 
-def tokenize_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Tokenized:
-    """Rows of a causal language model: `input_ids`, `labels` and `length`, never longer than the recipe allows.
+def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Encoding:
+    """Rows of a causal language model, `input_ids` and `trained`, and the problems of those that have one.
 
-    Raises:
-        DataError: with the rows that cannot be rendered, are too long, or have nothing to learn.
+    Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `sft.on_overflow` says.
     """
     sft = loaded.recipe.sft
-    tally = Tally()
+    tally = Tally(rows=len(source.rows))
 
-    def encode(row: Row) -> Mapping[str, list[int]] | None:
-        rendered = renderer.example(form.example(row.values))  # type: ignore[arg-type]
+    def encode(row: Row) -> list[Encoded]:
+        sequences = renderer.examples(form.example(row.values))  # type: ignore[arg-type]
+        kept = [encoded for sequence in sequences if (encoded := fit(row.where, sequence)) is not None]
+        if kept and not any(any(sequence.trained[1:]) for sequence in kept):
+            raise RowFaultError(
+                "no token of this row would be learned", "shorten its prompt or drop the row", "MASK001"
+            )
+        return kept
+
+    def fit(where: str, rendered: Rendered) -> Encoded | None:
         ids, trained = rendered.input_ids, rendered.trained
         tally.longest = max(tally.longest, len(ids))
-        if len(ids) > sft.max_seq_length:
-            tally.too_long.append((row.where, len(ids)))
-            if sft.on_overflow in {"drop", "error"}:
-                tally.dropped += 1
-                return None
-            ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
-            tally.truncated += 1
-        if not any(trained[1:]):
-            raise RowFaultError("[MASK001] no token of this row would be learned", "shorten its prompt or drop the row")
-        tally.trained_tokens += sum(trained)
-        return {"input_ids": ids, "labels": Rendered(ids, trained).labels}
+        if len(ids) <= sft.max_seq_length:
+            return Encoded(where, {"input_ids": ids}, trained)
+        tally.too_long.append((where, len(ids)))
+        if sft.on_overflow in {"drop", "error"}:
+            tally.dropped += 1
+            return None
+        ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
+        tally.truncated += 1
+        return Encoded(where, {"input_ids": ids}, trained)
 
-    encoded = _encode_all(source.rows, encode, tally)
+    found, problems = try_each(source.rows, encode)
+    sequences = [sequence for row in found for sequence in row]
+    tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
     if sft.on_overflow == "error" and tally.too_long:
-        raise DataError(_overflow_problem(loaded, source, tally))
-    if not encoded:
+        problems.append(_overflow_problem(loaded, source, tally))
+    elif not sequences and not problems:
         what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
-        raise DataError(Problem(source.name, what, "raise `sft.max_seq_length`"))
-    return Tokenized(_as_dataset(encoded), tally)
+        problems.append(Problem(source.name, what, "raise `sft.max_seq_length`"))
+    return Encoding(sequences, tally, problems)
+
+
+def encode(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]) -> Encoding:
+    """The rows of a source as the recipe's task needs them."""
+    if loaded.recipe.task_type == "CAUSAL_LM":
+        return encode_causal(source, form, renderer, loaded)
+    return encode_labelled_rows(source, form, renderer.tokenizer, loaded, labels)
+
+
+def tokenize(
+    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]
+) -> Tokenized:
+    """The rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
+
+    Raises:
+        DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
+    """
+    encoding = encode(source, form, renderer, loaded, labels)
+    if encoding.problems:
+        raise DataError(told(encoding.problems))
+    return Tokenized(_as_dataset([sequence.row() for sequence in encoding.sequences]), encoding.tally)
 
 
 def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[list[int], list[bool]]:
@@ -214,7 +272,7 @@ def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[
     excess = len(ids) - limit
     if excess > first:
         raise RowFaultError(
-            "[LEN001] the answer alone is longer than `sft.max_seq_length`", "raise it, or drop the row"
+            "the answer alone is longer than `sft.max_seq_length`", "raise it, or drop the row", "LEN001"
         )
     return ids[excess:], trained[excess:]
 
@@ -225,43 +283,41 @@ def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally) -> Pro
     rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])
     share = f"{count:,} of {len(source.rows):,} rows" if count > 1 else "1 row"
     more = f", ...; the longest has {tally.longest}" if count > 3 else ""
-    what = f"[LEN001] sft.max_seq_length: {share} longer than {limit} tokens: {rows}{more}"
+    what = f"sft.max_seq_length: {share} longer than {limit} tokens: {rows}{more}"
     return Problem(
         loaded.where("sft.max_seq_length"),
         what,
         f'write {tally.longest}, or `on_overflow = "drop"` or "truncate-prompt"',
+        "LEN001",
     )
 
 
-def tokenize_labelled(
+def encode_labelled_rows(
     source: Source, form: Format, tokenizer: PreTrainedTokenizerBase, loaded: LoadedRecipe, labels: Sequence[str]
-) -> Tokenized:
-    """Rows of a classifier: the tokenizer's inputs, `labels` (the number of the class) and `length`.
-
-    Raises:
-        DataError: with the rows that cannot be read or whose class is unknown.
-    """
+) -> Encoding:
+    """Rows of a classifier: the tokenizer's inputs and `labels`, the number of the class; and their problems."""
     limit = loaded.recipe.classification.max_seq_length
     numbers = {name: number for number, name in enumerate(labels)}
-    tally = Tally()
+    tally = Tally(rows=len(source.rows))
 
-    def encode(row: Row) -> Mapping[str, Any]:
+    def encode(row: Row) -> Encoded:
         example = form.example(row.values)
         assert isinstance(example, Labelled)
         if example.label not in numbers:
-            raise RowFaultError(
-                f"class `{example.label}` is not among those trained", f"known: {', '.join(labels[:20])}"
-            )
+            known = f"known: {', '.join(labels[:20])}"
+            raise RowFaultError(f"class `{example.label}` is not among those trained", known, "LABEL001")
         inputs = encode_labelled(tokenizer, example)
         length = len(inputs["input_ids"])
         tally.longest = max(tally.longest, length)
         if length > limit:
             tally.truncated += 1
             inputs = encode_labelled(tokenizer, example, limit)
-        tally.trained_tokens += 1
-        return {**inputs, "labels": numbers[example.label]}
+        return Encoded(row.where, {**inputs, "labels": numbers[example.label]})
 
-    return Tokenized(_as_dataset(_encode_all(source.rows, encode, tally)), tally)
+    sequences, problems = try_each(source.rows, encode)
+    tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    tally.trained_tokens = len(sequences)
+    return Encoding(sequences, tally, problems)
 
 
 def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
@@ -282,15 +338,6 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
         )
     numeric = all(name.lstrip("-").isdigit() for name in counts)
     return tuple(sorted(counts, key=int) if numeric else sorted(counts))
-
-
-def _encode_all(
-    rows: Sequence[Row], encode: Callable[[Row], Mapping[str, Any] | None], tally: Tally
-) -> list[Mapping[str, Any]]:
-    encoded = [inputs for inputs in for_each(rows, encode) if inputs is not None]
-    tally.rows = len(encoded)
-    tally.tokens = sum(len(inputs["input_ids"]) for inputs in encoded)
-    return encoded
 
 
 def _as_dataset(encoded: Sequence[Mapping[str, Any]]) -> datasets.Dataset:

@@ -43,15 +43,20 @@ class Renderer:
     stops: tuple[int, ...]
     train_on: TrainOn = "assistant"
 
-    def example(self, example: Conversation | PromptCompletion) -> Rendered:
-        """A row to learn from.
+    def examples(self, example: Conversation | PromptCompletion) -> list[Rendered]:
+        """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
 
         Raises:
             RowFaultError: if the template refuses the row, or does not render it the way it would at inference.
         """
-        rendered = self._plain(example) if isinstance(example, PromptCompletion) else self._chat(example)
+        if isinstance(example, PromptCompletion):
+            rendered = [self._plain(example)]
+        elif self.train_on == "all":
+            rendered = [self._untrained(example.messages)]
+        else:
+            rendered = self._chat(example.messages)
         if self.train_on == "all":
-            return Rendered(rendered.input_ids, [True] * len(rendered.input_ids))
+            return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
 
     def prompt(self, example: Conversation | PromptCompletion) -> list[int]:
@@ -69,37 +74,71 @@ class Renderer:
         end = self.tokenizer.eos_token_id
         if end is None:
             raise RowFaultError(
-                "[EOS001] the tokenizer has no end token, so the model would never stop", "choose another base"
+                "the tokenizer has no end token, so the model would never stop", "choose another base", "EOS001"
             )
         if completion[-1:] != [end]:
             completion = [*completion, end]
         return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
 
-    def _chat(self, example: Conversation) -> Rendered:
-        text = self._text(example.messages)
-        spans = self._answer_spans(example.messages, text)
+    def _untrained(self, messages: Sequence[Message]) -> Rendered:
+        ids = self._encode(self._text(messages))
+        return Rendered(ids, [False] * len(ids))
+
+    def _chat(self, messages: Sequence[Message]) -> list[Rendered]:
+        answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
+        wanted = answers[-1:] if self.train_on == "last" else answers
+        text = self._text(messages)
+        spans = {number: self._span(messages, number, text) for number in answers}
+        if all(spans.values()):
+            return [self._with_spans(messages, text, [span for span in spans.values() if span], answers, wanted)]
+        # The template drops something of earlier answers, such as their reasoning: each answer gets a row of its own,
+        # rendered as it is asked for.
+        return [self._alone(messages[: number + 1]) for number in wanted]
+
+    def _span(self, messages: Sequence[Message], number: int, text: str) -> tuple[int, int] | None:
+        """Where in the text a turn stands, end token included; None if it is rendered another way when it is last."""
+        before = self._text(messages[:number], add_generation_prompt=True)
+        up_to = text if number + 1 == len(messages) else self._text(messages[: number + 1])
+        return (len(before), len(up_to)) if text.startswith(before) and text.startswith(up_to) else None
+
+    def _alone(self, messages: Sequence[Message]) -> Rendered:
+        text, last = self._text(messages), len(messages) - 1
+        span = self._span(messages, last, text)
+        if span is None:
+            raise RowFaultError(
+                f"the chat template renders turn {last} another way than it asks for it",
+                "choose a base whose template asks for an answer the way it renders one",
+                "TPL002",
+            )
+        return self._with_spans(messages, text, [span], [last], [last])
+
+    def _with_spans(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        answers: Sequence[int],
+        wanted: Sequence[int],
+    ) -> Rendered:
         ids, tokens = self._encode_with_spans(text, spans)
+        marked = self._marked(messages, ids)
         trained = [False] * len(ids)
-        for start, stop in tokens[-1:] if self.train_on == "last" else tokens:
-            end = self._after_stop(ids, start, stop)
-            trained[start:end] = [True] * (end - start)
+        for number, (start, stop) in zip(answers, tokens, strict=True):
+            if number in wanted:
+                end = self._after_stop(ids, start, stop)
+                trained[start:end] = [*marked[start : end - 1], True] if marked else [True] * (end - start)
         return Rendered(ids, trained)
 
-    def _answer_spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
-        """Where in the text the assistant's turns stand, each with its end token."""
-        spans = []
-        for number, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self._text(messages[:number], add_generation_prompt=True)
-            up_to = text if number + 1 == len(messages) else self._text(messages[: number + 1])
-            if not text.startswith(before) or not text.startswith(up_to):
-                raise RowFaultError(
-                    f"[TPL002] the chat template renders turn {number} another way once more turns follow",
-                    "such a template needs one row for each assistant turn",
-                )
-            spans.append((len(before), len(up_to)))
-        return spans
+    def _marked(self, messages: Sequence[Message], ids: Sequence[int]) -> list[bool] | None:
+        """What the template itself marks as generated; None if it marks nothing, or counts its tokens another way."""
+        if "generation %}" not in str(self.tokenizer.chat_template):
+            return None
+        encoded = self.tokenizer.apply_chat_template(
+            [_as_turn(message) for message in messages], return_dict=True, return_assistant_tokens_mask=True
+        )
+        if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
+            return None
+        return [bool(mark) for mark in encoded["assistant_masks"]]
 
     def _encode_with_spans(
         self, text: str, spans: Sequence[tuple[int, int]]
@@ -133,8 +172,9 @@ class Renderer:
             if ids[index] in self.stops:
                 return index + 1
         raise RowFaultError(
-            "[EOS001] the chat template ends an answer without a stop token, so the model would never stop",
+            "the chat template ends an answer without a stop token, so the model would never stop",
             "choose a base whose template ends its turns",
+            "EOS001",
         )
 
     def _text(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
@@ -142,16 +182,17 @@ class Renderer:
 
         if self.tokenizer.chat_template is None:
             raise RowFaultError(
-                "[TPL001] the base has no chat template, and the rows are conversations",
+                "the base has no chat template, and the rows are conversations",
                 "take its instruct edition, or write `prompt_template` and `completion_template`",
+                "TPL001",
             )
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [_as_turn(message) for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except jinja2.TemplateError as error:
-            raise RowFaultError(f"[TPL003] the chat template refuses the row: {error}", "change its turns") from None
+            raise RowFaultError(f"the chat template refuses the row: {error}", "change its turns", "TPL003") from None
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
@@ -162,6 +203,10 @@ class Renderer:
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
             return ids[:-1]  # a tokenizer that ends every text by itself
         return ids
+
+
+def _as_turn(message: Message) -> dict[str, str]:
+    return {"role": message.role, "content": message.content}
 
 
 def encode_labelled(

@@ -78,7 +78,8 @@ def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:
     device = next(trained.model.parameters()).device
     total, tokens, cut = 0.0, 0, 0
     limit = trained.manifest.recipe.sft.max_seq_length
-    for rendered in for_each(rows, lambda row: renderer.example(form.example(row.values))):  # type: ignore[arg-type]
+    examples = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
+    for rendered in (sequence for row in examples for sequence in row):
         ids = torch.tensor([rendered.input_ids[:limit]], device=device)
         labels = torch.tensor([rendered.labels[:limit]], device=device)
         with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):

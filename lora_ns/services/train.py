@@ -22,8 +22,7 @@ from lora_ns.engine.dataset import (
     find_labels,
     pack,
     read_sources,
-    tokenize_causal,
-    tokenize_labelled,
+    tokenize,
 )
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import Renderer
@@ -227,9 +226,7 @@ def _tokenize(
     renderer = Renderer(tokenizer, stops, loaded.recipe.sft.train_on)
 
     def encode(source: Source) -> Tokenized:
-        if loaded.recipe.task_type == "CAUSAL_LM":
-            return tokenize_causal(source, sources.format, renderer, loaded)
-        return tokenize_labelled(source, sources.format, tokenizer, loaded, labels)
+        return tokenize(source, sources.format, renderer, loaded, labels)
 
     return _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
 

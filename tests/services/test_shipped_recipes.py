@@ -64,7 +64,9 @@ def test_the_names_of_the_classes_are_those_of_the_data_set_in_its_order(train_s
 
 
 def test_a_split_without_classes_is_no_evaluation(train_shipped):
-    with pytest.raises(DataError, match=r"glue/mrpc\[test\], row 1: class `-1` is not among those trained"):
+    with pytest.raises(
+        DataError, match=r"glue/mrpc\[test\], row 1: \[LABEL001\] class `-1` is not among those trained"
+    ):
         train_shipped("roberta-base/glue-mrpc-lora.toml", "dataset.eval_split=test")
 
 

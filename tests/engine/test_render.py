@@ -1,0 +1,141 @@
+"""What is trained is what the assistant says and the token that ends it, and inference asks with the same tokens."""
+
+import itertools
+import random
+
+import pytest
+from shapes import SHAPES, make_tokenizer
+
+from lora_ns.engine.render import Renderer
+from lora_ns.engine.tokenizer import choose_pad_token, stop_token_ids
+from lora_ns.formats import Conversation, Message, PromptCompletion, RowFaultError
+
+WORDS = [
+    "plum",
+    "Größe",
+    "two  words",
+    "line\nbreak",
+    "naïve",
+    "日本",
+    "🙂",
+    "[x]",
+    "a,b",
+    "'quoted'",
+    "3 + 4 = 7",
+    "<b>",
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def shape(request):
+    return SHAPES[request.param]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shape):
+    return make_tokenizer(shape)
+
+
+@pytest.fixture
+def renderer(tokenizer, tmp_path):
+    return Renderer(tokenizer, stop_token_ids(tokenizer, tmp_path))
+
+
+def conversations(system, count=60):
+    """Random conversations of up to four exchanges."""
+    drawn = random.Random(11)
+
+    def text():
+        return " ".join(drawn.choices(WORDS, k=drawn.randint(1, 5)))
+
+    for _ in range(count):
+        turns = [Message("system", text())] if system and drawn.random() < 0.5 else []
+        for _ in range(drawn.randint(1, 4)):
+            turns += [Message("user", text()), Message("assistant", text())]
+        yield Conversation(tuple(turns))
+
+
+def runs(rendered):
+    """The trained stretches, each as (first, one past the last)."""
+    places = [number for number, learned in enumerate(rendered.trained) if learned]
+    starts = [place for place in places if place - 1 not in set(places)]
+    return [(start, next(end for end in itertools.count(start) if end not in set(places))) for start in starts]
+
+
+def said(tokenizer, sequences):
+    return [tokenizer.decode(row.input_ids[start:end]) for row in sequences for start, end in runs(row)]
+
+
+def test_the_trained_spans_are_the_assistant_turns_with_their_end_tokens(shape, tokenizer, renderer):
+    for conversation in conversations(shape.system):
+        answers = [shape.answer(turn.content) for turn in conversation.messages if turn.role == "assistant"]
+        sequences = renderer.examples(conversation)
+        assert said(tokenizer, sequences) == answers
+        assert len(sequences) == (len(answers) if shape.splits and len(answers) > 1 else 1)
+        for row in sequences:
+            assert not row.trained[0]
+            assert all(row.input_ids[end - 1] in renderer.stops for _, end in runs(row))
+
+
+def test_inference_asks_with_the_tokens_that_stand_before_the_answer(shape, tokenizer, renderer):
+    for conversation in conversations(shape.system):
+        row = renderer.examples(conversation)[-1]
+        start, end = runs(row)[-1]
+        asked = renderer.prompt(Conversation(conversation.messages[:-1]))
+        assert asked == row.input_ids[:start]
+        assert tokenizer.decode(row.input_ids[start:end]) == shape.answer(conversation.messages[-1].content)
+
+
+def test_only_the_last_answer_is_trained_if_the_recipe_says_so(shape, tokenizer, renderer):
+    last = Renderer(tokenizer, renderer.stops, "last")
+    for conversation in conversations(shape.system, 20):
+        sequences = last.examples(conversation)
+        assert said(tokenizer, sequences) == [shape.answer(conversation.messages[-1].content)]
+
+
+def test_all_tokens_are_trained_if_the_recipe_says_so(shape, tokenizer, renderer):
+    whole = Renderer(tokenizer, renderer.stops, "all")
+    for conversation in conversations(shape.system, 5):
+        (row,) = whole.examples(conversation)
+        assert all(row.trained)
+
+
+def test_there_is_one_token_at_the_beginning_at_most(shape, tokenizer, renderer):
+    for conversation in conversations(shape.system, 20):
+        ids = renderer.examples(conversation)[0].input_ids
+        assert tokenizer.bos_token_id is None or ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_system_turn_that_the_template_refuses_is_told(shape, renderer):
+    turns = (Message("system", "Be brief."), Message("user", "a"), Message("assistant", "b"))
+    if shape.system:
+        assert renderer.examples(Conversation(turns))
+        return
+    with pytest.raises(RowFaultError) as caught:
+        renderer.examples(Conversation(turns))
+    assert caught.value.code == "TPL003"
+
+
+def test_the_pad_token_is_no_stop_token_if_there_is_one_to_spare(shape, renderer):
+    tokenizer = make_tokenizer(shape)
+    choose_pad_token(tokenizer, renderer.stops)
+    spare = any(token in tokenizer.get_vocab() for token in ("<pad>", "<unk>"))
+    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id not in renderer.stops or not spare
+
+
+def test_a_template_that_asks_another_way_than_it_answers_is_refused(renderer):
+    tokenizer = make_tokenizer(SHAPES["chatml"])
+    tokenizer.chat_template = SHAPES["chatml"].template.replace("<|im_start|>assistant\n' }}", "<|im_start|>bot\n' }}")
+    broken = Renderer(tokenizer, renderer.stops)
+    with pytest.raises(RowFaultError) as caught:
+        broken.examples(Conversation((Message("user", "a"), Message("assistant", "b"))))
+    assert caught.value.code == "TPL002"
+
+
+@pytest.mark.parametrize("completion", ["", " "])
+def test_plain_text_ends_with_the_end_token(tokenizer, renderer, completion):
+    (row,) = renderer.examples(PromptCompletion("a plum", f"{completion}falls"))
+    assert row.input_ids[-1] == tokenizer.eos_token_id
+    assert row.trained[-1]
+    assert renderer.prompt(PromptCompletion("a plum")) == row.input_ids[: row.trained.index(True)]
