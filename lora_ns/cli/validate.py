@@ -1,27 +1,102 @@
-"""`lorans validate`: the recipe and its rules, without torch."""
+"""`lorans validate`: the recipe and its rules without torch, and on request its rows, its model, one real step."""
 
 from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lora_ns.cli.options import AsJson, Overrides, RecipePath
-from lora_ns.cli.show import print_json
+from lora_ns.cli.show import Progress, number, print_json, print_pairs
+from lora_ns.errors import LoransError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.recipe.load import LoadedRecipe
 
 
-def validate(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006 -- typer's "none"
-    """Check the keys of a recipe and the rules between them; every problem at once, each with its line."""
-    from lora_ns.errors import RecipeError
+def validate(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    data: Annotated[bool, typer.Option("--data", help="Read, render and check every row.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Put the adapter onto the base, without its weights.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="Train one real step, save it, and open it again.")] = False,
+    show: Annotated[
+        int, typer.Option("--show", metavar="N", min=0, help="Print the first rows as the model sees them.")
+    ] = 0,
+    row: Annotated[
+        int | None, typer.Option("--row", metavar="K", help="Print this row instead.", show_default=False)
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="With the tokens' numbers.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
     from lora_ns.recipe.load import load_recipe
 
+    shows = bool(show) or row is not None
+    if ids and not shows:
+        raise UsageError(Problem("--ids", "there are no rows to print", "add `--show 2`"))
+    levels = {"data": data or shows, "model": model, "step": step}
     try:
-        load_recipe(recipe, overrides)
-    except RecipeError as error:
+        loaded = load_recipe(recipe, overrides)
+        found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
+    except LoransError as error:
         if not as_json:
             raise
-        problems = [{"where": item.where, "what": item.what, "remedy": item.remedy} for item in error.problems]
-        print_json({"ok": False, "problems": problems})
+        print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
         raise typer.Exit(error.exit_code) from None
+    findings = found["data"].findings if "data" in found else ()
+    ok = not any(finding.error or strict for finding in findings)
     if as_json:
-        print_json({"ok": True, "problems": []})
+        print_json({"ok": ok, "problems": [], **{name: _plain(part) for name, part in found.items()}})
     else:
-        typer.echo(f"{recipe}: ok")
+        _print(str(recipe), found, ok, ids)
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.machine import detect
+    from lora_ns.services import validate as service
+
+    found: dict[str, Any] = {}
+    with Progress(2) as progress, Noise() as noise:
+        if levels["data"]:
+            prepared = service.prepare_rows(loaded, progress)
+            found["data"] = service.audit(prepared, detect())
+            found["rows"] = service.show_rows(prepared, *rows)
+        if levels["model"]:
+            found["model"] = service.validate_model(loaded, progress)
+        if levels["step"]:
+            found["step"] = service.validate_step(loaded, progress, noise)
+    return found
+
+
+def _plain(part: Any) -> Any:
+    return [asdict(item) for item in part] if isinstance(part, list) else asdict(part)
+
+
+def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
+    from lora_ns.cli import findings
+
+    for shown in found.get("rows", ()):
+        findings.print_row(shown, ids)
+    if "data" in found:
+        findings.print_audit(found["data"])
+    with suppress(KeyError):
+        report = found["model"]
+        modules = ", ".join(f"{count} {name}" for name, count in report.modules.items())
+        size = f"an adapter of {report.adapter_bytes / 1e6:,.1f} MB"
+        print_pairs(
+            [
+                ("model", f"{report.model}, {number(report.parameters)} parameters"),
+                ("trained", f"{number(report.trainable_parameters)}, {size}"),
+                ("modules", modules or "none: tokens before every row"),
+            ]
+        )
+    with suppress(KeyError):
+        print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and opened again")])
+    typer.echo(f"{recipe}: {'ok' if ok else 'not ok'}")

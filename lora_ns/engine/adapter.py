@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,21 @@ def _check_keys(adapted: PeftModel, folder: Path) -> None:
                 str(folder / WEIGHTS), f"not an adapter of this base: {what}", "use the base that it was trained on"
             )
         )
+
+
+def plainly_started(method: PeftMethod) -> PeftMethod:
+    """A method without a start that is computed from the base's weights: for a base that has none."""
+    starts = {"init_lora_weights": "default", "prompt_tuning_init": "RANDOM"}
+    plain = {key: value for key, value in starts.items() if key in type(method).model_fields}
+    return method.model_copy(update=plain)
+
+
+def adapted_modules(model: PeftModel) -> dict[str, int]:
+    """How many modules were adapted, by the last part of their names; none for virtual tokens."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    return dict(sorted(Counter(names).items()))
 
 
 def trainable_parameters(model: PeftModel) -> int:

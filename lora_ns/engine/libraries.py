@@ -127,6 +127,16 @@ class Noise:
             os.dup2(self._file.fileno(), 1)
             os.dup2(self._file.fileno(), 2)
 
+    def detach(self) -> None:
+        """Collect in a temporary file again, since the one of `attach` goes away."""
+        handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
+        self._file.close()
+        self._file = os.fdopen(handle, "ab", buffering=0)
+        self._path, self._attached = Path(name), False
+        if self._saved:
+            os.dup2(self._file.fileno(), 1)
+            os.dup2(self._file.fileno(), 2)
+
     @property
     def terminal(self) -> int:
         """Descriptor of what standard error was before, for those who still have something to show."""

@@ -61,6 +61,29 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     return model
 
 
+def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The base without its weights: its modules and their shapes, on torch's meta device.
+
+    Raises:
+        ModelError: if transformers does not know the architecture, or not for this task.
+    """
+    import torch
+    import transformers
+
+    auto = (
+        transformers.AutoModelForCausalLM
+        if task_type == "CAUSAL_LM"
+        else transformers.AutoModelForSequenceClassification
+    )
+    try:
+        config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(Problem(str(base.path), f"the base cannot be built: {_first_line(error)}")) from None
+    return model
+
+
 def _arguments(loading: Loading) -> dict[str, Any]:
     import torch
 

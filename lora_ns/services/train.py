@@ -108,7 +108,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
     _check_trackers(loaded)
     machine = detect()
     observer.stage("finding the base")
-    base = _find(loaded)
+    base = find_recipe_base(loaded)
     loaded = fit_length(loaded, base.facts)
     make_plan(loaded, machine, base, DataFacts())
     observer.stage("loading the libraries")
@@ -181,7 +181,8 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
 
 
-def _find(loaded: LoadedRecipe) -> Base:
+def find_recipe_base(loaded: LoadedRecipe) -> Base:
+    """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
     model = loaded.recipe.model
     try:
         base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=True)

@@ -1,0 +1,88 @@
+"""How `lorans validate` prints rows and what was found in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from lora_ns.cli.show import number, print_pairs
+
+if TYPE_CHECKING:
+    from lora_ns.engine.audit import Audit, Finding, SourceReport
+    from lora_ns.services.validate import Piece, Shown
+
+MOST_ROWS = 5
+"""Rows of a finding that are named; `--json` has them all."""
+_BAR = 40
+_COLOURS = {"trained": "green", "trained special": "bright_green", "context": None, "context special": "bright_black"}
+
+
+def print_audit(audit: Audit) -> None:
+    """Counts, lengths, padding, and the findings: errors first."""
+    print_pairs([("format", audit.format), *_source("train", audit.train)])
+    if audit.eval:
+        print_pairs(_source("eval", audit.eval))
+    most = max((count for _, count in audit.train.histogram), default=0)
+    for upper, count in audit.train.histogram:
+        typer.echo(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
+    waste = audit.padding
+    packed = "" if waste.packed is None else f", {waste.packed:.0%} packed"
+    print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
+    for finding in sorted(audit.findings, key=lambda finding: not finding.error):
+        typer.echo(_line(finding))
+
+
+def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
+    share = report.trained_tokens / max(1, report.tokens)
+    counts = f"{report.name}: {number(report.rows)} rows, {number(report.sequences)} sequences"
+    losses = (("left out", report.dropped), ("cut", report.truncated))
+    lost = "".join(f", {number(count)} {what}" for what, count in losses if count)
+    lengths = f"median {number(report.median)}, longest {number(report.longest)}"
+    return [(name, f"{counts}{lost}"), ("tokens", f"{number(report.tokens)}, {share:.1%} trained; {lengths}")]
+
+
+def _line(finding: Finding) -> str:
+    rows = ", ".join(finding.rows[:MOST_ROWS])
+    more = f" and {finding.count - MOST_ROWS:,} more" if finding.count > MOST_ROWS else ""
+    remedy = f" ({finding.remedy})" if finding.remedy else ""
+    kind = "error" if finding.error else "warning"
+    count = "1 row" if finding.count == 1 else f"{finding.count:,} rows"
+    return f"{kind}: [{finding.code}] {finding.what}: {count}: {rows}{more}{remedy}"
+
+
+def print_row(shown: Shown, ids: bool) -> None:
+    """A row as the model sees it: coloured on a terminal, elsewhere with what is trained between « and »."""
+    label = f", class {shown.label}" if shown.label and not shown.trained_tokens else ""
+    typer.echo(f"{shown.where}: {shown.tokens} tokens, {shown.trained_tokens} trained{label}")
+    if ids:
+        for piece in shown.pieces:
+            typer.echo(f"  {piece.kind:<16} {_coloured(piece)}  {' '.join(map(str, piece.ids))}")
+    elif _has_colour():
+        typer.echo("".join(_coloured(piece) for piece in shown.pieces))
+    else:
+        typer.echo(_marked(shown))
+    typer.echo("")
+
+
+def _has_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _coloured(piece: Piece) -> str:
+    if not _has_colour():
+        return repr(piece.text)
+    return typer.style(piece.text, fg=_COLOURS[piece.kind])
+
+
+def _marked(shown: Shown) -> str:
+    text, open_ = [], False
+    for piece in shown.pieces:
+        learned = piece.kind.startswith("trained")
+        if learned != open_:
+            text.append("«" if learned else "»")
+            open_ = learned
+        text.append(piece.text)
+    return "".join(text) + ("»" if open_ else "")

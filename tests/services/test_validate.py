@@ -1,0 +1,138 @@
+"""`lorans validate` finds what was planted in the rows, and names it; its further levels build and train for real."""
+
+import json
+
+import pytest
+from services_recipes import CLASSES, RECIPE, class_rows
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.errors import LoransError
+from lora_ns.recipe.peft import METHODS
+
+PLAIN = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(
+    "lorans:quickstart/eval.jsonl", "eval.jsonl"
+)
+PLAIN = PLAIN.replace("max_samples = 64\n", "").replace("max_eval_samples = 8\n", "")
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(text, *arguments):
+        (tmp_path / "recipe.toml").write_text(text)
+        return CliRunner().invoke(app, ["validate", "recipe.toml", *arguments], catch_exceptions=False)
+
+    return run
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def findings(done):
+    return {finding["code"]: finding for finding in json.loads(done.stdout)["data"]["findings"]}
+
+
+def test_what_is_planted_in_ten_thousand_rows_is_found_and_named(validate, tmp_path):
+    rows = [{"prompt": f"What is {number} + 1?", "completion": f"{number + 1}"} for number in range(10_000)]
+    rows[7_000] = dict(rows[123])
+    rows[4_321] = {"prompt": "Say plum.", "completion": "plum " * 60}
+    rows[5_000] = {"prompt": "x" * 300, "completion": "y"}
+    held_out = [
+        dict(rows[77]),
+        {"prompt": " what IS 78 + 1", "completion": "79!"},
+        {"prompt": "new", "completion": "n"},
+    ]
+    write(tmp_path / "rows.jsonl", rows)
+    write(tmp_path / "eval.jsonl", held_out)
+    done = validate(f'{PLAIN}on_overflow = "truncate"\n', "--data", "--json")
+    found = findings(done)
+    assert done.exit_code == 2
+    assert found["DUP001"]["rows"] == ["rows.jsonl:7001 (as rows.jsonl:124)"]
+    assert found["EOS003"]["rows"] == ["rows.jsonl:4322"]
+    assert found["MASK001"]["rows"] == ["rows.jsonl:5001"]
+    assert found["LEAK001"]["rows"] == ["eval.jsonl:1 (as rows.jsonl:78)"]
+    assert found["LEAK002"]["rows"] == ["eval.jsonl:2 (as rows.jsonl:79)"]
+    assert set(found) == {"DUP001", "EOS003", "MASK001", "LEAK001", "LEAK002"}
+    assert [code for code, finding in found.items() if finding["error"]] == ["MASK001"]
+    report = json.loads(done.stdout)["data"]["train"]
+    assert (report["rows"], report["sequences"], report["truncated"]) == (10_000, 9_999, 2)
+    assert sum(count for _, count in report["histogram"]) == 9_999
+
+
+def test_rows_without_a_fault_are_ok_and_warnings_are_errors_if_asked(validate, tmp_path):
+    rows = [{"prompt": f"What is {number} + 1?", "completion": f"{number + 1}"} for number in range(20)]
+    write(tmp_path / "rows.jsonl", rows)
+    write(tmp_path / "eval.jsonl", [{"prompt": "a", "completion": "b"}])
+    assert validate(PLAIN, "--data").exit_code == 0
+    write(tmp_path / "rows.jsonl", [*rows, rows[3]])
+    done = validate(PLAIN, "--data")
+    assert done.exit_code == 0
+    assert "warning: [DUP001] rows.jsonl: rows that are there already: 1 row: rows.jsonl:21 (as rows.jsonl:4)" in (
+        done.stdout.replace(f"{tmp_path}/", "")
+    )
+    assert validate(PLAIN, "--data", "--strict").exit_code == 2
+
+
+def test_a_cut_that_leaves_no_row_its_end_token_is_an_error(validate, tmp_path):
+    write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "plum " * 60}])
+    write(tmp_path / "eval.jsonl", [{"prompt": "a", "completion": "b"}])
+    done = validate(f'{PLAIN}on_overflow = "truncate"\n', "--data", "--json")
+    assert findings(done)["EOS002"]["error"]
+    assert done.exit_code == 2
+
+
+def test_a_shown_row_has_marks_around_what_is_trained(validate, tmp_path):
+    write(tmp_path / "rows.jsonl", [{"prompt": "a?", "completion": "b"}, {"prompt": "c?", "completion": "d"}])
+    write(tmp_path / "eval.jsonl", [{"prompt": "e?", "completion": "f"}])
+    first = validate(PLAIN, "--show", "1").stdout
+    assert "rows.jsonl:1: " in first
+    assert "a?" in first.split("«")[0]
+    assert first.split("«")[1].split("»")[0].startswith("b")
+    assert "c?" not in first
+    assert "rows.jsonl:2: " in validate(PLAIN, "--row", "2").stdout
+    by_ids = validate(PLAIN, "--row", "2", "--ids").stdout
+    assert "trained special" in by_ids
+    with pytest.raises(LoransError, match=r"--row: no row 3 \(there are 2\)"):
+        validate(PLAIN, "--row", "3")
+    with pytest.raises(LoransError, match="--ids"):
+        validate(PLAIN, "--ids")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(validate, method, trained):
+    text = RECIPE.replace('method = "lora"', f'method = "{method}"')
+    report = json.loads(validate(text, "--model", "--json").stdout)["model"]
+    run = trained(text, "training.max_steps=1")
+    assert report["trainable_parameters"] == run.read().base.trainable_parameters
+    assert bool(report["modules"]) == (method in {"lora", "ia3"})
+
+
+def test_a_target_that_matches_nothing_is_found_without_weights(validate):
+    with pytest.raises(LoransError, match=r"recipe.toml:8: .*`q_prj` matches no module .*did you mean `q_proj`"):
+        validate(RECIPE.replace('method = "lora"', 'method = "lora"\ntarget_modules = ["q_prj"]'), "--model")
+
+
+def test_one_real_step_leaves_nothing_behind(validate, tmp_path):
+    done = validate(RECIPE, "--step", "--json")
+    assert json.loads(done.stdout)["step"]["loss"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml"]
+
+
+def test_a_classifier_is_validated_as_well(validate, tmp_path):
+    write(tmp_path / "classes.jsonl", class_rows())
+    done = validate(CLASSES, "--data", "--model", "--step", "--show", "1", "--json")
+    found = json.loads(done.stdout)
+    assert found["data"]["train"]["rows"] == 16
+    assert found["data"]["findings"][0]["code"] == "LEAK001"
+    assert found["rows"][0]["label"] == "1"
+    assert found["step"]["loss"] > 0
+
+
+@pytest.mark.parametrize("level", ["--data", "--model", "--step"])
+def test_a_fault_is_json_too(validate, level):
+    done = validate(PLAIN.replace("lorans:nano", "./nowhere"), level, "--json")
+    assert done.exit_code == 2
+    assert "no folder `./nowhere`" in json.loads(done.stdout)["problems"][0]["what"]
