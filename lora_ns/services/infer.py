@@ -46,9 +46,9 @@ def infer(
     """
     if trained.manifest.recipe.task_type == "SEQ_CLS":
         return InferResult(tuple(_classify(trained, rows, generation.batch_size, on_answers)))
-    prompts = _prompts(trained, rows)
+    asked = prompts(trained, rows)
     writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
-    answers = writer.answer(prompts, generation, on_answers)
+    answers = writer.answer(asked, generation, on_answers)
     return InferResult(
         tuple(
             {
@@ -63,7 +63,8 @@ def infer(
     )
 
 
-def _prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
+def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
+    """The tokens that the model is asked with, row by row. Raises `DataError`."""
     form = format_of(trained.manifest)
     renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids)
     room = max_positions(trained.model)
