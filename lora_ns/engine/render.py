@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RowFaultError
+from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,18 +37,21 @@ class Renderer:
 
     Chat rows go through the tokenizer's own chat template, plain ones are the prompt as the tokenizer encodes it
     followed by the completion and the end token. Either way the tokens before an answer are those that inference feeds.
+    Raw text is learned whole, with the end token after it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
     train_on: TrainOn = "assistant"
 
-    def example(self, example: Conversation | PromptCompletion) -> Rendered:
+    def example(self, example: Conversation | PromptCompletion | RawText) -> Rendered:
         """A row to learn from.
 
         Raises:
             RowFaultError: if the template refuses the row, or does not render it the way it would at inference.
         """
+        if isinstance(example, RawText):
+            return self._raw(example)
         rendered = self._plain(example) if isinstance(example, PromptCompletion) else self._chat(example)
         if self.train_on == "all":
             return Rendered(rendered.input_ids, [True] * len(rendered.input_ids))
@@ -66,14 +69,21 @@ class Renderer:
         # Where a token reaches over the boundary, inference cannot know it: then both sides are encoded alone.
         whole_fits = whole[: len(prompt)] == prompt
         completion = whole[len(prompt) :] if whole_fits else self._encode(example.completion)
+        completion = self._ended(completion)
+        return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
+
+    def _raw(self, example: RawText) -> Rendered:
+        ids = self._ended(self._encode_plain(example.text))
+        return Rendered(ids, [True] * len(ids))
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """Tokens with the end token after them."""
         end = self.tokenizer.eos_token_id
         if end is None:
             raise RowFaultError(
                 "[EOS001] the tokenizer has no end token, so the model would never stop", "choose another base"
             )
-        if completion[-1:] != [end]:
-            completion = [*completion, end]
-        return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
+        return ids if ids[-1:] == [end] else [*ids, end]
 
     def _chat(self, example: Conversation) -> Rendered:
         text = self._text(example.messages)
