@@ -37,7 +37,7 @@ class Dataset(Table):
         "auto", "messages", "sharegpt", "alpaca", "question-answer", "prompt-completion", "text", "classification"
     ] = "auto"
     """How a row is read; `auto` goes by the columns and says what it found."""
-    columns: dict[Name, Name] = Field(default={})
+    columns: dict[str, Name] = Field(default={})
     """Names of columns, the format's to the data's, such as `{ prompt = "question", completion = "reply" }`."""
     prompt_template: str | None = None
     """Text of the prompt with `{column}` in it, such as `"Question: {question}\\nAnswer:"`."""
