@@ -66,7 +66,7 @@ class DataRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: str
-    columns: dict[str, str | None]
+    columns: dict[str, Any]
     train: SourceRecord
     eval: SourceRecord | None = None
     eval_rows: list[dict[str, Any]] = []

@@ -1,5 +1,9 @@
 """How rows become examples."""
 
+import json
+from dataclasses import asdict
+from typing import get_args
+
 import pytest
 
 from lora_ns.formats import (
@@ -10,9 +14,11 @@ from lora_ns.formats import (
     Labelled,
     Message,
     PromptCompletion,
+    RawText,
     RowFaultError,
     detect,
 )
+from lora_ns.recipe.dataset import Dataset
 
 QA = Columns(prompt_template="Q: {q}\nA:", completion_template=" {a}")
 CHAT_QA = Columns(format="messages", system_template="Be {how}.", prompt_template="{q}", completion_template="{a}")
@@ -182,15 +188,16 @@ def test_a_bare_text_is_refused_where_a_row_has_more(columns, row, task, told):
     ("columns", "row", "task", "name", "why"),
     [
         (Columns(), {"messages": CHAT}, "CAUSAL_LM", "messages", "column `messages`"),
-        (Columns(), {"messages": CHAT, "prompt": "", "completion": ""}, "CAUSAL_LM", "messages", "column `messages`"),
+        (Columns(), {"messages": CHAT, "prompt": ""}, "CAUSAL_LM", "messages", "column `messages`"),
+        (Columns(), {"id": 1, "messages": CHAT, "tools": "[]"}, "CAUSAL_LM", "messages", "columns `messages`, `tools`"),
         (
             Columns(),
             {"prompt": "", "completion": ""},
             "CAUSAL_LM",
             "prompt-completion",
-            "columns `prompt` and `completion`",
+            "columns `prompt`, `completion`",
         ),
-        (Columns(), {"prompt": [], "completion": []}, "CAUSAL_LM", "messages", "columns `prompt` and `completion`"),
+        (Columns(), {"prompt": [], "completion": []}, "CAUSAL_LM", "messages", "columns `prompt`, `completion`"),
         (QA, {"q": "", "a": "", "messages": ""}, "CAUSAL_LM", "prompt-completion", "templates in the recipe"),
         (Columns(format="messages"), {"prompt": ""}, "CAUSAL_LM", "messages", '`format = "messages"`'),
         (
@@ -222,10 +229,11 @@ def test_the_columns_tell_the_format(columns, row, task, name, why):
     [
         (
             Columns(),
-            {"text": "x", "id": 1},
+            {"body": "x", "id": 1},
             "CAUSAL_LM",
-            "no `messages`, and no `prompt` with `completion`, among the columns `text`, `id` "
-            "(say how a row becomes text: `prompt_template` and `completion_template` with `{column}` in them)",
+            "no format has the columns `body`, `id` (say how a row becomes text: `prompt_template` and "
+            "`completion_template` with `{column}` in them, or its columns, such as "
+            '`columns = {question = "...", answer = "..."}`)',
         ),
         (
             Columns(prompt_template="{qestion}", completion_template="{a}"),
@@ -276,10 +284,9 @@ TURN = 'write `{"role": ..., "content": ...}`'
         ([{"content": "x"}], f"`messages[0].role` is null (one of: {', '.join(ROLES)})"),
         (
             [{**CHAT[0], "thinking": "x"}],
-            "`messages[0]` has `thinking`, which would be lost (a turn has `role` and `content`)",
+            "`messages[0]` has `thinking`, which would be lost (a turn of user has `role`, `content`, `name`)",
         ),
         ([{"role": "user", "content": None}], "`messages[0].content` is null instead of text ()"),
-        ([{"role": "user", "content": [{"text": "x"}]}], "`messages[0].content` is a list instead of text ()"),
         ([{"role": "user", "content": {}}], "`messages[0].content` is an object instead of text ()"),
         ([{"role": "user"}], "`messages[0].content` is null instead of text ()"),
         (
@@ -347,3 +354,641 @@ def test_there_is_nothing_to_answer_without_a_turn_before(messages):
 def test_a_long_value_is_shown_shortened():
     row = {"messages": "x" * 100}
     assert fault(formed(Columns(), row).example, row) == f"`messages` is '{'x' * 36}... instead of a list of turns ()"
+
+
+# Turns in the form of OpenAI's API
+
+SEEK = {"name": "seek", "arguments": {"what": "tea"}}
+CALL = {"type": "function", "function": SEEK}
+AS_CALL = {"id": "c1", "type": "function", "function": {"name": "seek", "arguments": '{"what": "tea"}'}}
+TOOL = {"name": "seek", "description": "Look for a thing.", "parameters": {"type": "object", "properties": {}}}
+WRAPPED = {"type": "function", "function": TOOL}
+
+
+def read(turn, *others):
+    """The turn before others as a format reads it."""
+    row = {"messages": [turn, *(others or (CHAT[1],))]}
+    return formed(Columns(), row).example(row).messages[0]
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"role": "developer", "content": "Be kind."}, Message("system", "Be kind.")),
+        ({"role": "function", "name": "seek", "content": "3"}, Message("tool", "3", {"name": "seek"})),
+        ({"role": "tool", "tool_call_id": "c1", "content": "3"}, Message("tool", "3", {"tool_call_id": "c1"})),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            Message("user", "ab"),
+        ),
+        ({"role": "user", "content": "a", "name": "ann", "tool_calls": None}, Message("user", "a", {"name": "ann"})),
+        ({"role": "assistant", "content": "a", "thinking": "hm"}, Message("assistant", "a", {"thinking": "hm"})),
+        (
+            {"role": "assistant", "content": "a", "reasoning_content": "hm", "tool_calls": []},
+            Message("assistant", "a", {"reasoning_content": "hm"}),
+        ),
+        ({"role": "assistant", "content": "a", "train": False}, Message("assistant", "a", train=False)),
+        ({"role": "assistant", "content": "a", "train": True}, Message("assistant", "a", train=True)),
+        ({"role": "assistant", "content": "a", "weight": 0}, Message("assistant", "a", train=False)),
+        ({"role": "assistant", "content": "a", "weight": 1.0}, Message("assistant", "a", train=True)),
+        ({"role": "assistant", "content": "a", "train": None}, Message("assistant", "a")),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [AS_CALL]},
+            Message("assistant", "", {"tool_calls": [{"id": "c1", **CALL}]}),
+        ),
+        ({"role": "assistant", "tool_calls": [CALL]}, Message("assistant", "", {"tool_calls": [CALL]})),
+        ({"role": "assistant", "content": "", "tool_calls": [SEEK]}, Message("assistant", "", {"tool_calls": [CALL]})),
+        (
+            {"role": "assistant", "content": "ok", "tool_calls": [CALL]},
+            Message("assistant", "ok", {"tool_calls": [CALL]}),
+        ),
+    ],
+)
+def test_a_turn_is_read_with_all_that_it_says(turn, message):
+    assert read(turn) == message
+
+
+def test_a_turn_is_given_to_the_template_with_all_that_it_says():
+    message = read({"role": "assistant", "content": "ok", "thinking": "hm", "tool_calls": [AS_CALL], "train": True})
+    calls = [{"id": "c1", **CALL}]
+    assert message.as_turn() == {"role": "assistant", "content": "ok", "thinking": "hm", "tool_calls": calls}
+    assert Message("user", "hi").as_turn() == CHAT[0]
+
+
+def test_what_is_read_can_be_a_key_of_a_table():
+    row = {"messages": [CHAT[0], {"role": "assistant", "tool_calls": [CALL]}], "tools": [TOOL]}
+    read_twice = {formed(Columns(), row).example(row) for _ in range(2)}
+    assert len(read_twice) == 1
+
+
+CALL_FORM = '(write `{"name": ..., "arguments": {...}}`)'
+ANSWER_KEYS = (
+    "(a turn of assistant has `role`, `content`, `name`, `tool_calls`, `reasoning_content`, `thinking`, "
+    "`train`, `weight`)"
+)
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"),
+    [
+        ({"content": [{"type": "image_url", "image_url": {}}]}, ".content[0]` is of type `image_url`"),
+        (
+            {"content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]},
+            ".content[1]` is of type `input_audio`",
+        ),
+        ({"content": [{"text": "x"}]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": ["x"]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": [{"type": "text"}]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": None}, ".content` is null instead of text ()"),
+        ({"content": None, "tool_calls": []}, ".content` is null instead of text ()"),
+        ({"refusal": "no"}, f"` has `refusal`, which would be lost {ANSWER_KEYS}"),
+        ({"tool_call_id": "c1"}, f"` has `tool_call_id`, which would be lost {ANSWER_KEYS}"),
+        ({"thinking": ["hm"]}, ".thinking` is a list instead of text ()"),
+        ({"train": 1}, ".train` is 1 (true or false)"),
+        ({"weight": 0.5}, ".weight` is 0.5 (0 or 1)"),
+        ({"weight": True}, ".weight` is true or false (0 or 1)"),
+        ({"weight": "1"}, ".weight` is '1' (0 or 1)"),
+        ({"train": True, "weight": 1}, "` has both `train` and `weight` (keep one of them)"),
+        ({"tool_calls": {}}, f".tool_calls` is an object instead of a list of tool calls {CALL_FORM}"),
+        ({"tool_calls": ["seek"]}, f".tool_calls[0]` names no function {CALL_FORM}"),
+        ({"tool_calls": [{"function": "seek"}]}, f".tool_calls[0]` names no function {CALL_FORM}"),
+        ({"tool_calls": [CALL, {"function": {}}]}, f".tool_calls[1]` names no function {CALL_FORM}"),
+        (
+            {"tool_calls": [{"name": "seek"}]},
+            f".tool_calls[0].arguments` is null instead of an object {CALL_FORM}",
+        ),
+        (
+            {"tool_calls": [{"name": "seek", "arguments": "[1]"}]},
+            f".tool_calls[0].arguments` is a list instead of an object {CALL_FORM}",
+        ),
+        (
+            {"tool_calls": [{"name": "seek", "arguments": "{'a': 1}"}]},
+            ".tool_calls[0].arguments` is not JSON: expecting property name enclosed in double quotes at character 2 "
+            f"{CALL_FORM}",
+        ),
+    ],
+)
+def test_what_a_turn_cannot_say_is_told(turn, told):
+    row = {"messages": [CHAT[0], {"role": "assistant", "content": "a", **turn}]}
+    assert fault(formed(Columns(), row).example, row).startswith(f"`messages[1]{told}")
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "thinking", "reasoning_content", "train", "weight"])
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_only_an_answer_has_what_belongs_to_one(role, key):
+    row = {"messages": [{"role": role, "content": "x", key: 1}, CHAT[1]]}
+    assert f"`messages[0]` has `{key}`, which would be lost" in fault(formed(Columns(), row).example, row)
+
+
+def test_turns_of_sharegpt_among_messages_are_told_apart():
+    row = {"messages": [{"from": "human", "value": "hi"}]}
+    assert fault(formed(Columns(), row).example, row) == (
+        "`messages[0]` has `from`: these are ShareGPT's turns "
+        '(write `format = "sharegpt"` and `columns = {conversations = "messages"}`)'
+    )
+    columns = Columns(format="sharegpt", columns={"conversations": "messages"})
+    assert formed(columns, row).prompt(row) == Conversation((Message("user", "hi"),))
+
+
+# Tools
+
+
+@pytest.mark.parametrize(
+    ("tools", "read"),
+    [
+        ([TOOL], (WRAPPED,)),
+        ([WRAPPED], (WRAPPED,)),
+        (json.dumps([TOOL, WRAPPED]), (WRAPPED, WRAPPED)),
+        ([], None),
+        ("[]", None),
+        (" ", None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]},
+        {"instruction": "hi", "output": "yo"},
+    ],
+    ids="-".join,
+)
+def test_tools_are_told_to_learn_and_to_answer(row, tools, read):
+    row = {**row, "tools": tools}
+    form = formed(Columns(), row)
+    assert form.example(row) == Conversation(TURNS, read)
+    assert form.prompt(row) == Conversation(TURNS[:1], read)
+
+
+@pytest.mark.parametrize(
+    ("tools", "told"),
+    [
+        ("[", "`tools` is not JSON: expecting value at character 2 (write a list of tools)"),
+        (TOOL, "`tools` is an object instead of a list of tools "),
+        (["seek"], "`tools[0]` names no function "),
+        ([TOOL, {"type": "function"}], "`tools[1]` names no function "),
+    ],
+)
+def test_faulty_tools_are_told(tools, told):
+    row = {"messages": CHAT, "tools": tools}
+    assert fault(formed(Columns(), row).example, row).startswith(told)
+
+
+def test_templates_leave_a_column_of_tools_alone():
+    row = {"q": "hi", "a": "yo", "how": "kind", "tools": ["saw", "plane"]}
+    assert formed(CHAT_QA, row).example(row).tools is None
+
+
+# ShareGPT
+
+
+def said(*turns):
+    return [{"from": who, "value": what} for who, what in turns]
+
+
+def test_a_conversation_of_sharegpt_calls_tools():
+    row = {
+        "conversations": said(
+            ("human", "Is there tea?"),
+            ("function_call", json.dumps(SEEK)),
+            ("observation", '{"found": 3}'),
+            ("gpt", "Yes, three boxes."),
+        ),
+        "system": "Keep the shop.",
+        "tools": json.dumps([TOOL]),
+    }
+    turns = (
+        Message("system", "Keep the shop."),
+        Message("user", "Is there tea?"),
+        Message("assistant", "", {"tool_calls": [CALL]}),
+        Message("tool", '{"found": 3}'),
+        Message("assistant", "Yes, three boxes."),
+    )
+    form, why = detect(Columns(), list(row), row, "CAUSAL_LM")
+    assert (form.name, why) == ("sharegpt", "columns `conversations`, `system`, `tools`")
+    assert form.example(row) == Conversation(turns, (WRAPPED,))
+    assert form.prompt(row) == Conversation(turns[:4], (WRAPPED,))
+    assert form.answer(row) == "Yes, three boxes."
+
+
+def test_a_call_may_be_the_answer_and_several_at_once():
+    row = {"conversations": said(("human", "Tea?"), ("function_call", json.dumps([SEEK, SEEK])))}
+    form = formed(Columns(), row)
+    assert form.example(row).messages[1] == Message("assistant", "", {"tool_calls": [CALL, CALL]})
+    assert fault(form.answer, row) == "the answer is a tool call, and no text to compare with (leave the row out)"
+
+
+@pytest.mark.parametrize("column", ["conversations", "conversation"])
+@pytest.mark.parametrize("answerer", ["gpt", "assistant", "bot", "model", "chatgpt"])
+@pytest.mark.parametrize("asker", ["human", "user"])
+def test_sharegpt_has_many_names_for_the_two(asker, answerer, column):
+    for row in ({column: said((asker, "hi"), (answerer, "yo"))}, {column: [*CHAT[:1], {**CHAT[1], "role": answerer}]}):
+        assert formed(Columns(), row).example(row) == Conversation(TURNS)
+
+
+@pytest.mark.parametrize("role", ["observation", "tool"])
+def test_sharegpt_has_two_names_for_what_a_tool_says(role):
+    row = {"conversations": said(("human", "hi"), (role, "3"), ("gpt", "yo"))}
+    assert formed(Columns(), row).example(row).messages[1] == Message("tool", "3")
+
+
+def test_sharegpt_marks_what_is_learned():
+    row = {"conversations": [*said(("human", "hi")), {"from": "gpt", "value": "yo", "weight": 0}, *said(("gpt", "ok"))]}
+    assert [turn.train for turn in formed(Columns(), row).example(row).messages] == [None, False, None]
+
+
+@pytest.mark.parametrize("system", ["", None])
+def test_an_empty_system_column_is_no_turn(system):
+    row = {"conversations": said(("human", "hi"), ("gpt", "yo")), "system": system}
+    assert formed(Columns(), row).example(row) == Conversation(TURNS)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"conversations": said(("narrator", "hi"))},
+            "`conversations[0].from` is 'narrator' (one of: human, user, gpt, assistant, bot, model, chatgpt, system, "
+            "observation, tool, function_call)",
+        ),
+        ({"conversations": said(("human", None))}, "`conversations[0].value` is null instead of text ()"),
+        ({"conversations": ["hi"]}, f"`conversations[0]` is 'hi' instead of a turn ({TURN})"),
+        ({"conversations": None}, "`conversations` is null instead of a list of turns ()"),
+        ({"conversation": []}, "`conversation` is a list instead of a list of turns ()"),
+        (
+            {"conversations": [{"from": "human", "value": "hi", "markdown": "x"}]},
+            "`conversations[0]` has `markdown`, which would be lost (a turn of user has `from`, `value`, `name`)",
+        ),
+        (
+            {"conversations": said(("human", "hi"), ("function_call", "seek"))},
+            f"`conversations[1].value` is not JSON: expecting value at character 1 {CALL_FORM}",
+        ),
+        (
+            {"conversations": said(("human", "hi"), ("function_call", None))},
+            f"`conversations[1].value` is null instead of text {CALL_FORM}",
+        ),
+        (
+            {"conversations": said(("human", "hi"), ("function_call", "{}"))},
+            f"`conversations[1].value[0]` names no function {CALL_FORM}",
+        ),
+        (
+            {"conversations": said(("human", "hi"), ("gpt", ""))},
+            "the answer is empty (it would teach the model to say nothing; remove the row)",
+        ),
+        (
+            {"conversations": said(("human", "hi"))},
+            "the last turn is user's (a row to learn from ends with an assistant turn)",
+        ),
+        (
+            {"conversations": said(("system", "Be kind."), ("gpt", "yo")), "system": "Be kinder."},
+            "`system`, and a system turn as well (keep one of them)",
+        ),
+    ],
+)
+def test_faulty_rows_of_sharegpt_are_told(row, told):
+    assert fault(formed(Columns(), row).example, row) == told
+
+
+# Instructions and questions
+
+HALVE = Message("user", "Halve it.\n\n8")
+
+
+@pytest.mark.parametrize(
+    ("row", "why", "turns"),
+    [
+        (
+            {"instruction": "Halve it.", "input": "8", "output": "4"},
+            "columns `instruction`, `input`, `output`",
+            (HALVE, Message("assistant", "4")),
+        ),
+        (
+            {"instruction": "Halve it.", "input": "8", "output": "4", "text": "Halve it. 8 4"},
+            "columns `instruction`, `input`, `output`",
+            (HALVE, Message("assistant", "4")),
+        ),
+        (
+            {"instruction": "hi", "input": "", "output": "yo"},
+            "columns `instruction`, `input`, `output`",
+            TURNS,
+        ),
+        ({"instruction": "hi", "input": None, "output": "yo"}, "columns `instruction`, `input`, `output`", TURNS),
+        ({"instruction": "hi", "output": "yo"}, "columns `instruction`, `output`", TURNS),
+        (
+            {"instruction": "Halve it.", "input": "8", "response": "4", "output": "4"},
+            "columns `instruction`, `input`, `output`",
+            (HALVE, Message("assistant", "4")),
+        ),
+        (
+            {"instruction": "Halve it.", "context": "8", "response": "4", "category": "sums"},
+            "columns `instruction`, `context`, `response`",
+            (HALVE, Message("assistant", "4")),
+        ),
+        (
+            {"instruction": "hi", "output": "yo", "system": "Be kind.", "history": [["a", "b"], ["c", "d"]]},
+            "columns `instruction`, `output`, `system`, `history`",
+            (
+                Message("system", "Be kind."),
+                Message("user", "a"),
+                Message("assistant", "b"),
+                Message("user", "c"),
+                Message("assistant", "d"),
+                *TURNS,
+            ),
+        ),
+        (
+            {"instruction": "hi", "output": "yo", "system": "", "history": None},
+            "columns `instruction`, `output`, `system`, `history`",
+            TURNS,
+        ),
+        ({"question": "hi", "answer": "yo"}, "columns `question`, `answer`", TURNS),
+        ({"question": "hi", "answer": 4}, "columns `question`, `answer`", (TURNS[0], Message("assistant", "4"))),
+        (
+            {"type": "sums", "query": "hi", "original_question": "ho", "response": "yo"},
+            "columns `query`, `response`",
+            TURNS,
+        ),
+        ({"query": "hi", "answer": "yo", "lang": "c"}, "columns `query`, `answer`", TURNS),
+    ],
+)
+def test_columns_of_a_question_and_its_answer_are_turns(row, why, turns):
+    form, reason = detect(Columns(), list(row), row, "CAUSAL_LM")
+    assert reason == why
+    assert form.example(row) == Conversation(turns)
+    assert form.prompt(row) == Conversation(turns[:-1])
+    assert form.answer(row) == turns[-1].content
+    asked = form.question("hi")
+    assert set(asked) <= set(row)
+    assert form.prompt(asked) == Conversation(TURNS[:1])
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"instruction": "hi", "output": " "},
+            "the answer is empty (it would teach the model to say nothing; remove the row)",
+        ),
+        ({"instruction": None, "output": "yo"}, "`instruction` is null instead of text ()"),
+        ({"instruction": "hi", "input": ["8"], "output": "yo"}, "`input` is a list instead of text ()"),
+        ({"instruction": "hi", "output": "yo", "system": {}}, "`system` is an object instead of text ()"),
+        (
+            {"instruction": "hi", "output": "yo", "history": "a"},
+            "`history` is 'a' instead of a list of rounds (`[[question, answer], ...]`)",
+        ),
+        (
+            {"instruction": "hi", "output": "yo", "history": [["a", "b"], ["a"]]},
+            "`history[1]` is no question with its answer (write `[question, answer]`)",
+        ),
+        (
+            {"instruction": "hi", "output": "yo", "history": [["a", ""]]},
+            "the answer is empty (it would teach the model to say nothing; remove the row)",
+        ),
+        ({"query": "hi", "response": ["yo"]}, "`response` is a list instead of text ()"),
+        (
+            {"question": "hi", "answer": ""},
+            "the answer is empty (it would teach the model to say nothing; remove the row)",
+        ),
+    ],
+)
+def test_a_faulty_question_or_answer_is_told(row, told):
+    assert fault(formed(Columns(), row).example, row) == told
+
+
+def test_the_names_of_the_first_rows_hold_for_all():
+    form = formed(Columns(), {"query": "hi", "response": "yo"})
+    assert fault(form.example, {"question": "hi", "answer": "yo"}) == "no column `query` (columns: question, answer)"
+
+
+# Texts that are learned whole
+
+
+def test_a_text_is_learned_whole_and_goes_on_where_it_is_answered():
+    row = {"text": "Once upon a time", "url": "a"}
+    form, why = detect(Columns(), list(row), row, "CAUSAL_LM")
+    assert (form.name, why) == ("text", "column `text`")
+    assert form.example(row) == RawText("Once upon a time")
+    assert form.prompt(row) == PromptCompletion("Once upon a time")
+    assert form.prompt(form.question("Once")) == PromptCompletion("Once")
+    told = "a text that is learned whole has no answer (remove `evaluation.exact_match`)"
+    assert fault(form.answer, row) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (" \n", "the text is empty (there is nothing to learn from it; remove the row)"),
+        (None, "`text` is null instead of text ()"),
+        (["a"], "`text` is a list instead of text ()"),
+    ],
+)
+def test_a_faulty_text_is_told(text, told):
+    row = {"text": text}
+    assert fault(formed(Columns(), row).example, row) == told
+
+
+# Columns by other names
+
+NAMED = {
+    "prompt and completion": (
+        ({"prompt": "q", "completion": "a"}, {"q": "hi", "a": "yo", "prompt": "no"}),
+        ("prompt-completion", "columns `q`, `a`", PromptCompletion("hi", "yo"), {"q": "2+2"}),
+    ),
+    "turns": (
+        ({"messages": "dialogue", "tools": "devices"}, {"dialogue": CHAT, "devices": [TOOL]}),
+        (
+            "messages",
+            "columns `dialogue`, `devices`",
+            Conversation(TURNS, (WRAPPED,)),
+            {"dialogue": [{"role": "user", "content": "2+2"}]},
+        ),
+    ),
+    "lists as turns": (
+        ({"prompt": "q"}, {"q": CHAT[:1], "completion": CHAT[1:]}),
+        ("messages", "columns `q`, `completion`", Conversation(TURNS), {"q": "2+2"}),
+    ),
+    "sharegpt": (
+        ({"conversation": "items"}, {"items": said(("human", "hi"), ("gpt", "yo"))}),
+        ("sharegpt", "column `items`", Conversation(TURNS), {"items": [{"from": "human", "value": "2+2"}]}),
+    ),
+    "another answer": (
+        ({"output": "better"}, {"instruction": "hi", "response": "no", "better": "yo"}),
+        ("alpaca", "columns `instruction`, `better`", Conversation(TURNS), {"instruction": "2+2"}),
+    ),
+    "an answer by its other name": (
+        ({"response": "better"}, {"instruction": "hi", "output": "no", "better": "yo"}),
+        ("alpaca", "columns `instruction`, `better`", Conversation(TURNS), {"instruction": "2+2"}),
+    ),
+    "names that change places": (
+        ({"instruction": "input", "output": "instruction"}, {"input": "hi", "instruction": "yo"}),
+        ("alpaca", "columns `input`, `instruction`", Conversation(TURNS), {"input": "2+2"}),
+    ),
+    "one of two questions": (
+        ({"answer": "short"}, {"question": "hi", "short": "yo", "response": "no"}),
+        ("question-answer", "columns `question`, `short`", Conversation(TURNS), {"question": "2+2"}),
+    ),
+    "chosen answers": (
+        ({"completion": "chosen"}, {"prompt": "hi", "chosen": "yo", "rejected": "no"}),
+        ("prompt-completion", "columns `prompt`, `chosen`", PromptCompletion("hi", "yo"), {"prompt": "2+2"}),
+    ),
+    "text": (
+        ({"text": "body"}, {"body": "hi"}),
+        ("text", "column `body`", RawText("hi"), {"body": "2+2"}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), NAMED.values(), ids=NAMED)
+def test_columns_may_have_other_names(given, expected):
+    columns, row = given
+    name, reason, example, question = expected
+    form, why = detect(Columns(columns=columns), list(row), row, "CAUSAL_LM")
+    assert (form.name, why, form.example(row), form.question("2+2")) == (name, reason, example, question)
+    again = FORMATS[form.name](Columns(**asdict(form.columns)))
+    assert again.example(row) == example
+    alone = {key: value for key, value in row.items() if key != "devices"}
+    assert again.prompt(form.question("2+2")) == again.prompt({**alone, **question})
+
+
+def test_a_format_by_name_finds_the_other_names_too():
+    row = {"question": "hi", "response": "yo"}
+    form, why = detect(Columns(format="question-answer"), list(row), row, "CAUSAL_LM")
+    assert why == '`format = "question-answer"`'
+    assert form.example(row) == Conversation(TURNS)
+
+
+def test_texts_as_turns_may_have_other_names():
+    columns = Columns(format="messages", columns={"prompt": "q", "completion": "a"})
+    row = {"q": "hi", "a": "yo"}
+    form = formed(columns, row)
+    assert form.example(row) == Conversation(TURNS)
+    assert form.question("2+2") == {"q": "2+2"}
+
+
+def test_a_fault_names_the_column_of_the_data():
+    columns = Columns(columns={"prompt": "q", "completion": "a"})
+    form = formed(columns, {"q": "hi", "a": "yo"})
+    assert fault(form.example, {"q": "hi", "a": None}) == "`a` is null instead of text ()"
+    assert fault(form.example, {"q": "hi", "completion": "yo"}) == "no column `a` (columns: q, completion)"
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "told"),
+    [
+        (
+            Columns(columns={"prompt": "qestion"}),
+            {"question": "hi", "answer": "yo"},
+            "dataset.columns.prompt: `qestion` is not a column of the data "
+            "(did you mean `question`? columns: question, answer)",
+        ),
+        (
+            Columns(columns={"system": "id"}),
+            {"question": "hi", "answer": "yo", "id": 1},
+            "dataset.columns.system: rows of question-answer have no such column "
+            "(known: `question`, `answer`, `query`, `response`)",
+        ),
+        (
+            Columns(format="alpaca", columns={"promt": "id"}),
+            {"instruction": "hi", "output": "yo", "id": 1},
+            "dataset.columns.promt: rows of alpaca have no such column (known: `instruction`, `input`, `output`, "
+            "`system`, `history`, `tools`, `context`, `response`)",
+        ),
+        (
+            Columns(columns={"output": "a", "response": "b"}),
+            {"instruction": "hi", "a": "yo", "b": "yo"},
+            "dataset.columns.response: `response` and `output` are two names of the same column (keep one of them)",
+        ),
+        (
+            Columns(),
+            {"instruction": "hi", "output": "yo", "response": "ya"},
+            "the columns `output` and `response` are both there, and differ "
+            '(name the one to read: `columns = {output = "response"}`)',
+        ),
+    ],
+)
+def test_columns_by_names_that_do_not_fit_are_told(columns, row, told):
+    assert fault(detect, columns, list(row), row, "CAUSAL_LM") == told
+
+
+# Rows that could be more than one thing
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"messages": CHAT, "instruction": "hi", "output": "yo"},
+            "the columns are those of messages (`messages`) and alpaca (`instruction`, `output`) "
+            '(write `format = "messages"` or `format = "alpaca"`)',
+        ),
+        (
+            {"messages": CHAT, "prompt": "hi", "completion": "yo"},
+            "the columns are those of messages (`messages`) and prompt-completion (`prompt`, `completion`) "
+            '(write `format = "messages"` or `format = "prompt-completion"`)',
+        ),
+        (
+            {"conversation": [], "query": "hi", "response": "yo"},
+            "the columns are those of sharegpt (`conversation`) and question-answer (`query`, `response`) "
+            '(write `format = "sharegpt"` or `format = "question-answer"`)',
+        ),
+        (
+            {"question": "hi", "answer": "yo", "instruction": "hi", "response": "yo"},
+            "the columns are those of alpaca (`instruction`, `response`) and question-answer (`question`, `answer`) "
+            '(write `format = "alpaca"` or `format = "question-answer"`)',
+        ),
+    ],
+)
+def test_rows_of_two_formats_are_told(row, told):
+    assert fault(detect, Columns(), list(row), row, "CAUSAL_LM") == told
+
+
+def test_a_format_by_name_settles_it():
+    row = {"messages": CHAT, "instruction": "Halve it.", "input": "8", "output": "4", "label": True}
+    assert formed(Columns(format="messages"), row).example(row) == Conversation(TURNS)
+    assert formed(Columns(format="alpaca"), row).prompt(row) == Conversation((HALVE,))
+
+
+@pytest.mark.parametrize("sign", ["messages", "conversations", "instruction", "question", "prompt"])
+def test_a_text_column_counts_where_nothing_else_does(sign):
+    rows = {
+        "messages": {"messages": CHAT},
+        "conversations": {"conversations": said(("human", "hi"), ("gpt", "yo"))},
+        "instruction": {"instruction": "hi", "output": "yo"},
+        "question": {"question": "hi", "answer": "yo"},
+        "prompt": {"prompt": "hi", "completion": "yo"},
+    }
+    row = {"text": "hi yo", **rows[sign]}
+    assert formed(Columns(), row).name != "text"
+    assert formed(Columns(format="text"), row).example(row) == RawText("hi yo")
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": "hi", "chosen": "yo", "rejected": "no"}, "`prompt`, `chosen`, `rejected`"),
+        ({"chosen": "yo", "rejected": "no"}, "`chosen`, `rejected`"),
+        (
+            {"conversations": said(("human", "hi")), "chosen": {}, "rejected": {}},
+            "`conversations`, `chosen`, `rejected`",
+        ),
+        ({"messages": CHAT, "label": True}, "`messages`, `label`"),
+        ({"prompt": "hi", "completion": "yo", "label": False}, "`prompt`, `completion`, `label`"),
+        ({"prompt": "hi", "completion": "yo", "label": "True"}, "`prompt`, `completion`, `label`"),
+    ],
+)
+def test_rows_of_preferences_are_refused(row, named):
+    told = fault(detect, Columns(), list(row), row, "CAUSAL_LM")
+    assert told.startswith(f"columns {named}: these are preference rows, which this version does not train on (")
+
+
+@pytest.mark.parametrize("label", [1, 0, "good", None])
+def test_a_label_that_is_no_verdict_is_left_aside(label):
+    row = {"prompt": "hi", "completion": "yo", "label": label}
+    assert formed(Columns(), row).example(row) == PromptCompletion("hi", "yo")
+
+
+def test_every_format_has_a_name_in_the_recipe():
+    names = get_args(Dataset.model_fields["format"].annotation)
+    assert set(names) == {"auto", *FORMATS}

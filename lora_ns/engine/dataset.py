@@ -368,6 +368,6 @@ def pack(data: datasets.Dataset, length: int) -> datasets.Dataset:
     return trl.pack_dataset(data.select_columns(["input_ids", "labels"]), length, "bfd")
 
 
-def columns_record(columns: Columns) -> dict[str, str | None]:
+def columns_record(columns: Columns) -> dict[str, Any]:
     """The columns as the manifest keeps them."""
     return asdict(columns)

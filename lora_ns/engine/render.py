@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RowFaultError
+from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,98 +43,112 @@ class Renderer:
     stops: tuple[int, ...]
     train_on: TrainOn = "assistant"
 
-    def examples(self, example: Conversation | PromptCompletion) -> list[Rendered]:
+    def examples(self, example: Conversation | PromptCompletion | RawText) -> list[Rendered]:
         """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
 
         Raises:
             RowFaultError: if the template refuses the row, or does not render it the way it would at inference.
         """
+        if isinstance(example, RawText):
+            ids = self._ended(self._encode_plain(example.text))
+            return [Rendered(ids, [True] * len(ids))]
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
         elif self.train_on == "all":
-            rendered = [self._untrained(example.messages)]
+            rendered = [self._untrained(example)]
         else:
-            rendered = self._chat(example.messages)
+            rendered = self._chat(example)
         if self.train_on == "all":
             return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
 
-    def prompt(self, example: Conversation | PromptCompletion) -> list[int]:
-        """The tokens that ask for the next answer. Raises `RowFaultError`."""
+    def prompt(self, example: Conversation | PromptCompletion | RawText) -> list[int]:
+        """The tokens that ask for the next answer, or that a text begins with. Raises `RowFaultError`."""
+        if isinstance(example, RawText):
+            return self._encode_plain(example.text)
         if isinstance(example, PromptCompletion):
             return self._encode_plain(example.prompt)
-        return self._encode(self._text(example.messages, add_generation_prompt=True))
+        return self._encode(self._text(example, add_generation_prompt=True))
 
     def _plain(self, example: PromptCompletion) -> Rendered:
         prompt = self._encode_plain(example.prompt)
         whole = self._encode_plain(example.prompt + example.completion)
         # Where a token reaches over the boundary, inference cannot know it: then both sides are encoded alone.
         whole_fits = whole[: len(prompt)] == prompt
-        completion = whole[len(prompt) :] if whole_fits else self._encode(example.completion)
+        completion = self._ended(whole[len(prompt) :] if whole_fits else self._encode(example.completion))
+        return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """Tokens that the end token closes."""
         end = self.tokenizer.eos_token_id
         if end is None:
             raise RowFaultError(
                 "the tokenizer has no end token, so the model would never stop", "choose another base", "EOS001"
             )
-        if completion[-1:] != [end]:
-            completion = [*completion, end]
-        return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
+        return ids if ids[-1:] == [end] else [*ids, end]
 
-    def _untrained(self, messages: Sequence[Message]) -> Rendered:
-        ids = self._encode(self._text(messages))
+    def _untrained(self, conversation: Conversation) -> Rendered:
+        ids = self._encode(self._text(conversation))
         return Rendered(ids, [False] * len(ids))
 
-    def _chat(self, messages: Sequence[Message]) -> list[Rendered]:
+    def _chat(self, conversation: Conversation) -> list[Rendered]:
+        messages = conversation.messages
         answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
-        wanted = answers[-1:] if self.train_on == "last" else answers
-        text = self._text(messages)
-        spans = {number: self._span(messages, number, text) for number in answers}
-        if all(spans.values()):
-            return [self._with_spans(messages, text, [span for span in spans.values() if span], answers, wanted)]
+        wanted = [number for number in answers if self._is_wanted(messages[number], number == answers[-1])]
+        text = self._text(conversation)
+        spans = {number: self._span(conversation, number, text) for number in answers}
+        whole = all(spans.values()) or not wanted
+        if whole:
+            found = {number: span for number, span in spans.items() if span}
+            return [self._with_spans(conversation, text, found, wanted)]
         # The template drops something of earlier answers, such as their reasoning: each answer gets a row of its own,
         # rendered as it is asked for.
-        return [self._alone(messages[: number + 1]) for number in wanted]
+        return [self._alone(_first(conversation, number + 1)) for number in wanted]
 
-    def _span(self, messages: Sequence[Message], number: int, text: str) -> tuple[int, int] | None:
+    def _is_wanted(self, message: Message, is_last: bool) -> bool:
+        """Whether an answer is in the loss: as the message says, or else the recipe."""
+        return message.train if message.train is not None else self.train_on == "assistant" or is_last
+
+    def _span(self, conversation: Conversation, number: int, text: str) -> tuple[int, int] | None:
         """Where in the text a turn stands, end token included; None if it is rendered another way when it is last."""
-        before = self._text(messages[:number], add_generation_prompt=True)
-        up_to = text if number + 1 == len(messages) else self._text(messages[: number + 1])
+        before = self._text(_first(conversation, number), add_generation_prompt=True)
+        is_last = number + 1 == len(conversation.messages)
+        up_to = text if is_last else self._text(_first(conversation, number + 1))
         return (len(before), len(up_to)) if text.startswith(before) and text.startswith(up_to) else None
 
-    def _alone(self, messages: Sequence[Message]) -> Rendered:
-        text, last = self._text(messages), len(messages) - 1
-        span = self._span(messages, last, text)
+    def _alone(self, conversation: Conversation) -> Rendered:
+        text, last = self._text(conversation), len(conversation.messages) - 1
+        span = self._span(conversation, last, text)
         if span is None:
             raise RowFaultError(
                 f"the chat template renders turn {last} another way than it asks for it",
                 "choose a base whose template asks for an answer the way it renders one",
                 "TPL002",
             )
-        return self._with_spans(messages, text, [span], [last], [last])
+        return self._with_spans(conversation, text, {last: span}, [last])
 
     def _with_spans(
-        self,
-        messages: Sequence[Message],
-        text: str,
-        spans: Sequence[tuple[int, int]],
-        answers: Sequence[int],
-        wanted: Sequence[int],
+        self, conversation: Conversation, text: str, spans: Mapping[int, tuple[int, int]], wanted: Sequence[int]
     ) -> Rendered:
-        ids, tokens = self._encode_with_spans(text, spans)
-        marked = self._marked(messages, ids)
+        """The tokens of a text, of which the wanted ones of these turns are trained."""
+        ids, tokens = self._encode_with_spans(text, list(spans.values()))
+        marked = self._marked(conversation, ids)
         trained = [False] * len(ids)
-        for number, (start, stop) in zip(answers, tokens, strict=True):
+        for number, (start, stop) in zip(spans, tokens, strict=True):
             if number in wanted:
                 end = self._after_stop(ids, start, stop)
                 trained[start:end] = [*marked[start : end - 1], True] if marked else [True] * (end - start)
         return Rendered(ids, trained)
 
-    def _marked(self, messages: Sequence[Message], ids: Sequence[int]) -> list[bool] | None:
+    def _marked(self, conversation: Conversation, ids: Sequence[int]) -> list[bool] | None:
         """What the template itself marks as generated; None if it marks nothing, or counts its tokens another way."""
         if "generation %}" not in str(self.tokenizer.chat_template):
             return None
         encoded = self.tokenizer.apply_chat_template(
-            [_as_turn(message) for message in messages], return_dict=True, return_assistant_tokens_mask=True
+            [message.as_turn() for message in conversation.messages],
+            tools=_tools(conversation),
+            return_dict=True,
+            return_assistant_tokens_mask=True,
         )
         if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
             return None
@@ -177,7 +191,7 @@ class Renderer:
             "EOS001",
         )
 
-    def _text(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    def _text(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
         import jinja2
 
         if self.tokenizer.chat_template is None:
@@ -186,12 +200,12 @@ class Renderer:
                 "take its instruct edition, or write `prompt_template` and `completion_template`",
                 "TPL001",
             )
-        turns = [_as_turn(message) for message in messages]
+        turns = [message.as_turn() for message in conversation.messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
             raise RowFaultError(f"the chat template refuses the row: {error}", "change its turns", "TPL003") from None
         return str(text)
 
@@ -205,8 +219,12 @@ class Renderer:
         return ids
 
 
-def _as_turn(message: Message) -> dict[str, str]:
-    return {"role": message.role, "content": message.content}
+def _first(conversation: Conversation, count: int) -> Conversation:
+    return replace(conversation, messages=conversation.messages[:count])
+
+
+def _tools(conversation: Conversation) -> list[Any] | None:
+    return list(conversation.tools) if conversation.tools else None
 
 
 def encode_labelled(

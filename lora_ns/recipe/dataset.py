@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from lora_ns.recipe.base import Fraction, Name, PositiveInt, Table
 
 
@@ -31,8 +33,12 @@ class Dataset(Table):
     max_eval_samples: PositiveInt | None = None
     """Use only this many evaluation rows, the first ones."""
 
-    format: Literal["auto", "messages", "prompt-completion", "classification"] = "auto"
+    format: Literal[
+        "auto", "messages", "sharegpt", "alpaca", "question-answer", "prompt-completion", "text", "classification"
+    ] = "auto"
     """How a row is read; `auto` goes by the columns and says what it found."""
+    columns: dict[str, Name] = Field(default={})
+    """Names of columns, the format's to the data's, such as `{ prompt = "question", completion = "reply" }`."""
     prompt_template: str | None = None
     """Text of the prompt with `{column}` in it, such as `"Question: {question}\\nAnswer:"`."""
     completion_template: str | None = None

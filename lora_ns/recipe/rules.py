@@ -11,6 +11,7 @@ import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lora_ns.formats import FORMATS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.recipe import Recipe
@@ -40,6 +41,7 @@ _INERT_FOR_TASK = {
     "SEQ_CLS": (
         "sft",
         "generation",
+        "dataset.columns",
         "dataset.prompt_template",
         "dataset.completion_template",
         "dataset.system_template",
@@ -49,6 +51,8 @@ _INERT_FOR_TASK = {
         "evaluation.max_samples",
     ),
 }
+
+_WITHOUT_TEMPLATES = {"sharegpt", "alpaca", "question-answer", "text"}
 
 
 def is_written(recipe: Recipe, key: str) -> bool:
@@ -183,6 +187,36 @@ def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
             "`system_template` needs rows in chat form",
             'add `format = "messages"`, or put the text into `prompt_template`',
         )
+    return None
+
+
+def templates_fit_the_format(recipe: Recipe) -> Finding | None:
+    """Templates make the text of formats that have no columns of their own."""
+    if recipe.dataset.prompt_template is not None and recipe.dataset.format in _WITHOUT_TEMPLATES:
+        return Finding(
+            ("dataset.format", "dataset.prompt_template"),
+            f'`prompt_template` has no effect with `format = "{recipe.dataset.format}"`',
+            'write `format = "messages"` for its chat form, or "prompt-completion" for plain text',
+        )
+    return None
+
+
+def columns_are_read(recipe: Recipe) -> Finding | None:
+    """Columns are given names that a format looks for."""
+    data = recipe.dataset
+    if recipe.task_type == "SEQ_CLS" or data.format == "classification":
+        return None  # the rules about the task say it
+    if data.columns and data.prompt_template is not None:
+        what = "`columns` has no effect beside templates, which name the data's own columns"
+        return Finding(("dataset.prompt_template", "dataset.columns"), what, "remove it")
+    kinds = [kind for name, kind in FORMATS.items() if data.format in {"auto", name}]
+    known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
+    for key in data.columns:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{close[0]}`? " if close else ""
+            what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
+            return Finding((f"dataset.columns.{key}",), what, f"{hint}known: {', '.join(known)}")
     return None
 
 
@@ -362,6 +396,8 @@ RULES: tuple[Rule, ...] = (
     templates_come_together,
     templates_are_well_formed,
     system_turn_needs_chat_form,
+    templates_fit_the_format,
+    columns_are_read,
     tables_fit_the_task,
     format_fits_the_task,
     pair_needs_its_first_text,

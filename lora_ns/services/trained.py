@@ -118,7 +118,7 @@ def record_base(base: Base) -> BaseRecord:
 
 def format_of(manifest: Manifest) -> Format:
     """The format that the run read its rows in."""
-    return FORMATS[manifest.data.format](Columns(**manifest.data.columns))  # type: ignore[arg-type]
+    return FORMATS[manifest.data.format](Columns(**manifest.data.columns))
 
 
 def kept_rows(manifest: Manifest) -> list[Row]:

@@ -2,13 +2,14 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.tokenizer import choose_pad_token, stop_token_ids
-from lora_ns.formats import Conversation, Message, PromptCompletion, RowFaultError
+from lora_ns.formats import Conversation, Message, PromptCompletion, RawText, RowFaultError
 
 WORDS = [
     "plum",
@@ -139,3 +140,53 @@ def test_plain_text_ends_with_the_end_token(tokenizer, renderer, completion):
     assert row.input_ids[-1] == tokenizer.eos_token_id
     assert row.trained[-1]
     assert renderer.prompt(PromptCompletion("a plum")) == row.input_ids[: row.trained.index(True)]
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+def test_raw_text_is_learned_whole_with_one_end(tokenizer, renderer, train_on):
+    for text in ("Once upon a time", f"The end.{tokenizer.eos_token}"):
+        (row,) = Renderer(tokenizer, renderer.stops, train_on).examples(RawText(text))
+        assert row.input_ids.count(tokenizer.eos_token_id) == 1
+        assert row.input_ids[-1] == tokenizer.eos_token_id
+        assert all(row.trained)
+
+
+def test_raw_text_needs_an_end_token(shape, renderer):
+    tokenizer = make_tokenizer(shape)
+    tokenizer.eos_token = None
+    with pytest.raises(RowFaultError) as caught:
+        Renderer(tokenizer, renderer.stops).examples(RawText("Once"))
+    assert caught.value.code == "EOS001"
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+def test_a_message_says_itself_whether_it_is_trained(shape, tokenizer, renderer, train_on):
+    def turns(first, second):
+        answers = (Message("assistant", "one", train=first), Message("assistant", "two", train=second))
+        return Conversation((Message("user", "a"), answers[0], Message("user", "b"), answers[1]))
+
+    chooser = Renderer(tokenizer, renderer.stops, train_on)
+    one, two = shape.answer("one"), shape.answer("two")
+    assert said(tokenizer, chooser.examples(turns(True, False))) == [one]
+    assert said(tokenizer, chooser.examples(turns(False, None))) == [two]
+    assert said(tokenizer, chooser.examples(turns(True, None))) == [one, two]
+    assert said(tokenizer, chooser.examples(turns(False, False))) == []
+
+
+def test_the_template_sees_tools_and_tool_calls(renderer):
+    tokenizer = make_tokenizer(SHAPES["chatml"])
+    tokenizer.chat_template = (
+        "{%- for tool in tools or [] -%}{{ 'T:' + tool.function.name + ';' }}{%- endfor -%}"
+        + "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+        + "{%- for call in message.tool_calls or [] -%}{{ call.function.name + '!' }}{%- endfor -%}"
+        + "{{ '<|im_end|>\n' }}{%- endfor -%}"
+        + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+    )
+    call = {"tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}]}
+    tools = ({"type": "function", "function": {"name": "add"}},)
+    turns = (Message("user", "1 + 1?"), Message("assistant", "", call), Message("tool", "2"), Message("assistant", "2"))
+    caller = Renderer(tokenizer, stop_token_ids(tokenizer, Path("nowhere")))
+    sequences = caller.examples(Conversation(turns, tools))
+    assert said(tokenizer, sequences) == ["add!<|im_end|>", "2<|im_end|>"]
+    assert tokenizer.decode(sequences[0].input_ids).startswith("T:add;")
+    assert tokenizer.decode(caller.prompt(Conversation(turns[:1], tools))).startswith("T:add;")

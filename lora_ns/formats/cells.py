@@ -1,0 +1,111 @@
+"""Values of a row, read by the names that a format expects; what is said of them keeps the data's own names."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.formats.base import RowFaultError, Values
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A row under the names of a format.
+
+    A column that stands for another name is not seen under its own.
+    """
+
+    values: Values
+    columns: Mapping[str, str]
+
+    def own(self, name: str) -> str:
+        """The data's name of a column."""
+        return self.columns.get(name, name)
+
+    def has(self, name: str) -> bool:
+        """Whether the row has a column."""
+        return self.own(name) in self.values and is_seen(name, self.columns)
+
+    def get(self, name: str) -> Any:
+        """A value; None where there is none."""
+        return self.values[self.own(name)] if self.has(name) else None
+
+    def text(self, name: str) -> str:
+        """A value as text. Raises `RowFaultError`."""
+        return text(self.values, self.own(name))
+
+    def optional_text(self, name: str) -> str:
+        """A value as text, which is empty where there is none. Raises `RowFaultError`."""
+        return "" if self.get(name) is None else self.text(name)
+
+
+def is_seen(name: str, columns: Mapping[str, str]) -> bool:
+    """Whether a column is read under this name, rather than standing for another one."""
+    return name in columns or name not in columns.values()
+
+
+def text(values: Values, column: str) -> str:
+    """The value of a column as text. Raises `RowFaultError`."""
+    if column not in values:
+        raise RowFaultError(f"no column `{column}`", f"columns: {', '.join(values)}")
+    value = values[column]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise RowFaultError(f"`{column}` is {shown(value)} instead of text")
+    return str(value)
+
+
+def answered(answer: str) -> str:
+    """An answer that says something. Raises `RowFaultError`."""
+    if not answer.strip():
+        raise RowFaultError("the answer is empty", "it would teach the model to say nothing; remove the row")
+    return answer
+
+
+def fill(template: str, values: Values) -> str:
+    """A template with the columns of a row in it. Raises `RowFaultError`."""
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        parts.append(literal)
+        if field is not None:
+            parts.append(text(values, field))
+    return "".join(parts)
+
+
+def fill_single_field(template: str, given: str) -> Values:
+    """The row that puts a text into a template's one column. Raises `RowFaultError` if it has more."""
+    fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    if len(fields) != 1:
+        raise RowFaultError(
+            f"the prompt has {len(fields)} columns ({', '.join(sorted(fields))}), and one text was given",
+            "put the columns into a .jsonl file",
+        )
+    return {fields.pop(): given}
+
+
+def parsed(value: str, place: str, remedy: str) -> Any:
+    """The JSON in a string. Raises `RowFaultError`."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise RowFaultError(
+            f"`{place}` is not JSON: {error.msg.lower()} at character {error.pos + 1}", remedy
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RowFaultError(f"`{place}` cannot be read: {str(error).partition(';')[0].lower()}", remedy) from None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a message shows them."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "null"
+    kinds = {list: "a list", dict: "an object", bool: "true or false"}
+    written = repr(value)
+    return kinds.get(type(value)) or (written if len(written) <= 40 else f"{written[:37]}...")

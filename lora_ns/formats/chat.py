@@ -1,0 +1,60 @@
+"""What all rows that become conversations have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from lora_ns.formats.base import Columns, Conversation, Message, RowFaultError, Values
+from lora_ns.formats.cells import Cells
+from lora_ns.formats.turns import read_tools
+
+
+@dataclass(frozen=True)
+class Chat(ABC):
+    """Rows that become conversations."""
+
+    columns: Columns
+
+    @abstractmethod
+    def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
+        """The turns of a row; without its answer where the format can tell it from the rest."""
+
+    def tools(self, cells: Cells) -> tuple[Values, ...] | None:
+        """The tools of a row."""
+        return read_tools(cells)
+
+    def example(self, values: Values) -> Conversation:
+        """All turns; the last one is the assistant's."""
+        cells = self._cells(values)
+        messages = self.turns(cells, with_answer=True)
+        if messages[-1].role != "assistant":
+            what = f"the last turn is {messages[-1].role}'s"
+            raise RowFaultError(what, "a row to learn from ends with an assistant turn")
+        return Conversation(messages, self.tools(cells))
+
+    def prompt(self, values: Values) -> Conversation:
+        """The turns before the last answer."""
+        cells = self._cells(values)
+        messages = self.turns(cells, with_answer=False)
+        while messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages:
+            raise RowFaultError("no turn to answer", "give a user turn")
+        return Conversation(messages, self.tools(cells))
+
+    def answer(self, values: Values) -> str:
+        """The text of the last turn."""
+        last = self.example(values).messages[-1]
+        if not last.content:
+            raise RowFaultError("the answer is a tool call, and no text to compare with", "leave the row out")
+        return last.content
+
+    def _cells(self, values: Values) -> Cells:
+        return Cells(values, self.columns.columns)
+
+
+def system_turn(cells: Cells) -> tuple[Message, ...]:
+    """The system turn that a `system` column stands for; none where it is empty."""
+    system = cells.optional_text("system")
+    return (Message("system", system),) if system else ()

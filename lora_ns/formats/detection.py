@@ -1,0 +1,202 @@
+"""Which format rows are in: told by the recipe, or by their columns."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lora_ns.formats.base import Columns, Format, RowFaultError, Values
+from lora_ns.formats.cells import Cells, is_seen, listed
+from lora_ns.formats.classification import TextClassification
+from lora_ns.formats.instructions import Alpaca, QuestionAnswer
+from lora_ns.formats.messages import Messages
+from lora_ns.formats.plain import PlainPromptCompletion, PlainText
+from lora_ns.formats.sharegpt import ShareGpt
+
+FormatClass = (
+    type[Messages]
+    | type[ShareGpt]
+    | type[Alpaca]
+    | type[QuestionAnswer]
+    | type[PlainPromptCompletion]
+    | type[PlainText]
+    | type[TextClassification]
+)
+
+FORMATS: Mapping[str, FormatClass] = {
+    form.name: form
+    for form in (Messages, ShareGpt, Alpaca, QuestionAnswer, PlainPromptCompletion, PlainText, TextClassification)
+}
+
+_SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
+    Messages: (("messages",),),
+    ShareGpt: (("conversations",), ("conversation",)),
+    Alpaca: (("instruction", "output"), ("instruction", "response")),
+    QuestionAnswer: (("question", "answer"), ("query", "response"), ("query", "answer")),
+    PlainPromptCompletion: (("prompt", "completion"),),
+}
+"""The columns that tell a format, in the order in which they are tried.
+
+A `text` column is looked at where none of these fits: many data sets have one beside what it was made of.
+"""
+
+_TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+)
+_TEXTS = ("text", "sentence", "review", "content")
+
+
+def detect(
+    columns: Columns, names: Sequence[str], first: Values, task: Literal["CAUSAL_LM", "SEQ_CLS"]
+) -> tuple[Format, str]:
+    """The format of rows with these column names, and the reason.
+
+    Raises:
+        RowFaultError: if nothing fits or more than one format does, or a column that the recipe names is not there.
+    """
+    _check_named_columns(columns, names)
+    if task == "SEQ_CLS":
+        return _detect_classification(columns, names)
+    if columns.format != "auto":
+        return _opened(FORMATS[columns.format], columns, names, first), f'`format = "{columns.format}"`'
+    if columns.prompt_template is not None:
+        return PlainPromptCompletion(columns), "templates in the recipe"
+    seen = _seen(columns, names)
+    cells = Cells(first, columns.columns)
+    _refuse_preferences(seen, cells)
+    kind = _fitting(seen, names)
+    if kind is PlainPromptCompletion and isinstance(cells.get("prompt"), list):
+        kind = Messages
+    form = _opened(kind, columns, names, first)
+    return form, _reason(form, names)
+
+
+def _seen(columns: Columns, names: Sequence[str]) -> list[str]:
+    """The columns by the names under which formats see them."""
+    named = [name for name in columns.columns if name not in names]
+    return [*(name for name in names if is_seen(name, columns.columns)), *named]
+
+
+def _fitting(seen: Sequence[str], names: Sequence[str]) -> FormatClass:
+    """The one format that the columns tell."""
+    there = {kind: [sign for sign in signs if set(sign) <= set(seen)] for kind, signs in _SIGNS.items()}
+    found = {kind: signs[0] for kind, signs in there.items() if signs}
+    if len(found) > 1:
+        told = " and ".join(f"{kind.name} ({listed(sign)})" for kind, sign in found.items())
+        choice = " or ".join(f'`format = "{kind.name}"`' for kind in found)
+        raise RowFaultError(f"the columns are those of {told}", f"write {choice}")
+    if found:
+        return next(iter(found))
+    if "text" in seen:
+        return PlainText
+    raise RowFaultError(
+        f"no format has the columns {listed(names)}",
+        "say how a row becomes text: `prompt_template` and `completion_template` with `{column}` in them, "
+        'or its columns, such as `columns = {question = "...", answer = "..."}`',
+    )
+
+
+def _opened(kind: FormatClass, columns: Columns, names: Sequence[str], first: Values) -> Format:
+    """The format with the data's names of its columns."""
+    for key in columns.columns:
+        if key not in kind.reads and key not in kind.aliases:
+            known = listed([*kind.reads, *kind.aliases])
+            raise RowFaultError(f"dataset.columns.{key}: rows of {kind.name} have no such column", f"known: {known}")
+    return kind(replace(columns, columns=_without_aliases(kind, columns, names, Cells(first, columns.columns))))
+
+
+def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], first: Cells) -> Mapping[str, str]:
+    """By the format's own names, the data's; what the recipe names comes before what is found.
+
+    Of two columns for one name that say the same in the first row, such as CodeAlpaca's answers, either will do.
+    """
+    seen = _seen(columns, names)
+    own = dict(columns.columns)
+    for alias, name in kind.aliases.items():
+        if alias in own and name in own:
+            what = f"dataset.columns.{alias}: `{alias}` and `{name}` are two names of the same column"
+            raise RowFaultError(what, "keep one of them")
+        if alias in own:
+            own[name] = own.pop(alias)
+        elif alias in seen and name not in seen:
+            own[name] = alias
+        elif alias in seen and name not in own and first.get(alias) != first.get(name):
+            what = f"the columns `{name}` and `{alias}` are both there, and differ"
+            raise RowFaultError(what, f'name the one to read: `columns = {{{name} = "{alias}"}}`')
+    return own
+
+
+def _reason(form: Format, names: Sequence[str]) -> str:
+    """The columns that a format reads, by the data's names."""
+    columns: Columns = form.columns  # type: ignore[attr-defined]
+    cells = Cells(dict.fromkeys(names), columns.columns)
+    left_aside = ("prompt", "completion") if form.name == "messages" and cells.has("messages") else ()
+    read = [cells.own(name) for name in form.reads if cells.has(name) and name not in left_aside]
+    return f"column{'s' if len(read) > 1 else ''} {listed(read)}"
+
+
+def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
+    """Refuse rows whose answers are good and bad, which would all be learned as good."""
+    asked = [name for name in ("prompt", "conversations", "messages") if name in seen]
+    if "chosen" in seen and "rejected" in seen:
+        _refuse([*asked, "chosen", "rejected"], cells, "give rows with one answer, or name its columns by `columns`")
+    has_answer = "messages" in seen or "conversations" in seen or {"prompt", "completion"} <= set(seen)
+    if has_answer and _is_verdict(cells.get("label")):
+        told = [*asked, *(["completion"] if "prompt" in asked and "completion" in seen else []), "label"]
+        _refuse(told, cells, "keep the rows that are good without `label`, or write `format` to learn from all")
+
+
+def _refuse(names: Sequence[str], cells: Cells, remedy: str) -> None:
+    told = listed([cells.own(name) for name in names])
+    raise RowFaultError(f"columns {told}: these are preference rows, which this version does not train on", remedy)
+
+
+def _is_verdict(label: Any) -> bool:
+    return isinstance(label, bool) or (isinstance(label, str) and label.lower() in {"true", "false"})
+
+
+def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Format, str]:
+    if columns.label_column not in names:
+        raise RowFaultError(f"no column `{columns.label_column}` among {listed(names)}", "name it by `label_column`")
+    if columns.text_column:
+        shown = [columns.text_column, *([columns.text_pair_column] if columns.text_pair_column else [])]
+        return TextClassification(columns), f"{listed(shown)} in the recipe"
+    for text, pair in _TEXT_PAIRS:
+        if text in names and pair in names:
+            return _classification(columns, text, pair)
+    for text in _TEXTS:
+        if text in names:
+            return _classification(columns, text, None)
+    raise RowFaultError(f"no text among the columns {listed(names)}", "name it by `text_column`")
+
+
+def _classification(columns: Columns, text: str, pair: str | None) -> tuple[Format, str]:
+    found = Columns(columns.format, text_column=text, text_pair_column=pair, label_column=columns.label_column)
+    return TextClassification(found), f"columns {listed([text, pair] if pair else [text])}"
+
+
+def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
+    for key in ("prompt_template", "completion_template", "system_template"):
+        for _, field, _, _ in string.Formatter().parse(getattr(columns, key) or ""):
+            if field is not None and field not in names:
+                raise RowFaultError(
+                    f"dataset.{key}: names column `{field}`, which the data does not have", _close(field, names)
+                )
+    named = {key: getattr(columns, key) for key in ("text_column", "text_pair_column")}
+    named |= {f"columns.{key}": name for key, name in columns.columns.items()}
+    for key, name in named.items():
+        if name and name not in names:
+            raise RowFaultError(f"dataset.{key}: `{name}` is not a column of the data", _close(name, names))
+
+
+def _close(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    return f"{hint}columns: {', '.join(names)}"

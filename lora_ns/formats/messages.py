@@ -1,0 +1,70 @@
+"""Conversations in the form of OpenAI's API, and prompts and completions rendered as turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lora_ns.formats.base import Message, RowFaultError, Values
+from lora_ns.formats.cells import Cells, answered, fill, fill_single_field
+from lora_ns.formats.chat import Chat
+from lora_ns.formats.turns import list_of_turns, read_tools, read_turn
+
+
+@dataclass(frozen=True)
+class Messages(Chat):
+    """Conversations: a `messages` column, `prompt` and `completion` columns, or templates that fill the two turns."""
+
+    name: ClassVar[str] = "messages"
+    reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    def question(self, text: str) -> Values:
+        """One user turn."""
+        columns = self.columns
+        if columns.prompt_template is not None:
+            return fill_single_field(columns.prompt_template, text)
+        if "prompt" in columns.columns:
+            return {columns.columns["prompt"]: text}
+        return {columns.columns.get("messages", "messages"): [{"role": "user", "content": text}]}
+
+    def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
+        """The list, or the two sides as one turn each."""
+        if cells.has("messages"):
+            return _turns(cells, "messages")
+        if self.columns.prompt_template is not None:
+            return self._filled(cells.values, with_answer)
+        prompt = _side(cells, "prompt", "user")
+        return prompt + _side(cells, "completion", "assistant") if with_answer else prompt
+
+    def tools(self, cells: Cells) -> tuple[Values, ...] | None:
+        """The tools of a row; templates have none."""
+        is_filled = self.columns.prompt_template is not None and not cells.has("messages")
+        return None if is_filled else read_tools(cells)
+
+    def _filled(self, values: Values, with_answer: bool) -> tuple[Message, ...]:
+        columns = self.columns
+        turns = [Message("user", fill(columns.prompt_template or "", values))]
+        if columns.system_template is not None:
+            turns.insert(0, Message("system", fill(columns.system_template, values)))
+        if with_answer:
+            turns.append(Message("assistant", answered(fill(columns.completion_template or "", values))))
+        return tuple(turns)
+
+
+def _side(cells: Cells, name: str, role: str) -> tuple[Message, ...]:
+    if isinstance(cells.get(name), list):
+        return _turns(cells, name)
+    text = cells.text(name)
+    return (Message(role, answered(text) if role == "assistant" else text),)
+
+
+def _turns(cells: Cells, name: str) -> tuple[Message, ...]:
+    turns = list_of_turns(cells.get(name), cells.own(name))
+    if "from" in turns[0][0]:
+        what = f"`{turns[0][1]}` has `from`: these are ShareGPT's turns"
+        raise RowFaultError(
+            what, f'write `format = "sharegpt"` and `columns = {{conversations = "{cells.own(name)}"}}`'
+        )
+    return tuple(read_turn(turn, place) for turn, place in turns)

@@ -1,0 +1,76 @@
+"""Plain text: prompts with completions, and texts that are learned whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lora_ns.formats.base import Columns, PromptCompletion, RawText, RowFaultError, Values
+from lora_ns.formats.cells import Cells, answered, fill, fill_single_field
+
+
+@dataclass(frozen=True)
+class PlainPromptCompletion:
+    """Plain text: `prompt` and `completion` columns, or two templates."""
+
+    name: ClassVar[str] = "prompt-completion"
+    reads: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    columns: Columns
+
+    def example(self, values: Values) -> PromptCompletion:
+        """Prompt and answer."""
+        return PromptCompletion(self._side("prompt", values), self.answer(values))
+
+    def prompt(self, values: Values) -> PromptCompletion:
+        """The prompt alone."""
+        return PromptCompletion(self._side("prompt", values))
+
+    def question(self, text: str) -> Values:
+        """The text fills the one field of the template, or is the prompt."""
+        if self.columns.prompt_template is not None:
+            return fill_single_field(self.columns.prompt_template, text)
+        return {self.columns.columns.get("prompt", "prompt"): text}
+
+    def answer(self, values: Values) -> str:
+        """The completion."""
+        return answered(self._side("completion", values))
+
+    def _side(self, name: str, values: Values) -> str:
+        template: str | None = getattr(self.columns, f"{name}_template")
+        return Cells(values, self.columns.columns).text(name) if template is None else fill(template, values)
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Texts that are learned whole, as in pretraining: a `text` column."""
+
+    name: ClassVar[str] = "text"
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    columns: Columns
+
+    def example(self, values: Values) -> RawText:
+        """The text."""
+        text = self._text(values)
+        if not text.strip():
+            raise RowFaultError("the text is empty", "there is nothing to learn from it; remove the row")
+        return RawText(text)
+
+    def prompt(self, values: Values) -> PromptCompletion:
+        """The text as one that is to go on."""
+        return PromptCompletion(self._text(values))
+
+    def question(self, text: str) -> Values:
+        """The text."""
+        return {self.columns.columns.get("text", "text"): text}
+
+    def answer(self, values: Values) -> str:  # noqa: ARG002 -- the signature is the protocol's
+        """None: nothing in a text is asked for."""
+        raise RowFaultError("a text that is learned whole has no answer", "remove `evaluation.exact_match`")
+
+    def _text(self, values: Values) -> str:
+        return Cells(values, self.columns.columns).text("text")
