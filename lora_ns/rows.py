@@ -6,6 +6,7 @@ just a value.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -72,7 +73,7 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
     if not rows:
-        raise DataError(told([Problem(str(path), "no rows", "put one row into it at least") for path in paths]))
+        raise DataError(told([_no_rows(path) for path in paths]))
     return Found(rows, tuple(problems))
 
 
@@ -129,6 +130,10 @@ def _unfit(path: Path) -> Problem | None:
     if not path.is_file():
         return Problem(str(path), "no such file" if not path.exists() else "is not a file", "check the path")
     return None
+
+
+def _no_rows(path: Path) -> Problem:
+    return Problem(str(path), "no rows", "put one row into it at least")
 
 
 def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], list[Problem]]:
@@ -188,13 +193,15 @@ def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
     except ImportError:
         raise MissingError(Problem(str(path), "reading .zst needs zstandard", "`pip install zstandard`")) from None
 
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+
     def blocks() -> Iterator[bytes]:
         """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
         frame = None
         while block := file.read(_BLOCK):
             while block:
                 if frame is None or frame.eof:
-                    frame = zstandard.ZstdDecompressor().decompressobj()
+                    frame = unpacker.decompressobj()
                 try:
                     yield frame.decompress(block)
                 except zstandard.ZstdError as error:
@@ -207,6 +214,8 @@ def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
 
 
 _BLOCK = 1 << 16
+_LARGEST_WINDOW = 1 << 31
+"""What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
 
 
 class _ZstdError(Exception):
@@ -268,7 +277,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(f"key `{_short(name)}` is there twice in one object", "one of them would be lost")
+        raise _RefusedError(
+            f"key `{_short(name)}` is there twice in one object", "remove one of them: only the last would be read"
+        )
     return values
 
 
@@ -290,7 +301,7 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 def _json_lines(path: Path) -> Iterator[Outcome]:
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if line.strip().removeprefix(codecs.BOM_UTF8):
                 yield _json_line(f"{path}:{number}", line.rstrip(b"\r\n"))
 
 
@@ -302,10 +313,17 @@ def _json_line(where: str, line: bytes) -> Outcome:
         return _not_utf8(where, error)
     except json.JSONDecodeError as error:
         remedy = "a file that is one list is called .json" if text.strip() == "[" else "each line is one JSON object"
-        return Problem(where, f"not JSON at column {error.colno}: {error.msg.lower()}", remedy)
+        return _not_json(where, error, remedy)
     except (ValueError, RecursionError) as error:
         return _refusal(where, error)
     return _object(where, values, text)
+
+
+def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
+    what = error.msg.lower().removesuffix(" at").removesuffix(" starting")
+    if "control character" in what:
+        remedy = "write a line break as `\\n`, a tab as `\\t`"
+    return Problem(where, f"not JSON at column {error.colno}: {what}", remedy)
 
 
 def _refusal(where: str, error: ValueError | RecursionError) -> Problem:
@@ -339,7 +357,9 @@ def _json(path: Path) -> Iterator[Outcome]:
     try:
         content = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise DataError(_not_json(path, text, error)) from None
+        remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
+        problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else _no_rows(path)
+        raise DataError(problem) from None
     except (ValueError, RecursionError) as error:
         raise DataError(_refusal(f"{path}{_refused_row(text)}", error)) from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -349,13 +369,6 @@ def _json(path: Path) -> Iterator[Outcome]:
         raise DataError(Problem(str(path), what, 'write `[{"column": value, ...}, ...]`'))
     for number, values in enumerate(content, start=1):
         yield _object(f"{path}, row {number}", values, text)
-
-
-def _not_json(path: Path, text: str, error: json.JSONDecodeError) -> Problem:
-    if not text.strip():
-        return Problem(str(path), "no rows", "put one row into it at least")
-    remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
-    return Problem(f"{path}:{error.lineno}", f"not JSON at column {error.colno}: {error.msg.lower()}", remedy)
 
 
 def _refused_row(text: str) -> str:
@@ -495,11 +508,19 @@ def _arrow_errors(path: Path, name: str) -> Iterator[None]:
         raise MissingError(Problem(str(path), f"reading {name} needs pyarrow", "`pip install pyarrow`")) from None
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise
-        text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(Problem(str(path), f"not {name}: {text[:1].lower()}{text[1:]}", "write it again")) from None
+            raise  # the disk's, not pyarrow's
+        what = f"damaged, or not {name}: {_first_sentence(error)}"
+        raise DataError(Problem(str(path), what, "fetch or write it again")) from None
+    except (ValueError, OverflowError) as error:
+        what = f"a value cannot be read: {_first_sentence(error)}"
+        raise DataError(Problem(str(path), what, "write it as a string")) from None
+
+
+def _first_sentence(error: Exception) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}"
 
 
 def _batches(path: Path, names: Sequence[str], batches: Any) -> Iterator[Outcome]:

@@ -301,6 +301,14 @@ def test_a_broken_line_before_the_limit_is_told(tmp_path):
         read_rows(file, limit=1)
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_packed_file_is_read_no_further_than_it_has_to(tmp_path, packing):
+    content = "".join(f'{{"a": "{number**9}"}}\n' for number in range(50_000)).encode()
+    file = written(tmp_path, f"a.jsonl{packing}", PACKERS[packing](content)[:-20])
+    assert [row.values for row in read_rows(file, limit=2)] == [{"a": "0"}, {"a": "1"}]
+    assert told(file).startswith("FILE: cut short")
+
+
 # Several files, and rows that are left out
 
 
