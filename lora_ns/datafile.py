@@ -68,9 +68,13 @@ def _in_folder(loaded: LoadedRecipe, path: Path, name: str, key: str) -> list[Pa
     """The data files of a folder, or the file itself."""
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if not file.name.startswith(".") and is_known(file))
-    files = [file for file in files if file.is_file()]
-    if files:
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        return Problem(
+            loaded.where(key), f"{key}: folder `{name}` cannot be read: {error.strerror}", "check its rights"
+        )
+    if files := [file for file in entries if not file.name.startswith(".") and is_known(file) and file.is_file()]:
         return files
     what = f"{key}: folder `{name}` has no data file"
     return Problem(loaded.where(key), what, f"known: {KNOWN}; `{name.rstrip('/')}/**/*.jsonl` also looks below it")

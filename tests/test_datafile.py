@@ -104,6 +104,14 @@ def test_what_is_not_in_the_package_is_told_at_its_key(loaded):
     assert told(loaded, "lorans:none.jsonl").startswith(f"{PLACE}`lorans:none.jsonl` is not inside the package (there ")
 
 
+def test_a_folder_that_may_not_be_read_is_told_at_its_key(loaded, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert told(loaded, "data") == f"{PLACE}folder `data` cannot be read: Permission denied (check its rights)"
+
+
 @pytest.mark.parametrize(
     ("names", "files", "expected"),
     [
@@ -117,6 +125,11 @@ def test_what_is_not_in_the_package_is_told_at_its_key(loaded):
 )
 def test_files_are_told_in_a_few_words(names, files, expected):
     assert shown(names, [Path(file) for file in files]) == expected
+
+
+def test_an_empty_list_is_no_file(write_recipe, tmp_path):
+    hub = ["dataset.path=[]", "dataset.name=a/b", "dataset.eval_path=[]", "sft.max_seq_length=64"]
+    assert plan_of(load_recipe(write_recipe(), hub)).train_rows.value is None
 
 
 def test_the_plan_counts_the_rows_of_all_files_and_those_that_are_left_out(loaded, write_recipe, tmp_path):

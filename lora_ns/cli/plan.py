@@ -51,7 +51,7 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
 def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None, list[str]]:
     """Numbers of training and evaluation rows, if they are in files; packed rows are known once they are packed."""
     data = loaded.recipe.dataset
-    if data.path is None:
+    if not data.path:
         return None, None, []
     train, notes = _count(loaded, data.path, data.max_samples, "path")
     if data.eval_path:

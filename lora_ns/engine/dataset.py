@@ -100,7 +100,7 @@ def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> 
 def _read(
     loaded: LoadedRecipe, names: str | Sequence[str] | None, split: str | None, limit: int | None, key: str
 ) -> Source:
-    if names is None:
+    if not names:
         return _read_hub(loaded, split or "train", limit)
     files = find_files(loaded, names, key)
     found = read_files(files, limit, loaded.recipe.dataset.max_bad_rows)
