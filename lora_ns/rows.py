@@ -290,8 +290,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite)
@@ -520,13 +520,14 @@ def _arrow_errors(path: Path, name: str) -> Iterator[None]:
 
 def _first_sentence(error: Exception) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
-    return f"{text[:1].lower()}{text[1:]}"
+    return _short(f"{text[:1].lower()}{text[1:]}", 100)
 
 
 def _batches(path: Path, names: Sequence[str], batches: Any) -> Iterator[Outcome]:
     _check_names(str(path), names)
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # offsets that point beyond the data would end the process
         for values in batch.to_pylist():
             number += 1
             yield Row(f"{path}, row {number}", values)

@@ -388,15 +388,26 @@ def test_a_column_that_is_there_twice_in_an_arrow_file_is_told(told):
     assert told("a.arrow", content) == "a.arrow: column `a` is there twice (rename one of them)"
 
 
-def test_a_value_that_is_no_text_in_an_arrow_file_is_told(told):
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (b"\1", "in column 0: Invalid: Invalid UTF8 sequence at string index 0"),
+        (b"\x7f", "in column 0: Invalid: Offset invariant failure: offset for slot 1 out of bounds: 127 > 8"),
+    ],
+)
+def test_text_that_is_none_in_an_arrow_file_is_told(told, end, reason):
     def columns(pyarrow):
-        ends = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0")
-        return [pyarrow.StringArray.from_buffers(1, ends, pyarrow.py_buffer(b"\xff"))]
+        offsets = pyarrow.py_buffer(b"\0\0\0\0" + end + b"\0\0\0\2\0\0\0")
+        return [pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"\xff" * 8))]
 
-    reason = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
-    assert (
-        told("a.arrow", in_arrow(["a"], columns)) == f"a.arrow: a value cannot be read: {reason} (write it as a string)"
-    )
+    content = in_arrow(["a"], columns)
+    assert told("a.arrow", content) == f"a.arrow: damaged, or not Arrow: {reason} (fetch or write it again)"
+
+
+def test_a_value_that_python_cannot_hold_in_an_arrow_file_is_told(told):
+    content = in_arrow(["a"], lambda pyarrow: [pyarrow.array([2**62], pyarrow.timestamp("s"))])
+    reason = "python int too large to convert to C int"
+    assert told("a.arrow", content) == f"a.arrow: a value cannot be read: {reason} (write it as a string)"
 
 
 def test_a_row_of_1_mb_is_read(write_recipe, tmp_path):
