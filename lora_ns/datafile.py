@@ -1,26 +1,86 @@
-"""Where a data file that a recipe names lies."""
+"""Where the data files that a recipe names lie."""
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_ns.basemodel import PACKAGED, packaged
-from lora_ns.errors import DataError, Problem
+from lora_ns.errors import DataError, ModelError, Problem
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import KNOWN, is_known
 
 
-def find_file(loaded: LoadedRecipe, name: str, key: str) -> Path:
-    """A data file, relative to the recipe or to the current folder.
+def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> list[Path]:
+    """The data files of a name or of several, in their order, relative to the recipe or to the current folder.
+
+    A name is a file, a folder (all data files in it, but not in its folders) or a pattern such as `data/*.jsonl`.
 
     Raises:
-        DataError: if it is in neither.
+        DataError: with every name that leads to no file.
     """
+    found: list[Path] = []
+    problems: list[Problem] = []
+    for name in [names] if isinstance(names, str) else names:
+        files = _find(loaded, name, key)
+        if isinstance(files, Problem):
+            problems.append(files)
+        else:
+            found += files
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
+    """Data files as they are told: the one, or what the recipe names and how many files it is."""
+    asked = [names] if isinstance(names, str) else names
+    if len(files) > 1:
+        return f"{', '.join(asked)} ({len(files):,} files)"
+    return asked[0] if asked[0].startswith(PACKAGED) else str(files[0])
+
+
+def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
     if name.startswith(PACKAGED):
-        return packaged(name)
+        try:
+            return _in_folder(loaded, packaged(name), name, key)
+        except ModelError as error:
+            (problem,) = error.problems
+            return Problem(loaded.where(key), f"{key}: {problem.what}", problem.remedy)
     path = Path(name).expanduser()
-    candidates = [path] if path.is_absolute() else [loaded.path.parent / path, Path.cwd() / path]
+    folders = [Path()] if path.is_absolute() else [loaded.path.parent, Path.cwd()]
+    candidates = list(dict.fromkeys(folder / path for folder in folders))
     for candidate in candidates:
         if candidate.exists():
-            return candidate
-    looked = " and ".join(dict.fromkeys(str(candidate) for candidate in candidates))
-    raise DataError(Problem(loaded.where(key), f"{key}: no file `{name}`", f"looked at {looked}"))
+            return _in_folder(loaded, candidate, name, key)
+    is_pattern = glob.has_magic(name)
+    if is_pattern:
+        for folder in folders:
+            if files := _matching(path, folder):
+                return files
+    what = f"no file matches `{name}`" if is_pattern else f"no file `{name}`"
+    looked = " and ".join(str(candidate) for candidate in candidates)
+    return Problem(loaded.where(key), f"{key}: {what}", f"looked at {looked}")
+
+
+def _in_folder(loaded: LoadedRecipe, path: Path, name: str, key: str) -> list[Path] | Problem:
+    """The data files of a folder, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        return Problem(
+            loaded.where(key), f"{key}: folder `{name}` cannot be read: {error.strerror}", "check its rights"
+        )
+    if files := [file for file in entries if not file.name.startswith(".") and is_known(file) and file.is_file()]:
+        return files
+    what = f"{key}: folder `{name}` has no data file"
+    return Problem(loaded.where(key), what, f"known: {KNOWN}; `{name.rstrip('/')}/**/*.jsonl` also looks below it")
+
+
+def _matching(pattern: Path, folder: Path) -> list[Path]:
+    """Files that match a pattern; a name that begins with a dot does so only where the pattern has the dot."""
+    names = glob.glob(str(pattern), root_dir=folder, recursive=True)  # noqa: PTH207 -- Path.glob takes hidden files, too
+    return sorted(path for name in names if (path := folder / name).is_file())

@@ -6,16 +6,25 @@ just a value.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
+import gzip
 import io
 import json
+import math
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
 from lora_ns.formats import RowFaultError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MOST_PROBLEMS = 5
 """Problems of one file that are told; the rest is counted."""
@@ -30,6 +39,16 @@ class Row:
 
 
 Outcome = Row | Problem
+Reader = Callable[[Path], Iterator[Outcome]]
+"""Rows of a file, and problems of single rows; what spoils the whole file is raised as a `DataError`."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows that were read, and the problems of those that were left out."""
+
+    rows: list[Row]
+    left_out: tuple[Problem, ...] = ()
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
@@ -38,17 +57,42 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     Raises:
         DataError: with the first problems of the file, or because it has no rows.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(Problem(str(path), f"cannot read `{path.suffix or path.name}`", f"known: {', '.join(READERS)}"))
-    if not path.is_file():
-        raise DataError(Problem(str(path), "no such file" if not path.exists() else "is not a file", "check the path"))
-    rows, problems = _gather(_outcomes(reader, path), limit)
-    if problems:
+    return read_files([path], limit).rows
+
+
+def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0) -> Found:
+    """All rows of some files in their order, or the first `limit`; up to `max_bad_rows` broken ones are left out.
+
+    Raises:
+        DataError: with the first problems of the files, or because there are no rows.
+    """
+    if unfit := [problem for path in paths if (problem := _unfit(path))]:
+        raise DataError(told(unfit))
+    outcomes = (outcome for path in paths for outcome in _outcomes(path))
+    rows, problems = _gather(outcomes, limit)
+    if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
     if not rows:
-        raise DataError(Problem(str(path), "no rows", "put one row into it at least"))
-    return rows
+        raise DataError(told([_no_rows(path) for path in paths]))
+    return Found(rows, tuple(problems))
+
+
+def told_left_out(problems: Sequence[Problem]) -> str:
+    """How many rows were left out because they cannot be read, and where to look."""
+    return f"{len(problems):,} left out that cannot be read, the first at {problems[0].where}"
+
+
+def kind_of(path: PurePath) -> tuple[str, str]:
+    """Kind of a file by its name and how it is packed, such as `.jsonl` and `.gz`; in lower case."""
+    name = path.name.lower()
+    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
+    return PurePath(name.removesuffix(packing)).suffix, packing
+
+
+def is_known(path: PurePath) -> bool:
+    """Whether there is a reader for a file of this name."""
+    kind, packing = kind_of(path)
+    return kind in (TEXT_READERS if packing else READERS)
 
 
 T = TypeVar("T")
@@ -85,129 +129,426 @@ def told(problems: list[Problem]) -> list[Problem]:
     return [*problems[:MOST_PROBLEMS], Problem("", f"and {len(problems) - MOST_PROBLEMS:,} more like these")]
 
 
+def _unfit(path: Path) -> Problem | None:
+    """Why a path cannot be read at all, as far as can be told without opening it."""
+    if not is_known(path):
+        return Problem(str(path), f"cannot read `{''.join(kind_of(path)) or path.name}`", f"known: {KNOWN}")
+    if not path.is_file():
+        return Problem(str(path), "no such file" if not path.exists() else "is not a file", "check the path")
+    return None
+
+
+def _no_rows(path: Path) -> Problem:
+    return Problem(str(path), "no rows", "put one row into it at least")
+
+
 def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], list[Problem]]:
+    """The rows and the problems; a file that is spoilt ends them, and is told after the problems before it."""
     rows: list[Row] = []
     problems: list[Problem] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Problem):
-            problems.append(outcome)
-        else:
-            rows.append(outcome)
-        if limit is not None and len(rows) >= limit:
-            break
+    try:
+        for outcome in outcomes:
+            if isinstance(outcome, Problem):
+                problems.append(outcome)
+            else:
+                rows.append(outcome)
+            if limit is not None and len(rows) >= limit:
+                break
+    except _DamagedError:
+        raise  # the rows of a damaged file say nothing
+    except DataError as error:
+        raise DataError(told([*problems, *error.problems])) from None
     return rows, problems
 
 
-def _outcomes(reader: Callable[[Path], Iterator[Outcome]], path: Path) -> Iterator[Outcome]:
+def _outcomes(path: Path) -> Iterator[Outcome]:
     try:
-        yield from reader(path)
+        yield from READERS[kind_of(path)[0]](path)
     except OSError as error:
-        yield Problem(str(path), f"cannot be read: {error.strerror or error}")
+        raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from None
+
+
+# Files, packed or not
+
+
+class _DamagedError(DataError):
+    """A packed file that cannot be unpacked to its end."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked while they are read."""
+    packing = kind_of(path)[1]
+    with path.open("rb") as file:
+        try:
+            yield PACKINGS[packing](path, file) if packing else file
+        except EOFError:
+            what = f"cut short, its {packing} has no end"
+            raise _DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
+        except (gzip.BadGzipFile, zlib.error, _ZstdError):
+            raise _DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
+
+
+def _gzip(_: Path, file: IO[bytes]) -> IO[bytes]:
+    return io.BufferedReader(gzip.GzipFile(fileobj=file), _BLOCK)
+
+
+def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        raise MissingError(Problem(str(path), "reading .zst needs zstandard", "`pip install zstandard`")) from None
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+
+    def blocks() -> Iterator[bytes]:
+        """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
+        frame = None
+        while block := file.read(_BLOCK):
+            while block:
+                if frame is None or frame.eof:
+                    frame = unpacker.decompressobj()
+                try:
+                    yield frame.decompress(block)
+                except zstandard.ZstdError as error:
+                    raise _ZstdError(str(error)) from None
+                block = frame.unused_data
+        if frame is not None and not frame.eof:
+            raise EOFError
+
+    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
+
+
+_BLOCK = 1 << 16
+_LARGEST_WINDOW = 1 << 31
+"""What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
+
+
+class _ZstdError(Exception):
+    """What zstandard cannot unpack; its own error has no name before it is imported."""
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        target = memoryview(buffer)
+        size = min(len(target), len(self._rest))
+        target[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _decoded(path: Path) -> str:
+    """All of a file as text."""
+    with _opened(path) as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = Problem(str(path), f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8")
+        raise DataError(problem) from None
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
+    return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
+
+
+# JSON
+
+
+class _RefusedError(ValueError):
+    """JSON that Python would read, and read as something else."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        raise _RefusedError(
+            f"key `{_short(name)}` is there twice in one object", "remove one of them: only the last would be read"
+        )
+    return values
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _RefusedError(f"{_short(text)} is no finite number", "write null, or a string")
+    return number
+
+
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite)
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _json_lines(path: Path) -> Iterator[Outcome]:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if line.strip().removeprefix(codecs.BOM_UTF8):
                 yield _json_line(f"{path}:{number}", line.rstrip(b"\r\n"))
 
 
 def _json_line(where: str, line: bytes) -> Outcome:
     try:
-        values = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        values = _DECODER.decode(text)
     except UnicodeDecodeError as error:
-        return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
+        return _not_utf8(where, error)
     except json.JSONDecodeError as error:
-        return Problem(where, f"not JSON at column {error.colno}: {error.msg.lower()}", "each line is one JSON object")
+        remedy = "a file that is one list is called .json" if text.strip() == "[" else "each line is one JSON object"
+        return _not_json(where, error, remedy)
     except (ValueError, RecursionError) as error:
-        return Problem(where, f"cannot be read: {str(error).partition(';')[0].lower()}", "write the number as a string")
-    return _object(where, values)
+        return _refusal(where, error)
+    return _object(where, values, text)
 
 
-def _object(where: str, values: Any) -> Outcome:
-    if isinstance(values, dict):
-        return Row(where, values)
-    return Problem(where, f"{_kind(values)} instead of an object", 'a row is `{"column": value, ...}`')
+def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
+    what = error.msg.lower().removesuffix(" at").removesuffix(" starting")
+    if "control character" in what:
+        remedy = "write a line break as `\\n`, a tab as `\\t`"
+    return Problem(where, f"not JSON at column {error.colno}: {what}", remedy)
+
+
+def _refusal(where: str, error: ValueError | RecursionError) -> Problem:
+    """Why JSON that is well-formed is not read."""
+    if isinstance(error, _RefusedError):
+        return Problem(where, error.what, error.remedy)
+    what = "nested too deep" if isinstance(error, RecursionError) else "a whole number has too many digits"
+    return Problem(where, f"cannot be read: {what}", "write it as a string")
+
+
+def _object(where: str, values: Any, text: str) -> Outcome:
+    """A row, if the values are those of one; `text` is what they were read from."""
+    if not isinstance(values, dict):
+        return Problem(where, f"{_kind(values)} instead of an object", 'a row is `{"column": value, ...}`')
+    if _HALF_CHARACTER.search(text):  # most of these are halves that found each other
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):x}"
+            return Problem(where, f"`{half}` is half a character", "write both halves, or the character itself")
+    return Row(where, values)
 
 
 def _kind(value: Any) -> str:
-    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    kinds = {list: "a list", dict: "an object", str: "a string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
 def _json(path: Path) -> Iterator[Outcome]:
+    text = _decoded(path)
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        yield Problem(str(path), f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8")
-        return
+        content = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        hint = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
-        yield Problem(f"{path}:{error.lineno}", f"not JSON at column {error.colno}: {error.msg.lower()}", hint)
-        return
+        remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
+        problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else _no_rows(path)
+        raise DataError(problem) from None
     except (ValueError, RecursionError) as error:
-        yield Problem(str(path), f"cannot be read: {str(error).partition(';')[0].lower()}", "write it as a string")
-        return
+        raise DataError(_refusal(f"{path}{_refused_row(text)}", error)) from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if not isinstance(content, list):
-        yield Problem(
-            str(path), f"{'an object' if isinstance(content, dict) else _kind(content)} instead of a list of rows"
-        )
-        return
+        what = f"{_kind(content)} instead of a list of rows"
+        raise DataError(Problem(str(path), what, 'write `[{"column": value, ...}, ...]`'))
     for number, values in enumerate(content, start=1):
-        yield _object(f"{path}, row {number}", values)
+        yield _object(f"{path}, row {number}", values, text)
+
+
+def _refused_row(text: str) -> str:
+    """Which row of a list, well-formed up to there, is not read; as it follows the name of the file."""
+    opened = re.match(r"\s*\[", text)
+    if opened is None:
+        return ""
+    number, place = 1, opened.end()
+    with contextlib.suppress(ValueError, RecursionError):
+        while begin := _BEGIN.search(text, place):
+            place = _DECODER.raw_decode(text, begin.start())[1]
+            number += 1
+    return f", row {number}"
+
+
+_BEGIN = re.compile(r"[^\s,]")
+"""Where the next element of a list begins."""
+
+
+# Tables
 
 
 def _csv(path: Path) -> Iterator[Outcome]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield Problem(str(path), f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8")
-        return
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
+    """Rows of a table with commas; a cell is a string, whatever is in it."""
+    return _table(path, "check the quotes", strict=True)
+
+
+def _tsv(path: Path) -> Iterator[Outcome]:
+    """Rows of a table with tabs; a cell is a string, and quotes are part of it."""
+    return _table(path, "check the tabs", delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _table(path: Path, remedy: str, **dialect: Any) -> Iterator[Outcome]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with _opened(path) as file:
+        records = _records(path, csv.reader(_lines(path, file), **dialect))
+        where, header = next(records, ("", []))
+        _check_names(where, header)
+        for where, cells in records:
+            if len(cells) == len(header):
+                yield Row(where, dict(zip(header, cells, strict=True)))
+            else:
+                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, and the header has {len(header)}"
+                yield Problem(where, what, remedy)
+
+
+_LONGEST_CELL = 2**31 - 1
+
+
+def _records(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
+    """The cells of each record that is not blank, and the line that it begins in."""
+    first = 1
     try:
         for cells in reader:
-            if header is None:
-                header = cells
-                if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
-                    yield Problem(f"{path}:1", f"column `{twice[0]}` is there twice", "rename one of them")
-                    return
-            elif len(cells) == len(header):
-                yield Row(f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True)))
-            elif cells:
-                yield Problem(
-                    f"{path}:{reader.line_num}",
-                    f"{len(cells)} cells, and the header has {len(header)}",
-                    "check the quotes",
-                )
+            if cells:
+                yield f"{path}:{first}", cells
+            first = reader.line_num + 1
     except csv.Error as error:
-        yield Problem(f"{path}:{reader.line_num}", f"not CSV: {error}", "double a quote inside quotes")
+        raise DataError(_not_csv(f"{path}:{first}", error)) from None
+
+
+def _not_csv(where: str, error: csv.Error) -> Problem:
+    if "unexpected end" in str(error):
+        return Problem(where, "not CSV: a quote is opened and never closed", "double a quote inside quotes")
+    return Problem(where, f"not CSV: {error}", "double a quote inside quotes")
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(_not_utf8(f"{path}:{number}", error)) from None
+        # The csv module wants a line that ends in a lone carriage return to end there.
+        yield from io.StringIO(text, newline="") if "\r" in text.rstrip("\r\n") else (text,)
+
+
+def _check_names(where: str, names: Sequence[str]) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(Problem(where, f"column `{twice[0]}` is there twice", "rename one of them"))
+
+
+# One row a file
+
+
+def _text(path: Path) -> Iterator[Outcome]:
+    """The whole file as one row."""
+    try:
+        content = _decoded(path)
+    except _DamagedError:
+        raise
+    except DataError as error:
+        yield from error.problems  # a row that cannot be read
+    else:
+        if content.strip():
+            yield Row(str(path), {"text": content})
+
+
+# Arrow
 
 
 def _parquet(path: Path) -> Iterator[Outcome]:
+    with _arrow_errors(path, "Parquet"):
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from _batches(path, file.schema_arrow.names, file.iter_batches())
+
+
+def _arrow(path: Path) -> Iterator[Outcome]:
+    """Batches of an Arrow file or stream."""
+    with _arrow_errors(path, "Arrow"):
+        import pyarrow
+
+        with pyarrow.OSFile(str(path)) as file:
+            is_stream = file.read(len(_ARROW_FILE)) != _ARROW_FILE
+            file.seek(0)
+            if is_stream:
+                stream = pyarrow.ipc.open_stream(file)
+                yield from _batches(path, stream.schema.names, stream)
+            else:
+                reader = pyarrow.ipc.open_file(file)
+                batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+                yield from _batches(path, reader.schema.names, batches)
+
+
+_ARROW_FILE = b"ARROW1"
+"""How an Arrow file begins; a stream has no mark."""
+
+
+@contextlib.contextmanager
+def _arrow_errors(path: Path, name: str) -> Iterator[None]:
     try:
         import pyarrow
-        import pyarrow.parquet
     except ImportError:
-        raise MissingError(Problem(str(path), "reading Parquet needs pyarrow", "`pip install pyarrow`")) from None
+        raise MissingError(Problem(str(path), f"reading {name} needs pyarrow", "`pip install pyarrow`")) from None
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches():
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{path}, row {number}", values)
-    except pyarrow.ArrowInvalid as error:
-        yield Problem(str(path), f"not Parquet: {str(error).splitlines()[0].rstrip('.').lower()}", "write it again")
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's, not pyarrow's
+        what = f"damaged, or not {name}: {_first_sentence(error)}"
+        raise DataError(Problem(str(path), what, "fetch or write it again")) from None
+    except (ValueError, OverflowError) as error:
+        what = f"a value cannot be read: {_first_sentence(error)}"
+        raise DataError(Problem(str(path), what, "write it as a string")) from None
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[Outcome]]] = {
+def _first_sentence(error: Exception) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+    return _short(f"{text[:1].lower()}{text[1:]}", 100)
+
+
+def _batches(path: Path, names: Sequence[str], batches: Any) -> Iterator[Outcome]:
+    _check_names(str(path), names)
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)  # offsets that point beyond the data would end the process
+        for values in batch.to_pylist():
+            number += 1
+            yield Row(f"{path}, row {number}", values)
+
+
+TEXT_READERS: Mapping[str, Reader] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _csv,
-    ".parquet": _parquet,
+    ".tsv": _tsv,
+    ".txt": _text,
 }
+"""Kind of a file that may be packed to its reader."""
+READERS: Mapping[str, Reader] = {**TEXT_READERS, ".parquet": _parquet, ".arrow": _arrow}
 """File kind to reader."""
+PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], IO[bytes]]] = {".gz": _gzip, ".zst": _zstd}
+"""How a file is packed to what unpacks it."""
+KNOWN = f"{', '.join(TEXT_READERS)}, each also with .gz or .zst, .parquet, .arrow"

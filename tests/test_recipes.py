@@ -76,7 +76,9 @@ def test_another_weight_is_another_fingerprint(tmp_path):
     assert find_base("base", "main", [tmp_path], download=False).fingerprint != base.fingerprint
 
 
-@pytest.mark.parametrize("data", [None, "rows.jsonl", "data/rows.jsonl", "/elsewhere/rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    "data", [None, "rows.jsonl", "data/rows.jsonl", "/elsewhere/rows.jsonl", "rows.parquet", "data/*.jsonl"]
+)
 @pytest.mark.parametrize("name", STARTS)
 def test_init_shows_rows_that_the_recipe_can_read_if_it_reads_a_file_beside_it(tmp_path, name, data):
     files = write_folder(STARTS[name], "t", data=data)

@@ -1,5 +1,6 @@
 """Rows of local files, and the place of every problem."""
 
+import gzip
 import json
 import sys
 from importlib.util import find_spec
@@ -7,9 +8,15 @@ from importlib.util import find_spec
 import pytest
 
 from lora_ns.errors import DataError, MissingError
-from lora_ns.rows import MOST_PROBLEMS, READERS, read_rows
+from lora_ns.rows import MOST_PROBLEMS, PACKINGS, READERS, TEXT_READERS, read_files, read_rows, told_left_out
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
+ROWS_OF = {
+    ".tsv": [{"a": "x", "b": "1"}, {"a": "zwei, drei", "b": 'quo"te é'}],
+    ".txt": [{"text": "zwei,\ndrei\n"}],
+}
+"""The rows of the kinds that cannot hold `ROWS`."""
+KNOWN = ".jsonl, .json, .csv, .tsv, .txt, each also with .gz or .zst, .parquet, .arrow"
 
 
 def parquet(rows):
@@ -21,13 +28,40 @@ def parquet(rows):
     return sink.getvalue().to_pybytes()
 
 
+def arrow(rows, write="new_file"):
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist(rows)
+    sink = pyarrow.BufferOutputStream()
+    with getattr(pyarrow.ipc, write)(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    return sink.getvalue().to_pybytes()
+
+
+def zstd(content):
+    return pytest.importorskip("zstandard").ZstdCompressor().compress(content)
+
+
 WRITERS = {
     ".jsonl": lambda: "".join(json.dumps(row) + "\n" for row in ROWS).encode(),
     ".json": lambda: json.dumps(ROWS, ensure_ascii=False, indent=1).encode(),
     ".csv": 'a,b\nx,1\n"zwei, drei\nvier","quo""te é"\n'.encode,
+    ".tsv": 'a\tb\nx\t1\nzwei, drei\tquo"te é\n'.encode,
+    ".txt": "zwei,\ndrei\n".encode,
     ".parquet": lambda: parquet(ROWS),
+    ".arrow": lambda: arrow(ROWS),
 }
-TEXTS = [kind for kind in READERS if kind != ".parquet"]
+PACKERS = {".gz": gzip.compress, ".zst": zstd}
+TEXTS = list(TEXT_READERS)
+
+
+def needs_its_library(kind):
+    if kind in {".parquet", ".arrow"} and find_spec("pyarrow") is None:
+        pytest.skip("pyarrow is not installed")
+
+
+def values(file, **how):
+    return [dict(row.values) for row in read_files([file], **how).rows]
 
 
 def written(tmp_path, name, content):
@@ -44,20 +78,53 @@ def told(file):
 
 def test_every_kind_has_a_writer_to_try():
     assert list(WRITERS) == list(READERS)
+    assert list(PACKERS) == list(PACKINGS)
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_every_kind_gives_the_same_rows(tmp_path, kind):
-    if kind == ".parquet" and find_spec("pyarrow") is None:
-        pytest.skip("pyarrow is not installed")
-    file = written(tmp_path, f"rows{kind}", WRITERS[kind]())
-    assert [dict(row.values) for row in read_rows(file)] == ROWS
+    needs_its_library(kind)
+    assert values(written(tmp_path, f"rows{kind}", WRITERS[kind]())) == ROWS_OF.get(kind, ROWS)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_packed_file_gives_the_same_rows_in_the_same_places(tmp_path, kind, packing):
+    plain = written(tmp_path, f"rows{kind}", WRITERS[kind]())
+    packed = written(tmp_path, f"rows{kind}{packing}", PACKERS[packing](WRITERS[kind]()))
+    found = [(row.where.replace(str(packed), str(plain)), row.values) for row in read_rows(packed)]
+    assert found == [(row.where, row.values) for row in read_rows(plain)]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_packed_file_may_be_packed_in_parts(tmp_path, packing):
+    parts = [PACKERS[packing](b'{"a": %d}\n' % number * 30_000) for number in range(3)]
+    rows = values(written(tmp_path, f"rows.jsonl{packing}", b"".join(parts)))
+    assert [row["a"] for row in rows] == [number for number in range(3) for _ in range(30_000)]
+
+
+def test_a_stream_of_arrow_is_read_like_a_file(tmp_path):
+    needs_its_library(".arrow")
+    file = written(tmp_path, "rows.arrow", arrow(ROWS, "new_stream"))
+    assert [(row.where, row.values) for row in read_rows(file)] == [
+        (f"{file}, row {number}", row) for number, row in enumerate(ROWS, start=1)
+    ]
+
+
+def test_quotes_in_a_table_with_tabs_are_part_of_the_cell(tmp_path):
+    file = written(tmp_path, "a.tsv", b'a\tb\n"x\t"y" z\n""\t\'\n')
+    assert values(file) == [{"a": '"x', "b": '"y" z'}, {"a": '""', "b": "'"}]
+
+
+def test_a_text_file_is_one_row_as_it_stands(tmp_path):
+    file = written(tmp_path, "a.txt", b"\xef\xbb\xbf one\r\n\n two\n")
+    assert [(row.where, row.values) for row in read_rows(file)] == [(str(file), {"text": " one\r\n\n two\n"})]
 
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, kind):
     file = written(tmp_path, f"rows{kind}", b"\xef\xbb\xbf" + WRITERS[kind]())
-    assert [dict(row.values) for row in read_rows(file)] == ROWS
+    assert values(file) == ROWS_OF.get(kind, ROWS)
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json"])
@@ -73,9 +140,8 @@ def test_windows_line_ends_end_the_rows_of_a_table_too(tmp_path):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_the_kind_is_read_in_any_case(tmp_path, kind):
-    if kind == ".parquet" and find_spec("pyarrow") is None:
-        pytest.skip("pyarrow is not installed")
-    assert len(read_rows(written(tmp_path, f"rows{kind.upper()}", WRITERS[kind]()))) == len(ROWS)
+    needs_its_library(kind)
+    assert values(written(tmp_path, f"rows{kind.upper()}", WRITERS[kind]())) == ROWS_OF.get(kind, ROWS)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +149,7 @@ def test_the_kind_is_read_in_any_case(tmp_path, kind):
     [
         ("a.jsonl", b'{"a": 1}\n\n  \n{"a": 2}', ["FILE:1", "FILE:4"]),
         ("a.json", b'{"data": [{"a": 1}, {"a": 2}]}', ["FILE, row 1", "FILE, row 2"]),
-        ("a.csv", b'a\n"1\n2"\n3\n', ["FILE:3", "FILE:4"]),
+        ("a.csv", b'a\n"1\n2"\n3\n', ["FILE:2", "FILE:4"]),
     ],
 )
 def test_a_row_knows_its_place(tmp_path, name, content, places):
@@ -110,8 +176,8 @@ def test_a_row_knows_its_place(tmp_path, name, content, places):
         ("a.jsonl", b"true\n", 'FILE:1: true or false instead of an object (a row is `{"column": value, ...}`)'),
         ("a.jsonl", b"7\n", 'FILE:1: a number instead of an object (a row is `{"column": value, ...}`)'),
         ("a.jsonl", b'{"a": "\xff"}\n', "FILE:1: not UTF-8 at byte 8 of the line (save the file as UTF-8)"),
-        ("a.json", b'{"a": 1}', "FILE: an object instead of a list of rows"),
-        ("a.json", b"3", "FILE: a number instead of a list of rows"),
+        ("a.json", b'{"a": 1}', 'FILE: an object instead of a list of rows (write `[{"column": value, ...}, ...]`)'),
+        ("a.json", b"3", 'FILE: a number instead of a list of rows (write `[{"column": value, ...}, ...]`)'),
         ("a.json", b'[{"a": 1}, 2]', 'FILE, row 2: a number instead of an object (a row is `{"column": value, ...}`)'),
         (
             "a.json",
@@ -120,29 +186,32 @@ def test_a_row_knows_its_place(tmp_path, name, content, places):
         ),
         ("a.json", b'[\n{"a": }]', "FILE:2: not JSON at column 7: expecting value (check the syntax)"),
         ("a.json", b'["\xff"]', "FILE: not UTF-8 at byte 3 (save the file as UTF-8)"),
-        ("a.csv", b"a,b\n1\n", "FILE:2: 1 cells, and the header has 2 (check the quotes)"),
+        ("a.csv", b"a,b\n1\n", "FILE:2: 1 cell, and the header has 2 (check the quotes)"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "FILE:3: 3 cells, and the header has 2 (check the quotes)"),
         ("a.csv", b'a,b\n"1"x,2\n', "FILE:2: not CSV: ',' expected after '\"' (double a quote inside quotes)"),
-        ("a.csv", b"a\n\xff\n", "FILE: not UTF-8 at byte 3 (save the file as UTF-8)"),
-        ("a.xml", b"x", "FILE: cannot read `.xml` (known: .jsonl, .json, .csv, .parquet)"),
-        ("rows", b"x", "FILE: cannot read `rows` (known: .jsonl, .json, .csv, .parquet)"),
+        ("a.csv", b"a\n\xff\n", "FILE:2: not UTF-8 at byte 1 of the line (save the file as UTF-8)"),
+        ("a.xml", b"x", f"FILE: cannot read `.xml` (known: {KNOWN})"),
+        ("rows", b"x", f"FILE: cannot read `rows` (known: {KNOWN})"),
     ],
 )
 def test_a_broken_file_says_where(tmp_path, name, content, expected):
     assert told(written(tmp_path, name, content)) == expected
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
-def test_a_broken_parquet_file_is_told(tmp_path):
-    assert told(written(tmp_path, "a.parquet", b"no parquet at all")).startswith("FILE: not Parquet: ")
-
-
-def test_a_parquet_file_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    file = written(tmp_path, "a.parquet", b"")
+@pytest.mark.parametrize(
+    ("name", "library", "what"),
+    [
+        ("a.parquet", "pyarrow", "reading Parquet needs pyarrow (`pip install pyarrow`)"),
+        ("a.arrow", "pyarrow", "reading Arrow needs pyarrow (`pip install pyarrow`)"),
+        ("a.jsonl.zst", "zstandard", "reading .zst needs zstandard (`pip install zstandard`)"),
+    ],
+)
+def test_a_file_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch, name, library, what):
+    monkeypatch.setitem(sys.modules, library, None)
+    file = written(tmp_path, name, b"")
     with pytest.raises(MissingError) as caught:
         read_rows(file)
-    assert str(caught.value) == f"{file}: reading Parquet needs pyarrow (`pip install pyarrow`)"
+    assert str(caught.value) == f"{file}: {what}"
     assert caught.value.exit_code == 3
 
 
@@ -190,12 +259,24 @@ def test_a_type_that_changes_late_is_just_a_value(tmp_path):
     assert [row.values for row in read_rows(file)][-3:] == [{"a": None}, {"a": "text"}, {"b": [1]}]
 
 
-@pytest.mark.parametrize("content", ['{"a": %s}' % ("1" * 5000), "[" * 100_000])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('[{"a": %s}]' % ("1" * 5000), "a whole number has too many digits"),
+        ("[%s]" % ("[" * 100_000), "nested too deep"),
+    ],
+)
 @pytest.mark.parametrize("kind", [".jsonl", ".json"])
-def test_json_that_python_refuses_is_told(tmp_path, kind, content):
-    assert told(written(tmp_path, f"a{kind}", content.encode())).startswith(
-        f"FILE{':1' * (kind == '.jsonl')}: cannot be read: "
-    )
+def test_json_that_python_refuses_is_told(tmp_path, kind, content, what):
+    if kind == ".jsonl":
+        assert told(written(tmp_path, "a.jsonl", content.encode())).startswith(f"FILE:1: cannot be read: {what} (")
+    else:
+        assert told(written(tmp_path, "a.json", content.encode())).startswith(f"FILE, row 1: cannot be read: {what} (")
+
+
+def test_characters_that_are_written_in_halves_are_whole(tmp_path):
+    file = written(tmp_path, "a.jsonl", b'{"a": "\\ud83d\\ude00"}\n')
+    assert values(file) == [{"a": "\U0001f600"}]
 
 
 def test_a_long_text_in_a_table_is_just_a_value(tmp_path):
@@ -218,3 +299,94 @@ def test_a_broken_line_before_the_limit_is_told(tmp_path):
     file = written(tmp_path, "a.jsonl", b'x\n{"a": 2}\n')
     with pytest.raises(DataError, match="not JSON"):
         read_rows(file, limit=1)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_packed_file_is_read_no_further_than_it_has_to(tmp_path, packing):
+    content = "".join(f'{{"a": "{number**9}"}}\n' for number in range(50_000)).encode()
+    file = written(tmp_path, f"a.jsonl{packing}", PACKERS[packing](content)[:-20])
+    assert [row.values for row in read_rows(file, limit=2)] == [{"a": "0"}, {"a": "1"}]
+    assert told(file).startswith("FILE: cut short")
+
+
+# Several files, and rows that are left out
+
+
+def test_files_are_read_one_after_the_other(tmp_path):
+    files = [
+        written(tmp_path, "b.jsonl", b'{"a": 1}\n'),
+        written(tmp_path, "a.csv", b"a\n2\n"),
+        written(tmp_path, "c.json", b"[]"),
+    ]
+    found = read_files(files).rows
+    assert [(row.where, row.values) for row in found] == [(f"{files[0]}:1", {"a": 1}), (f"{files[1]}:2", {"a": "2"})]
+
+
+def test_a_limit_counts_the_rows_of_all_files(tmp_path):
+    files = [written(tmp_path, f"{name}.jsonl", b'{"a": 1}\n' * 2 + end) for name, end in (("a", b""), ("b", b"x\n"))]
+    assert len(read_files(files, limit=4).rows) == 4
+
+
+def test_files_without_a_row_are_all_told(tmp_path):
+    files = [written(tmp_path, name, b"") for name in ("a.jsonl", "b.csv")]
+    with pytest.raises(DataError) as caught:
+        read_files(files)
+    assert str(caught.value) == "\n".join(f"{file}: no rows (put one row into it at least)" for file in files)
+
+
+def test_files_that_cannot_be_opened_are_all_told(tmp_path):
+    files = [tmp_path / "none.jsonl", written(tmp_path, "a.xml", b""), written(tmp_path, "b.parquet.gz", b"")]
+    with pytest.raises(DataError) as caught:
+        read_files(files)
+    assert str(caught.value).splitlines() == [
+        f"{files[0]}: no such file (check the path)",
+        f"{files[1]}: cannot read `.xml` (known: {KNOWN})",
+        f"{files[2]}: cannot read `.parquet.gz` (known: {KNOWN})",
+    ]
+
+
+BAD = b'{"a": 1}\nx\n{"a": 2}\n[]\n\xff\n{"a": 3}\n'
+"""Three rows, and three that cannot be read."""
+
+
+def test_as_many_bad_rows_as_are_allowed_are_left_out(tmp_path):
+    file = written(tmp_path, "a.jsonl", BAD)
+    found = read_files([file], max_bad_rows=3)
+    assert [row.values["a"] for row in found.rows] == [1, 2, 3]
+    assert [problem.where for problem in found.left_out] == [f"{file}:{number}" for number in (2, 4, 5)]
+    assert told_left_out(found.left_out) == f"3 left out that cannot be read, the first at {file}:2"
+
+
+def test_one_bad_row_more_is_told_with_the_others(tmp_path):
+    file = written(tmp_path, "a.jsonl", BAD)
+    with pytest.raises(DataError) as caught:
+        read_files([file], max_bad_rows=2)
+    assert [problem.where for problem in caught.value.problems] == [f"{file}:{number}" for number in (2, 4, 5)]
+
+
+def test_bad_rows_are_counted_over_all_files(tmp_path):
+    files = [written(tmp_path, f"{name}.csv", b"a,b\n1,2\n3\n") for name in ("a", "b")]
+    assert len(read_files(files, max_bad_rows=2).left_out) == 2
+    with pytest.raises(DataError, match=r"a\.csv:3: 1 cell.*\n.*b\.csv:3: 1 cell"):
+        read_files(files, max_bad_rows=1)
+
+
+def test_a_file_of_bad_rows_alone_is_told(tmp_path):
+    with pytest.raises(DataError, match="not JSON at column 1"):
+        read_files([written(tmp_path, "a.jsonl", b"x\n")], max_bad_rows=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", b'a,b\n1,2\n"'), ("a.csv", b"a,a\n"), ("a.json", b'[{"a": 1}, x]'), ("a.jsonl.gz", b"x")],
+)
+def test_a_file_that_is_spoilt_is_no_bad_row(tmp_path, name, content):
+    with pytest.raises(DataError):
+        read_files([written(tmp_path, name, content)], max_bad_rows=100)
+
+
+def test_a_text_file_that_cannot_be_read_is_a_bad_row(tmp_path):
+    files = [written(tmp_path, "a.txt", b"one"), written(tmp_path, "b.txt", b"\xff")]
+    found = read_files(files, max_bad_rows=1)
+    assert [row.values for row in found.rows] == [{"text": "one"}]
+    assert [str(problem) for problem in found.left_out] == [f"{files[1]}: not UTF-8 at byte 1 (save the file as UTF-8)"]

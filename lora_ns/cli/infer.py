@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Overrides, RunPath
+from lora_ns.cli.options import AsJson, BasePath, Dtype, Overrides, RunPath
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def infer(
     ] = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     base: BasePath = None,
+    dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer or classify texts with a run's adapter; without an input, lines of standard input."""
@@ -49,7 +50,7 @@ def infer(
         from lora_ns.services.infer import infer as service
         from lora_ns.services.trained import open_trained
 
-        trained = open_trained(opened, base)
+        trained = open_trained(opened, base, dtype)
         result = service(trained, _rows(trained, texts, input_file), generation)
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
     if output_file is not None:

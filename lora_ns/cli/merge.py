@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, RunPath
+from lora_ns.cli.options import AsJson, BasePath, Dtype, RunPath
 from lora_ns.cli.show import number, print_json, print_pairs
 
 
@@ -15,6 +15,7 @@ def merge(
     run: RunPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the merged model.", show_default=False)],
     base: BasePath = None,
+    dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
     """Fold a run's adapter into its base and write a complete Hugging Face model."""
@@ -26,7 +27,7 @@ def merge(
     opened = RunDir.open(run)
     with libraries.Noise():
         libraries.prepare(detect())
-        result = service(opened, output.absolute(), base)
+        result = service(opened, output.absolute(), base, dtype)
     if as_json:
         print_json(result)
         return
@@ -35,5 +36,10 @@ def merge(
             ("merged model", result.output),
             ("parameters", f"{number(result.parameters)} in {result.dtype}"),
             ("largest difference of a logit", f"{result.largest_difference:.1e} of the largest"),
+            *(
+                [("once it is rounded", f"{result.rounded_difference:.1e}; `--dtype float32` keeps every digit")]
+                if result.dtype != "float32"
+                else []
+            ),
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,23 +43,30 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
 
     model = loaded.recipe.model
     base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=False)
-    train, evaluation = _rows(loaded)
-    why = "rows of the file" if train is not None else ""
-    return make_plan(loaded, detect(), base, DataFacts(train, evaluation, why=why))
+    train, evaluation, notes = _rows(loaded)
+    why = "rows of the files" if train is not None else ""
+    return make_plan(loaded, detect(), base, DataFacts(train, evaluation, why=why, notes=tuple(notes)))
 
 
-def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None]:
+def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None, list[str]]:
     """Numbers of training and evaluation rows, if they are in files; packed rows are known once they are packed."""
-    from lora_ns.datafile import find_file
-    from lora_ns.rows import read_rows
-
     data = loaded.recipe.dataset
-    if data.path is None:
-        return None, None
-    train = len(read_rows(find_file(loaded, data.path, "dataset.path"), data.max_samples))
+    if not data.path:
+        return None, None, []
+    train, notes = _count(loaded, data.path, data.max_samples, "path")
     if data.eval_path:
-        return train, len(read_rows(find_file(loaded, data.eval_path, "dataset.eval_path"), data.max_eval_samples))
+        evaluation, more = _count(loaded, data.eval_path, data.max_eval_samples, "eval_path")
+        return train, evaluation, notes + more
     held_out = max(1, round(data.eval_fraction * train)) if data.eval_fraction else 0
     kept = train - held_out
     packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
-    return None if packed else kept, min(held_out, data.max_eval_samples or held_out)
+    return None if packed else kept, min(held_out, data.max_eval_samples or held_out), notes
+
+
+def _count(loaded: LoadedRecipe, names: str | Sequence[str], limit: int | None, key: str) -> tuple[int, list[str]]:
+    from lora_ns.datafile import find_files
+    from lora_ns.rows import read_files, told_left_out
+
+    found = read_files(find_files(loaded, names, f"dataset.{key}"), limit, loaded.recipe.dataset.max_bad_rows)
+    kind = "training" if key == "path" else "evaluation"
+    return len(found.rows), [f"{kind} rows: {told_left_out(found.left_out)}"] if found.left_out else []

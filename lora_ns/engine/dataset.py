@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basemodel import PACKAGED
-from lora_ns.datafile import find_file
+from lora_ns.datafile import find_files, shown
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Row, for_each, read_rows, told, try_each
+from lora_ns.rows import Row, for_each, read_files, told, try_each
 
 if TYPE_CHECKING:
     import datasets
@@ -25,13 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or split, with what tells them from others."""
+    """Rows of some files or of a split, with what tells them from others."""
 
     name: str
     rows: Sequence[Row]
     sha256: str
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By column, the names of its classes in the order of their numbers, where the data set has them."""
+    left_out: Sequence[Problem] = ()
+    """What is wrong with the rows that cannot be read and were left out."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,14 @@ def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> 
     )
 
 
-def _read(loaded: LoadedRecipe, name: str | None, split: str | None, limit: int | None, key: str) -> Source:
-    if name is None:
+def _read(
+    loaded: LoadedRecipe, names: str | Sequence[str] | None, split: str | None, limit: int | None, key: str
+) -> Source:
+    if not names:
         return _read_hub(loaded, split or "train", limit)
-    path = find_file(loaded, name, key)
-    rows = read_rows(path, limit)
-    return Source(name if name.startswith(PACKAGED) else str(path), rows, _digest(rows))
+    files = find_files(loaded, names, key)
+    found = read_files(files, limit, loaded.recipe.dataset.max_bad_rows)
+    return Source(shown(names, files), found.rows, _digest(found.rows), left_out=found.left_out)
 
 
 def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
@@ -199,7 +202,8 @@ def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
     train = [row for number, row in enumerate(source.rows) if number not in drawn]
     held_out = [row for number, row in enumerate(source.rows) if number in drawn][: recipe.max_eval_samples]
     rest = replace(source, rows=train, sha256=_digest(train))
-    return rest, replace(source, name=f"{source.name} (held out)", rows=held_out, sha256=_digest(held_out))
+    name = f"{source.name} (held out)"
+    return rest, replace(source, name=name, rows=held_out, sha256=_digest(held_out), left_out=())
 
 
 def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Encoding:

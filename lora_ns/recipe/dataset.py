@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Fraction, Name, PositiveInt, Table
+from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveInt, Table
 
 
 class Dataset(Table):
@@ -22,10 +22,12 @@ class Dataset(Table):
     """Split to train on."""
     eval_split: Name | None = None
     """Split to evaluate on."""
-    path: Name | None = None
-    """Training file: .jsonl, .json, .csv or .parquet; relative to the recipe, then to the current folder."""
-    eval_path: Name | None = None
-    """Evaluation file, found like `path`."""
+    path: Name | tuple[Name, ...] | None = None
+    """Training file, folder, pattern (`data/*.jsonl`), or a list of them: JSON, CSV, TSV, text, Parquet, Arrow."""
+    eval_path: Name | tuple[Name, ...] | None = None
+    """Evaluation rows, named like `path`; both are relative to the recipe, then to the current folder."""
+    max_bad_rows: NonNegativeInt = 0
+    """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0
     """Share of the training rows to set aside for evaluation, chosen by `training.seed`."""
     max_samples: PositiveInt | None = None

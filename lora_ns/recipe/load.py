@@ -191,7 +191,8 @@ def _validate(
             for detail in error.errors(include_url=False):
                 keys = untagged(table, detail["loc"])
                 dotted = ".".join(map(str, keys))
-                if dotted not in faulty:
+                whole = ".".join(key for key in keys if isinstance(key, str))
+                if faulty.isdisjoint({dotted, whole}):
                     problems.append(explain(table, keys, detail, locate))
                     faulty.add(dotted)
                     _stand_in(table, keys)

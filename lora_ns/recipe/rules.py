@@ -110,6 +110,14 @@ def hub_keys_need_a_hub_name(recipe: Recipe) -> Finding | None:
     return None
 
 
+def bad_rows_are_in_files(recipe: Recipe) -> Finding | None:
+    """A hub data set has no rows that cannot be read."""
+    data = recipe.dataset
+    if data.name and not data.eval_path and is_written(recipe, "dataset.max_bad_rows"):
+        return Finding(("dataset.max_bad_rows",), "`max_bad_rows` is for files, and `name` is on the hub", "remove it")
+    return None
+
+
 def one_batch_size(recipe: Recipe) -> Finding | None:
     """The global batch is given once."""
     if recipe.training.global_batch_size and recipe.training.gradient_accumulation_steps:
@@ -389,6 +397,7 @@ RULES: tuple[Rule, ...] = (
     one_source,
     one_evaluation_source,
     hub_keys_need_a_hub_name,
+    bad_rows_are_in_files,
     one_batch_size,
     global_batch_divides,
     one_length_of_training,

@@ -4,6 +4,7 @@ around it.
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Mapping
@@ -166,7 +167,8 @@ def write_folder(
     }
     tables = _tables(start, model, data, method)
     path = PurePath(tables["dataset"].get("path", ""))
-    stub = path.suffix == ".jsonl" and not path.is_absolute() and ":" not in str(path) and ".." not in path.parts
+    is_beside = not path.is_absolute() and ":" not in str(path) and ".." not in path.parts
+    stub = path.suffix == ".jsonl" and is_beside and not glob.has_magic(str(path))
     if stub:
         files[str(path)] = "".join(json.dumps(row) + "\n" for row in _rows(tables))
     files["README.md"] = _readme(task_name, tables, str(path) if stub else None)

@@ -33,14 +33,22 @@ class MergeResult:
     parameters: int
     dtype: str
     largest_difference: float
-    """Between the logits of adapter and merged model on a probe, both in float32."""
+    """Between the logits of adapter and merged model on a probe, both in float32, relative to the largest."""
+    rounded_difference: float
+    """The same once the weights are rounded to the type that they are written in."""
 
 
-def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResult:
+def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str | None = None) -> MergeResult:
     """Fold a run's adapter into its base.
 
     The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then
-    dequantised, so that the adapter meets the very values that it was trained on. The sum is cast once.
+    dequantised, so that the adapter meets the very values that it was trained on. The sum is rounded once.
+
+    Args:
+        run: the run directory.
+        output: the folder to write.
+        base_path: where the base lies now, if not where it was.
+        dtype: the type to write, if not the one that the base is stored in.
 
     Raises:
         UsageError: if the method cannot be merged, or the output folder is not empty.
@@ -56,7 +64,8 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResu
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
     base = reopen_base(manifest, base_path)
-    check_space(output, 5 * base.facts.parameters)
+    written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
+    check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     loading = replace(loading_of(manifest), device="cpu", dtype="float32")
@@ -66,13 +75,27 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None) -> MergeResu
     adapted = load_adapter(model, run.adapter)
     before = _logits(adapted, tokenizer)
     merged = adapted.merge_and_unload(safe_merge=True)
-    difference = float((before - _logits(merged, tokenizer)).abs().max() / before.abs().max().clamp(min=1e-6))
+    difference = _difference(before, _logits(merged, tokenizer))
     if not difference <= TOLERANCE:
         what = f"the merged model differs from the adapter by {difference:.1e} of the largest logit"
         raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
-    dtype = _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
-    _save(merged, dtype, tokenizer, run.adapter / "generation_config.json", output)
-    return MergeResult(str(output), sum(parameter.numel() for parameter in merged.parameters()), dtype, difference)
+    _round(merged, written)
+    rounded = _difference(before, _logits(merged, tokenizer))
+    _save(merged, written, tokenizer, run.adapter / "generation_config.json", output)
+    parameters = sum(parameter.numel() for parameter in merged.parameters())
+    return MergeResult(str(output), parameters, written, difference, rounded)
+
+
+def _difference(before: Tensor, after: Tensor) -> float:
+    return float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
+
+
+def _round(model: Any, dtype: str) -> None:
+    """Round the weights to a type and keep them in float32, so that they can be compared before they are written."""
+    import torch
+
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype)).float()
 
 
 def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -46,6 +46,7 @@ from lora_ns.errors import (
 from lora_ns.machine import detect
 from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     DataRecord,
     Manifest,
@@ -242,7 +243,12 @@ def _facts(
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    for name, part in (("training", encoded.train), ("evaluation", encoded.eval)):
+    for name, source, part in (
+        ("training", sources.train, encoded.train),
+        ("evaluation", sources.eval, encoded.eval),
+    ):
+        if source and source.left_out:
+            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
         if part and (part.tally.dropped or part.tally.truncated):
             notes.append(
                 f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"

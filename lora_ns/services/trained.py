@@ -13,6 +13,7 @@ from lora_ns.engine.model import Loading, load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format
+from lora_ns.plan import Derived
 from lora_ns.rows import Row
 from lora_ns.rundir import BaseRecord, Manifest, RunDir, sha256_file
 
@@ -32,18 +33,22 @@ class Trained:
     model: PeftModel
 
 
-def open_trained(run: RunDir, base_path: Path | None = None) -> Trained:
+def open_trained(run: RunDir, base_path: Path | None = None, dtype: str | None = None) -> Trained:
     """Load a run's base and adapter.
 
     Args:
         run: the run directory.
         base_path: where the base lies now, if not where it was.
+        dtype: the type to compute in, if not the one that was trained in.
 
     Raises:
         UsageError: if the run is not finished, or its adapter or template was changed.
         ModelError: if the base is not there, or is not the one that was trained on.
     """
     manifest = run.read()
+    if dtype is not None:
+        plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="asked for")})
+        manifest = manifest.model_copy(update={"plan": plan})
     check_adapter(run, manifest)
     base = reopen_base(manifest, base_path)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)

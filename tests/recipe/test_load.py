@@ -13,6 +13,7 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
 
 METHODS_TOLD = "one of: lora, ia3, prefix-tuning, prompt-tuning"
+FILES = "a string that is not empty or a list of string that is not empty values"
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -222,6 +223,7 @@ BROKEN = {
     "one_source": ["dataset.name=a/b", "dataset.path=train.jsonl"],
     "one_evaluation_source": ["dataset.eval_path=e.jsonl", "dataset.eval_fraction=0.1"],
     "hub_keys_need_a_hub_name": ["dataset.subset=main"],
+    "bad_rows_are_in_files": ["dataset.name=a/b", "dataset.max_bad_rows=1"],
     "one_batch_size": ["training.global_batch_size=8", "training.gradient_accumulation_steps=2"],
     "global_batch_divides": ["training.global_batch_size=16", "training.per_device_train_batch_size=3"],
     "one_length_of_training": ["training.num_train_epochs=2", "training.max_steps=3"],
@@ -426,8 +428,11 @@ def test_a_rule_about_a_table_that_is_only_set_is_located_there(write_recipe):
         ('training={output_dir = "run", sed = 1}', "training.sed: unknown key (did you mean `seed`?)"),
         ("training.seed=x", 'training.seed: got "x" (expected a whole number from 0)'),
         ("peft.method=lorra", f'peft.method: got "lorra" (did you mean `lora`? {METHODS_TOLD})'),
-        ("dataset.path=", 'dataset.path: got "" (expected a string that is not empty)'),
+        ("dataset.path=", f'dataset.path: got "" (expected {FILES})'),
         ("peft=3", "peft: got 3 (expected a table)"),
+        ('dataset.path=["a", 3]', f'dataset.path: got ["a", 3] (expected {FILES})'),
+        ('dataset.eval_path=[""]', f'dataset.eval_path: got [""] (expected {FILES})'),
+        ("dataset.max_bad_rows=-1", "dataset.max_bad_rows: got -1 (expected a whole number from 0)"),
     ],
 )
 def test_a_wrong_override_is_located(write_recipe, override, told):
@@ -457,6 +462,12 @@ def test_a_wrong_change_of_a_trained_run_is_told(write_recipe, override, told):
 
 
 # The result
+
+
+def test_rows_may_be_in_several_files(write_recipe):
+    recipe = load_recipe(write_recipe(), ['dataset.path=["a.jsonl", "b"]', "dataset.eval_path=c/*.csv"]).recipe
+    assert (recipe.dataset.path, recipe.dataset.eval_path) == (("a.jsonl", "b"), "c/*.csv")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
 def test_a_recipe_cannot_be_changed(write_recipe):

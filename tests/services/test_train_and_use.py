@@ -85,6 +85,19 @@ def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, trai
     AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 
+def test_a_model_merged_in_float32_answers_as_the_adapter_does(trained, tmp_path):
+    run = trained(RECIPE, 'model.dtype="bfloat16"', "training.max_steps=20")
+    exact = merge(run, tmp_path / "exact", dtype="float32")
+    assert exact.largest_difference == exact.rounded_difference < 1e-5
+    rounded = merge(run, tmp_path / "rounded")
+    assert rounded.dtype == "bfloat16"
+    assert rounded.rounded_difference > exact.rounded_difference
+    adapter = open_trained(run, dtype="float32")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "exact")
+    assert merged.dtype == torch.float32
+    assert torch.allclose(logits(merged, adapter.tokenizer), logits(adapter.model, adapter.tokenizer), atol=1e-4)
+
+
 def test_only_the_adapter_is_trained(lora_run):
     keys = load_file(lora_run.adapter / WEIGHTS)
     assert len(keys) == 2 * 7 * 4

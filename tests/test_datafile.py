@@ -1,0 +1,141 @@
+"""Where the data files that a recipe names are found, in which order, and what is said where there are none."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_ns.cli.plan import plan_of
+from lora_ns.datafile import find_files, shown
+from lora_ns.errors import DataError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rows import KNOWN
+
+FILES = ("rows.jsonl", "data/b.jsonl", "data/a.csv", "data/c.JSONL.gz", "data/.hidden.jsonl", "data/README.md")
+MORE_FILES = ("data/deep/d.jsonl", "data/deep/deeper/e.jsonl", "data/.cache/f.jsonl", "empty/README.md", "x[1].jsonl")
+PLACE = "recipe.toml:11: dataset.path: "
+
+
+@pytest.fixture
+def loaded(write_recipe, tmp_path):
+    for name in (*FILES, *MORE_FILES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    return load_recipe(write_recipe())
+
+
+def found(loaded, names):
+    root = loaded.path.parent
+    return [str(file.relative_to(root)) for file in find_files(loaded, names, "dataset.path")]
+
+
+def told(loaded, names):
+    with pytest.raises(DataError) as caught:
+        find_files(loaded, names, "dataset.path")
+    return str(caught.value).replace(f"{loaded.path.parent}/", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("rows.jsonl", ["rows.jsonl"]),
+        ("data", ["data/a.csv", "data/b.jsonl", "data/c.JSONL.gz"]),
+        ("data/", ["data/a.csv", "data/b.jsonl", "data/c.JSONL.gz"]),
+        ("data/*.jsonl", ["data/b.jsonl"]),
+        ("data/?.csv", ["data/a.csv"]),
+        ("data/**/*.jsonl", ["data/b.jsonl", "data/deep/d.jsonl", "data/deep/deeper/e.jsonl"]),
+        ("data/*", ["data/README.md", "data/a.csv", "data/b.jsonl", "data/c.JSONL.gz"]),
+        ("data/.*.jsonl", ["data/.hidden.jsonl"]),
+        ("data/README.md", ["data/README.md"]),
+        ("x[1].jsonl", ["x[1].jsonl"]),
+        (("rows.jsonl",), ["rows.jsonl"]),
+        (("rows.jsonl", "data/deep", "data/*.csv"), ["rows.jsonl", "data/deep/d.jsonl", "data/a.csv"]),
+        (("rows.jsonl", "rows.jsonl"), ["rows.jsonl", "rows.jsonl"]),
+    ],
+)
+def test_a_name_leads_to_its_files_in_order(loaded, names, expected):
+    assert found(loaded, names) == expected
+
+
+@pytest.mark.parametrize("names", ["data", "data/*.jsonl", "data/b.jsonl"])
+def test_names_may_be_absolute(loaded, names):
+    assert found(loaded, str(loaded.path.parent / names)) == found(loaded, names)
+
+
+@pytest.mark.parametrize("names", ["here", "here/*.jsonl", "here/a.jsonl"])
+def test_names_lead_from_the_recipe_and_then_from_the_current_folder(loaded, names, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "current [folder]"
+    (elsewhere / "here").mkdir(parents=True)
+    (elsewhere / "here/a.jsonl").touch()
+    monkeypatch.chdir(elsewhere)
+    assert found(loaded, names) == ["current [folder]/here/a.jsonl"]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/a.jsonl").touch()
+    assert found(loaded, names) == ["here/a.jsonl"]
+
+
+def test_names_lead_into_the_package(loaded):
+    files = find_files(loaded, ("lorans:quickstart/eval.jsonl", "lorans:quickstart"), "dataset.path")
+    assert [file.name for file in files] == ["eval.jsonl", "eval.jsonl", "train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("none.jsonl", "no file `none.jsonl` (looked at none.jsonl)"),
+        ("none/*.jsonl", "no file matches `none/*.jsonl` (looked at none/*.jsonl)"),
+        ("data/**/*.tsv", "no file matches `data/**/*.tsv` (looked at data/**/*.tsv)"),
+        ("d?ta", "no file matches `d?ta` (looked at d?ta)"),
+        ("empty/", f"folder `empty/` has no data file (known: {KNOWN}; `empty/**/*.jsonl` also looks below it)"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_told_at_its_key(loaded, names, expected):
+    assert told(loaded, names) == f"{PLACE}{expected}"
+    assert told(loaded, ("rows.jsonl", names)) == f"{PLACE}{expected}"
+
+
+def test_every_name_that_leads_nowhere_is_told(loaded):
+    assert told(loaded, ("a.csv", "rows.jsonl", "b/*.csv")).splitlines() == [
+        f"{PLACE}no file `a.csv` (looked at a.csv)",
+        f"{PLACE}no file matches `b/*.csv` (looked at b/*.csv)",
+    ]
+
+
+def test_what_is_not_in_the_package_is_told_at_its_key(loaded):
+    assert told(loaded, "lorans:none.jsonl").startswith(f"{PLACE}`lorans:none.jsonl` is not inside the package (there ")
+
+
+def test_a_folder_that_may_not_be_read_is_told_at_its_key(loaded, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert told(loaded, "data") == f"{PLACE}folder `data` cannot be read: Permission denied (check its rights)"
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "expected"),
+    [
+        ("a.jsonl", ["/x/a.jsonl"], "/x/a.jsonl"),
+        (("a.jsonl",), ["/x/a.jsonl"], "/x/a.jsonl"),
+        ("lorans:quickstart/eval.jsonl", ["/x/eval.jsonl"], "lorans:quickstart/eval.jsonl"),
+        ("data", ["/x/data/a.jsonl"], "/x/data/a.jsonl"),
+        ("data", ["/x/data/a.jsonl", "/x/data/b.jsonl"], "data (2 files)"),
+        (("a.jsonl", "b/*"), ["/x/a.jsonl", "/x/b/b.csv", "/x/b/c.csv"], "a.jsonl, b/* (3 files)"),
+    ],
+)
+def test_files_are_told_in_a_few_words(names, files, expected):
+    assert shown(names, [Path(file) for file in files]) == expected
+
+
+def test_an_empty_list_is_no_file(write_recipe, tmp_path):
+    hub = ["dataset.path=[]", "dataset.name=a/b", "dataset.eval_path=[]", "sft.max_seq_length=64"]
+    assert plan_of(load_recipe(write_recipe(), hub)).train_rows.value is None
+
+
+def test_the_plan_counts_the_rows_of_all_files_and_those_that_are_left_out(loaded, write_recipe, tmp_path):
+    (tmp_path / "data/b.jsonl").write_text('{"prompt": "a", "completion": "b"}\nx\n')
+    overrides = ['dataset.path=["data/*.jsonl", "rows.jsonl"]', "dataset.eval_path=data/deep"]
+    overrides += ["dataset.max_bad_rows=1", "sft.max_seq_length=64"]
+    plan = plan_of(load_recipe(write_recipe(), overrides))
+    assert (plan.train_rows.value, plan.eval_rows.value) == (2, 1)
+    assert plan.notes[0] == f"training rows: 1 left out that cannot be read, the first at {tmp_path}/data/b.jsonl:2"
