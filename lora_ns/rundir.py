@@ -90,6 +90,8 @@ class Manifest(BaseModel):
     base: BaseRecord
     data: DataRecord
     chat_template_sha256: str | None = None
+    chat_template: str | None = None
+    """The template that the recipe put in the place of the tokenizer's own."""
     stop_token_ids: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     packages: dict[str, str] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.recipe.objectives import Sft
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +43,8 @@ class Renderer:
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
     train_on: TrainOn = "assistant"
+    merges_system: bool = False
+    """Whether a system turn becomes the beginning of the first user turn."""
 
     def examples(self, example: Conversation | PromptCompletion | RawText) -> list[Rendered]:
         """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
@@ -55,9 +58,9 @@ class Renderer:
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
         elif self.train_on == "all":
-            rendered = [self._untrained(example)]
+            rendered = [self._untrained(self._merged(example))]
         else:
-            rendered = self._chat(example)
+            rendered = self._chat(self._merged(example))
         if self.train_on == "all":
             return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
@@ -68,7 +71,14 @@ class Renderer:
             return self._encode_plain(example.text)
         if isinstance(example, PromptCompletion):
             return self._encode_plain(example.prompt)
-        return self._encode(self._text(example, add_generation_prompt=True))
+        return self._encode(self._text(self._merged(example), add_generation_prompt=True))
+
+    def _merged(self, conversation: Conversation) -> Conversation:
+        messages = conversation.messages
+        if not self.merges_system or len(messages) < 2 or [turn.role for turn in messages[:2]] != ["system", "user"]:
+            return conversation
+        first = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
+        return replace(conversation, messages=(first, *messages[2:]))
 
     def _plain(self, example: PromptCompletion) -> Rendered:
         prompt = self._encode_plain(example.prompt)
@@ -206,7 +216,9 @@ class Renderer:
                 turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
-            raise RowFaultError(f"the chat template refuses the row: {error}", "change its turns", "TPL003") from None
+            has_system = any(message.role == "system" for message in conversation.messages)
+            remedy = 'write `system_role = "merge-into-user"` in `[sft]`' if has_system else "change its turns"
+            raise RowFaultError(f"the chat template refuses the row: {error}", remedy, "TPL003") from None
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
@@ -217,6 +229,11 @@ class Renderer:
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
             return ids[:-1]  # a tokenizer that ends every text by itself
         return ids
+
+
+def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft) -> Renderer:
+    """The renderer of a recipe: the same for training, validation, inference and evaluation."""
+    return Renderer(tokenizer, stops, sft.train_on, sft.system_role == "merge-into-user")
 
 
 def _first(conversation: Conversation, count: int) -> Conversation:

@@ -20,6 +20,10 @@ class Sft(Table):
     """Put several short rows into one of `max_seq_length`, kept apart exactly (best-fit decreasing)."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Tokens in the loss: every answer with its end token, only the last answer, or all tokens."""
+    chat_template: Name | None = None
+    """Chat template instead of the tokenizer's own: `chatml`, `llama-3`, `mistral`, `gemma`, or a .jinja file."""
+    system_role: Literal["template", "merge-into-user"] = "template"
+    """System turns go to the template, or to the beginning of the first user turn where it refuses them."""
     loss_type: Literal["nll", "dft"] = "nll"
     """Cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
     neftune_noise_alpha: NonNegativeFloat = 0.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.generate import Writer
 from lora_ns.engine.metrics import exact_match, is_match
-from lora_ns.engine.render import Renderer
+from lora_ns.engine.render import make_renderer
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
@@ -41,7 +41,7 @@ class Answers:
         recipe = manifest.recipe
         form = format_of(manifest)
         chosen = (kept_rows(manifest) if rows is None else rows)[: recipe.evaluation.max_samples]
-        renderer = Renderer(tokenizer, manifest.stop_token_ids)
+        renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft)
         group = recipe.evaluation.group_by
         return cls(
             recipe,

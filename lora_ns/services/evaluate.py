@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lora_ns.engine.metrics import classification_metrics
 from lora_ns.engine.model import computing
-from lora_ns.engine.render import IGNORED, Renderer
+from lora_ns.engine.render import IGNORED, make_renderer
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import RowFaultError
 from lora_ns.recipe.generation import Generation
@@ -74,7 +74,7 @@ def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:
     import torch
 
     form = format_of(trained.manifest)
-    renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft.train_on)
+    renderer = make_renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft)
     device = next(trained.model.parameters()).device
     total, tokens, cut = 0.0, 0, 0
     limit = trained.manifest.recipe.sft.max_seq_length

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.engine.model import computing
-from lora_ns.engine.render import Renderer, encode_labelled
+from lora_ns.engine.render import encode_labelled, make_renderer
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Labelled, RowFaultError
 from lora_ns.recipe.generation import Generation
@@ -66,7 +66,7 @@ def infer(
 def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
     """The tokens that the model is asked with, row by row. Raises `DataError`."""
     form = format_of(trained.manifest)
-    renderer = Renderer(trained.tokenizer, trained.manifest.stop_token_ids)
+    renderer = make_renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft)
     room = max_positions(trained.model)
 
     def prompt_of(row: Row) -> list[int]:

@@ -25,7 +25,8 @@ from lora_ns.engine.dataset import (
     tokenize,
 )
 from lora_ns.engine.model import load_base
-from lora_ns.engine.render import Renderer
+from lora_ns.engine.render import make_renderer
+from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
     generation_settings,
@@ -115,6 +116,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
     observer.stage("loading the libraries")
     libraries.prepare(machine)
     tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    use_template(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
     observer.stage("reading the data")
@@ -137,6 +139,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
         base=record_base(base),
         data=_data_record(sources, encoded, _answered(loaded)),
         chat_template_sha256=template_hash(tokenizer),
+        chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=stops,
         labels=labels,
         packages=libraries.versions(),
@@ -174,6 +177,8 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     machine = detect()
     libraries.prepare(machine)
     tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
+    if manifest.chat_template is not None:
+        tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
@@ -225,7 +230,7 @@ def _tokenize(
     stops: tuple[int, ...],
     labels: tuple[str, ...],
 ) -> _Encoded:
-    renderer = Renderer(tokenizer, stops, loaded.recipe.sft.train_on)
+    renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
 
     def encode(source: Source) -> Tokenized:
         return tokenize(source, sources.format, renderer, loaded, labels)

@@ -14,7 +14,8 @@ from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, Source, Sources, encode, find_labels, read_sources
 from lora_ns.engine.model import empty_base
-from lora_ns.engine.render import Renderer
+from lora_ns.engine.render import make_renderer
+from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.errors import DataError, PlanError, Problem
 from lora_ns.machine import Machine, detect
@@ -53,12 +54,13 @@ def prepare_rows(loaded: LoadedRecipe, observer: Observer) -> Prepared:
     observer.stage("loading the libraries")
     libraries.prepare(detect())
     tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    use_template(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
     observer.stage("reading the data")
     sources = read_sources(loaded)
     labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    renderer = Renderer(tokenizer, stops, loaded.recipe.sft.train_on)
+    renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
 
     def encoded(source: Source) -> Encoding:
         return encode(source, sources.format, renderer, loaded, labels)

@@ -8,8 +8,11 @@ import pytest
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.engine.render import Renderer
+from lora_ns.engine.templates import BUILT_IN, use_template
 from lora_ns.engine.tokenizer import choose_pad_token, stop_token_ids
+from lora_ns.errors import ModelError
 from lora_ns.formats import Conversation, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.recipe.load import load_recipe
 
 WORDS = [
     "plum",
@@ -190,3 +193,38 @@ def test_the_template_sees_tools_and_tool_calls(renderer):
     assert said(tokenizer, sequences) == ["add!<|im_end|>", "2<|im_end|>"]
     assert tokenizer.decode(sequences[0].input_ids).startswith("T:add;")
     assert tokenizer.decode(caller.prompt(Conversation(turns[:1], tools))).startswith("T:add;")
+
+
+def test_a_system_turn_becomes_the_beginning_of_the_first_user_turn_if_the_recipe_says_so(shape, tokenizer, renderer):
+    merging = Renderer(tokenizer, renderer.stops, merges_system=True)
+    turns = (Message("system", "Be brief."), Message("user", "a"), Message("assistant", "b"))
+    joined = (Message("user", "Be brief.\n\na"), Message("assistant", "b"))
+    assert merging.examples(Conversation(turns)) == renderer.examples(Conversation(joined))
+    assert merging.prompt(Conversation(turns[:2])) == renderer.prompt(Conversation(joined[:1]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_template_that_the_recipe_names_is_used_if_the_tokenizer_has_its_tokens(shape, write_recipe, name, tmp_path):
+    tokenizer = make_tokenizer(shape)
+    loaded = load_recipe(write_recipe(), [f"sft.chat_template={name}"])
+    end = BUILT_IN[name][1]
+    if end and end not in shape.special:
+        with pytest.raises(ModelError, match=f"{name} ends turns with"):
+            use_template(loaded, tokenizer)
+        assert tokenizer.chat_template == shape.template
+        return
+    use_template(loaded, tokenizer)
+    told = Renderer(tokenizer, stop_token_ids(tokenizer, tmp_path))
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+    endings = [text.strip() for text in said(tokenizer, told.examples(Conversation(turns)))]
+    assert endings == [f"b{end or shape.eos}", f"d{end or shape.eos}"]
+
+
+def test_a_template_may_be_a_file_beside_the_recipe(shape, write_recipe):
+    tokenizer = make_tokenizer(shape)
+    path = write_recipe()
+    (path.parent / "mine.jinja").write_text("{{ messages[0].content }}")
+    use_template(load_recipe(path, ["sft.chat_template=mine.jinja"]), tokenizer)
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+    with pytest.raises(ModelError, match="`other` is neither a file nor one of chatml, llama-3, mistral, gemma"):
+        use_template(load_recipe(path, ["sft.chat_template=other"]), tokenizer)

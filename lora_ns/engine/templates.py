@@ -1,0 +1,88 @@
+"""Chat templates that a recipe can name for a base that has none, or another one than it is to speak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_ns.errors import ModelError, Problem
+from lora_ns.recipe.load import LoadedRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CHATML = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+_LLAMA_3 = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"""
+
+_MISTRAL = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('turns go user, assistant, user, assistant, ...') }}
+{%- elif message.role == 'user' -%}{{ '[INST] ' + message.content + ' [/INST]' }}
+{%- else -%}{{ ' ' + message.content + eos_token }}
+{%- endif -%}
+{%- endfor -%}"""
+
+_GEMMA = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message.role == 'system' -%}{{ raise_exception('there is no system role') }}{%- endif -%}
+{{ '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\\n' }}
+{{- message.content | trim + '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"""
+
+BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "chatml": (_CHATML, "<|im_end|>"),
+    "llama-3": (_LLAMA_3, "<|eot_id|>"),
+    "mistral": (_MISTRAL, ""),
+    "gemma": (_GEMMA, "<end_of_turn>"),
+}
+"""By name, the template and the token that ends its turns; empty where that is the tokenizer's own end token."""
+
+
+def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer the template that the recipe names, if it names one.
+
+    Raises:
+        ModelError: if there is no such template, or the tokenizer lacks the token that ends its turns.
+    """
+    name = loaded.recipe.sft.chat_template
+    if name is None:
+        return
+    if name in BUILT_IN:
+        template, end = BUILT_IN[name]
+        if end and end not in tokenizer.get_vocab():
+            what = f"sft.chat_template: {name} ends turns with `{end}`, which this tokenizer does not have"
+            raise ModelError(Problem(loaded.where("sft.chat_template"), what, _fitting(tokenizer)))
+        tokenizer.chat_template = template
+        return
+    tokenizer.chat_template = _read(loaded, name)
+
+
+def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
+    vocabulary = tokenizer.get_vocab()
+    names = [f'"{name}"' for name, (_, end) in BUILT_IN.items() if not end or end in vocabulary]
+    return f"write {' or '.join(names)}, or a .jinja file that ends turns with a token it has"
+
+
+def _read(loaded: LoadedRecipe, name: str) -> str:
+    path = Path(name).expanduser()
+    candidates = [path] if path.is_absolute() else [loaded.path.parent / path, Path.cwd() / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.read_text(encoding="utf-8")
+    what = f"sft.chat_template: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
+    raise ModelError(Problem(loaded.where("sft.chat_template"), what, "name a .jinja file, or one of these"))
