@@ -367,7 +367,7 @@ WRAPPED = {"type": "function", "function": TOOL}
 
 def read(turn, *others):
     """The turn before others as a format reads it."""
-    row = {"messages": [turn, *(others or (CHAT[1],))]}
+    row = {"messages": [turn, *(others or CHAT)]}
     return formed(Columns(), row).example(row).messages[0]
 
 
@@ -595,8 +595,9 @@ def test_sharegpt_has_two_names_for_what_a_tool_says(role):
 
 
 def test_sharegpt_marks_what_is_learned():
-    row = {"conversations": [*said(("human", "hi")), {"from": "gpt", "value": "yo", "weight": 0}, *said(("gpt", "ok"))]}
-    assert [turn.train for turn in formed(Columns(), row).example(row).messages] == [None, False, None]
+    first = {"from": "gpt", "value": "yo", "weight": 0}
+    row = {"conversations": [*said(("human", "hi")), first, *said(("human", "and"), ("gpt", "ok"))]}
+    assert [turn.train for turn in formed(Columns(), row).example(row).messages] == [None, False, None, None]
 
 
 @pytest.mark.parametrize("system", ["", None])
@@ -992,3 +993,25 @@ def test_a_label_that_is_no_verdict_is_left_aside(label):
 def test_every_format_has_a_name_in_the_recipe():
     names = get_args(Dataset.model_fields["format"].annotation)
     assert set(names) == {"auto", *FORMATS}
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        (
+            ("user", "assistant", "assistant"),
+            "turns 1 and 2 are both the assistant's (join them into one)",
+        ),
+        (("user", "system", "assistant"), "turn 1 is the system's (a system turn comes first)"),
+    ],
+)
+def test_turns_out_of_order_are_told(roles, told):
+    row = {"messages": [{"role": role, "content": "a"} for role in roles]}
+    assert fault(formed(Columns(), row).example, row) == told
+
+
+def test_a_conversation_may_begin_with_an_answer_and_go_through_tools():
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}
+    roles = [{"role": role, "content": "a"} for role in ("assistant", "user", "tool", "assistant")]
+    row = {"messages": [*roles[:2], call, *roles[2:]]}
+    assert len(formed(Columns(), row).example(row).messages) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lora_ns.formats.base import Columns, Conversation, Message, RowFaultError, Values
 from lora_ns.formats.cells import Cells
@@ -31,6 +32,7 @@ class Chat(ABC):
         if messages[-1].role != "assistant":
             what = f"the last turn is {messages[-1].role}'s"
             raise RowFaultError(what, "a row to learn from ends with an assistant turn")
+        _check_order(messages)
         return Conversation(messages, self.tools(cells))
 
     def prompt(self, values: Values) -> Conversation:
@@ -52,6 +54,16 @@ class Chat(ABC):
 
     def _cells(self, values: Values) -> Cells:
         return Cells(values, self.columns.columns)
+
+
+def _check_order(messages: tuple[Message, ...]) -> None:
+    """Turns that no template would show as they were meant. Raises `RowFaultError`."""
+    roles = [message.role for message in messages]
+    for number, (role, following) in enumerate(pairwise(roles), start=1):
+        if role == following == "assistant":
+            raise RowFaultError(f"turns {number - 1} and {number} are both the assistant's", "join them into one")
+        if following == "system":
+            raise RowFaultError(f"turn {number} is the system's", "a system turn comes first")
 
 
 def system_turn(cells: Cells) -> tuple[Message, ...]:
