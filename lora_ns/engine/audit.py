@@ -171,8 +171,9 @@ def _stop_findings(source: Source, encoding: Encoding, stops: frozenset[int]) ->
     texts = [sequence for sequence in encoding.sequences if sequence.trained]
     if not texts:
         return []
-    cut = tuple(sequence.where for sequence in texts if not _ends_in_stop(sequence, stops))
-    if len(cut) == len(texts):
+    ended = {sequence.where for sequence in texts if _ends_in_stop(sequence, stops)}
+    cut = tuple(dict.fromkeys(sequence.where for sequence in texts if sequence.where not in ended))
+    if not ended:
         what = f"{source.name}: no row teaches the model to stop"
         return [Finding("EOS002", what, cut, 'raise `sft.max_seq_length`, or `on_overflow = "drop"`', error=True)]
     if cut:

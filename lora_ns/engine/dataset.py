@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.datafile import find_files, shown
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Format, Labelled, RowFaultError, detect
+from lora_ns.formats import Columns, Format, Labelled, RawText, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import Row, for_each, read_files, told, try_each
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
+
+
+ROWS_AT_ONCE = 1000
+"""Rows that are tokenised in one call."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,10 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> list[Encoded]:
-        sequences = renderer.examples(form.example(row.values))  # type: ignore[arg-type]
+        example = form.example(row.values)
+        sequences = renderer.examples(example)  # type: ignore[arg-type]
+        if sft.on_overflow == "split":
+            sequences = [part for sequence in sequences for part in _split_text(example, sequence, sft.max_seq_length)]
         kept = [encoded for sequence in sequences if (encoded := fit(row.where, sequence)) is not None]
         if kept and not any(any(sequence.trained[1:]) for sequence in kept):
             raise RowFaultError(
@@ -236,8 +243,15 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
         tally.truncated += 1
         return Encoded(where, {"input_ids": ids}, trained)
 
-    found, problems = try_each(source.rows, encode)
-    sequences = [sequence for row in found for sequence in row]
+    sequences: list[Encoded] = []
+    problems: list[Problem] = []
+    for start in range(0, len(source.rows), ROWS_AT_ONCE):
+        rows = source.rows[start : start + ROWS_AT_ONCE]
+        renderer.ahead(try_each(rows, lambda row: form.example(row.values))[0])  # type: ignore[arg-type]
+        found, faults = try_each(rows, encode)
+        sequences += [sequence for row in found for sequence in row]
+        problems += faults
+    renderer.memo.clear()
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
     if sft.on_overflow == "error" and tally.too_long:
@@ -267,6 +281,18 @@ def tokenize(
     if encoding.problems:
         raise DataError(told(encoding.problems))
     return Tokenized(_as_dataset([sequence.row() for sequence in encoding.sequences]), encoding.tally)
+
+
+def _split_text(example: Any, rendered: Rendered, limit: int) -> list[Rendered]:
+    """A long text in pieces that follow one another; a row with an answer in it cannot be split."""
+    ids, trained = rendered.input_ids, rendered.trained
+    if len(ids) <= limit:
+        return [rendered]
+    if not isinstance(example, RawText):
+        what = f"{len(ids)} tokens are longer than `sft.max_seq_length`, and only raw text can be split"
+        raise RowFaultError(what, 'write `on_overflow = "drop"` or "truncate-prompt"', "LEN001")
+    starts = range(0, len(ids), limit)
+    return [Rendered(ids[start : start + limit], trained[start : start + limit]) for start in starts]
 
 
 def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[list[int], list[bool]]:

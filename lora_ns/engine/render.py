@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_ns.engine.memo import Memo
 from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
@@ -45,6 +48,21 @@ class Renderer:
     train_on: TrainOn = "assistant"
     merges_system: bool = False
     """Whether a system turn becomes the beginning of the first user turn."""
+    memo: Memo = field(default_factory=Memo, compare=False)
+
+    def ahead(self, examples: Sequence[Conversation | PromptCompletion | RawText]) -> None:
+        """Encode what these examples will need in one go, on all cores; it is forgotten at the next call."""
+        self.memo.clear()
+        chats = [self._merged(example) for example in examples if isinstance(example, Conversation)]
+        for conversation in chats:
+            with contextlib.suppress(RowFaultError):  # it is told when the row itself is rendered
+                self.memo.texts[conversation] = self._text(conversation)
+        self.memo.encode(self.tokenizer, self.memo.texts.values(), with_special_tokens=False)
+        plain = [example.text for example in examples if isinstance(example, RawText)]
+        for example in examples:
+            if isinstance(example, PromptCompletion):
+                plain += [example.prompt, example.prompt + example.completion]
+        self.memo.encode(self.tokenizer, plain, with_special_tokens=True)
 
     def examples(self, example: Conversation | PromptCompletion | RawText) -> list[Rendered]:
         """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
@@ -173,12 +191,10 @@ class Renderer:
         encodes it; otherwise, where a token would reach over a boundary, it is encoded in pieces.
         """
         whole = self._encode(text)
-        parts = [
-            (self._encode(text[:start]), whole if stop == len(text) else self._encode(text[:stop]))
-            for start, stop in spans
-        ]
-        if all(whole[: len(part)] == part for pair in parts for part in pair):
-            return whole, [(len(before), len(up_to)) for before, up_to in parts]
+        places = [(self._place(whole, text, start), self._place(whole, text, stop)) for start, stop in spans]
+        found = [(start, stop) for start, stop in places if start is not None and stop is not None]
+        if len(found) == len(spans):
+            return whole, found
         ids: list[int] = []
         tokens = []
         end = 0
@@ -189,6 +205,25 @@ class Renderer:
             tokens.append((begin, len(ids)))
             end = stop
         return ids + self._encode(text[end:]), tokens
+
+    def _place(self, whole: list[int], text: str, end: int) -> int | None:
+        """How many of a text's tokens the text up to a character has when it is encoded alone; None if others.
+
+        Added tokens are cut out of a text before all else, so what stands before the last of them is encoded the same:
+        only the rest, mostly the same few characters, has to be looked at.
+        """
+        if end == len(text):
+            return len(whole)
+        added = list(self.memo.added(self.tokenizer).finditer(text, 0, end))
+        if added:
+            rest = self.memo.rest(self.tokenizer, text[added[-1].end() : end])
+            numbers = self.memo.added_ids
+            positions = (place for place, token in enumerate(whole) if token in numbers)
+            last = next(itertools.islice(positions, len(added) - 1, None), None)
+            if last is not None and whole[last + 1 : last + 1 + len(rest)] == rest:
+                return last + 1 + len(rest)
+        part = self._encode(text[:end])
+        return len(part) if whole[: len(part)] == part else None
 
     def _after_stop(self, ids: Sequence[int], start: int, stop: int) -> int:
         """Where an answer's end token is behind us; the line break after it is the template's and not learned."""
@@ -210,6 +245,8 @@ class Renderer:
                 "take its instruct edition, or write `prompt_template` and `completion_template`",
                 "TPL001",
             )
+        if not add_generation_prompt and conversation in self.memo.texts:
+            return self.memo.texts[conversation]
         turns = [message.as_turn() for message in conversation.messages]
         try:
             text = self.tokenizer.apply_chat_template(
@@ -222,10 +259,13 @@ class Renderer:
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
+        known = self.memo.ids.get((text, False))
+        if known is not None:
+            return known
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _encode_plain(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text)["input_ids"])
+        ids = self.memo.ids.get((text, True)) or list(self.tokenizer(text)["input_ids"])
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
             return ids[:-1]  # a tokenizer that ends every text by itself
         return ids

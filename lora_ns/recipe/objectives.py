@@ -14,8 +14,8 @@ class Sft(Table):
 
     max_seq_length: PositiveInt = 1024
     """Longest row, in tokens."""
-    on_overflow: Literal["error", "drop", "truncate-prompt", "truncate"] = "error"
-    """What to do with longer rows: refuse, leave out, cut the prompt's beginning, or cut the end and its stop token."""
+    on_overflow: Literal["error", "drop", "truncate-prompt", "truncate", "split"] = "error"
+    """Longer rows are refused, left out, cut at the prompt's beginning or at the end, or, as raw text can be, split."""
     packing: bool = False
     """Put several short rows into one of `max_seq_length`, kept apart exactly (best-fit decreasing)."""
     train_on: Literal["assistant", "last", "all"] = "assistant"

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,24 @@ def test_a_template_may_be_a_file_beside_the_recipe(shape, write_recipe):
     assert tokenizer.chat_template == "{{ messages[0].content }}"
     with pytest.raises(ModelError, match="`other` is neither a file nor one of chatml, llama-3, mistral, gemma"):
         use_template(load_recipe(path, ["sft.chat_template=other"]), tokenizer)
+
+
+def test_encoding_ahead_changes_nothing(shape, tokenizer, renderer):
+    examples = [
+        *conversations(shape.system),
+        PromptCompletion("a plum", " falls"),
+        PromptCompletion("a", "b"),
+        RawText("Once upon a time"),
+    ]
+    alone = [renderer.examples(example) for example in examples]
+    ahead = Renderer(tokenizer, renderer.stops)
+    ahead.ahead(examples)
+    assert ahead.memo.ids
+    assert [ahead.examples(example) for example in examples] == alone
+
+
+def test_looking_at_the_rest_after_the_last_added_token_gives_what_looking_at_all_gives(shape, tokenizer, renderer):
+    slow = Renderer(tokenizer, renderer.stops)
+    slow.memo._added = re.compile(r"(?!)")
+    for conversation in conversations(shape.system):
+        assert slow.examples(conversation) == renderer.examples(conversation)

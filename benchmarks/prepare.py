@@ -1,0 +1,97 @@
+"""Rows a second that are read, rendered, masked and tokenised, against TRL's own preparation of the same rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets
+import transformers
+import trl
+
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.dataset import _as_dataset
+from lora_ns.recipe.load import load_recipe
+from lora_ns.services.validate import prepare_rows
+
+RECIPE = """\
+task_name = "prepare"
+task_type = "CAUSAL_LM"
+[model]
+name_or_path = {model}
+[peft]
+method = "lora"
+[dataset]
+path = "rows.jsonl"
+[training]
+output_dir = "run"
+[sft]
+max_seq_length = 4096
+"""
+
+
+def lorans(folder: Path) -> float:
+    """Seconds from the file to the data set that the trainer takes."""
+    begin = time.perf_counter()
+    prepared = prepare_rows(load_recipe(folder / "recipe.toml"), SilentObserver())
+    _as_dataset([sequence.row() for sequence in prepared.train.sequences])
+    return time.perf_counter() - begin
+
+
+def trl_alone(
+    folder: Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
+) -> float:
+    """Seconds that the trainer takes longer to make with all rows than with one: its preparation of them."""
+    times = []
+    for count in (None, 1):
+        begin = time.perf_counter()
+        rows = datasets.load_dataset(
+            "json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(folder / f"cache{time.time()}")
+        )
+        rows = rows if count is None else rows.select(range(count))
+        arguments = trl.SFTConfig(
+            output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", max_length=4096
+        )
+        trl.SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+        times.append(time.perf_counter() - begin)
+    return times[0] - times[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of an instruct model")
+    parser.add_argument("--rows", required=True, type=Path, help="JSONL with `question` and `answer`")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    folder_of_model = str(Path(options.model).resolve())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder_of_model)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
+    turns = [[("user", row["question"]), ("assistant", row["answer"])] for row in rows]
+    chats = [{"messages": [{"role": role, "content": text} for role, text in turn]} for turn in turns]
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    ratios = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+        (folder / "recipe.toml").write_text(RECIPE.format(model=json.dumps(folder_of_model)), encoding="utf-8")
+        for number in range(options.rounds + 1):
+            ours, theirs = lorans(folder), trl_alone(folder, model, tokenizer)
+            if number:
+                ratios.append(theirs / ours)
+                speeds = f"lorans {len(rows) / ours:7,.0f} rows/s   trl {len(rows) / theirs:7,.0f} rows/s"
+                print(f"{speeds}   ratio {ratios[-1]:.2f}")
+    print(f"median ratio {statistics.median(ratios):.2f}, at least 1 wanted")
+
+
+if __name__ == "__main__":
+    main()

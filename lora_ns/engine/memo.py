@@ -1,0 +1,65 @@
+"""Rows encoded ahead: many texts in one call to the tokenizer, on all cores, and found again when they are needed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lora_ns.formats import Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Memo:
+    """What a renderer has encoded ahead, and what it needs over and over."""
+
+    texts: dict[Conversation, str] = field(default_factory=dict)
+    ids: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
+    added_ids: frozenset[int] = frozenset()
+    _added: re.Pattern[str] | None = None
+    _rests: dict[str, list[int]] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Forget the rows that were encoded ahead."""
+        self.texts.clear()
+        self.ids.clear()
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], with_special_tokens: bool) -> None:
+        """Encode texts in one call, and remember them."""
+        listed = [text for text in dict.fromkeys(texts) if text]
+        if listed:
+            encoded = encode_on_all_cores(tokenizer, listed, with_special_tokens)
+            self.ids |= {(text, with_special_tokens): ids for text, ids in zip(listed, encoded, strict=True)}
+
+    def added(self, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+        """Finds the tokenizer's added tokens in a text, the longest first, as the tokenizer itself does."""
+        if self._added is None:
+            tokens = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+            self.added_ids = frozenset(tokens)
+            longest_first = sorted(tokens.values(), key=len, reverse=True)
+            self._added = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        return self._added
+
+    def rest(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """The tokens of a short text."""
+        if text not in self._rests:
+            self._rests[text] = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return self._rests[text]
+
+
+def encode_on_all_cores(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], with_special_tokens: bool
+) -> list[list[int]]:
+    """The tokens of many texts; the tokenizer's threads are on for this call alone, since they survive no fork."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=with_special_tokens)["input_ids"]
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+    return encoded
