@@ -1,4 +1,4 @@
-"""The same rows give the same tokens wherever they come from; long rows go as the recipe says; packed rows stay apart."""
+"""Equal rows give equal tokens wherever they come from; long rows go as the recipe says; packed rows stay apart."""
 
 import gzip
 import hashlib
