@@ -1,6 +1,9 @@
 """What all tests share: no network, no changed environment, recipes in a folder of their own."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from minimal_recipe import MINIMAL
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["LORANS_CACHE"] = tempfile.mkdtemp(prefix="lorans-tests-")
+atexit.register(shutil.rmtree, os.environ["LORANS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lora_ns import __version__
+from lora_ns.cli.cache import cache
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.infer import infer
@@ -35,6 +36,7 @@ app.command("infer")(infer)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
 app.command("env-check")(env_check)
+app.command("cache")(cache)
 app.command("schema")(schema)
 
 

@@ -27,6 +27,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this run.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Tokenise anew, and keep nothing for later runs.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +61,7 @@ def train(
             result = service.resume(run, progress, noise, loaded)
         else:
             assert loaded is not None, "without --resume there is a recipe"
-            result = service.train(loaded, progress, noise, overwrite)
+            result = service.train(loaded, progress, noise, overwrite, not no_cache)
     if as_json:
         print_json(result)
         return

@@ -24,6 +24,7 @@ from lora_ns.engine.dataset import (
     read_sources,
     tokenize,
 )
+from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.templates import use_template
@@ -99,8 +100,21 @@ class _Prepared:
     data: tuple[datasets.Dataset, datasets.Dataset | None]
 
 
-def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool = False) -> TrainResult:
+def train(
+    loaded: LoadedRecipe,
+    observer: Observer,
+    noise: libraries.Noise,
+    overwrite: bool = False,
+    use_cache: bool = True,
+) -> TrainResult:
     """Train the adapter of a recipe in a new run directory.
+
+    Args:
+        loaded: the recipe.
+        observer: who is told.
+        noise: goes on in the run's log.
+        overwrite: whether a run that is already there is replaced.
+        use_cache: whether tokenised rows are taken from earlier runs, and kept for later ones.
 
     Raises:
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
@@ -122,7 +136,7 @@ def train(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, over
     observer.stage("reading the data")
     sources = read_sources(loaded)
     labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    encoded = _tokenize(loaded, sources, tokenizer, stops, labels)
+    encoded = _tokenize(loaded, sources, tokenizer, stops, labels, use_cache)
     facts, data = _facts(loaded, sources, encoded, tokenizer)
     plan = make_plan(loaded, machine, base, facts)
     check_space(
@@ -229,11 +243,19 @@ def _tokenize(
     tokenizer: PreTrainedTokenizerBase,
     stops: tuple[int, ...],
     labels: tuple[str, ...],
+    use_cache: bool,
 ) -> _Encoded:
     renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
 
     def encode(source: Source) -> Tokenized:
-        return tokenize(source, sources.format, renderer, loaded, labels)
+        if not use_cache:
+            return tokenize(source, sources.format, renderer, loaded, labels)
+        key = rows_key(loaded, source, sources.format, tokenizer, stops, labels)
+        found = find_rows(key)
+        if found is None:
+            found = tokenize(source, sources.format, renderer, loaded, labels)
+            keep_rows(key, found)
+        return found
 
     return _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
 

@@ -200,7 +200,7 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
         LoransError: what a training would raise.
     """
     with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
-        result = train(_one_step(loaded, Path(folder) / "run"), observer, noise)
+        result = train(_one_step(loaded, Path(folder) / "run"), observer, noise, use_cache=False)
         noise.detach()
         open_trained(RunDir.open(Path(result.run)))
     return StepReport(float(result.metrics["train_loss"]), result.trainable_parameters)

@@ -1,0 +1,105 @@
+"""Where tokenised rows are kept between runs: one folder for each set of all that determines them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_ns.errors import Problem, UsageError
+
+_UNFINISHED = ".unfinished-"
+
+
+def cache_folder() -> Path:
+    """`LORANS_CACHE`, or `lorans` below the user's cache folder."""
+    named = os.environ.get("LORANS_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorans"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kept set of rows."""
+
+    key: str
+    path: str
+    size: int
+    """Bytes."""
+    used: float
+    """When it was last read or written, in seconds since the epoch."""
+
+
+def entries() -> list[Entry]:
+    """What is kept, the last used first."""
+    found = [
+        Entry(folder.name, str(folder), _size(folder), folder.stat().st_mtime)
+        for folder in _folders()
+        if not folder.name.startswith(_UNFINISHED)
+    ]
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def find(key: str) -> Path | None:
+    """The folder of a key, marked as used; None if there is none."""
+    folder = cache_folder() / key
+    if not folder.is_dir():
+        return None
+    os.utime(folder)
+    return folder
+
+
+def new_folder() -> Path:
+    """A folder to write an entry in; it counts for nothing until `keep` names it."""
+    parent = cache_folder()
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+
+
+def keep(folder: Path, key: str) -> Path:
+    """Give a whole entry its name; where another run was first, its entry stays and this one goes."""
+    target = cache_folder() / key
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def drop(folder: Path) -> None:
+    """Remove an entry that cannot be read, or was not finished."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear() -> int:
+    """Remove everything, what killed runs left unfinished as well; the number of bytes.
+
+    Raises:
+        UsageError: if something cannot be removed.
+    """
+    freed = 0
+    for folder in list(_folders()):
+        freed += _size(folder)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise UsageError(
+                Problem(str(folder), f"cannot be removed: {error.strerror}", "remove it by hand")
+            ) from None
+    return freed
+
+
+def _folders() -> Iterator[Path]:
+    parent = cache_folder()
+    if parent.is_dir():
+        yield from (entry for entry in parent.iterdir() if entry.is_dir())
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
