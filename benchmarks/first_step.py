@@ -67,6 +67,7 @@ def main() -> None:
                 str(ROWS),
                 "bare",
             ]
+            environment["LORANS_CACHE"] = str(folder / "cache")
             pairs.append(tuple(seconds_to_first_step(command, folder, environment) for command in (lorans, bare)))
     ratios = [lorans / bare for lorans, bare in pairs[1:]]
     for lorans, bare in pairs[1:]:

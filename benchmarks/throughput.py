@@ -84,6 +84,7 @@ def main() -> None:
         for file in (folder / "rows.jsonl", folder / "rows/train.jsonl"):
             file.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
         (folder / "recipe.toml").write_text(RECIPE.format(model=json.dumps(model), batch=BATCH), encoding="utf-8")
+        environment["LORANS_CACHE"] = str(folder / "cache")
         ratios = []
         for _ in range(options.rounds):
             theirs, ours = trl(folder, environment, model), lorans(folder, environment)
