@@ -20,7 +20,7 @@ class Memo:
 
     texts: dict[Conversation, str] = field(default_factory=dict)
     ids: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
-    added_ids: frozenset[int] = frozenset()
+    _added_ids: frozenset[int] = frozenset()
     _added: re.Pattern[str] | None = None
     _rests: dict[str, list[int]] = field(default_factory=dict)
 
@@ -36,11 +36,21 @@ class Memo:
             encoded = encode_on_all_cores(tokenizer, listed, with_special_tokens)
             self.ids |= {(text, with_special_tokens): ids for text, ids in zip(listed, encoded, strict=True)}
 
-    def added(self, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    def marks(self, tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        """Behind each added token of a text: the next character, and the next token.
+
+        None at all where the text has other ones than its tokens, as with an added token that is one as a whole word
+        only: then no counting tells which is which.
+        """
+        behind = [found.end() for found in self._pattern(tokenizer).finditer(text)]
+        places = [place for place, token in enumerate(ids, start=1) if token in self._added_ids]
+        return list(zip(behind, places, strict=True)) if len(behind) == len(places) else []
+
+    def _pattern(self, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
         """Finds the tokenizer's added tokens in a text, the longest first, as the tokenizer itself does."""
         if self._added is None:
             tokens = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
-            self.added_ids = frozenset(tokens)
+            self._added_ids = frozenset(tokens)
             longest_first = sorted(tokens.values(), key=len, reverse=True)
             self._added = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         return self._added

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -191,7 +190,10 @@ class Renderer:
         encodes it; otherwise, where a token would reach over a boundary, it is encoded in pieces.
         """
         whole = self._encode(text)
-        places = [(self._place(whole, text, start), self._place(whole, text, stop)) for start, stop in spans]
+        marks = self.memo.marks(self.tokenizer, text, whole)
+        places = [
+            (self._place(whole, text, start, marks), self._place(whole, text, stop, marks)) for start, stop in spans
+        ]
         found = [(start, stop) for start, stop in places if start is not None and stop is not None]
         if len(found) == len(spans):
             return whole, found
@@ -206,7 +208,7 @@ class Renderer:
             end = stop
         return ids + self._encode(text[end:]), tokens
 
-    def _place(self, whole: list[int], text: str, end: int) -> int | None:
+    def _place(self, whole: list[int], text: str, end: int, marks: Sequence[tuple[int, int]]) -> int | None:
         """How many of a text's tokens the text up to a character has when it is encoded alone; None if others.
 
         Added tokens are cut out of a text before all else, so what stands before the last of them is encoded the same:
@@ -214,14 +216,12 @@ class Renderer:
         """
         if end == len(text):
             return len(whole)
-        added = list(self.memo.added(self.tokenizer).finditer(text, 0, end))
-        if added:
-            rest = self.memo.rest(self.tokenizer, text[added[-1].end() : end])
-            numbers = self.memo.added_ids
-            positions = (place for place, token in enumerate(whole) if token in numbers)
-            last = next(itertools.islice(positions, len(added) - 1, None), None)
-            if last is not None and whole[last + 1 : last + 1 + len(rest)] == rest:
-                return last + 1 + len(rest)
+        before = [mark for mark in marks if mark[0] <= end]
+        if before:
+            behind, first = before[-1]
+            rest = self.memo.rest(self.tokenizer, text[behind:end])
+            if whole[first : first + len(rest)] == rest:
+                return first + len(rest)
         part = self._encode(text[:end])
         return len(part) if whole[: len(part)] == part else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from shapes import SHAPES, make_tokenizer
+from tokenizers import AddedToken
 
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.templates import BUILT_IN, use_template
@@ -250,3 +251,17 @@ def test_looking_at_the_rest_after_the_last_added_token_gives_what_looking_at_al
     slow.memo._added = re.compile(r"(?!)")
     for conversation in conversations(shape.system):
         assert slow.examples(conversation) == renderer.examples(conversation)
+
+
+def test_what_only_looks_like_an_added_token_moves_no_boundary(tmp_path):
+    """`Anna` has the added token `Ann` in it, which counts as a word of its own alone."""
+    tokenizer = make_tokenizer(SHAPES["chatml"])
+    tokenizer.add_tokens([AddedToken("Ann", single_word=True)])
+    turns = (
+        Message("user", "Anna Anna Anna Anna"),
+        Message("assistant", "b"),
+        Message("user", "c"),
+        Message("assistant", "d"),
+    )
+    sequences = Renderer(tokenizer, stop_token_ids(tokenizer, tmp_path)).examples(Conversation(turns))
+    assert said(tokenizer, sequences) == ["b<|im_end|>", "d<|im_end|>"]
