@@ -15,7 +15,9 @@ def evaluate(
     run: RunPath,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Rows with answers; those that the run kept if absent.", show_default=False),
+        typer.Option(
+            "--data", help="Rows with answers; those that a run with exact match kept, if absent.", show_default=False
+        ),
     ] = None,
     exact_match: Annotated[
         bool, typer.Option("--exact-match", help="Write answers and count those that are right.")

@@ -6,7 +6,9 @@ import pytest
 from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 
+import lora_ns.services.train
 from lora_ns.cli.app import app
+from lora_ns.engine.adapter import save_adapter
 from lora_ns.errors import LoransError
 from lora_ns.recipe.peft import METHODS
 
@@ -113,6 +115,19 @@ def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(va
 def test_a_target_that_matches_nothing_is_found_without_weights(validate):
     with pytest.raises(LoransError, match=r"recipe.toml:8: .*`q_prj` matches no module .*did you mean `q_proj`"):
         validate(RECIPE.replace('method = "lora"', 'method = "lora"\ntarget_modules = ["q_prj"]'), "--model")
+
+
+def test_the_one_step_changes_the_adapter(validate, monkeypatch):
+    changed = []
+
+    def spy(model, *rest):
+        changed.extend(bool(value.any()) for name, value in model.named_parameters() if "lora_B" in name)
+        save_adapter(model, *rest)
+
+    monkeypatch.setattr(lora_ns.services.train, "save_adapter", spy)
+    validate(RECIPE, "--step")
+    assert changed
+    assert all(changed)
 
 
 def test_one_real_step_leaves_nothing_behind(validate, tmp_path):
