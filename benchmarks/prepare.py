@@ -17,7 +17,8 @@ import transformers
 import trl
 
 from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.dataset import _as_dataset
+from lora_ns.engine.dataset import as_dataset
+from lora_ns.machine import detect
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.validate import prepare_rows
 
@@ -40,8 +41,8 @@ max_seq_length = 4096
 def lorans(folder: Path) -> float:
     """Seconds from the file to the data set that the trainer takes."""
     begin = time.perf_counter()
-    prepared = prepare_rows(load_recipe(folder / "recipe.toml"), SilentObserver())
-    _as_dataset([sequence.row() for sequence in prepared.train.sequences])
+    prepared = prepare_rows(load_recipe(folder / "recipe.toml"), detect(), SilentObserver())
+    as_dataset(prepared.train.sequences)
     return time.perf_counter() - begin
 
 

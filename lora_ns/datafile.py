@@ -41,6 +41,16 @@ def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
     return asked[0] if asked[0].startswith(PACKAGED) else str(files[0])
 
 
+def places(loaded: LoadedRecipe, name: str) -> list[Path]:
+    """Where a file that a recipe names may lie: beside the recipe, then in the current folder."""
+    path = Path(name).expanduser()
+    return list(dict.fromkeys(folder / path for folder in _folders(loaded, name)))
+
+
+def _folders(loaded: LoadedRecipe, name: str) -> list[Path]:
+    return [Path()] if Path(name).expanduser().is_absolute() else [loaded.path.parent, Path.cwd()]
+
+
 def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
     if name.startswith(PACKAGED):
         try:
@@ -48,9 +58,8 @@ def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
         except ModelError as error:
             (problem,) = error.problems
             return Problem(loaded.where(key), f"{key}: {problem.what}", problem.remedy)
-    path = Path(name).expanduser()
-    folders = [Path()] if path.is_absolute() else [loaded.path.parent, Path.cwd()]
-    candidates = list(dict.fromkeys(folder / path for folder in folders))
+    path, folders = Path(name).expanduser(), _folders(loaded, name)
+    candidates = places(loaded, name)
     for candidate in candidates:
         if candidate.exists():
             return _in_folder(loaded, candidate, name, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,14 +61,15 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
     from lora_ns.machine import detect
     from lora_ns.services import validate as service
 
+    machine = detect()
     found: dict[str, Any] = {}
     with Progress(2) as progress, Noise() as noise:
         if levels["data"]:
-            prepared = service.prepare_rows(loaded, progress)
-            found["data"] = service.audit(prepared, detect())
+            prepared = service.prepare_rows(loaded, machine, progress)
+            found["data"] = service.audit(prepared, machine)
             found["rows"] = service.show_rows(prepared, *rows)
         if levels["model"]:
-            found["model"] = service.validate_model(loaded, progress)
+            found["model"] = service.validate_model(loaded, machine, progress)
         if levels["step"]:
             found["step"] = service.validate_step(loaded, progress, noise)
     return found
@@ -86,7 +86,7 @@ def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
         findings.print_row(shown, ids)
     if "data" in found:
         findings.print_audit(found["data"])
-    with suppress(KeyError):
+    if "model" in found:
         report = found["model"]
         modules = ", ".join(f"{count} {name}" for name, count in report.modules.items())
         size = f"an adapter of {report.adapter_bytes / 1e6:,.1f} MB"
@@ -97,6 +97,6 @@ def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
                 ("modules", modules or "none: tokens before every row"),
             ]
         )
-    with suppress(KeyError):
+    if "step" in found:
         print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and opened again")])
     typer.echo(f"{recipe}: {'ok' if ok else 'not ok'}")

@@ -68,11 +68,6 @@ class Audit:
     padding: Padding
     findings: tuple[Finding, ...] = field(default=())
 
-    @property
-    def ok(self) -> bool:
-        """Whether a training would begin."""
-        return not any(finding.error for finding in self.findings)
-
 
 def report(source: Source, encoding: Encoding) -> SourceReport:
     """The numbers of a source."""
@@ -102,18 +97,18 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((width * (number + 1), count) for number, count in enumerate(counts))
 
 
-def padding(lengths: Sequence[int], batch: int, limit: int | None) -> Padding:
+def padding(lengths: Sequence[int], batch: int, packed: int) -> Padding:
     """What is lost to padding, with rows of these lengths.
 
     Args:
         lengths: in the order of the file.
         batch: rows at once.
-        limit: tokens of a packed row; None where packing is not possible.
+        packed: positions of all packed rows; 0 where packing is not possible.
     """
     return Padding(
         in_file_order=_wasted(lengths, batch),
         by_length=_wasted(sorted(lengths), batch),
-        packed=None if limit is None else _packing_waste(lengths, limit),
+        packed=1 - sum(lengths) / packed if packed else None,
     )
 
 
@@ -121,21 +116,6 @@ def _wasted(lengths: Sequence[int], batch: int) -> float:
     batches = [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
     computed = sum(max(part) * len(part) for part in batches)
     return 1 - sum(lengths) / computed if computed else 0.0
-
-
-def _packing_waste(lengths: Sequence[int], limit: int) -> float:
-    """Of best-fit decreasing, as rows are packed for training: how full the packed rows are."""
-    room: dict[int, int] = {}
-    packed = 0
-    for length in sorted(lengths, reverse=True):
-        fitting = [free for free, count in room.items() if count and free >= length]
-        free = min(fitting) if fitting else limit
-        if fitting:
-            room[free] -= 1
-        else:
-            packed += 1
-        room[free - length] = room.get(free - length, 0) + 1
-    return 1 - sum(lengths) / (packed * limit) if packed else 0.0
 
 
 def look_at(
@@ -153,9 +133,10 @@ def look_at(
         found += _problems(encoding.problems)
         found += _stop_findings(source, encoding, stop_ids)
         found += _begin_findings(source, encoding, bos)
-    found += _duplicates(*train)
+    keys = [_key(sequence) for sequence in train[1].sequences]
+    found += _duplicates(*train, keys)
     if evaluation:
-        found += _leaks(evaluation[0], train[1], evaluation[1], decode)
+        found += _leaks(evaluation[0], train[1], evaluation[1], keys, decode)
     return tuple(found)
 
 
@@ -195,14 +176,12 @@ def _begin_findings(source: Source, encoding: Encoding, bos: int | None) -> list
     return [Finding("BOS001", what, twice, "leave it out of the template")] if twice else []
 
 
-def _duplicates(source: Source, encoding: Encoding) -> list[Finding]:
+def _duplicates(source: Source, encoding: Encoding, keys: Sequence[bytes]) -> list[Finding]:
     first: dict[bytes, str] = {}
     again = []
-    for sequence in encoding.sequences:
-        key = _key(sequence)
-        if key in first and first[key] != sequence.where:
+    for sequence, key in zip(encoding.sequences, keys, strict=True):
+        if first.setdefault(key, sequence.where) != sequence.where:
             again.append(f"{sequence.where} (as {first[key]})")
-        first.setdefault(key, sequence.where)
     what = f"{source.name}: rows that are there already"
     return [Finding("DUP001", what, tuple(again), "remove them, unless they are to weigh more")] if again else []
 
@@ -215,11 +194,16 @@ def _key(sequence: Encoded) -> bytes:
 
 
 def _leaks(
-    evaluation: Source, trained: Encoding, evaluated: Encoding, decode: Callable[[list[int]], str]
+    evaluation: Source,
+    trained: Encoding,
+    evaluated: Encoding,
+    keys: Sequence[bytes],
+    decode: Callable[[list[int]], str],
 ) -> list[Finding]:
     """Evaluation rows that are trained on: token by token, or but for case, spaces and punctuation."""
-    exact = {_key(sequence): sequence.where for sequence in trained.sequences}
-    same = {seq.where: exact[_key(seq)] for seq in evaluated.sequences if _key(seq) in exact}
+    exact = {key: sequence.where for key, sequence in zip(keys, trained.sequences, strict=True)}
+    found_keys = ((sequence.where, _key(sequence)) for sequence in evaluated.sequences)
+    same = {where: exact[key] for where, key in found_keys if key in exact}
     normal = {_normal(decode(sequence.input_ids)): sequence.where for sequence in trained.sequences}
     rest = {seq.where: _normal(decode(seq.input_ids)) for seq in evaluated.sequences if seq.where not in same}
     alike = {where: normal[text] for where, text in rest.items() if text in normal}

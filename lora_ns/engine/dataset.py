@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.datafile import find_files, shown
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Format, Labelled, RawText, RowFaultError, detect
+from lora_ns.formats import Columns, Example, Format, Labelled, RawText, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.objectives import Sft
 from lora_ns.rows import Row, for_each, read_files, told, try_each
 
 if TYPE_CHECKING:
@@ -144,11 +145,11 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
     import datasets
 
     recipe = loaded.recipe.dataset
-    shown = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
+    name = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
     try:
         data = datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(_hub_problem(loaded, shown, error)) from None
+        raise DataError(_hub_problem(loaded, name, error)) from None
     if limit is not None:
         data = data.select(range(min(limit, len(data))))
     classes = {
@@ -156,10 +157,10 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
         for column, feature in data.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
-    rows = [Row(f"{shown}, row {number}", _named(values, classes)) for number, values in enumerate(data, start=1)]
+    rows = [Row(f"{name}, row {number}", _named(values, classes)) for number, values in enumerate(data, start=1)]
     if not rows:
-        raise DataError(Problem(shown, "no rows", "name another split"))
-    return Source(shown, rows, _digest(rows), classes)
+        raise DataError(Problem(name, "no rows", "name another split"))
+    return Source(name, rows, _digest(rows), classes)
 
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
@@ -219,35 +220,24 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> list[Encoded]:
-        example = form.example(row.values)
+        example = examples.get(row.where) or form.example(row.values)
         sequences = renderer.examples(example)  # type: ignore[arg-type]
         if sft.on_overflow == "split":
             sequences = [part for sequence in sequences for part in _split_text(example, sequence, sft.max_seq_length)]
-        kept = [encoded for sequence in sequences if (encoded := fit(row.where, sequence)) is not None]
+        kept = [encoded for sequence in sequences if (encoded := _fit(row.where, sequence, sft, tally)) is not None]
         if kept and not any(any(sequence.trained[1:]) for sequence in kept):
             raise RowFaultError(
                 "no token of this row would be learned", "shorten its prompt or drop the row", "MASK001"
             )
         return kept
 
-    def fit(where: str, rendered: Rendered) -> Encoded | None:
-        ids, trained = rendered.input_ids, rendered.trained
-        tally.longest = max(tally.longest, len(ids))
-        if len(ids) <= sft.max_seq_length:
-            return Encoded(where, {"input_ids": ids}, trained)
-        tally.too_long.append((where, len(ids)))
-        if sft.on_overflow in {"drop", "error"}:
-            tally.dropped += 1
-            return None
-        ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
-        tally.truncated += 1
-        return Encoded(where, {"input_ids": ids}, trained)
-
     sequences: list[Encoded] = []
     problems: list[Problem] = []
+    examples: dict[str, Example] = {}
     for start in range(0, len(source.rows), ROWS_AT_ONCE):
         rows = source.rows[start : start + ROWS_AT_ONCE]
-        renderer.ahead(try_each(rows, lambda row: form.example(row.values))[0])  # type: ignore[arg-type]
+        examples = dict(try_each(rows, lambda row: (row.where, form.example(row.values)))[0])
+        renderer.ahead(examples.values())  # type: ignore[arg-type]
         found, faults = try_each(rows, encode)
         sequences += [sequence for row in found for sequence in row]
         problems += faults
@@ -280,7 +270,21 @@ def tokenize(
     encoding = encode(source, form, renderer, loaded, labels)
     if encoding.problems:
         raise DataError(told(encoding.problems))
-    return Tokenized(_as_dataset([sequence.row() for sequence in encoding.sequences]), encoding.tally)
+    return Tokenized(as_dataset(encoding.sequences), encoding.tally)
+
+
+def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | None:
+    """A sequence that is no longer than the recipe allows; None if it is left out. Raises `RowFaultError`."""
+    ids, trained = rendered.input_ids, rendered.trained
+    tally.longest = max(tally.longest, len(ids))
+    if len(ids) > sft.max_seq_length:
+        tally.too_long.append((where, len(ids)))
+        if sft.on_overflow in {"drop", "error"}:
+            tally.dropped += 1
+            return None
+        ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
+        tally.truncated += 1
+    return Encoded(where, {"input_ids": ids}, trained)
 
 
 def _split_text(example: Any, rendered: Rendered, limit: int) -> list[Rendered]:
@@ -370,12 +374,13 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
     return tuple(sorted(counts, key=int) if numeric else sorted(counts))
 
 
-def _as_dataset(encoded: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
-    """Encoded rows as an Arrow table of 32-bit numbers, with the length of each."""
+def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
+    """Sequences as an Arrow table of 32-bit numbers, with the length of each."""
     import datasets
     import numpy
     import pyarrow
 
+    encoded = [sequence.row() for sequence in sequences]
     columns: dict[str, Any] = {}
     for name in encoded[0]:
         values = [row[name] for row in encoded]

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import warnings
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
@@ -82,18 +83,15 @@ class Noise:
     """
 
     def __init__(self) -> None:
-        handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
-        self._file = os.fdopen(handle, "ab", buffering=0)
-        self._path = Path(name)
         self._saved: tuple[int, int] | None = None
+        self._file, self._path = _temporary_file()
         self._attached = False
         self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> Noise:
         _flush()
         self._saved = (os.dup(1), os.dup(2))
-        os.dup2(self._file.fileno(), 1)
-        os.dup2(self._file.fileno(), 2)
+        self._redirect()
         self._filters.__enter__()
         warnings.simplefilter("default")
         logging.captureWarnings(True)
@@ -123,16 +121,18 @@ class Noise:
         self._file = path.open("ab", buffering=0)
         self._file.write(collected)
         self._path, self._attached = path, True
-        if self._saved:
-            os.dup2(self._file.fileno(), 1)
-            os.dup2(self._file.fileno(), 2)
+        self._redirect()
 
     def detach(self) -> None:
         """Collect in a temporary file again, since the one of `attach` goes away."""
-        handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
+        _flush()
         self._file.close()
-        self._file = os.fdopen(handle, "ab", buffering=0)
-        self._path, self._attached = Path(name), False
+        self._file, self._path = _temporary_file()
+        self._attached = False
+        self._redirect()
+
+    def _redirect(self) -> None:
+        """Point the descriptors of the two streams at the file, once they were put aside."""
         if self._saved:
             os.dup2(self._file.fileno(), 1)
             os.dup2(self._file.fileno(), 2)
@@ -141,6 +141,11 @@ class Noise:
     def terminal(self) -> int:
         """Descriptor of what standard error was before, for those who still have something to show."""
         return self._saved[1] if self._saved else 2
+
+
+def _temporary_file() -> tuple[FileIO, Path]:
+    handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
+    return os.fdopen(handle, "ab", buffering=0), Path(name)
 
 
 def _flush() -> None:

@@ -40,11 +40,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     """
     import transformers
 
-    auto = (
-        transformers.AutoModelForCausalLM
-        if loading.task_type == "CAUSAL_LM"
-        else transformers.AutoModelForSequenceClassification
-    )
+    auto = _auto_class(loading.task_type)
     try:
         model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(loading))
     except ImportError as error:
@@ -70,11 +66,7 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
     import torch
     import transformers
 
-    auto = (
-        transformers.AutoModelForCausalLM
-        if task_type == "CAUSAL_LM"
-        else transformers.AutoModelForSequenceClassification
-    )
+    auto = _auto_class(task_type)
     try:
         config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
@@ -82,6 +74,14 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(Problem(str(base.path), f"the base cannot be built: {_first_line(error)}")) from None
     return model
+
+
+def _auto_class(task_type: str) -> Any:
+    import transformers
+
+    if task_type == "CAUSAL_LM":
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSequenceClassification
 
 
 def _arguments(loading: Loading) -> dict[str, Any]:

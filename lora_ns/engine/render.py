@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +49,7 @@ class Renderer:
     """Whether a system turn becomes the beginning of the first user turn."""
     memo: Memo = field(default_factory=Memo, compare=False)
 
-    def ahead(self, examples: Sequence[Conversation | PromptCompletion | RawText]) -> None:
+    def ahead(self, examples: Collection[Conversation | PromptCompletion | RawText]) -> None:
         """Encode what these examples will need in one go, on all cores; it is forgotten at the next call."""
         self.memo.clear()
         chats = [self._merged(example) for example in examples if isinstance(example, Conversation)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_ns.datafile import places
 from lora_ns.errors import ModelError, Problem
 from lora_ns.recipe.load import LoadedRecipe
 
@@ -79,9 +79,7 @@ def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _read(loaded: LoadedRecipe, name: str) -> str:
-    path = Path(name).expanduser()
-    candidates = [path] if path.is_absolute() else [loaded.path.parent / path, Path.cwd() / path]
-    for candidate in candidates:
+    for candidate in places(loaded, name):
         if candidate.is_file():
             return candidate.read_text(encoding="utf-8")
     what = f"sft.chat_template: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"

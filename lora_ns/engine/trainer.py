@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,10 +85,10 @@ def sampler_class() -> Any:
             rows = list(super().__iter__())
             batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
             # The longest rows stay first, where they show at once that memory is short; a short batch stays last.
-            moved = range(1, len(rows) // self.batch_size)
-            order = [moved[number] for number in torch.randperm(len(moved), generator=self.generator).tolist()]
-            order = [0, *order, *range(max(1, len(rows) // self.batch_size), len(batches))]
-            return iter([row for number in order for row in batches[number]])
+            whole = max(1, len(rows) // self.batch_size)
+            order = torch.randperm(whole - 1, generator=self.generator).tolist()
+            moved = [batches[0], *(batches[1 + number] for number in order), *batches[whole:]]
+            return itertools.chain.from_iterable(moved)
 
     return EpochSampler
 

@@ -26,7 +26,7 @@ from lora_ns.engine.dataset import (
 )
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
-from lora_ns.engine.render import make_renderer
+from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
@@ -129,14 +129,9 @@ def train(
     make_plan(loaded, machine, base, DataFacts())
     observer.stage("loading the libraries")
     libraries.prepare(machine)
-    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
-    use_template(loaded, tokenizer)
-    stops = stop_token_ids(tokenizer, base.path)
-    choose_pad_token(tokenizer, stops)
-    observer.stage("reading the data")
-    sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    encoded = _tokenize(loaded, sources, tokenizer, stops, labels, use_cache)
+    rows = open_rows(loaded, base, observer)
+    sources, tokenizer = rows.sources, rows.renderer.tokenizer
+    encoded = _tokenize(loaded, rows, use_cache)
     facts, data = _facts(loaded, sources, encoded, tokenizer)
     plan = make_plan(loaded, machine, base, facts)
     check_space(
@@ -154,8 +149,8 @@ def train(
         data=_data_record(sources, encoded, _answered(loaded)),
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
-        stop_token_ids=stops,
-        labels=labels,
+        stop_token_ids=rows.renderer.stops,
+        labels=rows.labels,
         packages=libraries.versions(),
         machine=asdict(machine),
         seed=loaded.recipe.training.seed,
@@ -201,6 +196,27 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
 
 
+@dataclass(frozen=True)
+class OpenedRows:
+    """The rows of a recipe, read and not yet encoded, with what encodes them."""
+
+    sources: Sources
+    renderer: Renderer
+    labels: tuple[str, ...]
+
+
+def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRows:
+    """The tokenizer with its template, stop and pad tokens, and the rows. Raises `LoransError`."""
+    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    use_template(loaded, tokenizer)
+    stops = stop_token_ids(tokenizer, base.path)
+    choose_pad_token(tokenizer, stops)
+    observer.stage("reading the data")
+    sources = read_sources(loaded)
+    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
+    return OpenedRows(sources, make_renderer(tokenizer, stops, loaded.recipe.sft), labels)
+
+
 def find_recipe_base(loaded: LoadedRecipe) -> Base:
     """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
     model = loaded.recipe.model
@@ -237,27 +253,20 @@ class _Encoded:
     eval: Tokenized | None
 
 
-def _tokenize(
-    loaded: LoadedRecipe,
-    sources: Sources,
-    tokenizer: PreTrainedTokenizerBase,
-    stops: tuple[int, ...],
-    labels: tuple[str, ...],
-    use_cache: bool,
-) -> _Encoded:
-    renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
+def _tokenize(loaded: LoadedRecipe, rows: OpenedRows, use_cache: bool) -> _Encoded:
+    form, renderer, labels = rows.sources.format, rows.renderer, rows.labels
 
     def encode(source: Source) -> Tokenized:
         if not use_cache:
-            return tokenize(source, sources.format, renderer, loaded, labels)
-        key = rows_key(loaded, source, sources.format, tokenizer, stops, labels)
+            return tokenize(source, form, renderer, loaded, labels)
+        key = rows_key(loaded, source, form, renderer.tokenizer, renderer.stops, labels)
         found = find_rows(key)
         if found is None:
-            found = tokenize(source, sources.format, renderer, loaded, labels)
+            found = tokenize(source, form, renderer, loaded, labels)
             keep_rows(key, found)
         return found
 
-    return _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
+    return _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
 
 
 def _facts(

@@ -12,17 +12,14 @@ from lora_ns.engine import libraries
 from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
 from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.dataset import Encoded, Encoding, Source, Sources, encode, find_labels, read_sources
+from lora_ns.engine.dataset import Encoded, Encoding, Source, as_dataset, encode, pack
 from lora_ns.engine.model import empty_base
-from lora_ns.engine.render import make_renderer
-from lora_ns.engine.templates import use_template
-from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.errors import DataError, PlanError, Problem
-from lora_ns.machine import Machine, detect
+from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
-from lora_ns.services.train import find_recipe_base, train
+from lora_ns.services.train import OpenedRows, find_recipe_base, open_rows, train
 from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
@@ -35,43 +32,39 @@ class Prepared:
 
     loaded: LoadedRecipe
     base: Base
-    tokenizer: PreTrainedTokenizerBase
-    stops: tuple[int, ...]
-    sources: Sources
+    rows: OpenedRows
     train: Encoding
     eval: Encoding | None
 
 
-def prepare_rows(loaded: LoadedRecipe, observer: Observer) -> Prepared:
+def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Prepared:
     """Read and encode all rows, keeping the problems of those that have one.
 
     Raises:
         LoransError: if there is no base, no tokenizer, or a file cannot be read at all.
     """
-    observer.stage("finding the base")
-    base = find_recipe_base(loaded)
+    base = _find_base(loaded, machine, observer)
     loaded = fit_length(loaded, base.facts)
-    observer.stage("loading the libraries")
-    libraries.prepare(detect())
-    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
-    use_template(loaded, tokenizer)
-    stops = stop_token_ids(tokenizer, base.path)
-    choose_pad_token(tokenizer, stops)
-    observer.stage("reading the data")
-    sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
+    rows = open_rows(loaded, base, observer)
 
     def encoded(source: Source) -> Encoding:
-        return encode(source, sources.format, renderer, loaded, labels)
+        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels)
 
-    evaluation = encoded(sources.eval) if sources.eval else None
-    return Prepared(loaded, base, tokenizer, stops, sources, encoded(sources.train), evaluation)
+    evaluation = encoded(rows.sources.eval) if rows.sources.eval else None
+    return Prepared(loaded, base, rows, encoded(rows.sources.train), evaluation)
+
+
+def _find_base(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Base:
+    observer.stage("finding the base")
+    base = find_recipe_base(loaded)
+    observer.stage("loading the libraries")
+    libraries.prepare(machine)
+    return base
 
 
 def audit(prepared: Prepared, machine: Machine) -> Audit:
     """Every number and every check of the rows."""
-    sources = prepared.sources
+    sources, renderer = prepared.rows.sources, prepared.rows.renderer
     evaluation = (sources.eval, prepared.eval) if sources.eval and prepared.eval else None
     is_text = prepared.loaded.recipe.task_type == "CAUSAL_LM"
     return Audit(
@@ -82,9 +75,9 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
-            prepared.stops,
-            prepared.tokenizer.bos_token_id if is_text else None,
-            lambda ids: str(prepared.tokenizer.decode(ids, skip_special_tokens=True)),
+            renderer.stops,
+            renderer.tokenizer.bos_token_id if is_text else None,
+            lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
         ),
     )
 
@@ -94,8 +87,9 @@ def _padding(prepared: Prepared, machine: Machine) -> Padding:
     lengths = [len(sequence.input_ids) for sequence in prepared.train.sequences]
     facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, recipe.max_seq_length))
     plan = make_plan(prepared.loaded, machine, prepared.base, facts)
-    packs = recipe.task_type == "CAUSAL_LM" and recipe.peft.capabilities.packing is True
-    return padding(lengths, plan.per_device_train_batch_size.value, recipe.max_seq_length if packs else None)
+    packs = bool(lengths) and recipe.task_type == "CAUSAL_LM" and recipe.peft.capabilities.packing is True
+    rows = pack(as_dataset(prepared.train.sequences), recipe.max_seq_length) if packs else ()
+    return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * recipe.max_seq_length)
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
         what = f"no row {row}"
         raise DataError(Problem("--row", what, f"there are {len(sequences):,}"))
     chosen = sequences[:count] if row is None else sequences[row - 1 : row]
-    return [_shown(sequence, prepared.tokenizer) for sequence in chosen]
+    return [_shown(sequence, prepared.rows.renderer.tokenizer) for sequence in chosen]
 
 
 def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:
@@ -163,16 +157,13 @@ class ModelReport:
     """Adapted modules by the last part of their names."""
 
 
-def validate_model(loaded: LoadedRecipe, observer: Observer) -> ModelReport:
+def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> ModelReport:
     """Put the adapter onto a base without weights: every target has to match, and what is trained is counted.
 
     Raises:
         LoransError: if the method and the base do not fit.
     """
-    observer.stage("finding the base")
-    base = find_recipe_base(loaded)
-    observer.stage("loading the libraries")
-    libraries.prepare(detect())
+    base = _find_base(loaded, machine, observer)
     observer.stage("putting the adapter onto an empty base")
     empty = empty_base(base, loaded.recipe.task_type, loaded.recipe.model.trust_remote_code)
     kind = type(empty).__name__

@@ -13,7 +13,6 @@ from services_recipes import RECIPE
 
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.dataset import pack, tokenize
-from lora_ns.engine.render import make_renderer
 from lora_ns.errors import LoransError
 from lora_ns.machine import detect
 from lora_ns.recipe.load import load_recipe
@@ -53,7 +52,7 @@ def write(folder, name):
 def prepared(tmp_path):
     def prepare(text=PLAIN, *overrides):
         (tmp_path / "recipe.toml").write_text(text)
-        return prepare_rows(load_recipe(tmp_path / "recipe.toml", overrides), SilentObserver())
+        return prepare_rows(load_recipe(tmp_path / "recipe.toml", overrides), detect(), SilentObserver())
 
     return prepare
 
@@ -76,8 +75,8 @@ def test_a_long_text_is_split_into_pieces_that_follow_one_another(prepared, tmp_
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "Short."}) + "\n")
     made = prepared(PLAIN.replace('format = "messages"\n', ""), "sft.on_overflow=split")
     pieces = [row.input_ids for row in made.train.sequences if row.where.endswith(":1")]
-    whole = made.tokenizer(text)["input_ids"]
-    assert [token for piece in pieces for token in piece] == [*whole, made.tokenizer.eos_token_id]
+    whole = made.rows.renderer.tokenizer(text)["input_ids"]
+    assert [token for piece in pieces for token in piece] == [*whole, made.rows.renderer.tokenizer.eos_token_id]
     assert all(len(piece) == 128 for piece in pieces[:-1])
     assert all(all(row.trained) for row in made.train.sequences)
     assert not audit(made, detect()).findings
@@ -105,7 +104,12 @@ def test_a_long_row_is_left_out_or_cut_as_the_recipe_says(prepared, tmp_path, po
         [token for token, learned in zip(row.input_ids, row.trained, strict=True) if learned][-1]
         for row in made.train.sequences
     ]
-    assert [end in made.stops for end in ends] == [True, True, *([policy != "truncate"] if policy != "drop" else [])]
+    stops = made.rows.renderer.stops
+    assert [end in stops for end in ends] == [
+        True,
+        True,
+        *([policy != "truncate"] if policy != "drop" else []),
+    ]
     codes = [finding.code for finding in audit(made, detect()).findings]
     assert codes == (["EOS003"] if policy == "truncate" else [])
 
@@ -114,8 +118,7 @@ def test_packed_rows_do_not_see_each_other(prepared, tmp_path, lora_run):
     """The logits of each packed row are those it has alone, and its first token is nobody's target."""
     write(tmp_path, "rows.jsonl")
     made = prepared()
-    renderer = make_renderer(made.tokenizer, made.stops, made.loaded.recipe.sft)
-    data = tokenize(made.sources.train, made.sources.format, renderer, made.loaded, ()).dataset
+    data = tokenize(made.rows.sources.train, made.rows.sources.format, made.rows.renderer, made.loaded, ()).dataset
     packed = pack(data, 128)[0]
     assert len(packed["seq_lengths"]) > 1
     positions = [place for length in packed["seq_lengths"] for place in range(length)]
