@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lora_ns.engine.dataset import read_sources
+from lora_ns.engine.sources import read_sources
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rows import KNOWN, for_each

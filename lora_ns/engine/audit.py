@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lora_ns.engine.dataset import Encoded, Encoding, Source
+from lora_ns.engine.dataset import Encoded, Encoding
+from lora_ns.engine.sources import Source
 from lora_ns.errors import Problem
 
 HISTOGRAM_BINS = 12

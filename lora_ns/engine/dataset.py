@@ -1,22 +1,18 @@
-"""From the rows of a recipe to tokenised data sets: read, recognised, rendered, cut, packed, counted."""
+"""From the rows of a recipe to tokenised data sets: rendered, cut, packed, counted."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.datafile import find_files, shown
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
+from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Example, Format, Labelled, RawText, RowFaultError, detect
+from lora_ns.formats import Example, Format, Labelled, RawText, RowFaultError
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.objectives import Sft
-from lora_ns.rows import Row, for_each, read_files, told, try_each
+from lora_ns.rows import Row, told, try_each
 
 if TYPE_CHECKING:
     import datasets
@@ -25,31 +21,6 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 """Rows that are tokenised in one call."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows of some files or of a split, with what tells them from others."""
-
-    name: str
-    rows: Sequence[Row]
-    sha256: str
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By column, the names of its classes in the order of their numbers, where the data set has them."""
-    left_out: Sequence[Problem] = ()
-    """What is wrong with the rows that cannot be read and were left out."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The rows of a recipe and how they are read."""
-
-    train: Source
-    eval: Source | None
-    format: Format
-    columns: Columns
-    why: str
-    """Why this format."""
 
 
 @dataclass
@@ -100,115 +71,6 @@ class Tokenized:
 
     dataset: datasets.Dataset
     tally: Tally
-
-
-def read_sources(loaded: LoadedRecipe) -> Sources:
-    """Read the rows that a recipe names and recognise their format.
-
-    Raises:
-        DataError: with the files, rows and columns that cannot be read.
-    """
-    recipe = loaded.recipe.dataset
-    train = _read(loaded, recipe.path, recipe.train_split, recipe.max_samples, "dataset.path")
-    evaluation = None
-    if recipe.eval_path or recipe.eval_split:
-        evaluation = _read(loaded, recipe.eval_path, recipe.eval_split, recipe.max_eval_samples, "dataset.eval_path")
-    elif recipe.eval_fraction:
-        train, evaluation = _split(loaded, train)
-    names = list(dict.fromkeys(name for row in train.rows[:100] for name in row.values))
-    columns = Columns(**{key: getattr(recipe, key) for key in Columns.__dataclass_fields__})
-    try:
-        form, why = detect(columns, names, train.rows[0].values, loaded.recipe.task_type)
-    except RowFaultError as fault:
-        raise DataError(_column_problem(loaded, train.name, fault)) from None
-    return Sources(train, evaluation, form, form.columns, why)  # type: ignore[attr-defined]
-
-
-def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> Problem:
-    key = fault.what.split(":")[0] if fault.what.startswith("dataset.") else "dataset"
-    return Problem(
-        loaded.where(key), f"{fault.what} ({source})" if key != "dataset" else f"{source}: {fault.what}", fault.remedy
-    )
-
-
-def _read(
-    loaded: LoadedRecipe, names: str | Sequence[str] | None, split: str | None, limit: int | None, key: str
-) -> Source:
-    if not names:
-        return _read_hub(loaded, split or "train", limit)
-    files = find_files(loaded, names, key)
-    found = read_files(files, limit, loaded.recipe.dataset.max_bad_rows)
-    return Source(shown(names, files), found.rows, _digest(found.rows), left_out=found.left_out)
-
-
-def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
-    import datasets
-
-    recipe = loaded.recipe.dataset
-    name = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
-    try:
-        data = datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(_hub_problem(loaded, name, error)) from None
-    if limit is not None:
-        data = data.select(range(min(limit, len(data))))
-    classes = {
-        column: tuple(feature.names)
-        for column, feature in data.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
-    rows = [Row(f"{name}, row {number}", _named(values, classes)) for number, values in enumerate(data, start=1)]
-    if not rows:
-        raise DataError(Problem(name, "no rows", "name another split"))
-    return Source(name, rows, _digest(rows), classes)
-
-
-def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
-    """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
-    named = {
-        column: names[values[column]]
-        for column, names in classes.items()
-        if values[column] is not None and 0 <= values[column] < len(names)
-    }
-    return {**values, **named}
-
-
-def _hub_problem(loaded: LoadedRecipe, shown: str, error: Exception) -> Problem:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    missing = type(error).__name__ in {
-        "DatasetNotFoundError",
-        "FileNotFoundError",
-        "ConnectionError",
-        "OfflineModeIsEnabled",
-    }
-    remedy = (
-        "check `name`, `subset` and the connection; for a private one `hf auth login`; or give `path` a file"
-        if missing
-        else "check `subset` and the split"
-    )
-    return Problem(loaded.where("dataset.name"), f"dataset.name: {shown} cannot be read: {text}", remedy)
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
-    """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
-    recipe = loaded.recipe.dataset
-    count = max(1, round(recipe.eval_fraction * len(source.rows)))
-    if count >= len(source.rows):
-        what = f"dataset.eval_fraction: {len(source.rows)} rows cannot be split"
-        raise DataError(Problem(loaded.where("dataset.eval_fraction"), what, "give more rows, or `eval_path`"))
-    drawn = set(random.Random(loaded.recipe.training.seed).sample(range(len(source.rows)), count))
-    train = [row for number, row in enumerate(source.rows) if number not in drawn]
-    held_out = [row for number, row in enumerate(source.rows) if number in drawn][: recipe.max_eval_samples]
-    rest = replace(source, rows=train, sha256=_digest(train))
-    name = f"{source.name} (held out)"
-    return rest, replace(source, name=name, rows=held_out, sha256=_digest(held_out), left_out=())
 
 
 def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Encoding:
@@ -354,26 +216,6 @@ def encode_labelled_rows(
     return Encoding(sequences, tally, problems)
 
 
-def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
-    """The classes: those that the recipe names, else the data set, else those of its rows, in the order of their names.
-
-    Raises:
-        DataError: if there are fewer than two, or a row has none.
-    """
-    if loaded.recipe.classification.labels:
-        return loaded.recipe.classification.labels
-    column = form.columns.label_column  # type: ignore[attr-defined]
-    if column in source.classes:
-        return source.classes[column]
-    counts = Counter(for_each(source.rows, lambda row: form.answer(row.values)))
-    if len(counts) < 2:
-        raise DataError(
-            Problem(source.name, f"only one class, `{next(iter(counts))}`", "a classifier needs two at least")
-        )
-    numeric = all(name.lstrip("-").isdigit() for name in counts)
-    return tuple(sorted(counts, key=int) if numeric else sorted(counts))
-
-
 def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
     """Sequences as an Arrow table of 32-bit numbers, with the length of each."""
     import datasets
@@ -401,8 +243,3 @@ def pack(data: datasets.Dataset, length: int) -> datasets.Dataset:
     import trl
 
     return trl.pack_dataset(data.select_columns(["input_ids", "labels"]), length, "bfd")
-
-
-def columns_record(columns: Columns) -> dict[str, Any]:
-    """The columns as the manifest keeps them."""
-    return asdict(columns)

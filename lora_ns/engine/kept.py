@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns import cache
-from lora_ns.engine.dataset import Source, Tally, Tokenized
+from lora_ns.engine.dataset import Tally, Tokenized
 from lora_ns.engine.libraries import versions
+from lora_ns.engine.sources import Source
 from lora_ns.formats import Format
 from lora_ns.recipe.load import LoadedRecipe
 

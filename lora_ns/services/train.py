@@ -14,19 +14,11 @@ from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
-from lora_ns.engine.dataset import (
-    Source,
-    Sources,
-    Tokenized,
-    columns_record,
-    find_labels,
-    pack,
-    read_sources,
-    tokenize,
-)
+from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import Renderer, make_renderer
+from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
 from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,

@@ -12,8 +12,9 @@ from lora_ns.engine import libraries
 from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
 from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.dataset import Encoded, Encoding, Source, as_dataset, encode, pack
+from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.model import empty_base
+from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, PlanError, Problem
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan

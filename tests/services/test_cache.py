@@ -17,9 +17,10 @@ import lora_ns
 from lora_ns import cache
 from lora_ns.basemodel import ASSETS
 from lora_ns.cli.app import app
-from lora_ns.engine.dataset import Tally, Tokenized, read_sources
+from lora_ns.engine.dataset import Tally, Tokenized
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.render import Renderer
+from lora_ns.engine.sources import read_sources
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.recipe.load import load_recipe
 
