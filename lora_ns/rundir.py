@@ -5,6 +5,7 @@ It is the one hand-over between commands. What is written here is written whole 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,7 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -210,21 +211,67 @@ class RunDir:
             raise UsageError(Problem(str(self.path), "is a file", "choose another `training.output_dir`"))
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        if not self.manifest_file.exists():
+        if not self.manifest_file.exists() and not self._replaced.exists():
             raise UsageError(
                 Problem(str(self.path), "is not empty, and not a run", "choose another `training.output_dir`")
             )
         if not overwrite:
-            status = self.read().status
+            status = self.read().status if self.manifest_file.exists() else "put aside to be replaced"
             remedy = "`--resume` continues it, `--overwrite` replaces it, or choose another `training.output_dir`"
             raise UsageError(Problem(str(self.path), f"holds a run already ({status})", remedy))
 
-    def clear(self) -> None:
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Put a run aside that a new one replaces, and bring it back if the new one ends before `forget_replaced`.
+
+        Raises:
+            RunError: if it cannot be moved.
+        """
+        with telling_disk_errors(self.path):
+            self._set_aside()
+        try:
+            yield
+        except BaseException:
+            self._bring_back()
+            raise
+
+    def forget_replaced(self) -> None:
+        """Remove the run that this one replaces."""
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _set_aside(self) -> None:
+        if self._replaced.exists():  # what is here now was ended before its first step
+            self._clear()
+            return
+        there = [part for part in self._parts if part.exists()]
+        if there:
+            self._replaced.mkdir()
+        for part in there:
+            part.rename(self._replaced / part.name)
+
+    def _bring_back(self) -> None:
+        if self._replaced.exists():
+            self._clear()
+            for part in self._replaced.iterdir():
+                part.rename(self.path / part.name)
+            self._replaced.rmdir()
+
+    @property
+    def _replaced(self) -> Path:
+        return self.path / ".replaced"
+
+    @property
+    def _parts(self) -> tuple[Path, ...]:
+        """What a run writes."""
+        return (self.checkpoints, self.adapter, self.data, self.recipe, self.manifest_file, self.metrics, self.log)
+
+    def _clear(self) -> None:
         """Remove what a run wrote, and nothing else."""
-        for folder in (self.checkpoints, self.adapter, self.data):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.recipe, self.manifest_file, self.metrics, self.log):
-            file.unlink(missing_ok=True)
+        for part in self._parts:
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def new_run_id() -> str:

@@ -63,15 +63,30 @@ def dataclass_fields(package: str, file: str, name: str) -> frozenset[str] | Non
         file: path inside the package, such as `training_args.py`.
         name: the class; only the fields in its own body are found.
     """
+    body = _class_body(package, file, name)
+    if body is None:
+        return None
+    fields = (line.target for line in body if isinstance(line, ast.AnnAssign))
+    return frozenset(target.id for target in fields if isinstance(target, ast.Name))
+
+
+def _class_body(package: str, file: str, name: str) -> list[ast.stmt] | None:
+    """What stands in a class; nothing if the file has no such class, None if the package is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
     tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            fields = (line.target for line in node.body if isinstance(line, ast.AnnAssign))
-            return frozenset(target.id for target in fields if isinstance(target, ast.Name))
-    return frozenset()
+    return next((node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), [])
+
+
+@functools.cache
+def optimizer_names() -> tuple[str, ...] | None:
+    """Names of optimizers that `transformers.TrainingArguments` takes; None if transformers is not installed."""
+    body = _class_body("transformers", "training_args.py", "OptimizerNames")
+    if body is None:
+        return None
+    values = (line.value for line in body if isinstance(line, ast.Assign))
+    return tuple(value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
 
 
 def training_argument_fields() -> frozenset[str] | None:

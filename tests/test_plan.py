@@ -230,7 +230,8 @@ def test_steps_follow_from_rows_and_epochs(write_recipe, rows, epochs):
     ("overrides", "rows", "expected"),
     [
         ([], 16_000, {"max_steps": 1000, "warmup_steps": 30, "logging_steps": 10, "eval_steps": 1000}),
-        ([], 16, {"max_steps": 1, "warmup_steps": 1, "logging_steps": 1, "eval_steps": 1}),
+        ([], 16, {"max_steps": 1, "warmup_steps": 0, "logging_steps": 1, "eval_steps": 1}),
+        (["max_steps=1"], 16_000, {"max_steps": 1, "warmup_steps": 0}),
         (["max_steps=7"], 16_000, {"max_steps": 7, "warmup_steps": 1, "logging_steps": 1, "eval_steps": 7}),
         (["num_train_epochs=2.0"], 160, {"max_steps": 20, "eval_steps": 10, "save_steps": 10}),
         (["warmup_ratio=0.0"], 16_000, {"warmup_steps": 0}),

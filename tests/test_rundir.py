@@ -199,24 +199,73 @@ def test_a_run_is_free_only_to_be_overwritten(run):
     )
 
 
-def test_overwriting_spares_what_the_run_did_not_write(run):
+def everything(run):
+    return {str(file.relative_to(run.path)): file.read_text() for file in run.path.rglob("*") if file.is_file()}
+
+
+def fill(run):
     own = [run.metrics, run.log, run.adapter / "adapter_model.safetensors", run.checkpoints / "1" / "x", run.data / "a"]
     for file in own:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")
+        file.write_text("old")
     (run.path / "notes.txt").write_text("mine")
-    run.clear()
-    assert names(run.path) == ["notes.txt"]
-    run.clear()
-    assert names(run.path) == ["notes.txt"]
 
 
-def test_clearing_touches_nothing_that_a_link_points_to(run, tmp_path):
+def test_overwriting_spares_what_the_run_did_not_write(run):
+    fill(run)
+    with run.replacing():
+        assert [name for name in names(run.path) if not name.startswith(".")] == ["notes.txt"]
+        run.metrics.write_text("new")
+        run.forget_replaced()
+    assert everything(run) == {"notes.txt": "mine", "metrics.jsonl": "new"}
+
+
+def replace(run, fault, begins=False):
+    """A new run that ends in a fault, before or after its first step."""
+    with run.replacing():
+        run.metrics.write_text("new")
+        if begins:
+            run.forget_replaced()
+        raise fault
+
+
+@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
+def test_a_replaced_run_comes_back_if_the_new_one_never_began(run, fault):
+    fill(run)
+    before = everything(run)
+    with pytest.raises(fault):
+        replace(run, fault)
+    assert everything(run) == before
+
+
+def test_a_replaced_run_stays_away_once_the_new_one_began(run):
+    fill(run)
+    with pytest.raises(KeyError):
+        replace(run, KeyError, begins=True)
+    assert everything(run) == {"notes.txt": "mine", "metrics.jsonl": "new"}
+
+
+def test_a_run_put_aside_by_one_that_was_killed_is_not_lost(run):
+    fill(run)
+    before = everything(run)
+    run._set_aside()  # and then the process was killed
+    run.metrics.write_text("of the killed one")
+    run.check_free(overwrite=True)
+    with pytest.raises(KeyError):
+        replace(run, KeyError)
+    assert everything(run) == before
+
+
+def test_replacing_touches_nothing_that_a_link_points_to(run, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").write_text("mine")
     run.adapter.symlink_to(elsewhere)
-    run.clear()
+    with run.replacing():
+        run.adapter.symlink_to(elsewhere)
+        run.forget_replaced()
+    with pytest.raises(KeyError):
+        replace(run, KeyError)
     assert names(elsewhere) == ["file"]
 
 

@@ -123,13 +123,19 @@ def make_callbacks(
                 control.should_save = True
                 control.should_training_stop = True
 
+    class BestMetric(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Ends a run at its first evaluation if that lacks what the best checkpoint is chosen by."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+            _check_best_metric(args.metric_for_best_model, metrics)
+
     class Marker(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Marks a checkpoint as complete once everything of it is on disk."""
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             mark_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", run_id, state.global_step)
 
-    return [Recorder(), Steps(), Marker()]
+    return [Recorder(), Steps(), BestMetric(), Marker()]
 
 
 def _check_loss(row: dict[str, Any]) -> None:
@@ -143,6 +149,14 @@ def _check_loss(row: dict[str, Any]) -> None:
     if row.get("loss") == 0.0 and row.get("grad_norm") == 0.0:
         what = f"step {row['step']}: the loss is exactly 0, so nothing is learned"
         raise RunError(Problem("", what, "look at the rows: no token of them is in the loss"))
+
+
+def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
+    names = [name.removeprefix("eval_") for name, value in metrics.items() if name.startswith("eval_")]
+    if wanted is not None and wanted.removeprefix("eval_") not in names:
+        known = ", ".join(name for name in names if not name.endswith(("runtime", "per_second")))
+        what = f"training.extra.metric_for_best_model: the evaluation has no `{wanted}`"
+        raise RunError(Problem("", what, f"known: {known}"))
 
 
 def _forget_after(metrics: Path, step: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,54 @@ from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.metrics import classification_metrics
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer
+from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
+from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+
+def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None:
+    """See that trainer, optimizer and schedule take their settings, before anything is written.
+
+    Raises:
+        PlanError: with the value that the installed libraries refuse, and their reason.
+    """
+    import torch
+    import transformers
+    import trl
+
+    recipe = loaded.recipe
+    with _telling(loaded, "training.extra" if recipe.training.extra else "training"):
+        if recipe.task_type == "CAUSAL_LM":
+            arguments = trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints))
+        else:
+            arguments = transformers.TrainingArguments(**training_arguments(recipe, plan, checkpoints))
+    with _telling(loaded, "training.optim"):
+        transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)
+    with _telling(loaded, "training.lr_scheduler_type"):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+        transformers.get_scheduler(
+            arguments.lr_scheduler_type,
+            optimizer,
+            arguments.warmup_steps,
+            arguments.max_steps,
+            arguments.lr_scheduler_kwargs,
+        )
+
+
+@contextlib.contextmanager
+def _telling(loaded: LoadedRecipe, key: str) -> Iterator[None]:
+    """Turn what a library says of a value into one line."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PlanError(Problem(loaded.where(key), f"{key}: {reason}", "write another value")) from error
 
 
 def make_trainer(

@@ -15,7 +15,7 @@ from lora_ns.formats import FORMATS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.upstream import SET_BY_PLAN, peft_config_fields, training_argument_fields
+from lora_ns.upstream import SET_BY_PLAN, optimizer_names, peft_config_fields, training_argument_fields
 
 
 @dataclass(frozen=True)
@@ -367,6 +367,28 @@ def answer_pattern_is_a_pattern(recipe: Recipe) -> Finding | None:
     return None
 
 
+def optimizer_is_known(recipe: Recipe) -> Finding | None:
+    """The optimizer is one of the installed transformers."""
+    known, optim = optimizer_names(), recipe.training.optim
+    if known is None or optim in known:
+        return None
+    close = difflib.get_close_matches(optim, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
+    return Finding(("training.optim",), f'the installed transformers has no optimizer "{optim}"', hint)
+
+
+def warm_up_ends(recipe: Recipe) -> Finding | None:
+    """The learning rate gets to where it is to rise."""
+    warmup, steps = recipe.training.warmup_steps, recipe.training.max_steps
+    if warmup and steps and warmup >= steps:
+        return Finding(
+            ("training.max_steps", "training.warmup_steps"),
+            f"a run of {steps} step{'s' * (steps > 1)} ends in its warm-up of {warmup}",
+            f"write at most {steps - 1}",
+        )
+    return None
+
+
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
@@ -402,6 +424,8 @@ RULES: tuple[Rule, ...] = (
     global_batch_divides,
     one_length_of_training,
     one_warm_up,
+    warm_up_ends,
+    optimizer_is_known,
     templates_come_together,
     templates_are_well_formed,
     system_turn_needs_chat_form,

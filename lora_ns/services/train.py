@@ -27,7 +27,7 @@ from lora_ns.engine.tokenizer import (
     stop_token_ids,
     template_hash,
 )
-from lora_ns.engine.trainer import make_trainer
+from lora_ns.engine.trainer import check_arguments, make_trainer
 from lora_ns.errors import (
     InterruptedRunError,
     LoransError,
@@ -147,14 +147,14 @@ def train(
         machine=asdict(machine),
         seed=loaded.recipe.training.seed,
     )
-    if overwrite:
-        run.clear()
-    run.create(loaded.text, manifest)
-    noise.attach(run.log)
-    _save_data(run, data)
-    for note in plan.notes:
-        observer.warn(note)
-    return _execute(run, _Prepared(base, tokenizer, data), observer, checkpoint=None)
+    check_arguments(loaded, plan, run.checkpoints)
+    with run.replacing() if overwrite else contextlib.nullcontext():
+        run.create(loaded.text, manifest)
+        noise.attach(run.log)
+        _save_data(run, data)
+        for note in plan.notes:
+            observer.warn(note)
+        return _execute(run, _Prepared(base, tokenizer, data), observer, checkpoint=None)
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
@@ -411,6 +411,7 @@ def _train(
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         run.update(metrics=metrics)
     set_seed(recipe.training.seed)
+    run.forget_replaced()
     observer.stage("training")
     with _telling_memory_errors(plan), _telling_full_disk(run):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)

@@ -228,6 +228,8 @@ BROKEN = {
     "global_batch_divides": ["training.global_batch_size=16", "training.per_device_train_batch_size=3"],
     "one_length_of_training": ["training.num_train_epochs=2", "training.max_steps=3"],
     "one_warm_up": ["training.warmup_ratio=0.1", "training.warmup_steps=3"],
+    "warm_up_ends": ["training.max_steps=3", "training.warmup_steps=3"],
+    "optimizer_is_known": ["training.optim='adamx'"],
     "templates_come_together": ["dataset.prompt_template=a"],
     "templates_are_well_formed": ["dataset.completion_template=c", "dataset.prompt_template={a.b}"],
     "system_turn_needs_chat_form": ["dataset.system_template=s"],

@@ -242,12 +242,21 @@ def test_a_resumed_run_cannot_become_another_one(lora_run, tmp_path):
         resume(lora_run, SilentObserver(), noise, load_recipe(tmp_path / "recipe.toml"))
 
 
-def test_a_run_that_is_there_is_not_overwritten(trained, tmp_path):
-    run = trained(RECIPE)
-    before = run.read().run_id
-    with pytest.raises(UsageError, match="holds a run already"), Noise() as noise:
-        train(load_recipe(tmp_path / "recipe.toml"), SilentObserver(), noise)
-    assert run.read().run_id == before
+@pytest.mark.parametrize(
+    ("override", "overwrite", "told"),
+    [
+        ("training.seed=1", False, "holds a run already"),
+        ("training.optim='galore_adamw'", True, "training.optim: "),
+        ("peft.target_modules=['no_proj']", True, "target_modules"),
+    ],
+)
+def test_a_run_that_is_there_is_kept_by_what_cannot_replace_it(lora_run, tmp_path, override, overwrite, told):
+    shutil.copytree(lora_run, tmp_path / "run")
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace('"run"', f'"{tmp_path / "run"}"'))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(LoransError, match=told), Noise() as noise:
+        train(load_recipe(tmp_path / "recipe.toml", [override]), SilentObserver(), noise, overwrite)
+    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -259,6 +268,11 @@ def test_a_run_that_is_there_is_not_overwritten(trained, tmp_path):
         ('model.name_or_path="no/such-model"', "HF_HUB_OFFLINE"),
         ('model.name_or_path="./nowhere"', "no folder"),
         ('tracking.report_to=["mlflow"]', "is not installed"),
+        ("training.optim='galore_adamw'", "training.optim: "),
+        ("training.extra={load_best_model_at_end=true, save_steps=4}", "`save_steps` is decided by"),
+        ("training.extra={optim_args='lr'}", "training.optim: "),
+        ("training.extra={lr_scheduler_kwargs={cycles=2}}", "training.lr_scheduler_type: "),
+        ("training.extra={metric_for_best_model='bleu'}", "the evaluation has no `bleu` (known: loss"),
     ],
 )
 def test_what_cannot_train_says_so_and_trains_nothing(trained, tmp_path, override, told):
