@@ -1,53 +1,77 @@
-"""Tokenised rows that an earlier run kept: found by everything that determines them, written whole or not at all."""
+"""Rows ready to be trained on that an earlier run kept: found by what determines them, written whole or not at all."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lora_ns
 from lora_ns import cache
-from lora_ns.engine.dataset import Tally, Tokenized
 from lora_ns.engine.libraries import versions
-from lora_ns.engine.sources import Source
-from lora_ns.formats import Format
+from lora_ns.engine.sources import origins
+from lora_ns.plan import DataFacts
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rundir import DataRecord
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_VERSION = 2
-"""To be raised whenever the same rows are to give other tokens or another mask."""
-_TALLY = "tally.json"
+_FACTS = "facts.json"
 
 
-def rows_key(
-    loaded: LoadedRecipe,
-    source: Source,
-    form: Format,
-    tokenizer: PreTrainedTokenizerBase,
-    stops: Sequence[int],
-    labels: Sequence[str],
-) -> str:
-    """SHA-256 over all that determines the tokens of a source and what is learned of them."""
+@dataclass(frozen=True)
+class Preparation:
+    """Rows as the trainer takes them, and what there is to know of them."""
+
+    train: datasets.Dataset
+    eval: datasets.Dataset | None
+    facts: DataFacts
+    record: DataRecord
+    labels: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+        """Both data sets."""
+        return self.train, self.eval
+
+
+def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> str:
+    """SHA-256 over all that determines the tokens of a recipe's rows and what is learned of them.
+
+    The rows themselves are not read, but for the bytes of their files. Raises `DataError` where there are none.
+    """
     recipe = loaded.recipe
-    table = recipe.sft if recipe.task_type == "CAUSAL_LM" else recipe.classification
+    evaluation = recipe.evaluation
     determined_by: dict[str, Any] = {
-        "version": TOKENS_VERSION,
-        "packages": {name: version for name, version in versions().items() if name in {"tokenizers", "transformers"}},
-        "rows": source.sha256,
+        "code": _code_version(),
+        "packages": {name: versions().get(name) for name in ("datasets", "tokenizers", "transformers", "trl")},
+        "origins": origins(loaded),
         "task": recipe.task_type,
-        "settings": table.model_dump(mode="json", exclude={"packing", "loss_type", "neftune_noise_alpha"}),
-        "format": [form.name, asdict(form.columns)],  # type: ignore[attr-defined]
+        "dataset": recipe.dataset.model_dump(mode="json"),
+        "objective": (recipe.sft if recipe.task_type == "CAUSAL_LM" else recipe.classification).model_dump(mode="json"),
+        "seed": recipe.training.seed if recipe.dataset.eval_fraction else None,
+        "answered": evaluation.max_samples if evaluation.exact_match else 0,
         "tokenizer": _tokenizer_state(tokenizer),
         "template": tokenizer.chat_template,
         "stops": list(stops),
-        "labels": list(labels),
     }
     return hashlib.sha256(json.dumps(determined_by, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _code_version() -> str:
+    """SHA-256 over the code that stands between a file and its tokens."""
+    package = Path(lora_ns.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted([*package.glob("*.py"), *package.glob("formats/*.py"), *package.glob("engine/*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -56,7 +80,7 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [type(tokenizer).__name__, hashlib.sha256(whole.encode()).hexdigest(), str(tokenizer.special_tokens_map)]
 
 
-def find_rows(key: str) -> Tokenized | None:
+def find_preparation(key: str) -> Preparation | None:
     """The rows of a key, mapped from the disk; None if they are not there or cannot be read."""
     import datasets
 
@@ -64,20 +88,28 @@ def find_rows(key: str) -> Tokenized | None:
     if folder is None:
         return None
     try:
-        tally = Tally(**json.loads((folder / _TALLY).read_text(encoding="utf-8")))
-        return Tokenized(datasets.load_from_disk(str(folder / "rows")), tally)
-    except (OSError, ValueError, TypeError):
+        kept = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        record = DataRecord.model_validate(kept["record"])
+        train = datasets.load_from_disk(str(folder / "train"))
+        evaluation = datasets.load_from_disk(str(folder / "eval")) if record.eval else None
+        facts = DataFacts(**{**kept["facts"], "notes": tuple(kept["facts"]["notes"])})
+        return Preparation(train, evaluation, facts, record, tuple(kept["labels"]))
+    except (OSError, ValueError, TypeError, KeyError):
         cache.drop(folder)
         return None
 
 
-def keep_rows(key: str, tokenized: Tokenized) -> None:
+def keep_preparation(key: str, prepared: Preparation) -> None:
     """Keep rows for later runs. A disk that is full or read-only costs the cache and not the run."""
     folder: Path | None = None
     try:
         folder = cache.new_folder()
-        tokenized.dataset.save_to_disk(str(folder / "rows"))
-        (folder / _TALLY).write_text(json.dumps(asdict(tokenized.tally)), encoding="utf-8")
+        prepared.train.save_to_disk(str(folder / "train"))
+        if prepared.eval is not None:
+            prepared.eval.save_to_disk(str(folder / "eval"))
+        record = prepared.record.model_dump(mode="json")
+        kept = {"facts": asdict(prepared.facts), "record": record, "labels": prepared.labels}
+        (folder / _FACTS).write_text(json.dumps(kept), encoding="utf-8")
         cache.keep(folder, key)
     except OSError:
         if folder is not None:

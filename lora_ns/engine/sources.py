@@ -8,13 +8,18 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.datafile import find_files, shown
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import Row, for_each, read_files
+from lora_ns.rundir import sha256_file
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,29 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
     return Sources(train, evaluation, form, form.columns, why)  # type: ignore[attr-defined]
 
 
+def origins(loaded: LoadedRecipe) -> list[tuple[str, str]]:
+    """Each file or split that the rows of a recipe come from, and a hash of what is in it. Raises `DataError`."""
+    recipe = loaded.recipe.dataset
+    found = []
+    for names, split, key in (
+        (recipe.path, recipe.train_split, "dataset.path"),
+        (recipe.eval_path, recipe.eval_split, "dataset.eval_path"),
+    ):
+        if names:
+            found += [(str(file), _file_hash(file)) for file in find_files(loaded, names, key)]
+        elif split and recipe.name:
+            name, data = _load_hub(loaded, split)
+            found.append((name, data._fingerprint))
+    return found
+
+
+def _file_hash(file: Path) -> str:
+    try:
+        return sha256_file(file)
+    except OSError:
+        return "cannot be read"  # who reads it tells why
+
+
 def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> Problem:
     key = fault.what.split(":")[0] if fault.what.startswith("dataset.") else "dataset"
     return Problem(
@@ -84,12 +112,7 @@ def _read(
 def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
     import datasets
 
-    recipe = loaded.recipe.dataset
-    name = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
-    try:
-        data = datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(_hub_problem(loaded, name, error)) from None
+    name, data = _load_hub(loaded, split)
     if limit is not None:
         data = data.select(range(min(limit, len(data))))
     classes = {
@@ -101,6 +124,18 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
     if not rows:
         raise DataError(Problem(name, "no rows", "name another split"))
     return Source(name, rows, _digest(rows), classes)
+
+
+def _load_hub(loaded: LoadedRecipe, split: str) -> tuple[str, datasets.Dataset]:
+    """How a split of the hub is told, and its rows, not yet read."""
+    import datasets
+
+    recipe = loaded.recipe.dataset
+    name = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
+    try:
+        return name, datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(_hub_problem(loaded, name, error)) from None
 
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:

@@ -14,17 +14,11 @@ from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
-from lora_ns.engine.dataset import Tokenized, pack, tokenize
-from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
-from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
-from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
     generation_settings,
     load_tokenizer,
-    stop_token_ids,
     template_hash,
 )
 from lora_ns.engine.trainer import check_arguments, make_trainer
@@ -40,12 +34,9 @@ from lora_ns.errors import (
 from lora_ns.machine import detect
 from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
-    DataRecord,
     Manifest,
     RunDir,
-    SourceRecord,
     check_space,
     differences,
     hash_folder,
@@ -55,6 +46,7 @@ from lora_ns.rundir import (
     telling_disk_errors,
 )
 from lora_ns.services.answers import Answers
+from lora_ns.services.prepare import open_renderer, prepare
 from lora_ns.services.trained import loading_of, record_base, reopen_base
 
 if TYPE_CHECKING:
@@ -121,11 +113,9 @@ def train(
     make_plan(loaded, machine, base, DataFacts())
     observer.stage("loading the libraries")
     libraries.prepare(machine)
-    rows = open_rows(loaded, base, observer)
-    sources, tokenizer = rows.sources, rows.renderer.tokenizer
-    encoded = _tokenize(loaded, rows, use_cache)
-    facts, data = _facts(loaded, sources, encoded, tokenizer)
-    plan = make_plan(loaded, machine, base, facts)
+    renderer = open_renderer(loaded, base)
+    rows, tokenizer = prepare(loaded, renderer, observer, use_cache), renderer.tokenizer
+    plan = make_plan(loaded, machine, base, rows.facts)
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
@@ -138,10 +128,10 @@ def train(
         overrides=loaded.overrides,
         plan=plan,
         base=record_base(base),
-        data=_data_record(sources, encoded, _answered(loaded)),
+        data=rows.record,
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
-        stop_token_ids=rows.renderer.stops,
+        stop_token_ids=renderer.stops,
         labels=rows.labels,
         packages=libraries.versions(),
         machine=asdict(machine),
@@ -151,10 +141,10 @@ def train(
     with run.replacing() if overwrite else contextlib.nullcontext():
         run.create(loaded.text, manifest)
         noise.attach(run.log)
-        _save_data(run, data)
+        _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
-        return _execute(run, _Prepared(base, tokenizer, data), observer, checkpoint=None)
+        return _execute(run, _Prepared(base, tokenizer, rows.data), observer, checkpoint=None)
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
@@ -188,27 +178,6 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
 
 
-@dataclass(frozen=True)
-class OpenedRows:
-    """The rows of a recipe, read and not yet encoded, with what encodes them."""
-
-    sources: Sources
-    renderer: Renderer
-    labels: tuple[str, ...]
-
-
-def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRows:
-    """The tokenizer with its template, stop and pad tokens, and the rows. Raises `LoransError`."""
-    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
-    use_template(loaded, tokenizer)
-    stops = stop_token_ids(tokenizer, base.path)
-    choose_pad_token(tokenizer, stops)
-    observer.stage("reading the data")
-    sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    return OpenedRows(sources, make_renderer(tokenizer, stops, loaded.recipe.sft), labels)
-
-
 def find_recipe_base(loaded: LoadedRecipe) -> Base:
     """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
     model = loaded.recipe.model
@@ -237,92 +206,6 @@ def _check_trackers(loaded: LoadedRecipe) -> None:
                 for name in missing
             ]
         )
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    train: Tokenized
-    eval: Tokenized | None
-
-
-def _tokenize(loaded: LoadedRecipe, rows: OpenedRows, use_cache: bool) -> _Encoded:
-    form, renderer, labels = rows.sources.format, rows.renderer, rows.labels
-
-    def encode(source: Source) -> Tokenized:
-        if not use_cache:
-            return tokenize(source, form, renderer, loaded, labels)
-        key = rows_key(loaded, source, form, renderer.tokenizer, renderer.stops, labels)
-        found = find_rows(key)
-        if found is None:
-            found = tokenize(source, form, renderer, loaded, labels)
-            keep_rows(key, found)
-        return found
-
-    return _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
-
-
-def _facts(
-    loaded: LoadedRecipe, sources: Sources, encoded: _Encoded, tokenizer: PreTrainedTokenizerBase
-) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
-    """What the plan needs to know of the rows, and the rows as they are trained on."""
-    dataset = encoded.train.dataset
-    why = f"read as {sources.format.name} ({sources.why})"
-    notes = []
-    if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
-        dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
-        why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    for name, source, part in (
-        ("training", sources.train, encoded.train),
-        ("evaluation", sources.eval, encoded.eval),
-    ):
-        if source and source.left_out:
-            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
-        if part and (part.tally.dropped or part.tally.truncated):
-            notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
-            )
-    plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
-    if plain and tokenizer.chat_template is not None:
-        notes.append(
-            "the base has a chat template, and the rows are plain text: "
-            'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
-        )
-    facts = DataFacts(
-        train_rows=len(dataset),
-        eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
-        longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
-        why=why,
-        notes=tuple(notes),
-    )
-    return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
-
-
-def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
-    def record(source: Source, part: Tokenized) -> SourceRecord:
-        tally = part.tally
-        return SourceRecord(
-            source=source.name,
-            sha256=source.sha256,
-            rows=tally.rows,
-            dropped=tally.dropped,
-            truncated=tally.truncated,
-            tokens=tally.tokens,
-            trained_tokens=tally.trained_tokens,
-        )
-
-    evaluation = record(sources.eval, encoded.eval) if sources.eval and encoded.eval else None
-    return DataRecord(
-        format=sources.format.name,
-        columns=columns_record(sources.columns),
-        train=record(sources.train, encoded.train),
-        eval=evaluation,
-        eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
-    )
-
-
-def _answered(loaded: LoadedRecipe) -> int:
-    """Number of evaluation rows that the manifest keeps to answer them."""
-    return loaded.recipe.evaluation.max_samples if loaded.recipe.evaluation.exact_match else 0
 
 
 def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:

@@ -20,7 +20,8 @@ from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
-from lora_ns.services.train import OpenedRows, find_recipe_base, open_rows, train
+from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
+from lora_ns.services.train import find_recipe_base, train
 from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
     """
     base = _find_base(loaded, machine, observer)
     loaded = fit_length(loaded, base.facts)
-    rows = open_rows(loaded, base, observer)
+    observer.stage("reading the data")
+    rows = open_rows(loaded, open_renderer(loaded, base))
 
     def encoded(source: Source) -> Encoding:
         return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels)

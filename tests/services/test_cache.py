@@ -10,19 +10,20 @@ from pathlib import Path
 
 import datasets
 import pytest
-from services_recipes import RECIPE
+from services_recipes import CLASSES, RECIPE
 from typer.testing import CliRunner
 
 import lora_ns
+import lora_ns.services.prepare
 from lora_ns import cache
 from lora_ns.basemodel import ASSETS
 from lora_ns.cli.app import app
-from lora_ns.engine.dataset import Tally, Tokenized
-from lora_ns.engine.kept import find_rows, keep_rows, rows_key
+from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
 from lora_ns.engine.render import Renderer
-from lora_ns.engine.sources import read_sources
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
+from lora_ns.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
+from lora_ns.rundir import DataRecord, SourceRecord
 
 SHORT = RECIPE.replace("max_steps = 6", "max_steps = 1")
 
@@ -48,7 +49,20 @@ def rendered(monkeypatch):
 
 
 def some_rows(count=3):
-    return Tokenized(datasets.Dataset.from_dict({"input_ids": [[1, 2]] * count}), Tally(rows=count, tokens=2 * count))
+    rows = datasets.Dataset.from_dict({"input_ids": [[1, 2]] * count})
+    record = SourceRecord(source="rows.jsonl", sha256="0" * 64, rows=count)
+    data = DataRecord(format="text", columns={}, train=record, eval=record, eval_rows=[{"text": "a"}])
+    return Preparation(rows, rows.select([0]), DataFacts(count, 1, 2, "because", ("one", "two")), data, ("no", "yes"))
+
+
+def parts(prepared):
+    return (*map(list, prepared.data), prepared.facts, prepared.record, prepared.labels)
+
+
+def test_what_was_kept_is_found_as_it_was():
+    assert find_preparation("e" * 64) is None
+    keep_preparation("e" * 64, some_rows())
+    assert parts(find_preparation("e" * 64)) == parts(some_rows())
 
 
 def test_a_second_start_renders_nothing_and_trains_the_same(trained, rendered, tmp_path):
@@ -59,7 +73,16 @@ def test_a_second_start_renders_nothing_and_trains_the_same(trained, rendered, t
     assert not rendered
     assert second.read().adapter == first.read().adapter
     assert second.read().data == first.read().data
-    assert len(cache.entries()) == 2
+    assert second.read().plan == first.read().plan
+    assert len(cache.entries()) == 1
+
+
+def test_a_second_start_of_a_classifier_reads_nothing_and_trains_the_same(trained, monkeypatch, tmp_path):
+    first = trained(CLASSES, "training.max_steps=1")
+    monkeypatch.setattr(lora_ns.services.prepare, "read_sources", None)
+    second = trained(CLASSES, "training.max_steps=1", f"training.output_dir={tmp_path / 'second'}")
+    assert second.read().adapter == first.read().adapter
+    assert second.read().labels == ("loud", "quiet")
 
 
 def test_without_the_cache_rows_are_rendered_and_nothing_is_kept(tmp_path, rendered):
@@ -70,16 +93,15 @@ def test_without_the_cache_rows_are_rendered_and_nothing_is_kept(tmp_path, rende
     assert not cache.entries()
 
 
-def key_of(tmp_path, *overrides, change=None, labels=()):
+def key_of(tmp_path, *overrides, change=None, row="1"):
     (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "a", "completion": row}))
     loaded = load_recipe(tmp_path / "recipe.toml", overrides)
     tokenizer = load_tokenizer(ASSETS / "nano")
     choose_pad_token(tokenizer, stop_token_ids(tokenizer, ASSETS / "nano"))
     if change:
         change(tokenizer)
-    sources = read_sources(loaded)
-    stops = stop_token_ids(tokenizer, ASSETS / "nano")
-    return rows_key(loaded, sources.train, sources.format, tokenizer, stops, labels)
+    return preparation_key(loaded, tokenizer, stop_token_ids(tokenizer, ASSETS / "nano"))
 
 
 def test_whatever_determines_the_tokens_is_in_the_key(tmp_path):
@@ -100,13 +122,18 @@ def test_whatever_determines_the_tokens_is_in_the_key(tmp_path):
         key_of(tmp_path, "sft.system_role=merge-into-user"),
         key_of(tmp_path, "dataset.max_samples=63"),
         key_of(tmp_path, "dataset.format=prompt-completion"),
-        key_of(tmp_path, labels=("a", "b")),
+        key_of(tmp_path, "sft.packing=true"),
+        key_of(tmp_path, "evaluation.exact_match=true"),
+        key_of(tmp_path, "dataset.path=own.jsonl"),
+        key_of(tmp_path, "dataset.path=own.jsonl", row="2"),
+        key_of(tmp_path, "dataset.path=['own.jsonl', 'own.jsonl']"),
+        *(key_of(tmp_path, "dataset.eval_fraction=0.5", f"training.seed={seed}") for seed in (1, 2)),
         *(key_of(tmp_path, change=change) for change in (other_template, other_end, another_token)),
     ]
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("override", ["training.seed=9", "peft.lora_r=4", "sft.packing=true", "model.dtype=bfloat16"])
+@pytest.mark.parametrize("override", ["training.seed=9", "peft.lora_r=4", "task_name=other", "model.dtype=bfloat16"])
 def test_what_does_not_touch_the_tokens_is_not_in_the_key(tmp_path, override):
     assert key_of(tmp_path, override) == key_of(tmp_path)
 
@@ -117,9 +144,9 @@ def test_rows_that_were_not_written_whole_are_not_there(folder, monkeypatch):
 
     monkeypatch.setattr(cache, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
-        keep_rows("a" * 64, some_rows())
+        keep_preparation("a" * 64, some_rows())
     assert not cache.entries()
-    assert find_rows("a" * 64) is None
+    assert find_preparation("a" * 64) is None
     assert len(list(folder.iterdir())) == 1
     cache.clear()
     assert not list(folder.iterdir())
@@ -128,12 +155,13 @@ def test_rows_that_were_not_written_whole_are_not_there(folder, monkeypatch):
 def test_a_process_that_is_killed_while_it_writes_leaves_no_entry(folder):
     """The process kills itself between the rows and their name."""
     code = f"""
-import os, signal, datasets
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from lora_ns import cache
-from lora_ns.engine.dataset import Tally, Tokenized
-from lora_ns.engine.kept import keep_rows
+from lora_ns.engine.kept import keep_preparation
+from test_cache import some_rows
 cache.keep = lambda *_: os.kill(os.getpid(), {signal.SIGKILL.value})
-keep_rows("a" * 64, Tokenized(datasets.Dataset.from_dict({{"input_ids": [[1]]}}), Tally()))
+keep_preparation("a" * 64, some_rows())
 """
     root = str(Path(lora_ns.__file__).parent.parent)
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=False)
@@ -143,7 +171,7 @@ keep_rows("a" * 64, Tokenized(datasets.Dataset.from_dict({{"input_ids": [[1]]}})
 
 def keep_at_once(barrier):
     barrier.wait()
-    keep_rows("b" * 64, some_rows(500))
+    keep_preparation("b" * 64, some_rows(500))
 
 
 def test_two_runs_that_start_together_share_one_entry():
@@ -156,17 +184,19 @@ def test_two_runs_that_start_together_share_one_entry():
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert [entry.key for entry in cache.entries()] == ["b" * 64]
-    assert len(find_rows("b" * 64).dataset) == 500
+    assert len(find_preparation("b" * 64).train) == 500
 
 
-@pytest.mark.parametrize("damage", ["tally.json", "rows/dataset_info.json", "rows/data-00000-of-00001.arrow"])
+@pytest.mark.parametrize(
+    "damage", ["facts.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow", "eval/state.json"]
+)
 def test_an_entry_that_lost_a_part_is_dropped_and_made_again(folder, damage):
-    keep_rows("c" * 64, some_rows())
+    keep_preparation("c" * 64, some_rows())
     (folder / ("c" * 64) / damage).unlink()
-    assert find_rows("c" * 64) is None
+    assert find_preparation("c" * 64) is None
     assert not cache.entries()
-    keep_rows("c" * 64, some_rows())
-    assert find_rows("c" * 64) is not None
+    keep_preparation("c" * 64, some_rows())
+    assert find_preparation("c" * 64) is not None
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch, trained):
@@ -176,7 +206,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
 
 
 def test_the_command_lists_and_clears(folder):
-    keep_rows("d" * 64, some_rows())
+    keep_preparation("d" * 64, some_rows())
     listed = CliRunner().invoke(app, ["cache"], catch_exceptions=False).stdout
     assert "dddddddddddd" in listed
     assert str(folder) in listed

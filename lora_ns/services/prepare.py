@@ -1,0 +1,145 @@
+"""The rows of a recipe as they are trained on: read, encoded, packed, counted, and kept for the next run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_ns.basemodel import Base
+from lora_ns.engine.callbacks import Observer
+from lora_ns.engine.dataset import Tokenized, pack, tokenize
+from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
+from lora_ns.engine.render import Renderer, make_renderer
+from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
+from lora_ns.engine.templates import use_template
+from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
+from lora_ns.plan import DataFacts
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import told_left_out
+from lora_ns.rundir import DataRecord, SourceRecord
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+
+def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
+    """The tokenizer with its template, stop and pad tokens. Raises `LoransError`."""
+    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    use_template(loaded, tokenizer)
+    stops = stop_token_ids(tokenizer, base.path)
+    choose_pad_token(tokenizer, stops)
+    return make_renderer(tokenizer, stops, loaded.recipe.sft)
+
+
+@dataclass(frozen=True)
+class OpenedRows:
+    """The rows of a recipe, read and not yet encoded, with what encodes them."""
+
+    sources: Sources
+    renderer: Renderer
+    labels: tuple[str, ...]
+
+
+def open_rows(loaded: LoadedRecipe, renderer: Renderer) -> OpenedRows:
+    """Read all rows. Raises `DataError`."""
+    sources = read_sources(loaded)
+    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
+    return OpenedRows(sources, renderer, labels)
+
+
+def prepare(loaded: LoadedRecipe, renderer: Renderer, observer: Observer, use_cache: bool) -> Preparation:
+    """The rows of a recipe as its trainer takes them, from an earlier run if that had the same.
+
+    Raises:
+        DataError: with the files, rows and columns that cannot be learned from.
+    """
+    observer.stage("reading the data")
+    if not use_cache:
+        return _prepare(loaded, open_rows(loaded, renderer))
+    key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
+    found = find_preparation(key)
+    if found is None:
+        found = _prepare(loaded, open_rows(loaded, renderer))
+        keep_preparation(key, found)
+    return found
+
+
+def _prepare(loaded: LoadedRecipe, rows: OpenedRows) -> Preparation:
+    def encode(source: Source) -> Tokenized:
+        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels)
+
+    encoded = _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
+    facts, (train, evaluation) = _facts(loaded, rows.sources, encoded, rows.renderer.tokenizer)
+    record = _data_record(rows.sources, encoded, _answered(loaded))
+    return Preparation(train, evaluation, facts, record, rows.labels)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    train: Tokenized
+    eval: Tokenized | None
+
+
+def _facts(
+    loaded: LoadedRecipe, sources: Sources, encoded: _Encoded, tokenizer: PreTrainedTokenizerBase
+) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
+    """What the plan needs to know of the rows, and the rows as they are trained on."""
+    dataset = encoded.train.dataset
+    why = f"read as {sources.format.name} ({sources.why})"
+    notes = []
+    if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
+        dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
+        why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
+    for name, source, part in (
+        ("training", sources.train, encoded.train),
+        ("evaluation", sources.eval, encoded.eval),
+    ):
+        if source and source.left_out:
+            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
+        if part and (part.tally.dropped or part.tally.truncated):
+            notes.append(
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+            )
+    plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
+    if plain and tokenizer.chat_template is not None:
+        notes.append(
+            "the base has a chat template, and the rows are plain text: "
+            'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
+        )
+    facts = DataFacts(
+        train_rows=len(dataset),
+        eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
+        longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
+        why=why,
+        notes=tuple(notes),
+    )
+    return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
+
+
+def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
+    def record(source: Source, part: Tokenized) -> SourceRecord:
+        tally = part.tally
+        return SourceRecord(
+            source=source.name,
+            sha256=source.sha256,
+            rows=tally.rows,
+            dropped=tally.dropped,
+            truncated=tally.truncated,
+            tokens=tally.tokens,
+            trained_tokens=tally.trained_tokens,
+        )
+
+    evaluation = record(sources.eval, encoded.eval) if sources.eval and encoded.eval else None
+    return DataRecord(
+        format=sources.format.name,
+        columns=columns_record(sources.columns),
+        train=record(sources.train, encoded.train),
+        eval=evaluation,
+        eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
+    )
+
+
+def _answered(loaded: LoadedRecipe) -> int:
+    """Number of evaluation rows that the manifest keeps to answer them."""
+    return loaded.recipe.evaluation.max_samples if loaded.recipe.evaluation.exact_match else 0
