@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 SET_BY_PLAN = frozenset(
@@ -94,13 +95,11 @@ def training_argument_fields() -> frozenset[str] | None:
     return dataclass_fields("transformers", "training_args.py", "TrainingArguments")
 
 
-def peft_config_fields(file: str, name: str) -> frozenset[str] | None:
-    """Fields of a PEFT configuration class, those of its base classes included."""
+def peft_config_fields(file: str, name: str, parents: Iterable[tuple[str, str]] = ()) -> frozenset[str] | None:
+    """Fields of a PEFT configuration class, those of its base classes included; `parents` are some of its own."""
     own = dataclass_fields("peft", file, name)
     if own is None:
         return None
-    shared = (
-        dataclass_fields("peft", "config.py", base)
-        for base in ("PeftConfigMixin", "PeftConfig", "PromptLearningConfig")
-    )
+    common = [("config.py", base) for base in ("PeftConfigMixin", "PeftConfig", "PromptLearningConfig")]
+    shared = (dataclass_fields("peft", *base) for base in (*common, *parents))
     return own.union(*(fields or frozenset() for fields in shared))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -13,31 +14,42 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import head_names
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
-from lora_ns.recipe.peft import Lora, PeftMethod, PromptTuning, method_name
+from lora_ns.recipe.peft import AdaLora, Divisor, PeftMethod, PromptTuning, method_name
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = "adapter_model.safetensors"
+UNKNOWN_STEPS = 1000
+"""Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
 _ROUTERS = frozenset({"gate", "router"})
 
 
-def add_adapter(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base) -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int = UNKNOWN_STEPS
+) -> PeftModel:
     """The base with a new adapter; everything that is trained is in float32.
 
     The seeds are to be set before. Nothing but the adapter, and the head of a classifier, has a gradient.
+
+    Args:
+        model: the base.
+        method: the recipe's `[peft]`.
+        task_type: the recipe's.
+        base: where the model comes from, which is stored in the adapter.
+        steps: how long it will be trained, for methods with a schedule of their own.
 
     Raises:
         PlanError: if a target matches nothing, or the method does not know this family of models.
     """
     import peft
 
-    config = make_config(model, method, task_type, base)
     try:
+        config = make_config(model, method, task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
-    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
         raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
     for parameter in adapted.parameters():
@@ -49,7 +61,9 @@ def add_adapter(model: PreTrainedModel, method: PeftMethod, task_type: str, base
     return adapted
 
 
-def make_config(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base) -> PeftConfig:
+def make_config(
+    model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int = UNKNOWN_STEPS
+) -> PeftConfig:
     """The method's PEFT configuration, its targets resolved to modules of this model. Raises `PlanError`."""
     import peft
 
@@ -57,13 +71,49 @@ def make_config(model: PreTrainedModel, method: PeftMethod, task_type: str, base
     heads = list(head_names(model)) if task_type == "SEQ_CLS" else []
     if heads and "modules_to_save" in kwargs:
         kwargs["modules_to_save"] = list(dict.fromkeys([*(kwargs["modules_to_save"] or []), *heads]))
-    if isinstance(method, Lora) and kwargs["target_modules"] == "all-linear":
+    if kwargs.get("target_modules") == "all-linear":
         kwargs["target_modules"] = all_linear(model, kwargs["modules_to_save"] or [])
     elif kwargs.get("target_modules"):
         check_targets(model, kwargs["target_modules"])
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
         kwargs["tokenizer_name_or_path"] = str(base.path)
+    if isinstance(method, AdaLora):
+        kwargs |= method.scheduled(steps)
+    for divisor in method.divisors:
+        kwargs[divisor.key] = fitting(model, kwargs["target_modules"], divisor, kwargs[divisor.key])
     return getattr(peft, method.config_class)(**kwargs)
+
+
+def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, value: int | None) -> int:
+    """A value that divides the layers that are adapted: the one that is given, or the largest that does.
+
+    Raises:
+        PlanError: if the given value does not, or none does.
+    """
+    sides = _sides(model, targets, divisor)
+    common = math.gcd(*sides)
+    known = [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
+    if value in known:
+        return value
+    largest = max((size for size in known if size <= divisor.most), default=0)
+    if value is None and largest > 1:
+        return largest
+    sizes = ", ".join(map(str, sorted(sides)))
+    what = f"peft.{divisor.key}: {value or 'no size'} does not divide the layers' sizes of {sizes}"
+    raise PlanError(Problem("", what, f"write {largest}" if largest > 1 else "name other `target_modules`"))
+
+
+def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> set[int]:
+    """The sizes of the layers that are adapted, of the sides that a value has to divide."""
+    found: set[int] = set()
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or not any(name == target or name.endswith(f".{target}") for target in targets):
+            continue
+        features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        inputs, outputs = features if None not in features else tuple(weight.shape)
+        found |= {"input": {inputs}, "output": {outputs}, "both": {inputs, outputs}}[divisor.sides]
+    return found
 
 
 def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.peft import AdaLora
 from lora_ns.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def make_trainer(
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    for callback in callbacks:
+    for callback in (*callbacks, *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
         trainer.add_callback(callback)
     return trainer
 
@@ -99,6 +100,34 @@ def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
         if name in trained:
             parameter.data = trained[name]
     return trainer
+
+
+def rank_allocation() -> TrainerCallback:
+    """The step of AdaLoRA that PEFT leaves to who trains: after each optimizer step, ranks are weighed and cut."""
+    import transformers
+
+    class RankAllocation(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Called while the gradients are still there."""
+
+        def on_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+            model.base_model.update_and_allocate(state.global_step + 1)
+
+    return RankAllocation()
+
+
+@contextlib.contextmanager
+def without_penalty(model: Any) -> Iterator[None]:
+    """Evaluation without AdaLoRA's term for orthogonal factors, which PEFT adds to every loss."""
+    config = getattr(model, "active_peft_config", None)
+    weight = getattr(config, "orth_reg_weight", None)
+    if config is None or weight is None:
+        yield
+        return
+    config.orth_reg_weight = 0.0
+    try:
+        yield
+    finally:
+        config.orth_reg_weight = weight
 
 
 @functools.cache
@@ -149,6 +178,11 @@ def repeatable(trainer_class: Any) -> Any:
             repeated = sampler_class()(sampler.batch_size, lengths=sampler.lengths)
             repeated.seed = self.args.seed
             return repeated
+
+        def prediction_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            """An evaluation of the model alone."""
+            with without_penalty(model):
+                return super().prediction_step(model, *args, **kwargs)
 
     return RepeatableTrainer
 

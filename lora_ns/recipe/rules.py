@@ -398,7 +398,7 @@ def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
     peft = recipe.peft
     own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), "peft_type", "task_type", "inference_mode"})
-    known = peft_config_fields(peft.config_file, peft.config_class)
+    known = peft_config_fields(peft.config_file, peft.config_class, peft.parents)
     return _extra("peft.extra", peft.extra, known, own, peft.config_class)
 
 

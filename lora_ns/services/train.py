@@ -271,7 +271,8 @@ def _train(
     recipe, plan = manifest.recipe, manifest.plan
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
-    model = add_adapter(load_base(prepared.base, loading_of(manifest)), recipe.peft, recipe.task_type, prepared.base)
+    model = load_base(prepared.base, loading_of(manifest))
+    model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
     trainable = trainable_parameters(model)
     run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable}))
     first = checkpoint[1] if checkpoint else 0

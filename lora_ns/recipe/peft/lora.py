@@ -1,0 +1,96 @@
+"""LoRA, and the methods that divide its rank."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from lora_ns.capabilities import Capabilities
+from lora_ns.recipe.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.recipe.peft.base import LayeredMethod
+
+
+class Lora(LayeredMethod):
+    """Low-rank adapters beside the linear layers."""
+
+    config_class: ClassVar[str] = "LoraConfig"
+    config_file: ClassVar[str] = "tuners/lora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=2e-4,
+        convertible=True,
+        vllm=True,
+        benchmark="rank 32: 0.478 in 16 min and 20.8 GB; rank 64 with `use_rslora`: 0.513",
+    )
+    advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
+
+    method: Literal["lora"]
+    """LoRA."""
+    lora_r: PositiveInt = 16
+    """Rank of the update."""
+    lora_alpha: PositiveFloat = 32
+    """The update is scaled by `lora_alpha / lora_r`, or by `lora_alpha / sqrt(lora_r)` with `use_rslora`."""
+    lora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases to train."""
+    use_rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); worth it from rank 64."""
+    use_dora: bool = False
+    """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, slower."""
+    init_lora_weights: Literal["default", "gaussian", "olora", "orthogonal", "pissa"] = "default"
+    """Start of the two factors; `pissa` and `olora` start from the base weights' own principal parts."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Arguments of `peft.LoraConfig`."""
+        kwargs = super().to_kwargs()
+        kwargs["r"] = kwargs.pop("lora_r")
+        kwargs["init_lora_weights"] = True if self.init_lora_weights == "default" else self.init_lora_weights
+        return {**kwargs, **self.extra}
+
+
+class AdaLora(LayeredMethod):
+    """LoRA whose rank moves to the layers where it matters, from `init_r` to `target_r` on average."""
+
+    config_class: ClassVar[str] = "AdaLoraConfig"
+    config_file: ClassVar[str] = "tuners/adalora/config.py"
+    parents: ClassVar[tuple[tuple[str, str], ...]] = (("tuners/lora/config.py", "LoraConfig"),)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=1e-3,
+        convertible=False,
+        benchmark="rank 32: 0.373 in 19 min and 21.2 GB",
+    )
+    advice: ClassVar[str] = "when layers differ and parameters are counted (Zhang et al. 2023, arXiv 2303.10512)"
+
+    method: Literal["adalora"]
+    """AdaLoRA."""
+    init_r: PositiveInt = 12
+    """Rank of every layer at the beginning."""
+    target_r: PositiveInt = 8
+    """Rank at the end, on average over the layers."""
+    tinit: NonNegativeInt | None = None
+    """Steps before ranks are cut; a tenth of the run if absent."""
+    tfinal: NonNegativeInt | None = None
+    """Steps at the end with the ranks that are left; three tenths of the run if absent."""
+    deltaT: PositiveInt = 1  # noqa: N815 -- PEFT's name
+    """Steps between two cuts."""
+    beta1: Fraction = 0.85
+    """Decay of the mean of a rank's importance."""
+    beta2: Fraction = 0.85
+    """Decay of the mean of its uncertainty."""
+    orth_reg_weight: NonNegativeFloat = 0.5
+    """Weight of the term in the loss that keeps the factors orthogonal."""
+    lora_alpha: PositiveFloat = 32
+    """The update is scaled by `lora_alpha / rank`."""
+    lora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+    def scheduled(self, steps: int) -> dict[str, int]:
+        """The arguments that follow from the number of steps.
+
+        Raises:
+            ValueError: if no step is left to cut ranks in.
+        """
+        begin = steps // 10 if self.tinit is None else self.tinit
+        end = 3 * steps // 10 if self.tfinal is None else self.tfinal
+        if begin + end >= steps:
+            raise ValueError(f"{begin} steps before ranks are cut and {end} after it leave none of {steps}")
+        return {"tinit": begin, "tfinal": end, "total_step": steps}

@@ -1,0 +1,241 @@
+"""Other updates of low rank: products, blocks, shared factors, and what is added to them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from lora_ns.capabilities import Capabilities
+from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.recipe.peft.base import Divisor, LayeredMethod, TargetedMethod
+
+_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in 4 bits"
+
+
+class LoHa(LayeredMethod):
+    """The elementwise product of two low-rank updates: a higher rank from as few parameters."""
+
+    config_class: ClassVar[str] = "LoHaConfig"
+    config_file: ClassVar[str] = "tuners/loha/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
+    )
+    advice: ClassVar[str] = "for a higher rank than LoRA at the same size (Hyeon-Woo et al. 2022, arXiv 2108.06098)"
+
+    method: Literal["loha"]
+    """LoHa."""
+    r: PositiveInt = 8
+    """Rank of each factor."""
+    alpha: PositiveInt = 16
+    """The update is scaled by `alpha / r`."""
+    rank_dropout: Fraction = 0.0
+    """Dropout on the rank."""
+    module_dropout: Fraction = 0.0
+    """Share of the adapters that is left out in a step."""
+
+
+class LoKr(LayeredMethod):
+    """The Kronecker product of two small matrices."""
+
+    config_class: ClassVar[str] = "LoKrConfig"
+    config_file: ClassVar[str] = "tuners/lokr/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=3e-3, convertible=True, nf4=_PACKED_WEIGHTS
+    )
+    advice: ClassVar[str] = "very few parameters; needs a high rate (Yeh et al. 2024, arXiv 2309.14859)"
+
+    method: Literal["lokr"]
+    """LoKr."""
+    r: PositiveInt = 8
+    """Rank of the larger factor."""
+    alpha: PositiveInt = 16
+    """The update is scaled by `alpha / r`."""
+    rank_dropout: Fraction = 0.0
+    """Dropout on the rank."""
+    module_dropout: Fraction = 0.0
+    """Share of the adapters that is left out in a step."""
+    decompose_both: bool = False
+    """Whether the smaller factor is a product of low rank, too."""
+    decompose_factor: int = -1
+    """Size of the smaller factor; -1 for the square root of the layer."""
+
+
+class HiRa(LayeredMethod):
+    """A low-rank update that is multiplied with the base weights: of full rank."""
+
+    config_class: ClassVar[str] = "HiraConfig"
+    config_file: ClassVar[str] = "tuners/hira/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=4.5e-3, benchmark="rank 32: 0.513 in 21 min and 22.0 GB"
+    )
+    advice: ClassVar[str] = "close to rank-64 LoRA in PEFT's benchmark at half the size (Huang et al. 2025)"
+
+    method: Literal["hira"]
+    """HiRA."""
+    r: PositiveInt = 32
+    """Rank of the update."""
+    hira_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class GraLora(LayeredMethod):
+    """LoRA in blocks: the layer is cut into a grid, each cell with an adapter of its own."""
+
+    config_class: ClassVar[str] = "GraloraConfig"
+    config_file: ClassVar[str] = "tuners/gralora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, convertible=True)
+    advice: ClassVar[str] = "for high ranks, where LoRA stops gaining (Jung et al. 2025, arXiv 2505.20355)"
+    divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("gralora_k", "both", 2),)
+
+    method: Literal["gralora"]
+    """GraLoRA."""
+    r: PositiveInt = 32
+    """Rank over all blocks; a multiple of `gralora_k`."""
+    hybrid_r: NonNegativeInt = 0
+    """Rank of a plain LoRA beside the blocks."""
+    alpha: PositiveInt = 64
+    """The update is scaled by `alpha / (r + hybrid_r)`."""
+    gralora_k: PositiveInt = 2
+    """Blocks along each side of a layer."""
+    gralora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class DeLora(LayeredMethod):
+    """LoRA with a bounded distance from the base: direction and strength are learned apart."""
+
+    config_class: ClassVar[str] = "DeloraConfig"
+    config_file: ClassVar[str] = "tuners/delora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
+    )
+    advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
+
+    method: Literal["delora"]
+    """DeLoRA."""
+    r: PositiveInt = 16
+    """Rank of the update."""
+    delora_lambda: PositiveInt = 15
+    """Bound of the update at the beginning."""
+    module_dropout: Fraction = 0.0
+    """Share of the adapters that is left out in a step."""
+
+
+class Miss(LayeredMethod):
+    """One small matrix that is repeated along the layer: fewer parameters and less memory than LoRA."""
+
+    config_class: ClassVar[str] = "MissConfig"
+    config_file: ClassVar[str] = "tuners/miss/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=2e-4,
+        convertible=True,
+        benchmark="0.487 in 15 min and 18.9 GB; `bat`: 0.504 in 23 min and 23.5 GB",
+    )
+    advice: ClassVar[str] = "when memory is tight: the least of PEFT's benchmark (Kang and Yin 2024, arXiv 2409.15371)"
+
+    method: Literal["miss"]
+    """MiSS."""
+    r: PositiveInt = 64
+    """Rows of the matrix."""
+    mini_r: PositiveInt = 1
+    """Columns that share a value; only with `init_weights = \"mini\"`."""
+    init_weights: Literal["balance", "bat", "mini"] = "balance"
+    """The plain form, the one that looks at the base weights, or the smallest one."""
+    miss_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Arguments of `peft.MissConfig`."""
+        chosen = True if self.init_weights == "balance" else self.init_weights
+        return {**super().to_kwargs(), "init_weights": chosen, **self.extra}
+
+
+class Lily(LayeredMethod):
+    """LoRA whose second factors are shared by all layers and mixed by a router."""
+
+    config_class: ClassVar[str] = "LilyConfig"
+    config_file: ClassVar[str] = "tuners/lily/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=5e-4,
+        merge="a router mixes its factors anew for every token",
+        benchmark="rank 140 on the feed-forward layers: 0.526 in 22 min and 23.9 GB",
+    )
+    advice: ClassVar[str] = "the best of PEFT's benchmark, at ten times the size (Zhong et al. 2024, arXiv 2407.09946)"
+
+    method: Literal["lily"]
+    """Lily."""
+    r: PositiveInt = 32
+    """Rank of the update."""
+    stride_A: PositiveInt = 1  # noqa: N815 -- PEFT's name
+    """Neighbouring layers that share a first factor."""
+    num_B: PositiveInt = 2  # noqa: N815 -- PEFT's name
+    """Second factors that all layers share."""
+    scaling: PositiveFloat = 1.0
+    """The update is multiplied by this."""
+
+
+class Peanut(LayeredMethod):
+    """A small network that makes the update out of the base weights."""
+
+    config_class: ClassVar[str] = "PeanutConfig"
+    config_file: ClassVar[str] = "tuners/peanut/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "for updates that follow the weights (Zhong et al. 2024, arXiv 2410.01870)"
+
+    method: Literal["peanut"]
+    """PEANuT."""
+    r: PositiveInt = 32
+    """Width of the network."""
+    depth: NonNegativeInt = 0
+    """Hidden layers on each side of it."""
+    act_fn: Name = "relu"
+    """Its activation."""
+    scaling: PositiveFloat = 1.0
+    """The update is multiplied by this."""
+
+
+class Glora(TargetedMethod):
+    """Scales and shifts of weights and biases beside a low-rank update."""
+
+    config_class: ClassVar[str] = "GloraConfig"
+    config_file: ClassVar[str] = "tuners/glora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "for small layers; largest of its kind (Chavan et al. 2023, arXiv 2306.07967)"
+
+    method: Literal["glora"]
+    """GLoRA."""
+    r: PositiveInt = 8
+    """Rank of the low-rank parts."""
+
+
+class Deft(LayeredMethod):
+    """Takes a subspace out of the base weights and puts a learned one in its place."""
+
+    config_class: ClassVar[str] = "DeftConfig"
+    config_file: ClassVar[str] = "tuners/deft/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
+
+    method: Literal["deft"]
+    """DEFT."""
+    r: PositiveInt = 8
+    """Rank of the subspace."""
+    decomposition_method: Literal["relu", "qr"] = "relu"
+    """How the subspace is made."""
+    para: bool = False
+    """Only take out, put nothing in."""
+    deft_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class Osf(TargetedMethod):
+    """Trains the smaller singular directions of the weights themselves and keeps the larger ones."""
+
+    config_class: ClassVar[str] = "OSFConfig"
+    config_file: ClassVar[str] = "tuners/osf/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-5, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
+
+    method: Literal["osf"]
+    """OSF."""
+    effective_rank: PositiveInt | Fraction | None = None
+    """Directions that are kept, as a number or a share; half of them if absent."""

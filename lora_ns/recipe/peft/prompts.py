@@ -1,0 +1,106 @@
+"""Prompt learning: vectors before every row, which are no change of the weights."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from lora_ns.capabilities import Capabilities
+from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
+from lora_ns.recipe.peft.base import PeftMethod
+
+_NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
+_NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
+_NO_RESUME = "PEFT saves what the network makes and not the network itself"
+_NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
+
+
+class PrefixTuning(PeftMethod):
+    """Trained key and value vectors before every layer's own."""
+
+    config_class: ClassVar[str] = "PrefixTuningConfig"
+    config_file: ClassVar[str] = "tuners/prefix_tuning/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        merge=_NO_MERGE,
+        packing=_NO_PACKING,
+        gradient_checkpointing=_NO_CHECKPOINTING,
+        typical_learning_rate=1e-2,
+        virtual_tokens=True,
+    )
+    advice: ClassVar[str] = (
+        "very sensitive to the learning rate: try 1e-3 to 3e-2 (Li and Liang 2021, arXiv 2101.00190)"
+    )
+
+    method: Literal["prefix-tuning"]
+    """Prefix tuning."""
+    num_virtual_tokens: PositiveInt = 20
+    """Length of the prefix, in positions."""
+
+
+class PromptTuning(PeftMethod):
+    """Trained embeddings before every row."""
+
+    config_class: ClassVar[str] = "PromptTuningConfig"
+    config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=3e-2, virtual_tokens=True
+    )
+    advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
+
+    method: Literal["prompt-tuning"]
+    """Prompt tuning."""
+    num_virtual_tokens: PositiveInt = 20
+    """Length of the prompt, in positions."""
+    prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
+    """Start of the embeddings: random numbers, those of random tokens, or those of `prompt_tuning_init_text`."""
+    prompt_tuning_init_text: str = ""
+    """Text whose embeddings the prompt starts from; only with `TEXT`."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Arguments of `peft.PromptTuningConfig`; the tokenizer for `TEXT` comes from the engine."""
+        return {**super().to_kwargs(), "prompt_tuning_init_text": self.prompt_tuning_init_text or None, **self.extra}
+
+
+class PTuning(PeftMethod):
+    """Embeddings before every row that a small network makes."""
+
+    config_class: ClassVar[str] = "PromptEncoderConfig"
+    config_file: ClassVar[str] = "tuners/p_tuning/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        merge=_NO_MERGE, packing=_NO_PACKING, resume=_NO_RESUME, typical_learning_rate=1e-2, virtual_tokens=True
+    )
+    advice: ClassVar[str] = "steadier than prompt tuning for understanding tasks (Liu et al. 2021, arXiv 2103.10385)"
+
+    method: Literal["p-tuning"]
+    """P-tuning."""
+    num_virtual_tokens: PositiveInt = 20
+    """Length of the prompt, in positions."""
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
+    """Kind of the network."""
+    encoder_hidden_size: PositiveInt = 128
+    """Width of the network."""
+    encoder_num_layers: PositiveInt = 2
+    """Layers of an LSTM; an MLP has three."""
+    encoder_dropout: Fraction = 0.0
+    """Dropout in the network."""
+
+
+class Cartridge(PeftMethod):
+    """A prefix whose first vectors stay as they are, so that attention keeps its sink."""
+
+    config_class: ClassVar[str] = "CartridgeConfig"
+    config_file: ClassVar[str] = "tuners/cartridge/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        merge=_NO_MERGE,
+        packing=_NO_PACKING,
+        gradient_checkpointing=_NO_CHECKPOINTING,
+        typical_learning_rate=1e-2,
+        virtual_tokens=True,
+    )
+    advice: ClassVar[str] = "to press a long context into a prefix (Eyuboglu et al. 2025, arXiv 2506.06266)"
+
+    method: Literal["cartridge"]
+    """Cartridge."""
+    num_virtual_tokens: PositiveInt = 20
+    """Length of the prefix, in positions."""
+    num_frozen_tokens: NonNegativeInt = 1
+    """Vectors at its beginning that are not trained."""

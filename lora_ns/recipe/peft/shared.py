@@ -1,0 +1,180 @@
+"""Frozen random projections, or vectors that all layers share: few parameters, high learning rates."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from lora_ns.capabilities import Capabilities
+from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from lora_ns.recipe.peft.base import Divisor, LayeredMethod
+
+_PACKED_WEIGHTS = "it decomposes the base weights, which are packed in 4 bits"
+
+
+class Vera(LayeredMethod):
+    """Two vectors for each layer around random matrices that all layers share."""
+
+    config_class: ClassVar[str] = "VeraConfig"
+    config_file: ClassVar[str] = "tuners/vera/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3, convertible=True, benchmark="0.354")
+    advice: ClassVar[str] = "a tenth of LoRA's parameters; needs a high rate (Kopiczko et al. 2024, arXiv 2310.11454)"
+
+    method: Literal["vera"]
+    """VeRA."""
+    r: PositiveInt = 256
+    """Rank of the shared matrices."""
+    projection_prng_key: NonNegativeInt = 0
+    """Seed of the shared matrices."""
+    save_projection: bool = True
+    """Save the shared matrices, too: a larger file that loads everywhere."""
+    d_initial: PositiveFloat = 0.1
+    """Start of the inner vector."""
+    vera_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class Pvera(LayeredMethod):
+    """VeRA that learns a distribution of its inner vector."""
+
+    config_class: ClassVar[str] = "PveraConfig"
+    config_file: ClassVar[str] = "tuners/pvera/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3)
+    advice: ClassVar[str] = "VeRA with less overfitting on small data (PEFT 0.21)"
+
+    method: Literal["pvera"]
+    """PVeRA."""
+    r: PositiveInt = 256
+    """Rank of the shared matrices."""
+    projection_prng_key: NonNegativeInt = 0
+    """Seed of the shared matrices."""
+    save_projection: bool = True
+    """Save the shared matrices, too: a larger file that loads everywhere."""
+    d_initial: PositiveFloat = 0.1
+    """Start of the inner vector."""
+    pvera_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class RandLora(LayeredMethod):
+    """Sums of random low-rank matrices with learned scales: updates of full rank."""
+
+    config_class: ClassVar[str] = "RandLoraConfig"
+    config_file: ClassVar[str] = "tuners/randlora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, convertible=True)
+    advice: ClassVar[str] = "full rank with few parameters (Albert et al. 2025, arXiv 2502.00987)"
+
+    method: Literal["randlora"]
+    """RandLoRA."""
+    r: PositiveInt = 32
+    """Rank of each random matrix."""
+    randlora_alpha: PositiveInt = 640
+    """Scale of the update, usually 20 times `r`."""
+    projection_prng_key: NonNegativeInt = 0
+    """Seed of the random matrices."""
+    save_projection: bool = True
+    """Save the random matrices, too: a larger file that loads everywhere."""
+    randlora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class VbLora(LayeredMethod):
+    """LoRA put together from a bank of vectors that all layers share."""
+
+    config_class: ClassVar[str] = "VBLoRAConfig"
+    config_file: ClassVar[str] = "tuners/vblora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3, convertible=True)
+    advice: ClassVar[str] = "for many adapters of one base (Li et al. 2024, arXiv 2405.15179)"
+    divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("vector_length", "both", 256),)
+
+    method: Literal["vblora"]
+    """VB-LoRA."""
+    r: PositiveInt = 4
+    """Rank of the update."""
+    num_vectors: PositiveInt = 256
+    """Vectors in the bank."""
+    vector_length: Literal["auto"] | PositiveInt = "auto"
+    """Length of a vector, which divides every side of every layer; `auto` takes the longest up to 256 that does."""
+    topk: PositiveInt = 2
+    """Vectors that are mixed for each part."""
+    vblora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class UniLora(LayeredMethod):
+    """LoRA whose numbers all come from one short vector."""
+
+    config_class: ClassVar[str] = "UniLoraConfig"
+    config_file: ClassVar[str] = "tuners/unilora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-3, convertible=True)
+    advice: ClassVar[str] = "the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
+
+    method: Literal["unilora"]
+    """Uni-LoRA."""
+    r: PositiveInt = 4
+    """Rank of the update."""
+    theta_d_length: PositiveInt = 256
+    """Length of the vector."""
+    proj_seed: NonNegativeInt = 42
+    """Seed of which number goes where."""
+    unilora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class TinyLora(LayeredMethod):
+    """A short vector for each layer between the singular directions of its weights."""
+
+    config_class: ClassVar[str] = "TinyLoraConfig"
+    config_file: ClassVar[str] = "tuners/tinylora/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
+    )
+    advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
+
+    method: Literal["tinylora"]
+    """TinyLoRA."""
+    r: PositiveInt = 2
+    """Singular directions that are used."""
+    u: PositiveInt = 64
+    """Length of the vector."""
+    weight_tying: Probability = 0.0
+    """Share of the layers that use one vector together."""
+    projection_seed: NonNegativeInt = 42
+    """Seed of the projection."""
+    tinylora_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class Frod(LayeredMethod):
+    """A sparse rotation in a basis that the layers share."""
+
+    config_class: ClassVar[str] = "FrodConfig"
+    config_file: ClassVar[str] = "tuners/frod/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
+
+    method: Literal["frod"]
+    """FRoD."""
+    sparse_rate: Fraction = 0.01
+    """Share of the rotation that is trained."""
+    projection_prng_key: NonNegativeInt = 0
+    """Seed of which part that is."""
+    frod_dropout: Fraction = 0.0
+    """Dropout on the input of the adapter."""
+
+
+class Adamss(LayeredMethod):
+    """Small updates in clusters of the singular directions."""
+
+    config_class: ClassVar[str] = "AdamssConfig"
+    config_file: ClassVar[str] = "tuners/adamss/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS)
+    advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
+
+    method: Literal["adamss"]
+    """AdaMSS."""
+    r: PositiveInt = 100
+    """Singular directions that are divided."""
+    num_subspaces: PositiveInt = 5
+    """Clusters they are divided into."""
+    subspace_rank: PositiveInt = 1
+    """Rank of the update in each."""

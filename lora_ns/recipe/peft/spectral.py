@@ -1,0 +1,64 @@
+"""Updates that are sparse in a spectrum: Fourier, wavelets, circular convolutions."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from lora_ns.capabilities import Capabilities
+from lora_ns.recipe.base import Name, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.recipe.peft.base import Divisor, LayeredMethod
+
+
+class FourierFt(LayeredMethod):
+    """Some frequencies of the update, at random places."""
+
+    config_class: ClassVar[str] = "FourierFTConfig"
+    config_file: ClassVar[str] = "tuners/fourierft/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=3e-2, convertible=True, benchmark="0.000 to 0.096", sensitive=True
+    )
+    advice: ClassVar[str] = "few parameters; very sensitive to rate and scale (Gao et al. 2024, arXiv 2405.03003)"
+
+    method: Literal["fourierft"]
+    """FourierFT."""
+    n_frequency: PositiveInt = 1000
+    """Frequencies that are learned; at most the number of weights of a layer."""
+    scaling: PositiveFloat = 150.0
+    """The update is multiplied by this."""
+    random_loc_seed: NonNegativeInt = 777
+    """Seed of the places."""
+
+
+class WaveFt(LayeredMethod):
+    """Some wavelet coefficients of the update, at random places."""
+
+    config_class: ClassVar[str] = "WaveFTConfig"
+    config_file: ClassVar[str] = "tuners/waveft/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=3e-3, convertible=True)
+    advice: ClassVar[str] = "like FourierFT, steadier (Bilican et al. 2025, arXiv 2505.12532)"
+
+    method: Literal["waveft"]
+    """WaveFT."""
+    n_frequency: PositiveInt = 2592
+    """Coefficients that are learned; at most the number of weights of a layer."""
+    scaling: PositiveFloat = 25.0
+    """The update is multiplied by this."""
+    wavelet_family: Name = "db1"
+    """Wavelet, by its PyWavelets name."""
+    random_loc_seed: NonNegativeInt = 777
+    """Seed of the places."""
+
+
+class C3a(LayeredMethod):
+    """Circular convolutions by blocks."""
+
+    config_class: ClassVar[str] = "C3AConfig"
+    config_file: ClassVar[str] = "tuners/c3a/config.py"
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-1, convertible=True, sensitive=True)
+    advice: ClassVar[str] = "few parameters of high rank; needs a very high rate (Chen et al. 2025, arXiv 2407.19342)"
+    divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("block_size", "both", 256),)
+
+    method: Literal["c3a"]
+    """C3A."""
+    block_size: Literal["auto"] | PositiveInt = "auto"
+    """Size of a block, which divides every side of every layer; `auto` takes the largest up to 256 that does."""
