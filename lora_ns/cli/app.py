@@ -15,6 +15,7 @@ from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
 from lora_ns.cli.merge import merge
+from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
 from lora_ns.cli.schema import schema
 from lora_ns.cli.train import train
@@ -36,6 +37,7 @@ app.command("infer")(infer)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
 app.command("env-check")(env_check)
+app.command("methods")(methods)
 app.command("cache")(cache)
 app.command("schema")(schema)
 

@@ -95,7 +95,11 @@ def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
 
     # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
     trained = {name: value.data for name, value in shared["model"].named_parameters() if value.requires_grad}
-    trainer: Trainer = repeatable(causal_trainer_class())(args=trl.SFTConfig(**arguments), **shared)
+    try:
+        trainer: Trainer = repeatable(causal_trainer_class())(args=trl.SFTConfig(**arguments), **shared)
+    except ValueError as error:  # what TRL cannot train, such as the embeddings of a base that ties them to its head
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(Problem("", f"peft.method: TRL refuses it: {reason}", "choose another method")) from error
     for name, parameter in shared["model"].named_parameters():
         if name in trained:
             parameter.data = trained[name]
@@ -109,7 +113,7 @@ def rank_allocation() -> TrainerCallback:
     class RankAllocation(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Called while the gradients are still there."""
 
-        def on_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+        def on_optimizer_step(self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any) -> None:
             model.base_model.update_and_allocate(state.global_step + 1)
 
     return RankAllocation()

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
 from lora_ns.recipe.base import Table
-from lora_ns.recipe.peft import METHODS
+from lora_ns.recipe.peft import METHODS, REFUSED
 from lora_ns.recipe.quantization import Bnb4Bit, Bnb8Bit, NoQuantization
 from lora_ns.recipe.recipe import Recipe
 
@@ -103,6 +103,9 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     choices = ", ".join(methods)
     if not isinstance(entry, Mapping) or "method" not in entry:
         return Problem(locate(dotted), f"{dotted}.method: required", f"one of: {choices}")
+    if dotted == "peft" and entry["method"] in REFUSED:
+        what = f"{dotted}.method: {entry['method']} cannot be trained"
+        return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
     close = difflib.get_close_matches(str(entry["method"]), methods, n=1)
     hint = f"did you mean `{close[0]}`? one of: {choices}" if close else f"one of: {choices}"
     return Problem(locate(f"{dotted}.method"), f"{dotted}.method: got {as_toml(entry['method'])}", hint)
@@ -221,8 +224,8 @@ def _choices(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     owner, name = list(keys[:-1]), keys[-1]
-    if owner and owner[0] == "peft" and (method := _owned_by_another_method(name, table)):
-        return method
+    if owner and owner[0] == "peft" and (hint := _of_this_or_another_method(name, table)):
+        return hint
     model = _model(owner, table)
     close = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.6) if model else []
     if close:
@@ -241,12 +244,15 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     return f"known here: {', '.join(fields)}" if fields else "remove it"
 
 
-def _owned_by_another_method(name: str, table: Mapping[str, Any]) -> str:
+def _of_this_or_another_method(name: str, table: Mapping[str, Any]) -> str:
     method = table["peft"].get("method")
     owners = [tag for tag, model in METHODS.items() if name in model.model_fields and tag != method]
     own = METHODS[method].model_fields if method in METHODS else {}
+    if FOREIGN_KEYS.get(name, "").removeprefix("peft.") in own:
+        return f"it is called `{FOREIGN_KEYS[name]}` here"
     if owners and name not in own and not difflib.get_close_matches(name, own, n=1, cutoff=0.8):
-        return f"`{name}` belongs to {' and '.join(owners)}, and the method is {method}"
+        shown = " and ".join([*owners[:3], *([f"{len(owners) - 3} more"] if len(owners) > 3 else [])])
+        return f"`{name}` belongs to {shown}, and the method is {method}"
     return ""
 
 

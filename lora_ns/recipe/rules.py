@@ -319,6 +319,19 @@ def ia3_targets_come_together(recipe: Recipe) -> Finding | None:
     return None
 
 
+def method_works_on_the_base(recipe: Recipe) -> Finding | None:
+    """A base in few bits only under methods that do not compute with its weights."""
+    bits = recipe.quantization.bits
+    works = {None: True, 4: recipe.peft.capabilities.nf4, 8: recipe.peft.capabilities.int8}[bits]
+    if works is not True:
+        return Finding(
+            ("quantization.method", "peft.method"),
+            f"{recipe.peft.method} does not train over a base in {bits} bits: {works}",
+            "write `lora`, or remove `[quantization]`; `lorans methods` has a table",
+        )
+    return None
+
+
 def start_works_on_the_base(recipe: Recipe) -> Finding | None:
     """Starts that decompose the base weights need weights that are not packed into 4 or 8 bits."""
     if (
@@ -439,6 +452,7 @@ RULES: tuple[Rule, ...] = (
     remote_code_is_pinned,
     prompt_text_and_init_agree,
     ia3_targets_come_together,
+    method_works_on_the_base,
     start_works_on_the_base,
     exact_match_has_rows,
     exact_match_keys_need_it,

@@ -173,9 +173,18 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+    _check_resumable(run, manifest, found)
     if found is None:
         observer.warn("no complete checkpoint: starting from the first step")
     return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
+
+
+def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, int] | None) -> None:
+    """Some methods would go on as another run."""
+    resumes = manifest.recipe.peft.capabilities.resume
+    if checkpoint is not None and resumes is not True:
+        what = f"a run with {manifest.recipe.peft.method} cannot be resumed: {resumes}"
+        raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))
 
 
 def find_recipe_base(loaded: LoadedRecipe) -> Base:

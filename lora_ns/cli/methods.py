@@ -1,0 +1,88 @@
+"""`lorans methods`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lora_ns.cli import complete
+from lora_ns.cli.options import AsJson
+from lora_ns.cli.show import print_json, print_pairs
+from lora_ns.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.recipe.peft import PeftMethod
+
+
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One method, in detail.", show_default=False, autocompletion=complete.methods),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the PEFT methods with what each can be combined with, or tell all about one."""
+    from lora_ns.recipe.peft import METHODS, REFUSED
+
+    if name is None:
+        _print_all(as_json)
+        return
+    if name in REFUSED:
+        raise UsageError(Problem("", f"{name} cannot be trained: {REFUSED[name]}"))
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else "`lorans methods` lists them"
+        raise UsageError(Problem("", f"no method `{name}`", hint))
+    if as_json:
+        print_json(_facts(name, METHODS[name]))
+    else:
+        _print_one(name, METHODS[name])
+
+
+def _print_all(as_json: bool) -> None:
+    from lora_ns.recipe.methods import COLUMNS, marks
+    from lora_ns.recipe.peft import METHODS, REFUSED
+
+    if as_json:
+        print_json({"methods": [_facts(name, kind) for name, kind in METHODS.items()], "refused": dict(REFUSED)})
+        return
+    rows = [marks(name, kind) for name, kind in METHODS.items()]
+    widths = [max(len(row[place]) for row in [COLUMNS, *rows]) for place in range(len(COLUMNS))]
+    for row in [COLUMNS, *rows]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo("`lorans methods NAME` tells the keys, the reasons, and when to take it.")
+
+
+def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:
+    """All there is to know of a method."""
+    return {"method": name, "advice": kind.advice, "config_class": kind.config_class, **asdict(kind.capabilities)}
+
+
+def _print_one(name: str, kind: type[PeftMethod]) -> None:
+    from lora_ns.recipe.explain import describe
+    from lora_ns.recipe.methods import QUESTIONS
+
+    capabilities = kind.capabilities
+    print_pairs(
+        [
+            ("method", f"{name}: {kind.__doc__}"),
+            ("advice", kind.advice),
+            ("learning rate", f"{capabilities.typical_learning_rate:g} if the recipe has none"),
+            *([("benchmark", capabilities.benchmark)] if capabilities.benchmark else []),
+            *((told, _answer(getattr(capabilities, field))) for field, told in QUESTIONS.items()),
+        ]
+    )
+    typer.echo("")
+    properties = kind.model_json_schema()["properties"]
+    keys = [(key, entry) for key, entry in properties.items() if key not in {"method", "extra"}]
+    for key, entry in keys:
+        default = f", {entry['default']}" if entry.get("default") not in (None, []) else ""
+        typer.echo(f"{key}: {describe(entry)}{default}")
+        typer.echo(f"    {entry.get('description', '')}")
+
+
+def _answer(value: bool | str) -> str:
+    return f"no: {value}" if isinstance(value, str) else ("yes" if value else "no")

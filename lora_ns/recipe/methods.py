@@ -1,0 +1,70 @@
+"""The table of PEFT methods, as `lorans methods` and `docs/methods.md` show it: `python -m lora_ns.recipe.methods`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from lora_ns.recipe.peft import METHODS, REFUSED, PeftMethod
+
+QUESTIONS: Mapping[str, str] = {
+    "merge": "merge",
+    "convertible": "to LoRA",
+    "nf4": "4-bit",
+    "int8": "8-bit",
+    "packing": "packing",
+    "gradient_checkpointing": "checkpointing",
+    "resume": "resume",
+    "vllm": "vLLM",
+}
+"""Field of `Capabilities` to what it is called."""
+
+COLUMNS = ("method", *QUESTIONS.values(), "rate")
+
+
+def marks(name: str, kind: type[PeftMethod]) -> tuple[str, ...]:
+    """A method's row."""
+    found = (getattr(kind.capabilities, field) for field in QUESTIONS)
+    return (name, *("yes" if value is True else "-" for value in found), f"{kind.capabilities.typical_learning_rate:g}")
+
+
+def page() -> str:
+    """The methods as Markdown: the table, when to take each, why something does not work."""
+    lines = [
+        "# PEFT methods",
+        "",
+        "Written from the methods' own classes; a test holds it to them, and others hold the classes to what happens.",
+        "",
+        _row(COLUMNS),
+        _row(["---"] * len(COLUMNS)),
+        *(_row(marks(name, kind)) for name, kind in METHODS.items()),
+        "",
+        "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
+        "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
+    ]
+    for name, kind in METHODS.items():
+        lines += ["", f"## {name}", "", f"{kind.__doc__} Take it {_lower(kind.advice)}.", *_details(kind)]
+    lines += ["", "## Refused", "", "What PEFT has, and a recipe cannot name:", ""]
+    lines += [f"- `{name}`: {reason}" for name, reason in REFUSED.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _details(kind: type[PeftMethod]) -> list[str]:
+    capabilities = kind.capabilities
+    reasons = {told: getattr(capabilities, field) for field, told in QUESTIONS.items()}
+    told = [f"- no {what}: {why}" for what, why in reasons.items() if isinstance(why, str)]
+    if capabilities.benchmark:
+        told.append(f"- PEFT's MetaMathQA benchmark (Llama-3.2-3B, one run): {capabilities.benchmark}")
+    return ["", *told] if told else []
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
