@@ -33,3 +33,8 @@ class Capabilities:
     """What PEFT's own benchmark gave: accuracy on GSM8K after MetaMathQA, Llama-3.2-3B, one run each."""
     virtual_tokens: bool = False
     """Whether the method puts tokens of its own before every row."""
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether the learning rate has to be looked for."""
+        return self.sensitive or self.virtual_tokens

@@ -459,6 +459,6 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
         )
-    if loaded.recipe.peft.capabilities.virtual_tokens and loaded.recipe.training.learning_rate is None:
+    if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
         notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
     return notes

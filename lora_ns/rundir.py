@@ -74,6 +74,19 @@ class DataRecord(BaseModel):
     """The evaluation rows that are answered, so that they can be answered again without the file."""
 
 
+class SealRecord(BaseModel):
+    """The saved adapter, opened again on a fresh base, against the model that was trained."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    """Rows that both answered."""
+    largest_difference: float
+    """Between their logits, relative to the largest one."""
+    adapter_effect: float | None = None
+    """The same between the trained model and the base; None where the adapter changes the positions."""
+
+
 class Manifest(BaseModel):
     """All that is known of a run; what `infer`, `merge`, `eval` and `--resume` read."""
 
@@ -101,6 +114,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any] = {}
     adapter: dict[str, str] = {}
     """SHA-256 of every file of the adapter, by its name."""
+    seal: SealRecord | None = None
     error: str | None = None
 
 

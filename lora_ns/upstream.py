@@ -55,6 +55,21 @@ SET_BY_PLAN = frozenset(
 """Fields of `TrainingArguments` that the recipe's own keys and the plan decide; `[training.extra]` may not."""
 
 
+SET_BY_ENGINE = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "peft_type",
+        "peft_version",
+        "revision",
+        "task_type",
+        "total_step",
+    }
+)
+"""Fields of PEFT configurations that follow from the base and the run; `[peft.extra]` may not name them."""
+
+
 @functools.cache
 def dataclass_fields(package: str, file: str, name: str) -> frozenset[str] | None:
     """Field names of a dataclass in an installed package; None if the package is not installed.

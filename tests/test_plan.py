@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from minimal_recipe import choosing
 
 from lora_ns.basemodel import BaseFacts, find_base
 from lora_ns.errors import PlanError
@@ -416,7 +417,7 @@ def test_a_base_without_positions_takes_any_length(write_recipe):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_starts_from_its_typical_learning_rate(write_recipe, method):
-    made = plan(write_recipe(), f"peft.method={method}")
+    made = plan(write_recipe(), *choosing(method))
     assert made.learning_rate.value == METHODS[method].capabilities.typical_learning_rate
     assert (made.learning_rate.origin, made.learning_rate.why) == ("default", f"typical for {method}")
 
@@ -453,7 +454,7 @@ def test_the_packaged_base_is_counted_exactly(write_recipe):
     assert plan(write_recipe(), facts=base.facts).adapter_parameters.value == 221_184
 
 
-@pytest.mark.parametrize("method", [name for name, model in METHODS.items() if model.capabilities.virtual_tokens])
+@pytest.mark.parametrize("method", [name for name, model in METHODS.items() if model.capabilities.is_sensitive])
 def test_a_method_that_is_sensitive_to_its_rate_says_so(write_recipe, method):
     assert plan(write_recipe(), f"peft.method={method}").notes == (f"{method}: {METHODS[method].advice}",)
     assert plan(write_recipe(), f"peft.method={method}", "training.learning_rate=0.1").notes == ()

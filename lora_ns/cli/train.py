@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides
 from lora_ns.cli.show import Progress, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.rundir import SealRecord
 
 
 def train(
@@ -71,9 +74,19 @@ def train(
             ("adapter", result.adapter),
             ("steps", number(result.steps)),
             ("trained parameters", number(result.trainable_parameters)),
+            *_seal(result.seal),
             *_measurements(result.metrics),
         ]
     )
+
+
+def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:
+    """How what was saved answers, opened again on a fresh base."""
+    if seal is None:
+        return []
+    effect = "" if seal.adapter_effect is None else f"; without it, it would be {seal.adapter_effect:.1e}"
+    same = "as the trained model" if seal.largest_difference == 0 else f"{seal.largest_difference:.1e} apart"
+    return [("saved adapter", f"answers {seal.rows} rows {same}{effect}")]
 
 
 def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:

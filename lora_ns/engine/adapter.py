@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import head_names
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
-from lora_ns.recipe.peft import AdaLora, Divisor, PeftMethod, PromptTuning, method_name
+from lora_ns.recipe.peft import AdaLora, Divisor, Lora, PeftMethod, PromptTuning, method_name
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -75,6 +76,8 @@ def make_config(
         kwargs["target_modules"] = all_linear(model, kwargs["modules_to_save"] or [])
     elif kwargs.get("target_modules"):
         check_targets(model, kwargs["target_modules"])
+    if isinstance(method, Lora):
+        _check_names(model, method, kwargs["target_modules"])
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
         kwargs["tokenizer_name_or_path"] = str(base.path)
     if isinstance(method, AdaLora):
@@ -146,22 +149,57 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         PlanError: with the targets that match nothing, and close names.
     """
     names = [name for name, _ in model.named_modules() if name]
-    ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
-    problems = []
-    for target in targets:
-        if any(name == target or name.endswith(f".{target}") for name in names):
-            continue
-        close = difflib.get_close_matches(target, ends, n=3) or ends[:12]
-        hint = (
-            f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
-            if len(close) <= 3
-            else f"there are: {', '.join(close)}"
-        )
-        problems.append(
-            Problem("", f"peft.target_modules: `{target}` matches no module of {type(model).__name__}", hint)
-        )
+    problems = _unmatched("target_modules", targets, names, f"no module of {type(model).__name__}")
     if problems:
         raise PlanError(problems)
+
+
+def _check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
+    """The other names that LoRA is given have to match something, too. Raises `PlanError`."""
+    modules = [name for name, _ in model.named_modules() if name]
+    adapted = [name for name in modules if any(_is_named(name, target) for target in targets)]
+    parameters = [name for name, _ in model.named_parameters()]
+    problems = [
+        *_unmatched("exclude_modules", method.exclude_modules, modules, "no module"),
+        *_unmatched("target_parameters", method.target_parameters, parameters, "no parameter"),
+        *_unmatched("rank_pattern", method.rank_pattern, adapted, "no adapted layer", _is_matched),
+        *_unmatched("alpha_pattern", method.alpha_pattern, adapted, "no adapted layer", _is_matched),
+    ]
+    if problems:
+        raise PlanError(problems)
+
+
+def _is_named(name: str, end: str) -> bool:
+    """Whether a module is meant by the end of its name."""
+    return name == end or name.endswith(f".{end}")
+
+
+def _is_matched(name: str, pattern: str) -> bool:
+    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
+    except re.error:
+        return False
+
+
+def _unmatched(
+    key: str,
+    wanted: Iterable[str],
+    names: Sequence[str],
+    nothing: str,
+    is_meant: Callable[[str, str], bool] = _is_named,
+) -> list[Problem]:
+    """The problems of wanted names that mean none of the names, with close ones."""
+    ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
+    problems = []
+    for name in wanted:
+        if any(is_meant(other, name) for other in names):
+            continue
+        close = difflib.get_close_matches(name, ends, n=3) or ends[:12]
+        told = " or ".join(f"`{end}`" for end in close)
+        hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
+        problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))
+    return problems
 
 
 def save_adapter(

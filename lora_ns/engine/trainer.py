@@ -81,6 +81,9 @@ def make_trainer(
         trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
     else:
         trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, len(labels))
+    ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
+    if ratio is not None:
+        trainer.optimizer = _loraplus_optimizer(trainer, ratio)
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
@@ -104,6 +107,19 @@ def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
         if name in trained:
             parameter.data = trained[name]
     return trainer
+
+
+def _loraplus_optimizer(trainer: Trainer, ratio: float) -> Any:
+    """The recipe's optimizer, with a higher learning rate for the second factors."""
+    import transformers
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, settings = transformers.Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    rate = settings.pop("lr")
+    decay = trainer.args.weight_decay
+    return create_loraplus_optimizer(
+        trainer.model, kind, lr=rate, loraplus_lr_ratio=ratio, loraplus_weight_decay=decay, **settings
+    )
 
 
 def rank_allocation() -> TrainerCallback:

@@ -26,6 +26,9 @@ UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
 }
 """The tables that are tagged unions, by their `method`."""
 
+MOST_CHOICES = 10
+"""Choices that are all told."""
+
 FOREIGN_KEYS = {
     "alpha": "peft.lora_alpha",
     "base_model": "model.name_or_path",
@@ -100,14 +103,14 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
 def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
     methods = UNIONS[dotted]
     entry = table.get(dotted)
-    choices = ", ".join(methods)
+    choices = f"one of: {', '.join(methods)}" if len(methods) <= MOST_CHOICES else "`lorans methods` lists them"
     if not isinstance(entry, Mapping) or "method" not in entry:
-        return Problem(locate(dotted), f"{dotted}.method: required", f"one of: {choices}")
+        return Problem(locate(dotted), f"{dotted}.method: required", choices)
     if dotted == "peft" and entry["method"] in REFUSED:
         what = f"{dotted}.method: {entry['method']} cannot be trained"
         return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
     close = difflib.get_close_matches(str(entry["method"]), methods, n=1)
-    hint = f"did you mean `{close[0]}`? one of: {choices}" if close else f"one of: {choices}"
+    hint = f"did you mean `{close[0]}`? {choices}" if close else choices
     return Problem(locate(f"{dotted}.method"), f"{dotted}.method: got {as_toml(entry['method'])}", hint)
 
 

@@ -15,7 +15,7 @@ from lora_ns.formats import FORMATS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.upstream import SET_BY_PLAN, optimizer_names, peft_config_fields, training_argument_fields
+from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, optimizer_names, peft_config_fields, training_argument_fields
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ def start_works_on_the_base(recipe: Recipe) -> Finding | None:
     if (
         isinstance(recipe.peft, Lora)
         and recipe.quantization.bits
-        and recipe.peft.init_lora_weights in {"pissa", "orthogonal"}
+        and recipe.peft.init_lora_weights in {"mica", "pissa", "orthogonal"}
     ):
         return Finding(
             ("quantization.method", "peft.init_lora_weights"),
@@ -410,7 +410,7 @@ def training_extra_is_known(recipe: Recipe) -> Finding | None:
 def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
     peft = recipe.peft
-    own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), "peft_type", "task_type", "inference_mode"})
+    own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), *SET_BY_ENGINE})
     known = peft_config_fields(peft.config_file, peft.config_class, peft.parents)
     return _extra("peft.extra", peft.extra, known, own, peft.config_class)
 

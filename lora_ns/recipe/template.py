@@ -180,13 +180,16 @@ def _tables(start: Start, model: str | None, data: str | None, method: str | Non
     if model is not None:
         tables["model"] = {"name_or_path": model}
     if method is not None and method != tables["peft"]["method"]:
-        tables["peft"] = {"method": method}
+        tables["peft"] = {"method": method, **_EXAMPLES.get(method, {})}
         tables["training"] = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
     if data is not None:
         kept = {key: value for key, value in tables["dataset"].items() if key.endswith("_template") or key == "format"}
         tables["dataset"] = {"path": data, "eval_fraction": 0.05, **kept}
     return tables
 
+
+_EXAMPLES: Mapping[str, dict[str, Any]] = {"trainable-tokens": {"token_indices": [0]}}
+"""Keys of methods that have no default, with something to replace."""
 
 _QUESTIONS = ("What is 2 + 3?", "What is 4 + 1?", "What is 7 + 2?", "What is 6 + 3?")
 _ANSWERS = ("5", "5", "9", "9")

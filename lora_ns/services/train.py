@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import (
     Manifest,
     RunDir,
+    SealRecord,
     check_space,
     differences,
     hash_folder,
@@ -47,11 +49,13 @@ from lora_ns.rundir import (
 )
 from lora_ns.services.answers import Answers
 from lora_ns.services.prepare import open_renderer, prepare
+from lora_ns.services.seal import Seal
 from lora_ns.services.trained import loading_of, record_base, reopen_base
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 MAY_CHANGE_ON_RESUME = (
     "training.logging_steps",
@@ -64,6 +68,10 @@ MAY_CHANGE_ON_RESUME = (
 """Keys that do not touch what is learned."""
 
 
+NO_EFFECT = 1e-5
+"""Change of the logits by an adapter, relative to the largest one, that is none."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What `lorans train` hands back."""
@@ -73,6 +81,8 @@ class TrainResult:
     steps: int
     trainable_parameters: int
     metrics: dict[str, Any]
+    seal: SealRecord | None = None
+    """The saved adapter against the trained model."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +284,31 @@ def _execute(run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: t
 def _train(
     run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
 ) -> TrainResult:
+    """Train and save, then open what was saved and hold it against what was trained."""
+    steps, metrics, seal = _fit(run, prepared, observer, checkpoint, stop)
+    _free_memory()
+    observer.stage("opening what was saved")
+    manifest = run.update(adapter=hash_folder(run.adapter))
+    manifest = run.update(status="finished", metrics=metrics, seal=seal.check(run, manifest))
+    if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
+        observer.warn("the adapter changes nothing: raise `training.learning_rate` or train longer")
+    trainable = manifest.base.trainable_parameters or 0
+    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal)
+
+
+def _free_memory() -> None:
+    """Let go of the model that was trained, before it is loaded again."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _fit(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> tuple[int, dict[str, Any], Seal]:
+    """Train and save; the number of steps, what was measured, and what the trained model answers."""
     from transformers import set_seed
 
     manifest = run.read()
@@ -282,21 +317,8 @@ def _train(
     set_seed(recipe.training.seed)
     model = load_base(prepared.base, loading_of(manifest))
     model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
-    trainable = trainable_parameters(model)
-    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable}))
-    first = checkpoint[1] if checkpoint else 0
-    callbacks = make_callbacks(manifest.run_id, run.metrics, observer, stop, first)
-    trainer = make_trainer(
-        recipe,
-        plan,
-        run.checkpoints,
-        model,
-        prepared.tokenizer,
-        prepared.data,
-        callbacks,
-        not checkpoint,
-        manifest.labels,
-    )
+    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
+    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
@@ -311,15 +333,37 @@ def _train(
     _check_finished(run, trainer, stop)
     metrics |= _final_metrics(run)
     observer.stage("saving the adapter")
+    seal = Seal(manifest, model, prepared.data[0])
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
         save_adapter(model, prepared.tokenizer, settings, run.adapter)
     if answers:
         observer.stage("answering after training")
         metrics |= answers.score()
-    steps = int(trainer.state.global_step)
-    run.update(status="finished", metrics=metrics, adapter=hash_folder(run.adapter))
-    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics)
+    return int(trainer.state.global_step), metrics, seal
+
+
+def _make_trainer(
+    run: RunDir,
+    manifest: Manifest,
+    model: PeftModel,
+    prepared: _Prepared,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+    stop: StopSignal,
+) -> Trainer:
+    first = checkpoint[1] if checkpoint else 0
+    return make_trainer(
+        manifest.recipe,
+        manifest.plan,
+        run.checkpoints,
+        model,
+        prepared.tokenizer,
+        prepared.data,
+        make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+        not checkpoint,
+        manifest.labels,
+    )
 
 
 def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:

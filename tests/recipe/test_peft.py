@@ -3,19 +3,24 @@
 import json
 
 import pytest
+from minimal_recipe import choosing
 
 from lora_ns.errors import RecipeError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.peft import METHODS, method_name
 from lora_ns.upstream import peft_config_fields
 
-EXTRA = {
-    "lora": ("megatron_core", "megatron.core"),
-    "ia3": ("fan_in_fan_out", True),
-    "prefix-tuning": ("encoder_hidden_size", 64),
-    "prompt-tuning": ("tokenizer_kwargs", {"use_fast": True}),
-}
-"""A field of each method's PEFT configuration that the recipe has no key for."""
+NEEDED = {"trainable-tokens": {"token_indices": [5, 6, 7]}}
+"""Keys of methods that have no default."""
+
+
+def extra_of(name):
+    """A field of a method's PEFT configuration that the recipe has no key for."""
+    model = METHODS[name]
+    known = peft_config_fields(model.config_file, model.config_class, model.parents) or {"fan_in_fan_out"}
+    fields = ("fan_in_fan_out", "exclude_modules", "token_dim", "init_weights")
+    return next(field for field in fields if field in known and field not in model.model_fields), True
+
 
 needs_peft = pytest.mark.skipif(
     peft_config_fields("config.py", "PeftConfig") is None, reason="reads the installed peft"
@@ -23,44 +28,41 @@ needs_peft = pytest.mark.skipif(
 
 
 def read(name, **keys):
-    return METHODS[name].model_validate_json(json.dumps({"method": name, **keys}))
+    return METHODS[name].model_validate_json(json.dumps({"method": name, **NEEDED.get(name, {}), **keys}))
 
 
 def test_the_methods_are_named_by_their_tag():
     assert {name: method_name(read(name)) for name in METHODS} == {name: name for name in METHODS}
 
 
-def test_every_method_has_an_extra_field_to_try():
-    assert list(EXTRA) == list(METHODS)
-
-
 @needs_peft
 @pytest.mark.parametrize("name", METHODS)
 def test_the_translation_uses_fields_of_the_installed_configuration(name):
     method = read(name)
-    assert set(method.to_kwargs()) - peft_config_fields(method.config_file, method.config_class) == set()
+    assert (
+        set(method.to_kwargs()) - peft_config_fields(method.config_file, method.config_class, method.parents) == set()
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_extra_field_is_passed_on_beside_the_others(name):
-    key, value = EXTRA[name]
+    key, value = extra_of(name)
     assert read(name, extra={key: value}).to_kwargs() == {**read(name).to_kwargs(), key: value}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_extra_field_is_accepted_by_the_recipe(write_recipe, name):
-    key, value = EXTRA[name]
-    shown = json.dumps(value) if not isinstance(value, dict) else "{use_fast = true}"
-    loaded = load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{key}={shown}"])
+    key, value = extra_of(name)
+    loaded = load_recipe(write_recipe(), [*choosing(name), f"peft.extra.{key}={json.dumps(value)}"])
     assert loaded.recipe.peft.extra == {key: value}
 
 
 @needs_peft
 @pytest.mark.parametrize("name", METHODS)
 def test_an_extra_field_that_peft_does_not_have_is_refused(write_recipe, name):
-    key, value = EXTRA[name]
+    key, value = extra_of(name)
     with pytest.raises(RecipeError) as caught:
-        load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{key}x={json.dumps(str(value))}"])
+        load_recipe(write_recipe(), [*choosing(name), f"peft.extra.{key}x={json.dumps(str(value))}"])
     told = f"peft.extra.{key}x: the installed `{METHODS[name].config_class}` has no field `{key}x`"
     assert str(caught.value) == f"--set: {told} (did you mean `{key}`?)"
 
@@ -71,7 +73,7 @@ def test_an_extra_field_that_peft_does_not_have_is_refused(write_recipe, name):
 )
 def test_an_extra_field_that_the_recipe_decides_is_refused(write_recipe, name, field):
     with pytest.raises(RecipeError) as caught:
-        load_recipe(write_recipe(), [f"peft.method={name}", f"peft.extra.{field}=1"])
+        load_recipe(write_recipe(), [*choosing(name), f"peft.extra.{field}=1"])
     told = f"peft.extra.{field}: `{field}` is decided by the recipe's own keys"
     assert str(caught.value) == f"--set: {told} (remove it)"
 
@@ -79,7 +81,8 @@ def test_an_extra_field_that_the_recipe_decides_is_refused(write_recipe, name, f
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_when_to_take_it_and_what_does_not_work(name):
     capabilities = METHODS[name].capabilities
-    reasons = (capabilities.merge, capabilities.packing, capabilities.gradient_checkpointing)
+    fields = ("merge", "packing", "gradient_checkpointing", "nf4", "int8", "resume")
+    reasons = [getattr(capabilities, field) for field in fields]
     assert METHODS[name].advice
     assert [reason for reason in reasons if not reason] == []
     assert 0 < capabilities.typical_learning_rate < 1

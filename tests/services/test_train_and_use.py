@@ -18,7 +18,6 @@ from lora_ns.engine.libraries import Noise
 from lora_ns.engine.model import computing
 from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.peft import METHODS
 from lora_ns.rows import Row
 from lora_ns.rundir import RunDir
 from lora_ns.services.infer import as_row, infer
@@ -49,7 +48,9 @@ def trained_logits(monkeypatch):
 
 
 VARIANTS = {
-    **{method: [f'peft.method="{method}"'] for method in METHODS},
+    "lora": [],
+    "ia3": ['peft.method="ia3"'],
+    "prompt-tuning": ['peft.method="prompt-tuning"'],
     "dora": ["peft.use_dora=true"],
     "rslora": ["peft.use_rslora=true"],
     "pissa": ['peft.init_lora_weights="pissa"'],
@@ -293,20 +294,6 @@ def test_a_classifier_learns_saves_its_labels_and_merges(classifier_run, tmp_pat
     merge(classifier_run, tmp_path / "merged")
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert merged.config.id2label == {0: "loud", 1: "quiet"}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_a_classifier_and_its_head(trained, trained_logits, tmp_path, method):
-    run = trained(CLASSES, f'peft.method="{method}"', "training.max_steps=20", "training.save_steps=20")
-    again = open_trained(run)
-    assert torch.equal(logits(again.model, again.tokenizer), trained_logits[0])
-    head = {key: value for key, value in load_file(run.adapter / WEIGHTS).items() if "score" in key}
-    assert run.read().base.trainable_parameters > sum(value.numel() for value in head.values()) > 0
-    if again.manifest.recipe.peft.capabilities.merge is True:
-        assert merge(run, tmp_path / "merged").largest_difference < 1e-4
-    else:
-        with pytest.raises(UsageError, match="cannot be merged"):
-            merge(run, tmp_path / "merged")
 
 
 def test_a_classifier_over_a_4_bit_base_trains(trained):

@@ -105,11 +105,12 @@ def test_a_shown_row_has_marks_around_what_is_trained(validate, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(validate, method, trained):
-    text = RECIPE.replace('method = "lora"', f'method = "{method}"')
+    own = "token_indices = [5]" if method == "trainable-tokens" else ""
+    text = (CLASSES if own else RECIPE).replace('method = "lora"', f'method = "{method}"\n{own}')
     report = json.loads(validate(text, "--model", "--json").stdout)["model"]
     run = trained(text, "training.max_steps=1")
     assert report["trainable_parameters"] == run.read().base.trainable_parameters
-    assert bool(report["modules"]) == (method in {"lora", "ia3"})
+    assert bool(report["modules"]) != METHODS[method].capabilities.virtual_tokens
 
 
 def test_a_target_that_matches_nothing_is_found_without_weights(validate):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import LayeredMethod
+from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.recipe.peft.base import LayeredMethod, ModuleNames
 
 
 class Lora(LayeredMethod):
@@ -22,6 +24,8 @@ class Lora(LayeredMethod):
     )
     advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"method", "extra", "loraplus_lr_ratio"})
+
     method: Literal["lora"]
     """LoRA."""
     lora_r: PositiveInt = 16
@@ -36,8 +40,21 @@ class Lora(LayeredMethod):
     """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); worth it from rank 64."""
     use_dora: bool = False
     """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, slower."""
-    init_lora_weights: Literal["default", "gaussian", "olora", "orthogonal", "pissa"] = "default"
-    """Start of the two factors; `pissa` and `olora` start from the base weights' own principal parts."""
+    init_lora_weights: Literal["default", "gaussian", "mica", "olora", "orthogonal", "pissa"] = "default"
+    """Start of the two factors; `pissa` and `olora` take the base weights' main directions, `mica` the least ones."""
+
+    rank_pattern: dict[Name, PositiveInt] = Field(default={})
+    """Ranks of some layers, by the ends of their names or by patterns, such as `{ "down_proj" = 32 }`."""
+    alpha_pattern: dict[Name, PositiveFloat] = Field(default={})
+    """`lora_alpha` of some layers, named like those of `rank_pattern`."""
+    exclude_modules: ModuleNames = ()
+    """Layers to leave alone, by the ends of their names."""
+    target_parameters: ModuleNames = ()
+    """Parameters that are no layers, such as the experts of some models: `mlp.experts.gate_up_proj`."""
+    trainable_token_indices: tuple[NonNegativeInt, ...] = ()
+    """Numbers of tokens whose embeddings are trained, too."""
+    loraplus_lr_ratio: PositiveFloat | None = None
+    """LoRA+: how much higher the second factor's learning rate is, such as 16 (Hayou et al. 2024, arXiv 2402.12354)."""
 
     def to_kwargs(self) -> dict[str, Any]:
         """Arguments of `peft.LoraConfig`."""

@@ -1,0 +1,85 @@
+"""The seal: what was saved is opened again on a fresh base, and has to answer as the model did that was trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.adapter import load_adapter
+from lora_ns.engine.model import computing, load_base
+from lora_ns.errors import Problem, RunError
+from lora_ns.rundir import Manifest, RunDir, SealRecord
+from lora_ns.services.trained import loading_of, reopen_base
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+
+ROWS = 4
+"""Rows that both models answer."""
+TOKENS = 64
+"""Tokens of a row that they see."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
+"""Largest difference of two logits, relative to the largest one, by the type that is computed in."""
+
+
+class Seal:
+    """What the trained model answers on a few rows."""
+
+    def __init__(self, manifest: Manifest, model: Any, rows: datasets.Dataset) -> None:
+        """Ask the trained model.
+
+        Args:
+            manifest: of its run.
+            model: the model as it was trained.
+            rows: rows as it sees them; the first few are taken.
+        """
+        self._dtype = manifest.plan.dtype.value
+        self._rows = rows.select(range(min(ROWS, len(rows))))
+        self._answers = self._ask(model)
+
+    def check(self, run: RunDir, manifest: Manifest) -> SealRecord:
+        """Ask what was saved, on a fresh base.
+
+        Raises:
+            RunError: if it answers otherwise.
+        """
+        model = load_adapter(load_base(reopen_base(manifest), loading_of(manifest)), run.adapter)
+        found = max(_difference(*pair) for pair in zip(self._answers, self._ask(model), strict=True))
+        with _without_adapter(model) as is_off:
+            plain = self._ask(model) if is_off else None
+        effect = max(_difference(*pair) for pair in zip(plain, self._answers, strict=True)) if plain else None
+        if not found <= TOLERANCE[self._dtype]:
+            what = f"the saved adapter answers otherwise than the trained model, by {found:.1e} of the largest logit"
+            raise RunError(Problem(str(run.adapter), what, "do not use it, and report this"))
+        return SealRecord(rows=len(self._rows), largest_difference=found, adapter_effect=effect)
+
+    def _ask(self, model: Any) -> list[Tensor]:
+        import torch
+
+        model.eval()
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        answers = []
+        with torch.no_grad(), computing(model.device.type, self._dtype):
+            for row in self._rows:
+                inputs = {name: torch.tensor([row[name][:TOKENS]]) for name in names if name in row}
+                inputs = {name: values.to(model.device) for name, values in inputs.items()}
+                answers.append(model(**inputs).logits.float().cpu())
+        return answers
+
+
+@contextlib.contextmanager
+def _without_adapter(model: Any) -> Iterator[bool]:
+    """The base alone; virtual tokens change the number of positions, so that there is nothing to compare."""
+    if model.active_peft_config.is_prompt_learning:
+        yield False
+        return
+    with model.disable_adapter():
+        yield True
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))

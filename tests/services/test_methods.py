@@ -1,0 +1,292 @@
+"""The table of PEFT methods is true: what it says works trains, reloads, merges; what it says does not is refused."""
+
+import json
+
+import pytest
+import torch
+from minimal_recipe import choosing
+from safetensors.torch import load_file
+from services_recipes import CLASSES, RECIPE, run_recipe
+
+import lora_ns.services.train
+from lora_ns.engine.adapter import WEIGHTS, add_adapter, save_adapter
+from lora_ns.engine.model import computing
+from lora_ns.errors import LoransError, RecipeError, RunError, UsageError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.peft import METHODS, REFUSED
+from lora_ns.services.merge import merge
+from lora_ns.services.trained import open_trained
+
+TEXT = RECIPE.replace("max_samples = 64", "max_samples = 24").replace("max_steps = 6", "max_steps = 3")
+LABELS = CLASSES.replace("max_steps = 30", "max_steps = 4")
+UNTIED = [name for name in METHODS if name != "trainable-tokens"]
+"""Methods that train over a base that ties its embeddings to its head."""
+
+
+def logits(model, tokenizer):
+    model.eval()
+    with torch.no_grad(), computing("cpu", "float32"):
+        return model(**tokenizer("Spell plum backwards.", return_tensors="pt")).logits.float()
+
+
+class Watched:
+    """One training, with what was frozen in it and what it answered at its end."""
+
+    def __init__(self, monkeypatch, folder):
+        self._folder = folder
+        monkeypatch.setattr(lora_ns.services.train, "add_adapter", self._added)
+        monkeypatch.setattr(lora_ns.services.train, "save_adapter", self._saved)
+
+    def __call__(self, text, method, *overrides, name="run"):
+        self.run = run_recipe(self._folder, text, *choosing(method), *overrides, f"training.output_dir={name}")
+        rows = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
+        self.losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
+        return self
+
+    def _added(self, *arguments):
+        model = add_adapter(*arguments)
+        parameters = dict(model.named_parameters())
+        self.frozen = {name: value.clone() for name, value in parameters.items() if not value.requires_grad}
+        self.begun = {name: value.detach().clone() for name, value in parameters.items() if value.requires_grad}
+        return model
+
+    def _saved(self, model, tokenizer, *rest):
+        now = dict(model.named_parameters())
+        self.moved = [name for name, value in self.begun.items() if not torch.equal(now[name], value)]
+        assert all(torch.equal(now[name], value) for name, value in self.frozen.items())
+        self.answered = logits(model, tokenizer)
+        save_adapter(model, tokenizer, *rest)
+
+
+@pytest.fixture
+def watched(monkeypatch, tmp_path):
+    return Watched(monkeypatch, tmp_path)
+
+
+def check_reload(watched):
+    """The saved adapter answers as the trained model did. AdaLoRA's cut ranks are left out of the file: rounding."""
+    again = open_trained(watched.run)
+    assert again.manifest.seal.rows == 4
+    reloaded = logits(again.model, again.tokenizer)
+    if again.manifest.recipe.peft.method == "adalora":
+        assert torch.allclose(reloaded, watched.answered, atol=1e-4)
+    else:
+        assert torch.equal(reloaded, watched.answered)
+
+
+def check_merge(watched, method, folder):
+    if METHODS[method].capabilities.merge is True:
+        assert merge(watched.run, folder).largest_difference < 1e-4
+        return
+    with pytest.raises(UsageError, match=f"{method} cannot be merged"):
+        merge(watched.run, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("method", UNTIED)
+def test_a_method_trains_only_its_own_reloads_and_merges(watched, tmp_path, method):
+    watched(TEXT, method)
+    assert watched.moved
+    check_reload(watched)
+    check_merge(watched, method, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_a_classifier_and_its_head(watched, tmp_path, method):
+    watched(LABELS, method)
+    assert [name for name in watched.moved if "score" in name]
+    assert [name for name in watched.moved if "score" not in name]
+    check_reload(watched)
+    head = {key: value for key, value in load_file(watched.run.adapter / WEIGHTS).items() if "score" in key}
+    assert watched.run.read().base.trainable_parameters > sum(value.numel() for value in head.values()) > 0
+    check_merge(watched, method, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(("bits", "field"), [(4, "nf4"), (8, "int8")])
+@pytest.mark.parametrize("method", UNTIED)
+def test_a_method_trains_over_a_quantised_base_as_over_a_whole_one_or_is_refused(watched, method, bits, field):
+    quantised = f'quantization.method="bnb-{bits}bit"'
+    works = getattr(METHODS[method].capabilities, field)
+    if works is not True:
+        with pytest.raises(RecipeError, match=f"{method} does not train over a base in {bits} bits: ") as caught:
+            watched(TEXT, method, quantised)
+        assert works in str(caught.value)
+        return
+    whole = watched(TEXT, method).losses
+    few = watched(TEXT, method, quantised, name="quantised").losses
+    check_reload(watched)
+    assert few == pytest.approx(whole, abs=0.25)
+
+
+@pytest.mark.parametrize("method", UNTIED)
+def test_recomputed_activations_change_nothing_or_are_refused(watched, method):
+    works = METHODS[method].capabilities.gradient_checkpointing
+    if works is not True:
+        with pytest.raises(RecipeError, match="gradient checkpointing does not work with") as caught:
+            watched(TEXT, method, "training.gradient_checkpointing=true")
+        assert works in str(caught.value)
+        return
+    plain = watched(TEXT, method).answered
+    recomputed = watched(TEXT, method, "training.gradient_checkpointing=true", name="recomputed").answered
+    assert torch.allclose(recomputed, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", UNTIED)
+def test_packed_rows_stay_apart_or_packing_is_refused(watched, method):
+    """Eight rows in one step, packed into a few or one by one: the adapter that comes out is the same."""
+    works = METHODS[method].capabilities.packing
+    same = ("dataset.max_samples=8", "training.max_steps=1", "training.warmup_steps=0", "training.max_grad_norm=0")
+    if works is not True:
+        with pytest.raises(RecipeError, match="packing does not work with") as caught:
+            watched(TEXT, method, *same, "sft.packing=true")
+        assert works in str(caught.value)
+        return
+    plain = watched(TEXT, method, *same, "training.optim=sgd").losses
+    packed = watched(TEXT, method, *same, "training.optim=sgd", "sft.packing=true", name="packed").losses
+    assert packed == pytest.approx(plain, abs=1e-3)
+
+
+RESUMED = ("training.max_steps=8", "training.save_steps=4")
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "ia3", "vera", "oft", "fourierft", "prefix-tuning", "p-tuning"])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted_or_is_refused(watched, method):
+    whole = watched(TEXT, method, *RESUMED)
+    expected = load_file(whole.run.adapter / WEIGHTS)
+    resumes = METHODS[method].capabilities.resume
+    run = whole.run
+    run.update(status="interrupted")
+    (run.checkpoints / "checkpoint-8").rename(run.path / "later")
+    from lora_ns.engine.callbacks import SilentObserver
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.services.train import resume
+
+    if resumes is not True:
+        with pytest.raises(UsageError, match="cannot be resumed") as caught, Noise() as noise:
+            resume(run, SilentObserver(), noise)
+        assert resumes in str(caught.value)
+        return
+    with Noise() as noise:
+        resume(run, SilentObserver(), noise)
+    found = load_file(run.adapter / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_tokens_of_a_tied_base_are_refused_for_text(watched):
+    with pytest.raises(LoransError, match=r"peft.method: .*lm_head"):
+        watched(TEXT, "trainable-tokens")
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_what_peft_has_and_does_not_work_is_refused_with_the_reason(write_recipe, method):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(), [f"peft.method={method}"])
+    assert str(caught.value) == f"--set: peft.method: {method} cannot be trained ({REFUSED[method]})"
+
+
+def test_the_table_has_every_method_of_peft():
+    from peft import PeftType
+
+    names = {name.replace("-", "").replace("_", "").lower() for name in (*METHODS, *REFUSED)}
+    assert {kind.value.replace("_", "").lower() for kind in PeftType} == names
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-plus"])
+def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
+    import transformers
+
+    rates = []
+
+    class Spy(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, model=None, **_):
+            names = {id(value): name for name, value in model.named_parameters()}
+            groups = optimizer.param_groups
+            rates.append({names[id(p)].split(".")[-3]: group["lr"] for group in groups for p in group["params"]})
+
+    real = lora_ns.services.train.make_callbacks
+    monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), Spy()])
+    ratio = 16 if method == "lora-plus" else 1
+    overrides = (f"peft.loraplus_lr_ratio={ratio}",) if ratio > 1 else ()
+    watched(TEXT, "lora", *overrides, "training.warmup_steps=0")
+    assert rates[0] == pytest.approx({"lora_A": 5e-3, "lora_B": ratio * 5e-3})
+    check_reload(watched)
+
+
+LORA = {
+    "gaussian": 'init_lora_weights="gaussian"',
+    "olora": 'init_lora_weights="olora"',
+    "orthogonal": 'init_lora_weights="orthogonal"',
+    "pissa": 'init_lora_weights="pissa"',
+    "mica": 'init_lora_weights="mica"',
+    "dora": "use_dora=true",
+    "rank_pattern": 'rank_pattern={down_proj=4, "layers.0.self_attn.q_proj"=2}',
+    "alpha_pattern": "alpha_pattern={down_proj=4}",
+    "exclude_modules": 'exclude_modules=["down_proj"]',
+    "trainable_token_indices": "trainable_token_indices=[5, 6]",
+    "layers_to_transform": "layers_to_transform=[0, 2]",
+}
+
+
+@pytest.mark.parametrize("key", LORA.values(), ids=LORA)
+def test_every_form_of_lora_trains_reloads_and_merges(watched, tmp_path, key):
+    watched(TEXT, "lora", f"peft.{key}")
+    check_reload(watched)
+    check_merge(watched, "lora", tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (
+            "rank_pattern={down_prj=4}",
+            "peft.rank_pattern: `down_prj` matches no adapted layer (did you mean `down_proj`?)",
+        ),
+        ("alpha_pattern={embed_tokens=4}", "peft.alpha_pattern: `embed_tokens` matches no adapted layer"),
+        ('exclude_modules=["up_prj"]', "peft.exclude_modules: `up_prj` matches no module"),
+        ('target_parameters=["experts.gate"]', "peft.target_parameters: `experts.gate` matches no parameter"),
+    ],
+)
+def test_a_name_that_matches_nothing_is_told_with_a_close_one(watched, key, told):
+    with pytest.raises(LoransError) as caught:
+        watched(TEXT, "lora", f"peft.{key}")
+    assert told in str(caught.value)
+
+
+def test_adalora_ends_with_the_ranks_that_it_was_given(watched):
+    run = watched(TEXT, "adalora", "training.max_steps=20", "peft.init_r=6", "peft.target_r=2").run
+    pattern = json.loads((run.adapter / "adapter_config.json").read_text())["rank_pattern"]
+    assert sum(sum(ranks) for ranks in pattern.values()) == 2 * len(pattern)
+
+
+def test_adalora_needs_steps_to_cut_ranks_in(watched):
+    with pytest.raises(LoransError, match="2 steps before ranks are cut and 1 after it leave none of 3"):
+        watched(TEXT, "adalora", "peft.tinit=2", "peft.tfinal=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("peft.block_size=7", "peft.block_size: 7 does not divide the layers' sizes of 192, 448 (write 64)"),
+        ("peft.block_size=256", "peft.block_size: 256 does not divide the layers' sizes of 192, 448 (write 64)"),
+    ],
+)
+def test_a_size_that_does_not_fit_the_layers_is_told_with_one_that_does(watched, override, told):
+    with pytest.raises(LoransError) as caught:
+        watched(TEXT, "c3a", override)
+    assert told in str(caught.value)
+
+
+def test_a_saved_adapter_that_answers_otherwise_is_no_finished_run(monkeypatch, tmp_path):
+    def damage(model, *rest):
+        with torch.no_grad():
+            save_adapter(model, *rest)
+            for name, value in model.named_parameters():
+                if "lora_B" in name:
+                    value.add_(0.1)
+            save_adapter(model, *rest)
+
+    monkeypatch.setattr(lora_ns.services.train, "save_adapter", damage)
+    with pytest.raises(RunError, match="answers otherwise than the trained model"):
+        run_recipe(tmp_path, TEXT)
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "failed"
