@@ -17,6 +17,8 @@ class Capabilities:
     """Whether activations may be recomputed."""
     typical_learning_rate: float = 2e-4
     """Where a run starts that says nothing else."""
+    classifier: bool | str = True
+    """Whether it trains a classifier with its head."""
     nf4: bool | str = True
     """Whether it trains over a base in 4 bits."""
     int8: bool | str = True

@@ -28,6 +28,8 @@ def write_recipe(tmp_path: Path) -> Callable[[str], Path]:
 
 
 SET_BY_LIBRARIES = {
+    "CC",
+    "CXX",
     "DATASETS_VERBOSITY",
     "HF_HUB_DISABLE_PROGRESS_BARS",
     "KMP_DUPLICATE_LIB_OK",

@@ -11,6 +11,7 @@ from lora_ns.formats import Columns, detect
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, make_plan
 from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.methods import page
 from lora_ns.recipe.peft import METHODS
 from lora_ns.recipe.reference import reference
 from lora_ns.recipe.template import STARTS, write_folder, write_recipe
@@ -108,6 +109,11 @@ def test_init_takes_another_method(tmp_path, method):
 def test_the_reference_is_what_the_tables_say():
     written = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text()
     assert written == reference(), "python -m lora_ns.recipe.reference > docs/recipe.md"
+
+
+def test_the_page_of_methods_is_what_the_table_says():
+    written = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    assert written == page(), "python -m lora_ns.recipe.methods > docs/methods.md"
 
 
 SHIPPED = {

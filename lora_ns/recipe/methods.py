@@ -10,6 +10,7 @@ from lora_ns.recipe.peft import METHODS, REFUSED, PeftMethod
 QUESTIONS: Mapping[str, str] = {
     "merge": "merge",
     "convertible": "to LoRA",
+    "classifier": "classifier",
     "nf4": "4-bit",
     "int8": "8-bit",
     "packing": "packing",
@@ -43,7 +44,7 @@ def page() -> str:
         "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
     ]
     for name, kind in METHODS.items():
-        lines += ["", f"## {name}", "", f"{kind.__doc__} Take it {_lower(kind.advice)}.", *_details(kind)]
+        lines += ["", f"## {name}", "", f"{kind.__doc__} When: {kind.advice}.", *_details(kind)]
     lines += ["", "## Refused", "", "What PEFT has, and a recipe cannot name:", ""]
     lines += [f"- `{name}`: {reason}" for name, reason in REFUSED.items()]
     return "\n".join(lines) + "\n"
@@ -56,10 +57,6 @@ def _details(kind: type[PeftMethod]) -> list[str]:
     if capabilities.benchmark:
         told.append(f"- PEFT's MetaMathQA benchmark (Llama-3.2-3B, one run): {capabilities.benchmark}")
     return ["", *told] if told else []
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def _row(cells: tuple[str, ...] | list[str]) -> str:

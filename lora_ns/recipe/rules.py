@@ -319,6 +319,15 @@ def ia3_targets_come_together(recipe: Recipe) -> Finding | None:
     return None
 
 
+def method_fits_the_task(recipe: Recipe) -> Finding | None:
+    """A classifier only under methods that save its head."""
+    works = recipe.peft.capabilities.classifier
+    if recipe.task_type != "CAUSAL_LM" and works is not True:
+        what = f"{recipe.peft.method} does not train a classifier: {works}"
+        return Finding(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
+    return None
+
+
 def method_works_on_the_base(recipe: Recipe) -> Finding | None:
     """A base in few bits only under methods that do not compute with its weights."""
     bits = recipe.quantization.bits
@@ -452,6 +461,7 @@ RULES: tuple[Rule, ...] = (
     remote_code_is_pinned,
     prompt_text_and_init_agree,
     ia3_targets_come_together,
+    method_fits_the_task,
     method_works_on_the_base,
     start_works_on_the_base,
     exact_match_has_rows,

@@ -19,6 +19,7 @@ from lora_ns.errors import DataError, PlanError, Problem
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.peft import AdaLora
 from lora_ns.rundir import RunDir
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.services.train import find_recipe_base, train
@@ -206,7 +207,12 @@ def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
     few = max(8, recipe.training.global_batch_size or 0)
     tables = {
         # Without a warm-up, whose first step has a learning rate of 0 and changes nothing.
-        "training": {"output_dir": str(run), "max_steps": 1, "warmup_steps": 0},
+        # AdaLoRA needs a step to weigh its ranks and one to cut them.
+        "training": {
+            "output_dir": str(run),
+            "max_steps": 3 if isinstance(recipe.peft, AdaLora) else 1,
+            "warmup_steps": 0,
+        },
         "dataset": {"max_samples": few, "max_eval_samples": 4},
         "evaluation": {"exact_match": False, "before_training": False},
     }

@@ -249,6 +249,7 @@ BROKEN = {
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
     "prompt_text_and_init_agree": ["peft.method=prompt-tuning", "peft.prompt_tuning_init_text=Answer:"],
     "ia3_targets_come_together": ["peft.method=ia3", 'peft.feedforward_modules=["up_proj"]'],
+    "method_fits_the_task": ["task_type=SEQ_CLS", "peft.token_indices=[1]", "peft.method=trainable-tokens"],
     "method_works_on_the_base": ["quantization.method=bnb-4bit", "peft.method=loha"],
     "start_works_on_the_base": ["quantization.method=bnb-4bit", "peft.init_lora_weights=pissa"],
     "exact_match_has_rows": ["evaluation.exact_match=true"],

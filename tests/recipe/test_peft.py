@@ -100,6 +100,11 @@ def test_lora_by_default_is_rank_16_on_all_linear_layers():
         "use_dora": False,
         "init_lora_weights": True,
         "layers_to_transform": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "exclude_modules": None,
+        "target_parameters": None,
+        "trainable_token_indices": None,
     }
 
 

@@ -92,7 +92,12 @@ def test_a_method_trains_only_its_own_reloads_and_merges(watched, tmp_path, meth
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_trains_a_classifier_and_its_head(watched, tmp_path, method):
+def test_a_method_trains_a_classifier_and_its_head_or_is_refused(watched, tmp_path, method):
+    works = METHODS[method].capabilities.classifier
+    if works is not True:
+        with pytest.raises(RecipeError, match=f"{method} does not train a classifier: {works}"):
+            watched(LABELS, method)
+        return
     watched(LABELS, method)
     assert [name for name in watched.moved if "score" in name]
     assert [name for name in watched.moved if "score" not in name]
@@ -115,7 +120,8 @@ def test_a_method_trains_over_a_quantised_base_as_over_a_whole_one_or_is_refused
     whole = watched(TEXT, method).losses
     few = watched(TEXT, method, quantised, name="quantised").losses
     check_reload(watched)
-    assert few == pytest.approx(whole, abs=0.25)
+    assert few[0] == pytest.approx(whole[0], abs=0.05)
+    assert few[-1] == pytest.approx(whole[-1], abs=0.5)
 
 
 @pytest.mark.parametrize("method", UNTIED)
@@ -135,7 +141,7 @@ def test_recomputed_activations_change_nothing_or_are_refused(watched, method):
 def test_packed_rows_stay_apart_or_packing_is_refused(watched, method):
     """Eight rows in one step, packed into a few or one by one: the adapter that comes out is the same."""
     works = METHODS[method].capabilities.packing
-    same = ("dataset.max_samples=8", "training.max_steps=1", "training.warmup_steps=0", "training.max_grad_norm=0")
+    same = ("dataset.max_samples=8", "training.max_steps=3", "training.warmup_steps=0", "training.max_grad_norm=0")
     if works is not True:
         with pytest.raises(RecipeError, match="packing does not work with") as caught:
             watched(TEXT, method, *same, "sft.packing=true")
@@ -260,15 +266,15 @@ def test_adalora_ends_with_the_ranks_that_it_was_given(watched):
 
 
 def test_adalora_needs_steps_to_cut_ranks_in(watched):
-    with pytest.raises(LoransError, match="2 steps before ranks are cut and 1 after it leave none of 3"):
-        watched(TEXT, "adalora", "peft.tinit=2", "peft.tfinal=1")
+    with pytest.raises(LoransError, match="1 steps before ranks are cut and 1 after it leave less than 2 of 3"):
+        watched(TEXT, "adalora", "peft.tinit=1", "peft.tfinal=1")
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("peft.block_size=7", "peft.block_size: 7 does not divide the layers' sizes of 192, 448 (write 64)"),
-        ("peft.block_size=256", "peft.block_size: 256 does not divide the layers' sizes of 192, 448 (write 64)"),
+        ("peft.block_size=7", "peft.block_size: 7 does not divide the layers' sizes of 96, 192, 512 (write 32)"),
+        ("peft.block_size=256", "peft.block_size: 256 does not divide the layers' sizes of 96, 192, 512 (write 32)"),
     ],
 )
 def test_a_size_that_does_not_fit_the_layers_is_told_with_one_that_does(watched, override, told):

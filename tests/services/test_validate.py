@@ -103,10 +103,9 @@ def test_a_shown_row_has_marks_around_what_is_trained(validate, tmp_path):
         validate(PLAIN, "--ids")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "trainable-tokens"])
 def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(validate, method, trained):
-    own = "token_indices = [5]" if method == "trainable-tokens" else ""
-    text = (CLASSES if own else RECIPE).replace('method = "lora"', f'method = "{method}"\n{own}')
+    text = RECIPE.replace('method = "lora"', f'method = "{method}"')
     report = json.loads(validate(text, "--model", "--json").stdout)["model"]
     run = trained(text, "training.max_steps=1")
     assert report["trainable_parameters"] == run.read().base.trainable_parameters

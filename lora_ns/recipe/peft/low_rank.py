@@ -8,7 +8,7 @@ from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import Divisor, LayeredMethod, TargetedMethod
 
-_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in 4 bits"
+_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
 
 
 class LoHa(LayeredMethod):
@@ -106,7 +106,7 @@ class DeLora(LayeredMethod):
     config_class: ClassVar[str] = "DeloraConfig"
     config_file: ClassVar[str] = "tuners/delora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
 
@@ -178,7 +178,9 @@ class Peanut(LayeredMethod):
 
     config_class: ClassVar[str] = "PeanutConfig"
     config_file: ClassVar[str] = "tuners/peanut/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "for updates that follow the weights (Zhong et al. 2024, arXiv 2410.01870)"
 
     method: Literal["peanut"]
@@ -198,7 +200,9 @@ class Glora(TargetedMethod):
 
     config_class: ClassVar[str] = "GloraConfig"
     config_file: ClassVar[str] = "tuners/glora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "for small layers; largest of its kind (Chavan et al. 2023, arXiv 2306.07967)"
 
     method: Literal["glora"]
@@ -212,7 +216,9 @@ class Deft(LayeredMethod):
 
     config_class: ClassVar[str] = "DeftConfig"
     config_file: ClassVar[str] = "tuners/deft/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
 
     method: Literal["deft"]
@@ -232,7 +238,9 @@ class Osf(TargetedMethod):
 
     config_class: ClassVar[str] = "OSFConfig"
     config_file: ClassVar[str] = "tuners/osf/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-5, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
 
     method: Literal["osf"]

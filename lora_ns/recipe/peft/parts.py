@@ -10,7 +10,7 @@ from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
 from lora_ns.recipe.peft.base import ModuleNames, PeftMethod, TargetedMethod
 
-_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in 4 bits"
+_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
 
 
 class Ia3(PeftMethod):
@@ -70,7 +70,9 @@ class SuperTuning(TargetedMethod):
 
     config_class: ClassVar[str] = "SupertuningConfig"
     config_file: ClassVar[str] = "tuners/supertuning/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-4, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 
     method: Literal["supertuning"]
@@ -100,10 +102,10 @@ class TrainableTokens(PeftMethod):
 
     config_class: ClassVar[str] = "TrainableTokensConfig"
     config_file: ClassVar[str] = "tuners/trainable_tokens/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3)
-    advice: ClassVar[str] = (
-        "to teach new tokens beside nothing else; LoRA has `trainable_token_indices` in `[peft.extra]` for both"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        classifier="PEFT has no place for the head beside it", typical_learning_rate=1e-3
     )
+    advice: ClassVar[str] = "to teach new tokens beside nothing else; LoRA has `trainable_token_indices` for both"
 
     method: Literal["trainable-tokens"]
     """Trainable tokens."""

@@ -8,7 +8,7 @@ from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from lora_ns.recipe.peft.base import Divisor, LayeredMethod
 
-_PACKED_WEIGHTS = "it decomposes the base weights, which are packed in 4 bits"
+_PACKED_WEIGHTS = "it decomposes the base weights, which are packed in a few bits"
 
 
 class Vera(LayeredMethod):
@@ -126,7 +126,7 @@ class TinyLora(LayeredMethod):
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
 
@@ -149,7 +149,9 @@ class Frod(LayeredMethod):
 
     config_class: ClassVar[str] = "FrodConfig"
     config_file: ClassVar[str] = "tuners/frod/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
 
     method: Literal["frod"]
@@ -167,7 +169,9 @@ class Adamss(LayeredMethod):
 
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
+    )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
 
     method: Literal["adamss"]

@@ -1,0 +1,55 @@
+"""`lorans methods`."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.errors import UsageError
+from lora_ns.recipe.peft import METHODS, REFUSED
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["methods", *arguments], catch_exceptions=False).stdout
+
+
+def test_every_method_has_a_row_that_says_what_its_class_says():
+    rows = {line.split()[0]: line.split()[1:] for line in run().splitlines()[1:-1]}
+    assert list(rows) == list(METHODS)
+    for name, row in rows.items():
+        capabilities = METHODS[name].capabilities
+        assert row[0] == ("yes" if capabilities.merge is True else "-")
+        assert float(row[-1]) == capabilities.typical_learning_rate
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_method_is_told_with_its_keys_and_its_reasons(name):
+    told = run(name)
+    capabilities = METHODS[name].capabilities
+    assert METHODS[name].advice in told
+    for field in ("merge", "nf4", "int8", "packing", "gradient_checkpointing", "resume"):
+        reason = getattr(capabilities, field)
+        assert f"no: {reason}" in told or reason is True
+    assert all(f"\n{key}: " in told for key in METHODS[name].model_fields if key not in {"method", "extra"})
+
+
+def test_as_json_it_is_all_there():
+    found = json.loads(run("--json"))
+    assert [entry["method"] for entry in found["methods"]] == list(METHODS)
+    assert found["refused"] == dict(REFUSED)
+    assert json.loads(run("lora", "--json")) == found["methods"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lorra", "no method `lorra` (did you mean `lora`?)"),
+        ("zzz", "no method `zzz` (`lorans methods` lists them)"),
+        *((name, f"{name} cannot be trained: {reason}") for name, reason in REFUSED.items()),
+    ],
+)
+def test_what_is_no_method_is_told(name, told):
+    with pytest.raises(UsageError) as caught:
+        run(name)
+    assert str(caught.value) == told
