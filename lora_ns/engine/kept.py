@@ -19,7 +19,7 @@ from lora_ns.recipe.load import LoadedRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_VERSION = 2
+TOKENS_VERSION = 3
 """To be raised whenever the same rows are to give other tokens or another mask."""
 _TALLY = "tally.json"
 

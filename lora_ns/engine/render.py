@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.engine.memo import Memo
+from lora_ns.engine.shown import check_shown, refusal
 from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
@@ -75,9 +76,9 @@ class Renderer:
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
         elif self.train_on == "all":
-            rendered = [self._untrained(self._merged(example))]
+            rendered = [self._untrained(self._shown(example))]
         else:
-            rendered = self._chat(self._merged(example))
+            rendered = self._chat(self._shown(example))
         if self.train_on == "all":
             return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
@@ -88,7 +89,24 @@ class Renderer:
             return self._encode_plain(example.text)
         if isinstance(example, PromptCompletion):
             return self._encode_plain(example.prompt)
-        return self._encode(self._text(self._merged(example), add_generation_prompt=True))
+        return self._encode(self._text(self._shown(example), add_generation_prompt=True))
+
+    def _shown(self, conversation: Conversation) -> Conversation:
+        """The conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
+        merged = self._merged(conversation)
+        if self.tokenizer.chat_template is not None:
+            check_shown(merged, self.memo.shown, self._tried)
+        return merged
+
+    def _tried(self, conversation: Conversation) -> str | None:
+        """The text of a conversation, ready for the next answer; None if the template refuses it."""
+        import jinja2
+
+        is_answered = conversation.messages[-1].role == "assistant"
+        try:
+            return self._applied(conversation, add_generation_prompt=not is_answered)
+        except (jinja2.TemplateError, TypeError):
+            return None
 
     def _merged(self, conversation: Conversation) -> Conversation:
         messages = conversation.messages
@@ -247,16 +265,18 @@ class Renderer:
             )
         if not add_generation_prompt and conversation in self.memo.texts:
             return self.memo.texts[conversation]
-        turns = [message.as_turn() for message in conversation.messages]
         try:
-            text = self.tokenizer.apply_chat_template(
+            return self._applied(conversation, add_generation_prompt)
+        except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
+            raise refusal(conversation, str(error), self._tried) from None
+
+    def _applied(self, conversation: Conversation, add_generation_prompt: bool) -> str:
+        turns = [message.as_turn() for message in conversation.messages]
+        return str(
+            self.tokenizer.apply_chat_template(
                 turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
-            has_system = any(message.role == "system" for message in conversation.messages)
-            remedy = 'write `system_role = "merge-into-user"` in `[sft]`' if has_system else "change its turns"
-            raise RowFaultError(f"the chat template refuses the row: {error}", remedy, "TPL003") from None
-        return str(text)
+        )
 
     def _encode(self, text: str) -> list[int]:
         known = self.memo.ids.get((text, False))
