@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns import cache
 from lora_ns.engine.dataset import Tally, Tokenized
 from lora_ns.engine.libraries import versions
+from lora_ns.engine.notices import Noted
 from lora_ns.engine.sources import Source
 from lora_ns.formats import Format
 from lora_ns.recipe.load import LoadedRecipe
@@ -64,9 +65,10 @@ def find_rows(key: str) -> Tokenized | None:
     if folder is None:
         return None
     try:
-        tally = Tally(**json.loads((folder / _TALLY).read_text(encoding="utf-8")))
+        kept = json.loads((folder / _TALLY).read_text(encoding="utf-8"))
+        tally = Tally(**{**kept, "noted": Noted(**kept["noted"])})
         return Tokenized(datasets.load_from_disk(str(folder / "rows")), tally)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         cache.drop(folder)
         return None
 

@@ -24,6 +24,8 @@ class Sft(Table):
     """Chat template instead of the tokenizer's own: `chatml`, `llama-3`, `mistral`, `gemma`, or a .jinja file."""
     system_role: Literal["template", "merge-into-user"] = "template"
     """System turns go to the template, or to the beginning of the first user turn where it refuses them."""
+    on_stop_token: Literal["error", "drop", "keep"] = "error"
+    """Rows whose answer spells out a stop token before its end are refused, left out, or learned to stop there."""
     loss_type: Literal["nll", "dft"] = "nll"
     """Cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
     neftune_noise_alpha: NonNegativeFloat = 0.0

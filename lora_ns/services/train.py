@@ -17,6 +17,7 @@ from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpo
 from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
+from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
 from lora_ns.engine.templates import use_template
@@ -38,7 +39,7 @@ from lora_ns.errors import (
     UsageError,
 )
 from lora_ns.machine import detect
-from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
+from lora_ns.plan import DataFacts, Plan, fit_length, make_plan, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
@@ -195,6 +196,8 @@ class OpenedRows:
     sources: Sources
     renderer: Renderer
     labels: tuple[str, ...]
+    room: int | None = None
+    """Tokens of the longest row that the base has positions for, if it says."""
 
 
 def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRows:
@@ -206,7 +209,8 @@ def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRow
     observer.stage("reading the data")
     sources = read_sources(loaded)
     labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    return OpenedRows(sources, make_renderer(tokenizer, stops, loaded.recipe.sft), labels)
+    renderer = make_renderer(tokenizer, stops, loaded.recipe.sft)
+    return OpenedRows(sources, renderer, labels, room_for_rows(loaded, base.facts))
 
 
 def find_recipe_base(loaded: LoadedRecipe) -> Base:
@@ -250,11 +254,11 @@ def _tokenize(loaded: LoadedRecipe, rows: OpenedRows, use_cache: bool) -> _Encod
 
     def encode(source: Source) -> Tokenized:
         if not use_cache:
-            return tokenize(source, form, renderer, loaded, labels)
+            return tokenize(source, form, renderer, loaded, labels, rows.room)
         key = rows_key(loaded, source, form, renderer.tokenizer, renderer.stops, labels)
         found = find_rows(key)
         if found is None:
-            found = tokenize(source, form, renderer, loaded, labels)
+            found = tokenize(source, form, renderer, loaded, labels, rows.room)
             keep_rows(key, found)
         return found
 
@@ -281,6 +285,8 @@ def _facts(
             notes.append(
                 f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
             )
+        if part:
+            notes += as_notes(name, part.tally.noted)
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
         notes.append(
@@ -304,7 +310,7 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
             source=source.name,
             sha256=source.sha256,
             rows=tally.rows,
-            dropped=tally.dropped,
+            dropped=tally.left_out,
             truncated=tally.truncated,
             tokens=tally.tokens,
             trained_tokens=tally.trained_tokens,

@@ -49,7 +49,7 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
     rows = open_rows(loaded, base, observer)
 
     def encoded(source: Source) -> Encoding:
-        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels)
+        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
     evaluation = encoded(rows.sources.eval) if rows.sources.eval else None
     return Prepared(loaded, base, rows, encoded(rows.sources.train), evaluation)
@@ -67,7 +67,6 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
     """Every number and every check of the rows."""
     sources, renderer = prepared.rows.sources, prepared.rows.renderer
     evaluation = (sources.eval, prepared.eval) if sources.eval and prepared.eval else None
-    is_text = prepared.loaded.recipe.task_type == "CAUSAL_LM"
     return Audit(
         train=report(sources.train, prepared.train),
         eval=report(*evaluation) if evaluation else None,
@@ -76,8 +75,6 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
-            renderer.stops,
-            renderer.tokenizer.bos_token_id if is_text else None,
             lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
         ),
     )
