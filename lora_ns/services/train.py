@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
+from lora_ns.engine.audit import leaked
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
@@ -270,23 +271,11 @@ def _facts(
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
     """What the plan needs to know of the rows, and the rows as they are trained on."""
     dataset = encoded.train.dataset
+    notes = [*_row_notes(sources, encoded), *_leaks(encoded)]
     why = f"read as {sources.format.name} ({sources.why})"
-    notes = []
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    for name, source, part in (
-        ("training", sources.train, encoded.train),
-        ("evaluation", sources.eval, encoded.eval),
-    ):
-        if source and source.left_out:
-            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
-        if part and (part.tally.dropped or part.tally.truncated):
-            notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
-            )
-        if part:
-            notes += as_notes(name, part.tally.noted)
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
         notes.append(
@@ -301,6 +290,32 @@ def _facts(
         notes=tuple(notes),
     )
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
+
+
+def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
+    """What became of rows, and what is to be told of those that are trained on."""
+    notes = []
+    for name, source, part in (
+        ("training", sources.train, encoded.train),
+        ("evaluation", sources.eval, encoded.eval),
+    ):
+        if source and source.left_out:
+            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
+        if part and (part.tally.dropped or part.tally.truncated):
+            notes.append(
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+            )
+        if part:
+            notes += as_notes(name, part.tally.noted)
+    return notes
+
+
+def _leaks(encoded: _Encoded) -> list[str]:
+    count = leaked(encoded.train.dataset, encoded.eval.dataset) if encoded.eval else 0
+    if not encoded.eval or not count:
+        return []
+    same = f"{count:,} of {len(encoded.eval.dataset):,}"
+    return [f"evaluation rows: [LEAK001] {same} are trained on (`lorans validate --data` names them)"]
 
 
 def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:

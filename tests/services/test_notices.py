@@ -139,3 +139,18 @@ def test_the_last_answer_alone_may_be_the_one_that_is_not_learned(tmp_path):
     found = validate(tmp_path, "sft.train_on=last")["MASK001"]
     assert found["what"].endswith("`train` is false for its last answer")
     assert validate(tmp_path) == {}
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_evaluation_rows_that_are_trained_on_are_told_by_training(tmp_path, packing):
+    write(tmp_path)
+    (tmp_path / "eval.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in (GOOD[3], {**GOOD[4], "prompt": "?"}))
+    )
+    overrides = ["dataset.eval_path=eval.jsonl", f"sft.packing={packing}"]
+    assert validate(tmp_path, *overrides)["LEAK001"]["rows"] == ["eval.jsonl:1 (as rows.jsonl:4)"]
+    for folder in ("run", "again"):
+        notes = train(tmp_path, *overrides, f"training.output_dir={tmp_path / folder}")
+        assert [note for note in notes if "LEAK001" in note] == [
+            "evaluation rows: [LEAK001] 1 of 2 are trained on (`lorans validate --data` names them)"
+        ]
