@@ -48,6 +48,8 @@ class Renderer:
     train_on: TrainOn = "assistant"
     merges_system: bool = False
     """Whether a system turn becomes the beginning of the first user turn."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables that the chat template reads."""
     memo: Memo = field(default_factory=Memo, compare=False)
 
     def ahead(self, examples: Collection[Conversation | PromptCompletion | RawText]) -> None:
@@ -194,6 +196,7 @@ class Renderer:
             tools=_tools(conversation),
             return_dict=True,
             return_assistant_tokens_mask=True,
+            **self.template_kwargs,
         )
         if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
             return None
@@ -274,7 +277,11 @@ class Renderer:
         turns = [message.as_turn() for message in conversation.messages]
         return str(
             self.tokenizer.apply_chat_template(
-                turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
+                turns,
+                tools=_tools(conversation),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.template_kwargs,
             )
         )
 
@@ -286,6 +293,9 @@ class Renderer:
 
     def _encode_plain(self, text: str) -> list[int]:
         ids = self.memo.ids.get((text, True)) or list(self.tokenizer(text)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[1:2] == [bos] == ids[:1]:
+            ids = ids[1:]  # a text that begins with it by itself
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
             return ids[:-1]  # a tokenizer that ends every text by itself
         return ids
@@ -293,7 +303,8 @@ class Renderer:
 
 def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft) -> Renderer:
     """The renderer of a recipe: the same for training, validation, inference and evaluation."""
-    return Renderer(tokenizer, stops, sft.train_on, sft.system_role == "merge-into-user")
+    merges = sft.system_role == "merge-into-user"
+    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs)
 
 
 def _first(conversation: Conversation, count: int) -> Conversation:
