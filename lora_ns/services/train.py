@@ -21,7 +21,7 @@ from lora_ns.engine.model import load_base
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
-from lora_ns.engine.templates import use_template
+from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
     generation_settings,
@@ -205,6 +205,7 @@ def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRow
     """The tokenizer with its template, stop and pad tokens, and the rows. Raises `LoransError`."""
     tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
     use_template(loaded, tokenizer)
+    check_kwargs(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
     observer.stage("reading the data")
