@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_ns.formats import Conversation, Example, Format, PromptCompletion
+from lora_ns.formats import Conversation, Example, Format, PromptCompletion, RawText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,6 +77,18 @@ def asks_nothing(example: Example) -> bool:
     return isinstance(example, Conversation) and any(
         message.role == "user" and not message.content.strip() for message in example.messages
     )
+
+
+_ASKED = re.compile(r"^\W{0,4}(?:user|human|question)\W{0,3}:", re.IGNORECASE | re.MULTILINE)
+_ANSWERED = re.compile(r"(?:^|#)\W{0,4}(?:assistant|bot|gpt|answer)\W{0,3}:", re.IGNORECASE | re.MULTILINE)
+
+
+def looks_like_chat(example: Example) -> bool:
+    """Whether a text that is learned whole begins as a conversation does."""
+    if not isinstance(example, RawText):
+        return False
+    beginning = example.text[:2000]
+    return bool(_ASKED.search(beginning) and _ANSWERED.search(beginning))
 
 
 def stops_within(ids: Sequence[int], trained: Sequence[bool], stops: Iterable[int]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.contents import Contents, asks_nothing, look_into, stops_within
+from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.engine.notices import Noted
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.engine.sources import Source
@@ -182,6 +182,8 @@ class _CausalRows:
             noted.add("BOS001", where)
         if asks_nothing(example):
             noted.add("DATA002", where)
+        if looks_like_chat(example):
+            noted.add("DATA003", where)
 
 
 def _check_learned(example: Example, rendered: Sequence[Rendered]) -> None:

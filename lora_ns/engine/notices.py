@@ -29,6 +29,10 @@ NOTICES: Mapping[str, Notice] = {
     ),
     "BOS001": Notice("the beginning token is there twice", "leave it out of the template"),
     "DATA002": Notice("a question that is empty", "write it, or remove the row"),
+    "DATA003": Notice(
+        "a text that looks like a conversation, and is learned whole, the questions, too",
+        "write conversations as .jsonl with `messages`",
+    ),
     "SPEC001": Notice(
         "a text spells out a special token, and becomes that token", "change the text where it is not meant"
     ),

@@ -154,3 +154,34 @@ def test_evaluation_rows_that_are_trained_on_are_told_by_training(tmp_path, pack
         assert [note for note in notes if "LEAK001" in note] == [
             "evaluation rows: [LEAK001] 1 of 2 are trained on (`lorans validate --data` names them)"
         ]
+
+
+def without_format(text):
+    return text.replace('format = "messages"\n', "").replace("rows.jsonl", "{name}")
+
+
+CHAT = "User: What is 1 + 1?\nAssistant: 2\n"
+
+
+def test_a_text_that_is_a_conversation_is_told(tmp_path):
+    (tmp_path / "rows.txt").write_text(CHAT)
+    text = without_format(PLAIN).replace("{name}", "rows.txt")
+    assert list(validate(tmp_path, text=text)) == ["DATA003"]
+    assert any("[DATA003]" in note and ".jsonl" in note for note in train(tmp_path, text=text))
+    (tmp_path / "rows.txt").write_text("The assistant: a novel.\nOnce upon a time.\n")
+    assert validate(tmp_path, text=text) == {}
+
+
+def test_a_text_file_is_no_row_of_a_conversation(tmp_path):
+    (tmp_path / "rows.txt").write_text(CHAT)
+    with pytest.raises(DataError, match=r"rows.txt: a .txt file is one text .*write a .jsonl file"):
+        train(tmp_path, text=PLAIN.replace("rows.jsonl", "rows.txt"))
+
+
+@pytest.mark.parametrize("more", [(), ("dataset.prompt_template={question}", "dataset.completion_template={answer}")])
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_a_table_without_a_header_says_what_its_first_line_is(tmp_path, kind, more):
+    mark = {"tsv": "\t", "csv": ","}[kind]
+    (tmp_path / f"rows.{kind}").write_text(f"What is 1 + 1?{mark}2\nWhat is 2 + 1?{mark}3\n")
+    with pytest.raises(DataError, match="the first line names the columns: if it is a row, write their names above it"):
+        train(tmp_path, *more, text=without_format(PLAIN).replace("{name}", f"rows.{kind}"))
