@@ -55,7 +55,7 @@ def start(folder: Path) -> float:
     assert base is not None
     renderer = open_renderer(loaded, base)
     begin = time.perf_counter()
-    prepare(loaded, renderer, SilentObserver(), use_cache=True)
+    prepare(loaded, renderer, base, SilentObserver(), use_cache=True)
     return time.perf_counter() - begin
 
 

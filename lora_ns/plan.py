@@ -182,7 +182,7 @@ def _length_key(loaded: LoadedRecipe) -> str:
 
 def fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     """The recipe, its `max_seq_length` cut to what the base has positions for if the recipe does not name one."""
-    key, room = _length_key(loaded), _room(loaded, facts)
+    key, room = _length_key(loaded), room_for_rows(loaded, facts)
     if loaded.origin(key) != "default" or room is None or not 0 < room < loaded.recipe.max_seq_length:
         return loaded
     table = key.partition(".")[0]
@@ -198,7 +198,7 @@ def _length(loaded: LoadedRecipe) -> Derived[int]:
     return Derived(value=value, origin="computed", why="the base has no more positions")
 
 
-def _room(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
+def room_for_rows(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
     """Positions that the base has for a row, less the method's own; None if it does not say."""
     if facts is None or facts.max_position_embeddings is None:
         return None
@@ -217,7 +217,7 @@ def _virtual_tokens(loaded: LoadedRecipe) -> int:
 
 def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
     """A row, with the method's own tokens, has to fit into the positions of the base."""
-    room = _room(loaded, facts)
+    room = room_for_rows(loaded, facts)
     if facts is None or facts.max_position_embeddings is None or room is None or loaded.recipe.max_seq_length <= room:
         return []
     key = _length_key(loaded)

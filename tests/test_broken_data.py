@@ -31,11 +31,13 @@ TRAILING_COMMA = (
 )
 
 
-def no_format(columns: str) -> str:
+def no_format(columns: str, first: str = "") -> str:
     ways = "`prompt_template` and `completion_template` with `{column}` in them, or its columns, such as"
     example = '`columns = {question = "...", answer = "..."}`'
-    return f"no format has the columns {columns} (say how a row becomes text: {ways} {example})"
+    return f"no format has the columns {columns} ({first}say how a row becomes text: {ways} {example})"
 
+
+HEADER = "the first line names the columns: if it is a row, write their names above it; "
 
 LINES = {
     "text": (b"prompt: a", f"not JSON at column 1: expecting value ({ON_LINE})"),
@@ -159,7 +161,11 @@ FILES = {
     ),
     "quote in quotes": ("a.csv", HEAD + b'"a "b" c",d\n', f"a.csv:2: not CSV: ',' expected after '\"' ({QUOTES})"),
     "table in latin-1": ("a.csv", HEAD + b"a,\xe9\n", f"a.csv:2: not UTF-8 at byte 3 of the line ({AS_TEXT})"),
-    "semicolons": ("a.csv", b"prompt;completion\na;b\n", f"recipe.toml:10: a.csv: {no_format('`prompt;completion`')}"),
+    "semicolons": (
+        "a.csv",
+        b"prompt;completion\na;b\n",
+        f"recipe.toml:10: a.csv: {no_format('`prompt;completion`', HEADER)}",
+    ),
     "empty cell": ("a.csv", HEAD + b"a,b\nc,\n", f"a.csv:3: {EMPTY_ANSWER}"),
     "quote around a tab": (
         "a.tsv",
@@ -174,7 +180,7 @@ FILES = {
     "commas for tabs": (
         "a.tsv",
         b"prompt,completion\na,b\n",
-        f"recipe.toml:10: a.tsv: {no_format('`prompt,completion`')}",
+        f"recipe.toml:10: a.tsv: {no_format('`prompt,completion`', HEADER)}",
     ),
     "empty text": ("a.txt", b" \n", f"a.txt: {NO_ROWS}"),
     "text in latin-1": ("a.txt", b"\xe9", f"a.txt: not UTF-8 at byte 1 ({AS_TEXT})"),

@@ -276,7 +276,7 @@ TURN = 'write `{"role": ..., "content": ...}`'
     ("messages", "told"),
     [
         (CHAT[:1], "the last turn is user's (a row to learn from ends with an assistant turn)"),
-        ([], "`messages` is a list instead of a list of turns ()"),
+        ([], "`messages` has no turns (give it a question and an answer, or remove the row)"),
         ("hi", "`messages` is 'hi' instead of a list of turns ()"),
         (None, "`messages` is null instead of a list of turns ()"),
         (["hi"], f"`messages[0]` is 'hi' instead of a turn ({TURN})"),
@@ -617,7 +617,7 @@ def test_an_empty_system_column_is_no_turn(system):
         ({"conversations": said(("human", None))}, "`conversations[0].value` is null instead of text ()"),
         ({"conversations": ["hi"]}, f"`conversations[0]` is 'hi' instead of a turn ({TURN})"),
         ({"conversations": None}, "`conversations` is null instead of a list of turns ()"),
-        ({"conversation": []}, "`conversation` is a list instead of a list of turns ()"),
+        ({"conversation": []}, "`conversation` has no turns (give it a question and an answer, or remove the row)"),
         (
             {"conversations": [{"from": "human", "value": "hi", "markdown": "x"}]},
             "`conversations[0]` has `markdown`, which would be lost (a turn of user has `from`, `value`, `name`)",

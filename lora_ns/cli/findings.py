@@ -56,7 +56,11 @@ def _line(finding: Finding) -> str:
 def print_row(shown: Shown, ids: bool) -> None:
     """A row as the model sees it: coloured on a terminal, elsewhere with what is trained between « and »."""
     label = f", class {shown.label}" if shown.label and not shown.trained_tokens else ""
-    typer.echo(f"{shown.where}: {shown.tokens} tokens, {shown.trained_tokens} trained{label}")
+    if not shown.pieces:
+        typer.echo(f"{shown.where}: not trained on: {shown.note}\n")
+        return
+    part = f", {shown.note}" if shown.note else ""
+    typer.echo(f"{shown.where}: {shown.tokens} tokens, {shown.trained_tokens} trained{label}{part}")
     if ids:
         for piece in shown.pieces:
             typer.echo(f"  {piece.kind:<16} {_coloured(piece)}  {' '.join(map(str, piece.ids))}")

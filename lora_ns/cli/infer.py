@@ -30,6 +30,7 @@ def infer(
         Path | None, typer.Option("--output-file", "-o", help="A .jsonl for the answers.", show_default=False)
     ] = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")] = False,
     base: BasePath = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
@@ -42,16 +43,20 @@ def infer(
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
+    _check_free(output_file, overwrite)
     opened = RunDir.open(run)
     generation = override_generation(opened.read().recipe, overrides)
     texts = _texts(text, input_file)
     with libraries.Noise():
         libraries.prepare(detect())
+        from lora_ns.services.infer import check_columns
         from lora_ns.services.infer import infer as service
         from lora_ns.services.trained import open_trained
 
         trained = open_trained(opened, base, dtype)
-        result = service(trained, _rows(trained, texts, input_file), generation)
+        rows = _rows(trained, texts, input_file)
+        check_columns(trained.manifest, rows)
+        result = service(trained, rows, generation)
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
     if output_file is not None:
         write_atomic(output_file, "".join(f"{line}\n" for line in lines))
@@ -65,22 +70,36 @@ def _plain(row: dict[str, Any]) -> str:
     return f"{row['output']}  {row['score']:.4f}" if "score" in row else str(row["output"])
 
 
+def _check_free(file: Path | None, overwrite: bool) -> None:
+    if file is not None and file.exists() and not overwrite:
+        raise UsageError(Problem(str(file), "is there already", "name another file, or add `--overwrite`"))
+
+
 def _texts(text: str | None, input_file: Path | None) -> list[str]:
     if text is not None:
         return [text]
     if input_file is None:
-        found = [line for line in sys.stdin.read().splitlines() if line.strip()]
-        if not found:
-            raise UsageError(
-                Problem("", "nothing to answer", "give `--input`, `--input-file`, or lines on standard input")
-            )
-        return found
+        return _lines("standard input", sys.stdin.read())
     if input_file.suffix == ".txt":
         try:
-            return [line for line in input_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return _lines(str(input_file), input_file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(Problem(str(input_file), f"cannot be read: {error}")) from None
     return []
+
+
+def _lines(where: str, text: str) -> list[str]:
+    """The lines of a text; one that is blank would have no answer, and those after it another number."""
+    lines = text.rstrip().splitlines()
+    if not lines:
+        remedy = "give `--input`, `--input-file`, or lines on standard input"
+        raise UsageError(Problem("" if where == "standard input" else where, "nothing to answer", remedy))
+    blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+    if blank:
+        more = f", and {len(blank) - 1:,} more" if len(blank) > 1 else ""
+        remedy = "remove it; texts of several lines go into a .jsonl file"
+        raise UsageError(Problem(f"{where}:{blank[0]}", f"the line is blank{more}", remedy))
+    return lines
 
 
 def _rows(trained: Trained, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:

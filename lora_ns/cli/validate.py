@@ -25,7 +25,8 @@ def validate(
         int, typer.Option("--show", metavar="N", min=0, help="Print the first rows as the model sees them.")
     ] = 0,
     row: Annotated[
-        int | None, typer.Option("--row", metavar="K", help="Print this row instead.", show_default=False)
+        int | None,
+        typer.Option("--row", metavar="K", help="Print the row that the file gives this number.", show_default=False),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="With the tokens' numbers.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,

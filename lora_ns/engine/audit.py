@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from lora_ns.engine.dataset import Encoded, Encoding
+from lora_ns.engine.notices import NOTICES
 from lora_ns.engine.sources import Source
-from lora_ns.errors import Problem
+
+if TYPE_CHECKING:
+    import datasets
 
 HISTOGRAM_BINS = 12
 
@@ -81,7 +86,7 @@ def report(source: Source, encoding: Encoding) -> SourceReport:
         tokens=tally.tokens,
         trained_tokens=tally.trained_tokens,
         truncated=tally.truncated,
-        dropped=tally.dropped,
+        dropped=tally.left_out,
         longest=tally.longest,
         median=lengths[len(lengths) // 2] if lengths else 0,
         histogram=_histogram(lengths),
@@ -122,18 +127,14 @@ def _wasted(lengths: Sequence[int], batch: int) -> float:
 def look_at(
     train: tuple[Source, Encoding],
     evaluation: tuple[Source, Encoding] | None,
-    stops: Iterable[int],
-    bos: int | None,
     decode: Callable[[list[int]], str],
 ) -> tuple[Finding, ...]:
-    """Every check on encoded rows; a classifier's have no stop tokens to look for."""
-    stop_ids = frozenset(stops)
+    """Every check on encoded rows."""
     parts = [train, evaluation] if evaluation else [train]
     found: list[Finding] = []
     for source, encoding in parts:
-        found += _problems(encoding.problems)
-        found += _stop_findings(source, encoding, stop_ids)
-        found += _begin_findings(source, encoding, bos)
+        found += _problems(encoding)
+        found += _notices(source, encoding)
     keys = [_key(sequence) for sequence in train[1].sequences]
     found += _duplicates(*train, keys)
     if evaluation:
@@ -141,40 +142,24 @@ def look_at(
     return tuple(found)
 
 
-def _problems(problems: Sequence[Problem]) -> list[Finding]:
+def _problems(encoding: Encoding) -> list[Finding]:
     """The problems of rows, those of one kind together."""
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for problem in problems:
+    for problem in encoding.problems:
         groups.setdefault((problem.code or "DATA001", problem.what, problem.remedy), []).append(problem.where)
+    if encoding.overflow:
+        long = encoding.overflow
+        rows = [f"{where} ({length})" for where, length in encoding.tally.too_long]
+        groups[long.code, long.what, long.remedy] = rows
     return [Finding(code, what, tuple(where), remedy, error=True) for (code, what, remedy), where in groups.items()]
 
 
-def _stop_findings(source: Source, encoding: Encoding, stops: frozenset[int]) -> list[Finding]:
-    texts = [sequence for sequence in encoding.sequences if sequence.trained]
-    if not texts:
-        return []
-    ended = {sequence.where for sequence in texts if _ends_in_stop(sequence, stops)}
-    cut = tuple(dict.fromkeys(sequence.where for sequence in texts if sequence.where not in ended))
-    if not ended:
-        what = f"{source.name}: no row teaches the model to stop"
-        return [Finding("EOS002", what, cut, 'raise `sft.max_seq_length`, or `on_overflow = "drop"`', error=True)]
-    if cut:
-        what = f"{source.name}: the token that ends the last answer is cut off or not trained"
-        return [Finding("EOS003", what, cut, 'raise `sft.max_seq_length`, or `on_overflow = "truncate-prompt"`')]
-    return []
-
-
-def _ends_in_stop(sequence: Encoded, stops: frozenset[int]) -> bool:
-    last = max((number for number, learned in enumerate(sequence.trained) if learned), default=None)
-    return last is not None and sequence.input_ids[last] in stops
-
-
-def _begin_findings(source: Source, encoding: Encoding, bos: int | None) -> list[Finding]:
-    if bos is None:
-        return []
-    twice = tuple(sequence.where for sequence in encoding.sequences if sequence.input_ids[:2] == [bos, bos])
-    what = f"{source.name}: the beginning token is there twice"
-    return [Finding("BOS001", what, twice, "leave it out of the template")] if twice else []
+def _notices(source: Source, encoding: Encoding) -> list[Finding]:
+    return [
+        Finding(code, f"{source.name}: {notice.what}", tuple(rows), notice.remedy, notice.error)
+        for code, rows in encoding.tally.noted.found()
+        if (notice := NOTICES[code])
+    ]
 
 
 def _duplicates(source: Source, encoding: Encoding, keys: Sequence[bytes]) -> list[Finding]:
@@ -216,6 +201,20 @@ def _leaks(
         what = f"{evaluation.name}: rows that are trained on but for case, spaces and punctuation"
         found.append(Finding("LEAK002", what, _pairs(alike), remedy))
     return found
+
+
+def leaked(trained: datasets.Dataset, evaluated: datasets.Dataset) -> int:
+    """Number of evaluation sequences that are trained on, token by token; rows of an earlier run have no names."""
+    known = set(_token_bytes(trained))
+    return sum(tokens in known for tokens in _token_bytes(evaluated))
+
+
+def _token_bytes(data: datasets.Dataset) -> Iterator[bytes]:
+    """The tokens of each row as bytes, without a Python number for each."""
+    for chunk in data.data.column("input_ids").chunks:
+        tokens, ends = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        for start, end in pairwise(ends.tolist()):
+            yield tokens[start:end].tobytes()
 
 
 def _pairs(found: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
+from lora_ns.engine.notices import Noted
 from lora_ns.engine.render import Rendered, Renderer, encode_labelled
 from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Example, Format, Labelled, RawText, RowFaultError
+from lora_ns.formats import Conversation, Example, Format, Labelled, RawText, RowFaultError
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.objectives import Sft
 from lora_ns.rows import Row, told, try_each
@@ -34,6 +37,14 @@ class Tally:
     trained_tokens: int = 0
     longest: int = 0
     too_long: list[tuple[str, int]] = field(default_factory=list)
+    is_text: bool = False
+    """Whether the rows are texts that are learned whole."""
+    noted: Noted = field(default_factory=Noted)
+
+    @property
+    def left_out(self) -> int:
+        """Rows, or answers with a sequence of their own, that are not trained on, whatever the reason."""
+        return self.dropped + len(self.noted.rows.get("SPEC002", ()))
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class Encoding:
     sequences: list[Encoded]
     tally: Tally
     problems: list[Problem]
+    overflow: Problem | None = None
+    """That rows are too long, if the recipe does not say what to do with them."""
 
 
 @dataclass(frozen=True)
@@ -73,65 +86,161 @@ class Tokenized:
     tally: Tally
 
 
-def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe) -> Encoding:
+def encode_causal(
+    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, room: int | None = None
+) -> Encoding:
     """Rows of a causal language model, `input_ids` and `trained`, and the problems of those that have one.
 
     Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `sft.on_overflow` says.
     """
     sft = loaded.recipe.sft
-    tally = Tally(rows=len(source.rows))
-
-    def encode(row: Row) -> list[Encoded]:
-        example = examples.get(row.where) or form.example(row.values)
-        sequences = renderer.examples(example)  # type: ignore[arg-type]
-        if sft.on_overflow == "split":
-            sequences = [part for sequence in sequences for part in _split_text(example, sequence, sft.max_seq_length)]
-        kept = [encoded for sequence in sequences if (encoded := _fit(row.where, sequence, sft, tally)) is not None]
-        if kept and not any(any(sequence.trained[1:]) for sequence in kept):
-            raise RowFaultError(
-                "no token of this row would be learned", "shorten its prompt or drop the row", "MASK001"
-            )
-        return kept
-
+    rows = _CausalRows(form, renderer, sft, look_into(renderer.tokenizer, renderer.stops, form))
+    tally = rows.tally
+    tally.rows, tally.is_text = len(source.rows), form.name == "text"
     sequences: list[Encoded] = []
     problems: list[Problem] = []
-    examples: dict[str, Example] = {}
     for start in range(0, len(source.rows), ROWS_AT_ONCE):
-        rows = source.rows[start : start + ROWS_AT_ONCE]
-        examples = dict(try_each(rows, lambda row: (row.where, form.example(row.values)))[0])
-        renderer.ahead(examples.values())  # type: ignore[arg-type]
-        found, faults = try_each(rows, encode)
+        part = source.rows[start : start + ROWS_AT_ONCE]
+        rows.ahead(part)
+        found, faults = try_each(part, rows.encode)
         sequences += [sequence for row in found for sequence in row]
         problems += faults
     renderer.memo.clear()
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
-    if sft.on_overflow == "error" and tally.too_long:
-        problems.append(_overflow_problem(loaded, source, tally))
-    elif not sequences and not problems:
-        what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
-        problems.append(Problem(source.name, what, "raise `sft.max_seq_length`"))
-    return Encoding(sequences, tally, problems)
+    overflow = _overflow_problem(loaded, source, tally, room) if _is_refused(sft, tally) else None
+    if not sequences and not problems and overflow is None:
+        problems.append(_nothing_left(source, sft, tally))
+    return Encoding(sequences, tally, problems, overflow)
 
 
-def encode(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]) -> Encoding:
-    """The rows of a source as the recipe's task needs them."""
+@dataclass
+class _CausalRows:
+    """Rows on their way to sequences."""
+
+    form: Format
+    renderer: Renderer
+    sft: Sft
+    contents: Contents
+    tally: Tally = field(default_factory=Tally)
+    examples: dict[str, Example] = field(default_factory=dict)
+
+    def ahead(self, rows: Sequence[Row]) -> None:
+        """Read some rows and encode them in one go."""
+        self.examples = dict(try_each(rows, lambda row: (row.where, self.form.example(row.values)))[0])
+        self.renderer.ahead(self.examples.values())  # type: ignore[arg-type]
+
+    def encode(self, row: Row) -> list[Encoded]:
+        """The sequences of a row; none if it is left out. Raises `RowFaultError`."""
+        example = self.examples.get(row.where) or self.form.example(row.values)
+        rendered = self.renderer.examples(example)  # type: ignore[arg-type]
+        _check_learned(example, rendered)
+        if self._is_left_out(row.where, example, rendered):
+            return []
+        pieces = [piece for whole in rendered for piece in self._pieces(example, whole)]
+        kept = [encoded for piece in pieces if (encoded := _fit(row.where, piece, self.sft, self.tally)) is not None]
+        if kept and not any(any(sequence.trained[1:]) for sequence in kept):
+            what = "no token of this row would be learned: its answer is cut off"
+            raise RowFaultError(what, 'raise `sft.max_seq_length`, or `on_overflow = "truncate-prompt"`', "MASK001")
+        self._note(row.where, example, kept)
+        return kept
+
+    def _pieces(self, example: Example, rendered: Rendered) -> list[Rendered]:
+        is_split = self.sft.on_overflow == "split" and isinstance(example, RawText)
+        return split_text(rendered, self.sft.max_seq_length) if is_split else [rendered]
+
+    def _is_left_out(self, where: str, example: Example, rendered: Sequence[Rendered]) -> bool:
+        """Whether the recipe leaves out a row for a stop token in it. Raises `RowFaultError` where it refuses it."""
+        spelled_out = self.contents.spelled_out(example)
+        if not spelled_out:
+            return False
+        stops = self.renderer.stops
+        goes_on = self.sft.train_on != "all" and any(
+            stops_within(sequence.input_ids, sequence.trained, stops) for sequence in rendered
+        )
+        if goes_on and self.sft.on_stop_token == "error":
+            ends = [token for token in spelled_out if token in self.contents.ends]
+            raise RowFaultError(
+                f"an answer spells out `{', '.join(ends)}` before its end, and would teach the model to stop there",
+                'change the text; or `on_stop_token = "drop"` in `[sft]` leaves such rows out, "keep" learns them',
+                "SPEC002",
+            )
+        is_left_out = goes_on and self.sft.on_stop_token == "drop"
+        self.tally.noted.add("SPEC002" if is_left_out else "SPEC001", f"{where} (`{'`, `'.join(spelled_out)}`)")
+        return is_left_out
+
+    def _note(self, where: str, example: Example, kept: Sequence[Encoded]) -> None:
+        """Remember what is to be told of a row that is trained on."""
+        if not kept:
+            return
+        noted, bos = self.tally.noted, self.renderer.tokenizer.bos_token_id
+        if any(_ends_in_stop(sequence, self.renderer.stops) for sequence in kept):
+            noted.ended += 1
+        else:
+            noted.add("EOS003", where)
+        if bos is not None and any(sequence.input_ids[1:2] == [bos] == sequence.input_ids[:1] for sequence in kept):
+            noted.add("BOS001", where)
+        if asks_nothing(example):
+            noted.add("DATA002", where)
+        if looks_like_chat(example):
+            noted.add("DATA003", where)
+
+
+def _check_learned(example: Example, rendered: Sequence[Rendered]) -> None:
+    """A row whose answers are all told not to be learned. Raises `RowFaultError`."""
+    if any(any(sequence.trained) for sequence in rendered):
+        return
+    answers = (
+        [turn for turn in example.messages if turn.role == "assistant"] if isinstance(example, Conversation) else []
+    )
+    if answers and all(turn.train is False for turn in answers):
+        what, remedy = "no token of this row would be learned: `train` is false for each answer", "remove the row"
+    else:
+        what = "no token of this row would be learned: `train` is false for its last answer"
+        remedy = 'write `train_on = "assistant"`, or remove the row'
+    raise RowFaultError(what, remedy, "MASK001")
+
+
+def _ends_in_stop(sequence: Encoded, stops: Sequence[int]) -> bool:
+    for place in range(len(sequence.trained) - 1, -1, -1):
+        if sequence.trained[place]:
+            return sequence.input_ids[place] in stops
+    return False
+
+
+def encode(
+    source: Source,
+    form: Format,
+    renderer: Renderer,
+    loaded: LoadedRecipe,
+    labels: Sequence[str],
+    room: int | None = None,
+) -> Encoding:
+    """The rows of a source as the recipe's task needs them; `room` is what the base has positions for, if it says."""
     if loaded.recipe.task_type == "CAUSAL_LM":
-        return encode_causal(source, form, renderer, loaded)
+        return encode_causal(source, form, renderer, loaded, room)
     return encode_labelled_rows(source, form, renderer.tokenizer, loaded, labels)
 
 
 def tokenize(
-    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]
+    source: Source,
+    form: Format,
+    renderer: Renderer,
+    loaded: LoadedRecipe,
+    labels: Sequence[str],
+    room: int | None = None,
 ) -> Tokenized:
     """The rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
 
     Raises:
         DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
     """
-    encoding = encode(source, form, renderer, loaded, labels)
-    if encoding.problems:
-        raise DataError(told(encoding.problems))
+    encoding = encode(source, form, renderer, loaded, labels, room)
+    problems = told(encoding.problems)
+    if encoding.overflow:
+        problems.append(_with_rows(encoding.overflow, encoding.tally))
+    if problems:
+        raise DataError(problems)
     return Tokenized(as_dataset(encoding.sequences), encoding.tally)
 
 
@@ -141,7 +250,7 @@ def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | No
     tally.longest = max(tally.longest, len(ids))
     if len(ids) > sft.max_seq_length:
         tally.too_long.append((where, len(ids)))
-        if sft.on_overflow in {"drop", "error"}:
+        if sft.on_overflow in {"drop", "error", "split"}:
             tally.dropped += 1
             return None
         ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
@@ -149,14 +258,9 @@ def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | No
     return Encoded(where, {"input_ids": ids}, trained)
 
 
-def _split_text(example: Any, rendered: Rendered, limit: int) -> list[Rendered]:
-    """A long text in pieces that follow one another; a row with an answer in it cannot be split."""
+def split_text(rendered: Rendered, limit: int) -> list[Rendered]:
+    """A long text in pieces that follow one another."""
     ids, trained = rendered.input_ids, rendered.trained
-    if len(ids) <= limit:
-        return [rendered]
-    if not isinstance(example, RawText):
-        what = f"{len(ids)} tokens are longer than `sft.max_seq_length`, and only raw text can be split"
-        raise RowFaultError(what, 'write `on_overflow = "drop"` or "truncate-prompt"', "LEN001")
     starts = range(0, len(ids), limit)
     return [Rendered(ids[start : start + limit], trained[start : start + limit]) for start in starts]
 
@@ -168,24 +272,50 @@ def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[
     excess = len(ids) - limit
     if excess > first:
         raise RowFaultError(
-            "the answer alone is longer than `sft.max_seq_length`", "raise it, or drop the row", "LEN001"
+            "the answer alone is longer than `sft.max_seq_length`", "raise it, or remove the row", "LEN001"
         )
     return ids[excess:], trained[excess:]
 
 
-def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally) -> Problem:
-    limit = loaded.recipe.sft.max_seq_length
-    count = len(tally.too_long)
+def _is_refused(sft: Sft, tally: Tally) -> bool:
+    """Whether rows are too long, and the recipe has no way for them: text alone is split, before it is looked at."""
+    return bool(tally.too_long) and sft.on_overflow in {"error", "split"}
+
+
+def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally, room: int | None) -> Problem:
+    """How many rows are too long, and what can be written for this base and these rows."""
+    sft = loaded.recipe.sft
+    share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
+    what = f"sft.max_seq_length: {share} longer than {sft.max_seq_length} tokens, the longest has {tally.longest}"
+    if sft.on_overflow == "split":
+        what += ", and only raw text can be split"
+    return Problem(loaded.where("sft.max_seq_length"), what, _overflow_remedy(sft, tally, room), "LEN001")
+
+
+def _overflow_remedy(sft: Sft, tally: Tally, room: int | None) -> str:
+    if tally.is_text and sft.on_overflow == "error":
+        other = '`on_overflow = "split"` or "drop"'
+    else:
+        other = f'`on_overflow = "drop"` or "{"truncate" if sft.train_on == "all" else "truncate-prompt"}"'
+    if room is None or tally.longest <= room:
+        return f"write {tally.longest}, or {other}"
+    more = f"write at most {room}, and" if sft.max_seq_length < room else "write"
+    return f"{more} {other}: the base has no positions for {tally.longest}"
+
+
+def _with_rows(overflow: Problem, tally: Tally) -> Problem:
+    """The problem with the first of its rows."""
     rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])
-    share = f"{count:,} of {len(source.rows):,} rows" if count > 1 else "1 row"
-    more = f", ...; the longest has {tally.longest}" if count > 3 else ""
-    what = f"sft.max_seq_length: {share} longer than {limit} tokens: {rows}{more}"
-    return Problem(
-        loaded.where("sft.max_seq_length"),
-        what,
-        f'write {tally.longest}, or `on_overflow = "drop"` or "truncate-prompt"',
-        "LEN001",
-    )
+    more = ", ..." if len(tally.too_long) > 3 else ""
+    return replace(overflow, what=f"{overflow.what}: {rows}{more}")
+
+
+def _nothing_left(source: Source, sft: Sft, tally: Tally) -> Problem:
+    if not tally.too_long:
+        what = "all rows are left out: each spells out a stop token in its answer"
+        return Problem(source.name, what, 'change the texts, or write `on_stop_token = "keep"`', "SPEC002")
+    what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
+    return Problem(source.name, what, "raise `sft.max_seq_length`")
 
 
 def encode_labelled_rows(
@@ -228,9 +358,7 @@ def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
         values = [row[name] for row in encoded]
         if isinstance(values[0], list):
             offsets = numpy.cumsum([0, *map(len, values)], dtype=numpy.int64)
-            flat = numpy.fromiter(
-                (number for row in values for number in row), dtype=numpy.int32, count=int(offsets[-1])
-            )
+            flat = numpy.fromiter(itertools.chain.from_iterable(values), dtype=numpy.int32, count=int(offsets[-1]))
             columns[name] = pyarrow.LargeListArray.from_arrays(offsets, flat)
         else:
             columns[name] = pyarrow.array(values, type=pyarrow.int64())

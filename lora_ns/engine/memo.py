@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ class Memo:
 
     texts: dict[Conversation, str] = field(default_factory=dict)
     ids: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
+    shown: dict[Hashable, bool] = field(default_factory=dict)
+    """Whether the template shows a kind of thing; see `shown`."""
     _added_ids: frozenset[int] = frozenset()
     _added: re.Pattern[str] | None = None
     _rests: dict[str, list[int]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.engine.memo import Memo
+from lora_ns.engine.shown import check_shown, refusal
 from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
@@ -47,6 +48,8 @@ class Renderer:
     train_on: TrainOn = "assistant"
     merges_system: bool = False
     """Whether a system turn becomes the beginning of the first user turn."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables that the chat template reads."""
     memo: Memo = field(default_factory=Memo, compare=False)
 
     def ahead(self, examples: Collection[Conversation | PromptCompletion | RawText]) -> None:
@@ -75,9 +78,9 @@ class Renderer:
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
         elif self.train_on == "all":
-            rendered = [self._untrained(self._merged(example))]
+            rendered = [self._untrained(self._shown(example))]
         else:
-            rendered = self._chat(self._merged(example))
+            rendered = self._chat(self._shown(example))
         if self.train_on == "all":
             return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
@@ -88,7 +91,24 @@ class Renderer:
             return self._encode_plain(example.text)
         if isinstance(example, PromptCompletion):
             return self._encode_plain(example.prompt)
-        return self._encode(self._text(self._merged(example), add_generation_prompt=True))
+        return self._encode(self._text(self._shown(example), add_generation_prompt=True))
+
+    def _shown(self, conversation: Conversation) -> Conversation:
+        """The conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
+        merged = self._merged(conversation)
+        if self.tokenizer.chat_template is not None:
+            check_shown(merged, self.memo.shown, self._tried)
+        return merged
+
+    def _tried(self, conversation: Conversation) -> str | None:
+        """The text of a conversation, ready for the next answer; None if the template refuses it."""
+        import jinja2
+
+        is_answered = conversation.messages[-1].role == "assistant"
+        try:
+            return self._applied(conversation, add_generation_prompt=not is_answered)
+        except (jinja2.TemplateError, TypeError):
+            return None
 
     def _merged(self, conversation: Conversation) -> Conversation:
         messages = conversation.messages
@@ -176,6 +196,7 @@ class Renderer:
             tools=_tools(conversation),
             return_dict=True,
             return_assistant_tokens_mask=True,
+            **self.template_kwargs,
         )
         if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
             return None
@@ -247,16 +268,22 @@ class Renderer:
             )
         if not add_generation_prompt and conversation in self.memo.texts:
             return self.memo.texts[conversation]
-        turns = [message.as_turn() for message in conversation.messages]
         try:
-            text = self.tokenizer.apply_chat_template(
-                turns, tools=_tools(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            return self._applied(conversation, add_generation_prompt)
         except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
-            has_system = any(message.role == "system" for message in conversation.messages)
-            remedy = 'write `system_role = "merge-into-user"` in `[sft]`' if has_system else "change its turns"
-            raise RowFaultError(f"the chat template refuses the row: {error}", remedy, "TPL003") from None
-        return str(text)
+            raise refusal(conversation, str(error), self._tried) from None
+
+    def _applied(self, conversation: Conversation, add_generation_prompt: bool) -> str:
+        turns = [message.as_turn() for message in conversation.messages]
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns,
+                tools=_tools(conversation),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.template_kwargs,
+            )
+        )
 
     def _encode(self, text: str) -> list[int]:
         known = self.memo.ids.get((text, False))
@@ -266,6 +293,9 @@ class Renderer:
 
     def _encode_plain(self, text: str) -> list[int]:
         ids = self.memo.ids.get((text, True)) or list(self.tokenizer(text)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[1:2] == [bos] == ids[:1]:
+            ids = ids[1:]  # a text that begins with it by itself
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
             return ids[:-1]  # a tokenizer that ends every text by itself
         return ids
@@ -273,7 +303,8 @@ class Renderer:
 
 def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft) -> Renderer:
     """The renderer of a recipe: the same for training, validation, inference and evaluation."""
-    return Renderer(tokenizer, stops, sft.train_on, sft.system_role == "merge-into-user")
+    merges = sft.system_role == "merge-into-user"
+    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs)
 
 
 def _first(conversation: Conversation, count: int) -> Conversation:

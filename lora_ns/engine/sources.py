@@ -8,14 +8,14 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.datafile import find_files, shown
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Row, for_each, read_files
+from lora_ns.rows import Row, for_each, kind_of, read_files
 from lora_ns.rundir import sha256_file
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
         form, why = detect(columns, names, train.rows[0].values, loaded.recipe.task_type)
     except RowFaultError as fault:
         raise DataError(_column_problem(loaded, train.name, fault)) from None
+    if form.name != "text" and kind_of(PurePath(train.name))[0] == ".txt":
+        what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
+        raise DataError(
+            Problem(train.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
+        )
     return Sources(train, evaluation, form, form.columns, why)  # type: ignore[attr-defined]
 
 
@@ -94,8 +99,11 @@ def _file_hash(file: Path) -> str:
 
 def _column_problem(loaded: LoadedRecipe, source: str, fault: RowFaultError) -> Problem:
     key = fault.what.split(":")[0] if fault.what.startswith("dataset.") else "dataset"
+    remedy = fault.remedy
+    if kind_of(PurePath(source))[0] in {".csv", ".tsv"}:
+        remedy = f"the first line names the columns: if it is a row, write their names above it; {remedy}"
     return Problem(
-        loaded.where(key), f"{fault.what} ({source})" if key != "dataset" else f"{source}: {fault.what}", fault.remedy
+        loaded.where(key), f"{fault.what} ({source})" if key != "dataset" else f"{source}: {fault.what}", remedy
     )
 
 

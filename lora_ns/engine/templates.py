@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lora_ns.datafile import places
 from lora_ns.errors import ModelError, Problem
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +73,44 @@ def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
         tokenizer.chat_template = template
         return
     tokenizer.chat_template = _read(loaded, name)
+
+
+def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse variables that the chat template never reads. Raises `ModelError`."""
+    given = loaded.recipe.sft.chat_template_kwargs
+    template = tokenizer.chat_template
+    if not given or template is None:
+        return
+    read = _variables("\n".join(template.values()) if isinstance(template, dict) else template)
+    if read is None:
+        return
+    problems = []
+    for key in (key for key in given if key not in read):
+        close = difflib.get_close_matches(key, sorted(read), n=1)
+        remedy = f"did you mean `{close[0]}`?" if close else f"it reads: {', '.join(sorted(read)) or 'none'}"
+        where = f"sft.chat_template_kwargs.{key}"
+        problems.append(Problem(loaded.where(where), f"{where}: the chat template does not read `{key}`", remedy))
+    if problems:
+        raise ModelError(problems)
+
+
+def _variables(template: str) -> set[str] | None:
+    """The variables that a template reads and neither sets nor is given anyway; None if jinja alone cannot read it."""
+    import jinja2
+    import jinja2.defaults
+    import jinja2.meta
+
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # it is parsed, never run
+    try:
+        parsed = environment.parse(_GENERATION.sub("", template))
+    except jinja2.TemplateError:  # a row that is rendered tells it
+        return None
+    given = {*PASSED_TO_TEMPLATES, *jinja2.defaults.DEFAULT_NAMESPACE, "raise_exception", "strftime_now"}
+    return jinja2.meta.find_undeclared_variables(parsed) - given
+
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""The tags around what is generated, which jinja itself does not know."""
 
 
 def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:

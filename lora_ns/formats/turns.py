@@ -42,8 +42,10 @@ OPENAI = Spelling(
 
 def list_of_turns(value: Any, column: str) -> list[tuple[Values, str]]:
     """The turns of a column, each with its place. Raises `RowFaultError`."""
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         raise RowFaultError(f"`{column}` is {shown(value)} instead of a list of turns")
+    if not value:
+        raise RowFaultError(f"`{column}` has no turns", "give it a question and an answer, or remove the row")
     return [(_object(turn, f"{column}[{number}]"), f"{column}[{number}]") for number, turn in enumerate(value)]
 
 

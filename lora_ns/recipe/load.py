@@ -17,7 +17,7 @@ from lora_ns.recipe.explain import explain, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules import findings
+from lora_ns.recipe.rules import SAMPLING_KEYS, findings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,7 +84,11 @@ def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
             raise RecipeError(
                 Problem("--set", f"`{override}`: a trained run cannot be changed", "only `generation.` keys")
             )
-    table = {**copy.deepcopy(_STAND_INS_WHOLE), "generation": recipe.generation.model_dump(mode="json")}
+    # What is left at its default is not written: a rule would take it for something that was asked for.
+    trained = recipe.generation.model_dump(mode="json", exclude_defaults=True)
+    if not recipe.generation.do_sample:
+        trained = {key: value for key, value in trained.items() if key not in SAMPLING_KEYS}
+    table = {**copy.deepcopy(_STAND_INS_WHOLE), "generation": trained}
     _apply(table, overrides)
     changed, problems = _validate(table, Path("--set"), {}, overrides)
     if problems:

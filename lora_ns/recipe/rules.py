@@ -187,6 +187,21 @@ def templates_are_well_formed(recipe: Recipe) -> Finding | None:
     return None
 
 
+def completion_template_has_a_column(recipe: Recipe) -> Finding | None:
+    """An answer that is the same in each row is a mistake; a prompt may be."""
+    template = recipe.dataset.completion_template
+    if template is None or recipe.dataset.prompt_template is None:
+        return None
+    try:
+        fields = template_fields(template)
+    except ValueError:
+        return None  # told by another rule
+    if fields:
+        return None
+    what = f"`{template}` names no column: every row would have the same answer"
+    return Finding(("dataset.completion_template",), what, "write a column in braces, such as ` {answer}`")
+
+
 def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
     """Plain text has no system turn."""
     if recipe.dataset.system_template is not None and recipe.dataset.format != "messages":
@@ -225,6 +240,26 @@ def columns_are_read(recipe: Recipe) -> Finding | None:
             hint = f"did you mean `{close[0]}`? " if close else ""
             what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
             return Finding((f"dataset.columns.{key}",), what, f"{hint}known: {', '.join(known)}")
+    return None
+
+
+PASSED_TO_TEMPLATES = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+        *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"),
+        *("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"),
+    }
+)
+"""What a template gets from the rows, the tokenizer or the renderer."""
+
+
+def template_kwargs_are_the_templates_own(recipe: Recipe) -> Finding | None:
+    """What the rows and the tokenizer give to a chat template is not given twice."""
+    for key in recipe.sft.chat_template_kwargs:
+        if key in PASSED_TO_TEMPLATES:
+            what = f"`{key}` is given to the chat template by the rows or the tokenizer"
+            return Finding((f"sft.chat_template_kwargs.{key}",), what, "remove it")
     return None
 
 
@@ -356,6 +391,18 @@ def start_works_on_the_base(recipe: Recipe) -> Finding | None:
     return None
 
 
+SAMPLING_KEYS = ("temperature", "top_p", "top_k")
+
+
+def sampling_keys_need_it(recipe: Recipe) -> Finding | None:
+    """The details of drawing tokens need the drawing."""
+    for key in SAMPLING_KEYS:
+        if is_written(recipe, f"generation.{key}") and not recipe.generation.do_sample:
+            what = f"`{key}` has no effect without `do_sample = true`: the likeliest token is taken"
+            return Finding((f"generation.{key}",), what, "add it, or remove this key")
+    return None
+
+
 def exact_match_has_rows(recipe: Recipe) -> Finding | None:
     """Answers are compared on evaluation rows."""
     data = recipe.dataset
@@ -450,9 +497,12 @@ RULES: tuple[Rule, ...] = (
     optimizer_is_known,
     templates_come_together,
     templates_are_well_formed,
+    completion_template_has_a_column,
     system_turn_needs_chat_form,
     templates_fit_the_format,
     columns_are_read,
+    template_kwargs_are_the_templates_own,
+    sampling_keys_need_it,
     tables_fit_the_task,
     format_fits_the_task,
     pair_needs_its_first_text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora_ns.engine.dataset import split_text
 from lora_ns.engine.metrics import classification_metrics
 from lora_ns.engine.model import computing
 from lora_ns.engine.render import IGNORED, make_renderer
@@ -77,16 +78,19 @@ def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:
     renderer = make_renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft)
     device = next(trained.model.parameters()).device
     total, tokens, cut = 0.0, 0, 0
-    limit = trained.manifest.recipe.sft.max_seq_length
-    examples = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
-    for rendered in (sequence for row in examples for sequence in row):
-        ids = torch.tensor([rendered.input_ids[:limit]], device=device)
-        labels = torch.tensor([rendered.labels[:limit]], device=device)
+    sft = trained.manifest.recipe.sft
+    rendered_rows = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
+    sequences = (sequence for row in rendered_rows for sequence in row)
+    if sft.on_overflow == "split" and form.name == "text":
+        sequences = (piece for sequence in sequences for piece in split_text(sequence, sft.max_seq_length))
+    for rendered in sequences:
+        ids = torch.tensor([rendered.input_ids[: sft.max_seq_length]], device=device)
+        labels = torch.tensor([rendered.labels[: sft.max_seq_length]], device=device)
         with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
             logits = trained.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :].float()
         total += float(
             torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=IGNORED, reduction="sum")
         )
         tokens += int((labels[0, 1:] != IGNORED).sum())
-        cut += len(rendered.input_ids) > limit
+        cut += len(rendered.input_ids) > sft.max_seq_length
     return total / max(1, tokens), cut

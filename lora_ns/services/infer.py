@@ -12,6 +12,7 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Labelled, RowFaultError
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
+from lora_ns.rundir import Manifest
 from lora_ns.services.trained import Trained, format_of, make_writer, max_positions
 
 
@@ -52,7 +53,7 @@ def infer(
     return InferResult(
         tuple(
             {
-                **row.values,
+                **(_with_expected(row.values) if trained.manifest.data.format == "alpaca" else row.values),
                 "output": answer.text,
                 "finish_reason": answer.finish_reason,
                 "prompt_tokens": answer.prompt_tokens,
@@ -61,6 +62,30 @@ def infer(
             for row, answer in zip(rows, answers, strict=True)
         )
     )
+
+
+WRITTEN = {
+    "CAUSAL_LM": ("output", "finish_reason", "prompt_tokens", "output_tokens"),
+    "SEQ_CLS": ("output", "score", "scores"),
+}
+"""The columns that answers are written to."""
+
+
+def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
+    """Refuse rows whose own columns an answer would replace. Raises `DataError`."""
+    written = WRITTEN[manifest.recipe.task_type]
+    for row in rows:
+        own = _with_expected(row.values) if manifest.data.format == "alpaca" else row.values
+        if len(own) < len(row.values):
+            raise DataError(Problem(row.where, "column `expected` would be replaced by `output`", "rename it"))
+        if taken := [name for name in written if name in own]:
+            what = f"column `{taken[0]}` would be replaced by what the model says"
+            raise DataError(Problem(row.where, what, "rename it"))
+
+
+def _with_expected(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Alpaca's rows have their own answer where the model's is to stand."""
+    return {("expected" if name == "output" else name): value for name, value in values.items()}
 
 
 def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_ns.basemodel import Base
+from lora_ns.engine.audit import leaked
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
+from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
-from lora_ns.engine.templates import use_template
+from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
-from lora_ns.plan import DataFacts
+from lora_ns.plan import DataFacts, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import DataRecord, SourceRecord
@@ -27,6 +29,7 @@ def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
     """The tokenizer with its template, stop and pad tokens. Raises `LoransError`."""
     tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
     use_template(loaded, tokenizer)
+    check_kwargs(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
     return make_renderer(tokenizer, stops, loaded.recipe.sft)
@@ -39,16 +42,18 @@ class OpenedRows:
     sources: Sources
     renderer: Renderer
     labels: tuple[str, ...]
+    room: int | None = None
+    """Tokens of the longest row that the base has positions for, if it says."""
 
 
-def open_rows(loaded: LoadedRecipe, renderer: Renderer) -> OpenedRows:
+def open_rows(loaded: LoadedRecipe, renderer: Renderer, base: Base) -> OpenedRows:
     """Read all rows. Raises `DataError`."""
     sources = read_sources(loaded)
     labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
-    return OpenedRows(sources, renderer, labels)
+    return OpenedRows(sources, renderer, labels, room_for_rows(loaded, base.facts))
 
 
-def prepare(loaded: LoadedRecipe, renderer: Renderer, observer: Observer, use_cache: bool) -> Preparation:
+def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Observer, use_cache: bool) -> Preparation:
     """The rows of a recipe as its trainer takes them, from an earlier run if that had the same.
 
     Raises:
@@ -56,18 +61,18 @@ def prepare(loaded: LoadedRecipe, renderer: Renderer, observer: Observer, use_ca
     """
     observer.stage("reading the data")
     if not use_cache:
-        return _prepare(loaded, open_rows(loaded, renderer))
+        return _prepare(loaded, open_rows(loaded, renderer, base))
     key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
     found = find_preparation(key)
     if found is None:
-        found = _prepare(loaded, open_rows(loaded, renderer))
+        found = _prepare(loaded, open_rows(loaded, renderer, base))
         keep_preparation(key, found)
     return found
 
 
 def _prepare(loaded: LoadedRecipe, rows: OpenedRows) -> Preparation:
     def encode(source: Source) -> Tokenized:
-        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels)
+        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
     encoded = _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
     facts, (train, evaluation) = _facts(loaded, rows.sources, encoded, rows.renderer.tokenizer)
@@ -86,21 +91,11 @@ def _facts(
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
     """What the plan needs to know of the rows, and the rows as they are trained on."""
     dataset = encoded.train.dataset
+    notes = [*_row_notes(sources, encoded), *_leaks(encoded)]
     why = f"read as {sources.format.name} ({sources.why})"
-    notes = []
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    for name, source, part in (
-        ("training", sources.train, encoded.train),
-        ("evaluation", sources.eval, encoded.eval),
-    ):
-        if source and source.left_out:
-            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
-        if part and (part.tally.dropped or part.tally.truncated):
-            notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
-            )
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
         notes.append(
@@ -117,6 +112,32 @@ def _facts(
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
 
 
+def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
+    """What became of rows, and what is to be told of those that are trained on."""
+    notes = []
+    for name, source, part in (
+        ("training", sources.train, encoded.train),
+        ("evaluation", sources.eval, encoded.eval),
+    ):
+        if source and source.left_out:
+            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
+        if part and (part.tally.dropped or part.tally.truncated):
+            notes.append(
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+            )
+        if part:
+            notes += as_notes(name, part.tally.noted)
+    return notes
+
+
+def _leaks(encoded: _Encoded) -> list[str]:
+    count = leaked(encoded.train.dataset, encoded.eval.dataset) if encoded.eval else 0
+    if not encoded.eval or not count:
+        return []
+    same = f"{count:,} of {len(encoded.eval.dataset):,}"
+    return [f"evaluation rows: [LEAK001] {same} are trained on (`lorans validate --data` names them)"]
+
+
 def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
     def record(source: Source, part: Tokenized) -> SourceRecord:
         tally = part.tally
@@ -124,7 +145,7 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
             source=source.name,
             sha256=source.sha256,
             rows=tally.rows,
-            dropped=tally.dropped,
+            dropped=tally.left_out,
             truncated=tally.truncated,
             tokens=tally.tokens,
             trained_tokens=tally.trained_tokens,

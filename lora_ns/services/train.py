@@ -124,7 +124,7 @@ def train(
     observer.stage("loading the libraries")
     libraries.prepare(machine)
     renderer = open_renderer(loaded, base)
-    rows, tokenizer = prepare(loaded, renderer, observer, use_cache), renderer.tokenizer
+    rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
     plan = make_plan(loaded, machine, base, rows.facts)
     check_space(
         run.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import AdaLora
+from lora_ns.rows import Row
 from lora_ns.rundir import RunDir
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.services.train import find_recipe_base, train
@@ -49,10 +51,10 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
     base = _find_base(loaded, machine, observer)
     loaded = fit_length(loaded, base.facts)
     observer.stage("reading the data")
-    rows = open_rows(loaded, open_renderer(loaded, base))
+    rows = open_rows(loaded, open_renderer(loaded, base), base)
 
     def encoded(source: Source) -> Encoding:
-        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels)
+        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
     evaluation = encoded(rows.sources.eval) if rows.sources.eval else None
     return Prepared(loaded, base, rows, encoded(rows.sources.train), evaluation)
@@ -70,7 +72,6 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
     """Every number and every check of the rows."""
     sources, renderer = prepared.rows.sources, prepared.rows.renderer
     evaluation = (sources.eval, prepared.eval) if sources.eval and prepared.eval else None
-    is_text = prepared.loaded.recipe.task_type == "CAUSAL_LM"
     return Audit(
         train=report(sources.train, prepared.train),
         eval=report(*evaluation) if evaluation else None,
@@ -79,8 +80,6 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
-            renderer.stops,
-            renderer.tokenizer.bos_token_id if is_text else None,
             lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
         ),
     )
@@ -114,20 +113,58 @@ class Shown:
     trained_tokens: int
     pieces: tuple[Piece, ...]
     label: str = ""
+    note: str = ""
+    """Which of the row's sequences it is, or why the row has none."""
 
 
 def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
-    """The first rows, or the one with a number from 1 on.
+    """The first rows of the training data, or those that the files give a number, with all their sequences.
 
     Raises:
         DataError: if there is no such row.
     """
-    sequences = prepared.train.sequences
-    if row is not None and not 1 <= row <= len(sequences):
-        what = f"no row {row}"
-        raise DataError(Problem("--row", what, f"there are {len(sequences):,}"))
-    chosen = sequences[:count] if row is None else sequences[row - 1 : row]
-    return [_shown(sequence, prepared.rows.renderer.tokenizer) for sequence in chosen]
+    rows = prepared.rows.sources.train.rows[:count] if row is None else _numbered(prepared.rows.sources.train, row)
+    return [shown for chosen in rows for shown in _shown_row(prepared, chosen.where)]
+
+
+_NUMBER = re.compile(r"(?::|, row )(\d+)$")
+"""How the place of a row ends, such as `rows.jsonl:17` and `rows.parquet, row 17`."""
+
+
+def _numbered(source: Source, number: int) -> list[Row]:
+    """The rows with a number, one of each file; where files are rows themselves, the one that comes there."""
+    places = [_NUMBER.search(row.where) for row in source.rows]
+    if not any(places):
+        found = list(source.rows[number - 1 : number]) if number > 0 else []
+    else:
+        found = [row for row, place in zip(source.rows, places, strict=True) if place and int(place[1]) == number]
+    if not found:
+        for problem in source.left_out:
+            if (place := _NUMBER.search(problem.where)) and int(place[1]) == number:
+                raise DataError(replace(problem, what=f"left out: {problem.what}"))
+        what = f"{len(source.rows):,} rows, from {source.rows[0].where} to {source.rows[-1].where}"
+        raise DataError(Problem("--row", f"no row {number}", f"there are {what}"))
+    return found
+
+
+def _shown_row(prepared: Prepared, where: str) -> list[Shown]:
+    """The sequences of a row, or why it has none."""
+    encoding = prepared.train
+    sequences = [sequence for sequence in encoding.sequences if sequence.where == where]
+    shown = [_shown(sequence, prepared.rows.renderer.tokenizer) for sequence in sequences]
+    if len(shown) > 1:
+        shown = [replace(part, note=f"sequence {number} of {len(shown)}") for number, part in enumerate(shown, start=1)]
+    return shown or [Shown(where, 0, 0, (), note=_why_not(encoding, where))]
+
+
+def _why_not(encoding: Encoding, where: str) -> str:
+    for problem in encoding.problems:
+        if problem.where == where:
+            return str(replace(problem, where=""))
+    long = [str(length) for place, length in encoding.tally.too_long if place == where]
+    if long:
+        return f"[LEN001] {', '.join(long)} tokens, longer than `sft.max_seq_length`"
+    return "left out: its answer spells out a stop token"
 
 
 def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:

@@ -233,14 +233,17 @@ BROKEN = {
     "warm_up_ends": ["training.max_steps=3", "training.warmup_steps=3"],
     "optimizer_is_known": ["training.optim='adamx'"],
     "templates_come_together": ["dataset.prompt_template=a"],
-    "templates_are_well_formed": ["dataset.completion_template=c", "dataset.prompt_template={a.b}"],
+    "templates_are_well_formed": ["dataset.completion_template={c}", "dataset.prompt_template={a.b}"],
+    "completion_template_has_a_column": ["dataset.prompt_template={a}", "dataset.completion_template=c"],
     "system_turn_needs_chat_form": ["dataset.system_template=s"],
     "templates_fit_the_format": [
         "dataset.format=alpaca",
-        "dataset.completion_template=c",
+        "dataset.completion_template={c}",
         "dataset.prompt_template=a",
     ],
     "columns_are_read": ["dataset.columns.promt=q"],
+    "template_kwargs_are_the_templates_own": ["sft.chat_template_kwargs.tools=1"],
+    "sampling_keys_need_it": ["generation.temperature=0.7"],
     "tables_fit_the_task": ["classification={max_seq_length = 8}"],
     "format_fits_the_task": ["dataset.format=classification"],
     "pair_needs_its_first_text": ["task_type=SEQ_CLS", "dataset.text_pair_column=b"],
@@ -267,11 +270,11 @@ BROKEN = {
 MORE_BROKEN = [
     ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", "evaluation.answer_pattern=(a)(b)"],
     ["dataset.completion_template=a"],
-    ["dataset.completion_template=c", "dataset.prompt_template={a"],
-    ["dataset.completion_template=c", 'dataset.prompt_template="{}"'],
-    ["dataset.completion_template=c", "dataset.prompt_template={a!r}"],
-    ["dataset.completion_template=c", "dataset.prompt_template={a:>3}"],
-    ["dataset.prompt_template=a", "dataset.completion_template=c", 'dataset.columns={prompt = "q"}'],
+    ["dataset.completion_template={c}", "dataset.prompt_template={a"],
+    ["dataset.completion_template={c}", 'dataset.prompt_template="{}"'],
+    ["dataset.completion_template={c}", "dataset.prompt_template={a!r}"],
+    ["dataset.completion_template={c}", "dataset.prompt_template={a:>3}"],
+    ["dataset.prompt_template=a", "dataset.completion_template={c}", 'dataset.columns={prompt = "q"}'],
     ["dataset.format=text", "dataset.columns.prompt=q"],
     ["task_type=SEQ_CLS", 'dataset.columns={xyz = "q"}'],
     ["dataset.columns.prompt=q", "dataset.format=classification"],
@@ -302,6 +305,32 @@ def test_a_broken_rule_is_one_problem_at_the_key_to_change(write_recipe, minimal
 def test_other_ways_to_break_a_rule_are_one_problem_too(write_recipe, overrides):
     (told,) = problems(write_recipe(), *overrides)
     assert told.startswith(f"--set: {overrides[-1].partition('=')[0]}: ")
+
+
+def test_a_prompt_may_be_the_same_in_each_row(write_recipe):
+    overrides = ["dataset.prompt_template=Write a poem.", "dataset.completion_template={poem}"]
+    assert load_recipe(write_recipe(), overrides).recipe.dataset.prompt_template == "Write a poem."
+
+
+@pytest.mark.parametrize("key", ["temperature=0.7", "top_p=0.9", "top_k=3"])
+def test_what_draws_needs_the_drawing(write_recipe, key):
+    (told,) = problems(write_recipe(), f"generation.{key}")
+    assert "has no effect without `do_sample = true`" in told
+    recipe = load_recipe(write_recipe(), [f"generation.{key}", "generation.do_sample=true"]).recipe
+    assert override_generation(recipe, ["generation.seed=3"]).model_dump() == {
+        **recipe.generation.model_dump(),
+        "seed": 3,
+    }
+
+
+def test_a_trained_run_can_be_asked_to_draw(write_recipe):
+    recipe = load_recipe(write_recipe()).recipe
+    stored = type(recipe).model_validate_json(recipe.model_dump_json())
+    assert override_generation(stored, ["generation.max_new_tokens=5"]).max_new_tokens == 5
+    drawn = override_generation(stored, ["generation.do_sample=true", "generation.temperature=0.5"])
+    assert (drawn.do_sample, drawn.temperature) == (True, 0.5)
+    with pytest.raises(RecipeError, match="has no effect without"):
+        override_generation(stored, ["generation.temperature=0.5"])
 
 
 def test_a_recipe_without_data_is_told_once(write_recipe, minimal):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from services_recipes import RECIPE
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -28,8 +29,40 @@ def test_infer_answers_one_text(lora_run):
 
 
 def test_infer_reads_lines_of_standard_input(lora_run):
-    done = lorans("infer", lora_run.path, stdin="What is 1 + 1?\n\nWrite cat in capitals.\n")
+    done = lorans("infer", lora_run.path, stdin="What is 1 + 1?\nWrite cat in capitals.\n\n")
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("way", ["stdin", "file"])
+def test_infer_refuses_a_blank_line_that_would_move_the_lines_after_it(lora_run, tmp_path, way):
+    lines = "What is 1 + 1?\n \nWrite cat in capitals.\n\nAgain.\n"
+    (tmp_path / "in.txt").write_text(lines)
+    more = ["--input-file", tmp_path / "in.txt"] if way == "file" else []
+    with pytest.raises(LoransError, match=r"(in\.txt|standard input):2: the line is blank, and 1 more \(remove it"):
+        lorans("infer", lora_run.path, *more, stdin=lines)
+
+
+def test_infer_replaces_neither_a_file_nor_a_column_unasked(lora_run, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "output": "mine"}\n')
+    (tmp_path / "out.jsonl").write_text("mine")
+    asked = ["infer", lora_run.path, "--input-file", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl"]
+    with pytest.raises(LoransError, match=r"out\.jsonl: is there already \(.*`--overwrite`"):
+        lorans(*asked)
+    with pytest.raises(LoransError, match=r"in\.jsonl:2: column `output` would be replaced"):
+        lorans(*asked, "--overwrite")
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
+    lorans(*asked, "--overwrite", "--set", "generation.max_new_tokens=2")
+    assert len(rows((tmp_path / "out.jsonl").read_text())) == 1
+
+
+def test_infer_keeps_the_answer_of_an_instruction_beside_its_own(trained, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Say a.", "output": "b"}\n' * 4)
+    text = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace('format = "messages"\n', "")
+    text = text.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")
+    run = trained(text, "training.max_steps=1", "generation.max_new_tokens=2")
+    done = lorans("infer", run.path, "--input-file", tmp_path / "rows.jsonl", "--json")
+    assert [row["expected"] for row in rows(done.stdout)] == ["b"] * 4
 
 
 def test_infer_keeps_the_fields_of_the_rows(lora_run, tmp_path):
@@ -86,3 +119,23 @@ def test_merge_refuses_a_folder_with_something_in_it(lora_run, tmp_path):
     with pytest.raises(LoransError, match="is not empty"):
         lorans("merge", lora_run.path, "--output", tmp_path / "full")
     assert (tmp_path / "full/file").read_text() == "mine"
+
+
+def test_eval_of_split_texts_measures_every_piece(trained, tmp_path):
+    """What stands behind the first `max_seq_length` tokens counts, and the text is measured as it was trained."""
+    text = "Once upon a time there was a plum. " * 12
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    recipe = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace('format = "messages"\n', "")
+    recipe = recipe.replace("lorans:quickstart/eval.jsonl", "rows.jsonl").replace(
+        "max_seq_length = 128", "max_seq_length = 64"
+    )
+    run = trained(recipe, "sft.on_overflow=split", "training.max_steps=1")
+
+    def measured(text):
+        (tmp_path / "other.jsonl").write_text(json.dumps({"text": text}) + "\n")
+        return json.loads(lorans("eval", run.path, "--data", tmp_path / "other.jsonl", "--json").stdout)
+
+    whole = measured(text)
+    assert whole["truncated"] == 0
+    assert whole["metrics"]["loss"] == pytest.approx(run.read().metrics["eval_loss"], abs=1e-3)
+    assert measured(text[:-8] + "zebra!! ")["metrics"]["loss"] != whole["metrics"]["loss"]

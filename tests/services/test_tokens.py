@@ -84,8 +84,9 @@ def test_a_long_text_is_split_into_pieces_that_follow_one_another(prepared, tmp_
 
 def test_an_answer_is_not_split(prepared, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "plum " * 90}) + "\n")
-    (problem,) = prepared(PLAIN, "sft.on_overflow=split").train.problems
-    assert "only raw text can be split" in problem.what
+    made = prepared(PLAIN, "sft.on_overflow=split").train
+    assert not made.problems
+    assert "only raw text can be split" in made.overflow.what
 
 
 LIMITS = {"drop": 128, "truncate-prompt": 128, "truncate": 221}

@@ -97,10 +97,73 @@ def test_a_shown_row_has_marks_around_what_is_trained(validate, tmp_path):
     assert "rows.jsonl:2: " in validate(PLAIN, "--row", "2").stdout
     by_ids = validate(PLAIN, "--row", "2", "--ids").stdout
     assert "trained special" in by_ids
-    with pytest.raises(LoransError, match=r"--row: no row 3 \(there are 2\)"):
+    with pytest.raises(
+        LoransError, match=r"--row: no row 3 \(there are 2 rows, from .*rows.jsonl:1 to .*rows.jsonl:2\)"
+    ):
         validate(PLAIN, "--row", "3")
     with pytest.raises(LoransError, match="--ids"):
         validate(PLAIN, "--ids")
+
+
+def test_a_row_is_the_one_that_the_file_calls_so_whatever_became_of_it(validate, tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": False}]
+    lines = [
+        json.dumps({"prompt": "first?", "completion": "1"}),
+        "",
+        json.dumps({"prompt": "third?", "completion": "long " * 60}),
+        json.dumps({"prompt": "fourth?", "completion": "<|im_end|> and on"}),
+        json.dumps({"prompt": turns[:1], "completion": turns[1:]}),
+        "no json",
+        json.dumps({"prompt": "seventh?", "completion": "7"}),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    write(tmp_path / "eval.jsonl", [{"prompt": "e?", "completion": "f"}])
+    text = PLAIN.replace("[dataset]", "[dataset]\nmax_bad_rows = 1") + 'on_overflow = "drop"\non_stop_token = "drop"\n'
+    assert "seventh?" in validate(text, "--row", "7").stdout
+    assert "rows.jsonl:3: not trained on: [LEN001]" in validate(text, "--row", "3").stdout
+    assert "rows.jsonl:4: not trained on: left out: its answer spells out a stop token" in (
+        validate(text, "--row", "4").stdout
+    )
+    assert "rows.jsonl:5: not trained on: [MASK001] no token" in validate(text, "--row", "5").stdout
+    with pytest.raises(LoransError, match=r"rows.jsonl:6: left out: not JSON"):
+        validate(text, "--row", "6")
+    with pytest.raises(LoransError, match="no row 2"):
+        validate(text, "--row", "2")
+    several = validate(text, "--show", "3").stdout
+    assert [f"rows.jsonl:{number}: " in several for number in (1, 3, 4, 5)] == [True, True, True, False]
+
+
+def test_a_row_of_several_sequences_shows_all_of_them(validate, tmp_path):
+    write(tmp_path / "rows.jsonl", [{"text": "Short."}, {"text": "Once upon a time. " * 30}])
+    write(tmp_path / "eval.jsonl", [{"text": "Other."}])
+    text = PLAIN.replace('format = "messages"\n', "") + 'on_overflow = "split"\n'
+    shown = json.loads(validate(text, "--row", "2", "--json").stdout)["rows"]
+    assert len(shown) > 1
+    assert [part["note"] for part in shown] == [f"sequence {n} of {len(shown)}" for n in range(1, len(shown) + 1)]
+
+
+OVERLONG = {
+    "drop": (PLAIN, {"prompt": "a", "completion": "plum " * 300}, '"drop"` or "truncate-prompt"'),
+    "split": (PLAIN.replace('format = "messages"\n', ""), {"text": "plum " * 300}, '"split"` or "drop"'),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLONG)
+def test_rows_that_are_too_long_are_one_finding_with_advice_that_the_base_can_follow(validate, tmp_path, kind):
+    text, long, choices = OVERLONG[kind]
+    short = dict.fromkeys(long, "plum " * 40)
+    write(tmp_path / "rows.jsonl", [short, short, long])
+    write(tmp_path / "eval.jsonl", [dict.fromkeys(long, "b")])
+    found = findings(validate(text, "--data", "--json"))["LEN001"]
+    assert found["error"]
+    assert [row.split(" ")[0] for row in found["rows"]] == [f"rows.jsonl:{number}" for number in (1, 2, 3)]
+    assert found["what"].startswith("sft.max_seq_length: 3 of 3 rows longer than 128 tokens, the longest has ")
+    assert found["remedy"].startswith("write at most 512, and `on_overflow = ")
+    assert choices in found["remedy"]
+    write(tmp_path / "rows.jsonl", [short, short])
+    assert findings(validate(text, "--data", "--json"))["LEN001"]["remedy"].split(",")[0] in (
+        f"write {longest}" for longest in range(129, 513)
+    )
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "trainable-tokens"])

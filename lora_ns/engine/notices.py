@@ -1,0 +1,67 @@
+"""What is told of rows that can be trained on all the same: by code, in the words of a training and of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+CUT = "EOS003"
+NEVER_ENDS = "EOS002"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What is wrong with some rows, and what to do about it."""
+
+    what: str
+    remedy: str
+    error: bool = False
+    """Whether `validate --data` fails for it."""
+
+
+NOTICES: Mapping[str, Notice] = {
+    NEVER_ENDS: Notice(
+        "no row teaches the model to stop", 'raise `sft.max_seq_length`, or `on_overflow = "drop"`', error=True
+    ),
+    CUT: Notice(
+        "the token that ends the last answer is cut off or not trained",
+        'raise `sft.max_seq_length`, or `on_overflow = "truncate-prompt"`',
+    ),
+    "BOS001": Notice("the beginning token is there twice", "leave it out of the template"),
+    "DATA002": Notice("a question that is empty", "write it, or remove the row"),
+    "DATA003": Notice(
+        "a text that looks like a conversation, and is learned whole, the questions, too",
+        "write conversations as .jsonl with `messages`",
+    ),
+    "SPEC001": Notice(
+        "a text spells out a special token, and becomes that token", "change the text where it is not meant"
+    ),
+    "SPEC002": Notice("left out: an answer spells out a stop token before its end", "change the text to keep the row"),
+}
+
+
+@dataclass
+class Noted:
+    """Rows by the code of what is to be told of them."""
+
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    ended: int = 0
+    """Rows that teach the model to stop."""
+
+    def add(self, code: str, where: str) -> None:
+        """Remember a row."""
+        self.rows.setdefault(code, []).append(where)
+
+    def found(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each code with its rows, in the order of `NOTICES`."""
+        for code in NOTICES:
+            if rows := self.rows.get(code):
+                yield (NEVER_ENDS if code == CUT and not self.ended else code), rows
+
+
+def as_notes(name: str, noted: Noted) -> Iterator[str]:
+    """What a training says before it begins."""
+    for code, rows in noted.found():
+        count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+        told = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {rows[0]}"
+        yield f"{told} ({NOTICES[code].remedy}; `lorans validate --data` names all)"

@@ -1,0 +1,157 @@
+"""What a chat template shows of a row besides its plain turns: what it does not print would be lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_ns.formats import Conversation, Message, RowFaultError
+
+_MARK, _VALUE = "loransmark", "loransvalue"
+"""Words that no row has, of letters alone: a template that escapes, trims or wraps what it prints leaves them whole."""
+_REASONING = ("reasoning_content", "thinking")
+_MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
+_OTHER_TEMPLATE = "name another template by `sft.chat_template`, such as a .jinja file, or take it out of the rows"
+
+Render = Callable[[Conversation], str | None]
+"""The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """Something that a template may show, and a row that has a mark in its place."""
+
+    name: str
+    marked: Conversation
+    turn: int
+    marks: tuple[str, ...] = (_MARK,)
+
+
+def check_shown(conversation: Conversation, known: dict[Hashable, bool], render: Render) -> None:
+    """Refuse a row of which the template does not print the tools, a tool call, a tool's answer, or the like.
+
+    A template decides by roles and keys, so that rows which are alike in those are looked at once.
+
+    Args:
+        conversation: a row that the template renders.
+        known: what is known so far, by kind; what is found is put there.
+        render: renders with the template.
+
+    Raises:
+        RowFaultError: with the first thing that is not shown.
+    """
+    for kind, make in _features(conversation):
+        if kind not in known:
+            shown = _is_shown(make(), render)
+            if shown is None:
+                continue  # it refuses the mark, and says nothing about the row
+            known[kind] = shown
+        if not known[kind]:
+            name = make().name
+            raise RowFaultError(f"the chat template does not show {name}, which would be lost", _remedy(name), "TPL004")
+
+
+def _is_shown(feature: _Feature, render: Render) -> bool | None:
+    """Whether each mark is in the text, up to its turn or as a whole; None if neither can be rendered."""
+    up_to = replace(feature.marked, messages=feature.marked.messages[: feature.turn + 1])
+    texts = [text for text in map(render, dict.fromkeys((up_to, feature.marked))) if text is not None]
+    return any(all(mark in text for mark in feature.marks) for text in texts) if texts else None
+
+
+def _remedy(name: str) -> str:
+    return _MERGE if "system" in name else _OTHER_TEMPLATE
+
+
+def _features(conversation: Conversation) -> Iterator[tuple[Hashable, Callable[[], _Feature]]]:
+    """What is in a row that not every template shows: its kind, and what makes the row with a mark."""
+    messages, tools = conversation.messages, conversation.tools
+    if tools:
+        last = len(messages) - 1
+        yield (
+            ("tools", messages[0].role),
+            lambda: _Feature("tools", replace(conversation, tools=_marked_tools(tools)), last),
+        )
+    for number, message in enumerate(messages):
+        if not message.extra and message.role in {"user", "assistant"}:
+            continue
+        before = messages[number - 1].role if number else ""
+        calls = message.extra.get("tool_calls", ())
+        about = (bool(message.content), tuple(sorted(message.extra)), min(len(calls), 2), _has_arguments(calls))
+        context = (message.role, before, bool(tools), *about)
+        for name, turn in _marked_turns(message):
+            yield (name, *context), _in_place(conversation, number, name, turn)
+
+
+def _in_place(conversation: Conversation, number: int, name: str, turn: Message) -> Callable[[], _Feature]:
+    messages = conversation.messages
+    has_value = name == "tool calls" and _has_arguments(messages[number].extra["tool_calls"])
+    marks = (_MARK, _VALUE) if has_value else (_MARK,)
+
+    def make() -> _Feature:
+        marked = replace(conversation, messages=(*messages[:number], turn, *messages[number + 1 :]))
+        return _Feature(name, marked, number, marks)
+
+    return make
+
+
+def _marked_turns(message: Message) -> Iterator[tuple[str, Message]]:
+    """By name, the turn with a mark in the place of each thing that may not be shown."""
+    if message.role == "system" and message.content.strip():
+        yield "the system turn", replace(message, content=_MARK)
+    if message.role == "tool":
+        yield "turns of the role `tool`", replace(message, content=_MARK)
+    if "tool_calls" in message.extra:
+        yield "tool calls", _with(message, tool_calls=[_marked_call(call) for call in message.extra["tool_calls"]])
+        if message.content.strip():
+            yield "the text beside tool calls", replace(message, content=_MARK)
+    for key in _REASONING:
+        if key in message.extra:
+            yield f"`{key}`", _with(message, **{key: _MARK})
+
+
+def _with(message: Message, **changed: Any) -> Message:
+    return replace(message, extra={**message.extra, **changed})
+
+
+def _marked_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**call, "function": {"name": _MARK, "arguments": {"argument": _VALUE} if _has_arguments([call]) else {}}}
+
+
+def _has_arguments(calls: Sequence[Mapping[str, Any]]) -> bool:
+    return any(call["function"]["arguments"] for call in calls)
+
+
+def _marked_tools(tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+    return tuple({**tool, "function": {**tool["function"], "name": _MARK}} for tool in tools)
+
+
+def refusal(conversation: Conversation, told: str, render: Render) -> RowFaultError:
+    """Why a template refuses a row, as far as leaving something out shows it."""
+    without_tools = replace(conversation, messages=_without_tools(conversation), tools=None)
+    is_short = len(without_tools.messages) < len(conversation.messages)
+    if (is_short or conversation.tools) and any(
+        _renders(other, render) for other in _and_without_system(without_tools)
+    ):
+        what = f"the chat template has no place for tools, their calls and answers: {told}"
+        return RowFaultError(what, _OTHER_TEMPLATE, "TPL003")
+    rest = [other for other in _and_without_system(conversation) if other is not conversation]
+    has_system = any(_renders(other, render) for other in rest)
+    remedy = _MERGE if has_system else "change its turns"
+    return RowFaultError(f"the chat template refuses the row: {told}", remedy, "TPL003")
+
+
+def _without_tools(conversation: Conversation) -> tuple[Message, ...]:
+    return tuple(
+        message for message in conversation.messages if message.role != "tool" and "tool_calls" not in message.extra
+    )
+
+
+def _and_without_system(conversation: Conversation) -> Iterator[Conversation]:
+    yield conversation
+    if conversation.messages and conversation.messages[0].role == "system":
+        yield replace(conversation, messages=conversation.messages[1:])
+
+
+def _renders(conversation: Conversation, render: Render) -> bool:
+    return bool(conversation.messages) and render(conversation) is not None
