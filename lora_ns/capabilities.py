@@ -23,6 +23,8 @@ class Capabilities:
     """Whether it trains over a base in 4 bits."""
     int8: bool | str = True
     """Whether it trains over a base in 8 bits."""
+    empty_base: bool = True
+    """Whether it can be put onto a base without weights."""
     resume: bool | str = True
     """Whether an interrupted run goes on as if it had not been interrupted."""
     convertible: bool = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import head_names
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
-from lora_ns.recipe.peft import AdaLora, Divisor, Lora, PeftMethod, PromptTuning, method_name
+from lora_ns.recipe.peft import AdaLora, Divisor, Lora, PeftMethod, PromptTuning, TrainableTokens, method_name
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -76,6 +76,7 @@ def make_config(
         kwargs["target_modules"] = all_linear(model, kwargs["modules_to_save"] or [])
     elif kwargs.get("target_modules"):
         check_targets(model, kwargs["target_modules"])
+    _check_tokens(model, method, task_type)
     if isinstance(method, Lora):
         _check_names(model, method, kwargs["target_modules"])
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
@@ -152,6 +153,15 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
     problems = _unmatched("target_modules", targets, names, f"no module of {type(model).__name__}")
     if problems:
         raise PlanError(problems)
+
+
+def _check_tokens(model: PreTrainedModel, method: PeftMethod, task_type: str) -> None:
+    """Rows of embeddings that are the head's as well cannot be trained for text. Raises `PlanError`."""
+    key = "token_indices" if isinstance(method, TrainableTokens) else "trainable_token_indices"
+    is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if task_type == "CAUSAL_LM" and is_tied and getattr(method, key, ()):
+        what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
+        raise PlanError(Problem("", what, "choose a base that does not tie them"))
 
 
 def _check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
@@ -299,5 +309,6 @@ def adapted_modules(model: PeftModel) -> dict[str, int]:
 
 
 def trainable_parameters(model: PeftModel) -> int:
-    """Number of parameters with a gradient."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Number of parameters with a gradient; AdaLoRA's counts of ranks, which PEFT keeps as parameters, have none."""
+    parameters = (value for name, value in model.named_parameters() if "ranknum" not in name)
+    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

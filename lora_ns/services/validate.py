@@ -14,7 +14,7 @@ from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started
 from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
-from lora_ns.engine.model import empty_base
+from lora_ns.engine.model import Loading, empty_base, load_base
 from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, PlanError, Problem
 from lora_ns.machine import Machine
@@ -28,7 +28,7 @@ from lora_ns.services.train import find_recipe_base, train
 from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     """
     base = _find_base(loaded, machine, observer)
     observer.stage("putting the adapter onto an empty base")
-    empty = empty_base(base, loaded.recipe.task_type, loaded.recipe.model.trust_remote_code)
+    empty = _bare_base(loaded, base)
     kind = type(empty).__name__
     try:
         model = add_adapter(empty, plainly_started(loaded.recipe.peft), loaded.recipe.task_type, base)
@@ -215,6 +215,14 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
         raise PlanError(replace(problem, where=problem.where or where) for problem in error.problems) from None
     trainable = trainable_parameters(model)
     return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, adapted_modules(model))
+
+
+def _bare_base(loaded: LoadedRecipe, base: Base) -> PreTrainedModel:
+    """The base without its weights; with them for a method whose start is computed from them."""
+    task, trusted = loaded.recipe.task_type, loaded.recipe.model.trust_remote_code
+    if loaded.recipe.peft.capabilities.empty_base:
+        return empty_base(base, task, trusted)
+    return load_base(base, Loading(task, "float32", "cpu", trust_remote_code=trusted, labels=("0", "1")))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_a_method_trains_over_a_quantised_base_as_over_a_whole_one_or_is_refused
     whole = watched(TEXT, method).losses
     few = watched(TEXT, method, quantised, name="quantised").losses
     check_reload(watched)
-    assert few[0] == pytest.approx(whole[0], abs=0.05)
+    assert few[0] == pytest.approx(whole[0], abs=0.05 if bits == 8 else 0.3)
     assert few[-1] == pytest.approx(whole[-1], abs=0.5)
 
 
@@ -179,9 +179,15 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted_or_is_refused(watched
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
-def test_tokens_of_a_tied_base_are_refused_for_text(watched):
-    with pytest.raises(LoransError, match=r"peft.method: .*lm_head"):
+def test_tokens_of_a_tied_base_are_refused_for_text_and_trained_for_classes(watched, tmp_path):
+    with pytest.raises(LoransError, match=r"peft.token_indices: the base ties its embeddings to its head"):
         watched(TEXT, "trainable-tokens")
+    with pytest.raises(LoransError, match=r"peft.trainable_token_indices: the base ties its embeddings to its head"):
+        watched(TEXT, "lora", "peft.trainable_token_indices=[5, 6]", name="second")
+    watched(LABELS, "lora", f"peft.trainable_token_indices={list(range(60))}", name="third")
+    assert [name for name in watched.moved if "trainable_tokens" in name]
+    check_reload(watched)
+    check_merge(watched, "lora", tmp_path / "merged")
 
 
 @pytest.mark.parametrize("method", REFUSED)
@@ -229,7 +235,6 @@ LORA = {
     "rank_pattern": 'rank_pattern={down_proj=4, "layers.0.self_attn.q_proj"=2}',
     "alpha_pattern": "alpha_pattern={down_proj=4}",
     "exclude_modules": 'exclude_modules=["down_proj"]',
-    "trainable_token_indices": "trainable_token_indices=[5, 6]",
     "layers_to_transform": "layers_to_transform=[0, 2]",
 }
 
@@ -246,7 +251,7 @@ def test_every_form_of_lora_trains_reloads_and_merges(watched, tmp_path, key):
     [
         (
             "rank_pattern={down_prj=4}",
-            "peft.rank_pattern: `down_prj` matches no adapted layer (did you mean `down_proj`?)",
+            "peft.rank_pattern: `down_prj` matches no adapted layer (did you mean `down_proj`",
         ),
         ("alpha_pattern={embed_tokens=4}", "peft.alpha_pattern: `embed_tokens` matches no adapted layer"),
         ('exclude_modules=["up_prj"]', "peft.exclude_modules: `up_prj` matches no module"),

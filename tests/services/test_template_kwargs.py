@@ -10,15 +10,14 @@ from typer.testing import CliRunner
 
 from lora_ns.basemodel import find_base
 from lora_ns.cli.app import app
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.kept import rows_key
+from lora_ns.engine.kept import preparation_key
 from lora_ns.errors import ModelError, RecipeError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
 from lora_ns.rows import Row
 from lora_ns.services.evaluate import evaluate
 from lora_ns.services.infer import prompts
-from lora_ns.services.train import open_rows
+from lora_ns.services.prepare import open_renderer
 from lora_ns.services.trained import open_trained
 
 THINKS = CHATML.replace(
@@ -62,9 +61,8 @@ def test_rows_that_are_kept_are_those_of_the_same_variables(tmp_path):
 
     def key(*overrides):
         loaded = load_recipe(tmp_path / "recipe.toml", overrides)
-        rows = open_rows(loaded, find_base("base", "main", [tmp_path], download=False), SilentObserver())
-        tokenizer, stops = rows.renderer.tokenizer, rows.renderer.stops
-        return rows_key(loaded, rows.sources.train, rows.sources.format, tokenizer, stops, ())
+        renderer = open_renderer(loaded, find_base("base", "main", [tmp_path], download=False))
+        return preparation_key(loaded, renderer.tokenizer, renderer.stops)
 
     assert len({key(), key(OFF), key(OFF.replace("false", "true"))}) == 3
     assert key(OFF) == key(OFF)

@@ -107,5 +107,6 @@ __all__ = [
     "PeftMethod",
     "PromptTuning",
     "TargetedMethod",
+    "TrainableTokens",
     "method_name",
 ]

@@ -53,7 +53,7 @@ class Shira(TargetedMethod):
     config_class: ClassVar[str] = "ShiraConfig"
     config_file: ClassVar[str] = "tuners/shira/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=3e-4, benchmark="0.510 in 17 min and 20.2 GB"
+        empty_base=False, typical_learning_rate=3e-4, benchmark="0.510 in 17 min and 20.2 GB"
     )
     advice: ClassVar[str] = "adapters that can be swapped quickly and added up (Bhardwaj et al. 2024, arXiv 2406.13175)"
 
