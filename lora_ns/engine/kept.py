@@ -13,13 +13,14 @@ from lora_ns import cache
 from lora_ns.engine.dataset import Tally, Tokenized
 from lora_ns.engine.libraries import versions
 from lora_ns.engine.sources import Source
+from lora_ns.engine.targets import problem_type_of
 from lora_ns.formats import Format
 from lora_ns.recipe.load import LoadedRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_VERSION = 2
+TOKENS_VERSION = 3
 """To be raised whenever the same rows are to give other tokens or another mask."""
 _TALLY = "tally.json"
 
@@ -35,16 +36,18 @@ def rows_key(
     """SHA-256 over all that determines the tokens of a source and what is learned of them."""
     recipe = loaded.recipe
     table = recipe.sft if recipe.task_type == "CAUSAL_LM" else recipe.classification
+    of_the_loss = {"packing", "loss_type", "neftune_noise_alpha", "class_weights", "threshold", "problem_type"}
     determined_by: dict[str, Any] = {
         "version": TOKENS_VERSION,
         "packages": {name: version for name, version in versions().items() if name in {"tokenizers", "transformers"}},
         "rows": source.sha256,
         "task": recipe.task_type,
-        "settings": table.model_dump(mode="json", exclude={"packing", "loss_type", "neftune_noise_alpha"}),
+        "settings": table.model_dump(mode="json", exclude=of_the_loss),
         "format": [form.name, asdict(form.columns)],  # type: ignore[attr-defined]
         "tokenizer": _tokenizer_state(tokenizer),
         "template": tokenizer.chat_template,
         "stops": list(stops),
+        "problem_type": problem_type_of(form),
         "labels": list(labels),
     }
     return hashlib.sha256(json.dumps(determined_by, sort_keys=True, default=str).encode()).hexdigest()

@@ -149,7 +149,11 @@ class PromptTuning(PeftMethod):
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=3e-2, virtual_tokens=True
+        merge=_NO_MERGE,
+        packing=_NO_PACKING,
+        token_classification="PEFT makes each row longer by the prompt, and leaves its tags as they are",
+        typical_learning_rate=3e-2,
+        virtual_tokens=True,
     )
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
 

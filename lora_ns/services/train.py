@@ -16,9 +16,11 @@ from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_paramete
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
+from lora_ns.engine.labelled import label_notes
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
+from lora_ns.engine.sources import Source, Sources, columns_record, read_sources
+from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
@@ -124,7 +126,7 @@ def train(
     rows = open_rows(loaded, base, observer)
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     encoded = _tokenize(loaded, rows, use_cache)
-    facts, data = _facts(loaded, sources, encoded, tokenizer)
+    facts, data = _facts(loaded, rows, encoded)
     plan = make_plan(loaded, machine, base, facts)
     check_space(
         run.path,
@@ -143,6 +145,7 @@ def train(
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=rows.renderer.stops,
         labels=rows.labels,
+        problem_type=problem_type_of(sources.format),
         packages=libraries.versions(),
         machine=asdict(machine),
         seed=loaded.recipe.training.seed,
@@ -205,7 +208,7 @@ def open_rows(loaded: LoadedRecipe, base: Base, observer: Observer) -> OpenedRow
     choose_pad_token(tokenizer, stops)
     observer.stage("reading the data")
     sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
+    labels = find_labels(sources.train, sources.format, loaded)
     return OpenedRows(sources, make_renderer(tokenizer, stops, loaded.recipe.sft), labels)
 
 
@@ -262,12 +265,13 @@ def _tokenize(loaded: LoadedRecipe, rows: OpenedRows, use_cache: bool) -> _Encod
 
 
 def _facts(
-    loaded: LoadedRecipe, sources: Sources, encoded: _Encoded, tokenizer: PreTrainedTokenizerBase
+    loaded: LoadedRecipe, rows: OpenedRows, encoded: _Encoded
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
     """What the plan needs to know of the rows, and the rows as they are trained on."""
+    sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
     why = f"read as {sources.format.name} ({sources.why})"
-    notes = []
+    notes = list(label_notes(sources.format, rows.labels, tokenizer))
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
@@ -278,8 +282,9 @@ def _facts(
         if source and source.left_out:
             notes.append(f"{name} rows: {told_left_out(source.left_out)}")
         if part and (part.tally.dropped or part.tally.truncated):
+            words = f" ({part.tally.lost_words:,} words with their tags)" if part.tally.lost_words else ""
             notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut{words}, for their length"
             )
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:

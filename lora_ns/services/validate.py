@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_ns.basemodel import Base
 from lora_ns.engine import libraries
@@ -13,18 +12,17 @@ from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started
 from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
+from lora_ns.engine.labelled import WordEncoder, label_notes
 from lora_ns.engine.model import empty_base
 from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, PlanError, Problem
+from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
 from lora_ns.services.train import OpenedRows, find_recipe_base, open_rows, train
 from lora_ns.services.trained import open_trained
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         eval=report(*evaluation) if evaluation else None,
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
+        notes=label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
@@ -110,7 +109,10 @@ class Shown:
     tokens: int
     trained_tokens: int
     pieces: tuple[Piece, ...]
-    label: str = ""
+    label: Label | None = None
+    """Of a row that has one: its class, its score, or its labels."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Words with their tags, as far as they were not cut off."""
 
 
 def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
@@ -124,10 +126,14 @@ def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
         what = f"no row {row}"
         raise DataError(Problem("--row", what, f"there are {len(sequences):,}"))
     chosen = sequences[:count] if row is None else sequences[row - 1 : row]
-    return [_shown(sequence, prepared.rows.renderer.tokenizer) for sequence in chosen]
+    sources = prepared.rows.sources
+    wanted = {sequence.where for sequence in chosen}
+    rows = {row.where: row for row in sources.train.rows if row.where in wanted}
+    return [_shown(sequence, prepared, sources.format.example(rows[sequence.where].values)) for sequence in chosen]
 
 
-def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:
+def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
+    tokenizer = prepared.rows.renderer.tokenizer
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     trained = sequence.trained or [False] * len(sequence.input_ids)
 
@@ -142,8 +148,12 @@ def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:
             ids = sequence.input_ids[start:number]
             pieces.append(Piece(str(tokenizer.decode(ids)), kind(start), tuple(ids)))
             start = number
-    label = str(sequence.inputs.get("labels", ""))
-    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label)
+    label = example.label if isinstance(example, Labelled) else None
+    tags: tuple[tuple[str, str], ...] = ()
+    if isinstance(example, Tagged):
+        encoder = WordEncoder(tokenizer, prepared.loaded.recipe.classification.max_seq_length)
+        tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
+    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags)
 
 
 @dataclass(frozen=True)

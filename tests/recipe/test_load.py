@@ -78,8 +78,8 @@ def test_what_is_not_toml_is_located(write_recipe, text, line):
 def test_an_empty_recipe_lacks_every_required_key(write_recipe):
     assert problems(write_recipe("")) == [
         'recipe.toml: task_name: required (such as `task_name = "gsm8k"`)',
-        'recipe.toml: task_type: required (write `task_type = "CAUSAL_LM"` to write text or `"SEQ_CLS"` to classify '
-        "it)",
+        'recipe.toml: task_type: required (write `task_type = "CAUSAL_LM"` to write text, `"SEQ_CLS"` to classify it, '
+        '`"TOKEN_CLS"` to tag)',
         'recipe.toml: model: required (add `[model]` with `name_or_path = "lorans:nano"`)',
         'recipe.toml: peft: required (add `[peft]` with `method = "lora"`)',
         'recipe.toml: dataset: required (add `[dataset]` with `path = "train.jsonl"`)',
@@ -240,6 +240,17 @@ BROKEN = {
     "tables_fit_the_task": ["classification={max_seq_length = 8}"],
     "format_fits_the_task": ["dataset.format=classification"],
     "pair_needs_its_first_text": ["task_type=SEQ_CLS", "dataset.text_pair_column=b"],
+    "method_fits_the_task": ["task_type=TOKEN_CLS", "peft.method=prompt-tuning"],
+    "labels_fit_the_problem": [
+        "task_type=SEQ_CLS",
+        "classification.problem_type=regression",
+        "classification.class_weights=balanced",
+    ],
+    "weights_fit_the_labels": [
+        "task_type=SEQ_CLS",
+        'classification.labels=["a", "b"]',
+        "classification.class_weights=[1.0, 2.0, 3.0]",
+    ],
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
@@ -272,6 +283,17 @@ MORE_BROKEN = [
     ["task_type=SEQ_CLS", "sft={packing = true}"],
     ["task_type=SEQ_CLS", "generation={seed = 1}"],
     ["task_type=SEQ_CLS", "dataset.format=messages"],
+    ["task_type=TOKEN_CLS", "dataset.text_column=t"],
+    ["task_type=TOKEN_CLS", "dataset.label_column=t"],
+    ["task_type=TOKEN_CLS", "classification.problem_type=regression"],
+    ["task_type=TOKEN_CLS", "classification.threshold=0.3"],
+    ["task_type=TOKEN_CLS", "dataset.format=classification"],
+    ["task_type=TOKEN_CLS", "dataset.columns.prompt=q"],
+    ["task_type=SEQ_CLS", "dataset.format=token-classification"],
+    ["dataset.format=token-classification"],
+    ["dataset.columns.tokens=q"],
+    ["task_type=SEQ_CLS", "classification.problem_type=regression", 'classification.labels=["a"]'],
+    ["task_type=SEQ_CLS", "classification.problem_type=single_label_classification", "classification.threshold=0.3"],
     ["model.revision=v1.0", "model.trust_remote_code=true"],
     ["peft.extra.task_type=CAUSAL_LM"],
     ["peft.extra.peft_type=LORA"],
