@@ -15,6 +15,8 @@ class Capabilities:
     """Whether several documents in one row stay apart."""
     gradient_checkpointing: bool | str = True
     """Whether activations may be recomputed."""
+    token_classification: bool | str = True
+    """Whether PEFT trains it to tag words."""
     typical_learning_rate: float = 2e-4
     """Where a run starts that says nothing else."""
     classifier: bool | str = True

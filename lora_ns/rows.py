@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import re
@@ -458,6 +459,72 @@ def _check_names(where: str, names: Sequence[str]) -> None:
         raise DataError(Problem(where, f"column `{twice[0]}` is there twice", "rename one of them"))
 
 
+# One sentence a row
+
+
+def _conll(path: Path) -> Iterator[Outcome]:
+    """Sentences of CoNLL: a word a line, first its token and last its tag, and a blank line after the last word."""
+    width = 0
+    words: list[tuple[str, str]] = []
+    first, broken = 1, False
+    with _opened(path) as file:
+        for number, line in enumerate(itertools.chain(file, [b""]), start=1):
+            text = _conll_line(path, number, line)
+            if not text or text.startswith(_DOCUMENT):
+                if words and not broken:
+                    yield Row(f"{path}:{first}", {"tokens": [word for word, _ in words], "tags": [t for _, t in words]})
+                words, broken = [], False
+                continue
+            if not words and not broken and _is_comment(text):
+                continue
+            cells = _conll_cells(text)
+            width = width or len(cells)
+            problem = _conll_problem(cells, width)
+            if problem and not broken:
+                yield Problem(f"{path}:{number}", *problem)
+            broken = broken or problem is not None
+            first = first if words else number
+            words.append((cells[0], cells[-1]))
+
+
+_DOCUMENT = "-DOCSTART-"
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+
+def _conll_line(path: Path, number: int, line: bytes) -> str:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(_not_utf8(f"{path}:{number}", error)) from None
+    return text.strip(" \r\n") if text.strip() else ""
+
+
+def _conll_cells(text: str) -> list[str]:
+    """The columns of a line: between tabs if it has one, otherwise between spaces; other white space is text."""
+    if "\t" in text:
+        return [cell.strip(" ") for cell in text.split("\t")]
+    return [cell for cell in text.split(" ") if cell]
+
+
+def _is_comment(text: str) -> bool:
+    """Whether a line before a sentence is a remark, such as `# id = 7`, rather than the word `#` with its tag."""
+    cells = _conll_cells(text)
+    return text.startswith("#") and "\t" not in text and not (len(cells) > 1 and _TAG.fullmatch(cells[-1]))
+
+
+def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
+    """What is wrong with a line, and what to do."""
+    if len(cells) == 1:
+        return f"`{_short(cells[0])}` has no tag", "a line is a word, a tab or space, and its tag"
+    if len(cells) != width:
+        return f"{len(cells)} columns, and the first line has {width}", "a blank line ends a sentence"
+    if not cells[0]:
+        return "a tag without a word", "take the line out, or put a blank line there"
+    if not cells[-1]:
+        return f"`{_short(cells[0])}` has an empty tag", "a word outside of everything has the tag O"
+    return None
+
+
 # One row a file
 
 
@@ -545,6 +612,9 @@ TEXT_READERS: Mapping[str, Reader] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".txt": _text,
+    ".conll": _conll,
+    ".iob": _conll,
+    ".bio": _conll,
 }
 """Kind of a file that may be packed to its reader."""
 READERS: Mapping[str, Reader] = {**TEXT_READERS, ".parquet": _parquet, ".arrow": _arrow}

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_ns import __version__
 from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.formats import ProblemType
 from lora_ns.plan import Plan
 from lora_ns.recipe.recipe import Recipe
 
@@ -108,6 +109,8 @@ class Manifest(BaseModel):
     """The template that the recipe put in the place of the tokenizer's own."""
     stop_token_ids: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
+    """What a label is; None for text, and for runs of versions that knew classes alone."""
     packages: dict[str, str] = {}
     machine: dict[str, Any] = {}
     seed: int

@@ -224,6 +224,28 @@ FILES = {
         "--set: dataset.path: no file `b.jsonl` (looked at b.jsonl)",
         'dataset.path=["a.jsonl", "b.jsonl"]',
     ),
+    "word without a tag": (
+        "a.conll",
+        b"a O\nb\nc\n\nd O\n",
+        "a.conll:2: `b` has no tag (a line is a word, a tab or space, and its tag)",
+    ),
+    "word with an empty tag": (
+        "a.iob",
+        b"a\tO\nb\t\n",
+        "a.iob:2: `b` has an empty tag (a word outside of everything has the tag O)",
+    ),
+    "tag without a word": (
+        "a.bio",
+        b"a\tO\n\tO\n",
+        "a.bio:2: a tag without a word (take the line out, or put a blank line there)",
+    ),
+    "columns that come and go": (
+        "a.conll",
+        b"a NN O\n\nb O\n",
+        "a.conll:3: 2 columns, and the first line has 3 (a blank line ends a sentence)",
+    ),
+    "CoNLL in latin-1": ("a.conll", b"\xe9 O\n", f"a.conll:1: not UTF-8 at byte 1 of the line ({AS_TEXT})"),
+    "CoNLL without a word": ("a.conll", b"# nothing\n\n-DOCSTART- O\n", f"a.conll: {NO_ROWS}"),
     "a bad row more than allowed": (
         "a.jsonl",
         GOOD + b"x\n" + GOOD + b"[]\n",
@@ -287,10 +309,68 @@ CLASS_ROWS = {
     "label of one and a half": ({"text": "a", "label": 1.5}, f"`label` is 1.5 ({AS_CLASS})"),
     "true label": ({"text": "a", "label": True}, f"`label` is true or false ({AS_CLASS})"),
     "labels": ({"text": "a", "label": ["x", "y"]}, f"`label` is a list ({AS_CLASS})"),
+    "NaN in text": ({"text": "a", "label": float("nan")}, "NaN is no finite number (write null, or a string)"),
     "no text": ({"label": "x"}, "no column `text` (columns: label)"),
     "null text": ({"text": None, "label": "x"}, "`text` is null instead of text"),
 }
 """A second row of classes, and what is said of it."""
+
+
+AS_SCORE = "a score is a finite number"
+SCORE_ROWS = {
+    "no score": ({"text": "a"}, "no column `label` (columns: text)"),
+    "null score": ({"text": "a", "label": None}, f"`label` is null ({AS_SCORE})"),
+    "name for a score": ({"text": "a", "label": "good"}, f"`label` is 'good' ({AS_SCORE})"),
+    "empty score": ({"text": "a", "label": ""}, f"`label` is '' ({AS_SCORE})"),
+    "true score": ({"text": "a", "label": True}, f"`label` is true or false ({AS_SCORE})"),
+    "list for a score": ({"text": "a", "label": [1.5]}, f"`label` is a list ({AS_SCORE})"),
+    "NaN score": ({"text": "a", "label": "nan"}, f"`label` is 'nan' ({AS_SCORE})"),
+    "infinite score": ({"text": "a", "label": "-inf"}, f"`label` is '-inf' ({AS_SCORE})"),
+}
+"""A second row of scores, and what is said of it."""
+
+AS_LABEL = "a label is a name or a whole number"
+ONE_OR_NONE = 'write ["a"] for one label, [] for none'
+LABEL_ROWS = {
+    "no labels": ({"text": "a"}, "no column `label` (columns: text)"),
+    "null for labels": ({"text": "a", "label": None}, f"`label` is null instead of a list ({ONE_OR_NONE})"),
+    "name for labels": ({"text": "a", "label": "x"}, f"`label` is 'x' instead of a list ({ONE_OR_NONE})"),
+    "number for labels": ({"text": "a", "label": 1}, f"`label` is 1 instead of a list ({ONE_OR_NONE})"),
+    "nested labels": ({"text": "a", "label": ["x", ["y"]]}, f"`label[1]` is a list ({AS_LABEL})"),
+    "null label in labels": ({"text": "a", "label": [None]}, f"`label[0]` is null ({AS_LABEL})"),
+    "true label in labels": ({"text": "a", "label": [True]}, f"`label[0]` is true or false ({AS_LABEL})"),
+    "score in labels": ({"text": "a", "label": [0.5]}, f"`label[0]` is 0.5 ({AS_LABEL})"),
+    "empty label in labels": ({"text": "a", "label": [""]}, f"`label[0]` is '' ({AS_LABEL})"),
+    "label twice": (
+        {"text": "a", "label": ["x", "y", "x"]},
+        "label `x` is there twice in `label` (name each label that applies once; it is no list of 0 and 1)",
+    ),
+    "broken list in text": (
+        {"text": "a", "label": '["x"'},
+        '`label` is not JSON: expecting \',\' delimiter at character 5 (write a list, such as ["a", "b"])',
+    ),
+}
+"""A second row of labels, and what is said of it."""
+
+AS_TAG = "a tag is a name or a whole number"
+TAG_ROWS = {
+    "no words": ({"tags": ["O"]}, "no column `tokens` (columns: tags)"),
+    "no tags": ({"tokens": ["a"]}, "no column `tags` (columns: tokens)"),
+    "empty words": ({"tokens": [], "tags": []}, "`tokens` has no words (remove the row)"),
+    "text for words": ({"tokens": "a b", "tags": ["O", "O"]}, "`tokens` is 'a b' instead of a list"),
+    "text for tags": ({"tokens": ["a"], "tags": "O"}, "`tags` is 'O' instead of a list"),
+    "null for tags": ({"tokens": ["a"], "tags": None}, "`tags` is null instead of a list"),
+    "fewer tags": (
+        {"tokens": ["a", "b"], "tags": ["O"]},
+        "2 words in `tokens`, and 1 tags in `tags` (each word has one tag)",
+    ),
+    "null word": ({"tokens": ["a", None], "tags": ["O", "O"]}, "`tokens[1]` is null instead of text"),
+    "nested words": ({"tokens": [["a"]], "tags": ["O"]}, "`tokens[0]` is a list instead of text"),
+    "null tag": ({"tokens": ["a"], "tags": [None]}, f"`tags[0]` is null ({AS_TAG})"),
+    "nested tags": ({"tokens": ["a"], "tags": [["O"]]}, f"`tags[0]` is a list ({AS_TAG})"),
+    "empty tag": ({"tokens": ["a"], "tags": [""]}, f"`tags[0]` is '' ({AS_TAG})"),
+}
+"""A second row of tags, and what is said of it."""
 
 
 def examples(loaded):
@@ -343,6 +423,36 @@ def test_a_row_of_broken_text_is_told(told, row, expected):
 @pytest.mark.parametrize(("row", "expected"), CLASS_ROWS.values(), ids=CLASS_ROWS)
 def test_a_row_of_a_broken_class_is_told(told, row, expected):
     assert told("a.jsonl", as_lines({"text": "a", "label": "x"}, row), "task_type=SEQ_CLS") == f"a.jsonl:2: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "row", "expected"),
+    [
+        (kind, first, row, expected)
+        for kind, first, cases in (
+            ("regression", 1.5, SCORE_ROWS),
+            ("multi_label_classification", ["x"], LABEL_ROWS),
+        )
+        for row, expected in cases.values()
+    ],
+)
+def test_a_row_of_a_broken_score_or_of_broken_labels_is_told(told, kind, first, row, expected):
+    content = as_lines({"text": "a", "label": first}, row)
+    asked = ["task_type=SEQ_CLS", f"classification.problem_type={kind}"]
+    assert told("a.jsonl", content, *asked) == f"a.jsonl:2: {expected}"
+
+
+@pytest.mark.parametrize(("row", "expected"), TAG_ROWS.values(), ids=TAG_ROWS)
+def test_a_row_of_broken_tags_is_told(told, row, expected):
+    good = {"tokens": ["a", "b"], "tags": ["O", "B-x"]}
+    assert told("a.jsonl", as_lines(good, row), "task_type=TOKEN_CLS") == f"a.jsonl:2: {expected}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_none_in_parquet_is_told(told, value):
+    pyarrow = pytest.importorskip("pyarrow")
+    content = in_arrow(["text", "label"], lambda _: [pyarrow.array(["a", "b"]), pyarrow.array([0.5, value])])
+    assert told("a.arrow", content, "task_type=SEQ_CLS") == f"a.arrow, row 2: `label` is {value} ({AS_SCORE})"
 
 
 @pytest.mark.parametrize(

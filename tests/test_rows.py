@@ -11,12 +11,15 @@ from lora_ns.errors import DataError, MissingError
 from lora_ns.rows import MOST_PROBLEMS, PACKINGS, READERS, TEXT_READERS, read_files, read_rows, told_left_out
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
+CONLL_KINDS = (".conll", ".iob", ".bio")
+SENTENCES = [{"tokens": ["é", "x"], "tags": ["B-a", "O"]}, {"tokens": ["#"], "tags": ["O"]}]
 ROWS_OF = {
     ".tsv": [{"a": "x", "b": "1"}, {"a": "zwei, drei", "b": 'quo"te é'}],
     ".txt": [{"text": "zwei,\ndrei\n"}],
+    **dict.fromkeys(CONLL_KINDS, SENTENCES),
 }
 """The rows of the kinds that cannot hold `ROWS`."""
-KNOWN = ".jsonl, .json, .csv, .tsv, .txt, each also with .gz or .zst, .parquet, .arrow"
+KNOWN = ".jsonl, .json, .csv, .tsv, .txt, .conll, .iob, .bio, each also with .gz or .zst, .parquet, .arrow"
 
 
 def parquet(rows):
@@ -48,6 +51,7 @@ WRITERS = {
     ".csv": 'a,b\nx,1\n"zwei, drei\nvier","quo""te é"\n'.encode,
     ".tsv": 'a\tb\nx\t1\nzwei, drei\tquo"te é\n'.encode,
     ".txt": "zwei,\ndrei\n".encode,
+    **dict.fromkeys(CONLL_KINDS, "é B-a\nx O\n\n# O\n".encode),
     ".parquet": lambda: parquet(ROWS),
     ".arrow": lambda: arrow(ROWS),
 }
@@ -119,6 +123,26 @@ def test_quotes_in_a_table_with_tabs_are_part_of_the_cell(tmp_path):
 def test_a_text_file_is_one_row_as_it_stands(tmp_path):
     file = written(tmp_path, "a.txt", b"\xef\xbb\xbf one\r\n\n two\n")
     assert [(row.where, row.values) for row in read_rows(file)] == [(str(file), {"text": " one\r\n\n two\n"})]
+
+
+CONLL = {
+    "tabs, and spaces in a word": ("a b\tB-x\n", [["a b"]], [["B-x"]]),
+    "columns between": ("a NN I-NP O\nb NN I-NP B-x\n", [["a", "b"]], [["O", "B-x"]]),
+    "documents": ("-DOCSTART- -X- O\n\na n O\n-DOCSTART- -X- O\nb n O\n", [["a"], ["b"]], [["O"], ["O"]]),
+    "remarks": ("# id = 7\n# text = a b\na O\nb O\n\n#7\nc O\n", [["a", "b"], ["c"]], [["O", "O"], ["O"]]),
+    "a word that looks like a remark": ("#x O\n# B-x\n# O\n", [["#x", "#", "#"]], [["O", "B-x", "O"]]),
+    "blank lines": ("\n\na O\n \n\t\n\nb O\n\n", [["a"], ["b"]], [["O"], ["O"]]),
+    "no end of line": ("a O\nb O", [["a", "b"]], [["O", "O"]]),
+    "other white space": ("a\u00a0b O\n\u2028 O\n\u200b O\n", [["a\u00a0b", "\u2028", "\u200b"]], [["O"] * 3]),
+}
+
+
+@pytest.mark.parametrize(("text", "words", "tags"), CONLL.values(), ids=CONLL)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_sentence_of_conll_is_a_row(tmp_path, text, words, tags, end):
+    rows = values(written(tmp_path, "a.conll", text.replace("\n", end).encode()))
+    assert [row["tokens"] for row in rows] == words
+    assert [row["tags"] for row in rows] == tags
 
 
 @pytest.mark.parametrize("kind", TEXTS)

@@ -31,17 +31,20 @@ def print_audit(audit: Audit) -> None:
     waste = audit.padding
     packed = "" if waste.packed is None else f", {waste.packed:.0%} packed"
     print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
+    for note in audit.notes:
+        typer.echo(f"note: {note}")
     for finding in sorted(audit.findings, key=lambda finding: not finding.error):
         typer.echo(_line(finding))
 
 
 def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
-    share = report.trained_tokens / max(1, report.tokens)
+    # A text that has one label has no tokens that are trained and others that are not.
+    share = f", {report.trained_tokens / report.tokens:.1%} trained" if report.trained_tokens else ""
     counts = f"{report.name}: {number(report.rows)} rows, {number(report.sequences)} sequences"
     losses = (("left out", report.dropped), ("cut", report.truncated))
     lost = "".join(f", {number(count)} {what}" for what, count in losses if count)
     lengths = f"median {number(report.median)}, longest {number(report.longest)}"
-    return [(name, f"{counts}{lost}"), ("tokens", f"{number(report.tokens)}, {share:.1%} trained; {lengths}")]
+    return [(name, f"{counts}{lost}"), ("tokens", f"{number(report.tokens)}{share}; {lengths}")]
 
 
 def _line(finding: Finding) -> str:
@@ -55,12 +58,11 @@ def _line(finding: Finding) -> str:
 
 def print_row(shown: Shown, ids: bool) -> None:
     """A row as the model sees it: coloured on a terminal, elsewhere with what is trained between « and »."""
-    label = f", class {shown.label}" if shown.label and not shown.trained_tokens else ""
     if not shown.pieces:
         typer.echo(f"{shown.where}: not trained on: {shown.note}\n")
         return
     part = f", {shown.note}" if shown.note else ""
-    typer.echo(f"{shown.where}: {shown.tokens} tokens, {shown.trained_tokens} trained{label}{part}")
+    typer.echo(f"{shown.where}: {shown.tokens} tokens, {_what_is_learned(shown)}{part}")
     if ids:
         for piece in shown.pieces:
             typer.echo(f"  {piece.kind:<16} {_coloured(piece)}  {' '.join(map(str, piece.ids))}")
@@ -69,6 +71,18 @@ def print_row(shown: Shown, ids: bool) -> None:
     else:
         typer.echo(_marked(shown))
     typer.echo("")
+
+
+def _what_is_learned(shown: Shown) -> str:
+    """The class, score, labels or tags of a row, or how many of its tokens are trained."""
+    if shown.tags:
+        return f"{len(shown.tags)} words with a tag: {' '.join(f'{word}/{tag}' for word, tag in shown.tags)}"
+    if isinstance(shown.label, (list, tuple)):
+        named = ", ".join(f"`{name}`" for name in shown.label)
+        return f"label{'s' if len(shown.label) > 1 else ''} {named}" if named else "no label"
+    if isinstance(shown.label, float):
+        return f"score {shown.label:g}"
+    return f"class `{shown.label}`" if shown.label is not None else f"{shown.trained_tokens} trained"
 
 
 def _has_colour() -> bool:

@@ -67,7 +67,20 @@ def infer(
 
 
 def _plain(row: dict[str, Any]) -> str:
-    return f"{row['output']}  {row['score']:.4f}" if "score" in row else str(row["output"])
+    """An answer, a class with its probability, labels with theirs, a score, or words with their tags."""
+    if "entities" in row:
+        return _plain_tags(row)
+    output = row["output"]
+    if isinstance(output, list):
+        return ", ".join(f"{name}  {row['scores'][name]:.4f}" for name in output) or "no label"
+    if isinstance(output, float):
+        return f"{output:.4f}"
+    return f"{output}  {row['score']:.4f}" if "score" in row else str(output)
+
+
+def _plain_tags(row: dict[str, Any]) -> str:
+    words = next(value for value in row.values() if isinstance(value, list) and len(value) == len(row["tags"]))
+    return " ".join(word if tag == "O" else f"{word}/{tag}" for word, tag in zip(words, row["tags"], strict=True))
 
 
 def _check_free(file: Path | None, overwrite: bool) -> None:

@@ -69,7 +69,7 @@ def make_config(
     import peft
 
     kwargs: dict[str, Any] = {**method.to_kwargs(), "task_type": task_type}
-    heads = list(head_names(model)) if task_type == "SEQ_CLS" else []
+    heads = list(head_names(model)) if task_type != "CAUSAL_LM" else []
     if heads and "modules_to_save" in kwargs:
         kwargs["modules_to_save"] = list(dict.fromkeys([*(kwargs["modules_to_save"] or []), *heads]))
     if kwargs.get("target_modules") == "all-linear":

@@ -73,6 +73,8 @@ class Audit:
     format: str
     padding: Padding
     findings: tuple[Finding, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """What there is to know that is no fault."""
 
 
 def report(source: Source, encoding: Encoding) -> SourceReport:

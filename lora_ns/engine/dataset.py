@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
+from lora_ns.engine.labelled import make_encoder
 from lora_ns.engine.notices import Noted
-from lora_ns.engine.render import Rendered, Renderer, encode_labelled
+from lora_ns.engine.render import Rendered, Renderer
 from lora_ns.engine.sources import Source
+from lora_ns.engine.targets import Targets
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Conversation, Example, Format, Labelled, RawText, RowFaultError
+from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.objectives import Sft
 from lora_ns.rows import Row, told, try_each
@@ -35,7 +37,10 @@ class Tally:
     truncated: int = 0
     tokens: int = 0
     trained_tokens: int = 0
+    """Tokens in the loss, which are the words that are tagged; none where a whole text has a label."""
     longest: int = 0
+    lost_words: int = 0
+    """Words that were cut off with their tags."""
     too_long: list[tuple[str, int]] = field(default_factory=list)
     is_text: bool = False
     """Whether the rows are texts that are learned whole."""
@@ -321,33 +326,26 @@ def _nothing_left(source: Source, sft: Sft, tally: Tally) -> Problem:
 def encode_labelled_rows(
     source: Source, form: Format, tokenizer: PreTrainedTokenizerBase, loaded: LoadedRecipe, labels: Sequence[str]
 ) -> Encoding:
-    """Rows of a classifier: the tokenizer's inputs and `labels`, the number of the class; and their problems."""
-    limit = loaded.recipe.classification.max_seq_length
-    numbers = {name: number for number, name in enumerate(labels)}
+    """Rows of a classifier: the tokenizer's inputs and `labels`, what is to be predicted; and their problems."""
+    encoder = make_encoder(form, tokenizer, loaded.recipe.classification.max_seq_length)
+    targets = Targets(labels)
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> Encoded:
-        example = form.example(row.values)
-        assert isinstance(example, Labelled)
-        if example.label not in numbers:
-            known = f"known: {', '.join(labels[:20])}"
-            raise RowFaultError(f"class `{example.label}` is not among those trained", known, "LABEL001")
-        inputs = encode_labelled(tokenizer, example)
-        length = len(inputs["input_ids"])
-        tally.longest = max(tally.longest, length)
-        if length > limit:
-            tally.truncated += 1
-            inputs = encode_labelled(tokenizer, example, limit)
-        return Encoded(row.where, {**inputs, "labels": numbers[example.label]})
+        fitted = encoder.learn(form.example(row.values), targets)
+        tally.longest = max(tally.longest, fitted.length)
+        tally.truncated += fitted.length > encoder.limit
+        tally.lost_words += fitted.lost_words
+        tally.trained_tokens += len(fitted.first)
+        return Encoded(row.where, fitted.inputs)
 
     sequences, problems = try_each(source.rows, encode)
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
-    tally.trained_tokens = len(sequences)
     return Encoding(sequences, tally, problems)
 
 
 def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
-    """Sequences as an Arrow table of 32-bit numbers, with the length of each."""
+    """Sequences as an Arrow table, with the length of each."""
     import datasets
     import numpy
     import pyarrow
@@ -358,10 +356,12 @@ def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
         values = [row[name] for row in encoded]
         if isinstance(values[0], list):
             offsets = numpy.cumsum([0, *map(len, values)], dtype=numpy.int64)
-            flat = numpy.fromiter(itertools.chain.from_iterable(values), dtype=numpy.int32, count=int(offsets[-1]))
+            kind = numpy.float32 if values[0] and isinstance(values[0][0], float) else numpy.int32
+            flat = numpy.fromiter(itertools.chain.from_iterable(values), dtype=kind, count=int(offsets[-1]))
             columns[name] = pyarrow.LargeListArray.from_arrays(offsets, flat)
         else:
-            columns[name] = pyarrow.array(values, type=pyarrow.int64())
+            kind = pyarrow.float32() if isinstance(values[0], float) else pyarrow.int64()
+            columns[name] = pyarrow.array(values, type=kind)
     columns["length"] = pyarrow.array([len(row["input_ids"]) for row in encoded], type=pyarrow.int32())
     return datasets.Dataset(pyarrow.table(columns))
 

@@ -34,6 +34,8 @@ class Preparation:
     facts: DataFacts
     record: DataRecord
     labels: tuple[str, ...] = ()
+    problem_type: str | None = None
+    """What a classifier of whole texts predicts, by transformers' name."""
 
     @property
     def data(self) -> tuple[datasets.Dataset, datasets.Dataset | None]:
@@ -93,7 +95,7 @@ def find_preparation(key: str) -> Preparation | None:
         train = datasets.load_from_disk(str(folder / "train"))
         evaluation = datasets.load_from_disk(str(folder / "eval")) if record.eval else None
         facts = DataFacts(**{**kept["facts"], "notes": tuple(kept["facts"]["notes"])})
-        return Preparation(train, evaluation, facts, record, tuple(kept["labels"]))
+        return Preparation(train, evaluation, facts, record, tuple(kept["labels"]), kept["problem_type"])
     except (OSError, ValueError, TypeError, KeyError):
         cache.drop(folder)
         return None
@@ -108,7 +110,12 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
         if prepared.eval is not None:
             prepared.eval.save_to_disk(str(folder / "eval"))
         record = prepared.record.model_dump(mode="json")
-        kept = {"facts": asdict(prepared.facts), "record": record, "labels": prepared.labels}
+        kept = {
+            "facts": asdict(prepared.facts),
+            "record": record,
+            "labels": prepared.labels,
+            "problem_type": prepared.problem_type,
+        }
         (folder / _FACTS).write_text(json.dumps(kept), encoding="utf-8")
         cache.keep(folder, key)
     except OSError:

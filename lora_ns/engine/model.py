@@ -29,6 +29,8 @@ class Loading:
     quantization: Quantization = field(default_factory=NoQuantization)
     trust_remote_code: bool = False
     labels: Sequence[str] = ()
+    problem_type: str | None = None
+    """What the labels of a classifier of texts are, by transformers' name."""
 
 
 def load_base(base: Base, loading: Loading) -> PreTrainedModel:
@@ -79,9 +81,12 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
 def _auto_class(task_type: str) -> Any:
     import transformers
 
-    if task_type == "CAUSAL_LM":
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSequenceClassification
+    classes = {
+        "CAUSAL_LM": transformers.AutoModelForCausalLM,
+        "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+        "TOKEN_CLS": transformers.AutoModelForTokenClassification,
+    }
+    return classes[task_type]
 
 
 def _arguments(loading: Loading) -> dict[str, Any]:
@@ -98,14 +103,17 @@ def _arguments(loading: Loading) -> dict[str, Any]:
     if loading.quantization.bits is not None:
         arguments["quantization_config"] = _quantization_config(loading.quantization, dtype)
         arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
-    if loading.task_type == "SEQ_CLS":
-        names = dict(enumerate(loading.labels))
-        arguments |= {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: number for number, name in names.items()},
-        }
-    return arguments
+    return arguments | (_head(loading) if loading.task_type != "CAUSAL_LM" else {})
+
+
+def _head(loading: Loading) -> dict[str, Any]:
+    """What the configuration says of the head: the labels by their numbers, or that it gives one score."""
+    kind = {"problem_type": loading.problem_type} if loading.task_type == "SEQ_CLS" else {}
+    if not loading.labels:
+        return {**kind, "num_labels": 1}
+    names = dict(enumerate(loading.labels))
+    numbers = {name: number for number, name in names.items()}
+    return {**kind, "num_labels": len(names), "id2label": names, "label2id": numbers}
 
 
 def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:
@@ -119,7 +127,7 @@ def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
     """No weight may be left as the random numbers that it was made with, save those of a new classification head."""
-    fresh = (*head_names(model), "pooler") if loading.task_type == "SEQ_CLS" else ()
+    fresh = (*head_names(model), "pooler") if loading.task_type != "CAUSAL_LM" else ()
     missing = sorted(key for key in info["missing_keys"] if not any(part in key.split(".") for part in fresh))
     if missing or info["mismatched_keys"]:
         first = missing[0] if missing else str(next(iter(info["mismatched_keys"]))[0])

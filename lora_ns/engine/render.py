@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.engine.memo import Memo
 from lora_ns.engine.shown import check_shown, refusal
-from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.formats import Conversation, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
 if TYPE_CHECKING:
@@ -313,11 +313,3 @@ def _first(conversation: Conversation, count: int) -> Conversation:
 
 def _tools(conversation: Conversation) -> list[Any] | None:
     return list(conversation.tools) if conversation.tools else None
-
-
-def encode_labelled(
-    tokenizer: PreTrainedTokenizerBase, example: Labelled, limit: int | None = None
-) -> dict[str, list[int]]:
-    """The inputs of a classifier for a text or a pair, not padded, and cut to `limit` tokens if one is given."""
-    encoded = tokenizer(example.text, example.text_pair, truncation=limit is not None, max_length=limit)
-    return {key: list(value) for key, value in encoded.items()}

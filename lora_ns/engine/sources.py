@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.datafile import find_files, shown
+from lora_ns.engine.targets import settle_problem_type
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RowFaultError, detect
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Row, for_each, kind_of, read_files
+from lora_ns.rows import Row, kind_of, read_files
 from lora_ns.rundir import sha256_file
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
         raise DataError(
             Problem(train.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
         )
+    form, more = settle_problem_type(form, train.rows, loaded)
+    why = f"{why}; {more}" if more else why
     return Sources(train, evaluation, form, form.columns, why)  # type: ignore[attr-defined]
 
 
@@ -123,11 +125,8 @@ def _read_hub(loaded: LoadedRecipe, split: str, limit: int | None) -> Source:
     name, data = _load_hub(loaded, split)
     if limit is not None:
         data = data.select(range(min(limit, len(data))))
-    classes = {
-        column: tuple(feature.names)
-        for column, feature in data.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
+    kinds = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}
+    classes = {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
     rows = [Row(f"{name}, row {number}", _named(values, classes)) for number, values in enumerate(data, start=1)]
     if not rows:
         raise DataError(Problem(name, "no rows", "name another split"))
@@ -148,12 +147,13 @@ def _load_hub(loaded: LoadedRecipe, split: str) -> tuple[str, datasets.Dataset]:
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
     """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
-    named = {
-        column: names[values[column]]
-        for column, names in classes.items()
-        if values[column] is not None and 0 <= values[column] < len(names)
-    }
-    return {**values, **named}
+    return {**values, **{column: _name(values[column], names) for column, names in classes.items()}}
+
+
+def _name(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_name(part, names) for part in value]
+    return names[value] if value is not None and 0 <= value < len(names) else value
 
 
 def _hub_problem(loaded: LoadedRecipe, shown: str, error: Exception) -> Problem:
@@ -192,26 +192,6 @@ def _split(loaded: LoadedRecipe, source: Source) -> tuple[Source, Source]:
     rest = replace(source, rows=train, sha256=_digest(train))
     name = f"{source.name} (held out)"
     return rest, replace(source, name=name, rows=held_out, sha256=_digest(held_out), left_out=())
-
-
-def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
-    """The classes: those that the recipe names, else the data set, else those of its rows, in the order of their names.
-
-    Raises:
-        DataError: if there are fewer than two, or a row has none.
-    """
-    if loaded.recipe.classification.labels:
-        return loaded.recipe.classification.labels
-    column = form.columns.label_column  # type: ignore[attr-defined]
-    if column in source.classes:
-        return source.classes[column]
-    counts = Counter(for_each(source.rows, lambda row: form.answer(row.values)))
-    if len(counts) < 2:
-        raise DataError(
-            Problem(source.name, f"only one class, `{next(iter(counts))}`", "a classifier needs two at least")
-        )
-    numeric = all(name.lstrip("-").isdigit() for name in counts)
-    return tuple(sorted(counts, key=int) if numeric else sorted(counts))
 
 
 def columns_record(columns: Columns) -> dict[str, Any]:

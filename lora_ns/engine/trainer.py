@@ -1,4 +1,4 @@
-"""The trainers: TRL's for text, transformers' for classes, each with the arguments that the plan decided."""
+"""The trainers: TRL's for text, transformers' for labels, each with the arguments that the plan decided."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
-from lora_ns.engine.metrics import classification_metrics
+from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.errors import PlanError, Problem
@@ -80,7 +80,7 @@ def make_trainer(
     if recipe.task_type == "CAUSAL_LM":
         trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
     else:
-        trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, len(labels))
+        trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, recipe, labels)
     ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
     if ratio is not None:
         trainer.optimizer = _loraplus_optimizer(trainer, ratio)
@@ -248,19 +248,21 @@ def causal_trainer_class() -> Any:
     return CausalTrainer
 
 
-def _classifier(arguments: dict[str, Any], shared: dict[str, Any], classes: int) -> Trainer:
+def _classifier(arguments: dict[str, Any], shared: dict[str, Any], recipe: Recipe, labels: Sequence[str]) -> Trainer:
     import transformers
 
-    def metrics(prediction: Any) -> dict[str, float]:
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        return classification_metrics(logits.argmax(-1).tolist(), prediction.label_ids.tolist(), classes)
-
-    tokenizer = shared["processing_class"]
-    shared["model"].config.pad_token_id = tokenizer.pad_token_id
-    trainer: Trainer = repeatable(transformers.Trainer)(
+    tokenizer, model = shared["processing_class"], shared["model"]
+    model.config.pad_token_id = tokenizer.pad_token_id
+    problem_type = getattr(model.config, "problem_type", None) if recipe.task_type == "SEQ_CLS" else None
+    collator = "DataCollatorForTokenClassification" if recipe.task_type == "TOKEN_CLS" else "DataCollatorWithPadding"
+    trainer: Trainer = repeatable(classifier_trainer_class())(
         args=transformers.TrainingArguments(**arguments),
-        data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        compute_metrics=metrics,
+        data_collator=getattr(transformers, collator)(tokenizer),
+        compute_metrics=metrics_of(recipe, problem_type, labels),
+        preprocess_logits_for_metrics=kept_logits(recipe.task_type),
         **shared,
     )
+    trainer.problem_type = problem_type
+    trainer.weights = class_weights(recipe, labels, shared["train_dataset"])
+    trainer.compute_loss_func = trainer.loss_from
     return trainer

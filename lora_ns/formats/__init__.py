@@ -9,13 +9,17 @@ from lora_ns.formats.base import (
     Conversation,
     Example,
     Format,
+    Label,
     Labelled,
     Message,
     PromptCompletion,
     RawText,
     RowFaultError,
+    Tagged,
 )
+from lora_ns.formats.classification import ProblemType, TextClassification
 from lora_ns.formats.detection import FORMATS, detect
+from lora_ns.formats.tokens import TokenClassification
 
 __all__ = [
     "FORMATS",
@@ -24,10 +28,15 @@ __all__ = [
     "Conversation",
     "Example",
     "Format",
+    "Label",
     "Labelled",
     "Message",
+    "ProblemType",
     "PromptCompletion",
     "RawText",
     "RowFaultError",
+    "Tagged",
+    "TextClassification",
+    "TokenClassification",
     "detect",
 ]

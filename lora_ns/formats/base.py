@@ -50,16 +50,28 @@ class RawText:
     text: str
 
 
+Label = str | float | tuple[str, ...]
+"""What a text is given: a class, a score, or any number of labels."""
+
+
 @dataclass(frozen=True)
 class Labelled:
-    """A text or a pair of them, and its class; the label is empty where it is asked for."""
+    """A text or a pair of them, and its label; the label is empty where it is asked for."""
 
     text: str
     text_pair: str | None = None
-    label: str = ""
+    label: Label = ""
 
 
-Example = Conversation | PromptCompletion | RawText | Labelled
+@dataclass(frozen=True)
+class Tagged:
+    """Words with a tag each; without tags where they are asked for."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+
+
+Example = Conversation | PromptCompletion | RawText | Labelled | Tagged
 
 
 class RowFaultError(Exception):

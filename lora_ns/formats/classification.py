@@ -1,28 +1,33 @@
-"""Texts with a class."""
+"""Texts with a class, with any number of labels, or with a score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from lora_ns.formats.base import Columns, Labelled, RowFaultError, Values
-from lora_ns.formats.cells import shown, text
+from lora_ns.formats.base import Columns, Label, Labelled, RowFaultError, Values
+from lora_ns.formats.cells import parsed, shown, text
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""transformers' names of what a label is."""
 
 
 @dataclass(frozen=True)
 class TextClassification:
-    """A text or a pair of texts with a class; the columns have keys of their own in the recipe."""
+    """A text or a pair of texts with a label; the columns have keys of their own in the recipe."""
 
     name: ClassVar[str] = "classification"
     reads: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns
+    problem_type: ProblemType = "single_label_classification"
 
     def example(self, values: Values) -> Labelled:
-        """The texts with their class."""
-        return Labelled(*self._texts(values), label=self.answer(values))
+        """The texts with their label."""
+        return Labelled(*self._texts(values), label=self.label(values))
 
     def prompt(self, values: Values) -> Labelled:
         """The texts alone."""
@@ -35,18 +40,79 @@ class TextClassification:
         return {self.columns.text_column or "text": text}
 
     def answer(self, values: Values) -> str:
-        """The class as a string; `3.0` is class 3."""
-        if self.columns.label_column not in values:
-            raise RowFaultError(f"no column `{self.columns.label_column}`", f"columns: {', '.join(values)}")
-        label = values[self.columns.label_column]
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "":
-            raise RowFaultError(
-                f"`{self.columns.label_column}` is {shown(label)}", "a class is a name or a whole number"
-            )
-        return str(label)
+        """The label as a string."""
+        label = self.label(values)
+        return ", ".join(label) if isinstance(label, tuple) else str(label)
+
+    def label(self, values: Values) -> Label:
+        """The class, the score, or the labels. Raises `RowFaultError`."""
+        column = self.columns.label_column
+        if column not in values:
+            raise RowFaultError(f"no column `{column}`", f"columns: {', '.join(values)}")
+        if self.problem_type == "regression":
+            return _score(column, values[column])
+        if self.problem_type == "multi_label_classification":
+            return _labels(column, values[column])
+        return class_name(column, values[column], "a class is a name or a whole number")
 
     def _texts(self, values: Values) -> tuple[str, str | None]:
         pair = self.columns.text_pair_column
         return text(values, self.columns.text_column or "text"), text(values, pair) if pair else None
+
+
+def told_problem_type(column: str, values: Iterable[Any]) -> tuple[ProblemType, str]:
+    """What the labels of all rows are, and why; the reason is empty for classes.
+
+    A list in the first row makes them lists of labels. Numbers of which one has a fraction are scores, also as the
+    cells of a table, which are text.
+    """
+    present = [value for value in values if value is not None]
+    if present and isinstance(present[0], (list, tuple)):
+        return "multi_label_classification", f"multi-label, as `{column}` is a list"
+    numbers = [_number(value) for value in present]
+    if all(number is not None for number in numbers):
+        fraction = next((number for number in numbers if number and math.isfinite(number) and number % 1), None)
+        if fraction is not None:
+            return "regression", f"regression, as `{column}` has numbers such as {fraction:g}"
+    return "single_label_classification", ""
+
+
+def _number(value: Any) -> float | None:
+    """A value as a number; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def class_name(place: str, label: Any, remedy: str) -> str:
+    """The class that a value names; `3.0` is class 3. Raises `RowFaultError`."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "":
+        raise RowFaultError(f"`{place}` is {shown(label)}", remedy)
+    return str(label)
+
+
+def _score(column: str, value: Any) -> float:
+    number = _number(value)
+    if number is None or not math.isfinite(number):
+        raise RowFaultError(f"`{column}` is {shown(value)}", "a score is a finite number")
+    return number
+
+
+def _labels(column: str, value: Any) -> tuple[str, ...]:
+    """The labels of a row; in a table, whose cells are text, as a JSON list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value, column, 'write a list, such as ["a", "b"]')
+    if not isinstance(value, (list, tuple)):
+        raise RowFaultError(f"`{column}` is {shown(value)} instead of a list", 'write ["a"] for one label, [] for none')
+    remedy = "a label is a name or a whole number"
+    names = tuple(class_name(f"{column}[{number}]", label, remedy) for number, label in enumerate(value))
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        what = f"label `{twice}` is there twice in `{column}`"
+        raise RowFaultError(what, "name each label that applies once; it is no list of 0 and 1")
+    return names

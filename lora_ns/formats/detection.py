@@ -15,6 +15,7 @@ from lora_ns.formats.instructions import Alpaca, QuestionAnswer
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.sharegpt import ShareGpt
+from lora_ns.formats.tokens import TokenClassification
 
 FormatClass = (
     type[Messages]
@@ -24,12 +25,27 @@ FormatClass = (
     | type[PlainPromptCompletion]
     | type[PlainText]
     | type[TextClassification]
+    | type[TokenClassification]
 )
 
 FORMATS: Mapping[str, FormatClass] = {
     form.name: form
-    for form in (Messages, ShareGpt, Alpaca, QuestionAnswer, PlainPromptCompletion, PlainText, TextClassification)
+    for form in (
+        Messages,
+        ShareGpt,
+        Alpaca,
+        QuestionAnswer,
+        PlainPromptCompletion,
+        PlainText,
+        TextClassification,
+        TokenClassification,
+    )
 }
+FORMAT_OF_TASK: Mapping[str, str] = {
+    "SEQ_CLS": TextClassification.name,
+    "TOKEN_CLS": TokenClassification.name,
+}
+"""The one format of a task that does not write text."""
 
 _SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
     Messages: (("messages",),),
@@ -54,7 +70,7 @@ _TEXTS = ("text", "sentence", "review", "content")
 
 
 def detect(
-    columns: Columns, names: Sequence[str], first: Values, task: Literal["CAUSAL_LM", "SEQ_CLS"]
+    columns: Columns, names: Sequence[str], first: Values, task: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
 ) -> tuple[Format, str]:
     """The format of rows with these column names, and the reason.
 
@@ -64,6 +80,8 @@ def detect(
     _check_named_columns(columns, names)
     if task == "SEQ_CLS":
         return _detect_classification(columns, names)
+    if task == "TOKEN_CLS":
+        return _detect_tokens(columns, names, first)
     if columns.format != "auto":
         return _opened(FORMATS[columns.format], columns, names, first), f'`format = "{columns.format}"`'
     if columns.prompt_template is not None:
@@ -162,7 +180,21 @@ def _is_verdict(label: Any) -> bool:
     return isinstance(label, bool) or (isinstance(label, str) and label.lower() in {"true", "false"})
 
 
+def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:
+    kind = TokenClassification
+    form = _opened(kind, columns, names, first)
+    cells = Cells(dict.fromkeys(names), form.columns.columns)  # type: ignore[attr-defined]
+    for name in kind.reads:
+        if not cells.has(name):
+            others = " or ".join(f"`{alias}`" for alias, own in kind.aliases.items() if own == name)
+            what = f"no column `{name}` ({others}) among {listed(names)}"
+            raise RowFaultError(what, f'name it by `columns = {{{name} = "..."}}`')
+    return form, _reason(form, names)
+
+
 def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Format, str]:
+    if columns.label_column == "label" and "label" not in names and "labels" in names:
+        columns = replace(columns, label_column="labels")
     if columns.label_column not in names:
         raise RowFaultError(f"no column `{columns.label_column}` among {listed(names)}", "name it by `label_column`")
     if columns.text_column:

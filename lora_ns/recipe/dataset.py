@@ -23,7 +23,7 @@ class Dataset(Table):
     eval_split: Name | None = None
     """Split to evaluate on."""
     path: Name | tuple[Name, ...] | None = None
-    """Training file, folder, pattern (`data/*.jsonl`), or a list of them: JSON, CSV, TSV, text, Parquet, Arrow."""
+    """Training file, folder, pattern (`data/*.jsonl`), or a list: JSON, CSV, TSV, text, CoNLL, Parquet, Arrow."""
     eval_path: Name | tuple[Name, ...] | None = None
     """Evaluation rows, named like `path`; both are relative to the recipe, then to the current folder."""
     max_bad_rows: NonNegativeInt = 0
@@ -36,7 +36,15 @@ class Dataset(Table):
     """Use only this many evaluation rows, the first ones."""
 
     format: Literal[
-        "auto", "messages", "sharegpt", "alpaca", "question-answer", "prompt-completion", "text", "classification"
+        "auto",
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "question-answer",
+        "prompt-completion",
+        "text",
+        "classification",
+        "token-classification",
     ] = "auto"
     """How a row is read; `auto` goes by the columns and says what it found."""
     columns: dict[str, Name] = Field(default={})
@@ -52,4 +60,4 @@ class Dataset(Table):
     text_pair_column: Name | None = None
     """Second text of a pair."""
     label_column: Name = "label"
-    """Class of a row: a name or a number."""
+    """Label of a row: a class by name or number, a list of labels, or a score."""

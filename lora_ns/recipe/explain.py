@@ -262,7 +262,7 @@ def _of_this_or_another_method(name: str, table: Mapping[str, Any]) -> str:
 def _example(dotted: str) -> str:
     examples = {
         "task_name": 'such as `task_name = "gsm8k"`',
-        "task_type": 'write `task_type = "CAUSAL_LM"` to write text or `"SEQ_CLS"` to classify it',
+        "task_type": 'write `task_type = "CAUSAL_LM"` to write text, `"SEQ_CLS"` to classify it, `"TOKEN_CLS"` to tag',
         "model": 'add `[model]` with `name_or_path = "lorans:nano"`',
         "model.name_or_path": 'such as `name_or_path = "lorans:nano"`',
         "peft": 'add `[peft]` with `method = "lora"`',

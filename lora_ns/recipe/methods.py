@@ -10,7 +10,8 @@ from lora_ns.recipe.peft import METHODS, REFUSED, PeftMethod
 QUESTIONS: Mapping[str, str] = {
     "merge": "merge",
     "convertible": "to LoRA",
-    "classifier": "classifier",
+    "classifier": "classes",
+    "token_classification": "tags",
     "nf4": "4-bit",
     "int8": "8-bit",
     "packing": "packing",

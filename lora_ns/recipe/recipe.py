@@ -23,8 +23,8 @@ class Recipe(Table):
 
     task_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Short name of the task: letters, digits, `.`, `_`, `-`."""
-    task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
-    """PEFT's name of the task: `CAUSAL_LM` writes text, `SEQ_CLS` classifies it."""
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
+    """PEFT's name of the task: `CAUSAL_LM` writes text, `SEQ_CLS` classifies it, `TOKEN_CLS` tags its words."""
     model: Model
     """The base model."""
     quantization: Quantization = NoQuantization()
@@ -38,7 +38,7 @@ class Recipe(Table):
     sft: Sft = Sft()
     """Fine-tuning a causal language model."""
     classification: Classification = Classification()
-    """Fine-tuning a classifier."""
+    """Fine-tuning a classifier of texts or words."""
     generation: Generation = Generation()
     """Writing text with the result."""
     evaluation: Evaluation = Evaluation()

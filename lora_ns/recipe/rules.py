@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lora_ns.formats import FORMATS
+from lora_ns.formats.detection import FORMAT_OF_TASK
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.recipe import Recipe
@@ -31,25 +32,22 @@ Rule = Callable[[Recipe], Finding | None]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
+_WRITING_TEXT = (
+    "sft",
+    "generation",
+    "dataset.prompt_template",
+    "dataset.completion_template",
+    "dataset.system_template",
+    "evaluation.exact_match",
+    "evaluation.answer_pattern",
+    "evaluation.group_by",
+    "evaluation.max_samples",
+)
+_TEXT_AND_LABEL = ("dataset.text_column", "dataset.text_pair_column", "dataset.label_column")
 _INERT_FOR_TASK = {
-    "CAUSAL_LM": (
-        "classification",
-        "dataset.text_column",
-        "dataset.text_pair_column",
-        "dataset.label_column",
-    ),
-    "SEQ_CLS": (
-        "sft",
-        "generation",
-        "dataset.columns",
-        "dataset.prompt_template",
-        "dataset.completion_template",
-        "dataset.system_template",
-        "evaluation.exact_match",
-        "evaluation.answer_pattern",
-        "evaluation.group_by",
-        "evaluation.max_samples",
-    ),
+    "CAUSAL_LM": ("classification", *_TEXT_AND_LABEL),
+    "SEQ_CLS": (*_WRITING_TEXT, "dataset.columns"),
+    "TOKEN_CLS": (*_WRITING_TEXT, *_TEXT_AND_LABEL, "classification.problem_type", "classification.threshold"),
 }
 
 _WITHOUT_TEMPLATES = {"sharegpt", "alpaca", "question-answer", "text"}
@@ -227,12 +225,14 @@ def templates_fit_the_format(recipe: Recipe) -> Finding | None:
 def columns_are_read(recipe: Recipe) -> Finding | None:
     """Columns are given names that a format looks for."""
     data = recipe.dataset
-    if recipe.task_type == "SEQ_CLS" or data.format == "classification":
+    own = FORMAT_OF_TASK.get(recipe.task_type)
+    if recipe.task_type == "SEQ_CLS" or (data.format in FORMAT_OF_TASK.values() and data.format != own):
         return None  # the rules about the task say it
     if data.columns and data.prompt_template is not None:
         what = "`columns` has no effect beside templates, which name the data's own columns"
         return Finding(("dataset.prompt_template", "dataset.columns"), what, "remove it")
-    kinds = [kind for name, kind in FORMATS.items() if data.format in {"auto", name}]
+    fitting = [own] if own else [name for name in FORMATS if name not in FORMAT_OF_TASK.values()]
+    kinds = [FORMATS[name] for name in fitting if data.format in {"auto", name}]
     known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
     for key in data.columns:
         if key not in known:
@@ -277,7 +277,8 @@ def tables_fit_the_task(recipe: Recipe) -> Finding | None:
 def format_fits_the_task(recipe: Recipe) -> Finding | None:
     """Texts are classified, conversations are not."""
     wanted = recipe.dataset.format
-    if wanted != "auto" and (wanted == "classification") != (recipe.task_type == "SEQ_CLS"):
+    own = FORMAT_OF_TASK.get(recipe.task_type)
+    if wanted != "auto" and (wanted != own if own else wanted in FORMAT_OF_TASK.values()):
         return Finding(
             ("task_type", "dataset.format"),
             f'"{wanted}" does not fit `task_type = "{recipe.task_type}"`',
@@ -290,6 +291,51 @@ def pair_needs_its_first_text(recipe: Recipe) -> Finding | None:
     """The second text of a pair comes after a first."""
     if recipe.dataset.text_pair_column and not recipe.dataset.text_column:
         return Finding(("dataset.text_pair_column",), "`text_pair_column` needs `text_column` beside it", "add it")
+    return None
+
+
+def method_fits_the_task(recipe: Recipe) -> Finding | None:
+    """Classifiers only under methods that save their heads and leave a row as long as its tags."""
+    capabilities = recipe.peft.capabilities
+    works = {
+        "CAUSAL_LM": True,
+        "SEQ_CLS": capabilities.classifier,
+        "TOKEN_CLS": capabilities.token_classification,
+    }[recipe.task_type]
+    if works is not True:
+        what = f'{recipe.peft.method} does not fit `task_type = "{recipe.task_type}"`: {works}'
+        return Finding(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
+    return None
+
+
+def labels_fit_the_problem(recipe: Recipe) -> Finding | None:
+    """No key of a label's kind beside another kind."""
+    table = recipe.classification
+    if is_written(recipe, "classification.problem_type") and table.problem_type != "auto":
+        for key in INERT_FOR_PROBLEM[table.problem_type]:
+            if is_written(recipe, key):
+                what = f'`{key.rpartition(".")[2]}` has no effect with `problem_type = "{table.problem_type}"`'
+                return Finding(("classification.problem_type", key), what, "remove it")
+    return None
+
+
+INERT_FOR_PROBLEM = {
+    "single_label_classification": ("classification.threshold",),
+    "multi_label_classification": (),
+    "regression": ("classification.threshold", "classification.labels", "classification.class_weights"),
+}
+"""By what a label is, the keys that are not read."""
+
+
+def weights_fit_the_labels(recipe: Recipe) -> Finding | None:
+    """A weight for each class."""
+    labels, weights = recipe.classification.labels, recipe.classification.class_weights
+    if labels and isinstance(weights, tuple) and len(weights) != len(labels):
+        return Finding(
+            ("classification.labels", "classification.class_weights"),
+            f"{len(weights)} `class_weights` for {len(labels)} `labels`",
+            "give one for each, in their order",
+        )
     return None
 
 
@@ -351,15 +397,6 @@ def ia3_targets_come_together(recipe: Recipe) -> Finding | None:
             "`target_modules` and `feedforward_modules` of ia3 come together",
             "give both or neither",
         )
-    return None
-
-
-def method_fits_the_task(recipe: Recipe) -> Finding | None:
-    """A classifier only under methods that save its head."""
-    works = recipe.peft.capabilities.classifier
-    if recipe.task_type != "CAUSAL_LM" and works is not True:
-        what = f"{recipe.peft.method} does not train a classifier: {works}"
-        return Finding(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
     return None
 
 
@@ -506,12 +543,14 @@ RULES: tuple[Rule, ...] = (
     tables_fit_the_task,
     format_fits_the_task,
     pair_needs_its_first_text,
+    method_fits_the_task,
+    labels_fit_the_problem,
+    weights_fit_the_labels,
     packing_keeps_documents_apart,
     checkpointing_works,
     remote_code_is_pinned,
     prompt_text_and_init_agree,
     ia3_targets_come_together,
-    method_fits_the_task,
     method_works_on_the_base,
     start_works_on_the_base,
     exact_match_has_rows,

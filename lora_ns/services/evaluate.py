@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lora_ns.engine.dataset import split_text
-from lora_ns.engine.metrics import classification_metrics
+from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.engine.model import computing
 from lora_ns.engine.render import IGNORED, make_renderer
+from lora_ns.engine.targets import Targets
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import RowFaultError
+from lora_ns.formats import TextClassification, TokenClassification
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
 from lora_ns.services.answers import Answers
@@ -29,7 +31,7 @@ class EvaluateResult:
 
 
 def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) -> EvaluateResult:
-    """Loss, and exact match on request, for text; accuracy, F1, precision and recall for classes.
+    """Loss, and exact match on request, for text; for labels, scores and tags what is usual for each.
 
     Args:
         trained: the run's model.
@@ -43,8 +45,8 @@ def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) ->
     rows = kept_rows(trained.manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(trained.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
-    if trained.manifest.recipe.task_type == "SEQ_CLS":
-        return EvaluateResult(len(rows), _classes(trained, rows))
+    if trained.manifest.recipe.task_type != "CAUSAL_LM":
+        return EvaluateResult(len(rows), _labels(trained, rows))
     loss, truncated = _loss(trained, rows)
     metrics = {"loss": loss}
     if exact_match:
@@ -52,19 +54,25 @@ def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) ->
     return EvaluateResult(len(rows), metrics, truncated)
 
 
-def _classes(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
+def _labels(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
     form = format_of(trained.manifest)
-    numbers = {name: number for number, name in enumerate(trained.manifest.labels)}
+    targets = Targets(trained.manifest.labels)
 
-    def number_of(row: Row) -> int:
-        label = form.answer(row.values)
-        if label not in numbers:
-            raise RowFaultError(f"class `{label}` is not among those trained", f"known: {', '.join(numbers)}")
-        return numbers[label]
+    def said() -> list[dict[str, Any]]:
+        return list(infer(trained, rows, Generation(batch_size=32)).rows)
 
-    expected = for_each(rows, number_of)
-    predicted = [numbers[row["output"]] for row in infer(trained, rows, Generation(batch_size=32)).rows]
-    return classification_metrics(predicted, expected, len(numbers))
+    if isinstance(form, TokenClassification):
+        labels = targets.labels
+        numbers = for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
+        return tag_metrics([row["tags"] for row in said()], [[labels[number] for number in row] for row in numbers])
+    assert isinstance(form, TextClassification)
+    expected: list[Any] = for_each(rows, lambda row: targets.of(form.label(row.values)))
+    found = [row["output"] for row in said()]
+    if form.problem_type == "regression":
+        return regression_metrics(found, expected)
+    if form.problem_type == "multi_label_classification":
+        return multi_label_metrics([targets.of(tuple(labels)) for labels in found], expected)  # type: ignore[misc]
+    return classification_metrics([targets.number(label) for label in found], expected, len(targets.labels))
 
 
 def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:

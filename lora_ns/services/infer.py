@@ -1,18 +1,18 @@
-"""Inference: rows in, the same rows with an answer or a class out."""
+"""Inference: rows in, the same rows with an answer, a label or tags out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.engine.model import computing
-from lora_ns.engine.render import encode_labelled, make_renderer
+from lora_ns.engine.render import make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Labelled, RowFaultError
+from lora_ns.formats import RowFaultError
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
+from lora_ns.services.labels import label_rows
 from lora_ns.services.trained import Trained, format_of, make_writer, max_positions
 
 
@@ -34,7 +34,7 @@ def as_row(trained: Trained, text: str) -> Row:
 def infer(
     trained: Trained, rows: Sequence[Row], generation: Generation, on_answers: Callable[[int], None] = lambda _: None
 ) -> InferResult:
-    """Answer or classify every row.
+    """Answer, label or tag every row.
 
     Args:
         trained: the run's model.
@@ -45,8 +45,8 @@ def infer(
     Raises:
         DataError: with the rows that cannot be rendered or leave no room for an answer; nothing is answered then.
     """
-    if trained.manifest.recipe.task_type == "SEQ_CLS":
-        return InferResult(tuple(_classify(trained, rows, generation.batch_size, on_answers)))
+    if trained.manifest.recipe.task_type != "CAUSAL_LM":
+        return InferResult(tuple(label_rows(trained, rows, generation.batch_size, on_answers)))
     asked = prompts(trained, rows)
     writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
     answers = writer.answer(asked, generation, on_answers)
@@ -67,6 +67,7 @@ def infer(
 WRITTEN = {
     "CAUSAL_LM": ("output", "finish_reason", "prompt_tokens", "output_tokens"),
     "SEQ_CLS": ("output", "score", "scores"),
+    "TOKEN_CLS": ("tags", "entities"),
 }
 """The columns that answers are written to."""
 
@@ -103,42 +104,3 @@ def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
         return prompt
 
     return for_each(rows, prompt_of)
-
-
-def _classify(
-    trained: Trained, rows: Sequence[Row], batch_size: int, on_answers: Callable[[int], None]
-) -> Iterator[dict[str, Any]]:
-    inputs = _classifier_inputs(trained, rows)
-    for start in range(0, len(rows), batch_size):
-        scores = class_scores(trained, inputs[start : start + batch_size])
-        for row, score in zip(rows[start : start + batch_size], scores, strict=True):
-            named = dict(zip(trained.manifest.labels, score, strict=True))
-            best = max(named, key=lambda name: named[name])
-            yield {**row.values, "output": best, "score": named[best], "scores": named}
-        on_answers(min(start + batch_size, len(rows)))
-
-
-def _classifier_inputs(trained: Trained, rows: Sequence[Row]) -> list[dict[str, list[int]]]:
-    form = format_of(trained.manifest)
-    limit = trained.manifest.recipe.classification.max_seq_length
-
-    def inputs_of(row: Row) -> dict[str, list[int]]:
-        example = form.prompt(row.values)
-        assert isinstance(example, Labelled)
-        return encode_labelled(trained.tokenizer, example, limit)
-
-    return for_each(rows, inputs_of)
-
-
-def class_scores(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> list[list[float]]:
-    """Probabilities of the classes, (rows, classes), of inputs that are padded here."""
-    import torch
-
-    trained.model.eval()
-    trained.model.config.pad_token_id = trained.tokenizer.pad_token_id
-    device = next(trained.model.parameters()).device
-    batch = trained.tokenizer.pad([dict(row) for row in inputs], return_tensors="pt").to(device)
-    with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
-        logits = trained.model(**batch).logits
-    probabilities: list[list[float]] = logits.float().softmax(-1).tolist()
-    return probabilities

@@ -10,9 +10,11 @@ from lora_ns.engine.audit import leaked
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
+from lora_ns.engine.labelled import label_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
+from lora_ns.engine.sources import Source, Sources, columns_record, read_sources
+from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.plan import DataFacts, room_for_rows
@@ -22,7 +24,6 @@ from lora_ns.rundir import DataRecord, SourceRecord
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import PreTrainedTokenizerBase
 
 
 def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
@@ -49,7 +50,7 @@ class OpenedRows:
 def open_rows(loaded: LoadedRecipe, renderer: Renderer, base: Base) -> OpenedRows:
     """Read all rows. Raises `DataError`."""
     sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded) if loaded.recipe.task_type == "SEQ_CLS" else ()
+    labels = find_labels(sources.train, sources.format, loaded)
     return OpenedRows(sources, renderer, labels, room_for_rows(loaded, base.facts))
 
 
@@ -75,9 +76,9 @@ def _prepare(loaded: LoadedRecipe, rows: OpenedRows) -> Preparation:
         return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
     encoded = _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
-    facts, (train, evaluation) = _facts(loaded, rows.sources, encoded, rows.renderer.tokenizer)
+    facts, (train, evaluation) = _facts(loaded, rows, encoded)
     record = _data_record(rows.sources, encoded, _answered(loaded))
-    return Preparation(train, evaluation, facts, record, rows.labels)
+    return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(rows.sources.format))
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class _Encoded:
 
 
 def _facts(
-    loaded: LoadedRecipe, sources: Sources, encoded: _Encoded, tokenizer: PreTrainedTokenizerBase
+    loaded: LoadedRecipe, rows: OpenedRows, encoded: _Encoded
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
     """What the plan needs to know of the rows, and the rows as they are trained on."""
+    sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
-    notes = [*_row_notes(sources, encoded), *_leaks(encoded)]
+    notes = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
     why = f"read as {sources.format.name} ({sources.why})"
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
@@ -122,8 +124,9 @@ def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
         if source and source.left_out:
             notes.append(f"{name} rows: {told_left_out(source.left_out)}")
         if part and (part.tally.dropped or part.tally.truncated):
+            words = f" ({part.tally.lost_words:,} words with their tags)" if part.tally.lost_words else ""
             notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
+                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut{words}, for their length"
             )
         if part:
             notes += as_notes(name, part.tally.noted)

@@ -143,6 +143,7 @@ def train(
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=renderer.stops,
         labels=rows.labels,
+        problem_type=rows.problem_type,
         packages=libraries.versions(),
         machine=asdict(machine),
         seed=loaded.recipe.training.seed,

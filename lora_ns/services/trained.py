@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import Loading, load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
-from lora_ns.formats import FORMATS, Columns, Format
+from lora_ns.formats import FORMATS, Columns, Format, TextClassification
 from lora_ns.plan import Derived
 from lora_ns.rows import Row
 from lora_ns.rundir import BaseRecord, Manifest, RunDir, sha256_file
@@ -106,6 +106,7 @@ def loading_of(manifest: Manifest) -> Loading:
         quantization=recipe.quantization,
         trust_remote_code=recipe.model.trust_remote_code,
         labels=manifest.labels,
+        problem_type=manifest.problem_type,
     )
 
 
@@ -123,7 +124,10 @@ def record_base(base: Base) -> BaseRecord:
 
 def format_of(manifest: Manifest) -> Format:
     """The format that the run read its rows in."""
-    return FORMATS[manifest.data.format](Columns(**manifest.data.columns))
+    form = FORMATS[manifest.data.format](Columns(**manifest.data.columns))
+    if isinstance(form, TextClassification) and manifest.problem_type:
+        return replace(form, problem_type=manifest.problem_type)
+    return form
 
 
 def kept_rows(manifest: Manifest) -> list[Row]:

@@ -14,9 +14,11 @@ from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started
 from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
+from lora_ns.engine.labelled import WordEncoder, label_notes
 from lora_ns.engine.model import Loading, empty_base, load_base
 from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, PlanError, Problem
+from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
@@ -28,7 +30,7 @@ from lora_ns.services.train import find_recipe_base, train
 from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         eval=report(*evaluation) if evaluation else None,
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
+        notes=label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
@@ -112,7 +115,10 @@ class Shown:
     tokens: int
     trained_tokens: int
     pieces: tuple[Piece, ...]
-    label: str = ""
+    label: Label | None = None
+    """Of a row that has one: its class, its score, or its labels."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Words with their tags, as far as they were not cut off."""
     note: str = ""
     """Which of the row's sequences it is, or why the row has none."""
 
@@ -124,7 +130,7 @@ def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
         DataError: if there is no such row.
     """
     rows = prepared.rows.sources.train.rows[:count] if row is None else _numbered(prepared.rows.sources.train, row)
-    return [shown for chosen in rows for shown in _shown_row(prepared, chosen.where)]
+    return [shown for chosen in rows for shown in _shown_row(prepared, chosen)]
 
 
 _NUMBER = re.compile(r"(?::|, row )(\d+)$")
@@ -147,11 +153,12 @@ def _numbered(source: Source, number: int) -> list[Row]:
     return found
 
 
-def _shown_row(prepared: Prepared, where: str) -> list[Shown]:
+def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
     """The sequences of a row, or why it has none."""
-    encoding = prepared.train
+    encoding, where = prepared.train, row.where
     sequences = [sequence for sequence in encoding.sequences if sequence.where == where]
-    shown = [_shown(sequence, prepared.rows.renderer.tokenizer) for sequence in sequences]
+    form = prepared.rows.sources.format
+    shown = [_shown(sequence, prepared, form.example(row.values)) for sequence in sequences]
     if len(shown) > 1:
         shown = [replace(part, note=f"sequence {number} of {len(shown)}") for number, part in enumerate(shown, start=1)]
     return shown or [Shown(where, 0, 0, (), note=_why_not(encoding, where))]
@@ -167,7 +174,8 @@ def _why_not(encoding: Encoding, where: str) -> str:
     return "left out: its answer spells out a stop token"
 
 
-def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:
+def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
+    tokenizer = prepared.rows.renderer.tokenizer
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     trained = sequence.trained or [False] * len(sequence.input_ids)
 
@@ -182,8 +190,12 @@ def _shown(sequence: Encoded, tokenizer: PreTrainedTokenizerBase) -> Shown:
             ids = sequence.input_ids[start:number]
             pieces.append(Piece(str(tokenizer.decode(ids)), kind(start), tuple(ids)))
             start = number
-    label = str(sequence.inputs.get("labels", ""))
-    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label)
+    label = example.label if isinstance(example, Labelled) else None
+    tags: tuple[tuple[str, str], ...] = ()
+    if isinstance(example, Tagged):
+        encoder = WordEncoder(tokenizer, prepared.loaded.recipe.classification.max_seq_length)
+        tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
+    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from lora_ns.recipe.peft.base import ModuleNames, PeftMethod, TargetedMethod
 
 _PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
 
+_NO_HEAD = "PEFT has no place for the head beside it"
+
 
 class Ia3(PeftMethod):
     """Learned vectors that rescale keys, values and feed-forward activations."""
@@ -103,7 +105,7 @@ class TrainableTokens(PeftMethod):
     config_class: ClassVar[str] = "TrainableTokensConfig"
     config_file: ClassVar[str] = "tuners/trainable_tokens/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        classifier="PEFT has no place for the head beside it", typical_learning_rate=1e-3
+        classifier=_NO_HEAD, token_classification=_NO_HEAD, typical_learning_rate=1e-3
     )
     advice: ClassVar[str] = "to teach new tokens beside nothing else; LoRA has `trainable_token_indices` for both"
 

@@ -9,6 +9,7 @@ from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
 from lora_ns.recipe.peft.base import PeftMethod
 
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
+_NO_TAGS = "PEFT makes each row longer by the prompt, and leaves its tags as they are"
 _NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
 _NO_RESUME = "PEFT saves what the network makes and not the network itself"
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
@@ -42,7 +43,11 @@ class PromptTuning(PeftMethod):
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=3e-2, virtual_tokens=True
+        token_classification=_NO_TAGS,
+        merge=_NO_MERGE,
+        packing=_NO_PACKING,
+        typical_learning_rate=3e-2,
+        virtual_tokens=True,
     )
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
 
@@ -66,7 +71,12 @@ class PTuning(PeftMethod):
     config_class: ClassVar[str] = "PromptEncoderConfig"
     config_file: ClassVar[str] = "tuners/p_tuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        merge=_NO_MERGE, packing=_NO_PACKING, resume=_NO_RESUME, typical_learning_rate=1e-2, virtual_tokens=True
+        token_classification=_NO_TAGS,
+        merge=_NO_MERGE,
+        packing=_NO_PACKING,
+        resume=_NO_RESUME,
+        typical_learning_rate=1e-2,
+        virtual_tokens=True,
     )
     advice: ClassVar[str] = "steadier than prompt tuning for understanding tasks (Liu et al. 2021, arXiv 2103.10385)"
 

@@ -1,0 +1,159 @@
+"""The classifier: its loss, its scores, and transformers' `Trainer` around them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.metrics import (
+    classification_metrics,
+    multi_label_metrics,
+    regression_metrics,
+    tag_metrics,
+)
+from lora_ns.engine.render import IGNORED
+from lora_ns.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+
+
+def loss_of(
+    logits: Tensor, labels: Tensor, problem_type: str | None, weights: Tensor | None, smoothing: float = 0.0
+) -> Tensor:
+    """The loss summed over what has a label: rows, the labels of rows, or words.
+
+    Each is multiplied by the weight of its class, or, of several labels, by the weight of those that apply.
+    """
+    from torch.nn import functional
+
+    logits = logits.float()
+    if problem_type == "regression":
+        return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+    if problem_type == "multi_label_classification":
+        return functional.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="sum")
+    classes = logits.shape[-1]
+    return functional.cross_entropy(
+        logits.reshape(-1, classes),
+        labels.reshape(-1),
+        weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
+
+
+def class_weights(recipe: Recipe, labels: Sequence[str], rows: datasets.Dataset) -> list[float] | None:
+    """The weight of each class in the loss: given, or the mean number of a class's rows over that of its own.
+
+    Of several labels, a balanced weight is the number of rows without the label over that of those with it. A class
+    without rows weighs 1.
+    """
+    import numpy
+
+    asked = recipe.classification.class_weights
+    if asked == "none":
+        return None
+    if isinstance(asked, tuple):
+        return list(asked)
+    values = rows["labels"][:]
+    if values and isinstance(values[0][0] if isinstance(values[0], list) else values[0], float):
+        with_label = numpy.asarray(values).sum(axis=0)
+        return [float((len(values) - count) / count) if count else 1.0 for count in with_label]
+    flat = numpy.concatenate([numpy.atleast_1d(value) for value in values])
+    counts = numpy.bincount(flat[flat != IGNORED], minlength=len(labels))
+    present = int((counts > 0).sum())
+    return [float(counts.sum() / (present * count)) if count else 1.0 for count in counts]
+
+
+@functools.cache
+def classifier_trainer_class() -> Any:
+    """transformers' `Trainer` with a mean loss that depends neither on the micro-batch nor on the evaluation batch.
+
+    The mean is over what has a label, in the whole global batch or all evaluation rows. The sum of the weights is not
+    in it: a mean over weights would move with the classes that a batch happens to have.
+    """
+    import torch
+    from transformers import Trainer
+
+    class ClassifierTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+        """See `classifier_trainer_class`."""
+
+        problem_type: str | None = None
+        weights: Sequence[float] | None = None
+
+        def _count(self, labels: Any) -> Any:
+            """What has a label, as `Trainer` counts it: no score is left out, whatever it is."""
+            return torch.zeros_like(labels, dtype=torch.long) if labels.is_floating_point() else labels
+
+        def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+            counted = [{"labels": self._count(batch["labels"])} for batch in batch_samples]
+            return super()._get_num_items_in_batch(counted, device)
+
+        def loss_from(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+            """The `compute_loss_func`: the mean over the global batch, or over the one at hand."""
+            logits = outputs["logits"]
+            weights = None if self.weights is None else torch.tensor(self.weights, device=logits.device)
+            count = self._count(labels).ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+            return loss_of(logits, labels, self.problem_type, weights, self.args.label_smoothing_factor) / count
+
+        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Add the batch's loss to the sum, by what has a label in it."""
+            found = self._count(inputs["labels"]).ne(IGNORED).sum()
+            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+            counts = self.accelerator.gather_for_metrics(found.to(loss.device)[None])
+            losses = self.accelerator.gather_for_metrics(loss.detach()[None])
+            sums = self.__dict__.setdefault("_eval_sums", [0.0, 0])
+            sums[0] += float((losses * counts).sum())
+            sums[1] += int(counts.sum())
+            return loss, logits, labels
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """Put the mean over all rows in the place of the mean over batches."""
+            sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
+            if sums and sums[1]:
+                logs["eval_loss"] = sums[0] / sums[1]
+            super().log(logs, start_time)
+
+    return ClassifierTrainer
+
+
+def metrics_of(recipe: Recipe, problem_type: str | None, labels: Sequence[str]) -> Callable[[Any], dict[str, float]]:
+    """The Trainer's `compute_metrics`, on predictions that `first_logits` has made."""
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        logits, expected = prediction.predictions, prediction.label_ids
+        if recipe.task_type == "TOKEN_CLS":
+            scored = expected != IGNORED
+            sides = [
+                [[labels[number] for number in row[kept]] for row, kept in zip(side, scored, strict=True)]
+                for side in (logits, expected)
+            ]
+            return tag_metrics(*sides)
+        if problem_type == "regression":
+            return regression_metrics(logits.reshape(-1).tolist(), expected.tolist())
+        if problem_type == "multi_label_classification":
+            applies = _probable(logits, recipe.classification.threshold)
+            return multi_label_metrics(applies.astype(int).tolist(), expected.astype(int).tolist())
+        return classification_metrics(logits.argmax(-1).tolist(), expected.tolist(), len(labels))
+
+    return metrics
+
+
+def _probable(logits: Any, threshold: float) -> Any:
+    import numpy
+
+    with numpy.errstate(over="ignore"):
+        return 1 / (1 + numpy.exp(-logits)) >= threshold
+
+
+def kept_logits(task_type: str) -> Callable[[Any, Any], Any]:
+    """The Trainer's `preprocess_logits_for_metrics`: of what a model returns the scores, of words the best tag."""
+
+    def kept(logits: Any, _: Any) -> Any:
+        first = logits[0] if isinstance(logits, tuple) else logits
+        return first.argmax(-1) if task_type == "TOKEN_CLS" else first
+
+    return kept

@@ -1,0 +1,141 @@
+"""What a classifier is to predict: classes, labels, a score, or tags, as the recipe and the rows have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import (
+    Format,
+    Label,
+    ProblemType,
+    RowFaultError,
+    TextClassification,
+    TokenClassification,
+)
+from lora_ns.formats.classification import told_problem_type
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.rules import INERT_FOR_PROBLEM, is_written
+from lora_ns.rows import Row, for_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_ns.engine.sources import Source
+
+OUTSIDE = "O"
+"""The tag of a word that belongs to nothing."""
+_MOST_SHOWN = 20
+
+
+def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe) -> tuple[Format, str]:
+    """The format with what its labels are, as the recipe says or else as the rows show, and the reason.
+
+    Raises:
+        DataError: if the recipe has keys that do not go with it.
+    """
+    if not isinstance(form, TextClassification):
+        return form, ""
+    asked = loaded.recipe.classification.problem_type
+    column = form.columns.label_column
+    if asked != "auto":
+        return replace(form, problem_type=asked), ""
+    found, why = told_problem_type(column, (row.values.get(column) for row in rows))
+    unread = [key for key in INERT_FOR_PROBLEM[found] if is_written(loaded.recipe, key)]
+    if unread:
+        name = unread[0].rpartition(".")[2]
+        what = f"{unread[0]}: `{name}` has no effect with {why or 'classes'}"
+        remedy = "remove it, or write `problem_type`"
+        raise DataError(Problem(loaded.where(unread[0]), what, remedy))
+    return replace(form, problem_type=found), why
+
+
+def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
+    """The labels: those that the recipe names, else the data set, else those of its rows; none for text and scores.
+
+    Those of the rows are in the order of their names or numbers; `O` is the first of tags.
+
+    Raises:
+        DataError: if there are too few, a row has none, or the recipe has another number of weights.
+    """
+    if problem_type_of(form) in {None, "regression"}:
+        return ()
+    labels = _named_labels(source, form, loaded) or _labels_of_rows(source, form)
+    weights = loaded.recipe.classification.class_weights
+    if isinstance(weights, tuple) and len(weights) != len(labels):
+        what = f"classification.class_weights: {len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
+        where = loaded.where("classification.class_weights")
+        raise DataError(Problem(where, what, "give one for each, in this order"))
+    return labels
+
+
+def problem_type_of(form: Format) -> ProblemType | None:
+    """What the labels of a format are; None if it has none. A tag is the one class of a word."""
+    if isinstance(form, TextClassification):
+        return form.problem_type
+    return "single_label_classification" if isinstance(form, TokenClassification) else None
+
+
+def _named_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
+    is_tagged = isinstance(form, TokenClassification)
+    column = form.tag_column if is_tagged else form.columns.label_column  # type: ignore[attr-defined]
+    return loaded.recipe.classification.labels or source.classes.get(column, ())
+
+
+def _labels_of_rows(source: Source, form: Format) -> tuple[str, ...]:
+    counts = Counter(label for row in for_each(source.rows, lambda row: _of_row(form, row)) for label in row)
+    several = isinstance(form, TextClassification) and form.problem_type == "multi_label_classification"
+    if len(counts) < (1 if several else 2):
+        kind = "tag" if isinstance(form, TokenClassification) else "class"
+        found = f"only one {kind}, `{next(iter(counts))}`" if counts else "no label in any row"
+        raise DataError(Problem(source.name, found, f"a classifier needs {'one' if several else 'two'} at least"))
+    return _ordered(counts)
+
+
+def _of_row(form: Format, row: Row) -> Sequence[str]:
+    if isinstance(form, TokenClassification):
+        return form.example(row.values).tags
+    assert isinstance(form, TextClassification)
+    label = form.label(row.values)
+    return label if isinstance(label, tuple) else (str(label),)
+
+
+def _ordered(names: Iterable[str]) -> tuple[str, ...]:
+    found = set(names)
+    if all(name.lstrip("-").isdigit() for name in found):
+        return tuple(sorted(found, key=int))
+    outside = [OUTSIDE] if OUTSIDE in found else []
+    return (*outside, *sorted(found - {OUTSIDE}))
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_SHOWN} more" if len(labels) > _MOST_SHOWN else ""
+    return f"{', '.join(labels[:_MOST_SHOWN])}{more}"
+
+
+class Targets:
+    """Labels by their numbers."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = labels
+        names = {name: number for number, name in enumerate(labels)}
+        named = not any(name.lstrip("-").isdigit() for name in labels)
+        # Rows may give the numbers of labels that the recipe names.
+        self._numbers = {**{str(number): number for number in range(len(labels))}, **names} if named else names
+
+    def number(self, name: str, kind: str = "class") -> int:
+        """The number of a label. Raises `RowFaultError` if it is not among those trained."""
+        if name not in self._numbers:
+            what = f"{kind} `{name}` is not among those trained"
+            raise RowFaultError(what, f"known: {_listed(self.labels)}", "LABEL001")
+        return self._numbers[name]
+
+    def of(self, label: Label) -> int | float | list[float]:
+        """What is learned: the number of a class, a 0 or 1 for each label, a score. Raises `RowFaultError`."""
+        if isinstance(label, tuple):
+            found = {self.number(name, "label") for name in label}
+            return [float(number in found) for number in range(len(self.labels))]
+        return self.number(label) if isinstance(label, str) else label

@@ -1,0 +1,141 @@
+"""What a trained classifier says of rows: a class, labels, a score, or the tags of words and what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.labelled import Fitted, WordEncoder, make_encoder
+from lora_ns.engine.model import computing
+from lora_ns.engine.targets import OUTSIDE
+from lora_ns.formats import Tagged, TokenClassification
+from lora_ns.formats.tokens import entities, has_scheme
+from lora_ns.rows import Row, for_each
+from lora_ns.services.trained import Trained, format_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tell = Callable[[int], None]
+"""Told the number of rows that are done."""
+
+
+def label_rows(trained: Trained, rows: Sequence[Row], batch_size: int, on_rows: Tell) -> Iterator[dict[str, Any]]:
+    """The rows with what the model says of them. Raises `DataError` before the first one if a row cannot be read."""
+    form = format_of(trained.manifest)
+    if isinstance(form, TokenClassification):
+        yield from _tag_rows(trained, form, rows, batch_size, on_rows)
+        return
+    encoder = make_encoder(form, trained.tokenizer, trained.manifest.recipe.classification.max_seq_length)
+    inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
+    for start in range(0, len(rows), batch_size):
+        found = logits(trained, inputs[start : start + batch_size])
+        for row, scores in zip(rows[start : start + batch_size], found, strict=True):
+            yield {**row.values, **_told(trained, scores)}
+        on_rows(min(start + batch_size, len(rows)))
+
+
+def _told(trained: Trained, scores: Tensor) -> dict[str, Any]:
+    """What the scores of a text say."""
+    labels, kind = trained.manifest.labels, trained.manifest.problem_type
+    if kind == "regression":
+        return {"output": float(scores.squeeze())}
+    if kind == "multi_label_classification":
+        named = dict(zip(labels, scores.sigmoid().tolist(), strict=True))
+        least = trained.manifest.recipe.classification.threshold
+        return {"output": [name for name, score in named.items() if score >= least], "scores": named}
+    named = dict(zip(labels, scores.softmax(-1).tolist(), strict=True))
+    best = max(named, key=lambda name: named[name])
+    return {"output": best, "score": named[best], "scores": named}
+
+
+def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tensor:
+    """What the model gives for inputs that are padded here, in float32 on the CPU: (rows, labels), or by token."""
+    import torch
+
+    trained.model.eval()
+    trained.model.config.pad_token_id = trained.tokenizer.pad_token_id
+    device = next(trained.model.parameters()).device
+    batch = trained.tokenizer.pad([dict(row) for row in inputs], return_tensors="pt").to(device)
+    with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
+        found: Tensor = trained.model(**batch).logits.float().cpu()
+    return found
+
+
+# Words
+
+
+def _tag_rows(
+    trained: Trained, form: TokenClassification, rows: Sequence[Row], batch_size: int, on_rows: Tell
+) -> Iterator[dict[str, Any]]:
+    limit = trained.manifest.recipe.classification.max_seq_length
+    encoder = WordEncoder(trained.tokenizer, limit)
+    sentences = for_each(rows, lambda row: form.prompt(row.values).words)
+    for start in range(0, len(rows), batch_size):
+        some = sentences[start : start + batch_size]
+        for row, words, found in zip(rows[start:], some, tag_words(trained, encoder, some), strict=False):
+            yield _tagged(form, row, words, found)
+        on_rows(min(start + batch_size, len(rows)))
+
+
+def _tagged(
+    form: TokenClassification, row: Row, words: Sequence[str], found: Sequence[tuple[str, float]]
+) -> dict[str, Any]:
+    """A row with its tags and entities; tags that it had under that name are kept as `expected_tags`."""
+    tags = [tag for tag, _ in found]
+    named = [
+        {
+            "type": entity.type,
+            "start": entity.start,
+            "end": entity.end,
+            "text": " ".join(words[entity.start : entity.end]),
+            "score": sum(score for _, score in found[entity.start : entity.end]) / (entity.end - entity.start),
+        }
+        for entity in (entities(tags) if has_scheme(tags) else [])
+    ]
+    kept = {("expected_tags" if name == "tags" else name): value for name, value in row.values.items()}
+    given = {form.word_column: list(words), **kept}
+    return {**given, "tags": tags, "entities": named}
+
+
+def tag_words(
+    trained: Trained, encoder: WordEncoder, sentences: Sequence[Sequence[str]]
+) -> list[list[tuple[str, float]]]:
+    """For each word its tag and the probability of it.
+
+    A sentence that is too long is read in parts: each begins with the first word that the part before left out. A word
+    that becomes no token is outside of everything.
+    """
+    found: list[list[tuple[str, float]]] = [[] for _ in sentences]
+    while open_ := [number for number, words in enumerate(sentences) if len(found[number]) < len(words)]:
+        parts = [encoder.encode(Tagged(tuple(sentences[number][len(found[number]) :]))) for number in open_]
+        read = iter(_best(trained, [part for part in parts if part.first]))
+        for number, part in zip(open_, parts, strict=True):
+            rest = len(sentences[number]) - len(found[number])
+            tags = next(read) if part.first else {}
+            found[number] += [tags.get(word, _outside(trained)) for word in range(_taken(part, rest))]
+    return found
+
+
+def _taken(part: Fitted, words: int) -> int:
+    """How many of the words were read; the last one before a cut may have lost a part of itself, and is read again."""
+    return max(part.first, default=0) or 1 if part.lost_words else words
+
+
+def _outside(trained: Trained) -> tuple[str, float]:
+    labels = trained.manifest.labels
+    return (OUTSIDE if OUTSIDE in labels else labels[0]), 1.0
+
+
+def _best(trained: Trained, parts: Sequence[Fitted]) -> list[dict[int, tuple[str, float]]]:
+    """For each sentence, by the number of a word its best tag and the probability of it."""
+    if not parts:
+        return []
+    labels, padded_left = trained.manifest.labels, trained.tokenizer.padding_side == "left"
+    found = []
+    for part, scores in zip(parts, logits(trained, [part.inputs for part in parts]), strict=True):
+        shift = len(scores) - part.tokens if padded_left else 0
+        values, numbers = scores.softmax(-1).max(-1)
+        places = {word: place + shift for word, place in part.first.items()}
+        found.append({word: (labels[int(numbers[at])], float(values[at])) for word, at in places.items()})
+    return found
