@@ -205,7 +205,7 @@ def test_a_classifier_is_validated_as_well(validate, tmp_path):
     found = json.loads(done.stdout)
     assert found["data"]["train"]["rows"] == 16
     assert found["data"]["findings"][0]["code"] == "LEAK001"
-    assert found["rows"][0]["label"] == "1"
+    assert found["rows"][0]["label"] == "quiet"
     assert found["step"]["loss"] > 0
 
 
