@@ -35,24 +35,24 @@ ROWS = {
         "resource": "test",
         "lang": "python",
     },
-    "nyu-mll/glue": {"sentence1": "A plum fell.", "sentence2": "A plum dropped.", "label": 1, "idx": 0},
 }
 SPLITS = {
     "openai/gsm8k": ("main", ("train", "test")),
     "meta-math/MetaMathQA": ("default", ("train",)),
     "m-a-p/CodeFeedback-Filtered-Instruction": ("default", ("train",)),
-    "nyu-mll/glue": ("mrpc", ("train", "validation", "test")),
 }
-GLUE_FEATURES = """\
-dataset_info:
-- config_name: mrpc
-  features:
-  - {name: sentence1, dtype: string}
-  - {name: sentence2, dtype: string}
-  - name: label
-    dtype: {class_label: {names: {'0': not_equivalent, '1': equivalent}}}
-  - {name: idx, dtype: int32}
-"""
+GLUE = {
+    "cola": (("sentence",), ("unacceptable", "acceptable")),
+    "sst2": (("sentence",), ("negative", "positive")),
+    "mrpc": (("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+    "stsb": (("sentence1", "sentence2"), ()),
+    "qqp": (("question1", "question2"), ("not_duplicate", "duplicate")),
+    "mnli": (("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
+    "qnli": (("question", "sentence"), ("entailment", "not_entailment")),
+    "rte": (("sentence1", "sentence2"), ("entailment", "not_entailment")),
+    "wnli": (("sentence1", "sentence2"), ("not_entailment", "entailment")),
+}
+"""The columns of each task's texts, and its classes; a task without any has scores."""
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -71,6 +71,7 @@ def write_everything(folder: Path) -> None:
     write_encoder(folder / "FacebookAI/roberta-base")
     for name in ROWS:
         write_data(folder / name, name)
+    write_glue(folder / "nyu-mll/glue")
     row = {"prompt": QUESTION, "completion": "2"}
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(24)))
 
@@ -109,13 +110,40 @@ def write_encoder(folder: Path) -> None:
 def write_data(folder: Path, name: str) -> None:
     """A data set as the hub has it: a card that names the files of each split, and the files."""
     subset, splits = SPLITS[name]
-    files = "".join(f"  - {{split: {split}, path: {subset}/{split}.jsonl}}\n" for split in splits)
-    features = GLUE_FEATURES if subset == "mrpc" else ""
     (folder / subset).mkdir(parents=True)
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {subset}\n  data_files:\n{files}{features}---\n")
+    (folder / "README.md").write_text(f"---\nconfigs:\n{_config(subset, splits)}---\n")
     for split in splits:
-        rows = [dict(ROWS[name]) for _ in range(24)]
-        if subset == "mrpc":
-            for number, row in enumerate(rows):
-                row |= {"label": -1 if split == "test" else number % 2, "idx": number}
-        (folder / subset / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        _write_split(folder / subset / f"{split}.jsonl", [ROWS[name]] * 24)
+
+
+def write_glue(folder: Path) -> None:
+    """GLUE: its nine tasks with their own columns, classes and splits."""
+    configs, infos = "", ""
+    for task, (texts, classes) in GLUE.items():
+        evaluations = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation",)
+        splits = ("train", *evaluations, "test")
+        configs += _config(task, splits)
+        infos += f"- config_name: {task}\n  features:\n"
+        infos += "".join(f"  - {{name: {text}, dtype: string}}\n" for text in texts)
+        names = ", ".join(f"'{number}': {name}" for number, name in enumerate(classes))
+        infos += f"  - name: label\n    dtype: {f'{{class_label: {{names: {{{names}}}}}}}' if classes else 'float32'}\n"
+        infos += "  - {name: idx, dtype: int32}\n"
+        (folder / task).mkdir(parents=True)
+        for split in splits:
+            known = [number % len(classes) if classes else number % 11 / 2 for number in range(24)]
+            labels = [-1] * 24 if split == "test" else known
+            rows = [
+                {**dict.fromkeys(texts, f"Plum {number}."), "label": label, "idx": number}
+                for number, label in enumerate(labels)
+            ]
+            _write_split(folder / task / f"{split}.jsonl", rows)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}dataset_info:\n{infos}---\n")
+
+
+def _config(subset: str, splits: tuple[str, ...]) -> str:
+    files = "".join(f"  - {{split: {split}, path: {subset}/{split}.jsonl}}\n" for split in splits)
+    return f"- config_name: {subset}\n  data_files:\n{files}"
+
+
+def _write_split(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from families import QUESTION, write_everything
+from families import GLUE, QUESTION, write_everything
 
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
@@ -53,14 +53,19 @@ def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
     assert manifest.data.eval
     trained = open_trained(run)
     settings = manifest.recipe.generation.model_copy(update={"max_new_tokens": 4})
-    pair = Row("input", {"sentence1": "A plum fell.", "sentence2": "A plum dropped."})
-    (row,) = infer(trained, [pair if manifest.labels else as_row(trained, QUESTION)], settings).rows
+    texts, classes = GLUE.get(manifest.recipe.dataset.subset, ((), ()))
+    asked = Row("input", dict.fromkeys(texts, "A plum fell.")) if texts else as_row(trained, QUESTION)
+    (row,) = infer(trained, [asked], settings).rows
     assert "output" in row
+    assert manifest.labels == classes  # by their names, in the data set's order
+    if texts:
+        assert manifest.problem_type == ("single_label_classification" if classes else "regression")
+        assert manifest.metrics.keys() >= ({"eval_f1", "eval_matthews_correlation"} if classes else {"eval_rmse"})
 
 
-def test_the_names_of_the_classes_are_those_of_the_data_set_in_its_order(train_shipped):
-    manifest = train_shipped("roberta-base/glue-mrpc-lora.toml").read()
-    assert manifest.labels == ("not_equivalent", "equivalent")
+def test_every_task_of_glue_has_a_recipe():
+    shipped = {name.split("-")[2] for name in NAMES if name.startswith("roberta-base/glue-")}
+    assert shipped == set(GLUE)
 
 
 def test_a_split_without_classes_is_no_evaluation(train_shipped):
