@@ -89,7 +89,10 @@ def classifier_trainer_class() -> Any:
             return torch.zeros_like(labels, dtype=torch.long) if labels.is_floating_point() else labels
 
         def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
-            counted = [{"labels": self._count(batch["labels"])} for batch in batch_samples]
+            # As `shift_labels` they are counted as they are. The trainer leaves out the first token of each row where a
+            # decoder tags words: it takes that loss for one of next tokens.
+            found = [self._count(batch["labels"]) for batch in batch_samples]
+            counted = [{"labels": labels, "shift_labels": labels} for labels in found]
             return super()._get_num_items_in_batch(counted, device)
 
         def loss_from(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
