@@ -137,7 +137,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory),
-        notes=(*data.notes, *_notes(loaded, machine, batch)),
+        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch)),
     )
 
 

@@ -16,12 +16,12 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
-from lora_ns.formats import RowFaultError
+from lora_ns.formats import Format, RowFaultError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -36,6 +36,8 @@ class Row:
 
     where: str
     values: Mapping[str, Any]
+    form: Format | None = field(default=None, compare=False)
+    """How it is read, where the rows of several sources are read in several ways."""
 
 
 Outcome = Row | Problem

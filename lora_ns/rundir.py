@@ -60,6 +60,26 @@ class SourceRecord(BaseModel):
     trained_tokens: int = 0
 
 
+class PartRecord(BaseModel):
+    """What one of several sources gave."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    sha256: str
+    format: str
+    columns: dict[str, Any]
+    rows: int
+    """Rows to train on, those set aside for evaluation not among them."""
+    used: int
+    """Rows trained on, each as often as it is."""
+    repeated: int = 0
+    """How many of these are repetitions."""
+    held_out: int = 0
+    """Rows set aside for evaluation."""
+    weight: float | None = None
+
+
 class DataRecord(BaseModel):
     """How rows became examples, and which they were."""
 
@@ -68,6 +88,8 @@ class DataRecord(BaseModel):
     format: str
     columns: dict[str, Any]
     train: SourceRecord
+    sources: tuple[PartRecord, ...] = ()
+    """The sources of the training rows, where they are several."""
     eval: SourceRecord | None = None
     eval_rows: list[dict[str, Any]] = []
     """The evaluation rows that are answered, so that they can be answered again without the file."""

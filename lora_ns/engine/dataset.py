@@ -82,7 +82,7 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> list[Encoded]:
-        example = examples.get(row.where) or form.example(row.values)
+        example = examples.get(id(row)) or (row.form or form).example(row.values)
         sequences = renderer.examples(example)  # type: ignore[arg-type]
         if sft.on_overflow == "split":
             sequences = [part for sequence in sequences for part in _split_text(example, sequence, sft.max_seq_length)]
@@ -95,10 +95,10 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
 
     sequences: list[Encoded] = []
     problems: list[Problem] = []
-    examples: dict[str, Example] = {}
+    examples: dict[int, Example] = {}  # not by their places: two sources may read one file in two ways
     for start in range(0, len(source.rows), ROWS_AT_ONCE):
         rows = source.rows[start : start + ROWS_AT_ONCE]
-        examples = dict(try_each(rows, lambda row: (row.where, form.example(row.values)))[0])
+        examples = dict(try_each(rows, lambda row: (id(row), (row.form or form).example(row.values)))[0])
         renderer.ahead(examples.values())  # type: ignore[arg-type]
         found, faults = try_each(rows, encode)
         sequences += [sequence for row in found for sequence in row]
@@ -197,7 +197,7 @@ def encode_labelled_rows(
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> Encoded:
-        example = form.example(row.values)
+        example = (row.form or form).example(row.values)
         assert isinstance(example, Labelled)
         if example.label not in numbers:
             known = f"known: {', '.join(labels[:20])}"

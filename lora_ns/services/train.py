@@ -18,7 +18,7 @@ from lora_ns.engine.dataset import Tokenized, pack, tokenize
 from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, read_sources
+from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, notes, part_record, read_sources
 from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
@@ -40,10 +40,10 @@ from lora_ns.errors import (
 from lora_ns.machine import detect
 from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     DataRecord,
     Manifest,
+    PartRecord,
     RunDir,
     SourceRecord,
     check_space,
@@ -267,23 +267,16 @@ def _facts(
     """What the plan needs to know of the rows, and the rows as they are trained on."""
     dataset = encoded.train.dataset
     why = f"read as {sources.format.name} ({sources.why})"
-    notes = []
+    told = notes(sources)
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    for name, source, part in (
-        ("training", sources.train, encoded.train),
-        ("evaluation", sources.eval, encoded.eval),
-    ):
-        if source and source.left_out:
-            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
+    for name, part in (("training", encoded.train), ("evaluation", encoded.eval)):
         if part and (part.tally.dropped or part.tally.truncated):
-            notes.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length"
-            )
+            told.append(f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length")
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
-        notes.append(
+        told.append(
             "the base has a chat template, and the rows are plain text: "
             'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
         )
@@ -292,7 +285,7 @@ def _facts(
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
         longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
         why=why,
-        notes=tuple(notes),
+        notes=tuple(told),
     )
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
 
@@ -315,6 +308,7 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
         format=sources.format.name,
         columns=columns_record(sources.columns),
         train=record(sources.train, encoded.train),
+        sources=tuple(PartRecord(**part_record(part)) for part in sources.parts),
         eval=evaluation,
         eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_ns.basemodel import Base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
-from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
+from lora_ns.engine.audit import Audit, Padding, PartReport, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.model import empty_base
@@ -73,6 +73,12 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         eval=report(*evaluation) if evaluation else None,
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
+        sources=tuple(
+            PartReport(
+                part.source.name, f"{part.form.name}, by {part.why}", len(part.source.rows), part.used, part.held_out
+            )
+            for part in sources.parts
+        ),
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
