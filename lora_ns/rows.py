@@ -79,6 +79,26 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     return Found(rows, tuple(problems))
 
 
+def each_row(paths: Sequence[Path]) -> Iterator[Outcome]:
+    """The rows of some files one by one, and the problems of those that cannot be read; nothing is kept.
+
+    Raises:
+        DataError: because of a file that cannot be read at all, or is one list, which cannot be read in parts.
+    """
+    unfit = [problem for path in paths if (problem := _unfit(path) or _whole(path))]
+    if unfit:
+        raise DataError(told(unfit))
+    for path in paths:
+        yield from _outcomes(path)
+
+
+def _whole(path: Path) -> Problem | None:
+    if kind_of(path)[0] != ".json":
+        return None
+    remedy = "write it as .jsonl, or remove `streaming`"
+    return Problem(str(path), "one list cannot be read row by row", remedy)
+
+
 def told_left_out(problems: Sequence[Problem]) -> str:
     """How many rows were left out because they cannot be read, and where to look."""
     return f"{len(problems):,} left out that cannot be read, the first at {problems[0].where}"
@@ -484,7 +504,11 @@ def _parquet(path: Path) -> Iterator[Outcome]:
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield from _batches(path, file.schema_arrow.names, file.iter_batches())
+            yield from _batches(path, file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE))
+
+
+_ROWS_AT_ONCE = 1024
+"""Rows of a Parquet file that are there as Python's own values at once."""
 
 
 def _arrow(path: Path) -> Iterator[Outcome]:

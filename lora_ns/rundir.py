@@ -43,6 +43,16 @@ class BaseRecord(BaseModel):
     trainable_parameters: int | None = None
 
 
+class FileRecord(BaseModel):
+    """A file that is read while it is trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
 class SourceRecord(BaseModel):
     """Which rows were read."""
 
@@ -58,6 +68,10 @@ class SourceRecord(BaseModel):
     """Rows cut because they were too long."""
     tokens: int = 0
     trained_tokens: int = 0
+    left_out: int = 0
+    """Rows of a stream left out because they cannot be read."""
+    files: tuple[FileRecord, ...] = ()
+    """The files of a stream, whose rows the run directory does not have."""
 
 
 class PartRecord(BaseModel):

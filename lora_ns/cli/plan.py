@@ -59,10 +59,13 @@ def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None, list[str]]:
         sources = read_sources(loaded)
         rows = len(sources.train.rows)
         return None if packed else rows, len(sources.eval.rows) if sources.eval else 0, notes(sources)
-    train, told = _count(loaded)
+    train: int | None
+    train, told = (None, []) if data.streaming else _count(loaded)
     if data.eval_path:
         evaluation, more = _count(loaded, for_evaluation=True)
         return train, evaluation, told + more
+    if train is None:
+        return None, 0, told
     held_out = max(1, round(data.eval_fraction * train)) if data.eval_fraction else 0
     kept = train - held_out
     return None if packed else kept, min(held_out, data.max_eval_samples or held_out), told

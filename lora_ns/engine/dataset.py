@@ -80,6 +80,29 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
     """
     sft = loaded.recipe.sft
     tally = Tally(rows=len(source.rows))
+    sequences: list[Encoded] = []
+    problems: list[Problem] = []
+    for start in range(0, len(source.rows), ROWS_AT_ONCE):
+        found, faults = encode_rows(source.rows[start : start + ROWS_AT_ONCE], form, renderer, sft, tally)
+        sequences += found
+        problems += faults
+    tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
+    if sft.on_overflow == "error" and tally.too_long:
+        problems.append(overflow_problem(loaded, source, tally))
+    elif not sequences and not problems:
+        what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
+        problems.append(Problem(source.name, what, "raise `sft.max_seq_length`"))
+    return Encoding(sequences, tally, problems)
+
+
+def encode_rows(
+    rows: Sequence[Row], form: Format, renderer: Renderer, sft: Sft, tally: Tally
+) -> tuple[list[Encoded], list[Problem]]:
+    """The sequences of some rows, encoded in one go and counted in the tally, and the problems of the others."""
+    found, _ = try_each(rows, lambda row: (id(row), (row.form or form).example(row.values)))
+    examples: dict[int, Example] = dict(found)  # not by their places: two sources may read one file in two ways
+    renderer.ahead(examples.values())  # type: ignore[arg-type]
 
     def encode(row: Row) -> list[Encoded]:
         example = examples.get(id(row)) or (row.form or form).example(row.values)
@@ -93,25 +116,9 @@ def encode_causal(source: Source, form: Format, renderer: Renderer, loaded: Load
             )
         return kept
 
-    sequences: list[Encoded] = []
-    problems: list[Problem] = []
-    examples: dict[int, Example] = {}  # not by their places: two sources may read one file in two ways
-    for start in range(0, len(source.rows), ROWS_AT_ONCE):
-        rows = source.rows[start : start + ROWS_AT_ONCE]
-        examples = dict(try_each(rows, lambda row: (id(row), (row.form or form).example(row.values)))[0])
-        renderer.ahead(examples.values())  # type: ignore[arg-type]
-        found, faults = try_each(rows, encode)
-        sequences += [sequence for row in found for sequence in row]
-        problems += faults
+    of_rows, problems = try_each(rows, encode)
     renderer.memo.clear()
-    tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
-    tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
-    if sft.on_overflow == "error" and tally.too_long:
-        problems.append(_overflow_problem(loaded, source, tally))
-    elif not sequences and not problems:
-        what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
-        problems.append(Problem(source.name, what, "raise `sft.max_seq_length`"))
-    return Encoding(sequences, tally, problems)
+    return [sequence for row in of_rows for sequence in row], problems
 
 
 def encode(source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]) -> Encoding:
@@ -173,7 +180,8 @@ def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[
     return ids[excess:], trained[excess:]
 
 
-def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally) -> Problem:
+def overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally) -> Problem:
+    """That rows are too long, which, and what to write."""
     limit = loaded.recipe.sft.max_seq_length
     count = len(tally.too_long)
     rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class Sources:
     """Why this format."""
     parts: tuple[Part, ...] = ()
     """Where the training rows come from several sources, those."""
+    is_stream: bool = False
+    """Whether the training rows are only the first ones of a stream."""
 
     @property
     def columns(self) -> Columns:
@@ -91,7 +93,8 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
         DataError: with the files, rows and columns that cannot be read.
     """
     data = loaded.recipe.dataset
-    parts = [_part(loaded, key, table) for key, table in data.parts().items()]
+    tables = {key: first_rows(table) for key, table in data.parts().items()}
+    parts = [_part(loaded, key, table) for key, table in tables.items()]
     evaluation = None
     if data.eval_path or data.eval_split:
         evaluation = _read(loaded, data, for_evaluation=True)
@@ -99,7 +102,10 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
         parts, evaluation = _split(loaded, parts)
     if not data.sources:
         (part,) = parts
-        return Sources(part.source, evaluation, part.form, part.why)
+        if data.streaming:
+            name = f"{part.source.name} (a stream, its first {len(part.source.rows):,} rows)"
+            part = replace(part, source=replace(part.source, name=name))
+        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming)
     train, parts = _mixed(loaded, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
@@ -108,6 +114,17 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
     elif evaluation and loaded.recipe.evaluation.exact_match:
         _check_answered(loaded, evaluation)
     return Sources(train, evaluation, form, why, tuple(parts))
+
+
+PROBE_ROWS = 1000
+"""Rows of a stream that are read before the first step, so that what is wrong with all of them is told at once."""
+
+
+def first_rows(table: Dataset) -> Dataset:
+    """The table of a source, of a stream with no more rows than are looked at beforehand."""
+    if not table.streaming:
+        return table
+    return table.model_copy(update={"max_samples": min(PROBE_ROWS, table.max_samples or PROBE_ROWS)})
 
 
 def _check_answered(loaded: LoadedRecipe, evaluation: Source) -> None:
@@ -159,6 +176,14 @@ def _read(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evalua
         name, found = read_part(loaded, table, key, for_evaluation)
         return Source(name, found.rows, _digest(found.rows), left_out=found.left_out)
     split = table.eval_split if for_evaluation else table.train_split
+    if table.streaming and not for_evaluation:
+        name, classes, outcomes = open_hub_stream(loaded, table)
+        asked = _asked(loaded, table, key, for_evaluation)
+        rows = [row for _, row in zip(range(asked.reach() or 0), outcomes, strict=False)]
+        rows = [rows[number] for number in asked.of(len(rows), name)]
+        if not rows:
+            raise DataError(Problem(name, "no rows", "name another split"))
+        return Source(name, rows, _digest(rows), classes)
     return _read_hub(loaded, table, key, split or "train", _asked(loaded, table, key, for_evaluation))
 
 
@@ -230,6 +255,34 @@ def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked
     if not rows:
         raise DataError(Problem(name, "no rows", "name another split"))
     return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, _digest(rows), classes)
+
+
+def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
+    """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
+    import datasets
+
+    name = f"{table.name}{f'/{table.subset}' if table.subset else ''}[{table.train_split}]"
+    errors = (OSError, ValueError, datasets.exceptions.DatasetsError)
+    try:
+        data = datasets.load_dataset(
+            table.name, table.subset, split=table.train_split, revision=table.revision, streaming=True
+        )
+    except errors as error:
+        raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+    classes = {
+        column: tuple(feature.names)
+        for column, feature in (data.features or {}).items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+
+    def rows() -> Iterator[Row]:
+        try:
+            for number, values in enumerate(data, start=1):
+                yield Row(f"{name}, row {number}", _named(values, classes))
+        except errors as error:
+            raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+
+    return name, classes, rows()
 
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
@@ -393,7 +446,7 @@ def notes(sources: Sources) -> list[str]:
     """What the user should know of rows that were left out, and of how sources were mixed."""
     told = []
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
-        if source and source.left_out:
+        if source and source.left_out and not (kind == "training" and sources.is_stream):
             told.append(f"{kind} rows: {told_left_out(source.left_out)}")
     for part in sources.parts:
         if part.weight is not None:

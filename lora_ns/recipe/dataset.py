@@ -98,6 +98,10 @@ class Dataset(Table):
     """Part of the training rows, such as `"1000:2000"`, `":10%"`, `"-500:"`; `max_samples` counts within it."""
     eval_slice: Name | None = None
     """Part of the evaluation rows of `eval_path` or `eval_split`."""
+    streaming: bool = False
+    """Read, render and tokenise training rows while they are trained on; needs `training.max_steps`."""
+    shuffle_buffer_size: NonNegativeInt = 10_000
+    """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
     max_bad_rows: NonNegativeInt = 0
     """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0

@@ -150,6 +150,67 @@ def stratified_rows_are_set_aside(recipe: Recipe) -> Finding | None:
     return None
 
 
+def a_stream_has_steps(recipe: Recipe) -> Finding | None:
+    """A stream is trained on for a number of steps."""
+    if recipe.dataset.streaming and recipe.training.max_steps is None:
+        what = "nobody knows how many rows a stream has, so epochs cannot be counted"
+        return Finding(("training.max_steps", "dataset.streaming"), what, "write `max_steps` into `[training]`")
+    return None
+
+
+def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
+    """What needs all rows at once, or one process only, has no stream."""
+    if not recipe.dataset.streaming:
+        return None
+    classes = recipe.task_type == "SEQ_CLS" and not recipe.classification.labels
+    refused = (
+        ("dataset.sources", bool(recipe.dataset.sources), "sources are mixed once all are read", "name one by `path`"),
+        (
+            "dataset.eval_fraction",
+            bool(recipe.dataset.eval_fraction),
+            "no share of a stream is known",
+            "give `eval_path`",
+        ),
+        ("sft.packing", recipe.sft.packing, "rows are packed once all are read", "write `packing = false`"),
+        (
+            "training.group_by_length",
+            recipe.training.group_by_length and is_written(recipe, "training.group_by_length"),
+            "rows are grouped by length once all are read",
+            "remove it: a stream is never grouped",
+        ),
+        (
+            "training.dataloader_num_workers",
+            recipe.training.dataloader_num_workers > 0,
+            "each of these processes would read the whole stream",
+            "write 0",
+        ),
+        ("classification.labels", classes, "the classes of a stream are not known before it is read", "name them here"),
+    )
+    for key, is_broken, what, remedy in refused:
+        if is_broken:
+            return Finding(("dataset.streaming", key), what, remedy)
+    return _slice_of_a_stream(recipe)
+
+
+def _slice_of_a_stream(recipe: Recipe) -> Finding | None:
+    try:
+        is_known = parse_slice(recipe.dataset.slice or ":").is_from_begin
+    except ValueError:
+        return None  # another rule says it
+    what = "where this is in a stream is not known before it is read"
+    return (
+        None if is_known else Finding(("dataset.streaming", "dataset.slice"), what, 'count from the first row: "100:"')
+    )
+
+
+def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Finding | None:
+    """Rows that are all there are shuffled whole."""
+    if is_written(recipe, "dataset.shuffle_buffer_size") and not recipe.dataset.streaming:
+        what = "`shuffle_buffer_size` has no effect without `streaming = true`: all rows are shuffled"
+        return Finding(("dataset.shuffle_buffer_size",), what, "remove it")
+    return None
+
+
 def one_evaluation_source(recipe: Recipe) -> Finding | None:
     """The evaluation rows come from one place."""
     keys = tuple(
@@ -485,6 +546,9 @@ RULES: tuple[Rule, ...] = (
     all_sources_are_weighted,
     slices_are_parts,
     stratified_rows_are_set_aside,
+    a_stream_has_steps,
+    a_stream_is_read_as_it_comes,
+    shuffle_buffer_is_of_a_stream,
     one_evaluation_source,
     hub_keys_need_a_hub_name,
     bad_rows_are_in_files,

@@ -32,9 +32,14 @@ class Slice:
         start, stop = (None if bound is None else bound.of(count) for bound in (self.start, self.stop))
         return range(count)[start:stop]
 
+    @property
+    def is_from_begin(self) -> bool:
+        """Whether it can be told without knowing how many rows there are."""
+        return _is_from_begin(self.start, self.stop)
+
     def reach(self) -> int | None:
         """Rows from the first one on that have to be known to tell the slice; None if all of them."""
-        return None if self.stop is None or not _is_from_begin(self.stop, self.start) else self.stop.number
+        return None if self.stop is None or not self.is_from_begin else self.stop.number
 
 
 def _is_from_begin(*bounds: Bound | None) -> bool:

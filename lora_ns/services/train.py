@@ -19,6 +19,7 @@ from lora_ns.engine.kept import find_rows, keep_rows, rows_key
 from lora_ns.engine.model import load_base
 from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.engine.sources import Source, Sources, columns_record, find_labels, notes, part_record, read_sources
+from lora_ns.engine.stream import Stream, check_stream, open_stream, stream_counts, stream_record
 from lora_ns.engine.templates import use_template
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
@@ -29,6 +30,7 @@ from lora_ns.engine.tokenizer import (
 )
 from lora_ns.engine.trainer import make_trainer
 from lora_ns.errors import (
+    DataError,
     InterruptedRunError,
     LoransError,
     MissingError,
@@ -40,6 +42,7 @@ from lora_ns.errors import (
 from lora_ns.machine import detect
 from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     DataRecord,
     Manifest,
@@ -55,7 +58,7 @@ from lora_ns.rundir import (
     telling_disk_errors,
 )
 from lora_ns.services.answers import Answers
-from lora_ns.services.trained import loading_of, record_base, reopen_base
+from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
 
 if TYPE_CHECKING:
     import datasets
@@ -90,6 +93,8 @@ class _Prepared:
     base: Base
     tokenizer: PreTrainedTokenizerBase
     data: tuple[datasets.Dataset, datasets.Dataset | None]
+    stream: Stream | None = None
+    """The training rows, if they are a stream; `data` has only those for evaluation then."""
 
 
 def train(
@@ -125,11 +130,16 @@ def train(
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     encoded = _tokenize(loaded, rows, use_cache)
     facts, data = _facts(loaded, sources, encoded, tokenizer)
+    stream = open_stream(loaded, sources.format, rows.renderer, rows.labels) if sources.is_stream else None
     plan = make_plan(loaded, machine, base, facts)
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
     )
+    record = _data_record(sources, encoded, _answered(loaded))
+    if stream:
+        observer.stage("hashing the files of the stream")
+        record = record.model_copy(update={"train": stream_record(stream)})
     manifest = Manifest(
         run_id=new_run_id(),
         created=now(),
@@ -138,7 +148,7 @@ def train(
         overrides=loaded.overrides,
         plan=plan,
         base=record_base(base),
-        data=_data_record(sources, encoded, _answered(loaded)),
+        data=record,
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=rows.renderer.stops,
@@ -154,7 +164,7 @@ def train(
     _save_data(run, data)
     for note in plan.notes:
         observer.warn(note)
-    return _execute(run, _Prepared(base, tokenizer, data), observer, checkpoint=None)
+    return _execute(run, _Prepared(base, tokenizer, data, stream), observer, checkpoint=None)
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
@@ -181,11 +191,24 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
+    stream = _reopen_stream(run, manifest, tokenizer) if manifest.recipe.dataset.streaming else None
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
     if found is None:
         observer.warn("no complete checkpoint: starting from the first step")
-    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
+    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest), stream), observer, found)
+
+
+def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
+    check_stream(manifest.data.train)
+    return Stream(
+        LoadedRecipe(manifest.recipe, run.recipe, ""),
+        format_of(manifest),
+        make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft),
+        manifest.labels,
+        [Path(file.path) for file in manifest.data.train.files],
+    )
 
 
 @dataclass(frozen=True)
@@ -272,7 +295,8 @@ def _facts(
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
     for name, part in (("training", encoded.train), ("evaluation", encoded.eval)):
-        if part and (part.tally.dropped or part.tally.truncated):
+        is_whole = name == "evaluation" or not sources.is_stream
+        if part and is_whole and (part.tally.dropped or part.tally.truncated):
             told.append(f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut, for their length")
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
@@ -281,9 +305,9 @@ def _facts(
             'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
         )
     facts = DataFacts(
-        train_rows=len(dataset),
+        train_rows=None if sources.is_stream else len(dataset),
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
-        longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
+        longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
         why=why,
         notes=tuple(told),
     )
@@ -320,6 +344,7 @@ def _answered(loaded: LoadedRecipe) -> int:
 
 
 def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+    """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
     with telling_disk_errors(run.data):
         data[0].save_to_disk(str(run.data / "train"))
         if data[1] is not None:
@@ -393,7 +418,7 @@ def _train(
         run.checkpoints,
         model,
         prepared.tokenizer,
-        prepared.data,
+        (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
         callbacks,
         not checkpoint,
         manifest.labels,
@@ -406,10 +431,12 @@ def _train(
         run.update(metrics=metrics)
     set_seed(recipe.training.seed)
     observer.stage("training")
-    with _telling_memory_errors(plan), _telling_full_disk(run):
+    with _telling_memory_errors(plan), _telling_full_disk(run), _telling_broken_rows(run, manifest):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     metrics |= _final_metrics(run)
+    if prepared.stream:
+        _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
@@ -444,6 +471,26 @@ def _final_metrics(run: RunDir) -> dict[str, Any]:
     if summary:
         metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
     return metrics
+
+
+def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:
+    """Write down what became of the rows that were read."""
+    data = run.read().data
+    run.update(data=data.model_copy(update={"train": data.train.model_copy(update=stream_counts(stream))}))
+    if stream.left_out:
+        observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
+
+
+@contextlib.contextmanager
+def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
+    """A row that is broken ends a run that reads while it trains."""
+    try:
+        yield
+    except DataError as error:
+        found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+        kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+        remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
+        raise RunError([*error.problems, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
 
 
 @contextlib.contextmanager
