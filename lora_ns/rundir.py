@@ -70,6 +70,8 @@ class SourceRecord(BaseModel):
     trained_tokens: int = 0
     left_out: int = 0
     """Rows of a stream left out because they cannot be read."""
+    commit: str | None = None
+    """Of a stream from the hub, the commit that was read."""
     files: tuple[FileRecord, ...] = ()
     """The files of a stream, whose rows the run directory does not have."""
 

@@ -285,6 +285,17 @@ def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[
     return name, classes, rows()
 
 
+def hub_commit(loaded: LoadedRecipe, table: Dataset) -> str:
+    """The commit that a revision of a hub data set stands for now. Raises `DataError`."""
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi().dataset_info(str(table.name), revision=table.revision).sha
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        raise DataError(_hub_problem(loaded, "dataset", str(table.name), error)) from None
+    return str(found)
+
+
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
     """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
     named = {

@@ -6,14 +6,14 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.datafile import find_files, shown
 from lora_ns.engine.dataset import Encoded, Tally, encode_labelled_rows, encode_rows, overflow_problem
 from lora_ns.engine.render import Renderer
-from lora_ns.engine.sources import Source, open_hub_stream
+from lora_ns.engine.sources import Source, hub_commit, open_hub_stream
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.formats import Format
 from lora_ns.recipe.load import LoadedRecipe
@@ -101,7 +101,8 @@ class Stream:
         if self.loaded.recipe.task_type == "CAUSAL_LM":
             sequences, problems = encode_rows(rows, self.form, self.renderer, self.loaded.recipe.sft, tally)
             if self.loaded.recipe.sft.on_overflow == "error" and tally.too_long:
-                problems = [*problems, overflow_problem(self.loaded, source, tally)]
+                first = replace(tally, too_long=tally.too_long[:1], longest=tally.too_long[0][1])
+                problems = [*problems, overflow_problem(self.loaded, source, first)]
         else:
             encoding = encode_labelled_rows(source, self.form, self.renderer.tokenizer, self.loaded, self.labels)
             sequences, problems, tally = encoding.sequences, encoding.problems, encoding.tally
@@ -156,7 +157,9 @@ def stream_record(stream: Stream) -> SourceRecord:
     """The stream as the manifest keeps it: its files with their hashes."""
     table = stream.loaded.recipe.dataset
     if not stream.files:
-        return SourceRecord(source=f"{table.name}[{table.train_split}]", sha256="", rows=0)
+        commit = hub_commit(stream.loaded, table)
+        name = f"{table.name}{f'/{table.subset}' if table.subset else ''}[{table.train_split}]"
+        return SourceRecord(source=name, sha256=hashlib.sha256(commit.encode()).hexdigest(), rows=0, commit=commit)
     files = tuple(
         FileRecord(path=str(file.absolute()), size=file.stat().st_size, sha256=sha256_file(file))
         for file in stream.files
@@ -172,13 +175,17 @@ def stream_counts(stream: Stream) -> dict[str, int]:
     return {**{name: getattr(tally, name) for name in names}, "left_out": len(stream.left_out)}
 
 
-def check_stream(record: SourceRecord) -> None:
-    """Refuse to go on with files that are not those that the run was started on.
+def check_stream(loaded: LoadedRecipe, record: SourceRecord) -> None:
+    """Refuse to go on with rows that are not those that the run was started on.
 
     Raises:
-        UsageError: with every file that is gone or was changed.
+        UsageError: with every file that is gone or was changed, or the commit that the hub has by now.
     """
     problems = []
+    table = loaded.recipe.dataset
+    if record.commit and (commit := hub_commit(loaded, table)) != record.commit:
+        what = f"is at commit {commit[:12]} by now, and the run was started on {record.commit[:12]}"
+        problems.append(Problem(record.source, what, "pin `dataset.revision`, and start a new run"))
     for file in record.files:
         path = Path(file.path)
         if not path.is_file():

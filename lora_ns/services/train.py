@@ -201,9 +201,10 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
 
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> Stream:
     """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
-    check_stream(manifest.data.train)
+    loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
+    check_stream(loaded, manifest.data.train)
     return Stream(
-        LoadedRecipe(manifest.recipe, run.recipe, ""),
+        loaded,
         format_of(manifest),
         make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft),
         manifest.labels,

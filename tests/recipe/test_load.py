@@ -219,6 +219,7 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
 # Rules
 
 
+STREAM = ["training.max_steps=3", "dataset.streaming=true"]
 SOURCES = 'dataset.sources=[{path = "a.jsonl"}, {name = "a/b"}]'
 
 BROKEN = {
@@ -227,6 +228,9 @@ BROKEN = {
     "all_sources_are_weighted": [SOURCES, "dataset.stopping_strategy=all_exhausted"],
     "slices_are_parts": ['dataset.slice="10"'],
     "stratified_rows_are_set_aside": ["dataset.stratify_by_column=kind"],
+    "a_stream_has_steps": ["dataset.streaming=true"],
+    "a_stream_is_read_as_it_comes": [*STREAM, "dataset.eval_fraction=0.1"],
+    "shuffle_buffer_is_of_a_stream": ["dataset.shuffle_buffer_size=7"],
     "one_evaluation_source": ["dataset.eval_path=e.jsonl", "dataset.eval_fraction=0.1"],
     "hub_keys_need_a_hub_name": ["dataset.subset=main"],
     "bad_rows_are_in_files": ["dataset.name=a/b", "dataset.max_bad_rows=1"],
@@ -265,6 +269,12 @@ BROKEN = {
 """What breaks each rule; the last key is the one that is pointed at."""
 
 MORE_BROKEN = [
+    [*STREAM, 'dataset.sources=[{path = "a.jsonl"}]'],
+    [*STREAM, "sft.packing=true"],
+    [*STREAM, "training.group_by_length=true"],
+    [*STREAM, "training.dataloader_num_workers=1"],
+    [*STREAM, 'dataset.slice=":10%"'],
+    [*STREAM, 'dataset.slice="-500:"'],
     [SOURCES, "dataset.sources.0.split=test"],
     [SOURCES, "dataset.sources.0.weigth=2"],
     [SOURCES, "dataset.sources.0.weight=0"],
@@ -358,6 +368,16 @@ slice = 3
 def test_sources_that_are_no_list_are_told(write_recipe, minimal):
     text = minimal.replace('path = "train.jsonl"', 'path = "a"\n[dataset.sources]\npath = "b"')
     assert problems(write_recipe(text)) == ["recipe.toml:12: dataset.sources: got a table (expected a list of tables)"]
+
+
+def test_the_classes_of_a_stream_are_named(write_recipe):
+    (told,) = problems(write_recipe(), *STREAM, "task_type=SEQ_CLS")
+    assert "classification.labels: the classes of a stream are not known before it is read (name them here)" in told
+
+
+def test_what_a_stream_needs_makes_a_recipe(write_recipe):
+    overrides = ["training.group_by_length=false", 'dataset.slice="100:"', "dataset.eval_path=b.jsonl"]
+    assert load_recipe(write_recipe(), [*STREAM, *overrides]).recipe.dataset.shuffle_buffer_size == 10_000
 
 
 def test_how_a_source_is_read_comes_from_the_table_where_it_says_nothing(write_recipe, minimal):
