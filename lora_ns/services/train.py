@@ -136,10 +136,6 @@ def train(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
     )
-    record = _data_record(sources, encoded, _answered(loaded))
-    if stream:
-        observer.stage("hashing the files of the stream")
-        record = record.model_copy(update={"train": stream_record(stream)})
     manifest = Manifest(
         run_id=new_run_id(),
         created=now(),
@@ -148,7 +144,7 @@ def train(
         overrides=loaded.overrides,
         plan=plan,
         base=record_base(base),
-        data=record,
+        data=_data_record(sources, encoded, _answered(loaded), stream),
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=rows.renderer.stops,
@@ -315,7 +311,7 @@ def _facts(
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
 
 
-def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
+def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream | None) -> DataRecord:
     def record(source: Source, part: Tokenized) -> SourceRecord:
         tally = part.tally
         return SourceRecord(
@@ -332,7 +328,7 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
     return DataRecord(
         format=sources.format.name,
         columns=columns_record(sources.columns),
-        train=record(sources.train, encoded.train),
+        train=stream_record(stream) if stream else record(sources.train, encoded.train),
         sources=tuple(PartRecord(**part_record(part)) for part in sources.parts),
         eval=evaluation,
         eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
