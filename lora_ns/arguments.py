@@ -54,6 +54,8 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
         "prediction_loss_only": recipe.task_type == "CAUSAL_LM",
+        # Batches of a stream are of different lengths, and are put together here.
+        **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **training.extra,
     }
 
@@ -71,4 +73,4 @@ def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, An
 
 def _groups_by_length(recipe: Recipe) -> bool:
     packed = recipe.task_type == "CAUSAL_LM" and recipe.sft.packing
-    return recipe.training.group_by_length and not packed
+    return recipe.training.group_by_length and not packed and not recipe.dataset.streaming

@@ -104,14 +104,15 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     dtype = _dtype(loaded, machine, facts)
     adapter = adapter_parameters(loaded, facts)
     batch = _batch(loaded, machine, facts, dtype.value, data.longest)
-    per_epoch = _steps_per_epoch(data.train_rows, batch)
+    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch)
     steps = _max_steps(loaded, per_epoch.value)
     training = loaded.recipe.training
+    regular, often = _regular(loaded, per_epoch.value, steps.value)
     return Plan(
         device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine)),
         dtype=dtype,
         attn_implementation=_attention(loaded),
-        train_rows=Derived(value=data.train_rows, origin="computed", why=data.why or "known once the data is read"),
+        train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(loaded, data)),
         eval_rows=Derived(value=data.eval_rows, origin="computed", why="" if data.eval_rows else "no evaluation rows"),
         max_seq_length=_length(loaded),
         global_batch_size=batch.total,
@@ -125,19 +126,15 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         logging_steps=_interval(
             loaded, "logging_steps", training.logging_steps, _hundredths(steps.value), "100 rows a run"
         ),
-        eval_steps=_interval(
-            loaded, "eval_steps", training.eval_steps, _at_most(per_epoch.value, steps.value), "once an epoch"
-        ),
-        save_steps=_interval(
-            loaded, "save_steps", training.save_steps, _at_most(per_epoch.value, steps.value), "once an epoch"
-        ),
+        eval_steps=_interval(loaded, "eval_steps", training.eval_steps, regular, often),
+        save_steps=_interval(loaded, "save_steps", training.save_steps, regular, often),
         learning_rate=_learning_rate(loaded),
         base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
         adapter_parameters=Derived(
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory),
-        notes=(*data.notes, *_notes(loaded, machine, batch)),
+        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch)),
     )
 
 
@@ -384,7 +381,18 @@ def _eval_batch(loaded: LoadedRecipe, micro: int) -> Derived[int]:
     return _written(loaded, "training.per_device_eval_batch_size", asked)
 
 
-def _steps_per_epoch(rows: int | None, batch: _Batch) -> Derived[int | None]:
+def _rows_why(loaded: LoadedRecipe, data: DataFacts) -> str:
+    dataset = loaded.recipe.dataset
+    if not dataset.streaming:
+        return data.why or "known once the data is read"
+    size = dataset.shuffle_buffer_size
+    order = f"each drawn from {size:,}" if size else "in the order of the files"
+    return f"a stream, read while it is trained on, {order}"
+
+
+def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch) -> Derived[int | None]:
+    if rows is None and loaded.recipe.dataset.streaming:
+        return Derived(value=None, origin="computed", why="a stream begins again where it ends")
     if rows is None:
         return Derived(value=None, origin="computed", why="known once the data is read")
     micro_batches = math.ceil(rows / batch.micro.value)
@@ -420,6 +428,13 @@ def _interval(loaded: LoadedRecipe, key: str, asked: int | None, computed: int |
 
 def _hundredths(steps: int | None) -> int | None:
     return None if steps is None else max(1, steps // 100)
+
+
+def _regular(loaded: LoadedRecipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
+    """Steps between two evaluations or checkpoints that nobody asked for, and how often that is."""
+    if loaded.recipe.dataset.streaming and steps is not None:
+        return max(1, steps // 10), "ten times: the epochs of a stream are not known"
+    return _at_most(per_epoch, steps), "once an epoch"
 
 
 def _at_most(per_epoch: int | None, steps: int | None) -> int | None:

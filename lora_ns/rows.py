@@ -17,12 +17,12 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
-from lora_ns.formats import RowFaultError
+from lora_ns.formats import Format, RowFaultError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -37,6 +37,8 @@ class Row:
 
     where: str
     values: Mapping[str, Any]
+    form: Format | None = field(default=None, compare=False)
+    """How it is read, where the rows of several sources are read in several ways."""
 
 
 Outcome = Row | Problem
@@ -76,6 +78,26 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     if not rows:
         raise DataError(told([_no_rows(path) for path in paths]))
     return Found(rows, tuple(problems))
+
+
+def each_row(paths: Sequence[Path]) -> Iterator[Outcome]:
+    """The rows of some files one by one, and the problems of those that cannot be read; nothing is kept.
+
+    Raises:
+        DataError: because of a file that cannot be read at all, or is one list, which cannot be read in parts.
+    """
+    unfit = [problem for path in paths if (problem := _unfit(path) or _whole(path))]
+    if unfit:
+        raise DataError(told(unfit))
+    for path in paths:
+        yield from _outcomes(path)
+
+
+def _whole(path: Path) -> Problem | None:
+    if kind_of(path)[0] != ".json":
+        return None
+    remedy = "write it as .jsonl, or remove `streaming`"
+    return Problem(str(path), "one list cannot be read row by row", remedy)
 
 
 def told_left_out(problems: Sequence[Problem]) -> str:
@@ -549,7 +571,11 @@ def _parquet(path: Path) -> Iterator[Outcome]:
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield from _batches(path, file.schema_arrow.names, file.iter_batches())
+            yield from _batches(path, file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE))
+
+
+_ROWS_AT_ONCE = 1024
+"""Rows of a Parquet file that are there as Python's own values at once."""
 
 
 def _arrow(path: Path) -> Iterator[Outcome]:

@@ -45,6 +45,16 @@ class BaseRecord(BaseModel):
     trainable_parameters: int | None = None
 
 
+class FileRecord(BaseModel):
+    """A file that is read while it is trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
 class SourceRecord(BaseModel):
     """Which rows were read."""
 
@@ -60,6 +70,32 @@ class SourceRecord(BaseModel):
     """Rows cut because they were too long."""
     tokens: int = 0
     trained_tokens: int = 0
+    left_out: int = 0
+    """Rows of a stream left out because they cannot be read."""
+    commit: str | None = None
+    """Of a stream from the hub, the commit that was read."""
+    files: tuple[FileRecord, ...] = ()
+    """The files of a stream, whose rows the run directory does not have."""
+
+
+class PartRecord(BaseModel):
+    """What one of several sources gave."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    sha256: str
+    format: str
+    columns: dict[str, Any]
+    rows: int
+    """Rows to train on, those set aside for evaluation not among them."""
+    used: int
+    """Rows trained on, each as often as it is."""
+    repeated: int = 0
+    """How many of these are repetitions."""
+    held_out: int = 0
+    """Rows set aside for evaluation."""
+    weight: float | None = None
 
 
 class DataRecord(BaseModel):
@@ -70,6 +106,8 @@ class DataRecord(BaseModel):
     format: str
     columns: dict[str, Any]
     train: SourceRecord
+    sources: tuple[PartRecord, ...] = ()
+    """The sources of the training rows, where they are several."""
     eval: SourceRecord | None = None
     eval_rows: list[dict[str, Any]] = []
     """The evaluation rows that are answered, so that they can be answered again without the file."""

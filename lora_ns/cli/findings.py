@@ -11,7 +11,7 @@ import typer
 from lora_ns.cli.show import number, print_pairs
 
 if TYPE_CHECKING:
-    from lora_ns.engine.audit import Audit, Finding, SourceReport
+    from lora_ns.engine.audit import Audit, Finding, PartReport, SourceReport
     from lora_ns.services.validate import Piece, Shown
 
 MOST_ROWS = 5
@@ -22,7 +22,8 @@ _COLOURS = {"trained": "green", "trained special": "bright_green", "context": No
 
 def print_audit(audit: Audit) -> None:
     """Counts, lengths, padding, and the findings: errors first."""
-    print_pairs([("format", audit.format), *_source("train", audit.train)])
+    sources = [("source", _part(part)) for part in audit.sources]
+    print_pairs([*(sources or [("format", audit.format)]), *_source("train", audit.train)])
     if audit.eval:
         print_pairs(_source("eval", audit.eval))
     most = max((count for _, count in audit.train.histogram), default=0)
@@ -45,6 +46,12 @@ def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
     lost = "".join(f", {number(count)} {what}" for what, count in losses if count)
     lengths = f"median {number(report.median)}, longest {number(report.longest)}"
     return [(name, f"{counts}{lost}"), ("tokens", f"{number(report.tokens)}{share}; {lengths}")]
+
+
+def _part(part: PartReport) -> str:
+    aside = f", {number(part.held_out)} set aside" if part.held_out else ""
+    times = "" if part.used == part.rows else f", {number(part.used)} trained on"
+    return f"{part.name}: {number(part.rows)} rows{times}{aside}; {part.format}"
 
 
 def _line(finding: Finding) -> str:

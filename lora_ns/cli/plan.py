@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,22 +50,31 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
 def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None, list[str]]:
     """Numbers of training and evaluation rows, if they are in files; packed rows are known once they are packed."""
     data = loaded.recipe.dataset
-    if not data.path:
+    if not all(part.path for part in data.parts().values()):
         return None, None, []
-    train, notes = _count(loaded, data.path, data.max_samples, "path")
+    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
+    if data.sources:
+        from lora_ns.engine.sources import notes, read_sources
+
+        sources = read_sources(loaded)
+        rows = len(sources.train.rows)
+        return None if packed else rows, len(sources.eval.rows) if sources.eval else 0, notes(sources)
+    train: int | None
+    train, told = (None, []) if data.streaming else _count(loaded)
     if data.eval_path:
-        evaluation, more = _count(loaded, data.eval_path, data.max_eval_samples, "eval_path")
-        return train, evaluation, notes + more
+        evaluation, more = _count(loaded, for_evaluation=True)
+        return train, evaluation, told + more
+    if train is None:
+        return None, 0, told
     held_out = max(1, round(data.eval_fraction * train)) if data.eval_fraction else 0
     kept = train - held_out
-    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
-    return None if packed else kept, min(held_out, data.max_eval_samples or held_out), notes
+    return None if packed else kept, min(held_out, data.max_eval_samples or held_out), told
 
 
-def _count(loaded: LoadedRecipe, names: str | Sequence[str], limit: int | None, key: str) -> tuple[int, list[str]]:
-    from lora_ns.datafile import find_files
-    from lora_ns.rows import read_files, told_left_out
+def _count(loaded: LoadedRecipe, for_evaluation: bool = False) -> tuple[int, list[str]]:
+    from lora_ns.engine.sources import read_part
+    from lora_ns.rows import told_left_out
 
-    found = read_files(find_files(loaded, names, f"dataset.{key}"), limit, loaded.recipe.dataset.max_bad_rows)
-    kind = "training" if key == "path" else "evaluation"
+    _, found = read_part(loaded, loaded.recipe.dataset, for_evaluation=for_evaluation)
+    kind = "evaluation" if for_evaluation else "training"
     return len(found.rows), [f"{kind} rows: {told_left_out(found.left_out)}"] if found.left_out else []

@@ -41,6 +41,8 @@ def validate(
     levels = {"data": data or shows, "model": model, "step": step}
     try:
         loaded = load_recipe(recipe, overrides)
+        for note in loaded.notes:
+            typer.echo(f"note: {note}", err=True)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:

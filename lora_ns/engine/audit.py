@@ -65,6 +65,18 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """What one of several sources gives."""
+
+    name: str
+    format: str
+    rows: int
+    used: int
+    """Rows trained on, repetitions among them."""
+    held_out: int
+
+
+@dataclass(frozen=True)
 class Audit:
     """All of it."""
 
@@ -72,6 +84,8 @@ class Audit:
     eval: SourceReport | None
     format: str
     padding: Padding
+    sources: tuple[PartReport, ...] = ()
+    """Where the training rows come from several sources, those."""
     findings: tuple[Finding, ...] = field(default=())
     notes: tuple[str, ...] = ()
     """What there is to know that is no fault."""

@@ -99,48 +99,54 @@ def encode_causal(
     Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `sft.on_overflow` says.
     """
     sft = loaded.recipe.sft
-    rows = _CausalRows(form, renderer, sft, look_into(renderer.tokenizer, renderer.stops, form))
+    rows = CausalRows(form, renderer, sft)
     tally = rows.tally
-    tally.rows, tally.is_text = len(source.rows), form.name == "text"
+    tally.rows = len(source.rows)
+    tally.is_text = all((row.form or form).name == "text" for row in source.rows)
     sequences: list[Encoded] = []
     problems: list[Problem] = []
     for start in range(0, len(source.rows), ROWS_AT_ONCE):
-        part = source.rows[start : start + ROWS_AT_ONCE]
-        rows.ahead(part)
-        found, faults = try_each(part, rows.encode)
-        sequences += [sequence for row in found for sequence in row]
+        found, faults = rows.encode(source.rows[start : start + ROWS_AT_ONCE])
+        sequences += found
         problems += faults
-    renderer.memo.clear()
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
-    overflow = _overflow_problem(loaded, source, tally, room) if _is_refused(sft, tally) else None
+    share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
+    overflow = overflow_problem(loaded, share, tally, room) if is_refused(sft, tally) else None
     if not sequences and not problems and overflow is None:
         problems.append(_nothing_left(source, sft, tally))
     return Encoding(sequences, tally, problems, overflow)
 
 
 @dataclass
-class _CausalRows:
-    """Rows on their way to sequences."""
+class CausalRows:
+    """Rows on their way to sequences, some at a time: of whole sources and of streams alike."""
 
     form: Format
+    """Of the rows, unless a row has its own."""
     renderer: Renderer
     sft: Sft
-    contents: Contents
     tally: Tally = field(default_factory=Tally)
-    examples: dict[str, Example] = field(default_factory=dict)
+    _contents: dict[int, Contents] = field(default_factory=dict)
 
-    def ahead(self, rows: Sequence[Row]) -> None:
-        """Read some rows and encode them in one go."""
-        self.examples = dict(try_each(rows, lambda row: (row.where, self.form.example(row.values)))[0])
-        self.renderer.ahead(self.examples.values())  # type: ignore[arg-type]
+    def encode(self, rows: Sequence[Row]) -> tuple[list[Encoded], list[Problem]]:
+        """The sequences of some rows, encoded in one go and counted in the tally, and the problems of the others."""
+        found, _ = try_each(rows, lambda row: (id(row), self._form(row).example(row.values)))
+        examples: dict[int, Example] = dict(found)  # not by their places: two sources may read one file in two ways
+        self.renderer.ahead(examples.values())  # type: ignore[arg-type]
+        of_rows, problems = try_each(rows, lambda row: self._encode(row, examples.get(id(row))))
+        self.renderer.memo.clear()
+        return [sequence for row in of_rows for sequence in row], problems
 
-    def encode(self, row: Row) -> list[Encoded]:
+    def _form(self, row: Row) -> Format:
+        return row.form or self.form
+
+    def _encode(self, row: Row, example: Example | None) -> list[Encoded]:
         """The sequences of a row; none if it is left out. Raises `RowFaultError`."""
-        example = self.examples.get(row.where) or self.form.example(row.values)
+        example = example or self._form(row).example(row.values)
         rendered = self.renderer.examples(example)  # type: ignore[arg-type]
         _check_learned(example, rendered)
-        if self._is_left_out(row.where, example, rendered):
+        if self._is_left_out(row, example, rendered):
             return []
         pieces = [piece for whole in rendered for piece in self._pieces(example, whole)]
         kept = [encoded for piece in pieces if (encoded := _fit(row.where, piece, self.sft, self.tally)) is not None]
@@ -150,13 +156,20 @@ class _CausalRows:
         self._note(row.where, example, kept)
         return kept
 
+    def _look_into(self, form: Format) -> Contents:
+        """What looks into the rows of a format; formats live as long as their rows do."""
+        if id(form) not in self._contents:
+            self._contents[id(form)] = look_into(self.renderer.tokenizer, self.renderer.stops, form)
+        return self._contents[id(form)]
+
     def _pieces(self, example: Example, rendered: Rendered) -> list[Rendered]:
         is_split = self.sft.on_overflow == "split" and isinstance(example, RawText)
         return split_text(rendered, self.sft.max_seq_length) if is_split else [rendered]
 
-    def _is_left_out(self, where: str, example: Example, rendered: Sequence[Rendered]) -> bool:
+    def _is_left_out(self, row: Row, example: Example, rendered: Sequence[Rendered]) -> bool:
         """Whether the recipe leaves out a row for a stop token in it. Raises `RowFaultError` where it refuses it."""
-        spelled_out = self.contents.spelled_out(example)
+        contents = self._look_into(self._form(row))
+        spelled_out = contents.spelled_out(example)
         if not spelled_out:
             return False
         stops = self.renderer.stops
@@ -164,14 +177,14 @@ class _CausalRows:
             stops_within(sequence.input_ids, sequence.trained, stops) for sequence in rendered
         )
         if goes_on and self.sft.on_stop_token == "error":
-            ends = [token for token in spelled_out if token in self.contents.ends]
+            ends = [token for token in spelled_out if token in contents.ends]
             raise RowFaultError(
                 f"an answer spells out `{', '.join(ends)}` before its end, and would teach the model to stop there",
                 'change the text; or `on_stop_token = "drop"` in `[sft]` leaves such rows out, "keep" learns them',
                 "SPEC002",
             )
         is_left_out = goes_on and self.sft.on_stop_token == "drop"
-        self.tally.noted.add("SPEC002" if is_left_out else "SPEC001", f"{where} (`{'`, `'.join(spelled_out)}`)")
+        self.tally.noted.add("SPEC002" if is_left_out else "SPEC001", f"{row.where} (`{'`, `'.join(spelled_out)}`)")
         return is_left_out
 
     def _note(self, where: str, example: Example, kept: Sequence[Encoded]) -> None:
@@ -243,7 +256,7 @@ def tokenize(
     encoding = encode(source, form, renderer, loaded, labels, room)
     problems = told(encoding.problems)
     if encoding.overflow:
-        problems.append(_with_rows(encoding.overflow, encoding.tally))
+        problems.append(with_rows(encoding.overflow, encoding.tally))
     if problems:
         raise DataError(problems)
     return Tokenized(as_dataset(encoding.sequences), encoding.tally)
@@ -282,15 +295,14 @@ def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[
     return ids[excess:], trained[excess:]
 
 
-def _is_refused(sft: Sft, tally: Tally) -> bool:
+def is_refused(sft: Sft, tally: Tally) -> bool:
     """Whether rows are too long, and the recipe has no way for them: text alone is split, before it is looked at."""
     return bool(tally.too_long) and sft.on_overflow in {"error", "split"}
 
 
-def _overflow_problem(loaded: LoadedRecipe, source: Source, tally: Tally, room: int | None) -> Problem:
-    """How many rows are too long, and what can be written for this base and these rows."""
+def overflow_problem(loaded: LoadedRecipe, share: str, tally: Tally, room: int | None) -> Problem:
+    """How many rows are too long, told as `share`, and what can be written for this base and these rows."""
     sft = loaded.recipe.sft
-    share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
     what = f"sft.max_seq_length: {share} longer than {sft.max_seq_length} tokens, the longest has {tally.longest}"
     if sft.on_overflow == "split":
         what += ", and only raw text can be split"
@@ -308,7 +320,7 @@ def _overflow_remedy(sft: Sft, tally: Tally, room: int | None) -> str:
     return f"{more} {other}: the base has no positions for {tally.longest}"
 
 
-def _with_rows(overflow: Problem, tally: Tally) -> Problem:
+def with_rows(overflow: Problem, tally: Tally) -> Problem:
     """The problem with the first of its rows."""
     rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])
     more = ", ..." if len(tally.too_long) > 3 else ""
@@ -332,7 +344,7 @@ def encode_labelled_rows(
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> Encoded:
-        fitted = encoder.learn(form.example(row.values), targets)
+        fitted = encoder.learn((row.form or form).example(row.values), targets)
         tally.longest = max(tally.longest, fitted.length)
         tally.truncated += fitted.length > encoder.limit
         tally.lost_words += fitted.lost_words

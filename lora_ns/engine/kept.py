@@ -14,6 +14,7 @@ import lora_ns
 from lora_ns import cache
 from lora_ns.engine.libraries import versions
 from lora_ns.engine.sources import origins
+from lora_ns.engine.stream import Stream
 from lora_ns.plan import DataFacts
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import DataRecord
@@ -36,6 +37,8 @@ class Preparation:
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
     """What a classifier of whole texts predicts, by transformers' name."""
+    stream: Stream | None = None
+    """The training rows, if they are a stream; `train` has only its first ones then. Such rows are never kept."""
 
     @property
     def data(self) -> tuple[datasets.Dataset, datasets.Dataset | None]:
@@ -57,7 +60,7 @@ def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, st
         "task": recipe.task_type,
         "dataset": recipe.dataset.model_dump(mode="json"),
         "objective": (recipe.sft if recipe.task_type == "CAUSAL_LM" else recipe.classification).model_dump(mode="json"),
-        "seed": recipe.training.seed if recipe.dataset.eval_fraction else None,
+        "seed": recipe.training.seed if recipe.dataset.eval_fraction or recipe.dataset.sources else None,
         "answered": evaluation.max_samples if evaluation.exact_match else 0,
         "tokenizer": _tokenizer_state(tokenizer),
         "template": tokenizer.chat_template,
@@ -71,7 +74,8 @@ def _code_version() -> str:
     """SHA-256 over the code that stands between a file and its tokens."""
     package = Path(lora_ns.__file__).parent
     digest = hashlib.sha256()
-    for file in sorted([*package.glob("*.py"), *package.glob("formats/*.py"), *package.glob("engine/*.py")]):
+    asked = (package / "recipe" / name for name in ("dataset.py", "slices.py"))
+    for file in sorted([*package.glob("*.py"), *package.glob("formats/*.py"), *package.glob("engine/*.py"), *asked]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

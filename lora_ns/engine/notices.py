@@ -58,10 +58,38 @@ class Noted:
             if rows := self.rows.get(code):
                 yield (NEVER_ENDS if code == CUT and not self.ended else code), rows
 
+    def counted(self) -> Iterator[tuple[str, int, str]]:
+        """Each code with the number of its rows and the first of them."""
+        for code, rows in self.found():
+            yield code, len(rows), rows[0]
 
-def as_notes(name: str, noted: Noted) -> Iterator[str]:
-    """What a training says before it begins."""
-    for code, rows in noted.found():
-        count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
-        told = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {rows[0]}"
-        yield f"{told} ({NOTICES[code].remedy}; `lorans validate --data` names all)"
+
+@dataclass
+class Counted:
+    """As `Noted`, for rows that are too many to be remembered one by one: those of a stream."""
+
+    rows: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Number of rows, and the first of them."""
+    ended: int = 0
+
+    def add(self, noted: Noted) -> None:
+        """Count what was noted of some more rows."""
+        self.ended += noted.ended
+        for code, rows in noted.rows.items():
+            count, first = self.rows.get(code, (0, rows[0]))
+            self.rows[code] = count + len(rows), first
+
+    def counted(self) -> Iterator[tuple[str, int, str]]:
+        """Each code with the number of its rows and the first of them."""
+        for code in NOTICES:
+            if code in self.rows:
+                yield (NEVER_ENDS if code == CUT and not self.ended else code), *self.rows[code]
+
+
+def as_notes(name: str, noted: Noted | Counted) -> Iterator[str]:
+    """What a training says of its rows."""
+    names_all = "; `lorans validate --data` names all" if isinstance(noted, Noted) else ""
+    for code, number, first in noted.counted():
+        count = "1 row" if number == 1 else f"{number:,} rows"
+        told = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {first}"
+        yield f"{told} ({NOTICES[code].remedy}{names_all})"

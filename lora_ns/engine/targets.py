@@ -53,6 +53,11 @@ def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe)
     return replace(form, problem_type=found), why
 
 
+def with_problem_type(form: Format, problem_type: ProblemType | None) -> Format:
+    """The format with labels of another kind, if it is one of texts with labels."""
+    return replace(form, problem_type=problem_type) if isinstance(form, TextClassification) and problem_type else form
+
+
 def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
     """The labels: those that the recipe names, else the data set, else those of its rows; none for text and scores.
 
@@ -86,7 +91,9 @@ def _named_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[s
 
 
 def _labels_of_rows(source: Source, form: Format) -> tuple[str, ...]:
-    counts = Counter(label for row in for_each(source.rows, lambda row: _of_row(form, row)) for label in row)
+    counts = Counter(
+        label for row in for_each(source.rows, lambda row: _of_row(row.form or form, row)) for label in row
+    )
     several = isinstance(form, TextClassification) and form.problem_type == "multi_label_classification"
     if len(counts) < (1 if several else 2):
         kind = "tag" if isinstance(form, TokenClassification) else "class"

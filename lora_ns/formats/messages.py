@@ -35,6 +35,8 @@ class Messages(Chat):
             return _turns(cells, "messages")
         if self.columns.prompt_template is not None:
             return self._filled(cells.values, with_answer)
+        if not cells.has("prompt"):
+            raise RowFaultError(f"no column `{cells.own('messages')}`", f"columns: {', '.join(cells.values)}")
         prompt = _side(cells, "prompt", "user")
         return prompt + _side(cells, "completion", "assistant") if with_answer else prompt
 

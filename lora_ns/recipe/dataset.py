@@ -2,11 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveInt, Table
+from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
+
+FormatName = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "question-answer",
+    "prompt-completion",
+    "text",
+    "classification",
+    "token-classification",
+]
+_FORM = (
+    "format",
+    "columns",
+    "prompt_template",
+    "completion_template",
+    "system_template",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+)
+"""The keys that say how a row is read."""
+
+
+class RowSource(Table):
+    """One of several sources of training rows, in their order; how its rows are read is said here where they differ."""
+
+    name: Name | None = None
+    """Hub id; or give `path`."""
+    subset: Name | None = None
+    """Configuration of the hub data set."""
+    revision: Name = "main"
+    """Branch, tag or commit of the hub data set."""
+    split: Name = "train"
+    """Split of the hub data set."""
+    path: Name | tuple[Name, ...] | None = None
+    """File, folder, pattern, or a list of them."""
+    weight: PositiveFloat | None = None
+    """Share of this source in the mixed rows, in proportion to the others; without weights, one follows the other."""
+    slice: Name | None = None
+    """Part of the rows, as `dataset.slice`."""
+    max_samples: PositiveInt | None = None
+    """Use only this many rows, the first ones of the slice."""
+    format: FormatName | None = None
+    """How these rows are read; with it, no template and no column is taken from `[dataset]`."""
+    columns: dict[str, Name] | None = None
+    """Names of columns, instead of those of `[dataset]` and its templates."""
+    prompt_template: str | None = None
+    """Text of the prompt, instead of what `[dataset]` says."""
+    completion_template: str | None = None
+    """Text of the answer."""
+    system_template: str | None = None
+    """Text of a system turn."""
+    text_column: Name | None = None
+    """Text to classify."""
+    text_pair_column: Name | None = None
+    """Second text of a pair."""
+    label_column: Name | None = None
+    """Label of a row."""
+
+    def form(self) -> dict[str, Any]:
+        """What is said here of how a row is read, and what of `[dataset]` has no effect beside it."""
+        said = {key: value for key in _FORM if (value := getattr(self, key)) is not None}
+        without: dict[str, Any] = {}
+        if "format" in said:
+            without = {key: info.get_default() for key, info in Dataset.model_fields.items() if key in _FORM}
+        elif any(key.endswith("_template") for key in said):
+            without = {"columns": {}}
+        elif "columns" in said:
+            without = {key: None for key in _FORM if key.endswith("_template")}
+        return {**without, **said}
 
 
 class Dataset(Table):
@@ -26,26 +98,30 @@ class Dataset(Table):
     """Training file, folder, pattern (`data/*.jsonl`), or a list: JSON, CSV, TSV, text, CoNLL, Parquet, Arrow."""
     eval_path: Name | tuple[Name, ...] | None = None
     """Evaluation rows, named like `path`; both are relative to the recipe, then to the current folder."""
+    sources: tuple[RowSource, ...] = ()
+    """Several sources instead of one, each `[[dataset.sources]]` with `name` or `path`, and a `weight` to mix them."""
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+    """Weighted sources are mixed until one has given all its rows, or until all have, the smaller ones repeated."""
+    slice: Name | None = None
+    """Part of the training rows, such as `"1000:2000"`, `":10%"`, `"-500:"`; `max_samples` counts within it."""
+    eval_slice: Name | None = None
+    """Part of the evaluation rows of `eval_path` or `eval_split`."""
+    streaming: bool = False
+    """Read, render and tokenise training rows while they are trained on; needs `training.max_steps`."""
+    shuffle_buffer_size: NonNegativeInt = 10_000
+    """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
     max_bad_rows: NonNegativeInt = 0
     """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0
     """Share of the training rows to set aside for evaluation, chosen by `training.seed`."""
+    stratify_by_column: Name = "auto"
+    """Column whose values have their share in the rows set aside: `auto` is the class of `SEQ_CLS`, `none` is none."""
     max_samples: PositiveInt | None = None
     """Use only this many training rows, the first ones."""
     max_eval_samples: PositiveInt | None = None
     """Use only this many evaluation rows, the first ones."""
 
-    format: Literal[
-        "auto",
-        "messages",
-        "sharegpt",
-        "alpaca",
-        "question-answer",
-        "prompt-completion",
-        "text",
-        "classification",
-        "token-classification",
-    ] = "auto"
+    format: FormatName = "auto"
     """How a row is read; `auto` goes by the columns and says what it found."""
     columns: dict[str, Name] = Field(default={})
     """Names of columns, the format's to the data's, such as `{ prompt = "question", completion = "reply" }`."""
@@ -61,3 +137,13 @@ class Dataset(Table):
     """Second text of a pair."""
     label_column: Name = "label"
     """Label of a row: a class by name or number, a list of labels, or a score."""
+
+    def parts(self) -> dict[str, Dataset]:
+        """The sources by their keys, each as a table with one source."""
+        if not self.sources:
+            return {"dataset": self}
+        return {f"dataset.sources.{number}": self._part(source) for number, source in enumerate(self.sources)}
+
+    def _part(self, source: RowSource) -> Dataset:
+        own = {key: getattr(source, key) for key in ("name", "subset", "revision", "path", "slice", "max_samples")}
+        return self.model_copy(update={**own, "train_split": source.split, "sources": (), **source.form()})

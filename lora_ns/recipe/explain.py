@@ -6,7 +6,7 @@ import datetime
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
@@ -87,7 +87,7 @@ def _is_key(table: Any, keys: Keys, key: int | str) -> bool:
 def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -> Problem:
     """The problem that one of pydantic's error details stands for."""
     dotted = ".".join(str(key) for key in keys)
-    plain = ".".join(key for key in keys if isinstance(key, str))
+    plain = key_of(keys)
     kind = detail["type"]
     if kind == "extra_forbidden":
         return Problem(locate(dotted), f"{dotted}: unknown key", _suggest(table, [str(key) for key in keys]))
@@ -98,6 +98,12 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
     return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
+
+
+def key_of(keys: Keys) -> str:
+    """The dotted key that a location is about: without the number of a value in a list, with that of a table in it."""
+    named = max((depth for depth, key in enumerate(keys, start=1) if isinstance(key, str)), default=0)
+    return ".".join(str(key) for key in keys[:named])
 
 
 def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
@@ -138,6 +144,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         "array": "a list",
         "object": "a table",
     }[schema["type"]]
+    if "$ref" in schema.get("items", {}):
+        return "a list of tables"
     if schema["type"] == "array":
         return (
             f"a list of {describe(schema['items']).removeprefix('a ').removeprefix('one of: ')} values"
@@ -179,11 +187,20 @@ def _model(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | None:
                 return None
             model = chosen
             continue
+        if key.isdigit():
+            continue  # of the tables in a list, all are of one class
         info = model.model_fields.get(key)
-        if info is None or not isinstance(info.annotation, type) or not issubclass(info.annotation, Table):
+        below = info and table_class(info.annotation)
+        if below is None:
             return None
-        model = info.annotation
+        model = below
     return model
+
+
+def table_class(annotation: Any) -> type[Table] | None:
+    """The class of a key that is a table, or a list of them."""
+    kinds = get_args(annotation)[:1] if get_origin(annotation) is tuple else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)), None)
 
 
 def _chosen(table: Mapping[str, Any], union: str) -> type[Table] | None:

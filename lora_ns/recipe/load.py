@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_ns.errors import Problem, RecipeError
-from lora_ns.recipe.explain import explain, untagged
+from lora_ns.recipe.explain import as_toml, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
@@ -34,6 +34,8 @@ class LoadedRecipe:
     text: str
     overrides: tuple[str, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What of the text an override took the place of."""
 
     def where(self, key: str) -> str:
         """`recipe.toml:13` for the line of a key, of its table, or the file alone."""
@@ -67,10 +69,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     lines = line_numbers(text)
     table = _parse(path, text)
     _apply(table, overrides)
+    notes = _drop_alternatives(table, overrides, lambda key: _where(path, lines, (), key))
     recipe, problems = _validate(table, path, lines, overrides)
     if problems:
         raise RecipeError(sorted(problems, key=_line))
-    return LoadedRecipe(recipe, path, text, tuple(overrides), lines)
+    return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes))
 
 
 def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
@@ -142,19 +145,34 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 
 def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Merge the overrides into the tables."""
     for override in overrides:
         names, value = parse_override(override)
-        target = table
+        target: Any = table
         for name in names[:-1]:
-            target = target.setdefault(name, {})
-            if not isinstance(target, dict):
+            target = _below(target, name, override)
+            if not isinstance(target, (dict, list)):
                 raise RecipeError(Problem("--set", f"`{override}`: `{name}` is a value, not a table"))
-        target[names[-1]] = value
-    _drop_alternatives(table, {_override_key(override) for override in overrides})
+        target[_place(target, names[-1], override)] = value
+
+
+def _below(target: Any, name: str, override: str) -> Any:
+    place = _place(target, name, override)
+    return target[place] if isinstance(target, list) else target.setdefault(place, {})
+
+
+def _place(target: Any, name: str, override: str) -> Any:
+    """The key of a table, or the number of a place in a list."""
+    if not isinstance(target, list):
+        return name
+    if not name.isdecimal() or int(name) >= len(target):
+        what = f"`{override}`: no place `{name}` in a list of {len(target)}"
+        raise RecipeError(Problem("--set", what, "they are numbered from 0"))
+    return int(name)
 
 
 ALTERNATIVES = (
-    ("dataset.name", "dataset.path"),
+    ("dataset.name", "dataset.path", "dataset.sources"),
     ("dataset.eval_path", "dataset.eval_split", "dataset.eval_fraction"),
     ("training.max_steps", "training.num_train_epochs"),
     ("training.global_batch_size", "training.gradient_accumulation_steps"),
@@ -163,14 +181,19 @@ ALTERNATIVES = (
 """Keys that say the same in different ways: an override of one takes the place of the others in the recipe."""
 
 
-def _drop_alternatives(table: dict[str, Any], overridden: set[str]) -> None:
+def _drop_alternatives(table: dict[str, Any], overrides: Sequence[str], where: Callable[[str], str]) -> list[str]:
+    """Take out what an override takes the place of, and say so."""
+    overridden = {_override_key(override) for override in overrides}
+    notes = []
     for group in ALTERNATIVES:
-        if overridden.isdisjoint(group):
-            continue
-        for key in set(group) - overridden:
+        given = [key for key in group if key in overridden]
+        for key in group if given else ():
             owner, _, name = key.partition(".")
-            if isinstance(table.get(owner), dict):
-                table[owner].pop(name, None)
+            if key not in overridden and isinstance(table.get(owner), dict) and name in table[owner]:
+                value = table[owner].pop(name)
+                shown = f"`{key}`" if isinstance(value, (list, dict)) else f"`{key} = {as_toml(value)}`"
+                notes.append(f"{where(key)}: {shown} has no effect: `--set {given[0]}` takes its place")
+    return notes
 
 
 def _validate(
@@ -195,7 +218,7 @@ def _validate(
             for detail in error.errors(include_url=False):
                 keys = untagged(table, detail["loc"])
                 dotted = ".".join(map(str, keys))
-                whole = ".".join(key for key in keys if isinstance(key, str))
+                whole = key_of(keys)
                 if faulty.isdisjoint({dotted, whole}):
                     problems.append(explain(table, keys, detail, locate))
                     faulty.add(dotted)
@@ -243,13 +266,18 @@ def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     target: Any = table
     for depth, key in enumerate(keys):
         here = ".".join(str(name) for name in keys[: depth + 1])
-        is_value = isinstance(key, int) or not isinstance(target.get(key), dict)
-        if here == dotted or is_value:
+        below = target[key] if isinstance(key, int) else target.get(key)
+        goes_on = isinstance(below, dict) or (depth + 2 < len(keys) and _are_tables(below))
+        if here == dotted or not goes_on:
             target.pop(key, None)
             if here in _STAND_INS:
                 target[key] = copy.deepcopy(_STAND_INS[here])
             return
-        target = target[key]
+        target = below
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(element, dict) for element in value)
 
 
 def _touches(key: str, faulty: set[str]) -> bool:

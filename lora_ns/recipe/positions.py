@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+_HEADER = re.compile(r"\s*(\[{1,2})\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$"""
 )
@@ -19,8 +19,12 @@ _STRING_OR_COMMENT = re.compile(
 
 
 def line_numbers(text: str) -> dict[str, int]:
-    """The line, from 1, of every dotted key and table header of a TOML text that parses."""
+    """The line, from 1, of every dotted key and table header of a TOML text that parses.
+
+    The tables of an array have their number in the key, from 0, as in `dataset.sources.1.path`.
+    """
     lines: dict[str, int] = {}
+    last: dict[str, int] = {}
     table: tuple[str, ...] = ()
     depth = 0
     closing = ""
@@ -31,7 +35,9 @@ def line_numbers(text: str) -> dict[str, int]:
             line = line.partition(closing)[2]  # noqa: PLW2901 -- what follows a string over lines
         elif depth == 0:
             if header := _HEADER.match(line):
-                table = _split(header[1])
+                table = _table(_split(header[2]), header[1] == "[[", last)
+                if table[-1].isdecimal():
+                    lines.setdefault(".".join(table[:-1]), number)
                 lines.setdefault(".".join(table), number)
                 continue
             if key := _KEY.match(line):
@@ -41,6 +47,19 @@ def line_numbers(text: str) -> dict[str, int]:
         closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
         depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
     return lines
+
+
+def _table(names: tuple[str, ...], is_element: bool, last: dict[str, int]) -> tuple[str, ...]:
+    """The keys of a header; after the name of an array of tables comes the number of its last one, kept in `last`."""
+    keys: tuple[str, ...] = ()
+    for depth, name in enumerate(names, start=1):
+        keys = (*keys, name)
+        array = ".".join(keys)
+        if is_element and depth == len(names):
+            last[array] = last.get(array, -1) + 1
+        if array in last:
+            keys = (*keys, str(last[array]))
+    return keys
 
 
 def _split(dotted: str) -> tuple[str, ...]:

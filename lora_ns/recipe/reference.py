@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_ns.recipe.base import Table
-from lora_ns.recipe.explain import UNIONS, describe
+from lora_ns.recipe.explain import UNIONS, describe, table_class
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -23,7 +23,14 @@ def reference() -> str:
                 parts += ["", f'## `[{name}]` with `method = "{method}"`', *_table(model)]
         elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
             parts += ["", f"## `[{name}]`", *_table(info.annotation)]
+            parts += _lists_of_tables(name, info.annotation)
     return "\n".join(parts) + "\n"
+
+
+def _lists_of_tables(owner: str, model: type[Table]) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        if below := table_class(info.annotation):
+            yield from ("", f"## `[[{owner}.{name}]]`", *_table(below))
 
 
 def _table(model: type[Table]) -> Iterator[str]:

@@ -13,14 +13,14 @@ from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation,
 from lora_ns.engine.labelled import label_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, read_sources
+from lora_ns.engine.sources import Source, Sources, columns_record, notes, part_record, read_sources
+from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.plan import DataFacts, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import told_left_out
-from lora_ns.rundir import DataRecord, SourceRecord
+from lora_ns.rundir import DataRecord, PartRecord, SourceRecord
 
 if TYPE_CHECKING:
     import datasets
@@ -55,13 +55,13 @@ def open_rows(loaded: LoadedRecipe, renderer: Renderer, base: Base) -> OpenedRow
 
 
 def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Observer, use_cache: bool) -> Preparation:
-    """The rows of a recipe as its trainer takes them, from an earlier run if that had the same.
+    """The rows of a recipe as its trainer takes them, from an earlier run if that had the same; a stream is never kept.
 
     Raises:
         DataError: with the files, rows and columns that cannot be learned from.
     """
     observer.stage("reading the data")
-    if not use_cache:
+    if not use_cache or loaded.recipe.dataset.streaming:
         return _prepare(loaded, open_rows(loaded, renderer, base))
     key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
     found = find_preparation(key)
@@ -75,10 +75,14 @@ def _prepare(loaded: LoadedRecipe, rows: OpenedRows) -> Preparation:
     def encode(source: Source) -> Tokenized:
         return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
-    encoded = _Encoded(encode(rows.sources.train), encode(rows.sources.eval) if rows.sources.eval else None)
+    sources = rows.sources
+    encoded = _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
     facts, (train, evaluation) = _facts(loaded, rows, encoded)
-    record = _data_record(rows.sources, encoded, _answered(loaded))
-    return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(rows.sources.format))
+    stream = None
+    if sources.is_stream:
+        stream = open_stream(loaded, sources.format, rows.renderer, rows.labels, rows.room)
+    record = _data_record(sources, encoded, _answered(loaded), stream)
+    return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream)
 
 
 @dataclass(frozen=True)
@@ -93,44 +97,40 @@ def _facts(
     """What the plan needs to know of the rows, and the rows as they are trained on."""
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
-    notes = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
+    told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
     why = f"read as {sources.format.name} ({sources.why})"
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
-        notes.append(
+        told.append(
             "the base has a chat template, and the rows are plain text: "
             'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
         )
     facts = DataFacts(
-        train_rows=len(dataset),
+        train_rows=None if sources.is_stream else len(dataset),
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
-        longest=min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
+        longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
         why=why,
-        notes=tuple(notes),
+        notes=tuple(told),
     )
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
 
 
 def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
     """What became of rows, and what is to be told of those that are trained on."""
-    notes = []
-    for name, source, part in (
-        ("training", sources.train, encoded.train),
-        ("evaluation", sources.eval, encoded.eval),
-    ):
-        if source and source.left_out:
-            notes.append(f"{name} rows: {told_left_out(source.left_out)}")
+    found = notes(sources)
+    first = f"the first {encoded.train.tally.rows:,} training" if sources.is_stream else "training"
+    for name, part in ((first, encoded.train), ("evaluation", encoded.eval)):
         if part and (part.tally.dropped or part.tally.truncated):
             words = f" ({part.tally.lost_words:,} words with their tags)" if part.tally.lost_words else ""
-            notes.append(
+            found.append(
                 f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut{words}, for their length"
             )
         if part:
-            notes += as_notes(name, part.tally.noted)
-    return notes
+            found += as_notes(name, part.tally.noted)
+    return found
 
 
 def _leaks(encoded: _Encoded) -> list[str]:
@@ -141,7 +141,7 @@ def _leaks(encoded: _Encoded) -> list[str]:
     return [f"evaluation rows: [LEAK001] {same} are trained on (`lorans validate --data` names them)"]
 
 
-def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
+def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream | None) -> DataRecord:
     def record(source: Source, part: Tokenized) -> SourceRecord:
         tally = part.tally
         return SourceRecord(
@@ -158,7 +158,8 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int) -> DataRecord:
     return DataRecord(
         format=sources.format.name,
         columns=columns_record(sources.columns),
-        train=record(sources.train, encoded.train),
+        train=stream_record(stream) if stream else record(sources.train, encoded.train),
+        sources=tuple(PartRecord(**part_record(part)) for part in sources.parts),
         eval=evaluation,
         eval_rows=[dict(row.values) for row in sources.eval.rows[:kept]] if sources.eval else [],
     )

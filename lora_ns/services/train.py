@@ -16,6 +16,9 @@ from lora_ns.engine import libraries
 from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.model import load_base
+from lora_ns.engine.notices import as_notes
+from lora_ns.engine.render import make_renderer
+from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
     choose_pad_token,
     generation_settings,
@@ -24,6 +27,7 @@ from lora_ns.engine.tokenizer import (
 )
 from lora_ns.engine.trainer import check_arguments, make_trainer
 from lora_ns.errors import (
+    DataError,
     InterruptedRunError,
     LoransError,
     MissingError,
@@ -33,8 +37,9 @@ from lora_ns.errors import (
     UsageError,
 )
 from lora_ns.machine import detect
-from lora_ns.plan import DataFacts, Plan, fit_length, make_plan
+from lora_ns.plan import DataFacts, Plan, fit_length, make_plan, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     Manifest,
     RunDir,
@@ -50,7 +55,7 @@ from lora_ns.rundir import (
 from lora_ns.services.answers import Answers
 from lora_ns.services.prepare import open_renderer, prepare
 from lora_ns.services.seal import Seal
-from lora_ns.services.trained import loading_of, record_base, reopen_base
+from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
 
 if TYPE_CHECKING:
     import datasets
@@ -92,6 +97,8 @@ class _Prepared:
     base: Base
     tokenizer: PreTrainedTokenizerBase
     data: tuple[datasets.Dataset, datasets.Dataset | None]
+    stream: Stream | None = None
+    """The training rows, if they are a stream; `data` has only its first ones then."""
 
 
 def train(
@@ -155,7 +162,7 @@ def train(
         _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
-        return _execute(run, _Prepared(base, tokenizer, rows.data), observer, checkpoint=None)
+        return _execute(run, _Prepared(base, tokenizer, rows.data, rows.stream), observer, checkpoint=None)
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
@@ -182,12 +189,27 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
+    stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
     _check_resumable(run, manifest, found)
     if found is None:
         observer.warn("no complete checkpoint: starting from the first step")
-    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest)), observer, found)
+    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest), stream), observer, found)
+
+
+def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
+    """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
+    loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
+    check_stream(loaded, manifest.data.train)
+    return Stream(
+        loaded,
+        format_of(manifest),
+        make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft),
+        manifest.labels,
+        [Path(file.path) for file in manifest.data.train.files],
+        room_for_rows(loaded, base.facts),
+    )
 
 
 def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, int] | None) -> None:
@@ -229,6 +251,7 @@ def _check_trackers(loaded: LoadedRecipe) -> None:
 
 
 def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+    """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
     with telling_disk_errors(run.data):
         data[0].save_to_disk(str(run.data / "train"))
         if data[1] is not None:
@@ -319,7 +342,8 @@ def _fit(
     model = load_base(prepared.base, loading_of(manifest))
     model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
     run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
-    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
+    with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
+        trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
@@ -329,10 +353,12 @@ def _fit(
     set_seed(recipe.training.seed)
     run.forget_replaced()
     observer.stage("training")
-    with _telling_memory_errors(plan), _telling_full_disk(run):
+    with _telling_memory_errors(plan), _telling_full_disk(run), _telling_broken_rows(run, manifest):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     metrics |= _final_metrics(run)
+    if prepared.stream:
+        _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
     seal = Seal(manifest, model, prepared.data[0])
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
@@ -360,7 +386,7 @@ def _make_trainer(
         run.checkpoints,
         model,
         prepared.tokenizer,
-        prepared.data,
+        (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
         make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
         not checkpoint,
         manifest.labels,
@@ -389,6 +415,28 @@ def _final_metrics(run: RunDir) -> dict[str, Any]:
     if summary:
         metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
     return metrics
+
+
+def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:
+    """Write down what became of the rows that were read."""
+    data = run.read().data
+    run.update(data=data.model_copy(update={"train": data.train.model_copy(update=stream_counts(stream))}))
+    if stream.left_out:
+        observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
+    for note in as_notes("training", stream.noted):
+        observer.warn(note)
+
+
+@contextlib.contextmanager
+def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
+    """A row that is broken ends a run that reads while it trains."""
+    try:
+        yield
+    except DataError as error:
+        found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+        kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+        remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
+        raise RunError([*error.problems, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lora_ns.basemodel import Base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
-from lora_ns.engine.audit import Audit, Padding, look_at, padding, report
+from lora_ns.engine.audit import Audit, Padding, PartReport, look_at, padding, report
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.labelled import WordEncoder, label_notes
@@ -80,6 +80,12 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
         notes=label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
+        sources=tuple(
+            PartReport(
+                part.source.name, f"{part.form.name}, by {part.why}", len(part.source.rows), part.used, part.held_out
+            )
+            for part in sources.parts
+        ),
         findings=look_at(
             (sources.train, prepared.train),
             evaluation,
@@ -129,7 +135,10 @@ def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
     Raises:
         DataError: if there is no such row.
     """
-    rows = prepared.rows.sources.train.rows[:count] if row is None else _numbered(prepared.rows.sources.train, row)
+    source = prepared.rows.sources.train
+    once = list({id(found): found for found in source.rows}.values())  # mixing may repeat a row
+    source = replace(source, rows=once)
+    rows = once[:count] if row is None else _numbered(source, row)
     return [shown for chosen in rows for shown in _shown_row(prepared, chosen)]
 
 
@@ -155,13 +164,22 @@ def _numbered(source: Source, number: int) -> list[Row]:
 
 def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
     """The sequences of a row, or why it has none."""
-    encoding, where = prepared.train, row.where
+    encoding, where = _encoding_of(prepared, row), row.where
     sequences = [sequence for sequence in encoding.sequences if sequence.where == where]
-    form = prepared.rows.sources.format
+    form = row.form or prepared.rows.sources.format
     shown = [_shown(sequence, prepared, form.example(row.values)) for sequence in sequences]
     if len(shown) > 1:
         shown = [replace(part, note=f"sequence {number} of {len(shown)}") for number, part in enumerate(shown, start=1)]
     return shown or [Shown(where, 0, 0, (), note=_why_not(encoding, where))]
+
+
+def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
+    """What the row becomes; among several sources, where it may be there again or read in another way, alone."""
+    if row.form is None:
+        return prepared.train
+    rows = prepared.rows
+    source = replace(rows.sources.train, rows=[row])
+    return encode(source, row.form, rows.renderer, prepared.loaded, rows.labels, rows.room)
 
 
 def _why_not(encoding: Encoding, where: str) -> str:

@@ -31,7 +31,7 @@ def unchecked(text: str, *overrides: str) -> Recipe:
         names, value = parse_override(override)
         target = table
         for name in names[:-1]:
-            target = target.setdefault(name, {})
+            target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
         target[names[-1]] = value
     return Recipe.model_validate_json(json.dumps(table))
 
@@ -221,8 +221,18 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
 # Rules
 
 
+STREAM = ["training.max_steps=3", "dataset.streaming=true"]
+SOURCES = 'dataset.sources=[{path = "a.jsonl"}, {name = "a/b"}]'
+
 BROKEN = {
     "one_source": ["dataset.name=a/b", "dataset.path=train.jsonl"],
+    "each_source_is_named": [SOURCES, "dataset.sources.1.path=train.jsonl"],
+    "all_sources_are_weighted": [SOURCES, "dataset.stopping_strategy=all_exhausted"],
+    "slices_are_parts": ['dataset.slice="10"'],
+    "stratified_rows_are_set_aside": ["dataset.stratify_by_column=kind"],
+    "a_stream_has_steps": ["dataset.streaming=true"],
+    "a_stream_is_read_as_it_comes": [*STREAM, "dataset.eval_fraction=0.1"],
+    "shuffle_buffer_is_of_a_stream": ["dataset.shuffle_buffer_size=7"],
     "one_evaluation_source": ["dataset.eval_path=e.jsonl", "dataset.eval_fraction=0.1"],
     "hub_keys_need_a_hub_name": ["dataset.subset=main"],
     "bad_rows_are_in_files": ["dataset.name=a/b", "dataset.max_bad_rows=1"],
@@ -278,6 +288,34 @@ BROKEN = {
 """What breaks each rule; the last key is the one that is pointed at."""
 
 MORE_BROKEN = [
+    [*STREAM, 'dataset.sources=[{path = "a.jsonl"}]'],
+    [*STREAM, "sft.packing=true"],
+    [*STREAM, "training.group_by_length=true"],
+    [*STREAM, "training.dataloader_num_workers=1"],
+    [*STREAM, "task_type=SEQ_CLS", 'classification.labels=["a", "b"]', "classification.class_weights=balanced"],
+    [*STREAM, 'dataset.slice=":10%"'],
+    [*STREAM, 'dataset.slice="-500:"'],
+    [SOURCES, "dataset.sources.0.split=test"],
+    [SOURCES, "dataset.sources.0.weigth=2"],
+    [SOURCES, "dataset.sources.0.weight=0"],
+    [SOURCES, "dataset.sources.0.slice=::"],
+    [SOURCES, "dataset.sources.1.columns.promt=q"],
+    [SOURCES, "dataset.sources.1.prompt_template=q"],
+    [SOURCES, "dataset.sources.1.prompt_template={q}", "dataset.sources.1.completion_template=c"],
+    [SOURCES, "dataset.sources.1.format=token-classification"],
+    [SOURCES, "dataset.sources.1.format=classification"],
+    [SOURCES, "task_type=SEQ_CLS", "dataset.sources.1.text_pair_column=b"],
+    [SOURCES, "task_type=SEQ_CLS", 'dataset.sources.1.columns={messages = "b"}'],
+    [SOURCES, "dataset.sources.1.format=text", "dataset.sources.1.columns.prompt=q"],
+    [SOURCES, "dataset.subset=main"],
+    [SOURCES, "dataset.eval_split=test"],
+    [SOURCES, 'dataset.slice=":10%"'],
+    ['dataset.sources=[{name = "a/b"}]', "dataset.max_bad_rows=1"],
+    ["dataset.eval_fraction=0.1", 'dataset.eval_slice=":10%"'],
+    *(
+        [f'dataset.slice="{text}"']
+        for text in ("1:2:3", "a:b", ":1.5", "5:5", "-1:-2", ":0", "60%:50%", "1:50%", ":101%")
+    ),
     ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", "evaluation.answer_pattern=(a)(b)"],
     ["dataset.completion_template=a"],
     ["dataset.completion_template={c}", "dataset.prompt_template={a"],
@@ -352,6 +390,89 @@ def test_a_trained_run_can_be_asked_to_draw(write_recipe):
     assert (drawn.do_sample, drawn.temperature) == (True, 0.5)
     with pytest.raises(RecipeError, match="has no effect without"):
         override_generation(stored, ["generation.temperature=0.5"])
+
+
+def test_a_broken_source_is_told_at_its_line(write_recipe, minimal):
+    """Each mistake of each source, and the mistakes elsewhere are still found."""
+    sources = """[[dataset.sources]]
+path = "a.jsonl"
+weight = 1
+[[dataset.sources]]
+name = "a/b"
+[dataset.sources.columns]
+promt = "q"
+[[dataset.sources]]
+path = "c.jsonl"
+weight = -1
+slice = 3
+"""
+    text = minimal.replace('path = "train.jsonl"\n', sources).replace('"run"', '"run"\nlr = 3')
+    misspelt = (
+        "recipe.toml:17: dataset.sources.1.columns.promt: no format has such a column (did you mean `prompt`? known: "
+        + problems(write_recipe(), "dataset.columns.promt=q")[0].partition("known: ")[2]
+    )
+    assert problems(write_recipe(text)) == [
+        misspelt,
+        "recipe.toml:20: dataset.sources.2.weight: got -1 (expected a number above 0)",
+        "recipe.toml:21: dataset.sources.2.slice: got 3 (expected a string that is not empty)",
+        "recipe.toml:25: training.lr: unknown key (it is called `training.learning_rate` here)",
+    ]
+    mended = text.replace("lr = 3", "").replace("-1", "1.5").replace("= 3\n", '= ":3"\n')
+    assert problems(write_recipe(mended)) == [
+        "recipe.toml:14: dataset.sources.1: no `weight`, and other sources have one (give each a `weight`, or none)",
+        misspelt,
+    ]
+
+
+def test_sources_that_are_no_list_are_told(write_recipe, minimal):
+    text = minimal.replace('path = "train.jsonl"', 'path = "a"\n[dataset.sources]\npath = "b"')
+    assert problems(write_recipe(text)) == ["recipe.toml:12: dataset.sources: got a table (expected a list of tables)"]
+
+
+def test_the_classes_of_a_stream_are_named(write_recipe):
+    (told,) = problems(write_recipe(), *STREAM, "task_type=SEQ_CLS")
+    expected = (
+        "classification.labels: the classes of a stream are not known before it is read (name them here, or write"
+    )
+    assert expected in told
+    (told,) = problems(write_recipe(), *STREAM, "task_type=TOKEN_CLS")
+    assert told.endswith("(name them here)")
+    load_recipe(write_recipe(), [*STREAM, "task_type=SEQ_CLS", "classification.problem_type=regression"])
+
+
+def test_what_a_stream_needs_makes_a_recipe(write_recipe):
+    overrides = ["training.group_by_length=false", 'dataset.slice="100:"', "dataset.eval_path=b.jsonl"]
+    assert load_recipe(write_recipe(), [*STREAM, *overrides]).recipe.dataset.shuffle_buffer_size == 10_000
+
+
+def test_how_a_source_is_read_comes_from_the_table_where_it_says_nothing(write_recipe, minimal):
+    """A source's format is read alone, its templates without the table's columns, its columns without the templates."""
+    text = minimal.replace(
+        'path = "train.jsonl"',
+        """format = "messages"
+prompt_template = "{a}"
+completion_template = "{b}"
+[[dataset.sources]]
+path = "a.jsonl"
+[[dataset.sources]]
+path = "b.jsonl"
+prompt_template = "{c}"
+[[dataset.sources]]
+path = "c.jsonl"
+columns = {messages = "turns"}
+[[dataset.sources]]
+path = "d.jsonl"
+format = "alpaca"
+""",
+    )
+    parts = load_recipe(write_recipe(text)).recipe.dataset.parts()
+    assert list(parts) == [f"dataset.sources.{number}" for number in range(4)]
+    assert [(p.path, p.format, p.prompt_template, p.completion_template, p.columns) for p in parts.values()] == [
+        ("a.jsonl", "messages", "{a}", "{b}", {}),
+        ("b.jsonl", "messages", "{c}", "{b}", {}),
+        ("c.jsonl", "messages", None, None, {"messages": "turns"}),
+        ("d.jsonl", "alpaca", None, None, {}),
+    ]
 
 
 def test_a_recipe_without_data_is_told_once(write_recipe, minimal):
@@ -446,6 +567,34 @@ def test_an_override_takes_the_place_of_what_says_the_same(write_recipe, minimal
     assert getattr(own, names[0]) == value
     replaced = line.partition(" = ")[0] or "path"
     assert getattr(own, replaced) == type(own).model_fields[replaced].default
+
+
+@pytest.mark.parametrize(
+    ("override", "note"),
+    [
+        ("dataset.name=a/b", 'recipe.toml:11: `dataset.path = "train.jsonl"` has no effect: `--set dataset.name`'),
+        (SOURCES, 'recipe.toml:11: `dataset.path = "train.jsonl"` has no effect: `--set dataset.sources`'),
+        ("training.max_steps=3", "recipe.toml:15: `training.num_train_epochs = 2` has no effect: `--set training.max"),
+    ],
+)
+def test_what_an_override_takes_the_place_of_is_said(write_recipe, minimal, override, note):
+    path = write_recipe(minimal + "num_train_epochs = 2\n")
+    (told,) = load_recipe(path, [override]).notes
+    assert told.replace(str(path), "recipe.toml").startswith(note)
+    assert load_recipe(path, ["training.seed=3", "dataset.path=other.jsonl"]).notes == ()
+
+
+def test_a_key_of_one_source_can_be_overridden(write_recipe):
+    loaded = load_recipe(write_recipe(), [SOURCES, "dataset.sources.0.path=c.jsonl", 'dataset.sources.1={path = "d"}'])
+    assert [source.path for source in loaded.recipe.dataset.sources] == ["c.jsonl", "d"]
+
+
+@pytest.mark.parametrize("place", ["2", "x", "-1"])
+def test_a_source_that_is_not_there_cannot_be_overridden(write_recipe, place):
+    override = f"dataset.sources.{place}.path=c"
+    assert problems(write_recipe(), SOURCES, override) == [
+        f"--set: `{override}`: no place `{place}` in a list of 2 (they are numbered from 0)"
+    ]
 
 
 def test_two_overrides_that_say_the_same_contradict_each_other(write_recipe):

@@ -133,6 +133,31 @@ def test_whatever_determines_the_tokens_is_in_the_key(tmp_path):
     assert len(set(keys)) == len(keys)
 
 
+def key_of_sources(tmp_path, *overrides, row="1"):
+    text = RECIPE.replace('path = "lorans:quickstart/train.jsonl"\n', "", 1).replace("max_samples = 64\n", "")
+    text += '[[dataset.sources]]\npath = "one.jsonl"\n[[dataset.sources]]\npath = "two.jsonl"\n'
+    (tmp_path / "recipe.toml").write_text(text)
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    (tmp_path / "two.jsonl").write_text(json.dumps({"prompt": "a", "completion": row}))
+    tokenizer = load_tokenizer(ASSETS / "nano")
+    return preparation_key(load_recipe(tmp_path / "recipe.toml", overrides), tokenizer, (0,))
+
+
+def test_whatever_is_read_of_several_sources_is_in_the_key(tmp_path):
+    weights = ["dataset.sources.0.weight=1", "dataset.sources.1.weight=2"]
+    keys = [
+        key_of_sources(tmp_path),
+        key_of_sources(tmp_path, row="2"),
+        key_of_sources(tmp_path, "dataset.sources.1.path=one.jsonl"),
+        key_of_sources(tmp_path, 'dataset.sources.1.slice=":1"'),
+        key_of_sources(tmp_path, "dataset.eval_path=one.jsonl"),
+        *(key_of_sources(tmp_path, *weights, f"training.seed={seed}") for seed in (1, 2)),
+        key_of_sources(tmp_path, *weights, "training.seed=1", "dataset.stopping_strategy=all_exhausted"),
+        key_of_sources(tmp_path, "dataset.sources.1.format=prompt-completion"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
 @pytest.mark.parametrize("override", ["training.seed=9", "peft.lora_r=4", "task_name=other", "model.dtype=bfloat16"])
 def test_what_does_not_touch_the_tokens_is_not_in_the_key(tmp_path, override):
     assert key_of(tmp_path, override) == key_of(tmp_path)

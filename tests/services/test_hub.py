@@ -64,3 +64,14 @@ def test_a_data_set_that_the_hub_refuses_is_told_and_nothing_is_written(tmp_path
     assert told.startswith(f"error: recipe.toml:8: dataset.name: owner/{name}/main[train] cannot be read: ")
     assert ("gated" in told) == (name == "gated")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_from_the_hub_is_pinned_to_its_commit(tmp_path):
+    text = RECIPE.replace('subset = "main"', 'subset = "main"\nstreaming = true')
+    (tmp_path / "recipe.toml").write_text(text)
+    write_data(tmp_path / "hub/gsm8k", "openai/gsm8k")
+    with hub({"models/owner/nano": ASSETS / "nano", "datasets/openai/gsm8k": tmp_path / "hub/gsm8k"}) as endpoint:
+        trained = lorans(tmp_path, "train", "recipe.toml", HF_ENDPOINT=endpoint)
+    assert trained.returncode == 0, trained.stderr
+    record = json.loads((tmp_path / "run/manifest.json").read_text())["data"]["train"]
+    assert (record["source"], record["rows"], record["commit"]) == ("openai/gsm8k/main[train]", 24, COMMIT)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 
 import pyarrow
@@ -12,7 +13,8 @@ import zstandard
 from services_recipes import RECIPE
 
 from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.dataset import pack, tokenize
+from lora_ns.engine.dataset import Encoding, pack, tokenize
+from lora_ns.engine.stream import open_stream
 from lora_ns.errors import LoransError
 from lora_ns.machine import detect
 from lora_ns.recipe.load import load_recipe
@@ -68,6 +70,22 @@ def test_a_copy_of_another_kind_gives_the_same_tokens(prepared, tmp_path, name):
     first, other = prepared(), prepared(PLAIN, f"dataset.path={name}")
     assert len(first.train.sequences) == len(ROWS)
     assert token_hash(first.train) == token_hash(other.train)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.jsonl.gz", "rows.jsonl.zst"])
+def test_a_streamed_copy_gives_the_same_tokens_in_every_pass(prepared, tmp_path, name):
+    write(tmp_path, "rows.jsonl")
+    write(tmp_path, name)
+    whole = prepared().train
+    overrides = [f"dataset.path={name}", "dataset.streaming=true", "dataset.shuffle_buffer_size=0"]
+    made = prepared(PLAIN, *overrides)
+    stream = open_stream(made.loaded, made.rows.sources.format, made.rows.renderer)
+    passes = stream.sequences()
+    for _ in range(2):
+        streamed = list(itertools.islice(passes, len(ROWS)))
+        assert token_hash(Encoding(streamed, whole.tally, [])) == token_hash(whole)
+    assert (stream.tally.rows, stream.tally.tokens) == (whole.tally.rows, whole.tally.tokens)
+    assert stream.tally.trained_tokens == whole.tally.trained_tokens
 
 
 def test_a_long_text_is_split_into_pieces_that_follow_one_another(prepared, tmp_path):

@@ -1,0 +1,233 @@
+"""Training rows that are read, rendered and tokenised while they are trained on, a bounded number at a time."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.datafile import find_files, shown
+from lora_ns.engine.dataset import (
+    CausalRows,
+    Encoded,
+    Tally,
+    encode_labelled_rows,
+    is_refused,
+    overflow_problem,
+    with_rows,
+)
+from lora_ns.engine.notices import Counted
+from lora_ns.engine.render import IGNORED, Renderer
+from lora_ns.engine.sources import Source, hub_commit, open_hub_stream
+from lora_ns.errors import DataError, Problem, UsageError
+from lora_ns.formats import Format, TokenClassification
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.slices import parse_slice
+from lora_ns.rows import Outcome, Row, each_row, told
+from lora_ns.rundir import FileRecord, SourceRecord, sha256_file
+
+if TYPE_CHECKING:
+    import datasets
+
+ROWS_AT_ONCE = 64
+"""Rows that are tokenised in one call: few, since they wait in memory until they are trained on."""
+
+
+@dataclass
+class Stream:
+    """The training rows of a recipe, one pass after the other without end.
+
+    The order follows from the recipe's seed and the pass alone: what is skipped when a run is resumed is what was
+    trained on before.
+    """
+
+    loaded: LoadedRecipe
+    form: Format
+    renderer: Renderer
+    labels: tuple[str, ...] = ()
+    files: Sequence[Path] = ()
+    """Empty for rows of the hub."""
+    room: int | None = None
+    """Tokens of the longest row that the base has positions for, if it says."""
+    tally: Tally = field(default_factory=Tally)
+    """What became of the rows of the first pass so far; of its tokens, those of sequences that were handed on."""
+    left_out: dict[str, Problem] = field(default_factory=dict)
+    """By their places, the rows that cannot be read."""
+    noted: Counted = field(default_factory=Counted)
+    """What is to be told of the rows of the first pass that are trained on all the same."""
+
+    def rows(self) -> Iterator[Row]:
+        """One pass over the rows in their order.
+
+        Raises:
+            DataError: at the row that cannot be read, if no more of them may be left out.
+        """
+        table = self.loaded.recipe.dataset
+        part = parse_slice(table.slice or ":")
+        begin = part.start.number if part.start else 0
+        end = part.stop.number if part.stop else None
+        if table.max_samples is not None:
+            most = begin + table.max_samples
+            end = most if end is None else min(end, most)
+        return itertools.islice(self._readable(), begin, end)
+
+    def _readable(self) -> Iterator[Row]:
+        most = self.loaded.recipe.dataset.max_bad_rows
+        outcomes: Iterable[Outcome] = each_row(self.files) if self.files else self._hub_rows()
+        for outcome in outcomes:
+            if isinstance(outcome, Row):
+                yield outcome
+                continue
+            self.left_out[outcome.where] = outcome
+            if len(self.left_out) > most:
+                raise DataError(told(list(self.left_out.values())))
+
+    def _hub_rows(self) -> Iterator[Row]:
+        _, _, rows = open_hub_stream(self.loaded, self.loaded.recipe.dataset)
+        return rows
+
+    def sequences(self) -> Iterator[Encoded]:
+        """What is trained on, without end.
+
+        Raises:
+            DataError: at a row that cannot be read or rendered, is too long, or has nothing to learn.
+        """
+        recipe = self.loaded.recipe
+        for number in itertools.count():
+            rows = shuffled(self.rows(), recipe.dataset.shuffle_buffer_size, f"{recipe.training.seed}:{number}")
+            found = 0
+            while chunk := list(itertools.islice(rows, ROWS_AT_ONCE)):
+                for sequence in self._encoded(chunk, number):
+                    found += 1
+                    self._count(sequence, number)
+                    yield sequence
+            if not found:
+                what = "no row of the stream can be trained on: there is none, or all are too long"
+                raise DataError(Problem(self.loaded.where("dataset.streaming"), f"dataset.streaming: {what}"))
+
+    @functools.cached_property
+    def _causal(self) -> CausalRows:
+        return CausalRows(self.form, self.renderer, self.loaded.recipe.sft)
+
+    def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
+        if self.loaded.recipe.task_type == "CAUSAL_LM":
+            tally = self._causal.tally = Tally(rows=len(rows), is_text=self.form.name == "text")
+            sequences, faults = self._causal.encode(rows)
+            problems = [*told(faults), *self._overflow(tally)]
+        else:
+            source = Source("the stream", rows, "")
+            encoding = encode_labelled_rows(source, self.form, self.renderer.tokenizer, self.loaded, self.labels)
+            sequences, problems, tally = encoding.sequences, told(encoding.problems), encoding.tally
+        if problems:
+            raise DataError(problems)
+        if number == 0:
+            self.noted.add(tally.noted)
+            self.tally.rows += tally.rows
+            self.tally.dropped += tally.left_out
+            self.tally.truncated += tally.truncated
+            self.tally.lost_words += tally.lost_words
+            self.tally.longest = max(self.tally.longest, tally.longest)
+        return sequences
+
+    def _overflow(self, tally: Tally) -> list[Problem]:
+        """That a row is too long, if the recipe does not say what to do with it."""
+        if not is_refused(self.loaded.recipe.sft, tally):
+            return []
+        first = replace(tally, too_long=tally.too_long[:1], longest=tally.too_long[0][1])
+        return [with_rows(overflow_problem(self.loaded, "a row of the stream is", first, self.room), first)]
+
+    def _count(self, sequence: Encoded, number: int) -> None:
+        if number == 0:
+            self.tally.tokens += len(sequence.input_ids)
+            self.tally.trained_tokens += sum(sequence.trained)
+            if isinstance(self.form, TokenClassification):
+                self.tally.trained_tokens += sum(label != IGNORED for label in sequence.inputs["labels"])
+
+    def dataset(self) -> datasets.IterableDataset:
+        """What the trainers take: begun anew by whoever iterates over it."""
+        import datasets
+        from datasets.iterable_dataset import ExamplesIterable
+
+        def examples() -> Iterator[tuple[int, dict[str, Any]]]:
+            self.tally, self.left_out, self.noted = Tally(), {}, Counted()
+            for number, sequence in enumerate(self.sequences()):
+                yield number, dict(sequence.row())
+
+        return datasets.IterableDataset(ExamplesIterable(examples, {}))
+
+
+def open_stream(
+    loaded: LoadedRecipe,
+    form: Format,
+    renderer: Renderer,
+    labels: tuple[str, ...] = (),
+    room: int | None = None,
+) -> Stream:
+    """The stream of a recipe. Raises `DataError` if its files are not there."""
+    names = loaded.recipe.dataset.path
+    files = find_files(loaded, names, "dataset.path") if names else ()
+    return Stream(loaded, form, renderer, labels, files, room)
+
+
+def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:
+    """Rows as a buffer of `size` orders them: each is drawn from it, and the next one that is read takes its place."""
+    if not size:
+        yield from rows
+        return
+    draw = random.Random(seed)
+    buffer = list(itertools.islice(rows, size))
+    for row in rows:
+        place = draw.randrange(len(buffer))
+        yield buffer[place]
+        buffer[place] = row
+    draw.shuffle(buffer)
+    yield from buffer
+
+
+def stream_record(stream: Stream) -> SourceRecord:
+    """The stream as the manifest keeps it: its files with their hashes."""
+    table = stream.loaded.recipe.dataset
+    if not stream.files:
+        commit = hub_commit(stream.loaded, table)
+        name = f"{table.name}{f'/{table.subset}' if table.subset else ''}[{table.train_split}]"
+        return SourceRecord(source=name, sha256=hashlib.sha256(commit.encode()).hexdigest(), rows=0, commit=commit)
+    files = tuple(
+        FileRecord(path=str(file.absolute()), size=file.stat().st_size, sha256=sha256_file(file))
+        for file in stream.files
+    )
+    whole = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
+    return SourceRecord(source=shown(table.path or "", stream.files), sha256=whole, rows=0, files=files)
+
+
+def stream_counts(stream: Stream) -> dict[str, int]:
+    """What became of the rows of the first pass as far as it was read, as the manifest keeps it."""
+    tally = stream.tally
+    names = ("rows", "dropped", "truncated", "tokens", "trained_tokens")
+    return {**{name: getattr(tally, name) for name in names}, "left_out": len(stream.left_out)}
+
+
+def check_stream(loaded: LoadedRecipe, record: SourceRecord) -> None:
+    """Refuse to go on with rows that are not those that the run was started on.
+
+    Raises:
+        UsageError: with every file that is gone or was changed, or the commit that the hub has by now.
+    """
+    problems = []
+    table = loaded.recipe.dataset
+    if record.commit and (commit := hub_commit(loaded, table)) != record.commit:
+        what = f"is at commit {commit[:12]} by now, and the run was started on {record.commit[:12]}"
+        problems.append(Problem(record.source, what, "pin `dataset.revision`, and start a new run"))
+    for file in record.files:
+        path = Path(file.path)
+        if not path.is_file():
+            problems.append(Problem(file.path, "no such file, and the run reads it", "put it back"))
+        elif path.stat().st_size != file.size or sha256_file(path) != file.sha256:
+            what = "is not the file that the run was started on"
+            problems.append(Problem(file.path, what, "put it back, or start a new run"))
+    if problems:
+        raise UsageError(problems)
