@@ -25,7 +25,7 @@ def evaluate(
     base: BasePath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run's adapter: loss and exact match of answers, or accuracy, F1, precision and recall of classes."""
+    """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
     from lora_ns.engine import libraries
     from lora_ns.machine import detect
     from lora_ns.rows import read_rows

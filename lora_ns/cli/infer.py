@@ -35,7 +35,7 @@ def infer(
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer or classify texts with a run's adapter; without an input, lines of standard input."""
+    """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
     from lora_ns.engine import libraries
     from lora_ns.machine import detect
     from lora_ns.recipe.load import override_generation

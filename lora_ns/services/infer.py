@@ -67,7 +67,7 @@ def infer(
 WRITTEN = {
     "CAUSAL_LM": ("output", "finish_reason", "prompt_tokens", "output_tokens"),
     "SEQ_CLS": ("output", "score", "scores"),
-    "TOKEN_CLS": ("tags", "entities"),
+    "TOKEN_CLS": ("entities",),
 }
 """The columns that answers are written to."""
 
