@@ -76,7 +76,7 @@ def test_infer_keeps_the_fields_of_the_rows(lora_run, tmp_path):
 
 def test_infer_names_the_row_that_cannot_be_answered_and_writes_nothing(lora_run, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"question": "b"}\n')
-    with pytest.raises(LoransError, match=r"in\.jsonl:2: no column `prompt`"):
+    with pytest.raises(LoransError, match=r"in\.jsonl:2: no column `messages`"):
         lorans("infer", lora_run.path, "--input-file", tmp_path / "in.jsonl", "--output-file", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
