@@ -214,3 +214,22 @@ def test_a_fault_is_json_too(validate, level):
     done = validate(PLAIN.replace("lorans:nano", "./nowhere"), level, "--json")
     assert done.exit_code == 2
     assert "no folder `./nowhere`" in json.loads(done.stdout)["problems"][0]["what"]
+
+
+def test_rows_that_mixing_repeats_are_shown_once_and_in_their_own_format(validate, tmp_path):
+    """One file, read in two ways; the first source is repeated."""
+    write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b", "text": "plum"}] * 2)
+    text = RECIPE.replace('path = "lorans:quickstart/train.jsonl"\n', "", 1).replace('format = "messages"\n', "")
+    text = text.replace("max_samples = 64\n", 'stopping_strategy = "all_exhausted"\n')
+    text = text.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")
+    for format_ in ("messages", "text"):
+        text += f'[[dataset.sources]]\npath = "rows.jsonl"\nweight = 1\nformat = "{format_}"\n'
+    found = json.loads(validate(text, "--data", "--show", "9", "--json").stdout)
+    shown = sorted(("".join(piece["text"] for piece in row["pieces"]), row["where"]) for row in found["rows"])
+    assert [("plum" in text, where.rpartition(":")[2]) for text, where in shown] == [
+        (False, "1"),
+        (False, "2"),
+        (True, "1"),
+        (True, "2"),
+    ]
+    assert all(not row["note"] for row in found["rows"])
