@@ -84,9 +84,9 @@ def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:
     """How what was saved answers, opened again on a fresh base."""
     if seal is None:
         return []
-    effect = "" if seal.adapter_effect is None else f"; without it, it would be {seal.adapter_effect:.1e}"
-    same = "as the trained model" if seal.largest_difference == 0 else f"{seal.largest_difference:.1e} apart"
-    return [("saved adapter", f"answers {seal.rows} rows {same}{effect}")]
+    base = "" if seal.adapter_effect is None else f"; the base alone is {seal.adapter_effect:.1e} away"
+    same = "as the trained model does" if seal.largest_difference == 0 else f"{seal.largest_difference:.1e} apart"
+    return [("saved adapter", f"answers {seal.rows} rows {same}{base}")]
 
 
 def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:
