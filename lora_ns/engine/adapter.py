@@ -112,7 +112,7 @@ def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> 
     found: set[int] = set()
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if weight is None or not any(name == target or name.endswith(f".{target}") for target in targets):
+        if weight is None or not any(_is_named(name, target) for target in targets):
             continue
         features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
         inputs, outputs = features if None not in features else tuple(weight.shape)

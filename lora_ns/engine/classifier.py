@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.engine.evaluation import counted
 from lora_ns.engine.metrics import (
     classification_metrics,
     multi_label_metrics,
@@ -78,7 +79,7 @@ def classifier_trainer_class() -> Any:
     import torch
     from transformers import Trainer
 
-    class ClassifierTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+    class ClassifierTrainer(counted(Trainer)):  # type: ignore[misc, unused-ignore]
         """See `classifier_trainer_class`."""
 
         problem_type: str | None = None
@@ -102,23 +103,9 @@ def classifier_trainer_class() -> Any:
             count = self._count(labels).ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
             return loss_of(logits, labels, self.problem_type, weights, self.args.label_smoothing_factor) / count
 
-        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            """Add the batch's loss to the sum, by what has a label in it."""
-            found = self._count(inputs["labels"]).ne(IGNORED).sum()
-            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-            counts = self.accelerator.gather_for_metrics(found.to(loss.device)[None])
-            losses = self.accelerator.gather_for_metrics(loss.detach()[None])
-            sums = self.__dict__.setdefault("_eval_sums", [0.0, 0])
-            sums[0] += float((losses * counts).sum())
-            sums[1] += int(counts.sum())
-            return loss, logits, labels
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            """Put the mean over all rows in the place of the mean over batches."""
-            sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
-            if sums and sums[1]:
-                logs["eval_loss"] = sums[0] / sums[1]
-            super().log(logs, start_time)
+        def count_of(self, inputs: Any) -> Any:
+            """What has a label."""
+            return self._count(inputs["labels"]).ne(IGNORED).sum()
 
     return ClassifierTrainer
 

@@ -168,5 +168,12 @@ def computing(device: str, dtype: str) -> Iterator[None]:
         yield
 
 
+def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Largest difference of two logits, relative to the largest one; infinite where their numbers differ."""
+    if expected.shape != found.shape:
+        return float("inf")
+    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

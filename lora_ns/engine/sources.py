@@ -34,11 +34,20 @@ class Source:
 
     name: str
     rows: Sequence[Row]
-    sha256: str
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By column, the names of its classes in the order of their numbers, where the data set has them."""
     left_out: Sequence[Problem] = ()
     """What is wrong with the rows that cannot be read and were left out."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 over the rows and the ways in which they are read."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            if row.form is not None:
+                digest.update(f"{row.form.name}{columns_of(row.form)}".encode())
+            digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -150,16 +159,14 @@ def _part(loaded: LoadedRecipe, key: str, table: Dataset) -> Part:
     form, why = _detect(loaded, key, table, source)
     form, more = settle_problem_type(form, source.rows, loaded)
     why = f"{why}; {more}" if more else why
-    sources = loaded.recipe.dataset.sources
-    if not sources:
+    several = loaded.recipe.dataset.source_at(key)
+    if several is None:
         return Part(key, table, source, form, why)
-    weight = sources[int(key.rpartition(".")[2])].weight
-    return Part(key, table, _with_form(source, form), form, why, weight)
+    return Part(key, table, _with_form(source, form), form, why, several.weight)
 
 
 def _with_form(source: Source, form: Format) -> Source:
-    rows = [replace(row, form=form) for row in source.rows]
-    return replace(source, rows=rows, sha256=_digest(rows))
+    return replace(source, rows=[replace(row, form=form) for row in source.rows])
 
 
 def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
@@ -233,17 +240,17 @@ def _read(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evalua
     """The rows of a source, or the evaluation rows that are named."""
     if table.eval_path if for_evaluation else table.path:
         name, found = read_part(loaded, table, key, for_evaluation)
-        return Source(name, found.rows, _digest(found.rows), left_out=found.left_out)
+        return Source(name, found.rows, left_out=found.left_out)
     split = table.eval_split if for_evaluation else table.train_split
     if table.streaming and not for_evaluation:
         name, classes, outcomes = open_hub_stream(loaded, table)
-        asked = _asked(loaded, table, key, for_evaluation)
+        asked = asked_for(loaded, table, key)
         rows = [row for _, row in zip(range(asked.reach() or 0), outcomes, strict=False)]
         rows = [rows[number] for number in asked.of(len(rows), name)]
         if not rows:
             raise DataError(Problem(name, "no rows", "name another split"))
-        return Source(name, rows, _digest(rows), classes)
-    return _read_hub(loaded, table, key, split or "train", _asked(loaded, table, key, for_evaluation))
+        return Source(name, rows, classes)
+    return _read_hub(loaded, table, key, split or "train", asked_for(loaded, table, key, for_evaluation))
 
 
 def read_part(
@@ -252,7 +259,7 @@ def read_part(
     """The rows of files, of their slice no more than asked for, and how they are called. Raises `DataError`."""
     name = "eval_path" if for_evaluation else "path"
     names: str | Sequence[str] = getattr(table, name)
-    asked = _asked(loaded, table, key, for_evaluation)
+    asked = asked_for(loaded, table, key, for_evaluation)
     files = find_files(loaded, names, f"{key}.{name}")
     found = read_files(files, asked.reach(), table.max_bad_rows)
     told = shown(names, files)
@@ -260,14 +267,15 @@ def read_part(
     return f"{told}[{asked.slice}]" if asked.slice else told, replace(found, rows=rows)
 
 
-def _asked(loaded: LoadedRecipe, table: Dataset, key: str, for_evaluation: bool) -> _Asked:
+def asked_for(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
+    """Which rows of a source the recipe asks for."""
     if for_evaluation:
-        return _Asked(loaded, f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
-    return _Asked(loaded, f"{key}.slice", table.slice, table.max_samples)
+        return Asked(loaded, f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
+    return Asked(loaded, f"{key}.slice", table.slice, table.max_samples)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """Which rows of a source are asked for."""
 
     loaded: LoadedRecipe
@@ -275,13 +283,19 @@ class _Asked:
     slice: str | None
     limit: int | None
 
+    def begin(self) -> int | None:
+        """The number of the first row, from 0; None if it is not known before all are read."""
+        start = parse_slice(self.slice or ":").start
+        if start is None:
+            return 0
+        return None if start.is_percent or start.number < 0 else start.number
+
     def reach(self) -> int | None:
         """Rows that have to be read; None if all."""
-        part = parse_slice(self.slice or ":")
-        stop = part.reach()
-        if self.limit is None or (part.start and (part.start.is_percent or part.start.number < 0)):
+        stop, begin = parse_slice(self.slice or ":").reach(), self.begin()
+        if self.limit is None or begin is None:
             return stop
-        most = (part.start.number if part.start else 0) + self.limit
+        most = begin + self.limit
         return most if stop is None else min(stop, most)
 
     def of(self, count: int, name: str) -> range:
@@ -293,7 +307,7 @@ class _Asked:
         return part[: self.limit]
 
 
-def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked: _Asked) -> Source:
+def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
     name, data = _load_hub(loaded, recipe, key, split)
     numbers = asked.of(len(data), name)
     data = data.select(numbers)
@@ -303,14 +317,19 @@ def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked
     ]
     if not rows:
         raise DataError(Problem(name, "no rows", "name another split"))
-    return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, _digest(rows), classes)
+    return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, classes)
+
+
+def hub_name(table: Dataset, split: str) -> str:
+    """How a split of the hub is told, such as `nyu-mll/glue/mrpc[train]`."""
+    return f"{table.name}{f'/{table.subset}' if table.subset else ''}[{split}]"
 
 
 def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
     """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
     import datasets
 
-    name = f"{table.name}{f'/{table.subset}' if table.subset else ''}[{table.train_split}]"
+    name = hub_name(table, table.train_split)
     errors = (OSError, ValueError, datasets.exceptions.DatasetsError)
     try:
         data = datasets.load_dataset(
@@ -353,7 +372,7 @@ def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tu
     """How a split of the hub is told, and its rows, not yet read."""
     import datasets
 
-    name = f"{recipe.name}{f'/{recipe.subset}' if recipe.subset else ''}[{split}]"
+    name = hub_name(recipe, split)
     try:
         return name, datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -387,15 +406,6 @@ def _hub_problem(loaded: LoadedRecipe, key: str, shown: str, error: Exception) -
     return Problem(loaded.where(f"{key}.name"), f"{key}.name: {shown} cannot be read: {text}", remedy)
 
 
-def _digest(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        if row.form is not None:
-            digest.update(f"{row.form.name}{columns_of(row.form)}".encode())
-        digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
 def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
     """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
     recipe = loaded.recipe.dataset
@@ -420,14 +430,14 @@ def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Sou
     ]
     held_out = [rows[at][1] for at in kept]
     name = f"{', '.join(part.source.name for part in parts)} (held out)"
-    return rest, replace(parts[0].source, name=name, rows=held_out, sha256=_digest(held_out), left_out=())
+    return rest, replace(parts[0].source, name=name, rows=held_out, left_out=())
 
 
 def _without(part: Part, rows: list[Row]) -> Part:
     if not rows:
         what = f"{part.key}: no row of {part.source.name} is left to train on"
         raise DataError(Problem(part.source.name, what, "give it more rows, or lower `eval_fraction`"))
-    source = replace(part.source, rows=rows, sha256=_digest(rows))
+    source = replace(part.source, rows=rows)
     return replace(part, source=source, held_out=len(part.source.rows) - len(rows))
 
 
@@ -490,7 +500,6 @@ def _mixed(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[Source, list[Pa
     source = Source(
         f"{', '.join(part.source.name for part in parts)} ({len(parts)} sources)",
         rows,
-        _digest(rows),
         _shared_classes(parts),
         [problem for part in parts for problem in part.source.left_out],
     )

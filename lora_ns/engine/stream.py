@@ -23,11 +23,10 @@ from lora_ns.engine.dataset import (
 )
 from lora_ns.engine.notices import Counted
 from lora_ns.engine.render import IGNORED, Renderer
-from lora_ns.engine.sources import Source, hub_commit, open_hub_stream
+from lora_ns.engine.sources import Source, asked_for, hub_commit, hub_name, open_hub_stream
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.formats import Format, TokenClassification
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.slices import parse_slice
 from lora_ns.rows import Outcome, Row, each_row, told
 from lora_ns.rundir import FileRecord, SourceRecord, sha256_file
 
@@ -67,14 +66,8 @@ class Stream:
         Raises:
             DataError: at the row that cannot be read, if no more of them may be left out.
         """
-        table = self.loaded.recipe.dataset
-        part = parse_slice(table.slice or ":")
-        begin = part.start.number if part.start else 0
-        end = part.stop.number if part.stop else None
-        if table.max_samples is not None:
-            most = begin + table.max_samples
-            end = most if end is None else min(end, most)
-        return itertools.islice(self._readable(), begin, end)
+        asked = asked_for(self.loaded, self.loaded.recipe.dataset)
+        return itertools.islice(self._readable(), asked.begin(), asked.reach())
 
     def _readable(self) -> Iterator[Row]:
         most = self.loaded.recipe.dataset.max_bad_rows
@@ -120,7 +113,7 @@ class Stream:
             sequences, faults = self._causal.encode(rows)
             problems = [*told(faults), *self._overflow(tally)]
         else:
-            source = Source("the stream", rows, "")
+            source = Source("the stream", rows)
             encoding = encode_labelled_rows(source, self.form, self.renderer.tokenizer, self.loaded, self.labels)
             sequences, problems, tally = encoding.sequences, told(encoding.problems), encoding.tally
         if problems:
@@ -194,7 +187,7 @@ def stream_record(stream: Stream) -> SourceRecord:
     table = stream.loaded.recipe.dataset
     if not stream.files:
         commit = hub_commit(stream.loaded, table)
-        name = f"{table.name}{f'/{table.subset}' if table.subset else ''}[{table.train_split}]"
+        name = hub_name(table, table.train_split)
         return SourceRecord(source=name, sha256=hashlib.sha256(commit.encode()).hexdigest(), rows=0, commit=commit)
     files = tuple(
         FileRecord(path=str(file.absolute()), size=file.stat().st_size, sha256=sha256_file(file))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
+from lora_ns.engine.evaluation import counted
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.errors import PlanError, Problem
@@ -215,8 +216,8 @@ def causal_trainer_class() -> Any:
     """
     import trl
 
-    class CausalTrainer(trl.SFTTrainer):  # type: ignore[misc, unused-ignore]
-        """`SFTTrainer` averages the means of the batches, so that its `eval_loss` depends on the batch size."""
+    class CausalTrainer(counted(trl.SFTTrainer)):  # type: ignore[misc, unused-ignore]
+        """See `causal_trainer_class`."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss, from scores of the positions in it where that is less work."""
@@ -225,25 +226,18 @@ def causal_trainer_class() -> Any:
                 model = AnswerScorer(model, self.accelerator)
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
-        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            """Add the batch's loss and accuracy to the sums, by its number of tokens."""
-            tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
-            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-            counts = self.accelerator.gather_for_metrics(tokens.to(loss.device)[None])
-            losses = self.accelerator.gather_for_metrics(loss.detach()[None])
-            sums = self.__dict__.setdefault("_eval_sums", [0.0, 0.0, 0])
-            sums[0] += float((losses * counts).sum())
-            sums[1] += self._metrics["eval"]["mean_token_accuracy"][-1] * int(counts.sum())
-            sums[2] += int(counts.sum())
-            return loss, logits, labels
+        def count_of(self, inputs: Any) -> Any:
+            """The tokens whose prediction is in the loss."""
+            return (inputs["labels"][:, 1:] != IGNORED).sum()
 
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            """Put the means over tokens in the place of the means over batches."""
-            sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
-            if sums and sums[2]:
-                logs["eval_loss"] = sums[0] / sums[2]
-                self._metrics["eval"]["mean_token_accuracy"] = [sums[1] / sums[2]]
-            super().log(logs, start_time)
+        def batch_means(self) -> dict[str, float]:
+            """TRL's accuracy of the batch."""
+            return {"mean_token_accuracy": self._metrics["eval"]["mean_token_accuracy"][-1]}
+
+        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+            """TRL logs the mean of what stands among its own metrics."""
+            super().tell_means(means, logs)
+            self._metrics["eval"]["mean_token_accuracy"] = [means["mean_token_accuracy"]]
 
     return CausalTrainer
 

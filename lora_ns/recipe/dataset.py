@@ -144,6 +144,10 @@ class Dataset(Table):
             return {"dataset": self}
         return {f"dataset.sources.{number}": self._part(source) for number, source in enumerate(self.sources)}
 
+    def source_at(self, key: str) -> RowSource | None:
+        """The one of several sources that `parts` has under a key; None where there is only one."""
+        return self.sources[int(key.rpartition(".")[2])] if self.sources else None
+
     def _part(self, source: RowSource) -> Dataset:
         own = {key: getattr(source, key) for key in ("name", "subset", "revision", "path", "slice", "max_samples")}
         return self.model_copy(update={**own, "train_split": source.split, "sources": (), **source.form()})

@@ -35,7 +35,8 @@ def page() -> str:
     lines = [
         "# PEFT methods",
         "",
-        "Written from the methods' own classes; a test holds it to them, and others hold the classes to what happens.",
+        "Written from the methods' own classes; a test holds it to them. Others hold the classes to what happens,",
+        "but for *to LoRA*, *vLLM* and the benchmark, which are what PEFT and vLLM say of themselves.",
         "",
         _row(COLUMNS),
         _row(["---"] * len(COLUMNS)),

@@ -301,7 +301,7 @@ def one_warm_up(recipe: Recipe) -> Finding | None:
 def _each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
     """Every way in which rows are read, and where the recipe says its keys."""
     for place, part in recipe.dataset.parts().items():
-        source = recipe.dataset.sources[int(place.rpartition(".")[2])] if recipe.dataset.sources else None
+        source = recipe.dataset.source_at(place)
         own = source.model_fields_set if source else frozenset()
 
         def locate(key: str, place: str = place, own: Collection[str] = own) -> str:

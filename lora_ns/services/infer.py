@@ -53,7 +53,7 @@ def infer(
     return InferResult(
         tuple(
             {
-                **(_with_expected(row.values) if trained.manifest.data.format == "alpaca" else row.values),
+                **_given(trained.manifest, row),
                 "output": answer.text,
                 "finish_reason": answer.finish_reason,
                 "prompt_tokens": answer.prompt_tokens,
@@ -76,7 +76,7 @@ def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
     """Refuse rows whose own columns an answer would replace. Raises `DataError`."""
     written = WRITTEN[manifest.recipe.task_type]
     for row in rows:
-        own = _with_expected(row.values) if manifest.data.format == "alpaca" else row.values
+        own = _given(manifest, row)
         if len(own) < len(row.values):
             raise DataError(Problem(row.where, "column `expected` would be replaced by `output`", "rename it"))
         if taken := [name for name in written if name in own]:
@@ -84,9 +84,11 @@ def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
             raise DataError(Problem(row.where, what, "rename it"))
 
 
-def _with_expected(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Alpaca's rows have their own answer where the model's is to stand."""
-    return {("expected" if name == "output" else name): value for name, value in values.items()}
+def _given(manifest: Manifest, row: Row) -> Mapping[str, Any]:
+    """What a row has beside the answer; Alpaca's rows have their own where the model's is to stand."""
+    if manifest.data.format != "alpaca":
+        return row.values
+    return {("expected" if name == "output" else name): value for name, value in row.values.items()}
 
 
 def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:

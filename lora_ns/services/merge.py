@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.adapter import load_adapter
-from lora_ns.engine.model import load_base
+from lora_ns.engine.model import difference, load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
@@ -75,19 +75,15 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str |
     adapted = load_adapter(model, run.adapter)
     before = _logits(adapted, tokenizer)
     merged = adapted.merge_and_unload(safe_merge=True)
-    difference = _difference(before, _logits(merged, tokenizer))
-    if not difference <= TOLERANCE:
-        what = f"the merged model differs from the adapter by {difference:.1e} of the largest logit"
+    exact = difference(before, _logits(merged, tokenizer))
+    if not exact <= TOLERANCE:
+        what = f"the merged model differs from the adapter by {exact:.1e} of the largest logit"
         raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
     _round(merged, written)
-    rounded = _difference(before, _logits(merged, tokenizer))
+    rounded = difference(before, _logits(merged, tokenizer))
     _save(merged, written, tokenizer, run.adapter / "generation_config.json", output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
-    return MergeResult(str(output), parameters, written, difference, rounded)
-
-
-def _difference(before: Tensor, after: Tensor) -> float:
-    return float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
+    return MergeResult(str(output), parameters, written, exact, rounded)
 
 
 def _round(model: Any, dtype: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.adapter import load_adapter
-from lora_ns.engine.model import computing, load_base
+from lora_ns.engine.model import computing, difference
 from lora_ns.errors import Problem, RunError
 from lora_ns.rundir import Manifest, RunDir, SealRecord
-from lora_ns.services.trained import loading_of, reopen_base
+from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
     import datasets
+    from peft import PeftModel
     from torch import Tensor
 
 ROWS = 4
@@ -39,21 +37,25 @@ class Seal:
         self._rows = rows.select(range(min(ROWS, len(rows))))
         self._answers = self._ask(model)
 
-    def check(self, run: RunDir, manifest: Manifest) -> SealRecord:
-        """Ask what was saved, on a fresh base.
+    def check(self, run: RunDir) -> SealRecord:
+        """Ask what was saved, opened as `infer` opens it.
 
         Raises:
             RunError: if it answers otherwise.
         """
-        model = load_adapter(load_base(reopen_base(manifest), loading_of(manifest)), run.adapter)
-        found = max(_difference(*pair) for pair in zip(self._answers, self._ask(model), strict=True))
-        with _without_adapter(model) as is_off:
-            plain = self._ask(model) if is_off else None
-        effect = max(_difference(*pair) for pair in zip(plain, self._answers, strict=True)) if plain else None
+        model = open_trained(run).model
+        found = max(map(difference, self._answers, self._ask(model)))
         if not found <= TOLERANCE[self._dtype]:
             what = f"the saved adapter answers otherwise than the trained model, by {found:.1e} of the largest logit"
             raise RunError(Problem(str(run.adapter), what, "do not use it, and report this"))
-        return SealRecord(rows=len(self._rows), largest_difference=found, adapter_effect=effect)
+        return SealRecord(rows=len(self._rows), largest_difference=found, adapter_effect=self._effect(model))
+
+    def _effect(self, model: PeftModel) -> float | None:
+        """How far the base alone is; virtual tokens change the number of positions, and leave nothing to compare."""
+        if model.active_peft_config.is_prompt_learning:
+            return None
+        with model.disable_adapter():
+            return max(map(difference, self._ask(model), self._answers))
 
     def _ask(self, model: Any) -> list[Tensor]:
         import torch
@@ -67,19 +69,3 @@ class Seal:
                 inputs = {name: values.to(model.device) for name, values in inputs.items()}
                 answers.append(model(**inputs).logits.float().cpu())
         return answers
-
-
-@contextlib.contextmanager
-def _without_adapter(model: Any) -> Iterator[bool]:
-    """The base alone; virtual tokens change the number of positions, so that there is nothing to compare."""
-    if model.active_peft_config.is_prompt_learning:
-        yield False
-        return
-    with model.disable_adapter():
-        yield True
-
-
-def _difference(expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))

@@ -71,8 +71,6 @@ MAY_CHANGE_ON_RESUME = (
     "generation.",
 )
 """Keys that do not touch what is learned."""
-
-
 NO_EFFECT = 1e-5
 """Change of the logits by an adapter, relative to the largest one, that is none."""
 
@@ -312,8 +310,8 @@ def _train(
     steps, metrics, seal = _fit(run, prepared, observer, checkpoint, stop)
     _free_memory()
     observer.stage("opening what was saved")
-    manifest = run.update(adapter=hash_folder(run.adapter))
-    manifest = run.update(status="finished", metrics=metrics, seal=seal.check(run, manifest))
+    run.update(adapter=hash_folder(run.adapter))
+    manifest = run.update(status="finished", metrics=metrics, seal=seal.check(run))
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
         observer.warn("the adapter changes nothing: raise `training.learning_rate` or train longer")
     trainable = manifest.base.trainable_parameters or 0

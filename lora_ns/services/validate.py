@@ -24,10 +24,8 @@ from lora_ns.plan import DataFacts, fit_length, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.services.train import find_recipe_base, train
-from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -264,7 +262,7 @@ class StepReport:
 
 
 def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise) -> StepReport:
-    """Train one step on a few rows in a temporary folder, save, and open what was saved.
+    """Train one step on a few rows in a temporary folder, save, and open what was saved, as every training does.
 
     Raises:
         LoransError: what a training would raise.
@@ -272,7 +270,6 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
     with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
         result = train(_one_step(loaded, Path(folder) / "run"), observer, noise, use_cache=False)
         noise.detach()
-        open_trained(RunDir.open(Path(result.run)))
     return StepReport(float(result.metrics["train_loss"]), result.trainable_parameters)
 
 

@@ -14,6 +14,10 @@ Extra = dict[str, Any]
 ModuleNames = tuple[Name, ...]
 
 
+PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
+"""Why a method does not train over a quantised base."""
+
+
 @dataclass(frozen=True)
 class Divisor:
     """A key whose value has to divide the sides of every layer that is adapted."""

@@ -6,9 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import Divisor, LayeredMethod, TargetedMethod
-
-_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
+from lora_ns.recipe.peft.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
 
 
 class LoHa(LayeredMethod):
@@ -17,7 +15,7 @@ class LoHa(LayeredMethod):
     config_class: ClassVar[str] = "LoHaConfig"
     config_file: ClassVar[str] = "tuners/loha/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
+        typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for a higher rank than LoRA at the same size (Hyeon-Woo et al. 2022, arXiv 2108.06098)"
 
@@ -39,7 +37,7 @@ class LoKr(LayeredMethod):
     config_class: ClassVar[str] = "LoKrConfig"
     config_file: ClassVar[str] = "tuners/lokr/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=3e-3, convertible=True, nf4=_PACKED_WEIGHTS
+        typical_learning_rate=3e-3, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "very few parameters; needs a high rate (Yeh et al. 2024, arXiv 2309.14859)"
 
@@ -106,7 +104,7 @@ class DeLora(LayeredMethod):
     config_class: ClassVar[str] = "DeloraConfig"
     config_file: ClassVar[str] = "tuners/delora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
 
@@ -179,7 +177,7 @@ class Peanut(LayeredMethod):
     config_class: ClassVar[str] = "PeanutConfig"
     config_file: ClassVar[str] = "tuners/peanut/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for updates that follow the weights (Zhong et al. 2024, arXiv 2410.01870)"
 
@@ -201,7 +199,7 @@ class Glora(TargetedMethod):
     config_class: ClassVar[str] = "GloraConfig"
     config_file: ClassVar[str] = "tuners/glora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for small layers; largest of its kind (Chavan et al. 2023, arXiv 2306.07967)"
 
@@ -217,7 +215,7 @@ class Deft(LayeredMethod):
     config_class: ClassVar[str] = "DeftConfig"
     config_file: ClassVar[str] = "tuners/deft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
 
@@ -239,7 +237,7 @@ class Osf(TargetedMethod):
     config_class: ClassVar[str] = "OSFConfig"
     config_file: ClassVar[str] = "tuners/osf/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
 

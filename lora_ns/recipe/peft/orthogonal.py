@@ -6,9 +6,7 @@ from typing import ClassVar, Literal
 
 from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, PositiveInt
-from lora_ns.recipe.peft.base import Divisor, LayeredMethod, TargetedMethod
-
-_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
+from lora_ns.recipe.peft.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
 
 
 class Oft(LayeredMethod):
@@ -63,7 +61,7 @@ class Hra(LayeredMethod):
     config_class: ClassVar[str] = "HRAConfig"
     config_file: ClassVar[str] = "tuners/hra/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
 
@@ -81,7 +79,7 @@ class Psoft(LayeredMethod):
     config_class: ClassVar[str] = "PsoftConfig"
     config_file: ClassVar[str] = "tuners/psoft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "OFT with LoRA's cost (Wu et al. 2025, arXiv 2505.11235)"
 

@@ -8,9 +8,7 @@ from pydantic import Field
 
 from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
-from lora_ns.recipe.peft.base import ModuleNames, PeftMethod, TargetedMethod
-
-_PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
+from lora_ns.recipe.peft.base import PACKED_WEIGHTS, ModuleNames, PeftMethod, TargetedMethod
 
 _NO_HEAD = "PEFT has no place for the head beside it"
 
@@ -73,7 +71,7 @@ class SuperTuning(TargetedMethod):
     config_class: ClassVar[str] = "SupertuningConfig"
     config_file: ClassVar[str] = "tuners/supertuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=_PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 

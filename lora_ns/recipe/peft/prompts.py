@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from lora_ns.capabilities import Capabilities
@@ -14,19 +15,17 @@ _NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switch
 _NO_RESUME = "PEFT saves what the network makes and not the network itself"
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
 
+_VIRTUAL = Capabilities(merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=1e-2, virtual_tokens=True)
+_PREFIX = replace(_VIRTUAL, gradient_checkpointing=_NO_CHECKPOINTING)
+_PROMPT = replace(_VIRTUAL, token_classification=_NO_TAGS)
+
 
 class PrefixTuning(PeftMethod):
     """Trained key and value vectors before every layer's own."""
 
     config_class: ClassVar[str] = "PrefixTuningConfig"
     config_file: ClassVar[str] = "tuners/prefix_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        merge=_NO_MERGE,
-        packing=_NO_PACKING,
-        gradient_checkpointing=_NO_CHECKPOINTING,
-        typical_learning_rate=1e-2,
-        virtual_tokens=True,
-    )
+    capabilities: ClassVar[Capabilities] = _PREFIX
     advice: ClassVar[str] = (
         "very sensitive to the learning rate: try 1e-3 to 3e-2 (Li and Liang 2021, arXiv 2101.00190)"
     )
@@ -42,13 +41,7 @@ class PromptTuning(PeftMethod):
 
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        token_classification=_NO_TAGS,
-        merge=_NO_MERGE,
-        packing=_NO_PACKING,
-        typical_learning_rate=3e-2,
-        virtual_tokens=True,
-    )
+    capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2)
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
 
     method: Literal["prompt-tuning"]
@@ -70,14 +63,7 @@ class PTuning(PeftMethod):
 
     config_class: ClassVar[str] = "PromptEncoderConfig"
     config_file: ClassVar[str] = "tuners/p_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        token_classification=_NO_TAGS,
-        merge=_NO_MERGE,
-        packing=_NO_PACKING,
-        resume=_NO_RESUME,
-        typical_learning_rate=1e-2,
-        virtual_tokens=True,
-    )
+    capabilities: ClassVar[Capabilities] = replace(_PROMPT, resume=_NO_RESUME)
     advice: ClassVar[str] = "steadier than prompt tuning for understanding tasks (Liu et al. 2021, arXiv 2103.10385)"
 
     method: Literal["p-tuning"]
@@ -99,13 +85,7 @@ class Cartridge(PeftMethod):
 
     config_class: ClassVar[str] = "CartridgeConfig"
     config_file: ClassVar[str] = "tuners/cartridge/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        merge=_NO_MERGE,
-        packing=_NO_PACKING,
-        gradient_checkpointing=_NO_CHECKPOINTING,
-        typical_learning_rate=1e-2,
-        virtual_tokens=True,
-    )
+    capabilities: ClassVar[Capabilities] = _PREFIX
     advice: ClassVar[str] = "to press a long context into a prefix (Eyuboglu et al. 2025, arXiv 2506.06266)"
 
     method: Literal["cartridge"]
