@@ -54,24 +54,28 @@ class Found:
     left_out: tuple[Problem, ...] = ()
 
 
-def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+def read_rows(path: Path, limit: int | None = None, column_names: Sequence[str] = ()) -> list[Row]:
     """All rows of a file, or the first `limit`.
 
     Raises:
         DataError: with the first problems of the file, or because it has no rows.
     """
-    return read_files([path], limit).rows
+    return read_files([path], limit, column_names=column_names).rows
 
 
-def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0) -> Found:
+def read_files(
+    paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0, column_names: Sequence[str] = ()
+) -> Found:
     """All rows of some files in their order, or the first `limit`; up to `max_bad_rows` broken ones are left out.
+
+    With `column_names`, tables have these columns and no header, and a `.txt` file is a table with tabs.
 
     Raises:
         DataError: with the first problems of the files, or because there are no rows.
     """
     if unfit := [problem for path in paths if (problem := _unfit(path))]:
         raise DataError(told(unfit))
-    outcomes = (outcome for path in paths for outcome in _outcomes(path))
+    outcomes = (outcome for path in paths for outcome in _outcomes(path, column_names))
     rows, problems = _gather(outcomes, limit)
     if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
@@ -80,8 +84,10 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     return Found(rows, tuple(problems))
 
 
-def each_row(paths: Sequence[Path]) -> Iterator[Outcome]:
+def each_row(paths: Sequence[Path], column_names: Sequence[str] = ()) -> Iterator[Outcome]:
     """The rows of some files one by one, and the problems of those that cannot be read; nothing is kept.
+
+    `column_names` are those of `read_files`.
 
     Raises:
         DataError: because of a file that cannot be read at all, or is one list, which cannot be read in parts.
@@ -90,7 +96,7 @@ def each_row(paths: Sequence[Path]) -> Iterator[Outcome]:
     if unfit:
         raise DataError(told(unfit))
     for path in paths:
-        yield from _outcomes(path)
+        yield from _outcomes(path, column_names)
 
 
 def _whole(path: Path) -> Problem | None:
@@ -110,6 +116,11 @@ def kind_of(path: PurePath) -> tuple[str, str]:
     name = path.name.lower()
     packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
     return PurePath(name.removesuffix(packing)).suffix, packing
+
+
+def is_table(path: PurePath) -> bool:
+    """Whether a file of this name may be a table without a header."""
+    return kind_of(path)[0] in TABLES
 
 
 def is_known(path: PurePath) -> bool:
@@ -184,9 +195,13 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], 
     return rows, problems
 
 
-def _outcomes(path: Path) -> Iterator[Outcome]:
+def _outcomes(path: Path, column_names: Sequence[str] = ()) -> Iterator[Outcome]:
+    kind = kind_of(path)[0]
     try:
-        yield from READERS[kind_of(path)[0]](path)
+        if column_names and kind in TABLES:
+            yield from TABLES[kind](path, column_names)
+        else:
+            yield from READERS[kind](path)
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from None
 
@@ -420,27 +435,31 @@ _BEGIN = re.compile(r"[^\s,]")
 # Tables
 
 
-def _csv(path: Path) -> Iterator[Outcome]:
+def _csv(path: Path, names: Sequence[str] = ()) -> Iterator[Outcome]:
     """Rows of a table with commas; a cell is a string, whatever is in it."""
-    return _table(path, "check the quotes", strict=True)
+    return _table(path, names, "check the quotes", strict=True)
 
 
-def _tsv(path: Path) -> Iterator[Outcome]:
+def _tsv(path: Path, names: Sequence[str] = ()) -> Iterator[Outcome]:
     """Rows of a table with tabs; a cell is a string, and quotes are part of it."""
-    return _table(path, "check the tabs", delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table(path, names, "check the tabs", delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _table(path: Path, remedy: str, **dialect: Any) -> Iterator[Outcome]:
+def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
+    """Rows under the names of the first record, or under those given; a first record of these is a header, too."""
     csv.field_size_limit(_LONGEST_CELL)
     with _opened(path) as file:
         records = _records(path, csv.reader(_lines(path, file), **dialect))
-        where, header = next(records, ("", []))
-        _check_names(where, header)
+        where, first = next(records, ("", []))
+        if names and first and first != list(names):
+            records = itertools.chain([(where, first)], records)
+        columns, told = (names, "`column_names`") if names else (first, "the header")
+        _check_names(where, columns)
         for where, cells in records:
-            if len(cells) == len(header):
-                yield Row(where, dict(zip(header, cells, strict=True)))
+            if len(cells) == len(columns):
+                yield Row(where, dict(zip(columns, cells, strict=True)))
             else:
-                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, and the header has {len(header)}"
+                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, and {told} has {len(columns)}"
                 yield Problem(where, what, remedy)
 
 
@@ -645,6 +664,8 @@ TEXT_READERS: Mapping[str, Reader] = {
 """Kind of a file that may be packed to its reader."""
 READERS: Mapping[str, Reader] = {**TEXT_READERS, ".parquet": _parquet, ".arrow": _arrow}
 """File kind to reader."""
+TABLES: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Outcome]]] = {".csv": _csv, ".tsv": _tsv, ".txt": _tsv}
+"""Kind of a file that may be a table without a header to its reader."""
 PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], IO[bytes]]] = {".gz": _gzip, ".zst": _zstd}
 """How a file is packed to what unpacks it."""
 KNOWN = f"{', '.join(TEXT_READERS)}, each also with .gz or .zst, .parquet, .arrow"

@@ -37,7 +37,7 @@ def no_format(columns: str, first: str = "") -> str:
     return f"no format has the columns {columns} ({first}say how a row becomes text: {ways} {example})"
 
 
-HEADER = "the first line names the columns: if it is a row, write their names above it; "
+HEADER = "the first line names the columns: if it is a row, name them by `column_names = [...]`; "
 
 LINES = {
     "text": (b"prompt: a", f"not JSON at column 1: expecting value ({ON_LINE})"),

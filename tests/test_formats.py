@@ -267,6 +267,105 @@ def test_columns_that_fit_no_format_are_told(columns, row, task, told):
     assert fault(detect, columns, list(row), row, task) == told
 
 
+# Columns within columns
+
+SELF_INSTRUCT = {"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}, {"input": "", "output": "no"}]}
+
+
+def test_a_column_may_be_a_path_into_another():
+    columns = Columns(columns={"input": "instances.0.input", "output": "instances.0.output"})
+    form, why = detect(columns, list(SELF_INSTRUCT), SELF_INSTRUCT, "CAUSAL_LM")
+    assert (form.name, why) == ("alpaca", "columns `instruction`, `instances.0.input`, `instances.0.output`")
+    asked = Message("user", "Add.\n\n1, 2")
+    assert form.example(SELF_INSTRUCT) == Conversation((asked, Message("assistant", "3")))
+    assert form.prompt(form.question("hi")) == Conversation((Message("user", "hi"),))
+    row = {"instruction": "Add.", "instances": []}
+    assert fault(form.example, row) == "no column `instances.0.output` (columns: instruction, instances)"
+
+
+def test_paths_are_read_in_templates_and_of_labels():
+    row = {"q": {"text": "hi"}, "answers": {"text": ["yo"]}}
+    templates = Columns(prompt_template="{q.text}", completion_template=" {answers.text.0}")
+    assert formed(templates, row).example(row) == PromptCompletion("hi", " yo")
+    row = {"meta": {"text": "hi", "class": 3}}
+    columns = Columns(text_column="meta.text", label_column="meta.class")
+    form = formed(columns, row, "SEQ_CLS")
+    assert form.example(row) == Labelled("hi", None, "3")
+    assert fault(form.label, {"meta": {"text": "a"}}) == "no column `meta.class` (columns: meta)"
+
+
+def test_a_column_with_dots_in_its_name_is_itself():
+    row = {"a.b": "hi", "a": {"b": "no"}, "answer": "yo"}
+    assert formed(Columns(columns={"question": "a.b"}), row).example(row) == Conversation(TURNS)
+
+
+def test_a_path_into_no_column_is_told():
+    told = "dataset.columns.output: `tasks.0` is not a column of the data (columns: instruction, instances)"
+    columns = Columns(columns={"output": "tasks.0"})
+    assert fault(detect, columns, list(SELF_INSTRUCT), SELF_INSTRUCT, "CAUSAL_LM") == told
+
+
+# Trees of messages
+
+
+def tree(*replies, **more):
+    return {"message_tree_id": "t", "tree_state": "ready", "prompt": message("prompter", "hi", *replies, **more)}
+
+
+def message(role, text, *replies, **more):
+    return {"message_id": text, "role": role, "text": text, "lang": "en", "replies": list(replies), **more}
+
+
+TREE = tree(
+    message("assistant", "unranked"),
+    message("assistant", "second", rank=1),
+    message("assistant", "yo", message("prompter", "so?"), message("prompter", "and?", rank=0), rank=0.0),
+    message("assistant", "deleted", rank=-1, deleted=True),
+    message("assistant", "failed", rank=-1, review_result=False),
+)
+
+
+def test_a_tree_is_the_conversation_of_the_replies_that_are_ranked_best():
+    form, why = detect(Columns(), list(TREE), TREE, "CAUSAL_LM")
+    assert (form.name, why) == ("oasst", "column `prompt`")
+    assert form.example(TREE) == Conversation(TURNS)
+    assert form.prompt(TREE) == Conversation((*TURNS, Message("user", "and?")))
+    assert form.answer(TREE) == "yo"
+    assert form.prompt(form.question("hi")) == Conversation(TURNS[:1])
+    assert form.example(tree(message("assistant", "yo"), message("assistant", "later"))) == Conversation(TURNS)
+
+
+SHAPE = '(write `{"role": "prompter", "text": ..., "replies": [{"role": "assistant", ...}]}`)'
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (tree(), "`prompt` has no answer (remove the row)"),
+        (tree(message("assistant", "x", deleted=True)), "`prompt` has no answer (remove the row)"),
+        ({"message_tree_id": "t", "prompt": "hi"}, f"`prompt` is 'hi' instead of a message {SHAPE}"),
+        (tree(3), f"`prompt.replies[0]` is 3 instead of a message {SHAPE}"),
+        (tree(message("bot", "x")), f"`prompt.replies[0]` is an object instead of a message {SHAPE}"),
+        (tree(replies="x"), f"`prompt.replies` is 'x' instead of a list {SHAPE}"),
+        (tree(message("assistant", None)), "`prompt.replies[0].text` is null instead of text ()"),
+        (
+            tree(message("assistant", " ")),
+            "the answer is empty (it would teach the model to say nothing; remove the row)",
+        ),
+    ],
+)
+def test_a_faulty_tree_is_told(row, told):
+    assert fault(formed(Columns(), row).example, row) == told
+
+
+def test_single_messages_of_trees_are_refused():
+    row = {"message_id": "a", "parent_id": None, "role": "prompter", "text": "hi", "lang": "en"}
+    assert fault(formed, Columns(), row) == (
+        "columns `message_id`, `parent_id`, `role`, `text`: these are single messages of trees "
+        "(take the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1)"
+    )
+
+
 # Faulty rows
 
 TURN = 'write `{"role": ..., "content": ...}`'

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from lora_ns.errors import DataError, MissingError
-from lora_ns.rows import MOST_PROBLEMS, PACKINGS, READERS, TEXT_READERS, read_files, read_rows, told_left_out
+from lora_ns.rows import MOST_PROBLEMS, PACKINGS, READERS, TEXT_READERS, each_row, read_files, read_rows, told_left_out
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
 CONLL_KINDS = (".conll", ".iob", ".bio")
@@ -118,6 +118,43 @@ def test_a_stream_of_arrow_is_read_like_a_file(tmp_path):
 def test_quotes_in_a_table_with_tabs_are_part_of_the_cell(tmp_path):
     file = written(tmp_path, "a.tsv", b'a\tb\n"x\t"y" z\n""\t\'\n')
     assert values(file) == [{"a": '"x', "b": '"y" z'}, {"a": '""', "b": "'"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b'x,"1"\r\n"y, z",2\r\n'),
+        ("a.tsv", b"x\t1\ny, z\t2\n"),
+        ("a.txt", b"\xef\xbb\xbfx\t1\ny, z\t2\n"),
+    ],
+)
+def test_a_table_without_a_header_has_the_columns_that_are_named(tmp_path, name, content):
+    file = written(tmp_path, name, content)
+    packed = written(tmp_path, f"{name}.gz", gzip.compress(content))
+    expected = [{"text": "x", "label": "1"}, {"text": "y, z", "label": "2"}]
+    for path in (file, packed):
+        rows = read_rows(path, column_names=("text", "label"))
+        assert [(row.where, row.values) for row in rows] == [
+            (f"{path}:{n}", v) for n, v in enumerate(expected, start=1)
+        ]
+    assert list(each_row([file], ("text", "label"))) == read_rows(file, column_names=("text", "label"))
+
+
+def test_a_header_that_is_named_once_more_is_no_row(tmp_path):
+    file = written(tmp_path, "a.csv", b"text,label\nx,1\n")
+    assert [row.where for row in read_rows(file, column_names=("text", "label"))] == [f"{file}:2"]
+
+
+def test_names_of_columns_say_how_many_cells_a_row_has(tmp_path):
+    file = written(tmp_path, "a.txt", b"Dummy\nx\t1\n")
+    assert [row.where for row in read_files([file], max_bad_rows=1, column_names=("a", "b")).rows] == [f"{file}:2"]
+    with pytest.raises(DataError, match=r"a\.txt:1: 1 cell, and `column_names` has 2 \(check the tabs\)"):
+        read_rows(file, column_names=("a", "b"))
+
+
+def test_files_that_name_their_columns_do_not_mind_those_of_tables(tmp_path):
+    file = written(tmp_path, "a.jsonl", b'{"b": 1}\n')
+    assert values(file) == [row.values for row in read_rows(file, column_names=("a",))]
 
 
 def test_a_text_file_is_one_row_as_it_stands(tmp_path):

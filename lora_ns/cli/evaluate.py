@@ -32,7 +32,8 @@ def evaluate(
     from lora_ns.rundir import RunDir
 
     opened = RunDir.open(run)
-    rows = None if data is None else read_rows(data)
+    names = opened.read().recipe.dataset.column_names
+    rows = None if data is None else read_rows(data, column_names=names)
     with libraries.Noise():
         libraries.prepare(detect())
         from lora_ns.services.evaluate import evaluate as service

@@ -120,5 +120,5 @@ def _rows(trained: Trained, texts: Sequence[str], input_file: Path | None) -> Se
     from lora_ns.services.infer import as_row
 
     if input_file is not None and input_file.suffix != ".txt":
-        return read_rows(input_file)
+        return read_rows(input_file, column_names=trained.manifest.recipe.dataset.column_names)
     return [as_row(trained, text) for text in texts]

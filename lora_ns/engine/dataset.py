@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -353,7 +354,22 @@ def encode_labelled_rows(
 
     sequences, problems = try_each(source.rows, encode)
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    for where, number in lone_classes(sequences):
+        tally.noted.add("LABEL002", f"{where} (`{labels[number]}`)")
     return Encoding(sequences, tally, problems)
+
+
+MANY = 20
+"""Rows that a class has on average where a class of one row is told."""
+
+
+def lone_classes(sequences: Sequence[Encoded]) -> list[tuple[str, int]]:
+    """Rows that are the only one of their class where others have many, and the numbers of the classes."""
+    found = [(sequence.where, sequence.inputs["labels"]) for sequence in sequences]
+    counts = Counter(number for _, number in found if isinstance(number, int))
+    if not counts or len(found) < MANY * len(counts):
+        return []
+    return [(where, number) for where, number in found if isinstance(number, int) and counts[number] == 1]
 
 
 def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:

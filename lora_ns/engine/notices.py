@@ -33,6 +33,10 @@ NOTICES: Mapping[str, Notice] = {
         "a text that looks like a conversation, and is learned whole, the questions, too",
         "write conversations as .jsonl with `messages`",
     ),
+    "LABEL002": Notice(
+        "the only row of its class, in a set that has many of others",
+        "a misspelt class, or the header of a table: mend it, or leave it out by `slice`; keep it if it is meant",
+    ),
     "SPEC001": Notice(
         "a text spells out a special token, and becomes that token", "change the text where it is not meant"
     ),

@@ -12,7 +12,7 @@ _MARK, _VALUE = "loransmark", "loransvalue"
 """Words that no row has, of letters alone: a template that escapes, trims or wraps what it prints leaves them whole."""
 _REASONING = ("reasoning_content", "thinking")
 _MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
-_OTHER_TEMPLATE = "name another template by `sft.chat_template`, such as a .jinja file, or take it out of the rows"
+_OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
 
 Render = Callable[[Conversation], str | None]
 """The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""

@@ -20,7 +20,7 @@ from lora_ns.formats import Columns, Format, RowFaultError, detect
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.slices import parse_slice
-from lora_ns.rows import Found, Row, for_each, kind_of, read_files, told_left_out
+from lora_ns.rows import TABLES, Found, Row, for_each, is_table, kind_of, read_files, told_left_out
 from lora_ns.rundir import sha256_file
 from lora_ns.shares import apportion, interleave
 
@@ -176,8 +176,9 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
     try:
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
     except RowFaultError as fault:
-        raise DataError(_column_problem(loaded, key, source.name, _kind(source, table), fault)) from None
-    if form.name != "text" and _kind(source, table) == ".txt":
+        kind = "" if table.column_names else _kind(source, table)
+        raise DataError(_column_problem(loaded, key, source.name, kind, fault)) from None
+    if form.name != "text" and _kind(source, table) == ".txt" and not table.column_names:
         what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
             Problem(source.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
@@ -228,7 +229,9 @@ def _file_hash(file: Path) -> str:
 def _column_problem(loaded: LoadedRecipe, key: str, source: str, kind: str, fault: RowFaultError) -> Problem:
     remedy = fault.remedy
     if kind in {".csv", ".tsv"}:
-        remedy = f"the first line names the columns: if it is a row, write their names above it; {remedy}"
+        remedy = f"the first line names the columns: if it is a row, name them by `column_names = [...]`; {remedy}"
+    if kind == ".txt":
+        remedy = "it is read as one text: if it is a table with tabs, name its columns by `column_names = [...]`"
     if not fault.what.startswith("dataset."):
         return Problem(loaded.where(key), f"{source}: {fault.what}", remedy)
     own = fault.what.split(":")[0].replace("dataset", key, 1)
@@ -261,10 +264,19 @@ def read_part(
     names: str | Sequence[str] = getattr(table, name)
     asked = asked_for(loaded, table, key, for_evaluation)
     files = find_files(loaded, names, f"{key}.{name}")
-    found = read_files(files, asked.reach(), table.max_bad_rows)
+    if table.column_names and (not for_evaluation or table.sources):
+        _check_tables(loaded, f"{key}.column_names", shown(names, files), files)
+    found = read_files(files, asked.reach(), table.max_bad_rows, table.column_names)
     told = shown(names, files)
     rows = [found.rows[number] for number in asked.of(len(found.rows), told)]
     return f"{told}[{asked.slice}]" if asked.slice else told, replace(found, rows=rows)
+
+
+def _check_tables(loaded: LoadedRecipe, key: str, name: str, files: Sequence[Path]) -> None:
+    """Refuse names of columns where no file lacks them."""
+    if not any(is_table(file) for file in files):
+        what = f"{key}: {name} is no table without a header"
+        raise DataError(Problem(loaded.where(key), what, f"remove it: it is for {', '.join(TABLES)}"))
 
 
 def asked_for(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:

@@ -70,8 +70,8 @@ class Stream:
         return itertools.islice(self._readable(), asked.begin(), asked.reach())
 
     def _readable(self) -> Iterator[Row]:
-        most = self.loaded.recipe.dataset.max_bad_rows
-        outcomes: Iterable[Outcome] = each_row(self.files) if self.files else self._hub_rows()
+        most, names = self.loaded.recipe.dataset.max_bad_rows, self.loaded.recipe.dataset.column_names
+        outcomes: Iterable[Outcome] = each_row(self.files, names) if self.files else self._hub_rows()
         for outcome in outcomes:
             if isinstance(outcome, Row):
                 yield outcome

@@ -16,6 +16,7 @@ from lora_ns.formats import (
     TextClassification,
     TokenClassification,
 )
+from lora_ns.formats.cells import find, is_there
 from lora_ns.formats.classification import told_problem_type
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.rules import INERT_FOR_PROBLEM, is_written
@@ -43,7 +44,7 @@ def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe)
     column = form.columns.label_column
     if asked != "auto":
         return replace(form, problem_type=asked), ""
-    found, why = told_problem_type(column, (row.values.get(column) for row in rows))
+    found, why = told_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
     unread = [key for key in INERT_FOR_PROBLEM[found] if is_written(loaded.recipe, key)]
     if unread:
         name = unread[0].rpartition(".")[2]

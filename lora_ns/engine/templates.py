@@ -16,8 +16,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHATML = """\
+{%- if tools -%}
+{{ '<|im_start|>system\\n' + (messages[0].content + '\\n\\n' if messages[0].role == 'system' else '') }}
+{{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' }}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}
+{%- for tool in tools -%}{{ '\\n' + tool | tojson }}{%- endfor -%}
+{{ '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments ' }}
+{{- 'within <tool_call></tool_call> XML tags:\\n<tool_call>\\n' }}
+{{- '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' }}
+{%- endif -%}
 {%- for message in messages -%}
-{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- if message.role == 'tool' -%}
+{{ '<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' }}
+{{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+{{- '<|im_end|>\\n' if loop.last or messages[loop.index0 + 1].role != 'tool' }}
+{%- elif not (tools and loop.first and message.role == 'system') -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content }}
+{%- for call in message.tool_calls -%}
+{{ '\\n' if message.content or not loop.first }}
+{{- '<tool_call>\\n' + {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}
+{{- '\\n</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,11 @@ class Cells:
 
     def has(self, name: str) -> bool:
         """Whether the row has a column."""
-        return self.own(name) in self.values and is_seen(name, self.columns)
+        return is_there(self.values, self.own(name)) and is_seen(name, self.columns)
 
     def get(self, name: str) -> Any:
         """A value; None where there is none."""
-        return self.values[self.own(name)] if self.has(name) else None
+        return find(self.values, self.own(name)) if self.has(name) else None
 
     def text(self, name: str) -> str:
         """A value as text. Raises `RowFaultError`."""
@@ -47,11 +47,51 @@ def is_seen(name: str, columns: Mapping[str, str]) -> bool:
     return name in columns or name not in columns.values()
 
 
-def text(values: Values, column: str) -> str:
-    """The value of a column as text. Raises `RowFaultError`."""
-    if column not in values:
-        raise RowFaultError(f"no column `{column}`", f"columns: {', '.join(values)}")
+def find(values: Values, name: str) -> Any:
+    """The value of a column, or what is in it under a path such as `answers.text.0`.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    if name in values:
+        return values[name]
+    column, *path = name.split(".")
     value = values[column]
+    for step in path:
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise KeyError(name)
+    return value
+
+
+def is_there(values: Values, name: str) -> bool:
+    """Whether a row has a column, or something in it under a path."""
+    try:
+        find(values, name)
+    except KeyError:
+        return False
+    return True
+
+
+def column_of(name: str, names: Collection[str]) -> str:
+    """The column that is read under a name, which may be a path into it."""
+    return name if name in names else name.partition(".")[0]
+
+
+def found(values: Values, column: str) -> Any:
+    """The value of a column or of a path into it. Raises `RowFaultError`."""
+    try:
+        return find(values, column)
+    except KeyError:
+        raise RowFaultError(f"no column `{column}`", f"columns: {', '.join(values)}") from None
+
+
+def text(values: Values, column: str) -> str:
+    """The value of a column or of a path into it, as text. Raises `RowFaultError`."""
+    value = found(values, column)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise RowFaultError(f"`{column}` is {shown(value)} instead of text")
     return str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lora_ns.formats.base import Columns, Label, Labelled, RowFaultError, Values
-from lora_ns.formats.cells import parsed, shown, text
+from lora_ns.formats.cells import found, parsed, shown, text
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' names of what a label is."""
@@ -47,13 +47,12 @@ class TextClassification:
     def label(self, values: Values) -> Label:
         """The class, the score, or the labels. Raises `RowFaultError`."""
         column = self.columns.label_column
-        if column not in values:
-            raise RowFaultError(f"no column `{column}`", f"columns: {', '.join(values)}")
+        value = found(values, column)
         if self.problem_type == "regression":
-            return _score(column, values[column])
+            return _score(column, value)
         if self.problem_type == "multi_label_classification":
-            return _labels(column, values[column])
-        return class_name(column, values[column], "a class is a name or a whole number")
+            return _labels(column, value)
+        return class_name(column, value, "a class is a name or a whole number")
 
     def _texts(self, values: Values) -> tuple[str, str | None]:
         pair = self.columns.text_pair_column

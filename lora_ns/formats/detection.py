@@ -9,19 +9,21 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lora_ns.formats.base import Columns, Format, RowFaultError, Values
-from lora_ns.formats.cells import Cells, is_seen, listed
+from lora_ns.formats.cells import Cells, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.instructions import Alpaca, QuestionAnswer
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.sharegpt import ShareGpt
 from lora_ns.formats.tokens import TokenClassification
+from lora_ns.formats.trees import MessageTrees
 
 FormatClass = (
     type[Messages]
     | type[ShareGpt]
     | type[Alpaca]
     | type[QuestionAnswer]
+    | type[MessageTrees]
     | type[PlainPromptCompletion]
     | type[PlainText]
     | type[TextClassification]
@@ -35,6 +37,7 @@ FORMATS: Mapping[str, FormatClass] = {
         ShareGpt,
         Alpaca,
         QuestionAnswer,
+        MessageTrees,
         PlainPromptCompletion,
         PlainText,
         TextClassification,
@@ -52,6 +55,7 @@ _SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
     ShareGpt: (("conversations",), ("conversation",)),
     Alpaca: (("instruction", "output"), ("instruction", "response")),
     QuestionAnswer: (("question", "answer"), ("query", "response"), ("query", "answer")),
+    MessageTrees: (("message_tree_id", "prompt"),),
     PlainPromptCompletion: (("prompt", "completion"),),
 }
 """The columns that tell a format, in the order in which they are tried.
@@ -89,6 +93,7 @@ def detect(
     seen = _seen(columns, names)
     cells = Cells(first, columns.columns)
     _refuse_preferences(seen, cells)
+    _refuse_single_messages(seen)
     kind = _fitting(seen, names)
     if kind is PlainPromptCompletion and isinstance(cells.get("prompt"), list):
         kind = Messages
@@ -154,10 +159,15 @@ def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], 
 def _reason(form: Format, names: Sequence[str]) -> str:
     """The columns that a format reads, by the data's names."""
     columns: Columns = form.columns  # type: ignore[attr-defined]
-    cells = Cells(dict.fromkeys(names), columns.columns)
-    left_aside = ("prompt", "completion") if form.name == "messages" and cells.has("messages") else ()
-    read = [cells.own(name) for name in form.reads if cells.has(name) and name not in left_aside]
+    there = [name for name in form.reads if _is_read(name, columns, names)]
+    left_aside = ("prompt", "completion") if form.name == "messages" and "messages" in there else ()
+    read = [columns.columns.get(name, name) for name in there if name not in left_aside]
     return f"column{'s' if len(read) > 1 else ''} {listed(read)}"
+
+
+def _is_read(name: str, columns: Columns, names: Sequence[str]) -> bool:
+    """Whether the data has the column that is read under a format's name."""
+    return column_of(columns.columns.get(name, name), names) in names and is_seen(name, columns.columns)
 
 
 def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
@@ -169,6 +179,14 @@ def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
     if has_answer and _is_verdict(cells.get("label")):
         told = [*asked, *(["completion"] if "prompt" in asked and "completion" in seen else []), "label"]
         _refuse(told, cells, "keep the rows that are good without `label`, or write `format` to learn from all")
+
+
+def _refuse_single_messages(seen: Sequence[str]) -> None:
+    """Refuse rows that are a message each, which would be learned without what they answer."""
+    if {"message_id", "parent_id", "role", "text"} <= set(seen):
+        what = f"columns {listed(['message_id', 'parent_id', 'role', 'text'])}: these are single messages of trees"
+        remedy = "take the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1"
+        raise RowFaultError(what, remedy)
 
 
 def _refuse(names: Sequence[str], cells: Cells, remedy: str) -> None:
@@ -183,9 +201,8 @@ def _is_verdict(label: Any) -> bool:
 def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:
     kind = TokenClassification
     form = _opened(kind, columns, names, first)
-    cells = Cells(dict.fromkeys(names), form.columns.columns)  # type: ignore[attr-defined]
     for name in kind.reads:
-        if not cells.has(name):
+        if not _is_read(name, form.columns, names):  # type: ignore[attr-defined]
             others = " or ".join(f"`{alias}`" for alias, own in kind.aliases.items() if own == name)
             what = f"no column `{name}` ({others}) among {listed(names)}"
             raise RowFaultError(what, f'name it by `columns = {{{name} = "..."}}`')
@@ -195,7 +212,7 @@ def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tup
 def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Format, str]:
     if columns.label_column == "label" and "label" not in names and "labels" in names:
         columns = replace(columns, label_column="labels")
-    if columns.label_column not in names:
+    if column_of(columns.label_column, names) not in names:
         raise RowFaultError(f"no column `{columns.label_column}` among {listed(names)}", "name it by `label_column`")
     if columns.text_column:
         shown = [columns.text_column, *([columns.text_pair_column] if columns.text_pair_column else [])]
@@ -217,14 +234,14 @@ def _classification(columns: Columns, text: str, pair: str | None) -> tuple[Form
 def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
     for key in ("prompt_template", "completion_template", "system_template"):
         for _, field, _, _ in string.Formatter().parse(getattr(columns, key) or ""):
-            if field is not None and field not in names:
+            if field is not None and column_of(field, names) not in names:
                 raise RowFaultError(
                     f"dataset.{key}: names column `{field}`, which the data does not have", _close(field, names)
                 )
     named = {key: getattr(columns, key) for key in ("text_column", "text_pair_column")}
     named |= {f"columns.{key}": name for key, name in columns.columns.items()}
     for key, name in named.items():
-        if name and name not in names:
+        if name and column_of(name, names) not in names:
             raise RowFaultError(f"dataset.{key}: `{name}` is not a column of the data", _close(name, names))
 
 

@@ -14,6 +14,7 @@ FormatName = Literal[
     "sharegpt",
     "alpaca",
     "question-answer",
+    "oasst",
     "prompt-completion",
     "text",
     "classification",
@@ -30,6 +31,8 @@ _FORM = (
     "label_column",
 )
 """The keys that say how a row is read."""
+_PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names")
+"""The keys that say where the rows of one source are."""
 
 
 class RowSource(Table):
@@ -51,6 +54,8 @@ class RowSource(Table):
     """Part of the rows, as `dataset.slice`."""
     max_samples: PositiveInt | None = None
     """Use only this many rows, the first ones of the slice."""
+    column_names: tuple[Name, ...] = ()
+    """Columns of tables without a header, as `dataset.column_names`."""
     format: FormatName | None = None
     """How these rows are read; with it, no template and no column is taken from `[dataset]`."""
     columns: dict[str, Name] | None = None
@@ -110,6 +115,8 @@ class Dataset(Table):
     """Read, render and tokenise training rows while they are trained on; needs `training.max_steps`."""
     shuffle_buffer_size: NonNegativeInt = 10_000
     """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
+    column_names: tuple[Name, ...] = ()
+    """Columns of tables without a header, in their order: `.csv`, `.tsv`, and `.txt` with tabs."""
     max_bad_rows: NonNegativeInt = 0
     """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0
@@ -149,5 +156,5 @@ class Dataset(Table):
         return self.sources[int(key.rpartition(".")[2])] if self.sources else None
 
     def _part(self, source: RowSource) -> Dataset:
-        own = {key: getattr(source, key) for key in ("name", "subset", "revision", "path", "slice", "max_samples")}
+        own = {key: getattr(source, key) for key in _PLACE}
         return self.model_copy(update={**own, "train_split": source.split, "sources": (), **source.form()})

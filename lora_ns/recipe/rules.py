@@ -69,13 +69,13 @@ def template_fields(template: str) -> tuple[str, ...]:
     """Columns that a template names, in order.
 
     Raises:
-        ValueError: if the braces do not balance or a field is more than a plain name.
+        ValueError: if the braces do not balance or a field is more than the name of a column or a path into one.
     """
     fields = []
     for _, name, spec, conversion in string.Formatter().parse(template):
         if name is None:
             continue
-        if not name or spec or conversion or not re.fullmatch(r"[\w\- ]+", name):
+        if not name or spec or conversion or not re.fullmatch(r"[\w\-. ]+", name):
             raise ValueError(f"`{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}`")
         fields.append(name)
     return tuple(dict.fromkeys(fields))
@@ -137,6 +137,23 @@ def slices_are_parts(recipe: Recipe) -> Finding | None:
     if data.eval_slice and not data.eval_path and not data.eval_split:
         what = "`eval_slice` is of `eval_path` or `eval_split`, and neither is given"
         return Finding(("dataset.eval_slice",), what, "remove it")
+    return None
+
+
+def column_names_are_of_files(recipe: Recipe) -> Finding | None:
+    """Only the tables of a path lack a header, and each column has a name of its own."""
+    data = recipe.dataset
+    for place, part in data.parts().items():
+        names = part.column_names
+        twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+        if twice is not None:
+            return Finding((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
+        if names and not part.path and not (place == "dataset" and data.eval_path):
+            what = "`column_names` is for files, and `path` names none"
+            return Finding((f"{place}.column_names",), what, "remove it: a data set of the hub has names")
+    if data.column_names and data.sources and not data.eval_path:
+        what = "`column_names` is of one source, and there are several"
+        return Finding(("dataset.column_names",), what, "write it into those that it is meant for")
     return None
 
 
@@ -321,7 +338,7 @@ def templates_come_together(recipe: Recipe) -> Finding | None:
 
 
 def templates_are_well_formed(recipe: Recipe) -> Finding | None:
-    """Templates hold plain column names in braces."""
+    """Templates hold column names, or paths into columns, in braces."""
     for data, key_of in _each_form(recipe):
         for key in ("prompt_template", "completion_template", "system_template"):
             try:
@@ -687,6 +704,7 @@ RULES: tuple[Rule, ...] = (
     each_source_is_named,
     all_sources_are_weighted,
     slices_are_parts,
+    column_names_are_of_files,
     stratified_rows_are_set_aside,
     a_stream_has_steps,
     a_stream_is_read_as_it_comes,

@@ -197,6 +197,35 @@ def test_the_template_sees_tools_and_tool_calls(renderer):
     assert tokenizer.decode(caller.prompt(Conversation(turns[:1], tools))).startswith("T:add;")
 
 
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_the_built_in_chatml_shows_tools_their_calls_and_what_they_say(system, write_recipe):
+    """As Qwen 3's own template does, which those of Qwen 2.5 and Hermes agree with."""
+    tokenizer = make_tokenizer(SHAPES["chatml"])
+    use_template(load_recipe(write_recipe(), ["sft.chat_template=chatml"]), tokenizer)
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    told = '<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
+    turns = (
+        *([Message("system", system)] if system else []),
+        Message("user", "1 + 1?"),
+        Message("assistant", "", {"tool_calls": [call, call]}),
+        Message("tool", "2"),
+        Message("tool", "3"),
+        Message("assistant", "So:", {"tool_calls": [call]}),
+        Message("tool", "4"),
+        Message("assistant", "2"),
+    )
+    caller = Renderer(tokenizer, stop_token_ids(tokenizer, Path("nowhere")))
+    conversation = Conversation(turns, ({"type": "function", "function": {"name": "add"}},))
+    (row,) = caller.examples(conversation)
+    text = tokenizer.decode(row.input_ids)
+    assert said(tokenizer, [row]) == [f"{told}\n{told}<|im_end|>", f"So:\n{told}<|im_end|>", "2<|im_end|>"]
+    assert text.startswith(f"<|im_start|>system\n{system}\n\n# Tools" if system else "<|im_start|>system\n# Tools")
+    assert text.count("<|im_start|>system") == 1
+    assert '<tools>\n{"type": "function", "function": {"name": "add"}}\n</tools>' in text
+    response = "<tool_response>\n{}\n</tool_response>"
+    assert f"<|im_start|>user\n{response.format(2)}\n{response.format(3)}<|im_end|>\n<|im_start|>assistant" in text
+
+
 def test_a_system_turn_becomes_the_beginning_of_the_first_user_turn_if_the_recipe_says_so(shape, tokenizer, renderer):
     merging = Renderer(tokenizer, renderer.stops, merges_system=True)
     turns = (Message("system", "Be brief."), Message("user", "a"), Message("assistant", "b"))

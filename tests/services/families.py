@@ -3,6 +3,7 @@
 They are written under the hub's names below the current folder, so that the recipes run as they are shipped.
 """
 
+import gzip
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers import (
 from lora_ns.basemodel import ASSETS
 
 QUESTION = "Ann has 3 plums and eats 1. How many are left?"
+TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "2"}]
 ROWS = {
     "openai/gsm8k": {"question": QUESTION, "answer": "She has 3 - 1 = <<3-1=2>>2.\n#### 2"},
     "meta-math/MetaMathQA": {
@@ -35,12 +37,43 @@ ROWS = {
         "resource": "test",
         "lang": "python",
     },
+    "m-a-p/Code-Feedback": {"id": 1, "messages": [*TURNS, *TURNS]},
+    "tatsu-lab/alpaca": {
+        "instruction": QUESTION,
+        "input": "",
+        "output": "2",
+        "text": f"### Instruction:\n{QUESTION}\n\n### Response:\n2",
+    },
+    "databricks/databricks-dolly-15k": {
+        "instruction": QUESTION,
+        "context": "Ann likes plums.",
+        "response": "2",
+        "category": "closed_qa",
+    },
+    "teknium/OpenHermes-2.5": {
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "2"}],
+        "source": "test",
+        "category": None,
+        "system_prompt": None,
+    },
+    "HuggingFaceH4/ultrachat_200k": {"prompt": QUESTION, "prompt_id": "1", "messages": [*TURNS, *TURNS]},
 }
 SPLITS = {
     "openai/gsm8k": ("main", ("train", "test")),
-    "meta-math/MetaMathQA": ("default", ("train",)),
-    "m-a-p/CodeFeedback-Filtered-Instruction": ("default", ("train",)),
+    "HuggingFaceH4/ultrachat_200k": ("default", ("train_sft", "test_sft")),
 }
+"""Subset and splits, where they are others than `train` of `default`."""
+TREE = {
+    "message_tree_id": "1",
+    "tree_state": "ready_for_export",
+    "prompt": {
+        "message_id": "1",
+        "role": "prompter",
+        "text": QUESTION,
+        "replies": [{"message_id": "2", "role": "assistant", "text": "2", "rank": 0, "replies": []}],
+    },
+}
+CONLL = "-DOCSTART- -X- -X- O\n\n" + "Ann NNP B-NP B-PER\nlikes VBZ B-VP O\nplums NNS B-NP O\n\n" * 24
 GLUE = {
     "cola": (("sentence",), ("unacceptable", "acceptable")),
     "sst2": (("sentence",), ("negative", "positive")),
@@ -72,6 +105,11 @@ def write_everything(folder: Path) -> None:
     for name in ROWS:
         write_data(folder / name, name)
     write_glue(folder / "nyu-mll/glue")
+    with gzip.open(folder / "2023-04-12_oasst_ready.trees.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(TREE) + "\n" for _ in range(24))
+    (folder / "conll2003").mkdir()
+    for name in ("train", "testa"):
+        (folder / f"conll2003/eng.{name}.conll").write_text(CONLL)
     row = {"prompt": QUESTION, "completion": "2"}
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(24)))
 
@@ -109,7 +147,7 @@ def write_encoder(folder: Path) -> None:
 
 def write_data(folder: Path, name: str) -> None:
     """A data set as the hub has it: a card that names the files of each split, and the files."""
-    subset, splits = SPLITS[name]
+    subset, splits = SPLITS.get(name, ("default", ("train",)))
     (folder / subset).mkdir(parents=True)
     (folder / "README.md").write_text(f"---\nconfigs:\n{_config(subset, splits)}---\n")
     for split in splits:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from services_recipes import RECIPE, run_recipe
+from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -183,5 +183,26 @@ def test_a_text_file_is_no_row_of_a_conversation(tmp_path):
 def test_a_table_without_a_header_says_what_its_first_line_is(tmp_path, kind, more):
     mark = {"tsv": "\t", "csv": ","}[kind]
     (tmp_path / f"rows.{kind}").write_text(f"What is 1 + 1?{mark}2\nWhat is 2 + 1?{mark}3\n")
-    with pytest.raises(DataError, match="the first line names the columns: if it is a row, write their names above it"):
+    with pytest.raises(DataError, match="the first line names the columns: if it is a row, name them by"):
         train(tmp_path, *more, text=without_format(PLAIN).replace("{name}", f"rows.{kind}"))
+
+
+def test_a_header_among_the_rows_of_a_table_is_told_as_the_only_row_of_its_class(tmp_path):
+    rows = "".join(f"plum {number}\t{number % 2}\n" for number in range(80))
+    (tmp_path / "rows.txt").write_text(f"sentence\tQuality\n{rows}")
+    text = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.txt"')
+    text = text.replace("max_steps = 30\nsave_steps = 30\neval_steps = 30", "max_steps = 1")
+    names = 'dataset.column_names=["text", "label"]'
+    found = validate(tmp_path, names, text=text)
+    assert found["LABEL002"]["rows"] == ["rows.txt:1 (`Quality`)"]
+    assert any("[LABEL002]" in note and "`Quality`" in note for note in train(tmp_path, names, text=text))
+    assert validate(tmp_path, names, 'dataset.slice="1:"', text=text) == {}
+    with pytest.raises(DataError, match="if it is a table with tabs, name its columns by `column_names"):
+        train(tmp_path, f"training.output_dir={tmp_path}/other", text=text)
+
+
+def test_columns_of_files_that_name_their_own_are_refused(tmp_path):
+    write(tmp_path)
+    told = r"dataset.column_names: \S*rows.jsonl is no table without a header \(remove it: it is for .csv, .tsv, .txt\)"
+    with pytest.raises(DataError, match=told):
+        train(tmp_path, 'dataset.column_names=["text", "label"]')

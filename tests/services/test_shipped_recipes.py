@@ -56,6 +56,9 @@ def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
     texts, classes = GLUE.get(manifest.recipe.dataset.subset, ((), ()))
     asked = Row("input", dict.fromkeys(texts, "A plum fell.")) if texts else as_row(trained, QUESTION)
     (row,) = infer(trained, [asked], settings).rows
+    if manifest.recipe.task_type == "TOKEN_CLS":
+        assert row["tags"]
+        return
     assert "output" in row
     assert manifest.labels == classes  # by their names, in the data set's order
     if texts:

@@ -3,7 +3,7 @@
 import gzip
 import json
 
-from services_recipes import RECIPE
+from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -70,3 +70,15 @@ def test_every_source_has_a_line_of_its_own(tmp_path):
         "source  a.jsonl: 4 rows, 1 set aside; messages, by column `messages`",
         "source  b.jsonl: 40 rows, 10 set aside; text, by column `text`",
     ]
+
+
+def test_a_run_on_a_table_without_a_header_measures_and_answers_others_like_it(trained, tmp_path):
+    rows = "".join(f"{row['text']}\t{row['label']}\n" for row in class_rows())
+    (tmp_path / "rows.tsv").write_text(rows)
+    run = trained(CLASSES, "dataset.path=rows.tsv", 'dataset.column_names=["text", "label"]', "training.max_steps=1")
+    assert run.read().labels == ("loud", "quiet")
+    for arguments in (["eval", "--data"], ["infer", "--input-file"]):
+        name, option = arguments
+        done = CliRunner().invoke(app, [name, str(run.path), option, "rows.tsv", "--json"], catch_exceptions=False)
+        assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == len(class_rows())

@@ -1,0 +1,74 @@
+"""Trees of messages in the form of Open Assistant: the replies that people ranked best make one conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lora_ns.formats.base import Message, RowFaultError, Values
+from lora_ns.formats.cells import Cells, answered, shown
+from lora_ns.formats.chat import Chat
+
+_ROLES = {"prompter": "user", "assistant": "assistant"}
+_SHAPE = 'write `{"role": "prompter", "text": ..., "replies": [{"role": "assistant", ...}]}`'
+
+
+@dataclass(frozen=True)
+class MessageTrees(Chat):
+    """Trees: `prompt` is a message with `replies`, and so is each of these.
+
+    The conversation goes from the prompt to the reply of the lowest `rank`, and from there on in the same way, as in
+    `OpenAssistant/oasst_top1_2023-08-25`. Messages that are deleted or failed their review are left aside.
+    """
+
+    name: ClassVar[str] = "oasst"
+    reads: ClassVar[tuple[str, ...]] = ("prompt",)
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    def question(self, text: str) -> Values:
+        """A tree of the prompt alone."""
+        return {self.columns.columns.get("prompt", "prompt"): {"role": "prompter", "text": text}}
+
+    def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
+        """The messages from the prompt to the last answer; to learn from, a question without one is left out."""
+        turns = list(_best(cells.get("prompt"), cells.own("prompt")))
+        while with_answer and turns and turns[-1].role != "assistant":
+            turns.pop()
+        if with_answer and not turns:
+            raise RowFaultError(f"`{cells.own('prompt')}` has no answer", "remove the row")
+        return tuple(turns)
+
+    def tools(self, cells: Cells) -> None:
+        """None."""
+
+
+def _best(message: Any, place: str) -> Iterator[Message]:
+    """A message and, from reply to reply, those that are ranked best."""
+    while message is not None:
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
+            raise RowFaultError(f"`{place}` is {shown(message)} instead of a message", _SHAPE)
+        text, role = message.get("text"), _ROLES[message["role"]]
+        if not isinstance(text, str):
+            raise RowFaultError(f"`{place}.text` is {shown(text)} instead of text")
+        yield Message(role, answered(text) if role == "assistant" else text)
+        replies, place = message.get("replies") or [], f"{place}.replies"
+        if not isinstance(replies, list):
+            raise RowFaultError(f"`{place}` is {shown(replies)} instead of a list", _SHAPE)
+        number, message = min(enumerate(replies), key=_rank, default=(0, None))
+        if message is not None and _is_left_aside(message):
+            message = None
+        place = f"{place}[{number}]"
+
+
+def _rank(numbered: tuple[int, Any]) -> tuple[bool, bool, float, int]:
+    """What the first of some replies has least of: those left aside come last, before them those without a rank."""
+    number, reply = numbered
+    rank = reply.get("rank") if isinstance(reply, Mapping) else None
+    if not isinstance(rank, (int, float)):
+        return _is_left_aside(reply), True, 0, number
+    return _is_left_aside(reply), False, rank, number
+
+
+def _is_left_aside(reply: Any) -> bool:
+    return isinstance(reply, Mapping) and (reply.get("deleted") is True or reply.get("review_result") is False)
