@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,8 @@ class BaseFacts:
     max_position_embeddings: int | None
     matrices: Mapping[str, tuple[int, int]]
     """Shapes of the stored matrices by the name of their module; embeddings are among them."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """What the model's settings say of a quantisation that it is stored in."""
 
 
 _UNIMPORTANT_SETTINGS = frozenset(
@@ -262,9 +264,37 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + size
 
 
-def _tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """Type, shape and place of every stored tensor."""
-    return {name: entry for file in _weight_files(path) for name, entry in _header(file)[0].items()}
+def _tensors(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Type and shape of every tensor, of one that is stored quantised as it is without."""
+    return {name: entry for file in _weight_files(path) for name, entry in _unpacked(file, *_header(file)).items()}
+
+
+_STATE = ".quant_state.bitsandbytes__"
+_SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def _unpacked(file: Path, header: Mapping[str, Mapping[str, Any]], start: int) -> dict[str, Mapping[str, Any]]:
+    """The tensors of a weight file as they are without quantisation, of which bitsandbytes notes shape and type.
+
+    Args:
+        file: where they are stored.
+        header: type, shape and place of every stored tensor.
+        start: where in the file its data begins.
+    """
+    plain = {name: entry for name, entry in header.items() if _STATE not in name and not name.endswith(_SCALES)}
+    states = [name for name in header if _STATE in name]
+    if not states:
+        return plain
+    with file.open("rb") as stream:
+        for name in states:
+            begin, end = header[name]["data_offsets"]
+            stream.seek(start + begin)
+            state = json.loads(stream.read(end - begin))
+            weight = name.partition(_STATE)[0]
+            dtype = _DTYPES.get(state["dtype"], plain[weight]["dtype"])
+            plain[weight] = {**plain[weight], "shape": state["shape"], "dtype": dtype}
+    return plain
 
 
 def _digest_weights(digest: Any, file: Path) -> None:
@@ -300,6 +330,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
         num_hidden_layers=size("num_hidden_layers", "n_layer", "n_layers"),
         vocab_size=size("vocab_size"),
         max_position_embeddings=size("max_position_embeddings", "n_positions") or None,
+        quantization=config.get("quantization_config") or {},
         matrices={
             name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
             for name, entry in tensors.items()

@@ -15,6 +15,7 @@ from lora_ns.basemodel import Base, BaseFacts
 from lora_ns.errors import PlanError, Problem
 from lora_ns.machine import Machine
 from lora_ns.memory import MemoryEstimate, estimate
+from lora_ns.prequantized import fit_quantization
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora
 
@@ -97,7 +98,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         PlanError: with everything that cannot work on this machine, with this base, or with this data.
     """
     facts = base.facts if base else None
-    loaded = fit_length(loaded, facts)
+    loaded = fit_to_base(loaded, facts)
     problems = [*_device_problems(loaded, machine), *_length_problems(loaded, facts)]
     if problems:
         raise PlanError(problems)
@@ -177,7 +178,17 @@ def _length_key(loaded: LoadedRecipe) -> str:
     return f"{'sft' if loaded.recipe.task_type == 'CAUSAL_LM' else 'classification'}.max_seq_length"
 
 
-def fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
+def fit_to_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
+    """The recipe as it meets its base: with the quantisation that it is stored in, and rows no longer than it reads.
+
+    Raises:
+        ModelError: if nothing here trains over the base as it is stored.
+        RecipeError: if the recipe does not go with how it is stored.
+    """
+    return _fit_length(fit_quantization(loaded, facts), facts)
+
+
+def _fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     """The recipe, its `max_seq_length` cut to what the base has positions for if the recipe does not name one."""
     key, room = _length_key(loaded), room_for_rows(loaded, facts)
     if loaded.origin(key) != "default" or room is None or not 0 < room < loaded.recipe.max_seq_length:

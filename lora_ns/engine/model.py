@@ -44,7 +44,8 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
 
     auto = _auto_class(loading.task_type)
     try:
-        model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(loading))
+        arguments = _arguments(loading, is_stored_so=bool(base.facts.quantization))
+        model, info = auto.from_pretrained(base.path, output_loading_info=True, **arguments)
     except ImportError as error:
         raise MissingError(
             Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
@@ -52,7 +53,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(Problem(str(base.path), f"the base cannot be loaded: {_first_line(error)}")) from None
     _check_weights(base, model, info, loading)
-    _keep_gradients_of_4bit_layers(model)
+    _settle_4bit_layers(model, loading.dtype)
     model.generation_config = transformers.GenerationConfig()
     if loading.quantization.bits is None:
         model.to(loading.device)
@@ -89,7 +90,7 @@ def _auto_class(task_type: str) -> Any:
     return classes[task_type]
 
 
-def _arguments(loading: Loading) -> dict[str, Any]:
+def _arguments(loading: Loading, is_stored_so: bool) -> dict[str, Any]:
     import torch
 
     dtype = getattr(torch, loading.dtype)
@@ -101,7 +102,8 @@ def _arguments(loading: Loading) -> dict[str, Any]:
         "use_safetensors": True,
     }
     if loading.quantization.bits is not None:
-        arguments["quantization_config"] = _quantization_config(loading.quantization, dtype)
+        if not is_stored_so:
+            arguments["quantization_config"] = _quantization_config(loading.quantization, dtype)
         arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
     return arguments | (_head(loading) if loading.task_type != "CAUSAL_LM" else {})
 
@@ -145,14 +147,18 @@ def head_names(model: PreTrainedModel) -> tuple[str, ...]:
     )
 
 
-def _keep_gradients_of_4bit_layers(model: PreTrainedModel) -> None:
-    """Switch off bitsandbytes' repacking of 4-bit weights on processors with AVX512-BF16.
+def _settle_4bit_layers(model: PreTrainedModel, dtype: str) -> None:
+    """Have 4-bit layers compute in the run's type, and switch off their repacking on processors with AVX512-BF16.
 
+    A base that is stored in 4 bits has the type of whoever wrote it in its settings.
     The first forward pass without gradients repacks the weights in place for a product that has no backward pass: after
     an evaluation, training would go on with wrong or missing gradients, and without an error.
     """
+    import torch
+
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
+            module.compute_dtype = getattr(torch, dtype)
             module.support_avx512bf16_for_cpu = False
 
 

@@ -1,4 +1,4 @@
-"""`[quantization]`: the base in 4 or 8 bits by bitsandbytes."""
+"""`[quantization]`: the base in 4 or 8 bits by bitsandbytes; read from a base that is stored so."""
 
 from __future__ import annotations
 

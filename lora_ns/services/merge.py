@@ -81,6 +81,8 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str |
         raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
     _round(merged, written)
     rounded = difference(before, _logits(merged, tokenizer))
+    if loading.quantization.bits is not None:
+        merged = _never_quantised(merged)
     _save(merged, written, tokenizer, run.adapter / "generation_config.json", output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
     return MergeResult(str(output), parameters, written, exact, rounded)
@@ -108,6 +110,22 @@ def _stored_dtype(computed: str, stored: str) -> str:
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
 
 
+def _never_quantised(model: Any) -> Any:
+    """The same weights in a model that knows nothing of the quantisation that they were read from.
+
+    transformers keeps with a model how its weights were unpacked, and cannot pack them again when it saves.
+    """
+    import torch
+
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    with torch.device("meta"):
+        plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
+
+
 def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: Path, output: Path) -> None:
     import torch
     from transformers import GenerationConfig
@@ -119,8 +137,6 @@ def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation
         model.to(getattr(torch, dtype))
         model.generation_config = GenerationConfig(**json.loads(generation.read_text(encoding="utf-8")))
         model.config.pad_token_id = tokenizer.pad_token_id
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         if output.exists():

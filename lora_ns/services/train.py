@@ -37,7 +37,7 @@ from lora_ns.errors import (
     UsageError,
 )
 from lora_ns.machine import detect
-from lora_ns.plan import DataFacts, Plan, fit_length, make_plan, room_for_rows
+from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
@@ -124,7 +124,7 @@ def train(
     machine = detect()
     observer.stage("finding the base")
     base = find_recipe_base(loaded)
-    loaded = fit_length(loaded, base.facts)
+    loaded = fit_to_base(loaded, base.facts)
     make_plan(loaded, machine, base, DataFacts())
     observer.stage("loading the libraries")
     libraries.prepare(machine)
@@ -178,7 +178,7 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     manifest = run.read()
     base = reopen_base(manifest)
     if loaded is not None:
-        _check_same(manifest, fit_length(loaded, base.facts))
+        _check_same(manifest, fit_to_base(loaded, base.facts))
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine = detect()

@@ -20,7 +20,7 @@ from lora_ns.engine.sources import Source
 from lora_ns.errors import DataError, PlanError, Problem
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, fit_length, make_plan
+from lora_ns.plan import DataFacts, fit_to_base, make_plan
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
@@ -49,7 +49,7 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
         LoransError: if there is no base, no tokenizer, or a file cannot be read at all.
     """
     base = _find_base(loaded, machine, observer)
-    loaded = fit_length(loaded, base.facts)
+    loaded = fit_to_base(loaded, base.facts)
     observer.stage("reading the data")
     rows = open_rows(loaded, open_renderer(loaded, base), base)
 
