@@ -196,6 +196,11 @@ class RunDir:
         return self.path / "adapter"
 
     @property
+    def start(self) -> Path:
+        """The adapter before its first step, where computing it again could give another one."""
+        return self.path / "start"
+
+    @property
     def data(self) -> Path:
         """The rows as the model sees them."""
         return self.path / "data"
@@ -318,7 +323,8 @@ class RunDir:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """What a run writes."""
-        return (self.checkpoints, self.adapter, self.data, self.recipe, self.manifest_file, self.metrics, self.log)
+        folders = (self.checkpoints, self.adapter, self.start, self.data)
+        return (*folders, self.recipe, self.manifest_file, self.metrics, self.log)
 
     def _clear(self) -> None:
         """Remove what a run wrote, and nothing else."""

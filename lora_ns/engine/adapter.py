@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 UNKNOWN_STEPS = 1000
 """Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
+STARTED_ONCE = frozenset({"corda", "eva", "lora_ga", "olora", "pissa", "pissa_niter_16"})
+"""Starts by their PEFT names that a saved adapter does not need again."""
 _ROUTERS = frozenset({"gate", "router"})
 
 
@@ -32,7 +34,8 @@ def add_adapter(
 ) -> PeftModel:
     """The base with a new adapter; everything that is trained is in float32.
 
-    The seeds are to be set before. Nothing but the adapter, and the head of a classifier, has a gradient.
+    What starts later starts plain here; see `starts`. The seeds are to be set before. Nothing but the adapter, and the
+    head of a classifier, has a gradient.
 
     Args:
         model: the base.
@@ -47,19 +50,24 @@ def add_adapter(
     import peft
 
     try:
-        config = make_config(model, method, task_type, base, steps)
+        config = make_config(model, _at_first(method), task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
         raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
-    for parameter in adapted.parameters():
-        if parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+    train_in_float32(adapted)
     stored = adapted.peft_config["default"]
     stored.base_model_name_or_path = base.name if base.commit else str(base.path)
     stored.revision = base.commit
     return adapted
+
+
+def train_in_float32(model: PeftModel) -> None:
+    """Bring what is trained into float32, whatever the base is in."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
 
 
 def make_config(
@@ -213,14 +221,26 @@ def _unmatched(
 
 
 def save_adapter(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any], folder: Path
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation: dict[str, Any],
+    folder: Path,
+    start: Path | None = None,
 ) -> None:
     """Write the adapter as plain PEFT with its tokenizer, template and generation settings: whole, or not at all.
+
+    Args:
+        model: the trained model.
+        tokenizer: as it was trained with.
+        generation: its settings.
+        folder: where the adapter goes.
+        start: what it started from, if that was taken off the base: it is taken off the adapter, which fits the base.
 
     Raises:
         RunError: if what was written is not what was trained.
     """
     from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
 
     staged = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
@@ -228,9 +248,55 @@ def save_adapter(
     (staged / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(staged)
     (staged / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    check_saved(staged, get_peft_model_state_dict(model, save_embedding_layers=False))
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if start is not None:
+        begun = load_file(start / WEIGHTS)
+        expected = without_start({name: value.detach().cpu() for name, value in expected.items()}, begun)
+        save_file(without_start(load_file(staged / WEIGHTS), begun), staged / WEIGHTS, metadata={"format": "pt"})
+    settle_config(staged, widened=start is not None)
+    check_saved(staged, expected)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
+
+
+def without_start(trained: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+    """Weights of an adapter of the untouched base: what was trained less what it began with, by twice the rank.
+
+    PEFT's own conversion keeps the two factors alone: it drops what else is trained, and fails on a classifier's head.
+    """
+    import torch
+
+    joined = {}
+    for name, value in trained.items():
+        if ".lora_A." in name:
+            joined[name] = torch.cat([value, begun[name]], dim=0)
+        elif ".lora_B." in name:
+            joined[name] = torch.cat([value, -begun[name]], dim=1)
+        else:
+            joined[name] = value
+    return joined
+
+
+def settle_config(folder: Path, *, widened: bool = False) -> None:
+    """Let a saved adapter that has a start of its own load as any LoRA does, on any version of PEFT.
+
+    Args:
+        folder: the adapter's.
+        widened: whether its ranks are twice what its configuration says; the scale of the update stays.
+    """
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    if widened:
+        scale = 2**0.5 if config.use_rslora else 2
+        config.r *= 2
+        config.lora_alpha *= scale
+        config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+        config.alpha_pattern = {name: scale * alpha for name, alpha in config.alpha_pattern.items()}
+    if widened or getattr(config, "init_lora_weights", True) in STARTED_ONCE:
+        config.init_lora_weights = True
+        config.eva_config = config.corda_config = config.lora_ga_config = None
+        config.save_pretrained(str(folder))
 
 
 def check_saved(folder: Path, expected: dict[str, Any]) -> None:
@@ -271,12 +337,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         what = f"the adapter cannot be loaded: {str(error).strip().splitlines()[0]}"
         raise UsageError(Problem(str(folder), what, "train again, or restore the folder")) from error
-    _check_keys(adapted, folder)
+    check_keys(adapted, folder)
     adapted.eval()
     return adapted
 
 
-def _check_keys(adapted: PeftModel, folder: Path) -> None:
+def check_keys(adapted: PeftModel, folder: Path) -> None:
+    """Every key of a saved adapter has its place in the model, and every place its key. Raises `UsageError`."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -291,6 +358,11 @@ def _check_keys(adapted: PeftModel, folder: Path) -> None:
                 str(folder / WEIGHTS), f"not an adapter of this base: {what}", "use the base that it was trained on"
             )
         )
+
+
+def _at_first(method: PeftMethod) -> PeftMethod:
+    """The method as it is put onto the base."""
+    return plainly_started(method) if isinstance(method, Lora) and method.starts_later else method
 
 
 def plainly_started(method: PeftMethod) -> PeftMethod:

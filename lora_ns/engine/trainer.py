@@ -82,9 +82,6 @@ def make_trainer(
         trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
     else:
         trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, recipe, labels)
-    ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
-    if ratio is not None:
-        trainer.optimizer = _loraplus_optimizer(trainer, ratio)
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
@@ -92,6 +89,13 @@ def make_trainer(
     for callback in (*callbacks, *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
         trainer.add_callback(callback)
     return trainer
+
+
+def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
+    """Give the trainer an optimizer of the method's own, once nothing else takes the place of what is trained."""
+    ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
+    if ratio is not None:
+        trainer.optimizer = _loraplus_optimizer(trainer, ratio)
 
 
 def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
 from lora_ns.recipe.base import Table
-from lora_ns.recipe.peft import METHODS, REFUSED
+from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import Bnb4Bit, Bnb8Bit, NoQuantization
 from lora_ns.recipe.recipe import Recipe
 
@@ -97,6 +97,8 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
         return _tag_problem(table, dotted, locate)
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
+    if plain == "peft.init_lora_weights" and got in REFUSED_STARTS:
+        return Problem(locate(plain), f"{plain}: {shown} is refused", REFUSED_STARTS[got])
     return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
 
 

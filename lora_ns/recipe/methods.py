@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from lora_ns.recipe.peft import METHODS, REFUSED, PeftMethod
+from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS, PeftMethod
 
 QUESTIONS: Mapping[str, str] = {
     "merge": "merge",
@@ -49,6 +49,7 @@ def page() -> str:
         lines += ["", f"## {name}", "", f"{kind.__doc__} When: {kind.advice}.", *_details(kind)]
     lines += ["", "## Refused", "", "What PEFT has, and a recipe cannot name:", ""]
     lines += [f"- `{name}`: {reason}" for name, reason in REFUSED.items()]
+    lines += [f"- `{name}` as the start of lora: {reason}" for name, reason in REFUSED_STARTS.items()]
     return "\n".join(lines) + "\n"
 
 

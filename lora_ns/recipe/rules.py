@@ -189,6 +189,12 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
         ),
         ("sft.packing", recipe.sft.packing, "rows are packed once all are read", "write `packing = false`"),
         (
+            "peft.init_lora_weights",
+            isinstance(recipe.peft, Lora) and recipe.peft.reads_rows,
+            "this start looks at rows drawn from all of them",
+            'write "default" or "pissa"',
+        ),
+        (
             "training.group_by_length",
             recipe.training.group_by_length and is_written(recipe, "training.group_by_length"),
             "rows are grouped by length once all are read",
@@ -593,16 +599,57 @@ def method_works_on_the_base(recipe: Recipe) -> Finding | None:
 
 def start_works_on_the_base(recipe: Recipe) -> Finding | None:
     """Starts that decompose the base weights need weights that are not packed into 4 or 8 bits."""
-    if (
-        isinstance(recipe.peft, Lora)
-        and recipe.quantization.bits
-        and recipe.peft.init_lora_weights in {"mica", "pissa", "orthogonal"}
-    ):
-        return Finding(
-            ("quantization.method", "peft.init_lora_weights"),
-            f'"{recipe.peft.init_lora_weights}" cannot decompose a base in {recipe.quantization.bits} bits',
-            'write "default" or "olora", or remove `[quantization]`',
-        )
+    peft, bits = recipe.peft, recipe.quantization.bits
+    if not isinstance(peft, Lora) or not bits:
+        return None
+    start = peft.init_lora_weights
+    if start == "olora":
+        what = f'what "olora" leaves of a base in {bits} bits does not fit into them: the adapter would not reload'
+    elif peft.moves_base or start in {"mica", "orthogonal"}:
+        what = f'"{start}" cannot decompose a base in {bits} bits'
+    else:
+        return None
+    keys = ("quantization.method", "peft.init_lora_weights")
+    return Finding(keys, what, 'write "default" or "eva", or remove `[quantization]`')
+
+
+_START_OF_KEY = {
+    "init_samples": frozenset({"corda", "eva", "lora_ga"}),
+    "eva_rho": frozenset({"eva"}),
+    "corda_method": frozenset({"corda"}),
+}
+"""Starts that read a key."""
+
+
+def start_keys_are_read(recipe: Recipe) -> Finding | None:
+    """The details of a start need the start."""
+    if not isinstance(recipe.peft, Lora):
+        return None
+    for key, starts in _START_OF_KEY.items():
+        if is_written(recipe, f"peft.{key}") and recipe.peft.init_lora_weights not in starts:
+            named = " or ".join(f'"{start}"' for start in sorted(starts))
+            what = f"`{key}` has no effect without `init_lora_weights` = {named}"
+            return Finding((f"peft.{key}",), what, "remove it")
+    return None
+
+
+def start_fits_the_adapter(recipe: Recipe) -> Finding | None:
+    """What a start does not combine with."""
+    peft = recipe.peft
+    if not isinstance(peft, Lora):
+        return None
+    start, key = peft.init_lora_weights, "peft.init_lora_weights"
+    if peft.target_parameters and (peft.starts_later or start in {"mica", "orthogonal"}):
+        what = f'"{start}" starts layers, and `target_parameters` are none'
+        return Finding(("peft.target_parameters", key), what, 'write "default"')
+    if peft.trainable_token_indices and start == "eva":
+        what = '"eva" does not start embeddings, which `trainable_token_indices` adapts'
+        return Finding(("peft.trainable_token_indices", key), what, 'write "lora_ga" or "pissa"')
+    if peft.use_dora and start == "mica":
+        return Finding(("peft.use_dora", key), 'PEFT has no DoRA of "mica"', 'write "default"')
+    odd = [rank for rank in (peft.lora_r, *peft.rank_pattern.values()) if rank % 2]
+    if odd and start == "orthogonal":
+        return Finding(("peft.lora_r", key), f'"orthogonal" needs even ranks, and one is {odd[0]}', "write even ranks")
     return None
 
 
@@ -739,6 +786,8 @@ RULES: tuple[Rule, ...] = (
     ia3_targets_come_together,
     method_works_on_the_base,
     start_works_on_the_base,
+    start_keys_are_read,
+    start_fits_the_adapter,
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,

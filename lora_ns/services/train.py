@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base, find_base
-from lora_ns.engine import libraries
+from lora_ns.engine import libraries, starts
 from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.model import load_base
@@ -25,7 +25,7 @@ from lora_ns.engine.tokenizer import (
     load_tokenizer,
     template_hash,
 )
-from lora_ns.engine.trainer import check_arguments, make_trainer
+from lora_ns.engine.trainer import check_arguments, choose_optimizer, make_trainer
 from lora_ns.errors import (
     DataError,
     InterruptedRunError,
@@ -39,6 +39,7 @@ from lora_ns.errors import (
 from lora_ns.machine import detect
 from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.peft import Lora
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     Manifest,
@@ -60,7 +61,7 @@ from lora_ns.services.trained import format_of, loading_of, record_base, reopen_
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 MAY_CHANGE_ON_RESUME = (
     "training.logging_steps",
@@ -337,11 +338,9 @@ def _fit(
     recipe, plan = manifest.recipe, manifest.plan
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
-    model = load_base(prepared.base, loading_of(manifest))
-    model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
+    base = load_base(prepared.base, loading_of(manifest))
+    model, trainer = _make_trainer(run, manifest, base, prepared, observer, checkpoint, stop)
     run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
-    with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
-        trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
@@ -361,7 +360,8 @@ def _fit(
     seal = Seal(manifest, model, prepared.data[0])
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
-        save_adapter(model, prepared.tokenizer, settings, run.adapter)
+        start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
+        save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
     if answers:
         observer.stage("answering after training")
         metrics |= answers.score()
@@ -371,24 +371,38 @@ def _fit(
 def _make_trainer(
     run: RunDir,
     manifest: Manifest,
-    model: PeftModel,
+    base: PreTrainedModel,
     prepared: _Prepared,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
-) -> Trainer:
+) -> tuple[PeftModel, Trainer]:
+    """The base with its adapter as the run begins, and its trainer."""
+    recipe, plan = manifest.recipe, manifest.plan
+    is_begun = starts.is_kept(run.start)
+    if isinstance(recipe.peft, Lora) and is_begun:
+        model = starts.put_back(base, recipe.peft, run.start)
+    else:
+        model = add_adapter(base, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
     first = checkpoint[1] if checkpoint else 0
-    return make_trainer(
-        manifest.recipe,
-        manifest.plan,
-        run.checkpoints,
-        model,
-        prepared.tokenizer,
-        (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
-        make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
-        not checkpoint,
-        manifest.labels,
-    )
+    with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
+        trainer = make_trainer(
+            recipe,
+            plan,
+            run.checkpoints,
+            model,
+            prepared.tokenizer,
+            (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
+            make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+            not checkpoint,
+            manifest.labels,
+        )
+    if isinstance(recipe.peft, Lora) and recipe.peft.starts_later and not is_begun:
+        observer.stage("computing the start of the adapter")
+        with _telling_memory_errors(plan), telling_disk_errors(run.start):
+            starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
+    choose_optimizer(trainer, recipe)
+    return model, trainer
 
 
 def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:

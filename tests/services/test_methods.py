@@ -227,9 +227,7 @@ def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
 
 LORA = {
     "gaussian": 'init_lora_weights="gaussian"',
-    "olora": 'init_lora_weights="olora"',
     "orthogonal": 'init_lora_weights="orthogonal"',
-    "pissa": 'init_lora_weights="pissa"',
     "mica": 'init_lora_weights="mica"',
     "dora": "use_dora=true",
     "rank_pattern": 'rank_pattern={down_proj=4, "layers.0.self_attn.q_proj"=2}',

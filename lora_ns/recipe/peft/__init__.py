@@ -90,6 +90,11 @@ REFUSED: Mapping[str, str] = {
 }
 """What PEFT has and a recipe cannot name, with the reason and the nearest method that works."""
 
+REFUSED_STARTS: Mapping[str, str] = {
+    "loftq": "PEFT computes it on a GPU alone, and without the adapter's scale; `eva` starts over a base in 4 bits",
+}
+"""Starts of LoRA that PEFT has and a recipe cannot name, with the reason and the nearest one that works."""
+
 
 def method_name(method: PeftMethod) -> str:
     """The name that the recipe calls a method by."""
@@ -99,6 +104,7 @@ def method_name(method: PeftMethod) -> str:
 __all__ = [
     "METHODS",
     "REFUSED",
+    "REFUSED_STARTS",
     "AdaLora",
     "Divisor",
     "Ia3",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,9 @@ class Lora(LayeredMethod):
     )
     advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"method", "extra", "loraplus_lr_ratio"})
+    left_out: ClassVar[frozenset[str]] = frozenset(
+        {"method", "extra", "loraplus_lr_ratio", "init_samples", "eva_rho", "corda_method"}
+    )
 
     method: Literal["lora"]
     """LoRA."""
@@ -40,8 +42,18 @@ class Lora(LayeredMethod):
     """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); worth it from rank 64."""
     use_dora: bool = False
     """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, slower."""
-    init_lora_weights: Literal["default", "gaussian", "mica", "olora", "orthogonal", "pissa"] = "default"
-    """Start of the two factors; `pissa` and `olora` take the base weights' main directions, `mica` the least ones."""
+    init_lora_weights: Literal[
+        "default", "corda", "eva", "gaussian", "lora_ga", "mica", "olora", "orthogonal", "pissa", "pissa_niter_16"
+    ] = "default"
+    """Start of the two factors: `pissa` and `olora` take the base weights' main directions, `pissa_niter_16` about the
+    same in less time, `mica` the least ones; `eva` takes those of what the layers see of the training rows, `corda` of
+    both together, `lora_ga` of the gradient."""
+    init_samples: PositiveInt = 256
+    """Training rows that `eva`, `corda` and `lora_ga` look at; of packed ones, as many packed."""
+    eva_rho: Annotated[float, Field(ge=1.0)] = 2.0
+    """How many times `lora_r` a layer's rank may become with `eva`, which moves ranks; 1 moves none."""
+    corda_method: Literal["ipm", "kpm"] = "ipm"
+    """`ipm` trains the directions that the rows use most, `kpm` those that they use least, to forget less."""
 
     rank_pattern: dict[Name, PositiveInt] = Field(default={})
     """Ranks of some layers, by the ends of their names or by patterns, such as `{ "down_proj" = 32 }`."""
@@ -61,7 +73,31 @@ class Lora(LayeredMethod):
         kwargs = super().to_kwargs()
         kwargs["r"] = kwargs.pop("lora_r")
         kwargs["init_lora_weights"] = True if self.init_lora_weights == "default" else self.init_lora_weights
-        return {**kwargs, **self.extra}
+        return {**kwargs, **self._start_kwargs(), **self.extra}
+
+    def _start_kwargs(self) -> dict[str, Any]:
+        """The start's own arguments."""
+        known: dict[str, dict[str, Any]] = {
+            "corda": {"corda_config": {"corda_method": self.corda_method}},
+            "eva": {"eva_config": {"rho": self.eva_rho}},
+            "lora_ga": {"lora_ga_config": {}},
+        }
+        return known.get(self.init_lora_weights, {})
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether the start looks at the training rows."""
+        return self.init_lora_weights in {"corda", "eva", "lora_ga"}
+
+    @property
+    def moves_base(self) -> bool:
+        """Whether the start takes off the base weights what the factors begin with."""
+        return self.init_lora_weights in {"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"}
+
+    @property
+    def starts_later(self) -> bool:
+        """Whether the start is computed once the trainer is there; the adapter is put onto the base plain."""
+        return self.reads_rows or self.moves_base
 
 
 class AdaLora(LayeredMethod):

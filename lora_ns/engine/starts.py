@@ -1,0 +1,319 @@
+"""Starts of LoRA that are computed from the base's weights or from the training rows, before the first step.
+
+The adapter is put onto the base plain, the trainer is made, and then PEFT computes the start: from the very batches and
+the very loss that the trainer has. Some starts take off the base what the two factors begin with, so that the model
+answers as before. What they begin with is kept: a resumed run goes on from it, and it is taken off the trained adapter
+that is saved, which then fits the untouched base like any LoRA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.adapter import WEIGHTS, check_keys, settle_config, train_in_float32
+from lora_ns.errors import PlanError, Problem, RunError
+from lora_ns.recipe.peft import Lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, Trainer
+
+_ADAPTER = "default"
+_LAST_PASSES = 8
+"""How often EVA sees all rows at once before it is given up."""
+
+
+def begin(trainer: Trainer, method: Lora, folder: Path, seed: int) -> None:
+    """Compute the start of the trainer's adapter, and keep it.
+
+    Args:
+        trainer: with a plain adapter on its model; its optimizer is made afterwards.
+        method: the recipe's `[peft]`.
+        folder: where the start is kept.
+        seed: which rows are looked at follows from it.
+
+    Raises:
+        PlanError: if the start does not fit the layers or the rows.
+        RunError: if the adapter is as plain as before.
+    """
+    from transformers import set_seed
+
+    model: PeftModel = trainer.model
+    layers = _layers(model, method)
+    _check_sizes(layers, method)
+    plain = {name: layer.lora_A[_ADAPTER].weight.detach().clone() for name, layer in layers.items()}
+    set_seed(seed)
+    with _telling(method), _uncounted(trainer):
+        _start_of(method)(trainer, method, seed)
+    train_in_float32(model)
+    _check_started(_layers(model, method), plain, method)
+    _keep(model, folder)
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a run has its start."""
+    return (folder / WEIGHTS).is_file()
+
+
+def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
+    """The base with the adapter as its run began: everything that is trained is in float32."""
+    import peft
+
+    model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    check_keys(model, folder)
+    train_in_float32(model)
+    if method.moves_base:
+        for layer in _layers(model, method).values():
+            _take_off(layer, layer.get_base_layer().weight.data)
+    model.peft_config[_ADAPTER].init_lora_weights = method.init_lora_weights
+    return model
+
+
+def _keep(model: PeftModel, folder: Path) -> None:
+    """Write the start as a plain adapter: whole, or not at all."""
+    staged = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged, save_embedding_layers=False)
+    (staged / "README.md").unlink(missing_ok=True)
+    settle_config(staged)
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
+
+
+def _layers(model: PeftModel, method: Lora) -> dict[str, Any]:
+    """The adapted layers by their names. Raises `PlanError` if one is none that can be started."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
+
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name, layer in found.items():
+        if not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
+            what = f"{_key(method)} starts linear layers, and `{_short(name)}` is none"
+            raise PlanError(Problem("", what, 'leave it out of `target_modules`, or write "default"'))
+    return found
+
+
+def _check_sizes(layers: Mapping[str, Any], method: Lora) -> None:
+    """The directions that a rank is made of have to be there. Raises `PlanError`."""
+    share = {"eva": method.eva_rho, "lora_ga": 2.0}.get(method.init_lora_weights, 1.0)
+    for name, layer in layers.items():
+        rank, sides = layer.r[_ADAPTER], (layer.in_features, layer.out_features)
+        most = layer.in_features if method.init_lora_weights == "eva" else min(sides)
+        if rank * share > most:
+            what = f"{_key(method)} needs {int(rank * share)} directions of `{_short(name)}`, which has {most}"
+            raise PlanError(Problem("", what, f"write a `lora_r` of at most {int(most / share)}"))
+
+
+def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], method: Lora) -> None:
+    """Nothing else says so if a start fell back to a plain one. Raises `RunError`."""
+    import torch
+
+    for name, layer in layers.items():
+        first, second = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        problem = None
+        if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
+            problem = "are no finite numbers"
+        elif not (first.any() and second.any() if method.moves_base else not torch.equal(first, plain[name])):
+            problem = "are those of a plain start"
+        if problem:
+            what = f"{_key(method)}: the first weights of `{_short(name)}` {problem}"
+            remedy = 'give it rows that use this layer, leave the layer out, or write "default"'
+            raise RunError(Problem("", what, remedy))
+
+
+def _take_off(layer: Any, weight: Any) -> None:
+    """Set a layer's base to a weight less what its factors add to it."""
+    layer.get_base_layer().weight.data = (weight.float() - layer.get_delta_weight(_ADAPTER)).to(weight.dtype)
+
+
+def _restart(trainer: Trainer, method: Lora, _seed: int = 0) -> None:
+    """Let PEFT compute the factors of each layer anew, and take off its base what they add to it in their own type."""
+    from peft import LoraConfig
+
+    model: PeftModel = trainer.model
+    config = copy.copy(model.peft_config[_ADAPTER])
+    asked = LoraConfig(**{**method.to_kwargs(), "target_modules": None})
+    for field in ("init_lora_weights", "corda_config", "lora_ga_config"):
+        setattr(config, field, getattr(asked, field))
+    for layer in _layers(model, method).values():
+        weight = layer.get_base_layer().weight.data.clone()
+        layer.update_layer(_ADAPTER, layer.r[_ADAPTER], lora_alpha=layer.lora_alpha[_ADAPTER], config=config)
+        for factor in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
+            factor.weight.data = factor.weight.data.float()
+        _take_off(layer, weight)
+    model.peft_config[_ADAPTER].init_lora_weights = method.init_lora_weights
+
+
+def _corda(trainer: Trainer, method: Lora, seed: int) -> None:
+    """Weigh the base's directions by how much the rows use them; row by row, which PEFT's hook takes for granted."""
+    import torch
+    from peft.tuners.lora.corda import preprocess_corda
+
+    batches = _batches(trainer, method, seed, 1)
+
+    def run() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                _loss(trainer, batch)
+
+    preprocess_corda(trainer.model, _bare_config(trainer.model, method), run)
+    _restart(trainer, method)
+
+
+def _lora_ga(trainer: Trainer, method: Lora, seed: int) -> None:
+    """Take the directions of the gradient of the base's own weights."""
+    from peft.tuners.lora.loraga import preprocess_loraga
+
+    batches = _batches(trainer, method, seed, trainer.args.per_device_train_batch_size)
+    if trainer.args.gradient_checkpointing:
+        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+
+    def step() -> None:
+        for batch in batches:
+            _loss(trainer, batch).backward()
+
+    preprocess_loraga(trainer.model, _bare_config(trainer.model, method), step)
+    _restart(trainer, method)
+
+
+def _eva(trainer: Trainer, method: Lora, seed: int) -> None:
+    """Take the directions of what the layers see, and give ranks to those that see most."""
+    from peft import EvaConfig, initialize_lora_eva_weights
+
+    model: PeftModel = trainer.model
+    config = model.peft_config[_ADAPTER]
+    config.init_lora_weights = "eva"
+    most = max(layer.r[_ADAPTER] for layer in _layers(model, method).values())
+    passes = _WideningPasses(trainer, method, seed, int(most * method.eva_rho))
+    has_token_labels = passes.first["labels"].shape == passes.first["input_ids"].shape
+    config.eva_config = EvaConfig(rho=method.eva_rho, use_label_mask=has_token_labels)
+    initialize_lora_eva_weights(
+        model, passes, forward_fn=lambda _, batch: _loss(trainer, batch), show_progress_bar=False
+    )
+
+
+def _start_of(method: Lora) -> Callable[[Trainer, Lora, int], None]:
+    """What computes a start."""
+    by_rows = {"corda": _corda, "eva": _eva, "lora_ga": _lora_ga}
+    return by_rows.get(method.init_lora_weights, _restart)
+
+
+def _bare_config(model: PeftModel, method: Lora) -> Any:
+    """The configuration that PEFT finds the adapted layers by, inside the adapter that is there already."""
+    from peft import LoraConfig
+
+    layers = {f"{name}.base_layer": layer.r[_ADAPTER] for name, layer in _layers(model, method).items()}
+    kwargs = method.to_kwargs()
+    kept = {key: kwargs[key] for key in ("r", "init_lora_weights", "corda_config", "lora_ga_config") if key in kwargs}
+    return LoraConfig(target_modules=list(layers), rank_pattern=layers, **kept)
+
+
+def _loss(trainer: Trainer, batch: Mapping[str, Any]) -> Any:
+    """The loss of a batch, as the trainer computes it."""
+    with trainer.compute_loss_context_manager():
+        return trainer.compute_loss(trainer.model, dict(batch))
+
+
+def _batches(trainer: Trainer, method: Lora, seed: int, size: int) -> list[dict[str, Any]]:
+    """Training rows, drawn at random and put together by the trainer's own collator."""
+    rows = trainer.train_dataset.shuffle(seed=seed)
+    rows = rows.select(range(min(method.init_samples, len(rows))))
+    kept = trainer.args.per_device_eval_batch_size
+    trainer.args.per_device_eval_batch_size = size
+    try:
+        return [dict(batch) for batch in trainer.get_test_dataloader(rows)]
+    finally:
+        trainer.args.per_device_eval_batch_size = kept
+
+
+class _WideningPasses:
+    """Passes over the rows, each in batches twice as wide as those before, for EVA to stop in when it has settled.
+
+    In narrow batches that come again and again, PEFT may see some directions change their sign for ever. In the last
+    batch, which is all rows at once and comes again a few times, they do not.
+    """
+
+    def __init__(self, trainer: Trainer, method: Lora, seed: int, positions: int) -> None:
+        """Find the narrowest batches that show as many positions as there are directions: PEFT waits for others.
+
+        Raises:
+            PlanError: if all rows together have too few.
+        """
+        self._take = functools.partial(_batches, trainer, method, seed)
+        self._size = trainer.args.per_device_train_batch_size
+        self._positions = positions
+        while not (found := self._wide(self._size)):
+            whole = self._take(self._size)
+            if len(whole) == 1:
+                seen = _positions(whole[0])
+                what = f"{_key(method)} takes {positions} directions, and the rows that it looks at have {seen} tokens"
+                raise PlanError(Problem("", what, "raise `init_samples`, or lower `lora_r` or `eva_rho`"))
+            self._size *= 2
+        self.first = found[0]
+
+    def _wide(self, size: int) -> list[dict[str, Any]]:
+        """The batches of a size; none if more than the last are too narrow."""
+        batches = self._take(size)
+        wide = [batch for batch in batches if _positions(batch) >= self._positions]
+        return wide if len(wide) >= len(batches) - 1 else []
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        size = self._size
+        while len(batches := self._wide(size)) > 1:
+            yield from batches
+            size *= 2
+        for _ in range(_LAST_PASSES):
+            yield from batches
+        raise ValueError("the directions do not settle")
+
+
+def _positions(batch: Mapping[str, Any]) -> int:
+    """How many positions of a batch EVA looks at: those in the loss, or all of a text that is classified."""
+    from lora_ns.engine.render import IGNORED
+
+    ids, labels = batch["input_ids"], batch["labels"]
+    seen = batch["attention_mask"].bool() if "attention_mask" in batch else ids.ge(0)
+    return int((seen & (labels != IGNORED) if labels.shape == ids.shape else seen).sum())
+
+
+@contextlib.contextmanager
+def _uncounted(trainer: Trainer) -> Iterator[None]:
+    """What TRL counts in each batch is of the training alone."""
+    names = {"_metrics", "_total_train_tokens"} & vars(trainer).keys()
+    counted = {name: copy.deepcopy(vars(trainer)[name]) for name in names}
+    was_training = trainer.model.training
+    try:
+        yield
+    finally:
+        vars(trainer).update(counted)
+        trainer.model.train(was_training)
+
+
+@contextlib.contextmanager
+def _telling(method: Lora) -> Iterator[None]:
+    """Turn what PEFT says of layers or rows that it cannot start from into one line."""
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = 'write another start, such as "pissa", or "default"'
+        raise PlanError(Problem("", f"{_key(method)}: PEFT cannot compute it: {reason}", remedy)) from error
+
+
+def _key(method: Lora) -> str:
+    return f'peft.init_lora_weights: "{method.init_lora_weights}"'
+
+
+def _short(name: str) -> str:
+    """A module by the name that it has in the base."""
+    return name.removeprefix("base_model.model.")
