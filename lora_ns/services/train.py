@@ -7,15 +7,16 @@ import gc
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
-from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
+from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
-from lora_ns.engine.model import load_base
+from lora_ns.engine.model import empty_base, load_base
+from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
@@ -32,6 +33,7 @@ from lora_ns.errors import (
     LoransError,
     MissingError,
     ModelError,
+    PlanError,
     Problem,
     RunError,
     UsageError,
@@ -154,6 +156,7 @@ def train(
         seed=loaded.recipe.training.seed,
     )
     check_arguments(loaded, plan, run.checkpoints)
+    _check_adapter(loaded, base, plan)
     with run.replacing() if overwrite else contextlib.nullcontext():
         run.create(loaded.text, manifest)
         noise.attach(run.log)
@@ -234,6 +237,28 @@ def _located(loaded: LoadedRecipe, problem: Problem) -> Problem:
         return Problem(loaded.where(problem.where), f"{problem.where}: {problem.what}", problem.remedy)
     where = problem.where or loaded.where("model.name_or_path")
     return Problem(where, problem.what, problem.remedy)
+
+
+def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan) -> None:
+    """See that the method fits the base before a run is made. Raises `PlanError`, with the place in the recipe."""
+    recipe = loaded.recipe
+    if recipe.model.trust_remote_code:  # such a model need not be one that can be built without weights
+        return
+    with locating(loaded):
+        empty = empty_base(base, recipe.task_type)
+        check_fit(empty, recipe.peft, recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
+
+
+@contextlib.contextmanager
+def locating(loaded: LoadedRecipe) -> Iterator[None]:
+    """Give each problem of the plan that begins with a key its place in the recipe."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(
+            replace(problem, where=problem.where or loaded.where(problem.what.partition(":")[0]))
+            for problem in error.problems
+        ) from None
 
 
 def _check_trackers(loaded: LoadedRecipe) -> None:
@@ -339,6 +364,8 @@ def _fit(
     set_seed(recipe.training.seed)
     model = load_base(prepared.base, loading_of(manifest))
     model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
+    for note in expert_notes(model):
+        observer.warn(note)
     run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
     with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
         trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
