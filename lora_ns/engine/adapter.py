@@ -67,6 +67,15 @@ def add_adapter(
     return adapted
 
 
+def check_head(model: PeftModel, base: Base) -> None:
+    """The head of a classifier, which the base does not have, has to be trained. Raises `PlanError`."""
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    for head in whole_modules(model.get_base_model(), base):
+        if not any(f".{head}.modules_to_save." in name for name in trained):
+            what = f"the head `{head}` is frozen: what it was made with by chance would stay"
+            raise PlanError(Problem("", what, f'train it by `modules_to_save = ["{head}"]`'))
+
+
 @contextlib.contextmanager
 def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
     """Turn what PEFT says of a method and a model into one line."""
@@ -206,20 +215,25 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def _check_keys(adapted: PeftModel, folder: Path) -> None:
-    from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        saved = set(file.keys())
+        check_names_saved(folder, set(file.keys()), adapted)
+
+
+def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None:
+    """Every tensor of an adapter has a place in the model, and every place its tensor. Raises `UsageError`."""
+    from peft import get_peft_model_state_dict
+
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if saved != expected:
-        missing, extra = sorted(expected - saved), sorted(saved - expected)
-        what = f"missing `{missing[0]}`" if missing else f"`{extra[0]}` has no place in the model"
-        raise UsageError(
-            Problem(
-                str(folder / WEIGHTS), f"not an adapter of this base: {what}", "use the base that it was trained on"
-            )
-        )
+    missing, extra = sorted(expected - saved), sorted(saved - expected)
+    said = [
+        *([f"`{missing[0]}` is missing"] if missing else []),
+        *([f"`{extra[0]}` has no place in the model"] if extra else []),
+    ]
+    if said:
+        what = f"not an adapter of this base: {', and '.join(said)}"
+        raise UsageError(Problem(str(folder / WEIGHTS), what, "restore it, or use the base that it was trained on"))
 
 
 def plainly_started(method: PeftMethod) -> PeftMethod:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
-from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, save_adapter, trainable_parameters
+from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, check_head, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.model import empty_base, load_base
 from lora_ns.engine.modules import expert_notes
@@ -186,6 +186,9 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine = detect()
     libraries.prepare(machine)
+    if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
+        what = "the base's tokenizer is not the one that the run was started with"
+        raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
     tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
@@ -360,13 +363,7 @@ def _fit(
 
     manifest = run.read()
     recipe, plan = manifest.recipe, manifest.plan
-    observer.stage("loading the base")
-    set_seed(recipe.training.seed)
-    model = load_base(prepared.base, loading_of(manifest))
-    model = add_adapter(model, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
-    for note in expert_notes(model):
-        observer.warn(note)
-    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
+    model = _adapted_base(run, manifest, prepared.base, observer)
     with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
         trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
@@ -393,6 +390,23 @@ def _fit(
         observer.stage("answering after training")
         metrics |= answers.score()
     return int(trainer.state.global_step), metrics, seal
+
+
+def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
+    """The base with its new adapter, before the first step."""
+    from transformers import set_seed
+
+    recipe = manifest.recipe
+    observer.stage("loading the base")
+    set_seed(recipe.training.seed)
+    steps = manifest.plan.max_steps.value or 0
+    model = add_adapter(load_base(base, loading_of(manifest)), recipe.peft, recipe.task_type, base, steps)
+    if recipe.task_type != "CAUSAL_LM":
+        check_head(model, base)
+    for note in expert_notes(model):
+        observer.warn(note)
+    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
+    return model
 
 
 def _make_trainer(
