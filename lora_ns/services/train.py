@@ -15,6 +15,7 @@ from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, check_head, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
+from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base
 from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
@@ -426,7 +427,10 @@ def _make_trainer(
         model,
         prepared.tokenizer,
         (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
-        make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+        [
+            *make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+            learning_watch(manifest.recipe.peft, manifest.plan.learning_rate.value, observer),
+        ],
         not checkpoint,
         manifest.labels,
     )
