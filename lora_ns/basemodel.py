@@ -246,27 +246,28 @@ def _weight_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file, and where its data begins."""
+def read_header(file: Path, remedy: str = "fetch it again") -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file, and where its data begins. Raises `ModelError` if it is none, or not whole."""
     try:
         with file.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             if size > file.stat().st_size:
-                raise ValueError("header longer than the file")  # told below with the other ways to be broken
+                # Told below with the other ways to be broken.
+                raise ValueError(f"cut short, its header alone is longer than its {file.stat().st_size:,} bytes")
             header: dict[str, Any] = json.loads(stream.read(size))
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
         end = 8 + size + max((entry["data_offsets"][1] for entry in entries), default=0)
         if end > file.stat().st_size:
             raise ValueError(f"cut short, {file.stat().st_size:,} of {end:,} bytes")
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", "fetch it again")) from None
+        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", remedy)) from None
     header.pop("__metadata__", None)
     return header, 8 + size
 
 
 def _tensors(path: Path) -> dict[str, Mapping[str, Any]]:
     """Type and shape of every tensor, of one that is stored quantised as it is without."""
-    return {name: entry for file in _weight_files(path) for name, entry in _unpacked(file, *_header(file)).items()}
+    return {name: entry for file in _weight_files(path) for name, entry in _unpacked(file, *read_header(file)).items()}
 
 
 _STATE = ".quant_state.bitsandbytes__"
@@ -298,7 +299,7 @@ def _unpacked(file: Path, header: Mapping[str, Mapping[str, Any]], start: int) -
 
 
 def _digest_weights(digest: Any, file: Path) -> None:
-    header, start = _header(file)
+    header, start = read_header(file)
     digest.update(json.dumps(header, sort_keys=True).encode())
     with file.open("rb") as stream:
         for name in sorted(header):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +18,7 @@ from lora_ns.memory import MemoryEstimate, estimate
 from lora_ns.prequantized import fit_quantization
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora
+from lora_ns.upstream import supports_sdpa
 
 T = TypeVar("T")
 
@@ -99,7 +100,11 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     """
     facts = base.facts if base else None
     loaded = fit_to_base(loaded, facts)
-    problems = [*_device_problems(loaded, machine), *_length_problems(loaded, facts)]
+    problems = [
+        *_device_problems(loaded, machine),
+        *_attention_problems(loaded, facts),
+        *_length_problems(loaded, facts),
+    ]
     if problems:
         raise PlanError(problems)
     dtype = _dtype(loaded, machine, facts)
@@ -112,7 +117,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     return Plan(
         device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine)),
         dtype=dtype,
-        attn_implementation=_attention(loaded),
+        attn_implementation=_attention(loaded, facts),
         train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(loaded, data)),
         eval_rows=Derived(value=data.eval_rows, origin="computed", why="" if data.eval_rows else "no evaluation rows"),
         max_seq_length=_length(loaded),
@@ -172,6 +177,17 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
         what = "quantization.method: bitsandbytes does not train on an Apple GPU"
         problems.append(Problem(loaded.where("quantization.method"), what, "remove `[quantization]`"))
     return problems
+
+
+def _lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
+    return facts is not None and supports_sdpa(facts.model_type) is False
+
+
+def _attention_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
+    if loaded.recipe.model.attn_implementation != "sdpa" or not _lacks_sdpa(facts):
+        return []
+    what = f'model.attn_implementation: {facts.model_type} has no "sdpa"'
+    return [Problem(loaded.where("model.attn_implementation"), what, 'write "auto" or "eager"')]
 
 
 def _length_key(loaded: LoadedRecipe) -> str:
@@ -252,8 +268,10 @@ def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> D
     return Derived(value="float32", origin="computed", why="no fast bfloat16 on this device")
 
 
-def _attention(loaded: LoadedRecipe) -> Derived[str]:
+def _attention(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[str]:
     if loaded.recipe.model.attn_implementation == "auto":
+        if _lacks_sdpa(facts):
+            return Derived(value="eager", origin="computed", why=f"{facts.model_type} has no fused kernel")
         return Derived(value="sdpa", origin="computed", why="PyTorch's own fused kernel")
     return _written(loaded, "model.attn_implementation", loaded.recipe.model.attn_implementation)
 

@@ -105,6 +105,16 @@ def optimizer_names() -> tuple[str, ...] | None:
     return tuple(value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
 
 
+def supports_sdpa(model_type: str) -> bool | None:
+    """Whether transformers computes a family's attention by PyTorch's fused kernel; None if it does not say."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "models" / model_type.replace("-", "_")
+    sources = [file.read_text(encoding="utf-8") for file in folder.glob("modeling_*.py")]
+    return any("_supports_sdpa = True" in source for source in sources) if sources else None
+
+
 def training_argument_fields() -> frozenset[str] | None:
     """Fields of `transformers.TrainingArguments`."""
     return dataclass_fields("transformers", "training_args.py", "TrainingArguments")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -467,3 +468,15 @@ def test_what_is_known_of_the_data_is_passed_on(write_recipe):
         "no evaluation rows",
         ("a note",),
     )
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="reads the installed transformers")
+@pytest.mark.parametrize(
+    ("family", "kernel"), [("llama", "sdpa"), ("gemma2", "eager"), ("deberta-v2", "eager"), ("of-its-own", "sdpa")]
+)
+def test_attention_is_what_the_family_has(write_recipe, family, kernel):
+    facts = replace(SMALL, model_type=family)
+    assert plan(write_recipe(), facts=facts).attn_implementation.value == kernel
+    if kernel == "eager":
+        (told,) = problems(write_recipe(), "model.attn_implementation=sdpa", facts=facts)
+        assert told.endswith(f'model.attn_implementation: {family} has no "sdpa" (write "auto" or "eager")')

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, RunPath
-from lora_ns.cli.show import number, print_json, print_pairs
+from lora_ns.cli.options import AsJson, BasePath, Force, RunPath
+from lora_ns.cli.show import forcing, number, print_json, print_pairs
 
 
 def evaluate(
@@ -23,6 +23,7 @@ def evaluate(
         bool, typer.Option("--exact-match", help="Write answers and count those that are right.")
     ] = False,
     base: BasePath = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
@@ -34,12 +35,13 @@ def evaluate(
     opened = RunDir.open(run)
     names = opened.read().recipe.dataset.column_names
     rows = None if data is None else read_rows(data, column_names=names)
-    with libraries.Noise():
+    with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         from lora_ns.services.evaluate import evaluate as service
         from lora_ns.services.trained import open_trained
 
-        result = service(open_trained(opened, base), rows, exact_match or opened.read().recipe.evaluation.exact_match)
+        with_answers = exact_match or opened.read().recipe.evaluation.exact_match
+        result = service(open_trained(opened, base, force=forced), rows, with_answers)
     if as_json:
         print_json(result)
         return

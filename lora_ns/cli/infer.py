@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Dtype, Overrides, RunPath
+from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, Overrides, RunPath
+from lora_ns.cli.show import forcing
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def infer(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")] = False,
     base: BasePath = None,
     dtype: Dtype = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
@@ -47,13 +49,13 @@ def infer(
     opened = RunDir.open(run)
     generation = override_generation(opened.read().recipe, overrides)
     texts = _texts(text, input_file)
-    with libraries.Noise():
+    with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         from lora_ns.services.infer import check_columns
         from lora_ns.services.infer import infer as service
         from lora_ns.services.trained import open_trained
 
-        trained = open_trained(opened, base, dtype)
+        trained = open_trained(opened, base, dtype, forced)
         rows = _rows(trained, texts, input_file)
         check_columns(trained.manifest, rows)
         result = service(trained, rows, generation)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Dtype, RunPath
-from lora_ns.cli.show import number, print_json, print_pairs
+from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath
+from lora_ns.cli.show import forcing, number, print_json, print_pairs
 
 
 def merge(
@@ -16,6 +16,7 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the merged model.", show_default=False)],
     base: BasePath = None,
     dtype: Dtype = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold a run's adapter into its base and write a complete Hugging Face model."""
@@ -25,9 +26,9 @@ def merge(
     from lora_ns.services.merge import merge as service
 
     opened = RunDir.open(run)
-    with libraries.Noise():
+    with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        result = service(opened, output.absolute(), base, dtype)
+        result = service(opened, output.absolute(), base, dtype, forced)
     if as_json:
         print_json(result)
         return

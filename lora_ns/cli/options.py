@@ -38,3 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 BasePath = Annotated[
     Path | None, typer.Option("--base", help="Where the base lies now, if not where it was.", show_default=False)
 ]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Use base, tokenizer, template and adapter though they are not those of the run."),
+]

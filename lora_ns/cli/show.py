@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from lora_ns.services.trained import Force
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -52,6 +56,19 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def forcing(force: bool) -> Iterator[Force]:
+    """What `--force` does, and at the end, on standard error, what it went past."""
+    from lora_ns.services.trained import Force
+
+    passed: list[str] = []
+    try:
+        yield Force(passed.append) if force else Force()
+    finally:
+        for text in passed:
+            sys.stderr.write(f"warning: {text}\n")
 
 
 class Progress:

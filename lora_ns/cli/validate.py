@@ -98,6 +98,7 @@ def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
                 ("model", f"{report.model}, {number(report.parameters)} parameters"),
                 ("trained", f"{number(report.trainable_parameters)}, {size}"),
                 ("modules", modules or "none: tokens before every row"),
+                *(("note", note) for note in report.notes),
             ]
         )
     if "step" in found:

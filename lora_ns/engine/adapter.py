@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
+import inspect
 import json
-import math
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
-from lora_ns.engine.model import head_names
+from lora_ns.engine.model import whole_modules
+from lora_ns.engine.modules import check_names, check_reached, fitting, resolve_targets
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
-from lora_ns.recipe.peft import AdaLora, Divisor, Lora, PeftMethod, PromptTuning, TrainableTokens, method_name
+from lora_ns.recipe.peft import (
+    AdaLora,
+    Cartridge,
+    Lora,
+    PeftMethod,
+    PrefixTuning,
+    PromptTuning,
+    TrainableTokens,
+    method_name,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -26,7 +35,6 @@ UNKNOWN_STEPS = 1000
 """Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
 STARTED_ONCE = frozenset({"corda", "eva", "lora_ga", "olora", "pissa", "pissa_niter_16"})
 """Starts by their PEFT names that a saved adapter does not need again."""
-_ROUTERS = frozenset({"gate", "router"})
 
 
 def add_adapter(
@@ -49,13 +57,10 @@ def add_adapter(
     """
     import peft
 
-    try:
+    with _telling_why_not(model, method):
         config = make_config(model, _at_first(method), task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
-    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
-        raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
+    check_reached(adapted, getattr(config, "target_modules", None))
     train_in_float32(adapted)
     stored = adapted.peft_config["default"]
     stored.base_model_name_or_path = base.name if base.commit else str(base.path)
@@ -70,6 +75,36 @@ def train_in_float32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
+def check_head(model: PeftModel, base: Base) -> None:
+    """The head of a classifier, which the base does not have, has to be trained. Raises `PlanError`."""
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    for head in whole_modules(model.get_base_model(), base):
+        if not any(f".{head}.modules_to_save." in name for name in trained):
+            what = f"the head `{head}` is frozen: what it was made with by chance would stay"
+            raise PlanError(Problem("", what, f'train it by `modules_to_save = ["{head}"]`'))
+
+
+@contextlib.contextmanager
+def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
+    """Turn what PEFT says of a method and a model into one line."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
+        raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
+
+
+def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int) -> None:
+    """See that every name of the method means something in a model, which needs no weights.
+
+    Raises:
+        PlanError: as `add_adapter` does.
+    """
+    with _telling_why_not(model, method):
+        make_config(model, plainly_started(method), task_type, base, steps)
+
+
 def make_config(
     model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int = UNKNOWN_STEPS
 ) -> PeftConfig:
@@ -77,16 +112,16 @@ def make_config(
     import peft
 
     kwargs: dict[str, Any] = {**method.to_kwargs(), "task_type": task_type}
-    heads = list(head_names(model)) if task_type != "CAUSAL_LM" else []
-    if heads and "modules_to_save" in kwargs:
-        kwargs["modules_to_save"] = list(dict.fromkeys([*(kwargs["modules_to_save"] or []), *heads]))
-    if kwargs.get("target_modules") == "all-linear":
-        kwargs["target_modules"] = all_linear(model, kwargs["modules_to_save"] or [])
-    elif kwargs.get("target_modules"):
-        check_targets(model, kwargs["target_modules"])
+    if task_type != "CAUSAL_LM":
+        whole = [*(kwargs.get("modules_to_save") or []), *whole_modules(model, base)]
+        kwargs["modules_to_save"] = list(dict.fromkeys(whole))
+    if kwargs.get("target_modules"):
+        kwargs |= resolve_targets(model, kwargs, task_type)
     _check_tokens(model, method, task_type)
     if isinstance(method, Lora):
-        _check_names(model, method, kwargs["target_modules"])
+        check_names(model, method, kwargs["target_modules"])
+    if method.capabilities.virtual_tokens:
+        kwargs |= _virtual_sizes(model, method)
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
         kwargs["tokenizer_name_or_path"] = str(base.path)
     if isinstance(method, AdaLora):
@@ -96,71 +131,22 @@ def make_config(
     return getattr(peft, method.config_class)(**kwargs)
 
 
-def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, value: int | None) -> int:
-    """A value that divides the layers that are adapted: the one that is given, or the largest that does.
+def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]:
+    """The sizes of virtual tokens: PEFT finds them by some families' names, and takes the wrong one of two widths.
 
     Raises:
-        PlanError: if the given value does not, or none does.
+        PlanError: if the method is a cache of keys and values, and the model has none.
     """
-    sides = _sides(model, targets, divisor)
-    common = math.gcd(*sides)
-    known = [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
-    if value in known:
-        return value
-    largest = max((size for size in known if size <= divisor.most), default=0)
-    if value is None and largest > 1:
-        return largest
-    sizes = ", ".join(map(str, sorted(sides)))
-    what = f"peft.{divisor.key}: {value or 'no size'} does not divide the layers' sizes of {sizes}"
-    raise PlanError(Problem("", what, f"write {largest}" if largest > 1 else "name other `target_modules`"))
-
-
-def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> set[int]:
-    """The sizes of the layers that are adapted, of the sides that a value has to divide."""
-    found: set[int] = set()
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or not any(_is_named(name, target) for target in targets):
-            continue
-        features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        inputs, outputs = features if None not in features else tuple(weight.shape)
-        found |= {"input": {inputs}, "output": {outputs}, "both": {inputs, outputs}}[divisor.sides]
-    return found
-
-
-def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
-    """Every linear layer but the head, routers and modules that are trained whole, by names that say just that."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    output = model.get_output_embeddings()
-    skipped = {"lm_head", *whole, *_ROUTERS}
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
-        and module is not output
-        and not skipped.intersection(name.split("."))
-    ]
-    if not layers:
-        raise PlanError(
-            Problem("", f"peft.target_modules: {type(model).__name__} has no linear layers", "name the modules")
-        )
-    ends = sorted({name.rpartition(".")[2] for name in layers})
-    reached = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ends]
-    return ends if sorted(reached) == sorted(layers) else sorted(layers)
-
-
-def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Every target has to match a module: PEFT itself lets a misspelt one pass beside a right one.
-
-    Raises:
-        PlanError: with the targets that match nothing, and close names.
-    """
-    names = [name for name, _ in model.named_modules() if name]
-    problems = _unmatched("target_modules", targets, names, f"no module of {type(model).__name__}")
-    if problems:
-        raise PlanError(problems)
+    config = model.config.get_text_config()
+    sizes = {"num_layers": config.num_hidden_layers, "num_attention_heads": config.num_attention_heads}
+    if not isinstance(method, (PrefixTuning, Cartridge)):
+        return {**sizes, "token_dim": model.get_input_embeddings().embedding_dim}
+    parts = (model, model.base_model)
+    if not any("past_key_values" in inspect.signature(part.forward).parameters for part in parts):
+        name = method_name(method)
+        what = f"peft.method: {name} is a cache of keys and values, which {type(model).__name__} does not take"
+        raise PlanError(Problem("", what, "choose another method, such as lora or prompt-tuning"))
+    return {**sizes, "token_dim": config.hidden_size}
 
 
 def _check_tokens(model: PreTrainedModel, method: PeftMethod, task_type: str) -> None:
@@ -170,54 +156,6 @@ def _check_tokens(model: PreTrainedModel, method: PeftMethod, task_type: str) ->
     if task_type == "CAUSAL_LM" and is_tied and getattr(method, key, ()):
         what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
         raise PlanError(Problem("", what, "choose a base that does not tie them"))
-
-
-def _check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
-    """The other names that LoRA is given have to match something, too. Raises `PlanError`."""
-    modules = [name for name, _ in model.named_modules() if name]
-    adapted = [name for name in modules if any(_is_named(name, target) for target in targets)]
-    parameters = [name for name, _ in model.named_parameters()]
-    problems = [
-        *_unmatched("exclude_modules", method.exclude_modules, modules, "no module"),
-        *_unmatched("target_parameters", method.target_parameters, parameters, "no parameter"),
-        *_unmatched("rank_pattern", method.rank_pattern, adapted, "no adapted layer", _is_matched),
-        *_unmatched("alpha_pattern", method.alpha_pattern, adapted, "no adapted layer", _is_matched),
-    ]
-    if problems:
-        raise PlanError(problems)
-
-
-def _is_named(name: str, end: str) -> bool:
-    """Whether a module is meant by the end of its name."""
-    return name == end or name.endswith(f".{end}")
-
-
-def _is_matched(name: str, pattern: str) -> bool:
-    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
-    except re.error:
-        return False
-
-
-def _unmatched(
-    key: str,
-    wanted: Iterable[str],
-    names: Sequence[str],
-    nothing: str,
-    is_meant: Callable[[str, str], bool] = _is_named,
-) -> list[Problem]:
-    """The problems of wanted names that mean none of the names, with close ones."""
-    ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
-    problems = []
-    for name in wanted:
-        if any(is_meant(other, name) for other in names):
-            continue
-        close = difflib.get_close_matches(name, ends, n=3) or ends[:12]
-        told = " or ".join(f"`{end}`" for end in close)
-        hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
-        problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))
-    return problems
 
 
 def save_adapter(
@@ -344,20 +282,25 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 def check_keys(adapted: PeftModel, folder: Path) -> None:
     """Every key of a saved adapter has its place in the model, and every place its key. Raises `UsageError`."""
-    from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        saved = set(file.keys())
+        check_names_saved(folder, set(file.keys()), adapted)
+
+
+def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None:
+    """Every tensor of an adapter has a place in the model, and every place its tensor. Raises `UsageError`."""
+    from peft import get_peft_model_state_dict
+
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if saved != expected:
-        missing, extra = sorted(expected - saved), sorted(saved - expected)
-        what = f"missing `{missing[0]}`" if missing else f"`{extra[0]}` has no place in the model"
-        raise UsageError(
-            Problem(
-                str(folder / WEIGHTS), f"not an adapter of this base: {what}", "use the base that it was trained on"
-            )
-        )
+    missing, extra = sorted(expected - saved), sorted(saved - expected)
+    said = [
+        *([f"`{missing[0]}` is missing"] if missing else []),
+        *([f"`{extra[0]}` has no place in the model"] if extra else []),
+    ]
+    if said:
+        what = f"not an adapter of this base: {', and '.join(said)}"
+        raise UsageError(Problem(str(folder / WEIGHTS), what, "restore it, or use the base that it was trained on"))
 
 
 def _at_first(method: PeftMethod) -> PeftMethod:

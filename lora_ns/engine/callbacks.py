@@ -146,9 +146,9 @@ def _check_loss(row: dict[str, Any]) -> None:
             raise RunError(
                 Problem("", what, "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept")
             )
-    if row.get("loss") == 0.0 and row.get("grad_norm") == 0.0:
-        what = f"step {row['step']}: the loss is exactly 0, so nothing is learned"
-        raise RunError(Problem("", what, "look at the rows: no token of them is in the loss"))
+    if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0:
+        what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label is in it"
+        raise RunError(Problem("", what, "look at the rows by `lorans validate --show`"))
 
 
 def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_HEADS_LEFT_IN_FULL = ["classifier", "pre_classifier", "score", "lm_head"]
+_POOLER = "pooler"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
 
     auto = _auto_class(loading.task_type)
     try:
-        arguments = _arguments(loading, is_stored_so=bool(base.facts.quantization))
-        model, info = auto.from_pretrained(base.path, output_loading_info=True, **arguments)
+        model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(base, loading))
     except ImportError as error:
         raise MissingError(
             Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
@@ -90,7 +89,7 @@ def _auto_class(task_type: str) -> Any:
     return classes[task_type]
 
 
-def _arguments(loading: Loading, is_stored_so: bool) -> dict[str, Any]:
+def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
     import torch
 
     dtype = getattr(torch, loading.dtype)
@@ -102,8 +101,8 @@ def _arguments(loading: Loading, is_stored_so: bool) -> dict[str, Any]:
         "use_safetensors": True,
     }
     if loading.quantization.bits is not None:
-        if not is_stored_so:
-            arguments["quantization_config"] = _quantization_config(loading.quantization, dtype)
+        if not base.facts.quantization:
+            arguments["quantization_config"] = _quantization_config(base, loading, dtype)
         arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
     return arguments | (_head(loading) if loading.task_type != "CAUSAL_LM" else {})
 
@@ -118,18 +117,21 @@ def _head(loading: Loading) -> dict[str, Any]:
     return {**kind, "num_labels": len(names), "id2label": names, "label2id": numbers}
 
 
-def _quantization_config(quantization: Any, dtype: torch.dtype) -> Any:
+def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
+    """The settings of bitsandbytes; the head, which is trained whole or gives the loss, stays as it is."""
     from transformers import BitsAndBytesConfig
 
+    quantization: Any = loading.quantization
     kwargs = quantization.to_kwargs()
     if quantization.bits == 4:
         kwargs["bnb_4bit_compute_dtype"] = dtype
-    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=_HEADS_LEFT_IN_FULL)
+    empty = empty_base(base, loading.task_type, loading.trust_remote_code)
+    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=list(whole_modules(empty, base)))
 
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
     """No weight may be left as the random numbers that it was made with, save those of a new classification head."""
-    fresh = (*head_names(model), "pooler") if loading.task_type != "CAUSAL_LM" else ()
+    fresh = (*head_names(model), _POOLER) if loading.task_type != "CAUSAL_LM" else ()
     missing = sorted(key for key in info["missing_keys"] if not any(part in key.split(".") for part in fresh))
     if missing or info["mismatched_keys"]:
         first = missing[0] if missing else str(next(iter(info["mismatched_keys"]))[0])
@@ -145,6 +147,17 @@ def head_names(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(
         name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
     )
+
+
+def whole_modules(model: PreTrainedModel, base: Base) -> tuple[str, ...]:
+    """What is not quantised, and what a classifier trains whole: its head, and a pooler if the base has none.
+
+    Such a pooler is made anew with every loading: what it is has to be in the adapter.
+    """
+    heads = head_names(model)
+    stored = any(_POOLER in name.split(".") for name in base.facts.matrices)
+    has_pooler = any(name.rpartition(".")[2] == _POOLER for name, _ in model.named_modules())
+    return heads if stored or not has_pooler or _POOLER in heads else (*heads, _POOLER)
 
 
 def _settle_4bit_layers(model: PreTrainedModel, dtype: str) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.adapter import load_adapter
 from lora_ns.engine.model import difference, load_base
-from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
 from lora_ns.rundir import RunDir, check_space, telling_disk_errors
-from lora_ns.services.trained import check_adapter, loading_of, reopen_base
+from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +37,13 @@ class MergeResult:
     """The same once the weights are rounded to the type that they are written in."""
 
 
-def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str | None = None) -> MergeResult:
+def merge(
+    run: RunDir,
+    output: Path,
+    base_path: Path | None = None,
+    dtype: str | None = None,
+    force: Force = REFUSED,
+) -> MergeResult:
     """Fold a run's adapter into its base.
 
     The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then
@@ -49,9 +54,10 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str |
         output: the folder to write.
         base_path: where the base lies now, if not where it was.
         dtype: the type to write, if not the one that the base is stored in.
+        force: what becomes of parts that are not those of the run.
 
     Raises:
-        UsageError: if the method cannot be merged, or the output folder is not empty.
+        UsageError: if the method cannot be merged, the output folder is not empty, or a part is not that of the run.
         RunError: if the merged model does not compute what the adapter computes.
     """
     manifest = run.read()
@@ -60,14 +66,11 @@ def merge(run: RunDir, output: Path, base_path: Path | None = None, dtype: str |
         what = f"{method_name(method)} cannot be merged: {method.capabilities.merge}"
         remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
-    check_adapter(run, manifest)
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
-    base = reopen_base(manifest, base_path)
+    base, tokenizer = reopen(run, manifest, base_path, force)
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
-    tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
-    choose_pad_token(tokenizer, manifest.stop_token_ids)
     loading = replace(loading_of(manifest), device="cpu", dtype="float32")
     model = load_base(base, loading)
     if loading.quantization.bits is not None:

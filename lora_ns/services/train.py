@@ -7,15 +7,17 @@ import gc
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries, starts
-from lora_ns.engine.adapter import add_adapter, save_adapter, trainable_parameters
+from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, check_head, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
-from lora_ns.engine.model import load_base
+from lora_ns.engine.learning import learning_watch
+from lora_ns.engine.model import empty_base, load_base
+from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
@@ -32,6 +34,7 @@ from lora_ns.errors import (
     LoransError,
     MissingError,
     ModelError,
+    PlanError,
     Problem,
     RunError,
     UsageError,
@@ -61,7 +64,7 @@ from lora_ns.services.trained import format_of, loading_of, record_base, reopen_
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 MAY_CHANGE_ON_RESUME = (
     "training.logging_steps",
@@ -155,6 +158,7 @@ def train(
         seed=loaded.recipe.training.seed,
     )
     check_arguments(loaded, plan, run.checkpoints)
+    _check_adapter(loaded, base, plan)
     with run.replacing() if overwrite else contextlib.nullcontext():
         run.create(loaded.text, manifest)
         noise.attach(run.log)
@@ -184,6 +188,9 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine = detect()
     libraries.prepare(machine)
+    if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
+        what = "the base's tokenizer is not the one that the run was started with"
+        raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
     tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
@@ -235,6 +242,28 @@ def _located(loaded: LoadedRecipe, problem: Problem) -> Problem:
         return Problem(loaded.where(problem.where), f"{problem.where}: {problem.what}", problem.remedy)
     where = problem.where or loaded.where("model.name_or_path")
     return Problem(where, problem.what, problem.remedy)
+
+
+def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan) -> None:
+    """See that the method fits the base before a run is made. Raises `PlanError`, with the place in the recipe."""
+    recipe = loaded.recipe
+    if recipe.model.trust_remote_code:  # such a model need not be one that can be built without weights
+        return
+    with locating(loaded):
+        empty = empty_base(base, recipe.task_type)
+        check_fit(empty, recipe.peft, recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
+
+
+@contextlib.contextmanager
+def locating(loaded: LoadedRecipe) -> Iterator[None]:
+    """Give each problem of the plan that begins with a key its place in the recipe."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(
+            replace(problem, where=problem.where or loaded.where(problem.what.partition(":")[0]))
+            for problem in error.problems
+        ) from None
 
 
 def _check_trackers(loaded: LoadedRecipe) -> None:
@@ -336,10 +365,8 @@ def _fit(
 
     manifest = run.read()
     recipe, plan = manifest.recipe, manifest.plan
-    observer.stage("loading the base")
-    set_seed(recipe.training.seed)
-    base = load_base(prepared.base, loading_of(manifest))
-    model, trainer = _make_trainer(run, manifest, base, prepared, observer, checkpoint, stop)
+    model = _adapted_base(run, manifest, prepared.base, observer)
+    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
@@ -368,22 +395,36 @@ def _fit(
     return int(trainer.state.global_step), metrics, seal
 
 
+def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
+    """The base with its adapter, new or as the run began with."""
+    from transformers import set_seed
+
+    recipe = manifest.recipe
+    observer.stage("loading the base")
+    set_seed(recipe.training.seed)
+    bare = load_base(base, loading_of(manifest))
+    if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
+        model = starts.put_back(bare, recipe.peft, run.start)
+    else:
+        model = add_adapter(bare, recipe.peft, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+    if recipe.task_type != "CAUSAL_LM":
+        check_head(model, base)
+    for note in expert_notes(model):
+        observer.warn(note)
+    return model
+
+
 def _make_trainer(
     run: RunDir,
     manifest: Manifest,
-    base: PreTrainedModel,
+    model: PeftModel,
     prepared: _Prepared,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
-) -> tuple[PeftModel, Trainer]:
-    """The base with its adapter as the run begins, and its trainer."""
+) -> Trainer:
+    """The trainer of a model, whose adapter is started by it where its start needs the rows or the weights."""
     recipe, plan = manifest.recipe, manifest.plan
-    is_begun = starts.is_kept(run.start)
-    if isinstance(recipe.peft, Lora) and is_begun:
-        model = starts.put_back(base, recipe.peft, run.start)
-    else:
-        model = add_adapter(base, recipe.peft, recipe.task_type, prepared.base, plan.max_steps.value or 0)
     first = checkpoint[1] if checkpoint else 0
     with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
         trainer = make_trainer(
@@ -393,16 +434,19 @@ def _make_trainer(
             model,
             prepared.tokenizer,
             (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
-            make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+            [
+                *make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+                learning_watch(recipe.peft, plan.learning_rate.value, observer),
+            ],
             not checkpoint,
             manifest.labels,
         )
-    if isinstance(recipe.peft, Lora) and recipe.peft.starts_later and not is_begun:
+    if isinstance(recipe.peft, Lora) and recipe.peft.starts_later and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
         with _telling_memory_errors(plan), telling_disk_errors(run.start):
             starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
-    return model, trainer
+    return trainer
 
 
 def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:

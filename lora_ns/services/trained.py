@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basemodel import PACKAGED, Base, find_base
-from lora_ns.engine.adapter import WEIGHTS, load_adapter
+from lora_ns.basemodel import PACKAGED, Base, find_base, read_header
+from lora_ns.engine.adapter import UNKNOWN_STEPS, WEIGHTS, add_adapter, check_names_saved, load_adapter, plainly_started
 from lora_ns.engine.generate import Writer
-from lora_ns.engine.model import Loading, load_base
+from lora_ns.engine.model import Loading, empty_base, load_base
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
@@ -33,46 +34,101 @@ class Trained:
     model: PeftModel
 
 
-def open_trained(run: RunDir, base_path: Path | None = None, dtype: str | None = None) -> Trained:
+@dataclass(frozen=True)
+class Force:
+    """What becomes of a run whose base, tokenizer, template or adapter is not the one that it was trained with.
+
+    It is refused; or, if `tell` is given, that is told and the run is used all the same.
+    """
+
+    tell: Callable[[str], None] | None = None
+    hint: str = "; `--force` goes on all the same"
+
+    def refuse(self, problem: Problem, kind: type[UsageError] = UsageError) -> None:
+        """Raise the problem as an error, or tell it."""
+        if self.tell is None:
+            raise kind(replace(problem, remedy=f"{problem.remedy}{self.hint}"))
+        self.tell(str(replace(problem, remedy="")))
+
+
+REFUSED = Force()
+_TOKENIZER_FILES = frozenset(
+    {"tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model"}
+)
+
+
+def open_trained(
+    run: RunDir, base_path: Path | None = None, dtype: str | None = None, force: Force = REFUSED
+) -> Trained:
     """Load a run's base and adapter.
 
     Args:
         run: the run directory.
         base_path: where the base lies now, if not where it was.
         dtype: the type to compute in, if not the one that was trained in.
+        force: what becomes of parts that are not those of the run.
 
     Raises:
-        UsageError: if the run is not finished, or its adapter or template was changed.
+        UsageError: if the run is not finished, or its adapter, tokenizer or template was changed.
         ModelError: if the base is not there, or is not the one that was trained on.
     """
     manifest = run.read()
     if dtype is not None:
         plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="asked for")})
         manifest = manifest.model_copy(update={"plan": plan})
-    check_adapter(run, manifest)
-    base = reopen_base(manifest, base_path)
-    tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
-    choose_pad_token(tokenizer, manifest.stop_token_ids)
-    if template_hash(tokenizer) != manifest.chat_template_sha256:
-        what = "the chat template is not the one that the run was trained with"
-        raise UsageError(Problem(str(run.adapter), what, "restore chat_template.jinja"))
+    base, tokenizer = reopen(run, manifest, base_path, force)
     model = load_adapter(load_base(base, loading_of(manifest)), run.adapter)
     return Trained(run, manifest, base, tokenizer, model)
 
 
-def check_adapter(run: RunDir, manifest: Manifest) -> None:
-    """Refuse a run without an adapter, or with another one than it saved. Raises `UsageError`."""
+def reopen(
+    run: RunDir, manifest: Manifest, base_path: Path | None = None, force: Force = REFUSED
+) -> tuple[Base, PreTrainedTokenizerBase]:
+    """The base and the tokenizer of a run, all its parts held against the manifest. Raises as `open_trained`."""
+    names = _names_saved(run, manifest)
+    base = reopen_base(manifest, base_path, force)
+    _check_adapter(run, manifest, base, names, force)
+    for name in sorted(_TOKENIZER_FILES & manifest.adapter.keys()):
+        if not _is_saved(run, manifest, name):
+            what = "the tokenizer is not the one that the run was trained with"
+            force.refuse(Problem(str(run.adapter / name), what, "restore it"))
+    tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
+    choose_pad_token(tokenizer, manifest.stop_token_ids)
+    if template_hash(tokenizer) != manifest.chat_template_sha256:
+        what = "the chat template is not the one that the run was trained with"
+        force.refuse(Problem(str(run.adapter), what, "restore chat_template.jinja"))
+    return base, tokenizer
+
+
+def _names_saved(run: RunDir, manifest: Manifest) -> set[str]:
+    """The names of the adapter's tensors. Raises `UsageError` if there is no adapter, or its file is not whole."""
     if not (run.adapter / WEIGHTS).is_file():
         remedy = f"`lorans train {run.path} --resume` finishes it" if manifest.status != "finished" else "train again"
         raise UsageError(Problem(str(run.path), f"no adapter: the run is {manifest.status}", remedy))
-    for name, expected in manifest.adapter.items():
-        file = run.adapter / name
-        if name in {WEIGHTS, "adapter_config.json"} and (not file.is_file() or sha256_file(file) != expected):
-            what = "is not the file that the run saved"
-            raise UsageError(Problem(str(file), what, "restore it; a changed adapter loads with PEFT, without lorans"))
+    return set(read_header(run.adapter / WEIGHTS, "restore it, or train again")[0])
 
 
-def reopen_base(manifest: Manifest, path: Path | None = None) -> Base:
+def _is_saved(run: RunDir, manifest: Manifest, name: str) -> bool:
+    """Whether a file of the adapter is the one that the run saved, as far as it has written that down."""
+    file = run.adapter / name
+    return name not in manifest.adapter or (file.is_file() and sha256_file(file) == manifest.adapter[name])
+
+
+def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str], force: Force) -> None:
+    changed = [name for name in ("adapter_config.json", WEIGHTS) if not _is_saved(run, manifest, name)]
+    if WEIGHTS in changed and manifest.recipe.peft.capabilities.empty_base:
+        recipe = manifest.recipe
+        empty = empty_base(base, recipe.task_type, recipe.model.trust_remote_code)
+        steps = manifest.plan.max_steps.value or UNKNOWN_STEPS
+        check_names_saved(
+            run.adapter, names, add_adapter(empty, plainly_started(recipe.peft), recipe.task_type, base, steps)
+        )
+    for name in changed:
+        remedy = "restore it; a changed adapter loads with PEFT, without lorans"
+        force.refuse(Problem(str(run.adapter / name), "is not the file that the run saved", remedy))
+
+
+def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = Force(hint="")) -> Base:
     """The base of a run, known by its fingerprint. Raises `ModelError`."""
     record = manifest.base
     if path is not None:
@@ -91,7 +147,7 @@ def reopen_base(manifest: Manifest, path: Path | None = None) -> Base:
     assert base is not None, "a base that may be fetched is there or an error"
     if base.fingerprint != record.fingerprint:
         what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
-        raise ModelError(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"))
+        force.refuse(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"), ModelError)
     return Base(record.name, base.path, base.commit)
 
 

@@ -16,8 +16,9 @@ from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.labelled import WordEncoder, label_notes
 from lora_ns.engine.model import Loading, empty_base, load_base
+from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.sources import Source
-from lora_ns.errors import DataError, PlanError, Problem
+from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_to_base, make_plan
@@ -25,7 +26,7 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
-from lora_ns.services.train import find_recipe_base, train
+from lora_ns.services.train import find_recipe_base, locating, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -224,6 +225,7 @@ class ModelReport:
     adapter_bytes: int
     modules: dict[str, int]
     """Adapted modules by the last part of their names."""
+    notes: tuple[str, ...] = ()
 
 
 def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> ModelReport:
@@ -236,13 +238,10 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     observer.stage("putting the adapter onto an empty base")
     empty = _bare_base(loaded, base)
     kind = type(empty).__name__
-    try:
+    with locating(loaded):
         model = add_adapter(empty, plainly_started(loaded.recipe.peft), loaded.recipe.task_type, base)
-    except PlanError as error:
-        where = loaded.where("peft.target_modules")
-        raise PlanError(replace(problem, where=problem.where or where) for problem in error.problems) from None
-    trainable = trainable_parameters(model)
-    return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, adapted_modules(model))
+    trainable, modules = trainable_parameters(model), adapted_modules(model)
+    return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, expert_notes(model))
 
 
 def _bare_base(loaded: LoadedRecipe, base: Base) -> PreTrainedModel:

@@ -22,7 +22,7 @@ QUICK = ("training.max_steps=10", "training.learning_rate=1e-3", "training.warmu
 
 
 def started(start, *more):
-    samples = ("peft.init_samples=32",) if start in BY_ROWS else ()
+    samples = ("peft.init_samples=12",) if start in BY_ROWS else ()
     return (f"peft.init_lora_weights={start}", *samples, *more)
 
 

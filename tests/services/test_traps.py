@@ -388,8 +388,7 @@ def test_packed_rows_give_what_each_gives_alone(tmp_path, name):
     config, more = ARCHITECTURES[name]
     write_base(tmp_path, make_tokenizer(CHATML), config, **more)
     write_rows(tmp_path, PACKED)
-    kernel = f"model.attn_implementation={'eager' if name == 'gemma-2' else 'auto'}"  # it has no other
-    _, trainer = run_and_keep_trainer(tmp_path, "sft.packing=true", "sft.max_seq_length=512", kernel)
+    _, trainer = run_and_keep_trainer(tmp_path, "sft.packing=true", "sft.max_seq_length=512")
     batch = next(iter(trainer.get_train_dataloader()))
     starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
     assert len(starts) == len(PACKED)

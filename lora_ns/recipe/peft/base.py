@@ -60,7 +60,7 @@ class TargetedMethod(PeftMethod):
     """A method that changes some layers."""
 
     target_modules: Literal["all-linear"] | ModuleNames = "all-linear"
-    """Layers to adapt: `all-linear` (every linear layer but the head), or the ends of their names."""
+    """Layers to adapt: `all-linear` (every linear layer that reads text but the head and routers), or ends of names."""
     modules_to_save: ModuleNames = ()
     """Modules trained and saved whole beside the adapter; a classification head is always among them."""
 

@@ -1,0 +1,200 @@
+"""Whether a run learns: every trainable has a gradient and moves, and the loss of a sensitive method falls at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.callbacks import Observer
+from lora_ns.errors import Problem, RunError
+from lora_ns.recipe.peft import PeftMethod, method_name
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerCallback
+
+LOOKED_AT = 5
+"""Optimizer steps before gradients are judged: of two factors, the second has none while the first is zero, and the
+first step of a warm-up changes nothing."""
+_MAY_REST = ("ranknum", "trainable_tokens", "experts")
+"""Parts of the names of what need not have a gradient: counts, tokens that the first rows lack, experts not asked."""
+FLAT = 1e-3
+"""Relative change of the evaluation loss that is none."""
+FLAT_IN_TRAINING = 2e-2
+"""Relative fall of the training loss, from the first quarter of a run to the last, that is none."""
+HOPELESS = 0.1
+"""Share of a sensitive method's typical learning rate below which a flat loss comes from the rate."""
+_ENOUGH_STEPS = 20
+
+
+def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer) -> TrainerCallback:
+    """A callback that tells what is not learned, and why.
+
+    Args:
+        method: the recipe's `[peft]`.
+        learning_rate: the highest of the schedule.
+        observer: who is told.
+    """
+    from transformers import TrainerCallback
+
+    gradients, losses = Gradients(), Losses(method, learning_rate)
+
+    class LearningWatch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """See `learning_watch`."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+            gradients.begin(model)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+            warming = args.get_warmup_steps(state.max_steps) > LOOKED_AT
+            for told in gradients.look(model, state.global_step + 1, args.fp16, warming):
+                observer.warn(told)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            losses.add(logs)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            losses.steps += 1
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            early = max(_ENOUGH_STEPS, args.get_warmup_steps(state.max_steps), state.max_steps // 10)
+            self._tell(early)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._tell(LOOKED_AT)
+
+        def _tell(self, least: int) -> None:
+            if losses.steps >= least and (told := losses.told()):
+                observer.warn(told)
+
+    return LearningWatch()
+
+
+class Gradients:
+    """What the gradients of the first steps say of each trainable."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._begun: dict[str, tuple[float, float]] = {}
+        self._reached: set[str] = set()
+
+    def begin(self, model: nn.Module) -> None:
+        """Remember where the trainables start."""
+        self._begun = _numbers(model)
+
+    def look(self, model: nn.Module, step: int, overflows: bool = False, warming: bool = False) -> Sequence[str]:
+        """Look at the gradients of one step, and after a few say what has none, or does not move.
+
+        Args:
+            model: the model, right after the optimizer's step.
+            step: its number.
+            overflows: whether a gradient that is not finite only means that the loss is scaled anew.
+            warming: whether the learning rate is still so low that a number may stay as it is.
+
+        Raises:
+            RunError: if a gradient is not finite, or nothing is learned.
+        """
+        if self._steps >= LOOKED_AT:
+            return ()
+        norms = _gradient_norms(model)
+        broken = next((name for name, norm in norms.items() if not math.isfinite(norm)), None)
+        if broken and overflows:
+            return ()
+        if broken:
+            what = f"step {step}: the gradient of `{broken}` is {norms[broken]}"
+            raise RunError(Problem("", what, "lower `training.learning_rate`, or set `model.dtype`"))
+        self._steps += 1
+        self._reached |= {name for name, norm in norms.items() if norm}
+        return self._judged(model, warming) if self._steps == LOOKED_AT else ()
+
+    def _judged(self, model: nn.Module, warming: bool) -> Sequence[str]:
+        now = _numbers(model)
+        dry = [name for name in now if name not in self._reached]
+        moved = {name for name, numbers in now.items() if warming or numbers != self._begun[name]}
+        still = [name for name in now if name in self._reached - moved]
+        if now and len(dry) == len(now):
+            what = f"no gradient in {LOOKED_AT} steps: nothing that is trained, such as `{dry[0]}`, is in the loss"
+            raise RunError(Problem("", what, "choose other `target_modules`, or report this"))
+        return [
+            *_told(dry, len(now), "have no gradient", "what they belong to is not in the loss"),
+            *_told(still, len(now), "do not move", "raise `training.learning_rate`, which their numbers round away"),
+        ]
+
+
+def _told(names: Sequence[str], total: int, fault: str, cause: str) -> list[str]:
+    if not names:
+        return []
+    return [f"{len(names):,} of {total:,} trained tensors {fault} in {LOOKED_AT} steps, such as `{names[0]}`: {cause}"]
+
+
+def _trainables(model: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in model.named_parameters()
+        if value.requires_grad and value.numel() and not any(part in name for part in _MAY_REST)
+    }
+
+
+def _numbers(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Sum and norm of each trainable: they change with any step, and need no copy."""
+    import torch
+
+    sums = {
+        name: torch.stack(
+            [value.detach().sum(dtype=torch.float64), torch.linalg.vector_norm(value.detach(), dtype=torch.float64)]
+        )
+        for name, value in _trainables(model).items()
+    }
+    found = torch.stack(list(sums.values())).tolist() if sums else []
+    return {name: (total, norm) for name, (total, norm) in zip(sums, found, strict=True)}
+
+
+def _gradient_norms(model: nn.Module) -> dict[str, float]:
+    """The norm of each gradient; nothing for a trainable without one."""
+    import torch
+
+    gradients = {name: value.grad for name, value in _trainables(model).items() if value.grad is not None}
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
+    return dict(zip(gradients, torch.stack(norms).tolist() if norms else [], strict=True))
+
+
+class Losses:
+    """The losses of a run, as far as they tell a learning rate that cannot work."""
+
+    def __init__(self, method: PeftMethod, learning_rate: float) -> None:
+        typical = method.capabilities.typical_learning_rate
+        self._hopeless = method.capabilities.is_sensitive and learning_rate < HOPELESS * typical
+        self._cause = f"a learning rate of {learning_rate:g} is too low for {method_name(method)}"
+        self._remedy = f"set `training.learning_rate`; {typical:g} is typical"
+        self._training: list[float] = []
+        self._evaluation: list[float] = []
+        self.steps = 0
+
+    def add(self, logs: dict[str, float]) -> None:
+        """Take what was logged."""
+        if "loss" in logs:
+            self._training.append(logs["loss"])
+        if "eval_loss" in logs:
+            self._evaluation.append(logs["eval_loss"])
+
+    def told(self) -> str | None:
+        """That the loss is flat, and why; None if it is not, or if it was told before."""
+        if not self._hopeless:
+            return None
+        first, last, flat = self._ends()
+        if not last > first * (1 - flat):
+            return None
+        self._hopeless = False
+        return (
+            f"the loss is flat after {self.steps:,} steps, {first:.4f} and {last:.4f}: {self._cause} ({self._remedy})"
+        )
+
+    def _ends(self) -> tuple[float, float, float]:
+        """The first and the last loss, of the same rows if there are any, and the fall that is none."""
+        if len(self._evaluation) > 1:
+            return self._evaluation[0], self._evaluation[-1], FLAT
+        part = max(1, len(self._training) // 4)
+        if len(self._training) < 2 * part:
+            return math.inf, 0.0, 0.0
+        return sum(self._training[:part]) / part, sum(self._training[-part:]) / part, FLAT_IN_TRAINING

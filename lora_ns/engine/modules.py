@@ -1,0 +1,228 @@
+"""Which modules of a model a method changes: found by us on the model itself, and no name that means nothing."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import PlanError, Problem
+from lora_ns.recipe.peft import Divisor, Lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+_EXPERTS = "experts"
+
+
+def resolve_targets(model: PreTrainedModel, kwargs: Mapping[str, Any], task_type: str) -> dict[str, Any]:
+    """`target_modules` of a PEFT configuration as names of modules of this model, and what else changes with them.
+
+    Raises:
+        PlanError: if a target matches nothing that can be adapted.
+    """
+    whole = kwargs.get("modules_to_save") or []
+    if kwargs["target_modules"] != "all-linear":
+        check_targets(model, kwargs["target_modules"], whole)
+        if task_type == "CAUSAL_LM":
+            _check_head(model, kwargs["target_modules"])
+        return {}
+    targets = all_linear(model, whole)
+    layers = kwargs.get("layers_to_transform")
+    if not layers or "." not in targets[0]:
+        return {"target_modules": targets}
+    # PEFT looks at the number of a layer only where a target is the end of a name.
+    kept = [name for name in targets if (number := _LAYER.match(name)) and int(number[1]) in layers]
+    return {"target_modules": kept or targets, "layers_to_transform": None if kept else layers}
+
+
+_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
+"""The number of a layer in a name, as PEFT reads it."""
+
+
+def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
+    """Every linear layer of the backbone but routers and modules that are trained whole, by names that say just that.
+
+    Of a model that sees or hears as well, only the part that reads and writes text is meant.
+    """
+    layers = [name for name, _ in _text_part(model) if not {"lm_head", *whole, *_ROUTERS}.intersection(name.split("."))]
+    if not layers:
+        raise PlanError(
+            Problem("", f"peft.target_modules: {type(model).__name__} has no linear layers", "name the modules")
+        )
+    ends = sorted({name.rpartition(".")[2] for name in layers})
+    reached = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ends]
+    return ends if sorted(reached) == sorted(layers) else sorted(layers)
+
+
+def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The linear layers, the output embeddings not among them."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    inside = set(model.get_decoder().modules()) if model.config.get_text_config() is not model.config else None
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+        and module is not output
+        and (inside is None or module in inside)
+    ]
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str], whole: Sequence[str] = ()) -> None:
+    """Every target has to match a module: PEFT itself lets a misspelt one pass beside a right one.
+
+    Args:
+        model: the base.
+        targets: ends of names.
+        whole: modules that are trained whole, which PEFT does not adapt.
+
+    Raises:
+        PlanError: with the targets that match nothing, and close names.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    problems = _unmatched("target_modules", targets, names, f"no module of {type(model).__name__}")
+    if not problems:
+        adapted = [name for name in names if not set(whole).intersection(name.split("."))]
+        nothing = f"only what is trained whole ({', '.join(whole)})"
+        problems = _unmatched("target_modules", targets, adapted, nothing)
+    if problems:
+        raise PlanError(problems)
+
+
+def _check_head(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """The head of a language model is not adapted: TRL's loss reads its weights. Raises `PlanError`.
+
+    Where it is tied to the embeddings, a change of one would moreover be one of both, once it is merged.
+    """
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    for name, module in model.named_modules():
+        found = next((target for target in targets if is_named(name, target)), None)
+        if found is None or not (module is head or (tied and module is embeddings)):
+            continue
+        reason = "the base ties its head to its embeddings" if tied else "TRL's loss reads the weights of the head"
+        what = f"peft.target_modules: `{found}` cannot be adapted: {reason}"
+        end = name.rpartition(".")[2]
+        remedy = f', or train it whole by `modules_to_save = ["{end}"]`' if module is head else ""
+        raise PlanError(Problem("", what, f"remove it{remedy}"))
+
+
+def check_reached(model: PeftModel, targets: Iterable[str] | None) -> None:
+    """Every target has to be adapted after all: a layer may be excluded, or not be among those to transform.
+
+    Raises:
+        PlanError: with the first target that is not.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for target in sorted(targets or ()):
+        if not any(is_named(name, target) for name in adapted):
+            what = f"peft.target_modules: nothing that `{target}` matches is adapted"
+            raise PlanError(Problem("", what, "remove it, or look at `exclude_modules` and `layers_to_transform`"))
+
+
+def expert_notes(model: PeftModel) -> tuple[str, ...]:
+    """What there is to know of experts that have no adapter: as one tensor for all of them, they are no layers."""
+    config = model.active_peft_config
+    if config.is_prompt_learning:
+        return ()
+    found = set()
+    for name, parameter in model.named_parameters():
+        parts = [part for part in name.split(".") if part != "base_layer"]
+        if _EXPERTS in parts and parameter.ndim == 3:
+            found.add(".".join(parts[max(0, parts.index(_EXPERTS) - 1) :]))
+    adapted = getattr(config, "target_parameters", None) or ()
+    left = sorted(name for name in found if not any(is_named(name, target) for target in adapted))
+    if not left:
+        return ()
+    named = ", ".join(f"`{name}`" for name in left)
+    return (f"the experts are not adapted: {named}; LoRA adapts what `peft.target_parameters` names",)
+
+
+def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, value: int | None) -> int:
+    """A value that divides the layers that are adapted: the one that is given, or the largest that does.
+
+    Raises:
+        PlanError: if the given value does not, or none does.
+    """
+    sides = _sides(model, targets, divisor)
+    common = math.gcd(*sides)
+    known = [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
+    if value in known:
+        return value
+    largest = max((size for size in known if size <= divisor.most), default=0)
+    if value is None and largest > 1:
+        return largest
+    sizes = ", ".join(map(str, sorted(sides)))
+    what = f"peft.{divisor.key}: {value or 'no size'} does not divide the layers' sizes of {sizes}"
+    raise PlanError(Problem("", what, f"write {largest}" if largest > 1 else "name other `target_modules`"))
+
+
+def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> set[int]:
+    """The sizes of the layers that are adapted, of the sides that a value has to divide."""
+    found: set[int] = set()
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or not any(is_named(name, target) for target in targets):
+            continue
+        features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        inputs, outputs = features if None not in features else tuple(weight.shape)
+        found |= {"input": {inputs}, "output": {outputs}, "both": {inputs, outputs}}[divisor.sides]
+    return found
+
+
+def check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
+    """The other names that LoRA is given have to match something, too. Raises `PlanError`."""
+    modules = [name for name, _ in model.named_modules() if name]
+    adapted = [name for name in modules if any(is_named(name, target) for target in targets)]
+    parameters = [name for name, _ in model.named_parameters()]
+    problems = [
+        *_unmatched("exclude_modules", method.exclude_modules, modules, "no module"),
+        *_unmatched("target_parameters", method.target_parameters, parameters, "no parameter"),
+        *_unmatched("rank_pattern", method.rank_pattern, adapted, "no adapted layer", _is_matched),
+        *_unmatched("alpha_pattern", method.alpha_pattern, adapted, "no adapted layer", _is_matched),
+    ]
+    if problems:
+        raise PlanError(problems)
+
+
+def is_named(name: str, end: str) -> bool:
+    """Whether a module is meant by the end of its name."""
+    return name == end or name.endswith(f".{end}")
+
+
+def _is_matched(name: str, pattern: str) -> bool:
+    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
+    except re.error:
+        return False
+
+
+def _unmatched(
+    key: str,
+    wanted: Iterable[str],
+    names: Sequence[str],
+    nothing: str,
+    is_meant: Callable[[str, str], bool] = is_named,
+) -> list[Problem]:
+    """The problems of wanted names that mean none of the names, with close ones."""
+    ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
+    problems = []
+    for name in wanted:
+        if any(is_meant(other, name) for other in names):
+            continue
+        close = difflib.get_close_matches(name, ends, n=3) or ends[:12]
+        told = " or ".join(f"`{end}`" for end in close)
+        hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
+        problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))
+    return problems

@@ -1,0 +1,177 @@
+"""What spoils an adapter in silence elsewhere is stopped here by its own message, and passed by `--force` alone."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+from services_recipes import CLASSES, RECIPE, run_recipe
+from typer.testing import CliRunner
+
+import lora_ns.services.train
+from lora_ns.basemodel import packaged
+from lora_ns.cli.app import app
+from lora_ns.engine.adapter import WEIGHTS, add_adapter
+from lora_ns.errors import LoransError
+from lora_ns.rundir import RunDir
+from lora_ns.services.merge import merge
+from lora_ns.services.train import resume
+from lora_ns.services.trained import open_trained
+
+
+def with_frozen_head(*arguments):
+    model = add_adapter(*arguments)
+    for name, parameter in model.named_parameters():
+        if ".score." in name:
+            parameter.requires_grad = False
+    return model
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            RECIPE.replace("[dataset]", 'target_modules = ["q_proj", "v_projj"]\n[dataset]'),
+            "{recipe}:8: peft.target_modules: `v_projj` matches no module of LlamaForCausalLM (did you mean `v_proj` "
+            "or `q_proj` or `o_proj`?)",
+        ),
+        (
+            CLASSES,
+            "the head `score` is frozen: what it was made with by chance would stay (train it by "
+            '`modules_to_save = ["score"]`)',
+        ),
+    ],
+    ids=["misspelled target", "frozen head"],
+)
+def test_a_run_that_would_train_the_wrong_thing_is_stopped(tmp_path, monkeypatch, text, told):
+    monkeypatch.setattr(lora_ns.services.train, "add_adapter", with_frozen_head)
+    with pytest.raises(LoransError) as caught:
+        run_recipe(tmp_path, text)
+    assert (str(caught.value), caught.value.exit_code) == (told.format(recipe=tmp_path / "recipe.toml"), 2)
+    assert (tmp_path / "run").exists() == ("head" in told)
+
+
+def cut_file(run):
+    with (run.adapter / WEIGHTS).open("r+b") as file:
+        file.truncate(40)
+
+
+def rename_keys(run):
+    tensors = load_file(run.adapter / WEIGHTS)
+    save_file({name.replace("layers", "layer"): value for name, value in tensors.items()}, run.adapter / WEIGHTS)
+
+
+def change_weights(run):
+    tensors = load_file(run.adapter / WEIGHTS)
+    save_file({name: value + 0.001 for name, value in tensors.items()}, run.adapter / WEIGHTS)
+
+
+def change_template(run):
+    (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
+def change_tokenizer(run):
+    file = run.adapter / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=1))
+
+
+def leave_base(run):
+    """Another base of the same shape lies where the run's did."""
+    other = run.path / "base"
+    shutil.copytree(open_base(run), other)
+    weights = {name: value + 0.001 for name, value in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+
+
+def open_base(run):
+    return packaged(run.read().base.name)
+
+
+LASTING = {
+    "cut file": (
+        cut_file,
+        "{run}/adapter/adapter_model.safetensors: not a safetensors file: cut short, its header alone is longer than "
+        "its 40 bytes (restore it, or train again)",
+    ),
+    "renamed keys": (
+        rename_keys,
+        "{run}/adapter/adapter_model.safetensors: not an adapter of this base: "
+        "`base_model.model.model.layers.0.mlp.down_proj.lora_A.weight` is missing, and "
+        "`base_model.model.model.layer.0.mlp.down_proj.lora_A.weight` has no place in the model (restore it, or use "
+        "the base that it was trained on)",
+    ),
+}
+"""What no `--force` mends."""
+PASSED = {
+    "other weights": (
+        change_weights,
+        "{run}/adapter/adapter_model.safetensors: is not the file that the run saved",
+        "restore it; a changed adapter loads with PEFT, without lorans",
+    ),
+    "other base": (
+        leave_base,
+        "{run}/base: this base is not the one that the adapter was trained on (lorans:nano, {base})",
+        "restore it, or name the right folder by `--base`",
+    ),
+    "other template": (
+        change_template,
+        "{run}/adapter: the chat template is not the one that the run was trained with",
+        "restore chat_template.jinja",
+    ),
+    "other tokenizer": (
+        change_tokenizer,
+        "{run}/adapter/tokenizer.json: the tokenizer is not the one that the run was trained with",
+        "restore it",
+    ),
+}
+
+
+@pytest.fixture
+def faulty(lora_run, tmp_path):
+    def plant(fault):
+        run = RunDir(tmp_path / "copy")
+        shutil.copytree(lora_run.path, run.path)
+        fault(run)
+        base = run.path / "base"
+        return run, base if base.exists() else None
+
+    return plant
+
+
+def filled(text, run):
+    return text.format(run=run.path, base=run.read().base.fingerprint[:12])
+
+
+@pytest.mark.parametrize("name", [*LASTING, *PASSED])
+def test_a_run_that_is_not_what_it_was_is_refused(faulty, tmp_path, name):
+    plant, told, *remedy = LASTING.get(name) or PASSED[name]
+    run, base = faulty(plant)
+    told += f" ({remedy[0]}; `--force` goes on all the same)" if remedy else ""
+    for use in (lambda: open_trained(run, base), lambda: merge(run, tmp_path / "merged", base)):
+        with pytest.raises(LoransError) as caught:
+            use()
+        assert (str(caught.value), caught.value.exit_code) == (filled(told, run), 2)
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("name", [*LASTING, *PASSED])
+def test_force_goes_past_what_can_be_used_and_says_so(faulty, tmp_path, name):
+    plant, told, *remedy = LASTING.get(name) or PASSED[name]
+    run, base = faulty(plant)
+    more = ["--force", *(["--base", str(base)] if base else [])]
+    asked = ["infer", str(run.path), "-i", "Spell plum."]
+    merged = ["merge", str(run.path), "-o", str(tmp_path / "merged")]
+    for command in (asked, merged) if name == "other base" else (asked,):
+        done = CliRunner().invoke(app, [*command, *more])
+        if remedy:
+            assert (done.exit_code, done.stderr) == (0, f"warning: {filled(told, run)}\n")
+        else:
+            assert str(done.exception) == filled(told, run)
+
+
+def test_a_run_is_not_resumed_with_another_tokenizer(faulty):
+    run, _ = faulty(open_base)
+    manifest = run.read()
+    run.update(status="interrupted", base=manifest.base.model_copy(update={"tokenizer_fingerprint": "0"}))
+    with pytest.raises(LoransError, match=r"the base's tokenizer is not the one .* \(restore it, or start a new run\)"):
+        resume(run, None, None)

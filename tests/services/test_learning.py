@@ -1,0 +1,151 @@
+"""What is not learned is told with its cause, and ordinary runs are not."""
+
+import pytest
+import torch
+from services_recipes import RECIPE, run_recipe
+
+import lora_ns.services.train
+from lora_ns.engine.adapter import add_adapter
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.learning import Gradients, Losses
+from lora_ns.engine.trainer import make_trainer
+from lora_ns.errors import RunError
+from lora_ns.recipe.peft import METHODS
+
+SMALL = RECIPE.replace("max_samples = 64", "max_samples = 24").replace("max_eval_samples = 8", "max_eval_samples = 2")
+USUAL = SMALL.replace("learning_rate = 5e-3\n", "")
+
+
+class Told(SilentObserver):
+    """What the user is told."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def told(tmp_path):
+    def run(text, *overrides):
+        observer = Told()
+        run_recipe(tmp_path, text, *overrides, observer=observer)
+        return observer.warnings
+
+    return run
+
+
+def with_a_loss(change, monkeypatch):
+    """Plant another loss."""
+
+    def planted(*arguments):
+        trainer = make_trainer(*arguments)
+        compute = trainer.compute_loss
+        trainer.compute_loss = lambda *given, **more: change(compute(*given, **more))
+        return trainer
+
+    monkeypatch.setattr(lora_ns.services.train, "make_trainer", planted)
+
+
+def test_what_has_no_gradient_is_named(told, monkeypatch):
+    def planted(*arguments):
+        model = add_adapter(*arguments)
+        model.base_model.model.unused = torch.nn.Parameter(torch.ones(3))
+        return model
+
+    monkeypatch.setattr(lora_ns.services.train, "add_adapter", planted)
+    (warning,) = told(SMALL)
+    assert warning.endswith(
+        "trained tensors have no gradient in 5 steps, such as `base_model.model.unused`: what they belong to is not "
+        "in the loss"
+    )
+    assert warning.startswith("1 of ")
+
+
+def test_what_does_not_move_is_named(told):
+    warnings = told(SMALL, "training.learning_rate=1e-12")
+    assert "trained tensors do not move in 5 steps, such as `" in warnings[0]
+    assert warnings[0].endswith(": raise `training.learning_rate`, which their numbers round away")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda loss: loss * 0,
+            r"step 1: the loss is exactly 0, so nothing is learned: no token or label is in it \(look at the rows by "
+            r"`lorans validate --show`\)",
+        ),
+        (
+            lambda loss: loss * float("nan"),
+            r"step 1: the gradient of `base_model.*` is nan \(lower `training.learning_rate`, or set `model.dtype`\)",
+        ),
+    ],
+    ids=["zero", "not a number"],
+)
+def test_a_loss_that_is_none_ends_the_run(told, monkeypatch, change, expected):
+    with_a_loss(change, monkeypatch)
+    with pytest.raises(RunError, match=expected):
+        told(SMALL)
+
+
+def test_a_run_in_which_nothing_has_a_gradient_ends():
+    model, gradients = torch.nn.Linear(2, 2), Gradients()
+    gradients.begin(model)
+    for step in range(1, 5):
+        assert gradients.look(model, step) == ()
+    with pytest.raises(
+        RunError, match="no gradient in 5 steps: nothing that is trained, such as `weight`, is in the loss"
+    ):
+        gradients.look(model, 5)
+
+
+def test_a_second_factor_that_has_no_gradient_at_first_is_not_told():
+    factors = torch.nn.ModuleList([torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)])
+    torch.nn.init.zeros_(factors[1].weight)
+    optimizer, gradients = torch.optim.SGD(factors.parameters(), lr=0.1), Gradients()
+    gradients.begin(factors)
+    for step in range(1, 6):
+        optimizer.zero_grad()
+        factors[1](factors[0](torch.ones(1, 2))).sum().backward()
+        assert not (step == 1 and factors[0].weight.grad.any())
+        optimizer.step()
+        assert not gradients.look(factors, step)
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_virtual_tokens_at_a_hopeless_rate_are_told(told, evaluated):
+    text = USUAL if evaluated else USUAL.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "")
+    more = () if evaluated else ("dataset.eval_fraction=0",)
+    (warning,) = told(text, "peft.method=prompt-tuning", "training.learning_rate=1e-6", *more)[-1:]
+    assert warning.startswith("the loss is flat after 6 steps, ")
+    assert warning.endswith(
+        ": a learning rate of 1e-06 is too low for prompt-tuning (set `training.learning_rate`; 0.03 is typical)"
+    )
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "prefix-tuning"])
+def test_an_ordinary_run_is_not_warned(told, method):
+    warnings = told(USUAL, f"peft.method={method}", "training.warmup_steps=3")
+    assert not [text for text in warnings if "gradient" in text or "do not move" in text or "flat" in text]
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "losses", "flat"),
+    [
+        ("prompt-tuning", 1e-6, [6.0, 5.9999], True),
+        ("prompt-tuning", 1e-6, [6.0, 5.0], False),
+        ("prompt-tuning", 3e-2, [6.0, 6.0], False),
+        ("lora", 1e-6, [6.0, 6.0], False),
+        ("prompt-tuning", 1e-6, [6.0], False),
+        ("prompt-tuning", 1e-6, [], False),
+        ("prompt-tuning", 1e-6, [6.0, float("nan")], False),
+    ],
+)
+def test_a_flat_loss_is_told_once_and_only_with_a_rate_that_explains_it(method, rate, losses, flat):
+    found = Losses(METHODS[method](method=method), rate)
+    for loss in losses:
+        found.add({"eval_loss": loss})
+    assert (found.told() is not None) == flat
+    assert found.told() is None
