@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -100,6 +100,7 @@ def make_callbacks(
     from transformers import TrainerCallback
 
     _forget_after(metrics, first_step)
+    broken = BrokenLoss()
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Appends every logged row, and ends a run whose loss is no longer a loss."""
@@ -109,7 +110,7 @@ def make_callbacks(
             with metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             observer.logged(row)
-            _check_loss(row)
+            broken.look(row, args.fp16)
 
     class Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Tells the observer, and stops after a step once a signal came."""
@@ -138,17 +139,36 @@ def make_callbacks(
     return [Recorder(), Steps(), BestMetric(), Marker()]
 
 
-def _check_loss(row: dict[str, Any]) -> None:
-    for key in ("loss", "grad_norm"):
-        value = row.get(key)
-        if isinstance(value, (int, float)) and not math.isfinite(value):
-            what = f"step {row['step']}: {key} is {value}"
-            raise RunError(
-                Problem("", what, "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept")
-            )
-    if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0:
-        what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label is in it"
-        raise RunError(Problem("", what, "look at the rows by `lorans validate --show`"))
+MOST_OVERFLOWS = 10
+"""Logged rows of a run in float16, one after the other, whose gradient may overflow while its scale is looked for."""
+
+
+class BrokenLoss:
+    """Ends a run whose loss is no longer a loss."""
+
+    def __init__(self) -> None:
+        self._overflows = 0
+
+    def look(self, row: Mapping[str, Any], scales: bool) -> None:
+        """Look at a logged row.
+
+        Args:
+            row: what the trainer logs.
+            scales: whether the loss is scaled, as in float16: a gradient that overflows is left out, and the scale
+                halved.
+
+        Raises:
+            RunError: if loss or gradient are no finite numbers, or the loss is exactly 0.
+        """
+        broken = [key for key in ("loss", "grad_norm") if not math.isfinite(row.get(key) or 0.0)]
+        self._overflows = self._overflows + 1 if broken == ["grad_norm"] and scales else 0
+        if broken and not 0 < self._overflows < MOST_OVERFLOWS:
+            what = f"step {row['step']}: {broken[0]} is {row[broken[0]]}"
+            remedy = "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept"
+            raise RunError(Problem("", what, remedy))
+        if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0:
+            what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label is in it"
+            raise RunError(Problem("", what, "look at the rows by `lorans validate --show`"))
 
 
 def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
