@@ -17,7 +17,7 @@ from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.peft import AdaLora
+from lora_ns.recipe.peft import AdaLora, Lora
 from lora_ns.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
     ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
     if ratio is not None:
         trainer.optimizer = _loraplus_optimizer(trainer, ratio)
+    elif isinstance(recipe.peft, Lora) and recipe.peft.lora_fa:
+        trainer.optimizer = _lorafa_optimizer(trainer, recipe.peft)
 
 
 def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
@@ -125,6 +127,19 @@ def _loraplus_optimizer(trainer: Trainer, ratio: float) -> Any:
     return create_loraplus_optimizer(
         trainer.model, kind, lr=rate, loraplus_lr_ratio=ratio, loraplus_weight_decay=decay, **settings
     )
+
+
+def _lorafa_optimizer(trainer: Trainer, method: Lora) -> Any:
+    """PEFT's AdamW for the second factors; the first ones are frozen here."""
+    from peft.optimizers import create_lorafa_optimizer
+
+    args = trainer.args
+    optimizer = create_lorafa_optimizer(
+        trainer.model, method.lora_r, method.lora_alpha, args.learning_rate, args.weight_decay
+    )
+    for group in optimizer.param_groups:
+        group.update(betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+    return optimizer
 
 
 def rank_allocation() -> TrainerCallback:

@@ -653,6 +653,24 @@ def start_fits_the_adapter(recipe: Recipe) -> Finding | None:
     return None
 
 
+def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
+    """LoRA-FA is an optimizer of its own, and of the two factors alone."""
+    peft = recipe.peft
+    if not isinstance(peft, Lora) or not peft.lora_fa:
+        return None
+    for key, is_given in (
+        ("peft.loraplus_lr_ratio", peft.loraplus_lr_ratio is not None),
+        ("peft.use_dora", peft.use_dora),
+        ("peft.target_parameters", bool(peft.target_parameters)),
+        ("peft.trainable_token_indices", bool(peft.trainable_token_indices)),
+        ("training.optim", is_written(recipe, "training.optim")),
+    ):
+        if is_given:
+            what = f"`lora_fa` and `{key.rpartition('.')[2]}` do not go together"
+            return Finding(("peft.lora_fa", key), what, "remove one of them")
+    return None
+
+
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 
 
@@ -788,6 +806,7 @@ RULES: tuple[Rule, ...] = (
     start_works_on_the_base,
     start_keys_are_read,
     start_fits_the_adapter,
+    one_factor_alone_is_trained,
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,

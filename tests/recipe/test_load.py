@@ -278,6 +278,7 @@ BROKEN = {
     "start_works_on_the_base": ["quantization.method=bnb-4bit", "peft.init_lora_weights=pissa"],
     "start_keys_are_read": ["peft.eva_rho=1.5"],
     "start_fits_the_adapter": ["peft.use_dora=true", "peft.init_lora_weights=mica"],
+    "one_factor_alone_is_trained": ["peft.lora_fa=true", "peft.use_dora=true"],
     "exact_match_has_rows": ["evaluation.exact_match=true"],
     "exact_match_keys_need_it": ["evaluation.group_by=a"],
     "answer_pattern_is_a_pattern": [
@@ -300,6 +301,8 @@ MORE_BROKEN = [
     [*STREAM, 'dataset.slice="-500:"'],
     [SOURCES, "dataset.sources.0.split=test"],
     [SOURCES, 'dataset.column_names=["a"]'],
+    ["peft.lora_fa=true", "peft.loraplus_lr_ratio=4"],
+    ["peft.lora_fa=true", "training.optim=sgd"],
     [SOURCES, 'dataset.sources.1.column_names=["a"]'],
     [SOURCES, "dataset.sources.0.weigth=2"],
     [SOURCES, "dataset.sources.0.weight=0"],

@@ -225,6 +225,17 @@ def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
     check_reload(watched)
 
 
+def test_lora_fa_trains_the_second_factor_alone(watched, tmp_path):
+    watched(TEXT, "lora", "peft.lora_fa=true", "training.learning_rate=1e-3", "peft.rank_pattern={down_proj=4}")
+    assert watched.moved
+    assert all("lora_B" in name for name in watched.moved)
+    assert watched.losses[-1] < watched.losses[0]
+    trained = watched.run.read().base.trainable_parameters
+    assert trained == sum(value.numel() for name, value in watched.begun.items() if "lora_B" in name)
+    check_reload(watched)
+    check_merge(watched, "lora", tmp_path / "merged")
+
+
 LORA = {
     "gaussian": 'init_lora_weights="gaussian"',
     "orthogonal": 'init_lora_weights="orthogonal"',
