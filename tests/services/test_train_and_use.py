@@ -70,7 +70,10 @@ def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, trai
     dtype = manifest.plan.dtype.value
     again = open_trained(run)
     reloaded = logits(again.model, again.tokenizer, dtype)
-    assert torch.equal(reloaded, trained_logits[0])
+    if getattr(manifest.recipe.peft, "moves_base", False):  # what it began with is taken off again: rounding
+        assert torch.allclose(reloaded, trained_logits[0], atol=1e-3)
+    else:
+        assert torch.equal(reloaded, trained_logits[0])
     with again.model.disable_adapter():
         plain = logits(again.model, again.tokenizer, dtype)
     assert not torch.allclose(plain, reloaded[:, -plain.shape[1] :], atol=1e-4)
