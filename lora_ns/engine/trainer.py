@@ -96,7 +96,7 @@ def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
     ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
     if ratio is not None:
         trainer.optimizer = _loraplus_optimizer(trainer, ratio)
-    elif isinstance(recipe.peft, Lora) and recipe.peft.lora_fa:
+    elif isinstance(recipe.peft, Lora) and recipe.peft.use_lora_fa:
         trainer.optimizer = _lorafa_optimizer(trainer, recipe.peft)
 
 

@@ -656,7 +656,7 @@ def start_fits_the_adapter(recipe: Recipe) -> Finding | None:
 def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
     """LoRA-FA is an optimizer of its own, and of the two factors alone."""
     peft = recipe.peft
-    if not isinstance(peft, Lora) or not peft.lora_fa:
+    if not isinstance(peft, Lora) or not peft.use_lora_fa:
         return None
     for key, is_given in (
         ("peft.loraplus_lr_ratio", peft.loraplus_lr_ratio is not None),
@@ -666,8 +666,8 @@ def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
         ("training.optim", is_written(recipe, "training.optim")),
     ):
         if is_given:
-            what = f"`lora_fa` and `{key.rpartition('.')[2]}` do not go together"
-            return Finding(("peft.lora_fa", key), what, "remove one of them")
+            what = f"`use_lora_fa` and `{key.rpartition('.')[2]}` do not go together"
+            return Finding(("peft.use_lora_fa", key), what, "remove one of them")
     return None
 
 

@@ -226,7 +226,7 @@ def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
 
 
 def test_lora_fa_trains_the_second_factor_alone(watched, tmp_path):
-    watched(TEXT, "lora", "peft.lora_fa=true", "training.learning_rate=1e-3", "peft.rank_pattern={down_proj=4}")
+    watched(TEXT, "lora", "peft.use_lora_fa=true", "training.learning_rate=1e-3", "peft.rank_pattern={down_proj=4}")
     assert watched.moved
     assert all("lora_B" in name for name in watched.moved)
     assert watched.losses[-1] < watched.losses[0]

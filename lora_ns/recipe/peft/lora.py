@@ -25,7 +25,7 @@ class Lora(LayeredMethod):
     advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
 
     left_out: ClassVar[frozenset[str]] = frozenset(
-        {"method", "extra", "loraplus_lr_ratio", "lora_fa", "init_samples", "eva_rho", "corda_method"}
+        {"method", "extra", "loraplus_lr_ratio", "use_lora_fa", "init_samples", "eva_rho", "corda_method"}
     )
 
     method: Literal["lora"]
@@ -67,7 +67,7 @@ class Lora(LayeredMethod):
     """Numbers of tokens whose embeddings are trained, too."""
     loraplus_lr_ratio: PositiveFloat | None = None
     """LoRA+: how much higher the second factor's learning rate is, such as 16 (Hayou et al. 2024, arXiv 2402.12354)."""
-    lora_fa: bool = False
+    use_lora_fa: bool = False
     """LoRA-FA: the first factor stays as it starts, and the second gets the gradient that comes closest to that of the
     whole weight; the optimizer is PEFT's AdamW (Zhang et al. 2023, arXiv 2308.03303)."""
 
