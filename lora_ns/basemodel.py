@@ -25,6 +25,8 @@ ASSETS = Path(__file__).parent / "assets"
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
 """What is fetched of a hub repository: no pickles."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+"""What a tokenizer is made of; the chat template is not among them."""
 _SAMPLE_BYTES = 4096
 
 
@@ -77,7 +79,7 @@ class Base:
     def tokenizer_fingerprint(self) -> str:
         """SHA-256 over the tokenizer's own files; the chat template is not among them, it has its own hash."""
         digest = hashlib.sha256()
-        for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
+        for name in TOKENIZER_FILES:
             file = self.path / name
             if file.exists():
                 digest.update(name.encode())

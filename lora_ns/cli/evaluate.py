@@ -33,14 +33,14 @@ def evaluate(
     from lora_ns.rundir import RunDir
 
     opened = RunDir.open(run)
-    names = opened.read().recipe.dataset.column_names
-    rows = None if data is None else read_rows(data, column_names=names)
+    recipe = opened.read().recipe
+    rows = None if data is None else read_rows(data, column_names=recipe.dataset.column_names)
     with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         from lora_ns.services.evaluate import evaluate as service
         from lora_ns.services.trained import open_trained
 
-        with_answers = exact_match or opened.read().recipe.evaluation.exact_match
+        with_answers = exact_match or recipe.evaluation.exact_match
         result = service(open_trained(opened, base, force=forced), rows, with_answers)
     if as_json:
         print_json(result)

@@ -25,6 +25,7 @@ from lora_ns.recipe.peft import (
     TrainableTokens,
     method_name,
 )
+from lora_ns.recipe.peft.lora import MOVE_BASE, READ_ROWS
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 UNKNOWN_STEPS = 1000
 """Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
-STARTED_ONCE = frozenset({"corda", "eva", "lora_ga", "olora", "pissa", "pissa_niter_16"})
+STARTED_ONCE = READ_ROWS | MOVE_BASE
 """Starts by their PEFT names that a saved adapter does not need again."""
 
 

@@ -16,6 +16,7 @@ from lora_ns.formats.detection import FORMAT_OF_TASK
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
+from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.slices import parse_slice
 from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, optimizer_names, peft_config_fields, training_argument_fields
@@ -614,7 +615,7 @@ def start_works_on_the_base(recipe: Recipe) -> Finding | None:
 
 
 _START_OF_KEY = {
-    "init_samples": frozenset({"corda", "eva", "lora_ga"}),
+    "init_samples": READ_ROWS,
     "eva_rho": frozenset({"eva"}),
     "corda_method": frozenset({"corda"}),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basemodel import PACKAGED, Base, find_base, read_header
+from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base, read_header
 from lora_ns.engine.adapter import UNKNOWN_STEPS, WEIGHTS, add_adapter, check_names_saved, load_adapter, plainly_started
 from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import Loading, empty_base, load_base
@@ -52,9 +52,6 @@ class Force:
 
 
 REFUSED = Force()
-_TOKENIZER_FILES = frozenset(
-    {"tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model"}
-)
 
 
 def open_trained(
@@ -88,7 +85,7 @@ def reopen(
     names = _names_saved(run, manifest)
     base = reopen_base(manifest, base_path, force)
     _check_adapter(run, manifest, base, names, force)
-    for name in sorted(_TOKENIZER_FILES & manifest.adapter.keys()):
+    for name in sorted(manifest.adapter.keys() & set(TOKENIZER_FILES)):
         if not _is_saved(run, manifest, name):
             what = "the tokenizer is not the one that the run was trained with"
             force.refuse(Problem(str(run.adapter / name), what, "restore it"))

@@ -10,6 +10,11 @@ from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import LayeredMethod, ModuleNames
 
+READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
+"""Starts that look at the training rows."""
+MOVE_BASE = frozenset({"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"})
+"""Starts that take off the base weights what the factors begin with."""
+
 
 class Lora(LayeredMethod):
     """Low-rank adapters beside the linear layers."""
@@ -90,12 +95,12 @@ class Lora(LayeredMethod):
     @property
     def reads_rows(self) -> bool:
         """Whether the start looks at the training rows."""
-        return self.init_lora_weights in {"corda", "eva", "lora_ga"}
+        return self.init_lora_weights in READ_ROWS
 
     @property
     def moves_base(self) -> bool:
         """Whether the start takes off the base weights what the factors begin with."""
-        return self.init_lora_weights in {"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"}
+        return self.init_lora_weights in MOVE_BASE
 
     @property
     def starts_later(self) -> bool:
