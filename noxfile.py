@@ -1,4 +1,6 @@
-"""The sessions that hold the project: lint, light (no torch), tests, minimums, bench."""
+"""The sessions that hold the project: lint, light (no torch), tests, minimums, matrix, bench."""
+
+from pathlib import Path
 
 import nox
 
@@ -42,6 +44,18 @@ def minimums(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """The whole table of methods, which takes most of an hour; writes docs/matrix.md."""
+    _install(session, "test")
+    outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
+    outcomes.unlink(missing_ok=True)
+    env = {"MATRIX_OUTCOMES": str(outcomes), "PYTHONPATH": "tests:tests/services"}
+    session.run("pytest", "-q", "-n", "2", "-m", "matrix", "tests/services/test_matrix.py", *session.posargs, env=env)
+    found = session.run("python", "tests/services/matrix.py", str(outcomes), env=env, silent=True)
+    Path("docs/matrix.md").write_text(str(found), encoding="utf-8")
 
 
 @nox.session

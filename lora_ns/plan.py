@@ -173,10 +173,18 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
         problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
-    if loaded.recipe.quantization.bits and device == "mps":
+    return [*problems, *_quantization_problems(loaded, device)]
+
+
+def _quantization_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
+    peft, bits = loaded.recipe.peft, loaded.recipe.quantization.bits
+    if bits and device == "mps":
         what = "quantization.method: bitsandbytes does not train on an Apple GPU"
-        problems.append(Problem(loaded.where("quantization.method"), what, "remove `[quantization]`"))
-    return problems
+        return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
+    if bits == 8 and device == "cpu" and isinstance(peft, Lora) and peft.use_dora:
+        what = "peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
+        return [Problem(loaded.where("peft.use_dora"), what, 'write `method = "bnb-4bit"`, or `use_dora = false`')]
+    return []
 
 
 def _lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:

@@ -7,17 +7,18 @@ import inspect
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
-from lora_ns.engine.modules import check_names, check_reached, fitting, resolve_targets
+from lora_ns.engine.modules import all_norms, check_names, check_reached, fitting, resolve_targets
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
     AdaLora,
     Cartridge,
+    LnTuning,
     Lora,
     PeftMethod,
     PrefixTuning,
@@ -98,13 +99,17 @@ def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[Non
 
 
 def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int) -> None:
-    """See that every name of the method means something in a model, which needs no weights.
+    """See that every name of the method means something in a model without weights, and every size fits its layers.
 
     Raises:
         PlanError: as `add_adapter` does.
     """
+    plain = plainly_started(method)
+    if method.capabilities.empty_base:
+        add_adapter(model, plain, task_type, base, steps)
+        return
     with _telling_why_not(model, method):
-        make_config(model, plainly_started(method), task_type, base, steps)
+        make_config(model, plain, task_type, base, steps)
 
 
 def make_config(
@@ -119,6 +124,8 @@ def make_config(
         kwargs["modules_to_save"] = list(dict.fromkeys(whole))
     if kwargs.get("target_modules"):
         kwargs |= resolve_targets(model, kwargs, task_type)
+    elif isinstance(method, LnTuning):
+        kwargs["target_modules"] = _norms(model, kwargs.get("modules_to_save") or [])
     _check_tokens(model, method, task_type)
     if isinstance(method, Lora):
         check_names(model, method, kwargs["target_modules"])
@@ -131,6 +138,14 @@ def make_config(
     for divisor in method.divisors:
         kwargs[divisor.key] = fitting(model, kwargs["target_modules"], divisor, kwargs[divisor.key])
     return getattr(peft, method.config_class)(**kwargs)
+
+
+def _norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str] | None:
+    """The norms of a model whose family PEFT has no list for; None if it has."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
+
+    known = model.config.model_type in TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
+    return None if known else all_norms(model, whole)
 
 
 def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]:
@@ -280,6 +295,23 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     check_keys(adapted, folder)
     adapted.eval()
     return adapted
+
+
+def put_in_place(adapted: PeftModel) -> None:
+    """Put each module that is trained whole where the base had its own, as merging does.
+
+    PEFT does so itself, but for most methods it then looks for the module's weight, and a head of several layers has
+    none.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    model = adapted.get_base_model()
+    wrapped = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    for name, module in wrapped.items():
+        if not hasattr(module.original_module, "weight"):
+            model.set_submodule(
+                name, module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+            )
 
 
 def check_keys(adapted: PeftModel, folder: Path) -> None:

@@ -53,9 +53,10 @@ def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, st
     """
     recipe = loaded.recipe
     evaluation = recipe.evaluation
+    installed = versions()
     determined_by: dict[str, Any] = {
         "code": _code_version(),
-        "packages": {name: versions().get(name) for name in ("datasets", "tokenizers", "transformers", "trl")},
+        "packages": {name: installed.get(name) for name in ("datasets", "tokenizers", "transformers", "trl")},
         "origins": origins(loaded),
         "task": recipe.task_type,
         "dataset": recipe.dataset.model_dump(mode="json"),

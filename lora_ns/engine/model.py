@@ -126,7 +126,10 @@ def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> An
     if quantization.bits == 4:
         kwargs["bnb_4bit_compute_dtype"] = dtype
     empty = empty_base(base, loading.task_type, loading.trust_remote_code)
-    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=list(whole_modules(empty, base)))
+    whole = whole_modules(empty, base)
+    # By their full names: the last part alone is not found again in the names of the layers inside.
+    kept = [name for name, _ in empty.named_modules() if name.rpartition(".")[2] in whole]
+    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=kept)
 
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:

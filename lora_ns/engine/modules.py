@@ -60,6 +60,19 @@ def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
     return ends if sorted(reached) == sorted(layers) else sorted(layers)
 
 
+def all_norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
+    """Ends of the names of every norm but those of modules that are trained whole. Raises `PlanError` without any."""
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith(("LayerNorm", "RMSNorm")) and not set(whole).intersection(name.split("."))
+    ]
+    if not norms:
+        what = f"peft.target_modules: {type(model).__name__} has no norms that are known by their class"
+        raise PlanError(Problem("", what, "name the modules"))
+    return sorted({name.rpartition(".")[2] for name in norms})
+
+
 def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The linear layers, the output embeddings not among them."""
     import torch

@@ -216,8 +216,8 @@ def _bare_config(model: PeftModel, method: Lora) -> Any:
 
 
 def _loss(trainer: Trainer, batch: Mapping[str, Any]) -> Any:
-    """The loss of a batch, as the trainer computes it."""
-    with trainer.compute_loss_context_manager():
+    """The loss of a batch, as the trainer computes it, in the precision that its model is wrapped into later."""
+    with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         return trainer.compute_loss(trainer.model, dict(batch))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.adapter import load_adapter
+from lora_ns.engine.adapter import load_adapter, put_in_place
 from lora_ns.engine.model import difference, load_base
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
@@ -74,9 +74,10 @@ def merge(
     loading = replace(loading_of(manifest), device="cpu", dtype="float32")
     model = load_base(base, loading)
     if loading.quantization.bits is not None:
-        model = model.dequantize().float()
+        model = _unpacked(model)
     adapted = load_adapter(model, run.adapter)
     before = _logits(adapted, tokenizer)
+    put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
     exact = difference(before, _logits(merged, tokenizer))
     if not exact <= TOLERANCE:
@@ -111,6 +112,13 @@ def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def _stored_dtype(computed: str, stored: str) -> str:
     """The type that the base is stored in, or that the run computed in if that is not a plain one."""
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
+
+
+def _unpacked(model: Any) -> Any:
+    """A quantised model with whole weights, which says so: PEFT asks it before it folds some methods in."""
+    plain = model.dequantize().float()
+    plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False
+    return plain
 
 
 def _never_quantised(model: Any) -> Any:

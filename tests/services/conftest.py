@@ -1,5 +1,6 @@
 """Runs on the embedded base that several tests look at."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lora_ns.rundir import RunDir
 @pytest.fixture(scope="session", autouse=True)
 def _libraries() -> None:
     prepare(detect())
+    gc.collect()
+    gc.freeze()  # each run collects garbage several times, and half a million objects of the libraries are none
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ __all__ = [
     "Cartridge",
     "Divisor",
     "Ia3",
+    "LnTuning",
     "Lora",
     "Peft",
     "PeftMethod",

@@ -42,7 +42,7 @@ class LnTuning(PeftMethod):
     method: Literal["ln-tuning"]
     """LN tuning."""
     target_modules: Literal["auto"] | ModuleNames = "auto"
-    """Norms to train; `auto` takes PEFT's choice for the model's family."""
+    """Norms to train; `auto` takes PEFT's choice for the model's family, or all of a family that PEFT has none for."""
     modules_to_save: ModuleNames = ()
     """Modules trained and saved whole beside the norms."""
 

@@ -100,12 +100,17 @@ class VbLora(LayeredMethod):
     """Dropout on the input of the adapter."""
 
 
+_ROUNDED_SCALES = "PEFT rounds its scales to the integers that the base is packed in, which makes them 0"
+
+
 class UniLora(LayeredMethod):
     """LoRA whose numbers all come from one short vector."""
 
     config_class: ClassVar[str] = "UniLoraConfig"
     config_file: ClassVar[str] = "tuners/unilora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=5e-3, convertible=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
+    )
     advice: ClassVar[str] = "the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
 
     method: Literal["unilora"]

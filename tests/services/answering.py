@@ -1,0 +1,41 @@
+"""A process of its own that opens saved runs and says what they answer: it has seen nothing of their training.
+
+It reads a line for each: the run, and where its answer goes.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_ns.engine.libraries import prepare
+from lora_ns.engine.model import computing
+from lora_ns.machine import detect
+from lora_ns.rundir import RunDir
+from lora_ns.services.trained import open_trained
+
+PROBE = "Spell plum backwards."
+
+
+def answer(model: Any, tokenizer: Any, dtype: str) -> torch.Tensor:
+    """Logits of a short text, in the precision of the run."""
+    model.eval()
+    with torch.no_grad(), computing("cpu", dtype):
+        logits: torch.Tensor = model(**tokenizer(PROBE, return_tensors="pt")).logits
+    return logits.float()
+
+
+def main() -> None:
+    """Answer until there is no more line."""
+    prepare(detect())
+    for line in sys.stdin:
+        run, out = line.rstrip("\n").split("\t")
+        trained = open_trained(RunDir.open(Path(run)))
+        torch.save(answer(trained.model, trained.tokenizer, trained.manifest.plan.dtype.value), out)
+        sys.stdout.write("\nanswered\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

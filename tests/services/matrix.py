@@ -1,0 +1,203 @@
+"""The whole table as cells to run: each form of each method, each task, each type of base, each way to run.
+
+`python matrix.py OUTCOMES` writes the page of the outcomes that a run of `pytest -m matrix` left in a file.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from architectures import ALL, Architecture, write_architecture
+from minimal_recipe import choosing
+from services_recipes import CLASSES, class_rows
+from trap_runs import RECIPE, chat, write_rows
+
+from lora_ns.recipe.peft import METHODS
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "rank-stabilised": ("peft.use_rslora=true",),
+    "DoRA": ("peft.use_dora=true",),
+    "LoRA+": ("peft.loraplus_lr_ratio=4",),
+    "LoRA-FA": ("peft.use_lora_fa=true",),
+    **{
+        f'"{start}"': (f"peft.init_lora_weights={start}",)
+        for start in ("gaussian", "mica", "olora", "orthogonal", "pissa", "pissa_niter_16")
+    },
+    **{f'"{start}"': (f"peft.init_lora_weights={start}", "peft.lora_r=8") for start in ("corda", "eva", "lora_ga")},
+}
+"""Forms of LoRA by what is added to the recipe."""
+SMALL: dict[str, tuple[str, ...]] = {
+    "miss": ("peft.r=8",),
+    "psoft": ("peft.r=8",),
+    "shira": ("peft.r=4",),
+    "fourierft": ("peft.n_frequency=64",),
+    "waveft": ("peft.n_frequency=64",),
+    "trainable-tokens": (f"peft.token_indices={list(range(3, 250))}",),
+}
+"""What fits tiny layers, and their few rows."""
+ROWS: dict[str, tuple[str, ...]] = {
+    "lora": choosing("lora"),
+    **{f"lora, {name}": keys for name, keys in FORMS.items()},
+    **{method: (*choosing(method), *SMALL.get(method, ())) for method in METHODS if method != "lora"},
+}
+"""Rows of the table, and how each is written in a recipe."""
+BASES: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "bf16": ('model.dtype="bfloat16"',),
+    "nf4": ('quantization.method="bnb-4bit"',),
+    "int8": ('quantization.method="bnb-8bit"',),
+}
+TASKS = {"CAUSAL_LM": "text", "SEQ_CLS": "classes", "TOKEN_CLS": "tags"}
+WAYS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "packing": ("sft.packing=true",),
+    "checkpointing": ("training.gradient_checkpointing=true",),
+}
+LETTERS = {"packing": "p", "checkpointing": "c"}
+
+_STEPS = "max_steps = 3\nsave_steps = 3\neval_steps = 3\nlogging_steps = 1\nwarmup_steps = 0\n"
+_TEXT = (
+    RECIPE.replace('path = "rows.jsonl"', 'path = "rows.jsonl"\neval_path = "rows.jsonl"')
+    .replace("max_steps = 1\n", f"{_STEPS}learning_rate = 5e-3\n")
+    .replace("lora_r = 8\n", "")
+    .replace("global_batch_size = 4\nper_device_train_batch_size = 4", "global_batch_size = 8")
+    .replace("max_seq_length = 256", "max_seq_length = 128")
+)
+_LABELS = (
+    CLASSES.replace("lorans:nano", "base")
+    .replace("classes.jsonl", "rows.jsonl")
+    .replace("max_steps = 30\nsave_steps = 30\neval_steps = 30\n", _STEPS)
+)
+RECIPES = {"CAUSAL_LM": _TEXT, "SEQ_CLS": _LABELS, "TOKEN_CLS": _LABELS.replace("SEQ_CLS", "TOKEN_CLS")}
+_TAGGED = [
+    {"tokens": words, "tags": ["B-X" if word.isupper() else "O" for word in words]}
+    for words in (["plum"], ["PLUM", "falls"], ["a", "PLUM", "falls", "far"], ["STONE"]) * 2
+]
+DATA: dict[str, Sequence[dict[str, object]]] = {
+    "CAUSAL_LM": [chat("plum " * number, "falls " * (4 - number % 4)) for number in range(1, 9)],
+    "SEQ_CLS": class_rows(),
+    "TOKEN_CLS": _TAGGED,
+}
+_FAMILIES = {"CAUSAL_LM": "llama", "SEQ_CLS": "bert", "TOKEN_CLS": "bert"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell."""
+
+    row: str
+    task: str
+    base: str
+    way: str
+    refused: str = ""
+    """Why it is refused, if it is."""
+    merged: str = ""
+    """`yes`, or why it cannot be merged."""
+
+
+def write_task(folder: Path, task: str) -> None:
+    """A base and rows for a task."""
+    write_architecture(folder, _FAMILIES[task])
+    write_rows(folder, DATA[task])
+
+
+def architecture(task: str) -> Architecture:
+    """What the base of a task is."""
+    return ALL[_FAMILIES[task]]
+
+
+def ways_of(task: str) -> list[str]:
+    """The ways to run a task; packing is for text."""
+    return [way for way in WAYS if way != "packing" or task == "CAUSAL_LM"]
+
+
+def groups() -> Iterator[tuple[str, str, str]]:
+    """Row, task and base of everything; the cells of a group differ in the way alone, and are compared."""
+    yield from ((row, task, base) for row in ROWS for task in TASKS for base in BASES)
+
+
+def sample() -> list[tuple[str, str, str]]:
+    """A group for each row and task, on bases that take turns: every pair of columns is met by several rows."""
+    bases = list(BASES)
+    return [
+        (row, task, bases[(number + turn) % len(bases)])
+        for number, row in enumerate(ROWS)
+        for turn, task in enumerate(TASKS)
+    ]
+
+
+def read_outcomes(path: Path) -> dict[tuple[str, str, str], dict[str, Outcome]]:
+    """Outcomes by their groups and ways."""
+    found: dict[tuple[str, str, str], dict[str, Outcome]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        outcome = Outcome(**json.loads(line))
+        found.setdefault((outcome.row, outcome.task, outcome.base), {})[outcome.way] = outcome
+    return found
+
+
+def write_outcome(path: Path, outcome: Outcome) -> None:
+    """Add an outcome to a file that several processes write to."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def page(found: Mapping[tuple[str, str, str], Mapping[str, Outcome]]) -> str:
+    """The outcomes as Markdown."""
+    columns = [(task, base) for task in TASKS for base in BASES]
+    heads = ["", *(f"{TASKS[task]} {base}" for task, base in columns)]
+    lines = [
+        "# What was run",
+        "",
+        "Each form of each method was trained for three steps on a tiny Llama (text) and a tiny BERT (classes, tags),",
+        "over a base in float32, bfloat16, nf4 and int8, with packing and with gradient checkpointing. A cell that is",
+        "marked moved only its own parameters, was saved, answered the same in another process, and began with the",
+        "same loss and gradient whichever way it was run. `nox -s matrix` runs it all again and writes this page.",
+        "",
+        "**+** trains and reloads; **p** also packed; **c** also with gradient checkpointing; **m** merges; **-** is",
+        "refused by `lorans validate`, for the reason below. Run on a CPU: what is refused there alone says so.",
+        "",
+        _line(heads),
+        _line(["---"] * len(heads)),
+        *(_line([row, *(marks(found[row, task, base]) for task, base in columns)]) for row in ROWS),
+        "",
+        "## Why not",
+        "",
+        *_reasons(outcome for group in found.values() for outcome in group.values()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def marks(group: Mapping[str, Outcome]) -> str:
+    """What works of a group, in letters."""
+    if group["plain"].refused:
+        return "-"
+    works = [LETTERS[way] for way in group if way != "plain" and not group[way].refused]
+    return "".join(["+", *works, "m" if group["plain"].merged == "yes" else ""])
+
+
+def read_page(text: str) -> dict[tuple[str, str, str], str]:
+    """The marks of each group that the page has."""
+    columns = [(task, base) for task in TASKS for base in BASES]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {
+        (row, task, base): cell for row, *cells in rows[2:] for (task, base), cell in zip(columns, cells, strict=True)
+    }
+
+
+def _reasons(outcomes: Iterable[Outcome]) -> list[str]:
+    """Each reason with the rows that it is given for."""
+    rows: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        if reason := outcome.refused or outcome.merged.removeprefix("yes"):
+            rows.setdefault(reason, set()).add(outcome.row)
+    return [f"- {', '.join(row for row in ROWS if row in rows[reason])}: {reason}" for reason in sorted(rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(read_outcomes(Path(sys.argv[1]))))

@@ -1,0 +1,178 @@
+"""Every cell of the table of methods either trains, moves only its own, reloads elsewhere and merges, or is refused."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import answering
+import matrix
+import pytest
+import torch
+from matrix import BASES, RECIPES, ROWS, WAYS, Outcome
+from trap_runs import run
+
+import lora_ns.services.train
+from lora_ns.engine.adapter import add_adapter, save_adapter
+from lora_ns.engine.model import difference
+from lora_ns.errors import PlanError, RecipeError
+from lora_ns.services.merge import merge
+from lora_ns.services.seal import TOLERANCE
+
+CLOSE = {"fp32": 1e-4, "bf16": 3e-2, "nf4": 1e-3, "int8": 5e-3}
+"""How far loss and gradient of the first step may be from those of the plain way, relatively."""
+DRAWN = 0.2
+"""The same of a method that draws numbers in each step."""
+
+
+class Elsewhere:
+    """The other process."""
+
+    def __init__(self, said):
+        self._said = said  # not a pipe: nobody empties it meanwhile
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", answering.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+
+    def answer(self, run, folder):
+        """What a saved run answers there."""
+        out = folder / "answer.pt"
+        self._process.stdin.write(f"{run.path.absolute()}\t{out}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line == "answered\n":
+                return torch.load(out)
+        self._said.seek(0)
+        raise AssertionError(self._said.read()[-2000:])
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def elsewhere():
+    with tempfile.TemporaryFile("w+") as said:
+        process = Elsewhere(said)
+        yield process
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def task_folders(tmp_path_factory):
+    """A folder for each task with its base and rows, which many runs are made in."""
+    folders = {task: tmp_path_factory.mktemp(task) for task in matrix.TASKS}
+    for task, folder in folders.items():
+        matrix.write_task(folder, task)
+    return folders
+
+
+class Watched:
+    """Trainings in one folder: what was frozen, what moved, what was answered at the end."""
+
+    def __init__(self, monkeypatch, folder, elsewhere, tmp_path):
+        self._folder, self._elsewhere, self._scratch = folder, elsewhere, tmp_path
+        monkeypatch.setattr(lora_ns.services.train, "add_adapter", self._added)
+        monkeypatch.setattr(lora_ns.services.train, "save_adapter", self._saved)
+
+    def train(self, task, row, base, way):
+        """Train a cell and look at it from all sides; its outcome, and what its first step was like."""
+        name = f"training.output_dir={self._scratch / way}"
+        overrides = (*ROWS[row], *BASES[base], *WAYS[way], name)
+        self._dtype = "bfloat16" if base == "bf16" else "float32"
+        try:
+            found = run(self._folder, *overrides, text=RECIPES[task])
+        except (RecipeError, PlanError) as error:
+            return Outcome(row, task, base, way, refused=self._refusal(error, way)), None
+        self._check_saved(found)
+        merged = self._merge(found) if way == "plain" else ""
+        return Outcome(row, task, base, way, merged=merged), self._first_step(found)
+
+    def _added(self, *arguments):
+        model = add_adapter(*arguments)
+        self._begun = {name: value.detach().clone() for name, value in model.named_parameters()}
+        return model
+
+    def _saved(self, model, tokenizer, *rest):
+        moved = set()
+        for name, value in model.named_parameters():
+            if not torch.equal(value, self._begun[name]):
+                moved.add(name)
+        self.moved = moved
+        self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        self._answered = answering.answer(model, tokenizer, self._dtype)
+        save_adapter(model, tokenizer, *rest)
+
+    def _refusal(self, error, way):
+        """The reason, which comes before there is anything to throw away."""
+        assert not (self._scratch / way).exists()
+        return "; ".join(problem.what for problem in error.problems)
+
+    def _check_saved(self, found):
+        method = found.read().recipe.peft
+        moves_base = getattr(method, "moves_base", False)
+        assert self.moved
+        assert moves_base or self.moved <= self.trained
+        exact = method.method != "adalora" and not moves_base
+        bound = 0 if exact else TOLERANCE[self._dtype]
+        assert difference(self._elsewhere.answer(found, self._scratch), self._answered) <= bound
+
+    def _merge(self, found):
+        method = found.read().recipe.peft
+        if method.capabilities.merge is not True:
+            return f"no merge: {method.capabilities.merge}"
+        assert merge(found, self._scratch / "merged").largest_difference < 1e-4
+        return "yes"
+
+    def _first_step(self, found):
+        rows = [json.loads(line) for line in found.metrics.read_text().splitlines()]
+        first = next(row for row in rows if "grad_norm" in row)
+        evaluated = next(row for row in rows if "eval_loss" in row)
+        return {"loss": first["loss"], "grad_norm": first["grad_norm"], "eval_loss": evaluated["eval_loss"]}
+
+
+@pytest.fixture
+def check_group(monkeypatch, task_folders, elsewhere, tmp_path):
+    """Run a group's cells, hold them against one another, and note what became of them."""
+
+    def check(row, task, base):
+        watched = Watched(monkeypatch, task_folders[task], elsewhere, tmp_path)
+        outcomes, first = {}, {}
+        for way in matrix.ways_of(task):
+            outcomes[way], first[way] = watched.train(task, row, base, way)
+            if first[way]:
+                bound = DRAWN if row == "pvera" else CLOSE[base]
+                plain = pytest.approx(first["plain"], rel=bound, abs=bound)
+                assert first[way] == plain, way
+        return outcomes
+
+    return check
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("row", "task", "base"), list(matrix.groups()))
+def test_every_cell_works_or_is_refused(check_group, row, task, base):
+    for outcome in check_group(row, task, base).values():
+        if path := os.environ.get("MATRIX_OUTCOMES"):
+            matrix.write_outcome(Path(path), outcome)
+
+
+@pytest.fixture(scope="session")
+def page():
+    return matrix.read_page((Path(__file__).parents[2] / "docs/matrix.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("row", "task", "base"), matrix.sample())
+def test_a_cell_of_each_row_and_column_is_what_the_page_says(check_group, page, row, task, base):
+    assert matrix.marks(check_group(row, task, base)) == page[row, task, base]
+
+
+def test_the_page_has_every_group_once(page):
+    assert list(page) == list(matrix.groups())
