@@ -291,7 +291,8 @@ def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | N
                 else _ends_with_one(name, peft.target_modules)
             )
         ]
-        return sum(peft.lora_r * (rows + columns) for rows, columns in shapes) or None
+        of_each = 1 if peft.use_kasa else 0
+        return sum(peft.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
     if isinstance(peft, Ia3):
         return None
     tokens = getattr(peft, "num_virtual_tokens", 0)

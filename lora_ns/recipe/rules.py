@@ -672,6 +672,33 @@ def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
     return None
 
 
+_KASA_KEYS = ("kasa_beta", "kasa_gamma")
+
+
+def kasa_cuts_the_base_alone(recipe: Recipe) -> Finding | None:
+    """KaSA is a form of the adapter and of the base below it, and PEFT combines it with few others."""
+    peft = recipe.peft
+    if not isinstance(peft, Lora):
+        return None
+    if not peft.use_kasa:
+        inert = next((key for key in _KASA_KEYS if is_written(recipe, f"peft.{key}")), None)
+        what = f"`{inert}` has no effect without `use_kasa = true`"
+        return Finding((f"peft.{inert}",), what, "add it, or remove this key") if inert else None
+    bits = recipe.quantization.bits
+    if bits:
+        what = f"over a base in {bits} bits PEFT trains a plain LoRA in the place of KaSA"
+        return Finding(("quantization.method", "peft.use_kasa"), what, "remove it, or `[quantization]`")
+    start = peft.init_lora_weights
+    if start not in {"default", "gaussian"}:
+        what = f'"{start}" starts from the whole base weights, and `use_kasa` cuts them'
+        return Finding(("peft.use_kasa", "peft.init_lora_weights"), what, 'write "default" or "gaussian"')
+    for key in ("use_dora", "use_lora_fa", "target_parameters"):
+        if getattr(peft, key):
+            what = f"`use_kasa` and `{key}` do not go together"
+            return Finding(("peft.use_kasa", f"peft.{key}"), what, "remove one of them")
+    return None
+
+
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 
 
@@ -808,6 +835,7 @@ RULES: tuple[Rule, ...] = (
     start_keys_are_read,
     start_fits_the_adapter,
     one_factor_alone_is_trained,
+    kasa_cuts_the_base_alone,
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,
