@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from lora_ns.basemodel import Base, BaseFacts
 from lora_ns.errors import PlanError, Problem
 from lora_ns.machine import Machine
-from lora_ns.memory import MemoryEstimate, estimate
+from lora_ns.memory import MemoryEstimate, estimate, start_memory
+from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora
@@ -173,6 +174,10 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
         problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
+    optim = loaded.recipe.training.optim
+    if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
+        what = f'training.optim: "{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
+        problems.append(Problem(loaded.where("training.optim"), what, 'write "adamw_torch"'))
     if loaded.recipe.quantization.bits and device == "mps":
         what = "quantization.method: bitsandbytes does not train on an Apple GPU"
         problems.append(Problem(loaded.where("quantization.method"), what, "remove `[quantization]`"))
@@ -282,15 +287,7 @@ def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | N
     if facts is None or not facts.hidden_size:
         return None
     if isinstance(peft, Lora):
-        shapes = [
-            shape
-            for name, shape in facts.matrices.items()
-            if (
-                not _is_input_or_output(name)
-                if isinstance(peft.target_modules, str)
-                else _ends_with_one(name, peft.target_modules)
-            )
-        ]
+        shapes = _adapted_shapes(peft, facts)
         of_each = 1 if peft.use_kasa else 0
         return sum(peft.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
     if isinstance(peft, Ia3):
@@ -298,6 +295,16 @@ def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | N
     tokens = getattr(peft, "num_virtual_tokens", 0)
     width = facts.hidden_size * (2 * facts.num_hidden_layers if peft.method == "prefix-tuning" else 1)
     return tokens * width or None
+
+
+def _adapted_shapes(peft: Lora, facts: BaseFacts) -> list[tuple[int, int]]:
+    """Shapes of the weights that are adapted."""
+    targets = peft.target_modules
+    return [
+        shape
+        for name, shape in facts.matrices.items()
+        if (not _is_input_or_output(name) if isinstance(targets, str) else _ends_with_one(name, targets))
+    ]
 
 
 def _is_input_or_output(name: str) -> bool:
@@ -319,10 +326,12 @@ def _batch(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtyp
     micros = _micro_batches(loaded, machine)
     for checkpointing in choices:
         for micro in micros:
-            memory = _step_memory(loaded, facts, dtype, micro * _row_length(loaded, longest), checkpointing)
+            tokens = micro * _row_length(loaded, longest)
+            memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
             if _fits(memory, machine):
                 return _cut(loaded, micro, checkpointing, memory, facts)
-    memory = _step_memory(loaded, facts, dtype, micros[-1] * _row_length(loaded, longest), choices[-1])
+    tokens = micros[-1] * _row_length(loaded, longest)
+    memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
     return _cut(loaded, micros[-1], choices[-1], memory, facts)
 
 
@@ -345,15 +354,19 @@ def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
 
 
 def _step_memory(
-    loaded: LoadedRecipe, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
+    peft = loaded.recipe.peft
+    shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
     return estimate(
         facts,
         dtype=dtype,
         bits=loaded.recipe.quantization.bits,
         adapter_parameters=adapter_parameters(loaded, facts) or 0,
+        state=OPTIMIZERS[loaded.recipe.training.optim].state,
+        start=start_memory(peft, shapes, dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
@@ -491,9 +504,9 @@ def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
     if memory is None:
         return Derived(value=None, origin="computed", why="known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
-    return Derived(
-        value=memory.total, origin="computed", why=f"an estimate, good to a factor of 1.5; most of it {largest[0]}"
-    )
+    start = f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start else ""
+    why = f"an estimate, good to a factor of 1.5; most of it {largest[0]}{start}"
+    return Derived(value=memory.total, origin="computed", why=why)
 
 
 def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
@@ -504,6 +517,9 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
         )
+    optim = loaded.recipe.training.optim
+    if optim.startswith("paged_") and machine.accelerator != "cuda":
+        notes.append(f'optim: "{optim}" is not paged on {machine.accelerator}, and else the same')
     if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
         notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
     return notes

@@ -101,6 +101,13 @@ def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
         trainer.optimizer = _lorafa_optimizer(trainer, recipe.peft)
 
 
+def leave_training(trainer: Trainer) -> None:
+    """Schedule-free optimizers have other weights in training than those that are to be evaluated and saved."""
+    optimizer: Any = trainer.optimizer
+    if callable(getattr(optimizer, "eval", None)):
+        optimizer.eval()
+
+
 def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
     import trl
 
