@@ -372,7 +372,7 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     leave_training(trainer)
-    metrics |= _final_metrics(run)
+    metrics |= _final_metrics(run, trainer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
@@ -447,13 +447,15 @@ def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
         raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
 
 
-def _final_metrics(run: RunDir) -> dict[str, Any]:
-    """First and last of what was logged: the evaluation before the first step, the one at the end, the last loss."""
+def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
+    """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    kept_ones = [row for row in evaluations if best in {None, row["step"]}]
     skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
-    for prefix, row in (("before/", evaluations[:1]), ("", evaluations[-1:])):
+    for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
         if row and (not prefix or row[0]["step"] == 0):
             kept = {
                 key: value for key, value in row[0].items() if key.startswith("eval_") and not key.endswith(skipped)

@@ -1,5 +1,6 @@
 """Every optimizer trains, keeps as much as is said of it and is resumed, or is refused before there is a run."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -130,3 +131,17 @@ def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(monkeyp
     monkeypatch.setattr(lora_ns.services.train, "choose_optimizer", free)
     run = run_recipe(tmp_path, RECIPE, *FEW, "training.max_steps=1", "training.eval_steps=2")
     assert all((value == 0.25).all() for value in load_file(run.adapter / WEIGHTS).values())
+
+
+def test_the_evaluation_of_the_weights_that_are_kept_is_told(tmp_path):
+    best = "training.extra={load_best_model_at_end=true, metric_for_best_model='loss', greater_is_better=true}"
+    run = run_recipe(
+        tmp_path, RECIPE, *FEW, best, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"
+    )
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    metrics = run.read().metrics
+    assert losses[2] > losses[4]
+    assert (metrics["before/eval_loss"], metrics["eval_loss"]) == (losses[0], losses[2])
+    expected = load_file(run.checkpoints / "checkpoint-2" / WEIGHTS)
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(run.adapter / WEIGHTS).items())
