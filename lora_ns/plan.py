@@ -28,6 +28,7 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 """Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
 USABLE_MEMORY = 0.8
 """Share of the free memory that an estimate may claim."""
+_WORTH_TELLING = 50_000_000
 LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
 
 
@@ -504,7 +505,9 @@ def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
     if memory is None:
         return Derived(value=None, origin="computed", why="known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
-    start = f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start else ""
+    start = (
+        f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
+    )
     why = f"an estimate, good to a factor of 1.5; most of it {largest[0]}{start}"
     return Derived(value=memory.total, origin="computed", why=why)
 
