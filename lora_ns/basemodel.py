@@ -104,6 +104,8 @@ class BaseFacts:
     """Shapes of the stored matrices by the name of their module; embeddings are among them."""
     quantization: Mapping[str, Any] = field(default_factory=dict)
     """What the model's settings say of a quantisation that it is stored in."""
+    has_biases: bool = False
+    """Whether some of its layers add a bias."""
 
 
 _UNIMPORTANT_SETTINGS = frozenset(
@@ -339,4 +341,9 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
             for name, entry in tensors.items()
             if len(entry["shape"]) == 2 and name.endswith(".weight")
         },
+        has_biases=any(
+            len(tensors.get(f"{name.removesuffix('.bias')}.weight", {}).get("shape", ())) == 2
+            for name in tensors
+            if name.endswith(".bias")
+        ),
     )

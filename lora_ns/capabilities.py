@@ -25,6 +25,8 @@ class Capabilities:
     """Whether it trains over a base in 4 bits."""
     int8: bool | str = True
     """Whether it trains over a base in 8 bits."""
+    quantized_biases: bool | str = True
+    """Whether it trains over a quantised base whose layers have biases."""
     empty_base: bool = True
     """Whether it can be put onto a base without weights."""
     resume: bool | str = True

@@ -6,13 +6,24 @@ a model of what PyTorch keeps for the backward pass, good to about a factor of 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_ns.basemodel import BaseFacts
+from lora_ns.recipe.peft import Lora, PeftMethod
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _RUNTIME_BYTES = 1_000_000_000
 """The libraries themselves, and what the allocator holds back."""
+
+
+@dataclass(frozen=True)
+class StartMemory:
+    """What computing the start of an adapter takes beside the weights, before there is an optimizer."""
+
+    size: int = 0
+    has_backward_pass: bool = False
+    """Whether it keeps activations as a step does."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,15 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     logits: int
+    start: int = 0
+    """What computing the start takes beyond all that a step does, which it comes before."""
     runtime: int = _RUNTIME_BYTES
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.runtime
+        step = self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.runtime
+        return step + self.start
 
 
 def estimate(
@@ -38,6 +52,8 @@ def estimate(
     dtype: str,
     bits: int | None,
     adapter_parameters: int,
+    state: float,
+    start: StartMemory,
     tokens: int,
     checkpointing: bool,
     scored_tokens: int,
@@ -49,6 +65,8 @@ def estimate(
         dtype: type of the computation, by its torch name.
         bits: 4 or 8 for a quantised base.
         adapter_parameters: parameters that are trained.
+        state: bytes that the optimizer keeps for each of them, beside a gradient in float32.
+        start: what the adapter's start is computed from.
         tokens: positions that go through the model at once, padding included.
         checkpointing: whether activations are recomputed.
         scored_tokens: positions whose next token is predicted.
@@ -61,10 +79,40 @@ def estimate(
     kept = (
         facts.num_hidden_layers * facts.hidden_size * size + layer if checkpointing else facts.num_hidden_layers * layer
     )
+    optimizer = round(adapter_parameters * (4 + state))
+    activations, logits = tokens * kept, scored_tokens * facts.vocab_size * (size + 4)
+    replaced = optimizer + (0 if start.has_backward_pass else activations + logits)
     return MemoryEstimate(
         weights=weights,
         adapter=adapter_parameters * 4,
-        optimizer=adapter_parameters * 12,
-        activations=tokens * kept,
-        logits=scored_tokens * facts.vocab_size * (size + 4),
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        start=max(0, start.size - replaced),
     )
+
+
+def start_memory(method: PeftMethod, shapes: Sequence[tuple[int, int]], dtype: str, on_cpu: bool) -> StartMemory:
+    """What PEFT holds while it computes a start of LoRA.
+
+    Args:
+        method: the recipe's `[peft]`.
+        shapes: rows and columns of the weights that are adapted.
+        dtype: their type, by its torch name.
+        on_cpu: whether what PEFT moves to the host's memory stays in the same one.
+    """
+    if not isinstance(method, Lora) or not shapes:
+        return StartMemory()
+    largest = max(rows * columns for rows, columns in shapes)
+    decomposed = 4 * 4 * largest if method.moves_base else 0  # a weight and its three parts, one layer at a time
+    match method.init_lora_weights:
+        case "lora_ga":  # the gradient of each weight, in its own type
+            gradients = _BYTES[dtype] * sum(rows * columns for rows, columns in shapes)
+            return StartMemory(gradients + decomposed, has_backward_pass=True)
+        case "corda":  # what the inputs of each layer have in common, and the directions of all of them before cutting
+            common = 4 * sum(columns * columns for _, columns in shapes)
+            directions = 4 * sum(min(shape) * sum(shape) for shape in shapes) if on_cpu else 0
+            return StartMemory(common + directions + decomposed)
+        case "eva":  # the directions of each layer's inputs
+            return StartMemory(round(4 * method.lora_r * method.eva_rho * sum(columns for _, columns in shapes)))
+    return StartMemory(decomposed)

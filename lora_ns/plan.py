@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from lora_ns.basemodel import Base, BaseFacts
 from lora_ns.errors import PlanError, Problem
 from lora_ns.machine import Machine
-from lora_ns.memory import MemoryEstimate, estimate
+from lora_ns.memory import MemoryEstimate, estimate, start_memory
+from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.peft import Ia3, Lora
+from lora_ns.recipe.peft import Ia3, Lora, method_name
 from lora_ns.upstream import supports_sdpa
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 """Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
 USABLE_MEMORY = 0.8
 """Share of the free memory that an estimate may claim."""
+_WORTH_TELLING = 50_000_000
 LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
 
 
@@ -102,6 +104,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     loaded = fit_to_base(loaded, facts)
     problems = [
         *_device_problems(loaded, machine),
+        *_quantization_problems(loaded, machine, facts),
         *_attention_problems(loaded, facts),
         *_length_problems(loaded, facts),
     ]
@@ -173,17 +176,29 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
         problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
-    return [*problems, *_quantization_problems(loaded, device)]
+    optim = loaded.recipe.training.optim
+    if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
+        what = f'training.optim: "{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
+        problems.append(Problem(loaded.where("training.optim"), what, 'write "adamw_torch"'))
+    return problems
 
 
-def _quantization_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
-    peft, bits = loaded.recipe.peft, loaded.recipe.quantization.bits
-    if bits and device == "mps":
+def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
+    """What does not go with a base of few bits on this device, or with this base."""
+    quantization, device = loaded.recipe.quantization, machine.accelerator
+    method = loaded.recipe.peft
+    if quantization.bits and device == "mps":
         what = "quantization.method: bitsandbytes does not train on an Apple GPU"
         return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
-    if bits == 8 and device == "cpu" and isinstance(peft, Lora) and peft.use_dora:
+    if quantization.bits == 8 and device == "cpu" and isinstance(method, Lora) and method.use_dora:
         what = "peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
         return [Problem(loaded.where("peft.use_dora"), what, 'write `method = "bnb-4bit"`, or `use_dora = false`')]
+    works = method.capabilities.quantized_biases
+    if quantization.bits and works is not True and facts and facts.has_biases:
+        what = (
+            f"peft.method: {method_name(method)} does not train over a quantised base whose layers have biases: {works}"
+        )
+        return [Problem(loaded.where("peft.method"), what, 'write "lora", or remove `[quantization]`')]
     return []
 
 
@@ -290,21 +305,24 @@ def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | N
     if facts is None or not facts.hidden_size:
         return None
     if isinstance(peft, Lora):
-        shapes = [
-            shape
-            for name, shape in facts.matrices.items()
-            if (
-                not _is_input_or_output(name)
-                if isinstance(peft.target_modules, str)
-                else _ends_with_one(name, peft.target_modules)
-            )
-        ]
-        return sum(peft.lora_r * (rows + columns) for rows, columns in shapes) or None
+        shapes = _adapted_shapes(peft, facts)
+        of_each = 1 if peft.use_kasa else 0
+        return sum(peft.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
     if isinstance(peft, Ia3):
         return None
     tokens = getattr(peft, "num_virtual_tokens", 0)
     width = facts.hidden_size * (2 * facts.num_hidden_layers if peft.method == "prefix-tuning" else 1)
     return tokens * width or None
+
+
+def _adapted_shapes(peft: Lora, facts: BaseFacts) -> list[tuple[int, int]]:
+    """Shapes of the weights that are adapted."""
+    targets = peft.target_modules
+    return [
+        shape
+        for name, shape in facts.matrices.items()
+        if (not _is_input_or_output(name) if isinstance(targets, str) else _ends_with_one(name, targets))
+    ]
 
 
 def _is_input_or_output(name: str) -> bool:
@@ -326,10 +344,12 @@ def _batch(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtyp
     micros = _micro_batches(loaded, machine)
     for checkpointing in choices:
         for micro in micros:
-            memory = _step_memory(loaded, facts, dtype, micro * _row_length(loaded, longest), checkpointing)
+            tokens = micro * _row_length(loaded, longest)
+            memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
             if _fits(memory, machine):
                 return _cut(loaded, micro, checkpointing, memory, facts)
-    memory = _step_memory(loaded, facts, dtype, micros[-1] * _row_length(loaded, longest), choices[-1])
+    tokens = micros[-1] * _row_length(loaded, longest)
+    memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
     return _cut(loaded, micros[-1], choices[-1], memory, facts)
 
 
@@ -352,15 +372,19 @@ def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
 
 
 def _step_memory(
-    loaded: LoadedRecipe, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
+    peft = loaded.recipe.peft
+    shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
     return estimate(
         facts,
         dtype=dtype,
         bits=loaded.recipe.quantization.bits,
         adapter_parameters=adapter_parameters(loaded, facts) or 0,
+        state=OPTIMIZERS[loaded.recipe.training.optim].state,
+        start=start_memory(peft, shapes, dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
@@ -498,9 +522,11 @@ def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
     if memory is None:
         return Derived(value=None, origin="computed", why="known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
-    return Derived(
-        value=memory.total, origin="computed", why=f"an estimate, good to a factor of 1.5; most of it {largest[0]}"
+    start = (
+        f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
     )
+    why = f"an estimate, good to a factor of 1.5; most of it {largest[0]}{start}"
+    return Derived(value=memory.total, origin="computed", why=why)
 
 
 def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
@@ -511,6 +537,9 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
         )
+    optim = loaded.recipe.training.optim
+    if optim.startswith("paged_") and machine.accelerator != "cuda":
+        notes.append(f'optim: "{optim}" is not paged on {machine.accelerator}, and else the same')
     if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
         notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
     return notes

@@ -95,16 +95,6 @@ def _class_body(package: str, file: str, name: str) -> list[ast.stmt] | None:
     return next((node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), [])
 
 
-@functools.cache
-def optimizer_names() -> tuple[str, ...] | None:
-    """Names of optimizers that `transformers.TrainingArguments` takes; None if transformers is not installed."""
-    body = _class_body("transformers", "training_args.py", "OptimizerNames")
-    if body is None:
-        return None
-    values = (line.value for line in body if isinstance(line, ast.Assign))
-    return tuple(value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
-
-
 def supports_sdpa(model_type: str) -> bool | None:
     """Whether transformers computes a family's attention by PyTorch's fused kernel; None if it does not say."""
     spec = importlib.util.find_spec("transformers")

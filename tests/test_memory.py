@@ -5,13 +5,17 @@ from dataclasses import asdict, replace
 import pytest
 
 from lora_ns.basemodel import BaseFacts
-from lora_ns.memory import MemoryEstimate, estimate
+from lora_ns.memory import MemoryEstimate, StartMemory, estimate, start_memory
+from lora_ns.optimizers import OPTIMIZERS
+from lora_ns.recipe.peft import METHODS
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, 512, {})
 STEP = {
     "dtype": "bfloat16",
     "bits": None,
     "adapter_parameters": 1000,
+    "state": 8.0,
+    "start": StartMemory(),
     "tokens": 100,
     "checkpointing": False,
     "scored_tokens": 100,
@@ -43,6 +47,9 @@ def test_the_total_is_the_sum_of_its_terms():
         [{"tokens": count} for count in (1, 2, 100, 10_000)],
         [{"scored_tokens": count} for count in (0, 1, 100, 10_000)],
         [{"adapter_parameters": count} for count in (0, 1, 1000, 10**8)],
+        [{"state": OPTIMIZERS[name].state} for name in ("sgd", "lion_8bit", "paged_adamw_8bit", "adamw_torch")],
+        [{"start": StartMemory(size, True)} for size in (20_000, 30_000)],
+        [{"start": StartMemory(size)} for size in (10**9, 2 * 10**9)],
         [{"bits": bits} for bits in (4, 8, None)],
         [{"dtype": "bfloat16"}, {"dtype": "float32"}],
         [{"checkpointing": True}, {"checkpointing": False}],
@@ -76,3 +83,47 @@ def test_recomputing_one_layer_keeps_that_layer():
     one = replace(FACTS, num_hidden_layers=1)
     layer = step(one).activations
     assert step(one, checkpointing=True).activations == layer + 100 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("adamw_torch", 12_000),
+        ("adamw_8bit", 6_000),
+        ("paged_adamw_32bit", 12_000),
+        ("sgd", 4_000),
+        ("adafactor", 4_250),
+    ],
+)
+def test_an_optimizer_keeps_a_gradient_and_its_own_state(name, optimizer):
+    assert step(state=OPTIMIZERS[name].state).optimizer == optimizer
+
+
+SHAPES = [(64, 64), (128, 64), (64, 128)]
+
+
+def begun(start, dtype="bfloat16", on_cpu=True):
+    return start_memory(METHODS["lora"](method="lora", init_lora_weights=start), SHAPES, dtype, on_cpu)
+
+
+def test_a_start_holds_what_peft_computes_it_from():
+    entries, decomposed = 64 * 64 + 2 * 128 * 64, 4 * 4 * 128 * 64
+    common, directions = 4 * (2 * 64 * 64 + 128 * 128), 4 * 64 * (128 + 2 * 192)
+    assert {name: begun(name) for name in ("default", "pissa", "lora_ga", "corda", "eva")} == {
+        "default": StartMemory(),
+        "pissa": StartMemory(decomposed),
+        "lora_ga": StartMemory(2 * entries + decomposed, has_backward_pass=True),
+        "corda": StartMemory(common + directions + decomposed),
+        "eva": StartMemory(4 * 16 * 2 * (64 + 64 + 128)),
+    }
+    assert begun("lora_ga", "float32").size - begun("lora_ga").size == 2 * entries
+    assert begun("corda", on_cpu=False).size == common + decomposed
+    assert start_memory(METHODS["vera"](method="vera"), SHAPES, "float32", on_cpu=True) == StartMemory()
+
+
+def test_a_start_counts_as_far_as_it_is_more_than_a_step():
+    plain = step()
+    assert step(start=StartMemory(plain.optimizer, has_backward_pass=True)).start == 0
+    assert step(start=StartMemory(plain.optimizer + 5, has_backward_pass=True)).start == 5
+    freed = plain.optimizer + plain.activations + plain.logits
+    assert step(start=StartMemory(freed + 5)).total == plain.total + 5

@@ -489,3 +489,35 @@ def test_attention_is_what_the_family_has(write_recipe, family, kernel):
     if kernel == "eager":
         (told,) = problems(write_recipe(), "model.attn_implementation=sdpa", facts=facts)
         assert told.endswith(f'model.attn_implementation: {family} has no "sdpa" (write "auto" or "eager")')
+
+
+def test_memory_for_a_start_is_told_and_has_micro_batches_made_smaller(write_recipe):
+    """The gradients of all weights that are adapted, beside the activations of a step."""
+    shapes = {f"layers.{number}.up_proj": (11008, 4096) for number in range(32)}
+    facts = replace(LARGE, parameters=2_000_000_000, matrices=shapes)
+    plain, made = (
+        plan(write_recipe(), f"peft.init_lora_weights={start}", machine=gpu((8, 0), free=18 * GB), facts=facts)
+        for start in ("default", "lora_ga")
+    )
+    assert "for the start of the adapter alone" not in plain.memory_bytes.why
+    assert made.memory_bytes.why.endswith("; 3.5 GB for the start of the adapter alone")
+    assert made.per_device_train_batch_size.value < plain.per_device_train_batch_size.value
+
+
+def test_an_optimizer_that_is_not_paged_here_is_told(write_recipe):
+    optim = "training.optim=paged_adamw_8bit"
+    assert 'optim: "paged_adamw_8bit" is not paged on cpu, and else the same' in plan(write_recipe(), optim).notes
+    assert not [note for note in plan(write_recipe(), optim, machine=MACHINES["ampere"]).notes if "paged" in note]
+    (told,) = problems(write_recipe(), optim, machine=APPLE)
+    assert "which does not train on an Apple GPU" in told
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if METHODS[name].capabilities.quantized_biases is not True]
+)
+def test_what_changes_packed_layers_in_place_is_refused_where_they_have_biases(write_recipe, method):
+    packed = (*choosing(method), "quantization.method=bnb-4bit")
+    told = f"--set: peft.method: {method} does not train over a quantised base whose layers have biases: "
+    assert problems(write_recipe(), *packed, facts=replace(SMALL, has_biases=True))[0].startswith(told)
+    assert plan(write_recipe(), *packed)
+    assert plan(write_recipe(), *choosing(method), facts=replace(SMALL, has_biases=True))

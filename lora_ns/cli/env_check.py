@@ -45,12 +45,14 @@ def env_check(
 def needs_of(loaded: LoadedRecipe) -> Needs:
     """What a recipe asks of the environment."""
     from lora_ns.environment import Needs
+    from lora_ns.optimizers import OPTIMIZERS
 
     recipe = loaded.recipe
     distributed = getattr(recipe, "distributed", None)
     flash_attention = recipe.model.attn_implementation == "flash_attention_2"
     return Needs(
-        quantization=recipe.quantization.method != "none" or _is_bitsandbytes(recipe.training.optim),
+        quantization=recipe.quantization.method != "none"
+        or OPTIMIZERS[recipe.training.optim].package == "bitsandbytes",
         deepspeed=getattr(distributed, "strategy", None) == "deepspeed",
         flash_attention=flash_attention,
         hub=_needs_hub(loaded),
@@ -58,11 +60,6 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
         output_dir=Path(recipe.training.output_dir),
         trackers=recipe.tracking.report_to,
     )
-
-
-def _is_bitsandbytes(optim: str) -> bool:
-    """Whether an optimizer, by its transformers name, is one of bitsandbytes'."""
-    return optim.startswith("paged_") or optim.endswith(("8bit", "bnb"))
 
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:

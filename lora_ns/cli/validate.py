@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
+    from lora_ns.packages import check_packages
     from lora_ns.recipe.load import load_recipe
 
     shows = bool(show) or row is not None
@@ -43,6 +45,8 @@ def validate(
         loaded = load_recipe(recipe, overrides)
         for note in loaded.notes:
             typer.echo(f"note: {note}", err=True)
+        if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
+            check_packages(loaded)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
-from lora_ns.engine.modules import all_norms, check_names, check_reached, fitting, resolve_targets
+from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reached, fitting, resolve_targets
 from lora_ns.errors import PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
     AdaLora,
@@ -129,6 +129,8 @@ def make_config(
     _check_tokens(model, method, task_type)
     if isinstance(method, Lora):
         check_names(model, method, kwargs["target_modules"])
+        if method.use_kasa:
+            check_cut(model, method, kwargs["target_modules"])
     if method.capabilities.virtual_tokens:
         kwargs |= _virtual_sizes(model, method)
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":

@@ -110,6 +110,8 @@ class Gradients:
 
     def _judged(self, model: nn.Module, warming: bool) -> Sequence[str]:
         now = _numbers(model)
+        if not self._reached and any(numbers != self._begun[name] for name, numbers in now.items()):
+            return []  # what moves has gradients: DeepSpeed keeps them elsewhere
         dry = [name for name in now if name not in self._reached]
         moved = {name for name, numbers in now.items() if warming or numbers != self._begun[name]}
         still = [name for name in now if name in self._reached - moved]
@@ -132,8 +134,15 @@ def _trainables(model: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in model.named_parameters()
-        if value.requires_grad and value.numel() and not any(part in name for part in _MAY_REST)
+        if value.requires_grad and _is_whole(value) and not any(part in name for part in _MAY_REST)
     }
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a parameter is all here, and not a shard of FSDP or of DeepSpeed's ZeRO-3."""
+    from torch.distributed.tensor import DTensor
+
+    return bool(value.numel()) and not isinstance(value, DTensor) and not hasattr(value, "ds_id")
 
 
 def _numbers(model: nn.Module) -> dict[str, tuple[float, float]]:

@@ -208,6 +208,26 @@ def check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) ->
         raise PlanError(problems)
 
 
+def check_cut(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
+    """KaSA takes linear layers alone, and leaves something of each. Raises `PlanError`."""
+    import torch
+
+    found = []
+    for name, layer in model.named_modules():
+        if not any(is_named(name, target) for target in targets):
+            continue
+        if type(layer) is not torch.nn.Linear:
+            what = f"peft.use_kasa: `{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
+            raise PlanError(Problem("", what, "leave it out of `target_modules`, or remove `use_kasa`"))
+        ranks = (rank for pattern, rank in method.rank_pattern.items() if _is_matched(name, pattern))
+        rank = next(ranks, method.lora_r)
+        found.append((min(layer.weight.shape) - rank, name, rank))
+    left, name, rank = min(found, default=(1, "", 0))
+    if left < 1:
+        what = f"peft.use_kasa: a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
+        raise PlanError(Problem("", what, f"write at most {left + rank - 1}"))
+
+
 def is_named(name: str, end: str) -> bool:
     """Whether a module is meant by the end of its name."""
     return name == end or name.endswith(f".{end}")

@@ -56,7 +56,6 @@ class AnswerScorer:
         settings = base.config.get_text_config()
         return (
             base.device.type == "cpu"
-            and not getattr(model.active_peft_config, "orth_reg_weight", 0)  # AdaLoRA's model adds to its own loss
             and type(head) is torch.nn.Linear
             and not any(parameter.requires_grad for parameter in head.parameters())
             and all(getattr(settings, name, None) is None for name in _RESCALED)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
 from lora_ns.engine.evaluation import counted
+from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer
 from lora_ns.errors import PlanError, Problem
@@ -100,6 +101,13 @@ def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
         trainer.optimizer = _lorafa_optimizer(trainer, recipe.peft)
 
 
+def leave_training(trainer: Trainer) -> None:
+    """Schedule-free optimizers have other weights in training than those that are to be evaluated and saved."""
+    optimizer: Any = trainer.optimizer
+    if callable(getattr(optimizer, "eval", None)):
+        optimizer.eval()
+
+
 def _causal(arguments: dict[str, Any], shared: dict[str, Any]) -> Trainer:
     import trl
 
@@ -155,21 +163,6 @@ def rank_allocation() -> TrainerCallback:
     return RankAllocation()
 
 
-@contextlib.contextmanager
-def without_penalty(model: Any) -> Iterator[None]:
-    """Evaluation without AdaLoRA's term for orthogonal factors, which PEFT adds to every loss."""
-    config = getattr(model, "active_peft_config", None)
-    weight = getattr(config, "orth_reg_weight", None)
-    if config is None or weight is None:
-        yield
-        return
-    config.orth_reg_weight = 0.0
-    try:
-        yield
-    finally:
-        config.orth_reg_weight = weight
-
-
 @functools.cache
 def sampler_class() -> Any:
     """transformers' `LengthGroupedSampler` with its batches in a random order that follows from seed and epoch alone.
@@ -206,10 +199,13 @@ def sampler_class() -> Any:
 
 @functools.cache
 def repeatable(trainer_class: Any) -> Any:
-    """A trainer class whose rows come in the same order whether or not the run was interrupted."""
+    """A trainer class whose rows come in the same order whether or not the run was interrupted.
+
+    What a method adds to the loss is in that of training steps, and not in that of an evaluation.
+    """
 
     class RepeatableTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
-        """See `sampler_class`."""
+        """See `sampler_class` and `regularization`."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)
@@ -219,10 +215,15 @@ def repeatable(trainer_class: Any) -> Any:
             repeated.seed = self.args.seed
             return repeated
 
-        def prediction_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-            """An evaluation of the model alone."""
-            with without_penalty(model):
-                return super().prediction_step(model, *args, **kwargs)
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            """The loss of the rows, and in a training step what the method adds to it."""
+            found = super().compute_loss(model, inputs, return_outputs, **kwargs)
+            adapted = self.accelerator.unwrap_model(model)
+            if return_outputs or not model.training or not has_regularization(adapted):
+                return found
+            # The loss of rows is divided by their number in the whole batch, so that micro-batches add up.
+            steps = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
+            return found + regularization(adapted) / steps
 
     return RepeatableTrainer
 

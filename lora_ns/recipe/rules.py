@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from lora_ns.formats import FORMATS
 from lora_ns.formats.detection import FORMAT_OF_TASK
+from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.slices import parse_slice
-from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, optimizer_names, peft_config_fields, training_argument_fields
+from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, peft_config_fields, training_argument_fields
 
 
 @dataclass(frozen=True)
@@ -672,6 +673,33 @@ def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
     return None
 
 
+_KASA_KEYS = ("kasa_beta", "kasa_gamma")
+
+
+def kasa_cuts_the_base_alone(recipe: Recipe) -> Finding | None:
+    """KaSA is a form of the adapter and of the base below it, and PEFT combines it with few others."""
+    peft = recipe.peft
+    if not isinstance(peft, Lora):
+        return None
+    if not peft.use_kasa:
+        inert = next((key for key in _KASA_KEYS if is_written(recipe, f"peft.{key}")), None)
+        what = f"`{inert}` has no effect without `use_kasa = true`"
+        return Finding((f"peft.{inert}",), what, "add it, or remove this key") if inert else None
+    bits = recipe.quantization.bits
+    if bits:
+        what = f"over a base in {bits} bits PEFT trains a plain LoRA in the place of KaSA"
+        return Finding(("quantization.method", "peft.use_kasa"), what, "remove it, or `[quantization]`")
+    start = peft.init_lora_weights
+    if start not in {"default", "gaussian"}:
+        what = f'"{start}" starts from the whole base weights, and `use_kasa` cuts them'
+        return Finding(("peft.use_kasa", "peft.init_lora_weights"), what, 'write "default" or "gaussian"')
+    for key in ("use_dora", "use_lora_fa", "target_parameters"):
+        if getattr(peft, key):
+            what = f"`use_kasa` and `{key}` do not go together"
+            return Finding(("peft.use_kasa", f"peft.{key}"), what, "remove one of them")
+    return None
+
+
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 
 
@@ -718,13 +746,34 @@ def answer_pattern_is_a_pattern(recipe: Recipe) -> Finding | None:
 
 
 def optimizer_is_known(recipe: Recipe) -> Finding | None:
-    """The optimizer is one of the installed transformers."""
-    known, optim = optimizer_names(), recipe.training.optim
-    if known is None or optim in known:
-        return None
-    close = difflib.get_close_matches(optim, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
-    return Finding(("training.optim",), f'the installed transformers has no optimizer "{optim}"', hint)
+    """The optimizer is one of transformers', and trains adapters."""
+    optim = recipe.training.optim
+    found = OPTIMIZERS.get(optim)
+    if found is None:
+        known = [name for name, row in OPTIMIZERS.items() if not row.refused]
+        close = difflib.get_close_matches(optim, known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
+        return Finding(("training.optim",), f'there is no optimizer "{optim}"', hint)
+    if found.refused:
+        what = f'"{optim}" does not train an adapter: {found.refused}'
+        return Finding(("training.optim",), what, 'write "adamw_torch", or "paged_adamw_8bit" to save memory')
+    return None
+
+
+def optimizer_takes_its_settings(recipe: Recipe) -> Finding | None:
+    """What an optimizer does not read is not given, and one that schedules itself is not scheduled."""
+    training = recipe.training
+    found = OPTIMIZERS.get(training.optim)
+    if found is None or found.refused:
+        return None  # another rule says it
+    for key in ("adam_beta1", "adam_beta2"):
+        if not found.reads_betas and is_written(recipe, f"training.{key}"):
+            what = f'`{key}` has no effect with `optim = "{training.optim}"`'
+            return Finding(("training.optim", f"training.{key}"), what, "remove it")
+    if found.schedules_itself and training.lr_scheduler_type != "constant":
+        what = f'"{training.optim}" takes the place of a schedule, and "{training.lr_scheduler_type}" is one'
+        return Finding(("training.optim", "training.lr_scheduler_type"), what, 'write "constant"')
+    return None
 
 
 def warm_up_ends(recipe: Recipe) -> Finding | None:
@@ -784,6 +833,7 @@ RULES: tuple[Rule, ...] = (
     one_warm_up,
     warm_up_ends,
     optimizer_is_known,
+    optimizer_takes_its_settings,
     templates_come_together,
     templates_are_well_formed,
     completion_template_has_a_column,
@@ -808,6 +858,7 @@ RULES: tuple[Rule, ...] = (
     start_keys_are_read,
     start_fits_the_adapter,
     one_factor_alone_is_trained,
+    kasa_cuts_the_base_alone,
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,

@@ -37,13 +37,13 @@ class Training(Table):
     warmup_steps: NonNegativeInt | None = None
     """Steps over which the learning rate rises, instead of `warmup_ratio`."""
     optim: Name = "adamw_torch"
-    """Optimizer, by its transformers name; `paged_adamw_8bit` saves memory."""
+    """Optimizer, by its transformers name; `paged_adamw_8bit` keeps 2 bytes for each trained number instead of 8."""
     weight_decay: NonNegativeFloat = 0.0
     """Decay of the trained weights."""
     adam_beta1: Fraction = 0.9
-    """Decay of AdamW's mean."""
+    """Decay of the mean, of optimizers that are called after Adam or Lion."""
     adam_beta2: Fraction = 0.999
-    """Decay of AdamW's variance."""
+    """Decay of the variance, of the same."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"

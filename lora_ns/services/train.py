@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,11 @@ from lora_ns.engine.tokenizer import (
     load_tokenizer,
     template_hash,
 )
-from lora_ns.engine.trainer import check_arguments, choose_optimizer, make_trainer
+from lora_ns.engine.trainer import check_arguments, choose_optimizer, leave_training, make_trainer
 from lora_ns.errors import (
     DataError,
     InterruptedRunError,
     LoransError,
-    MissingError,
     ModelError,
     PlanError,
     Problem,
@@ -40,6 +38,7 @@ from lora_ns.errors import (
     UsageError,
 )
 from lora_ns.machine import detect
+from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Lora
@@ -124,7 +123,7 @@ def train(
     """
     run = RunDir(Path(loaded.recipe.training.output_dir).expanduser().absolute())
     run.check_free(overwrite)
-    _check_trackers(loaded)
+    check_packages(loaded)
     machine = detect()
     observer.stage("finding the base")
     base = find_recipe_base(loaded)
@@ -266,18 +265,6 @@ def locating(loaded: LoadedRecipe) -> Iterator[None]:
         ) from None
 
 
-def _check_trackers(loaded: LoadedRecipe) -> None:
-    missing = [name for name in loaded.recipe.tracking.report_to if importlib.util.find_spec(name) is None]
-    if missing:
-        where = loaded.where("tracking.report_to")
-        raise MissingError(
-            [
-                Problem(where, f"tracking.report_to: `{name}` is not installed", f"`pip install {name}`")
-                for name in missing
-            ]
-        )
-
-
 def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
     """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
     with telling_disk_errors(run.data):
@@ -377,10 +364,15 @@ def _fit(
     set_seed(recipe.training.seed)
     run.forget_replaced()
     observer.stage("training")
-    with _telling_memory_errors(plan), _telling_full_disk(run), _telling_broken_rows(run, manifest):
+    with (
+        _telling_memory_errors(*_no_room_to_train(run, plan)),
+        _telling_full_disk(run),
+        _telling_broken_rows(run, manifest),
+    ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
-    metrics |= _final_metrics(run)
+    leave_training(trainer)
+    metrics |= _final_metrics(run, trainer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
@@ -443,7 +435,7 @@ def _make_trainer(
         )
     if isinstance(recipe.peft, Lora) and recipe.peft.starts_later and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
-        with _telling_memory_errors(plan), telling_disk_errors(run.start):
+        with _telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
             starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
     return trainer
@@ -455,13 +447,15 @@ def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
         raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
 
 
-def _final_metrics(run: RunDir) -> dict[str, Any]:
-    """First and last of what was logged: the evaluation before the first step, the one at the end, the last loss."""
+def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
+    """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    kept_ones = [row for row in evaluations if best in {None, row["step"]}]
     skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
-    for prefix, row in (("before/", evaluations[:1]), ("", evaluations[-1:])):
+    for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
         if row and (not prefix or row[0]["step"] == 0):
             kept = {
                 key: value for key, value in row[0].items() if key.startswith("eval_") and not key.endswith(skipped)
@@ -508,16 +502,33 @@ def _telling_full_disk(run: RunDir) -> Iterator[None]:
         ) from error
 
 
+def _no_room_to_train(run: RunDir, plan: Plan) -> tuple[Callable[[], str], str]:
+    """What to say of a step that does not fit, and what to do about it."""
+
+    def told() -> str:
+        size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
+        found = last_complete_checkpoint(run.checkpoints, run.read().run_id)
+        kept = f"step {found[1]} is saved" if found else "there is no checkpoint yet"
+        return f"out of memory with {size} rows of up to {length} tokens at once; {kept}"
+
+    return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
+
+
+def _no_room_to_start(method: Lora) -> tuple[Callable[[], str], str]:
+    """What to say of a start that does not fit, and what to do about it."""
+    start = method.init_lora_weights
+    fewer = "halve `per_device_train_batch_size`, " if start in {"eva", "lora_ga"} else ""
+    told = f'out of memory while computing `init_lora_weights = "{start}"`, before the first step'
+    return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'
+
+
 @contextlib.contextmanager
-def _telling_memory_errors(plan: Plan) -> Iterator[None]:
+def _telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None]:
     import torch
 
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
-            size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
-            what = f"out of memory with {size} rows of up to {length} tokens at once; the last checkpoint is kept"
-            remedy = "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
-            raise RunError(Problem("", what, remedy)) from error
+            raise RunError(Problem("", told(), remedy)) from error
         raise

@@ -126,7 +126,8 @@ def test_a_recipe_that_cannot_be_read_asks_nothing(asked: list[tuple[Needs, floa
     [
         ("quantization.method='bnb-4bit'", {"quantization": True}),
         ("training.optim='paged_adamw_8bit'", {"quantization": True}),
-        ("training.optim='adamw_bnb_8bit'", {"quantization": True}),
+        ("training.optim='lion_32bit'", {"quantization": True}),
+        ("training.optim='adamw_torch_8bit'", {}),
         ("model.attn_implementation='flash_attention_2'", {"flash_attention": True, "cuda": True}),
         ("tracking.report_to=['wandb']", {"trackers": ("wandb",)}),
         ("model.name_or_path='org/model'", {"hub": True}),

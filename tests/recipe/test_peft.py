@@ -99,6 +99,7 @@ def test_lora_by_default_is_rank_16_on_all_linear_layers():
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
+        "kasa_config": None,
         "layers_to_transform": None,
         "rank_pattern": {},
         "alpha_pattern": {},

@@ -21,6 +21,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "DoRA": ("peft.use_dora=true",),
     "LoRA+": ("peft.loraplus_lr_ratio=4",),
     "LoRA-FA": ("peft.use_lora_fa=true",),
+    "KaSA": ("peft.use_kasa=true", "peft.lora_r=8"),
     **{
         f'"{start}"': (f"peft.init_lora_weights={start}",)
         for start in ("gaussian", "mica", "olora", "orthogonal", "pissa", "pissa_niter_16")

@@ -114,6 +114,37 @@ def test_a_second_factor_that_has_no_gradient_at_first_is_not_told():
         assert not gradients.look(factors, step)
 
 
+def test_a_parameter_that_moves_without_a_gradient_to_be_seen_ends_no_run():
+    """As under DeepSpeed, which keeps the gradients to itself."""
+    model, gradients = torch.nn.Linear(2, 2), Gradients()
+    gradients.begin(model)
+    for step in range(1, 7):
+        with torch.no_grad():
+            model.weight.add_(0.1)
+        assert not gradients.look(model, step, warming=step % 2 == 0)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero-3"])
+def test_a_shard_is_not_judged(kind):
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    model, gradients = torch.nn.Linear(2, 2), Gradients()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        if kind == "fsdp":
+            mesh = init_device_mesh("cpu", (1,))
+            model.weight = torch.nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
+            model.bias = torch.nn.Parameter(distribute_tensor(model.bias.detach(), mesh, [Shard(0)]))
+        else:
+            model.weight.ds_id, model.bias.ds_id = 0, 1
+        gradients.begin(model)
+        for step in range(1, 7):
+            assert not gradients.look(model, step)
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_virtual_tokens_at_a_hopeless_rate_are_told(told, evaluated):
     text = USUAL if evaluated else USUAL.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "")

@@ -144,3 +144,31 @@ def test_a_start_without_enough_to_start_from_says_what_to_write(tmp_path, overr
 def test_a_start_that_cannot_be_is_told_with_the_nearest(tmp_path, start):
     with pytest.raises(LoransError, match="`eva` starts over" if start == "loftq" else '"lora_ga"'):
         run_recipe(tmp_path, RECIPE, f"peft.init_lora_weights={start}")
+
+
+def test_a_start_that_does_not_fit_is_told_as_one(monkeypatch, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("peft.tuners.lora.loraga.preprocess_loraga", full)
+    with pytest.raises(RunError) as caught:
+        run_recipe(tmp_path, RECIPE, *started("lora_ga"))
+    assert str(caught.value) == (
+        'out of memory while computing `init_lora_weights = "lora_ga"`, before the first step (halve '
+        '`per_device_train_batch_size`, name fewer `target_modules`, or write "default")'
+    )
+
+
+@pytest.mark.parametrize(("step", "told"), [(0, "there is no checkpoint yet"), (2, "step 2 is saved")])
+def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(monkeypatch, tmp_path, step, told):
+    import transformers
+
+    class Full(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == step:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    real = lora_ns.services.train.make_callbacks
+    monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), Full()])
+    with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens at once; {told} \(halve"):
+        run_recipe(tmp_path, RECIPE, "dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")

@@ -16,6 +16,8 @@ ModuleNames = tuple[Name, ...]
 
 PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
 """Why a method does not train over a quantised base."""
+CHANGED_IN_PLACE = "it adds to what such a layer gives in place, where autograd needs the old values"
+"""Why a method does not train over quantised layers with biases."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Lora(LayeredMethod):
 
     left_out: ClassVar[frozenset[str]] = frozenset(
         {"method", "extra", "loraplus_lr_ratio", "use_lora_fa", "init_samples", "eva_rho", "corda_method"}
+        | {"use_kasa", "kasa_beta", "kasa_gamma"}
     )
 
     method: Literal["lora"]
@@ -47,6 +48,13 @@ class Lora(LayeredMethod):
     """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); worth it from rank 64."""
     use_dora: bool = False
     """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, slower."""
+    use_kasa: bool = False
+    """KaSA: the base weights' least directions, as many as the rank, are cut off, and what is learned instead has
+    singular values of its own (Wang et al. 2024, arXiv 2412.06071). Only PEFT opens what is saved, and cuts again."""
+    kasa_beta: NonNegativeFloat = 1e-4
+    """Weight of the term in the loss that keeps these singular values small."""
+    kasa_gamma: NonNegativeFloat = 1e-3
+    """Weight of the term in the loss that keeps the factors orthogonal."""
     init_lora_weights: Literal[
         "default", "corda", "eva", "gaussian", "lora_ga", "mica", "olora", "orthogonal", "pissa", "pissa_niter_16"
     ] = "default"
@@ -81,6 +89,7 @@ class Lora(LayeredMethod):
         kwargs = super().to_kwargs()
         kwargs["r"] = kwargs.pop("lora_r")
         kwargs["init_lora_weights"] = True if self.init_lora_weights == "default" else self.init_lora_weights
+        kwargs["kasa_config"] = {"beta": self.kasa_beta, "gamma": self.kasa_gamma} if self.use_kasa else None
         return {**kwargs, **self._start_kwargs(), **self.extra}
 
     def _start_kwargs(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
 
 
 class LoHa(LayeredMethod):
@@ -80,7 +80,9 @@ class GraLora(LayeredMethod):
 
     config_class: ClassVar[str] = "GraloraConfig"
     config_file: ClassVar[str] = "tuners/gralora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=2e-4, convertible=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        quantized_biases=CHANGED_IN_PLACE, typical_learning_rate=2e-4, convertible=True
+    )
     advice: ClassVar[str] = "for high ranks, where LoRA stops gaining (Jung et al. 2025, arXiv 2505.20355)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("gralora_k", "both", 2),)
 

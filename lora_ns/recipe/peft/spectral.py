@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from lora_ns.capabilities import Capabilities
 from lora_ns.recipe.base import Name, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import Divisor, LayeredMethod
+from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, Divisor, LayeredMethod
 
 
 class FourierFt(LayeredMethod):
@@ -54,7 +54,9 @@ class C3a(LayeredMethod):
 
     config_class: ClassVar[str] = "C3AConfig"
     config_file: ClassVar[str] = "tuners/c3a/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-1, convertible=True, sensitive=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        quantized_biases=CHANGED_IN_PLACE, typical_learning_rate=1e-1, convertible=True, sensitive=True
+    )
     advice: ClassVar[str] = "few parameters of high rank; needs a very high rate (Chen et al. 2025, arXiv 2407.19342)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("block_size", "both", 256),)
 

@@ -1,0 +1,147 @@
+"""Every optimizer trains, keeps as much as is said of it and is resumed, or is refused before there is a run."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from services_recipes import RECIPE, run_recipe
+from transformers.training_args import OptimizerNames
+from typer.testing import CliRunner
+
+import lora_ns.services.train
+from lora_ns.cli.app import app
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.engine.trainer import choose_optimizer, make_trainer
+from lora_ns.errors import MissingError
+from lora_ns.optimizers import OPTIMIZERS
+from lora_ns.services.train import resume
+
+FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0", "training.logging_steps=1")
+HERE = [name for name, row in OPTIMIZERS.items() if not row.refused and (not row.package or find_spec(row.package))]
+ABSENT = [name for name, row in OPTIMIZERS.items() if not row.refused and name not in HERE]
+
+
+def test_the_optimizers_are_those_of_the_installed_transformers():
+    assert set(OPTIMIZERS) == {name.value for name in OptimizerNames}
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """A trainer with everything but its optimizer, and how its adapter began."""
+    made = []
+
+    def kept(*given):
+        made.append(make_trainer(*given))
+        return made[0]
+
+    def begun(trainer, recipe):
+        made.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
+        choose_optimizer(trainer, recipe)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lora_ns.services.train, "make_trainer", kept)
+        patch.setattr(lora_ns.services.train, "choose_optimizer", begun)
+        run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *FEW, "training.max_steps=3")
+    return made
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_optimizer_lowers_the_loss(trainer, name):
+    trainer, begun = trainer
+    with torch.no_grad():
+        for key, parameter in trainer.model.named_parameters():
+            if key in begun:
+                parameter.copy_(begun[key])
+    trainer.args.optim, trainer.optimizer, trainer.lr_scheduler = name, None, None
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+    trainer.args.eval_on_start = False
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_optimizer_keeps_what_the_estimate_says(tmp_path, name):
+    args = transformers.TrainingArguments(str(tmp_path), optim=name, use_cpu=True)
+    kind, settings = transformers.Trainer.get_optimizer_cls_and_kwargs(args)
+    parameter = torch.nn.Parameter(torch.zeros(16, 4096))
+    optimizer = kind([parameter], **settings)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = [value for value in optimizer.state[parameter].values() if torch.is_tensor(value)]
+    # The 256 values that 8 bits stand for are the same for all parameters.
+    size = sum(value.nbytes for value in kept if value.numel() != 256)
+    assert size / parameter.numel() == pytest.approx(OPTIMIZERS[name].state, rel=0.03, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_a_run_in_8_bits_is_resumed_bit_by_bit(tmp_path, name):
+    steps = ("training.max_steps=4", "training.save_steps=2", f"training.optim={name}", "peft.lora_r=48")
+    run = run_recipe(tmp_path, RECIPE, *FEW, *steps)
+    expected = load_file(run.adapter / WEIGHTS)
+    state = torch.load(run.checkpoints / "checkpoint-2/optimizer.pt")["state"][0]
+    parts = [part for part in state.values() if isinstance(part, dict)]
+    assert [name for part in parts for name, value in part.items() if getattr(value, "dtype", None) == torch.uint8]
+    run.update(status="interrupted")
+    (run.checkpoints / "checkpoint-4").rename(run.path / "later")
+    with Noise() as noise:
+        resume(run, SilentObserver(), noise)
+    found = load_file(run.adapter / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_an_optimizer_whose_package_is_missing_is_refused_before_a_run(tmp_path, name):
+    row = OPTIMIZERS[name]
+    schedule = ("training.lr_scheduler_type=constant",) if row.schedules_itself else ()
+    with pytest.raises(MissingError) as caught:
+        run_recipe(tmp_path, RECIPE, *schedule, f"training.optim={name}")
+    told = f"--set: training.optim: `{row.package}` is not installed (`pip install {row.install}`)"
+    assert str(caught.value) == told
+    assert not (tmp_path / "run").exists()
+    recipe = [str(tmp_path / "recipe.toml"), *(part for key in schedule for part in ("--set", key))]
+    answer = CliRunner().invoke(app, ["validate", *recipe, "--set", f"training.optim={name}"])
+    assert isinstance(answer.exception, MissingError)
+    assert answer.exception.exit_code == 3
+
+
+class Free(torch.optim.SGD):
+    """An optimizer that has other weights in training than in use, as those of schedulefree do."""
+
+    def train(self):
+        pass
+
+    def eval(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.fill_(0.25)
+
+
+def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(monkeypatch, tmp_path):
+    def free(trainer, _):
+        trainer.optimizer = Free((p for p in trainer.model.parameters() if p.requires_grad), lr=1e-3)
+
+    monkeypatch.setattr(lora_ns.services.train, "choose_optimizer", free)
+    run = run_recipe(tmp_path, RECIPE, *FEW, "training.max_steps=1", "training.eval_steps=2")
+    assert all((value == 0.25).all() for value in load_file(run.adapter / WEIGHTS).values())
+
+
+def test_the_evaluation_of_the_weights_that_are_kept_is_told(tmp_path):
+    best = "training.extra={load_best_model_at_end=true, metric_for_best_model='loss', greater_is_better=true}"
+    run = run_recipe(
+        tmp_path, RECIPE, *FEW, best, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"
+    )
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    metrics = run.read().metrics
+    assert losses[2] > losses[4]
+    assert (metrics["before/eval_loss"], metrics["eval_loss"]) == (losses[0], losses[2])
+    expected = load_file(run.checkpoints / "checkpoint-2" / WEIGHTS)
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(run.adapter / WEIGHTS).items())
