@@ -302,18 +302,16 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 def put_in_place(adapted: PeftModel) -> None:
     """Put each module that is trained whole where the base had its own, as merging does.
 
-    PEFT does so itself, but for most methods it then looks for the module's weight, and a head of several layers has
-    none.
+    PEFT leaves that to its methods: some forget it, and most then look for the weight of a head that has several layers
+    and none itself.
     """
     from peft.utils.other import ModulesToSaveWrapper
 
     model = adapted.get_base_model()
     wrapped = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
     for name, module in wrapped.items():
-        if not hasattr(module.original_module, "weight"):
-            model.set_submodule(
-                name, module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
-            )
+        trained = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        model.set_submodule(name, trained)
 
 
 def check_keys(adapted: PeftModel, folder: Path) -> None:

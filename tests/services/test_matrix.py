@@ -11,6 +11,7 @@ import answering
 import matrix
 import pytest
 import torch
+import transformers
 from matrix import BASES, RECIPES, ROWS, WAYS, Outcome
 from trap_runs import run
 
@@ -23,6 +24,13 @@ from lora_ns.services.seal import TOLERANCE
 
 CLOSE = {"fp32": 1e-4, "bf16": 3e-2, "nf4": 1e-3, "int8": 5e-3}
 """How far loss and gradient of the first step may be from those of the plain way, relatively."""
+ROUNDED = {"fp32": 1e-5, "bf16": 3e-2, "nf4": 1e-2, "int8": 3e-2}
+"""How far the merged model may be from the one that was trained, which rounds where the merged one does not."""
+MODELS = {
+    "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
+}
 DRAWN = 0.2
 """The same of a method that draws numbers in each step."""
 
@@ -92,7 +100,7 @@ class Watched:
         except (RecipeError, PlanError) as error:
             return Outcome(row, task, base, way, refused=self._refusal(error, way)), None
         self._check_saved(found)
-        merged = self._merge(found) if way == "plain" else ""
+        merged = self._merge(found, task, base) if way == "plain" else ""
         return Outcome(row, task, base, way, merged=merged), self._first_step(found)
 
     def _added(self, *arguments):
@@ -107,6 +115,7 @@ class Watched:
                 moved.add(name)
         self.moved = moved
         self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        self._tokenizer = tokenizer
         self._answered = answering.answer(model, tokenizer, self._dtype)
         save_adapter(model, tokenizer, *rest)
 
@@ -124,11 +133,14 @@ class Watched:
         bound = 0 if exact else TOLERANCE[self._dtype]
         assert difference(self._elsewhere.answer(found, self._scratch), self._answered) <= bound
 
-    def _merge(self, found):
+    def _merge(self, found, task, base):
         method = found.read().recipe.peft
         if method.capabilities.merge is not True:
             return f"no merge: {method.capabilities.merge}"
-        assert merge(found, self._scratch / "merged").largest_difference < 1e-4
+        folder = self._scratch / "merged"
+        assert merge(found, folder).largest_difference < 1e-4
+        model = MODELS[task].from_pretrained(folder)
+        assert difference(answering.answer(model, self._tokenizer, "float32"), self._answered) <= ROUNDED[base]
         return "yes"
 
     def _first_step(self, found):
