@@ -170,11 +170,16 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
         what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
         problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.method == "awq":
+        what = "model.dtype: AWQ's kernels compute no bfloat16 on a GPU"
+        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
         problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
     if loaded.recipe.quantization.bits and device == "mps":
-        what = "quantization.method: bitsandbytes does not train on an Apple GPU"
+        method = loaded.recipe.quantization.method
+        by = "bitsandbytes" if method.startswith("bnb-") else method
+        what = f"quantization.method: {by} does not train on an Apple GPU"
         problems.append(Problem(loaded.where("quantization.method"), what, "remove `[quantization]`"))
     return problems
 
@@ -255,6 +260,8 @@ def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Prob
 def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
     if loaded.recipe.model.dtype != "auto":
         return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
+    if machine.gpus and loaded.recipe.quantization.method == "awq":
+        return Derived(value="float16", origin="computed", why="what AWQ's kernels compute on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
         best = "bfloat16" if gpu.bf16 else "float16"

@@ -61,7 +61,7 @@ class Hra(LayeredMethod):
     config_class: ClassVar[str] = "HRAConfig"
     config_file: ClassVar[str] = "tuners/hra/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
 
@@ -79,7 +79,7 @@ class Psoft(LayeredMethod):
     config_class: ClassVar[str] = "PsoftConfig"
     config_file: ClassVar[str] = "tuners/psoft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "OFT with LoRA's cost (Wu et al. 2025, arXiv 2505.11235)"
 

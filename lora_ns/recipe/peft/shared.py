@@ -126,7 +126,7 @@ class TinyLora(LayeredMethod):
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
 
@@ -150,7 +150,7 @@ class Frod(LayeredMethod):
     config_class: ClassVar[str] = "FrodConfig"
     config_file: ClassVar[str] = "tuners/frod/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
 
@@ -170,7 +170,7 @@ class Adamss(LayeredMethod):
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
+        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
 
