@@ -33,6 +33,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
+    from lora_ns.prequantized import check_installed
     from lora_ns.recipe.load import load_recipe
 
     shows = bool(show) or row is not None
@@ -41,6 +42,7 @@ def validate(
     levels = {"data": data or shows, "model": model, "step": step}
     try:
         loaded = load_recipe(recipe, overrides)
+        check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
         for note in loaded.notes:
             typer.echo(f"note: {note}", err=True)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}

@@ -13,6 +13,7 @@ from packed_bases import SETTINGS, pack_nano
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.basemodel import ASSETS, find_base
+from lora_ns.cli.app import main
 from lora_ns.engine.model import Loading, load_base
 from lora_ns.errors import MissingError, ModelError, PlanError, RecipeError, UsageError
 from lora_ns.machine import Gpu, Machine
@@ -63,6 +64,12 @@ def change_settings(folder, **changed):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = config.get("quantization_config", {}) | changed
     (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def gptqmodel():
+    """The package, which changes the environment when it is imported: before a test looks at that."""
+    return pytest.importorskip("gptqmodel", reason="GPT-QModel, which comes as source, is no test requirement")
 
 
 @pytest.fixture
@@ -213,6 +220,14 @@ def test_over_packed_layers_what_computes_with_weights_is_refused(
     assert told.format(method) in str(caught.value)
 
 
+def test_a_recipe_that_names_what_is_missing_is_not_valid(write_recipe, none_installed, capsys):
+    recipe = write_recipe(SHORT + '[quantization]\nmethod = "torchao"\n')
+    with pytest.raises(SystemExit) as caught:
+        main(["validate", str(recipe)])
+    assert caught.value.code == 3
+    assert "needs `torchao`, which is not installed (`pip install 'lora-ns[torchao]'`)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_recipe_may_name_what_takes_data_to_make_only_for_a_base_that_has_it(
     stored, write_recipe, all_installed, method
@@ -235,8 +250,7 @@ def test_awq_is_computed_in_float16_on_a_gpu(stored, write_recipe, all_installed
 
 
 @pytest.mark.parametrize("method", SETTINGS)
-def test_lora_trains_over_a_packed_base_and_merges_into_its_full_precision(stored, tmp_path, method):
-    pytest.importorskip("gptqmodel", reason="GPT-QModel is not among the test requirements: its kernels are compiled")
+def test_lora_trains_over_a_packed_base_and_merges_into_its_full_precision(gptqmodel, stored, tmp_path, method):
     run = run_recipe(tmp_path, on(stored(method)))
     losses = [row["eval_loss"] for row in map(json.loads, run.metrics.open()) if "eval_loss" in row]
     assert losses[-1] < losses[0] - 0.1

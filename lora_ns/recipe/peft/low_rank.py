@@ -126,6 +126,7 @@ class Miss(LayeredMethod):
     config_class: ClassVar[str] = "MissConfig"
     config_file: ClassVar[str] = "tuners/miss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        gptq=True,
         typical_learning_rate=2e-4,
         convertible=True,
         benchmark="0.487 in 15 min and 18.9 GB; `bat`: 0.504 in 23 min and 23.5 GB",

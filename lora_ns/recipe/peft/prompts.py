@@ -13,7 +13,7 @@ _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
 _NO_TAGS = "PEFT makes each row longer by the prompt, and leaves its tags as they are"
 _NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
 _NO_RESUME = "PEFT saves what the network makes and not the network itself"
-_NO_GPTQ = "PEFT reads the type of its cache off the weights of the layers, and those of GPTQ have none"
+_NO_GPTQ = "PEFT takes the device of its cache from the parameters of the layers, and those of GPTQ have none"
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
 
 _VIRTUAL = Capabilities(

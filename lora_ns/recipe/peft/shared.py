@@ -16,7 +16,9 @@ class Vera(LayeredMethod):
 
     config_class: ClassVar[str] = "VeraConfig"
     config_file: ClassVar[str] = "tuners/vera/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3, convertible=True, benchmark="0.354")
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        gptq=True, typical_learning_rate=4e-3, convertible=True, benchmark="0.354"
+    )
     advice: ClassVar[str] = "a tenth of LoRA's parameters; needs a high rate (Kopiczko et al. 2024, arXiv 2310.11454)"
 
     method: Literal["vera"]
