@@ -12,12 +12,14 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import MissingError, ModelError, Problem
+from lora_ns.gguffile import ENDING, GgufHeader, read_gguf
+from lora_ns.packed import as_whole
 
 PACKAGED = "lorans:"
 """Prefix of what lies inside the package."""
@@ -39,14 +41,38 @@ class Base:
     path: Path
     commit: str | None = None
     """Commit on the hub; none for a folder."""
+    gguf_file: str | None = None
+    """The file in the folder that has the weights, if they are stored as GGUF."""
+
+    @property
+    def location(self) -> Path:
+        """Where it lies: the folder, or the GGUF file in it."""
+        return self.path / self.gguf_file if self.gguf_file else self.path
+
+    @property
+    def gguf(self) -> GgufHeader | None:
+        """The header of its GGUF file. Raises `ModelError`, `MissingError`."""
+        return read_gguf(self.location) if self.gguf_file else None
+
+    @property
+    def has_config(self) -> bool:
+        """Whether there is a `config.json`; a GGUF base may have its settings in its header instead."""
+        return (self.path / "config.json").is_file()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the files of a tokenizer are there; a GGUF base may have it in its header instead."""
+        return any((self.path / name).is_file() for name in TOKENIZER_FILES)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The model's `config.json`.
+        """The model's `config.json`, or what the header of its GGUF file has of that.
 
         Raises:
             ModelError: if it is no JSON object.
         """
+        if self.gguf and not self.has_config:
+            return self.gguf.config
         file = self.path / "config.json"
         try:
             loaded = json.loads(file.read_bytes())
@@ -59,6 +85,9 @@ class Base:
     @cached_property
     def facts(self) -> BaseFacts:
         """Its sizes."""
+        if self.gguf:
+            stored = {"quantization_config": {"quant_method": "gguf"}}
+            return read_facts({**self.config, **stored}, self.gguf.tensors)
         return read_facts(self.config, _tensors(self.path))
 
     @cached_property
@@ -71,6 +100,9 @@ class Base:
         digest = hashlib.sha256()
         settings = {key: value for key, value in self.config.items() if key not in _UNIMPORTANT_SETTINGS}
         digest.update(json.dumps(settings, sort_keys=True).encode())
+        if self.gguf:
+            _digest_gguf(digest, self.location, self.gguf)
+            return digest.hexdigest()
         for file in _weight_files(self.path):
             _digest_weights(digest, file)
         return digest.hexdigest()
@@ -84,6 +116,9 @@ class Base:
             if file.exists():
                 digest.update(name.encode())
                 digest.update(file.read_bytes())
+        if self.gguf and not self.has_tokenizer:
+            with self.location.open("rb") as stream:
+                digest.update(stream.read(self.gguf.size))
         return digest.hexdigest()
 
 
@@ -123,14 +158,17 @@ _UNIMPORTANT_SETTINGS = frozenset(
 )
 
 
-def find_base(name: str, revision: str, folders: Sequence[Path], download: bool) -> Base | None:
+def find_base(
+    name: str, revision: str, folders: Sequence[Path], download: bool, gguf_file: str | None = None
+) -> Base | None:
     """The folder of a base model.
 
     Args:
-        name: hub id, folder or `lorans:nano`.
+        name: hub id, folder, GGUF file or `lorans:nano`.
         revision: branch, tag or commit on the hub.
         folders: where relative folders are looked for, in this order.
         download: whether a model that is not in the hub's cache may be fetched.
+        gguf_file: the GGUF file in the folder or repository, if its weights are to be read.
 
     Returns:
         the base, or None if it is on the hub, not in the cache, and may not be fetched.
@@ -142,11 +180,33 @@ def find_base(name: str, revision: str, folders: Sequence[Path], download: bool)
         return _checked(Base(name, packaged(name)))
     for folder in _candidates(name, folders):
         if folder.is_dir():
-            return _checked(Base(name, folder.resolve()))
-    if _is_path(name):
+            return _checked(_with_gguf(Base(name, folder.resolve(), gguf_file=gguf_file)))
+        if folder.suffix == ENDING and folder.is_file():
+            return _checked(_of_file(name, folder.resolve(), gguf_file))
+    if _is_path(name) or name.endswith(ENDING):
         looked = " and ".join(str(folder) for folder in _candidates(name, folders))
-        raise ModelError(Problem("model.name_or_path", f"no folder `{name}`", f"looked at {looked}"))
-    return _from_hub(name, revision, download)
+        kind = "file" if name.endswith(ENDING) else "folder"
+        raise ModelError(Problem("model.name_or_path", f"no {kind} `{name}`", f"looked at {looked}"))
+    return _from_hub(name, revision, download, gguf_file)
+
+
+def _of_file(name: str, file: Path, gguf_file: str | None) -> Base:
+    """The base that is named by its GGUF file."""
+    if gguf_file is not None and gguf_file != file.name:
+        what = f"`{gguf_file}` is another file than the one that `name_or_path` names"
+        raise ModelError(Problem("model.gguf_file", what, "remove `gguf_file`"))
+    return Base(name, file.parent, gguf_file=file.name)
+
+
+def _with_gguf(base: Base) -> Base:
+    """The base with its GGUF file, if it has no other weights and that is the only one."""
+    found = sorted(file.name for file in base.path.glob(f"*{ENDING}"))
+    if base.gguf_file is not None or not found or _weight_files(base.path):
+        return base
+    if len(found) > 1:
+        what = f"the folder has {len(found)} GGUF files: {', '.join(found)}"
+        raise ModelError(Problem("model.name_or_path", what, f'choose one, such as `gguf_file = "{found[0]}"`'))
+    return replace(base, gguf_file=found[0])
 
 
 def packaged(name: str) -> Path:
@@ -177,6 +237,11 @@ def _is_path(name: str) -> bool:
 
 
 def _checked(base: Base) -> Base:
+    if base.gguf_file is not None:
+        if not base.location.is_file():
+            what = f"`{base.name}` has no file `{base.gguf_file}`"
+            raise ModelError(Problem("model.gguf_file", what, "write the name that it has there"))
+        return base
     if not (base.path / "config.json").is_file():
         hint = (
             "an adapter is not a base model; name its base"
@@ -191,7 +256,7 @@ def _checked(base: Base) -> Base:
     return base
 
 
-def _from_hub(name: str, revision: str, download: bool) -> Base | None:
+def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -> Base | None:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
@@ -201,9 +266,9 @@ def _from_hub(name: str, revision: str, download: bool) -> Base | None:
             Problem("", "models on the hub need huggingface_hub", "`pip install huggingface_hub`")
         ) from None
     try:
-        path = Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(_FILES), local_files_only=not download)
-        )
+        plain = [kind for kind in _FILES if "safetensors" not in kind]
+        wanted = list(_FILES) if gguf_file is None else [*plain, gguf_file]
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=not download))
     except errors.LocalEntryNotFoundError as error:
         if not download:
             return None
@@ -212,7 +277,7 @@ def _from_hub(name: str, revision: str, download: bool) -> Base | None:
         raise ModelError(told) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise ModelError(_hub_problem(name, revision, error)) from None
-    return _checked(Base(name, path, commit=path.name))
+    return _checked(Base(name, path, commit=path.name, gguf_file=gguf_file))
 
 
 def _not_cached(name: str) -> Problem:
@@ -314,6 +379,16 @@ def _digest_weights(digest: Any, file: Path) -> None:
             digest.update(stream.read(min(_SAMPLE_BYTES, end - begin)))
 
 
+def _digest_gguf(digest: Any, file: Path, header: GgufHeader) -> None:
+    with file.open("rb") as stream:
+        digest.update(stream.read(header.size))
+        for begin, count in header.places:
+            stream.seek(begin)
+            digest.update(stream.read(min(_SAMPLE_BYTES, count)))
+            stream.seek(begin + max(0, count - _SAMPLE_BYTES))
+            digest.update(stream.read(min(_SAMPLE_BYTES, count)))
+
+
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> BaseFacts:
     """Sizes from a model's settings and the header of its weights."""
     text: Mapping[str, Any] = config.get("text_config") or config
@@ -323,6 +398,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
         return int(found)
 
     hidden = size("hidden_size", "n_embd", "dim", "d_model")
+    tensors = as_whole(config, tensors)
     weights: dict[str, int] = {}
     for entry in tensors.values():
         weights[entry["dtype"]] = weights.get(entry["dtype"], 0) + math.prod(entry["shape"])

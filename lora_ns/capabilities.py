@@ -24,9 +24,13 @@ class Capabilities:
     nf4: bool | str = True
     """Whether it trains over a base in 4 bits."""
     int8: bool | str = True
-    """Whether it trains over a base in 8 bits."""
+    """Whether it trains over a base in 8 bits by bitsandbytes."""
+    torchao: bool | str = True
+    """Whether it trains over a base in 8 bits by torchao."""
+    gptq: bool | str = "PEFT puts it onto layers with weights, and those of GPTQ and AWQ have packed integers"
+    """Whether it trains over a base that GPTQ or AWQ packed."""
     quantized_biases: bool | str = True
-    """Whether it trains over a quantised base whose layers have biases."""
+    """Whether it trains over a base by bitsandbytes whose layers have biases."""
     empty_base: bool = True
     """Whether it can be put onto a base without weights."""
     resume: bool | str = True

@@ -53,6 +53,8 @@ class Needs:
     cuda: bool = False
     output_dir: Path | None = None
     trackers: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    """What reads the base, by the name that it is installed by."""
 
 
 @dataclass(frozen=True)
@@ -569,6 +571,10 @@ def _trackers(context: _Context) -> list[Check]:
     return [_package_check(context, tracker, True, None) for tracker in context.needs.trackers]
 
 
+def _of_the_base(context: _Context) -> list[Check]:
+    return [_package_check(context, package, True, None) for package in context.needs.packages]
+
+
 # The hub
 
 
@@ -667,6 +673,7 @@ PROBES: Mapping[str, Callable[[_Context], list[Check]]] = {
     "deepspeed": _deepspeed,
     "compiler": _compiler,
     "trackers": _trackers,
+    "base": _of_the_base,
     "hub": _hub,
 }
 """What is looked at, in the order of the report; the probes run side by side, as many as there are cores."""

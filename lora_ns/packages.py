@@ -1,4 +1,4 @@
-"""The packages that a recipe asks for by its optimizer and its trackers."""
+"""The packages that a recipe asks for by its optimizer, its trackers and its quantisation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 from lora_ns.errors import MissingError, Problem
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.quantization import Quantization
 
 
 def check_packages(loaded: LoadedRecipe) -> None:
@@ -21,3 +22,14 @@ def check_packages(loaded: LoadedRecipe) -> None:
     ]
     if problems:
         raise MissingError(problems)
+
+
+def check_installed(quantization: Quantization, where: str = "") -> None:
+    """See that the packages of a quantisation are there. Raises `MissingError`, with the extra that brings them."""
+    missing = [name for name in quantization.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(f"`{name}`" for name in missing)
+        what = (
+            f"a base in {quantization.method} needs {names}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        )
+        raise MissingError(Problem(where, what, f"`pip install 'lora-ns[{quantization.extra}]'`"))

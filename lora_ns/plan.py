@@ -173,6 +173,9 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
         what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
         problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.method == "awq":
+        what = "model.dtype: AWQ's kernels compute no bfloat16 on a GPU"
+        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
         problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
@@ -187,14 +190,16 @@ def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFa
     """What does not go with a base of few bits on this device, or with this base."""
     quantization, device = loaded.recipe.quantization, machine.accelerator
     method = loaded.recipe.peft
+    by_bitsandbytes = quantization.method.startswith("bnb-")
     if quantization.bits and device == "mps":
-        what = "quantization.method: bitsandbytes does not train on an Apple GPU"
+        by = "bitsandbytes" if by_bitsandbytes else quantization.method
+        what = f"quantization.method: {by} does not train on an Apple GPU"
         return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
-    if quantization.bits == 8 and device == "cpu" and isinstance(method, Lora) and method.use_dora:
+    if by_bitsandbytes and quantization.bits == 8 and device == "cpu" and isinstance(method, Lora) and method.use_dora:
         what = "peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
         return [Problem(loaded.where("peft.use_dora"), what, 'write `method = "bnb-4bit"`, or `use_dora = false`')]
     works = method.capabilities.quantized_biases
-    if quantization.bits and works is not True and facts and facts.has_biases:
+    if by_bitsandbytes and works is not True and facts and facts.has_biases:
         what = (
             f"peft.method: {method_name(method)} does not train over a quantised base whose layers have biases: {works}"
         )
@@ -278,6 +283,8 @@ def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Prob
 def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
     if loaded.recipe.model.dtype != "auto":
         return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
+    if machine.gpus and loaded.recipe.quantization.method == "awq":
+        return Derived(value="float16", origin="computed", why="what AWQ's kernels compute on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
         best = "bfloat16" if gpu.bf16 else "float16"

@@ -39,6 +39,7 @@ class BaseRecord(BaseModel):
     name: str
     path: str
     commit: str | None
+    gguf_file: str | None = None
     fingerprint: str
     tokenizer_fingerprint: str
     parameters: int

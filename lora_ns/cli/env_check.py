@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from lora_ns.environment import Check, Needs, Report
     from lora_ns.recipe.load import LoadedRecipe
+    from lora_ns.recipe.model import Model
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -51,7 +52,7 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
     distributed = getattr(recipe, "distributed", None)
     flash_attention = recipe.model.attn_implementation == "flash_attention_2"
     return Needs(
-        quantization=recipe.quantization.method != "none"
+        quantization=recipe.quantization.method.startswith("bnb-")
         or OPTIMIZERS[recipe.training.optim].package == "bitsandbytes",
         deepspeed=getattr(distributed, "strategy", None) == "deepspeed",
         flash_attention=flash_attention,
@@ -59,7 +60,12 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
         cuda=flash_attention,
         output_dir=Path(recipe.training.output_dir),
         trackers=recipe.tracking.report_to,
+        packages=(*recipe.quantization.packages, *(["gguf"] if _is_gguf(recipe.model) else [])),
     )
+
+
+def _is_gguf(model: Model) -> bool:
+    return model.gguf_file is not None or model.name_or_path.endswith(".gguf")
 
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:

@@ -41,7 +41,8 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     from lora_ns.plan import DataFacts, make_plan
 
     model = loaded.recipe.model
-    base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=False)
+    folders = [loaded.path.parent, Path.cwd()]
+    base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
     train, evaluation, notes = _rows(loaded)
     why = "rows of the files" if train is not None else ""
     return make_plan(loaded, detect(), base, DataFacts(train, evaluation, why=why, notes=tuple(notes)))

@@ -34,7 +34,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
-    from lora_ns.packages import check_packages
+    from lora_ns.packages import check_installed, check_packages
     from lora_ns.recipe.load import load_recipe
 
     shows = bool(show) or row is not None
@@ -47,6 +47,7 @@ def validate(
             typer.echo(f"note: {note}", err=True)
         if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
             check_packages(loaded)
+            check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
 from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reached, fitting, resolve_targets
-from lora_ns.errors import PlanError, Problem, RunError, UsageError
+from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
     AdaLora,
     Cartridge,
@@ -66,7 +66,7 @@ def add_adapter(
         check_reached(adapted, getattr(config, "target_modules", None))
     train_in_float32(adapted)
     stored = adapted.peft_config["default"]
-    stored.base_model_name_or_path = base.name if base.commit else str(base.path)
+    stored.base_model_name_or_path = base.name if base.commit else str(base.location)
     stored.revision = base.commit
     return adapted
 
@@ -89,9 +89,11 @@ def check_head(model: PeftModel, base: Base) -> None:
 
 @contextlib.contextmanager
 def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
-    """Turn what PEFT says of a method and a model into one line."""
+    """Turn what PEFT says of a method and a model, or of a package that reads its layers, into one line."""
     try:
         yield
+    except ImportError as error:
+        raise MissingError(Problem("", str(error).strip().splitlines()[0], "`lorans env-check`")) from error
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
@@ -122,24 +124,34 @@ def make_config(
     if task_type != "CAUSAL_LM":
         whole = [*(kwargs.get("modules_to_save") or []), *whole_modules(model, base)]
         kwargs["modules_to_save"] = list(dict.fromkeys(whole))
-    if kwargs.get("target_modules"):
-        kwargs |= resolve_targets(model, kwargs, task_type)
-    elif isinstance(method, LnTuning):
-        kwargs["target_modules"] = _norms(model, kwargs.get("modules_to_save") or [])
-    _check_tokens(model, method, task_type)
-    if isinstance(method, Lora):
-        check_names(model, method, kwargs["target_modules"])
-        if method.use_kasa:
-            check_cut(model, method, kwargs["target_modules"])
+    kwargs |= _targets(model, method, kwargs)
     if method.capabilities.virtual_tokens:
         kwargs |= _virtual_sizes(model, method)
     if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
         kwargs["tokenizer_name_or_path"] = str(base.path)
+        if base.gguf and not base.has_tokenizer:
+            kwargs["tokenizer_kwargs"] = {"gguf_file": str(base.location)}
     if isinstance(method, AdaLora):
         kwargs |= method.scheduled(steps)
     for divisor in method.divisors:
         kwargs[divisor.key] = fitting(model, kwargs["target_modules"], divisor, kwargs[divisor.key])
     return getattr(peft, method.config_class)(**kwargs)
+
+
+def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration names parts of the model, resolved to its modules. Raises `PlanError`."""
+    found: dict[str, Any] = {}
+    if kwargs.get("target_modules"):
+        found = resolve_targets(model, kwargs, kwargs["task_type"])
+    elif isinstance(method, LnTuning):
+        found = {"target_modules": _norms(model, kwargs.get("modules_to_save") or [])}
+    _check_tokens(model, method, kwargs["task_type"])
+    if isinstance(method, Lora):
+        targets = {**kwargs, **found}["target_modules"]
+        check_names(model, method, targets)
+        if method.use_kasa:
+            check_cut(model, method, targets)
+    return found
 
 
 def _norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str] | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.errors import MissingError, ModelError, Problem
-from lora_ns.recipe.quantization import NoQuantization, Quantization
+from lora_ns.packages import check_installed
+from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, NoQuantization, Quantization, TorchAo
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     """
     import transformers
 
+    check_installed(loading.quantization)
     auto = _auto_class(loading.task_type)
     try:
         model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(base, loading))
@@ -49,10 +51,13 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
         raise MissingError(
             Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
         ) from None
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(Problem(str(base.path), f"the base cannot be loaded: {_first_line(error)}")) from None
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise ModelError(Problem(str(base.location), f"the base cannot be loaded: {_first_line(error)}")) from None
     _check_weights(base, model, info, loading)
+    if base.gguf:
+        model = never_quantised(model)
     _settle_4bit_layers(model, loading.dtype)
+    _settle_packed_layers(model)
     model.generation_config = transformers.GenerationConfig()
     if loading.quantization.bits is None:
         model.to(loading.device)
@@ -66,16 +71,29 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
         ModelError: if transformers does not know the architecture, or not for this task.
     """
     import torch
-    import transformers
 
     auto = _auto_class(task_type)
     try:
-        config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code)
+        config = _config(base, trust_remote_code)
         with torch.device("meta"):
             model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(Problem(str(base.path), f"the base cannot be built: {_first_line(error)}")) from None
+        raise ModelError(Problem(str(base.location), f"the base cannot be built: {_first_line(error)}")) from None
     return model
+
+
+def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
+    """The model's settings, for a GGUF base without its own read from the header. Raises `ModelError`."""
+    import transformers
+
+    if base.gguf and not base.has_config:
+        if base.gguf.scales_positions:
+            what = "the positions are scaled, which transformers does not read from the header"
+            raise ModelError(
+                Problem(str(base.location), what, "put config.json of the model that it was made of beside it")
+            )
+        changed["gguf_file"] = str(base.location)
+    return transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code, **changed)
 
 
 def _auto_class(task_type: str) -> Any:
@@ -100,11 +118,24 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
         "local_files_only": True,
         "use_safetensors": True,
     }
+    head = _head(loading) if loading.task_type != "CAUSAL_LM" else {}
+    if base.gguf:
+        from transformers import GgufConfig
+
+        config = _config(base, loading.trust_remote_code, **head)
+        return {
+            **arguments,
+            "config": config,
+            "gguf_file": str(base.location),
+            "quantization_config": GgufConfig(dequantize=True),
+        }
     if loading.quantization.bits is not None:
         if not base.facts.quantization:
             arguments["quantization_config"] = _quantization_config(base, loading, dtype)
+        elif loading.quantization.only_stored:
+            arguments["quantization_config"] = _trainable(loading.quantization)
         arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
-    return arguments | (_head(loading) if loading.task_type != "CAUSAL_LM" else {})
+    return arguments | head
 
 
 def _head(loading: Loading) -> dict[str, Any]:
@@ -118,18 +149,32 @@ def _head(loading: Loading) -> dict[str, Any]:
 
 
 def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
-    """The settings of bitsandbytes; the head, which is trained whole or gives the loss, stays as it is."""
+    """The settings of who quantises; the head, which is trained whole or gives the loss, stays as it is."""
+    quantization = loading.quantization
+    empty = empty_base(base, loading.task_type, loading.trust_remote_code)
+    names = whole_modules(empty, base)
+    # By their full names: the last part alone is not found again in the names of the layers inside.
+    whole = [name for name, _ in empty.named_modules() if name.rpartition(".")[2] in names]
+    if isinstance(quantization, TorchAo):
+        import torchao.quantization
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(getattr(torchao.quantization, quantization.quant_type)(), modules_to_not_convert=whole)
     from transformers import BitsAndBytesConfig
 
-    quantization: Any = loading.quantization
+    assert isinstance(quantization, (Bnb4Bit, Bnb8Bit)), "the others are how a base is stored"
     kwargs = quantization.to_kwargs()
-    if quantization.bits == 4:
+    if isinstance(quantization, Bnb4Bit):
         kwargs["bnb_4bit_compute_dtype"] = dtype
-    empty = empty_base(base, loading.task_type, loading.trust_remote_code)
-    whole = whole_modules(empty, base)
-    # By their full names: the last part alone is not found again in the names of the layers inside.
-    kept = [name for name, _ in empty.named_modules() if name.rpartition(".")[2] in whole]
-    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=whole)
+
+
+def _trainable(quantization: Quantization) -> Any:
+    """What is added to a base's own settings: the fastest kernels of GPT-QModel pass no gradient back."""
+    import transformers
+
+    kind = transformers.AwqConfig if isinstance(quantization, Awq) else transformers.GPTQConfig
+    return kind(bits=quantization.bits, backend="auto_trainable")
 
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
@@ -176,6 +221,52 @@ def _settle_4bit_layers(model: PreTrainedModel, dtype: str) -> None:
         if type(module).__name__ == "Linear4bit":
             module.compute_dtype = getattr(torch, dtype)
             module.support_avx512bf16_for_cpu = False
+
+
+def _settle_packed_layers(model: PreTrainedModel) -> None:
+    """Have the layers of GPT-QModel always compute as in training.
+
+    On a CPU, the first forward pass without gradients changes them for good to a product that passes none back: after
+    an evaluation, training would go on without an error and learn nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "linear_mode") and hasattr(module, "qweight"):
+            module.linear_mode = "train"
+
+
+def in_full(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
+    """A base that was quantised, with the weights that its layers compute with as plain numbers in float32."""
+    if not isinstance(quantization, TorchAo):
+        plain = model.dequantize().float()
+        plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False  # PEFT asks before it folds some methods in
+        return plain
+    import torch
+    from torchao.utils import TorchAOBaseTensor
+
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, TorchAOBaseTensor):  # transformers' own `dequantize` does not know them
+            module.weight = torch.nn.Parameter(weight.dequantize().float(), requires_grad=False)
+    return model
+
+
+def never_quantised(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that knows nothing of the quantisation that they were read from.
+
+    transformers keeps with a model how its weights were unpacked, and cannot pack them again when it saves.
+    """
+    import torch
+
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    with torch.device("meta"):
+        plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    for name, buffer in model.named_buffers():  # of which those that no file has are in no state either
+        owner, _, last = name.rpartition(".")
+        setattr(plain.get_submodule(owner), last, buffer)
+    plain.tie_weights()
+    return plain
 
 
 @contextlib.contextmanager

@@ -75,18 +75,22 @@ def all_norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
 
 def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The linear layers, the output embeddings not among them."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
 
     output = model.get_output_embeddings()
     inside = set(model.get_decoder().modules()) if model.config.get_text_config() is not model.config else None
     return [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
-        and module is not output
-        and (inside is None or module in inside)
+        if _is_linear(module) and module is not output and (inside is None or module in inside)
     ]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer; those of GPTQ and AWQ, of other classes, are known by their integers."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (torch.nn.Linear, Conv1D)) or hasattr(module, "qweight")
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str], whole: Sequence[str] = ()) -> None:
@@ -184,11 +188,12 @@ def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> 
     """The sizes of the layers that are adapted, of the sides that a value has to divide."""
     found: set[int] = set()
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or not any(is_named(name, target) for target in targets):
+        sides: tuple[Any, ...] = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+        if None in sides:
+            sides = tuple(getattr(getattr(module, "weight", None), "shape", ()))
+        if len(sides) != 2 or not any(is_named(name, target) for target in targets):
             continue
-        features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        inputs, outputs = features if None not in features else tuple(weight.shape)
+        inputs, outputs = sides
         found |= {"input": {inputs}, "output": {outputs}, "both": {inputs, outputs}}[divisor.sides]
     return found
 

@@ -26,8 +26,30 @@ _PAD_CANDIDATES = (
 )
 
 
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder.
+def base_tokenizer(base: Base, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base: that of its folder, or the one in its GGUF file, if that is read without a loss.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    if base.gguf is None or base.has_tokenizer:
+        return load_tokenizer(base.path, trust_remote_code)
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    kind, splits = base.gguf.tokenizer
+    if kind == "gpt2" and splits in GGUF_PRE_TOKENIZER_SPLITS:
+        tokenizer = load_tokenizer(base.path, trust_remote_code, str(base.location))
+        if len(tokenizer) <= base.facts.vocab_size:  # transformers may add a token that the model has no embedding of
+            return tokenizer
+    what = f"the tokenizer in it (`{kind}`, `{splits}`) is not one that transformers rebuilds exactly"
+    remedy = "put tokenizer.json and tokenizer_config.json of the model that it was made of beside it"
+    raise ModelError(Problem(str(base.location), what, remedy))
+
+
+def load_tokenizer(
+    folder: Path, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, or in a GGUF file there.
 
     Raises:
         ModelError: if there is none.
@@ -36,7 +58,10 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
+            folder,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            **({"gguf_file": gguf_file} if gguf_file else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]

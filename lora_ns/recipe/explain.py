@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from lora_ns.errors import Problem
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
-from lora_ns.recipe.quantization import Bnb4Bit, Bnb8Bit, NoQuantization
+from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
 
 Keys = Sequence[int | str]
@@ -22,7 +22,7 @@ Locate = Callable[[str], str]
 
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
     "peft": METHODS,
-    "quantization": {"none": NoQuantization, "bnb-4bit": Bnb4Bit, "bnb-8bit": Bnb8Bit},
+    "quantization": QUANTIZATIONS,
 }
 """The tables that are tagged unions, by their `method`."""
 

@@ -14,6 +14,8 @@ QUESTIONS: Mapping[str, str] = {
     "token_classification": "tags",
     "nf4": "4-bit",
     "int8": "8-bit",
+    "torchao": "torchao",
+    "gptq": "GPTQ",
     "packing": "packing",
     "gradient_checkpointing": "checkpointing",
     "resume": "resume",

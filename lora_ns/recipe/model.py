@@ -11,7 +11,9 @@ class Model(Table):
     """The base model. It is never changed: only the adapter is trained."""
 
     name_or_path: Name
-    """Hub id such as `mistralai/Mistral-7B-v0.1`, a folder, or `lorans:nano`, the model inside the package."""
+    """Hub id such as `mistralai/Mistral-7B-v0.1`, a folder, a GGUF file, or `lorans:nano`, the model in the package."""
+    gguf_file: Name | None = None
+    """GGUF file in the folder or repository to read the weights from; they are unpacked to plain numbers."""
     revision: Name = "main"
     """Branch, tag or commit on the hub; the commit that it stood for goes into the manifest."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"

@@ -587,16 +587,26 @@ def ia3_targets_come_together(recipe: Recipe) -> Finding | None:
 
 
 def method_works_on_the_base(recipe: Recipe) -> Finding | None:
-    """A base in few bits only under methods that do not compute with its weights."""
-    bits = recipe.quantization.bits
-    works = {None: True, 4: recipe.peft.capabilities.nf4, 8: recipe.peft.capabilities.int8}[bits]
+    """A base in few bits only under methods that do not compute with its weights, or know how they are packed."""
+    quantization = recipe.quantization
+    works = getattr(recipe.peft.capabilities, quantization.capability) if quantization.capability else True
     if works is not True:
+        by = "" if quantization.method.startswith("bnb-") else f" by {quantization.method}"
         return Finding(
             ("quantization.method", "peft.method"),
-            f"{recipe.peft.method} does not train over a base in {bits} bits: {works}",
+            f"{recipe.peft.method} does not train over a base in {quantization.bits} bits{by}: {works}",
             "write `lora`, or remove `[quantization]`; `lorans methods` has a table",
         )
     return None
+
+
+def dora_works_on_the_base(recipe: Recipe) -> Finding | None:
+    """DoRA computes with the base weights, which PEFT unpacks for some layers only."""
+    quantization = recipe.quantization
+    if not (isinstance(recipe.peft, Lora) and recipe.peft.use_dora and quantization.capability == "gptq"):
+        return None
+    what = f"DoRA needs the norms of the base weights, which PEFT does not unpack from {quantization.method}"
+    return Finding(("quantization.method", "peft.use_dora"), what, "remove `use_dora`, or take another base")
 
 
 def start_works_on_the_base(recipe: Recipe) -> Finding | None:
@@ -854,6 +864,7 @@ RULES: tuple[Rule, ...] = (
     prompt_text_and_init_agree,
     ia3_targets_come_together,
     method_works_on_the_base,
+    dora_works_on_the_base,
     start_works_on_the_base,
     start_keys_are_read,
     start_fits_the_adapter,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.basemodel import Base
 from lora_ns.engine.adapter import load_adapter, put_in_place
-from lora_ns.engine.model import difference, load_base
+from lora_ns.engine.model import Loading, difference, in_full, load_base, never_quantised
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
-from lora_ns.rundir import RunDir, check_space, telling_disk_errors
+from lora_ns.recipe.quantization import NoQuantization
+from lora_ns.rundir import Manifest, RunDir, check_space, telling_disk_errors
 from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
 
 if TYPE_CHECKING:
@@ -71,10 +73,10 @@ def merge(
     base, tokenizer = reopen(run, manifest, base_path, force)
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
-    loading = replace(loading_of(manifest), device="cpu", dtype="float32")
+    loading = _loading(run, manifest, base)
     model = load_base(base, loading)
     if loading.quantization.bits is not None:
-        model = _unpacked(model)
+        model = in_full(model, loading.quantization)
     adapted = load_adapter(model, run.adapter)
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
@@ -86,10 +88,22 @@ def merge(
     _round(merged, written)
     rounded = difference(before, _logits(merged, tokenizer))
     if loading.quantization.bits is not None:
-        merged = _never_quantised(merged)
+        merged = never_quantised(merged)
     _save(merged, written, tokenizer, run.adapter / "generation_config.json", output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
     return MergeResult(str(output), parameters, written, exact, rounded)
+
+
+def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
+    """How the base is loaded to be merged into. Raises `UsageError` if its weights cannot be unpacked."""
+    loading = replace(loading_of(manifest), device="cpu", dtype="float32")
+    if not loading.quantization.only_stored:
+        return loading
+    if base.facts.quantization:
+        what = f"PEFT cannot merge into a base that is stored by {loading.quantization.method}"
+        remedy = "merge into its edition in full precision by `--base FOLDER --force`, or use the adapter as it is"
+        raise UsageError(Problem(str(run.path), what, remedy))
+    return replace(loading, quantization=NoQuantization())
 
 
 def _round(model: Any, dtype: str) -> None:
@@ -112,29 +126,6 @@ def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def _stored_dtype(computed: str, stored: str) -> str:
     """The type that the base is stored in, or that the run computed in if that is not a plain one."""
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
-
-
-def _unpacked(model: Any) -> Any:
-    """A quantised model with whole weights, which says so: PEFT asks it before it folds some methods in."""
-    plain = model.dequantize().float()
-    plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False
-    return plain
-
-
-def _never_quantised(model: Any) -> Any:
-    """The same weights in a model that knows nothing of the quantisation that they were read from.
-
-    transformers keeps with a model how its weights were unpacked, and cannot pack them again when it saves.
-    """
-    import torch
-
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    with torch.device("meta"):
-        plain = type(model)(model.config)
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()
-    return plain
 
 
 def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: Path, output: Path) -> None:

@@ -17,7 +17,7 @@ from lora_ns.engine.sources import Source, Sources, columns_record, notes, part_
 from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
-from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
+from lora_ns.engine.tokenizer import base_tokenizer, choose_pad_token, stop_token_ids
 from lora_ns.plan import DataFacts, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import DataRecord, PartRecord, SourceRecord
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
     """The tokenizer with its template, stop and pad tokens. Raises `LoransError`."""
-    tokenizer = load_tokenizer(base.path, loaded.recipe.model.trust_remote_code)
+    tokenizer = base_tokenizer(base, loaded.recipe.model.trust_remote_code)
     use_template(loaded, tokenizer)
     check_kwargs(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)

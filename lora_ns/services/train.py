@@ -21,9 +21,9 @@ from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
+    base_tokenizer,
     choose_pad_token,
     generation_settings,
-    load_tokenizer,
     template_hash,
 )
 from lora_ns.engine.trainer import check_arguments, choose_optimizer, leave_training, make_trainer
@@ -190,7 +190,7 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
         raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
-    tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
+    tokenizer = base_tokenizer(base, manifest.recipe.model.trust_remote_code)
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
@@ -229,7 +229,8 @@ def find_recipe_base(loaded: LoadedRecipe) -> Base:
     """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
     model = loaded.recipe.model
     try:
-        base = find_base(model.name_or_path, model.revision, [loaded.path.parent, Path.cwd()], download=True)
+        folders = [loaded.path.parent, Path.cwd()]
+        base = find_base(model.name_or_path, model.revision, folders, download=True, gguf_file=model.gguf_file)
     except ModelError as error:
         raise ModelError(_located(loaded, problem) for problem in error.problems) from None
     assert base is not None, "a base that may be fetched is there or an error"

@@ -128,14 +128,15 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
 def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = Force(hint="")) -> Base:
     """The base of a run, known by its fingerprint. Raises `ModelError`."""
     record = manifest.base
+    gguf_file = record.gguf_file
     if path is not None:
-        name = str(path.absolute())
+        name, gguf_file = str(path.absolute()), gguf_file if (path / (gguf_file or "")).is_file() else None
     elif record.name.startswith(PACKAGED) or record.commit:
         name = record.name
     else:
         name = record.path
     try:
-        base = find_base(name, record.commit or "main", [Path.cwd()], download=True)
+        base = find_base(name, record.commit or "main", [Path.cwd()], download=True, gguf_file=gguf_file)
     except ModelError as error:
         remedy = "name the folder where it lies now by `--base`"
         raise ModelError(
@@ -145,7 +146,7 @@ def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = For
     if base.fingerprint != record.fingerprint:
         what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
         force.refuse(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"), ModelError)
-    return Base(record.name, base.path, base.commit)
+    return replace(base, name=record.name)
 
 
 def loading_of(manifest: Manifest) -> Loading:
@@ -169,6 +170,7 @@ def record_base(base: Base) -> BaseRecord:
         name=base.name,
         path=str(base.path),
         commit=base.commit,
+        gguf_file=base.gguf_file,
         fingerprint=base.fingerprint,
         tokenizer_fingerprint=base.tokenizer_fingerprint,
         parameters=base.facts.parameters,

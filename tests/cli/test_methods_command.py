@@ -28,7 +28,7 @@ def test_one_method_is_told_with_its_keys_and_its_reasons(name):
     told = run(name)
     capabilities = METHODS[name].capabilities
     assert METHODS[name].advice in told
-    for field in ("merge", "nf4", "int8", "packing", "gradient_checkpointing", "resume"):
+    for field in ("merge", "nf4", "int8", "torchao", "gptq", "packing", "gradient_checkpointing", "resume"):
         reason = getattr(capabilities, field)
         assert f"no: {reason}" in told or reason is True
     assert all(f"\n{key}: " in told for key in METHODS[name].model_fields if key not in {"method", "extra"})

@@ -163,7 +163,7 @@ def test_an_unknown_key_may_be_called_like_a_type_or_a_method(write_recipe, mini
         ),
         (
             '[quantization]\nbnb_4bit_quant_type = "nf4"',
-            "quantization.method: required (one of: none, bnb-4bit, bnb-8bit)",
+            "quantization.method: required (one of: none, bnb-4bit, bnb-8bit, torchao, gptq, awq)",
         ),
     ],
 )
@@ -276,6 +276,7 @@ BROKEN = {
     "prompt_text_and_init_agree": ["peft.method=prompt-tuning", "peft.prompt_tuning_init_text=Answer:"],
     "ia3_targets_come_together": ["peft.method=ia3", 'peft.feedforward_modules=["up_proj"]'],
     "method_works_on_the_base": ["quantization.method=bnb-4bit", "peft.method=loha"],
+    "dora_works_on_the_base": ["quantization.method=gptq", "peft.use_dora=true"],
     "start_works_on_the_base": ["quantization.method=bnb-4bit", "peft.init_lora_weights=pissa"],
     "start_keys_are_read": ["peft.eva_rho=1.5"],
     "start_fits_the_adapter": ["peft.use_dora=true", "peft.init_lora_weights=mica"],

@@ -81,7 +81,7 @@ def test_an_extra_field_that_the_recipe_decides_is_refused(write_recipe, name, f
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_when_to_take_it_and_what_does_not_work(name):
     capabilities = METHODS[name].capabilities
-    fields = ("merge", "packing", "gradient_checkpointing", "nf4", "int8", "resume")
+    fields = ("merge", "packing", "gradient_checkpointing", "nf4", "int8", "torchao", "gptq", "resume")
     reasons = [getattr(capabilities, field) for field in fields]
     assert METHODS[name].advice
     assert [reason for reason in reasons if not reason] == []

@@ -25,6 +25,7 @@ class Lora(LayeredMethod):
         typical_learning_rate=2e-4,
         convertible=True,
         vllm=True,
+        gptq=True,
         benchmark="rank 32: 0.478 in 16 min and 20.8 GB; rank 64 with `use_rslora`: 0.513",
     )
     advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"

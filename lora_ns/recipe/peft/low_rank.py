@@ -63,7 +63,9 @@ class HiRa(LayeredMethod):
     config_class: ClassVar[str] = "HiraConfig"
     config_file: ClassVar[str] = "tuners/hira/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=4.5e-3, benchmark="rank 32: 0.513 in 21 min and 22.0 GB"
+        typical_learning_rate=4.5e-3,
+        torchao="PEFT multiplies the update with the base weights, which torchao's tensors do not take",
+        benchmark="rank 32: 0.513 in 21 min and 22.0 GB",
     )
     advice: ClassVar[str] = "close to rank-64 LoRA in PEFT's benchmark at half the size (Huang et al. 2025)"
 
@@ -106,7 +108,7 @@ class DeLora(LayeredMethod):
     config_class: ClassVar[str] = "DeloraConfig"
     config_file: ClassVar[str] = "tuners/delora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
 
@@ -126,6 +128,7 @@ class Miss(LayeredMethod):
     config_class: ClassVar[str] = "MissConfig"
     config_file: ClassVar[str] = "tuners/miss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        gptq=True,
         typical_learning_rate=2e-4,
         convertible=True,
         benchmark="0.487 in 15 min and 18.9 GB; `bat`: 0.504 in 23 min and 23.5 GB",
@@ -179,7 +182,7 @@ class Peanut(LayeredMethod):
     config_class: ClassVar[str] = "PeanutConfig"
     config_file: ClassVar[str] = "tuners/peanut/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for updates that follow the weights (Zhong et al. 2024, arXiv 2410.01870)"
 
@@ -201,7 +204,7 @@ class Glora(TargetedMethod):
     config_class: ClassVar[str] = "GloraConfig"
     config_file: ClassVar[str] = "tuners/glora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for small layers; largest of its kind (Chavan et al. 2023, arXiv 2306.07967)"
 
@@ -217,7 +220,7 @@ class Deft(LayeredMethod):
     config_class: ClassVar[str] = "DeftConfig"
     config_file: ClassVar[str] = "tuners/deft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
 
@@ -239,7 +242,7 @@ class Osf(TargetedMethod):
     config_class: ClassVar[str] = "OSFConfig"
     config_file: ClassVar[str] = "tuners/osf/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
 

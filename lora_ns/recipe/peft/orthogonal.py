@@ -15,7 +15,7 @@ class Oft(LayeredMethod):
     config_class: ClassVar[str] = "OFTConfig"
     config_file: ClassVar[str] = "tuners/oft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=4e-4, benchmark="0.491 in 20 min and 20.8 GB"
+        gptq=True, typical_learning_rate=4e-4, benchmark="0.491 in 20 min and 20.8 GB"
     )
     advice: ClassVar[str] = (
         "keeps what the base knows; close to LoRA in PEFT's benchmark (Qiu et al. 2023, arXiv 2306.07280)"
@@ -41,7 +41,7 @@ class Boft(LayeredMethod):
 
     config_class: ClassVar[str] = "BOFTConfig"
     config_file: ClassVar[str] = "tuners/boft/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-4)
+    capabilities: ClassVar[Capabilities] = Capabilities(gptq=True, typical_learning_rate=4e-4)
     advice: ClassVar[str] = "OFT with fewer parameters; slow (Liu et al. 2024, arXiv 2311.06243)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("boft_block_size", "input", 4),)
 
@@ -61,7 +61,7 @@ class Hra(LayeredMethod):
     config_class: ClassVar[str] = "HRAConfig"
     config_file: ClassVar[str] = "tuners/hra/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
 
@@ -79,7 +79,7 @@ class Psoft(LayeredMethod):
     config_class: ClassVar[str] = "PsoftConfig"
     config_file: ClassVar[str] = "tuners/psoft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "OFT with LoRA's cost (Wu et al. 2025, arXiv 2505.11235)"
 

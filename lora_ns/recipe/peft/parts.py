@@ -36,7 +36,9 @@ class LnTuning(PeftMethod):
 
     config_class: ClassVar[str] = "LNTuningConfig"
     config_file: ClassVar[str] = "tuners/ln_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, benchmark="0.000", sensitive=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        typical_learning_rate=1e-3, benchmark="0.000", sensitive=True, gptq=True
+    )
     advice: ClassVar[str] = "a few thousand parameters; very sensitive to the rate (Zhao et al. 2023, arXiv 2312.11420)"
 
     method: Literal["ln-tuning"]
@@ -71,7 +73,7 @@ class SuperTuning(TargetedMethod):
     config_class: ClassVar[str] = "SupertuningConfig"
     config_file: ClassVar[str] = "tuners/supertuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
+        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 

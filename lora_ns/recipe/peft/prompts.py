@@ -13,10 +13,13 @@ _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
 _NO_TAGS = "PEFT makes each row longer by the prompt, and leaves its tags as they are"
 _NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
 _NO_RESUME = "PEFT saves what the network makes and not the network itself"
+_NO_GPTQ = "PEFT takes the device of its cache from the parameters of the layers, and those of GPTQ have none"
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
 
-_VIRTUAL = Capabilities(merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=1e-2, virtual_tokens=True)
-_PREFIX = replace(_VIRTUAL, gradient_checkpointing=_NO_CHECKPOINTING)
+_VIRTUAL = Capabilities(
+    merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=1e-2, virtual_tokens=True, gptq=True
+)
+_PREFIX = replace(_VIRTUAL, gradient_checkpointing=_NO_CHECKPOINTING, gptq=_NO_GPTQ)
 _PROMPT = replace(_VIRTUAL, token_classification=_NO_TAGS)
 
 

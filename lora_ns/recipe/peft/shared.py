@@ -16,7 +16,9 @@ class Vera(LayeredMethod):
 
     config_class: ClassVar[str] = "VeraConfig"
     config_file: ClassVar[str] = "tuners/vera/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3, convertible=True, benchmark="0.354")
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        gptq=True, typical_learning_rate=4e-3, convertible=True, benchmark="0.354"
+    )
     advice: ClassVar[str] = "a tenth of LoRA's parameters; needs a high rate (Kopiczko et al. 2024, arXiv 2310.11454)"
 
     method: Literal["vera"]
@@ -131,7 +133,7 @@ class TinyLora(LayeredMethod):
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
+        int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
 
@@ -155,7 +157,7 @@ class Frod(LayeredMethod):
     config_class: ClassVar[str] = "FrodConfig"
     config_file: ClassVar[str] = "tuners/frod/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
 
@@ -175,7 +177,7 @@ class Adamss(LayeredMethod):
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
+        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
 

@@ -1,0 +1,126 @@
+"""GGUF files: what their header says of the model in them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_ns.errors import MissingError, ModelError, Problem
+
+ENDING = ".gguf"
+_SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
+"""How llama.cpp names the parts of a model."""
+
+_SETTINGS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "max_position_embeddings": "context_length",
+    "vocab_size": "vocab_size",
+}
+"""Keys of `config.json` by llama.cpp's names, which follow the name of the architecture."""
+_MODULES = (
+    (r"^token_embd\.", "model.embed_tokens."),
+    (r"^output\.", "lm_head."),
+    (r"^output_norm\.", "model.norm."),
+    (r"^blk\.", "model.layers."),
+    (r"\.attn_(q|k|v)\.", r".self_attn.\1_proj."),
+    (r"\.attn_output\.", ".self_attn.o_proj."),
+    (r"\.ffn_(gate|up|down)\.", r".mlp.\1_proj."),
+)
+"""llama.cpp's names of modules as the decoders of transformers have them; of others, they stay."""
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What stands before the weights of a GGUF file."""
+
+    config: Mapping[str, Any]
+    """What of `config.json` the header says."""
+    tensors: Mapping[str, Mapping[str, Any]]
+    """Type and shape of the weights, by transformers' names where those are known."""
+    places: tuple[tuple[int, int], ...]
+    """Where the weights begin, and how many bytes they have."""
+    size: int
+    """Bytes of the header."""
+    tokenizer: tuple[str, str]
+    """Kind of the tokenizer, and how it splits a text, by llama.cpp's names."""
+    scales_positions: bool
+    """Whether the positions are scaled, which transformers does not read of it."""
+
+
+def read_gguf(file: Path) -> GgufHeader:
+    """The header of a GGUF file.
+
+    Raises:
+        ModelError: if it is none, or not whole.
+        MissingError: if the package that reads it is not installed.
+    """
+    if _SPLIT.search(file.name):
+        raise ModelError(
+            Problem(
+                str(file), "is one part of a model", "join the parts by `llama-gguf-split --merge`, and name the whole"
+            )
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingError(
+            Problem(str(file), "a GGUF base needs `gguf`, which is not installed", "`pip install 'lora-ns[gguf]'`")
+        )
+    known = file.stat()
+    return _read(file, known.st_size, known.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(file: Path, size: int, _changed: int) -> GgufHeader:
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(file)
+        header = _header(reader)
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+        raise ModelError(Problem(str(file), f"not a GGUF file: {error}", "fetch it again")) from None
+    end = max((begin + count for begin, count in header.places), default=0)
+    if end > size:
+        raise ModelError(Problem(str(file), f"cut short, {size:,} of {end:,} bytes", "fetch it again"))
+    return header
+
+
+def _header(reader: Any) -> GgufHeader:
+    def value(key: str) -> Any:
+        field = reader.get_field(key)
+        return None if field is None else field.contents()
+
+    family = value("general.architecture")
+    if not isinstance(family, str):
+        raise ValueError("it names no architecture")  # noqa: TRY004 -- of the file, as the other faults
+    config = {key: value(f"{family}.{name}") for key, name in _SETTINGS.items()}
+    tokens = reader.get_field("tokenizer.ggml.tokens")
+    if config["vocab_size"] is None and tokens is not None:
+        config["vocab_size"] = len(tokens.data)
+    config |= {"model_type": family, "eos_token_id": value("tokenizer.ggml.eos_token_id")}
+    names = [tensor.name for tensor in reader.tensors]
+    return GgufHeader(
+        config={key: entry for key, entry in config.items() if entry is not None},
+        tensors={_module(tensor.name): _entry(tensor) for tensor in reader.tensors},
+        places=tuple((int(tensor.data_offset), int(tensor.n_bytes)) for tensor in reader.tensors),
+        size=int(reader.data_offset),
+        tokenizer=(str(value("tokenizer.ggml.model")), str(value("tokenizer.ggml.pre"))),
+        scales_positions="rope_freqs.weight" in names
+        or value(f"{family}.rope.scaling.type") not in {None, "none"}
+        or value(f"{family}.rope.scale_linear") not in {None, 1.0},
+    )
+
+
+def _entry(tensor: Any) -> dict[str, Any]:
+    return {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]}
+
+
+def _module(name: str) -> str:
+    for pattern, replacement in _MODULES:
+        name = re.sub(pattern, replacement, name)
+    return name
