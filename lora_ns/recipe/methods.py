@@ -39,6 +39,7 @@ def page() -> str:
         "",
         "Written from the methods' own classes; a test holds it to them. Others hold the classes to what happens,",
         "but for *to LoRA*, *vLLM* and the benchmark, which are what PEFT and vLLM say of themselves.",
+        "[What was run](matrix.md) has each combination by itself.",
         "",
         _row(COLUMNS),
         _row(["---"] * len(COLUMNS)),
@@ -59,6 +60,8 @@ def _details(kind: type[PeftMethod]) -> list[str]:
     capabilities = kind.capabilities
     reasons = {told: getattr(capabilities, field) for field, told in QUESTIONS.items()}
     told = [f"- no {what}: {why}" for what, why in reasons.items() if isinstance(why, str)]
+    if isinstance(capabilities.quantized_biases, str):
+        told.append(f"- no 4-bit and 8-bit layers with biases: {capabilities.quantized_biases}")
     if capabilities.benchmark:
         told.append(f"- PEFT's MetaMathQA benchmark (Llama-3.2-3B, one run): {capabilities.benchmark}")
     return ["", *told] if told else []
