@@ -17,6 +17,7 @@ from lora_ns.machine import Machine
 from lora_ns.memory import MemoryEstimate, estimate, start_memory
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
+from lora_ns.recipe.distributed import Ddp
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora, method_name
 from lora_ns.upstream import supports_sdpa
@@ -48,6 +49,8 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: Derived[str]
+    world_size: Derived[int] = Derived[int](value=1, origin="default")
+    """Processes that train together."""
     dtype: Derived[str]
     attn_implementation: Derived[str]
     train_rows: Derived[int | None]
@@ -107,18 +110,21 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         *_quantization_problems(loaded, machine, facts),
         *_attention_problems(loaded, facts),
         *_length_problems(loaded, facts),
+        *_process_problems(loaded, machine),
     ]
     if problems:
         raise PlanError(problems)
     dtype = _dtype(loaded, machine, facts)
     adapter = adapter_parameters(loaded, facts)
-    batch = _batch(loaded, machine, facts, dtype.value, data.longest)
-    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch)
+    world = _world_size(loaded, machine)
+    batch = _batch(loaded, machine, facts, dtype.value, data.longest, world.value)
+    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, world.value)
     steps = _max_steps(loaded, per_epoch.value)
     training = loaded.recipe.training
     regular, often = _regular(loaded, per_epoch.value, steps.value)
     return Plan(
-        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine)),
+        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, world.value)),
+        world_size=world,
         dtype=dtype,
         attn_implementation=_attention(loaded, facts),
         train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(loaded, data)),
@@ -143,7 +149,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory),
-        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch)),
+        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch, world.value, data.train_rows)),
     )
 
 
@@ -152,7 +158,61 @@ def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
     return Derived(value=value, origin=origin)
 
 
-def _device_why(machine: Machine) -> str:
+def _processes(loaded: LoadedRecipe, machine: Machine) -> int:
+    """Processes that train together, by the recipe and the GPUs."""
+    asked = loaded.recipe.distributed
+    if not isinstance(asked, Ddp):
+        return 1
+    return max(1, len(machine.gpus)) if asked.num_processes == "auto" else asked.num_processes
+
+
+def _world_size(loaded: LoadedRecipe, machine: Machine) -> Derived[int]:
+    asked, count = loaded.recipe.distributed, _processes(loaded, machine)
+    if not isinstance(asked, Ddp):
+        return _written(loaded, "distributed.strategy", count)
+    if asked.num_processes == "auto":
+        return Derived(value=count, origin="computed", why="one for each GPU")
+    return _written(loaded, "distributed.num_processes", count)
+
+
+def _process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
+    """Each process has a device of its own and an equal part of every batch."""
+    asked, count, key = loaded.recipe.distributed, _processes(loaded, machine), "distributed.num_processes"
+    if not isinstance(asked, Ddp):
+        return []
+    if not machine.gpus and asked.num_processes == "auto":
+        what = f'{key}: "auto" is one for each GPU, and there is none here'
+        return [Problem(loaded.where(key), what, "write a number, such as `--num-processes 2`")]
+    if machine.accelerator == "mps" and count > 1:
+        return [Problem(loaded.where(key), f"{key}: an Apple GPU trains in one process", "write 1")]
+    most = len(machine.gpus) or machine.cores
+    if count > most:
+        have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
+        what = f"{key}: {count} processes, and there {'is' if most == 1 else 'are'} {have} here"
+        return [Problem(loaded.where(key), what, f"write at most {most}")]
+    return _share_problems(loaded, count)
+
+
+def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
+    """A batch that does not divide over the processes."""
+    training, key = loaded.recipe.training, "training.global_batch_size"
+    micro = training.per_device_train_batch_size
+    unit = count if micro == "auto" else count * micro
+    total = training.global_batch_size
+    if total is None or total % unit == 0:
+        return []
+    above = unit * math.ceil(total / unit)
+    choices = f"{above - unit} or {above}" if total > unit else str(above)
+    each = "" if micro == "auto" else f" with {micro} rows at once"
+    what = f"{key}: {total} does not divide over {count} processes{each}"
+    return [Problem(loaded.where(key), what, f"write {choices}")]
+
+
+def _device_why(machine: Machine, world: int) -> str:
+    if machine.gpus and world > 1:
+        return f"{machine.gpus[0].name}, {world} of {len(machine.gpus)}"
+    if world > 1:
+        return f"{machine.cores} cores, {max(1, machine.cores // world)} for each process, no GPU"
     if machine.gpus:
         more = f", the first of {len(machine.gpus)}" if len(machine.gpus) > 1 else ""
         return f"{machine.gpus[0].name}{more}"
@@ -342,32 +402,39 @@ def _ends_with_one(name: str, targets: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _batch(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None) -> _Batch:
+def _batch(
+    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
+) -> _Batch:
     """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
     training = loaded.recipe.training
     allowed = loaded.recipe.peft.capabilities.gradient_checkpointing is True
     wanted = training.gradient_checkpointing
     choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
-    micros = _micro_batches(loaded, machine)
+    micros = _micro_batches(loaded, machine, world)
     for checkpointing in choices:
         for micro in micros:
             tokens = micro * _row_length(loaded, longest)
             memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
-            if _fits(memory, machine):
-                return _cut(loaded, micro, checkpointing, memory, facts)
+            if _fits(memory, machine, world):
+                return _cut(loaded, micro, checkpointing, memory, facts, world)
     tokens = micros[-1] * _row_length(loaded, longest)
     memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
-    return _cut(loaded, micros[-1], choices[-1], memory, facts)
+    return _cut(loaded, micros[-1], choices[-1], memory, facts, world)
 
 
-def _micro_batches(loaded: LoadedRecipe, machine: Machine) -> list[int]:
+def _share(loaded: LoadedRecipe, world: int) -> int:
+    """Rows of one optimizer step in each process."""
+    return max(1, (loaded.recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
+
+
+def _micro_batches(loaded: LoadedRecipe, machine: Machine, world: int) -> list[int]:
     training = loaded.recipe.training
     if training.per_device_train_batch_size != "auto":
         return [training.per_device_train_batch_size]
     largest = LARGEST_MICRO_BATCH[machine.accelerator]
     if training.gradient_accumulation_steps:
         return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
-    total = training.global_batch_size or DEFAULT_GLOBAL_BATCH
+    total = _share(loaded, world)
     return [size for size in range(min(total, largest), 0, -1) if total % size == 0]
 
 
@@ -398,25 +465,32 @@ def _step_memory(
     )
 
 
-def _fits(memory: MemoryEstimate | None, machine: Machine) -> bool:
-    free = _free_bytes(machine)
+def _fits(memory: MemoryEstimate | None, machine: Machine, world: int = 1) -> bool:
+    free = _free_bytes(machine, world)
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
-def _free_bytes(machine: Machine) -> int:
-    return machine.gpus[0].free_bytes if machine.gpus else machine.available_bytes
+def _free_bytes(machine: Machine, world: int = 1) -> int:
+    """Free memory of each process."""
+    if machine.gpus:
+        return min(gpu.free_bytes for gpu in machine.gpus[:world])
+    return machine.available_bytes // world
 
 
 def _cut(
-    loaded: LoadedRecipe, micro: int, checkpointing: bool, memory: MemoryEstimate | None, facts: BaseFacts | None
+    loaded: LoadedRecipe,
+    micro: int,
+    checkpointing: bool,
+    memory: MemoryEstimate | None,
+    facts: BaseFacts | None,
+    world: int,
 ) -> _Batch:
     training = loaded.recipe.training
     asked = training.per_device_train_batch_size
-    accumulation = training.gradient_accumulation_steps or max(
-        1, (training.global_batch_size or DEFAULT_GLOBAL_BATCH) // micro
-    )
-    if training.global_batch_size is None and training.gradient_accumulation_steps is None and asked != "auto":
-        accumulation = max(1, DEFAULT_GLOBAL_BATCH // micro)
+    accumulation = training.gradient_accumulation_steps or max(1, _share(loaded, world) // micro)
+    total = micro * accumulation * world
+    over = f"{world} processes" if world > 1 else ""
+    is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
     unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
     why = f"the most that fits{unknown}" if asked == "auto" else ""
     return _Batch(
@@ -425,10 +499,10 @@ def _cut(
         else _written(loaded, "training.per_device_train_batch_size", micro),
         accumulation=_written(loaded, "training.gradient_accumulation_steps", accumulation)
         if training.gradient_accumulation_steps
-        else Derived(value=accumulation, origin="computed", why="global batch / micro-batch"),
-        total=_written(loaded, "training.global_batch_size", micro * accumulation)
-        if training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto")
-        else Derived(value=micro * accumulation, origin="computed", why="micro-batch x accumulation"),
+        else Derived(value=accumulation, origin="computed", why=f"global batch / micro-batch{over and f' / {over}'}"),
+        total=_written(loaded, "training.global_batch_size", total)
+        if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
+        else Derived(value=total, origin="computed", why=f"micro-batch x accumulation{over and f' x {over}'}"),
         checkpointing=_checkpointing(loaded, checkpointing),
         memory=memory,
     )
@@ -458,12 +532,12 @@ def _rows_why(loaded: LoadedRecipe, data: DataFacts) -> str:
     return f"a stream, read while it is trained on, {order}"
 
 
-def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch) -> Derived[int | None]:
+def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch, world: int) -> Derived[int | None]:
     if rows is None and loaded.recipe.dataset.streaming:
         return Derived(value=None, origin="computed", why="a stream begins again where it ends")
     if rows is None:
         return Derived(value=None, origin="computed", why="known once the data is read")
-    micro_batches = math.ceil(rows / batch.micro.value)
+    micro_batches = math.ceil(rows / (batch.micro.value * world))
     steps = math.ceil(micro_batches / batch.accumulation.value)
     return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")
 
@@ -536,10 +610,10 @@ def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
     return Derived(value=memory.total, origin="computed", why=why)
 
 
-def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
-    notes = []
-    if not _fits(batch.memory, machine) and batch.memory:
-        free = _free_bytes(machine) / 1e9
+def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, rows: int | None) -> list[str]:
+    notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
+    if not _fits(batch.memory, machine, world) and batch.memory:
+        free = _free_bytes(machine, world) / 1e9
         notes.append(
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
@@ -550,3 +624,11 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch) -> list[str]:
     if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
         notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
     return notes
+
+
+def _repeated(rows: int | None, at_once: int) -> list[str]:
+    """Each process gets as many rows: some come twice where they do not divide."""
+    more = -(rows or 0) % at_once
+    if not more:
+        return []
+    return [f"an epoch of {rows:,} rows ends with {more} of its first ones, so that each process gets as many"]

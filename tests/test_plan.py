@@ -48,6 +48,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
     made = plan(write_recipe())
     assert {name: (value.value, value.origin) for name, value in made if name != "notes"} == {
         "device": ("cpu", "computed"),
+        "world_size": (1, "default"),
         "dtype": ("float32", "computed"),
         "attn_implementation": ("sdpa", "computed"),
         "train_rows": (100, "computed"),
@@ -521,3 +522,63 @@ def test_what_changes_packed_layers_in_place_is_refused_where_they_have_biases(w
     assert problems(write_recipe(), *packed, facts=replace(SMALL, has_biases=True))[0].startswith(told)
     assert plan(write_recipe(), *packed)
     assert plan(write_recipe(), *choosing(method), facts=replace(SMALL, has_biases=True))
+
+
+# Processes
+
+
+def ddp(count):
+    return ("distributed.strategy=ddp", f"distributed.num_processes={count}")
+
+
+def test_processes_share_the_global_batch(write_recipe):
+    made = plan(write_recipe(), *ddp(2), "training.global_batch_size=8", "training.per_device_train_batch_size=2")
+    assert (made.world_size.value, made.world_size.origin) == (2, "--set")
+    assert made.per_device_train_batch_size.value == made.gradient_accumulation_steps.value == 2
+    assert made.global_batch_size.value == 8
+    assert made.steps_per_epoch.value == 13
+    assert made.device.why == "2 cores, 1 for each process, no GPU"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("more", [(), ("training.gradient_accumulation_steps=3",)])
+def test_the_global_batch_is_micro_batch_times_accumulation_times_processes(write_recipe, count, more):
+    made = plan(write_recipe(), *ddp(count), *more, machine=replace(CPU, cores=8))
+    parts = (made.per_device_train_batch_size, made.gradient_accumulation_steps, made.world_size)
+    assert made.global_batch_size.value == math.prod(part.value for part in parts)
+    assert made.global_batch_size.origin == ("default" if not more and count in {1, 2} else "computed")
+
+
+def test_processes_that_do_not_divide_an_epoch_are_told(write_recipe):
+    assert plan(write_recipe(), *ddp(2), "training.global_batch_size=8").notes == (
+        "an epoch of 100 rows ends with 4 of its first ones, so that each process gets as many",
+    )
+
+
+def test_there_is_a_process_for_each_gpu(write_recipe):
+    machine = gpu((8, 0))
+    machine = replace(machine, gpus=machine.gpus * 4)
+    made = plan(write_recipe(), "distributed.strategy=ddp", machine=machine)
+    assert (made.world_size.value, made.world_size.why, made.device.why) == (4, "one for each GPU", "GPU, 4 of 4")
+    assert problems(write_recipe(), *ddp(5), machine=machine) == [
+        "--set: distributed.num_processes: 5 processes, and there are 4 GPUs here (write at most 4)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "machine", "told"),
+    [
+        (ddp(3), CPU, "3 processes, and there are 2 cores here (write at most 2)"),
+        (ddp("auto"), CPU, '"auto" is one for each GPU, and there is none here (write a number, such as `'),
+        (ddp(2), APPLE, "an Apple GPU trains in one process (write 1)"),
+        ((*ddp(2), "training.global_batch_size=7"), CPU, "7 does not divide over 2 processes (write 6 or 8)"),
+        ((*ddp(2), "training.global_batch_size=1"), CPU, "1 does not divide over 2 processes (write 2)"),
+        (
+            (*ddp(2), "training.global_batch_size=12", "training.per_device_train_batch_size=4"),
+            CPU,
+            "12 does not divide over 2 processes with 4 rows at once (write 8 or 16)",
+        ),
+    ],
+)
+def test_processes_that_cannot_train_together_are_refused(write_recipe, overrides, machine, told):
+    assert told in problems(write_recipe(), *overrides, machine=machine)[0]

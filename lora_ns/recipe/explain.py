@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
 from lora_ns.recipe.base import Table
+from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
@@ -23,8 +24,15 @@ Locate = Callable[[str], str]
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
     "peft": METHODS,
     "quantization": QUANTIZATIONS,
+    "distributed": STRATEGIES,
 }
-"""The tables that are tagged unions, by their `method`."""
+"""The tables that are tagged unions, by their tag."""
+
+
+def tag_of(union: str) -> str:
+    """The key that tells the classes of a tagged union apart."""
+    return "strategy" if union == "distributed" else "method"
+
 
 MOST_CHOICES = 10
 """Choices that are all told."""
@@ -112,14 +120,15 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     methods = UNIONS[dotted]
     entry = table.get(dotted)
     choices = f"one of: {', '.join(methods)}" if len(methods) <= MOST_CHOICES else "`lorans methods` lists them"
-    if not isinstance(entry, Mapping) or "method" not in entry:
-        return Problem(locate(dotted), f"{dotted}.method: required", choices)
+    tag = tag_of(dotted)
+    if not isinstance(entry, Mapping) or tag not in entry:
+        return Problem(locate(dotted), f"{dotted}.{tag}: required", choices)
     if dotted == "peft" and entry["method"] in REFUSED:
         what = f"{dotted}.method: {entry['method']} cannot be trained"
         return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
-    close = difflib.get_close_matches(str(entry["method"]), methods, n=1)
+    close = difflib.get_close_matches(str(entry[tag]), methods, n=1)
     hint = f"did you mean `{close[0]}`? {choices}" if close else choices
-    return Problem(locate(f"{dotted}.method"), f"{dotted}.method: got {as_toml(entry['method'])}", hint)
+    return Problem(locate(f"{dotted}.{tag}"), f"{dotted}.{tag}: got {as_toml(entry[tag])}", hint)
 
 
 def _expectation(dotted: str, detail: Any, table: Mapping[str, Any]) -> str:
@@ -206,9 +215,9 @@ def table_class(annotation: Any) -> type[Table] | None:
 
 
 def _chosen(table: Mapping[str, Any], union: str) -> type[Table] | None:
-    """The class that a tagged union's `method` stands for, if it stands for one."""
+    """The class that a tagged union's tag stands for, if it stands for one."""
     entry = table.get(union)
-    method = entry.get("method") if isinstance(entry, Mapping) else None
+    method = entry.get(tag_of(union)) if isinstance(entry, Mapping) else None
     return UNIONS[union].get(method) if isinstance(method, str) else None
 
 
@@ -228,9 +237,9 @@ def known_keys(table: Mapping[str, Any] | None = None) -> Iterator[str]:
 def choices(key: str) -> list[str]:
     """The values of a dotted key that has a few, as they stand after `--set key=`."""
     owner, _, name = key.rpartition(".")
-    if owner in UNIONS and name == "method":
+    if owner in UNIONS and name == tag_of(owner):
         return list(UNIONS[owner])
-    tables: list[dict[str, Any]] = [{owner: {"method": method}} for method in UNIONS.get(owner, ())] or [{}]
+    tables: list[dict[str, Any]] = [{owner: {tag_of(owner): tag}} for tag in UNIONS.get(owner, ())] or [{}]
     schemas = [schema for table in tables if (schema := _schema(key, table))]
     return list(dict.fromkeys(value for schema in schemas for value in _choices(schema)))
 

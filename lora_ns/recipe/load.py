@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_ns.errors import Problem, RecipeError
-from lora_ns.recipe.explain import as_toml, explain, key_of, untagged
+from lora_ns.recipe.explain import as_toml, explain, key_of, tag_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
@@ -253,15 +253,15 @@ _STAND_INS_WHOLE: Mapping[str, Any] = {
 }
 """A recipe that is well-formed and says nothing."""
 
-_STAND_IN_METHODS = {"peft": "lora", "quantization": "bnb-4bit"}
-"""What a tagged union without a readable `method` is read as, so that its other keys can be judged."""
+_STAND_IN_TAGS = {"peft": "lora", "quantization": "bnb-4bit", "distributed": "ddp"}
+"""What a tagged union without a readable tag is read as, so that its other keys can be judged."""
 
 
 def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     """Replace a faulty key by its stand-in, or take it out."""
     dotted = ".".join(str(key) for key in keys)
-    if dotted in _STAND_IN_METHODS and isinstance(table.get(dotted), dict):
-        table[dotted]["method"] = _STAND_IN_METHODS[dotted]
+    if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
+        table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]
         return
     target: Any = table
     for depth, key in enumerate(keys):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.distributed import Distributed, OneProcess
 from lora_ns.recipe.evaluation import Evaluation
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.model import Model
@@ -35,6 +36,8 @@ class Recipe(Table):
     """The rows."""
     training: Training
     """The run."""
+    distributed: Distributed = OneProcess()
+    """The processes that train together."""
     sft: Sft = Sft()
     """Fine-tuning a causal language model."""
     classification: Classification = Classification()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_ns.recipe.base import Table
-from lora_ns.recipe.explain import UNIONS, describe, table_class
+from lora_ns.recipe.explain import UNIONS, describe, table_class, tag_of
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -20,7 +20,7 @@ def reference() -> str:
     for name, info in Recipe.model_fields.items():
         if name in UNIONS:
             for method, model in UNIONS[name].items():
-                parts += ["", f'## `[{name}]` with `method = "{method}"`', *_table(model)]
+                parts += ["", f'## `[{name}]` with `{tag_of(name)} = "{method}"`', *_table(model)]
         elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
             parts += ["", f"## `[{name}]`", *_table(info.annotation)]
             parts += _lists_of_tables(name, info.annotation)

@@ -16,6 +16,7 @@ from lora_ns.formats.detection import FORMAT_OF_TASK
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.distributed import Ddp
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
@@ -798,6 +799,29 @@ def warm_up_ends(recipe: Recipe) -> Finding | None:
     return None
 
 
+def processes_train_together(recipe: Recipe) -> Finding | None:
+    """What has not been shown to give the adapter of one process is left to one process."""
+    if not isinstance(recipe.distributed, Ddp) or recipe.distributed.num_processes == 1:
+        return None
+    method = recipe.peft
+    lora = method if isinstance(method, Lora) else None
+    start = lora.init_lora_weights if lora and lora.starts_later else ""
+    refused = (
+        ("task_type", recipe.task_type != "CAUSAL_LM", "classifiers train in one process for now"),
+        ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
+        ("peft.method", method.method == "adalora", "ranks are allocated in one process for now"),
+        ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
+        ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
+    )
+    for key, is_broken, what in refused:
+        if is_broken:
+            return Finding(("distributed.strategy", key), f'{what}, not with `strategy = "ddp"`', _ONE_PROCESS)
+    return None
+
+
+_ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
+
+
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
@@ -873,6 +897,7 @@ RULES: tuple[Rule, ...] = (
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,
+    processes_train_together,
     training_extra_is_known,
     peft_extra_is_known,
 )

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from string import Formatter
 from typing import Any
 
-from lora_ns.recipe.explain import UNIONS
+from lora_ns.recipe.explain import UNIONS, tag_of
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -148,7 +148,9 @@ def write_recipe(
     ]
     for table in (field for field in Recipe.model_fields if field in tables):
         values = tables[table]
-        model_class: Any = UNIONS[table][values["method"]] if table in UNIONS else Recipe.model_fields[table].annotation
+        model_class: Any = Recipe.model_fields[table].annotation
+        if table in UNIONS:
+            model_class = UNIONS[table][values[tag_of(table)]]
         lines += ["", f"[{table}]", *_keys(model_class, values)]
     return "\n".join(lines) + "\n"
 

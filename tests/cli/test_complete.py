@@ -11,7 +11,7 @@ import pytest
 import lora_ns
 from lora_ns.cli import complete
 from lora_ns.errors import RecipeError
-from lora_ns.recipe.explain import UNIONS, choices, known_keys
+from lora_ns.recipe.explain import UNIONS, choices, known_keys, tag_of
 from lora_ns.recipe.load import load_recipe
 
 PROGRAM = "import sys; sys.argv[0] = 'lorans'; from lora_ns.cli.app import main; main()"
@@ -112,6 +112,7 @@ def is_refused(path, override, *more):
 @pytest.mark.parametrize("key", [key for key in known_keys() if choices(key)])
 def test_every_value_that_is_offered_is_taken(key, write_recipe):
     table = key.partition(".")[0]
-    methods = [[f"{table}.method={method}"] for method in UNIONS.get(table, ()) if not key.endswith(".method")] or [[]]
+    tag = tag_of(table)
+    methods = [[f"{table}.{tag}={name}"] for name in UNIONS.get(table, ()) if not key.endswith(f".{tag}")] or [[]]
     for value in choices(key):
         assert not all(is_refused(write_recipe(), f"{key}={value}", *method) for method in methods), value

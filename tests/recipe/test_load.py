@@ -8,7 +8,7 @@ import pytest
 from minimal_recipe import choosing
 
 from lora_ns.errors import RecipeError
-from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys
+from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys, tag_of
 from lora_ns.recipe.load import load_recipe, override_generation, parse_override, tomllib
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
@@ -213,7 +213,7 @@ def test_a_missing_table_says_what_to_add(write_recipe, minimal):
 def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
     table, _, name = key.rpartition(".")
     owners = [method for method, model in UNIONS.get(table, {}).items() if name in model.model_fields]
-    chosen = [f"{table}.method={owners[0]}"] if owners else []
+    chosen = [f"{table}.{tag_of(table)}={owners[0]}"] if owners else []
     chosen = list(choosing(owners[0])) if table == "peft" and owners else chosen
     assert problems(write_recipe(), *chosen, f"{key}x=1") == [f"--set: {key}x: unknown key (did you mean `{name}`?)"]
 
@@ -289,6 +289,7 @@ BROKEN = {
         "evaluation.exact_match=true",
         "evaluation.answer_pattern=(a",
     ],
+    "processes_train_together": ["distributed.strategy=ddp", "task_type=SEQ_CLS"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "peft_extra_is_known": ["peft.extra.r=1"],
 }
