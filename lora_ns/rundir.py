@@ -127,6 +127,16 @@ class SealRecord(BaseModel):
     """The same between the trained model and the base; None where the adapter changes the positions."""
 
 
+class DistributedRecord(BaseModel):
+    """The processes that trained, as the engine reports them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: str
+    world_size: int
+    backend: str | None = None
+
+
 class Manifest(BaseModel):
     """All that is known of a run; what `infer`, `merge`, `eval` and `--resume` read."""
 
@@ -157,6 +167,8 @@ class Manifest(BaseModel):
     adapter: dict[str, str] = {}
     """SHA-256 of every file of the adapter, by its name."""
     seal: SealRecord | None = None
+    distributed: DistributedRecord | None = None
+    """None before the trainer was there, and in runs of versions that knew one process alone."""
     error: str | None = None
 
 
@@ -205,6 +217,22 @@ class RunDir:
     def data(self) -> Path:
         """The rows as the model sees them."""
         return self.path / "data"
+
+    @property
+    def ranks(self) -> Path:
+        """What the processes of a run tell while it is trained, and what went wrong in each."""
+        return self.path / "ranks"
+
+    @property
+    def stop_file(self) -> Path:
+        """The number of a signal: the run is to stop after the running step."""
+        return self.ranks / "stop"
+
+    def clear_ranks(self) -> None:
+        """Make room for what the processes of this run tell."""
+        with telling_disk_errors(self.ranks):
+            shutil.rmtree(self.ranks, ignore_errors=True)
+            self.ranks.mkdir(parents=True)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -324,7 +352,7 @@ class RunDir:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """What a run writes."""
-        folders = (self.checkpoints, self.adapter, self.start, self.data)
+        folders = (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
         return (*folders, self.recipe, self.manifest_file, self.metrics, self.log)
 
     def _clear(self) -> None:
@@ -334,6 +362,34 @@ class RunDir:
                 shutil.rmtree(part, ignore_errors=True)
             else:
                 part.unlink(missing_ok=True)
+
+
+class FollowedRun(RunDir):
+    """A run as a rank other than the first sees it: it reads, and leaves all writing to the first.
+
+    Its own rows of metrics are kept beside what else the ranks tell.
+    """
+
+    def __init__(self, path: Path, rank: int) -> None:
+        super().__init__(path)
+        self._rank = rank
+
+    @property
+    def metrics(self) -> Path:
+        """The rows of this rank."""
+        return self.ranks / f"rank{self._rank}.metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the libraries say in this rank."""
+        return self.ranks / f"rank{self._rank}.log"
+
+    def write(self, manifest: Manifest) -> Manifest:
+        """Nothing: the manifest is written by the first rank."""
+        return manifest
+
+    def forget_replaced(self) -> None:
+        """Nothing."""
 
 
 def new_run_id() -> str:

@@ -17,6 +17,7 @@ from lora_ns.cli.init import init
 from lora_ns.cli.merge import merge
 from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
+from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
@@ -40,6 +41,8 @@ app.command("env-check")(env_check)
 app.command("methods")(methods)
 app.command("cache")(cache)
 app.command("schema")(schema)
+app.command("launch-command")(launch_command)
+app.command("rank", hidden=True)(rank)
 
 
 def _version(value: bool) -> None:

@@ -33,12 +33,21 @@ def train(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Tokenise anew, and keep nothing for later runs.")
     ] = False,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--num-processes", min=1, help="Processes that train together (DDP).", show_default=False),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the adapter of a recipe."""
     if resume and overwrite:
         raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    overrides = [*overrides, *_processes(num_processes, gpus)]
     if dry_run:
         from lora_ns.cli.plan import plan
 
@@ -51,7 +60,7 @@ def train(
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
     is_run = resume and recipe.is_dir()
     if is_run and overrides:
-        raise UsageError(Problem("--set", "a run goes on as it was started", "leave `--set` away, or start a new run"))
+        raise UsageError(Problem("--set", "a run goes on as it was started", "leave it away, or start a new run"))
     loaded = None if is_run else load_recipe(recipe, overrides)
     where = recipe if loaded is None else Path(loaded.recipe.training.output_dir).expanduser()
     run = RunDir.open(where.absolute()) if resume else None
@@ -78,6 +87,23 @@ def train(
             *_measurements(result.metrics),
         ]
     )
+
+
+def _processes(num_processes: int | None, gpus: str | None) -> list[str]:
+    """The overrides that the two options stand for."""
+    if num_processes is None and gpus is None:
+        return []
+    if num_processes is not None and gpus is not None:
+        raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
+    if gpus is not None:
+        from lora_ns.machine import detect
+
+        if gpus != "auto" and not (gpus.isdecimal() and int(gpus)):
+            raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))
+        if not detect().gpus:
+            raise UsageError(Problem("--gpus", "there is no GPU here", "`--num-processes N` trains on the CPU"))
+    count = '"auto"' if gpus == "auto" else num_processes or int(gpus or 1)
+    return ['distributed.strategy="ddp"', f"distributed.num_processes={count}"]
 
 
 def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:

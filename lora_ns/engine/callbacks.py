@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lora_ns.engine.distributed import any_of, meet
 from lora_ns.errors import Problem, RunError
 from lora_ns.rundir import write_atomic
 
@@ -64,6 +65,15 @@ class StopSignal:
     """A request to stop after the running step; the second one stops at once."""
 
     number: int = 0
+    file: Path | None = None
+    """Where the launcher of several processes writes the number of a signal that it was sent."""
+
+    def asked(self) -> int:
+        """The number of the signal that any of the processes knows of, or 0; each of them asks."""
+        if not self.number and self.file is not None and self.file.exists():
+            self.number = int(self.file.read_text() or 0)
+        self.number = any_of(self.number)
+        return self.number
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopSignal]:
@@ -86,7 +96,7 @@ class StopSignal:
 
 
 def make_callbacks(
-    run_id: str, metrics: Path, observer: Observer, stop: StopSignal, first_step: int
+    run_id: str, metrics: Path, observer: Observer, stop: StopSignal, first_step: int, marks: bool = True
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -96,6 +106,7 @@ def make_callbacks(
         observer: who is told.
         stop: looked at after every step.
         first_step: the step that training goes on from, 0 for a new run.
+        marks: whether this process marks checkpoints, once every process has written its part.
     """
     from transformers import TrainerCallback
 
@@ -120,7 +131,7 @@ def make_callbacks(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             observer.step(state.global_step, int(state.num_input_tokens_seen))
-            if stop.number:
+            if stop.asked():
                 control.should_save = True
                 control.should_training_stop = True
 
@@ -134,6 +145,9 @@ def make_callbacks(
         """Marks a checkpoint as complete once everything of it is on disk."""
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            meet()
+            if not marks:
+                return
             mark_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", run_id, state.global_step)
 
     return [Recorder(), Steps(), BestMetric(), Marker()]

@@ -37,7 +37,7 @@ def counted(trainer_class: Any) -> Any:
             losses = self.accelerator.gather_for_metrics(loss.detach()[None])
             sums = self.__dict__.setdefault("_eval_sums", Counter())
             sums["count"] += int(counts.sum())
-            sums["loss"] += float((losses * counts).sum())
+            sums["loss"] += float((losses * counts)[counts > 0].sum())  # a batch may only fill up those of its rank
             for name, mean in self.batch_means().items():
                 sums[name] += mean * int(counts.sum())
             return loss, logits, labels

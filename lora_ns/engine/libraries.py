@@ -43,14 +43,18 @@ _SETTINGS = {
 }
 
 
-def prepare(machine: Machine) -> None:
+def prepare(machine: Machine, processes: int = 1) -> None:
     """Set what has to be set before the first import: no telemetry, no progress bars, one GPU, all cores.
+
+    Args:
+        machine: what there is to train with.
+        processes: how many of this kind train together; each keeps all GPUs in sight, and its part of the cores.
 
     Raises:
         MissingError: if torch or one of the libraries on it is not installed.
     """
     os.environ.update(_SETTINGS)
-    if len(machine.gpus) > 1 and "torch" not in sys.modules:
+    if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
         import peft  # noqa: F401
@@ -64,7 +68,7 @@ def prepare(machine: Machine) -> None:
         raise MissingError(Problem("", what, remedy)) from None
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     if not machine.gpus:
-        torch.set_num_threads(machine.cores)
+        torch.set_num_threads(max(1, machine.cores // processes))
 
 
 def versions() -> dict[str, str]:

@@ -134,7 +134,9 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
             arguments["quantization_config"] = _quantization_config(base, loading, dtype)
         elif loading.quantization.only_stored:
             arguments["quantization_config"] = _trainable(loading.quantization)
-        arguments["device_map"] = {"": 0} if loading.device == "cuda" else {"": loading.device}
+        arguments["device_map"] = (
+            {"": torch.cuda.current_device()} if loading.device == "cuda" else {"": loading.device}
+        )
     return arguments | head
 
 

@@ -211,7 +211,9 @@ def repeatable(trainer_class: Any) -> Any:
             sampler = super()._get_train_sampler(train_dataset)
             if self.args.train_sampling_strategy != "group_by_length":
                 return sampler
-            repeated = sampler_class()(sampler.batch_size, lengths=sampler.lengths)
+            # Of the whole batch: the order of the rows does not depend on the number of processes.
+            size = sampler.batch_size * self.args.world_size
+            repeated = sampler_class()(size, lengths=sampler.lengths)
             repeated.seed = self.args.seed
             return repeated
 

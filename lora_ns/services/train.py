@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries, starts
 from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, check_head, save_adapter, trainable_parameters
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
+from lora_ns.engine.distributed import ALONE, Rank, check_world, check_wrapped, in_whole_batches, join, leave
 from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base
 from lora_ns.engine.modules import expert_notes
@@ -37,13 +39,16 @@ from lora_ns.errors import (
     RunError,
     UsageError,
 )
-from lora_ns.machine import detect
+from lora_ns.launch import check_not_launched
+from lora_ns.machine import Machine, detect
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
+from lora_ns.recipe.distributed import Ddp
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Lora
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
+    FollowedRun,
     Manifest,
     RunDir,
     SealRecord,
@@ -57,6 +62,7 @@ from lora_ns.rundir import (
 )
 from lora_ns.services.answers import Answers
 from lora_ns.services.prepare import open_renderer, prepare
+from lora_ns.services.ranks import forget_strays, run_ranks
 from lora_ns.services.seal import Seal
 from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
 
@@ -64,6 +70,8 @@ if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, Trainer
+
+T = TypeVar("T")
 
 MAY_CHANGE_ON_RESUME = (
     "training.logging_steps",
@@ -100,6 +108,7 @@ class _Prepared:
     data: tuple[datasets.Dataset, datasets.Dataset | None]
     stream: Stream | None = None
     """The training rows, if they are a stream; `data` has only its first ones then."""
+    rank: Rank = ALONE
 
 
 def train(
@@ -121,6 +130,7 @@ def train(
     Raises:
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
     """
+    check_not_launched(os.environ)
     run = RunDir(Path(loaded.recipe.training.output_dir).expanduser().absolute())
     run.check_free(overwrite)
     check_packages(loaded)
@@ -128,9 +138,10 @@ def train(
     observer.stage("finding the base")
     base = find_recipe_base(loaded)
     loaded = fit_to_base(loaded, base.facts)
-    make_plan(loaded, machine, base, DataFacts())
+    processes = make_plan(loaded, machine, base, DataFacts()).world_size.value
     observer.stage("loading the libraries")
-    libraries.prepare(machine)
+    surroundings = forget_strays(observer)
+    libraries.prepare(machine, processes)
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
     plan = make_plan(loaded, machine, base, rows.facts)
@@ -164,6 +175,8 @@ def train(
         _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
+        if processes > 1:
+            return _execute_ranks(run, surroundings, machine, observer)
         return _execute(run, _Prepared(base, tokenizer, rows.data, rows.stream), observer, checkpoint=None)
 
 
@@ -179,14 +192,65 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     Raises:
         UsageError: if the run is finished, or its recipe was changed.
     """
+    check_not_launched(os.environ)
     manifest = run.read()
     base = reopen_base(manifest)
     if loaded is not None:
         _check_same(manifest, fit_to_base(loaded, base.facts))
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
+    machine, processes = detect(), manifest.plan.world_size.value
+    surroundings = forget_strays(observer)
+    libraries.prepare(machine, processes)
+    noise.attach(run.log)
+    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+    _check_resumable(run, manifest, found)
+    if found is None:
+        observer.warn("no complete checkpoint: starting from the first step")
+    if processes > 1:
+        _check_devices(run, manifest, machine)
+        return _execute_ranks(run, surroundings, machine, observer)
+    return _execute(run, _reopen(run, manifest, base), observer, found)
+
+
+def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
+    """Be one of the processes of a run that is prepared, and train it, or go on with it.
+
+    Args:
+        run: the run.
+        observer: who is told, by the first rank.
+        noise: goes on in the log of the rank.
+        is_launched: whether `lorans train` started this process, and stops it by a file; else signals do.
+
+    Returns:
+        The result, from the first rank.
+    """
+    rank, manifest = Rank.of(), run.read()
+    if rank.world != manifest.plan.world_size.value:
+        what = f"planned for {manifest.plan.world_size.value} processes, and the launcher started {rank.world}"
+        raise UsageError(Problem(str(run.path), what, f"`lorans launch-command {run.path}` prints the command"))
+    if not rank.is_first:
+        run = FollowedRun(run.path, rank.number)
     machine = detect()
-    libraries.prepare(machine)
+    libraries.prepare(machine, rank.world)
+    noise.attach(run.log)
+    asked = manifest.recipe.distributed
+    assert isinstance(asked, Ddp), "a run of several processes has a strategy"
+    join(rank, manifest.plan.device.value, asked.timeout)
+    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+    prepared = replace(_reopen(run, manifest, reopen_base(manifest)), rank=rank)
+    evaluation = prepared.data[1]
+    if evaluation is not None:
+        size = manifest.plan.per_device_eval_batch_size.value * rank.world
+        prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
+    if is_launched:
+        return _train(run, prepared, observer, found, StopSignal(file=run.stop_file))
+    with StopSignal().listening() as stop:
+        return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
+    """What a run needs besides its manifest, from its directory. Raises `LoransError`."""
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
         raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
@@ -195,12 +259,15 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
-    noise.attach(run.log)
-    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
-    _check_resumable(run, manifest, found)
-    if found is None:
-        observer.warn("no complete checkpoint: starting from the first step")
-    return _execute(run, _Prepared(base, tokenizer, _load_data(run, manifest), stream), observer, found)
+    return _Prepared(base, tokenizer, _load_data(run, manifest), stream)
+
+
+def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
+    """A run goes on with as many processes as it was started with. Raises `UsageError`."""
+    count, device = manifest.plan.world_size.value, manifest.plan.device.value
+    if machine.accelerator != device or (device == "cuda" and len(machine.gpus) < count):
+        what = f"started with {count} processes on {device}, and this machine has {len(machine.gpus)} GPUs"
+        raise UsageError(Problem(str(run.path), what, "go on where it was started, or start a new run"))
 
 
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
@@ -304,28 +371,47 @@ def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
 
 
 def _execute(run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None) -> TrainResult:
-    """Train, measure, save; the manifest says how it ended, whatever happens."""
+    """Train, measure, save in this process."""
     with StopSignal().listening() as stop:
-        run.update(status="running", error=None)
-        try:
-            return _train(run, prepared, observer, checkpoint, stop)
-        except InterruptedRunError as error:
-            run.update(status="interrupted", error=str(error))
-            raise
-        except KeyboardInterrupt:
-            run.update(status="interrupted", error="stopped at once")
-            raise
-        except BaseException as error:
-            with contextlib.suppress(LoransError, OSError):
-                run.update(status="failed", error=str(error) or type(error).__name__)
-            raise
+        result = _recording(run, lambda: _train(run, prepared, observer, checkpoint, stop))
+    assert result is not None, "one process alone is the first"
+    return result
+
+
+def _execute_ranks(run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer) -> TrainResult:
+    """Let several processes do so. Everything that they need is in the run directory."""
+    with StopSignal().listening() as stop:
+        result = _recording(run, lambda: run_ranks(run, surroundings, machine, observer, stop))
+    manifest = run.read()
+    return TrainResult(**{**result, "seal": manifest.seal})
+
+
+def _recording(run: RunDir, work: Callable[[], T]) -> T:
+    """Do the work of a run; the manifest says how it ended, whatever happens."""
+    run.update(status="running", error=None)
+    try:
+        return work()
+    except InterruptedRunError as error:
+        run.update(status="interrupted", error=str(error))
+        raise
+    except KeyboardInterrupt:
+        run.update(status="interrupted", error="stopped at once")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(LoransError, OSError):
+            run.update(status="failed", error=str(error) or type(error).__name__)
+        raise
 
 
 def _train(
     run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
-) -> TrainResult:
-    """Train and save, then open what was saved and hold it against what was trained."""
-    steps, metrics, seal = _fit(run, prepared, observer, checkpoint, stop)
+) -> TrainResult | None:
+    """Train and save, then open what was saved and hold it against what was trained; of several ranks, the first."""
+    fitted = _fit(run, prepared, observer, checkpoint, stop)
+    if not prepared.rank.is_first:
+        return None
+    steps, metrics, seal = _save(run, prepared, observer, fitted)
+    del fitted  # the model goes before it is loaded again
     _free_memory()
     observer.stage("opening what was saved")
     run.update(adapter=hash_folder(run.adapter))
@@ -345,35 +431,56 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A model after its last step."""
+
+    model: PeftModel
+    trainer: Trainer
+    answers: Answers | None
+    metrics: dict[str, Any]
+
+
 def _fit(
     run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
-) -> tuple[int, dict[str, Any], Seal]:
-    """Train and save; the number of steps, what was measured, and what the trained model answers."""
+) -> _Fitted:
+    """Train, in each of the processes."""
     from transformers import set_seed
 
-    manifest = run.read()
-    recipe, plan = manifest.recipe, manifest.plan
+    manifest, rank = run.read(), prepared.rank
+    recipe = manifest.recipe
     model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
-    run.update(base=manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)}))
+    trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
+    run.update(base=trained, distributed=check_world(trainer, rank))
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
         observer.stage("answering before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         run.update(metrics=metrics)
-    set_seed(recipe.training.seed)
+    set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
     run.forget_replaced()
     observer.stage("training")
     with (
-        _telling_memory_errors(*_no_room_to_train(run, plan)),
+        _telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
         _telling_full_disk(run),
         _telling_broken_rows(run, manifest),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     leave_training(trainer)
-    metrics |= _final_metrics(run, trainer)
+    check_wrapped(trainer, rank)
+    if rank.world > 1:
+        leave(model)
+    return _Fitted(model, trainer, answers, metrics)
+
+
+def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any], Seal]:
+    """Save; the number of steps, what was measured, and what the trained model answers."""
+    manifest, model, trainer = run.read(), fitted.model, fitted.trainer
+    recipe = manifest.recipe
+    metrics = fitted.metrics | _final_metrics(run, trainer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
@@ -382,9 +489,9 @@ def _fit(
     with telling_disk_errors(run.adapter):
         start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
         save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
-    if answers:
+    if fitted.answers:
         observer.stage("answering after training")
-        metrics |= answers.score()
+        metrics |= fitted.answers.score()
     return int(trainer.state.global_step), metrics, seal
 
 
@@ -428,7 +535,7 @@ def _make_trainer(
             prepared.tokenizer,
             (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
             [
-                *make_callbacks(manifest.run_id, run.metrics, observer, stop, first),
+                *make_callbacks(manifest.run_id, run.metrics, observer, stop, first, prepared.rank.is_first),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer),
             ],
             not checkpoint,

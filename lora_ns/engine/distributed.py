@@ -1,0 +1,148 @@
+"""One of the processes that train together: its place among them, and what they agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.engine.render import IGNORED
+from lora_ns.errors import Problem, RunError
+from lora_ns.rundir import DistributedRecord
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import nn
+    from transformers import Trainer
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of this process among those that train together."""
+
+    number: int = 0
+    local: int = 0
+    world: int = 1
+
+    @classmethod
+    def of(cls, surroundings: Mapping[str, str] = os.environ) -> Rank:
+        """What torchrun says."""
+        number, local, world = (int(surroundings[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        return cls(number, local, world)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes, and tells."""
+        return self.number == 0
+
+
+ALONE = Rank()
+
+
+def join(rank: Rank, device: str, timeout: int) -> None:
+    """Become one of the process group.
+
+    This comes before the first `TrainingArguments`: accelerate takes the group that it finds, and its own would wait
+    half an hour for a process on a CPU, whatever time was asked for.
+    """
+    import torch
+    from torch import distributed
+
+    if device == "cuda":
+        torch.cuda.set_device(rank.local)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+
+
+def leave(model: nn.Module) -> None:
+    """See that all ranks have trained the same weights, and end the group.
+
+    Raises:
+        RunError: if they have not.
+    """
+    from torch import distributed
+
+    sums: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(sums, _checksum(model))
+    distributed.barrier()
+    distributed.destroy_process_group()
+    other = next((number for number, found in enumerate(sums) if found != sums[0]), None)
+    if other is not None:
+        what = f"rank {other} has trained other weights than rank 0"
+        raise RunError(Problem("", what, "do not use the run, and report this"))
+
+
+def _checksum(model: nn.Module) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def meet() -> None:
+    """Wait for the other ranks, if there are any."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def any_of(flag: int) -> int:
+    """The largest of the numbers that the ranks have."""
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return flag
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    found = torch.tensor([flag], device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return int(found.item())
+
+
+def check_world(trainer: Trainer, rank: Rank) -> DistributedRecord:
+    """What runs is what was asked for.
+
+    Raises:
+        RunError: if the trainer sees other processes than the launcher started.
+    """
+    from torch import distributed
+
+    found, kind = trainer.accelerator.num_processes, trainer.accelerator.distributed_type.value
+    if found != rank.world or kind not in ({"NO"} if rank.world == 1 else {"MULTI_CPU", "MULTI_GPU"}):
+        what = f"{rank.world} processes were asked for, and accelerate runs {found} of the kind {kind}"
+        raise RunError(Problem("", what, "report this"))
+    if rank.world == 1:
+        return DistributedRecord(strategy="none", world_size=1)
+    return DistributedRecord(strategy="ddp", world_size=found, backend=distributed.get_backend())
+
+
+def check_wrapped(trainer: Trainer, rank: Rank) -> None:
+    """The model trained as one of several. Raises `RunError` if gradients were not averaged."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    if rank.world > 1 and not isinstance(trainer.model_wrapped, DistributedDataParallel):
+        what = f'`strategy = "ddp"` was asked for, and a bare {type(trainer.model_wrapped).__name__} was trained'
+        raise RunError(Problem("", what, "report this"))
+
+
+def in_whole_batches(rows: datasets.Dataset, size: int) -> datasets.Dataset:
+    """Evaluation rows, filled up by rows that have nothing to predict, until all ranks have as many batches.
+
+    accelerate would fill up with rows that count, and cut off what was gathered by their number.
+    """
+    import datasets
+
+    missing = -len(rows) % size
+    if not missing:
+        return rows
+    shortest = min(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))
+    row = dict(rows[shortest])
+    row["labels"] = [IGNORED] * len(row["labels"])
+    return datasets.concatenate_datasets([rows, datasets.Dataset.from_list([row] * missing, features=rows.features)])

@@ -1,0 +1,176 @@
+"""Several processes for one run: torchrun's command line, what it may see of its surroundings, and what comes back.
+
+Everything a rank needs is in the run directory before the first one starts, so that no process group waits for rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageError
+from lora_ns.rundir import RunDir
+
+STRAY = frozenset(
+    {"GROUP_RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "RANK"}
+    | {"ROLE_RANK", "ROLE_WORLD_SIZE", "WORLD_SIZE"}
+)
+"""Settings of launchers that decide what torch and accelerate do, whoever set them."""
+_STRAY_PREFIXES = ("ACCELERATE_", "PET_", "TORCHELASTIC_")
+_SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it, workers that are started again may meet the store of those before them."""
+_POLL_SECONDS = 0.1
+_END_SECONDS = 10.0
+_RANK_EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)")
+
+
+def argv(run: Path, processes: int, *options: str) -> list[str]:
+    """The command that starts the processes of a run on this machine: torchrun, on a port that is free."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [
+        *torchrun,
+        "--max_restarts",
+        "0",
+        "--no_python",
+        sys.executable,
+        "-m",
+        "lora_ns",
+        "rank",
+        str(run),
+        *options,
+    ]
+
+
+def settings(processes: int, cores: int) -> dict[str, str]:
+    """What is set for the processes: the cores are divided among them."""
+    return {**_SETTINGS, "OMP_NUM_THREADS": str(max(1, cores // processes))}
+
+
+def strays(surroundings: Mapping[str, str]) -> list[str]:
+    """Names of settings that are not for a run that launches itself."""
+    return sorted(name for name in surroundings if name in STRAY or name.startswith(_STRAY_PREFIXES))
+
+
+def environment(surroundings: Mapping[str, str], processes: int, cores: int) -> dict[str, str]:
+    """The environment of the processes."""
+    ignored = set(strays(surroundings))
+    kept = {name: value for name, value in surroundings.items() if name not in ignored}
+    return {**kept, **settings(processes, cores)}
+
+
+def ignored_note(surroundings: Mapping[str, str]) -> str | None:
+    """What of the surroundings is not read, in one line."""
+    ignored = [f"`{name}`" for name in strays(surroundings)]
+    cache = Path(surroundings.get("XDG_CACHE_HOME") or Path(surroundings.get("HOME", "~")).expanduser() / ".cache")
+    file = Path(surroundings.get("HF_HOME") or cache / "huggingface") / "accelerate" / "default_config.yaml"
+    ignored += [str(file)] if file.is_file() else []
+    return f"not read: {', '.join(ignored)}; `[distributed]` says how this run is launched" if ignored else None
+
+
+def check_not_launched(surroundings: Mapping[str, str]) -> None:
+    """Refuse to train in each of the processes of a launcher. Raises `UsageError`."""
+    if "TORCHELASTIC_RUN_ID" in surroundings:
+        count = surroundings.get("WORLD_SIZE", "several")
+        what = f"started by torchrun or accelerate in {count} processes, and each would train a run of its own"
+        raise UsageError(Problem("", what, "`lorans train --num-processes N` launches them, or see `launch-command`"))
+
+
+def launch(
+    run: RunDir,
+    command: list[str],
+    surroundings: Mapping[str, str],
+    tell: Callable[[dict[str, Any]], None],
+    stopped: Callable[[], int],
+) -> None:
+    """Run the processes to their end, and hand on what rank 0 tells.
+
+    Args:
+        run: its log takes what the launcher says.
+        command: from `argv`.
+        surroundings: from `environment`.
+        tell: takes each event of rank 0.
+        stopped: the number of the signal that asks for a stop, or 0.
+
+    Raises:
+        LoransError: what the first rank that failed says, with its number.
+    """
+    run.clear_ranks()
+    told = _Events(run.ranks / "events.jsonl")
+    with run.log.open("ab") as log:
+        child = subprocess.Popen(
+            command, env=dict(surroundings), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            while child.poll() is None:
+                if stopped() and not run.stop_file.exists():
+                    run.stop_file.write_text(str(stopped()))
+                for event in told.read():
+                    tell(event)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            if child.poll() is None:
+                _end(child, run)
+    for event in told.read():
+        tell(event)
+    if child.returncode:
+        raise _failure(run, child.returncode)
+
+
+class _Events:
+    """The lines that rank 0 has written since they were last read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._place = file, 0
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Whole lines only."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as file:
+            file.seek(self._place)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._place += len(line)
+                yield json.loads(line)
+
+
+def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:
+    """End the launcher, which ends its processes, and then whatever of them is left."""
+    child.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_END_SECONDS)
+    for file in run.ranks.glob("rank*.pid"):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+
+
+def _failure(run: RunDir, returncode: int) -> LoransError:
+    """What the first rank says that failed on its own, rather than because another one was gone."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in run.ranks.glob("rank*.error.json")]
+    if found:
+        first = min(found, key=lambda error: (not error["expected"], error["time"]))
+        kind = {2: UsageError, 3: MissingError}.get(first["exit_code"], RunError)
+        return kind(
+            Problem(entry["where"], f"rank {first['rank']} on {first['host']}: {entry['what']}", entry["remedy"])
+            for entry in first["problems"]
+        )
+    remedy = f"{run.log} has what it said"
+    ended = _RANK_EXIT.findall(run.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
+    if not ended:
+        return RunError(Problem(str(run.path), f"the launcher ended with {returncode}", remedy))
+    rank, code = ended[-1][0], int(ended[-1][1])
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    return RunError(Problem(str(run.path), f"rank {rank} {how}", remedy))

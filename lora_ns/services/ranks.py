@@ -1,0 +1,122 @@
+"""The processes of a run: started, listened to, and in each of them what tells the launcher how it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint
+from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
+from lora_ns.launch import argv, environment, ignored_note, launch, strays
+from lora_ns.machine import Machine
+from lora_ns.rundir import RunDir, write_atomic
+
+
+def forget_strays(observer: Observer) -> dict[str, str]:
+    """Take what launchers set out of this process's environment, and say so; the environment as it was before."""
+    before = dict(os.environ)
+    if note := ignored_note(before):
+        observer.warn(note)
+    for name in strays(before):
+        del os.environ[name]
+    return before
+
+
+def run_ranks(
+    run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
+) -> dict[str, Any]:
+    """Train a prepared run in as many processes as its plan says; what the first one hands back.
+
+    Raises:
+        LoransError: what went wrong in a rank, or that all stopped after a signal.
+    """
+    result: dict[str, Any] = {}
+
+    def tell(event: dict[str, Any]) -> None:
+        name, values = event["event"], event["values"]
+        if name == "result":
+            result.update(values[0])
+        else:
+            getattr(observer, name)(*values)
+
+    processes = run.read().plan.world_size.value
+    observer.stage(f"starting {processes} processes")
+    surroundings = environment(surroundings, processes, machine.cores)
+    launch(run, argv(run.path, processes, "--launched"), surroundings, tell, lambda: stop.number)
+    if result:
+        return result
+    if stop.number:
+        manifest = run.read()
+        found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+        what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
+        raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
+    raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
+
+
+class Teller:
+    """The observer in the first rank: what it is told goes to the launcher."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def _tell(self, event: str, *values: Any) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "values": values}) + "\n")
+
+    def stage(self, text: str) -> None:
+        """What happens now."""
+        self._tell("stage", text)
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training begins."""
+        self._tell("begin", step, steps)
+
+    def step(self, step: int, tokens: int) -> None:
+        """A step was done."""
+        self._tell("step", step, tokens)
+
+    def logged(self, row: dict[str, Any]) -> None:
+        """A row of metrics."""
+        self._tell("logged", row)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know."""
+        self._tell("warn", text)
+
+    def result(self, result: Any) -> None:
+        """What `train` hands back; the seal is in the manifest."""
+        self._tell("result", {**asdict(result), "seal": None})
+
+
+@contextlib.contextmanager
+def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None]:
+    """Write down what goes wrong in a rank, where the launcher looks for it; all ranks stop together after a signal."""
+    run.ranks.mkdir(exist_ok=True)
+    write_atomic(run.ranks / f"rank{rank}.pid", str(os.getpid()))
+    try:
+        yield
+    except InterruptedRunError:
+        if not is_launched:
+            raise
+    except BaseException as error:
+        expected = isinstance(error, LoransError)
+        if isinstance(error, LoransError):
+            problems, code = [asdict(problem) for problem in error.problems], error.exit_code
+        else:
+            traceback.print_exc()
+            remedy = f"the end of {run.log} or of a file in {run.ranks} has the traceback"
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            problems, code = [asdict(Problem("", what, remedy))], 1
+        found = {"rank": rank, "host": socket.gethostname(), "time": time.time(), "expected": expected}
+        write_atomic(
+            run.ranks / f"rank{rank}.error.json", json.dumps({**found, "exit_code": code, "problems": problems})
+        )
+        raise

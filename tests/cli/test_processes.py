@@ -1,0 +1,46 @@
+"""The options for several processes, and the commands that start them."""
+
+import pytest
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _rows(tmp_path, monkeypatch):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 32)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def told(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, UsageError)
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--num-processes", "2", "--gpus", "2"), "say the same"),
+        (("--gpus", "many"), 'write "auto" or a number from 1'),
+        (("--gpus", "0"), 'write "auto" or a number from 1'),
+        (("--gpus", "auto"), "there is no GPU here (`--num-processes N` trains on the CPU)"),
+        (("--num-processes", "1000", "--dry-run"), "distributed.num_processes: 1000 processes, and there"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(write_recipe, options, expected):
+    assert expected in told("train", write_recipe(), *options)
+
+
+def test_the_processes_are_in_the_plan(write_recipe, monkeypatch):
+    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    result = CliRunner().invoke(app, ["train", str(write_recipe()), "--num-processes", "2", "--dry-run"])
+    assert result.exit_code == 0
+    line = next(line for line in result.stdout.splitlines() if line.startswith("world_size"))
+    assert line.split() == ["world_size", "2", "--set"]
+
+
+def test_a_rank_needs_a_launcher(tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert f"`lorans launch-command {tmp_path}` prints what starts the processes" in told("rank", tmp_path)

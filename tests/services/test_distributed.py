@@ -1,0 +1,143 @@
+"""Two processes on a CPU give the adapter of one, stop and go on as one does, and say what went wrong in which."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from services_recipes import RECIPE, run_recipe
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.errors import InterruptedRunError, LoransError, RunError
+from lora_ns.rundir import RunDir
+from lora_ns.services.train import resume
+
+pytestmark = pytest.mark.slow
+
+TWO = ('distributed.strategy="ddp"', "distributed.num_processes=2")
+SHARED = (
+    "training.per_device_train_batch_size=2",
+    "training.per_device_eval_batch_size=2",
+    "dataset.max_eval_samples=7",
+    "training.save_steps=3",
+    "training.save_total_limit=5",
+)
+HOSTILE = {"MASTER_PORT": "1", "OMP_NUM_THREADS": "1", "RANK": "3", "WORLD_SIZE": "5", "ACCELERATE_USE_FSDP": "true"}
+
+
+@pytest.fixture(autouse=True)
+def _enough_cores(monkeypatch):
+    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+
+
+class Told(SilentObserver):
+    def __init__(self):
+        self.warned = []
+
+    def warn(self, text):
+        self.warned.append(text)
+
+
+def rows(run, *names):
+    logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    kept = [{name: row[name] for name in ("step", *names) if name in row} for row in logged]
+    return [row for row in kept if len(row) > 1]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two processes with LoRA, started where everything else was launched otherwise; and what was told of it."""
+    folder = tmp_path_factory.mktemp("pair")
+    config = folder / "home" / "accelerate" / "default_config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("distributed_type: FSDP\nnum_processes: 7\nuse_cpu: false\n")
+    observer = Told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+        patch.setenv("HF_HOME", str(folder / "home"))
+        for name, value in HOSTILE.items():
+            patch.setenv(name, value)
+        return run_recipe(folder, RECIPE, *SHARED, *TWO, observer=observer), observer.warned[0]
+
+
+def assert_same(run, alone):
+    manifest = run.read()
+    assert manifest.status == "finished"
+    assert manifest.distributed.model_dump() == {"strategy": "ddp", "world_size": 2, "backend": "gloo"}
+    assert alone.read().distributed.model_dump() == {"strategy": "none", "world_size": 1, "backend": None}
+    expected, got = load_file(alone.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
+    for mine, other in zip(rows(run, "loss", "eval_loss"), rows(alone, "loss", "eval_loss"), strict=True):
+        assert mine == pytest.approx(other, abs=1e-4)
+    for name in ("before/eval_loss", "eval_loss", "eval_mean_token_accuracy"):
+        assert manifest.metrics[name] == pytest.approx(alone.read().metrics[name], abs=1e-4)
+    assert manifest.seal.largest_difference < 1e-6
+
+
+def test_two_processes_give_the_adapter_of_one_whatever_the_surroundings_say(trained, pair):
+    run, warned = pair
+    assert all(f"`{name}`" in warned for name in HOSTILE)
+    assert "default_config.yaml" in warned
+    assert_same(run, trained(RECIPE, *SHARED))
+
+
+def test_two_processes_give_the_virtual_tokens_of_one(trained):
+    method = 'peft.method="prompt-tuning"'
+    alone = trained(RECIPE, *SHARED, method, "training.output_dir=alone")
+    assert_same(trained(RECIPE, *SHARED, method, *TWO), alone)
+
+
+class At(SilentObserver):
+    """Does something after a step."""
+
+    def __init__(self, step, act):
+        self._step, self._act = step, act
+
+    def step(self, step, tokens):
+        if step == self._step:
+            self._act()
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(trained, pair, tmp_path):
+    whole, _ = pair
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(InterruptedRunError, match=r"stopped after step [2-5] of 6, which is saved") as caught:
+        trained(RECIPE, *SHARED, *TWO, observer=stop)
+    assert caught.value.signal_number == signal.SIGTERM
+    run = RunDir.open(tmp_path / "run")
+    assert run.read().status == "interrupted"
+    with Noise() as noise:
+        assert resume(run, SilentObserver(), noise).steps == 6
+    expected, got = load_file(whole.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    assert rows(run, "loss", "eval_loss") == rows(whole, "loss", "eval_loss")
+
+
+def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
+    ended = []
+
+    def kill():
+        os.kill(int((tmp_path / "run/ranks/rank1.pid").read_text()), signal.SIGKILL)
+        ended.append(time.monotonic())
+
+    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 .*closed"):
+        trained(RECIPE, *SHARED, *TWO, "training.max_steps=500", observer=At(1, kill))
+    assert time.monotonic() - ended[0] < 15
+    assert RunDir.open(tmp_path / "run").read().status == "failed"
+    for file in (tmp_path / "run/ranks").glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def test_what_a_rank_says_comes_through(trained, tmp_path):
+    with pytest.raises(LoransError, match=r"rank [01] on .*: .*(nan|inf).*\(lower `training.learning_rate`") as caught:
+        trained(RECIPE, *SHARED, *TWO, "training.learning_rate=1e30", "training.warmup_steps=0")
+    assert caught.value.exit_code == 1
+    assert RunDir.open(tmp_path / "run").read().status == "failed"

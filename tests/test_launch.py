@@ -1,0 +1,93 @@
+"""What starts the processes of a run, and what is made of how they end."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_ns.errors import MissingError, RunError, UsageError
+from lora_ns.launch import _failure, argv, check_not_launched, environment, ignored_note
+from lora_ns.rundir import RunDir
+
+HOSTILE = {
+    "ACCELERATE_USE_FSDP": "true",
+    "MASTER_PORT": "1",
+    "OMP_NUM_THREADS": "1",
+    "PET_NNODES": "3",
+    "RANK": "3",
+    "WORLD_SIZE": "5",
+}
+
+
+def test_the_command_is_torchruns_own():
+    assert argv(Path("run"), 2, "--launched") == [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "--max_restarts",
+            "0",
+        ),
+        *("--no_python", sys.executable, "-m", "lora_ns", "rank", "run", "--launched"),
+    ]
+
+
+@pytest.mark.parametrize(("processes", "cores", "threads"), [(2, 8, "4"), (3, 8, "2"), (4, 2, "1")])
+def test_the_processes_see_nothing_of_other_launchers(processes, cores, threads):
+    assert environment({"PATH": "/bin", **HOSTILE}, processes, cores) == {
+        "PATH": "/bin",
+        "OMP_NUM_THREADS": threads,
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+def test_what_is_not_read_is_told_in_one_line(tmp_path):
+    surroundings = {"HF_HOME": str(tmp_path), "PATH": "/bin"}
+    assert ignored_note(surroundings) is None
+    file = tmp_path / "accelerate" / "default_config.yaml"
+    file.parent.mkdir()
+    file.touch()
+    names = ", ".join(f"`{name}`" for name in HOSTILE)
+    told = f"not read: {names}, {file}; `[distributed]` says how this run is launched"
+    assert ignored_note({**surroundings, **HOSTILE}) == told
+
+
+def test_each_process_of_a_launcher_would_train_its_own_run():
+    check_not_launched({"WORLD_SIZE": "2", "RANK": "0"})
+    with pytest.raises(UsageError, match="in 2 processes, and each would train a run of its own"):
+        check_not_launched({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"})
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDir(tmp_path)
+    run.clear_ranks()
+    run.log.touch()
+    return run
+
+
+def told(run, rank, time, expected=True, exit_code=1):
+    problem = {"where": "", "what": f"fault {rank}", "remedy": "mend it"}
+    error = {"rank": rank, "host": "here", "time": time, "expected": expected, "exit_code": exit_code}
+    (run.ranks / f"rank{rank}.error.json").write_text(json.dumps({**error, "problems": [problem]}))
+
+
+@pytest.mark.parametrize(("code", "kind"), [(1, RunError), (2, UsageError), (3, MissingError)])
+def test_the_first_rank_that_failed_speaks_with_its_exit_code(run, code, kind):
+    told(run, 0, 1.0, expected=False)  # the connection to another rank was closed
+    told(run, 1, 3.0)
+    told(run, 2, 2.0, exit_code=code)
+    failure = _failure(run, 1)
+    assert type(failure) is kind
+    assert str(failure) == "rank 2 on here: fault 2 (mend it)"
+
+
+def test_a_rank_that_was_killed_is_named_from_what_torchrun_says(run):
+    run.log.write_text("Root Cause:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n")
+    assert "rank 1 was ended by SIGKILL" in str(_failure(run, 1))
+    run.log.write_text("nothing")
+    assert "the launcher ended with 1" in str(_failure(run, 1))
