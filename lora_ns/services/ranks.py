@@ -20,9 +20,12 @@ from lora_ns.machine import Machine
 from lora_ns.rundir import RunDir, write_atomic
 
 
-def forget_strays(observer: Observer) -> dict[str, str]:
-    """Take what launchers set out of this process's environment, and say so; the environment as it was before."""
-    before = dict(os.environ)
+def forget_strays(observer: Observer, processes: int) -> dict[str, str]:
+    """Take what launchers set out of this process's environment, and say so; the environment as it was before.
+
+    The number of threads is left to who trains in one process.
+    """
+    before = {name: value for name, value in os.environ.items() if processes > 1 or name != "OMP_NUM_THREADS"}
     if note := ignored_note(before):
         observer.warn(note)
     for name in strays(before):

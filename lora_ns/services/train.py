@@ -140,7 +140,7 @@ def train(
     loaded = fit_to_base(loaded, base.facts)
     processes = make_plan(loaded, machine, base, DataFacts()).world_size.value
     observer.stage("loading the libraries")
-    surroundings = forget_strays(observer)
+    surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
@@ -200,8 +200,9 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine, processes = detect(), manifest.plan.world_size.value
-    surroundings = forget_strays(observer)
+    surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
+    prepared = _reopen(run, manifest, base)
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
     _check_resumable(run, manifest, found)
@@ -210,7 +211,7 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     if processes > 1:
         _check_devices(run, manifest, machine)
         return _execute_ranks(run, surroundings, machine, observer)
-    return _execute(run, _reopen(run, manifest, base), observer, found)
+    return _execute(run, prepared, observer, found)
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
