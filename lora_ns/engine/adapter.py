@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
 from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reached, fitting, resolve_targets
+from lora_ns.engine.scoring import is_rescaled
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
     AdaLora,
@@ -145,7 +146,7 @@ def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any])
         found = resolve_targets(model, kwargs, kwargs["task_type"])
     elif isinstance(method, LnTuning):
         found = {"target_modules": _norms(model, kwargs.get("modules_to_save") or [])}
-    _check_tokens(model, method, kwargs["task_type"])
+    found |= _token_rows(model, method, kwargs["task_type"])
     if isinstance(method, Lora):
         targets = {**kwargs, **found}["target_modules"]
         check_names(model, method, targets)
@@ -180,13 +181,40 @@ def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]
     return {**sizes, "token_dim": config.hidden_size}
 
 
-def _check_tokens(model: PreTrainedModel, method: PeftMethod, task_type: str) -> None:
-    """Rows of embeddings that are the head's as well cannot be trained for text. Raises `PlanError`."""
+def with_rows(method: PeftMethod, tokens: Sequence[int]) -> PeftMethod:
+    """The method with rows of its own for added tokens, which a rule leaves to LoRA."""
+    if not tokens or not isinstance(method, Lora):
+        return method
+    return method.model_copy(update={"trainable_token_indices": (*method.trainable_token_indices, *tokens)})
+
+
+def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> dict[str, Any]:
+    """Where the rows of single tokens are trained: in the embeddings, and for text in the head, tied to them or not.
+
+    Raises:
+        PlanError: if the base has no such row.
+    """
     key = "token_indices" if isinstance(method, TrainableTokens) else "trainable_token_indices"
+    tokens = getattr(method, key, ())
+    if not tokens:
+        return {}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if max(tokens) >= (count := embeddings.weight.shape[0]):
+        what = f"peft.{key}: {max(tokens)} is no token of the base, which has {count}"
+        raise PlanError(Problem("", what, f"write numbers below {count}"))
+    if task_type != "CAUSAL_LM":
+        return {}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if task_type == "CAUSAL_LM" and is_tied and getattr(method, key, ()):
+    if is_tied and isinstance(method, TrainableTokens):
         what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
-        raise PlanError(Problem("", what, "choose a base that does not tie them"))
+        raise PlanError(Problem("", what, "write lora with `trainable_token_indices`"))
+    if is_rescaled(model):
+        what = f"peft.{key}: {type(model).__name__} does more to its logits than its head, whose rows would be trained"
+        raise PlanError(Problem("", what, "choose another base"))
+    if is_tied or isinstance(method, TrainableTokens):
+        return {}
+    names = [name for name, module in model.named_modules() if module in (embeddings, head)]
+    return {key: {name: list(tokens) for name in names}}
 
 
 def save_adapter(
