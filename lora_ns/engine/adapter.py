@@ -72,11 +72,15 @@ def add_adapter(
     return adapted
 
 
-def train_in_float32(model: PeftModel) -> None:
-    """Bring what is trained into float32, whatever the base is in."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+def train_in_float32(model: PeftModel) -> bool:
+    """Bring what is trained into float32, whatever the base is in; whether anything was in less."""
+    import torch
+
+    trained = [value for value in model.parameters() if value.requires_grad and value.is_floating_point()]
+    is_less = any(value.dtype != torch.float32 for value in trained)
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    return is_less
 
 
 def check_head(model: PeftModel, base: Base) -> None:
@@ -328,15 +332,19 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     import peft
     from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
-        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
+        is_whole = not peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
+        if train_in_float32(adapted):  # what was loaded into less was rounded
+            peft.set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         what = f"the adapter cannot be loaded: {str(error).strip().splitlines()[0]}"
         raise UsageError(Problem(str(folder), what, "train again, or restore the folder")) from error
     check_keys(adapted, folder)
-    adapted.eval()
-    return adapted
+    return adapted.requires_grad_(requires_grad=False).eval()
 
 
 def put_in_place(adapted: PeftModel) -> None:

@@ -24,7 +24,9 @@ ROWS = [chat("plum", "<yes>"), chat("stone", "<no>"), chat("ripe plum", "<yes>")
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def folder(request, tmp_path):
-    write_base(tmp_path, make_tokenizer(SHAPES["chatml-marked"]), tie_word_embeddings=request.param, initializer_range=0.2)
+    write_base(
+        tmp_path, make_tokenizer(SHAPES["chatml-marked"]), tie_word_embeddings=request.param, initializer_range=0.2
+    )
     write_rows(tmp_path, ROWS)
     return tmp_path
 
