@@ -72,15 +72,11 @@ def add_adapter(
     return adapted
 
 
-def train_in_float32(model: PeftModel) -> bool:
-    """Bring what is trained into float32, whatever the base is in; whether anything was in less."""
-    import torch
-
-    trained = [value for value in model.parameters() if value.requires_grad and value.is_floating_point()]
-    is_less = any(value.dtype != torch.float32 for value in trained)
-    for parameter in trained:
-        parameter.data = parameter.data.float()
-    return is_less
+def train_in_float32(model: PeftModel) -> None:
+    """Bring what is trained into float32, whatever the base is in."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
 
 
 def check_head(model: PeftModel, base: Base) -> None:
@@ -332,19 +328,35 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     import peft
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
         is_whole = not peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
-        if train_in_float32(adapted):  # what was loaded into less was rounded
-            peft.set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
+        _unround(adapted, folder)
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         what = f"the adapter cannot be loaded: {str(error).strip().splitlines()[0]}"
         raise UsageError(Problem(str(folder), what, "train again, or restore the folder")) from error
     check_keys(adapted, folder)
     return adapted.requires_grad_(requires_grad=False).eval()
+
+
+def _unround(adapted: PeftModel, folder: Path) -> None:
+    """Bring what is trained into float32, with the values of the file: some is loaded into the base's type."""
+    import torch
+    from safetensors.torch import load_file
+
+    rounded = {
+        name: value
+        for name, value in adapted.named_parameters()
+        if value.requires_grad and value.is_floating_point() and value.dtype != torch.float32
+    }
+    train_in_float32(adapted)
+    saved = load_file(folder / WEIGHTS) if rounded else {}
+    for name, value in rounded.items():
+        exact = saved.get(name.replace(".modules_to_save.default", "").replace(".default", ""))
+        if exact is not None:
+            value.data.copy_(exact)
 
 
 def put_in_place(adapted: PeftModel) -> None:
