@@ -31,6 +31,8 @@ class Capabilities:
     """Whether it trains over a base that GPTQ or AWQ packed."""
     quantized_biases: bool | str = True
     """Whether it trains over a base by bitsandbytes whose layers have biases."""
+    hidden_tensors: bool = False
+    """Whether it keeps parts of the base where a change of the model's type does not reach them."""
     empty_base: bool = True
     """Whether it can be put onto a base without weights."""
     resume: bool | str = True

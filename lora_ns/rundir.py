@@ -157,6 +157,8 @@ class Manifest(BaseModel):
     chat_template: str | None = None
     """The template that the recipe put in the place of the tokenizer's own."""
     stop_token_ids: tuple[int, ...] = ()
+    added_tokens: tuple[int, ...] = ()
+    """Numbers of the tokens that the recipe adds."""
     labels: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
     """What a label is; None for text, and for runs of versions that knew classes alone."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
 from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reached, fitting, resolve_targets
+from lora_ns.engine.scoring import is_rescaled
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
     AdaLora,
@@ -145,7 +146,7 @@ def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any])
         found = resolve_targets(model, kwargs, kwargs["task_type"])
     elif isinstance(method, LnTuning):
         found = {"target_modules": _norms(model, kwargs.get("modules_to_save") or [])}
-    _check_tokens(model, method, kwargs["task_type"])
+    found |= _token_rows(model, method, kwargs["task_type"])
     if isinstance(method, Lora):
         targets = {**kwargs, **found}["target_modules"]
         check_names(model, method, targets)
@@ -180,13 +181,40 @@ def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]
     return {**sizes, "token_dim": config.hidden_size}
 
 
-def _check_tokens(model: PreTrainedModel, method: PeftMethod, task_type: str) -> None:
-    """Rows of embeddings that are the head's as well cannot be trained for text. Raises `PlanError`."""
+def with_rows(method: PeftMethod, tokens: Sequence[int]) -> PeftMethod:
+    """The method with rows of its own for added tokens, which a rule leaves to LoRA."""
+    if not tokens or not isinstance(method, Lora):
+        return method
+    return method.model_copy(update={"trainable_token_indices": (*method.trainable_token_indices, *tokens)})
+
+
+def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> dict[str, Any]:
+    """Where the rows of single tokens are trained: in the embeddings, and for text in the head, tied to them or not.
+
+    Raises:
+        PlanError: if the base has no such row.
+    """
     key = "token_indices" if isinstance(method, TrainableTokens) else "trainable_token_indices"
+    tokens = getattr(method, key, ())
+    if not tokens:
+        return {}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if max(tokens) >= (count := embeddings.weight.shape[0]):
+        what = f"peft.{key}: {max(tokens)} is no token of the base, which has {count}"
+        raise PlanError(Problem("", what, f"write numbers below {count}"))
+    if task_type != "CAUSAL_LM":
+        return {}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if task_type == "CAUSAL_LM" and is_tied and getattr(method, key, ()):
+    if is_tied and isinstance(method, TrainableTokens):
         what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
-        raise PlanError(Problem("", what, "choose a base that does not tie them"))
+        raise PlanError(Problem("", what, "write lora with `trainable_token_indices`"))
+    if is_rescaled(model):
+        what = f"peft.{key}: {type(model).__name__} does more to its logits than its head, whose rows would be trained"
+        raise PlanError(Problem("", what, "choose another base"))
+    if is_tied or isinstance(method, TrainableTokens):
+        return {}
+    names = [name for name, module in model.named_modules() if module in (embeddings, head)]
+    return {key: {name: list(tokens) for name in names}}
 
 
 def save_adapter(
@@ -302,13 +330,33 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     from safetensors import SafetensorError
 
     try:
-        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+        # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
+        is_whole = not peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
+        _unround(adapted, folder)
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
         what = f"the adapter cannot be loaded: {str(error).strip().splitlines()[0]}"
         raise UsageError(Problem(str(folder), what, "train again, or restore the folder")) from error
     check_keys(adapted, folder)
-    adapted.eval()
-    return adapted
+    return adapted.requires_grad_(requires_grad=False).eval()
+
+
+def _unround(adapted: PeftModel, folder: Path) -> None:
+    """Bring what is trained into float32, with the values of the file: some is loaded into the base's type."""
+    import torch
+    from safetensors.torch import load_file
+
+    rounded = {
+        name: value
+        for name, value in adapted.named_parameters()
+        if value.requires_grad and value.is_floating_point() and value.dtype != torch.float32
+    }
+    train_in_float32(adapted)
+    saved = load_file(folder / WEIGHTS) if rounded else {}
+    for name, value in rounded.items():
+        exact = saved.get(name.replace(".modules_to_save.default", "").replace(".default", ""))
+        if exact is not None:
+            value.data.copy_(exact)
 
 
 def put_in_place(adapted: PeftModel) -> None:

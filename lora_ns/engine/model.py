@@ -32,6 +32,8 @@ class Loading:
     labels: Sequence[str] = ()
     problem_type: str | None = None
     """What the labels of a classifier of texts are, by transformers' name."""
+    added_tokens: Sequence[int] = ()
+    """Numbers of tokens that the base does not have."""
 
 
 def load_base(base: Base, loading: Loading) -> PreTrainedModel:
@@ -58,10 +60,29 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
         model = never_quantised(model)
     _settle_4bit_layers(model, loading.dtype)
     _settle_packed_layers(model)
+    make_room(model, loading.added_tokens)
     model.generation_config = transformers.GenerationConfig()
     if loading.quantization.bits is None:
         model.to(loading.device)
     return model
+
+
+def make_room(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+    """Give new tokens rows in the embeddings and the head: the mean of all others, the same whenever it is loaded."""
+    import torch
+
+    if not tokens:
+        return
+    matrices = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if max(tokens) >= matrices[0].weight.shape[0]:
+        model.resize_token_embeddings(max(tokens) + 1, mean_resizing=False)
+        matrices = [model.get_input_embeddings(), model.get_output_embeddings()]
+    first = min(tokens)
+    with torch.no_grad():
+        for matrix in matrices:
+            if matrix is not None:
+                weight = matrix.weight
+                weight[first : max(tokens) + 1] = weight[:first].float().mean(0).to(weight.dtype)
 
 
 def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> PreTrainedModel:

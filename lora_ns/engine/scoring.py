@@ -53,12 +53,11 @@ class AnswerScorer:
             return False
         base = model.get_base_model()
         head = base.get_output_embeddings()
-        settings = base.config.get_text_config()
         return (
             base.device.type == "cpu"
             and type(head) is torch.nn.Linear
             and not any(parameter.requires_grad for parameter in head.parameters())
-            and all(getattr(settings, name, None) is None for name in _RESCALED)
+            and not is_rescaled(base)
         )
 
     def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
@@ -78,6 +77,53 @@ class AnswerScorer:
             scored = scoring_function().apply(hidden[mask], head.weight, head.bias, targets[mask])
         log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in scored)
         return Scores(log_probs, entropy, is_top1, mask)
+
+
+class HeadScorer(AnswerScorer):
+    """The same for a head that is trained in part, whose own weights TRL's loss would read without that part.
+
+    It is asked as the model asks it, so that its gradient is that of the model, on any device.
+    """
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether rows of single tokens are trained in the head."""
+        from peft import PeftModel
+        from peft.utils.other import TrainableTokensWrapper
+
+        return isinstance(model, PeftModel) and isinstance(
+            model.get_base_model().get_output_embeddings(), TrainableTokensWrapper
+        )
+
+    def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
+        """Score a batch, as `AnswerScorer` does."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        del fused_lm_head
+        with self._accelerator.autocast():
+            hidden = self._base.base_model(**inputs).last_hidden_state[:, :-1]
+            targets = labels[:, 1:]
+            mask = targets != IGNORED
+            hidden, targets = hidden[mask], targets[mask]
+            parts = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(targets), POSITIONS_AT_ONCE)]
+            scored = [checkpoint(self._score, hidden[part], targets[part], use_reentrant=False) for part in parts]
+        joined = (torch.cat(part) for part in zip(*scored, strict=True))
+        log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in joined)
+        return Scores(log_probs, entropy, is_top1, mask)
+
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position."""
+        logits = self._base.get_output_embeddings()(hidden).float()
+        logs = logits.log_softmax(-1)
+        entropy = -(logs.detach().exp() * logs.detach()).sum(-1)
+        return logs.gather(-1, targets[:, None])[:, 0], entropy, logits.argmax(-1) == targets
+
+
+def is_rescaled(model: Any) -> bool:
+    """Whether a model does more to its logits than its head does."""
+    settings = model.config.get_text_config()
+    return any(getattr(settings, name, None) is not None for name in _RESCALED)
 
 
 @functools.cache

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
-from lora_ns.errors import ModelError, Problem
+from lora_ns.errors import ModelError, PlanError, Problem
+from lora_ns.recipe.model import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,29 @@ _PAD_CANDIDATES = (
     "<unk>",
     "[UNK]",
 )
+
+
+def recipe_tokenizer(base: Base, model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base with the tokens that a recipe adds to it.
+
+    Raises:
+        ModelError: if there is none.
+        PlanError: if a token is there already.
+    """
+    tokenizer = base_tokenizer(base, model.trust_remote_code)
+    known = tokenizer.get_vocab()
+    for token in model.add_tokens:
+        if token in known:
+            what = f"model.add_tokens: `{token}` is token {known[token]} already"
+            remedy = f"remove it; `peft.trainable_token_indices = [{known[token]}]` trains its row"
+            raise PlanError(Problem("", what, remedy))
+    tokenizer.add_tokens(list(model.add_tokens))
+    return tokenizer
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase, model: Model) -> tuple[int, ...]:
+    """The numbers of the tokens that a recipe adds."""
+    return tuple(tokenizer.convert_tokens_to_ids(list(model.add_tokens)))
 
 
 def base_tokenizer(base: Base, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

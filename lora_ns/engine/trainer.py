@@ -14,7 +14,7 @@ from lora_ns.engine.classifier import class_weights, classifier_trainer_class, k
 from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
-from lora_ns.engine.scoring import AnswerScorer
+from lora_ns.engine.scoring import AnswerScorer, HeadScorer
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.load import LoadedRecipe
@@ -244,8 +244,9 @@ def causal_trainer_class() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss, from scores of the positions in it where that is less work."""
             own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
-            if not own_logits and AnswerScorer.fits(model):
-                model = AnswerScorer(model, self.accelerator)
+            scorer = next((kind for kind in (HeadScorer, AnswerScorer) if kind.fits(model)), None)
+            if not own_logits and scorer:
+                model = scorer(model, self.accelerator)
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
         def count_of(self, inputs: Any) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from lora_ns.errors import Problem, RecipeError
+from lora_ns.errors import PlanError, Problem, RecipeError
 from lora_ns.recipe.explain import as_toml, explain, key_of, tag_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
@@ -316,3 +317,15 @@ def _no_json(value: object) -> dict[str, str]:
 def _line(problem: Problem) -> int:
     number = problem.where.rpartition(":")[2]
     return int(number) if number.isdigit() else 0
+
+
+@contextlib.contextmanager
+def locating(loaded: LoadedRecipe) -> Iterator[None]:
+    """Give each problem of the plan that begins with a key its place in the recipe."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(
+            replace(problem, where=problem.where or loaded.where(problem.what.partition(":")[0]))
+            for problem in error.problems
+        ) from None

@@ -655,14 +655,27 @@ def start_fits_the_adapter(recipe: Recipe) -> Finding | None:
     if peft.target_parameters and (peft.starts_later or start in {"mica", "orthogonal"}):
         what = f'"{start}" starts layers, and `target_parameters` are none'
         return Finding(("peft.target_parameters", key), what, 'write "default"')
-    if peft.trainable_token_indices and start == "eva":
-        what = '"eva" does not start embeddings, which `trainable_token_indices` adapts'
-        return Finding(("peft.trainable_token_indices", key), what, 'write "lora_ga" or "pissa"')
+    rows = "model.add_tokens" if recipe.model.add_tokens else "peft.trainable_token_indices"
+    if (recipe.model.add_tokens or peft.trainable_token_indices) and start == "eva":
+        what = f'"eva" does not start embeddings, which `{rows.rpartition(".")[2]}` adapts'
+        return Finding((rows, key), what, 'write "lora_ga" or "pissa"')
     if peft.use_dora and start == "mica":
         return Finding(("peft.use_dora", key), 'PEFT has no DoRA of "mica"', 'write "default"')
     odd = [rank for rank in (peft.lora_r, *peft.rank_pattern.values()) if rank % 2]
     if odd and start == "orthogonal":
         return Finding(("peft.lora_r", key), f'"orthogonal" needs even ranks, and one is {odd[0]}', "write even ranks")
+    return None
+
+
+def added_tokens_are_trained(recipe: Recipe) -> Finding | None:
+    """New tokens need rows that are trained, which LoRA has beside its layers."""
+    tokens = recipe.model.add_tokens
+    if tokens and not isinstance(recipe.peft, Lora):
+        what = f"{recipe.peft.method} leaves the rows of new tokens as they are made, all alike"
+        return Finding(("model.add_tokens", "peft.method"), what, 'write `method = "lora"`')
+    twice = next((token for number, token in enumerate(tokens) if token in tokens[:number]), None)
+    if twice is not None:
+        return Finding(("model.add_tokens",), f"`{twice}` is there twice", "remove one of them")
     return None
 
 
@@ -676,6 +689,7 @@ def one_factor_alone_is_trained(recipe: Recipe) -> Finding | None:
         ("peft.use_dora", peft.use_dora),
         ("peft.target_parameters", bool(peft.target_parameters)),
         ("peft.trainable_token_indices", bool(peft.trainable_token_indices)),
+        ("model.add_tokens", bool(recipe.model.add_tokens)),
         ("training.optim", is_written(recipe, "training.optim")),
     ):
         if is_given:
@@ -892,6 +906,7 @@ RULES: tuple[Rule, ...] = (
     start_works_on_the_base,
     start_keys_are_read,
     start_fits_the_adapter,
+    added_tokens_are_trained,
     one_factor_alone_is_trained,
     kasa_cuts_the_base_alone,
     exact_match_has_rows,

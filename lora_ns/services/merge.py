@@ -48,8 +48,9 @@ def merge(
 ) -> MergeResult:
     """Fold a run's adapter into its base.
 
-    The base is loaded afresh, in float32 on the CPU; one that was quantised in training is quantised and then
-    dequantised, so that the adapter meets the very values that it was trained on. The sum is rounded once.
+    The base is loaded afresh, on the CPU, in the type that was trained in; one that was quantised is quantised and then
+    dequantised. So the adapter meets the very values that it was trained on. They are added up in float32, and the sum
+    is rounded once.
 
     Args:
         run: the run directory.
@@ -77,7 +78,9 @@ def merge(
     model = load_base(base, loading)
     if loading.quantization.bits is not None:
         model = in_full(model, loading.quantization)
-    adapted = load_adapter(model, run.adapter)
+    if method.capabilities.hidden_tensors:
+        model = model.float()
+    adapted = load_adapter(model, run.adapter).float()
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
@@ -96,7 +99,9 @@ def merge(
 
 def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
     """How the base is loaded to be merged into. Raises `UsageError` if its weights cannot be unpacked."""
-    loading = replace(loading_of(manifest), device="cpu", dtype="float32")
+    loading = replace(loading_of(manifest), device="cpu")
+    if loading.quantization.bits is not None:
+        loading = replace(loading, dtype="float32")
     if not loading.quantization.only_stored:
         return loading
     if base.facts.quantization:

@@ -17,9 +17,9 @@ from lora_ns.engine.sources import Source, Sources, columns_record, notes, part_
 from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
-from lora_ns.engine.tokenizer import base_tokenizer, choose_pad_token, stop_token_ids
+from lora_ns.engine.tokenizer import choose_pad_token, recipe_tokenizer, stop_token_ids
 from lora_ns.plan import DataFacts, room_for_rows
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.rundir import DataRecord, PartRecord, SourceRecord
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
-    """The tokenizer with its template, stop and pad tokens. Raises `LoransError`."""
-    tokenizer = base_tokenizer(base, loaded.recipe.model.trust_remote_code)
+    """The tokenizer with its own and the added tokens, template, stop and pad tokens. Raises `LoransError`."""
+    with locating(loaded):
+        tokenizer = recipe_tokenizer(base, loaded.recipe.model)
     use_template(loaded, tokenizer)
     check_kwargs(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)

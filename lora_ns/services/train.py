@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.engine import libraries, starts
-from lora_ns.engine.adapter import UNKNOWN_STEPS, add_adapter, check_fit, check_head, save_adapter, trainable_parameters
+from lora_ns.engine.adapter import (
+    UNKNOWN_STEPS,
+    add_adapter,
+    check_fit,
+    check_head,
+    save_adapter,
+    trainable_parameters,
+    with_rows,
+)
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
 from lora_ns.engine.distributed import ALONE, Rank, check_world, check_wrapped, in_whole_batches, join, leave
 from lora_ns.engine.learning import learning_watch
-from lora_ns.engine.model import empty_base, load_base
+from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
-    base_tokenizer,
+    added_tokens,
     choose_pad_token,
     generation_settings,
+    recipe_tokenizer,
     template_hash,
 )
 from lora_ns.engine.trainer import check_arguments, choose_optimizer, leave_training, make_trainer
@@ -34,7 +43,6 @@ from lora_ns.errors import (
     InterruptedRunError,
     LoransError,
     ModelError,
-    PlanError,
     Problem,
     RunError,
     UsageError,
@@ -44,7 +52,7 @@ from lora_ns.machine import Machine, detect
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
 from lora_ns.recipe.distributed import Ddp
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
@@ -161,6 +169,7 @@ def train(
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
         stop_token_ids=renderer.stops,
+        added_tokens=added_tokens(tokenizer, loaded.recipe.model),
         labels=rows.labels,
         problem_type=rows.problem_type,
         packages=libraries.versions(),
@@ -168,7 +177,7 @@ def train(
         seed=loaded.recipe.training.seed,
     )
     check_arguments(loaded, plan, run.checkpoints)
-    _check_adapter(loaded, base, plan)
+    _check_adapter(loaded, base, plan, manifest.added_tokens)
     with run.replacing() if overwrite else contextlib.nullcontext():
         run.create(loaded.text, manifest)
         noise.attach(run.log)
@@ -255,7 +264,7 @@ def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
         raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
-    tokenizer = base_tokenizer(base, manifest.recipe.model.trust_remote_code)
+    tokenizer = recipe_tokenizer(base, manifest.recipe.model)
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
@@ -312,26 +321,15 @@ def _located(loaded: LoadedRecipe, problem: Problem) -> Problem:
     return Problem(where, problem.what, problem.remedy)
 
 
-def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan) -> None:
+def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:
     """See that the method fits the base before a run is made. Raises `PlanError`, with the place in the recipe."""
     recipe = loaded.recipe
     if recipe.model.trust_remote_code:  # such a model need not be one that can be built without weights
         return
     with locating(loaded):
         empty = empty_base(base, recipe.task_type)
-        check_fit(empty, recipe.peft, recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
-
-
-@contextlib.contextmanager
-def locating(loaded: LoadedRecipe) -> Iterator[None]:
-    """Give each problem of the plan that begins with a key its place in the recipe."""
-    try:
-        yield
-    except PlanError as error:
-        raise PlanError(
-            replace(problem, where=problem.where or loaded.where(problem.what.partition(":")[0]))
-            for problem in error.problems
-        ) from None
+        make_room(empty, added)
+        check_fit(empty, with_rows(recipe.peft, added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
 
 
 def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
@@ -507,7 +505,8 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
         model = starts.put_back(bare, recipe.peft, run.start)
     else:
-        model = add_adapter(bare, recipe.peft, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+        method = with_rows(recipe.peft, manifest.added_tokens)
+        model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
     if recipe.task_type != "CAUSAL_LM":
         check_head(model, base)
     for note in expert_notes(model):

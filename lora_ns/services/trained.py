@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base, read_header
-from lora_ns.engine.adapter import UNKNOWN_STEPS, WEIGHTS, add_adapter, check_names_saved, load_adapter, plainly_started
+from lora_ns.engine.adapter import (
+    UNKNOWN_STEPS,
+    WEIGHTS,
+    add_adapter,
+    check_names_saved,
+    load_adapter,
+    plainly_started,
+    with_rows,
+)
 from lora_ns.engine.generate import Writer
-from lora_ns.engine.model import Loading, empty_base, load_base
+from lora_ns.engine.model import Loading, empty_base, load_base, make_room
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
@@ -116,9 +124,18 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
     if WEIGHTS in changed and manifest.recipe.peft.capabilities.empty_base:
         recipe = manifest.recipe
         empty = empty_base(base, recipe.task_type, recipe.model.trust_remote_code)
+        make_room(empty, manifest.added_tokens)
         steps = manifest.plan.max_steps.value or UNKNOWN_STEPS
         check_names_saved(
-            run.adapter, names, add_adapter(empty, plainly_started(recipe.peft), recipe.task_type, base, steps)
+            run.adapter,
+            names,
+            add_adapter(
+                empty,
+                with_rows(plainly_started(recipe.peft), manifest.added_tokens),
+                recipe.task_type,
+                base,
+                steps,
+            ),
         )
     for name in changed:
         remedy = "restore it; a changed adapter loads with PEFT, without lorans"
@@ -161,6 +178,7 @@ def loading_of(manifest: Manifest) -> Loading:
         trust_remote_code=recipe.model.trust_remote_code,
         labels=manifest.labels,
         problem_type=manifest.problem_type,
+        added_tokens=manifest.added_tokens,
     )
 
 

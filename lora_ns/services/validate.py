@@ -22,11 +22,11 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, fit_to_base, make_plan
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
-from lora_ns.services.train import find_recipe_base, locating, train
+from lora_ns.services.train import find_recipe_base, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

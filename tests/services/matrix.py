@@ -33,7 +33,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "miss": ("peft.r=8",),
     "psoft": ("peft.r=8",),
     "shira": ("peft.r=4",),
-    "fourierft": ("peft.n_frequency=64",),
+    "fourierft": ("peft.n_frequency=64", "training.learning_rate=1e-3"),
     "waveft": ("peft.n_frequency=64",),
     "trainable-tokens": (f"peft.token_indices={list(range(3, 250))}",),
 }

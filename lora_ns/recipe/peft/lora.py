@@ -78,7 +78,7 @@ class Lora(LayeredMethod):
     target_parameters: ModuleNames = ()
     """Parameters that are no layers, such as the experts of some models: `mlp.experts.gate_up_proj`."""
     trainable_token_indices: tuple[NonNegativeInt, ...] = ()
-    """Numbers of tokens whose embeddings are trained, too."""
+    """Numbers of tokens whose rows are trained, too: those of the embeddings, and for text those of the head."""
     loraplus_lr_ratio: PositiveFloat | None = None
     """LoRA+: how much higher the second factor's learning rate is, such as 16 (Hayou et al. 2024, arXiv 2402.12354)."""
     use_lora_fa: bool = False

@@ -159,10 +159,15 @@ class Lily(LayeredMethod):
     config_file: ClassVar[str] = "tuners/lily/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         typical_learning_rate=5e-4,
-        merge="a router mixes its factors anew for every token",
+        merge="a router mixes its factors anew for every batch",
+        packing="its router weighs all rows and positions of a batch together, so documents would see one another",
+        nf4="PEFT shares its factors among layers of the same packed shape, which are not always of the same shape",
         benchmark="rank 140 on the feed-forward layers: 0.526 in 22 min and 23.9 GB",
     )
-    advice: ClassVar[str] = "the best of PEFT's benchmark, at ten times the size (Zhong et al. 2024, arXiv 2407.09946)"
+    advice: ClassVar[str] = (
+        "the best of PEFT's benchmark, at ten times the size; what a row gets depends on the others of its batch "
+        "(Zhong et al. 2024, arXiv 2407.09946)"
+    )
 
     method: Literal["lily"]
     """Lily."""

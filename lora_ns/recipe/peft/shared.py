@@ -177,7 +177,12 @@ class Adamss(LayeredMethod):
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=5e-3, nf4=_PACKED_WEIGHTS
+        hidden_tensors=True,
+        empty_base=False,
+        int8=_PACKED_WEIGHTS,
+        torchao=_PACKED_WEIGHTS,
+        typical_learning_rate=5e-3,
+        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
 

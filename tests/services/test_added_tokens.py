@@ -1,0 +1,105 @@
+"""Tokens that a recipe adds: they are learned, written, reloaded and merged, with a base that ties its head or not."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from shapes import SHAPES, make_tokenizer
+from trap_runs import RECIPE, chat, run, write_base, write_rows
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.errors import LoransError, PlanError
+from lora_ns.recipe.generation import Generation
+from lora_ns.rows import Row
+from lora_ns.services.infer import infer
+from lora_ns.services.merge import merge
+from lora_ns.services.trained import open_trained
+
+ADDED = 'model.add_tokens=["<yes>", "<no>"]'
+STEPS = ("training.max_steps=40", "training.learning_rate=5e-3", "training.warmup_steps=0")
+ROWS = [chat("plum", "<yes>"), chat("stone", "<no>"), chat("ripe plum", "<yes>"), chat("grey stone", "<no>")]
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def folder(request, tmp_path):
+    write_base(
+        tmp_path, make_tokenizer(SHAPES["chatml-marked"]), tie_word_embeddings=request.param, initializer_range=0.2
+    )
+    write_rows(tmp_path, ROWS)
+    return tmp_path
+
+
+def test_new_tokens_are_written_reloaded_and_merged(folder, tmp_path):
+    found = run(folder, ADDED, *STEPS)
+    manifest = found.read()
+    assert len(manifest.added_tokens) == 2
+    assert manifest.seal.largest_difference < 1e-6
+    trained = open_trained(found)
+    assert trained.tokenizer.convert_ids_to_tokens(manifest.added_tokens) == ["<yes>", "<no>"]
+    asked = [Row("here", {"messages": row["messages"][:1]}) for row in ROWS]
+    answers = infer(trained, asked, Generation(max_new_tokens=2)).rows
+    assert [next(iter(answer["output"].split())) for answer in answers] == ["<yes>", "<no>"] * 2
+    assert merge(found, tmp_path / "merged").largest_difference < 1e-5
+    check_merged(tmp_path / "merged", trained)
+
+
+def check_merged(folder, trained):
+    """The merged folder is a model like any other, with rows for the new tokens."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("plum <yes>", return_tensors="pt")
+    assert ids["input_ids"].max() < model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        torch.testing.assert_close(model(**ids).logits, trained.model(**ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_adapter_has_rows_and_no_whole_matrix(folder):
+    found = run(folder, ADDED)
+    saved = load_file(found.adapter / WEIGHTS)
+    rows = {name: value for name, value in saved.items() if "trainable_tokens" in name}
+    tied = json.loads((folder / "base/config.json").read_text())["tie_word_embeddings"]
+    assert len(rows) == (1 if tied else 2)
+    assert {value.shape[0] for value in rows.values()} == {2}
+
+
+def test_training_is_the_same_after_an_interruption(folder):
+    from lora_ns.engine.callbacks import SilentObserver
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.services.train import resume
+
+    found = run(folder, ADDED, "training.max_steps=4", "training.save_steps=2")
+    expected = load_file(found.adapter / WEIGHTS)
+    found.update(status="interrupted")
+    (found.checkpoints / "checkpoint-4").rename(found.path / "later")
+    with Noise() as noise:
+        resume(found, SilentObserver(), noise)
+    again = load_file(found.adapter / WEIGHTS)
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("model.add_tokens=['<yes>', '<yes>']",), "model.add_tokens: `<yes>` is there twice"),
+        ((ADDED, "peft.method=ia3"), "ia3 leaves the rows of new tokens as they are made, all alike"),
+        (('model.add_tokens=["plum", "a"]',), "model.add_tokens: `a` is token"),
+        (("peft.trainable_token_indices=[9999]",), "peft.trainable_token_indices: 9999 is no token of the base"),
+    ],
+)
+def test_what_cannot_be_added_is_told(tmp_path, overrides, told):
+    write_base(tmp_path, make_tokenizer(SHAPES["chatml-marked"]))
+    write_rows(tmp_path, ROWS)
+    with pytest.raises(LoransError) as caught:
+        run(tmp_path, *overrides, text=RECIPE.replace("lora_r = 8\n", ""))
+    assert told in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_a_head_whose_logits_are_changed_afterwards_are_refused(tmp_path):
+    write_base(tmp_path, make_tokenizer(SHAPES["chatml-marked"]), transformers.Gemma2Config, head_dim=16)
+    write_rows(tmp_path, ROWS)
+    with pytest.raises(PlanError, match="does more to its logits than its head"):
+        run(tmp_path, ADDED)
