@@ -825,6 +825,8 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
         ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", method.method == "adalora", "ranks are allocated in one process for now"),
         ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
+        ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
+        ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
         ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
     )
     for key, is_broken, what in refused:
@@ -833,6 +835,7 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     return None
 
 
+_TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
