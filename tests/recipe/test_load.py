@@ -289,6 +289,7 @@ BROKEN = {
         "evaluation.exact_match=true",
         "evaluation.answer_pattern=(a",
     ],
+    "added_tokens_are_trained": ["model.add_tokens=[\"<a>\"]", "peft.method=ia3"],
     "processes_train_together": ["distributed.strategy=ddp", "task_type=SEQ_CLS"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "peft_extra_is_known": ["peft.extra.r=1"],
