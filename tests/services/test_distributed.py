@@ -127,9 +127,9 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
         os.kill(int((tmp_path / "run/ranks/rank1.pid").read_text()), signal.SIGKILL)
         ended.append(time.monotonic())
 
-    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 .*closed"):
+    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 on .*RuntimeError"):
         trained(RECIPE, *SHARED, *TWO, "training.max_steps=500", observer=At(1, kill))
-    assert time.monotonic() - ended[0] < 15
+    assert time.monotonic() - ended[0] < 60
     assert RunDir.open(tmp_path / "run").read().status == "failed"
     for file in (tmp_path / "run/ranks").glob("*.pid"):
         with pytest.raises(ProcessLookupError):
