@@ -4,11 +4,15 @@ import json
 import os
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
+from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import Observer, SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rundir import RunDir
-from lora_ns.services.train import train
+from lora_ns.services.train import resume, train
 
 RECIPE = """\
 task_name = "task"
@@ -60,6 +64,28 @@ def class_rows() -> list[dict[str, object]]:
     words = ["plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint"]
     upper = [{"text": word.upper(), "label": "loud"} for word in words]
     return [row for word, loud in zip(words, upper, strict=True) for row in ({"text": word, "label": "quiet"}, loud)]
+
+
+def interrupt(run: RunDir, last: int) -> None:
+    """Leave a finished run as it was before its last checkpoint."""
+    run.update(status="interrupted")
+    (run.checkpoints / f"checkpoint-{last}").rename(run.path / "later")
+
+
+def resumed(run: RunDir) -> None:
+    """Let an interrupted run go on."""
+    with Noise() as noise:
+        resume(run, SilentObserver(), noise)
+
+
+def check_resumes_to_the_same_bits(run: RunDir, last: int) -> None:
+    """A finished run, interrupted before its last checkpoint and resumed, saves the adapter that it had saved."""
+    expected = load_file(run.adapter / WEIGHTS)
+    interrupt(run, last)
+    resumed(run)
+    found = load_file(run.adapter / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def run_recipe(folder: Path, text: str, *overrides: str, observer: Observer | None = None) -> RunDir:

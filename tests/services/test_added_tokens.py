@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from services_recipes import check_resumes_to_the_same_bits
 from shapes import SHAPES, make_tokenizer
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 
@@ -65,19 +66,8 @@ def test_the_adapter_has_rows_and_no_whole_matrix(folder):
 
 
 def test_training_is_the_same_after_an_interruption(folder):
-    from lora_ns.engine.callbacks import SilentObserver
-    from lora_ns.engine.libraries import Noise
-    from lora_ns.services.train import resume
-
     found = run(folder, ADDED, "training.max_steps=4", "training.save_steps=2")
-    expected = load_file(found.adapter / WEIGHTS)
-    found.update(status="interrupted")
-    (found.checkpoints / "checkpoint-4").rename(found.path / "later")
-    with Noise() as noise:
-        resume(found, SilentObserver(), noise)
-    again = load_file(found.adapter / WEIGHTS)
-    assert again.keys() == expected.keys()
-    assert all(torch.equal(again[key], value) for key, value in expected.items())
+    check_resumes_to_the_same_bits(found, 4)
 
 
 @pytest.mark.parametrize(

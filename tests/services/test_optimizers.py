@@ -7,19 +7,16 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from services_recipes import RECIPE, run_recipe
+from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from transformers.training_args import OptimizerNames
 from typer.testing import CliRunner
 
 import lora_ns.services.train
 from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
 from lora_ns.engine.trainer import choose_optimizer, make_trainer
 from lora_ns.errors import MissingError
 from lora_ns.optimizers import OPTIMIZERS
-from lora_ns.services.train import resume
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0", "training.logging_steps=1")
 HERE = [name for name, row in OPTIMIZERS.items() if not row.refused and (not row.package or find_spec(row.package))]
@@ -90,17 +87,10 @@ def test_an_optimizer_keeps_what_the_estimate_says(tmp_path, name):
 def test_a_run_in_8_bits_is_resumed_bit_by_bit(tmp_path, name):
     steps = ("training.max_steps=4", "training.save_steps=2", f"training.optim={name}", "peft.lora_r=48")
     run = run_recipe(tmp_path, RECIPE, *FEW, *steps)
-    expected = load_file(run.adapter / WEIGHTS)
     state = torch.load(run.checkpoints / "checkpoint-2/optimizer.pt")["state"][0]
     parts = [part for part in state.values() if isinstance(part, dict)]
     assert [name for part in parts for name, value in part.items() if getattr(value, "dtype", None) == torch.uint8]
-    run.update(status="interrupted")
-    (run.checkpoints / "checkpoint-4").rename(run.path / "later")
-    with Noise() as noise:
-        resume(run, SilentObserver(), noise)
-    found = load_file(run.adapter / WEIGHTS)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    check_resumes_to_the_same_bits(run, 4)
 
 
 @pytest.mark.parametrize("name", ABSENT)

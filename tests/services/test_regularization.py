@@ -8,16 +8,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from services_recipes import CLASSES, RECIPE, run_recipe
+from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 import lora_ns.services.train
 from lora_ns.engine.adapter import WEIGHTS, save_adapter
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
 from lora_ns.engine.regularization import regularization
 from lora_ns.errors import PlanError
 from lora_ns.services.merge import merge
-from lora_ns.services.train import resume
 from lora_ns.services.trained import open_trained
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0")
@@ -125,15 +122,7 @@ def test_kasa_answers_the_same_in_another_process_and_goes_on_where_it_stopped(t
     )
     subprocess.run([sys.executable, "-c", script, run.adapter, tmp_path / "logits.pt"], check=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), asked(open_trained(run).model))
-
-    expected = load_file(run.adapter / WEIGHTS)
-    run.update(status="interrupted")
-    (run.checkpoints / "checkpoint-4").rename(run.path / "later")
-    with Noise() as noise:
-        resume(run, SilentObserver(), noise)
-    found = load_file(run.adapter / WEIGHTS)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    check_resumes_to_the_same_bits(run, 4)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from services_recipes import CLASSES, RECIPE, run_recipe
+from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 import lora_ns.services.train
 from lora_ns.basemodel import find_base
@@ -106,19 +106,8 @@ def test_ranks_scale_and_magnitudes_survive_what_is_taken_off(tmp_path):
 
 @pytest.mark.parametrize("start", ["eva", "lora_ga"])
 def test_a_resumed_run_goes_on_from_the_start_that_it_had(tmp_path, start):
-    from lora_ns.engine.callbacks import SilentObserver
-    from lora_ns.engine.libraries import Noise
-    from lora_ns.services.train import resume
-
     run = run_recipe(tmp_path, RECIPE, *started(start, "training.max_steps=4", "training.save_steps=2"))
-    expected = load_file(run.adapter / WEIGHTS)
-    run.update(status="interrupted")
-    (run.checkpoints / "checkpoint-4").rename(run.path / "later")
-    with Noise() as noise:
-        resume(run, SilentObserver(), noise)
-    found = load_file(run.adapter / WEIGHTS)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    check_resumes_to_the_same_bits(run, 4)
 
 
 def test_a_start_that_left_the_adapter_plain_is_no_start(monkeypatch, tmp_path):
