@@ -73,10 +73,15 @@ class AnswerScorer:
             hidden = self._base.base_model(**inputs).last_hidden_state[:, :-1]
             targets = labels[:, 1:]
             mask = targets != IGNORED
-            head = self._base.get_output_embeddings()
-            scored = scoring_function().apply(hidden[mask], head.weight, head.bias, targets[mask])
+            scored = self._score(hidden[mask], targets[mask])
         log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in scored)
         return Scores(log_probs, entropy, is_top1, mask)
+
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position."""
+        head = self._base.get_output_embeddings()
+        scored: tuple[torch.Tensor, ...] = scoring_function().apply(hidden, head.weight, head.bias, targets)
+        return scored
 
 
 class HeadScorer(AnswerScorer):
@@ -95,25 +100,15 @@ class HeadScorer(AnswerScorer):
             model.get_base_model().get_output_embeddings(), TrainableTokensWrapper
         )
 
-    def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
-        """Score a batch, as `AnswerScorer` does."""
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        del fused_lm_head
-        with self._accelerator.autocast():
-            hidden = self._base.base_model(**inputs).last_hidden_state[:, :-1]
-            targets = labels[:, 1:]
-            mask = targets != IGNORED
-            hidden, targets = hidden[mask], targets[mask]
-            parts = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(targets), POSITIONS_AT_ONCE)]
-            scored = [checkpoint(self._score, hidden[part], targets[part], use_reentrant=False) for part in parts]
-        joined = (torch.cat(part) for part in zip(*scored, strict=True))
-        log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in joined)
-        return Scores(log_probs, entropy, is_top1, mask)
+        parts = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(targets), POSITIONS_AT_ONCE)]
+        scored = [checkpoint(self._score_part, hidden[part], targets[part], use_reentrant=False) for part in parts]
+        return tuple(torch.cat(part) for part in zip(*scored, strict=True))
 
-    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position."""
+    def _score_part(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = self._base.get_output_embeddings()(hidden).float()
         logs = logits.log_softmax(-1)
         entropy = -(logs.detach().exp() * logs.detach()).sum(-1)
