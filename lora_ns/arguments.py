@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from lora_ns.plan import Plan
+from lora_ns.recipe.distributed import DeepSpeed, Fsdp
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -29,8 +31,8 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
         "max_grad_norm": training.max_grad_norm,
-        "bf16": plan.dtype.value == "bfloat16",
-        "fp16": plan.dtype.value == "float16",
+        "bf16": plan.dtype.value == "bfloat16" and not isinstance(recipe.distributed, DeepSpeed),
+        "fp16": plan.dtype.value == "float16" and not isinstance(recipe.distributed, DeepSpeed),
         "use_cpu": plan.device.value == "cpu",
         "logging_strategy": "steps",
         "logging_steps": plan.logging_steps.value,
@@ -56,8 +58,27 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "prediction_loss_only": recipe.task_type == "CAUSAL_LM",
         # Batches of a stream are of different lengths, and are put together here.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
+        **_strategy(recipe, plan),
         **training.extra,
     }
+
+
+def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What divides the work among processes; their number comes from the launcher."""
+    asked = recipe.distributed
+    if isinstance(asked, DeepSpeed):
+        return {"deepspeed": copy.deepcopy(plan.deepspeed)}  # transformers and accelerate write into it
+    if isinstance(asked, Fsdp):
+        return {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "reshard_after_forward": asked.reshard_after_forward,
+                "cpu_offload": asked.cpu_offload,
+                "state_dict_type": "FULL_STATE_DICT",
+            },
+        }
+    return {}
 
 
 def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def environment(surroundings: Mapping[str, str], processes: int, cores: int) -> 
     """The environment of the processes."""
     ignored = set(strays(surroundings))
     kept = {name: value for name, value in surroundings.items() if name not in ignored}
-    return {**kept, **settings(processes, cores)}
+    # What DeepSpeed compiles at its start is built by a program that lies beside the interpreter.
+    path = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [surroundings.get("PATH")])])
+    return {**kept, **settings(processes, cores), "PATH": path}
 
 
 def ignored_note(surroundings: Mapping[str, str]) -> str | None:

@@ -17,7 +17,7 @@ from lora_ns.machine import Machine
 from lora_ns.memory import MemoryEstimate, estimate, start_memory
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
-from lora_ns.recipe.distributed import Ddp
+from lora_ns.recipe.distributed import Fsdp, Processes
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora, method_name
 from lora_ns.upstream import supports_sdpa
@@ -71,6 +71,8 @@ class Plan(BaseModel):
     base_parameters: Derived[int | None]
     adapter_parameters: Derived[int | None]
     memory_bytes: Derived[int | None]
+    deepspeed: dict[str, Any] | None = None
+    """DeepSpeed's whole configuration, if it trains."""
     notes: tuple[str, ...] = ()
     """What the user should know before starting."""
 
@@ -161,14 +163,14 @@ def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
 def _processes(loaded: LoadedRecipe, machine: Machine) -> int:
     """Processes that train together, by the recipe and the GPUs."""
     asked = loaded.recipe.distributed
-    if not isinstance(asked, Ddp):
+    if not isinstance(asked, Processes):
         return 1
     return max(1, len(machine.gpus)) if asked.num_processes == "auto" else asked.num_processes
 
 
 def _world_size(loaded: LoadedRecipe, machine: Machine) -> Derived[int]:
     asked, count = loaded.recipe.distributed, _processes(loaded, machine)
-    if not isinstance(asked, Ddp):
+    if not isinstance(asked, Processes):
         return _written(loaded, "distributed.strategy", count)
     if asked.num_processes == "auto":
         return Derived(value=count, origin="computed", why="one for each GPU")
@@ -178,7 +180,7 @@ def _world_size(loaded: LoadedRecipe, machine: Machine) -> Derived[int]:
 def _process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     """Each process has a device of its own and an equal part of every batch."""
     asked, count, key = loaded.recipe.distributed, _processes(loaded, machine), "distributed.num_processes"
-    if not isinstance(asked, Ddp):
+    if not isinstance(asked, Processes):
         return []
     if not machine.gpus and asked.num_processes == "auto":
         what = f'{key}: "auto" is one for each GPU, and there is none here'
@@ -190,7 +192,20 @@ def _process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
         have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
         what = f"{key}: {count} processes, and there {'is' if most == 1 else 'are'} {have} here"
         return [Problem(loaded.where(key), what, f"write at most {most}")]
-    return _share_problems(loaded, count)
+    return [*_division_problems(loaded, machine, count), *_share_problems(loaded, count)]
+
+
+def _division_problems(loaded: LoadedRecipe, machine: Machine, count: int) -> list[Problem]:
+    """What divides weights has someone to divide them with."""
+    if not isinstance(loaded.recipe.distributed, Fsdp):
+        return []
+    where, key = loaded.where("distributed.strategy"), "distributed.strategy"
+    if machine.accelerator != "cuda":
+        what = f'{key}: accelerate\'s "fsdp" needs GPUs, and divides nothing on {machine.accelerator}'
+        return [Problem(where, what, 'write "ddp", or "deepspeed" with `zero_stage = 3`')]
+    if count == 1:
+        return [Problem(where, f'{key}: "fsdp" divides the weights, and there is one process', 'write "none"')]
+    return []
 
 
 def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:

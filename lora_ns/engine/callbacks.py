@@ -202,7 +202,8 @@ def _forget_after(metrics: Path, step: int) -> None:
 
 def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
     """Say that a checkpoint is complete, which run it belongs to, and how large its files are."""
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     sizes.pop(CHECKPOINT_MARK, None)
     write_atomic(folder / CHECKPOINT_MARK, json.dumps({"run_id": run_id, "step": step, "files": sizes}, indent=2))
 

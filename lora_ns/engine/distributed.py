@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.render import IGNORED
+from lora_ns.engine.sharding import put_together
 from lora_ns.errors import Problem, RunError
+from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.rundir import DistributedRecord
 
 if TYPE_CHECKING:
     import datasets
-    from torch import nn
     from transformers import Trainer
 
 
@@ -56,25 +57,37 @@ def join(rank: Rank, device: str, timeout: int) -> None:
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
 
 
-def leave(model: nn.Module) -> None:
-    """See that all ranks have trained the same weights, and end the group.
-
-    Raises:
-        RunError: if they have not.
-    """
+def is_one_of_several() -> bool:
+    """Whether this process is one of a group."""
     from torch import distributed
 
+    return distributed.is_initialized()
+
+
+def leave(trainer: Trainer) -> None:
+    """See that all ranks have trained the same weights, which are whole in each from now on, and end the group.
+
+    A model whose weights are divided cannot be asked any more after this.
+
+    Raises:
+        RunError: if the ranks have trained different weights.
+    """
+    from torch import distributed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    put_together(trainer)
     sums: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(sums, _checksum(model))
+    distributed.all_gather_object(sums, _checksum(trainer.model))
     distributed.barrier()
     distributed.destroy_process_group()
+    unset_hf_deepspeed_config()  # what is opened from now on is opened whole
     other = next((number for number, found in enumerate(sums) if found != sums[0]), None)
     if other is not None:
         what = f"rank {other} has trained other weights than rank 0"
         raise RunError(Problem("", what, "do not use the run, and report this"))
 
 
-def _checksum(model: nn.Module) -> str:
+def _checksum(model: Any) -> str:
     import torch
 
     digest = hashlib.sha256()
@@ -106,29 +119,42 @@ def any_of(flag: int) -> int:
     return int(found.item())
 
 
-def check_world(trainer: Trainer, rank: Rank) -> DistributedRecord:
-    """What runs is what was asked for.
+_KINDS = {"none": {"NO"}, "ddp": {"MULTI_CPU", "MULTI_GPU"}, "fsdp": {"FSDP"}, "deepspeed": {"DEEPSPEED"}}
+"""What accelerate calls the strategies."""
+
+
+def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRecord:
+    """What runs is what was asked for: accelerate falls back to fewer processes and simpler strategies silently.
 
     Raises:
-        RunError: if the trainer sees other processes than the launcher started.
+        RunError: if the trainer has other processes than the launcher started, or another strategy.
     """
     from torch import distributed
 
+    strategy = asked.strategy if isinstance(asked, Processes) and distributed.is_initialized() else "none"
     found, kind = trainer.accelerator.num_processes, trainer.accelerator.distributed_type.value
-    if found != rank.world or kind not in ({"NO"} if rank.world == 1 else {"MULTI_CPU", "MULTI_GPU"}):
-        what = f"{rank.world} processes were asked for, and accelerate runs {found} of the kind {kind}"
+    if found != rank.world or kind not in _KINDS[strategy]:
+        what = f"`{strategy}` with {rank.world} processes was asked for, and accelerate runs {kind} with {found}"
         raise RunError(Problem("", what, "report this"))
-    if rank.world == 1:
-        return DistributedRecord(strategy="none", world_size=1)
-    return DistributedRecord(strategy="ddp", world_size=found, backend=distributed.get_backend())
+    backend = distributed.get_backend() if strategy != "none" else None
+    return DistributedRecord(strategy=strategy, world_size=found, backend=backend)
 
 
-def check_wrapped(trainer: Trainer, rank: Rank) -> None:
-    """The model trained as one of several. Raises `RunError` if gradients were not averaged."""
+def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
+    """The model trained as one of several. Raises `RunError` if its gradients or weights were not shared."""
+    from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
-    if rank.world > 1 and not isinstance(trainer.model_wrapped, DistributedDataParallel):
-        what = f'`strategy = "ddp"` was asked for, and a bare {type(trainer.model_wrapped).__name__} was trained'
+    wrapped: Any = trainer.model_wrapped
+    if isinstance(asked, DeepSpeed):
+        stage = getattr(wrapped, "zero_optimization_stage", lambda: None)()
+        is_right = stage == asked.zero_stage
+    elif isinstance(asked, Fsdp):
+        is_right = isinstance(wrapped, FSDPModule)
+    else:
+        is_right = isinstance(wrapped, DistributedDataParallel)
+    if not is_right:
+        what = f'`strategy = "{asked.strategy}"` was asked for, and a {type(wrapped).__name__} was trained'
         raise RunError(Problem("", what, "report this"))
 
 

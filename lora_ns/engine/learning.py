@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.callbacks import Observer
+from lora_ns.engine.sharding import whole
 from lora_ns.errors import Problem, RunError
 from lora_ns.recipe.peft import PeftMethod, method_name
 
@@ -134,27 +135,18 @@ def _trainables(model: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in model.named_parameters()
-        if value.requires_grad and _is_whole(value) and not any(part in name for part in _MAY_REST)
+        if value.requires_grad and not any(part in name for part in _MAY_REST)
     }
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a parameter is all here, and not a shard of FSDP or of DeepSpeed's ZeRO-3."""
-    from torch.distributed.tensor import DTensor
-
-    return bool(value.numel()) and not isinstance(value, DTensor) and not hasattr(value, "ds_id")
 
 
 def _numbers(model: nn.Module) -> dict[str, tuple[float, float]]:
     """Sum and norm of each trainable: they change with any step, and need no copy."""
     import torch
 
-    sums = {
-        name: torch.stack(
-            [value.detach().sum(dtype=torch.float64), torch.linalg.vector_norm(value.detach(), dtype=torch.float64)]
-        )
-        for name, value in _trainables(model).items()
-    }
+    sums = {}
+    for name, parameter in _trainables(model).items():
+        value = whole(parameter).detach()
+        sums[name] = torch.stack([value.sum(dtype=torch.float64), torch.linalg.vector_norm(value, dtype=torch.float64)])
     found = torch.stack(list(sums.values())).tolist() if sums else []
     return {name: (total, norm) for name, (total, norm) in zip(sums, found, strict=True)}
 
@@ -164,7 +156,7 @@ def _gradient_norms(model: nn.Module) -> dict[str, float]:
     import torch
 
     gradients = {name: value.grad for name, value in _trainables(model).items() if value.grad is not None}
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
+    norms = [torch.linalg.vector_norm(whole(gradient)) for gradient in gradients.values()]
     return dict(zip(gradients, torch.stack(norms).tolist() if norms else [], strict=True))
 
 

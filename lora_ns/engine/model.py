@@ -34,6 +34,8 @@ class Loading:
     """What the labels of a classifier of texts are, by transformers' name."""
     added_tokens: Sequence[int] = ()
     """Numbers of tokens that the base does not have."""
+    divided: bool = False
+    """Whether the trainer divides the weights among processes, and brings them to where they are computed with."""
 
 
 def load_base(base: Base, loading: Loading) -> PreTrainedModel:
@@ -62,7 +64,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     _settle_packed_layers(model)
     make_room(model, loading.added_tokens)
     model.generation_config = transformers.GenerationConfig()
-    if loading.quantization.bits is None:
+    if loading.quantization.bits is None and not loading.divided:
         model.to(loading.device)
     return model
 
@@ -189,6 +191,8 @@ def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> An
     kwargs = quantization.to_kwargs()
     if isinstance(quantization, Bnb4Bit):
         kwargs["bnb_4bit_compute_dtype"] = dtype
+        if loading.divided:  # numbers of the type of all else can be divided with it
+            kwargs["bnb_4bit_quant_storage"] = dtype
     return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=whole)
 
 

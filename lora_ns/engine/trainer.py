@@ -15,8 +15,10 @@ from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
+from lora_ns.engine.sharding import put_together
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
+from lora_ns.recipe.distributed import OneProcess
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import AdaLora, Lora
 from lora_ns.recipe.recipe import Recipe
@@ -37,7 +39,8 @@ def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None
     import transformers
     import trl
 
-    recipe = loaded.recipe
+    # Who divides the work among processes is asked in them.
+    recipe = loaded.recipe.model_copy(update={"distributed": OneProcess()})
     with _telling(loaded, "training.extra" if recipe.training.extra else "training"):
         if recipe.task_type == "CAUSAL_LM":
             arguments = trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints))
@@ -207,6 +210,15 @@ def repeatable(trainer_class: Any) -> Any:
     class RepeatableTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `sampler_class` and `regularization`."""
 
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """The adapter of a checkpoint; transformers would put a divided base together for it."""
+            if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
+                super().save_model(output_dir, _internal_call)
+                return
+            divide_again = put_together(self)
+            self._save(output_dir)
+            divide_again()
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)
             if self.args.train_sampling_strategy != "group_by_length":
@@ -244,6 +256,7 @@ def causal_trainer_class() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss, from scores of the positions in it where that is less work."""
             own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
+            own_logits = own_logits or self.is_fsdp_enabled or self.is_deepspeed_enabled
             scorer = next((kind for kind in (HeadScorer, AnswerScorer) if kind.fits(model)), None)
             if not own_logits and scorer:
                 model = scorer(model, self.accelerator)

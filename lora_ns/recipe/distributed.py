@@ -13,6 +13,8 @@ from lora_ns.recipe.base import PositiveInt, Table
 class Strategy(Table):
     """What all strategies share."""
 
+    strategy: str
+
 
 class OneProcess(Strategy):
     """One process, on one device."""
@@ -21,17 +23,70 @@ class OneProcess(Strategy):
     """No other processes."""
 
 
-class Ddp(Strategy):
-    """PyTorch's `DistributedDataParallel`: each process has the whole model and a part of every batch."""
+class Processes(Strategy):
+    """Several processes, each with a device of its own."""
 
-    strategy: Literal["ddp"]
-    """Data parallel processes on one machine."""
     num_processes: Literal["auto"] | PositiveInt = "auto"
     """Processes that train together; `auto` is one for each GPU, and on a CPU a number has to be given."""
     timeout: PositiveInt = 1800
     """Seconds that a process waits for the others before the run ends."""
 
+    @property
+    def shards(self) -> bool:
+        """Whether a process has a part of the weights alone."""
+        return False
 
-Distributed = Annotated[OneProcess | Ddp, Field(discriminator="strategy")]
-STRATEGIES: Mapping[str, type[Strategy]] = {"none": OneProcess, "ddp": Ddp}
+
+class Ddp(Processes):
+    """PyTorch's `DistributedDataParallel`: each process has the whole model and a part of every batch."""
+
+    strategy: Literal["ddp"]
+    """Data parallel processes on one machine."""
+
+
+class Fsdp(Processes):
+    """PyTorch's `fully_shard` (FSDP2): each process has a part of every weight, and of every batch."""
+
+    strategy: Literal["fsdp"]
+    """The weights are divided among the processes, and put together layer by layer when they are needed."""
+    reshard_after_forward: bool = True
+    """Give the gathered weights of a layer up after its forward pass, and gather them again for the backward pass."""
+    cpu_offload: bool = False
+    """Keep weights, gradients and optimizer state in the memory of the CPU while they are not computed with."""
+
+    @property
+    def shards(self) -> bool:
+        """Always."""
+        return True
+
+
+class DeepSpeed(Processes):
+    """DeepSpeed's ZeRO: optimizer state, gradients and weights are divided among the processes, as the stage says."""
+
+    strategy: Literal["deepspeed"]
+    """DeepSpeed's engine."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What is divided: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where optimizer state is kept and computed with, other than on the GPU."""
+    offload_param: Literal["none", "cpu", "nvme"] = "none"
+    """Where the weights are kept while they are not computed with; of stage 3."""
+    nvme_path: str | None = None
+    """Folder on a fast disk for what is kept there."""
+    deepspeed_config: str | None = None
+    """A DeepSpeed configuration (JSON) of your own, beside the recipe; what it says may not contradict the recipe."""
+
+    @property
+    def shards(self) -> bool:
+        """Whether weights are divided."""
+        return self.zero_stage == 3
+
+
+Distributed = Annotated[OneProcess | Ddp | Fsdp | DeepSpeed, Field(discriminator="strategy")]
+STRATEGIES: Mapping[str, type[Strategy]] = {"none": OneProcess, "ddp": Ddp, "fsdp": Fsdp, "deepspeed": DeepSpeed}
 """The tables by their `strategy`."""
+
+
+def is_launched(asked: Strategy, processes: int) -> bool:
+    """Whether a run has processes of its own, started by a launcher; DeepSpeed's engine needs one even alone."""
+    return processes > 1 or isinstance(asked, DeepSpeed)

@@ -23,12 +23,22 @@ from lora_ns.engine.adapter import (
     with_rows,
 )
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
-from lora_ns.engine.distributed import ALONE, Rank, check_world, check_wrapped, in_whole_batches, join, leave
+from lora_ns.engine.distributed import (
+    ALONE,
+    Rank,
+    check_world,
+    check_wrapped,
+    in_whole_batches,
+    is_one_of_several,
+    join,
+    leave,
+)
 from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
+from lora_ns.engine.sharding import dividing_at_once
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
     added_tokens,
@@ -51,9 +61,10 @@ from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
-from lora_ns.recipe.distributed import Ddp
+from lora_ns.recipe.distributed import Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     FollowedRun,
@@ -73,6 +84,7 @@ from lora_ns.services.prepare import open_renderer, prepare
 from lora_ns.services.ranks import forget_strays, run_ranks
 from lora_ns.services.seal import Seal
 from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
+from lora_ns.zero import with_deepspeed
 
 if TYPE_CHECKING:
     import datasets
@@ -152,7 +164,7 @@ def train(
     libraries.prepare(machine, processes)
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
-    plan = make_plan(loaded, machine, base, rows.facts)
+    plan = with_deepspeed(loaded, make_plan(loaded, machine, base, rows.facts))
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
@@ -184,7 +196,7 @@ def train(
         _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
-        if processes > 1:
+        if is_launched(loaded.recipe.distributed, processes):
             return _execute_ranks(run, surroundings, machine, observer)
         return _execute(run, _Prepared(base, tokenizer, rows.data, rows.stream), observer, checkpoint=None)
 
@@ -217,7 +229,7 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     _check_resumable(run, manifest, found)
     if found is None:
         observer.warn("no complete checkpoint: starting from the first step")
-    if processes > 1:
+    if is_launched(manifest.recipe.distributed, processes):
         _check_devices(run, manifest, machine)
         return _execute_ranks(run, surroundings, machine, observer)
     return _execute(run, prepared, observer, found)
@@ -245,7 +257,7 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
     libraries.prepare(machine, rank.world)
     noise.attach(run.log)
     asked = manifest.recipe.distributed
-    assert isinstance(asked, Ddp), "a run of several processes has a strategy"
+    assert isinstance(asked, Processes), "a run of several processes has a strategy"
     join(rank, manifest.plan.device.value, asked.timeout)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
     prepared = replace(_reopen(run, manifest, reopen_base(manifest)), rank=rank)
@@ -407,9 +419,10 @@ def _train(
 ) -> TrainResult | None:
     """Train and save, then open what was saved and hold it against what was trained; of several ranks, the first."""
     fitted = _fit(run, prepared, observer, checkpoint, stop)
-    if not prepared.rank.is_first:
+    if fitted.seal is None:
         return None
-    steps, metrics, seal = _save(run, prepared, observer, fitted)
+    seal = fitted.seal
+    steps, metrics = _save(run, prepared, observer, fitted)
     del fitted  # the model goes before it is loaded again
     _free_memory()
     observer.stage("opening what was saved")
@@ -438,6 +451,8 @@ class _Fitted:
     trainer: Trainer
     answers: Answers | None
     metrics: dict[str, Any]
+    seal: Seal | None
+    """What the model answers; of several ranks, in the first."""
 
 
 def _fit(
@@ -451,7 +466,7 @@ def _fit(
     model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
-    run.update(base=trained, distributed=check_world(trainer, rank))
+    run.update(base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
@@ -469,21 +484,27 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
     leave_training(trainer)
-    check_wrapped(trainer, rank)
-    if rank.world > 1:
-        leave(model)
-    return _Fitted(model, trainer, answers, metrics)
+    # All ranks answer together where none has all the weights.
+    seal = Seal(manifest, model, prepared.data[0]) if rank.is_first or _is_divided(recipe) else None
+    if is_one_of_several():
+        check_wrapped(trainer, recipe.distributed)
+        leave(trainer)
+    return _Fitted(model, trainer, answers, metrics, seal if rank.is_first else None)
 
 
-def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any], Seal]:
-    """Save; the number of steps, what was measured, and what the trained model answers."""
+def _is_divided(recipe: Recipe) -> bool:
+    """Whether no process has all the weights."""
+    return isinstance(recipe.distributed, Processes) and recipe.distributed.shards
+
+
+def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any]]:
+    """Save; the number of steps, and what was measured."""
     manifest, model, trainer = run.read(), fitted.model, fitted.trainer
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
-    seal = Seal(manifest, model, prepared.data[0])
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
         start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
@@ -491,7 +512,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     if fitted.answers:
         observer.stage("answering after training")
         metrics |= fitted.answers.score()
-    return int(trainer.state.global_step), metrics, seal
+    return int(trainer.state.global_step), metrics
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
@@ -501,12 +522,13 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     recipe = manifest.recipe
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
-    bare = load_base(base, loading_of(manifest))
-    if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
-        model = starts.put_back(bare, recipe.peft, run.start)
-    else:
-        method = with_rows(recipe.peft, manifest.added_tokens)
-        model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+    with dividing_at_once(manifest.plan.deepspeed):
+        bare = load_base(base, replace(loading_of(manifest), divided=_is_divided(recipe)))
+        if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
+            model = starts.put_back(bare, recipe.peft, run.start)
+        else:
+            method = with_rows(recipe.peft, manifest.added_tokens)
+            model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
     if recipe.task_type != "CAUSAL_LM":
         check_head(model, base)
     for note in expert_notes(model):

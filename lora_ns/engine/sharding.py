@@ -1,0 +1,90 @@
+"""Weights that FSDP or DeepSpeed's ZeRO-3 divide among processes: divided while a base is read, whole to be saved."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+WEIGHTS_STAGE = 3
+"""The stage of ZeRO that divides weights."""
+
+
+@contextlib.contextmanager
+def dividing_at_once(settings: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let a base be divided while it is read, if DeepSpeed divides weights, and an adapter be put onto the parts."""
+    if not settings or settings["zero_optimization"]["stage"] != WEIGHTS_STAGE:
+        yield
+        return
+    import deepspeed
+    from torch import distributed
+    from transformers.integrations import HfDeepSpeedConfig
+
+    deepspeed.init_distributed(distributed.get_backend())  # which takes the group that is there
+    # transformers and PEFT look for it wherever it may be, and keep none themselves.
+    config = HfDeepSpeedConfig(copy.deepcopy(dict(settings)))
+    yield
+    del config
+
+
+def whole(value: Any) -> Any:
+    """A tensor put together from what the ranks have of it, in each of them; itself if it is not divided.
+
+    Every rank has to ask, in the same order.
+    """
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, DTensor):
+        return value.detach().full_tensor()  # type: ignore[attr-defined, unused-ignore]
+    if not hasattr(value, "ds_id"):
+        return value
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([value]):
+        return value.detach().clone()
+
+
+def put_together(trainer: Trainer) -> Callable[[], None]:
+    """Have what is trained whole in every rank; what is frozen stays divided.
+
+    Every rank has to come here. The model can be saved from then on, and not be asked until it is divided again.
+
+    Returns:
+        What divides it again.
+    """
+    import torch
+    from torch.distributed.fsdp import FSDPModule
+
+    model, engine = trainer.model, trainer.model_wrapped
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    unhook, hook = _hooks(engine)
+    unhook()
+    divided = {}
+    for name, value in list(model.named_parameters()):
+        if value.requires_grad and (together := whole(value)) is not value:
+            owner, _, last = name.rpartition(".")
+            divided[name] = (model.get_submodule(owner), last, value)
+            setattr(model.get_submodule(owner), last, torch.nn.Parameter(together))
+
+    def divide() -> None:
+        for owner, last, value in divided.values():
+            setattr(owner, last, value)
+        hook()
+
+    return divide
+
+
+def _hooks(engine: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What takes the hooks off that ZeRO-3 gathers weights by, and what puts them on again."""
+    stage = getattr(engine, "zero_optimization_stage", lambda: None)()
+    if stage != WEIGHTS_STAGE:
+        return (lambda: None), (lambda: None)
+    from trl.models.utils import add_hooks, remove_hooks
+
+    return (lambda: remove_hooks(engine)), (lambda: add_hooks(engine))

@@ -1,0 +1,152 @@
+"""DeepSpeed's configuration: what the recipe and the plan say, joined with a file of the user's own.
+
+Every number is the plan's, so that nothing is left to `"auto"`, and a run is the same whoever launches it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.plan import Plan
+from lora_ns.recipe.distributed import DeepSpeed
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
+
+
+def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What DeepSpeed is told, without a file of the user's own.
+
+    The optimizer and its schedule stay the trainer's. Precision is autocast's, as in a run of one process: DeepSpeed's
+    own would round the adapter's weights, which are kept in float32.
+    """
+    asked = recipe.distributed
+    assert isinstance(asked, DeepSpeed), "asked for under DeepSpeed alone"
+    zero: dict[str, Any] = {"stage": asked.zero_stage}
+    for key, place in (("offload_optimizer", asked.offload_optimizer), ("offload_param", asked.offload_param)):
+        if place != "none":
+            path = {"nvme_path": asked.nvme_path} if place == "nvme" else {}
+            zero[key] = {"device": place, "pin_memory": plan.device.value == "cuda", **path}
+    if asked.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    dtype = plan.dtype.value
+    return {
+        "train_batch_size": plan.global_batch_size.value,
+        "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
+        "gradient_clipping": recipe.training.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": zero,
+        **({} if dtype == "float32" else {"torch_autocast": {"enabled": True, "dtype": dtype}}),
+    }
+
+
+def with_deepspeed(loaded: LoadedRecipe, plan: Plan) -> Plan:
+    """The plan, with DeepSpeed's configuration if that is asked for. Raises `UsageError`."""
+    asked = loaded.recipe.distributed
+    if not isinstance(asked, DeepSpeed):
+        return plan
+    settings = deepspeed_settings(loaded.recipe, plan)
+    return plan.model_copy(update={"deepspeed": joined(read_own(loaded), settings, str(asked.deepspeed_config))})
+
+
+def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
+    """The user's own DeepSpeed configuration; nothing if the recipe names none.
+
+    Raises:
+        UsageError: if the file is not there, or is no JSON object.
+    """
+    asked = loaded.recipe.distributed
+    if not isinstance(asked, DeepSpeed) or asked.deepspeed_config is None:
+        return {}
+    key = "distributed.deepspeed_config"
+    file = loaded.path.parent / Path(asked.deepspeed_config).expanduser()
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        what = f"{key}: {file} cannot be read: {error.strerror}"
+        raise UsageError(Problem(loaded.where(key), what, "name a JSON file of DeepSpeed's")) from None
+    except ValueError as error:
+        raise UsageError(Problem(str(file), f"not JSON: {error}", "mend it")) from None
+    if not isinstance(found, dict):
+        raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))
+    return found
+
+
+def joined(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Both together. `"auto"` in the user's own takes the recipe's value, or is left away where that has none.
+
+    Raises:
+        UsageError: with every key that says something else than the recipe.
+    """
+    problems = list(_conflicts(own, settings, file))
+    if problems:
+        raise UsageError(problems)
+    return _merged(own, settings)
+
+
+OWNED = {
+    "optimizer": "write `training.optim`, `learning_rate`, `weight_decay`, `adam_beta1` and `adam_beta2`",
+    "scheduler": "write `training.lr_scheduler_type` and `warmup_steps`",
+    "bf16": "write `model.dtype`",
+    "fp16": "write `model.dtype`",
+    "amp": "write `model.dtype`",
+    "torch_autocast": "write `model.dtype`",
+    "tensor_parallel": "this is not offered",
+    "pipeline": "this is not offered",
+}
+"""Settings that the recipe has keys of its own for."""
+_KEYS = {
+    "train_batch_size": "training.global_batch_size",
+    "train_micro_batch_size_per_gpu": "training.per_device_train_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "gradient_clipping": "training.max_grad_norm",
+    "zero_optimization.stage": "distributed.zero_stage",
+    "zero_optimization.offload_optimizer.device": "distributed.offload_optimizer",
+    "zero_optimization.offload_param.device": "distributed.offload_param",
+}
+
+
+def _conflicts(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -> Iterator[Problem]:
+    for key, instead in OWNED.items():
+        table = own.get(key)
+        asks = table if not isinstance(table, dict) else table.get("enabled", True) not in (False, "auto")
+        if key in own and asks and not (key in {"optimizer", "scheduler"} and _is_automatic(table)):
+            yield Problem(file, f"`{key}`: the recipe decides it", f"remove it, and {instead}")
+    said = dict(_leaves(own))
+    for key in {**dict(_leaves(settings)), **_KEYS}:
+        value, ours = said.get(key, "auto"), dict(_leaves(settings)).get(key)
+        if value in ("auto", ours) or key.partition(".")[0] in OWNED:
+            continue
+        if ours is None and value in ("none", None):
+            continue
+        told = "nothing" if ours is None else json.dumps(ours)
+        where = f" (`{_KEYS[key]}`)" if key in _KEYS else ""
+        yield Problem(file, f"`{key}` is {json.dumps(value)}, and the recipe{where} says {told}", "make them agree")
+
+
+def _is_automatic(table: Any) -> bool:
+    """Whether a table of an optimizer leaves all to the trainer, as in presets that are handed around."""
+    return isinstance(table, dict) and all(value == "auto" for _, value in _leaves(table.get("params", {})))
+
+
+def _leaves(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _merged(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(settings)
+    for key, value in own.items():
+        if isinstance(value, Mapping) and key not in OWNED:
+            below = settings.get(key)
+            found[key] = _merged(value, below if isinstance(below, Mapping) else {})
+        elif key not in settings and key not in OWNED and value != "auto":
+            found[key] = value
+    return found
