@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.plan import Plan
-from lora_ns.recipe.distributed import DeepSpeed, Fsdp
+from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -66,19 +66,26 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
 def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     """What divides the work among processes; their number comes from the launcher."""
     asked = recipe.distributed
-    if isinstance(asked, DeepSpeed):
-        return {"deepspeed": copy.deepcopy(plan.deepspeed)}  # transformers and accelerate write into it
-    if isinstance(asked, Fsdp):
-        return {
-            "fsdp": True,
-            "fsdp_config": {
-                "version": 2,
-                "reshard_after_forward": asked.reshard_after_forward,
-                "cpu_offload": asked.cpu_offload,
-                "state_dict_type": "FULL_STATE_DICT",
-            },
-        }
-    return {}
+    found: dict[str, Any] = {
+        "ddp_backend": None,
+        "ddp_timeout": asked.timeout if isinstance(asked, Processes) else Processes.model_fields["timeout"].default,
+        "deepspeed": copy.deepcopy(plan.deepspeed),  # transformers and accelerate write into it
+        "fsdp": None,
+        "fsdp_config": None,
+        "save_on_each_node": isinstance(asked, Processes) and asked.num_nodes > 1,
+    }
+    if not isinstance(asked, Fsdp):
+        return found
+    return {
+        **found,
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "reshard_after_forward": asked.reshard_after_forward,
+            "cpu_offload": asked.cpu_offload,
+            "state_dict_type": "FULL_STATE_DICT",
+        },
+    }
 
 
 def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class Capabilities:
     """Whether it trains over a base that GPTQ or AWQ packed."""
     quantized_biases: bool | str = True
     """Whether it trains over a base by bitsandbytes whose layers have biases."""
+    ddp: bool | str = True
+    """Whether several processes with whole weights train the adapter of one: DDP, ZeRO-1 and ZeRO-2."""
+    divided: bool | str = True
+    """Whether processes that divide the weights do so: FSDP and ZeRO-3."""
     hidden_tensors: bool = False
     """Whether it keeps parts of the base where a change of the model's type does not reach them."""
     empty_base: bool = True

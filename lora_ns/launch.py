@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageError
+from lora_ns.nodes import Node
 from lora_ns.rundir import RunDir
 
 STRAY = frozenset(
@@ -30,29 +31,45 @@ _SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, workers that are started again may meet the store of those before them."""
 _POLL_SECONDS = 0.1
 _END_SECONDS = 10.0
+_HANG_SECONDS = 20.0
 _RANK_EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)")
 
 
-def argv(run: Path, processes: int, *options: str) -> list[str]:
-    """The command that starts the processes of a run on this machine: torchrun, on a port that is free."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def argv(run: Path, processes: int, *options: str, restarts: int = 0, node: Node | None = None) -> list[str]:
+    """The command that starts the processes of a run on this machine: torchrun.
+
+    Args:
+        run: the run directory.
+        processes: how many are started here.
+        options: of the command that each executes.
+        restarts: how often all are started again after one was lost.
+        node: this machine among several; else a port is taken that is free.
+    """
     return [
-        *torchrun,
-        "--max_restarts",
-        "0",
-        "--no_python",
-        sys.executable,
-        "-m",
-        "lora_ns",
-        "rank",
-        str(run),
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(_meeting(node) if node else ["--standalone"]),
+        *("--nproc_per_node", str(processes), "--max_restarts", str(restarts)),
+        *("--no_python", sys.executable, "-m", "lora_ns", "rank", str(run)),
         *options,
     ]
 
 
-def settings(processes: int, cores: int) -> dict[str, str]:
-    """What is set for the processes: the cores are divided among them."""
-    return {**_SETTINGS, "OMP_NUM_THREADS": str(max(1, cores // processes))}
+def _meeting(node: Node) -> list[str]:
+    """Where and how torchrun's agents of all machines meet; none can tell by itself that the place is its own."""
+    conf = f"is_host={int(node.is_host)},join_timeout={node.timeout},last_call_timeout=1"
+    return [
+        *("--nnodes", str(node.count), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"{node.host}:{node.port}"),
+        *("--rdzv_id", "lorans", "--rdzv_conf", conf, "--local_addr", node.address),
+    ]
+
+
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def settings(processes: int, cores: int, node: Node | None = None) -> dict[str, str]:
+    """What is set for the processes: the cores are divided among them, and machines meet on their own network."""
+    network = dict.fromkeys(_INTERFACES, node.interface) if node and node.interface else {}
+    return {**_SETTINGS, "OMP_NUM_THREADS": str(max(1, cores // processes)), **network}
 
 
 def strays(surroundings: Mapping[str, str]) -> list[str]:
@@ -60,13 +77,16 @@ def strays(surroundings: Mapping[str, str]) -> list[str]:
     return sorted(name for name in surroundings if name in STRAY or name.startswith(_STRAY_PREFIXES))
 
 
-def environment(surroundings: Mapping[str, str], processes: int, cores: int) -> dict[str, str]:
-    """The environment of the processes."""
+def environment(
+    surroundings: Mapping[str, str], processes: int, cores: int, node: Node | None = None
+) -> dict[str, str]:
+    """The environment of the processes; a network that the user names is kept."""
     ignored = set(strays(surroundings))
     kept = {name: value for name, value in surroundings.items() if name not in ignored}
     # What DeepSpeed compiles at its start is built by a program that lies beside the interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [surroundings.get("PATH")])])
-    return {**kept, **settings(processes, cores), "PATH": path}
+    named = {name: kept[name] for name in _INTERFACES if name in kept}
+    return {**kept, **settings(processes, cores, node), **named, "PATH": path}
 
 
 def ignored_note(surroundings: Mapping[str, str]) -> str | None:
@@ -92,6 +112,7 @@ def launch(
     surroundings: Mapping[str, str],
     tell: Callable[[dict[str, Any]], None],
     stopped: Callable[[], int],
+    restarts: int = 0,
 ) -> None:
     """Run the processes to their end, and hand on what rank 0 tells.
 
@@ -101,6 +122,7 @@ def launch(
         surroundings: from `environment`.
         tell: takes each event of rank 0.
         stopped: the number of the signal that asks for a stop, or 0.
+        restarts: how often the launcher starts all processes again after one was lost.
 
     Raises:
         LoransError: what the first rank that failed says, with its number.
@@ -112,7 +134,7 @@ def launch(
             command, env=dict(surroundings), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            while child.poll() is None:
+            while child.poll() is None and (restarts or not _hangs(run)):
                 if stopped() and not run.stop_file.exists():
                     run.stop_file.write_text(str(stopped()))
                 for event in told.read():
@@ -144,6 +166,12 @@ class _Events:
                     return
                 self._place += len(line)
                 yield json.loads(line)
+
+
+def _hangs(run: RunDir) -> bool:
+    """Whether a process failed for good a while ago, and the launcher is still there: it may, without its network."""
+    errors = [file.stat().st_mtime for file in run.ranks.glob("rank*.error.json")]
+    return bool(errors) and time.time() - min(errors) > _HANG_SECONDS
 
 
 def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:

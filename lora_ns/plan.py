@@ -17,7 +17,8 @@ from lora_ns.machine import Machine
 from lora_ns.memory import MemoryEstimate, estimate, start_memory
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
-from lora_ns.recipe.distributed import Fsdp, Processes
+from lora_ns.processes import choose_strategy, count_here, count_processes, in_each_process, process_problems
+from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora, method_name
 from lora_ns.upstream import supports_sdpa
@@ -49,6 +50,8 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: Derived[str]
+    strategy: Derived[str] = Derived[str](value="none", origin="default")
+    """How the work is divided among processes."""
     world_size: Derived[int] = Derived[int](value=1, origin="default")
     """Processes that train together."""
     dtype: Derived[str]
@@ -107,25 +110,28 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     """
     facts = base.facts if base else None
     loaded = fit_to_base(loaded, facts)
+    strategy = _strategy(loaded, machine, facts)
+    loaded = fit_to_machine(loaded, machine, facts)
     problems = [
         *_device_problems(loaded, machine),
         *_quantization_problems(loaded, machine, facts),
         *_attention_problems(loaded, facts),
         *_length_problems(loaded, facts),
-        *_process_problems(loaded, machine),
+        *process_problems(loaded, machine),
     ]
     if problems:
         raise PlanError(problems)
     dtype = _dtype(loaded, machine, facts)
     adapter = adapter_parameters(loaded, facts)
-    world = _world_size(loaded, machine)
+    world, here = _world_size(loaded, machine), count_here(loaded.recipe.distributed, machine)
     batch = _batch(loaded, machine, facts, dtype.value, data.longest, world.value)
     per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, world.value)
     steps = _max_steps(loaded, per_epoch.value)
     training = loaded.recipe.training
     regular, often = _regular(loaded, per_epoch.value, steps.value)
     return Plan(
-        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, world.value)),
+        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, here)),
+        strategy=strategy,
         world_size=world,
         dtype=dtype,
         attn_implementation=_attention(loaded, facts),
@@ -160,74 +166,47 @@ def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
     return Derived(value=value, origin=origin)
 
 
-def _processes(loaded: LoadedRecipe, machine: Machine) -> int:
-    """Processes that train together, by the recipe and the GPUs."""
-    asked = loaded.recipe.distributed
-    if not isinstance(asked, Processes):
-        return 1
-    return max(1, len(machine.gpus)) if asked.num_processes == "auto" else asked.num_processes
+def fit_to_machine(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> LoadedRecipe:
+    """The recipe with the strategy that its `auto` stands for on this machine."""
+    return _chosen(loaded, machine, facts)[0]
+
+
+def _strategy(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+    chosen, why = _chosen(loaded, machine, facts)
+    if not why:
+        return _written(loaded, "distributed.strategy", chosen.recipe.distributed.strategy)
+    return Derived(value=chosen.recipe.distributed.strategy, origin="computed", why=why)
+
+
+def _chosen(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> tuple[LoadedRecipe, str]:
+    def fits(candidate: LoadedRecipe) -> bool:
+        """One row of the longest, its activations recomputed where that is possible."""
+        here = count_here(candidate.recipe.distributed, machine)
+        recomputes = loaded.recipe.peft.capabilities.gradient_checkpointing is True
+        dtype = _dtype(candidate, machine, facts).value
+        tokens = _row_length(candidate, None)
+        return _fits(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
+
+    return choose_strategy(loaded, machine, fits)
 
 
 def _world_size(loaded: LoadedRecipe, machine: Machine) -> Derived[int]:
-    asked, count = loaded.recipe.distributed, _processes(loaded, machine)
+    asked, count = loaded.recipe.distributed, count_processes(loaded.recipe.distributed, machine)
     if not isinstance(asked, Processes):
         return _written(loaded, "distributed.strategy", count)
     if asked.num_processes == "auto":
         return Derived(value=count, origin="computed", why="one for each GPU")
+    if asked.num_nodes > 1:
+        why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
+        return Derived(value=count, origin="computed", why=why)
     return _written(loaded, "distributed.num_processes", count)
 
 
-def _process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
-    """Each process has a device of its own and an equal part of every batch."""
-    asked, count, key = loaded.recipe.distributed, _processes(loaded, machine), "distributed.num_processes"
-    if not isinstance(asked, Processes):
-        return []
-    if not machine.gpus and asked.num_processes == "auto":
-        what = f'{key}: "auto" is one for each GPU, and there is none here'
-        return [Problem(loaded.where(key), what, "write a number, such as `--num-processes 2`")]
-    if machine.accelerator == "mps" and count > 1:
-        return [Problem(loaded.where(key), f"{key}: an Apple GPU trains in one process", "write 1")]
-    most = len(machine.gpus) or machine.cores
-    if count > most:
-        have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
-        what = f"{key}: {count} processes, and there {'is' if most == 1 else 'are'} {have} here"
-        return [Problem(loaded.where(key), what, f"write at most {most}")]
-    return [*_division_problems(loaded, machine, count), *_share_problems(loaded, count)]
-
-
-def _division_problems(loaded: LoadedRecipe, machine: Machine, count: int) -> list[Problem]:
-    """What divides weights has someone to divide them with."""
-    if not isinstance(loaded.recipe.distributed, Fsdp):
-        return []
-    where, key = loaded.where("distributed.strategy"), "distributed.strategy"
-    if machine.accelerator != "cuda":
-        what = f'{key}: accelerate\'s "fsdp" needs GPUs, and divides nothing on {machine.accelerator}'
-        return [Problem(where, what, 'write "ddp", or "deepspeed" with `zero_stage = 3`')]
-    if count == 1:
-        return [Problem(where, f'{key}: "fsdp" divides the weights, and there is one process', 'write "none"')]
-    return []
-
-
-def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
-    """A batch that does not divide over the processes."""
-    training, key = loaded.recipe.training, "training.global_batch_size"
-    micro = training.per_device_train_batch_size
-    unit = count if micro == "auto" else count * micro
-    total = training.global_batch_size
-    if total is None or total % unit == 0:
-        return []
-    above = unit * math.ceil(total / unit)
-    choices = f"{above - unit} or {above}" if total > unit else str(above)
-    each = "" if micro == "auto" else f" with {micro} rows at once"
-    what = f"{key}: {total} does not divide over {count} processes{each}"
-    return [Problem(loaded.where(key), what, f"write {choices}")]
-
-
-def _device_why(machine: Machine, world: int) -> str:
-    if machine.gpus and world > 1:
-        return f"{machine.gpus[0].name}, {world} of {len(machine.gpus)}"
-    if world > 1:
-        return f"{machine.cores} cores, {max(1, machine.cores // world)} for each process, no GPU"
+def _device_why(machine: Machine, here: int) -> str:
+    if machine.gpus and here > 1:
+        return f"{machine.gpus[0].name}, {here} of {len(machine.gpus)}"
+    if here > 1:
+        return f"{machine.cores} cores, {max(1, machine.cores // here)} for each process, no GPU"
     if machine.gpus:
         more = f", the first of {len(machine.gpus)}" if len(machine.gpus) > 1 else ""
         return f"{machine.gpus[0].name}{more}"
@@ -425,12 +404,12 @@ def _batch(
     allowed = loaded.recipe.peft.capabilities.gradient_checkpointing is True
     wanted = training.gradient_checkpointing
     choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
-    micros = _micro_batches(loaded, machine, world)
+    micros, here = _micro_batches(loaded, machine, world), count_here(loaded.recipe.distributed, machine)
     for checkpointing in choices:
         for micro in micros:
             tokens = micro * _row_length(loaded, longest)
             memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
-            if _fits(memory, machine, world):
+            if _fits(memory, machine, here):
                 return _cut(loaded, micro, checkpointing, memory, facts, world)
     tokens = micros[-1] * _row_length(loaded, longest)
     memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
@@ -467,7 +446,7 @@ def _step_memory(
         return None
     peft = loaded.recipe.peft
     shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
-    return estimate(
+    whole = estimate(
         facts,
         dtype=dtype,
         bits=loaded.recipe.quantization.bits,
@@ -478,18 +457,20 @@ def _step_memory(
         checkpointing=checkpointing,
         scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
     )
+    asked = loaded.recipe.distributed
+    return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
 
 
-def _fits(memory: MemoryEstimate | None, machine: Machine, world: int = 1) -> bool:
-    free = _free_bytes(machine, world)
+def _fits(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
+    free = _free_bytes(machine, here)
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
-def _free_bytes(machine: Machine, world: int = 1) -> int:
+def _free_bytes(machine: Machine, here: int = 1) -> int:
     """Free memory of each process."""
     if machine.gpus:
-        return min(gpu.free_bytes for gpu in machine.gpus[:world])
-    return machine.available_bytes // world
+        return min(gpu.free_bytes for gpu in machine.gpus[:here])
+    return machine.available_bytes // here
 
 
 def _cut(
@@ -627,8 +608,9 @@ def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
 
 def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, rows: int | None) -> list[str]:
     notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
-    if not _fits(batch.memory, machine, world) and batch.memory:
-        free = _free_bytes(machine, world) / 1e9
+    here = count_here(loaded.recipe.distributed, machine)
+    if not _fits(batch.memory, machine, here) and batch.memory:
+        free = _free_bytes(machine, here) / 1e9
         notes.append(
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"

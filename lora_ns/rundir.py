@@ -230,6 +230,11 @@ class RunDir:
         """The number of a signal: the run is to stop after the running step."""
         return self.ranks / "stop"
 
+    @property
+    def stopped_file(self) -> Path:
+        """The number of the signal that the processes stopped for, on whichever machine it came."""
+        return self.ranks / "stopped"
+
     def clear_ranks(self) -> None:
         """Make room for what the processes of this run tell."""
         with telling_disk_errors(self.ranks):

@@ -47,6 +47,7 @@ SET_BY_PLAN = frozenset(
         "project",
         "report_to",
         "run_name",
+        "save_on_each_node",
         "save_steps",
         "save_strategy",
         "save_total_limit",

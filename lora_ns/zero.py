@@ -33,7 +33,9 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     if asked.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     dtype = plan.dtype.value
+    several = {"checkpoint": {"use_node_local_storage": True}} if asked.num_nodes > 1 else {}
     return {
+        **several,
         "train_batch_size": plan.global_batch_size.value,
         "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,

@@ -66,6 +66,12 @@ def test_the_arguments_of_the_minimal_recipe(write_recipe):
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
         "prediction_loss_only": True,
+        "ddp_backend": None,
+        "ddp_timeout": 1800,
+        "deepspeed": None,
+        "fsdp": None,
+        "fsdp_config": None,
+        "save_on_each_node": False,
     }
 
 

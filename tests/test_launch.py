@@ -39,7 +39,7 @@ def test_the_command_is_torchruns_own():
 @pytest.mark.parametrize(("processes", "cores", "threads"), [(2, 8, "4"), (3, 8, "2"), (4, 2, "1")])
 def test_the_processes_see_nothing_of_other_launchers(processes, cores, threads):
     assert environment({"PATH": "/bin", **HOSTILE}, processes, cores) == {
-        "PATH": "/bin",
+        "PATH": f"{Path(sys.executable).parent}:/bin",
         "OMP_NUM_THREADS": threads,
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }

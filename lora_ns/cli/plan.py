@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,14 @@ def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False)
         print_json(made.model_dump(mode="json"))
         return
     for name in type(made).model_fields:
-        if name == "notes":
+        if name in ("deepspeed", "notes"):
             continue
         value = getattr(made, name)
         shown = f"{value.value / 1e9:.2f} GB" if name == "memory_bytes" and value.value else number(value.value)
         why = f"  {value.why}" if value.why else ""
         typer.echo(f"{name:<28} {shown:>12}  {value.origin}{why}".rstrip())
+    if made.deepspeed:
+        typer.echo(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
         typer.echo(f"note: {note}")
 
@@ -38,14 +41,17 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
     from lora_ns.basemodel import find_base
     from lora_ns.machine import detect
-    from lora_ns.plan import DataFacts, make_plan
+    from lora_ns.plan import DataFacts, fit_to_machine, make_plan
+    from lora_ns.zero import with_deepspeed
 
     model = loaded.recipe.model
     folders = [loaded.path.parent, Path.cwd()]
     base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
     train, evaluation, notes = _rows(loaded)
     why = "rows of the files" if train is not None else ""
-    return make_plan(loaded, detect(), base, DataFacts(train, evaluation, why=why, notes=tuple(notes)))
+    machine = detect()
+    made = make_plan(loaded, machine, base, DataFacts(train, evaluation, why=why, notes=tuple(notes)))
+    return with_deepspeed(fit_to_machine(loaded, machine, base.facts if base else None), made)
 
 
 def _rows(loaded: LoadedRecipe) -> tuple[int | None, int | None, list[str]]:

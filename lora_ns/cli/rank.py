@@ -31,13 +31,13 @@ def rank(
     from lora_ns.services.ranks import Teller, telling_launcher
     from lora_ns.services.train import train_rank
 
-    number = int(os.environ["RANK"])
+    number, is_first = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
     with Progress(2) as progress, Noise() as noise, telling_launcher(run, number, launched):
-        if launched and number == 0:
+        if launched and is_first:
             teller = Teller(run.ranks / "events.jsonl")
             teller.result(train_rank(run, teller, noise, is_launched=True))
         else:
-            train_rank(run, SilentObserver() if number else progress, noise, launched)
+            train_rank(run, progress if is_first else SilentObserver(), noise, launched)
 
 
 def launch_command(run_path: RunPath) -> None:

@@ -13,7 +13,8 @@ from lora_ns.cli.show import Progress, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from lora_ns.rundir import SealRecord
+    from lora_ns.recipe.load import LoadedRecipe
+    from lora_ns.rundir import RunDir, SealRecord
 
 
 def train(
@@ -41,20 +42,29 @@ def train(
         str | None,
         typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
     ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", min=1, help="Machines that train together; give it on each.", show_default=False),
+    ] = None,
+    rdzv_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: on one of them.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the adapter of a recipe."""
     if resume and overwrite:
         raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
-    overrides = [*overrides, *_processes(num_processes, gpus)]
+    overrides = [*overrides, *_processes(recipe, overrides, num_processes, gpus, nodes, rdzv_endpoint)]
     if dry_run:
         from lora_ns.cli.plan import plan
 
         plan(recipe, overrides, as_json)
         return
     from lora_ns.recipe.load import load_recipe
-    from lora_ns.rundir import RunDir
 
     if recipe.is_dir() and not resume:
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
@@ -63,7 +73,7 @@ def train(
         raise UsageError(Problem("--set", "a run goes on as it was started", "leave it away, or start a new run"))
     loaded = None if is_run else load_recipe(recipe, overrides)
     where = recipe if loaded is None else Path(loaded.recipe.training.output_dir).expanduser()
-    run = RunDir.open(where.absolute()) if resume else None
+    run = _own_run(where.absolute(), loaded) if resume else None
 
     from lora_ns.engine.libraries import Noise
     from lora_ns.services import train as service
@@ -89,9 +99,26 @@ def train(
     )
 
 
-def _processes(num_processes: int | None, gpus: str | None) -> list[str]:
-    """The overrides that the two options stand for."""
-    if num_processes is None and gpus is None:
+def _own_run(path: Path, loaded: LoadedRecipe | None) -> RunDir:
+    """The run to go on with, on this machine: of several, each has its own folder. Raises `UsageError`."""
+    from lora_ns.nodes import own_folder
+    from lora_ns.rundir import RunDir
+
+    asked = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
+    own = own_folder(path, asked)
+    return RunDir.open(own if loaded or own.exists() else path)
+
+
+def _processes(
+    recipe: Path,
+    overrides: list[str],
+    num_processes: int | None,
+    gpus: str | None,
+    nodes: int | None,
+    rdzv_endpoint: str | None,
+) -> list[str]:
+    """The overrides that the options stand for."""
+    if num_processes is None and gpus is None and nodes is None and rdzv_endpoint is None:
         return []
     if num_processes is not None and gpus is not None:
         raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
@@ -102,8 +129,15 @@ def _processes(num_processes: int | None, gpus: str | None) -> list[str]:
             raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))
         if not detect().gpus:
             raise UsageError(Problem("--gpus", "there is no GPU here", "`--num-processes N` trains on the CPU"))
-    count = '"auto"' if gpus == "auto" else num_processes or int(gpus or 1)
-    return ['distributed.strategy="ddp"', f"distributed.num_processes={count}"]
+    count = '"auto"' if gpus == "auto" else num_processes or int(gpus or 0)
+    written = {"num_processes": count, "num_nodes": nodes, "rdzv_endpoint": rdzv_endpoint and f'"{rdzv_endpoint}"'}
+    from lora_ns.recipe.load import load_recipe
+
+    has_strategy = recipe.is_file() and load_recipe(recipe, overrides).recipe.distributed.strategy != "none"
+    return [
+        *([] if has_strategy else ['distributed.strategy="ddp"']),
+        *(f"distributed.{key}={value}" for key, value in written.items() if value),
+    ]
 
 
 def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:

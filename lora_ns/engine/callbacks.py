@@ -210,12 +210,14 @@ def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
 
 def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
     """The latest checkpoint of this run whose files are all there, and its step."""
+    complete = complete_checkpoints(checkpoints, run_id)
+    return (complete[max(complete)], max(complete)) if complete else None
+
+
+def complete_checkpoints(checkpoints: Path, run_id: str) -> dict[int, Path]:
+    """The checkpoints of this run whose files are all there, by their steps."""
     found = [(_complete_step(folder, run_id), folder) for folder in checkpoints.glob("checkpoint-*")]
-    complete = [(step, folder) for step, folder in found if step is not None]
-    if not complete:
-        return None
-    step, folder = max(complete)
-    return folder, step
+    return {step: folder for step, folder in found if step is not None}
 
 
 def _complete_step(folder: Path, run_id: str) -> int | None:

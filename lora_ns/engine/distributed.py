@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,18 @@ class Rank:
     number: int = 0
     local: int = 0
     world: int = 1
+    local_world: int = 1
 
     @classmethod
     def of(cls, surroundings: Mapping[str, str] = os.environ) -> Rank:
         """What torchrun says."""
         number, local, world = (int(surroundings[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-        return cls(number, local, world)
+        return cls(number, local, world, int(surroundings.get("LOCAL_WORLD_SIZE", world)))
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes, and tells."""
-        return self.number == 0
+        """Whether this process writes, and tells: of several machines, each has a run of its own."""
+        return self.local == 0
 
 
 ALONE = Rank()
@@ -96,6 +98,37 @@ def _checksum(model: Any) -> str:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_agreed(facts: Mapping[str, Any]) -> None:
+    """See that all ranks are about to train the same.
+
+    Args:
+        facts: what has to be equal, by what it is called.
+
+    Raises:
+        RunError: with the first rank that has something else, its machine, and what.
+    """
+    from torch import distributed
+
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, (socket.gethostname(), dict(facts)))
+    host, first = found[0]
+    for number, (other, theirs) in enumerate(found):
+        different = [name for name in first if theirs.get(name) != first[name]]
+        if different:
+            name = different[0]
+            what = f"rank {number} on {other} has other {name} than rank 0 on {host}"
+            raise RunError(Problem("", f"{what}: {theirs.get(name)}, and {first[name]}", "give all machines the same"))
+
+
+def agreed(steps: Sequence[int]) -> int | None:
+    """The last of the steps that all ranks have; None if there is none."""
+    from torch import distributed
+
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, list(steps))
+    return max(set.intersection(*map(set, found)), default=None)
 
 
 def meet() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import PositiveInt, Table
+from lora_ns.recipe.base import NonNegativeInt, PositiveInt, Table
 
 
 class Strategy(Table):
@@ -27,7 +27,13 @@ class Processes(Strategy):
     """Several processes, each with a device of its own."""
 
     num_processes: Literal["auto"] | PositiveInt = "auto"
-    """Processes that train together; `auto` is one for each GPU, and on a CPU a number has to be given."""
+    """Processes on each machine; `auto` is one for each GPU, and on a CPU a number has to be given."""
+    num_nodes: PositiveInt = 1
+    """Machines that train together; the same command is given on each."""
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^.+:\d+$")] | None = None
+    """Where they meet: address and port of one of them, such as `10.0.0.1:29500`."""
+    max_restarts: NonNegativeInt = 0
+    """How often all processes are started again from the last checkpoint after one was lost."""
     timeout: PositiveInt = 1800
     """Seconds that a process waits for the others before the run ends."""
 
@@ -82,8 +88,21 @@ class DeepSpeed(Processes):
         return self.zero_stage == 3
 
 
-Distributed = Annotated[OneProcess | Ddp | Fsdp | DeepSpeed, Field(discriminator="strategy")]
-STRATEGIES: Mapping[str, type[Strategy]] = {"none": OneProcess, "ddp": Ddp, "fsdp": Fsdp, "deepspeed": DeepSpeed}
+class AutoStrategy(Processes):
+    """The simplest of the others that fits into memory: `ddp`, then `fsdp`, then ZeRO-3 with weights on the CPU."""
+
+    strategy: Literal["auto"]
+    """Chosen by the plan, which says why."""
+
+
+Distributed = Annotated[OneProcess | Ddp | Fsdp | DeepSpeed | AutoStrategy, Field(discriminator="strategy")]
+STRATEGIES: Mapping[str, type[Strategy]] = {
+    "none": OneProcess,
+    "ddp": Ddp,
+    "fsdp": Fsdp,
+    "deepspeed": DeepSpeed,
+    "auto": AutoStrategy,
+}
 """The tables by their `strategy`."""
 
 

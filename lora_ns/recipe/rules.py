@@ -9,31 +9,24 @@ import difflib
 import re
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 from lora_ns.formats import FORMATS
 from lora_ns.formats.detection import FORMAT_OF_TASK
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.recipe.base import Table
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.distributed import Ddp
+from lora_ns.recipe.distributed_rules import (
+    machines_can_meet,
+    processes_train_together,
+    weights_can_be_divided,
+    zero_keys_fit_together,
+)
+from lora_ns.recipe.finding import Finding, Rule
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.slices import parse_slice
 from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, peft_config_fields, training_argument_fields
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule that is broken: the keys that clash (the last is the one to point at), what is wrong, what to write."""
-
-    keys: tuple[str, ...]
-    what: str
-    remedy: str
-
-
-Rule = Callable[[Recipe], Finding | None]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -813,32 +806,6 @@ def warm_up_ends(recipe: Recipe) -> Finding | None:
     return None
 
 
-def processes_train_together(recipe: Recipe) -> Finding | None:
-    """What has not been shown to give the adapter of one process is left to one process."""
-    if not isinstance(recipe.distributed, Ddp) or recipe.distributed.num_processes == 1:
-        return None
-    method = recipe.peft
-    lora = method if isinstance(method, Lora) else None
-    start = lora.init_lora_weights if lora and lora.starts_later else ""
-    refused = (
-        ("task_type", recipe.task_type != "CAUSAL_LM", "classifiers train in one process for now"),
-        ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
-        ("peft.method", method.method == "adalora", "ranks are allocated in one process for now"),
-        ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
-        ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
-        ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
-        ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
-    )
-    for key, is_broken, what in refused:
-        if is_broken:
-            return Finding(("distributed.strategy", key), f'{what}, not with `strategy = "ddp"`', _ONE_PROCESS)
-    return None
-
-
-_TOKEN_ROWS = "rows of single tokens are trained in one process for now"
-_ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
-
-
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
@@ -916,6 +883,9 @@ RULES: tuple[Rule, ...] = (
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,
     processes_train_together,
+    weights_can_be_divided,
+    zero_keys_fit_together,
+    machines_can_meet,
     training_extra_is_known,
     peft_extra_is_known,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 import traceback
@@ -17,6 +18,9 @@ from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpo
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.launch import argv, environment, ignored_note, launch, strays
 from lora_ns.machine import Machine
+from lora_ns.nodes import check_port, this_node
+from lora_ns.processes import count_here
+from lora_ns.recipe.distributed import Processes
 from lora_ns.rundir import RunDir, write_atomic
 
 
@@ -50,17 +54,24 @@ def run_ranks(
         else:
             getattr(observer, name)(*values)
 
-    processes = run.read().plan.world_size.value
-    observer.stage(f"starting {processes} processes")
-    surroundings = environment(surroundings, processes, machine.cores)
-    launch(run, argv(run.path, processes, "--launched"), surroundings, tell, lambda: stop.number)
+    manifest = run.read()
+    asked = manifest.recipe.distributed
+    here, node = count_here(asked, machine), this_node(asked)
+    restarts = asked.max_restarts if isinstance(asked, Processes) else 0
+    observer.stage(f"starting {here} processes")
+    if node:
+        check_port(node)
+        observer.stage(f"meeting {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
+    command = argv(run.path, here, "--launched", restarts=restarts, node=node)
+    launch(run, command, environment(surroundings, here, machine.cores, node), tell, lambda: stop.number, restarts)
     if result:
         return result
-    if stop.number:
+    if stop.number or run.stopped_file.exists():
+        number = stop.number or int(run.stopped_file.read_text())
         manifest = run.read()
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
-        raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
+        raise InterruptedRunError(number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
     raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
 
 
@@ -99,6 +110,19 @@ class Teller:
         self._tell("result", {**asdict(result), "seal": None})
 
 
+_LOST = re.compile(r"closed by peer|reset by peer|refused|Broken pipe|[Tt]imed? ?out|connectFullMesh|heartbeat")
+"""Parts of what gloo and NCCL say when a process at the other end is gone, or cannot be reached."""
+
+
+def _problem(run: RunDir, error: BaseException) -> Problem:
+    """An error that nobody foresaw: another process that is gone, or a fault."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        remedy = f"its log says why it ended; `lorans train {run.path} --resume` goes on"
+        return Problem("", f"the connection to another process was lost: {said}", remedy)
+    return Problem("", said, f"the end of {run.log} or of a file in {run.ranks} has the traceback")
+
+
 @contextlib.contextmanager
 def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None]:
     """Write down what goes wrong in a rank, where the launcher looks for it; all ranks stop together after a signal."""
@@ -106,18 +130,17 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
     write_atomic(run.ranks / f"rank{rank}.pid", str(os.getpid()))
     try:
         yield
-    except InterruptedRunError:
+    except InterruptedRunError as error:
         if not is_launched:
             raise
+        write_atomic(run.stopped_file, str(error.signal_number))
     except BaseException as error:
         expected = isinstance(error, LoransError)
         if isinstance(error, LoransError):
             problems, code = [asdict(problem) for problem in error.problems], error.exit_code
         else:
             traceback.print_exc()
-            remedy = f"the end of {run.log} or of a file in {run.ranks} has the traceback"
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            problems, code = [asdict(Problem("", what, remedy))], 1
+            problems, code = [asdict(_problem(run, error))], 1
         found = {"rank": rank, "host": socket.gethostname(), "time": time.time(), "expected": expected}
         write_atomic(
             run.ranks / f"rank{rank}.error.json", json.dumps({**found, "exit_code": code, "problems": problems})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +23,18 @@ from lora_ns.engine.adapter import (
     trainable_parameters,
     with_rows,
 )
-from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint, make_callbacks
+from lora_ns.engine.callbacks import (
+    Observer,
+    StopSignal,
+    complete_checkpoints,
+    last_complete_checkpoint,
+    make_callbacks,
+)
 from lora_ns.engine.distributed import (
     ALONE,
     Rank,
+    agreed,
+    check_agreed,
     check_world,
     check_wrapped,
     in_whole_batches,
@@ -59,9 +68,10 @@ from lora_ns.errors import (
 )
 from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
+from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
-from lora_ns.plan import DataFacts, Plan, fit_to_base, make_plan, room_for_rows
-from lora_ns.recipe.distributed import Processes, is_launched
+from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
+from lora_ns.recipe.distributed import AutoStrategy, Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
 from lora_ns.recipe.recipe import Recipe
@@ -94,6 +104,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAY_CHANGE_ON_RESUME = (
+    "distributed.max_restarts",
+    "distributed.rdzv_endpoint",
+    "distributed.timeout",
     "training.logging_steps",
     "training.save_steps",
     "training.save_total_limit",
@@ -151,7 +164,7 @@ def train(
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
     """
     check_not_launched(os.environ)
-    run = RunDir(Path(loaded.recipe.training.output_dir).expanduser().absolute())
+    run = RunDir(own_folder(Path(loaded.recipe.training.output_dir).expanduser().absolute(), loaded.recipe.distributed))
     run.check_free(overwrite)
     check_packages(loaded)
     machine = detect()
@@ -164,7 +177,9 @@ def train(
     libraries.prepare(machine, processes)
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
-    plan = with_deepspeed(loaded, make_plan(loaded, machine, base, rows.facts))
+    plan = make_plan(loaded, machine, base, rows.facts)
+    loaded = fit_to_machine(loaded, machine, base.facts)
+    plan = with_deepspeed(loaded, plan)
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
@@ -217,7 +232,12 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
     manifest = run.read()
     base = reopen_base(manifest)
     if loaded is not None:
-        _check_same(manifest, fit_to_base(loaded, base.facts))
+        loaded = fit_to_base(loaded, base.facts)
+        if isinstance(loaded.recipe.distributed, AutoStrategy):  # which was settled when the run was started
+            settled = loaded.recipe.model_copy(update={"distributed": manifest.recipe.distributed})
+            loaded = replace(loaded, recipe=settled)
+        _check_same(manifest, loaded)
+        manifest = run.update(recipe=manifest.recipe.model_copy(update={"distributed": loaded.recipe.distributed}))
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
     machine, processes = detect(), manifest.plan.world_size.value
@@ -254,13 +274,17 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
     if not rank.is_first:
         run = FollowedRun(run.path, rank.number)
     machine = detect()
-    libraries.prepare(machine, rank.world)
+    libraries.prepare(machine, rank.local_world)
     noise.attach(run.log)
     asked = manifest.recipe.distributed
     assert isinstance(asked, Processes), "a run of several processes has a strategy"
     join(rank, manifest.plan.device.value, asked.timeout)
-    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
-    prepared = replace(_reopen(run, manifest, reopen_base(manifest)), rank=rank)
+    base = reopen_base(manifest)
+    check_agreed(_essentials(manifest))
+    checkpoints = complete_checkpoints(run.checkpoints, manifest.run_id)
+    step = agreed(list(checkpoints))
+    found = None if step is None else (checkpoints[step], step)
+    prepared = replace(_reopen(run, manifest, base), rank=rank)
     evaluation = prepared.data[1]
     if evaluation is not None:
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
@@ -269,6 +293,23 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
         return _train(run, prepared, observer, found, StopSignal(file=run.stop_file))
     with StopSignal().listening() as stop:
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _essentials(manifest: Manifest) -> dict[str, Any]:
+    """What all processes of a run have to agree on, whichever machine they are on."""
+    recipe = manifest.recipe.model_dump(mode="json")
+    recipe["training"].pop("output_dir")
+    data, plan = manifest.data, manifest.plan
+    numbers = {name: getattr(plan, name).value for name in ("device", "dtype", "max_steps", "global_batch_size")}
+    return {
+        "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12],
+        "rows": [source.sha256[:12] for source in (data.train, data.eval) if source],
+        "base": manifest.base.fingerprint[:12],
+        "tokenizer": manifest.base.tokenizer_fingerprint[:12],
+        "numbers of the plan": numbers,
+        "packages": manifest.packages,
+        "lorans": manifest.lorans,
+    }
 
 
 def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:

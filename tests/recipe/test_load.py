@@ -291,6 +291,13 @@ BROKEN = {
         "evaluation.answer_pattern=(a",
     ],
     "processes_train_together": ["distributed.strategy=ddp", "task_type=SEQ_CLS"],
+    "weights_can_be_divided": ["distributed.strategy=fsdp", "quantization.method=bnb-8bit"],
+    "zero_keys_fit_together": [
+        "distributed.strategy=deepspeed",
+        "distributed.offload_param=cpu",
+        "distributed.zero_stage=2",
+    ],
+    "machines_can_meet": ["distributed.strategy=ddp", "distributed.num_processes=2", "distributed.num_nodes=2"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "peft_extra_is_known": ["peft.extra.r=1"],
 }

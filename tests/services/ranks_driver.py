@@ -1,22 +1,32 @@
 """A rank that trains one prepared run after another in the same process group: the libraries are imported once.
 
-Arguments: the runs. What goes wrong in one is written beside it, and the next is begun.
+Arguments: the runs. One that follows a `+` is interrupted before its last checkpoint, and goes on. What goes wrong in
+one is written beside it, and the next is begun.
 """
 
 import json
+import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
 
 import accelerate.state as accelerate_state
 from accelerate.utils import DistributedType
+from services_recipes import interrupt
 from torch import distributed
 
 from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.distributed import Rank, join
+from lora_ns.engine.distributed import Rank, join, meet
 from lora_ns.engine.libraries import Noise
 from lora_ns.rundir import RunDir
 from lora_ns.services import train
+
+AS_TRAINED_AT_ONCE = "adapter-at-once"
+
+
+_strategies = [""]
+"""That of the run that is trained."""
 
 
 def divide_on_a_cpu() -> None:
@@ -25,32 +35,51 @@ def divide_on_a_cpu() -> None:
 
     def renamed(self: accelerate_state.PartialState, *arguments: object, **named: object) -> None:
         begin(self, *arguments, **named)
-        if self.distributed_type == DistributedType.MULTI_CPU:
+        if self.distributed_type == DistributedType.MULTI_CPU and _strategies[-1] == "fsdp":
             self.distributed_type = DistributedType.MULTI_GPU
 
     accelerate_state.PartialState.__init__ = renamed
 
 
+def train_one(run: RunDir) -> None:
+    """Train a run, as a rank does."""
+    accelerate_state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate_state.GradientState._reset_state()
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        os.environ.pop(name, None)
+    _strategies[-1] = run.read().recipe.distributed.strategy
+    run.ranks.mkdir(exist_ok=True)
+    with Noise() as noise:
+        train.train_rank(run, SilentObserver(), noise, is_launched=True)
+
+
+def interrupt_once_trained(run: RunDir, rank: Rank) -> None:
+    """Leave a run as it was before its last step, with the adapter that it had saved."""
+    meet()
+    if rank.is_first:
+        shutil.move(run.adapter, run.path / AS_TRAINED_AT_ONCE)
+        interrupt(run, run.read().plan.max_steps.value)
+    meet()
+
+
 def main() -> None:
     """Train all of them."""
-    runs = [Path(name) for name in sys.argv[1:]]
-    if RunDir.open(runs[0]).read().recipe.distributed.strategy == "fsdp":
-        divide_on_a_cpu()
-    join(Rank.of(), "cpu", 60)
+    rank = Rank.of()
+    divide_on_a_cpu()
+    join(rank, "cpu", 60)
     end = distributed.destroy_process_group
     train.join = lambda *_: None
     distributed.destroy_process_group = lambda *_: None
-    for path in runs:
-        accelerate_state.AcceleratorState._reset_state(reset_partial_state=True)
-        accelerate_state.GradientState._reset_state()
-        run = RunDir.open(path)
-        run.ranks.mkdir(exist_ok=True)
+    for name in sys.argv[1:]:
+        run = RunDir.open(Path(name.removeprefix("+")))
         try:
-            with Noise() as noise:
-                train.train_rank(run, SilentObserver(), noise, is_launched=True)
+            train_one(run)
+            if name.startswith("+"):
+                interrupt_once_trained(run, rank)
+                train_one(run)
         except Exception as error:
             told = {"kind": type(error).__name__, "what": str(error), "trace": traceback.format_exc()}
-            (path / f"failed-{Rank.of().number}.json").write_text(json.dumps(told))
+            (run.path / f"failed-{rank.number}.json").write_text(json.dumps(told))
     end()
 
 

@@ -1,0 +1,99 @@
+"""Rules between `[distributed]` and the rest of a recipe: what trains in several processes, and what divided."""
+
+from __future__ import annotations
+
+from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes
+from lora_ns.recipe.finding import Finding
+from lora_ns.recipe.peft import Lora, method_name
+from lora_ns.recipe.quantization import Bnb4Bit
+from lora_ns.recipe.recipe import Recipe
+
+
+def _called(asked: Processes) -> str:
+    return f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else f'`strategy = "{asked.strategy}"`'
+
+
+def processes_train_together(recipe: Recipe) -> Finding | None:
+    """What has not been shown to give the adapter of one process is left to one process."""
+    asked = recipe.distributed
+    if not isinstance(asked, Processes) or isinstance(asked, AutoStrategy):
+        return None
+    if isinstance(asked, Ddp) and asked.num_processes == asked.num_nodes == 1:
+        return None
+    method = recipe.peft
+    lora = method if isinstance(method, Lora) else None
+    start = lora.init_lora_weights if lora and lora.starts_later else ""
+    can = method.capabilities.ddp
+    refused = (
+        ("task_type", recipe.task_type != "CAUSAL_LM", "classifiers train in one process for now"),
+        ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
+        ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
+        ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
+        ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
+        ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
+        ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
+    )
+    for key, is_broken, what in refused:
+        if is_broken:
+            return Finding(("distributed.strategy", key), f"{what}, not with {_called(asked)}", _ONE_PROCESS)
+    return None
+
+
+_TOKEN_ROWS = "rows of single tokens are trained in one process for now"
+_ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
+
+
+def weights_can_be_divided(recipe: Recipe) -> Finding | None:
+    """What needs all the weights in one place is not for strategies that divide them."""
+    asked = recipe.distributed
+    if not isinstance(asked, Processes) or not asked.shards:
+        return None
+    can, base = recipe.peft.capabilities.divided, recipe.quantization
+    rows = (
+        ("peft.method", can is not True, f"{method_name(recipe.peft)} needs whole weights: {can}"),
+        ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
+        ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
+        ("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),
+    )
+    for key, is_broken, what in rows:
+        if is_broken:
+            told = f"{what}, and {_called(asked)} divides them"
+            return Finding(("distributed.strategy", key), told, 'write "ddp", or "deepspeed" with `zero_stage = 2`')
+    return None
+
+
+_ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
+
+
+def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
+    """What is kept elsewhere is what the stage divides, and has somewhere to be."""
+    asked = recipe.distributed
+    if not isinstance(asked, DeepSpeed):
+        return None
+    on_disk = "nvme" in (asked.offload_optimizer, asked.offload_param)
+    broken = (
+        ("offload_param", asked.offload_param != "none" and not asked.shards, "moves the weights of stage 3 alone"),
+        ("offload_optimizer", asked.offload_optimizer == "nvme" and not asked.shards, '"nvme" is for stage 3 alone'),
+        ("nvme_path", on_disk and asked.nvme_path is None, 'is missing, and "nvme" asks for it'),
+        ("nvme_path", asked.nvme_path is not None and not on_disk, "is not read without an offload to nvme"),
+    )
+    for key, is_broken, what in broken:
+        if is_broken:
+            remedy = "write `zero_stage = 3`" if "stage 3" in what else "add it" if "missing" in what else "remove it"
+            return Finding((f"distributed.{key}", "distributed.zero_stage"), f"`{key}` {what}", remedy)
+    return None
+
+
+def machines_can_meet(recipe: Recipe) -> Finding | None:
+    """Several machines need a place to meet, and a strategy whose checkpoints each can keep."""
+    asked = recipe.distributed
+    if not isinstance(asked, Processes) or asked.num_nodes == 1:
+        return None
+    if asked.rdzv_endpoint is None:
+        what = f"{asked.num_nodes} machines, and nothing says where they meet"
+        remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
+        return Finding(("distributed.num_nodes",), what, remedy)
+    if isinstance(asked, (Fsdp, AutoStrategy)):
+        what = f"{_called(asked)} writes its checkpoints on one machine alone, and there are {asked.num_nodes}"
+        return Finding(("distributed.strategy", "distributed.num_nodes"), what, 'write "ddp" or "deepspeed"')
+    return None

@@ -1,0 +1,78 @@
+"""Runs of several processes, prepared here and trained in one pair of processes, and what they are held to."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import ranks_driver
+from services_recipes import RECIPE, run_recipe
+
+from lora_ns.launch import environment
+from lora_ns.rundir import RunDir
+from lora_ns.services import train
+
+ZERO = 'distributed.strategy="deepspeed"'
+STRATEGIES: Mapping[str, Sequence[str]] = {
+    "ddp": ('distributed.strategy="ddp"',),
+    "fsdp": ('distributed.strategy="fsdp"',),
+    **{f"zero{stage}": (ZERO, f"distributed.zero_stage={stage}") for stage in (1, 2, 3)},
+}
+METHODS: Mapping[str, Sequence[str]] = {
+    "lora": (),
+    "dora": ("peft.use_dora=true",),
+    "ia3": ('peft.method="ia3"',),
+    "prompt-tuning": ('peft.method="prompt-tuning"',),
+}
+SHARED = (
+    "training.per_device_train_batch_size=2",
+    "training.per_device_eval_batch_size=2",
+    "training.learning_rate=1e-3",
+    "dataset.max_eval_samples=7",
+    "training.save_steps=3",
+    "training.save_total_limit=5",
+)
+
+
+def offered() -> list[str]:
+    """The strategies that can run here."""
+    has_deepspeed = importlib.util.find_spec("deepspeed") is not None
+    return [name for name in STRATEGIES if has_deepspeed or not name.startswith("zero")]
+
+
+def prepare_run(folder: Path, *overrides: str) -> RunDir:
+    """A run of two processes up to the point where they would be started."""
+    folder.mkdir(parents=True)
+    prepared: list[RunDir] = []
+
+    def keep(run: RunDir, *_: object) -> object:
+        prepared.append(run)
+        return train.TrainResult(str(run), "", 0, 0, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+        patch.setattr("lora_ns.processes._division_problems", lambda *_: [])
+        patch.setattr(train, "_execute_ranks", keep)
+        run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2")
+    return prepared[0]
+
+
+def drive(runs: Sequence[str]) -> None:
+    """Train prepared runs, one after the other; a `+` before one has it interrupted once, see `ranks_driver`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "--no_python", sys.executable, ranks_driver.__file__, *runs]
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    ended = subprocess.run(command, env=environment(surroundings, 2, 2), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+def check_trained(run: RunDir) -> None:
+    """Fail with what went wrong in a rank, if anything did."""
+    for file in sorted(run.path.glob("failed-*.json")):
+        raise AssertionError(json.loads(file.read_text())["trace"])
+    assert run.read().status == "finished"
