@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ANOTHER_ADAPTER = "two processes gave another adapter than one"
+READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -33,8 +36,10 @@ class Capabilities:
     """Whether it trains over a base by bitsandbytes whose layers have biases."""
     ddp: bool | str = True
     """Whether several processes with whole weights train the adapter of one: DDP, ZeRO-1 and ZeRO-2."""
-    divided: bool | str = True
-    """Whether processes that divide the weights do so: FSDP and ZeRO-3."""
+    zero3: bool | str = True
+    """Whether it trains so where ZeRO-3 divides the weights."""
+    fsdp: bool | str = "not tried where FSDP divides the weights"
+    """Whether it trains so where FSDP divides the weights."""
     hidden_tensors: bool = False
     """Whether it keeps parts of the base where a change of the model's type does not reach them."""
     empty_base: bool = True

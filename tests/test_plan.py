@@ -587,3 +587,51 @@ def test_there_is_a_process_for_each_gpu(write_recipe):
 )
 def test_processes_that_cannot_train_together_are_refused(write_recipe, overrides, machine, told):
     assert told in problems(write_recipe(), *overrides, machine=machine)[0]
+
+
+HUGE = BaseFacts("llama", 70_000_000_000, "BF16", 8192, 28672, 80, 128_000, None, {})
+
+
+def eight(free):
+    machine = gpu((8, 0))
+    return replace(machine, gpus=[replace(machine.gpus[0], free_bytes=free * 10**9)] * 8)
+
+
+@pytest.mark.parametrize(
+    ("facts", "machine", "expected", "why"),
+    [
+        (SMALL, CPU, "ddp", "weights are divided among GPUs"),
+        (SMALL, eight(80), "ddp", "a step fits into each GPU"),
+        (HUGE, eight(80), "fsdp", "the weights fit if they are divided over 8 GPUs"),
+        (HUGE, eight(16), "deepspeed", "the weights do not fit into 8 GPUs, and stay in the memory of the CPU"),
+        (HUGE, eight(2), "ddp", "no other one fits either"),
+    ],
+)
+def test_the_simplest_strategy_that_fits_is_chosen(write_recipe, facts, machine, expected, why):
+    count = ("distributed.num_processes=2",) if machine is CPU else ()
+    made = plan(write_recipe(), "distributed.strategy=auto", *count, facts=facts, machine=machine)
+    assert (made.strategy.value, made.strategy.origin, made.strategy.why) == (expected, "computed", why)
+
+
+def test_one_process_needs_no_strategy(write_recipe):
+    made = plan(write_recipe(), "distributed.strategy=auto", "distributed.num_processes=1")
+    assert (made.strategy.value, made.strategy.why) == ("none", "one process")
+
+
+def test_a_method_that_needs_whole_weights_is_not_divided(write_recipe):
+    made = plan(write_recipe(), *choosing("loha"), "distributed.strategy=auto", facts=HUGE, machine=eight(80))
+    assert made.strategy.value == "ddp"
+
+
+def test_weights_are_divided_among_gpus_alone(write_recipe):
+    assert problems(write_recipe(), "distributed.strategy=fsdp", "distributed.num_processes=2") == [
+        '--set: distributed.strategy: accelerate\'s "fsdp" needs GPUs, and divides nothing on cpu '
+        '(write "ddp", or "deepspeed" with `zero_stage = 3`)'
+    ]
+
+
+def test_every_machine_has_as_many_processes(write_recipe):
+    several = (*ddp(2), "distributed.num_nodes=3", "distributed.rdzv_endpoint=10.0.0.1:29500")
+    made = plan(write_recipe(), *several, "training.global_batch_size=12")
+    assert (made.world_size.value, made.world_size.why) == (6, "2 on each of 3 machines")
+    assert made.per_device_train_batch_size.value * made.gradient_accumulation_steps.value == 2

@@ -131,11 +131,11 @@ def _processes(
             raise UsageError(Problem("--gpus", "there is no GPU here", "`--num-processes N` trains on the CPU"))
     count = '"auto"' if gpus == "auto" else num_processes or int(gpus or 0)
     written = {"num_processes": count, "num_nodes": nodes, "rdzv_endpoint": rdzv_endpoint and f'"{rdzv_endpoint}"'}
-    from lora_ns.recipe.load import load_recipe
+    from lora_ns.recipe.load import written as written_in
 
-    has_strategy = recipe.is_file() and load_recipe(recipe, overrides).recipe.distributed.strategy != "none"
+    said = written_in(recipe, overrides, "distributed", "strategy") if recipe.is_file() else None
     return [
-        *([] if has_strategy else ['distributed.strategy="ddp"']),
+        *([] if said not in (None, "none") else ['distributed.strategy="ddp"']),
         *(f"distributed.{key}={value}" for key, value in written.items() if value),
     ]
 

@@ -15,9 +15,14 @@ WEIGHTS_STAGE = 3
 
 
 @contextlib.contextmanager
-def dividing_at_once(settings: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let a base be divided while it is read, if DeepSpeed divides weights, and an adapter be put onto the parts."""
-    if not settings or settings["zero_optimization"]["stage"] != WEIGHTS_STAGE:
+def dividing_at_once(settings: Mapping[str, Any] | None, is_quantised: bool) -> Iterator[None]:
+    """Let a base be divided while it is read, if DeepSpeed divides weights, and an adapter be put onto the parts.
+
+    Args:
+        settings: DeepSpeed's configuration, if it trains.
+        is_quantised: whether the weights are packed while they are read; those are divided later.
+    """
+    if is_quantised or not settings or settings["zero_optimization"]["stage"] != WEIGHTS_STAGE:
         yield
         return
     import deepspeed

@@ -96,12 +96,15 @@ def make_trainer(
 
 
 def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
-    """Give the trainer an optimizer of the method's own, once nothing else takes the place of what is trained."""
-    ratio = getattr(recipe.peft, "loraplus_lr_ratio", None)
+    """Give the trainer an optimizer of the method's own, once nothing else takes the place of what is trained.
+
+    It is made when the trainer asks for one: DeepSpeed's integration takes no other.
+    """
+    ratio, method = getattr(recipe.peft, "loraplus_lr_ratio", None), recipe.peft
     if ratio is not None:
-        trainer.optimizer = _loraplus_optimizer(trainer, ratio)
-    elif isinstance(recipe.peft, Lora) and recipe.peft.use_lora_fa:
-        trainer.optimizer = _lorafa_optimizer(trainer, recipe.peft)
+        trainer.own_optimizer = lambda: _loraplus_optimizer(trainer, ratio)
+    elif isinstance(method, Lora) and method.use_lora_fa:
+        trainer.own_optimizer = lambda: _lorafa_optimizer(trainer, method)
 
 
 def leave_training(trainer: Trainer) -> None:
@@ -209,6 +212,15 @@ def repeatable(trainer_class: Any) -> Any:
 
     class RepeatableTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `sampler_class` and `regularization`."""
+
+        own_optimizer = None
+
+        def create_optimizer(self, model: Any = None) -> Any:
+            """The method's own, or the recipe's."""
+            if self.own_optimizer is None:
+                return super().create_optimizer(model)
+            self.optimizer = self.own_optimizer()
+            return self.optimizer
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             """The adapter of a checkpoint; transformers would put a divided base together for it."""

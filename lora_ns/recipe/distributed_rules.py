@@ -48,9 +48,12 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     asked = recipe.distributed
     if not isinstance(asked, Processes) or not asked.shards:
         return None
-    can, base = recipe.peft.capabilities.divided, recipe.quantization
+    method, base, is_fsdp = recipe.peft, recipe.quantization, isinstance(asked, Fsdp)
+    can = method.capabilities.fsdp if is_fsdp else method.capabilities.zero3
+    frozen = is_fsdp and isinstance(method, Lora) and (method.use_lora_fa or method.init_lora_weights == "mica")
     rows = (
-        ("peft.method", can is not True, f"{method_name(recipe.peft)} needs whole weights: {can}"),
+        ("peft.method", can is not True, f"{method_name(method)} needs whole weights: {can}"),
+        ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
         ("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),

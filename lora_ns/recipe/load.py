@@ -77,6 +77,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes))
 
 
+def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
+    """What a recipe or its overrides say for a key of a table, right or wrong; None if they say nothing."""
+    tables = _parse(path, _read(path))
+    _apply(tables, overrides)
+    return tables[table].get(key) if isinstance(tables.get(table), dict) else None
+
+
 def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
     """The `[generation]` of a recipe that was trained, with other values: all that can still be changed of it.
 

@@ -19,6 +19,9 @@ QUESTIONS: Mapping[str, str] = {
     "packing": "packing",
     "gradient_checkpointing": "checkpointing",
     "resume": "resume",
+    "ddp": "processes",
+    "zero3": "ZeRO-3",
+    "fsdp": "FSDP",
     "vllm": "vLLM",
 }
 """Field of `Capabilities` to what it is called."""
@@ -46,6 +49,8 @@ def page() -> str:
         *(_row(marks(name, kind)) for name, kind in METHODS.items()),
         "",
         "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
+        "*processes*: several with whole weights train the adapter of one (DDP, ZeRO-1, ZeRO-2); see",
+        "[several processes](distributed.md).",
         "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
     ]
     for name, kind in METHODS.items():

@@ -119,8 +119,13 @@ def _problem(run: RunDir, error: BaseException) -> Problem:
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if isinstance(error, RuntimeError) and _LOST.search(str(error)):
         remedy = f"its log says why it ended; `lorans train {run.path} --resume` goes on"
-        return Problem("", f"the connection to another process was lost: {said}", remedy)
+        return Problem("", f"another process was lost: {_first_sentence(str(error))}", remedy)
     return Problem("", said, f"the end of {run.log} or of a file in {run.ranks} has the traceback")
+
+
+def _first_sentence(text: str) -> str:
+    """What gloo says before its advice, without the place in its source."""
+    return " ".join(text.partition("] ")[2].split()).partition(". ")[0] or text
 
 
 @contextlib.contextmanager

@@ -563,7 +563,7 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     recipe = manifest.recipe
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
-    with dividing_at_once(manifest.plan.deepspeed):
+    with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
         bare = load_base(base, replace(loading_of(manifest), divided=_is_divided(recipe)))
         if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
             model = starts.put_back(bare, recipe.peft, run.start)

@@ -22,6 +22,7 @@ class Lora(LayeredMethod):
     config_class: ClassVar[str] = "LoraConfig"
     config_file: ClassVar[str] = "tuners/lora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        fsdp=True,
         typical_learning_rate=2e-4,
         convertible=True,
         vllm=True,
@@ -125,6 +126,7 @@ class AdaLora(LayeredMethod):
     config_file: ClassVar[str] = "tuners/adalora/config.py"
     parents: ClassVar[tuple[tuple[str, str], ...]] = (("tuners/lora/config.py", "LoraConfig"),)
     capabilities: ClassVar[Capabilities] = Capabilities(
+        ddp="its ranks are allocated in one process for now",
         resume="its checkpoints have cut ranks, which PEFT does not load into a new adapter",
         typical_learning_rate=1e-3,
         benchmark="rank 32: 0.373 in 19 min and 21.2 GB",

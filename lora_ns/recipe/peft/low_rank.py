@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lora_ns.capabilities import Capabilities
+from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
 
@@ -15,7 +15,7 @@ class LoHa(LayeredMethod):
     config_class: ClassVar[str] = "LoHaConfig"
     config_file: ClassVar[str] = "tuners/loha/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
+        zero3=READS_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for a higher rank than LoRA at the same size (Hyeon-Woo et al. 2022, arXiv 2108.06098)"
 
@@ -108,7 +108,12 @@ class DeLora(LayeredMethod):
     config_class: ClassVar[str] = "DeloraConfig"
     config_file: ClassVar[str] = "tuners/delora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=1e-3, convertible=True, nf4=PACKED_WEIGHTS
+        zero3=READS_WEIGHTS,
+        int8=PACKED_WEIGHTS,
+        torchao=PACKED_WEIGHTS,
+        typical_learning_rate=1e-3,
+        convertible=True,
+        nf4=PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
 
@@ -225,7 +230,7 @@ class Deft(LayeredMethod):
     config_class: ClassVar[str] = "DeftConfig"
     config_file: ClassVar[str] = "tuners/deft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
+        ddp=ANOTHER_ADAPTER, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
 
@@ -247,7 +252,7 @@ class Osf(TargetedMethod):
     config_class: ClassVar[str] = "OSFConfig"
     config_file: ClassVar[str] = "tuners/osf/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
+        ddp=ANOTHER_ADAPTER, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.capabilities import Capabilities
+from lora_ns.capabilities import READS_WEIGHTS, Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
 from lora_ns.recipe.peft.base import PACKED_WEIGHTS, ModuleNames, PeftMethod, TargetedMethod
 
@@ -18,7 +18,7 @@ class Ia3(PeftMethod):
 
     config_class: ClassVar[str] = "IA3Config"
     config_file: ClassVar[str] = "tuners/ia3/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=8e-3)
+    capabilities: ClassVar[Capabilities] = Capabilities(fsdp=True, typical_learning_rate=8e-3)
     advice: ClassVar[str] = "a few thousand parameters for small data sets (Liu et al. 2022, arXiv 2205.05638)"
 
     method: Literal["ia3"]
@@ -37,7 +37,7 @@ class LnTuning(PeftMethod):
     config_class: ClassVar[str] = "LNTuningConfig"
     config_file: ClassVar[str] = "tuners/ln_tuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=1e-3, benchmark="0.000", sensitive=True, gptq=True
+        zero3=READS_WEIGHTS, typical_learning_rate=1e-3, benchmark="0.000", sensitive=True, gptq=True
     )
     advice: ClassVar[str] = "a few thousand parameters; very sensitive to the rate (Zhao et al. 2023, arXiv 2312.11420)"
 
@@ -73,7 +73,7 @@ class SuperTuning(TargetedMethod):
     config_class: ClassVar[str] = "SupertuningConfig"
     config_file: ClassVar[str] = "tuners/supertuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
+        zero3=READS_WEIGHTS, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
     )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 

@@ -44,7 +44,7 @@ class PromptTuning(PeftMethod):
 
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2)
+    capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2, fsdp=True)
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
 
     method: Literal["prompt-tuning"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.capabilities import Capabilities
+from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from lora_ns.recipe.peft.base import Divisor, LayeredMethod
 
@@ -40,7 +40,9 @@ class Pvera(LayeredMethod):
 
     config_class: ClassVar[str] = "PveraConfig"
     config_file: ClassVar[str] = "tuners/pvera/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        ddp="its noise is drawn anew in each process", typical_learning_rate=4e-3
+    )
     advice: ClassVar[str] = "VeRA with less overfitting on small data (PEFT 0.21)"
 
     method: Literal["pvera"]
@@ -133,7 +135,12 @@ class TinyLora(LayeredMethod):
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-2, convertible=True, nf4=_PACKED_WEIGHTS
+        zero3=READS_WEIGHTS,
+        int8=_PACKED_WEIGHTS,
+        torchao=_PACKED_WEIGHTS,
+        typical_learning_rate=1e-2,
+        convertible=True,
+        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
 
@@ -157,7 +164,12 @@ class Frod(LayeredMethod):
     config_class: ClassVar[str] = "FrodConfig"
     config_file: ClassVar[str] = "tuners/frod/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        empty_base=False, int8=_PACKED_WEIGHTS, torchao=_PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=_PACKED_WEIGHTS
+        ddp=ANOTHER_ADAPTER,
+        empty_base=False,
+        int8=_PACKED_WEIGHTS,
+        torchao=_PACKED_WEIGHTS,
+        typical_learning_rate=1e-3,
+        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
 
@@ -177,6 +189,7 @@ class Adamss(LayeredMethod):
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        ddp=ANOTHER_ADAPTER,
         hidden_tensors=True,
         empty_base=False,
         int8=_PACKED_WEIGHTS,

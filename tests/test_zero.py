@@ -1,0 +1,123 @@
+"""DeepSpeed's configuration: from the recipe alone, and joined with one of the user's own."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from lora_ns.basemodel import BaseFacts
+from lora_ns.errors import UsageError
+from lora_ns.machine import Machine
+from lora_ns.plan import DataFacts, make_plan
+from lora_ns.recipe.load import load_recipe
+from lora_ns.zero import with_deepspeed
+
+FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
+MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
+ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2", "training.per_device_train_batch_size=2")
+
+
+def settings(path, *overrides):
+    loaded = load_recipe(path, [*ZERO, *overrides])
+    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
+    return with_deepspeed(loaded, plan).deepspeed
+
+
+def joined_with(write_recipe, tmp_path, own, *overrides):
+    (tmp_path / "own.json").write_text(own if isinstance(own, str) else json.dumps(own))
+    return settings(write_recipe(), "distributed.deepspeed_config=own.json", *overrides)
+
+
+def told(*arguments):
+    with pytest.raises(UsageError) as caught:
+        joined_with(*arguments)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_numbers_are_the_plans(write_recipe):
+    assert settings(write_recipe()) == {
+        "train_batch_size": 16,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 4,
+        "gradient_clipping": 1.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 2},
+    }
+
+
+def test_another_strategy_has_no_configuration(write_recipe):
+    loaded = load_recipe(write_recipe())
+    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
+    assert with_deepspeed(loaded, plan) is plan
+
+
+def test_what_is_kept_elsewhere_is_said(write_recipe):
+    found = settings(
+        write_recipe(),
+        "distributed.zero_stage=3",
+        "distributed.offload_optimizer=cpu",
+        "distributed.offload_param=nvme",
+        "distributed.nvme_path=/fast",
+        "model.dtype=bfloat16",
+    )
+    assert found["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu", "pin_memory": False},
+        "offload_param": {"device": "nvme", "pin_memory": False, "nvme_path": "/fast"},
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    assert found["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+
+
+PRESET = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": False},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}},
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "reduce_bucket_size": "auto"},
+    "steps_per_print": 50,
+}
+
+
+def test_a_preset_that_leaves_things_open_takes_the_recipes_values(write_recipe, tmp_path):
+    found = joined_with(write_recipe, tmp_path, PRESET)
+    assert found == {
+        **settings(write_recipe()),
+        "zero_optimization": {"stage": 2, "overlap_comm": True},
+        "steps_per_print": 50,
+    }
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"train_batch_size": 32}, "`train_batch_size` is 32, and the recipe (`training.global_batch_size`) says 16"),
+        (
+            {"zero_optimization": {"stage": 3}},
+            "`zero_optimization.stage` is 3, and the recipe (`distributed.zero",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            '`zero_optimization.offload_optimizer.device` is "cpu", and the recipe (`distributed.offload_optimizer`)',
+        ),
+        ({"bf16": {"enabled": True}}, "`bf16`: the recipe decides it (remove it, and write `model.dtype`)"),
+        ({"optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}, "`optimizer`: the recipe decides it"),
+        ("{", "not JSON"),
+        ("[]", "write a JSON object"),
+    ],
+)
+def test_what_contradicts_the_recipe_is_an_error(write_recipe, tmp_path, own, expected):
+    (problem,) = told(write_recipe, tmp_path, own)
+    assert expected in problem
+    assert "own.json" in problem
+
+
+def test_every_contradiction_is_told(write_recipe, tmp_path):
+    assert len(told(write_recipe, tmp_path, {"train_batch_size": 32, "gradient_clipping": 3.0, "fp16": {}})) == 3
+
+
+def test_a_file_that_is_not_there_is_told(write_recipe):
+    with pytest.raises(UsageError, match=r"distributed.deepspeed_config: .*gone.json cannot be read"):
+        settings(write_recipe(), "distributed.deepspeed_config=gone.json")
