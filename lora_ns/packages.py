@@ -1,4 +1,4 @@
-"""The packages that a recipe asks for by its optimizer, its trackers and its quantisation."""
+"""The packages that a recipe asks for by its optimizer, its trackers, its quantisation and its strategy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 
 from lora_ns.errors import MissingError, Problem
 from lora_ns.optimizers import OPTIMIZERS
+from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.quantization import Quantization
 
@@ -15,6 +16,8 @@ def check_packages(loaded: LoadedRecipe) -> None:
     optimizer = OPTIMIZERS[loaded.recipe.training.optim]
     asked = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
     asked += [("tracking.report_to", name, name) for name in loaded.recipe.tracking.report_to]
+    if isinstance(loaded.recipe.distributed, DeepSpeed):
+        asked += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
     problems = [
         Problem(loaded.where(key), f"{key}: `{package}` is not installed", f"`pip install {name}`")
         for key, package, name in asked

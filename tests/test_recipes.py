@@ -1,5 +1,6 @@
 """Every recipe that is shipped loads and plans, and so does everything that `init` writes."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from lora_ns.basemodel import find_base
 from lora_ns.errors import UsageError
 from lora_ns.formats import Columns, detect
-from lora_ns.machine import Machine
+from lora_ns.machine import Gpu, Machine
 from lora_ns.plan import DataFacts, make_plan
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.methods import page
@@ -16,24 +17,28 @@ from lora_ns.recipe.peft import METHODS
 from lora_ns.recipe.reference import reference
 from lora_ns.recipe.template import STARTS, write_folder, write_recipe
 from lora_ns.rows import read_rows
+from lora_ns.zero import with_deepspeed
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 MACHINE = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
+GPU = Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580")
+FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, gpus=(GPU,) * 4)
 
 
 def test_the_recipes_are_found():
-    assert len(RECIPES) == 22
+    assert len(RECIPES) == 27
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_shipped_recipe_loads_and_plans(path):
     loaded = load_recipe(path)
     base = find_base(loaded.recipe.model.name_or_path, "main", [], download=False)
-    plan = make_plan(loaded, MACHINE, base, DataFacts(1000, 10))
+    is_alone = loaded.recipe.distributed.strategy == "none"
+    plan = with_deepspeed(loaded, make_plan(loaded, MACHINE if is_alone else FOUR_GPUS, base, DataFacts(1000, 10)))
     assert plan.max_steps.value
-    assert (
-        plan.global_batch_size.value == plan.per_device_train_batch_size.value * plan.gradient_accumulation_steps.value
-    )
+    parts = (plan.per_device_train_batch_size, plan.gradient_accumulation_steps, plan.world_size)
+    assert plan.global_batch_size.value == math.prod(part.value for part in parts)
+    assert plan.world_size.value == (1 if is_alone else 4 * loaded.recipe.distributed.num_nodes)
 
 
 @pytest.mark.parametrize("name", STARTS)

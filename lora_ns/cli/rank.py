@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_ns.cli.options import RunPath
+from lora_ns.cli import complete
+from lora_ns.cli.options import Overrides
 from lora_ns.cli.show import Progress
 from lora_ns.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.rundir import RunDir
 
 
 def rank(
@@ -31,6 +35,8 @@ def rank(
     from lora_ns.services.ranks import Teller, telling_launcher
     from lora_ns.services.train import train_rank
 
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]  # the run says how it is trained, whoever launches it
     number, is_first = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
     with Progress(2) as progress, Noise() as noise, telling_launcher(run, number, launched):
         if launched and is_first:
@@ -40,18 +46,47 @@ def rank(
             train_rank(run, progress if is_first else SilentObserver(), noise, launched)
 
 
-def launch_command(run_path: RunPath) -> None:
-    """Print the command that goes on with a run of several processes under a launcher of your own."""
+def launch_command(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|RECIPE",
+            help="An unfinished run of several processes, or a recipe, whose run is prepared.",
+            show_default=False,
+            autocompletion=complete.recipes_and_runs,
+        ),
+    ],
+    overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+) -> None:
+    """Print the command that trains a run of several processes under a launcher of your own."""
     from lora_ns.launch import argv, settings
     from lora_ns.machine import detect
+    from lora_ns.nodes import this_node
+    from lora_ns.processes import count_here
+    from lora_ns.recipe.distributed import is_launched
     from lora_ns.rundir import RunDir
 
-    run = RunDir.open(run_path.absolute())
-    manifest = run.read()
-    count = manifest.plan.world_size.value
-    if count == 1:
-        raise UsageError(Problem(str(run_path), "a run of one process", f"`lorans train {run_path} --resume`"))
+    run = RunDir.open(path.absolute()) if path.is_dir() else _prepared(path, overrides, overwrite)
+    manifest, machine = run.read(), detect()
+    asked = manifest.recipe.distributed
+    if not is_launched(asked, manifest.plan.world_size.value):
+        raise UsageError(Problem(str(path), "a run of one process", f"`lorans train {path} --resume`"))
     if manifest.status == "finished":
-        raise UsageError(Problem(str(run_path), "this run is finished", f"`lorans infer {run_path}` uses it"))
-    values = [f"{name}={value}" for name, value in settings(count, detect().cores).items()]
-    typer.echo(" ".join([*values, shlex.join(argv(run.path, count))]))
+        raise UsageError(Problem(str(path), "this run is finished", f"`lorans infer {path}` uses it"))
+    here, node = count_here(asked, machine), this_node(asked)
+    values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]
+    typer.echo(" ".join([*values, shlex.join(argv(run.path, here, node=node))]))
+
+
+def _prepared(recipe: Path, overrides: list[str], overwrite: bool) -> RunDir:
+    """A new run of a recipe, up to the point where its processes are started."""
+    from lora_ns.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.services.train import prepare_run
+
+    with Progress(2) as progress, Noise() as noise:
+        return prepare_run(loaded, progress, noise, overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes
 from lora_ns.recipe.finding import Finding
-from lora_ns.recipe.peft import Lora, method_name
+from lora_ns.recipe.peft import Lora, PeftMethod, method_name
 from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
 
@@ -23,11 +23,12 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     method = recipe.peft
     lora = method if isinstance(method, Lora) else None
     start = lora.init_lora_weights if lora and lora.starts_later else ""
-    can = method.capabilities.ddp
+    can, is_zero = method.capabilities.ddp, isinstance(asked, DeepSpeed)
     refused = (
         ("task_type", recipe.task_type != "CAUSAL_LM", "classifiers train in one process for now"),
         ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
+        ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
         ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
         ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
         ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
@@ -39,8 +40,13 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     return None
 
 
+_LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
 _TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
+
+
+def _is_dora(method: PeftMethod) -> bool:
+    return isinstance(method, Lora) and method.use_dora
 
 
 def weights_can_be_divided(recipe: Recipe) -> Finding | None:
@@ -54,6 +60,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     rows = (
         ("peft.method", can is not True, f"{method_name(method)} needs whole weights: {can}"),
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
+        ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
         ("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),

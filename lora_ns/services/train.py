@@ -144,6 +144,17 @@ class _Prepared:
     rank: Rank = ALONE
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A new run, about to be trained."""
+
+    run: RunDir
+    prepared: _Prepared
+    machine: Machine
+    surroundings: Mapping[str, str]
+    is_launched: bool
+
+
 def train(
     loaded: LoadedRecipe,
     observer: Observer,
@@ -163,6 +174,34 @@ def train(
     Raises:
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
     """
+    with _made(loaded, observer, noise, overwrite, use_cache) as made:
+        if made.is_launched:
+            return _execute_ranks(made.run, made.surroundings, made.machine, observer)
+        return _execute(made.run, made.prepared, observer, checkpoint=None)
+
+
+def prepare_run(
+    loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool = False, use_cache: bool = True
+) -> RunDir:
+    """Make the run of a recipe of several processes, for a launcher of the user's own. Arguments as of `train`.
+
+    Raises:
+        UsageError: if the recipe trains in one process.
+        LoransError: as `train` does.
+    """
+    with _made(loaded, observer, noise, overwrite, use_cache) as made:
+        if not made.is_launched:
+            what = "the recipe trains in one process"
+            raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
+        made.run.forget_replaced()
+        return made.run
+
+
+@contextlib.contextmanager
+def _made(
+    loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool, use_cache: bool
+) -> Iterator[_Made]:
+    """A run directory with all that its processes need."""
     check_not_launched(os.environ)
     run = RunDir(own_folder(Path(loaded.recipe.training.output_dir).expanduser().absolute(), loaded.recipe.distributed))
     run.check_free(overwrite)
@@ -211,9 +250,8 @@ def train(
         _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
-        if is_launched(loaded.recipe.distributed, processes):
-            return _execute_ranks(run, surroundings, machine, observer)
-        return _execute(run, _Prepared(base, tokenizer, rows.data, rows.stream), observer, checkpoint=None)
+        prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
+        yield _Made(run, prepared, machine, surroundings, is_launched(loaded.recipe.distributed, processes))
 
 
 def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:

@@ -98,7 +98,8 @@ SIZES = {
 def write_everything(folder: Path) -> None:
     """All that the shipped recipes name."""
     _write_decoder(folder / "mistralai/Mistral-7B-v0.1", MistralConfig, MistralForCausalLM, chat=False)
-    _write_decoder(folder / "meta-llama/Llama-2-7b-hf", LlamaConfig, LlamaForCausalLM, chat=False)
+    for size in ("7b", "70b"):
+        _write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
     for name in ("deepseek-ai/deepseek-coder-6.7b-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
         _write_decoder(folder / name, LlamaConfig, LlamaForCausalLM, chat=True)
     write_encoder(folder / "FacebookAI/roberta-base")
