@@ -59,6 +59,13 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Every strategy, and machines as network namespaces that are killed, which needs root: a quarter of an hour."""
+    _install(session, "test")
+    session.run("pytest", "-q", "-m", "cluster", "tests/services", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Figures, not tests: see benchmarks/README.md."""
     _install(session, "test")

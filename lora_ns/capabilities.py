@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ANOTHER_ADAPTER = "two processes gave another adapter than one"
+SHARES_PARAMETERS = "its layers share parameters, and FSDP divides layer by layer"
 READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
 
 
@@ -38,7 +39,7 @@ class Capabilities:
     """Whether several processes with whole weights train the adapter of one: DDP, ZeRO-1 and ZeRO-2."""
     zero3: bool | str = True
     """Whether it trains so where ZeRO-3 divides the weights."""
-    fsdp: bool | str = "not tried where FSDP divides the weights"
+    fsdp: bool | str = True
     """Whether it trains so where FSDP divides the weights."""
     hidden_tensors: bool = False
     """Whether it keeps parts of the base where a change of the model's type does not reach them."""
@@ -56,6 +57,12 @@ class Capabilities:
     """What PEFT's own benchmark gave: accuracy on GSM8K after MetaMathQA, Llama-3.2-3B, one run each."""
     virtual_tokens: bool = False
     """Whether the method puts tokens of its own before every row."""
+
+    def __post_init__(self) -> None:
+        """What several processes cannot train, they cannot train with divided weights."""
+        if self.ddp is not True:
+            object.__setattr__(self, "zero3", self.ddp)
+            object.__setattr__(self, "fsdp", self.ddp)
 
     @property
     def is_sensitive(self) -> bool:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,41 @@ STRATEGIES: Mapping[str, Sequence[str]] = {
     "fsdp": ('distributed.strategy="fsdp"',),
     **{f"zero{stage}": (ZERO, f"distributed.zero_stage={stage}") for stage in (1, 2, 3)},
 }
-METHODS: Mapping[str, Sequence[str]] = {
-    "lora": (),
-    "dora": ("peft.use_dora=true",),
-    "ia3": ('peft.method="ia3"',),
-    "prompt-tuning": ('peft.method="prompt-tuning"',),
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe that two processes train."""
+
+    overrides: Sequence[str] = ()
+    interrupted: bool = False
+    """Whether it is interrupted, and has to go on to the same bits."""
+
+    def resumes(self, strategy: str) -> bool:
+        """Whether it is interrupted under a strategy; virtual tokens cannot be loaded again under FSDP."""
+        return self.interrupted and not (strategy == "fsdp" and self.overrides == PROMPTS)
+
+
+PROMPTS = ('peft.method="prompt-tuning"',)
+NF4 = ('quantization.method="bnb-4bit"',)
+CLUSTER: Mapping[str, Cell] = {
+    "lora": Cell(interrupted=True),
+    "dora": Cell(("peft.use_dora=true",), interrupted=True),
+    "ia3": Cell(('peft.method="ia3"',), interrupted=True),
+    "prompt-tuning": Cell(PROMPTS, interrupted=True),
+    "lora+": Cell(("peft.loraplus_lr_ratio=4",)),
+    "nf4": Cell(NF4, interrupted=True),
+    "packing": Cell(("sft.packing=true", "dataset.max_samples=400")),
+    "checkpointing": Cell(("training.gradient_checkpointing=true",)),
+    "accumulation": Cell(("training.per_device_train_batch_size=1",)),
 }
+"""What is trained under every strategy, in a session of its own."""
+SAMPLE: Mapping[str, Mapping[str, Cell]] = {
+    "zero2": {"lora": CLUSTER["lora"]},
+    "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
+    "fsdp": {"nf4": CLUSTER["nf4"], "ia3": CLUSTER["ia3"]},
+}
+"""What is trained whenever the tests run."""
 SHARED = (
     "training.per_device_train_batch_size=2",
     "training.per_device_eval_batch_size=2",
@@ -51,7 +81,7 @@ def prepare_run(folder: Path, *overrides: str) -> RunDir:
 
     def keep(run: RunDir, *_: object) -> object:
         prepared.append(run)
-        return train.TrainResult(str(run), "", 0, 0, {})
+        return train.TrainResult(str(run.path), "", 0, 0, {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lora_ns.machine.usable_cores", lambda: 2)

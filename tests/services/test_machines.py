@@ -83,7 +83,7 @@ def test_a_machine_is_killed_and_comes_back_and_the_adapter_is_that_of_one_proce
     check_finished(folder, 2, alone)
 
 
-@pytest.mark.nodes
+@pytest.mark.cluster
 @pytest.mark.parametrize("count", [2, 3])
 def test_machines_train_the_adapter_of_one_process(folder, alone, count):
     with namespaces.machines(count) as names:
@@ -92,7 +92,7 @@ def test_machines_train_the_adapter_of_one_process(folder, alone, count):
     check_finished(folder, count, alone)
 
 
-@pytest.mark.nodes
+@pytest.mark.cluster
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_others_stop_soon_and_say_so(folder, killed):
     with namespaces.machines(2) as names:
@@ -108,7 +108,7 @@ def test_the_others_stop_soon_and_say_so(folder, killed):
     assert "--resume` goes on" in told
 
 
-@pytest.mark.nodes
+@pytest.mark.cluster
 def test_another_recipe_on_a_machine_is_told_with_rank_and_host(folder):
     with namespaces.machines(2) as names:
         running = [
@@ -119,7 +119,7 @@ def test_another_recipe_on_a_machine_is_told_with_rank_and_host(folder):
     assert "has other recipe than rank 0 on" in told
 
 
-@pytest.mark.nodes
+@pytest.mark.cluster
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_nothing_is_lost_whenever_a_machine_is_killed(folder, alone, seed):
     with namespaces.machines(2) as names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, Capabilities
+from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
 
@@ -163,6 +163,7 @@ class Lily(LayeredMethod):
     config_class: ClassVar[str] = "LilyConfig"
     config_file: ClassVar[str] = "tuners/lily/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        fsdp=SHARES_PARAMETERS,
         typical_learning_rate=5e-4,
         merge="a router mixes its factors anew for every batch",
         packing="its router weighs all rows and positions of a batch together, so documents would see one another",

@@ -18,7 +18,7 @@ class Ia3(PeftMethod):
 
     config_class: ClassVar[str] = "IA3Config"
     config_file: ClassVar[str] = "tuners/ia3/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(fsdp=True, typical_learning_rate=8e-3)
+    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=8e-3)
     advice: ClassVar[str] = "a few thousand parameters for small data sets (Liu et al. 2022, arXiv 2205.05638)"
 
     method: Literal["ia3"]
@@ -73,7 +73,12 @@ class SuperTuning(TargetedMethod):
     config_class: ClassVar[str] = "SupertuningConfig"
     config_file: ClassVar[str] = "tuners/supertuning/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        zero3=READS_WEIGHTS, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-4, nf4=PACKED_WEIGHTS
+        fsdp=READS_WEIGHTS,
+        zero3=READS_WEIGHTS,
+        int8=PACKED_WEIGHTS,
+        torchao=PACKED_WEIGHTS,
+        typical_learning_rate=5e-4,
+        nf4=PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 

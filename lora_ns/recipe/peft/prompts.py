@@ -44,7 +44,7 @@ class PromptTuning(PeftMethod):
 
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
-    capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2, fsdp=True)
+    capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2)
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
 
     method: Literal["prompt-tuning"]
@@ -88,7 +88,9 @@ class Cartridge(PeftMethod):
 
     config_class: ClassVar[str] = "CartridgeConfig"
     config_file: ClassVar[str] = "tuners/cartridge/config.py"
-    capabilities: ClassVar[Capabilities] = _PREFIX
+    capabilities: ClassVar[Capabilities] = replace(
+        _PREFIX, fsdp="its first positions are frozen, and FSDP joins them with those that are trained"
+    )
     advice: ClassVar[str] = "to press a long context into a prefix (Eyuboglu et al. 2025, arXiv 2506.06266)"
 
     method: Literal["cartridge"]

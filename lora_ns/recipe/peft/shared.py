@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, Capabilities
+from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
 from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from lora_ns.recipe.peft.base import Divisor, LayeredMethod
 
@@ -64,7 +64,9 @@ class RandLora(LayeredMethod):
 
     config_class: ClassVar[str] = "RandLoraConfig"
     config_file: ClassVar[str] = "tuners/randlora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=1e-3, convertible=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        fsdp=SHARES_PARAMETERS, typical_learning_rate=1e-3, convertible=True
+    )
     advice: ClassVar[str] = "full rank with few parameters (Albert et al. 2025, arXiv 2502.00987)"
 
     method: Literal["randlora"]
@@ -86,7 +88,9 @@ class VbLora(LayeredMethod):
 
     config_class: ClassVar[str] = "VBLoRAConfig"
     config_file: ClassVar[str] = "tuners/vblora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=4e-3, convertible=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        fsdp=SHARES_PARAMETERS, typical_learning_rate=4e-3, convertible=True
+    )
     advice: ClassVar[str] = "for many adapters of one base (Li et al. 2024, arXiv 2405.15179)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("vector_length", "both", 256),)
 
@@ -113,7 +117,7 @@ class UniLora(LayeredMethod):
     config_class: ClassVar[str] = "UniLoraConfig"
     config_file: ClassVar[str] = "tuners/unilora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
+        fsdp=SHARES_PARAMETERS, typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
     )
     advice: ClassVar[str] = "the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
 
@@ -135,6 +139,7 @@ class TinyLora(LayeredMethod):
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
+        fsdp=SHARES_PARAMETERS,
         zero3=READS_WEIGHTS,
         int8=_PACKED_WEIGHTS,
         torchao=_PACKED_WEIGHTS,
