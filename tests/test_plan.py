@@ -619,7 +619,7 @@ def test_one_process_needs_no_strategy(write_recipe):
 
 
 def test_a_method_that_needs_whole_weights_is_not_divided(write_recipe):
-    made = plan(write_recipe(), *choosing("loha"), "distributed.strategy=auto", facts=HUGE, machine=eight(80))
+    made = plan(write_recipe(), *choosing("tinylora"), "distributed.strategy=auto", facts=HUGE, machine=eight(80))
     assert made.strategy.value == "ddp"
 
 

@@ -88,12 +88,6 @@ def test_two_processes_give_the_adapter_of_one_whatever_the_surroundings_say(tra
     assert_same(run, trained(RECIPE, *SHARED))
 
 
-def test_two_processes_give_the_virtual_tokens_of_one(trained):
-    method = 'peft.method="prompt-tuning"'
-    alone = trained(RECIPE, *SHARED, method, "training.output_dir=alone")
-    assert_same(trained(RECIPE, *SHARED, method, *TWO), alone)
-
-
 class At(SilentObserver):
     """Does something after a step."""
 
@@ -127,7 +121,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
         os.kill(int((tmp_path / "run/ranks/rank1.pid").read_text()), signal.SIGKILL)
         ended.append(time.monotonic())
 
-    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 on .*RuntimeError"):
+    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 on .*: another process was lost: "):
         trained(RECIPE, *SHARED, *TWO, "training.max_steps=500", observer=At(1, kill))
     assert time.monotonic() - ended[0] < 60
     assert RunDir.open(tmp_path / "run").read().status == "failed"
