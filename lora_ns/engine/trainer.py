@@ -98,13 +98,14 @@ def make_trainer(
 def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
     """Give the trainer an optimizer of the method's own, once nothing else takes the place of what is trained.
 
-    It is made when the trainer asks for one: DeepSpeed's integration takes no other.
+    That of LoRA+ is made when the trainer asks for one, since DeepSpeed's integration takes no other; that of LoRA-FA
+    at once, since it freezes the first factors.
     """
     ratio, method = getattr(recipe.peft, "loraplus_lr_ratio", None), recipe.peft
     if ratio is not None:
         trainer.own_optimizer = lambda: _loraplus_optimizer(trainer, ratio)
     elif isinstance(method, Lora) and method.use_lora_fa:
-        trainer.own_optimizer = lambda: _lorafa_optimizer(trainer, method)
+        trainer.optimizer = _lorafa_optimizer(trainer, method)
 
 
 def leave_training(trainer: Trainer) -> None:

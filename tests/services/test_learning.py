@@ -1,5 +1,7 @@
 """What is not learned is told with its cause, and ordinary runs are not."""
 
+import contextlib
+
 import pytest
 import torch
 from services_recipes import RECIPE, run_recipe
@@ -124,23 +126,24 @@ def test_a_parameter_that_moves_without_a_gradient_to_be_seen_ends_no_run():
         assert not gradients.look(model, step, warming=step % 2 == 0)
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "zero-3"])
-def test_a_shard_is_not_judged(kind):
+@pytest.mark.parametrize("learns", [True, False])
+def test_divided_weights_are_judged_as_a_whole(learns):
     import torch.distributed as dist
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
     model, gradients = torch.nn.Linear(2, 2), Gradients()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        if kind == "fsdp":
-            mesh = init_device_mesh("cpu", (1,))
-            model.weight = torch.nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
-            model.bias = torch.nn.Parameter(distribute_tensor(model.bias.detach(), mesh, [Shard(0)]))
-        else:
-            model.weight.ds_id, model.bias.ds_id = 0, 1
+        mesh = init_device_mesh("cpu", (1,))
+        for name, value in list(model.named_parameters()):
+            setattr(model, name, torch.nn.Parameter(distribute_tensor(value.detach(), mesh, [Shard(0)])))
         gradients.begin(model)
-        for step in range(1, 7):
-            assert not gradients.look(model, step)
+        with contextlib.nullcontext() if learns else pytest.raises(RunError, match="no gradient in 5 steps"):
+            for step in range(1, 7):
+                for value in model.parameters() if learns else ():
+                    value.grad = torch.ones_like(value)
+                    value.data.add_(0.1)
+                assert not gradients.look(model, step)
     finally:
         dist.destroy_process_group()
 
