@@ -11,8 +11,8 @@ from lora_ns.services.trained import open_trained
 
 if TYPE_CHECKING:
     import datasets
+    import torch
     from peft import PeftModel
-    from torch import Tensor
 
 ROWS = 4
 """Rows that both models answer."""
@@ -25,17 +25,18 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 class Seal:
     """What the trained model answers on a few rows."""
 
-    def __init__(self, manifest: Manifest, model: Any, rows: datasets.Dataset) -> None:
+    def __init__(self, manifest: Manifest, model: Any, rows: datasets.Dataset, device: torch.device) -> None:
         """Ask the trained model.
 
         Args:
             manifest: of its run.
             model: the model as it was trained.
             rows: rows as it sees them; the first few are taken.
+            device: where it computes; weights that are offloaded lie elsewhere.
         """
         self._dtype = manifest.plan.dtype.value
         self._rows = rows.select(range(min(ROWS, len(rows))))
-        self._answers = self._ask(model)
+        self._answers = self._ask(model, device)
 
     def check(self, run: RunDir) -> SealRecord:
         """Ask what was saved, opened as `infer` opens it.
@@ -44,7 +45,7 @@ class Seal:
             RunError: if it answers otherwise.
         """
         model = open_trained(run).model
-        found = max(map(difference, self._answers, self._ask(model)))
+        found = max(map(difference, self._answers, self._ask(model, model.device)))
         if not found <= TOLERANCE[self._dtype]:
             what = f"the saved adapter answers otherwise than the trained model, by {found:.1e} of the largest logit"
             raise RunError(Problem(str(run.adapter), what, "do not use it, and report this"))
@@ -55,17 +56,17 @@ class Seal:
         if model.active_peft_config.is_prompt_learning:
             return None
         with model.disable_adapter():
-            return max(map(difference, self._ask(model), self._answers))
+            return max(map(difference, self._ask(model, model.device), self._answers))
 
-    def _ask(self, model: Any) -> list[Tensor]:
+    def _ask(self, model: Any, device: torch.device) -> list[torch.Tensor]:
         import torch
 
         model.eval()
         names = ("input_ids", "attention_mask", "token_type_ids")
         answers = []
-        with torch.no_grad(), computing(model.device.type, self._dtype):
+        with torch.no_grad(), computing(device.type, self._dtype):
             for row in self._rows:
                 inputs = {name: torch.tensor([row[name][:TOKENS]]) for name in names if name in row}
-                inputs = {name: values.to(model.device) for name, values in inputs.items()}
+                inputs = {name: values.to(device) for name, values in inputs.items()}
                 answers.append(model(**inputs).logits.float().cpu())
         return answers

@@ -189,19 +189,21 @@ def prepare_run(
         UsageError: if the recipe trains in one process.
         LoransError: as `train` does.
     """
-    with _made(loaded, observer, noise, overwrite, use_cache) as made:
-        if not made.is_launched:
-            what = "the recipe trains in one process"
-            raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
+    with _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made:
         made.run.forget_replaced()
         return made.run
 
 
 @contextlib.contextmanager
 def _made(
-    loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool, use_cache: bool
+    loaded: LoadedRecipe,
+    observer: Observer,
+    noise: libraries.Noise,
+    overwrite: bool,
+    use_cache: bool,
+    alone: bool = True,
 ) -> Iterator[_Made]:
-    """A run directory with all that its processes need."""
+    """A run directory with all that its processes need; `alone` says whether it may be one process."""
     check_not_launched(os.environ)
     run = RunDir(own_folder(Path(loaded.recipe.training.output_dir).expanduser().absolute(), loaded.recipe.distributed))
     run.check_free(overwrite)
@@ -211,6 +213,9 @@ def _made(
     base = find_recipe_base(loaded)
     loaded = fit_to_base(loaded, base.facts)
     processes = make_plan(loaded, machine, base, DataFacts()).world_size.value
+    if not alone and not is_launched(fit_to_machine(loaded, machine, base.facts).recipe.distributed, processes):
+        what = "the recipe trains in one process"
+        raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
     observer.stage("loading the libraries")
     surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
@@ -567,7 +572,8 @@ def _fit(
     _check_finished(run, trainer, stop)
     leave_training(trainer)
     # All ranks answer together where none has all the weights.
-    seal = Seal(manifest, model, prepared.data[0]) if rank.is_first or _is_divided(recipe) else None
+    answers_here = rank.is_first or _is_divided(recipe)
+    seal = Seal(manifest, model, prepared.data[0], trainer.args.device) if answers_here else None
     if is_one_of_several():
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)

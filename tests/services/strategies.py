@@ -80,6 +80,7 @@ def prepare_run(folder: Path, *overrides: str) -> RunDir:
     prepared: list[RunDir] = []
 
     def keep(run: RunDir, *_: object) -> object:
+        assert (run.data / "train").is_dir(), "the rows are tokenised before a process could wait for another"
         prepared.append(run)
         return train.TrainResult(str(run.path), "", 0, 0, {})
 

@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe
+from typer.testing import CliRunner
 
+from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
@@ -135,3 +138,22 @@ def test_what_a_rank_says_comes_through(trained, tmp_path):
         trained(RECIPE, *SHARED, *TWO, "training.learning_rate=1e30", "training.warmup_steps=0")
     assert caught.value.exit_code == 1
     assert RunDir.open(tmp_path / "run").read().status == "failed"
+
+
+def test_a_recipe_is_prepared_for_another_launcher(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    shared = [word for override in (*SHARED, *TWO) for word in ("--set", override)]
+    result = CliRunner().invoke(app, ["launch-command", "recipe.toml", *shared])
+    assert result.exit_code == 0
+    assert (
+        f"--nproc_per_node 2 --max_restarts 0 --no_python {sys.executable} -m lora_ns rank {tmp_path}/run"
+        in result.stdout
+    )
+    run = RunDir.open(tmp_path / "run")
+    assert run.read().status == "started"
+    assert (run.data / "train").is_dir()
+    again = CliRunner().invoke(app, ["launch-command", "run"])
+    assert again.stdout == result.stdout
+    alone = CliRunner().invoke(app, ["launch-command", "recipe.toml", "--set", "training.output_dir=alone"])
+    assert "the recipe trains in one process" in str(alone.exception)
+    assert not (tmp_path / "alone/manifest.json").exists()
