@@ -110,8 +110,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     """
     facts = base.facts if base else None
     loaded = fit_to_base(loaded, facts)
-    strategy = _strategy(loaded, machine, facts)
-    loaded = fit_to_machine(loaded, machine, facts)
+    loaded, why = _chosen(loaded, machine, facts)
     problems = [
         *_device_problems(loaded, machine),
         *_quantization_problems(loaded, machine, facts),
@@ -131,7 +130,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     regular, often = _regular(loaded, per_epoch.value, steps.value)
     return Plan(
         device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, here)),
-        strategy=strategy,
+        strategy=_strategy(loaded, why),
         world_size=world,
         dtype=dtype,
         attn_implementation=_attention(loaded, facts),
@@ -171,11 +170,11 @@ def fit_to_machine(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | No
     return _chosen(loaded, machine, facts)[0]
 
 
-def _strategy(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
-    chosen, why = _chosen(loaded, machine, facts)
+def _strategy(loaded: LoadedRecipe, why: str) -> Derived[str]:
+    strategy = loaded.recipe.distributed.strategy
     if not why:
-        return _written(loaded, "distributed.strategy", chosen.recipe.distributed.strategy)
-    return Derived(value=chosen.recipe.distributed.strategy, origin="computed", why=why)
+        return _written(loaded, "distributed.strategy", strategy)
+    return Derived(value=strategy, origin="computed", why=why)
 
 
 def _chosen(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> tuple[LoadedRecipe, str]:

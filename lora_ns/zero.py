@@ -118,9 +118,9 @@ def _conflicts(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -
         asks = table if not isinstance(table, dict) else table.get("enabled", True) not in (False, "auto")
         if key in own and asks and not (key in {"optimizer", "scheduler"} and _is_automatic(table)):
             yield Problem(file, f"`{key}`: the recipe decides it", f"remove it, and {instead}")
-    said = dict(_leaves(own))
-    for key in {**dict(_leaves(settings)), **_KEYS}:
-        value, ours = said.get(key, "auto"), dict(_leaves(settings)).get(key)
+    said, decided = dict(_leaves(own)), dict(_leaves(settings))
+    for key in {**decided, **_KEYS}:
+        value, ours = said.get(key, "auto"), decided.get(key)
         if value in ("auto", ours) or key.partition(".")[0] in OWNED:
             continue
         if ours is None and value in ("none", None):

@@ -15,6 +15,11 @@ class Strategy(Table):
 
     strategy: str
 
+    @property
+    def shards(self) -> bool:
+        """Whether a process has a part of the weights alone."""
+        return False
+
 
 class OneProcess(Strategy):
     """One process, on one device."""
@@ -36,11 +41,6 @@ class Processes(Strategy):
     """How often all processes are started again from the last checkpoint after one was lost."""
     timeout: PositiveInt = 1800
     """Seconds that a process waits for the others before the run ends."""
-
-    @property
-    def shards(self) -> bool:
-        """Whether a process has a part of the weights alone."""
-        return False
 
 
 class Ddp(Processes):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes
+from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.recipe.finding import Finding
 from lora_ns.recipe.peft import Lora, PeftMethod, method_name
 from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
 
 
-def _called(asked: Processes) -> str:
+def _called(asked: Strategy) -> str:
     return f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else f'`strategy = "{asked.strategy}"`'
 
 
@@ -52,7 +52,7 @@ def _is_dora(method: PeftMethod) -> bool:
 def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     """What needs all the weights in one place is not for strategies that divide them."""
     asked = recipe.distributed
-    if not isinstance(asked, Processes) or not asked.shards:
+    if not asked.shards:
         return None
     method, base, is_fsdp = recipe.peft, recipe.quantization, isinstance(asked, Fsdp)
     can = method.capabilities.fsdp if is_fsdp else method.capabilities.zero3

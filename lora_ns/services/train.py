@@ -74,7 +74,6 @@ from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan
 from lora_ns.recipe.distributed import AutoStrategy, Fsdp, Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
-from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     FollowedRun,
@@ -572,17 +571,12 @@ def _fit(
     _check_finished(run, trainer, stop)
     leave_training(trainer)
     # All ranks answer together where none has all the weights.
-    answers_here = rank.is_first or _is_divided(recipe)
+    answers_here = rank.is_first or recipe.distributed.shards
     seal = Seal(manifest, model, prepared.data[0], trainer.args.device) if answers_here else None
     if is_one_of_several():
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)
     return _Fitted(model, trainer, answers, metrics, seal if rank.is_first else None)
-
-
-def _is_divided(recipe: Recipe) -> bool:
-    """Whether no process has all the weights."""
-    return isinstance(recipe.distributed, Processes) and recipe.distributed.shards
 
 
 def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any]]:
@@ -611,7 +605,7 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
     with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
-        bare = load_base(base, replace(loading_of(manifest), divided=_is_divided(recipe)))
+        bare = load_base(base, replace(loading_of(manifest), divided=recipe.distributed.shards))
         if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
             model = starts.put_back(bare, recipe.peft, run.start)
         else:
