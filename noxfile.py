@@ -60,8 +60,8 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """Every strategy, and machines as network namespaces that are killed, which needs root: a quarter of an hour."""
-    _install(session, "test")
+    """Every strategy, machines that are killed (as network namespaces: root), and schedulers: most of an hour."""
+    _install(session, "test,ray")
     session.run("pytest", "-q", "-m", "cluster", "tests/services", *session.posargs)
 
 

@@ -226,6 +226,11 @@ class RunDir:
         return self.path / "ranks"
 
     @property
+    def jobs(self) -> Path:
+        """What was handed to a scheduler, in folders with numbers; it stays when a run is replaced."""
+        return self.path / "jobs"
+
+    @property
     def stop_file(self) -> Path:
         """The number of a signal: the run is to stop after the running step."""
         return self.ranks / "stop"
@@ -305,7 +310,7 @@ class RunDir:
         """
         if self.path.is_file():
             raise UsageError(Problem(str(self.path), "is a file", "choose another `training.output_dir`"))
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or not any(part != self.jobs for part in self.path.iterdir()):
             return
         if not self.manifest_file.exists() and not self._replaced.exists():
             raise UsageError(

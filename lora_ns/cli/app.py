@@ -14,11 +14,13 @@ from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
+from lora_ns.cli.job import job
 from lora_ns.cli.merge import merge
 from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
+from lora_ns.cli.submit import status, submit
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.errors import InterruptedRunError, LoransError
@@ -42,7 +44,10 @@ app.command("methods")(methods)
 app.command("cache")(cache)
 app.command("schema")(schema)
 app.command("launch-command")(launch_command)
+app.command("submit")(submit)
+app.command("status")(status)
 app.command("rank", hidden=True)(rank)
+app.command("job", hidden=True)(job)
 
 
 def _version(value: bool) -> None:

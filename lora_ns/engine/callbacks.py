@@ -62,7 +62,7 @@ class SilentObserver:
 
 @dataclass
 class StopSignal:
-    """A request to stop after the running step; the second one stops at once."""
+    """A request to stop after the running step; a second Ctrl-C stops at once, and schedulers ask more than once."""
 
     number: int = 0
     file: Path | None = None
@@ -90,9 +90,9 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def _request(self, number: int, frame: object) -> None:
-        if self.number:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
 
 
 def make_callbacks(

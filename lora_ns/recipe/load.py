@@ -56,17 +56,18 @@ class LoadedRecipe:
         return "recipe" if key in self.lines else "default"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = None) -> LoadedRecipe:
     """Read, override and check a recipe.
 
     Args:
         path: the TOML file.
         overrides: `table.key=value` each, the value as in TOML; they are merged into the tables before any check.
+        text: what the file said once, if not what it says now.
 
     Raises:
         RecipeError: with every problem found, in the order of the lines.
     """
-    text = _read(path)
+    text = _read(path) if text is None else text
     lines = line_numbers(text)
     table = _parse(path, text)
     _apply(table, overrides)

@@ -63,7 +63,11 @@ def run_ranks(
         check_port(node)
         observer.stage(f"meeting {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
     command = argv(run.path, here, "--launched", restarts=restarts, node=node)
-    launch(run, command, environment(surroundings, here, machine.cores, node), tell, lambda: stop.number, restarts)
+    try:
+        launch(run, command, environment(surroundings, here, machine.cores, node), tell, lambda: stop.number, restarts)
+    except LoransError:
+        if not stop.number:  # else the signal may have gone to the processes too, as a scheduler's does
+            raise
     if result:
         return result
     if stop.number or run.stopped_file.exists():

@@ -1,0 +1,51 @@
+"""The command that a scheduler starts on each node of a job."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_ns.cli.show import Progress
+
+
+def job(
+    folder: Annotated[Path, typer.Argument(metavar="JOB")],
+    node: Annotated[int, typer.Option("--node", min=0)] = 0,
+    rdzv_endpoint: Annotated[str | None, typer.Option("--rdzv-endpoint")] = None,
+    on_ray: Annotated[bool, typer.Option("--on-ray", help="Have Ray place the nodes.")] = False,
+    end_with_parent: Annotated[bool, typer.Option("--end-with-parent", help="Stop when the parent is gone.")] = False,
+) -> None:
+    """Train the run of a job, or go on with it; a scheduler starts this."""
+    # A scheduler tells all processes of a job that its end is near; the one that watches this one asks it to stop.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+    if on_ray:
+        from lora_ns.services.on_ray import drive
+
+        drive(folder.absolute())
+        return
+    if end_with_parent:
+        _end_with_parent()
+
+    from lora_ns.engine.libraries import Noise
+    from lora_ns.services.job import work
+
+    with Progress(2) as progress, Noise() as noise:
+        result = work(folder.absolute(), node, rdzv_endpoint, progress, noise)
+    if result is not None:
+        typer.echo(f"{result.steps} steps, the adapter is {result.adapter}")
+
+
+def _end_with_parent() -> None:
+    """Be sent SIGTERM when the parent is killed, which could not end this process itself; Linux alone has it."""
+    import ctypes
+    import sys
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_PR_SET_PDEATHSIG = 1

@@ -1,0 +1,152 @@
+"""`lorans submit` and `lorans status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lora_ns.cli import complete
+from lora_ns.cli.options import AsJson, Overrides, RunPath
+from lora_ns.cli.show import number, print_json, print_pairs
+from lora_ns.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from lora_ns.jobs import Mode
+    from lora_ns.recipe.load import LoadedRecipe
+    from lora_ns.services.submit import RunStatus, Scheduler
+
+
+def submit(
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Recipes; several are one array.", show_default=False, autocompletion=complete.recipe_files
+        ),
+    ],
+    to: Annotated[Literal["slurm", "ray"], typer.Option("--to", help="The scheduler.", show_default=False)],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", help="How long SLURM may run a job at a time, as `sbatch` reads it.", show_default=False
+        ),
+    ] = None,
+    option: Annotated[
+        list[str],
+        typer.Option(
+            "--option",
+            "-o",
+            metavar="NAME[=VALUE]",
+            help="Of the scheduler, such as partition=gpu; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 -- typer's way to say "none"
+    overrides: Overrides = [],  # noqa: B006
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Machines that train together.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the scheduler is given, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand runs to a scheduler, which starts them, and starts them again where they were when they are stopped."""
+    if resume and overwrite:
+        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
+    loaded = [_load(path, overrides, nodes) for path in recipes]
+    options = _options(option)
+    scheduler = _scheduler(to, time, options)
+
+    from lora_ns.services import submit as service
+
+    if dry_run:
+        typer.echo(scheduler.script(service.jobs_of(loaded, to, mode, options)))
+        return
+    submitted = service.submit(loaded, to, scheduler, mode, options)
+    if as_json:
+        print_json([job.__dict__ for job in submitted])
+        return
+    for job in submitted:
+        typer.echo(f"{job.scheduler} {job.id}  {job.run}")
+    typer.echo(f"`lorans status {submitted[0].run}` says how it goes", err=True)
+
+
+def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
+    """A recipe, whose nodes meet at the first one that the scheduler gives them."""
+    from lora_ns.recipe.load import load_recipe, written
+
+    overrides = [*overrides, *([f"distributed.num_nodes={nodes}"] if nodes else [])]
+    count = written(path, overrides, "distributed", "num_nodes")
+    strategy = written(path, overrides, "distributed", "strategy")
+    if nodes and nodes > 1 and strategy in {None, "none"}:
+        overrides.append('distributed.strategy="ddp"')
+    if isinstance(count, int) and count > 1:
+        overrides.append('distributed.rdzv_endpoint="the-first-node:29500"')
+    return load_recipe(path, overrides)
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    """`name=value`, with or without the hyphens that the scheduler writes before a name."""
+    options: dict[str, str] = {}
+    for option in given:
+        name, _, value = option.lstrip("-").partition("=")
+        if not name:
+            raise UsageError(Problem("--option", f"`{option}`", "write `name=value`, such as `partition=gpu`"))
+        options[name] = value
+    return options
+
+
+def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
+    from lora_ns.services.on_ray import OnRay
+    from lora_ns.services.on_slurm import Slurm
+    from lora_ns.slurm import minutes
+
+    if to == "ray":
+        if time is not None:
+            raise UsageError(Problem("--time", "Ray's jobs have no limit", "leave it away"))
+        return OnRay(options)
+    if time is None:
+        what = "SLURM ends a job after some time, and nothing says when"
+        raise UsageError(Problem("--time", what, "`--time 4:00:00`: a run that needs longer is queued again"))
+    return Slurm(minutes(time), options)
+
+
+def status(
+    run: RunPath,
+    log: Annotated[bool, typer.Option("--log", help="Print what the job said, on all its nodes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a run goes: how far it is, and what its scheduler says."""
+    from lora_ns.services import submit as service
+
+    path = run.absolute()
+    if log:
+        typer.echo(service.log(path), nl=False)
+        return
+    found = service.status(path)
+    if as_json:
+        print_json(found)
+        return
+    print_pairs(_lines(found))
+
+
+def _lines(found: RunStatus) -> list[tuple[str, str]]:
+    lines = [("run", found.run), ("status", found.status)]
+    if found.max_steps is not None:
+        lines.append(("step", f"{number(found.step)} of {number(found.max_steps)}"))
+    shown = ("loss", "eval_loss", "learning_rate")
+    lines += [(name, number(found.metrics[name])) for name in shown if found.metrics and name in found.metrics]
+    if found.updated:
+        lines.append(("updated", found.updated))
+    if found.error:
+        lines.append(("error", found.error))
+    if found.job:
+        place = f" on {found.job.nodes}" if found.job.nodes else ""
+        reason = f" ({found.job.reason})" if found.job.reason else ""
+        lines.append(("job", f"{found.scheduler} {found.id}: {found.job.state}{place}{reason}"))
+        lines += [("restarts", number(found.job.restarts))] if found.job.restarts else []
+        if found.job.is_over and found.status not in {"finished"}:
+            lines.append(("to go on", "`lorans submit RECIPE --resume`"))
+    return lines

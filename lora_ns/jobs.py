@@ -1,0 +1,134 @@
+"""What is handed to a scheduler: a recipe as it was when it was submitted, kept in the run directory.
+
+```
+RUN/jobs/1/job.json      the recipe, and the scheduler's number
+RUN/jobs/1/...           what the scheduler writes: scripts and logs
+```
+
+A job is frozen: a recipe that is edited while the job waits changes nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.recipe.load import LoadedRecipe, load_recipe
+from lora_ns.rundir import RunDir, now, telling_disk_errors, write_atomic
+
+SchedulerName = Literal["slurm", "ray"]
+Mode = Literal["new", "overwrite", "resume"]
+
+
+class Job(BaseModel):
+    """A run that a scheduler is to start, and to start again if it is stopped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scheduler: SchedulerName
+    mode: Mode
+    """What the first start does; each later one goes on with what that one began."""
+    submitted: str
+    run: str
+    """The run directory, absolute."""
+    recipe_path: str
+    recipe_text: str
+    overrides: tuple[str, ...]
+    working_folder: str
+    nodes: int = 1
+    options: dict[str, str] = {}
+    id: str | None = None
+    """The scheduler's number; None before it has one."""
+    logs: str | None = None
+    """The folder of the job's logs, if they are files."""
+
+    def recipe(self, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
+        """The recipe as it was submitted. Raises `RecipeError`, which only another lorans would."""
+        return load_recipe(Path(self.recipe_path), [*self.overrides, *overrides], self.recipe_text)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What a scheduler says of a job."""
+
+    state: str
+    """In the scheduler's own word, such as `PENDING`."""
+    reason: str = ""
+    nodes: str = ""
+    restarts: int = 0
+    is_over: bool = False
+
+
+def new_job(job: Job) -> Path:
+    """Write a job into a new folder of its run; the folder."""
+    jobs = RunDir(Path(job.run)).jobs
+    with telling_disk_errors(jobs):
+        jobs.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(folder.name) for folder in jobs.iterdir() if folder.name.isdecimal()), default=0)
+        folder = jobs / str(number)
+        folder.mkdir()
+    write_job(folder, job)
+    return folder
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write a job, or write it again with what is known by now."""
+    write_atomic(folder / "job.json", job.model_dump_json(indent=2) + "\n")
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a folder. Raises `UsageError` if there is none."""
+    file = folder / "job.json"
+    try:
+        return Job.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        what = f"not a job: {str(error).splitlines()[0]}"
+        raise UsageError(Problem(str(file), what, "`lorans submit` writes it")) from None
+
+
+def last_job(run: RunDir) -> tuple[Path, Job] | None:
+    """The last job of a run that reached its scheduler, and its folder."""
+    if not run.jobs.is_dir():
+        return None
+    folders = [folder for folder in run.jobs.iterdir() if folder.name.isdecimal() and (folder / "job.json").is_file()]
+    for folder in sorted(folders, key=lambda folder: int(folder.name), reverse=True):
+        job = read_job(folder)
+        if job.id is not None:
+            return folder, job
+    return None
+
+
+def make_job(
+    loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, nodes: int, options: dict[str, str], folder: Path
+) -> Job:
+    """The job of a recipe.
+
+    Args:
+        loaded: the recipe.
+        scheduler: who is to start it.
+        mode: what is done with a run that is there already.
+        nodes: how many machines train together.
+        options: of the scheduler, in its own names.
+        folder: the working folder, which relative paths start at.
+    """
+    return Job(
+        scheduler=scheduler,
+        mode=mode,
+        submitted=now(),
+        run=str(run_folder(loaded)),
+        recipe_path=str(loaded.path.absolute()),
+        recipe_text=loaded.text,
+        overrides=loaded.overrides,
+        working_folder=str(folder),
+        nodes=nodes,
+        options=options,
+    )
+
+
+def run_folder(loaded: LoadedRecipe) -> Path:
+    """Where the run of a recipe is."""
+    return Path(loaded.recipe.training.output_dir).expanduser().absolute()

@@ -1,0 +1,149 @@
+"""Ray: a job of its cluster drives Ray Train, which places the nodes of a run and starts them again."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.jobs import Job, JobState, read_job
+from lora_ns.recipe.distributed import Processes
+
+T = TypeVar("T")
+
+_OPTIONS = {
+    "address": "of the cluster, such as `http://10.0.0.1:8265`",
+    "cpus-per-node": "cores that Ray sets aside on each node",
+    "gpus-per-node": "GPUs that Ray sets aside on each node",
+    "max-failures": "how often the run goes on after a node was lost",
+}
+_OVER = {"STOPPED", "SUCCEEDED", "FAILED"}
+
+
+class OnRay:
+    """A Ray cluster, by the address of its dashboard."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """Raises `UsageError` if an option is unknown, or not a number where one is needed."""
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                known = ", ".join(f"`{known}`" for known in _OPTIONS)
+                raise UsageError(Problem("--option", f"Ray has no option `{name}` here", f"one of: {known}"))
+            if name != "address" and not value.isdecimal():
+                raise UsageError(Problem("--option", f"`{name}={value}`", f"a number: {_OPTIONS[name]}"))
+        self._options = options
+
+    def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
+        """What Ray is asked to run, a line for each job."""
+        return "\n".join(_entrypoint(folder) for folder, _ in jobs)
+
+    def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
+        """Submit jobs; Ray's names for them. Raises `MissingError` if the cluster cannot be reached."""
+        client = _client(self._options)
+        return [str(_asking(partial(client.submit_job, entrypoint=_entrypoint(folder)))) for folder, _ in jobs]
+
+
+def _entrypoint(folder: Path) -> str:
+    return shlex.join([sys.executable, "-m", "lora_ns", "job", str(folder), "--on-ray"])
+
+
+def _client(options: Mapping[str, str]) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise MissingError(Problem("", "`ray` is not installed", "`pip install 'lora-ns[ray]'`"))
+    from ray.job_submission import JobSubmissionClient
+
+    return _asking(lambda: JobSubmissionClient(options.get("address")))
+
+
+def _asking(ask: Callable[[], T]) -> T:
+    """An answer of the cluster. Raises `MissingError` if there is none."""
+    try:
+        return ask()
+    except (ConnectionError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        remedy = "`ray start --head` starts a cluster, `--option address=http://HOST:8265` or `RAY_ADDRESS` names one"
+        raise MissingError(Problem("ray", said, remedy)) from None
+
+
+def drive(folder: Path) -> None:
+    """Have the nodes of a job train, by Ray Train. Raises `RunError` if one of them fails more often than it may."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    job = read_job(folder)
+    asked = job.recipe(_ANYWHERE if job.nodes > 1 else ()).recipe.distributed
+    restarts = asked.max_restarts if isinstance(asked, Processes) else 0
+    cpus, gpus = (int(job.options.get(f"{kind}-per-node", 0)) for kind in ("cpus", "gpus"))
+    resources = {"CPU": float(cpus or 1), **({"GPU": float(gpus)} if gpus else {})}
+    ray.init(address="auto")
+    # Not TorchTrainer: it joins the nodes by a process group of its own, which nobody needs.
+    trainer = DataParallelTrainer(
+        _on_node,
+        train_loop_config={"folder": str(folder), "nodes": job.nodes},
+        scaling_config=ScalingConfig(
+            num_workers=job.nodes,
+            use_gpu=bool(gpus),
+            resources_per_worker=resources,
+            placement_strategy="STRICT_SPREAD" if job.nodes > 1 else "PACK",
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=int(job.options.get("max-failures", restarts))),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        said = next((line for line in str(error).splitlines() if "lorans job" in line), str(error).splitlines()[0])
+        raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` has what it said")) from None
+
+
+_ANYWHERE = ('distributed.rdzv_endpoint="any:1"',)
+
+
+def _on_node(config: dict[str, Any]) -> None:
+    """What Ray starts on a node: the job's command, in a process of its own."""
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    node, folder = get_context().get_world_rank(), config["folder"]
+    endpoint = broadcast_from_rank_zero(_free_endpoint())
+    place = ["--node", str(node), "--rdzv-endpoint", endpoint, "--end-with-parent"]
+    code = subprocess.run([sys.executable, "-m", "lora_ns", "job", folder, *place], check=False).returncode
+    if code:
+        raise RuntimeError(f"`lorans job` ended with {code} on {socket.gethostname()}, node {node}")
+
+
+def _free_endpoint() -> str:
+    """An address of this node, with a port that nothing listens on."""
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return f"{address}:{probe.getsockname()[1]}"
+
+
+def state(job: Job) -> JobState:
+    """What Ray says of a job. Raises `MissingError` if the cluster cannot be reached."""
+    client = _client(job.options)
+    info = _asking(lambda: client.get_job_info(job.id))
+    status = str(info.status.value)
+    said = (info.message or "").partition(",")[0] if status == "FAILED" else ""
+    return JobState(status, said, is_over=status in _OVER)
+
+
+def log(folder: Path, job: Job) -> str:
+    """What the job said, on all its nodes."""
+    del folder
+    client = _client(job.options)
+    return str(_asking(lambda: client.get_job_logs(job.id)))

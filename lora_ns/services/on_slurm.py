@@ -1,0 +1,164 @@
+"""SLURM, through submitit: scripts, arrays, and jobs that are queued again when they are stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.jobs import Job, JobState
+from lora_ns.slurm import parameters, read_account, read_state
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+_TIMEOUTS = 100
+"""How often a job that ran out of its time is queued again."""
+_STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM}
+_AFTER_SIGTERM = 600.0
+"""Seconds that a scheduler may take to end a job after it asked for that."""
+_PORTS = range(20_000, 30_000)
+
+
+class Slurm:
+    """The cluster that `sbatch` of this machine submits to."""
+
+    def __init__(self, minutes: int, options: dict[str, str]) -> None:
+        self._minutes, self._options = minutes, options
+
+    def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
+        """What is handed to `sbatch`. Raises `MissingError`, `UsageError`."""
+        executor = self._executor(jobs)
+        if len(jobs) > 1:
+            executor.parameters["map_count"] = len(jobs)
+        return str(executor._make_submission_file_text(executor._submitit_command_str, "")).rstrip()
+
+    def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
+        """Submit jobs, several as an array; SLURM's numbers.
+
+        Raises:
+            MissingError: without submitit, or away from a cluster.
+            UsageError: with what `sbatch` says against the options.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if shutil.which("sbatch") is None:
+            raise MissingError(Problem("", "`sbatch` is not found: this is no machine of a SLURM cluster", _LOGIN))
+        executor = self._executor(jobs)
+        try:
+            with executor.batch():
+                submitted = [executor.submit(Work(str(folder))) for folder, _ in jobs]
+            return [str(job.job_id) for job in submitted]
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = " ".join(str(error).split()).removeprefix("sbatch: error: ")
+            raise UsageError(Problem("sbatch", said, "mend `--option`; `--dry-run` prints the script")) from None
+
+    def _executor(self, jobs: Sequence[tuple[Path, Job]]) -> Any:
+        """submitit's executor; it writes scripts away from a cluster, too."""
+        if importlib.util.find_spec("submitit") is None:
+            raise MissingError(Problem("", "`submitit` is not installed", "`pip install 'lora-ns[slurm]'`"))
+        from submitit.slurm.slurm import SlurmExecutor, _get_default_parameters
+
+        class Executor(SlurmExecutor):  # type: ignore[misc, unused-ignore]
+            @classmethod
+            def affinity(cls) -> int:
+                return 2
+
+        (folder, job), nodes = jobs[0], {job.nodes for _, job in jobs}
+        if len(nodes) > 1:
+            what = f"recipes for {' and '.join(map(str, sorted(nodes)))} nodes cannot be one array"
+            raise UsageError(Problem("", what, "submit them one by one"))
+        settings = parameters(self._options, _get_default_parameters())
+        name = re.sub(r"\s+", "-", job.recipe().recipe.task_name)
+        executor = Executor(folder, max_num_timeout=_TIMEOUTS)
+        executor.update_parameters(
+            **{"job_name": name, **settings}, time=self._minutes, nodes=job.nodes, ntasks_per_node=1
+        )
+        return executor
+
+
+_LOGIN = "submit where `sbatch` works, or see `--dry-run`"
+
+
+class Work:
+    """What submitit starts in each task of a job: the job's command, in a process of its own.
+
+    submitit asks for `checkpoint` when a job is about to be stopped (SIGUSR2), and queues it again.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> None:
+        """Train until the run is finished. Raises `SystemExit` with the command's own code if it is not."""
+        from submitit import JobEnvironment
+
+        here = JobEnvironment()
+        port = _PORTS[int(here.raw_job_id) % len(_PORTS)]
+        place = ["--node", str(here.node), "--rdzv-endpoint", f"{here.hostnames[0]}:{port}"]
+        self._child = subprocess.Popen([sys.executable, "-m", "lora_ns", "job", self.folder, *place])
+        code = _ended(self._child)
+        if code in _STOPPED:
+            time.sleep(_AFTER_SIGTERM)  # a job that ends by itself now would not be queued again
+        if code:
+            sys.exit(code)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Stop after the running step, which is saved; what to start when there is room again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+            _ended(self._child)
+        return DelayedSubmission(Work(self.folder))
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a process; its exit code.
+
+    A signal's handler may wait for what is waited for already, which would meet a lock of `Popen.wait`.
+    """
+    if child.returncode is None:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return child.wait()
+
+
+def state(job: Job) -> JobState:
+    """What SLURM says of a job; it forgets those that ended a while ago, unless it keeps accounts.
+
+    Raises:
+        MissingError: away from a cluster.
+        RunError: if SLURM does not answer.
+    """
+    number = str(job.id)
+    if shutil.which("scontrol") is None:
+        raise MissingError(Problem("", "`scontrol` is not found: this is no machine of a SLURM cluster", _LOGIN))
+    asked = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", number], capture_output=True, text=True, check=False
+    )
+    if asked.returncode == 0 and "JobState=" in asked.stdout:
+        return read_state(asked.stdout)
+    if "Invalid job id" not in asked.stderr:
+        raise RunError(Problem("scontrol", " ".join(asked.stderr.split()), "ask again later"))
+    kept = None
+    if shutil.which("sacct"):
+        words = ["sacct", "--parsable2", "--noheader", "--allocations", "--format=State,NodeList", "--jobs", number]
+        kept = read_account(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
+    return kept or JobState("GONE", "SLURM does not know it any more", is_over=True)
+
+
+def log(folder: Path, job: Job) -> str:
+    """What the job said, on all its nodes."""
+    number = str(job.id)
+    files = sorted(Path(job.logs or folder).glob(f"{number}_*_log.*"))
+    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)

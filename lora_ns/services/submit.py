@@ -1,0 +1,183 @@
+"""Runs that a scheduler starts: submitted, and looked after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, run_folder, write_job
+from lora_ns.packages import check_packages
+from lora_ns.recipe.distributed import Processes
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.rundir import RunDir
+from lora_ns.services import on_ray, on_slurm
+
+
+class Scheduler(Protocol):
+    """Who starts jobs."""
+
+    def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
+        """What it is handed."""
+
+    def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
+        """Hand it jobs, each with its folder; its names for them."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that waits for its nodes."""
+
+    run: str
+    scheduler: SchedulerName
+    id: str
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run goes, by its manifest and its scheduler."""
+
+    run: str
+    status: str
+    """As in the manifest; `submitted` before there is one."""
+    step: int = 0
+    max_steps: int | None = None
+    metrics: dict[str, float] | None = None
+    """The last row."""
+    updated: str | None = None
+    error: str | None = None
+    scheduler: SchedulerName | None = None
+    id: str | None = None
+    job: JobState | None = None
+
+
+_SCHEDULERS: dict[SchedulerName, ModuleType] = {"slurm": on_slurm, "ray": on_ray}
+
+
+def submit(
+    recipes: Sequence[LoadedRecipe],
+    name: SchedulerName,
+    scheduler: Scheduler,
+    mode: Mode,
+    options: dict[str, str],
+) -> list[Submitted]:
+    """Hand the runs of recipes to a scheduler.
+
+    Args:
+        recipes: one, or several that become an array where the scheduler has such.
+        name: of the scheduler.
+        scheduler: the scheduler.
+        mode: what is done with runs that are there.
+        options: the scheduler's own, kept with the job.
+
+    Raises:
+        LoransError: nothing is left of a job that was not taken.
+    """
+    made = jobs_of(recipes, name, mode, options)
+    for _, job in made:
+        _check_run(job)
+    written = [(new_job(job), job) for _, job in made]
+    try:
+        ids = scheduler.submit(written)
+    except BaseException:
+        for folder, job in written:
+            _forget(folder, job)
+        raise
+    for (folder, job), number in zip(written, ids, strict=True):
+        write_job(folder, job.model_copy(update={"id": number, "logs": str(written[0][0])}))
+    return [Submitted(job.run, name, number) for (_, job), number in zip(written, ids, strict=True)]
+
+
+def jobs_of(
+    recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]
+) -> list[tuple[Path, Job]]:
+    """The jobs of recipes, and the folders that they would have. Raises `UsageError`, `MissingError`."""
+    folders = [run_folder(loaded) for loaded in recipes]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UsageError(Problem(str(twice), "two recipes have this `training.output_dir`", "give each its own"))
+    made = []
+    for loaded, folder in zip(recipes, folders, strict=True):
+        check_packages(loaded)
+        asked = loaded.recipe.distributed
+        nodes = asked.num_nodes if isinstance(asked, Processes) else 1
+        made.append((RunDir(folder).jobs / "N", make_job(loaded, name, mode, nodes, options, Path.cwd())))
+    return made
+
+
+def _check_run(job: Job) -> None:
+    """The place of a run is free, or has what is gone on with. Raises `UsageError`."""
+    run = RunDir(Path(job.run))
+    if (found := last_job(run)) and not (told := _SCHEDULERS[found[1].scheduler].state(found[1])).is_over:
+        what = f"job {found[1].id} of this run is {told.state} already"
+        raise UsageError(Problem(job.run, what, f"`lorans status {job.run}` looks after it"))
+    if job.mode != "resume":
+        run.check_free(job.mode == "overwrite")
+        return
+    if RunDir.open(run.path).read().status == "finished":
+        raise UsageError(Problem(job.run, "this run is finished", f"`lorans infer {job.run}` uses it"))
+
+
+def _forget(folder: Path, job: Job) -> None:
+    """Leave nothing of a job that was not taken."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in (folder.parent, Path(job.run)):
+        with contextlib.suppress(OSError):  # which is what a folder with something else in it raises
+            parent.rmdir()
+
+
+def status(path: Path) -> RunStatus:
+    """How a run goes.
+
+    Raises:
+        UsageError: if the folder has neither a run nor a job.
+        LoransError: if the scheduler does not answer.
+    """
+    run = RunDir(path)
+    found = last_job(run)
+    if found is None and not run.manifest_file.is_file():
+        raise UsageError(Problem(str(path), "neither a run nor a job", "name the `output_dir` of a recipe"))
+    job = found[1] if found else None
+    told = _SCHEDULERS[job.scheduler].state(job) if job else None
+    shown = RunStatus(str(path), "submitted")
+    if run.manifest_file.is_file():
+        manifest = run.read()
+        row = _last_row(run.metrics)
+        shown = RunStatus(
+            str(path),
+            manifest.status,
+            int(row.get("step", 0)),
+            manifest.plan.max_steps.value,
+            row or None,
+            manifest.updated,
+            manifest.error,
+        )
+    if job is None:
+        return shown
+    return RunStatus(**{**shown.__dict__, "scheduler": job.scheduler, "id": job.id, "job": told})
+
+
+def _last_row(metrics: Path) -> dict[str, float]:
+    """The last row of metrics that is whole."""
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(line))
+    return {}
+
+
+def log(path: Path) -> str:
+    """What the job of a run said. Raises `UsageError` if the run was not submitted."""
+    found = last_job(RunDir(path))
+    if found is None:
+        raise UsageError(Problem(str(path), "this run was not submitted", f"{RunDir(path).log} is its log"))
+    return str(_SCHEDULERS[found[1].scheduler].log(*found))

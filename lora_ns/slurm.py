@@ -1,0 +1,97 @@
+"""SLURM's words: options of `sbatch`, its times, and what `scontrol` says of a job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.jobs import JobState
+
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_OURS = {
+    "nodes": "write `distributed.num_nodes` into the recipe",
+    "ntasks": "lorans starts one task on each node, and `distributed.num_processes` in it",
+    "ntasks_per_node": "lorans starts one task on each node, and `distributed.num_processes` in it",
+    "time": "give it by `--time`",
+    "array": "name several recipes",
+    "output": "logs lie in the run directory, see `lorans status RUN`",
+    "error": "logs lie in the run directory, see `lorans status RUN`",
+    "open_mode": "logs are always gone on with",
+    "signal": "`signal-delay-s` says how long before its end a job is told",
+    "requeue": "a job is always queued again",
+    "no_requeue": "a job is always queued again",
+}
+"""Options that follow from something else."""
+_WORKING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED"}
+_WORKING |= {"REQUEUE_FED", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
+
+
+def minutes(time: str) -> int:
+    """A time as `sbatch` reads it, in minutes, rounded up.
+
+    The forms are `90` (minutes), `90:00`, `1:30:00`, `1-0`, `1-0:30` and `1-0:30:00`. Raises `UsageError`.
+    """
+    found = _TIME.fullmatch(time)
+    if not found:
+        raise UsageError(Problem("--time", f"`{time}`", "write minutes, `HOURS:MINUTES:SECONDS` or `DAYS-HOURS`"))
+    days, *rest = found.groups()
+    parts = [int(part) for part in rest if part is not None]
+    if days is None and len(parts) < 3:  # minutes come first
+        parts = [0, *parts]
+    hours, mins, seconds = (*parts, 0, 0, 0)[:3]
+    whole = (int(days or 0) * 24 + hours) * 60 + mins + (seconds > 0)
+    if not whole:
+        raise UsageError(Problem("--time", f"`{time}` is no time", "write minutes, such as `90`"))
+    return whole
+
+
+def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[str, object]:
+    """Options of `sbatch` as submitit takes them.
+
+    Args:
+        options: by their long names, with or without the two hyphens.
+        known: submitit's own names, each with its default; all others are handed on as they are.
+
+    Raises:
+        UsageError: if an option is one that lorans sets.
+    """
+    found: dict[str, object] = {}
+    others: dict[str, object] = {}
+    for given, value in options.items():
+        name = given.lstrip("-").replace("-", "_")
+        if name in _OURS:
+            raise UsageError(Problem("--option", f"`{given}` is set by lorans", _OURS[name]))
+        if name in known and name not in {"setup", "teardown", "srun_args", "additional_parameters", "use_srun"}:
+            found[name] = int(value) if value.isdecimal() else value or True
+        else:
+            others[name.replace("_", "-")] = value or True
+    cores = found.get("cpus_per_task")
+    # Since SLURM 22.05 srun does not take the number from the job that it is in.
+    pinned = {"srun_args": [f"--cpus-per-task={cores}"]} if cores else {}
+    return {**found, **pinned, "additional_parameters": {"requeue": True, **others}}
+
+
+def read_state(told: str) -> JobState:
+    """What one line of `scontrol --oneliner show job` says."""
+    values = dict(word.split("=", 1) for word in told.split() if "=" in word)
+    state = values.get("JobState", "UNKNOWN")
+    reason = values.get("Reason", "None")
+    nodes = values.get("NodeList", "(null)")
+    return JobState(
+        state,
+        "" if reason == "None" else reason,
+        "" if nodes == "(null)" else nodes,
+        int(values.get("Restarts", 0)),
+        state not in _WORKING,
+    )
+
+
+def read_account(told: str) -> JobState | None:
+    """What `sacct --parsable2 --noheader --format=State,NodeList` says, if it knows the job."""
+    lines = told.strip().splitlines()
+    if not lines:
+        return None
+    state, _, nodes = lines[0].partition("|")
+    word = state.split()[0] if state.split() else "UNKNOWN"
+    return JobState(word, nodes="" if nodes == "None assigned" else nodes, is_over=word not in _WORKING)

@@ -1,0 +1,149 @@
+"""`lorans submit` and `lorans status`, up to the scheduler."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SBATCH = """#!{python}
+import os, pathlib, sys
+script = pathlib.Path(sys.argv[1])
+pathlib.Path("sbatch.script").write_text(script.read_text())
+answer = os.environ.get("SBATCH_SAYS")
+if answer:
+    sys.exit(answer)
+print("Submitted batch job 12")
+"""
+SCONTROL = """#!{python}
+print("JobId=12 JobState=PENDING Reason=Priority Restarts=1 NodeList=(null)")
+"""
+
+
+def lorans(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lora_ns", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **more},
+    )
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A folder with programs that answer as SLURM's do."""
+    pytest.importorskip("submitit")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("srun", SCONTROL)):
+        (programs / name).write_text(text.format(python=sys.executable))
+        (programs / name).chmod(0o755)
+    return {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def recipe(write_recipe):
+    return str(write_recipe())
+
+
+TO_SLURM = ("--to", "slurm", "--time", "90", "-o", "partition=low", "--set", 'training.output_dir="run"')
+
+
+def test_a_dry_run_prints_the_script_and_leaves_nothing(recipe):
+    pytest.importorskip("submitit")
+    done = lorans("submit", recipe, *TO_SLURM, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    wanted = ("--time=90", "--partition=low", "--requeue", "--nodes=1", "--ntasks-per-node=1", "--open-mode=append")
+    assert {f"#SBATCH {option}" for option in wanted} < set(done.stdout.splitlines())
+    assert not Path("run").exists()
+
+
+def test_what_is_submitted_is_what_a_dry_run_prints(recipe, slurm):
+    printed = lorans("submit", recipe, *TO_SLURM, "--dry-run").stdout.rstrip()
+    done = lorans("submit", recipe, *TO_SLURM, **slurm)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"slurm 12  {Path('run').absolute()}\n"
+    submitted = Path("sbatch.script").read_text().rstrip()
+    assert submitted == printed.replace(str(Path("run/jobs/N").absolute()), str(Path("run/jobs/1").absolute()))
+
+
+def test_the_status_of_a_job_that_waits(recipe, slurm):
+    lorans("submit", recipe, *TO_SLURM, **slurm)
+    told = lorans("status", "run", **slurm).stdout.splitlines()
+    assert told[1:] == [
+        "status    submitted",
+        "job       slurm 12: PENDING (Priority)",
+        "restarts  1",
+    ]
+
+
+def test_a_run_is_not_submitted_twice(recipe, slurm):
+    lorans("submit", recipe, *TO_SLURM, **slurm)
+    done = lorans("submit", recipe, *TO_SLURM, **slurm)
+    assert done.returncode == 2
+    assert "job 12 of this run is PENDING already (`lorans status" in done.stderr
+
+
+def test_what_sbatch_refuses_is_told_and_nothing_is_left(recipe, slurm):
+    said = "sbatch: error: invalid partition specified: low"
+    done = lorans("submit", recipe, *TO_SLURM, **slurm, SBATCH_SAYS=said)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: sbatch: invalid partition specified: low (")
+    assert not Path("run").exists()
+
+
+def test_several_recipes_are_an_array(write_recipe, recipe, slurm, tmp_path):
+    other = tmp_path / "other.toml"
+    other.write_text(Path(recipe).read_text().replace('output_dir = "', 'output_dir = "other-'))
+    done = lorans("submit", recipe, str(other), "--to", "slurm", "--time", "90", **slurm)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["12_0", "12_1"]
+    assert "#SBATCH --array=0-1%2" in Path("sbatch.script").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--to", "slurm"), "--time: SLURM ends a job after some time, and nothing says when"),
+        (("--to", "slurm", "--time", "soon"), "--time: `soon`"),
+        (("--to", "ray", "--time", "9"), "--time: Ray's jobs have no limit"),
+        (("--to", "ray", "-o", "cpu=1"), "--option: Ray has no option `cpu` here (one of: `address`"),
+        (("--to", "ray", "-o", "cpus-per-node=few"), "--option: `cpus-per-node=few` (a number"),
+        (("--to", "slurm", "--time", "9", "-o", "=x"), "--option: `=x` (write `name=value`"),
+        ((*TO_SLURM, "--resume", "--overwrite"), "--resume and --overwrite contradict each other"),
+        ((*TO_SLURM, "--resume"), "no such run directory"),
+        ((*TO_SLURM, "--set", "training.sed=1"), "unknown key"),
+    ],
+)
+def test_what_cannot_be_submitted_is_told(recipe, options, message):
+    done = lorans("submit", recipe, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path("run").exists()
+
+
+def test_two_recipes_have_two_places(recipe):
+    done = lorans("submit", recipe, recipe, *TO_SLURM)
+    assert done.returncode == 2
+    assert "two recipes have this `training.output_dir`" in done.stderr
+
+
+def test_away_from_a_cluster(recipe, tmp_path):
+    pytest.importorskip("submitit")
+    done = lorans("submit", recipe, *TO_SLURM, PATH=str(tmp_path))
+    assert done.returncode == 3
+    assert "`sbatch` is not found" in done.stderr
+    assert not Path("run").exists()
+
+
+def test_the_status_of_nothing(tmp_path):
+    done = lorans("status", str(tmp_path))
+    assert done.returncode == 2
+    assert "neither a run nor a job" in done.stderr
+
+
+def test_nodes_meet_at_the_first_one_that_the_scheduler_gives(recipe):
+    pytest.importorskip("submitit")
+    done = lorans("submit", recipe, *TO_SLURM, "--nodes", "2", "--set", "distributed.num_processes=1", "--dry-run")
+    assert "#SBATCH --nodes=2" in done.stdout, done.stderr

@@ -1,0 +1,91 @@
+"""SLURM's words: times, options, states."""
+
+import pytest
+
+from lora_ns.errors import UsageError
+from lora_ns.jobs import JobState
+from lora_ns.slurm import minutes, parameters, read_account, read_state
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("90", 90),
+        ("90:00", 90),
+        ("0:30", 1),
+        ("1:30:00", 90),
+        ("1:30:01", 91),
+        ("2-0", 2880),
+        ("1-2", 1560),
+        ("1-2:30", 1590),
+        ("1-2:30:30", 1591),
+    ],
+)
+def test_a_time_is_read_as_sbatch_reads_it(time, expected):
+    assert minutes(time) == expected
+
+
+@pytest.mark.parametrize("time", ["", "an hour", "1h", "0", "0:00:00", "1-", ":30", "1:2:3:4"])
+def test_what_is_no_time_is_refused(time):
+    with pytest.raises(UsageError, match="--time: `"):
+        minutes(time)
+
+
+KNOWN = {"partition": None, "cpus_per_task": None, "gpus_per_node": None, "setup": None, "srun_args": None}
+
+
+def test_options_go_where_submitit_has_them():
+    found = parameters({"partition": "gpu", "gpus-per-node": "8", "mem-bind": "local", "exclusive": ""}, KNOWN)
+    assert found == {
+        "partition": "gpu",
+        "gpus_per_node": 8,
+        "additional_parameters": {"requeue": True, "mem-bind": "local", "exclusive": True},
+    }
+
+
+def test_srun_is_told_the_cores_of_a_task():
+    assert parameters({"cpus-per-task": "4"}, KNOWN)["srun_args"] == ["--cpus-per-task=4"]
+
+
+@pytest.mark.parametrize(
+    "option", ["nodes", "ntasks", "ntasks-per-node", "time", "array", "output", "signal", "--error"]
+)
+def test_what_lorans_sets_is_refused(option):
+    with pytest.raises(UsageError, match="is set by lorans"):
+        parameters({option: "1"}, KNOWN)
+
+
+def test_submitits_own_keys_are_no_options_of_sbatch():
+    assert parameters({"setup": "module load"}, KNOWN)["additional_parameters"]["setup"] == "module load"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            "JobId=7 JobName=x JobState=RUNNING Reason=None Restarts=2 NodeList=a[1-2] Command=(null)",
+            JobState("RUNNING", "", "a[1-2]", 2, is_over=False),
+        ),
+        ("JobId=7 JobState=PENDING Reason=BeginTime NodeList=(null)", JobState("PENDING", "BeginTime")),
+        (
+            "JobId=7 JobState=TIMEOUT Reason=TimeLimit NodeList=a",
+            JobState("TIMEOUT", "TimeLimit", "a", is_over=True),
+        ),
+        ("JobId=7 JobState=CANCELLED Reason=None NodeList=a", JobState("CANCELLED", "", "a", is_over=True)),
+    ],
+)
+def test_a_state_is_read_from_scontrol(told, expected):
+    assert read_state(told) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("COMPLETED|a1\n", JobState("COMPLETED", nodes="a1", is_over=True)),
+        ("CANCELLED by 0|None assigned\n", JobState("CANCELLED", is_over=True)),
+        ("PENDING|None assigned", JobState("PENDING")),
+        ("", None),
+    ],
+)
+def test_a_state_is_read_from_sacct(told, expected):
+    assert read_account(told) == expected
