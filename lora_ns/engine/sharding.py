@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,6 +84,23 @@ def put_together(trainer: Trainer) -> Callable[[], None]:
         hook()
 
     return divide
+
+
+def forget_frozen(model: Any, checkpoint: Path) -> None:
+    """Leave only trained weights in what accelerate saved of a divided model.
+
+    torch leaves frozen ones out by their names, and misses those that have two, as embeddings that prompt tuning reads; it
+    cannot load them again either.
+    """
+    import torch
+    from accelerate.utils.constants import FSDP_MODEL_NAME
+
+    file = checkpoint / f"{FSDP_MODEL_NAME}.bin"
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    saved = torch.load(file, weights_only=True)
+    kept = {name: value for name, value in saved.items() if name in trained}
+    if kept.keys() != saved.keys():
+        torch.save(kept, file)
 
 
 def _hooks(engine: Any) -> tuple[Callable[[], None], Callable[[], None]]:

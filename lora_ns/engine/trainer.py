@@ -15,7 +15,7 @@ from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
-from lora_ns.engine.sharding import put_together
+from lora_ns.engine.sharding import forget_frozen, put_together
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
@@ -231,6 +231,12 @@ def repeatable(trainer_class: Any) -> Any:
             divide_again = put_together(self)
             self._save(output_dir)
             divide_again()
+
+        def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+            """What a run is resumed from; of the weights under FSDP, those that are trained."""
+            super()._save_optimizer_and_scheduler(output_dir)
+            if self.is_fsdp_enabled and self.accelerator.is_main_process:
+                forget_frozen(self.model, Path(output_dir))
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)

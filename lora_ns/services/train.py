@@ -71,7 +71,7 @@ from lora_ns.machine import Machine, detect
 from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
-from lora_ns.recipe.distributed import AutoStrategy, Fsdp, Processes, is_launched
+from lora_ns.recipe.distributed import AutoStrategy, Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
 from lora_ns.rows import told_left_out
@@ -393,8 +393,6 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
     """Some methods would go on as another run."""
     method = manifest.recipe.peft
     resumes = method.capabilities.resume
-    if isinstance(manifest.recipe.distributed, Fsdp) and method.capabilities.virtual_tokens:
-        resumes = "under fsdp, torch cannot load virtual tokens into the parts of the model again"
     if checkpoint is not None and resumes is not True:
         what = f"a run with {method.method} cannot be resumed: {resumes}"
         raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))

@@ -7,13 +7,9 @@ import torch
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe
-from strategies import CLUSTER, SAMPLE, SHARED, STRATEGIES, check_trained, drive, offered, prepare_run
+from strategies import CLUSTER, CLUSTER_STEPS, SAMPLE, SHARED, STRATEGIES, check_trained, drive, offered, prepare_run
 
 from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver, mark_checkpoint
-from lora_ns.engine.libraries import Noise
-from lora_ns.errors import UsageError
-from lora_ns.services.train import resume
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +25,15 @@ def alone(tmp_path_factory):
     return run
 
 
-def check_strategy(folder, strategy, rows, alone):
+def check_strategy(folder, strategy, rows, alone, *more):
     """Train all rows under a strategy, hold each to one process, and those that were interrupted to their own bits."""
-    runs = {name: prepare_run(folder / name, *row.overrides, *STRATEGIES[strategy]) for name, row in rows.items()}
-    drive([f"{'+' if rows[name].resumes(strategy) else ''}{run.path}" for name, run in runs.items()])
+    said = {name: (*row.overrides, *more) for name, row in rows.items()}
+    runs = {name: prepare_run(folder / name, *said[name], *STRATEGIES[strategy]) for name in rows}
+    drive([f"{'+' if rows[name].interrupted else ''}{run.path}" for name, run in runs.items()])
     for name, run in runs.items():
         check_trained(run)
-        check_same(run, alone(*rows[name].overrides), strategy)
-        if rows[name].resumes(strategy):
+        check_same(run, alone(*said[name]), strategy)
+        if rows[name].interrupted:
             expected, got = load_file(run.path / AS_TRAINED_AT_ONCE / WEIGHTS), load_file(run.adapter / WEIGHTS)
             assert all(torch.equal(got[key], value) for key, value in expected.items())
 
@@ -64,14 +61,4 @@ def test_two_processes_give_the_adapter_of_one(tmp_path, alone, strategy):
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_adapter_of_one_process(tmp_path, alone, strategy):
-    check_strategy(tmp_path, strategy, CLUSTER, alone)
-
-
-def test_a_run_that_fsdp_cannot_go_on_with_is_refused(tmp_path):
-    run = prepare_run(tmp_path / "prompts", *CLUSTER["prompt-tuning"].overrides, *STRATEGIES["fsdp"])
-    run.update(status="interrupted")
-    checkpoint = run.checkpoints / "checkpoint-3"
-    checkpoint.mkdir()
-    mark_checkpoint(checkpoint, run.read().run_id, 3)
-    with Noise() as noise, pytest.raises(UsageError, match=r"prompt-tuning cannot be resumed: under fsdp"):
-        resume(run, SilentObserver(), noise)
+    check_strategy(tmp_path, strategy, CLUSTER, alone, f"training.max_steps={CLUSTER_STEPS}")
