@@ -21,6 +21,7 @@ from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
+from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.command("cache")(cache)
 app.command("schema")(schema)
 app.command("launch-command")(launch_command)
 app.command("rank", hidden=True)(rank)
+app.command("worker", hidden=True)(worker)
 
 
 def _version(value: bool) -> None:
