@@ -109,7 +109,7 @@ class Progress:
             self._stream.write(f"\r{done:,} of {total:,} done")
             self._stream.flush()
             self._has_count = True
-        elif now - self._told_rows >= _ROWS_SECONDS:
+        elif done and now - self._told_rows >= _ROWS_SECONDS:
             self._told_rows = now
             self._say(f"{done:,} of {total:,} done")
 
