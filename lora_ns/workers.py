@@ -62,11 +62,12 @@ class WorkerFiles:
         return self.folder / f"{self.number}.log"
 
 
-def count_workers(asked: int | Literal["auto"] | None, device: str, machine: Machine) -> int:
+def count_workers(asked: int | Literal["auto"] | None, by_gpu: bool, device: str, machine: Machine) -> int:
     """How many processes answer.
 
     Args:
         asked: so many, one for each GPU, or one.
+        by_gpu: whether they are asked for as GPUs.
         device: what the run computes on: `cuda`, `mps` or `cpu`.
         machine: what there is.
 
@@ -76,8 +77,8 @@ def count_workers(asked: int | Literal["auto"] | None, device: str, machine: Mac
     if asked is None:
         return 1
     if device == "mps" and asked != 1:
-        raise UsageError(Problem("--num-processes", "an Apple GPU answers in one process", "leave it away"))
-    if asked == "auto" and device == "cpu":
+        raise UsageError(Problem("", "an Apple GPU answers in one process", "leave `--num-processes` away"))
+    if by_gpu and device == "cpu":
         what = "this run was trained on a CPU, and answers on one"
         raise UsageError(Problem("--gpus", what, "`--num-processes N` divides its cores"))
     kind, most = ("GPU", len(machine.gpus)) if device == "cuda" else ("core", machine.cores)
@@ -85,7 +86,8 @@ def count_workers(asked: int | Literal["auto"] | None, device: str, machine: Mac
     if count > most or not count:
         have = f"{most} {kind}{'s' * (most != 1)}"
         what = f"{count} processes, and there {'is' if most == 1 else 'are'} {have} here"
-        raise UsageError(Problem("--num-processes", what, f"write at most {most}" if most else "use the run elsewhere"))
+        remedy = f"write at most {most}" if most else "it was trained on a GPU, and answers on one"
+        raise UsageError(Problem("", what, remedy))
     return count
 
 

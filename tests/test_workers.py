@@ -21,34 +21,36 @@ def machine(gpus=0, cores=4):
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "gpus", "count"),
+    ("asked", "by_gpu", "device", "gpus", "count"),
     [
-        (None, "cuda", 4, 1),
-        (3, "cpu", 0, 3),
-        (4, "cpu", 2, 4),  # a run that was trained on the CPU of a machine with GPUs
-        (2, "cuda", 4, 2),
-        ("auto", "cuda", 4, 4),
-        (1, "mps", 0, 1),
+        (None, False, "cuda", 4, 1),
+        (3, False, "cpu", 0, 3),
+        (4, False, "cpu", 2, 4),  # a run that was trained on the CPU of a machine with GPUs
+        (2, False, "cuda", 4, 2),
+        (2, True, "cuda", 4, 2),
+        ("auto", True, "cuda", 4, 4),
+        (1, False, "mps", 0, 1),
     ],
 )
-def test_each_process_has_a_device_or_a_core(asked, device, gpus, count):
-    assert count_workers(asked, device, machine(gpus)) == count
+def test_each_process_has_a_device_or_a_core(asked, by_gpu, device, gpus, count):
+    assert count_workers(asked, by_gpu, device, machine(gpus)) == count
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "gpus", "told"),
+    ("asked", "by_gpu", "device", "gpus", "told"),
     [
-        (5, "cpu", 0, "--num-processes: 5 processes, and there are 4 cores here (write at most 4)"),
-        (3, "cuda", 2, "--num-processes: 3 processes, and there are 2 GPUs here (write at most 2)"),
-        (2, "cuda", 1, "--num-processes: 2 processes, and there is 1 GPU here (write at most 1)"),
-        (2, "cuda", 0, "--num-processes: 2 processes, and there are 0 GPUs here (use the run elsewhere)"),
-        (2, "mps", 0, "--num-processes: an Apple GPU answers in one process (leave it away)"),
-        ("auto", "cpu", 2, "--gpus: this run was trained on a CPU, and answers on one (`--num-processes N` "),
+        (5, False, "cpu", 0, "5 processes, and there are 4 cores here (write at most 4)"),
+        (3, True, "cuda", 2, "3 processes, and there are 2 GPUs here (write at most 2)"),
+        (2, False, "cuda", 1, "2 processes, and there is 1 GPU here (write at most 1)"),
+        (2, False, "cuda", 0, "2 processes, and there are 0 GPUs here (it was trained on a GPU, and answers on one)"),
+        (2, False, "mps", 0, "an Apple GPU answers in one process (leave `--num-processes` away)"),
+        ("auto", True, "cpu", 2, "--gpus: this run was trained on a CPU, and answers on one (`--num-processes N` "),
+        (2, True, "cpu", 2, "--gpus: this run was trained on a CPU, and answers on one (`--num-processes N` "),
     ],
 )
-def test_what_there_is_not_is_refused(asked, device, gpus, told):
+def test_what_there_is_not_is_refused(asked, by_gpu, device, gpus, told):
     with pytest.raises(UsageError) as caught:
-        count_workers(asked, device, machine(gpus))
+        count_workers(asked, by_gpu, device, machine(gpus))
     assert str(caught.value).startswith(told)
 
 

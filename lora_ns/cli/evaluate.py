@@ -38,7 +38,7 @@ def evaluate(
     asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open(run)
     manifest, machine = folder.read(), detect()
     recipe = manifest.recipe
-    count = count_workers(asked, manifest.plan.device.value, machine)
+    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     rows = None if data is None else read_rows(data, column_names=recipe.dataset.column_names)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)

@@ -62,7 +62,7 @@ def infer(
     asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open(run)
     manifest, machine = folder.read(), detect()
     generation = override_generation(manifest.recipe, overrides)
-    count = count_workers(asked, manifest.plan.device.value, machine)
+    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     texts = _texts(text, input_file)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)

@@ -42,7 +42,7 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
     """
 
     def compute(tasks: Sequence[Task]) -> list[list[Any]]:
-        batches = max(len(task.batches) for task in tasks)
+        batches = max(1, *(len(task.batches) for task in tasks))
         count = min(workers.count, batches)
         if count < workers.count:
             several = f"{batches} batches" if batches > 1 else "one batch"
