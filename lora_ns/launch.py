@@ -187,16 +187,18 @@ def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:
         child.wait()
 
 
+def told_error(told: Mapping[str, Any], who: str) -> LoransError:
+    """What another process says of its failure, as an error of this one."""
+    kind = {2: UsageError, 3: MissingError}.get(told["exit_code"], RunError)
+    return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in told["problems"])
+
+
 def _failure(run: RunDir, returncode: int) -> LoransError:
     """What the first rank says that failed on its own, rather than because another one was gone."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in run.ranks.glob("rank*.error.json")]
     if found:
         first = min(found, key=lambda error: (not error["expected"], error["time"]))
-        kind = {2: UsageError, 3: MissingError}.get(first["exit_code"], RunError)
-        return kind(
-            Problem(entry["where"], f"rank {first['rank']} on {first['host']}: {entry['what']}", entry["remedy"])
-            for entry in first["problems"]
-        )
+        return told_error(first, f"rank {first['rank']} on {first['host']}")
     remedy = f"{run.log} has what it said"
     ended = _RANK_EXIT.findall(run.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
     if not ended:

@@ -23,6 +23,7 @@ from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
+from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command("submit")(submit)
 app.command("status")(status)
 app.command("rank", hidden=True)(rank)
 app.command("job", hidden=True)(job)
+app.command("worker", hidden=True)(worker)
 
 
 def _version(value: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Force, RunPath
-from lora_ns.cli.show import forcing, number, print_json, print_pairs
+from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, asked_processes
+from lora_ns.cli.show import Progress, forcing, number, print_json, print_pairs
 
 
 def evaluate(
@@ -24,6 +24,8 @@ def evaluate(
     ] = False,
     base: BasePath = None,
     force: Force = False,
+    num_processes: NumProcesses = None,
+    gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
@@ -31,17 +33,22 @@ def evaluate(
     from lora_ns.machine import detect
     from lora_ns.rows import read_rows
     from lora_ns.rundir import RunDir
+    from lora_ns.workers import count_workers
 
-    opened = RunDir.open(run)
-    recipe = opened.read().recipe
+    asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open(run)
+    manifest, machine = folder.read(), detect()
+    recipe = manifest.recipe
+    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     rows = None if data is None else read_rows(data, column_names=recipe.dataset.column_names)
-    with forcing(force) as forced, libraries.Noise():
-        libraries.prepare(detect())
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+        libraries.prepare(machine, count)
         from lora_ns.services.evaluate import evaluate as service
-        from lora_ns.services.trained import open_trained
+        from lora_ns.services.trained import open_run
+        from lora_ns.services.workers import Workers, compute_by
 
-        with_answers = exact_match or recipe.evaluation.exact_match
-        result = service(open_trained(opened, base, force=forced), rows, with_answers)
+        opened = open_run(folder, base, force=forced)
+        compute = compute_by(Workers(count, machine, base, force=force), opened, progress.rows, progress.warn)
+        result = service(opened, rows, exact_match or recipe.evaluation.exact_match, compute)
     if as_json:
         print_json(result)
         return

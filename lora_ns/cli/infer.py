@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, Overrides, RunPath
-from lora_ns.cli.show import forcing
+from lora_ns.cli.options import (
+    AsJson,
+    BasePath,
+    Dtype,
+    Force,
+    Gpus,
+    NumProcesses,
+    Overrides,
+    RunPath,
+    asked_processes,
+)
+from lora_ns.cli.show import Progress, forcing
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
-    from lora_ns.services.trained import Trained
+    from lora_ns.services.trained import Opened
 
 
 def infer(
@@ -35,6 +45,8 @@ def infer(
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
+    num_processes: NumProcesses = None,
+    gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
@@ -42,23 +54,28 @@ def infer(
     from lora_ns.machine import detect
     from lora_ns.recipe.load import override_generation
     from lora_ns.rundir import RunDir, write_atomic
+    from lora_ns.workers import count_workers
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     _check_free(output_file, overwrite)
-    opened = RunDir.open(run)
-    generation = override_generation(opened.read().recipe, overrides)
+    asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open(run)
+    manifest, machine = folder.read(), detect()
+    generation = override_generation(manifest.recipe, overrides)
+    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     texts = _texts(text, input_file)
-    with forcing(force) as forced, libraries.Noise():
-        libraries.prepare(detect())
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+        libraries.prepare(machine, count)
         from lora_ns.services.infer import check_columns
         from lora_ns.services.infer import infer as service
-        from lora_ns.services.trained import open_trained
+        from lora_ns.services.trained import open_run
+        from lora_ns.services.workers import Workers, compute_by
 
-        trained = open_trained(opened, base, dtype, forced)
-        rows = _rows(trained, texts, input_file)
-        check_columns(trained.manifest, rows)
-        result = service(trained, rows, generation)
+        opened = open_run(folder, base, dtype, forced)
+        rows = _rows(opened, texts, input_file)
+        check_columns(opened.manifest, rows)
+        workers = Workers(count, machine, base, dtype, force)
+        result = service(opened, rows, generation, compute_by(workers, opened, progress.rows, progress.warn))
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
     if output_file is not None:
         write_atomic(output_file, "".join(f"{line}\n" for line in lines))
@@ -117,10 +134,10 @@ def _lines(where: str, text: str) -> list[str]:
     return lines
 
 
-def _rows(trained: Trained, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
+def _rows(opened: Opened, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
     from lora_ns.rows import read_rows
     from lora_ns.services.infer import as_row
 
     if input_file is not None and input_file.suffix != ".txt":
-        return read_rows(input_file, column_names=trained.manifest.recipe.dataset.column_names)
-    return [as_row(trained, text) for text in texts]
+        return read_rows(input_file, column_names=opened.manifest.recipe.dataset.column_names)
+    return [as_row(opened, text) for text in texts]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
+from lora_ns.errors import Problem, UsageError
 
 RecipePath = Annotated[
     Path, typer.Argument(help="The recipe, a TOML file.", show_default=False, autocompletion=complete.recipe_files)
@@ -42,3 +43,35 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Use base, tokenizer, template and adapter though they are not those of the run."),
 ]
+NumProcesses = Annotated[
+    int | None,
+    typer.Option("--num-processes", min=1, help="Processes that share the rows.", show_default=False),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
+]
+
+
+def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> int | Literal["auto"] | None:
+    """How many processes the two options ask for, `auto` for one on each GPU; None if they are not given.
+
+    Args:
+        num_processes: of `--num-processes`.
+        gpus: of `--gpus`.
+        does: what the command does, for the message.
+
+    Raises:
+        UsageError: if they contradict each other, or there is no GPU.
+    """
+    if num_processes is not None and gpus is not None:
+        raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
+    if gpus is None:
+        return num_processes
+    from lora_ns.machine import detect
+
+    if gpus != "auto" and not (gpus.isdecimal() and int(gpus)):
+        raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))
+    if not detect().gpus:
+        raise UsageError(Problem("--gpus", "there is no GPU here", f"`--num-processes N` {does} on the CPU"))
+    return "auto" if gpus == "auto" else int(gpus)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_ns.services.trained import Force
 
 _BARS = "▁▂▃▄▅▆▇█"
+_ROWS_SECONDS = 10.0
 
 
 def print_json(result: Any) -> None:
@@ -80,6 +81,7 @@ class Progress:
         self._state: dict[str, Any] = {}
         self._losses: deque[float] = deque(maxlen=24)
         self._begin, self._first_step, self._step, self._steps, self._tokens = 0.0, 0, 0, 0, 0
+        self._told_rows, self._has_count = time.monotonic(), False
 
     def __enter__(self) -> Progress:
         return self
@@ -99,6 +101,17 @@ class Progress:
     def warn(self, text: str) -> None:
         """A line that stays."""
         self._say(f"note: {text}")
+
+    def rows(self, done: int, total: int) -> None:
+        """So much is answered or measured: a line that changes on a terminal, elsewhere one now and then."""
+        now = time.monotonic()
+        if self._stream.isatty():
+            self._stream.write(f"\r{done:,} of {total:,} done")
+            self._stream.flush()
+            self._has_count = True
+        elif done and now - self._told_rows >= _ROWS_SECONDS:
+            self._told_rows = now
+            self._say(f"{done:,} of {total:,} done")
 
     def begin(self, step: int, steps: int) -> None:
         """Training starts after this step."""
@@ -168,6 +181,9 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._has_count:
+            self._stream.write("\r\x1b[K")
+            self._has_count = False
 
     def _say(self, text: str) -> None:
         if self._live is not None:

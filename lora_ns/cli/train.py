@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, Overrides
+from lora_ns.cli.options import AsJson, Gpus, Overrides, asked_processes
 from lora_ns.cli.show import Progress, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
@@ -38,10 +38,7 @@ def train(
         int | None,
         typer.Option("--num-processes", min=1, help="Processes that train together (DDP).", show_default=False),
     ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
-    ] = None,
+    gpus: Gpus = None,
     nodes: Annotated[
         int | None,
         typer.Option("--nodes", min=1, help="Machines that train together; give it on each.", show_default=False),
@@ -120,16 +117,8 @@ def _processes(
     """The overrides that the options stand for."""
     if num_processes is None and gpus is None and nodes is None and rdzv_endpoint is None:
         return []
-    if num_processes is not None and gpus is not None:
-        raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
-    if gpus is not None:
-        from lora_ns.machine import detect
-
-        if gpus != "auto" and not (gpus.isdecimal() and int(gpus)):
-            raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))
-        if not detect().gpus:
-            raise UsageError(Problem("--gpus", "there is no GPU here", "`--num-processes N` trains on the CPU"))
-    count = '"auto"' if gpus == "auto" else num_processes or int(gpus or 0)
+    asked = asked_processes(num_processes, gpus, "trains")
+    count = '"auto"' if asked == "auto" else asked
     written = {"num_processes": count, "num_nodes": nodes, "rdzv_endpoint": rdzv_endpoint and f'"{rdzv_endpoint}"'}
     from lora_ns.recipe.load import written as written_in
 

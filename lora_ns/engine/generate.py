@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,36 +37,24 @@ class Writer:
     dtype: str
     max_positions: int | None = None
 
-    def answer(
-        self, prompts: Sequence[list[int]], generation: Generation, on_answers: Callable[[int], None] = lambda _: None
-    ) -> list[Answer]:
-        """Answers in the order of the prompts; prompts of like length are answered together.
-
-        Args:
-            prompts: token ids, none of them empty.
-            generation: how to write.
-            on_answers: told the number of answers after each batch.
-        """
-        from transformers import set_seed
-
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    def answer(self, prompts: Sequence[list[int]], generation: Generation) -> list[Answer]:
+        """Answers in the order of the prompts, token ids of which none is empty."""
         answers: dict[int, Answer] = {}
         was_training = self.model.training
         self.model.eval()
-        if generation.do_sample:
-            set_seed(generation.seed)
-        for start in range(0, len(order), generation.batch_size):
-            batch = order[start : start + generation.batch_size]
-            written = self._answer_batch([prompts[index] for index in batch], generation)
+        for number, batch in enumerate(like_lengths(prompts, generation.batch_size)):
+            written = self.answer_batch([prompts[index] for index in batch], generation, number)
             answers.update(zip(batch, written, strict=True))
-            on_answers(len(answers))
         self.model.train(was_training)
         return [answers[index] for index in range(len(prompts))]
 
-    def _answer_batch(self, prompts: Sequence[list[int]], generation: Generation) -> list[Answer]:
+    def answer_batch(self, prompts: Sequence[list[int]], generation: Generation, number: int) -> list[Answer]:
+        """Answers to prompts that are answered together; what is drawn depends on no batch but this one."""
         import torch
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, set_seed
 
+        if generation.do_sample:
+            set_seed(_seed(generation.seed, number))
         width = max(map(len, prompts))
         kwargs = generation.to_kwargs()
         if self.max_positions:
@@ -86,6 +75,17 @@ class Writer:
         text = str(self.tokenizer.decode(written, skip_special_tokens=True))
         reason = "length" if end is None else "stop"
         return Answer(text, reason, prompt_tokens, len(written) + (end is not None))
+
+
+def like_lengths(prompts: Sequence[list[int]], size: int) -> list[list[int]]:
+    """The numbers of the prompts that are answered together: of like length, the shortest first."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _seed(seed: int, number: int) -> int:
+    """The seed of a batch, so that it can be drawn without those before it, and in another process."""
+    return random.Random(f"{seed} {number}").randrange(2**32)
 
 
 def _pad_left(prompts: Sequence[list[int]], width: int, pad: int) -> tuple[Tensor, Tensor]:

@@ -119,6 +119,21 @@ def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
     return transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code, **changed)
 
 
+def positions(base: Base, trust_remote_code: bool) -> int | None:
+    """Positions that a base has, without its weights; None if it does not say."""
+    return _positions(_config(base, trust_remote_code).get_text_config())
+
+
+def max_positions(model: Any) -> int | None:
+    """Positions that a model has; None if it does not say."""
+    return _positions(model.config)
+
+
+def _positions(config: Any) -> int | None:
+    found = getattr(config, "max_position_embeddings", None)
+    return int(found) if found else None
+
+
 def _auto_class(task_type: str) -> Any:
     import transformers
 

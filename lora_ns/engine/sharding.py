@@ -89,8 +89,8 @@ def put_together(trainer: Trainer) -> Callable[[], None]:
 def forget_frozen(model: Any, checkpoint: Path) -> None:
     """Leave only trained weights in what accelerate saved of a divided model.
 
-    torch leaves frozen ones out by their names, and misses those that have two, as embeddings that prompt tuning reads; it
-    cannot load them again either.
+    torch leaves frozen ones out by their names, and misses those that have two, as embeddings that prompt tuning reads;
+    it cannot load them again either.
     """
     import torch
     from accelerate.utils.constants import FSDP_MODEL_NAME

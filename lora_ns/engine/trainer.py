@@ -205,26 +205,14 @@ def sampler_class() -> Any:
 
 
 @functools.cache
-def repeatable(trainer_class: Any) -> Any:
-    """A trainer class whose rows come in the same order whether or not the run was interrupted.
+def saving_in_parts(trainer_class: Any) -> Any:
+    """A trainer class whose checkpoints have what is trained alone, however the weights are divided."""
 
-    What a method adds to the loss is in that of training steps, and not in that of an evaluation.
-    """
-
-    class RepeatableTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
-        """See `sampler_class` and `regularization`."""
-
-        own_optimizer = None
-
-        def create_optimizer(self, model: Any = None) -> Any:
-            """The method's own, or the recipe's."""
-            if self.own_optimizer is None:
-                return super().create_optimizer(model)
-            self.optimizer = self.own_optimizer()
-            return self.optimizer
+    class SavingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """transformers would put a divided base together for each checkpoint."""
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            """The adapter of a checkpoint; transformers would put a divided base together for it."""
+            """The adapter of a checkpoint."""
             if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
                 super().save_model(output_dir, _internal_call)
                 return
@@ -237,6 +225,28 @@ def repeatable(trainer_class: Any) -> Any:
             super()._save_optimizer_and_scheduler(output_dir)
             if self.is_fsdp_enabled and self.accelerator.is_main_process:
                 forget_frozen(self.model, Path(output_dir))
+
+    return SavingTrainer
+
+
+@functools.cache
+def repeatable(trainer_class: Any) -> Any:
+    """A trainer class whose rows come in the same order whether or not the run was interrupted.
+
+    What a method adds to the loss is in that of training steps, and not in that of an evaluation.
+    """
+
+    class RepeatableTrainer(saving_in_parts(trainer_class)):  # type: ignore[misc, unused-ignore]
+        """See `sampler_class` and `regularization`."""
+
+        own_optimizer = None
+
+        def create_optimizer(self, model: Any = None) -> Any:
+            """The method's own, or the recipe's."""
+            if self.own_optimizer is None:
+                return super().create_optimizer(model)
+            self.optimizer = self.own_optimizer()
+            return self.optimizer
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)

@@ -13,7 +13,7 @@ class Generation(Table):
     max_new_tokens: PositiveInt = 256
     """Longest answer, in tokens."""
     batch_size: PositiveInt = 8
-    """Prompts answered at once; the answers do not depend on it."""
+    """Prompts answered at once; answers that are not drawn do not depend on it."""
     do_sample: bool = False
     """Draw tokens instead of taking the likeliest."""
     temperature: PositiveFloat = 1.0

@@ -8,16 +8,16 @@ from typing import Any
 
 from lora_ns.engine.dataset import split_text
 from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
-from lora_ns.engine.model import computing
-from lora_ns.engine.render import IGNORED, make_renderer
+from lora_ns.engine.render import Rendered, make_renderer
 from lora_ns.engine.targets import Targets
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import TextClassification, TokenClassification
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
-from lora_ns.services.answers import Answers
+from lora_ns.services.answers import Questions
 from lora_ns.services.infer import infer
-from lora_ns.services.trained import Trained, format_of, kept_rows
+from lora_ns.services.tasks import Compute, Task, compute_here, in_turn, writing
+from lora_ns.services.trained import Opened, format_of, kept_rows
 
 
 @dataclass(frozen=True)
@@ -30,36 +30,43 @@ class EvaluateResult:
     """Rows of text that were longer than `sft.max_seq_length`: their end was not measured."""
 
 
-def evaluate(trained: Trained, rows: Sequence[Row] | None, exact_match: bool) -> EvaluateResult:
+def evaluate(
+    opened: Opened, rows: Sequence[Row] | None, exact_match: bool, compute: Compute | None = None
+) -> EvaluateResult:
     """Loss, and exact match on request, for text; for labels, scores and tags what is usual for each.
 
     Args:
-        trained: the run's model.
+        opened: the run.
         rows: rows with answers; None for those that the run kept.
         exact_match: whether to write and compare answers.
+        compute: where it is computed, if not in this process.
 
     Raises:
         UsageError: if the run kept no rows and none are given.
         DataError: with the rows that cannot be read.
     """
-    rows = kept_rows(trained.manifest) if rows is None else rows
+    manifest, compute = opened.manifest, compute or compute_here(opened)
+    rows = kept_rows(manifest) if rows is None else rows
     if not rows:
-        raise UsageError(Problem(str(trained.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
-    if trained.manifest.recipe.task_type != "CAUSAL_LM":
-        return EvaluateResult(len(rows), _labels(trained, rows))
-    loss, truncated = _loss(trained, rows)
-    metrics = {"loss": loss}
-    if exact_match:
-        metrics |= Answers.of(trained.manifest, trained.model, trained.tokenizer, rows).score()
-    return EvaluateResult(len(rows), metrics, truncated)
+        raise UsageError(Problem(str(opened.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
+    if manifest.recipe.task_type != "CAUSAL_LM":
+        return EvaluateResult(len(rows), _labels(opened, rows, compute))
+    sequences, limit = _sequences(opened, rows), manifest.recipe.sft.max_seq_length
+    questions = Questions.of(manifest, opened.tokenizer, rows) if exact_match else None
+    asked = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
+    losses, *answers = compute([_loss_task(sequences, limit), *asked])
+    metrics = {"loss": _mean(losses)}
+    if questions:
+        metrics |= questions.score([answer["text"] for answer in answers[0]])
+    return EvaluateResult(len(rows), metrics, sum(len(one.input_ids) > limit for one in sequences))
 
 
-def _labels(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
-    form = format_of(trained.manifest)
-    targets = Targets(trained.manifest.labels)
+def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> dict[str, float]:
+    form = format_of(opened.manifest)
+    targets = Targets(opened.manifest.labels)
 
     def said() -> list[dict[str, Any]]:
-        return list(infer(trained, rows, Generation(batch_size=32)).rows)
+        return list(infer(opened, rows, Generation(batch_size=32), compute).rows)
 
     if isinstance(form, TokenClassification):
         labels = targets.labels
@@ -75,30 +82,22 @@ def _labels(trained: Trained, rows: Sequence[Row]) -> dict[str, float]:
     return classification_metrics([targets.number(label) for label in found], expected, len(targets.labels))
 
 
-def _loss(trained: Trained, rows: Sequence[Row]) -> tuple[float, int]:
-    """Mean loss over all trained tokens of all rows, and the number of rows that were cut.
-
-    One row at a time: no padding, no batch to depend on.
-    """
-    import torch
-
-    form = format_of(trained.manifest)
-    renderer = make_renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft)
-    device = next(trained.model.parameters()).device
-    total, tokens, cut = 0.0, 0, 0
-    sft = trained.manifest.recipe.sft
-    rendered_rows = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
-    sequences = (sequence for row in rendered_rows for sequence in row)
+def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
+    """What the loss of rows is measured on. Raises `DataError`."""
+    form, sft = format_of(opened.manifest), opened.manifest.recipe.sft
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, sft)
+    rendered = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
+    whole = [sequence for row in rendered for sequence in row]
     if sft.on_overflow == "split" and form.name == "text":
-        sequences = (piece for sequence in sequences for piece in split_text(sequence, sft.max_seq_length))
-    for rendered in sequences:
-        ids = torch.tensor([rendered.input_ids[: sft.max_seq_length]], device=device)
-        labels = torch.tensor([rendered.labels[: sft.max_seq_length]], device=device)
-        with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
-            logits = trained.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :].float()
-        total += float(
-            torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=IGNORED, reduction="sum")
-        )
-        tokens += int((labels[0, 1:] != IGNORED).sum())
-        cut += len(rendered.input_ids) > sft.max_seq_length
-    return total / max(1, tokens), cut
+        return [piece for sequence in whole for piece in split_text(sequence, sft.max_seq_length)]
+    return whole
+
+
+def _loss_task(sequences: Sequence[Rendered], limit: int) -> Task:
+    """The loss of one sequence at a time: no padding, no batch to depend on."""
+    return in_turn("loss", [[one.input_ids[:limit], one.labels[:limit]] for one in sequences], 1)
+
+
+def _mean(losses: Sequence[Sequence[float]]) -> float:
+    """Mean over all trained tokens of all rows, added up in their order."""
+    return sum(loss for loss, _ in losses) / max(1, sum(tokens for _, tokens in losses))

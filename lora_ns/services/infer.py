@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_ns.engine.labelled import WordEncoder, make_encoder
 from lora_ns.engine.render import make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import RowFaultError
+from lora_ns.formats import RowFaultError, TokenClassification
+from lora_ns.formats.tokens import entities, has_scheme
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
-from lora_ns.services.labels import label_rows
-from lora_ns.services.trained import Trained, format_of, make_writer, max_positions
+from lora_ns.services.tasks import Compute, compute_here, in_turn, writing
+from lora_ns.services.trained import Opened, format_of
 
 
 @dataclass(frozen=True)
@@ -23,45 +25,77 @@ class InferResult:
     rows: tuple[dict[str, Any], ...]
 
 
-def as_row(trained: Trained, text: str) -> Row:
+def as_row(opened: Opened, text: str) -> Row:
     """The row that a bare text stands for. Raises `DataError` where one text is not enough."""
     try:
-        return Row("input", format_of(trained.manifest).question(text))
+        return Row("input", format_of(opened.manifest).question(text))
     except RowFaultError as fault:
         raise DataError(Problem("input", fault.what, fault.remedy)) from None
 
 
-def infer(
-    trained: Trained, rows: Sequence[Row], generation: Generation, on_answers: Callable[[int], None] = lambda _: None
-) -> InferResult:
+def infer(opened: Opened, rows: Sequence[Row], generation: Generation, compute: Compute | None = None) -> InferResult:
     """Answer, label or tag every row.
 
     Args:
-        trained: the run's model.
+        opened: the run.
         rows: rows of the kind that the run was trained on; an answer in them is left aside.
         generation: how to write.
-        on_answers: told the number of rows that are done.
+        compute: where it is computed, if not in this process.
 
     Raises:
         DataError: with the rows that cannot be rendered or leave no room for an answer; nothing is answered then.
     """
-    if trained.manifest.recipe.task_type != "CAUSAL_LM":
-        return InferResult(tuple(label_rows(trained, rows, generation.batch_size, on_answers)))
-    asked = prompts(trained, rows)
-    writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
-    answers = writer.answer(asked, generation, on_answers)
+    compute = compute or compute_here(opened)
+    if opened.manifest.recipe.task_type != "CAUSAL_LM":
+        return InferResult(tuple(_label(opened, rows, generation.batch_size, compute)))
+    (answers,) = compute([writing(prompts(opened, rows), generation)])
     return InferResult(
         tuple(
             {
-                **_given(trained.manifest, row),
-                "output": answer.text,
-                "finish_reason": answer.finish_reason,
-                "prompt_tokens": answer.prompt_tokens,
-                "output_tokens": answer.output_tokens,
+                **_given(opened.manifest, row),
+                "output": answer["text"],
+                "finish_reason": answer["finish_reason"],
+                "prompt_tokens": answer["prompt_tokens"],
+                "output_tokens": answer["output_tokens"],
             }
             for row, answer in zip(rows, answers, strict=True)
         )
     )
+
+
+def _label(opened: Opened, rows: Sequence[Row], batch_size: int, compute: Compute) -> list[dict[str, Any]]:
+    """The rows with what the model says of them. Raises `DataError`."""
+    form = format_of(opened.manifest)
+    limit = opened.manifest.recipe.classification.max_seq_length
+    if isinstance(form, TokenClassification):
+        WordEncoder(opened.tokenizer, limit)
+        sentences = for_each(rows, lambda row: list(form.prompt(row.values).words))
+        (tags,) = compute([in_turn("tag", sentences, batch_size)])
+        return [_tagged(form, row, words, found) for row, words, found in zip(rows, sentences, tags, strict=True)]
+    encoder = make_encoder(form, opened.tokenizer, limit)
+    inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
+    (said,) = compute([in_turn("classify", inputs, batch_size)])
+    return [{**row.values, **found} for row, found in zip(rows, said, strict=True)]
+
+
+def _tagged(
+    form: TokenClassification, row: Row, words: Sequence[str], found: Sequence[tuple[str, float]]
+) -> dict[str, Any]:
+    """A row with its tags and entities; tags that it had under that name are kept as `expected_tags`."""
+    tags = [tag for tag, _ in found]
+    named = [
+        {
+            "type": entity.type,
+            "start": entity.start,
+            "end": entity.end,
+            "text": " ".join(words[entity.start : entity.end]),
+            "score": sum(score for _, score in found[entity.start : entity.end]) / (entity.end - entity.start),
+        }
+        for entity in (entities(tags) if has_scheme(tags) else [])
+    ]
+    kept = {("expected_tags" if name == "tags" else name): value for name, value in row.values.items()}
+    given = {form.word_column: list(words), **kept}
+    return {**given, "tags": tags, "entities": named}
 
 
 WRITTEN = {
@@ -91,11 +125,11 @@ def _given(manifest: Manifest, row: Row) -> Mapping[str, Any]:
     return {("expected" if name == "output" else name): value for name, value in row.values.items()}
 
 
-def prompts(trained: Trained, rows: Sequence[Row]) -> list[list[int]]:
+def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:
     """The tokens that the model is asked with, row by row. Raises `DataError`."""
-    form = format_of(trained.manifest)
-    renderer = make_renderer(trained.tokenizer, trained.manifest.stop_token_ids, trained.manifest.recipe.sft)
-    room = max_positions(trained.model)
+    form = format_of(opened.manifest)
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, opened.manifest.recipe.sft)
+    room = opened.room()
 
     def prompt_of(row: Row) -> list[int]:
         prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]

@@ -1,41 +1,21 @@
-"""What a trained classifier says of rows: a class, labels, a score, or the tags of words and what they name."""
+"""What a trained classifier says of texts: a class, labels, a score, or the tags of words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.labelled import Fitted, WordEncoder, make_encoder
+from lora_ns.engine.labelled import Fitted, WordEncoder
 from lora_ns.engine.model import computing
 from lora_ns.engine.targets import OUTSIDE
-from lora_ns.formats import Tagged, TokenClassification
-from lora_ns.formats.tokens import entities, has_scheme
-from lora_ns.rows import Row, for_each
-from lora_ns.services.trained import Trained, format_of
+from lora_ns.formats import Tagged
+from lora_ns.services.trained import Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Tell = Callable[[int], None]
-"""Told the number of rows that are done."""
 
-
-def label_rows(trained: Trained, rows: Sequence[Row], batch_size: int, on_rows: Tell) -> Iterator[dict[str, Any]]:
-    """The rows with what the model says of them. Raises `DataError` before the first one if a row cannot be read."""
-    form = format_of(trained.manifest)
-    if isinstance(form, TokenClassification):
-        yield from _tag_rows(trained, form, rows, batch_size, on_rows)
-        return
-    encoder = make_encoder(form, trained.tokenizer, trained.manifest.recipe.classification.max_seq_length)
-    inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
-    for start in range(0, len(rows), batch_size):
-        found = logits(trained, inputs[start : start + batch_size])
-        for row, scores in zip(rows[start : start + batch_size], found, strict=True):
-            yield {**row.values, **_told(trained, scores)}
-        on_rows(min(start + batch_size, len(rows)))
-
-
-def _told(trained: Trained, scores: Tensor) -> dict[str, Any]:
+def said_of(trained: Trained, scores: Tensor) -> dict[str, Any]:
     """What the scores of a text say."""
     labels, kind = trained.manifest.labels, trained.manifest.problem_type
     if kind == "regression":
@@ -63,39 +43,6 @@ def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tenso
 
 
 # Words
-
-
-def _tag_rows(
-    trained: Trained, form: TokenClassification, rows: Sequence[Row], batch_size: int, on_rows: Tell
-) -> Iterator[dict[str, Any]]:
-    limit = trained.manifest.recipe.classification.max_seq_length
-    encoder = WordEncoder(trained.tokenizer, limit)
-    sentences = for_each(rows, lambda row: form.prompt(row.values).words)
-    for start in range(0, len(rows), batch_size):
-        some = sentences[start : start + batch_size]
-        for row, words, found in zip(rows[start:], some, tag_words(trained, encoder, some), strict=False):
-            yield _tagged(form, row, words, found)
-        on_rows(min(start + batch_size, len(rows)))
-
-
-def _tagged(
-    form: TokenClassification, row: Row, words: Sequence[str], found: Sequence[tuple[str, float]]
-) -> dict[str, Any]:
-    """A row with its tags and entities; tags that it had under that name are kept as `expected_tags`."""
-    tags = [tag for tag, _ in found]
-    named = [
-        {
-            "type": entity.type,
-            "start": entity.start,
-            "end": entity.end,
-            "text": " ".join(words[entity.start : entity.end]),
-            "score": sum(score for _, score in found[entity.start : entity.end]) / (entity.end - entity.start),
-        }
-        for entity in (entities(tags) if has_scheme(tags) else [])
-    ]
-    kept = {("expected_tags" if name == "tags" else name): value for name, value in row.values.items()}
-    given = {form.word_column: list(words), **kept}
-    return {**given, "tags": tags, "entities": named}
 
 
 def tag_words(

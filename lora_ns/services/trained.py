@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base, read_header
 from lora_ns.engine.adapter import (
@@ -18,7 +18,7 @@ from lora_ns.engine.adapter import (
     with_rows,
 )
 from lora_ns.engine.generate import Writer
-from lora_ns.engine.model import Loading, empty_base, load_base, make_room
+from lora_ns.engine.model import Loading, empty_base, load_base, make_room, max_positions, positions
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
@@ -32,14 +32,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished run, ready to answer."""
+class Opened:
+    """A finished run whose parts are those of the manifest: it can render rows, and has no weights in memory."""
 
     run: RunDir
     manifest: Manifest
     base: Base
     tokenizer: PreTrainedTokenizerBase
+
+    def room(self) -> int | None:
+        """Positions that the model has; None if it does not say."""
+        return positions(self.base, self.manifest.recipe.model.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class Trained(Opened):
+    """A finished run, ready to answer."""
+
     model: PeftModel
+
+    def room(self) -> int | None:
+        """Positions that the model has; None if it does not say."""
+        return max_positions(self.model)
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,12 @@ REFUSED = Force()
 def open_trained(
     run: RunDir, base_path: Path | None = None, dtype: str | None = None, force: Force = REFUSED
 ) -> Trained:
-    """Load a run's base and adapter.
+    """Load a run's base and adapter: `load` after `open_run`."""
+    return load(open_run(run, base_path, dtype, force))
+
+
+def open_run(run: RunDir, base_path: Path | None = None, dtype: str | None = None, force: Force = REFUSED) -> Opened:
+    """Open all of a run but its weights.
 
     Args:
         run: the run directory.
@@ -82,14 +101,19 @@ def open_trained(
         plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="asked for")})
         manifest = manifest.model_copy(update={"plan": plan})
     base, tokenizer = reopen(run, manifest, base_path, force)
-    model = load_adapter(load_base(base, loading_of(manifest)), run.adapter)
-    return Trained(run, manifest, base, tokenizer, model)
+    return Opened(run, manifest, base, tokenizer)
+
+
+def load(opened: Opened) -> Trained:
+    """A run with its weights. Raises `ModelError` if those of the base are not what it says."""
+    model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
+    return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
 
 
 def reopen(
     run: RunDir, manifest: Manifest, base_path: Path | None = None, force: Force = REFUSED
 ) -> tuple[Base, PreTrainedTokenizerBase]:
-    """The base and the tokenizer of a run, all its parts held against the manifest. Raises as `open_trained`."""
+    """The base and the tokenizer of a run, all its parts held against the manifest. Raises as `open_run`."""
     names = _names_saved(run, manifest)
     base = reopen_base(manifest, base_path, force)
     _check_adapter(run, manifest, base, names, force)
@@ -211,9 +235,3 @@ def kept_rows(manifest: Manifest) -> list[Row]:
 def make_writer(manifest: Manifest, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
     """The model of a run as it writes answers."""
     return Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, max_positions(model))
-
-
-def max_positions(model: Any) -> int | None:
-    """Positions that a model has; None if it does not say."""
-    found = getattr(model.config, "max_position_embeddings", None)
-    return int(found) if found else None

@@ -33,6 +33,19 @@ def test_options_that_cannot_be_followed_are_refused(write_recipe, options, expe
     assert expected in told("train", write_recipe(), *options)
 
 
+@pytest.mark.parametrize("command", ["infer", "eval"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--num-processes", "2", "--gpus", "2"), "say the same"),
+        (("--gpus", "many"), 'write "auto" or a number from 1'),
+        (("--gpus", "auto"), "--gpus: there is no GPU here (`--num-processes N` "),
+    ],
+)
+def test_rows_are_shared_by_the_options_of_training(tmp_path, command, options, expected):
+    assert expected in told(command, tmp_path, *options)
+
+
 def test_the_processes_are_in_the_plan(write_recipe, monkeypatch):
     monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
     result = CliRunner().invoke(app, ["train", str(write_recipe()), "--num-processes", "2", "--dry-run"])

@@ -1,0 +1,20 @@
+"""The command that each of the processes executes which `lorans infer` and `lorans eval` start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def worker(folder: Annotated[Path, typer.Argument()], number: Annotated[int, typer.Argument(min=0)]) -> None:
+    """Answer a share of the rows; `lorans infer` and `lorans eval` start it."""
+    from lora_ns.workers import WorkerFiles, end_with_parent, telling_parent
+
+    end_with_parent()
+    files = WorkerFiles(folder, number)
+    with telling_parent(files):
+        from lora_ns.services.workers import work
+
+        work(files)

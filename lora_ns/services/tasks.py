@@ -1,0 +1,90 @@
+"""What a run's model is asked, in batches that are computed each on its own: in this process, or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lora_ns.engine.evaluation import sequence_loss
+from lora_ns.engine.generate import like_lengths
+from lora_ns.engine.labelled import WordEncoder
+from lora_ns.recipe.generation import Generation
+from lora_ns.services.labels import logits, said_of, tag_words
+from lora_ns.services.trained import Opened, Trained, load, make_writer
+
+Kind = Literal["write", "classify", "tag", "loss"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items, and which of them are computed together. What it holds, and what is found, are values of JSON."""
+
+    kind: Kind
+    items: Sequence[Any]
+    """Token ids of prompts; inputs of a classifier; words of sentences; token ids with their labels."""
+    batches: Sequence[Sequence[int]]
+    """Numbers of items, each in one batch."""
+    generation: Generation | None = None
+    """How it is written."""
+
+    def batch(self, number: int) -> list[Any]:
+        """The items of a batch."""
+        return [self.items[place] for place in self.batches[number]]
+
+    def in_order(self, found: Sequence[Sequence[Any]]) -> list[Any]:
+        """What was found for each batch, by item."""
+        places = [place for batch in self.batches for place in batch]
+        by_place = dict(zip(places, (one for batch in found for one in batch), strict=True))
+        return [by_place[place] for place in range(len(self.items))]
+
+
+Tell = Callable[[int, int], None]
+"""Told how many items are done, and how many there are."""
+Compute = Callable[[Sequence[Task]], list[list[Any]]]
+"""What is found for the items of each task."""
+
+
+def writing(prompts: Sequence[list[int]], generation: Generation) -> Task:
+    """Answers to prompts; those of like length are written together."""
+    return Task("write", prompts, like_lengths(prompts, generation.batch_size), generation)
+
+
+def in_turn(kind: Kind, items: Sequence[Any], size: int) -> Task:
+    """Batches in the order of the items."""
+    return Task(kind, items, [range(start, min(start + size, len(items))) for start in range(0, len(items), size)])
+
+
+def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
+    """Compute in this process; the weights are loaded when the first task comes, if they are not there yet."""
+
+    def compute(tasks: Sequence[Task]) -> list[list[Any]]:
+        trained = opened if isinstance(opened, Trained) else load(opened)
+        total, done, found = sum(len(task.items) for task in tasks), 0, []
+        for task in tasks:
+            by_batch = []
+            for number in range(len(task.batches)):
+                by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
+                done += len(task.batches[number])
+                tell(done, total)
+            found.append(task.in_order(by_batch))
+        return found
+
+    return compute
+
+
+def compute_batch(
+    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
+) -> list[Any]:
+    """What the model says of the items of one batch, which depends on nothing but them and the batch's number."""
+    trained.model.eval()
+    if kind == "write":
+        assert generation is not None, "who asks for answers says how they are written"
+        writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
+        return [asdict(answer) for answer in writer.answer_batch(items, generation, number)]
+    if kind == "classify":
+        return [said_of(trained, scores) for scores in logits(trained, items)]
+    if kind == "tag":
+        encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.classification.max_seq_length)
+        return list(tag_words(trained, encoder, items))
+    return [list(sequence_loss(trained.model, ids, labels, trained.manifest.plan.dtype.value)) for ids, labels in items]

@@ -1,0 +1,115 @@
+"""Tasks divided among processes of this machine: dealt by whole batches, and put together again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_ns.engine.callbacks import StopSignal
+from lora_ns.engine.libraries import prepare
+from lora_ns.machine import Machine, detect
+from lora_ns.recipe.generation import Generation
+from lora_ns.rundir import RunDir, write_atomic
+from lora_ns.services.tasks import Compute, Task, Tell, compute_batch, compute_here
+from lora_ns.services.trained import Force, Opened, load, open_run
+from lora_ns.workers import WorkerFiles, run_workers, worker_environments
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that each open a run as it was opened here."""
+
+    count: int
+    machine: Machine
+    base: Path | None = None
+    dtype: str | None = None
+    force: bool = False
+
+
+def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str], None]) -> Compute:
+    """Compute in so many processes; in this one, if that is one or there is one batch.
+
+    Args:
+        workers: how many, and how each opens the run.
+        opened: the run.
+        tell: told how many items are done.
+        note: told if there are more processes than batches.
+    """
+
+    def compute(tasks: Sequence[Task]) -> list[list[Any]]:
+        batches = max(1, *(len(task.batches) for task in tasks))
+        count = min(workers.count, batches)
+        if count < workers.count:
+            several = f"{batches} batches" if batches > 1 else "one batch"
+            note(f"the rows are {several}: {count} of {workers.count} processes answer{'s' * (count == 1)}")
+        if count == 1:
+            if workers.count > 1:
+                prepare(workers.machine)
+            return compute_here(opened, tell)(tasks)
+        with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
+            return _divide(tasks, count, workers, opened, Path(folder), tell)
+
+    return compute
+
+
+def _divide(
+    tasks: Sequence[Task], count: int, workers: Workers, opened: Opened, folder: Path, tell: Tell
+) -> list[list[Any]]:
+    files = [WorkerFiles(folder, number) for number in range(count)]
+    for own in files:
+        write_atomic(own.share, json.dumps(_share(tasks, own.number, count, workers, opened)))
+    device, total = opened.manifest.plan.device.value, sum(len(task.items) for task in tasks)
+    with StopSignal().listening() as stop:
+        environments = worker_environments(os.environ, count, device, workers.machine)
+        run_workers(folder, environments, lambda done: tell(done, total), lambda: stop.number)
+    parts = [json.loads(own.part.read_text(encoding="utf-8")) for own in files]
+    return [_joined(task, (part[number] for part in parts)) for number, task in enumerate(tasks)]
+
+
+def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, opened: Opened) -> dict[str, Any]:
+    """What one process is to do: of each task every so many batches, whose lengths are alike then in all shares."""
+    return {
+        "run": str(opened.run.path.absolute()),
+        "base": str(workers.base.absolute()) if workers.base else None,
+        "dtype": workers.dtype,
+        "force": workers.force,
+        "processes": count,
+        "tasks": [
+            {
+                "kind": task.kind,
+                "generation": task.generation.model_dump_json() if task.generation else None,
+                "batches": [(batch, task.batch(batch)) for batch in range(number, len(task.batches), count)],
+            }
+            for task in tasks
+        ],
+    }
+
+
+def _joined(task: Task, parts: Iterable[Sequence[tuple[int, list[Any]]]]) -> list[Any]:
+    found = dict(batch for part in parts for batch in part)
+    return task.in_order([found[number] for number in range(len(task.batches))])
+
+
+def work(files: WorkerFiles) -> None:
+    """Be one of the processes: compute a share. Raises `LoransError` as the commands do that use a run."""
+    share = json.loads(files.share.read_text(encoding="utf-8"))
+    run = RunDir.open(Path(share["run"]))
+    prepare(detect(), share["processes"])
+    force = Force(lambda _: None) if share["force"] else Force()
+    base = Path(share["base"]) if share["base"] else None
+    trained = load(open_run(run, base, share["dtype"], force))
+    found = []
+    with files.done.open("ab", buffering=0) as done:
+        for task in share["tasks"]:
+            generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
+            by_batch = []
+            for number, items in task["batches"]:
+                by_batch.append((number, compute_batch(trained, task["kind"], items, generation, number)))
+                done.write(b"." * len(items))
+            found.append(by_batch)
+    write_atomic(files.part, json.dumps(found))
