@@ -40,12 +40,13 @@ def job(
 
 
 def _end_with_parent() -> None:
-    """Be sent SIGTERM when the parent is killed, which could not end this process itself; Linux alone has it."""
-    import ctypes
-    import sys
+    """Be sent SIGTERM when standard input ends, which the parent holds open for as long as it lives."""
+    import os
+    import threading
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
 
-
-_PR_SET_PDEATHSIG = 1
+    threading.Thread(target=wait, daemon=True).start()

@@ -118,7 +118,10 @@ def _on_node(config: dict[str, Any]) -> None:
     node, folder = get_context().get_world_rank(), config["folder"]
     endpoint = broadcast_from_rank_zero(_free_endpoint())
     place = ["--node", str(node), "--rdzv-endpoint", endpoint, "--end-with-parent"]
-    code = subprocess.run([sys.executable, "-m", "lora_ns", "job", folder, *place], check=False).returncode
+    # Ray kills what fails, and what waits for it: the command learns of it by its standard input.
+    command = [sys.executable, "-m", "lora_ns", "job", folder, *place]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        code = child.wait()
     if code:
         raise RuntimeError(f"`lorans job` ended with {code} on {socket.gethostname()}, node {node}")
 
