@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,19 +77,24 @@ def offered() -> list[str]:
 def prepare_run(folder: Path, *overrides: str) -> RunDir:
     """A run of two processes up to the point where they would be started."""
     folder.mkdir(parents=True)
-    prepared: list[RunDir] = []
+    return prepared(lambda: run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2"))
+
+
+def prepared(start: Callable[[], object]) -> RunDir:
+    """The run of several processes that is started, up to the point where they would be."""
+    found: list[RunDir] = []
 
     def keep(run: RunDir, *_: object) -> object:
         assert (run.data / "train").is_dir(), "the rows are tokenised before a process could wait for another"
-        prepared.append(run)
+        found.append(run)
         return train.TrainResult(str(run.path), "", 0, 0, {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
         patch.setattr("lora_ns.processes._division_problems", lambda *_: [])
         patch.setattr(train, "_execute_ranks", keep)
-        run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2")
-    return prepared[0]
+        start()
+    return found[0]
 
 
 def drive(runs: Sequence[str]) -> None:
