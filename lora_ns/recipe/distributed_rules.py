@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.recipe.finding import Finding
-from lora_ns.recipe.peft import Lora, PeftMethod, method_name
+from lora_ns.recipe.peft import AdaLora, Lora, PeftMethod, method_name
 from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
 
@@ -28,7 +28,8 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
         ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
-        ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
+        ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),
+        ("peft.use_kasa", not isinstance(asked, Ddp) and lora is not None and lora.use_kasa, _KASA),
         ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
         ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
         ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
@@ -40,6 +41,8 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
 
 
 _LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
+_ADALORA = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
+_KASA = 'KaSA trains in one process or by "ddp" for now'
 _TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 

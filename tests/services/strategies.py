@@ -52,7 +52,13 @@ CLUSTER: Mapping[str, Cell] = {
     "accumulation": Cell(("training.per_device_train_batch_size=1",)),
 }
 """What is trained under every strategy, in a session of its own."""
+BY_DDP_ALONE: Mapping[str, Cell] = {
+    "adalora": Cell(('peft.method="adalora"', "training.max_steps=20")),
+    "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8", "training.max_steps=20"), interrupted=True),
+}
+"""What no other strategy trains."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
+    "ddp": BY_DDP_ALONE,
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
     "fsdp": {"nf4": CLUSTER["nf4"], "ia3": CLUSTER["ia3"]},
