@@ -8,6 +8,8 @@ ANOTHER_ADAPTER = "two processes gave another adapter than one"
 SHARES_PARAMETERS = "its layers share parameters, and FSDP divides layer by layer"
 READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
 
+GRADIENTS_ARE_DIVIDED = "its ranks are weighed by whole gradients"
+
 
 @dataclass(frozen=True)
 class Capabilities:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,7 +36,12 @@ def train(
     ] = False,
     num_processes: Annotated[
         int | None,
-        typer.Option("--num-processes", min=1, help="Processes that train together (DDP).", show_default=False),
+        typer.Option(
+            "--num-processes",
+            min=1,
+            help="Processes that train together (DDP); a run may be resumed with others.",
+            show_default=False,
+        ),
     ] = None,
     gpus: Gpus = None,
     nodes: Annotated[
@@ -55,7 +60,12 @@ def train(
     """Train the adapter of a recipe."""
     if resume and overwrite:
         raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
-    overrides = [*overrides, *_processes(recipe, overrides, num_processes, gpus, nodes, rdzv_endpoint)]
+    is_run = resume and recipe.is_dir()
+    count = asked_processes(num_processes, gpus, "trains")
+    if is_run and (overrides or nodes or rdzv_endpoint):
+        what = "a run goes on as it was started, but for `--num-processes`"
+        raise UsageError(Problem("--set" if overrides else "", what, "leave it away, or start a new run"))
+    overrides = [*overrides, *_processes(recipe, overrides, count, nodes, rdzv_endpoint)]
     if dry_run:
         from lora_ns.cli.plan import plan
 
@@ -65,9 +75,6 @@ def train(
 
     if recipe.is_dir() and not resume:
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
-    is_run = resume and recipe.is_dir()
-    if is_run and overrides:
-        raise UsageError(Problem("--set", "a run goes on as it was started", "leave it away, or start a new run"))
     loaded = None if is_run else load_recipe(recipe, overrides)
     where = recipe if loaded is None else Path(loaded.recipe.training.output_dir).expanduser()
     run = _own_run(where.absolute(), loaded) if resume else None
@@ -77,7 +84,7 @@ def train(
 
     with Progress(2) as progress, Noise() as noise:
         if run is not None:
-            result = service.resume(run, progress, noise, loaded)
+            result = service.resume(run, progress, noise, loaded, count)
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
@@ -109,17 +116,18 @@ def _own_run(path: Path, loaded: LoadedRecipe | None) -> RunDir:
 def _processes(
     recipe: Path,
     overrides: list[str],
-    num_processes: int | None,
-    gpus: str | None,
+    count: int | Literal["auto"] | None,
     nodes: int | None,
     rdzv_endpoint: str | None,
 ) -> list[str]:
     """The overrides that the options stand for."""
-    if num_processes is None and gpus is None and nodes is None and rdzv_endpoint is None:
+    if count is None and nodes is None and rdzv_endpoint is None:
         return []
-    asked = asked_processes(num_processes, gpus, "trains")
-    count = '"auto"' if asked == "auto" else asked
-    written = {"num_processes": count, "num_nodes": nodes, "rdzv_endpoint": rdzv_endpoint and f'"{rdzv_endpoint}"'}
+    written = {
+        "num_processes": '"auto"' if count == "auto" else count,
+        "num_nodes": nodes,
+        "rdzv_endpoint": rdzv_endpoint and f'"{rdzv_endpoint}"',
+    }
     from lora_ns.recipe.load import written as written_in
 
     said = written_in(recipe, overrides, "distributed", "strategy") if recipe.is_file() else None

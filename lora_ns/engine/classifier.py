@@ -26,11 +26,15 @@ def loss_of(
 ) -> Tensor:
     """The loss summed over what has a label: rows, the labels of rows, or words.
 
-    Each is multiplied by the weight of its class, or, of several labels, by the weight of those that apply.
+    Each is multiplied by the weight of its class, or, of several labels, by the weight of those that apply. Rows whose
+    labels are no numbers only fill up a batch, see `in_whole_batches`.
     """
     from torch.nn import functional
 
     logits = logits.float()
+    if labels.is_floating_point():
+        has_labels = ~labels.isnan().reshape(len(labels), -1).any(-1)
+        logits, labels = logits[has_labels], labels[has_labels]
     if problem_type == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
     if problem_type == "multi_label_classification":
@@ -86,10 +90,12 @@ def classifier_trainer_class() -> Any:
         weights: Sequence[float] | None = None
 
         def _count(self, labels: Any) -> Any:
-            """What has a label, as `Trainer` counts it: no score is left out, whatever it is."""
-            return torch.zeros_like(labels, dtype=torch.long) if labels.is_floating_point() else labels
+            """What has a label, as `Trainer` counts it: no score is left out, whatever number it is."""
+            return labels.isnan() * IGNORED if labels.is_floating_point() else labels
 
         def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return None  # an evaluation weighs the batches of each process by themselves, see `counted`
             # As `shift_labels` they are counted as they are. The trainer leaves out the first token of each row where a
             # decoder tags words: it takes that loss for one of next tokens.
             found = [self._count(batch["labels"]) for batch in batch_samples]
@@ -114,7 +120,7 @@ def metrics_of(recipe: Recipe, problem_type: str | None, labels: Sequence[str]) 
     """The Trainer's `compute_metrics`, on predictions that `first_logits` has made."""
 
     def metrics(prediction: Any) -> dict[str, float]:
-        logits, expected = prediction.predictions, prediction.label_ids
+        logits, expected = _that_count(prediction.predictions, prediction.label_ids)
         if recipe.task_type == "TOKEN_CLS":
             scored = expected != IGNORED
             sides = [
@@ -130,6 +136,15 @@ def metrics_of(recipe: Recipe, problem_type: str | None, labels: Sequence[str]) 
         return classification_metrics(logits.argmax(-1).tolist(), expected.tolist(), len(labels))
 
     return metrics
+
+
+def _that_count(predicted: Any, expected: Any) -> tuple[Any, Any]:
+    """Rows with anything to predict: the last batches of several processes are filled up."""
+    import numpy
+
+    has_label = ~numpy.isnan(expected) if expected.dtype.kind == "f" else expected != IGNORED
+    counts = has_label.reshape(len(expected), -1).any(-1)
+    return predicted[counts], expected[counts]
 
 
 def _probable(logits: Any, threshold: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -202,6 +203,12 @@ def in_whole_batches(rows: datasets.Dataset, size: int) -> datasets.Dataset:
     if not missing:
         return rows
     shortest = min(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))
-    row = dict(rows[shortest])
-    row["labels"] = [IGNORED] * len(row["labels"])
+    row = {**rows[shortest], "labels": _nothing(rows[shortest]["labels"])}
     return datasets.concatenate_datasets([rows, datasets.Dataset.from_list([row] * missing, features=rows.features)])
+
+
+def _nothing(labels: Any) -> Any:
+    """What stands in the place of labels where there is nothing to predict: for a score, no number is ruled out."""
+    if isinstance(labels, list):
+        return [_nothing(label) for label in labels]
+    return math.nan if isinstance(labels, float) else IGNORED

@@ -90,7 +90,7 @@ def make_trainer(
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    for callback in (*callbacks, *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
+    for callback in (*callbacks, epoch_order(), *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
         trainer.add_callback(callback)
     return trainer
 
@@ -168,6 +168,24 @@ def rank_allocation() -> TrainerCallback:
             model.base_model.update_and_allocate(state.global_step + 1)
 
     return RankAllocation()
+
+
+def epoch_order() -> TrainerCallback:
+    """Tell the sampler its epoch.
+
+    A run of several processes that is resumed within an epoch skips batches by a loader that hands no epoch on, and
+    would go on in the order of the first one.
+    """
+    import transformers
+
+    class EpochOrder(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Called before the batches that are done with are skipped."""
+
+        def on_epoch_begin(self, _args: Any, state: Any, _control: Any, *, train_dataloader: Any, **_: Any) -> None:
+            if hasattr(train_dataloader, "set_epoch"):
+                train_dataloader.set_epoch(int(state.epoch or 0))
+
+    return EpochOrder()
 
 
 @functools.cache

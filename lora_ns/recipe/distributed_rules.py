@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.recipe.finding import Finding
-from lora_ns.recipe.peft import Lora, PeftMethod, method_name
+from lora_ns.recipe.peft import AdaLora, Lora, PeftMethod, method_name
 from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
 
@@ -25,11 +25,11 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     start = lora.init_lora_weights if lora and lora.starts_later else ""
     can, is_zero = method.capabilities.ddp, isinstance(asked, DeepSpeed)
     refused = (
-        ("task_type", recipe.task_type != "CAUSAL_LM", "classifiers train in one process for now"),
         ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
-        ("peft.use_kasa", lora is not None and lora.use_kasa, "KaSA trains in one process for now"),
+        ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),
+        ("peft.use_kasa", not isinstance(asked, Ddp) and lora is not None and lora.use_kasa, _KASA),
         ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
         ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
         ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
@@ -41,6 +41,8 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
 
 
 _LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
+_ADALORA = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
+_KASA = 'KaSA trains in one process or by "ddp" for now'
 _TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
@@ -60,6 +62,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     rows = (
         ("peft.method", can is not True, f"{method_name(method)} needs whole weights: {can}"),
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
+        ("task_type", is_fsdp and recipe.task_type != "CAUSAL_LM", _EMBEDDINGS),
         ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
@@ -72,6 +75,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     return None
 
 
+_EMBEDDINGS = "accelerate cannot divide the embeddings of a classifier"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 

@@ -49,8 +49,8 @@ def page() -> str:
         *(_row(marks(name, kind)) for name, kind in METHODS.items()),
         "",
         "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
-        "*processes*: several with whole weights train the adapter of one (DDP, ZeRO-1, ZeRO-2); see",
-        "[several processes](distributed.md).",
+        "*processes*: several with whole weights train the adapter of one (DDP, ZeRO-1, ZeRO-2; AdaLoRA by DDP alone);",
+        "see [several processes](distributed.md).",
         "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
     ]
     for name, kind in METHODS.items():

@@ -71,7 +71,8 @@ from lora_ns.machine import Machine, detect
 from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
-from lora_ns.recipe.distributed import AutoStrategy, Processes, is_launched
+from lora_ns.processes import count_processes
+from lora_ns.recipe.distributed import AutoStrategy, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
 from lora_ns.rows import told_left_out
@@ -91,6 +92,7 @@ from lora_ns.rundir import (
 from lora_ns.services.answers import Answers
 from lora_ns.services.prepare import open_renderer, prepare
 from lora_ns.services.ranks import forget_strays, run_ranks
+from lora_ns.services.regroup import Count, asked_count, regrouped, with_count
 from lora_ns.services.seal import Seal
 from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
 from lora_ns.zero import with_deepspeed
@@ -258,7 +260,13 @@ def _made(
         yield _Made(run, prepared, machine, surroundings, is_launched(loaded.recipe.distributed, processes))
 
 
-def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None = None) -> TrainResult:
+def resume(
+    run: RunDir,
+    observer: Observer,
+    noise: libraries.Noise,
+    loaded: LoadedRecipe | None = None,
+    count: Count | None = None,
+) -> TrainResult:
     """Go on with a run from its last complete checkpoint, or from its first step, from the run directory alone.
 
     Args:
@@ -266,35 +274,55 @@ def resume(run: RunDir, observer: Observer, noise: libraries.Noise, loaded: Load
         observer: who is told.
         noise: goes on in the run's log.
         loaded: the recipe, if one was named; it has to say what the run was started with.
+        count: processes to go on with, if not as many as before; else the recipe's.
 
     Raises:
-        UsageError: if the run is finished, or its recipe was changed.
+        UsageError: if the run is finished, its recipe was changed, or so many processes would train something else.
     """
     check_not_launched(os.environ)
-    manifest = run.read()
+    manifest, machine = run.read(), detect()
     base = reopen_base(manifest)
     if loaded is not None:
-        loaded = fit_to_base(loaded, base.facts)
-        if isinstance(loaded.recipe.distributed, AutoStrategy):  # which was settled when the run was started
-            settled = loaded.recipe.model_copy(update={"distributed": manifest.recipe.distributed})
-            loaded = replace(loaded, recipe=settled)
-        _check_same(manifest, loaded)
-        manifest = run.update(recipe=manifest.recipe.model_copy(update={"distributed": loaded.recipe.distributed}))
+        count = asked_count(manifest.recipe.distributed, loaded.recipe.distributed)
+        manifest = _as_asked(manifest, fit_to_base(loaded, base.facts), count)
     if manifest.status == "finished":
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
-    machine, processes = detect(), manifest.plan.world_size.value
+    before = processes = manifest.plan.world_size.value
+    asked: Strategy = manifest.recipe.distributed
+    if count is not None:
+        asked = with_count(asked, count)
+        processes = count_processes(asked, machine)
     surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
+    if processes != before:
+        manifest = regrouped(run, manifest, base, machine, asked)
+        observer.warn(f"begun with {before} process{'es' * (before > 1)}, and goes on with {processes}")
     prepared = _reopen(run, manifest, base)
     noise.attach(run.log)
     found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
     _check_resumable(run, manifest, found)
     if found is None:
         observer.warn("no complete checkpoint: starting from the first step")
-    if is_launched(manifest.recipe.distributed, processes):
+    launched = is_launched(manifest.recipe.distributed, processes)
+    if launched or processes != before:
         _check_devices(run, manifest, machine)
+    run.update(recipe=manifest.recipe, plan=manifest.plan)
+    if launched:
         return _execute_ranks(run, surroundings, machine, observer)
     return _execute(run, prepared, observer, found)
+
+
+def _as_asked(manifest: Manifest, loaded: LoadedRecipe, count: Count | None) -> Manifest:
+    """The manifest with what may change of a recipe that is to be resumed. Raises `UsageError`."""
+    begun, wanted = manifest.recipe.distributed, loaded.recipe.distributed
+    if isinstance(wanted, AutoStrategy):  # which was settled when the run was started
+        wanted = begun
+    elif count is not None:  # which is looked at by itself, see `regrouped`
+        kept = {"num_processes": begun.num_processes} if isinstance(begun, Processes) else {}
+        wanted = wanted.model_copy(update=kept) if kept else begun
+    loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"distributed": wanted}))
+    _check_same(manifest, loaded)
+    return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"distributed": wanted})})
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
@@ -368,11 +396,12 @@ def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
 
 
 def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
-    """A run goes on with as many processes as it was started with. Raises `UsageError`."""
+    """There is a device for each process of a run that goes on. Raises `UsageError`."""
     count, device = manifest.plan.world_size.value, manifest.plan.device.value
     if machine.accelerator != device or (device == "cuda" and len(machine.gpus) < count):
-        what = f"started with {count} processes on {device}, and this machine has {len(machine.gpus)} GPUs"
-        raise UsageError(Problem(str(run.path), what, "go on where it was started, or start a new run"))
+        what = f"has {count} processes on {device}, and this machine has {len(machine.gpus)} GPUs"
+        remedy = "go on where it was started, or with as many by `--num-processes`"
+        raise UsageError(Problem(str(run.path), what, remedy))
 
 
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:

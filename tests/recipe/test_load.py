@@ -290,7 +290,7 @@ BROKEN = {
         "evaluation.exact_match=true",
         "evaluation.answer_pattern=(a",
     ],
-    "processes_train_together": ["distributed.strategy=ddp", "task_type=SEQ_CLS"],
+    "processes_train_together": ["training.max_steps=3", "distributed.strategy=ddp", "dataset.streaming=true"],
     "weights_can_be_divided": ["distributed.strategy=fsdp", "quantization.method=bnb-8bit"],
     "zero_keys_fit_together": [
         "distributed.strategy=deepspeed",
@@ -377,6 +377,11 @@ MORE_BROKEN = [
     ["peft.lora_r=7", "peft.init_lora_weights=orthogonal"],
     ["model.revision=v1.0", "model.trust_remote_code=true"],
     ["peft.extra.task_type=CAUSAL_LM"],
+    ["distributed.strategy=deepspeed", "peft.method=adalora"],
+    ["distributed.strategy=fsdp", "peft.method=adalora"],
+    ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
+    ["distributed.strategy=fsdp", "task_type=SEQ_CLS"],
+    ["distributed.strategy=fsdp", "task_type=TOKEN_CLS"],
     ["peft.extra.peft_type=LORA"],
 ]
 

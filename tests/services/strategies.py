@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,13 @@ CLUSTER: Mapping[str, Cell] = {
 }
 """What is trained under every strategy, in a session of its own."""
 CLUSTER_STEPS = 20
+BY_DDP_ALONE: Mapping[str, Cell] = {
+    "adalora": Cell(('peft.method="adalora"', "training.max_steps=20")),
+    "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8", "training.max_steps=20"), interrupted=True),
+}
+"""What no other strategy trains."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
+    "ddp": BY_DDP_ALONE,
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
     "fsdp": {"nf4": CLUSTER["nf4"], "prompt-tuning": CLUSTER["prompt-tuning"]},
@@ -73,19 +79,24 @@ def offered() -> list[str]:
 def prepare_run(folder: Path, *overrides: str) -> RunDir:
     """A run of two processes up to the point where they would be started."""
     folder.mkdir(parents=True)
-    prepared: list[RunDir] = []
+    return prepared(lambda: run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2"))
+
+
+def prepared(start: Callable[[], object]) -> RunDir:
+    """The run of several processes that is started, up to the point where they would be."""
+    found: list[RunDir] = []
 
     def keep(run: RunDir, *_: object) -> object:
         assert (run.data / "train").is_dir(), "the rows are tokenised before a process could wait for another"
-        prepared.append(run)
+        found.append(run)
         return train.TrainResult(str(run.path), "", 0, 0, {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
         patch.setattr("lora_ns.processes._division_problems", lambda *_: [])
         patch.setattr(train, "_execute_ranks", keep)
-        run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2")
-    return prepared[0]
+        start()
+    return found[0]
 
 
 def drive(runs: Sequence[str]) -> None:

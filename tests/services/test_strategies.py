@@ -1,6 +1,7 @@
 """Two processes give the adapter of one, however the work is divided, and go on to the same bits."""
 
 import functools
+import json
 
 import pytest
 import torch
@@ -48,9 +49,15 @@ def check_same(run, one, strategy):
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
+    assert allocated(run) == allocated(one)
     for name in ("before/eval_loss", "eval_loss", "eval_mean_token_accuracy"):
         assert manifest.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
     assert manifest.seal.largest_difference < 1e-6
+
+
+def allocated(run):
+    """The ranks that AdaLoRA has left to each layer."""
+    return json.loads((run.adapter / "adapter_config.json").read_text()).get("rank_pattern")
 
 
 @pytest.mark.parametrize("strategy", [name for name in SAMPLE if name in offered()])

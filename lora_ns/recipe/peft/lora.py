@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.capabilities import Capabilities
+from lora_ns.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
 from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import LayeredMethod, ModuleNames
 
@@ -126,7 +126,8 @@ class AdaLora(LayeredMethod):
     config_file: ClassVar[str] = "tuners/adalora/config.py"
     parents: ClassVar[tuple[tuple[str, str], ...]] = (("tuners/lora/config.py", "LoraConfig"),)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ddp="its ranks are allocated in one process for now",
+        zero3=GRADIENTS_ARE_DIVIDED,
+        fsdp=GRADIENTS_ARE_DIVIDED,
         resume="its checkpoints have cut ranks, which PEFT does not load into a new adapter",
         typical_learning_rate=1e-3,
         benchmark="rank 32: 0.373 in 19 min and 21.2 GB",

@@ -1,0 +1,152 @@
+"""A run goes on with other processes where that gives the adapter of the uninterrupted run, or says why not."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from services_recipes import CLASSES, RECIPE, run_recipe
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.errors import LoransError
+from lora_ns.machine import detect
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rundir import RunDir
+from lora_ns.services.regroup import regrouped, with_count
+from lora_ns.services.trained import reopen_base
+
+pytestmark = pytest.mark.slow
+
+SHARED = (
+    "training.max_steps=15",
+    "training.save_steps=5",
+    "training.eval_steps=5",
+    "training.save_total_limit=5",
+    "training.per_device_train_batch_size=2",
+    "training.learning_rate=1e-3",
+    "dataset.max_eval_samples=7",
+)
+"""Eight steps are an epoch: the last checkpoint but one is within the second."""
+
+
+@pytest.fixture(autouse=True)
+def _enough_cores(monkeypatch):
+    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 3)
+
+
+def go_on(run, step, *command):
+    """Leave a finished run as it was after a step, and let the command go on with it."""
+    for checkpoint in run.checkpoints.glob("checkpoint-*"):
+        if int(checkpoint.name.rpartition("-")[2]) > step:
+            shutil.rmtree(checkpoint)
+    run.update(status="interrupted", distributed=None)
+    shutil.rmtree(run.adapter)
+    done = CliRunner().invoke(app, ["train", *command], catch_exceptions=False)
+    assert done.exit_code == 0
+
+
+def check_same(run, expected, metrics, count):
+    manifest = run.read()
+    assert (manifest.status, manifest.distributed.world_size, manifest.plan.world_size.value) == (
+        "finished",
+        count,
+        count,
+    )
+    assert manifest.plan.gradient_accumulation_steps.value == 4 // count
+    found = load_file(run.adapter / WEIGHTS)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
+    for name in ("before/eval_loss", "eval_loss", "eval_mean_token_accuracy"):
+        assert manifest.metrics[name] == pytest.approx(metrics[name], abs=1e-5)
+
+
+def test_other_processes_go_on_to_the_adapter_of_the_uninterrupted_run(tmp_path):
+    run = run_recipe(tmp_path, RECIPE, *SHARED)
+    expected, metrics = load_file(run.adapter / WEIGHTS), run.read().metrics
+    go_on(run, 5, "run", "--resume", "--num-processes", "2")
+    check_same(run, expected, metrics, 2)
+    shared = [word for override in SHARED for word in ("--set", override)]
+    go_on(run, 10, "recipe.toml", "--resume", "--num-processes", "1", *shared)
+    check_same(run, expected, metrics, 1)
+
+
+ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2")
+REFUSED = {
+    "dropout": (("peft.lora_dropout=0.1",), "`lora_dropout` is 0.1, and each process draws for itself"),
+    "noise": (("sft.neftune_noise_alpha=5",), "`neftune_noise_alpha` is 5"),
+    "zero": (ZERO, "ZeRO-2 has divided the optimizer's state"),
+    "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has divided the optimizer's state"),
+    "method": (("peft.trainable_token_indices=[5]",), "rows of single tokens are trained in one process"),
+    "accumulation": (
+        ("training.gradient_accumulation_steps=2",),
+        "`gradient_accumulation_steps = 2` makes the global batch follow their number",
+    ),
+    "extra": (("training.extra.dataloader_drop_last=true",), "`training.extra.dataloader_drop_last` makes the batches"),
+    "batch": (("training.per_device_train_batch_size=4",), "the global batch of 8 does not divide over them"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(lora_run):
+    return lora_run.read()
+
+
+def refusal(run, manifest, count):
+    machine = detect()
+    asked = with_count(manifest.recipe.distributed, count)
+    with pytest.raises(LoransError) as caught:
+        regrouped(run, manifest, reopen_base(manifest), machine, asked)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_train_something_else_is_refused(write_recipe, lora_run, whole, name):
+    overrides, told = REFUSED[name]
+    text = RECIPE.replace("global_batch_size = 8\n", "") if name == "accumulation" else RECIPE
+    recipe = load_recipe(write_recipe(text), overrides).recipe
+    said = refusal(lora_run, whole.model_copy(update={"recipe": recipe}), 3 if name == "batch" else 2)
+    assert said.startswith(f"{lora_run.path}: begun with 1 process, and ")
+    assert told in said
+    assert said.endswith("(go on by `--num-processes 1`, or start a new run)")
+
+
+def test_a_base_that_drops_is_refused(write_recipe, lora_run, whole):
+    recipe = load_recipe(write_recipe(CLASSES.replace("SEQ_CLS", "TOKEN_CLS"))).recipe
+    said = refusal(lora_run, whole.model_copy(update={"recipe": recipe}), 2)
+    assert "of the base, " in said
+    assert "drop" in said
+
+
+def test_rows_that_do_not_divide_are_refused_where_an_epoch_ends(lora_run, whole):
+    plan = whole.plan
+
+    def with_rows(rows):
+        rows_now = plan.train_rows.model_copy(update={"value": rows})
+        return whole.model_copy(update={"plan": plan.model_copy(update={"train_rows": rows_now})})
+
+    assert "43 rows do not divide over both numbers" in refusal(lora_run, with_rows(43), 2)
+    asked = with_count(whole.recipe.distributed, 2)
+    found = regrouped(lora_run, with_rows(49), reopen_base(whole), detect(), asked)
+    assert found.plan.world_size.value == 2
+
+
+def test_more_processes_than_there_is_room_for_are_refused(lora_run, whole):
+    assert "4 processes, and there are 3 cores here" in refusal(lora_run, whole, 4)
+
+
+def test_a_run_takes_no_other_option(lora_run):
+    for words in (["--set", "training.seed=1"], ["--nodes", "2"]):
+        done = CliRunner().invoke(app, ["train", str(lora_run.path), "--resume", *words])
+        assert "a run goes on as it was started, but for `--num-processes`" in str(done.exception)
+
+
+def test_the_run_is_left_as_it_was_when_it_is_refused(tmp_path):
+    run = run_recipe(tmp_path, RECIPE, "peft.lora_dropout=0.1", "training.max_steps=2")
+    run.update(status="interrupted")
+    before = run.manifest_file.read_text()
+    done = CliRunner().invoke(app, ["train", str(run.path), "--resume", "--num-processes", "2"])
+    assert "`lora_dropout` is 0.1" in str(done.exception)
+    assert run.manifest_file.read_text() == before
+    assert RunDir.open(run.path).read().plan.world_size.value == 1
