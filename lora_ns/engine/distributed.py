@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.sharding import put_together
-from lora_ns.errors import Problem, RunError
+from lora_ns.errors import MissingError, Problem, RunError
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.rundir import DistributedRecord
 
@@ -58,6 +59,31 @@ def join(rank: Rank, device: str, timeout: int) -> None:
     if device == "cuda":
         torch.cuda.set_device(rank.local)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+
+
+def check_deepspeed(asked: Strategy, device: str) -> None:
+    """See that DeepSpeed can be imported, and that what it compiles at its start can be compiled.
+
+    Args:
+        asked: the strategy.
+        device: what is trained on; on a CPU, and for what is offloaded to one, a part of it is compiled.
+
+    Raises:
+        MissingError: before a process is started.
+    """
+    if not isinstance(asked, DeepSpeed):
+        return
+    compiler = os.environ.get("CXX", "c++")
+    if (device == "cpu" or asked.offload_optimizer != "none") and shutil.which(compiler) is None:
+        what = f"DeepSpeed compiles a part of itself for the CPU, and there is no `{compiler}`"
+        raise MissingError(Problem("distributed.strategy", what, 'install a C++ compiler, or write `strategy = "ddp"`'))
+    try:
+        import deepspeed  # noqa: F401
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = f"`deepspeed` is installed, and cannot be imported: {said}"
+        remedy = '`pip install --force-reinstall --no-deps deepspeed`, or write `strategy = "ddp"`'
+        raise MissingError(Problem("distributed.strategy", what, remedy)) from error
 
 
 def is_one_of_several() -> bool:

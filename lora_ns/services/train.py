@@ -35,6 +35,7 @@ from lora_ns.engine.distributed import (
     Rank,
     agreed,
     check_agreed,
+    check_deepspeed,
     check_world,
     check_wrapped,
     in_whole_batches,
@@ -220,6 +221,7 @@ def _made(
     observer.stage("loading the libraries")
     surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
+    check_deepspeed(loaded.recipe.distributed, machine.accelerator)
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
     plan = make_plan(loaded, machine, base, rows.facts)

@@ -49,12 +49,11 @@ CLUSTER: Mapping[str, Cell] = {
 """What is trained under every strategy, in a session of its own."""
 CLUSTER_STEPS = 20
 BY_DDP_ALONE: Mapping[str, Cell] = {
-    "adalora": Cell(('peft.method="adalora"', "training.max_steps=20")),
-    "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8", "training.max_steps=20"), interrupted=True),
+    "adalora": Cell(('peft.method="adalora"',)),
+    "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8"), interrupted=True),
 }
 """What no other strategy trains."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
-    "ddp": BY_DDP_ALONE,
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
     "fsdp": {"nf4": CLUSTER["nf4"], "prompt-tuning": CLUSTER["prompt-tuning"]},

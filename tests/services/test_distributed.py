@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -16,8 +17,9 @@ from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
-from lora_ns.errors import InterruptedRunError, LoransError, RunError
+from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError
 from lora_ns.rundir import RunDir
+from lora_ns.services import train as train_service
 from lora_ns.services.train import resume
 
 pytestmark = pytest.mark.slow
@@ -157,3 +159,40 @@ def test_a_recipe_is_prepared_for_another_launcher(tmp_path):
     alone = CliRunner().invoke(app, ["launch-command", "recipe.toml", "--set", "training.output_dir=alone"])
     assert "the recipe trains in one process" in str(alone.exception)
     assert not (tmp_path / "alone/manifest.json").exists()
+
+
+@pytest.mark.cluster
+def test_a_tokenizer_that_is_slower_than_processes_wait_for_one_another(tmp_path, monkeypatch):
+    prepare = train_service.prepare
+
+    def slowly(*arguments):
+        time.sleep(40)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(train_service, "prepare", slowly)
+    run = run_recipe(tmp_path, RECIPE, *SHARED, *TWO, "distributed.timeout=10")
+    assert run.read().status == "finished"
+
+
+DEEPSPEED = ('distributed.strategy="deepspeed"', "distributed.num_processes=2")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        ("import", "`deepspeed` is installed, and cannot be imported: ImportError: libaio.so.1: cannot open"),
+        ("compiler", "DeepSpeed compiles a part of itself for the CPU, and there is no `no-such-compiler`"),
+    ],
+)
+def test_a_deepspeed_that_cannot_work_is_told_before_a_run_is_made(tmp_path, monkeypatch, breaks, message):
+    if breaks == "compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    else:
+        package = tmp_path / "broken" / "deepspeed"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text('raise ImportError("libaio.so.1: cannot open shared object file")')
+        monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+        monkeypatch.syspath_prepend(str(package.parent))
+    with pytest.raises(MissingError, match=re.escape(message)):
+        run_recipe(tmp_path, RECIPE, *DEEPSPEED)
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,18 @@ import torch
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe
-from strategies import CLUSTER, CLUSTER_STEPS, SAMPLE, SHARED, STRATEGIES, check_trained, drive, offered, prepare_run
+from strategies import (
+    BY_DDP_ALONE,
+    CLUSTER,
+    CLUSTER_STEPS,
+    SAMPLE,
+    SHARED,
+    STRATEGIES,
+    check_trained,
+    drive,
+    offered,
+    prepare_run,
+)
 
 from lora_ns.engine.adapter import WEIGHTS
 
@@ -68,4 +79,5 @@ def test_two_processes_give_the_adapter_of_one(tmp_path, alone, strategy):
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_adapter_of_one_process(tmp_path, alone, strategy):
-    check_strategy(tmp_path, strategy, CLUSTER, alone, f"training.max_steps={CLUSTER_STEPS}")
+    rows = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}
+    check_strategy(tmp_path, strategy, rows, alone, f"training.max_steps={CLUSTER_STEPS}")
