@@ -28,6 +28,9 @@ output_dir = "run"
 max_steps = {steps}
 global_batch_size = 16
 per_device_train_batch_size = 4
+[sft]
+on_overflow = "drop"
+max_seq_length = 512
 """
 
 

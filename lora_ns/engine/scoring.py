@@ -8,6 +8,8 @@ numbers come from the positions in the loss, projected once.
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,6 @@ from lora_ns.engine.render import IGNORED
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-    from peft import PeftModel
 
 POSITIONS_AT_ONCE = 1024
 """Positions projected at once: what is kept of them is their size times that of the vocabulary."""
@@ -39,25 +40,28 @@ class Scores:
 class AnswerScorer:
     """Called by `SFTTrainer.compute_loss` in the place of the model."""
 
-    def __init__(self, model: PeftModel, accelerator: Accelerator) -> None:
-        self._base = model.get_base_model()
+    def __init__(self, model: Any, accelerator: Accelerator) -> None:
+        self._model = model
+        self._base = _adapted(model).get_base_model()
         self._accelerator = accelerator
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether a model's scores are those of its backbone and a frozen linear head, in this one process."""
+        """Whether a model's scores are those of its backbone and a frozen linear head, alone or by DDP."""
         import torch
         from peft import PeftModel
 
-        if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        adapted = _adapted(model)
+        if not isinstance(adapted, PeftModel) or adapted.active_peft_config.is_prompt_learning:
             return False
-        base = model.get_base_model()
+        base = adapted.get_base_model()
         head = base.get_output_embeddings()
         return (
             base.device.type == "cpu"
             and type(head) is torch.nn.Linear
             and not any(parameter.requires_grad for parameter in head.parameters())
             and not is_rescaled(base)
+            and (adapted is model or "logits_to_keep" in inspect.signature(type(base).forward).parameters)
         )
 
     def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
@@ -70,18 +74,37 @@ class AnswerScorer:
         """
         del fused_lm_head
         with self._accelerator.autocast():
-            hidden = self._base.base_model(**inputs).last_hidden_state[:, :-1]
+            hidden = self._hidden(inputs)[:, :-1]
             targets = labels[:, 1:]
             mask = targets != IGNORED
             scored = self._score(hidden[mask], targets[mask])
         log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in scored)
         return Scores(log_probs, entropy, is_top1, mask)
 
+    def _hidden(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """What the head is given, of shape (rows, positions, width).
+
+        DDP adds up the gradients of what went through itself: it is asked for the whole model, and almost no logits.
+        """
+        if self._model is _adapted(self._model):
+            hidden: torch.Tensor = self._base.base_model(**inputs).last_hidden_state
+            return hidden
+        found = self._model(**inputs, output_hidden_states=True, logits_to_keep=1)
+        last: torch.Tensor = found.hidden_states[-1]
+        return last
+
     def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position."""
         head = self._base.get_output_embeddings()
         scored: tuple[torch.Tensor, ...] = scoring_function().apply(hidden, head.weight, head.bias, targets)
         return scored
+
+
+def _adapted(model: Any) -> Any:
+    """The model itself, if DDP has it."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class HeadScorer(AnswerScorer):

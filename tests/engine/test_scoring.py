@@ -67,6 +67,39 @@ def test_scores_and_gradients_are_those_of_all_positions(base, method, accelerat
         assert (gradient - wanted[name]).norm() <= tolerance * wanted[name].norm(), name
 
 
+@pytest.fixture
+def one_of_one(tmp_path):
+    """A process group of this process alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_ddp_sees_every_gradient_of_the_scored_positions(one_of_one, base, method):
+    model = adapted(base, method)
+    expected = AnswerScorer(model, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+    wanted = gradients(model, -expected.log_probs.sum())
+    shared = torch.nn.parallel.DistributedDataParallel(model)
+    seen = []
+    shared.register_comm_hook(None, lambda _, bucket: _seen(bucket, seen))
+    assert AnswerScorer.fits(shared)
+    got = AnswerScorer(shared, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+    assert torch.allclose(got.log_probs, expected.log_probs, atol=1e-6)
+    for name, gradient in gradients(model, -got.log_probs.sum()).items():
+        assert torch.allclose(gradient, wanted[name], atol=1e-6), name
+    assert sum(seen) == sum(value.numel() for value in wanted.values())
+
+
+def _seen(bucket, sizes):
+    """What DDP is about to add up over the processes."""
+    sizes.append(bucket.buffer().numel())
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
 def test_any_loss_on_the_log_probabilities_has_its_own_gradient():
     """Dynamic fine-tuning weighs each token: the scaling in the backward pass has to be by position."""
     generator = torch.Generator().manual_seed(3)
