@@ -102,16 +102,13 @@ def last_job(run: RunDir) -> tuple[Path, Job] | None:
     return None
 
 
-def make_job(
-    loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, nodes: int, options: dict[str, str], folder: Path
-) -> Job:
+def make_job(loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, options: dict[str, str], folder: Path) -> Job:
     """The job of a recipe.
 
     Args:
         loaded: the recipe.
         scheduler: who is to start it.
         mode: what is done with a run that is there already.
-        nodes: how many machines train together.
         options: of the scheduler, in its own names.
         folder: the working folder, which relative paths start at.
     """
@@ -119,16 +116,11 @@ def make_job(
         scheduler=scheduler,
         mode=mode,
         submitted=now(),
-        run=str(run_folder(loaded)),
+        run=str(RunDir.of(loaded.recipe).path),
         recipe_path=str(loaded.path.absolute()),
         recipe_text=loaded.text,
         overrides=loaded.overrides,
         working_folder=str(folder),
-        nodes=nodes,
+        nodes=loaded.recipe.distributed.nodes,
         options=options,
     )
-
-
-def run_folder(loaded: LoadedRecipe) -> Path:
-    """Where the run of a recipe is."""
-    return Path(loaded.recipe.training.output_dir).expanduser().absolute()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,19 @@ def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:
     if child.poll() is None:
         child.kill()
         child.wait()
+
+
+def error_told(error: BaseException, unforeseen: Problem) -> dict[str, Any]:
+    """What a process writes down of its failure, for `told_error` in the one that started it.
+
+    Args:
+        error: what went wrong.
+        unforeseen: what to say of it, if it is no `LoransError`.
+    """
+    expected = isinstance(error, LoransError)
+    problems = error.problems if isinstance(error, LoransError) else (unforeseen,)
+    code = error.exit_code if isinstance(error, LoransError) else 1
+    return {"expected": expected, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
 
 
 def told_error(told: Mapping[str, Any], who: str) -> LoransError:

@@ -23,8 +23,7 @@ def count_here(asked: Strategy, machine: Machine) -> int:
 
 def count_processes(asked: Strategy, machine: Machine) -> int:
     """Processes that train together: as many on every machine as on this one."""
-    nodes = asked.num_nodes if isinstance(asked, Processes) else 1
-    return nodes * count_here(asked, machine)
+    return asked.nodes * count_here(asked, machine)
 
 
 def choose_strategy(

@@ -246,6 +246,11 @@ class RunDir:
             shutil.rmtree(self.ranks, ignore_errors=True)
             self.ranks.mkdir(parents=True)
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> RunDir:
+        """Where a recipe says that its run is, begun or not; of several machines, see `own_folder`."""
+        return cls(Path(recipe.training.output_dir).expanduser().absolute())
+
     def __fspath__(self) -> str:
         return str(self.path)
 

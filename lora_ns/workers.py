@@ -16,12 +16,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, UsageError
-from lora_ns.launch import environment, told_error
+from lora_ns.launch import environment, error_told, told_error
 from lora_ns.machine import Machine
 from lora_ns.rundir import write_atomic
 
@@ -183,21 +183,20 @@ def telling_parent(files: WorkerFiles) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        expected = isinstance(error, LoransError)
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        problems = error.problems if isinstance(error, LoransError) else [Problem("", said)]
-        code = error.exit_code if isinstance(error, LoransError) else 1
-        told = {"expected": expected, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
-        write_atomic(files.error, json.dumps(told))
+        said = Problem("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        write_atomic(files.error, json.dumps(error_told(error, said)))
         raise
 
 
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however that ended."""
+def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
+    """End this process as soon as the one that started it is gone, however that ended.
+
+    Its standard input has to be a pipe, which the parent holds open for as long as it lives.
+    """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
-        os._exit(1)
+        end()
 
     threading.Thread(target=wait, daemon=True).start()

@@ -13,7 +13,7 @@ from lora_ns.rundir import RunDir
 @pytest.fixture
 def job(write_recipe, tmp_path):
     loaded = load_recipe(write_recipe(), ['training.output_dir="run"', "training.seed=7"])
-    return make_job(loaded, "slurm", "new", 1, {"partition": "low"}, tmp_path)
+    return make_job(loaded, "slurm", "new", {"partition": "low"}, tmp_path)
 
 
 def test_a_job_keeps_the_recipe_as_it_was_submitted(job, write_recipe):

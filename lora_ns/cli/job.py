@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +29,9 @@ def job(
         drive(folder.absolute())
         return
     if end_with_parent:
-        _end_with_parent()
+        from lora_ns import workers
+
+        workers.end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     from lora_ns.engine.libraries import Noise
     from lora_ns.services.job import work
@@ -37,16 +40,3 @@ def job(
         result = work(folder.absolute(), node, rdzv_endpoint, progress, noise)
     if result is not None:
         typer.echo(f"{result.steps} steps, the adapter is {result.adapter}")
-
-
-def _end_with_parent() -> None:
-    """Be sent SIGTERM when standard input ends, which the parent holds open for as long as it lives."""
-    import os
-    import threading
-
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()

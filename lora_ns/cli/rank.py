@@ -64,7 +64,7 @@ def launch_command(
     from lora_ns.machine import detect
     from lora_ns.nodes import this_node
     from lora_ns.processes import count_here
-    from lora_ns.recipe.distributed import Processes, is_launched
+    from lora_ns.recipe.distributed import is_launched
     from lora_ns.rundir import RunDir
 
     run = RunDir.open(path.absolute()) if path.is_dir() else _prepared(path, overrides, overwrite)
@@ -76,8 +76,7 @@ def launch_command(
         raise UsageError(Problem(str(path), "this run is finished", f"`lorans infer {path}` uses it"))
     here, node = count_here(asked, machine), this_node(asked)
     values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]
-    restarts = asked.max_restarts if isinstance(asked, Processes) else 0
-    typer.echo(" ".join([*values, shlex.join(argv(run.path, here, restarts=restarts, node=node))]))
+    typer.echo(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
 
 
 def _prepared(recipe: Path, overrides: list[str], overwrite: bool) -> RunDir:

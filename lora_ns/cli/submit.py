@@ -62,7 +62,7 @@ def submit(
     from lora_ns.services import submit as service
 
     if dry_run:
-        typer.echo(scheduler.script(service.jobs_of(loaded, to, mode, options)))
+        typer.echo(service.script(loaded, to, scheduler, mode, options))
         return
     submitted = service.submit(loaded, to, scheduler, mode, options)
     if as_json:

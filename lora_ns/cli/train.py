@@ -76,8 +76,7 @@ def train(
     if recipe.is_dir() and not resume:
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
     loaded = None if is_run else load_recipe(recipe, overrides)
-    where = recipe if loaded is None else Path(loaded.recipe.training.output_dir).expanduser()
-    run = _own_run(where.absolute(), loaded) if resume else None
+    run = _own_run(recipe, loaded) if resume else None
 
     from lora_ns.engine.libraries import Noise
     from lora_ns.services import train as service
@@ -103,11 +102,12 @@ def train(
     )
 
 
-def _own_run(path: Path, loaded: LoadedRecipe | None) -> RunDir:
+def _own_run(recipe: Path, loaded: LoadedRecipe | None) -> RunDir:
     """The run to go on with, on this machine: of several, each has its own folder. Raises `UsageError`."""
     from lora_ns.nodes import own_folder
     from lora_ns.rundir import RunDir
 
+    path = RunDir.of(loaded.recipe).path if loaded else recipe.absolute()
     asked = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
     own = own_folder(path, asked)
     return RunDir.open(own if loaded or own.exists() else path)

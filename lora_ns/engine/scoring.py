@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class AnswerScorer:
             and type(head) is torch.nn.Linear
             and not any(parameter.requires_grad for parameter in head.parameters())
             and not is_rescaled(base)
-            and (adapted is model or "logits_to_keep" in inspect.signature(type(base).forward).parameters)
+            and (adapted is model or _keeps_few_logits(type(base).forward))
         )
 
     def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
@@ -98,6 +98,12 @@ class AnswerScorer:
         head = self._base.get_output_embeddings()
         scored: tuple[torch.Tensor, ...] = scoring_function().apply(hidden, head.weight, head.bias, targets)
         return scored
+
+
+@functools.cache
+def _keeps_few_logits(forward: Callable[..., Any]) -> bool:
+    """Whether a model can be asked for the logits of its last positions alone."""
+    return "logits_to_keep" in inspect.signature(forward).parameters
 
 
 def _adapted(model: Any) -> Any:

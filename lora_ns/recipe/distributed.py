@@ -20,6 +20,16 @@ class Strategy(Table):
         """Whether a process has a part of the weights alone."""
         return False
 
+    @property
+    def nodes(self) -> int:
+        """Machines that train together."""
+        return 1
+
+    @property
+    def restarts(self) -> int:
+        """How often all processes are started again."""
+        return 0
+
 
 class OneProcess(Strategy):
     """One process, on one device."""
@@ -41,6 +51,16 @@ class Processes(Strategy):
     """How often all processes are started again from the last checkpoint after one was lost."""
     timeout: PositiveInt = 1800
     """Seconds that a process waits for the others before the run ends."""
+
+    @property
+    def nodes(self) -> int:
+        """As the recipe says."""
+        return self.num_nodes
+
+    @property
+    def restarts(self) -> int:
+        """As the recipe says."""
+        return self.max_restarts
 
 
 class Ddp(Processes):

@@ -76,7 +76,7 @@ def _placed(job: Job, node: int, endpoint: str | None) -> tuple[str, ...]:
 
 def _own_run(loaded: LoadedRecipe, node: int) -> Path:
     """The run of this node, which a scheduler may have given to another machine at the start before."""
-    path = Path(loaded.recipe.training.output_dir).expanduser().absolute()
+    path = RunDir.of(loaded.recipe).path
     own = own_folder(path, loaded.recipe.distributed)
     if node and not own.exists():
         for earlier in sorted(path.parent.glob(f"{path.name}.at-*")):

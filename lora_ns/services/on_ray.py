@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
 from lora_ns.jobs import Job, JobState, read_job
-from lora_ns.recipe.distributed import Processes
 
 T = TypeVar("T")
 
@@ -79,8 +78,7 @@ def drive(folder: Path) -> None:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     job = read_job(folder)
-    asked = job.recipe(_ANYWHERE if job.nodes > 1 else ()).recipe.distributed
-    restarts = asked.max_restarts if isinstance(asked, Processes) else 0
+    restarts = job.recipe().recipe.distributed.restarts
     cpus, gpus = (int(job.options.get(f"{kind}-per-node", 0)) for kind in ("cpus", "gpus"))
     resources = {"CPU": float(cpus or 1), **({"GPU": float(gpus)} if gpus else {})}
     ray.init(address="auto")
@@ -105,9 +103,6 @@ def drive(folder: Path) -> None:
     except ray.train.TrainingFailedError as error:
         said = next((line for line in str(error).splitlines() if "lorans job" in line), str(error).splitlines()[0])
         raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` has what it said")) from None
-
-
-_ANYWHERE = ('distributed.rdzv_endpoint="any:1"',)
 
 
 def _on_node(config: dict[str, Any]) -> None:

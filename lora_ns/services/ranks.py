@@ -16,11 +16,10 @@ from typing import Any
 
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
-from lora_ns.launch import argv, environment, ignored_note, launch, strays
+from lora_ns.launch import argv, environment, error_told, ignored_note, launch, strays
 from lora_ns.machine import Machine
 from lora_ns.nodes import check_port, this_node
 from lora_ns.processes import count_here
-from lora_ns.recipe.distributed import Processes
 from lora_ns.rundir import RunDir, write_atomic
 
 
@@ -57,14 +56,20 @@ def run_ranks(
     manifest = run.read()
     asked = manifest.recipe.distributed
     here, node = count_here(asked, machine), this_node(asked)
-    restarts = asked.max_restarts if isinstance(asked, Processes) else 0
     observer.stage(f"starting {here} processes")
     if node:
         check_port(node)
         observer.stage(f"meeting {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
-    command = argv(run.path, here, "--launched", restarts=restarts, node=node)
+    command = argv(run.path, here, "--launched", restarts=asked.restarts, node=node)
     try:
-        launch(run, command, environment(surroundings, here, machine.cores, node), tell, lambda: stop.number, restarts)
+        launch(
+            run,
+            command,
+            environment(surroundings, here, machine.cores, node),
+            tell,
+            lambda: stop.number,
+            asked.restarts,
+        )
     except LoransError:
         if not stop.number:  # else the signal may have gone to the processes too, as a scheduler's does
             raise
@@ -144,14 +149,9 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
             raise
         write_atomic(run.stopped_file, str(error.signal_number))
     except BaseException as error:
-        expected = isinstance(error, LoransError)
-        if isinstance(error, LoransError):
-            problems, code = [asdict(problem) for problem in error.problems], error.exit_code
-        else:
+        if not isinstance(error, LoransError):
             traceback.print_exc()
-            problems, code = [asdict(_problem(run, error))], 1
-        found = {"rank": rank, "host": socket.gethostname(), "time": time.time(), "expected": expected}
-        write_atomic(
-            run.ranks / f"rank{rank}.error.json", json.dumps({**found, "exit_code": code, "problems": problems})
-        )
+        place = {"rank": rank, "host": socket.gethostname(), "time": time.time()}
+        told = {**place, **error_told(error, _problem(run, error))}
+        write_atomic(run.ranks / f"rank{rank}.error.json", json.dumps(told))
         raise

@@ -6,15 +6,14 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, run_folder, write_job
+from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
 from lora_ns.packages import check_packages
-from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
 from lora_ns.services import on_ray, on_slurm
@@ -79,10 +78,10 @@ def submit(
     Raises:
         LoransError: nothing is left of a job that was not taken.
     """
-    made = jobs_of(recipes, name, mode, options)
-    for _, job in made:
+    made = _jobs_of(recipes, name, mode, options)
+    for job in made:
         _check_run(job)
-    written = [(new_job(job), job) for _, job in made]
+    written = [(new_job(job), job) for job in made]
     try:
         ids = scheduler.submit(written)
     except BaseException:
@@ -91,23 +90,30 @@ def submit(
         raise
     for (folder, job), number in zip(written, ids, strict=True):
         write_job(folder, job.model_copy(update={"id": number, "logs": str(written[0][0])}))
-    return [Submitted(job.run, name, number) for (_, job), number in zip(written, ids, strict=True)]
+    return [Submitted(job.run, name, number) for job, number in zip(made, ids, strict=True)]
 
 
-def jobs_of(
-    recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]
-) -> list[tuple[Path, Job]]:
-    """The jobs of recipes, and the folders that they would have. Raises `UsageError`, `MissingError`."""
-    folders = [run_folder(loaded) for loaded in recipes]
-    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if twice is not None:
-        raise UsageError(Problem(str(twice), "two recipes have this `training.output_dir`", "give each its own"))
-    made = []
-    for loaded, folder in zip(recipes, folders, strict=True):
+def script(
+    recipes: Sequence[LoadedRecipe],
+    name: SchedulerName,
+    scheduler: Scheduler,
+    mode: Mode,
+    options: dict[str, str],
+) -> str:
+    """What a scheduler would be handed; nothing is written. Arguments as of `submit`. Raises `LoransError`."""
+    made = _jobs_of(recipes, name, mode, options)
+    return scheduler.script([(RunDir(Path(job.run)).jobs / "N", job) for job in made])
+
+
+def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]) -> list[Job]:
+    """The jobs of recipes. Raises `UsageError`, `MissingError`."""
+    for loaded in recipes:
         check_packages(loaded)
-        asked = loaded.recipe.distributed
-        nodes = asked.num_nodes if isinstance(asked, Processes) else 1
-        made.append((RunDir(folder).jobs / "N", make_job(loaded, name, mode, nodes, options, Path.cwd())))
+    made = [make_job(loaded, name, mode, options, Path.cwd()) for loaded in recipes]
+    runs = [job.run for job in made]
+    twice = next((run for run in runs if runs.count(run) > 1), None)
+    if twice is not None:
+        raise UsageError(Problem(twice, "two recipes have this `training.output_dir`", "give each its own"))
     return made
 
 
@@ -160,7 +166,7 @@ def status(path: Path) -> RunStatus:
         )
     if job is None:
         return shown
-    return RunStatus(**{**shown.__dict__, "scheduler": job.scheduler, "id": job.id, "job": told})
+    return replace(shown, scheduler=job.scheduler, id=job.id, job=told)
 
 
 def _last_row(metrics: Path) -> dict[str, float]:

@@ -207,7 +207,7 @@ def _made(
 ) -> Iterator[_Made]:
     """A run directory with all that its processes need; `alone` says whether it may be one process."""
     check_not_launched(os.environ)
-    run = RunDir(own_folder(Path(loaded.recipe.training.output_dir).expanduser().absolute(), loaded.recipe.distributed))
+    run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     run.check_free(overwrite)
     check_packages(loaded)
     machine = detect()
@@ -221,7 +221,7 @@ def _made(
     observer.stage("loading the libraries")
     surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
-    check_deepspeed(loaded.recipe.distributed, machine.accelerator)
+    check_deepspeed(loaded.recipe.distributed, machine.accelerator, loaded.where("distributed.strategy"))
     renderer = open_renderer(loaded, base)
     rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
     plan = make_plan(loaded, machine, base, rows.facts)

@@ -23,7 +23,7 @@ from lora_ns.services.job import work
 @pytest.fixture
 def submitted(write_recipe, tmp_path):
     loaded = load_recipe(write_recipe(RECIPE))
-    return make_job(loaded, "slurm", "new", 1, {}, tmp_path)
+    return make_job(loaded, "slurm", "new", {}, tmp_path)
 
 
 class Stopping(SilentObserver):
