@@ -6,7 +6,7 @@ import nox
 
 nox.options.sessions = ["lint", "light", "tests"]
 
-HEAVY_TESTS = ["tests/engine", "tests/services"]
+HEAVY_TESTS = ["tests/engine", "tests/gpu", "tests/services"]
 LIGHT = ["pydantic", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
 

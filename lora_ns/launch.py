@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,44 @@ def ignored_note(surroundings: Mapping[str, str]) -> str | None:
     return f"not read: {', '.join(ignored)}; `[distributed]` says how this run is launched" if ignored else None
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """What a launcher of the user's own, torchrun or accelerate's, started around this process."""
+
+    processes: int
+    """On this machine."""
+    nodes: int
+    """Machines."""
+    endpoint: str
+    """Address and port of the first one."""
+    node: int
+    """This machine among them, from 0."""
+    is_first: bool
+    """Whether this is the first process of its machine."""
+    restarts: int
+    """How often all processes were started again so far."""
+
+    @classmethod
+    def of(cls, surroundings: Mapping[str, str]) -> Launcher | None:
+        """None if nobody but `lorans train` launches, or a launcher started one process alone."""
+        if "TORCHELASTIC_RUN_ID" not in surroundings or surroundings["WORLD_SIZE"] == "1":
+            return None
+        return cls(
+            int(surroundings["LOCAL_WORLD_SIZE"]),
+            int(surroundings["GROUP_WORLD_SIZE"]),
+            f"{surroundings['MASTER_ADDR']}:{surroundings['MASTER_PORT']}",
+            int(surroundings["GROUP_RANK"]),
+            surroundings["LOCAL_RANK"] == "0",
+            int(surroundings["TORCHELASTIC_RESTART_COUNT"]),
+        )
+
+
 def check_not_launched(surroundings: Mapping[str, str]) -> None:
-    """Refuse to train in each of the processes of a launcher. Raises `UsageError`."""
-    if "TORCHELASTIC_RUN_ID" in surroundings:
-        count = surroundings.get("WORLD_SIZE", "several")
-        what = f"started by torchrun or accelerate in {count} processes, and each would train a run of its own"
-        raise UsageError(Problem("", what, "`lorans train --num-processes N` launches them, or see `launch-command`"))
+    """Refuse to do in each of the processes of a launcher what one process does. Raises `UsageError`."""
+    if launcher := Launcher.of(surroundings):
+        count = launcher.processes * launcher.nodes
+        what = f"started by torchrun or accelerate in {count} processes, and each would do all of it"
+        raise UsageError(Problem("", what, "leave the launcher away, and give the command `--num-processes N`"))
 
 
 def launch(

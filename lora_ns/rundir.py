@@ -240,6 +240,11 @@ class RunDir:
         """The number of the signal that the processes stopped for, on whichever machine it came."""
         return self.ranks / "stopped"
 
+    @property
+    def launcher_file(self) -> Path:
+        """Who started the processes of this run, where `lorans train` did not: the number of that process."""
+        return self.ranks / "launcher"
+
     def clear_ranks(self) -> None:
         """Make room for what the processes of this run tell."""
         with telling_disk_errors(self.ranks):

@@ -64,13 +64,13 @@ def launch_command(
     from lora_ns.machine import detect
     from lora_ns.nodes import this_node
     from lora_ns.processes import count_here
-    from lora_ns.recipe.distributed import is_launched
+    from lora_ns.recipe.distributed import Processes
     from lora_ns.rundir import RunDir
 
     run = RunDir.open(path.absolute()) if path.is_dir() else _prepared(path, overrides, overwrite)
     manifest, machine = run.read(), detect()
     asked = manifest.recipe.distributed
-    if not is_launched(asked, manifest.plan.world_size.value):
+    if not isinstance(asked, Processes):
         raise UsageError(Problem(str(path), "a run of one process", f"`lorans train {path} --resume`"))
     if manifest.status == "finished":
         raise UsageError(Problem(str(path), "this run is finished", f"`lorans infer {path}` uses it"))

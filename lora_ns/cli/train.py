@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,8 +14,10 @@ from lora_ns.cli.show import Progress, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    from lora_ns.launch import Launcher
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.rundir import RunDir, SealRecord
+    from lora_ns.services.train import TrainResult
 
 
 def train(
@@ -60,11 +63,16 @@ def train(
     """Train the adapter of a recipe."""
     if resume and overwrite:
         raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
-    is_run = resume and recipe.is_dir()
+    from lora_ns.launch import Launcher
+
+    is_run, launcher = resume and recipe.is_dir(), Launcher.of(os.environ)
     count = asked_processes(num_processes, gpus, "trains")
+    _check_left_to(launcher, count, nodes, rdzv_endpoint)
     if is_run and (overrides or nodes or rdzv_endpoint):
         what = "a run goes on as it was started, but for `--num-processes`"
         raise UsageError(Problem("--set" if overrides else "", what, "leave it away, or start a new run"))
+    if launcher and not is_run:
+        count, nodes, rdzv_endpoint = launcher.processes, launcher.nodes, launcher.endpoint
     overrides = [*overrides, *_processes(recipe, overrides, count, nodes, rdzv_endpoint)]
     if dry_run:
         from lora_ns.cli.plan import plan
@@ -76,17 +84,33 @@ def train(
     if recipe.is_dir() and not resume:
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
     loaded = None if is_run else load_recipe(recipe, overrides)
-    run = _own_run(recipe, loaded) if resume else None
+    run = _own_run(recipe, loaded, resume)
 
     from lora_ns.engine.libraries import Noise
+    from lora_ns.services import launched
     from lora_ns.services import train as service
 
     with Progress(2) as progress, Noise() as noise:
-        if run is not None:
+        if launcher:
+            asked = launched.Asked(loaded, run, resume, overwrite, not no_cache)
+            result: TrainResult | None = launched.train(launcher, asked, progress, noise)
+        elif resume:
             result = service.resume(run, progress, noise, loaded, count)
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
+    if result is not None:  # as it is in the first process
+        _show(result, as_json)
+
+
+def _check_left_to(launcher: Launcher | None, *said: object) -> None:
+    """Nothing is said of what the launcher of this process, if it has one, has decided. Raises `UsageError`."""
+    if launcher and any(value is not None for value in said):
+        what = "torchrun or accelerate started this, and decides on processes and machines"
+        raise UsageError(Problem("", what, "leave the launcher away, or the options for them"))
+
+
+def _show(result: TrainResult, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
@@ -102,15 +126,16 @@ def train(
     )
 
 
-def _own_run(recipe: Path, loaded: LoadedRecipe | None) -> RunDir:
-    """The run to go on with, on this machine: of several, each has its own folder. Raises `UsageError`."""
+def _own_run(recipe: Path, loaded: LoadedRecipe | None, exists: bool) -> RunDir:
+    """The run to make or to go on with, on this machine: of several, each has its own folder. Raises `UsageError`."""
     from lora_ns.nodes import own_folder
     from lora_ns.rundir import RunDir
 
     path = RunDir.of(loaded.recipe).path if loaded else recipe.absolute()
     asked = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
     own = own_folder(path, asked)
-    return RunDir.open(own if loaded or own.exists() else path)
+    found = own if loaded or own.exists() else path
+    return RunDir.open(found) if exists else RunDir(found)
 
 
 def _processes(
@@ -158,4 +183,6 @@ def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _measured(name: str, value: float) -> str:
+    if name.endswith("_bytes"):
+        return f"{value / 1e9:.2f} GB"
     return f"{value:.1%}" if name.startswith("exact_match") else number(float(value))

@@ -180,6 +180,27 @@ def any_of(flag: int) -> int:
     return int(found.item())
 
 
+def forget_peak_memory() -> None:
+    """Count the peak of a GPU's memory anew."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """What training took at most of a GPU, in the rank that took the most, in bytes; nothing on a CPU.
+
+    `peak_memory_bytes` is what tensors took, `peak_reserved_bytes` what torch held to place them.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    found = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    return {name: any_of(size) for name, size in zip(("peak_memory_bytes", "peak_reserved_bytes"), found, strict=True)}
+
+
 _KINDS = {"none": {"NO"}, "ddp": {"MULTI_CPU", "MULTI_GPU"}, "fsdp": {"FSDP"}, "deepspeed": {"DEEPSPEED"}}
 """What accelerate calls the strategies."""
 

@@ -38,10 +38,12 @@ from lora_ns.engine.distributed import (
     check_deepspeed,
     check_world,
     check_wrapped,
+    forget_peak_memory,
     in_whole_batches,
     is_one_of_several,
     join,
     leave,
+    peak_memory,
 )
 from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
@@ -176,6 +178,7 @@ def train(
     Raises:
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
     """
+    check_not_launched(os.environ)
     with _made(loaded, observer, noise, overwrite, use_cache) as made:
         if made.is_launched:
             return _execute_ranks(made.run, made.surroundings, made.machine, observer)
@@ -206,7 +209,6 @@ def _made(
     alone: bool = True,
 ) -> Iterator[_Made]:
     """A run directory with all that its processes need; `alone` says whether it may be one process."""
-    check_not_launched(os.environ)
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     run.check_free(overwrite)
     check_packages(loaded)
@@ -215,7 +217,7 @@ def _made(
     base = find_recipe_base(loaded)
     loaded = fit_to_base(loaded, base.facts)
     processes = make_plan(loaded, machine, base, DataFacts()).world_size.value
-    if not alone and not is_launched(fit_to_machine(loaded, machine, base.facts).recipe.distributed, processes):
+    if not alone and not isinstance(fit_to_machine(loaded, machine, base.facts).recipe.distributed, Processes):
         what = "the recipe trains in one process"
         raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
     observer.stage("loading the libraries")
@@ -287,8 +289,7 @@ def resume(
     if loaded is not None:
         count = asked_count(manifest.recipe.distributed, loaded.recipe.distributed)
         manifest = _as_asked(manifest, fit_to_base(loaded, base.facts), count)
-    if manifest.status == "finished":
-        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
+    _check_unfinished(run, manifest)
     before = processes = manifest.plan.world_size.value
     asked: Strategy = manifest.recipe.distributed
     if count is not None:
@@ -312,6 +313,26 @@ def resume(
     if launched:
         return _execute_ranks(run, surroundings, machine, observer)
     return _execute(run, prepared, observer, found)
+
+
+def reopen_run(run: RunDir, loaded: LoadedRecipe | None = None) -> RunDir:
+    """A run that goes on with as many processes as before, started by a launcher of the user's own.
+
+    Raises:
+        UsageError: if the run is finished, or its recipe, if one is named, was changed.
+    """
+    manifest = run.read()
+    if loaded is not None:
+        manifest = _as_asked(manifest, fit_to_base(loaded, reopen_base(manifest).facts), None)
+    _check_unfinished(run, manifest)
+    _check_resumable(run, manifest, last_complete_checkpoint(run.checkpoints, manifest.run_id))
+    run.update(recipe=manifest.recipe)
+    return run
+
+
+def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
+    if manifest.status == "finished":
+        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
 
 
 def _as_asked(manifest: Manifest, loaded: LoadedRecipe, count: Count | None) -> Manifest:
@@ -578,7 +599,8 @@ def _fit(
 
     manifest, rank = run.read(), prepared.rank
     recipe = manifest.recipe
-    model = _adapted_base(run, manifest, prepared.base, observer)
+    with _telling_memory_errors(*_no_room_to_load(manifest)):
+        model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     run.update(base=trained, distributed=check_world(trainer, rank, recipe.distributed))
@@ -591,6 +613,7 @@ def _fit(
     set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
     run.forget_replaced()
     observer.stage("training")
+    forget_peak_memory()
     with (
         _telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
         _telling_full_disk(run),
@@ -598,6 +621,7 @@ def _fit(
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
+    metrics |= peak_memory()
     leave_training(trainer)
     # All ranks answer together where none has all the weights.
     answers_here = rank.is_first or recipe.distributed.shards
@@ -741,6 +765,16 @@ def _telling_full_disk(run: RunDir) -> Iterator[None]:
         raise RunError(
             Problem(str(run.path), what, f"free some space, then `lorans train {run.path} --resume`")
         ) from error
+
+
+def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
+    """What to say of a base that does not fit, and what to do about it."""
+    billions, device = manifest.base.parameters / 1e9, manifest.plan.device.value
+    told = (
+        f"out of memory while loading a base of {billions:,.2f} billion parameters onto {device}, before the first step"
+    )
+    remedy = 'end what else uses that memory, write `[quantization] method = "bnb-4bit"`, or divide the weights'
+    return lambda: told, f'{remedy}: `[distributed] strategy = "fsdp"`'
 
 
 def _no_room_to_train(run: RunDir, plan: Plan) -> tuple[Callable[[], str], str]:
