@@ -23,10 +23,15 @@ from lora_ns.nodes import Node
 from lora_ns.rundir import RunDir
 
 STRAY = frozenset(
-    {"GROUP_RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "RANK"}
-    | {"ROLE_RANK", "ROLE_WORLD_SIZE", "WORLD_SIZE"}
+    {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    | {"OMP_NUM_THREADS", "RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "WORLD_SIZE"}
 )
 """Settings of launchers that decide what torch and accelerate do, whoever set them."""
+_LAUNCHED = frozenset(
+    {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK"}
+    | {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"}
+)
+"""What torchrun, and accelerate with it, sets for each process."""
 _STRAY_PREFIXES = ("ACCELERATE_", "PET_", "TORCHELASTIC_")
 _SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, workers that are started again may meet the store of those before them."""
@@ -118,8 +123,8 @@ class Launcher:
 
     @classmethod
     def of(cls, surroundings: Mapping[str, str]) -> Launcher | None:
-        """None if nobody but `lorans train` launches, or a launcher started one process alone."""
-        if "TORCHELASTIC_RUN_ID" not in surroundings or surroundings["WORLD_SIZE"] == "1":
+        """None if a launcher started one process alone, or none did, whatever is left of one in the environment."""
+        if not surroundings.keys() >= _LAUNCHED or surroundings["WORLD_SIZE"] == "1":
             return None
         return cls(
             int(surroundings["LOCAL_WORLD_SIZE"]),

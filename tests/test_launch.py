@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_ns.errors import MissingError, RunError, UsageError
-from lora_ns.launch import _failure, argv, check_not_launched, environment, ignored_note
+from lora_ns.launch import Launcher, _failure, argv, check_not_launched, environment, ignored_note
 from lora_ns.rundir import RunDir
 
 HOSTILE = {
@@ -56,10 +56,32 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path):
     assert ignored_note({**surroundings, **HOSTILE}) == told
 
 
-def test_each_process_of_a_launcher_would_train_its_own_run():
+LAUNCHED = {
+    "GROUP_RANK": "1",
+    "GROUP_WORLD_SIZE": "2",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+    "RANK": "4",
+    "TORCHELASTIC_RESTART_COUNT": "3",
+    "TORCHELASTIC_RUN_ID": "none",
+    "WORLD_SIZE": "8",
+}
+
+
+def test_a_launcher_is_known_by_all_that_it_sets():
+    expected = Launcher(processes=4, nodes=2, endpoint="10.0.0.1:29500", node=1, is_first=True, restarts=3)
+    assert Launcher.of(LAUNCHED) == expected
+    assert Launcher.of({**LAUNCHED, "WORLD_SIZE": "1"}) is None
+    for name in LAUNCHED:
+        assert Launcher.of({key: value for key, value in LAUNCHED.items() if key != name}) is None
+
+
+def test_what_one_process_does_is_refused_in_each_of_several():
     check_not_launched({"WORLD_SIZE": "2", "RANK": "0"})
-    with pytest.raises(UsageError, match="in 2 processes, and each would train a run of its own"):
-        check_not_launched({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"})
+    with pytest.raises(UsageError, match=r"in 8 processes, and each would do all of it \(leave the launcher away"):
+        check_not_launched(LAUNCHED)
 
 
 @pytest.fixture

@@ -23,10 +23,9 @@ _ROWS_SECONDS = 10.0
 
 
 def print_json(result: Any) -> None:
-    """A result as one JSON object."""
-    typer.echo(
-        json.dumps(asdict(result) if is_dataclass(result) and not isinstance(result, type) else result, indent=2)
-    )
+    """A result as one JSON object; records of a manifest in it too."""
+    table = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    typer.echo(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

@@ -224,6 +224,7 @@ def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRec
 
 def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
     """The model trained as one of several. Raises `RunError` if its gradients or weights were not shared."""
+    from torch import distributed
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
@@ -233,8 +234,8 @@ def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
         is_right = stage == asked.zero_stage
     elif isinstance(asked, Fsdp):
         is_right = isinstance(wrapped, FSDPModule)
-    else:
-        is_right = isinstance(wrapped, DistributedDataParallel)
+    else:  # accelerate wraps nothing on a GPU where there is nobody to share with
+        is_right = isinstance(wrapped, DistributedDataParallel) or distributed.get_world_size() == 1
     if not is_right:
         what = f'`strategy = "{asked.strategy}"` was asked for, and a {type(wrapped).__name__} was trained'
         raise RunError(Problem("", what, "report this"))

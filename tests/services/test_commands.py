@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import LoransError
+from lora_ns.rundir import RunDir
 
 
 def lorans(*arguments, stdin=None):
@@ -16,6 +17,14 @@ def lorans(*arguments, stdin=None):
 
 def rows(output):
     return [json.loads(line) for line in output.splitlines()]
+
+
+def test_train_prints_its_result_as_json(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    done = lorans("train", "recipe.toml", "--json", "--set", "training.max_steps=1")
+    result = json.loads(done.stdout[done.stdout.index("{") :])  # after what libraries print once, when they are imported
+    assert result["steps"] == 1
+    assert result["seal"] == RunDir.open(tmp_path / "run").read().seal.model_dump()
 
 
 def test_infer_answers_one_text(lora_run):

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.callbacks import CHECKPOINT_MARK, SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError
 from lora_ns.rundir import RunDir
@@ -70,11 +72,11 @@ def pair(tmp_path_factory):
         return run_recipe(folder, RECIPE, *SHARED, *TWO, observer=observer), observer.warned[0]
 
 
-def assert_same(run, alone):
+def assert_same(run, alone, world=1):
     manifest = run.read()
     assert manifest.status == "finished"
     assert manifest.distributed.model_dump() == {"strategy": "ddp", "world_size": 2, "backend": "gloo"}
-    assert alone.read().distributed.model_dump() == {"strategy": "none", "world_size": 1, "backend": None}
+    assert alone.read().distributed.world_size == world
     expected, got = load_file(alone.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
     assert expected.keys() == got.keys()
     for name, value in expected.items():
@@ -159,6 +161,61 @@ def test_a_recipe_is_prepared_for_another_launcher(tmp_path):
     alone = CliRunner().invoke(app, ["launch-command", "recipe.toml", "--set", "training.output_dir=alone"])
     assert "the recipe trains in one process" in str(alone.exception)
     assert not (tmp_path / "alone/manifest.json").exists()
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+
+
+def launched(folder, launcher, *options, recipe=RECIPE):
+    """`lorans train` as another launcher starts it; how it ended."""
+    (folder / "recipe.toml").write_text(recipe)
+    shared = [word for override in SHARED for word in ("--set", override)]
+    command = [sys.executable, *launcher, "-m", "lora_ns", "train", "recipe.toml", *shared, *options]
+    surroundings = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(
+            (*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no"),
+            id="accelerate",
+            marks=pytest.mark.cluster,
+        ),
+    ],
+)
+def test_another_launcher_may_start_the_command_itself(trained, tmp_path, launcher):
+    done = launched(tmp_path, launcher)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("saved adapter") == 1
+    (tmp_path / "alone").mkdir()
+    assert_same(RunDir.open(tmp_path / "run"), run_recipe(tmp_path / "alone", RECIPE, *SHARED))
+
+
+def test_what_another_launcher_has_decided_is_not_said_again(tmp_path):
+    done = launched(tmp_path, TORCHRUN, "--num-processes", "2")
+    assert "torchrun or accelerate started this, and decides on processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cluster
+def test_another_launcher_starts_all_again_from_the_last_checkpoint(tmp_path, pair):
+    file = tmp_path / "run/ranks/rank1.pid"
+    killer = threading.Thread(target=kill_after_a_checkpoint, args=(tmp_path / "run/checkpoints/checkpoint-3", file))
+    killer.start()
+    done = launched(tmp_path, (*TORCHRUN, "--max_restarts", "1"))
+    killer.join()
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert_same(RunDir.open(tmp_path / "run"), pair[0], world=2)
+
+
+def kill_after_a_checkpoint(checkpoint, pid):
+    while not (checkpoint / CHECKPOINT_MARK).exists():
+        threading.Event().wait(0.05)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.cluster
