@@ -1,6 +1,7 @@
 """Accelerate's configuration files against the installed accelerate, those of TRL, and a run that outlives one."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from services_recipes import RECIPE
@@ -12,6 +13,7 @@ from lora_ns.errors import RecipeError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rundir import RunDir
 
+CONFIGS = sorted((Path(__file__).parents[2] / "recipes/distributed/configs").glob("*.yaml"))
 OF_TRL = {
     "single_gpu": "none",
     "multi_gpu": "ddp",
@@ -20,6 +22,16 @@ OF_TRL = {
     "zero3": "deepspeed",
     "fsdp2": "fsdp",
 }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_reads_the_presets_that_are_shipped(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(path))
+    kind = {"multi_gpu": "MULTI_GPU", "fsdp2": "FSDP"}.get(path.stem, "DEEPSPEED")
+    assert found.distributed_type == kind
+    assert found.num_processes == -1  # accelerate asks for `--num_processes`, and here it is one for each GPU
 
 
 def test_every_key_that_accelerate_has_is_known():
