@@ -7,7 +7,7 @@ import nox
 nox.options.sessions = ["lint", "light", "tests"]
 
 HEAVY_TESTS = ["tests/engine", "tests/gpu", "tests/services"]
-LIGHT = ["pydantic", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
+LIGHT = ["pydantic", "pyyaml", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
 
 @nox.session
@@ -39,7 +39,13 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """The lowest versions of the light half that are allowed."""
-    lowest = ("pydantic==2.11.*", "rich==13.9.*", "typer==0.16.*", "tomli==2.2.*; python_version < '3.11'")
+    lowest = (
+        "pydantic==2.11.*",
+        "pyyaml==6.0.2",
+        "rich==13.9.*",
+        "typer==0.16.*",
+        "tomli==2.2.*; python_version < '3.11'",
+    )
     session.install(*lowest, "packaging", "pytest", "jsonschema")
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]

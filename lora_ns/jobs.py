@@ -37,6 +37,8 @@ class Job(BaseModel):
     """The run directory, absolute."""
     recipe_path: str
     recipe_text: str
+    accelerate_text: str | None = None
+    """What the file of accelerate's said that the recipe names."""
     overrides: tuple[str, ...]
     working_folder: str
     nodes: int = 1
@@ -48,7 +50,8 @@ class Job(BaseModel):
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
         """The recipe as it was submitted. Raises `RecipeError`, which only another lorans would."""
-        return load_recipe(Path(self.recipe_path), [*self.overrides, *overrides], self.recipe_text)
+        said = [*self.overrides, *overrides]
+        return load_recipe(Path(self.recipe_path), said, self.recipe_text, self.accelerate_text)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def make_job(loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, options
         run=str(RunDir.of(loaded.recipe).path),
         recipe_path=str(loaded.path.absolute()),
         recipe_text=loaded.text,
+        accelerate_text=loaded.filled.file.text if loaded.filled.file else None,
         overrides=loaded.overrides,
         working_folder=str(folder),
         nodes=loaded.recipe.distributed.nodes,

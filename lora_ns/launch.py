@@ -95,12 +95,12 @@ def environment(
     return {**kept, **settings(processes, cores, node), **named, "PATH": path}
 
 
-def ignored_note(surroundings: Mapping[str, str]) -> str | None:
-    """What of the surroundings is not read, in one line."""
+def ignored_note(surroundings: Mapping[str, str], read: Path | None = None) -> str | None:
+    """What of the surroundings is not read, in one line; `read` is a file of accelerate's that is."""
     ignored = [f"`{name}`" for name in strays(surroundings)]
     cache = Path(surroundings.get("XDG_CACHE_HOME") or Path(surroundings.get("HOME", "~")).expanduser() / ".cache")
     file = Path(surroundings.get("HF_HOME") or cache / "huggingface") / "accelerate" / "default_config.yaml"
-    ignored += [str(file)] if file.is_file() else []
+    ignored += [str(file)] if file.is_file() and not (read and read.exists() and read.samefile(file)) else []
     return f"not read: {', '.join(ignored)}; `[distributed]` says how this run is launched" if ignored else None
 
 

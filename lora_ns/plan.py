@@ -40,7 +40,7 @@ class Derived(BaseModel, Generic[T]):
     model_config = ConfigDict(frozen=True)
 
     value: T
-    origin: Literal["default", "recipe", "--set", "computed"]
+    origin: Literal["default", "recipe", "accelerate_config", "--set", "computed"]
     why: str = ""
 
 
@@ -214,7 +214,7 @@ def _device_why(machine: Machine, here: int) -> str:
 
 def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     model, device = loaded.recipe.model, machine.accelerator
-    problems = []
+    problems = _cpu_problems(loaded, device)
     if model.dtype == "float16" and device != "cuda":
         problems.append(
             Problem(
@@ -237,6 +237,15 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
         what = f'training.optim: "{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
         problems.append(Problem(loaded.where("training.optim"), what, 'write "adamw_torch"'))
     return problems
+
+
+def _cpu_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
+    """A file of accelerate's asks for the CPU, and a GPU would be taken."""
+    cpu = loaded.filled.file.cpu if loaded.filled.file else None
+    if cpu is None or device == "cpu":
+        return []
+    remedy = "`CUDA_VISIBLE_DEVICES= lorans ...` hides it" if device == "cuda" else "remove it"
+    return [Problem(cpu.where, f"{cpu.told}, and there is a GPU here", remedy)]
 
 
 def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:

@@ -54,6 +54,8 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path):
     names = ", ".join(f"`{name}`" for name in HOSTILE)
     told = f"not read: {names}, {file}; `[distributed]` says how this run is launched"
     assert ignored_note({**surroundings, **HOSTILE}) == told
+    assert ignored_note(surroundings, read=tmp_path / "other.yaml") is not None
+    assert ignored_note(surroundings, read=file) is None
 
 
 LAUNCHED = {

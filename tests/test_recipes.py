@@ -1,5 +1,6 @@
 """Every recipe that is shipped loads and plans, and so does everything that `init` writes."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -39,6 +40,62 @@ def test_a_shipped_recipe_loads_and_plans(path):
     parts = (plan.per_device_train_batch_size, plan.gradient_accumulation_steps, plan.world_size)
     assert plan.global_batch_size.value == math.prod(part.value for part in parts)
     assert plan.world_size.value == (1 if is_alone else 4 * loaded.recipe.distributed.num_nodes)
+
+
+CONFIGS = RECIPES[0].parents[1] / "distributed" / "configs"
+PRESETS = {
+    "multi_gpu": {"strategy": "ddp"},
+    "fsdp2": {"strategy": "fsdp"},
+    "zero1": {"strategy": "deepspeed", "zero_stage": 1},
+    "zero2": {"strategy": "deepspeed"},
+    "zero2_offload": {"strategy": "deepspeed", "offload_optimizer": "cpu"},
+    "zero3": {"strategy": "deepspeed", "zero_stage": 3},
+    "zero3_offload": {
+        "strategy": "deepspeed",
+        "zero_stage": 3,
+        "offload_optimizer": "cpu",
+        "offload_param": "cpu",
+    },
+}
+OF_DEEPSPEED = {
+    "ds_zero2": ("gsm8k-zero3", ["distributed.zero_stage=2"]),
+    "ds_zero3": ("gsm8k-zero3", []),
+    "ds_zero3_offload": ("gsm8k-zero3", ["distributed.offload_optimizer=cpu", "distributed.offload_param=cpu"]),
+}
+
+
+def test_every_preset_is_held_by_a_test():
+    assert {file.name for file in CONFIGS.iterdir()} == {f"{name}.yaml" for name in PRESETS} | {
+        f"{name}.json" for name in OF_DEEPSPEED
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_of_accelerates_joins_a_recipe_without_a_word(write_recipe, minimal, name):
+    path = write_recipe(f'{minimal}\n[distributed]\naccelerate_config = "{CONFIGS / name}.yaml"\n')
+    loaded = load_recipe(path)
+    said = loaded.recipe.distributed.model_dump(exclude_defaults=True, exclude={"accelerate_config"})
+    assert (said, loaded.notes) == (PRESETS[name], ())
+    plan = with_deepspeed(loaded, make_plan(loaded, FOUR_GPUS, None, DataFacts(1000, 10)))
+    assert (plan.world_size.value, plan.dtype.value) == (4, "bfloat16")
+    assert bool(plan.deepspeed) == ("zero" in name)
+
+
+@pytest.mark.parametrize("name", OF_DEEPSPEED)
+def test_a_preset_of_deepspeeds_adds_to_a_recipe_and_leaves_nothing_open(name):
+    recipe, overrides = OF_DEEPSPEED[name]
+    own = f"distributed.deepspeed_config={CONFIGS / name}.json"
+    alone, joined = (
+        with_deepspeed(loaded, make_plan(loaded, FOUR_GPUS, None, DataFacts(1000, 10))).deepspeed
+        for loaded in (load_recipe(CONFIGS.parent / f"{recipe}.toml", [*overrides, *more]) for more in ([], [own]))
+    )
+    assert {
+        **joined,
+        **alone,
+        "zero_optimization": {**joined["zero_optimization"], **alone["zero_optimization"]},
+    } == joined
+    assert joined["zero_optimization"]["overlap_comm"] is True
+    assert "auto" not in json.dumps(joined).replace("torch_autocast", "")
 
 
 @pytest.mark.parametrize("name", STARTS)

@@ -14,6 +14,8 @@ class Strategy(Table):
     """What all strategies share."""
 
     strategy: str
+    accelerate_config: str | None = None
+    """A YAML file that `accelerate config` wrote, beside the recipe: it fills what the recipe leaves open."""
 
     @property
     def shards(self) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_ns.errors import PlanError, Problem, RecipeError
-from lora_ns.recipe.explain import as_toml, explain, key_of, tag_of, untagged
+from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, tag_of, untagged
+from lora_ns.recipe.filled import Filled, fill
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
@@ -36,33 +37,32 @@ class LoadedRecipe:
     overrides: tuple[str, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What of the text an override took the place of."""
+    """What of the text an override took the place of, and what else is to be told."""
+    filled: Filled = field(default_factory=Filled)
+    """What a file of accelerate's says in the recipe's place."""
 
     def where(self, key: str) -> str:
         """`recipe.toml:13` for the line of a key, of its table, or the file alone."""
-        return _where(self.path, self.lines, self.overrides, key)
+        return self.filled.places.get(key) or _where(self.path, self.lines, self.overrides, key)
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from: `--set`, `recipe` or `default`.
+        """Where the value of a dotted key came from: `--set`, `accelerate_config`, `recipe` or `default`.
 
         An override of a whole table leaves nothing of what the recipe says in it.
         """
-        for override in reversed(self.overrides):
-            names, value = parse_override(override)
-            owner = ".".join(names)
-            if f"{key}.".startswith(f"{owner}."):
-                rest = key.removeprefix(owner).strip(".")
-                return "--set" if _has(value, rest.split(".") if rest else []) else "default"
-        return "recipe" if key in self.lines else "default"
+        return "accelerate_config" if key in self.filled.places else _origin(self.lines, self.overrides, key)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = None) -> LoadedRecipe:
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), text: str | None = None, accelerate_text: str | None = None
+) -> LoadedRecipe:
     """Read, override and check a recipe.
 
     Args:
         path: the TOML file.
         overrides: `table.key=value` each, the value as in TOML; they are merged into the tables before any check.
         text: what the file said once, if not what it says now.
+        accelerate_text: the same of the file that `distributed.accelerate_config` names.
 
     Raises:
         RecipeError: with every problem found, in the order of the lines.
@@ -72,16 +72,46 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), text: str | None = No
     table = _parse(path, text)
     _apply(table, overrides)
     notes = _drop_alternatives(table, overrides, lambda key: _where(path, lines, (), key))
-    recipe, problems = _validate(table, path, lines, overrides)
+    filled = _fill(table, path, lines, overrides, accelerate_text)
+    notes += filled.notes
+
+    def locate(key: str) -> str:
+        return filled.places.get(key) or _where(path, lines, overrides, key)
+
+    recipe, problems = _validate(table, locate, filled.problems)
     if problems:
-        raise RecipeError(sorted(problems, key=_line))
-    return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes))
+        raise RecipeError(sorted(problems, key=lambda problem: (_is_of_another_file(problem, path), _line(problem))))
+    return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled)
+
+
+def _fill(
+    table: dict[str, Any], path: Path, lines: Mapping[str, int], overrides: Sequence[str], text: str | None = None
+) -> Filled:
+    return fill(
+        table,
+        path,
+        text,
+        lambda key: _origin(lines, overrides, key),
+        lambda key: _where(path, lines, overrides, key),
+    )
+
+
+def _origin(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
+    for override in reversed(overrides):
+        names, value = parse_override(override)
+        owner = ".".join(names)
+        if f"{key}.".startswith(f"{owner}."):
+            rest = key.removeprefix(owner).strip(".")
+            return "--set" if _has(value, rest.split(".") if rest else []) else "default"
+    return "recipe" if key in lines else "default"
 
 
 def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
-    """What a recipe or its overrides say for a key of a table, right or wrong; None if they say nothing."""
-    tables = _parse(path, _read(path))
+    """What a recipe, its overrides or a file of accelerate's say for a key, right or wrong; None if nothing."""
+    text = _read(path)
+    tables = _parse(path, text)
     _apply(tables, overrides)
+    _fill(tables, path, line_numbers(text), overrides)
     return tables[table].get(key) if isinstance(tables.get(table), dict) else None
 
 
@@ -102,7 +132,7 @@ def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
         trained = {key: value for key, value in trained.items() if key not in SAMPLING_KEYS}
     table = {**copy.deepcopy(_STAND_INS_WHOLE), "generation": trained}
     _apply(table, overrides)
-    changed, problems = _validate(table, Path("--set"), {}, overrides)
+    changed, problems = _validate(table, lambda key: _where(Path("--set"), {}, overrides, key))
     if problems:
         raise RecipeError(problems)
     return changed.generation
@@ -205,18 +235,12 @@ def _drop_alternatives(table: dict[str, Any], overrides: Sequence[str], where: C
     return notes
 
 
-def _validate(
-    table: dict[str, Any], path: Path, lines: Mapping[str, int], overrides: Sequence[str]
-) -> tuple[Recipe, list[Problem]]:
-    """The recipe, and the problems of its keys and of its rules.
+def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = ()) -> tuple[Recipe, list[Problem]]:
+    """The recipe, and the problems of its keys and of its rules after those that are known.
 
     A key that is wrong is taken out and the rest is read again, so that the rules can speak about the others.
     """
-
-    def locate(key: str) -> str:
-        return _where(path, lines, overrides, key)
-
-    problems: list[Problem] = []
+    problems: list[Problem] = list(known)
     faulty: set[str] = set()
     before: dict[str, Any] | None = None  # an empty recipe is read once, too
     while table != before:
@@ -325,6 +349,11 @@ def _no_json(value: object) -> dict[str, str]:
 def _line(problem: Problem) -> int:
     number = problem.where.rpartition(":")[2]
     return int(number) if number.isdigit() else 0
+
+
+def _is_of_another_file(problem: Problem, path: Path) -> bool:
+    file, colon, _ = problem.where.rpartition(":")
+    return bool(colon) and file != str(path)
 
 
 @contextlib.contextmanager

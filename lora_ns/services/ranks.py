@@ -23,13 +23,13 @@ from lora_ns.processes import count_here
 from lora_ns.rundir import RunDir, write_atomic
 
 
-def forget_strays(observer: Observer, processes: int) -> dict[str, str]:
+def forget_strays(observer: Observer, processes: int, read: Path | None = None) -> dict[str, str]:
     """Take what launchers set out of this process's environment, and say so; the environment as it was before.
 
-    The number of threads is left to who trains in one process.
+    The number of threads is left to who trains in one process. `read` is a file of accelerate's that is read.
     """
     before = {name: value for name, value in os.environ.items() if processes > 1 or name != "OMP_NUM_THREADS"}
-    if note := ignored_note(before):
+    if note := ignored_note(before, read):
         observer.warn(note)
     for name in strays(before):
         del os.environ[name]

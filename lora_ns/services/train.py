@@ -108,6 +108,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAY_CHANGE_ON_RESUME = (
+    "distributed.accelerate_config",  # what it says is in the other keys
     "distributed.max_restarts",
     "distributed.rdzv_endpoint",
     "distributed.timeout",
@@ -221,7 +222,7 @@ def _made(
         what = "the recipe trains in one process"
         raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
     observer.stage("loading the libraries")
-    surroundings = forget_strays(observer, processes)
+    surroundings = forget_strays(observer, processes, loaded.filled.file.path if loaded.filled.file else None)
     libraries.prepare(machine, processes)
     check_deepspeed(loaded.recipe.distributed, machine.accelerator, loaded.where("distributed.strategy"))
     renderer = open_renderer(loaded, base)
@@ -392,6 +393,7 @@ def _essentials(manifest: Manifest) -> dict[str, Any]:
     """What all processes of a run have to agree on, whichever machine they are on."""
     recipe = manifest.recipe.model_dump(mode="json")
     recipe["training"].pop("output_dir")
+    recipe["distributed"].pop("accelerate_config")  # a file of each machine's own; what it says is in the other keys
     data, plan = manifest.data, manifest.plan
     numbers = {name: getattr(plan, name).value for name in ("device", "dtype", "max_steps", "global_batch_size")}
     return {

@@ -1,5 +1,7 @@
 """The options for several processes, and the commands that start them."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -52,6 +54,21 @@ def test_the_processes_are_in_the_plan(write_recipe, monkeypatch):
     assert result.exit_code == 0
     line = next(line for line in result.stdout.splitlines() if line.startswith("world_size"))
     assert line.split() == ["world_size", "2", "--set"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [("MULTI_GPU", "ddp"), ("DEEPSPEED", "deepspeed"), ("NO", "ddp"), ("MULTI_CPU", "ddp")]
+)
+def test_a_number_of_processes_leaves_the_strategy_to_accelerates_file(
+    write_recipe, minimal, tmp_path, monkeypatch, kind, strategy
+):
+    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    (tmp_path / "own.yaml").write_text(f"distributed_type: {kind}\nnum_processes: 8\n")
+    recipe = write_recipe(f'{minimal}\n[distributed]\naccelerate_config = "own.yaml"\n')
+    result = CliRunner().invoke(app, ["train", str(recipe), "--num-processes", "2", "--dry-run", "--json"])
+    plan = json.loads(result.stdout)
+    assert (plan["strategy"]["value"], plan["world_size"]["value"]) == (strategy, 2)
+    assert any("8" in note or kind == "NO" for note in plan["notes"])
 
 
 def test_a_rank_needs_a_launcher(tmp_path, monkeypatch):

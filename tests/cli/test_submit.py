@@ -147,3 +147,11 @@ def test_nodes_meet_at_the_first_one_that_the_scheduler_gives(recipe):
     pytest.importorskip("submitit")
     done = lorans("submit", recipe, *TO_SLURM, "--nodes", "2", "--set", "distributed.num_processes=1", "--dry-run")
     assert "#SBATCH --nodes=2" in done.stdout, done.stderr
+
+
+def test_nodes_of_a_file_of_accelerates_meet_there_too(recipe, tmp_path):
+    pytest.importorskip("submitit")
+    (tmp_path / "own.yaml").write_text("distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: 2\n")
+    named = 'distributed={accelerate_config = "own.yaml"}'
+    done = lorans("submit", recipe, *TO_SLURM, "--set", named, "--dry-run")
+    assert "#SBATCH --nodes=2" in done.stdout, done.stderr

@@ -1,0 +1,403 @@
+"""A configuration file of accelerate's, in the recipe's terms: what it asks for, and what of it is not offered.
+
+It is read without accelerate. Nothing in it is passed over in silence: a key is one of the recipe's, says what happens
+anyway, is told of in a note, or is a problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import Problem, RecipeError
+
+if TYPE_CHECKING:
+    import yaml
+
+
+@dataclass(frozen=True)
+class Said:
+    """A key of the file that the recipe has one for."""
+
+    key: str
+    """The recipe's, dotted."""
+    value: Any
+    where: str
+    told: str
+    """As the file has it, such as `zero_stage: 2`."""
+
+
+@dataclass(frozen=True)
+class AccelerateFile:
+    """What a file says; the strategy comes first."""
+
+    path: Path
+    text: str
+    said: tuple[Said, ...]
+    cpu: Said | None
+    """Where it asks for the CPU, whatever else there is."""
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A key of the file."""
+
+    name: str
+    """Dotted."""
+    value: Any
+    where: str
+
+    @property
+    def told(self) -> str:
+        """As it is written."""
+        return f"`{self.name}: {json.dumps(self.value, default=str)}`"
+
+    def stands_for(self, key: str, value: Any) -> Said:
+        """What the recipe calls it."""
+        return Said(key, value, self.where, self.told)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What becomes of a key."""
+
+    same: tuple[Any, ...] = ()
+    """Values that say what happens anyway."""
+    told: tuple[Any, ...] = ()
+    """Values that pass with `note`."""
+    note: str = ""
+    key: str = ""
+    """The recipe's key."""
+    values: tuple[tuple[Any, Any], ...] | None = None
+    """The file's values with the recipe's; None where they are the same."""
+    remedy: str = "remove it"
+
+
+@dataclass
+class _Found:
+    said: list[Said] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def note(self, entry: _Entry, text: str) -> None:
+        self.notes.append(f"{entry.where}: {entry.told}: {text}")
+
+    def refuse(self, entry: _Entry, remedy: str) -> None:
+        self.problems.append(Problem(entry.where, f"{entry.told} is not offered", remedy))
+
+
+_FLAGS = (True, False)
+_TYPES = (
+    ("NO", "none"),
+    (False, "none"),  # as YAML reads a bare NO
+    ("MULTI_GPU", "ddp"),
+    ("MULTI_CPU", "ddp"),
+    ("FSDP", "fsdp"),
+    ("DEEPSPEED", "deepspeed"),
+)
+_TABLES = {"fsdp_config": "FSDP", "deepspeed_config": "DEEPSPEED"}
+"""The tables of a strategy, by the `distributed_type` that they are for."""
+_SEEN_GPUS = "write `all`, and name the GPUs in front of the command: `CUDA_VISIBLE_DEVICES=0,1 lorans ...`"
+_TOP: Mapping[str, _Rule] = {
+    "compute_environment": _Rule(same=("LOCAL_MACHINE",), remedy="write LOCAL_MACHINE"),
+    "debug": _Rule(same=(False,)),
+    "downcast_bf16": _Rule(same=("no", False)),
+    "dynamo_backend": _Rule(same=("NO", "no", False)),
+    "dynamo_config": _Rule(same=({},)),
+    "enable_cpu_affinity": _Rule(same=(False,)),
+    "deepspeed_config": _Rule(remedy="write a table"),
+    "fp16": _Rule(same=(False,), remedy="write `mixed_precision: fp16`"),
+    "fp8_config": _Rule(same=({},)),
+    "fsdp_config": _Rule(remedy="write a table"),
+    "gpu_ids": _Rule(same=("all",), remedy=_SEEN_GPUS),
+    "main_training_function": _Rule(same=("main",)),
+    "megatron_lm_config": _Rule(same=({},)),
+    "mixed_precision": _Rule(
+        told=("no", False),
+        note="asks for nothing; `model.dtype` says the precision",
+        key="model.dtype",
+        values=(("bf16", "bfloat16"), ("fp16", "float16")),
+        remedy="write `bf16`, or `fp16`",
+    ),
+    "mpirun_config": _Rule(same=({},), remedy="remove it: torchrun starts the processes"),
+    "parallelism_config": _Rule(same=({},)),
+    "rdzv_backend": _Rule(same=("static", "c10d", ""), remedy="write `c10d`"),
+    "same_network": _Rule(same=_FLAGS),
+    "use_cpu": _Rule(same=_FLAGS),
+    **{name: _Rule(same=("",)) for name in ("command_file", "tpu_name", "tpu_zone")},
+    **{name: _Rule(same=([],)) for name in ("commands", "tpu_env", "tpu_vm")},
+    **{name: _Rule(same=(False,)) for name in ("tpu_use_cluster", "tpu_use_sudo")},
+}
+_OF_FSDP1 = "is of FSDP1, and FSDP2 has nothing like it"
+_BLOCKS = "remove it: the weights are divided at the base's own blocks"
+_RESHARD = "distributed.reshard_after_forward"
+_FSDP: Mapping[str, _Rule] = {
+    "fsdp_version": _Rule(same=(2,), remedy="write 2, or let `accelerate to-fsdp2` convert the file"),
+    "fsdp_reshard_after_forward": _Rule(
+        key=_RESHARD, values=((True, True), (False, False), ("FULL_SHARD", True), ("SHARD_GRAD_OP", False))
+    ),
+    "fsdp_sharding_strategy": _Rule(
+        key=_RESHARD,
+        values=(("FULL_SHARD", True), ("SHARD_GRAD_OP", False)),
+        remedy="write `fsdp_reshard_after_forward: true` in its place",
+    ),
+    "fsdp_offload_params": _Rule(key="distributed.cpu_offload"),
+    "fsdp_auto_wrap_policy": _Rule(same=("TRANSFORMER_BASED_WRAP",), remedy="write TRANSFORMER_BASED_WRAP"),
+    "fsdp_transformer_layer_cls_to_wrap": _Rule(same=("", []), remedy=_BLOCKS),
+    "fsdp_min_num_params": _Rule(same=(0,), remedy=_BLOCKS),
+    "fsdp_state_dict_type": _Rule(
+        same=("FULL_STATE_DICT",),
+        told=("SHARDED_STATE_DICT",),
+        note="checkpoints and adapters are saved whole",
+        remedy="write FULL_STATE_DICT",
+    ),
+    "fsdp_cpu_ram_efficient_loading": _Rule(
+        same=(False,), told=(True,), note="every process reads the whole base, and divides it then"
+    ),
+    "fsdp_activation_checkpointing": _Rule(
+        same=(False,), key="training.gradient_checkpointing", values=((True, True),)
+    ),
+    "fsdp_activation_checkpointing_offload": _Rule(same=(False,)),
+    "fsdp_backward_prefetch": _Rule(told=("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"), note=_OF_FSDP1),
+    **{
+        name: _Rule(told=_FLAGS, note=_OF_FSDP1)
+        for name in ("fsdp_forward_prefetch", "fsdp_use_orig_params", "fsdp_sync_module_states")
+    },
+}
+_TORCHRUN = "remove it: the same command is given on each machine"
+_DEEPSPEED: Mapping[str, _Rule] = {
+    "zero_stage": _Rule(key="distributed.zero_stage"),
+    "offload_optimizer_device": _Rule(key="distributed.offload_optimizer"),
+    "offload_param_device": _Rule(key="distributed.offload_param"),
+    "offload_optimizer_nvme_path": _Rule(same=("none", ""), key="distributed.nvme_path"),
+    "offload_param_nvme_path": _Rule(same=("none", ""), key="distributed.nvme_path"),
+    "deepspeed_config_file": _Rule(same=("none", ""), key="distributed.deepspeed_config"),
+    "gradient_accumulation_steps": _Rule(same=("auto",), key="training.gradient_accumulation_steps"),
+    "gradient_clipping": _Rule(same=("auto",), key="training.max_grad_norm"),
+    "zero3_init_flag": _Rule(same=_FLAGS),
+    "zero3_save_16bit_model": _Rule(same=(True,), told=(False,), note="adapters are always saved whole"),
+    "deepspeed_multinode_launcher": _Rule(same=("standard",), remedy="write `standard`: torchrun is the launcher"),
+    **{
+        name: _Rule(remedy=_TORCHRUN)
+        for name in ("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter")
+    },
+    "deepspeed_moe_layer_cls_names": _Rule(same=("",)),
+}
+_COUNTS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
+_LEAST = {"num_processes": -1, "num_machines": 1, "machine_rank": 0, "main_process_port": 1}
+"""What the numbers are from; -1 processes are as many as there are GPUs."""
+_PORT = 29500
+"""Accelerate's own."""
+
+
+def parse_accelerate(path: Path, text: str, folder: Path) -> AccelerateFile:
+    """What a file of accelerate's says.
+
+    Args:
+        path: the file, for messages.
+        text: its content.
+        folder: from the recipe to the file; a DeepSpeed file that it names lies beside it.
+
+    Raises:
+        RecipeError: if it is not YAML, or no table. What it says that is not offered is among its `problems`.
+    """
+    found = _Found()
+    top, tables = _entries(path, text, found)
+    strategy = _strategy(top.pop("distributed_type", None), path, found)
+    cpu = _cpu(top, found)
+    _counts(top, strategy, found)
+    for entry in top.values():
+        _apply(entry, entry.name, _TOP, found)
+    _tables(tables, strategy, found, folder)
+    return AccelerateFile(path, text, tuple(found.said), cpu, tuple(found.notes), tuple(found.problems))
+
+
+def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], dict[str, tuple[_Entry, list[_Entry]]]]:
+    """The keys of a file, and those of the tables in it that belong to a strategy."""
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            what = "is empty" if node is None else "not a table of accelerate's settings"
+            raise RecipeError(Problem(str(path), what, "`accelerate config --config_file FILE` writes one"))
+        pairs = list(_keys(loader, node, path, "", found))
+        tables = {
+            entry.name: (entry, [below for below, _ in _keys(loader, value, path, f"{entry.name}.", found)])
+            for entry, value in pairs
+            if entry.name in _TABLES and isinstance(value, yaml.MappingNode)
+        }
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise RecipeError(Problem(where, f"not YAML: {what}", "mend it")) from None
+    return {entry.name: entry for entry, _ in pairs if entry.name not in tables}, tables
+
+
+def _keys(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, before: str, found: _Found
+) -> Iterator[tuple[_Entry, yaml.Node]]:
+    seen: set[str] = set()
+    for key, value in node.value:
+        name = str(loader.construct_object(key))
+        entry = _Entry(
+            f"{before}{name}", loader.construct_object(value, deep=True), f"{path}:{key.start_mark.line + 1}"
+        )
+        if name in seen:
+            found.problems.append(Problem(entry.where, f"`{entry.name}` is there twice", "remove one of them"))
+        seen.add(name)
+        yield entry, value
+
+
+def _is_among(value: Any, choices: tuple[Any, ...]) -> bool:
+    """Whether a value is one of them; true is not 1."""
+    return any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _strategy(entry: _Entry | None, path: Path, found: _Found) -> str | None:
+    """The recipe's strategy; None if the file names none that is offered."""
+    remedy = f"one of: {', '.join(str(name) for name, _ in _TYPES if name)}"
+    if entry is None or entry.value is None:
+        found.problems.append(Problem(str(path), "`distributed_type` is missing", remedy))
+        return None
+    for value, strategy in _TYPES:
+        if _is_among(entry.value, (value,)):
+            found.said.append(entry.stands_for("distributed.strategy", strategy))
+            return strategy
+    found.refuse(entry, remedy)
+    return None
+
+
+def _cpu(top: Mapping[str, _Entry], found: _Found) -> Said | None:
+    """Where the file asks for the CPU."""
+    entry = top.get("use_cpu")
+    if entry is not None and entry.value is True:
+        return entry.stands_for("", True)
+    return next((said for said in found.said if "MULTI_CPU" in said.told), None)
+
+
+def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None:
+    """Processes and machines: accelerate's processes are those of all machines, the recipe's of each."""
+    given = {name: entry for name in _COUNTS if (entry := top.pop(name, None)) and entry.value is not None}
+    for name, least in _LEAST.items():
+        entry = given.get(name)
+        if entry and (type(entry.value) is not int or (entry.value < 1 and entry.value != least)):
+            found.problems.append(Problem(entry.where, f"{entry.told} is not a number of that kind", "mend it"))
+            return
+    if strategy == "none":
+        _alone(given, found)
+        return
+    machines = given["num_machines"].value if "num_machines" in given else 1
+    processes = given.get("num_processes")
+    if processes and processes.value > 0:
+        if processes.value % machines:
+            what = f"{processes.told} does not divide over {machines} machines"
+            found.problems.append(Problem(processes.where, what, "it counts those of all machines"))
+        else:
+            found.said.append(processes.stands_for("distributed.num_processes", processes.value // machines))
+    if "num_machines" in given:
+        found.said.append(given["num_machines"].stands_for("distributed.num_nodes", machines))
+    _meeting(given, machines, found)
+
+
+def _alone(given: Mapping[str, _Entry], found: _Found) -> None:
+    """One process, whatever number the file has."""
+    for name, entry in given.items():
+        if name == "num_machines" and entry.value > 1:
+            found.refuse(entry, "one process is on one machine: write 1, or another `distributed_type`")
+        elif entry.value not in (-1, 0, 1):
+            found.note(entry, "is not read, as `distributed_type: NO` is one process")
+
+
+def _meeting(given: Mapping[str, _Entry], machines: int, found: _Found) -> None:
+    """Where machines meet."""
+    address, port, rank = (given.get(name) for name in ("main_process_ip", "main_process_port", "machine_rank"))
+    if address:
+        place = f"{address.value}:{port.value if port else _PORT}"
+        found.said.append(address.stands_for("distributed.rdzv_endpoint", place))
+    elif port:
+        one = "one machine takes a port that is free"
+        found.note(port, one if machines == 1 else "is not read without `main_process_ip`")
+    if rank and rank.value:
+        found.note(rank, "is not read: the machine with the address is the first")
+
+
+def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) -> None:
+    """Do with a key what its rule says."""
+    rule, value = rules.get(name), _plain(name, entry.value)
+    if rule is None:
+        close = difflib.get_close_matches(name, [*rules, *(_COUNTS if rules is _TOP else ())], n=1)
+        remedy = f"did you mean `{close[0]}`?" if close else "remove it"
+        found.problems.append(Problem(entry.where, f"`{entry.name}`: unknown key", remedy))
+        return
+    if value is None or _is_among(value, rule.same):
+        return
+    if _is_among(value, rule.told):
+        found.note(entry, rule.note)
+        return
+    values = ((value, value),) if rule.key and rule.values is None else rule.values or ()
+    theirs = next((ours for said, ours in values if _is_among(value, (said,))), None)
+    if theirs is None:
+        found.refuse(entry, rule.remedy)
+    else:
+        found.said.append(entry.stands_for(rule.key, theirs))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A table of dynamo's that asks for none, as an empty one."""
+    is_off = name == "dynamo_config" and isinstance(value, dict)
+    return {} if is_off and value.get("dynamo_backend", "NO") in ("NO", "no", False) else value
+
+
+def _tables(
+    tables: Mapping[str, tuple[_Entry, list[_Entry]]], strategy: str | None, found: _Found, folder: Path
+) -> None:
+    """The keys of the table that the strategy has."""
+    names = {"fsdp": "fsdp_config", "deepspeed": "deepspeed_config"}
+    for name, (entry, _) in tables.items():
+        if strategy and name != names.get(strategy) and entry.value:
+            what = f"`{name}` is for `distributed_type: {_TABLES[name]}`, and the file has another one"
+            found.problems.append(Problem(entry.where, what, "remove it"))
+    if strategy == "fsdp":
+        _fsdp(tables.get("fsdp_config"), found)
+    elif strategy == "deepspeed" and "deepspeed_config" in tables:
+        _deepspeed(tables["deepspeed_config"][1], found, folder)
+
+
+def _fsdp(table: tuple[_Entry, list[_Entry]] | None, found: _Found) -> None:
+    names = []
+    for entry in table[1] if table else ():
+        last = entry.name.partition(".")[2]
+        names.append(last if last.startswith("fsdp_") else f"fsdp_{last}")  # as accelerate reads it
+        _apply(entry, names[-1], _FSDP, found)
+    if "fsdp_version" not in names:
+        where = table[0].where if table else found.said[0].where
+        what = "`fsdp_config.fsdp_version` is missing, which accelerate takes for 1"
+        found.problems.append(Problem(where, what, "add `fsdp_version: 2`, or let `accelerate to-fsdp2` convert it"))
+
+
+def _deepspeed(entries: list[_Entry], found: _Found, folder: Path) -> None:
+    values = {}
+    for entry in entries:
+        name = entry.name.partition(".")[2]
+        values[name] = entry
+        _apply(entry, name, _DEEPSPEED, found)
+    init = values.get("zero3_init_flag")
+    if init and init.value is False and "zero_stage" in values and values["zero_stage"].value == 3:
+        found.note(init, "a base in full precision is divided while it is read")
+    found.said[:] = [_placed(said, folder) for said in found.said]
+
+
+def _placed(said: Said, folder: Path) -> Said:
+    """A DeepSpeed file beside the file that names it, as the recipe finds it."""
+    if said.key != "distributed.deepspeed_config" or not isinstance(said.value, str):
+        return said
+    return Said(said.key, str(folder / Path(said.value).expanduser()), said.where, said.told)

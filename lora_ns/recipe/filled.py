@@ -1,0 +1,115 @@
+"""What a file of accelerate's says, put where the recipe says nothing; where both speak, they have to agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_ns.acceleratefile import AccelerateFile, Said, parse_accelerate
+from lora_ns.errors import Problem, RecipeError
+from lora_ns.recipe.distributed import STRATEGIES
+from lora_ns.recipe.explain import as_toml
+
+KEY = "distributed.accelerate_config"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a file added to the tables of a recipe; nothing, if it names none."""
+
+    file: AccelerateFile | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    """The file's line of each dotted key that it filled."""
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def fill(
+    table: dict[str, Any], path: Path, text: str | None, origin: Callable[[str], str], where: Callable[[str], str]
+) -> Filled:
+    """Fill the tables of a recipe from the file that it names, if it names one.
+
+    Args:
+        table: the recipe's tables with the overrides in them; changed.
+        path: the recipe, which the file lies beside.
+        text: what the file said once, if not what it says now.
+        origin: where the value of a dotted key comes from.
+        where: the place of a dotted key.
+
+    Raises:
+        RecipeError: if the file cannot be read. What contradicts the recipe is among the `problems`.
+    """
+    asked = table.get("distributed")
+    name = asked.get("accelerate_config") if isinstance(asked, dict) else None
+    if not isinstance(asked, dict) or not isinstance(name, str):
+        return Filled()
+    given = Path(name).expanduser()
+    file = parse_accelerate(
+        path.parent / given, _read(path.parent / given, where) if text is None else text, given.parent
+    )
+    filling = _Filling(table, origin)
+    for said in file.said:
+        filling.take(said)
+    if file.problems:
+        asked.setdefault("strategy", "ddp")  # so that the rest of the recipe can be judged
+    return Filled(file, filling.places, (*file.notes, *filling.notes), (*file.problems, *filling.problems))
+
+
+def _read(file: Path, where: Callable[[str], str]) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        what = f"{KEY}: {file} cannot be read: {error.strerror}"
+        raise RecipeError(Problem(where(KEY), what, "name a YAML file of accelerate's")) from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(Problem(str(file), f"not UTF-8 at byte {error.start}", "save it as UTF-8")) from None
+
+
+class _Filling:
+    """The tables of a recipe while they are filled."""
+
+    def __init__(self, table: dict[str, Any], origin: Callable[[str], str]) -> None:
+        self._table, self._origin = table, origin
+        self.places: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+
+    def take(self, said: Said) -> None:
+        """Put a value in, or tell what the recipe says in its place."""
+        owner, _, name = said.key.partition(".")
+        table = self._table.get(owner)
+        if not isinstance(table, dict):
+            return  # which is a problem of its own
+        strategy = "distributed.strategy"
+        if owner == "distributed" and said.key != strategy and not self._has(name):
+            if self._origin(strategy) == "--set":
+                self._pass_over(said, strategy)
+            return  # a contradiction of strategies is told once
+        rival = _RIVALS.get(said.key)
+        key = rival if rival and rival.partition(".")[2] in table else said.key
+        now = table.get(key.partition(".")[2], "auto")
+        if now == said.value and key == said.key:
+            return
+        if self._origin(key) == "--set":
+            self._pass_over(said, key)
+        elif now == "auto":
+            table[name] = said.value
+            self.places[said.key] = said.where
+        else:
+            who = self.places.get(key, f"the recipe (`{key}`)")
+            what = f"{said.told}, and {who} says {as_toml(now)}"
+            self.problems.append(Problem(said.where, what, "make them agree"))
+
+    def _has(self, name: str) -> bool:
+        """Whether the strategy has a key."""
+        strategy = STRATEGIES.get(str(self._table["distributed"].get("strategy")))
+        return strategy is not None and name in strategy.model_fields
+
+    def _pass_over(self, said: Said, key: str) -> None:
+        self.notes.append(f"{said.where}: {said.told} has no effect: `--set {key}` takes its place")
+
+
+_RIVALS = {"training.gradient_accumulation_steps": "training.global_batch_size"}
+"""Keys that say the same as another one of the recipe."""
