@@ -37,6 +37,18 @@ def dividing_at_once(settings: Mapping[str, Any] | None, is_quantised: bool) -> 
     del config
 
 
+def divided_layers(model: Any) -> list[str]:
+    """Names of the classes whose weights FSDP puts together at a time.
+
+    accelerate divides the input embeddings by themselves. Encoders name the layer that has them among those that are to
+    be kept together, and its weights cannot be divided twice.
+    """
+    embeddings = model.get_input_embeddings()
+    kept = set(model._no_split_modules or [])
+    found = [module for module in model.modules() if type(module).__name__ in kept]
+    return sorted({type(layer).__name__ for layer in found if all(part is not embeddings for part in layer.modules())})
+
+
 def whole(value: Any) -> Any:
     """A tensor put together from what the ranks have of it, in each of them; itself if it is not divided.
 

@@ -15,7 +15,7 @@ from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
-from lora_ns.engine.sharding import forget_frozen, put_together
+from lora_ns.engine.sharding import divided_layers, forget_frozen, put_together
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
@@ -82,10 +82,11 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
     shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
-    if recipe.task_type == "CAUSAL_LM":
-        trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
-    else:
-        trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, recipe, labels)
+    is_causal = recipe.task_type == "CAUSAL_LM"
+    arguments = (sft_arguments if is_causal else training_arguments)(recipe, plan, checkpoints)
+    if arguments["fsdp"]:
+        arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
+    trainer = _causal(arguments, shared) if is_causal else _classifier(arguments, shared, recipe, labels)
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 

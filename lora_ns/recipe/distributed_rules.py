@@ -62,7 +62,6 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     rows = (
         ("peft.method", can is not True, f"{method_name(method)} needs whole weights: {can}"),
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
-        ("task_type", is_fsdp and recipe.task_type != "CAUSAL_LM", _EMBEDDINGS),
         ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
@@ -75,7 +74,6 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     return None
 
 
-_EMBEDDINGS = "accelerate cannot divide the embeddings of a classifier"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 

@@ -380,8 +380,6 @@ MORE_BROKEN = [
     ["distributed.strategy=deepspeed", "peft.method=adalora"],
     ["distributed.strategy=fsdp", "peft.method=adalora"],
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
-    ["distributed.strategy=fsdp", "task_type=SEQ_CLS"],
-    ["distributed.strategy=fsdp", "task_type=TOKEN_CLS"],
     ["peft.extra.peft_type=LORA"],
 ]
 
