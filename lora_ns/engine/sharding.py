@@ -98,6 +98,13 @@ def put_together(trainer: Trainer) -> Callable[[], None]:
     return divide
 
 
+def saved_by_first(checkpoint: Path) -> tuple[Path, Path]:
+    """Weights and optimizer state of a checkpoint of FSDP, which rank 0 writes."""
+    from accelerate.utils.constants import FSDP_MODEL_NAME, OPTIMIZER_NAME
+
+    return checkpoint / f"{FSDP_MODEL_NAME}.bin", checkpoint / f"{OPTIMIZER_NAME}.bin"
+
+
 def forget_frozen(model: Any, checkpoint: Path) -> None:
     """Leave only trained weights in what accelerate saved of a divided model.
 
@@ -105,9 +112,8 @@ def forget_frozen(model: Any, checkpoint: Path) -> None:
     it cannot load them again either.
     """
     import torch
-    from accelerate.utils.constants import FSDP_MODEL_NAME
 
-    file = checkpoint / f"{FSDP_MODEL_NAME}.bin"
+    file, _ = saved_by_first(checkpoint)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     saved = torch.load(file, weights_only=True)
     kept = {name: value for name, value in saved.items() if name in trained}

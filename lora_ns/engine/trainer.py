@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
+from lora_ns.engine.distributed import hand_out
 from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
-from lora_ns.engine.sharding import divided_layers, forget_frozen, put_together
+from lora_ns.engine.sharding import divided_layers, forget_frozen, put_together, saved_by_first
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
@@ -240,10 +241,18 @@ def saving_in_parts(trainer_class: Any) -> Any:
             divide_again()
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-            """What a run is resumed from; of the weights under FSDP, those that are trained."""
+            """What a run is resumed from; of the weights under FSDP, those that are trained.
+
+            accelerate writes both by rank 0 alone, whether or not each machine has checkpoints of its own.
+            """
             super()._save_optimizer_and_scheduler(output_dir)
-            if self.is_fsdp_enabled and self.accelerator.is_main_process:
+            if not self.is_fsdp_enabled:
+                return
+            if self.accelerator.is_main_process:
                 forget_frozen(self.model, Path(output_dir))
+            if self.args.save_on_each_node:
+                for file in saved_by_first(Path(output_dir)):
+                    hand_out(file, self.args.should_save)
 
     return SavingTrainer
 

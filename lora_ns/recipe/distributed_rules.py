@@ -97,7 +97,7 @@ def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
 
 
 def machines_can_meet(recipe: Recipe) -> Finding | None:
-    """Several machines need a place to meet, and a strategy whose checkpoints each can keep."""
+    """Several machines need a place to meet."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or asked.num_nodes == 1:
         return None
@@ -105,7 +105,4 @@ def machines_can_meet(recipe: Recipe) -> Finding | None:
         what = f"{asked.num_nodes} machines, and nothing says where they meet"
         remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
         return Finding(("distributed.num_nodes",), what, remedy)
-    if isinstance(asked, (Fsdp, AutoStrategy)):
-        what = f"{_called(asked)} writes its checkpoints on one machine alone, and there are {asked.num_nodes}"
-        return Finding(("distributed.strategy", "distributed.num_nodes"), what, 'write "ddp" or "deepspeed"')
     return None
