@@ -313,8 +313,9 @@ def causal_trainer_class() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss, from scores of the positions in it where that is less work."""
             own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
-            own_logits = own_logits or self.is_fsdp_enabled or self.is_deepspeed_enabled
-            scorer = next((kind for kind in (HeadScorer, AnswerScorer) if kind.fits(model)), None)
+            in_parts = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)
+            scorer = next((kind for kind in kinds if kind.fits(model)), None)
             if not own_logits and scorer:
                 model = scorer(model, self.accelerator)
             return super().compute_loss(model, inputs, return_outputs, **kwargs)

@@ -30,8 +30,6 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
         ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),
         ("peft.use_kasa", not isinstance(asked, Ddp) and lora is not None and lora.use_kasa, _KASA),
-        ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
-        ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
         ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
     )
     for key, is_broken, what in refused:
@@ -43,7 +41,6 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
 _LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
 _ADALORA = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
 _KASA = 'KaSA trains in one process or by "ddp" for now'
-_TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
@@ -64,6 +61,8 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
         ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
+        ("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
+        ("peft.trainable_token_indices", bool(getattr(method, "trainable_token_indices", ())), _TOKEN_ROWS),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
         ("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),
     )
@@ -74,6 +73,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     return None
 
 
+_TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 
