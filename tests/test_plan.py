@@ -613,6 +613,12 @@ def test_the_simplest_strategy_that_fits_is_chosen(write_recipe, facts, machine,
     assert (made.strategy.value, made.strategy.origin, made.strategy.why) == (expected, "computed", why)
 
 
+def test_the_gpus_of_all_machines_are_counted_where_weights_are_divided(write_recipe):
+    several = ("distributed.strategy=auto", "distributed.num_nodes=2", "distributed.rdzv_endpoint=10.0.0.1:29500")
+    made = plan(write_recipe(), *several, facts=HUGE, machine=eight(80))
+    assert (made.strategy.value, made.strategy.why) == ("fsdp", "the weights fit if they are divided over 16 GPUs")
+
+
 def test_one_process_needs_no_strategy(write_recipe):
     made = plan(write_recipe(), "distributed.strategy=auto", "distributed.num_processes=1")
     assert (made.strategy.value, made.strategy.why) == ("none", "one process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -10,6 +11,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.render import IGNORED
@@ -199,6 +201,38 @@ def peak_memory() -> dict[str, int]:
         return {}
     found = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     return {name: any_of(size) for name, size in zip(("peak_memory_bytes", "peak_reserved_bytes"), found, strict=True)}
+
+
+PIECE = 64 * 2**20
+"""Bytes of a file that are handed out at once."""
+
+
+def hand_out(file: Path, keeps: bool) -> None:
+    """Give other machines a file that rank 0 alone has written. Every rank has to come here, with its own path.
+
+    Args:
+        file: in the run directory of this rank's machine.
+        keeps: whether this rank writes, on its machine.
+    """
+    from torch import distributed
+
+    is_source = distributed.get_rank() == 0
+    with (
+        file.open("rb") if is_source else contextlib.nullcontext() as source,
+        file.open("wb") if keeps and not is_source else contextlib.nullcontext() as kept,
+    ):
+        while piece := _from_first(source.read(PIECE) if source else b""):
+            if kept:
+                kept.write(piece)
+
+
+def _from_first(value: bytes) -> bytes:
+    """What rank 0 has of it."""
+    from torch import distributed
+
+    found = [value]
+    distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 _KINDS = {"none": {"NO"}, "ddp": {"MULTI_CPU", "MULTI_GPU"}, "fsdp": {"FSDP"}, "deepspeed": {"DEEPSPEED"}}

@@ -89,7 +89,8 @@ class AnswerScorer:
         if self._model is _adapted(self._model):
             hidden: torch.Tensor = self._base.base_model(**inputs).last_hidden_state
             return hidden
-        found = self._model(**inputs, output_hidden_states=True, logits_to_keep=1)
+        few = {"logits_to_keep": 1} if _keeps_few_logits(type(self._base).forward) else {}
+        found = self._model(**inputs, output_hidden_states=True, **few)
         last: torch.Tensor = found.hidden_states[-1]
         return last
 
@@ -107,10 +108,11 @@ def _keeps_few_logits(forward: Callable[..., Any]) -> bool:
 
 
 def _adapted(model: Any) -> Any:
-    """The model itself, if DDP has it."""
+    """The model itself, if DDP or DeepSpeed's engine has it."""
     from torch.nn.parallel import DistributedDataParallel
 
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    is_engine = hasattr(model, "zero_optimization_stage")
+    return model.module if is_engine or isinstance(model, DistributedDataParallel) else model
 
 
 class HeadScorer(AnswerScorer):
@@ -125,15 +127,18 @@ class HeadScorer(AnswerScorer):
         from peft import PeftModel
         from peft.utils.other import TrainableTokensWrapper
 
-        return isinstance(model, PeftModel) and isinstance(
-            model.get_base_model().get_output_embeddings(), TrainableTokensWrapper
+        adapted = _adapted(model)
+        return isinstance(adapted, PeftModel) and isinstance(
+            adapted.get_base_model().get_output_embeddings(), TrainableTokensWrapper
         )
 
     def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        parts = [slice(start, start + POSITIONS_AT_ONCE) for start in range(0, len(targets), POSITIONS_AT_ONCE)]
+        # A batch may have no position in the loss, such as one that makes up for rows that are missing.
+        starts = range(0, max(1, len(targets)), POSITIONS_AT_ONCE)
+        parts = [slice(start, start + POSITIONS_AT_ONCE) for start in starts]
         scored = [checkpoint(self._score_part, hidden[part], targets[part], use_reentrant=False) for part in parts]
         return tuple(torch.cat(part) for part in zip(*scored, strict=True))
 

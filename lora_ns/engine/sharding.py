@@ -37,6 +37,18 @@ def dividing_at_once(settings: Mapping[str, Any] | None, is_quantised: bool) -> 
     del config
 
 
+def divided_layers(model: Any) -> list[str]:
+    """Names of the classes whose weights FSDP puts together at a time.
+
+    accelerate divides the input embeddings by themselves. Encoders name the layer that has them among those that are to
+    be kept together, and its weights cannot be divided twice.
+    """
+    embeddings = model.get_input_embeddings()
+    kept = set(model._no_split_modules or [])
+    found = [module for module in model.modules() if type(module).__name__ in kept]
+    return sorted({type(layer).__name__ for layer in found if all(part is not embeddings for part in layer.modules())})
+
+
 def whole(value: Any) -> Any:
     """A tensor put together from what the ranks have of it, in each of them; itself if it is not divided.
 
@@ -86,6 +98,13 @@ def put_together(trainer: Trainer) -> Callable[[], None]:
     return divide
 
 
+def saved_by_first(checkpoint: Path) -> tuple[Path, Path]:
+    """Weights and optimizer state of a checkpoint of FSDP, which rank 0 writes."""
+    from accelerate.utils.constants import FSDP_MODEL_NAME, OPTIMIZER_NAME
+
+    return checkpoint / f"{FSDP_MODEL_NAME}.bin", checkpoint / f"{OPTIMIZER_NAME}.bin"
+
+
 def forget_frozen(model: Any, checkpoint: Path) -> None:
     """Leave only trained weights in what accelerate saved of a divided model.
 
@@ -93,9 +112,8 @@ def forget_frozen(model: Any, checkpoint: Path) -> None:
     it cannot load them again either.
     """
     import torch
-    from accelerate.utils.constants import FSDP_MODEL_NAME
 
-    file = checkpoint / f"{FSDP_MODEL_NAME}.bin"
+    file, _ = saved_by_first(checkpoint)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     saved = torch.load(file, weights_only=True)
     kept = {name: value for name, value in saved.items() if name in trained}

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
+from lora_ns.engine.distributed import hand_out
 from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
-from lora_ns.engine.sharding import forget_frozen, put_together
+from lora_ns.engine.sharding import divided_layers, forget_frozen, put_together, saved_by_first
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
@@ -82,10 +83,11 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
     shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
-    if recipe.task_type == "CAUSAL_LM":
-        trainer = _causal(sft_arguments(recipe, plan, checkpoints), shared)
-    else:
-        trainer = _classifier(training_arguments(recipe, plan, checkpoints), shared, recipe, labels)
+    is_causal = recipe.task_type == "CAUSAL_LM"
+    arguments = (sft_arguments if is_causal else training_arguments)(recipe, plan, checkpoints)
+    if arguments["fsdp"]:
+        arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
+    trainer = _causal(arguments, shared) if is_causal else _classifier(arguments, shared, recipe, labels)
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
@@ -239,10 +241,18 @@ def saving_in_parts(trainer_class: Any) -> Any:
             divide_again()
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-            """What a run is resumed from; of the weights under FSDP, those that are trained."""
+            """What a run is resumed from; of the weights under FSDP, those that are trained.
+
+            accelerate writes both by rank 0 alone, whether or not each machine has checkpoints of its own.
+            """
             super()._save_optimizer_and_scheduler(output_dir)
-            if self.is_fsdp_enabled and self.accelerator.is_main_process:
+            if not self.is_fsdp_enabled:
+                return
+            if self.accelerator.is_main_process:
                 forget_frozen(self.model, Path(output_dir))
+            if self.args.save_on_each_node:
+                for file in saved_by_first(Path(output_dir)):
+                    hand_out(file, self.args.should_save)
 
     return SavingTrainer
 
@@ -303,8 +313,9 @@ def causal_trainer_class() -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss, from scores of the positions in it where that is less work."""
             own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
-            own_logits = own_logits or self.is_fsdp_enabled or self.is_deepspeed_enabled
-            scorer = next((kind for kind in (HeadScorer, AnswerScorer) if kind.fits(model)), None)
+            in_parts = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)
+            scorer = next((kind for kind in kinds if kind.fits(model)), None)
             if not own_logits and scorer:
                 model = scorer(model, self.accelerator)
             return super().compute_loss(model, inputs, return_outputs, **kwargs)

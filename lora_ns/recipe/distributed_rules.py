@@ -30,8 +30,6 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
         ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),
         ("peft.use_kasa", not isinstance(asked, Ddp) and lora is not None and lora.use_kasa, _KASA),
-        ("model.add_tokens", bool(recipe.model.add_tokens), "new tokens are trained in one process for now"),
-        ("peft.trainable_token_indices", bool(lora and lora.trainable_token_indices), _TOKEN_ROWS),
         ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
     )
     for key, is_broken, what in refused:
@@ -43,7 +41,6 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
 _LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
 _ADALORA = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
 _KASA = 'KaSA trains in one process or by "ddp" for now'
-_TOKEN_ROWS = "rows of single tokens are trained in one process for now"
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
@@ -62,9 +59,10 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     rows = (
         ("peft.method", can is not True, f"{method_name(method)} needs whole weights: {can}"),
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
-        ("task_type", is_fsdp and recipe.task_type != "CAUSAL_LM", _EMBEDDINGS),
         ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
+        ("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
+        ("peft.trainable_token_indices", bool(getattr(method, "trainable_token_indices", ())), _TOKEN_ROWS),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
         ("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),
     )
@@ -75,7 +73,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     return None
 
 
-_EMBEDDINGS = "accelerate cannot divide the embeddings of a classifier"
+_TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 
@@ -99,7 +97,7 @@ def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
 
 
 def machines_can_meet(recipe: Recipe) -> Finding | None:
-    """Several machines need a place to meet, and a strategy whose checkpoints each can keep."""
+    """Several machines need a place to meet."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or asked.num_nodes == 1:
         return None
@@ -107,7 +105,4 @@ def machines_can_meet(recipe: Recipe) -> Finding | None:
         what = f"{asked.num_nodes} machines, and nothing says where they meet"
         remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
         return Finding(("distributed.num_nodes",), what, remedy)
-    if isinstance(asked, (Fsdp, AutoStrategy)):
-        what = f"{_called(asked)} writes its checkpoints on one machine alone, and there are {asked.num_nodes}"
-        return Finding(("distributed.strategy", "distributed.num_nodes"), what, 'write "ddp" or "deepspeed"')
     return None

@@ -11,7 +11,7 @@ from lora_ns.basemodel import find_base
 from lora_ns.engine.adapter import add_adapter
 from lora_ns.engine.model import Loading, load_base
 from lora_ns.engine.render import IGNORED
-from lora_ns.engine.scoring import POSITIONS_AT_ONCE, AnswerScorer, scoring_function
+from lora_ns.engine.scoring import POSITIONS_AT_ONCE, AnswerScorer, HeadScorer, scoring_function
 from lora_ns.recipe.peft import METHODS
 
 PLAIN = SimpleNamespace(autocast=contextlib.nullcontext)
@@ -76,16 +76,23 @@ def one_of_one(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_ddp_sees_every_gradient_of_the_scored_positions(one_of_one, base, method):
-    model = adapted(base, method)
-    expected = AnswerScorer(model, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+ROWS = {"trainable_token_indices": (5, 6)}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "method", "settings"),
+    [(AnswerScorer, "lora", {}), (AnswerScorer, "ia3", {}), (HeadScorer, "lora", ROWS)],
+    ids=["lora", "ia3", "rows"],
+)
+def test_ddp_sees_every_gradient_of_the_scored_positions(one_of_one, base, scorer, method, settings):
+    model = adapted(base, method, **settings)
+    expected = scorer(model, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
     wanted = gradients(model, -expected.log_probs.sum())
     shared = torch.nn.parallel.DistributedDataParallel(model)
     seen = []
     shared.register_comm_hook(None, lambda _, bucket: _seen(bucket, seen))
-    assert AnswerScorer.fits(shared)
-    got = AnswerScorer(shared, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+    assert scorer.fits(shared)
+    got = scorer(shared, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
     assert torch.allclose(got.log_probs, expected.log_probs, atol=1e-6)
     for name, gradient in gradients(model, -got.log_probs.sum()).items():
         assert torch.allclose(gradient, wanted[name], atol=1e-6), name
@@ -118,11 +125,12 @@ def test_any_loss_on_the_log_probabilities_has_its_own_gradient():
     assert entropy.min() >= 0
 
 
-def test_a_batch_without_a_label_teaches_nothing(base):
-    model = adapted(base)
+@pytest.mark.parametrize(("scorer", "settings"), [(AnswerScorer, {}), (HeadScorer, ROWS)], ids=["lora", "rows"])
+def test_a_batch_without_a_label_teaches_nothing(base, scorer, settings):
+    model = adapted(base, **settings)
     empty = batch()
     empty["labels"] = torch.full_like(empty["labels"], IGNORED)
-    scores = AnswerScorer(model, PLAIN)(**empty, fused_lm_head=True, use_cache=False)
+    scores = scorer(model, PLAIN)(**empty, fused_lm_head=True, use_cache=False)
     assert not scores.label_mask.any()
     assert all(not gradient.any() for gradient in gradients(model, scores.log_probs.sum()).values())
 

@@ -380,8 +380,8 @@ MORE_BROKEN = [
     ["distributed.strategy=deepspeed", "peft.method=adalora"],
     ["distributed.strategy=fsdp", "peft.method=adalora"],
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
-    ["distributed.strategy=fsdp", "task_type=SEQ_CLS"],
-    ["distributed.strategy=fsdp", "task_type=TOKEN_CLS"],
+    ["distributed.strategy=fsdp", 'model.add_tokens=["<a>"]'],
+    ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.trainable_token_indices=[5]"],
     ["peft.extra.peft_type=LORA"],
 ]
 

@@ -1,7 +1,8 @@
 """A rank that trains one prepared run after another in the same process group: the libraries are imported once.
 
-Arguments: the runs. One that follows a `+` is interrupted before its last checkpoint, and goes on. What goes wrong in
-one is written beside it, and the next is begun.
+Arguments: the runs. One that follows a `+` is interrupted before its last checkpoint, and goes on. The runs of two
+machines with one process each are joined by a comma, and go on with their ranks exchanged. What goes wrong in one is
+written beside it, and the next is begun.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import accelerate.state as accelerate_state
@@ -62,6 +64,24 @@ def interrupt_once_trained(run: RunDir, rank: Rank) -> None:
     meet()
 
 
+def run_here(runs: Sequence[Path]) -> tuple[RunDir, Rank]:
+    """The run of this process and its place: of several runs, each process has one, as on a machine of its own."""
+    number = int(os.environ["RANK"])
+    is_shared = len(runs) == 1
+    os.environ["LOCAL_RANK"] = str(number if is_shared else 0)
+    os.environ["LOCAL_WORLD_SIZE"] = str(2 if is_shared else 1)
+    return RunDir.open(runs[0 if is_shared else number]), Rank.of()
+
+
+def train_and_go_on(runs: Sequence[Path], is_interrupted: bool) -> None:
+    """Train, as a rank of the runs does, and once more after an interruption."""
+    run, rank = run_here(runs)
+    train_one(run)
+    if is_interrupted:
+        interrupt_once_trained(run, rank)
+        train_one(run_here(runs[::-1])[0])
+
+
 def main() -> None:
     """Train all of them."""
     rank = Rank.of()
@@ -71,15 +91,13 @@ def main() -> None:
     train.join = lambda *_: None
     distributed.destroy_process_group = lambda *_: None
     for name in sys.argv[1:]:
-        run = RunDir.open(Path(name.removeprefix("+")))
+        runs = [Path(run) for run in name.removeprefix("+").split(",")]
         try:
-            train_one(run)
-            if name.startswith("+"):
-                interrupt_once_trained(run, rank)
-                train_one(run)
+            train_and_go_on(runs, name.startswith("+"))
         except Exception as error:
             told = {"kind": type(error).__name__, "what": str(error), "trace": traceback.format_exc()}
-            (run.path / f"failed-{rank.number}.json").write_text(json.dumps(told))
+            for run in runs:
+                (run / f"failed-{rank.number}.json").write_text(json.dumps(told))
     end()
 
 

@@ -75,10 +75,10 @@ def offered() -> list[str]:
     return [name for name in STRATEGIES if has_deepspeed or not name.startswith("zero")]
 
 
-def prepare_run(folder: Path, *overrides: str) -> RunDir:
-    """A run of two processes up to the point where they would be started."""
+def prepare_run(folder: Path, *overrides: str, processes: int = 2) -> RunDir:
+    """A run of two processes, here or on a machine each, up to the point where they would be started."""
     folder.mkdir(parents=True)
-    return prepared(lambda: run_recipe(folder, RECIPE, *SHARED, *overrides, "distributed.num_processes=2"))
+    return prepared(lambda: run_recipe(folder, RECIPE, *SHARED, *overrides, f"distributed.num_processes={processes}"))
 
 
 def prepared(start: Callable[[], object]) -> RunDir:

@@ -1,13 +1,16 @@
 """Tokens that a recipe adds: they are learned, written, reloaded and merged, with a base that ties its head or not."""
 
+import functools
 import json
 
 import pytest
 import torch
 import transformers
+from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file
 from services_recipes import check_resumes_to_the_same_bits
 from shapes import SHAPES, make_tokenizer
+from strategies import STRATEGIES, check_trained, drive, offered, prepared
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 
 from lora_ns.engine.adapter import WEIGHTS
@@ -23,12 +26,15 @@ STEPS = ("training.max_steps=40", "training.learning_rate=5e-3", "training.warmu
 ROWS = [chat("plum", "<yes>"), chat("stone", "<no>"), chat("ripe plum", "<yes>"), chat("grey stone", "<no>")]
 
 
+def write_folder(folder, is_tied):
+    folder.mkdir(exist_ok=True)
+    write_base(folder, make_tokenizer(SHAPES["chatml-marked"]), tie_word_embeddings=is_tied, initializer_range=0.2)
+    write_rows(folder, ROWS)
+
+
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def folder(request, tmp_path):
-    write_base(
-        tmp_path, make_tokenizer(SHAPES["chatml-marked"]), tie_word_embeddings=request.param, initializer_range=0.2
-    )
-    write_rows(tmp_path, ROWS)
+    write_folder(tmp_path, request.param)
     return tmp_path
 
 
@@ -68,6 +74,35 @@ def test_the_adapter_has_rows_and_no_whole_matrix(folder):
 def test_training_is_the_same_after_an_interruption(folder):
     found = run(folder, ADDED, "training.max_steps=4", "training.save_steps=2")
     check_resumes_to_the_same_bits(found, 4)
+
+
+EIGHT = ("training.max_steps=8", "training.save_steps=4", "training.per_device_train_batch_size=2")
+ALSO_HELD_OUT = ("dataset.eval_path=rows.jsonl", "dataset.max_eval_samples=3", "training.per_device_eval_batch_size=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [name for name in ("ddp", "zero2") if name in offered()])
+def test_two_processes_train_the_rows_of_one(tmp_path, strategy):
+    """One of the two has nothing to predict in the last batch of the evaluation."""
+    said = (ADDED, "peft.trainable_token_indices=[5, 6]", *EIGHT, *ALSO_HELD_OUT)
+    pairs = []
+    for is_tied in (True, False):
+        folders = [tmp_path / f"{count}-{is_tied}" for count in ("one", "two")]
+        for folder in folders:
+            write_folder(folder, is_tied)
+        processes = (*STRATEGIES[strategy], "distributed.num_processes=2")
+        pairs.append((run(folders[0], *said), prepared(functools.partial(run, folders[1], *said, *processes))))
+    drive([f"+{two.path}" for _, two in pairs])
+    for one, two in pairs:
+        check_trained(two)
+        expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
+        at_once = load_file(two.path / AS_TRAINED_AT_ONCE / WEIGHTS)
+        assert any("trainable_tokens" in name for name in expected)
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
+            assert torch.equal(got[name], at_once[name])
+        assert two.read().metrics["eval_loss"] == pytest.approx(one.read().metrics["eval_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize(

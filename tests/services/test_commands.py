@@ -22,7 +22,7 @@ def rows(output):
 def test_train_prints_its_result_as_json(tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     done = lorans("train", "recipe.toml", "--json", "--set", "training.max_steps=1")
-    result = json.loads(done.stdout[done.stdout.index("{") :])  # after what libraries print once, when they are imported
+    result = json.loads(done.stdout[done.stdout.index("{") :])  # libraries print when they are imported
     assert result["steps"] == 1
     assert result["seal"] == RunDir.open(tmp_path / "run").read().seal.model_dump()
 

@@ -33,6 +33,7 @@ KINDS = {
     "classes": (TEXT, LOUD, ("classification.class_weights=[3.0, 0.5]", *BEST)),
     "smoothed": (TEXT, LOUD, ("training.extra.label_smoothing_factor=0.1", "training.per_device_train_batch_size=1")),
     "scores": (TEXT, SCORES, ()),
+    "scores by a decoder": (TEXT, SCORES, ()),
     "several": (TEXT, SEVERAL, ("classification.class_weights=balanced",)),
     "tags": (
         TEXT.replace("SEQ_CLS", "TOKEN_CLS"),
@@ -41,13 +42,13 @@ KINDS = {
     ),
 }
 """Recipe, rows and overrides by what is predicted; the words of a micro-batch are not as many in each process."""
-SAMPLE = ("scores", "tags")
+SAMPLE = {"ddp": ("scores", "tags"), "fsdp": ("scores",)}
 """What is trained whenever the tests run."""
 
 
-def write_base(folder):
-    """A tiny BERT without dropout, which draws other numbers in each process."""
-    write_architecture(folder, "bert")
+def write_base(folder, family):
+    """A tiny model without dropout, which draws other numbers in each process."""
+    write_architecture(folder, family)
     file = folder / "base/config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
@@ -55,7 +56,7 @@ def write_base(folder):
 
 def run_kind(folder, name, *overrides):
     text, rows, own = KINDS[name]
-    write_base(folder)
+    write_base(folder, "llama" if "decoder" in name else "bert")
     return run_rows(folder, text, rows, *SHARED, *own, *overrides)
 
 
@@ -100,11 +101,12 @@ def check_same(run, one):
     assert all(torch.equal(at_once[name], value) for name, value in got.items())
 
 
-def test_two_processes_give_the_classifier_of_one(alone, tmp_path):
-    check_kinds(alone, tmp_path, "ddp", SAMPLE)
+@pytest.mark.parametrize("strategy", SAMPLE)
+def test_two_processes_give_the_classifier_of_one(alone, tmp_path, strategy):
+    check_kinds(alone, tmp_path, strategy, SAMPLE[strategy])
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("strategy", [name for name in offered() if name != "fsdp"])
+@pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_classifier_of_one_process(alone, tmp_path, strategy):
     check_kinds(alone, tmp_path, strategy, KINDS)

@@ -81,3 +81,16 @@ def test_two_processes_give_the_adapter_of_one(tmp_path, alone, strategy):
 def test_every_strategy_gives_the_adapter_of_one_process(tmp_path, alone, strategy):
     rows = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}
     check_strategy(tmp_path, strategy, rows, alone, f"training.max_steps={CLUSTER_STEPS}")
+
+
+def test_each_of_two_machines_has_whole_checkpoints_of_divided_weights(tmp_path, alone):
+    meeting = ("distributed.num_nodes=2", "distributed.rdzv_endpoint=127.0.0.1:29500")
+    said = (*STRATEGIES["fsdp"], *meeting)
+    runs = [prepare_run(tmp_path / name, *said, processes=1) for name in ("first", "second")]
+    drive([f"+{runs[0].path},{runs[1].path}"])
+    expected = load_file(runs[0].path / AS_TRAINED_AT_ONCE / WEIGHTS)
+    for run in runs:
+        check_trained(run)
+        check_same(run, alone(), "fsdp")
+        got = load_file(run.adapter / WEIGHTS)
+        assert all(torch.equal(got[key], value) for key, value in expected.items())
