@@ -244,6 +244,18 @@ def told_error(told: Mapping[str, Any], who: str) -> LoransError:
     return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in told["problems"])
 
 
+def lost_meeting_point(run: RunDir) -> bool:
+    """Whether the launcher ended because the machine with the meeting point did not answer any more."""
+    text = run.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+    return bool(_LOST_MEETING.search(text.rpartition(_TRACEBACK)[2]))
+
+
+_TAIL = 20_000
+_TRACEBACK = "Traceback (most recent call last)"
+_LOST_MEETING = re.compile(r"Rendezvous\w*Error|DistNetworkError|DistStoreError")
+"""What torchrun's agent ends with then; after a process of its own, it ends with `ChildFailedError`."""
+
+
 def _failure(run: RunDir, returncode: int) -> LoransError:
     """What the first rank says that failed on its own, rather than because another one was gone."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in run.ranks.glob("rank*.error.json")]
@@ -251,7 +263,7 @@ def _failure(run: RunDir, returncode: int) -> LoransError:
         first = min(found, key=lambda error: (not error["expected"], error["time"]))
         return told_error(first, f"rank {first['rank']} on {first['host']}")
     remedy = f"{run.log} has what it said"
-    ended = _RANK_EXIT.findall(run.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
+    ended = _RANK_EXIT.findall(run.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:])
     if not ended:
         return RunError(Problem(str(run.path), f"the launcher ended with {returncode}", remedy))
     rank, code = ended[-1][0], int(ended[-1][1])

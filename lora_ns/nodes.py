@@ -87,6 +87,16 @@ def check_port(node: Node) -> None:
             raise UsageError(Problem("", what, "write another port, the same on all machines")) from None
 
 
+def is_met(node: Node) -> bool:
+    """Whether somebody listens at the meeting point."""
+    with contextlib.suppress(OSError), socket.create_connection((node.host, node.port), timeout=_CONNECT_SECONDS):
+        return True
+    return False
+
+
+_CONNECT_SECONDS = 2.0
+
+
 def _interface(address: str) -> str | None:
     import psutil  # which accelerate brings
 

@@ -332,6 +332,24 @@ class RunDir:
             raise UsageError(Problem(str(self.path), f"holds a run already ({status})", remedy))
 
     @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that trains this run; another machine is told on disks that know of locks.
+
+        The lock is the operating system's, on the directory itself: it ends with the process, however that ends.
+
+        Raises:
+            UsageError: if another process has it.
+        """
+        with telling_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            _lock(handle, self.path)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
         """Put a run aside that a new one replaces, and bring it back if the new one ends before `forget_replaced`.
 
@@ -384,6 +402,26 @@ class RunDir:
                 shutil.rmtree(part, ignore_errors=True)
             else:
                 part.unlink(missing_ok=True)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Lock an open directory, where the system and the disk know how."""
+    try:
+        import fcntl
+    except ImportError:  # as on Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        what = "another process is training this run"
+        raise UsageError(Problem(str(path), what, "wait for it, end it, or choose another folder")) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+"""How disks say that they cannot lock a directory, as NFS does."""
 
 
 class FollowedRun(RunDir):

@@ -360,3 +360,23 @@ def test_a_folder_is_hashed_file_by_file(tmp_path):
     assert list(hashed) == ["empty", "inner/file"]
     assert hashed["empty"] == EMPTY_SHA256
     assert hashed["inner/file"] == sha256_file(folder / "inner" / "file") != EMPTY_SHA256
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    run = RunDir(tmp_path / "run")
+    with run.held(), pytest.raises(UsageError, match="another process is training this run"), RunDir(run.path).held():
+        raise AssertionError("both have it")
+    with run.held():
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_that_cannot_lock_is_no_reason_to_stop(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunDir(tmp_path).held():
+        pass

@@ -16,9 +16,9 @@ from typing import Any
 
 from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
-from lora_ns.launch import argv, environment, error_told, ignored_note, launch, strays
+from lora_ns.launch import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
 from lora_ns.machine import Machine
-from lora_ns.nodes import check_port, this_node
+from lora_ns.nodes import Node, check_port, is_met, this_node
 from lora_ns.processes import count_here
 from lora_ns.rundir import RunDir, write_atomic
 
@@ -61,18 +61,17 @@ def run_ranks(
         check_port(node)
         observer.stage(f"meeting {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
     command = argv(run.path, here, "--launched", restarts=asked.restarts, node=node)
-    try:
-        launch(
-            run,
-            command,
-            environment(surroundings, here, machine.cores, node),
-            tell,
-            lambda: stop.number,
-            asked.restarts,
-        )
-    except LoransError:
-        if not stop.number:  # else the signal may have gone to the processes too, as a scheduler's does
-            raise
+    environ = environment(surroundings, here, machine.cores, node)
+    for left in range(asked.restarts, -1, -1):
+        try:
+            launch(run, command, environ, tell, lambda: stop.number, asked.restarts)
+            break
+        except LoransError:
+            if stop.number:  # the signal may have gone to the processes too, as a scheduler's does
+                break
+            if not (left and node and not node.is_host and lost_meeting_point(run)):
+                raise
+            _wait_for_host(node, observer, stop)
     if result:
         return result
     if stop.number or run.stopped_file.exists():
@@ -82,6 +81,20 @@ def run_ranks(
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
         raise InterruptedRunError(number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
     raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
+
+
+def _wait_for_host(node: Node, observer: Observer, stop: StopSignal) -> None:
+    """Wait until the machine with the meeting point is there again, as long as processes wait for one another."""
+    observer.warn(f"{node.host} was lost, and is waited for: give its command again there, with `--resume`")
+    until = time.monotonic() + node.timeout
+    while not is_met(node) and not stop.number:
+        if time.monotonic() > until:
+            what = f"{node.host} was lost, and did not come back within {node.timeout} seconds"
+            raise RunError(Problem("", what, "give its command again there, with `--resume`, and this one too"))
+        time.sleep(_LOOK_SECONDS)
+
+
+_LOOK_SECONDS = 1.0
 
 
 class Teller:

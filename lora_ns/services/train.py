@@ -255,7 +255,8 @@ def _made(
     )
     check_arguments(loaded, plan, run.checkpoints)
     _check_adapter(loaded, base, plan, manifest.added_tokens)
-    with run.replacing() if overwrite else contextlib.nullcontext():
+    with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
+        run.check_free(overwrite)  # another process may have been quicker
         run.create(loaded.text, manifest)
         noise.attach(run.log)
         _save_data(run, rows.data)
@@ -285,6 +286,14 @@ def resume(
         UsageError: if the run is finished, its recipe was changed, or so many processes would train something else.
     """
     check_not_launched(os.environ)
+    with run.held():
+        return _go_on(run, observer, noise, loaded, count)
+
+
+def _go_on(
+    run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None, count: Count | None
+) -> TrainResult:
+    """As `resume`, in a run that nobody else trains."""
     manifest, machine = run.read(), detect()
     base = reopen_base(manifest)
     if loaded is not None:
@@ -385,7 +394,7 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
         prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
     if is_launched:
         return _train(run, prepared, observer, found, StopSignal(file=run.stop_file))
-    with StopSignal().listening() as stop:
+    with run.held() if rank.is_first else contextlib.nullcontext(), StopSignal().listening() as stop:
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
 
 
