@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_ns.engine.callbacks import Observer, SilentObserver
 from lora_ns.engine.distributed import Rank
@@ -17,6 +18,9 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir, write_atomic
 from lora_ns.services.ranks import telling_launcher
 from lora_ns.services.train import TrainResult, prepare_run, reopen_run, train_rank
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 _LONGEST_PREPARATION = timedelta(days=30)
 """How long processes wait for rows to be tokenised: the launcher ends them if the one that does so fails."""
@@ -56,7 +60,8 @@ def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) ->
             return reopen_run(asked.run, asked.loaded)
         return prepare_run(asked.loaded, observer, noise, asked.overwrite, asked.use_cache)
 
-    rank, run = Rank.of(), _made_by_first(launcher, make)
+    store = _meeting_point()  # which lives as long as this: the process group is formed at the same place
+    rank, run = Rank.of(), _made_by_first(launcher, make, store)
     with telling_launcher(run, rank.number, is_launched=False):
         return train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
 
@@ -67,11 +72,16 @@ def _was_begun_by(launcher: Launcher, run: RunDir) -> bool:
     return launcher.restarts > 0 and file.is_file() and file.read_text(encoding="utf-8") == str(os.getppid())
 
 
-def _made_by_first(launcher: Launcher, make: Callable[[], RunDir]) -> RunDir:
-    """What the first process of this machine makes, in all of them."""
+def _meeting_point() -> Store:
+    """The launcher's store, of which all its processes know."""
     from torch.distributed.rendezvous import rendezvous
 
-    store = next(rendezvous("env://", timeout=_LONGEST_PREPARATION))[0]
+    store: Store = next(rendezvous("env://", timeout=_LONGEST_PREPARATION))[0]
+    return store
+
+
+def _made_by_first(launcher: Launcher, make: Callable[[], RunDir], store: Store) -> RunDir:
+    """What the first process of this machine makes, in all of them."""
     key = f"lorans/run/{launcher.node}/{launcher.restarts}"
     if not launcher.is_first:
         store.wait([key], _LONGEST_PREPARATION)

@@ -172,7 +172,7 @@ def launched(folder, launcher, *options, recipe=RECIPE):
     (folder / "recipe.toml").write_text(recipe)
     shared = [word for override in SHARED for word in ("--set", override)]
     command = [sys.executable, *launcher, "-m", "lora_ns", "train", "recipe.toml", *shared, *options]
-    surroundings = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    surroundings = {**os.environ, "ACCELERATE_USE_CPU": "true", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
 
 
