@@ -381,6 +381,7 @@ MORE_BROKEN = [
     ["distributed.strategy=fsdp", "peft.method=adalora"],
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
     ["distributed.strategy=fsdp", 'model.add_tokens=["<a>"]'],
+    ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.init_lora_weights=pissa"],
     ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.trainable_token_indices=[5]"],
     ["peft.extra.peft_type=LORA"],
 ]

@@ -78,7 +78,7 @@ REFUSED = {
     "noise": (("sft.neftune_noise_alpha=5",), "`neftune_noise_alpha` is 5"),
     "zero": (ZERO, "ZeRO-2 has divided the optimizer's state"),
     "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has divided the optimizer's state"),
-    "method": (("peft.trainable_token_indices=[5]",), "rows of single tokens are trained in one process"),
+    "method": (("peft.method=pvera",), "pvera trains in one process: its noise is drawn anew in each process"),
     "accumulation": (
         ("training.gradient_accumulation_steps=2",),
         "`gradient_accumulation_steps = 2` makes the global batch follow their number",
