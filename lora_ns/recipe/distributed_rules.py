@@ -24,7 +24,6 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     lora = method if isinstance(method, Lora) else None
     can, is_zero = method.capabilities.ddp, isinstance(asked, DeepSpeed)
     refused = (
-        ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
         ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),

@@ -464,7 +464,8 @@ def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
     """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
     loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
-    check_stream(loaded, manifest.data.train)
+    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+        check_stream(loaded, manifest.data.train)
     return Stream(
         loaded,
         format_of(manifest),

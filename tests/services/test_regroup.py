@@ -1,5 +1,6 @@
 """A run goes on with other processes where that gives the adapter of the uninterrupted run, or says why not."""
 
+import json
 import shutil
 
 import pytest
@@ -70,6 +71,18 @@ def test_other_processes_go_on_to_the_adapter_of_the_uninterrupted_run(tmp_path)
     shared = [word for override in SHARED for word in ("--set", override)]
     go_on(run, 10, "recipe.toml", "--resume", "--num-processes", "1", *shared)
     check_same(run, expected, metrics, 1)
+
+
+def test_a_stream_goes_on_with_other_processes(tmp_path):
+    rows = "".join(
+        json.dumps({"prompt": f"a {number}", "completion": "b " * (1 + number % 5)}) + "\n" for number in range(27)
+    )
+    (tmp_path / "rows.jsonl").write_text(rows)
+    changed = ("dataset.path=rows.jsonl", "dataset.streaming=true", "dataset.shuffle_buffer_size=8")
+    run = run_recipe(tmp_path, RECIPE.replace("max_samples = 64\n", ""), *SHARED, *changed)
+    expected, metrics = load_file(run.adapter / WEIGHTS), run.read().metrics
+    go_on(run, 5, "run", "--resume", "--num-processes", "2")
+    check_same(run, expected, metrics, 2)
 
 
 ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2")
