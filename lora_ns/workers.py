@@ -163,7 +163,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _failure(files: WorkerFiles, code: int, count: int) -> LoransError:
     """What a process says that failed, or how it ended."""
-    who = f"process {files.number + 1} of {count}"
+    who = f"process {files.number + 1} of {count}" if count > 1 else "a process beside this one"
     told = json.loads(files.error.read_text(encoding="utf-8")) if files.error.exists() else None
     if told and told["expected"]:
         return told_error(told, who)
@@ -173,7 +173,7 @@ def _failure(files: WorkerFiles, code: int, count: int) -> LoransError:
     if told:
         return RunError(Problem("", f"{who}: {told['problems'][0]['what']}", f"{kept} has the traceback"))
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    remedy = "fewer processes need less memory; " if code == -signal.SIGKILL else ""
+    remedy = "fewer processes need less memory; " if code == -signal.SIGKILL and count > 1 else ""
     return RunError(Problem("", f"{who} {how}", f"{remedy}{kept} has what it said"))
 
 

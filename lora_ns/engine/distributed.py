@@ -208,7 +208,7 @@ PIECE = 64 * 2**20
 
 
 def hand_out(file: Path, keeps: bool) -> None:
-    """Give other machines a file that rank 0 alone has written. Every rank has to come here, with its own path.
+    """Give other machines a file as rank 0 has it. Every rank has to come here, with its own path.
 
     Args:
         file: in the run directory of this rank's machine.
@@ -217,13 +217,16 @@ def hand_out(file: Path, keeps: bool) -> None:
     from torch import distributed
 
     is_source = distributed.get_rank() == 0
+    staged = file.with_name(f".{file.name}.new") if keeps and not is_source else None
     with (
         file.open("rb") if is_source else contextlib.nullcontext() as source,
-        file.open("wb") if keeps and not is_source else contextlib.nullcontext() as kept,
+        staged.open("wb") if staged else contextlib.nullcontext() as kept,
     ):
         while piece := _from_first(source.read(PIECE) if source else b""):
             if kept:
                 kept.write(piece)
+    if staged:
+        staged.replace(file)
 
 
 def _from_first(value: bytes) -> bytes:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
 _ADAPTER = "default"
+FILES = ("adapter_config.json", WEIGHTS)
+"""What a start that is kept consists of; the weights say that it is whole."""
 _LAST_PASSES = 8
 """How often EVA sees all rows at once before it is given up."""
 

@@ -22,15 +22,12 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
         return None
     method = recipe.peft
     lora = method if isinstance(method, Lora) else None
-    start = lora.init_lora_weights if lora and lora.starts_later else ""
     can, is_zero = method.capabilities.ddp, isinstance(asked, DeepSpeed)
     refused = (
-        ("dataset.streaming", recipe.dataset.streaming, "each process would read the whole stream"),
         ("peft.method", can is not True, f"{method_name(method)} trains in one process: {can}"),
         ("peft.use_lora_fa", is_zero and lora is not None and lora.use_lora_fa, _LORA_FA),
         ("peft.method", is_zero and isinstance(method, AdaLora), _ADALORA),
         ("peft.use_kasa", not isinstance(asked, Ddp) and lora is not None and lora.use_kasa, _KASA),
-        ("peft.init_lora_weights", bool(start), f'the start "{start}" is computed in one process for now'),
     )
     for key, is_broken, what in refused:
         if is_broken:
@@ -61,6 +58,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
         ("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
         ("peft.use_dora", _is_dora(method) and base.bits is not None, "DoRA reads packed weights in every step"),
         ("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
+        ("peft.init_lora_weights", not is_fsdp and isinstance(method, Lora) and method.starts_later, _STARTS),
         ("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
         ("peft.trainable_token_indices", bool(getattr(method, "trainable_token_indices", ())), _TOKEN_ROWS),
         ("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
@@ -73,6 +71,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     return None
 
 
+_STARTS = "a start that is computed is put onto whole weights"
 _TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 

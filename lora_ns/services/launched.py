@@ -20,7 +20,7 @@ from lora_ns.services.ranks import telling_launcher
 from lora_ns.services.train import TrainResult, prepare_run, reopen_run, train_rank
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 _LONGEST_PREPARATION = timedelta(days=30)
 """How long processes wait for rows to be tokenised: the launcher ends them if the one that does so fails."""

@@ -25,6 +25,7 @@ from lora_ns.engine.adapter import (
 )
 from lora_ns.engine.callbacks import (
     Observer,
+    SilentObserver,
     StopSignal,
     complete_checkpoints,
     last_complete_checkpoint,
@@ -39,10 +40,12 @@ from lora_ns.engine.distributed import (
     check_world,
     check_wrapped,
     forget_peak_memory,
+    hand_out,
     in_whole_batches,
     is_one_of_several,
     join,
     leave,
+    meet,
     peak_memory,
 )
 from lora_ns.engine.learning import learning_watch
@@ -75,9 +78,10 @@ from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
 from lora_ns.processes import count_processes
-from lora_ns.recipe.distributed import AutoStrategy, Processes, Strategy, is_launched
+from lora_ns.recipe.distributed import AutoStrategy, OneProcess, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import told_left_out
 from lora_ns.rundir import (
     FollowedRun,
@@ -98,6 +102,7 @@ from lora_ns.services.ranks import forget_strays, run_ranks
 from lora_ns.services.regroup import Count, asked_count, regrouped, with_count
 from lora_ns.services.seal import Seal
 from lora_ns.services.trained import format_of, loading_of, record_base, reopen_base
+from lora_ns.services.workers import begin_elsewhere
 from lora_ns.zero import with_deepspeed
 
 if TYPE_CHECKING:
@@ -182,6 +187,7 @@ def train(
     check_not_launched(os.environ)
     with _made(loaded, observer, noise, overwrite, use_cache) as made:
         if made.is_launched:
+            _begin_for_ranks(made.run, made.machine, observer)
             return _execute_ranks(made.run, made.surroundings, made.machine, observer)
         return _execute(made.run, made.prepared, observer, checkpoint=None)
 
@@ -196,6 +202,7 @@ def prepare_run(
         LoransError: as `train` does.
     """
     with _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made:
+        _begin_for_ranks(made.run, made.machine, observer)
         made.run.forget_replaced()
         return made.run
 
@@ -321,6 +328,7 @@ def _go_on(
         _check_devices(run, manifest, machine)
     run.update(recipe=manifest.recipe, plan=manifest.plan)
     if launched:
+        _begin_for_ranks(run, machine, observer)
         return _execute_ranks(run, surroundings, machine, observer)
     return _execute(run, prepared, observer, found)
 
@@ -384,6 +392,7 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
     join(rank, manifest.plan.device.value, asked.timeout)
     base = reopen_base(manifest)
     check_agreed(_essentials(manifest))
+    _agree_on_start(run, manifest, rank)
     checkpoints = complete_checkpoints(run.checkpoints, manifest.run_id)
     step = agreed(list(checkpoints))
     found = None if step is None else (checkpoints[step], step)
@@ -396,6 +405,52 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
         return _train(run, prepared, observer, found, StopSignal(file=run.stop_file))
     with run.held() if rank.is_first else contextlib.nullcontext(), StopSignal().listening() as stop:
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _begin_for_ranks(run: RunDir, machine: Machine, observer: Observer) -> None:
+    """Compute the start of an adapter that needs rows or weights, once for all processes. Raises `LoransError`."""
+    manifest = run.read()
+    if not _starts_later(manifest.recipe) or starts.is_kept(run.start):
+        return
+    observer.stage("computing the start of the adapter")
+    _recording(run, lambda: begin_elsewhere(run, manifest.plan.device.value, machine))
+    run.update(status=manifest.status)
+
+
+def begin_alone(run: RunDir) -> None:
+    """Compute the start of a run of several processes in this one, and keep it for them. Raises `LoransError`."""
+    manifest = run.read()
+    manifest = manifest.model_copy(
+        update={
+            "recipe": manifest.recipe.model_copy(update={"distributed": OneProcess()}),
+            "plan": manifest.plan.model_copy(update={"deepspeed": None}),
+        }
+    )
+    prepared = _reopen(run, manifest, reopen_base(manifest))
+    model = _adapted_base(run, manifest, prepared.base, SilentObserver())
+    _make_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
+
+
+def _starts_later(recipe: Recipe) -> bool:
+    """Whether the start of the adapter is computed from rows or weights."""
+    return isinstance(recipe.peft, Lora) and recipe.peft.starts_later
+
+
+def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
+    """Begin with what rank 0 begins with: another machine, which computed it too, may have rounded otherwise.
+
+    Raises:
+        RunError: if it was not computed.
+    """
+    if not _starts_later(manifest.recipe):
+        return
+    if not starts.is_kept(run.start):
+        remedy = f"`lorans train {run.path} --resume` computes it"
+        raise RunError(Problem(str(run.start), "the start of the adapter is not there", remedy))
+    if manifest.recipe.distributed.nodes > 1:
+        for name in starts.FILES:
+            hand_out(run.start / name, rank.is_first)
+        meet()
 
 
 def _essentials(manifest: Manifest) -> dict[str, Any]:
@@ -441,7 +496,8 @@ def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
     """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
     loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
-    check_stream(loaded, manifest.data.train)
+    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+        check_stream(loaded, manifest.data.train)
     return Stream(
         loaded,
         format_of(manifest),
@@ -709,7 +765,7 @@ def _make_trainer(
             not checkpoint,
             manifest.labels,
         )
-    if isinstance(recipe.peft, Lora) and recipe.peft.starts_later and not starts.is_kept(run.start):
+    if isinstance(recipe.peft, Lora) and _starts_later(recipe) and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
         with _telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
             starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)

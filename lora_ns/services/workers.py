@@ -12,6 +12,7 @@ from typing import Any
 
 from lora_ns.engine.callbacks import StopSignal
 from lora_ns.engine.libraries import prepare
+from lora_ns.errors import InterruptedRunError, Problem
 from lora_ns.machine import Machine, detect
 from lora_ns.recipe.generation import Generation
 from lora_ns.rundir import RunDir, write_atomic
@@ -95,11 +96,34 @@ def _joined(task: Task, parts: Iterable[Sequence[tuple[int, list[Any]]]]) -> lis
     return task.in_order([found[number] for number in range(len(task.batches))])
 
 
+def begin_elsewhere(run: RunDir, device: str, machine: Machine) -> None:
+    """Have the start of a run's adapter computed, by a process that is alone and gives its memory back.
+
+    Raises:
+        LoransError: what went wrong there.
+        InterruptedRunError: after a signal.
+    """
+    with tempfile.TemporaryDirectory(prefix="lorans-") as folder, StopSignal().listening() as stop:
+        own = WorkerFiles(Path(folder), 0)
+        write_atomic(own.share, json.dumps({"run": str(run.path.absolute()), "processes": 1, "begins": True}))
+        environments = worker_environments(os.environ, 1, device, machine)
+        try:
+            run_workers(own.folder, environments, lambda _: None, lambda: stop.number)
+        except InterruptedRunError as error:
+            told = Problem("", "stopped before the first step", f"`lorans train {run.path} --resume` goes on")
+            raise InterruptedRunError(error.signal_number, told) from None
+
+
 def work(files: WorkerFiles) -> None:
     """Be one of the processes: compute a share. Raises `LoransError` as the commands do that use a run."""
     share = json.loads(files.share.read_text(encoding="utf-8"))
     run = RunDir.open(Path(share["run"]))
     prepare(detect(), share["processes"])
+    if share.get("begins"):
+        from lora_ns.services.train import begin_alone
+
+        begin_alone(run)
+        return
     force = Force(lambda _: None) if share["force"] else Force()
     base = Path(share["base"]) if share["base"] else None
     trained = load(open_run(run, base, share["dtype"], force))

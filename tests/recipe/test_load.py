@@ -290,7 +290,7 @@ BROKEN = {
         "evaluation.exact_match=true",
         "evaluation.answer_pattern=(a",
     ],
-    "processes_train_together": ["training.max_steps=3", "distributed.strategy=ddp", "dataset.streaming=true"],
+    "processes_train_together": ["distributed.strategy=ddp", "peft.method=pvera"],
     "weights_can_be_divided": ["distributed.strategy=fsdp", "quantization.method=bnb-8bit"],
     "zero_keys_fit_together": [
         "distributed.strategy=deepspeed",
@@ -381,6 +381,7 @@ MORE_BROKEN = [
     ["distributed.strategy=fsdp", "peft.method=adalora"],
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
     ["distributed.strategy=fsdp", 'model.add_tokens=["<a>"]'],
+    ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.init_lora_weights=pissa"],
     ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.trainable_token_indices=[5]"],
     ["peft.extra.peft_type=LORA"],
 ]

@@ -32,6 +32,8 @@ class Cell:
     overrides: Sequence[str] = ()
     interrupted: bool = False
     """Whether it is interrupted, and has to go on to the same bits."""
+    seal: float = 1e-6
+    """How far the saved adapter may be from the trained model."""
 
 
 NF4 = ('quantization.method="bnb-4bit"',)
@@ -53,6 +55,14 @@ BY_DDP_ALONE: Mapping[str, Cell] = {
     "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8"), interrupted=True),
 }
 """What no other strategy trains."""
+STARTS: Mapping[str, Cell] = {
+    start: Cell((f"peft.init_lora_weights={start}", *more), interrupted=True, seal=1e-5)
+    for start, more in {
+        **dict.fromkeys(("corda", "eva", "lora_ga"), ("peft.init_samples=12",)),
+        **dict.fromkeys(("olora", "pissa", "pissa_niter_16"), ()),
+    }.items()
+}
+"""Starts that are computed in one process, for all."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},

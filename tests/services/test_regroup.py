@@ -1,5 +1,6 @@
 """A run goes on with other processes where that gives the adapter of the uninterrupted run, or says why not."""
 
+import json
 import shutil
 
 import pytest
@@ -72,13 +73,25 @@ def test_other_processes_go_on_to_the_adapter_of_the_uninterrupted_run(tmp_path)
     check_same(run, expected, metrics, 1)
 
 
+def test_a_stream_goes_on_with_other_processes(tmp_path):
+    rows = "".join(
+        json.dumps({"prompt": f"a {number}", "completion": "b " * (1 + number % 5)}) + "\n" for number in range(27)
+    )
+    (tmp_path / "rows.jsonl").write_text(rows)
+    changed = ("dataset.path=rows.jsonl", "dataset.streaming=true", "dataset.shuffle_buffer_size=8")
+    run = run_recipe(tmp_path, RECIPE.replace("max_samples = 64\n", ""), *SHARED, *changed)
+    expected, metrics = load_file(run.adapter / WEIGHTS), run.read().metrics
+    go_on(run, 5, "run", "--resume", "--num-processes", "2")
+    check_same(run, expected, metrics, 2)
+
+
 ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2")
 REFUSED = {
     "dropout": (("peft.lora_dropout=0.1",), "`lora_dropout` is 0.1, and each process draws for itself"),
     "noise": (("sft.neftune_noise_alpha=5",), "`neftune_noise_alpha` is 5"),
     "zero": (ZERO, "ZeRO-2 has divided the optimizer's state"),
     "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has divided the optimizer's state"),
-    "method": (("peft.trainable_token_indices=[5]",), "rows of single tokens are trained in one process"),
+    "method": (("peft.method=pvera",), "pvera trains in one process: its noise is drawn anew in each process"),
     "accumulation": (
         ("training.gradient_accumulation_steps=2",),
         "`gradient_accumulation_steps = 2` makes the global batch follow their number",

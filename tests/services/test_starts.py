@@ -14,6 +14,7 @@ from lora_ns.basemodel import find_base
 from lora_ns.engine.adapter import WEIGHTS, save_adapter
 from lora_ns.engine.model import Loading, load_base
 from lora_ns.errors import LoransError, PlanError, RunError
+from lora_ns.rundir import RunDir
 from lora_ns.services.merge import merge
 
 BY_ROWS = ("corda", "eva", "lora_ga")
@@ -127,6 +128,18 @@ def test_a_start_that_left_the_adapter_plain_is_no_start(monkeypatch, tmp_path):
 def test_a_start_without_enough_to_start_from_says_what_to_write(tmp_path, overrides, told):
     with pytest.raises(PlanError, match=told):
         run_recipe(tmp_path, RECIPE, *overrides)
+
+
+@pytest.mark.slow
+def test_a_start_that_cannot_be_computed_for_several_processes_is_told_before_they_begin(monkeypatch, tmp_path):
+    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    two = ("distributed.strategy=ddp", "distributed.num_processes=2")
+    with pytest.raises(LoransError, match=r"a process beside this one: .* \(write a `lora_r` of at most 48") as caught:
+        run_recipe(tmp_path, RECIPE, *started("lora_ga", "peft.lora_r=64"), *two)
+    assert caught.value.exit_code == PlanError.exit_code
+    run = RunDir.open(tmp_path / "run")
+    assert run.read().status == "failed"
+    assert not run.ranks.exists()
 
 
 @pytest.mark.parametrize("start", ["loftq", "lora-ga"])

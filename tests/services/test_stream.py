@@ -6,13 +6,18 @@ import shutil
 import tracemalloc
 
 import pytest
+import torch
+from ranks_driver import AS_TRAINED_AT_ONCE
+from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, class_rows, run_recipe
+from strategies import STRATEGIES, check_trained, drive, offered, prepared
 from typer.testing import CliRunner
 
 from lora_ns import cache
 from lora_ns.basemodel import find_base
 from lora_ns.cli.app import app
 from lora_ns.engine import sources, stream
+from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.engine.stream import open_stream, shuffled
@@ -60,6 +65,42 @@ def cut_off(run, last):
             shutil.rmtree(folder)
     shutil.rmtree(run.adapter)
     run.update(status="interrupted", adapter={})
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param("ddp", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.cluster) for name in ("zero2", "fsdp") if name in offered()),
+    ],
+)
+def test_two_processes_train_on_the_rows_of_one(tmp_path, strategy):
+    """Of some rows nothing is left, so that no process can tell its own by their numbers; the stream begins again."""
+    rows = [row(number, "b " * (1 + number % 5) if number % 7 else "b " * 300) for number in range(27)]
+    evaluation = ("dataset.eval_path=held-out.jsonl", "training.per_device_eval_batch_size=2", "training.eval_steps=2")
+    said = ("peft.lora_dropout=0", "sft.on_overflow=drop", "training.learning_rate=1e-3", *evaluation)
+    micro = "training.per_device_train_batch_size=2"
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        write(folder, rows)
+        write(folder, rows[1:6], "held-out.jsonl")
+    one = run_recipe(tmp_path / "one", STREAM, *said, micro)
+    processes = (*STRATEGIES[strategy], "distributed.num_processes=2", micro)
+    two = prepared(lambda: run_recipe(tmp_path / "two", STREAM, *said, *processes))
+    drive([f"+{two.path}"])
+    check_trained(two)
+    expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
+    at_once = load_file(two.path / AS_TRAINED_AT_ONCE / WEIGHTS)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
+        assert torch.equal(got[name], at_once[name])
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert two.read().data.train.dropped > 0
+
+
+def losses(run):
+    logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [row[name] for row in logged for name in ("loss", "eval_loss") if name in row]
 
 
 @pytest.mark.parametrize("last", [2, 4])
