@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import os
@@ -73,14 +74,17 @@ def prepare(machine: Machine, processes: int = 1) -> None:
 
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that a result depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["python"] = sys.version.split()[0]
-    return found
+    found = {package: version for package in PACKAGES if (version := _version(package))}
+    return {**found, "python": sys.version.split()[0]}
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """The version that a package has for as long as the process lives: reading its metadata takes a while."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class Noise:
