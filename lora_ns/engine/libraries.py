@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib.metadata
 import logging
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -58,9 +61,10 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
-        import peft  # noqa: F401
-        import torch
-        import transformers
+        with _uncollected():
+            import peft  # noqa: F401
+            import torch
+            import transformers
     except ImportError as error:
         what = f"`{error.name or error}` cannot be imported"
         remedy = "`pip install lora-ns`; `lorans env-check` shows what is wrong"
@@ -70,6 +74,23 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     if not machine.gpus:
         torch.set_num_threads(max(1, machine.cores // processes))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest while the libraries are imported, and pass over what they made from then on.
+
+    That is half a million objects and hardly any garbage: looking through them takes longer than a step of training.
+    """
+    if sys.modules.get("peft") or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    gc.freeze()
 
 
 def versions() -> dict[str, str]:
