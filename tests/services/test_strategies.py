@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import test_labels_in_processes as labels
 import torch
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file
@@ -37,14 +38,23 @@ def alone(tmp_path_factory):
     return run
 
 
-def check_strategy(folder, strategy, rows, alone, *more):
-    """Train all rows under a strategy, hold each to one process, and those that were interrupted to their own bits."""
-    said = {name: (*row.overrides, *more) for name, row in rows.items()}
-    runs = {name: prepare_run(folder / name, *said[name], *STRATEGIES[strategy]) for name in rows}
-    drive([f"{'+' if rows[name].interrupted else ''}{run.path}" for name, run in runs.items()])
+def prepare_rows(folder, strategy, rows, *more):
+    """Runs of two processes up to the point where they would be started."""
+    return {
+        name: prepare_run(folder / name, *row.overrides, *more, *STRATEGIES[strategy]) for name, row in rows.items()
+    }
+
+
+def named(runs, rows):
+    """The runs as `drive` takes them."""
+    return [f"{'+' if rows[name].interrupted else ''}{run.path}" for name, run in runs.items()]
+
+
+def check_rows(runs, rows, strategy, alone, *more):
+    """Hold each run to one process, and those that were interrupted to their own bits."""
     for name, run in runs.items():
         check_trained(run)
-        check_same(run, alone(*said[name]), strategy)
+        check_same(run, alone(*rows[name].overrides, *more), strategy)
         if rows[name].interrupted:
             expected, got = load_file(run.path / AS_TRAINED_AT_ONCE / WEIGHTS), load_file(run.adapter / WEIGHTS)
             assert all(torch.equal(got[key], value) for key, value in expected.items())
@@ -71,13 +81,31 @@ def allocated(run):
     return json.loads((run.adapter / "adapter_config.json").read_text()).get("rank_pattern")
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """What is trained whenever the tests run, all in one pair of processes; the kinds of labels are trained by DDP."""
+    folder = tmp_path_factory.mktemp("sampled")
+    kinds = labels.prepare_kinds(folder, "ddp", labels.SAMPLE)
+    runs = {name: prepare_rows(folder / name, name, rows) for name, rows in SAMPLE.items() if name in offered()}
+    texts = [word for name, found in runs.items() for word in named(found, SAMPLE[name])]
+    drive([*(f"+{run.path}" for run in kinds.values()), *texts])
+    return {**runs, **kinds}
+
+
 @pytest.mark.parametrize("strategy", [name for name in SAMPLE if name in offered()])
-def test_two_processes_give_the_adapter_of_one(tmp_path, alone, strategy):
-    check_strategy(tmp_path, strategy, SAMPLE[strategy], alone)
+def test_two_processes_give_the_adapter_of_one(sampled, alone, strategy):
+    check_rows(sampled[strategy], SAMPLE[strategy], strategy, alone)
+
+
+@pytest.mark.parametrize("kind", labels.SAMPLE)
+def test_two_processes_give_the_classifier_of_one(sampled, tmp_path, kind):
+    labels.check_same(sampled[kind], labels.run_kind(tmp_path, kind))
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_adapter_of_one_process(tmp_path, alone, strategy):
-    rows = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}
-    check_strategy(tmp_path, strategy, rows, alone, f"training.max_steps={CLUSTER_STEPS}")
+    rows, steps = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}, f"training.max_steps={CLUSTER_STEPS}"
+    runs = prepare_rows(tmp_path, strategy, rows, steps)
+    drive(named(runs, rows))
+    check_rows(runs, rows, strategy, alone, steps)
