@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import importlib.metadata
 import logging
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -57,9 +61,10 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
-        import peft  # noqa: F401
-        import torch
-        import transformers
+        with _uncollected():
+            import peft  # noqa: F401
+            import torch
+            import transformers
     except ImportError as error:
         what = f"`{error.name or error}` cannot be imported"
         remedy = "`pip install lora-ns`; `lorans env-check` shows what is wrong"
@@ -71,16 +76,36 @@ def prepare(machine: Machine, processes: int = 1) -> None:
         torch.set_num_threads(max(1, machine.cores // processes))
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest while the libraries are imported, and pass over what they made from then on.
+
+    That is half a million objects and hardly any garbage: looking through them takes longer than a step of training.
+    """
+    if sys.modules.get("peft") or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    gc.freeze()
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that a result depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["python"] = sys.version.split()[0]
-    return found
+    found = {package: version for package in PACKAGES if (version := _version(package))}
+    return {**found, "python": sys.version.split()[0]}
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """The version that a package has for as long as the process lives: reading its metadata takes a while."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 class Noise:

@@ -5,17 +5,16 @@ import subprocess
 import sys
 
 import pytest
+from command_line import lorans
 from minimal_recipe import MINIMAL
 
 
-def lorans(*arguments, stdin=""):
-    return subprocess.run(
-        [sys.executable, "-m", "lora_ns", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        check=False,
-    )
+def test_a_process_of_its_own_ends_with_the_exit_code():
+    command = [sys.executable, "-m", "lora_ns", "validate", "none.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: none.toml")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import lora_ns
 from lora_ns.cli import complete
+from lora_ns.cli.app import app
 from lora_ns.errors import RecipeError
 from lora_ns.recipe.explain import UNIONS, choices, known_keys, tag_of
 from lora_ns.recipe.load import load_recipe
@@ -34,21 +36,15 @@ def environment(folder, **more):
     return {**os.environ, "HOME": str(folder), "PYTHONPATH": path, **more}
 
 
-def asked(shell, folder, line):
+def asked(shell, line):
     words = line.split(" ")
     more = {
         "bash": {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)},
         "zsh": {"_TYPER_COMPLETE_ARGS": line},
         "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
     }[shell]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=folder,
-        env=environment(folder, _LORANS_COMPLETE=f"complete_{shell}", **more),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = CliRunner().invoke(app, env={"_LORANS_COMPLETE": f"complete_{shell}", **more}, prog_name="lorans")
+    assert done.exit_code == 0
     return done.stdout
 
 
@@ -68,7 +64,7 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shells_are_offered_what_fits(folder, shell, line):
-    offered = asked(shell, folder, line)
+    offered = asked(shell, line)
     assert LINES[line] in offered
     assert "secret" not in offered
 

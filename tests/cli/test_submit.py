@@ -1,11 +1,11 @@
 """`lorans submit` and `lorans status`, up to the scheduler."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import lorans
 
 SBATCH = """#!{python}
 import os, pathlib, sys
@@ -19,16 +19,6 @@ print("Submitted batch job 12")
 SCONTROL = """#!{python}
 print("JobId=12 JobState=PENDING Reason=Priority Restarts=1 NodeList=(null)")
 """
-
-
-def lorans(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lora_ns", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **more},
-    )
 
 
 @pytest.fixture

@@ -1,22 +1,31 @@
 """Runs on the embedded base that several tests look at."""
 
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from services_recipes import CLASSES, RECIPE, run_recipe
 
 from lora_ns.engine.libraries import prepare
-from lora_ns.machine import detect
+from lora_ns.machine import detect, usable_cores
 from lora_ns.rundir import RunDir
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _libraries() -> None:
-    prepare(detect())
-    gc.collect()
-    gc.freeze()  # each run collects garbage several times, and half a million objects of the libraries are none
+def _libraries() -> Iterator[None]:
+    """The libraries, with threads for this worker's part of the cores: more wait for one another in every product."""
+    set_threads, most = torch.set_num_threads, max(1, usable_cores() // WORKERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda count: set_threads(min(count, most)))
+        prepare(detect())
+        gc.collect()
+        gc.freeze()  # each run collects garbage several times, and half a million objects of the libraries are none
+        yield
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ STARTS: Mapping[str, Cell] = {
 }
 """Starts that are computed in one process, for all."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
+    "ddp": {"lora_ga": STARTS["lora_ga"]},
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
     "fsdp": {"nf4": CLUSTER["nf4"], "prompt-tuning": CLUSTER["prompt-tuning"]},

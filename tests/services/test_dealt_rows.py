@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import InterruptedRunError, LoransError, RunError
+from lora_ns.services.workers import work
 
 pytestmark = pytest.mark.slow
 
@@ -70,13 +72,28 @@ def tags_run(tmp_path_factory):
     return run_rows(tmp_path_factory.mktemp("tags"), TAGS, TAGGED, *FEW)
 
 
-def test_classes_and_tags_are_those_of_one_process(classifier_run, tags_run, tmp_path):
+@pytest.fixture
+def shares(monkeypatch):
+    """The shares that this process computes, one after the other, in the place of those that others would."""
+    computed = []
+
+    def compute(files, env):
+        work(files)
+        computed.append(files.number)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr("lora_ns.workers._start", compute)
+    return computed
+
+
+def test_classes_and_tags_are_those_of_one_process(classifier_run, tags_run, tmp_path, shares):
     texts = [{"text": text, "id": number} for number, text in enumerate(("PLUM", "a long plum", "x", "OTTER", "ember"))]
     for run, rows in ((classifier_run, texts), (tags_run, TAGGED[:5])):
         asked = (run.path, "--input-file", file_of(tmp_path, rows), "--set", "generation.batch_size=2")
         for mine, other in zip(said(*asked, *TWO), said(*asked), strict=True):
             assert without_scores(mine) == without_scores(other)
             assert mine.get("scores") == pytest.approx(other.get("scores"), abs=1e-6)
+    assert shares == [0, 1, 0, 1]
 
 
 def without_scores(row):

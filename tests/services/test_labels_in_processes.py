@@ -43,7 +43,7 @@ KINDS = {
 }
 """Recipe, rows and overrides by what is predicted; the words of a micro-batch are not as many in each process."""
 SAMPLE = {"ddp": ("scores", "tags"), "fsdp": ("scores",)}
-"""What is trained whenever the tests run."""
+"""What is trained whenever the tests run, with what `test_strategies` has."""
 
 
 def write_base(folder, family):
@@ -60,36 +60,23 @@ def run_kind(folder, name, *overrides):
     return run_rows(folder, text, rows, *SHARED, *own, *overrides)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process for a kind."""
-
-    @functools.cache
-    def run(name):
-        return run_kind(tmp_path_factory.mktemp(name), name)
-
-    return run
-
-
 def measured(run):
     skipped = ("_runtime", "_per_second", "train_loss")
     return {name: value for name, value in run.read().metrics.items() if not name.endswith(skipped)}
 
 
-def check_kinds(alone, folder, strategy, kinds):
-    """Train the kinds in two processes, interrupt them, let them go on, and hold both to one process."""
+def prepare_kinds(folder, strategy, kinds):
+    """Runs of two processes up to the point where they would be started."""
     runs = {}
     for name in kinds:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         processes = (*STRATEGIES[strategy], "distributed.num_processes=2")
         runs[name] = prepared(functools.partial(run_kind, folder / name, name, *processes))
-    drive([f"+{run.path}" for run in runs.values()])
-    for name, run in runs.items():
-        check_trained(run)
-        check_same(run, alone(name))
+    return runs
 
 
 def check_same(run, one):
+    check_trained(run)
     expected, got = load_file(one.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
     assert expected.keys() == got.keys()
     for name, value in expected.items():
@@ -101,12 +88,22 @@ def check_same(run, one):
     assert all(torch.equal(at_once[name], value) for name, value in got.items())
 
 
-@pytest.mark.parametrize("strategy", SAMPLE)
-def test_two_processes_give_the_classifier_of_one(alone, tmp_path, strategy):
-    check_kinds(alone, tmp_path, strategy, SAMPLE[strategy])
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process for a kind."""
+
+    @functools.cache
+    def run(name):
+        return run_kind(tmp_path_factory.mktemp(name), name)
+
+    return run
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_classifier_of_one_process(alone, tmp_path, strategy):
-    check_kinds(alone, tmp_path, strategy, KINDS)
+    """Each kind is interrupted, too, and goes on to the same bits."""
+    runs = prepare_kinds(tmp_path, strategy, KINDS)
+    drive([f"+{run.path}" for run in runs.values()])
+    for name, run in runs.items():
+        check_same(run, alone(name))

@@ -43,7 +43,9 @@ def trainer(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lora_ns.services.train, "make_trainer", kept)
         patch.setattr(lora_ns.services.train, "choose_optimizer", begun)
-        run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *FEW, "training.max_steps=3")
+        # Layers of one kind: torchao compiles its step anew for each shape.
+        layers = 'peft.target_modules=["down_proj"]'
+        run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *FEW, layers, "training.max_steps=3")
     return made
 
 
@@ -76,7 +78,8 @@ def test_an_optimizer_keeps_what_the_estimate_says(tmp_path, name):
     parameter = torch.nn.Parameter(torch.zeros(16, 4096))
     optimizer = kind([parameter], **settings)
     parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    with torch.compiler.set_stance("force_eager"):  # what is kept does not depend on how the step is computed
+        optimizer.step()
     kept = [part for value in optimizer.state[parameter].values() for part in stored(value)]
     # The values that few bits stand for are the same for all parameters.
     size = sum(value.nbytes for value in kept if value.numel() not in {16, 256})

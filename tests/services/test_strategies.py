@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import test_labels_in_processes as labels
 import torch
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file, save_file
@@ -38,14 +39,23 @@ def alone(tmp_path_factory):
     return run
 
 
-def check_strategy(folder, strategy, rows, alone, *more):
-    """Train all rows under a strategy, hold each to one process, and those that were interrupted to their own bits."""
-    said = {name: (*row.overrides, *more) for name, row in rows.items()}
-    runs = {name: prepare_run(folder / name, *said[name], *STRATEGIES[strategy]) for name in rows}
-    drive([f"{'+' if rows[name].interrupted else ''}{run.path}" for name, run in runs.items()])
+def prepare_rows(folder, strategy, rows, *more):
+    """Runs of two processes up to the point where they would be started."""
+    return {
+        name: prepare_run(folder / name, *row.overrides, *more, *STRATEGIES[strategy]) for name, row in rows.items()
+    }
+
+
+def named(runs, rows):
+    """The runs as `drive` takes them."""
+    return [f"{'+' if rows[name].interrupted else ''}{run.path}" for name, run in runs.items()]
+
+
+def check_rows(runs, rows, strategy, alone, *more):
+    """Hold each run to one process, and those that were interrupted to their own bits."""
     for name, run in runs.items():
         check_trained(run)
-        check_same(run, alone(*said[name]), strategy, rows[name].seal)
+        check_same(run, alone(*rows[name].overrides, *more), strategy, rows[name].seal)
         if rows[name].interrupted:
             expected, got = load_file(run.path / AS_TRAINED_AT_ONCE / WEIGHTS), load_file(run.adapter / WEIGHTS)
             assert all(torch.equal(got[key], value) for key, value in expected.items())
@@ -72,44 +82,70 @@ def allocated(run):
     return json.loads((run.adapter / "adapter_config.json").read_text()).get("rank_pattern")
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """What is trained whenever the tests run, all in one pair of processes."""
+    folder = tmp_path_factory.mktemp("sampled")
+    runs = {name: prepare_rows(folder / name, name, rows) for name, rows in SAMPLE.items() if name in offered()}
+    kinds = {name: labels.prepare_kinds(folder / name, name, found) for name, found in labels.SAMPLE.items()}
+    machines = prepare_machines(folder / "machines")
+    texts = [word for name, found in runs.items() for word in named(found, SAMPLE[name])]
+    drive([*texts, *(f"+{run.path}" for found in kinds.values() for run in found.values()), on_machines(machines)])
+    return runs, kinds, machines
+
+
 @pytest.mark.parametrize("strategy", [name for name in SAMPLE if name in offered()])
-def test_two_processes_give_the_adapter_of_one(tmp_path, alone, strategy):
-    check_strategy(tmp_path, strategy, SAMPLE[strategy], alone)
+def test_two_processes_give_the_adapter_of_one(sampled, alone, strategy):
+    check_rows(sampled[0][strategy], SAMPLE[strategy], strategy, alone)
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [(name, kind) for name in labels.SAMPLE for kind in labels.SAMPLE[name]])
+def test_two_processes_give_the_classifier_of_one(sampled, tmp_path, strategy, kind):
+    labels.check_same(sampled[1][strategy][kind], labels.run_kind(tmp_path, kind))
+
+
+def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(sampled, alone):
+    runs = sampled[2]
+    expected = load_file(runs[0].path / AS_TRAINED_AT_ONCE / WEIGHTS)
+    for run in runs:
+        check_trained(run)
+        check_same(run, alone(*STARTS["pissa"].overrides), "fsdp", STARTS["pissa"].seal)
+        got = load_file(run.adapter / WEIGHTS)
+        assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+def prepare_machines(folder):
+    """A run of FSDP on two machines, as each has it."""
+    meeting = ("distributed.num_nodes=2", "distributed.rdzv_endpoint=127.0.0.1:29500")
+    said = (*STRATEGIES["fsdp"], *meeting, *STARTS["pissa"].overrides)
+    runs = [prepare_run(folder / name, *said, processes=1) for name in ("first", "second")]
+    round_otherwise(runs[1].start / WEIGHTS)
+    return runs
+
+
+def on_machines(runs):
+    """Runs of several machines as `drive` takes them."""
+    return f"+{','.join(str(run.path) for run in runs)}"
+
+
+def round_otherwise(file):
+    """Compute a start as another kind of machine does, whose last bits are others."""
+    save_file({name: value * 1.001 for name, value in load_file(file).items()}, file)
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", offered())
 def test_every_strategy_gives_the_adapter_of_one_process(tmp_path, alone, strategy):
-    rows = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}
-    check_strategy(tmp_path, strategy, rows, alone, f"training.max_steps={CLUSTER_STEPS}")
-
-
-def test_a_start_is_computed_once_for_two_processes(tmp_path, alone):
-    check_strategy(tmp_path, "ddp", {start: STARTS[start] for start in ("lora_ga", "pissa")}, alone)
+    rows, steps = {**CLUSTER, **(BY_DDP_ALONE if strategy == "ddp" else {})}, f"training.max_steps={CLUSTER_STEPS}"
+    runs = prepare_rows(tmp_path, strategy, rows, steps)
+    drive(named(runs, rows))
+    check_rows(runs, rows, strategy, alone, steps)
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("strategy", [name for name in ("ddp", "zero2", "fsdp") if name in offered()])
 def test_every_start_is_that_of_one_process(tmp_path, alone, strategy):
     rows = STARTS if strategy == "ddp" else {start: STARTS[start] for start in ("eva", "lora_ga")}
-    check_strategy(tmp_path, strategy, rows, alone)
-
-
-def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(tmp_path, alone):
-    meeting = ("distributed.num_nodes=2", "distributed.rdzv_endpoint=127.0.0.1:29500")
-    pissa = STARTS["pissa"]
-    said = (*STRATEGIES["fsdp"], *meeting, *pissa.overrides)
-    runs = [prepare_run(tmp_path / name, *said, processes=1) for name in ("first", "second")]
-    round_otherwise(runs[1].start / WEIGHTS)
-    drive([f"+{runs[0].path},{runs[1].path}"])
-    expected = load_file(runs[0].path / AS_TRAINED_AT_ONCE / WEIGHTS)
-    for run in runs:
-        check_trained(run)
-        check_same(run, alone(*pissa.overrides), "fsdp", pissa.seal)
-        got = load_file(run.adapter / WEIGHTS)
-        assert all(torch.equal(got[key], value) for key, value in expected.items())
-
-
-def round_otherwise(file):
-    """Compute a start as another kind of machine does, whose last bits are others."""
-    save_file({name: value * 1.001 for name, value in load_file(file).items()}, file)
+    runs = prepare_rows(tmp_path, strategy, rows)
+    drive(named(runs, rows))
+    check_rows(runs, rows, strategy, alone)

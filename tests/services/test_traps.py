@@ -230,6 +230,18 @@ def test_a_fresh_process_asks_with_the_tokens_before_the_trained_answer(asked, n
     assert row["labels"][length] == row["input_ids"][length]
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_trained_answer_follows_these_tokens_and_ends_with_one_that_stops(asked, name):
+    (folder, fed), shape = asked[name], SHAPES[name]
+    row, prompt = trained_rows(RunDir(folder / "run"))[int(shape.splits)], fed["infer"]
+    answer = make_tokenizer(shape)(shape.answer(TURNS[-1]), add_special_tokens=False)["input_ids"]
+    assert row["input_ids"][: len(prompt) + len(answer)] == [*prompt, *answer]
+    assert row["labels"][len(prompt) : len(prompt) + len(answer)] == answer
+    settings = json.loads((folder / "run/adapter/generation_config.json").read_text())
+    assert answer[-1] in settings["eos_token_id"]
+    assert settings.get("pad_token_id") not in settings["eos_token_id"]
+
+
 def test_the_template_at_inference_has_teeth(asked):
     """Another template asks with other tokens; and a template that drops reasoning does not show a turn as it asked."""
     folder, _ = asked["recipe's own"]

@@ -1,0 +1,24 @@
+"""A command line from its words to its exit code and what it prints, without a process of its own."""
+
+import contextlib
+import io
+import subprocess
+import sys
+
+import pytest
+
+from lora_ns.cli.app import main
+
+
+def lorans(*arguments: object, stdin: str = "", **surroundings: str) -> subprocess.CompletedProcess[str]:
+    """What `lorans` does with these words; an error that it has no exit code for is raised."""
+    words = list(map(str, arguments))
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in surroundings.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["lorans", *words])
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
