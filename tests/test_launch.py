@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from launched_by import LAUNCHED
 
 from lora_ns.errors import MissingError, RunError, UsageError
 from lora_ns.launch import Launcher, _failure, argv, check_not_launched, environment, ignored_note
@@ -56,20 +57,6 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path):
     assert ignored_note({**surroundings, **HOSTILE}) == told
     assert ignored_note(surroundings, read=tmp_path / "other.yaml") is not None
     assert ignored_note(surroundings, read=file) is None
-
-
-LAUNCHED = {
-    "GROUP_RANK": "1",
-    "GROUP_WORLD_SIZE": "2",
-    "LOCAL_RANK": "0",
-    "LOCAL_WORLD_SIZE": "4",
-    "MASTER_ADDR": "10.0.0.1",
-    "MASTER_PORT": "29500",
-    "RANK": "4",
-    "TORCHELASTIC_RESTART_COUNT": "3",
-    "TORCHELASTIC_RUN_ID": "none",
-    "WORLD_SIZE": "8",
-}
 
 
 def test_a_launcher_is_known_by_all_that_it_sets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,11 +31,13 @@ def evaluate(
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
     from lora_ns.engine import libraries
+    from lora_ns.launch import check_not_launched
     from lora_ns.machine import detect
     from lora_ns.rows import read_rows
     from lora_ns.rundir import RunDir
     from lora_ns.workers import count_workers
 
+    check_not_launched(os.environ)
     asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open(run)
     manifest, machine = folder.read(), detect()
     recipe = manifest.recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def infer(
 ) -> None:
     """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
     from lora_ns.engine import libraries
+    from lora_ns.launch import check_not_launched
     from lora_ns.machine import detect
     from lora_ns.recipe.load import override_generation
     from lora_ns.rundir import RunDir, write_atomic
@@ -59,6 +61,7 @@ def infer(
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     _check_free(output_file, overwrite)
+    check_not_launched(os.environ)
     asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open(run)
     manifest, machine = folder.read(), detect()
     generation = override_generation(manifest.recipe, overrides)

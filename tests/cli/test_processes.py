@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from launched_by import LAUNCHED
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -74,3 +75,11 @@ def test_a_number_of_processes_leaves_the_strategy_to_accelerates_file(
 def test_a_rank_needs_a_launcher(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert f"`lorans launch-command {tmp_path}` prints what starts the processes" in told("rank", tmp_path)
+
+
+@pytest.mark.parametrize("command", ["infer", "eval"])
+def test_each_process_of_a_launcher_would_do_all_of_it(command, monkeypatch, tmp_path):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    assert "started by torchrun or accelerate in 8 processes" in told(command, tmp_path)
+    assert "torchrun or accelerate started this, and decides" in told("train", tmp_path, "--num-processes", "2")

@@ -131,8 +131,23 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
     with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 on .*: another process was lost: "):
         trained(RECIPE, *SHARED, *TWO, "training.max_steps=500", observer=At(1, kill))
     assert time.monotonic() - ended[0] < 60
-    assert RunDir.open(tmp_path / "run").read().status == "failed"
-    for file in (tmp_path / "run/ranks").glob("*.pid"):
+    check_nothing_is_left(tmp_path / "run")
+
+
+@pytest.mark.cluster
+def test_a_rank_that_hangs_ends_the_run_once_the_others_have_waited(trained, tmp_path):
+    def hang():
+        os.kill(int((tmp_path / "run/ranks/rank1.pid").read_text()), signal.SIGSTOP)
+
+    steps = ("training.max_steps=500", "distributed.timeout=10")
+    with pytest.raises(RunError, match=r"rank 0 on .*: another process was lost: .*\(.*`lorans train .* --resume`"):
+        trained(RECIPE, *SHARED, *TWO, *steps, observer=At(1, hang))
+    check_nothing_is_left(tmp_path / "run")
+
+
+def check_nothing_is_left(run):
+    assert RunDir.open(run).read().status == "failed"
+    for file in (run / "ranks").glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)
 

@@ -1,5 +1,6 @@
 """Several machines, as network namespaces: they train the adapter of one process, and survive one that is killed."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -122,6 +123,32 @@ def test_another_recipe_on_a_machine_is_told_with_rank_and_host(folder):
         assert [process.wait(120) for process in running] == [1, 1]
     told = (folder / f"{names[0]}.out").read_text().splitlines()[-1]
     assert "has other recipe than rank 0 on" in told
+
+
+@pytest.fixture
+def small_disk(folder):
+    """A disk of its own for the run of the second machine."""
+    run = namespaces.run_of(folder, 1)
+    run.mkdir()
+    size = f"size={300 * 2**20}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(run)], check=True, capture_output=True)
+    yield run
+    subprocess.run(["umount", "--lazy", str(run)], check=True, capture_output=True)
+
+
+@pytest.mark.cluster
+def test_a_full_disk_of_one_machine_is_told_with_its_rank(folder, small_disk):
+    with namespaces.machines(2) as names:
+        running = [namespaces.start(name, folder, 2) for name in names]
+        wait_for_step(folder, 3, running[0])
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(2**20)):
+                pass
+        assert [process.wait(60) for process in running] == [1, 1]
+    told = (folder / f"{names[1]}.out").read_text().splitlines()[-1]
+    assert "rank 1 on " in told
+    assert "no space left on the disk" in told
+    assert "another process was lost" in (folder / f"{names[0]}.out").read_text().splitlines()[-1]
 
 
 @pytest.mark.cluster
