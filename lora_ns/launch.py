@@ -258,8 +258,7 @@ _LOST_MEETING = re.compile(r"Rendezvous\w*Error|DistNetworkError|DistStoreError"
 
 def _failure(run: RunDir, returncode: int) -> LoransError:
     """What the first rank says that failed on its own, rather than because another one was gone."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in run.ranks.glob("rank*.error.json")]
-    if found:
+    if found := run.told_failures():
         first = min(found, key=lambda error: (not error["expected"], error["time"]))
         return told_error(first, f"rank {first['rank']} on {first['host']}")
     remedy = f"{run.log} has what it said"

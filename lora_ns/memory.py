@@ -1,7 +1,8 @@
 """How much memory a training step needs: a sum of named terms, from sizes alone.
 
 The terms for weights, adapter and optimizer are exact up to the count of the adapter's parameters. The activations are
-a model of what PyTorch keeps for the backward pass, good to about a factor of 1.5 either way.
+a model of what PyTorch keeps for the backward pass, good to about a factor of 1.5 either way on a CPU; on a GPU, whose
+attention keeps less, the whole came to 2.1 to 2.7 times what was taken.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         adapter_parameters=Derived(
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
-        memory_bytes=_memory(batch.memory),
+        memory_bytes=_memory(batch.memory, machine),
         notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch, world.value, data.train_rows)),
     )
 
@@ -603,14 +603,15 @@ def _base_why(base: Base | None) -> str:
     )
 
 
-def _memory(memory: MemoryEstimate | None) -> Derived[int | None]:
+def _memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
     if memory is None:
         return Derived(value=None, origin="computed", why="known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
     start = (
         f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
     )
-    why = f"an estimate, good to a factor of 1.5; most of it {largest[0]}{start}"
+    good = "rather too high than too low" if machine.accelerator == "cuda" else "good to a factor of 1.5"
+    why = f"an estimate, {good}; most of it {largest[0]}{start}"
     return Derived(value=memory.total, origin="computed", why=why)
 
 

@@ -245,11 +245,33 @@ class RunDir:
         """Who started the processes of this run, where `lorans train` did not: the number of that process."""
         return self.ranks / "launcher"
 
+    @property
+    def spare(self) -> Path:
+        """Where a process tells of its failure if the disk of the run is full."""
+        name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"lorans-ranks-{name}"
+
     def clear_ranks(self) -> None:
         """Make room for what the processes of this run tell."""
+        shutil.rmtree(self.spare, ignore_errors=True)
         with telling_disk_errors(self.ranks):
             shutil.rmtree(self.ranks, ignore_errors=True)
             self.ranks.mkdir(parents=True)
+
+    def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
+        """Keep what a process says of its failure, for the launcher to find."""
+        name, text = f"rank{rank}.error.json", json.dumps(told)
+        try:
+            write_atomic(self.ranks / name, text)
+        except RunError:
+            write_atomic(self.spare / name, text)
+
+    def told_failures(self) -> list[dict[str, Any]]:
+        """What processes have said of their failures; what they had to put elsewhere is removed there."""
+        files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        shutil.rmtree(self.spare, ignore_errors=True)
+        return found
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunDir:

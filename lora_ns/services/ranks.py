@@ -166,5 +166,5 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
             traceback.print_exc()
         place = {"rank": rank, "host": socket.gethostname(), "time": time.time()}
         told = {**place, **error_told(error, _problem(run, error))}
-        write_atomic(run.ranks / f"rank{rank}.error.json", json.dumps(told))
+        run.tell_of_failure(rank, told)
         raise
