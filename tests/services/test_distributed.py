@@ -151,7 +151,8 @@ def check_nothing_is_left(run):
     assert RunDir.open(run).read().status == "failed"
     for file in (run / "ranks").glob("*.pid"):
         with contextlib.suppress(psutil.NoSuchProcess):
-            assert psutil.Process(int(file.read_text())).status() == psutil.STATUS_ZOMBIE
+            process = psutil.Process(int(file.read_text()))
+            assert process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None  # what is killed takes a moment
 
 
 def test_what_a_rank_says_comes_through(trained, tmp_path):
