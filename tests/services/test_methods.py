@@ -16,7 +16,8 @@ from lora_ns.recipe.peft import METHODS, REFUSED
 from lora_ns.services.merge import merge
 from lora_ns.services.trained import open_trained
 
-TEXT = RECIPE.replace("max_samples = 64", "max_samples = 24").replace("max_steps = 6", "max_steps = 3")
+TEXT = RECIPE.replace("max_samples = 64", "max_samples = 12").replace("max_steps = 6", "max_steps = 3")
+TEXT = TEXT.replace("global_batch_size = 8", "global_batch_size = 4")
 LABELS = CLASSES.replace("max_steps = 30", "max_steps = 4")
 FAMILIES = ("lora", "adalora", "loha", "vera", "oft", "fourierft", "ia3", "prefix-tuning")
 """A method of each family; `test_matrix` has them all, on tiny bases."""

@@ -170,7 +170,7 @@ def test_rows_that_are_too_long_are_one_finding_with_advice_that_the_base_can_fo
 def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(validate, method, trained):
     text = RECIPE.replace('method = "lora"', f'method = "{method}"')
     report = json.loads(validate(text, "--model", "--json").stdout)["model"]
-    run = trained(text, "training.max_steps=3")
+    run = trained(text, "training.max_steps=3", "training.global_batch_size=2", "dataset.max_eval_samples=2")
     assert report["trainable_parameters"] == run.read().base.trainable_parameters
     assert bool(report["modules"]) != METHODS[method].capabilities.virtual_tokens
 
