@@ -13,6 +13,7 @@ from strategies import (
     BY_DDP_ALONE,
     CLUSTER,
     CLUSTER_STEPS,
+    OFFLOADED,
     SAMPLE,
     SHARED,
     STARTS,
@@ -149,3 +150,16 @@ def test_every_start_is_that_of_one_process(tmp_path, alone, strategy):
     runs = prepare_rows(tmp_path, strategy, rows)
     drive(named(runs, rows))
     check_rows(runs, rows, strategy, alone)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("strategy", [name for name in OFFLOADED if name in offered()])
+def test_what_is_kept_in_the_hosts_memory_trains_the_same(tmp_path, alone, strategy):
+    """DeepSpeed compiles its Adam for this, which takes some minutes when it is first asked for it."""
+    cell = OFFLOADED[strategy]
+    run = prepare_run(tmp_path / "run", *cell.overrides, *STRATEGIES[strategy])
+    drive([f"+{run.path}"])
+    check_trained(run)
+    check_same(run, alone(), strategy)
+    expected, got = load_file(run.path / AS_TRAINED_AT_ONCE / WEIGHTS), load_file(run.adapter / WEIGHTS)
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
