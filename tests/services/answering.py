@@ -1,6 +1,7 @@
 """A process of its own that opens saved runs and says what they answer: it has seen nothing of their training.
 
-It reads a line for each: the run, and where its answer goes.
+Its argument is the number of threads, which the last bits depend on. It reads a line for each: the run, and where its
+answer goes.
 """
 
 import sys
@@ -29,6 +30,7 @@ def answer(model: Any, tokenizer: Any, dtype: str) -> torch.Tensor:
 def main() -> None:
     """Answer until there is no more line."""
     prepare(detect())
+    torch.set_num_threads(int(sys.argv[1]))
     for line in sys.stdin:
         run, out = line.rstrip("\n").split("\t")
         trained = open_trained(RunDir.open(Path(run)))

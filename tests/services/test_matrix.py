@@ -17,8 +17,10 @@ from trap_runs import run
 
 import lora_ns.services.train
 from lora_ns.engine.adapter import add_adapter, save_adapter
+from lora_ns.engine.libraries import prepare
 from lora_ns.engine.model import difference
 from lora_ns.errors import PlanError, RecipeError
+from lora_ns.machine import detect
 from lora_ns.services.merge import merge
 from lora_ns.services.seal import TOLERANCE
 
@@ -41,7 +43,7 @@ class Elsewhere:
     def __init__(self, said):
         self._said = said  # not a pipe: nobody empties it meanwhile
         self._process = subprocess.Popen(
-            [sys.executable, "-u", answering.__file__],
+            [sys.executable, "-u", answering.__file__, str(torch.get_num_threads())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -67,6 +69,7 @@ class Elsewhere:
 
 @pytest.fixture(scope="session")
 def elsewhere():
+    prepare(detect())  # which sets the number of threads, as every run does
     with tempfile.TemporaryFile("w+") as said:
         process = Elsewhere(said)
         yield process
