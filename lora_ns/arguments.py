@@ -90,8 +90,10 @@ def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
     """Arguments of `trl.SFTConfig`: the rows come tokenised, masked, cut and packed, and are taken as they are."""
+    parts = recipe.distributed.row_parts
     return {
         **training_arguments(recipe, plan, checkpoints),
+        **({"pad_to_multiple_of": parts} if parts > 1 else {}),
         "max_length": None,
         "padding_free": recipe.sft.packing,
         "dataset_kwargs": {"skip_prepare_dataset": True},

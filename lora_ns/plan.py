@@ -17,7 +17,14 @@ from lora_ns.machine import Machine
 from lora_ns.memory import MemoryEstimate, estimate, start_memory
 from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.prequantized import fit_quantization
-from lora_ns.processes import choose_strategy, count_here, count_processes, in_each_process, process_problems
+from lora_ns.processes import (
+    choose_strategy,
+    count_here,
+    count_processes,
+    data_parallel_size,
+    in_each_process,
+    process_problems,
+)
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora, method_name
@@ -123,8 +130,9 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     dtype = _dtype(loaded, machine, facts)
     adapter = adapter_parameters(loaded, facts)
     world, here = _world_size(loaded, machine), count_here(loaded.recipe.distributed, machine)
-    batch = _batch(loaded, machine, facts, dtype.value, data.longest, world.value)
-    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, world.value)
+    shares = data_parallel_size(loaded.recipe.distributed, world.value)
+    batch = _batch(loaded, machine, facts, dtype.value, data.longest, shares)
+    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, shares)
     steps = _max_steps(loaded, per_epoch.value)
     training = loaded.recipe.training
     regular, often = _regular(loaded, per_epoch.value, steps.value)
@@ -156,7 +164,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory, machine),
-        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch, world.value, data.train_rows)),
+        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch, shares, data.train_rows)),
     )
 
 
@@ -452,8 +460,9 @@ def _step_memory(
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
-    peft = loaded.recipe.peft
+    peft, asked = loaded.recipe.peft, loaded.recipe.distributed
     shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
+    tokens = math.ceil(tokens / asked.row_parts)
     whole = estimate(
         facts,
         dtype=dtype,
@@ -465,7 +474,6 @@ def _step_memory(
         checkpointing=checkpointing,
         scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
     )
-    asked = loaded.recipe.distributed
     return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
 
 

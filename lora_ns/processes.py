@@ -26,6 +26,11 @@ def count_processes(asked: Strategy, machine: Machine) -> int:
     return asked.nodes * count_here(asked, machine)
 
 
+def data_parallel_size(asked: Strategy, count: int) -> int:
+    """Of `count` processes, those with rows of their own: what shares each row has the same ones."""
+    return max(1, count // asked.row_parts)
+
+
 def choose_strategy(
     loaded: LoadedRecipe, machine: Machine, fits: Callable[[LoadedRecipe], bool]
 ) -> tuple[LoadedRecipe, str]:
@@ -107,7 +112,11 @@ def process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
         have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
         what = f"{key}: {here} processes, and there {'is' if most == 1 else 'are'} {have} here"
         return [Problem(loaded.where(key), what, f"write at most {most}")]
-    return [*_division_problems(loaded, machine, count), *_share_problems(loaded, count)]
+    return [
+        *_division_problems(loaded, machine, count),
+        *_row_part_problems(loaded, count),
+        *_share_problems(loaded, data_parallel_size(asked, count)),
+    ]
 
 
 def _division_problems(loaded: LoadedRecipe, machine: Machine, count: int) -> list[Problem]:
@@ -121,6 +130,15 @@ def _division_problems(loaded: LoadedRecipe, machine: Machine, count: int) -> li
     if count == 1:
         return [Problem(where, f'{key}: "fsdp" divides the weights, and there is one process', 'write "none"')]
     return []
+
+
+def _row_part_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
+    """A row is divided among all processes, or none."""
+    key, parts = "distributed.context_parallel_size", loaded.recipe.distributed.row_parts
+    if parts in {1, count}:
+        return []
+    what = f"{key}: {parts} processes share a row, and there are {count}"
+    return [Problem(loaded.where(key), what, f"write {count}" if count > 1 else "write 1")]
 
 
 def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:

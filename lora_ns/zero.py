@@ -36,7 +36,8 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     several = {"checkpoint": {"use_node_local_storage": True}} if asked.num_nodes > 1 else {}
     return {
         **several,
-        "train_batch_size": plan.global_batch_size.value,
+        # DeepSpeed counts rows by process, those that share them too.
+        "train_batch_size": plan.global_batch_size.value * asked.row_parts,
         "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
         "gradient_clipping": recipe.training.max_grad_norm,

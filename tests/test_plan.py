@@ -536,6 +536,11 @@ def ddp(count):
     return ("distributed.strategy=ddp", f"distributed.num_processes={count}")
 
 
+def sharing(parts):
+    more = ("distributed.num_processes=2", f"distributed.context_parallel_size={parts}")
+    return ("distributed.strategy=deepspeed", *more)
+
+
 def test_processes_share_the_global_batch(write_recipe):
     made = plan(write_recipe(), *ddp(2), "training.global_batch_size=8", "training.per_device_train_batch_size=2")
     assert (made.world_size.value, made.world_size.origin) == (2, "--set")
@@ -560,6 +565,15 @@ def test_processes_that_do_not_divide_an_epoch_are_told(write_recipe):
     )
 
 
+def test_processes_that_share_rows_take_the_steps_of_one(write_recipe):
+    size = "training.per_device_train_batch_size=4"
+    numbers = ("global_batch_size", "gradient_accumulation_steps", "steps_per_epoch", "max_steps")
+    alone, shared = plan(write_recipe(), size), plan(write_recipe(), size, *sharing(2))
+    assert [getattr(shared, name).value for name in numbers] == [getattr(alone, name).value for name in numbers]
+    assert shared.memory_bytes.value < alone.memory_bytes.value
+    assert not shared.notes
+
+
 def test_there_is_a_process_for_each_gpu(write_recipe):
     machine = gpu((8, 0))
     machine = replace(machine, gpus=machine.gpus * 4)
@@ -574,6 +588,7 @@ def test_there_is_a_process_for_each_gpu(write_recipe):
     ("overrides", "machine", "told"),
     [
         (ddp(3), CPU, "3 processes, and there are 2 cores here (write at most 2)"),
+        (sharing(4), CPU, "4 processes share a row, and there are 2 (write 2)"),
         (ddp("auto"), CPU, '"auto" is one for each GPU, and there is none here (write a number, such as `'),
         (ddp(2), APPLE, "an Apple GPU trains in one process (write 1)"),
         ((*ddp(2), "training.global_batch_size=7"), CPU, "7 does not divide over 2 processes (write 6 or 8)"),

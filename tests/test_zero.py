@@ -45,6 +45,12 @@ def test_the_numbers_are_the_plans(write_recipe):
     }
 
 
+def test_processes_that_share_rows_count_them_as_often(write_recipe):
+    found = settings(write_recipe(), "distributed.context_parallel_size=2")
+    numbers = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    assert [found[name] for name in numbers] == [32, 2, 8]
+
+
 def test_another_strategy_has_no_configuration(write_recipe):
     loaded = load_recipe(write_recipe())
     plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
+from lora_ns.engine.context_parallel import cutting_rows, undealt
 from lora_ns.engine.distributed import hand_out
 from lora_ns.engine.evaluation import counted
 from lora_ns.engine.regularization import has_regularization, regularization
@@ -88,6 +89,7 @@ def make_trainer(
     if arguments["fsdp"]:
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
     trainer = _causal(arguments, shared) if is_causal else _classifier(arguments, shared, recipe, labels)
+    trainer.row_parts = recipe.distributed.row_parts
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
@@ -268,6 +270,14 @@ def repeatable(trainer_class: Any) -> Any:
         """See `sampler_class` and `regularization`."""
 
         own_optimizer = None
+        row_parts = 1
+
+        def get_train_dataloader(self) -> Any:
+            """The rows of this process, or its part of the rows that all share."""
+            if self.row_parts == 1:
+                return super().get_train_dataloader()
+            with cutting_rows(self):
+                return undealt(super().get_train_dataloader())
 
         def create_optimizer(self, model: Any = None) -> Any:
             """The method's own, or the recipe's."""
@@ -281,7 +291,7 @@ def repeatable(trainer_class: Any) -> Any:
             if self.args.train_sampling_strategy != "group_by_length":
                 return sampler
             # Of the whole batch: the order of the rows does not depend on the number of processes.
-            size = sampler.batch_size * self.args.world_size
+            size = sampler.batch_size * self.args.world_size // self.row_parts
             repeated = sampler_class()(size, lengths=sampler.lengths)
             repeated.seed = self.args.seed
             return repeated

@@ -23,6 +23,11 @@ class Strategy(Table):
         return False
 
     @property
+    def row_parts(self) -> int:
+        """Processes among which each training row is divided."""
+        return 1
+
+    @property
     def nodes(self) -> int:
         """Machines that train together."""
         return 1
@@ -103,6 +108,13 @@ class DeepSpeed(Processes):
     """Folder on a fast disk for what is kept there."""
     deepspeed_config: str | None = None
     """A DeepSpeed configuration (JSON) of your own, beside the recipe; what it says may not contradict the recipe."""
+    context_parallel_size: PositiveInt = 1
+    """Processes that share each training row, for long rows: 1, or all of them, which each have a part of it."""
+
+    @property
+    def row_parts(self) -> int:
+        """As the recipe says."""
+        return self.context_parallel_size
 
     @property
     def shards(self) -> bool:

@@ -95,6 +95,45 @@ def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
     return None
 
 
+def rows_can_be_divided(recipe: Recipe) -> Finding | None:
+    """Rows are divided among processes where that has been shown to give the adapter of one process."""
+    parts, method = recipe.distributed.row_parts, recipe.peft
+    if parts == 1:
+        return None
+    extra = recipe.training.extra
+    sft, model, lora = recipe.sft, recipe.model, method if isinstance(method, Lora) else None
+    rows = (
+        ("task_type", recipe.task_type != "CAUSAL_LM", "only rows of `CAUSAL_LM` are", 'write "CAUSAL_LM"'),
+        ("distributed.num_nodes", recipe.distributed.nodes > 1, "only among processes of one machine", "write 1"),
+        ("sft.packing", sft.packing, "a packed row is kept apart by a mask", "write false"),
+        ("sft.neftune_noise_alpha", sft.neftune_noise_alpha > 0, "noise is scaled by whole rows", "write 0"),
+        ("dataset.streaming", recipe.dataset.streaming, "not those of a stream", "write false"),
+        ("peft.method", lora is None, f"only with LoRA, not {method_name(method)}", 'write "lora"'),
+        ("peft.init_lora_weights", lora is not None and lora.starts_later, _STARTS_ON_ROWS, 'write "default"'),
+        ("model.add_tokens", bool(model.add_tokens), "not with new tokens", "remove it"),
+        ("peft.trainable_token_indices", bool(getattr(method, "trainable_token_indices", ())), _ONE_TOKEN, "remove it"),
+        ("quantization.method", recipe.quantization.bits is not None and not _is_nf4(recipe), _NF4, 'write "bnb-4bit"'),
+        ("model.trust_remote_code", model.trust_remote_code, "not by code of a model's own", "write false"),
+        ("model.attn_implementation", model.attn_implementation not in {"auto", "sdpa"}, _SDPA, 'write "sdpa"'),
+        (f"training.extra.{next(iter(extra), '')}", bool(extra), "not with keys of `[training.extra]`", "remove it"),
+    )
+    for key, is_broken, what, remedy in rows:
+        if is_broken:
+            divided, own = "distributed.context_parallel_size", "`context_parallel_size = 1`"
+            return Finding((divided, key), f"rows are divided among {parts} processes: {what}", f"{remedy}, or {own}")
+    return None
+
+
+_STARTS_ON_ROWS = "not with a start that is computed"
+_ONE_TOKEN = "not with rows of single tokens"
+_NF4 = "only over weights in full or in 4 bits by bitsandbytes"
+_SDPA = 'only with "sdpa"'
+
+
+def _is_nf4(recipe: Recipe) -> bool:
+    return isinstance(recipe.quantization, Bnb4Bit)
+
+
 def machines_can_meet(recipe: Recipe) -> Finding | None:
     """Several machines need a place to meet."""
     asked = recipe.distributed

@@ -18,6 +18,7 @@ from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.distributed_rules import (
     machines_can_meet,
     processes_train_together,
+    rows_can_be_divided,
     weights_can_be_divided,
     zero_keys_fit_together,
 )
@@ -885,6 +886,7 @@ RULES: tuple[Rule, ...] = (
     processes_train_together,
     weights_can_be_divided,
     zero_keys_fit_together,
+    rows_can_be_divided,
     machines_can_meet,
     training_extra_is_known,
     peft_extra_is_known,

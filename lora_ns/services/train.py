@@ -31,6 +31,7 @@ from lora_ns.engine.callbacks import (
     last_complete_checkpoint,
     make_callbacks,
 )
+from lora_ns.engine.context_parallel import check_heads, divided_attention
 from lora_ns.engine.distributed import (
     ALONE,
     Rank,
@@ -544,6 +545,7 @@ def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan, added: tuple[in
     with locating(loaded):
         empty = empty_base(base, recipe.task_type)
         make_room(empty, added)
+        check_heads(empty, recipe.distributed.row_parts)
         check_fit(empty, with_rows(recipe.peft, added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
 
 
@@ -685,6 +687,7 @@ def _fit(
         _telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
         _telling_full_disk(run),
         _telling_broken_rows(run, manifest),
+        divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)

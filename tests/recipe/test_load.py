@@ -222,6 +222,7 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
 
 
 STREAM = ["training.max_steps=3", "dataset.streaming=true"]
+PARTS = ["distributed.strategy=deepspeed", "distributed.context_parallel_size=2"]
 SOURCES = 'dataset.sources=[{path = "a.jsonl"}, {name = "a/b"}]'
 
 BROKEN = {
@@ -297,6 +298,7 @@ BROKEN = {
         "distributed.offload_param=cpu",
         "distributed.zero_stage=2",
     ],
+    "rows_can_be_divided": [*PARTS, "sft.packing=true"],
     "machines_can_meet": ["distributed.strategy=ddp", "distributed.num_processes=2", "distributed.num_nodes=2"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "peft_extra_is_known": ["peft.extra.r=1"],
@@ -377,6 +379,23 @@ MORE_BROKEN = [
     ["peft.lora_r=7", "peft.init_lora_weights=orthogonal"],
     ["model.revision=v1.0", "model.trust_remote_code=true"],
     ["peft.extra.task_type=CAUSAL_LM"],
+    [*PARTS, "task_type=SEQ_CLS"],
+    [*PARTS, "distributed.rdzv_endpoint=10.0.0.1:29500", "distributed.num_nodes=2"],
+    [*PARTS, f"model.revision={'a' * 40}", "model.trust_remote_code=true"],
+    [*PARTS, *STREAM],
+    *(
+        [*PARTS, key]
+        for key in (
+            "peft.method=ia3",
+            "sft.neftune_noise_alpha=5",
+            "peft.init_lora_weights=eva",
+            'model.add_tokens=["<a>"]',
+            "peft.trainable_token_indices=[5]",
+            "quantization.method=bnb-8bit",
+            "model.attn_implementation=eager",
+            "training.extra.label_smoothing_factor=0.1",
+        )
+    ),
     ["distributed.strategy=deepspeed", "peft.method=adalora"],
     ["distributed.strategy=fsdp", "peft.method=adalora"],
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],

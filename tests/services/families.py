@@ -97,11 +97,11 @@ SIZES = {
 
 def write_everything(folder: Path) -> None:
     """All that the shipped recipes name."""
-    _write_decoder(folder / "mistralai/Mistral-7B-v0.1", MistralConfig, MistralForCausalLM, chat=False)
+    write_decoder(folder / "mistralai/Mistral-7B-v0.1", MistralConfig, MistralForCausalLM, chat=False)
     for size in ("7b", "70b"):
-        _write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
+        write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
     for name in ("deepseek-ai/deepseek-coder-6.7b-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
-        _write_decoder(folder / name, LlamaConfig, LlamaForCausalLM, chat=True)
+        write_decoder(folder / name, LlamaConfig, LlamaForCausalLM, chat=True)
     write_encoder(folder / "FacebookAI/roberta-base")
     for name in ROWS:
         write_data(folder / name, name)
@@ -115,7 +115,7 @@ def write_everything(folder: Path) -> None:
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(24)))
 
 
-def _write_decoder(folder: Path, config, model, chat: bool) -> None:
+def write_decoder(folder: Path, config, model, chat: bool) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "nano")
     if not chat:
         tokenizer.chat_template = None

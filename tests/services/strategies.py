@@ -50,6 +50,15 @@ CLUSTER: Mapping[str, Cell] = {
 }
 """What is trained under every strategy, in a session of its own."""
 CLUSTER_STEPS = 20
+EPOCHS = ("dataset.max_samples=11", "training.group_by_length=false")
+ROW_PARTS: Mapping[str, Mapping[str, Cell]] = {
+    "zero2": {
+        **{name: CLUSTER[name] for name in ("lora", "dora", "nf4", "checkpointing", "accumulation")},
+        "short-epochs": Cell(EPOCHS, interrupted=True),
+    },
+    "zero3": {"lora": CLUSTER["lora"]},
+}
+"""What two processes train that share each row."""
 BY_DDP_ALONE: Mapping[str, Cell] = {
     "adalora": Cell(('peft.method="adalora"',), seal=1e-5),  # saved with fewer ranks, it adds up in another order
     "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8"), interrupted=True),

@@ -2,10 +2,12 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import test_labels_in_processes as labels
 import torch
+from families import write_decoder
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file, save_file
 from services_recipes import RECIPE, run_recipe
@@ -14,17 +16,30 @@ from strategies import (
     CLUSTER,
     CLUSTER_STEPS,
     OFFLOADED,
+    ROW_PARTS,
     SAMPLE,
     SHARED,
     STARTS,
     STRATEGIES,
+    Cell,
     check_trained,
     drive,
     offered,
     prepare_run,
 )
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.context_parallel import MODEL_TYPES
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +178,40 @@ def test_what_is_kept_in_the_hosts_memory_trains_the_same(tmp_path, alone, strat
     check_same(run, alone(), strategy)
     expected, got = load_file(run.path / AS_TRAINED_AT_ONCE / WEIGHTS), load_file(run.adapter / WEIGHTS)
     assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+BASES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (functools.partial(MistralConfig, sliding_window=None), MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (functools.partial(Qwen3Config, head_dim=16), Qwen3ForCausalLM),
+}
+"""Tiny bases of 4 heads, and 2 of keys and values."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """The override that names each of the bases."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name, (config, model) in BASES.items():
+        torch.manual_seed(0)
+        write_decoder(folder / name, config, model, chat=True)
+    return {name: f"model.name_or_path={folder / name}" for name in BASES}
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif("zero2" not in offered(), reason="needs DeepSpeed")
+def test_rows_that_are_divided_give_the_adapter_of_one_process(tmp_path, alone, bases):
+    assert tuple(BASES) == MODEL_TYPES
+    rows = {
+        stage: {name: replace(cell, overrides=(bases["llama"], *cell.overrides)) for name, cell in cells.items()}
+        for stage, cells in ROW_PARTS.items()
+    }
+    rows["zero2"] |= {name: Cell((base,)) for name, base in bases.items() if name != "llama"}
+    runs = {
+        stage: prepare_rows(tmp_path / stage, stage, cells, "distributed.context_parallel_size=2")
+        for stage, cells in rows.items()
+    }
+    drive([word for stage, found in runs.items() for word in named(found, rows[stage])])
+    for stage, found in runs.items():
+        check_rows(found, rows[stage], stage, alone)
