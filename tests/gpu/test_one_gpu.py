@@ -61,18 +61,16 @@ def check_same(run, expected, tolerance):
         torch.testing.assert_close(got[name], value, atol=tolerance, rtol=0)
 
 
-def lorans(folder, *words, **surroundings):
-    """A command of lorans in a process of its own."""
-    found = subprocess.run(
-        [sys.executable, "-m", "lora_ns", *words],
-        cwd=folder,
-        env={**os.environ, **surroundings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def executed(folder, words, **surroundings):
+    """What a command in a process of its own prints."""
+    environment = {**os.environ, **surroundings}
+    found = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-4000:]
     return found.stdout
+
+
+def lorans(folder, *words, **surroundings):
+    return executed(folder, [sys.executable, "-m", "lora_ns", *words], **surroundings)
 
 
 def said(*overrides):
@@ -114,15 +112,7 @@ def test_one_rank_of_a_strategy_gives_the_adapter_of_one_process(tmp_path, alone
         command = lorans(tmp_path, "launch-command", "recipe.toml", *said(*STRATEGIES[kind]))
         variables, _, words = command.partition(sys.executable)
         named = dict(pair.split("=", 1) for pair in shlex.split(variables))
-        found = subprocess.run(
-            [sys.executable, *shlex.split(words)],
-            cwd=tmp_path,
-            env={**os.environ, **named},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert found.returncode == 0, found.stderr[-4000:]
+        executed(tmp_path, [sys.executable, *shlex.split(words)], **named)
     else:
         lorans(tmp_path, "train", "recipe.toml", *said(*STRATEGIES[kind]))
     run = RunDir.open(tmp_path / "run")
