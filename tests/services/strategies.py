@@ -1,16 +1,18 @@
 """Runs of several processes, prepared here and trained in one pair of processes, and what they are held to."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ranks_driver
+import torch
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.launch import environment
@@ -116,12 +118,23 @@ def prepared(start: Callable[[], object]) -> RunDir:
         found.append(run)
         return train.TrainResult(str(run.path), "", 0, 0, {})
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, as_many_cores_as_threads():
         patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
         patch.setattr("lora_ns.processes._division_problems", lambda *_: [])
         patch.setattr(train, "_execute_ranks", keep)
         start()
     return found[0]
+
+
+@contextlib.contextmanager
+def as_many_cores_as_threads() -> Iterator[None]:
+    """Who computes a start elsewhere has the threads of this process, which the signs of its directions depend on."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[: torch.get_num_threads()])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def drive(runs: Sequence[str]) -> None:
