@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import ranks_driver
-import torch
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.launch import environment
+from lora_ns.machine import usable_cores
 from lora_ns.rundir import RunDir
 from lora_ns.services import train
 
+THREADS = max(1, usable_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Of a run of one process, see `conftest`."""
 ZERO = 'distributed.strategy="deepspeed"'
 STRATEGIES: Mapping[str, Sequence[str]] = {
     "ddp": ('distributed.strategy="ddp"',),
@@ -128,9 +130,9 @@ def prepared(start: Callable[[], object]) -> RunDir:
 
 @contextlib.contextmanager
 def as_many_cores_as_threads() -> Iterator[None]:
-    """Who computes a start elsewhere has the threads of this process, which the signs of its directions depend on."""
+    """A start computed elsewhere has the threads of one process here, which the signs of its directions depend on."""
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(cores)[: torch.get_num_threads()])
+    os.sched_setaffinity(0, sorted(cores)[:THREADS])
     try:
         yield
     finally:
