@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lora_ns.basemodel import PACKAGED, packaged
 from lora_ns.errors import DataError, ModelError, Problem
+from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import KNOWN, is_known
+from lora_ns.rows import KNOWN, Layout, is_known
 
 
 def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> list[Path]:
@@ -31,6 +33,11 @@ def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> li
     if problems:
         raise DataError(problems)
     return found
+
+
+def layout_of(table: Dataset) -> Layout:
+    """How the files of a source are read whose kind leaves it open."""
+    return Layout(table.column_names, table.delimiter, table.sample_by)
 
 
 def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
@@ -83,10 +90,53 @@ def _in_folder(loaded: LoadedRecipe, path: Path, name: str, key: str) -> list[Pa
         return Problem(
             loaded.where(key), f"{key}: folder `{name}` cannot be read: {error.strerror}", "check its rights"
         )
+    saved = _saved(path, name)
+    if isinstance(saved, tuple):
+        return Problem(loaded.where(key), f"{key}: {saved[0]}", saved[1])
+    if saved is not None:
+        return saved
     if files := [file for file in entries if not file.name.startswith(".") and is_known(file) and file.is_file()]:
         return files
     what = f"{key}: folder `{name}` has no data file"
     return Problem(loaded.where(key), what, f"known: {KNOWN}; `{name.rstrip('/')}/**/*.jsonl` also looks below it")
+
+
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+"""What `save_to_disk` of a `Dataset` and of a `DatasetDict` writes beside the rows."""
+
+
+def _saved(path: Path, name: str) -> list[Path] | tuple[str, str] | None:
+    """The files of a data set that `save_to_disk` wrote, in its order, or what is wrong and what to do.
+
+    None for a folder that is no such data set.
+    """
+    place = name.rstrip("/")
+    splits = _named_in(path / _SPLITS, "splits")
+    if splits:
+        named = " or ".join(f'`path = "{place}/{split}"`' for split in splits)
+        return f"folder `{name}` holds the splits {', '.join(splits)}", f"name one of them: {named}"
+    if not (path / _STATE).is_file():
+        return None
+    names = [file for file in _named_in(path / _STATE, "_data_files") if file == PurePath(file).name]
+    if not names:
+        return f"`{place}/{_STATE}` names no data file", f'save the data set again, or write `path = "{place}/*.arrow"`'
+    missing = next((file for file in names if not (path / file).is_file()), None)
+    if missing:
+        return f"`{place}/{missing}` is not there, and `{_STATE}` names it", "save the data set again"
+    return [path / file for file in names]
+
+
+def _named_in(file: Path, key: str) -> list[str]:
+    """The names that a list in a JSON file has; none where the file is not there or is not what it should be."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    found = content.get(key) if isinstance(content, dict) else None
+    listed = [
+        part.get("filename") if isinstance(part, dict) else part for part in (found if isinstance(found, list) else ())
+    ]
+    return [part for part in listed if isinstance(part, str)]
 
 
 def _matching(pattern: Path, folder: Path) -> list[Path]:

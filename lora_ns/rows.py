@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
 from lora_ns.formats import Format, RowFaultError
@@ -52,30 +52,43 @@ class Found:
 
     rows: list[Row]
     left_out: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How the files were read, where their names do not say so."""
 
 
-def read_rows(path: Path, limit: int | None = None, column_names: Sequence[str] = ()) -> list[Row]:
+@dataclass(frozen=True)
+class Layout:
+    """How files are read whose kind leaves it open."""
+
+    column_names: Sequence[str] = ()
+    """Columns of tables, which have no header then; a `.txt` file becomes a table."""
+    delimiter: str | None = None
+    """What separates the cells of a table; found from the first line of a `.csv` if absent."""
+    sample_by: Literal["document", "line"] = "document"
+    """Whether a `.txt` file is one row, or each of its lines is."""
+
+
+PLAIN = Layout()
+
+
+def read_rows(path: Path, limit: int | None = None, layout: Layout = PLAIN) -> list[Row]:
     """All rows of a file, or the first `limit`.
 
     Raises:
         DataError: with the first problems of the file, or because it has no rows.
     """
-    return read_files([path], limit, column_names=column_names).rows
+    return read_files([path], limit, layout=layout).rows
 
 
-def read_files(
-    paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0, column_names: Sequence[str] = ()
-) -> Found:
+def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0, layout: Layout = PLAIN) -> Found:
     """All rows of some files in their order, or the first `limit`; up to `max_bad_rows` broken ones are left out.
-
-    With `column_names`, tables have these columns and no header, and a `.txt` file is a table with tabs.
 
     Raises:
         DataError: with the first problems of the files, or because there are no rows.
     """
     if unfit := [problem for path in paths if (problem := _unfit(path))]:
         raise DataError(told(unfit))
-    outcomes = (outcome for path in paths for outcome in _outcomes(path, column_names))
+    outcomes = (outcome for path in paths for outcome in _outcomes(path, layout))
     rows, problems = _gather(outcomes, limit)
     if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
@@ -84,10 +97,8 @@ def read_files(
     return Found(rows, tuple(problems))
 
 
-def each_row(paths: Sequence[Path], column_names: Sequence[str] = ()) -> Iterator[Outcome]:
+def each_row(paths: Sequence[Path], layout: Layout = PLAIN) -> Iterator[Outcome]:
     """The rows of some files one by one, and the problems of those that cannot be read; nothing is kept.
-
-    `column_names` are those of `read_files`.
 
     Raises:
         DataError: because of a file that cannot be read at all, or is one list, which cannot be read in parts.
@@ -96,7 +107,7 @@ def each_row(paths: Sequence[Path], column_names: Sequence[str] = ()) -> Iterato
     if unfit:
         raise DataError(told(unfit))
     for path in paths:
-        yield from _outcomes(path, column_names)
+        yield from _outcomes(path, layout)
 
 
 def _whole(path: Path) -> Problem | None:
@@ -195,11 +206,14 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], 
     return rows, problems
 
 
-def _outcomes(path: Path, column_names: Sequence[str] = ()) -> Iterator[Outcome]:
+def _outcomes(path: Path, layout: Layout) -> Iterator[Outcome]:
     kind = kind_of(path)[0]
+    is_tabular = kind != ".txt" or layout.column_names or layout.delimiter
     try:
-        if column_names and kind in TABLES:
-            yield from TABLES[kind](path, column_names)
+        if kind in TABLES and is_tabular:
+            yield from TABLES[kind](path, layout)
+        elif kind == ".txt" and layout.sample_by == "line":
+            yield from _text_lines(path)
         else:
             yield from READERS[kind](path)
     except OSError as error:
@@ -408,11 +422,23 @@ def _json(path: Path) -> Iterator[Outcome]:
         raise DataError(_refusal(f"{path}{_refused_row(text)}", error)) from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
+    if isinstance(content, dict) and content and not _is_table_by_columns(content):
+        content = [content]  # one row
     if not isinstance(content, list):
         what = f"{_kind(content)} instead of a list of rows"
         raise DataError(Problem(str(path), what, 'write `[{"column": value, ...}, ...]`'))
     for number, values in enumerate(content, start=1):
         yield _object(f"{path}, row {number}", values, text)
+
+
+def _is_table_by_columns(content: Mapping[str, Any]) -> bool:
+    """Whether an object has the cells of many rows: by the numbers of the rows, or in lists of one length."""
+    values = list(content.values())
+    if all(isinstance(value, dict) and value and all(key.isdecimal() for key in value) for value in values):
+        return True
+    lists = [value for value in values if isinstance(value, list)]
+    is_even = len(lists) == len(values) > 1 and len({len(value) for value in lists}) == 1
+    return is_even and not any(isinstance(cell, (dict, list)) for value in lists for cell in value)
 
 
 def _refused_row(text: str) -> str:
@@ -435,14 +461,38 @@ _BEGIN = re.compile(r"[^\s,]")
 # Tables
 
 
-def _csv(path: Path, names: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Rows of a table with commas; a cell is a string, whatever is in it."""
-    return _table(path, names, "check the quotes", strict=True)
+def _csv(path: Path, layout: Layout = PLAIN) -> Iterator[Outcome]:
+    """Rows of a table; a cell is a string, whatever is in it. With tabs it is read as a `.tsv` file is."""
+    delimiter = layout.delimiter or sniff_delimiter(path, layout.column_names)
+    if delimiter == TAB:
+        return _tsv(path, layout)
+    return _table(path, layout.column_names, "check the quotes", strict=True, delimiter=delimiter)
 
 
-def _tsv(path: Path, names: Sequence[str] = ()) -> Iterator[Outcome]:
+def _tsv(path: Path, layout: Layout = PLAIN) -> Iterator[Outcome]:
     """Rows of a table with tabs; a cell is a string, and quotes are part of it."""
-    return _table(path, names, "check the tabs", delimiter="\t", quoting=csv.QUOTE_NONE)
+    delimiter = layout.delimiter or TAB
+    if delimiter != TAB:
+        return _csv(path, layout)
+    return _table(path, layout.column_names, "check the tabs", delimiter=TAB, quoting=csv.QUOTE_NONE)
+
+
+TAB = "\t"
+_LONGEST_HEADER = 1 << 16
+
+
+def sniff_delimiter(path: Path, names: Sequence[str] = ()) -> str:
+    """What separates the cells of a table by its first line: a comma, or a tab where the line has tabs alone.
+
+    Args:
+        path: the file, packed or not.
+        names: its columns, if it has no header: the line then has as many cells.
+    """
+    with _opened(path) as file:
+        line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+    tabs = line.count(TAB)
+    is_tabbed = tabs + 1 == len(names) if names else "," not in line
+    return TAB if tabs and is_tabbed else ","
 
 
 def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
@@ -582,6 +632,19 @@ def _text(path: Path) -> Iterator[Outcome]:
             yield Row(str(path), {"text": content})
 
 
+def _text_lines(path: Path) -> Iterator[Outcome]:
+    """Each line as a row; one that is blank is none."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield _not_utf8(f"{path}:{number}", error)
+            else:
+                if text.strip():
+                    yield Row(f"{path}:{number}", {"text": text})
+
+
 # Arrow
 
 
@@ -590,7 +653,7 @@ def _parquet(path: Path) -> Iterator[Outcome]:
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield from _batches(path, file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE))
+            yield from _batches(path, file.schema_arrow, file.iter_batches(_ROWS_AT_ONCE))
 
 
 _ROWS_AT_ONCE = 1024
@@ -607,11 +670,11 @@ def _arrow(path: Path) -> Iterator[Outcome]:
             file.seek(0)
             if is_stream:
                 stream = pyarrow.ipc.open_stream(file)
-                yield from _batches(path, stream.schema.names, stream)
+                yield from _batches(path, stream.schema, stream)
             else:
                 reader = pyarrow.ipc.open_file(file)
                 batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-                yield from _batches(path, reader.schema.names, batches)
+                yield from _batches(path, reader.schema, batches)
 
 
 _ARROW_FILE = b"ARROW1"
@@ -641,14 +704,26 @@ def _first_sentence(error: Exception) -> str:
     return _short(f"{text[:1].lower()}{text[1:]}", 100)
 
 
-def _batches(path: Path, names: Sequence[str], batches: Any) -> Iterator[Outcome]:
-    _check_names(str(path), names)
+def _batches(path: Path, schema: Any, batches: Any) -> Iterator[Outcome]:
+    _check_names(str(path), schema.names)
+    nested = [field.name for field in schema if field.type.num_fields]
     number = 0
     for batch in batches:
         batch.validate(full=True)  # offsets that point beyond the data would end the process
         for values in batch.to_pylist():
             number += 1
-            yield Row(f"{path}, row {number}", values)
+            yield Row(f"{path}, row {number}", {**values, **{name: unpadded(values[name]) for name in nested}})
+
+
+def unpadded(value: Any) -> Any:
+    """A value of an Arrow table without the keys that are null.
+
+    Arrow gives every object of a column the keys of all of them, so that a null key is one that the object never had:
+    the arguments of another tool, for instance. A null that was meant cannot be told from it.
+    """
+    if isinstance(value, dict):
+        return {key: unpadded(part) for key, part in value.items() if part is not None}
+    return [unpadded(part) for part in value] if isinstance(value, list) else value
 
 
 TEXT_READERS: Mapping[str, Reader] = {
@@ -664,8 +739,8 @@ TEXT_READERS: Mapping[str, Reader] = {
 """Kind of a file that may be packed to its reader."""
 READERS: Mapping[str, Reader] = {**TEXT_READERS, ".parquet": _parquet, ".arrow": _arrow}
 """File kind to reader."""
-TABLES: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Outcome]]] = {".csv": _csv, ".tsv": _tsv, ".txt": _tsv}
-"""Kind of a file that may be a table without a header to its reader."""
+TABLES: Mapping[str, Callable[[Path, Layout], Iterator[Outcome]]] = {".csv": _csv, ".tsv": _tsv, ".txt": _tsv}
+"""Kind of a file that may be a table to its reader."""
 PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], IO[bytes]]] = {".gz": _gzip, ".zst": _zstd}
 """How a file is packed to what unpacks it."""
 KNOWN = f"{', '.join(TEXT_READERS)}, each also with .gz or .zst, .parquet, .arrow"

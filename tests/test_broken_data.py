@@ -112,7 +112,7 @@ FILES = {
     ),
     "JSON without a byte": ("a.json", b"", f"a.json: {NO_ROWS}"),
     "JSON without a row": ("a.json", b"[]", f"a.json: {NO_ROWS}"),
-    "JSON object": ("a.json", GOOD, f"a.json: an object instead of a list of rows ({AS_LIST})"),
+    "JSON object": ("a.json", b"{}", f"a.json: an object instead of a list of rows ({AS_LIST})"),
     "JSON object of columns": (
         "a.json",
         b'{"prompt": ["a"], "completion": ["b"]}',

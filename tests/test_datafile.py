@@ -1,5 +1,6 @@
 """Where the data files that a recipe names are found, in which order, and what is said where there are none."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,49 @@ def test_the_plan_counts_the_rows_of_all_files_and_those_that_are_left_out(loade
     plan = plan_of(load_recipe(write_recipe(), overrides))
     assert (plan.train_rows.value, plan.eval_rows.value) == (2, 1)
     assert plan.notes[0] == f"training rows: 1 left out that cannot be read, the first at {tmp_path}/data/b.jsonl:2"
+
+
+# What `save_to_disk` writes
+
+
+def saved(folder, *files, state=None):
+    folder.mkdir(parents=True)
+    for name in (*files, "dataset_info.json"):
+        (folder / name).write_text("{}")
+    names = {"_data_files": [{"filename": name} for name in files], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(names) if state is None else state)
+
+
+def test_a_saved_data_set_is_read_in_its_own_order(loaded, tmp_path):
+    names = [f"data-{number}.arrow" for number in (1, 0, 10, 2)]
+    saved(tmp_path / "saved", *names)
+    assert found(loaded, "saved/") == [f"saved/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    "state", ["", "[]", "{}", '{"_data_files": 7}', '{"_data_files": [{"filename": "../x.arrow"}]}']
+)
+def test_a_saved_data_set_that_names_no_file_is_told(loaded, tmp_path, state):
+    saved(tmp_path / "saved", "data.arrow", state=state)
+    assert told(loaded, "saved") == (
+        f'{PLACE}`saved/state.json` names no data file (save the data set again, or write `path = "saved/*.arrow"`)'
+    )
+
+
+def test_a_file_that_a_saved_data_set_lacks_is_told(loaded, tmp_path):
+    saved(tmp_path / "saved", "a.arrow", "b.arrow")
+    (tmp_path / "saved" / "b.arrow").unlink()
+    assert told(loaded, "saved") == (
+        f"{PLACE}`saved/b.arrow` is not there, and `state.json` names it (save the data set again)"
+    )
+
+
+def test_of_saved_splits_one_is_to_be_named(loaded, tmp_path):
+    for split in ("train", "test"):
+        saved(tmp_path / "saved" / split, "data.arrow")
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert told(loaded, "saved") == (
+        f"{PLACE}folder `saved` holds the splits train, test "
+        '(name one of them: `path = "saved/train"` or `path = "saved/test"`)'
+    )
+    assert found(loaded, "saved/test") == ["saved/test/data.arrow"]

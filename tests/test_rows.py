@@ -8,7 +8,18 @@ from importlib.util import find_spec
 import pytest
 
 from lora_ns.errors import DataError, MissingError
-from lora_ns.rows import MOST_PROBLEMS, PACKINGS, READERS, TEXT_READERS, each_row, read_files, read_rows, told_left_out
+from lora_ns.rows import (
+    MOST_PROBLEMS,
+    PACKINGS,
+    READERS,
+    TEXT_READERS,
+    Layout,
+    each_row,
+    read_files,
+    read_rows,
+    sniff_delimiter,
+    told_left_out,
+)
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
 CONLL_KINDS = (".conll", ".iob", ".bio")
@@ -133,28 +144,129 @@ def test_a_table_without_a_header_has_the_columns_that_are_named(tmp_path, name,
     packed = written(tmp_path, f"{name}.gz", gzip.compress(content))
     expected = [{"text": "x", "label": "1"}, {"text": "y, z", "label": "2"}]
     for path in (file, packed):
-        rows = read_rows(path, column_names=("text", "label"))
+        rows = read_rows(path, layout=Layout(("text", "label")))
         assert [(row.where, row.values) for row in rows] == [
             (f"{path}:{n}", v) for n, v in enumerate(expected, start=1)
         ]
-    assert list(each_row([file], ("text", "label"))) == read_rows(file, column_names=("text", "label"))
+    assert list(each_row([file], Layout(("text", "label")))) == read_rows(file, layout=Layout(("text", "label")))
 
 
 def test_a_header_that_is_named_once_more_is_no_row(tmp_path):
     file = written(tmp_path, "a.csv", b"text,label\nx,1\n")
-    assert [row.where for row in read_rows(file, column_names=("text", "label"))] == [f"{file}:2"]
+    assert [row.where for row in read_rows(file, layout=Layout(("text", "label")))] == [f"{file}:2"]
 
 
 def test_names_of_columns_say_how_many_cells_a_row_has(tmp_path):
     file = written(tmp_path, "a.txt", b"Dummy\nx\t1\n")
-    assert [row.where for row in read_files([file], max_bad_rows=1, column_names=("a", "b")).rows] == [f"{file}:2"]
+    assert [row.where for row in read_files([file], max_bad_rows=1, layout=Layout(("a", "b"))).rows] == [f"{file}:2"]
     with pytest.raises(DataError, match=r"a\.txt:1: 1 cell, and `column_names` has 2 \(check the tabs\)"):
-        read_rows(file, column_names=("a", "b"))
+        read_rows(file, layout=Layout(("a", "b")))
 
 
 def test_files_that_name_their_columns_do_not_mind_those_of_tables(tmp_path):
     file = written(tmp_path, "a.jsonl", b'{"b": 1}\n')
-    assert values(file) == [row.values for row in read_rows(file, column_names=("a",))]
+    assert values(file) == [row.values for row in read_rows(file, layout=Layout(("a",)))]
+
+
+# What separates the cells of a table
+
+
+@pytest.mark.parametrize("packing", ["", *PACKINGS])
+@pytest.mark.parametrize(
+    ("line", "names", "mark"),
+    [
+        ("a,b", (), ","),
+        ("a\tb", (), "\t"),
+        ("a;b", (), ","),
+        ("a", (), ","),
+        ("", (), ","),
+        ("a, c\tb", (), ","),
+        ("1\tyes, it is\tx", ("id", "text", "label"), "\t"),
+        ("yes; it is,x", ("text", "label"), ","),
+        ('"a, b",c', ("text", "label"), ","),
+        ("alone", ("text",), ","),
+    ],
+)
+def test_the_first_line_of_a_table_shows_what_separates_its_cells(tmp_path, line, names, mark, packing):
+    content = f"\ufeff{line}\nmore, and\tmore\n".encode()
+    file = written(tmp_path, f"a.csv{packing}", PACKERS[packing](content) if packing else content)
+    assert sniff_delimiter(file, names) == mark
+
+
+TABLES_WITH_TABS = b'text\tlabel\n"so" good, he said\tpos\nan open " quote\tneg\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("a.csv", Layout()), ("a.tsv", Layout()), ("a.csv", Layout(delimiter="\t")), ("a.txt", Layout(delimiter="\t"))],
+)
+def test_a_table_with_tabs_is_read_alike_whatever_its_name(tmp_path, name, layout):
+    assert values(written(tmp_path, name, TABLES_WITH_TABS), layout=layout) == [
+        {"text": '"so" good, he said', "label": "pos"},
+        {"text": 'an open " quote', "label": "neg"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_a_delimiter_that_is_named_is_taken_and_quotes_hold_cells_together(tmp_path, name):
+    file = written(tmp_path, name, b'a|b\n"x|y"|2,3\n')
+    assert values(file, layout=Layout(delimiter="|")) == [{"a": "x|y", "b": "2,3"}]
+
+
+# Objects in a .json file
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ({"prompt": "a", "completion": "b"}, [{"prompt": "a", "completion": "b"}]),
+        ({"messages": [{"role": "user"}]}, [{"messages": [{"role": "user"}]}]),
+        ({"prompt": [{"role": "user"}], "completion": [{"role": "assistant"}]}, None),
+        ({"data": [{"a": 1}]}, [{"a": 1}]),
+        ({"tokens": ["a", "b"], "tags": ["O"], "id": 7}, None),
+    ],
+)
+def test_one_object_is_one_row(tmp_path, content, rows):
+    assert values(written(tmp_path, "a.json", json.dumps(content).encode())) == (rows or [content])
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": ["x", "y"], "b": ["1", "2"]}, {"a": {"0": "x", "1": "y"}, "b": {"0": "1", "1": "2"}}]
+)
+def test_a_table_by_its_columns_is_refused_with_what_to_write(tmp_path, content):
+    file = written(tmp_path, "a.json", json.dumps(content).encode())
+    assert told(file) == 'FILE: an object instead of a list of rows (write `[{"column": value, ...}, ...]`)'
+
+
+# Text, line by line
+
+
+@pytest.mark.parametrize("packing", ["", *PACKINGS])
+def test_a_line_of_a_text_file_is_a_row_if_asked(tmp_path, packing):
+    content = "\ufeffone\r\n\n  \ntwo\u2028still two\f\n  three".encode()
+    file = written(tmp_path, f"a.txt{packing}", PACKERS[packing](content) if packing else content)
+    rows = read_rows(file, layout=Layout(sample_by="line"))
+    assert [(row.where, row.values["text"]) for row in rows] == [
+        (f"{file}:1", "one"),
+        (f"{file}:4", "two\u2028still two\f"),
+        (f"{file}:5", "  three"),
+    ]
+
+
+# What Arrow adds
+
+
+def test_keys_that_arrow_adds_to_objects_are_not_there(tmp_path):
+    needs_its_library(".parquet")
+    calls = [{"name": "sky", "arguments": {"city": "Rome"}}, {"name": "add", "arguments": {"a": 2, "b": [None, 3]}}]
+    rows = [{"calls": [call], "meta": {"deep": call}, "note": None, "n": 1} for call in calls]
+    for name, write in {"a.parquet": parquet, "a.arrow": arrow}.items():
+        assert values(written(tmp_path, name, write(rows))) == rows
+
+
+def test_a_null_that_json_says_stays(tmp_path):
+    row = {"calls": [{"arguments": {"city": None}}]}
+    assert values(written(tmp_path, "a.jsonl", json.dumps(row).encode())) == [row]
 
 
 def test_a_text_file_is_one_row_as_it_stands(tmp_path):
@@ -237,7 +349,7 @@ def test_a_row_knows_its_place(tmp_path, name, content, places):
         ("a.jsonl", b"true\n", 'FILE:1: true or false instead of an object (a row is `{"column": value, ...}`)'),
         ("a.jsonl", b"7\n", 'FILE:1: a number instead of an object (a row is `{"column": value, ...}`)'),
         ("a.jsonl", b'{"a": "\xff"}\n', "FILE:1: not UTF-8 at byte 8 of the line (save the file as UTF-8)"),
-        ("a.json", b'{"a": 1}', 'FILE: an object instead of a list of rows (write `[{"column": value, ...}, ...]`)'),
+        ("a.json", b"{}", 'FILE: an object instead of a list of rows (write `[{"column": value, ...}, ...]`)'),
         ("a.json", b"3", 'FILE: a number instead of a list of rows (write `[{"column": value, ...}, ...]`)'),
         ("a.json", b'[{"a": 1}, 2]', 'FILE, row 2: a number instead of an object (a row is `{"column": value, ...}`)'),
         (

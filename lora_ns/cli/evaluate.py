@@ -30,6 +30,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
+    from lora_ns.datafile import layout_of
     from lora_ns.engine import libraries
     from lora_ns.launch import check_not_launched
     from lora_ns.machine import detect
@@ -42,7 +43,7 @@ def evaluate(
     manifest, machine = folder.read(), detect()
     recipe = manifest.recipe
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
-    rows = None if data is None else read_rows(data, column_names=recipe.dataset.column_names)
+    rows = None if data is None else read_rows(data, layout=layout_of(recipe.dataset))
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)
         from lora_ns.services.evaluate import evaluate as service

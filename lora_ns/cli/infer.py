@@ -138,9 +138,10 @@ def _lines(where: str, text: str) -> list[str]:
 
 
 def _rows(opened: Opened, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
+    from lora_ns.datafile import layout_of
     from lora_ns.rows import read_rows
     from lora_ns.services.infer import as_row
 
     if input_file is not None and input_file.suffix != ".txt":
-        return read_rows(input_file, column_names=opened.manifest.recipe.dataset.column_names)
+        return read_rows(input_file, layout=layout_of(opened.manifest.recipe.dataset))
     return [as_row(opened, text) for text in texts]

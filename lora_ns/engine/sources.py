@@ -13,14 +13,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.datafile import find_files, shown
+from lora_ns.datafile import find_files, layout_of, shown
 from lora_ns.engine.targets import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RowFaultError, detect
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.slices import parse_slice
-from lora_ns.rows import TABLES, Found, Row, for_each, is_table, kind_of, read_files, told_left_out
+from lora_ns.rows import (
+    TAB,
+    TABLES,
+    Found,
+    Row,
+    for_each,
+    is_table,
+    kind_of,
+    read_files,
+    sniff_delimiter,
+    told_left_out,
+    unpadded,
+)
 from lora_ns.rundir import sha256_file
 from lora_ns.shares import apportion, interleave
 
@@ -38,6 +50,8 @@ class Source:
     """By column, the names of its classes in the order of their numbers, where the data set has them."""
     left_out: Sequence[Problem] = ()
     """What is wrong with the rows that cannot be read and were left out."""
+    notes: tuple[str, ...] = ()
+    """How its files were read, where they do not say so themselves."""
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -173,12 +187,13 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
     """The format of a source's rows and the reason. Raises `DataError`."""
     names = list(dict.fromkeys(name for row in source.rows[:100] for name in row.values))
     columns = Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
+    is_named = bool(table.column_names or table.delimiter)
     try:
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
     except RowFaultError as fault:
-        kind = "" if table.column_names else _kind(source, table)
+        kind = "" if is_named else _kind(source, table)
         raise DataError(_column_problem(loaded, key, source.name, kind, fault)) from None
-    if form.name != "text" and _kind(source, table) == ".txt" and not table.column_names:
+    if form.name != "text" and _kind(source, table) == ".txt" and not is_named:
         what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
             Problem(source.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
@@ -243,7 +258,7 @@ def _read(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evalua
     """The rows of a source, or the evaluation rows that are named."""
     if table.eval_path if for_evaluation else table.path:
         name, found = read_part(loaded, table, key, for_evaluation)
-        return Source(name, found.rows, left_out=found.left_out)
+        return Source(name, found.rows, left_out=found.left_out, notes=found.notes)
     split = table.eval_split if for_evaluation else table.train_split
     if table.streaming and not for_evaluation:
         name, classes, outcomes = open_hub_stream(loaded, table)
@@ -266,10 +281,23 @@ def read_part(
     files = find_files(loaded, names, f"{key}.{name}")
     if table.column_names and (not for_evaluation or table.sources):
         _check_tables(loaded, f"{key}.column_names", shown(names, files), files)
-    found = read_files(files, asked.reach(), table.max_bad_rows, table.column_names)
+    found = read_files(files, asked.reach(), table.max_bad_rows, layout_of(table))
     told = shown(names, files)
     rows = [found.rows[number] for number in asked.of(len(found.rows), told)]
-    return f"{told}[{asked.slice}]" if asked.slice else told, replace(found, rows=rows)
+    found = replace(found, rows=rows, notes=_delimiter_notes(files, table))
+    return f"{told}[{asked.slice}]" if asked.slice else told, found
+
+
+def _delimiter_notes(files: Sequence[Path], table: Dataset) -> tuple[str, ...]:
+    """Tables whose cells are not separated by what their kind says, as their first lines show."""
+    if table.delimiter:
+        return ()
+    tables = [file for file in files if kind_of(file)[0] == ".csv"]
+    return tuple(
+        f"{file}: read with tabs between its cells, as its first line has them (`delimiter` names another mark)"
+        for file in tables
+        if sniff_delimiter(file, table.column_names) == TAB
+    )
 
 
 def _check_tables(loaded: LoadedRecipe, key: str, name: str, files: Sequence[Path]) -> None:
@@ -393,7 +421,8 @@ def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tu
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
     """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
-    return {**values, **{column: _name(values[column], names) for column, names in classes.items()}}
+    row = {column: unpadded(value) for column, value in values.items()}
+    return {**row, **{column: _name(values[column], names) for column, names in classes.items()}}
 
 
 def _name(value: Any, names: Sequence[str]) -> Any:
@@ -442,7 +471,7 @@ def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Sou
     ]
     held_out = [rows[at][1] for at in kept]
     name = f"{', '.join(part.source.name for part in parts)} (held out)"
-    return rest, replace(parts[0].source, name=name, rows=held_out, left_out=())
+    return rest, replace(parts[0].source, name=name, rows=held_out, left_out=(), notes=())
 
 
 def _without(part: Part, rows: list[Row]) -> Part:
@@ -540,9 +569,16 @@ def _shared_classes(parts: Sequence[Part]) -> Mapping[str, tuple[str, ...]]:
     }
 
 
+def reading_notes(sources: Sources) -> list[str]:
+    """How files were read that do not say so themselves."""
+    train = [part.source for part in sources.parts] or [sources.train]
+    evaluation = [sources.eval] if sources.eval else []
+    return list(dict.fromkeys(note for source in (*train, *evaluation) for note in source.notes))
+
+
 def notes(sources: Sources) -> list[str]:
     """What the user should know of rows that were left out, and of how sources were mixed."""
-    told = []
+    told = reading_notes(sources)
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
         if source and source.left_out and not (kind == "training" and sources.is_stream):
             told.append(f"{kind} rows: {told_left_out(source.left_out)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.datafile import find_files, shown
+from lora_ns.datafile import find_files, layout_of, shown
 from lora_ns.engine.dataset import (
     CausalRows,
     Encoded,
@@ -70,14 +70,14 @@ class Stream:
         return itertools.islice(self._readable(), asked.begin(), asked.reach())
 
     def _readable(self) -> Iterator[Row]:
-        most, names = self.loaded.recipe.dataset.max_bad_rows, self.loaded.recipe.dataset.column_names
-        outcomes: Iterable[Outcome] = each_row(self.files, names) if self.files else self._hub_rows()
+        table = self.loaded.recipe.dataset
+        outcomes: Iterable[Outcome] = each_row(self.files, layout_of(table)) if self.files else self._hub_rows()
         for outcome in outcomes:
             if isinstance(outcome, Row):
                 yield outcome
                 continue
             self.left_out[outcome.where] = outcome
-            if len(self.left_out) > most:
+            if len(self.left_out) > table.max_bad_rows:
                 raise DataError(told(list(self.left_out.values())))
 
     def _hub_rows(self) -> Iterator[Row]:

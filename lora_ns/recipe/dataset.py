@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ FormatName = Literal[
     "classification",
     "token-classification",
 ]
+SampleBy = Literal["document", "line"]
+"""The names that `datasets` gives to the ways of reading a text file."""
+Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
+"""One character, which is no quote and no line break."""
 _FORM = (
     "format",
     "columns",
@@ -31,7 +35,7 @@ _FORM = (
     "label_column",
 )
 """The keys that say how a row is read."""
-_PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names")
+_PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names", "delimiter", "sample_by")
 """The keys that say where the rows of one source are."""
 
 
@@ -56,6 +60,10 @@ class RowSource(Table):
     """Use only this many rows, the first ones of the slice."""
     column_names: tuple[Name, ...] = ()
     """Columns of tables without a header, as `dataset.column_names`."""
+    delimiter: Delimiter | None = None
+    """What separates the cells of a table, as `dataset.delimiter`."""
+    sample_by: SampleBy = "document"
+    """What a row of a `.txt` file is, as `dataset.sample_by`."""
     format: FormatName | None = None
     """How these rows are read; with it, no template and no column is taken from `[dataset]`."""
     columns: dict[str, Name] | None = None
@@ -117,6 +125,10 @@ class Dataset(Table):
     """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
     column_names: tuple[Name, ...] = ()
     """Columns of tables without a header, in their order: `.csv`, `.tsv`, and `.txt` with tabs."""
+    delimiter: Delimiter | None = None
+    """What separates the cells of a table, such as `"\\t"`; if absent, the first line of a `.csv` shows it."""
+    sample_by: SampleBy = "document"
+    """Whether a `.txt` file is one row (`document`) or has one on each `line`."""
     max_bad_rows: NonNegativeInt = 0
     """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0

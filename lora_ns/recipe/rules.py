@@ -137,21 +137,26 @@ def slices_are_parts(recipe: Recipe) -> Finding | None:
     return None
 
 
-def column_names_are_of_files(recipe: Recipe) -> Finding | None:
-    """Only the tables of a path lack a header, and each column has a name of its own."""
+def layouts_are_of_files(recipe: Recipe) -> Finding | None:
+    """Only the files of a path have a layout to name, and each column of a table has a name of its own."""
     data = recipe.dataset
     for place, part in data.parts().items():
         names = part.column_names
         twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
         if twice is not None:
             return Finding((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
-        if names and not part.path and not (place == "dataset" and data.eval_path):
-            what = "`column_names` is for files, and `path` names none"
-            return Finding((f"{place}.column_names",), what, "remove it: a data set of the hub has names")
-    if data.column_names and data.sources and not data.eval_path:
-        what = "`column_names` is of one source, and there are several"
-        return Finding(("dataset.column_names",), what, "write it into those that it is meant for")
+        given = [key for key in _LAYOUT if key in (data.source_at(place) or data).model_fields_set]
+        if given and not part.path and not (place == "dataset" and data.eval_path):
+            what = f"`{given[0]}` is for files, and `path` names none"
+            return Finding((f"{place}.{given[0]}",), what, "remove it: a data set of the hub says it itself")
+    given = [key for key in _LAYOUT if is_written(recipe, f"dataset.{key}")]
+    if given and data.sources and not data.eval_path:
+        what = f"`{given[0]}` is of one source, and there are several"
+        return Finding((f"dataset.{given[0]}",), what, "write it into those that it is meant for")
     return None
+
+
+_LAYOUT = ("column_names", "delimiter", "sample_by")
 
 
 def stratified_rows_are_set_aside(recipe: Recipe) -> Finding | None:
@@ -838,7 +843,7 @@ RULES: tuple[Rule, ...] = (
     each_source_is_named,
     all_sources_are_weighted,
     slices_are_parts,
-    column_names_are_of_files,
+    layouts_are_of_files,
     stratified_rows_are_set_aside,
     a_stream_has_steps,
     a_stream_is_read_as_it_comes,

@@ -17,7 +17,7 @@ from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.labelled import WordEncoder, label_notes
 from lora_ns.engine.model import Loading, empty_base, load_base
 from lora_ns.engine.modules import expert_notes
-from lora_ns.engine.sources import Source
+from lora_ns.engine.sources import Source, reading_notes
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
@@ -78,7 +78,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         eval=report(*evaluation) if evaluation else None,
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
-        notes=label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
+        notes=(*reading_notes(sources), *label_notes(sources.format, prepared.rows.labels, renderer.tokenizer)),
         sources=tuple(
             PartReport(
                 part.source.name, f"{part.form.name}, by {part.why}", len(part.source.rows), part.used, part.held_out

@@ -351,3 +351,26 @@ def test_messages_that_are_not_there_are_called_so(read, write):
     sources = read("dataset.format=messages")
     with pytest.raises(Exception, match="no column `messages`"):
         sources.format.example(sources.train.rows[0].values)
+
+
+# How files are read that do not say so
+
+
+def test_tabs_in_a_csv_are_found_and_said(read, tmp_path):
+    (tmp_path / "train.csv").write_text('prompt\tcompletion\nwhat, "now\tb\n')
+    found = read("dataset.path=train.csv")
+    assert dict(found.train.rows[0].values) == {"prompt": 'what, "now', "completion": "b"}
+    (note,) = notes(found)
+    assert note.startswith(f"{tmp_path}/train.csv: read with tabs between its cells")
+    assert notes(read("dataset.path=train.csv", r'dataset.delimiter="\t"')) == []
+
+
+def test_a_text_file_is_a_table_or_lines_if_asked(read, tmp_path):
+    (tmp_path / "train.txt").write_text("prompt|completion\na|b\n")
+    assert read("dataset.path=train.txt").format.name == "text"
+    assert read("dataset.path=train.txt", "dataset.delimiter=|").format.name == "prompt-completion"
+    lines = read("dataset.path=train.txt", "dataset.sample_by=line")
+    assert [lines.format.example(row.values) for row in lines.train.rows] == [
+        RawText("prompt|completion"),
+        RawText("a|b"),
+    ]
