@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,9 @@ def new_folder() -> Path:
     """A folder to write an entry in; it counts for nothing until `keep` names it."""
     parent = cache_folder()
     parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+    folder = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 def keep(folder: Path, key: str) -> Path:

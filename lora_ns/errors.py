@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lora_ns.credentials import scrubbed
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that the user can mend: where it is, what is wrong, what to write instead.
+    """One thing that the user can mend: where it is, what is wrong, what to write instead; never with a secret in it.
 
     Reads as `recipe.toml:13: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)`.
     """
@@ -25,6 +27,11 @@ class Problem:
     """What to write or run instead; empty only if `what` already says it."""
     code: str = ""
     """A stable code such as `EOS001`, for the checks that have one."""
+
+    def __post_init__(self) -> None:
+        # Here and not where it is printed: problems are also written down, by other processes and in the manifest.
+        for name in ("where", "what", "remedy"):
+            object.__setattr__(self, name, scrubbed(getattr(self, name)))
 
     def __str__(self) -> str:
         code = f"[{self.code}] " if self.code else ""

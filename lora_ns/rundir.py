@@ -485,7 +485,7 @@ def now() -> str:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, with the permissions that the umask leaves.
 
     Raises:
         RunError: if there is no space, or no permission.
@@ -493,17 +493,27 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with telling_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions that the umask leaves; libraries write some for the owner alone."""
+    probe = folder / f".umask.{secrets.token_hex(4)}"  # a process can read its umask only by changing it
+    probe.touch(exist_ok=False)
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`

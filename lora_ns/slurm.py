@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.jobs import JobState
+from lora_ns.recipe.base import control_in
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _OURS = {
@@ -46,6 +47,14 @@ def minutes(time: str) -> int:
     return whole
 
 
+def check_line(text: str) -> None:
+    """Refuse what would not stay on its line of a script, wherever it came from. Raises `UsageError`."""
+    if found := control_in(text):
+        shown = "".join("?" if control_in(sign) else sign for sign in text)
+        what = f"the control character {found} cannot be a part of a job's script"
+        raise UsageError(Problem(shown, what, "choose names and folders without it"))
+
+
 def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[str, object]:
     """Options of `sbatch` as submitit takes them.
 
@@ -54,11 +63,12 @@ def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[
         known: submitit's own names, each with its default; all others are handed on as they are.
 
     Raises:
-        UsageError: if an option is one that lorans sets.
+        UsageError: if an option is one that lorans sets, or is no single line.
     """
     found: dict[str, object] = {}
     others: dict[str, object] = {}
     for given, value in options.items():
+        check_line(f"{given}={value}")
         name = given.lstrip("-").replace("-", "_")
         if name in _OURS:
             raise UsageError(Problem("--option", f"`{given}` is set by lorans", _OURS[name]))

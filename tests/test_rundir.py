@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from lora_ns.rundir import (
     SourceRecord,
     check_space,
     differences,
+    follow_umask,
     hash_folder,
     new_run_id,
     sha256_file,
@@ -98,7 +100,7 @@ def test_a_written_file_is_readable_by_others(tmp_path):
         (errno.EROFS, "cannot be written: refused (choose another folder)"),
     ],
 )
-@pytest.mark.parametrize("method", ["replace", "chmod"])
+@pytest.mark.parametrize("method", ["replace", "open"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, method, number, told):
     file = tmp_path / "folder" / "file"
     write_atomic(file, "old")
@@ -106,12 +108,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def fail(*_):
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(Path, method, fail)
-    with pytest.raises(RunError) as caught:
-        write_atomic(file, "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, method, fail)
+        with pytest.raises(RunError) as caught:
+            write_atomic(file, "new")
     assert str(caught.value) == f"{file}: {told}"
     assert caught.value.exit_code == 1
     assert (names(tmp_path / "folder"), file.read_text()) == (["file"], "old")
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755)])
+def test_what_is_written_follows_the_umask(tmp_path, umask, file_mode, folder_mode):
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for name, mode in (("private", 0o600), ("open", 0o666)):
+        (saved / name).touch()
+        (saved / name).chmod(mode)
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "folder" / "file", "text")
+        follow_umask(saved)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path != saved}
+    assert modes == {"folder": folder_mode, "file": file_mode, "private": file_mode, "open": file_mode}
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from lora_ns.errors import UsageError
 from lora_ns.jobs import JobState
-from lora_ns.slurm import minutes, parameters, read_account, read_state
+from lora_ns.slurm import check_line, minutes, parameters, read_account, read_state
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,13 @@ def test_a_state_is_read_from_scontrol(told, expected):
 )
 def test_a_state_is_read_from_sacct(told, expected):
     assert read_account(told) == expected
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e"])
+def test_nothing_of_a_script_can_be_two_lines(character):
+    with pytest.raises(UsageError, match=f"U\\+{ord(character):04X}"):
+        check_line(f"/runs/a{character}#SBATCH --account=other")
+    for option in ({"partition": f"a{character}touch b"}, {f"qos{character}touch b": "a"}):
+        with pytest.raises(UsageError, match="cannot be a part of a job's script"):
+            parameters(option, {})
+    check_line("/runs/a b;$(c)")

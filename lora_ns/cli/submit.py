@@ -89,11 +89,16 @@ def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
 
 def _options(given: list[str]) -> dict[str, str]:
     """`name=value`, with or without the hyphens that the scheduler writes before a name."""
+    from lora_ns.recipe.base import control_in
+
     options: dict[str, str] = {}
     for option in given:
         name, _, value = option.lstrip("-").partition("=")
         if not name:
             raise UsageError(Problem("--option", f"`{option}`", "write `name=value`, such as `partition=gpu`"))
+        if found := control_in(option):
+            what = f"`{name.partition(chr(10))[0]}` has the control character {found} in it"
+            raise UsageError(Problem("--option", what, "leave it away: an option is one line of the script"))
         options[name] = value
     return options
 

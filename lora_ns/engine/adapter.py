@@ -28,6 +28,7 @@ from lora_ns.recipe.peft import (
     method_name,
 )
 from lora_ns.recipe.peft.lora import MOVE_BASE, READ_ROWS
+from lora_ns.rundir import follow_umask
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -252,6 +253,7 @@ def save_adapter(
         save_file(without_start(load_file(staged / WEIGHTS), begun), staged / WEIGHTS, metadata={"format": "pt"})
     settle_config(staged, widened=start is not None)
     check_saved(staged, expected)
+    follow_umask(staged)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
 

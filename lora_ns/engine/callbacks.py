@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_ns.engine.distributed import any_of, meet
 from lora_ns.errors import Problem, RunError
-from lora_ns.rundir import write_atomic
+from lora_ns.rundir import follow_umask, write_atomic
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -202,6 +202,7 @@ def _forget_after(metrics: Path, step: int) -> None:
 
 def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
     """Say that a checkpoint is complete, which run it belongs to, and how large its files are."""
+    follow_umask(folder)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     sizes.pop(CHECKPOINT_MARK, None)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.engine.adapter import WEIGHTS, check_keys, settle_config, train_in_float32
 from lora_ns.errors import PlanError, Problem, RunError
 from lora_ns.recipe.peft import Lora
+from lora_ns.rundir import follow_umask
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -84,6 +85,7 @@ def _keep(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(staged, save_embedding_layers=False)
     (staged / "README.md").unlink(missing_ok=True)
     settle_config(staged)
+    follow_umask(staged)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
 

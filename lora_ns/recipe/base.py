@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import unicodedata
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 class Table(BaseModel):
@@ -29,4 +31,56 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Name = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+"""A text of any characters."""
+
+CONTROL = "control_character"
+"""The kind of error that a control character in a name is."""
+JOINERS = "\u200c\u200d"
+"""Characters without a width that Persian, Hindi and others write words with; paths and identifiers have none."""
+
+
+def control_in(text: str, besides: str = "") -> str | None:
+    """The first character of a text that moves, hides or turns what is shown, as `U+000A`; None if there is none.
+
+    Those are line breaks and other control characters, separators of lines and paragraphs, characters without a width
+    and those that change the direction of writing. `besides` are allowed.
+    """
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind in {"Cc", "Cf", "Zl", "Zp", "Cs"} and character not in besides:
+            return f"U+{ord(character):04X}"
+    return None
+
+
+def _without_control(text: str, besides: str = "") -> str:
+    if found := control_in(text, besides):
+        raise PydanticCustomError(CONTROL, "{character}", {"character": found})
+    return text
+
+
+def _names_alone(table: dict[str, Any]) -> dict[str, Any]:
+    """Refuse control characters in the keys and strings of a table that is handed on to a library."""
+
+    def look(value: Any) -> None:
+        if isinstance(value, str):
+            _without_control(value)
+        elif isinstance(value, dict):
+            for key, below in value.items():
+                look(key)
+                look(below)
+        elif isinstance(value, (list, tuple)):
+            for below in value:
+                look(below)
+
+    look(table)
+    return table
+
+
+NO_CONTROL = AfterValidator(_without_control)
+Name = Annotated[str, Field(min_length=1), NO_CONTROL]
+"""A name or a path, which becomes a part of commands and scripts: without control characters."""
+Column = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _without_control(text, JOINERS))]
+"""The name of a column or a label, in any language."""
+Extra = Annotated[dict[str, Any], AfterValidator(_names_alone)]
+"""Further arguments of a library."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
+from lora_ns.recipe.base import Column, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
 
 FormatName = Literal[
     "auto",
@@ -58,7 +58,7 @@ class RowSource(Table):
     """Part of the rows, as `dataset.slice`."""
     max_samples: PositiveInt | None = None
     """Use only this many rows, the first ones of the slice."""
-    column_names: tuple[Name, ...] = ()
+    column_names: tuple[Column, ...] = ()
     """Columns of tables without a header, as `dataset.column_names`."""
     delimiter: Delimiter | None = None
     """What separates the cells of a table, as `dataset.delimiter`."""
@@ -66,7 +66,7 @@ class RowSource(Table):
     """What a row of a `.txt` file is, as `dataset.sample_by`."""
     format: FormatName | None = None
     """How these rows are read; with it, no template and no column is taken from `[dataset]`."""
-    columns: dict[str, Name] | None = None
+    columns: dict[Column, Column] | None = None
     """Names of columns, instead of those of `[dataset]` and its templates."""
     prompt_template: str | None = None
     """Text of the prompt, instead of what `[dataset]` says."""
@@ -74,11 +74,11 @@ class RowSource(Table):
     """Text of the answer."""
     system_template: str | None = None
     """Text of a system turn."""
-    text_column: Name | None = None
+    text_column: Column | None = None
     """Text to classify."""
-    text_pair_column: Name | None = None
+    text_pair_column: Column | None = None
     """Second text of a pair."""
-    label_column: Name | None = None
+    label_column: Column | None = None
     """Label of a row."""
 
     def form(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Dataset(Table):
     """Read, render and tokenise training rows while they are trained on; needs `training.max_steps`."""
     shuffle_buffer_size: NonNegativeInt = 10_000
     """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
-    column_names: tuple[Name, ...] = ()
+    column_names: tuple[Column, ...] = ()
     """Columns of tables without a header, in their order: `.csv`, `.tsv`, and `.txt` with tabs."""
     delimiter: Delimiter | None = None
     """What separates the cells of a table, such as `"\\t"`; if absent, the first line of a `.csv` shows it."""
@@ -133,7 +133,7 @@ class Dataset(Table):
     """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
     eval_fraction: Fraction = 0.0
     """Share of the training rows to set aside for evaluation, chosen by `training.seed`."""
-    stratify_by_column: Name = "auto"
+    stratify_by_column: Column = "auto"
     """Column whose values have their share in the rows set aside: `auto` is the class of `SEQ_CLS`, `none` is none."""
     max_samples: PositiveInt | None = None
     """Use only this many training rows, the first ones."""
@@ -142,7 +142,7 @@ class Dataset(Table):
 
     format: FormatName = "auto"
     """How a row is read; `auto` goes by the columns and says what it found."""
-    columns: dict[str, Name] = Field(default={})
+    columns: dict[Column, Column] = Field(default={})
     """Names of columns, the format's to the data's, such as `{ prompt = "question", completion = "reply" }`."""
     prompt_template: str | None = None
     """Text of the prompt with `{column}` in it, such as `"Question: {question}\\nAnswer:"`."""
@@ -150,11 +150,11 @@ class Dataset(Table):
     """Text that the model is to answer, such as `" {answer}"`."""
     system_template: str | None = None
     """Text of a system turn, with `{column}` in it; only for rows rendered in chat form."""
-    text_column: Name | None = None
+    text_column: Column | None = None
     """Text to classify; found among the usual names if absent."""
-    text_pair_column: Name | None = None
+    text_pair_column: Column | None = None
     """Second text of a pair."""
-    label_column: Name = "label"
+    label_column: Column = "label"
     """Label of a row: a class by name or number, a list of labels, or a score."""
 
     def parts(self) -> dict[str, Dataset]:

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import NonNegativeInt, PositiveInt, Table
+from lora_ns.recipe.base import NO_CONTROL, Name, NonNegativeInt, PositiveInt, Table
 
 
 class Strategy(Table):
     """What all strategies share."""
 
     strategy: str
-    accelerate_config: str | None = None
+    accelerate_config: Name | None = None
     """A YAML file that `accelerate config` wrote, beside the recipe: it fills what the recipe leaves open."""
 
     @property
@@ -52,7 +52,7 @@ class Processes(Strategy):
     """Processes on each machine; `auto` is one for each GPU, and on a CPU a number has to be given."""
     num_nodes: PositiveInt = 1
     """Machines that train together; the same command is given on each."""
-    rdzv_endpoint: Annotated[str, Field(pattern=r"^.+:\d+$")] | None = None
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^.+:\d+$"), NO_CONTROL] | None = None
     """Where they meet: address and port of one of them, such as `10.0.0.1:29500`."""
     max_restarts: NonNegativeInt = 0
     """How often all processes are started again from the last checkpoint after one was lost."""
@@ -104,9 +104,9 @@ class DeepSpeed(Processes):
     """Where optimizer state is kept and computed with, other than on the GPU."""
     offload_param: Literal["none", "cpu", "nvme"] = "none"
     """Where the weights are kept while they are not computed with; of stage 3."""
-    nvme_path: str | None = None
+    nvme_path: Name | None = None
     """Folder on a fast disk for what is kept there."""
-    deepspeed_config: str | None = None
+    deepspeed_config: Name | None = None
     """A DeepSpeed configuration (JSON) of your own, beside the recipe; what it says may not contradict the recipe."""
     context_parallel_size: PositiveInt = 1
     """Processes that share each training row, for long rows: 1, or all of them, which each have a part of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_ns.recipe.base import Name, PositiveInt, Table
+from lora_ns.recipe.base import Column, PositiveInt, Table
 
 
 class Evaluation(Table):
@@ -14,7 +14,7 @@ class Evaluation(Table):
     """Before and after training, write an answer to each evaluation prompt and count those that are right."""
     answer_pattern: str | None = None
     """Regular expression whose last match (its group 1, if it has one) is the answer, as `"#### (.+)"` for GSM8K."""
-    group_by: Name | None = None
+    group_by: Column | None = None
     """Column whose values get an exact match each."""
     max_samples: PositiveInt = 200
     """Evaluation prompts to answer, the first ones."""

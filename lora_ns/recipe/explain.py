@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
-from lora_ns.recipe.base import Table
+from lora_ns.recipe.base import CONTROL, JOINERS, Table, control_in
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
@@ -103,6 +103,9 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
         return Problem(locate(dotted), f"{dotted}: required", _example(dotted))
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
         return _tag_problem(table, dotted, locate)
+    if kind == CONTROL:
+        what = f"{plain}: has the control character {detail['ctx']['character']} in it"
+        return Problem(locate(plain), what, "names and paths are made of characters that can be seen")
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
     if plain == "peft.init_lora_weights" and got in REFUSED_STARTS:
@@ -314,4 +317,5 @@ def as_toml(value: Any) -> str:
     """A value as it would stand in TOML."""
     if isinstance(value, (float, datetime.date, datetime.time)):
         return str(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(f"\\u{ord(sign):04x}" if control_in(sign, JOINERS) else sign for sign in written)

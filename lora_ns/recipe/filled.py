@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_ns.acceleratefile import AccelerateFile, Said, parse_accelerate
 from lora_ns.errors import Problem, RecipeError
+from lora_ns.recipe.base import control_in
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.explain import as_toml
 
@@ -43,8 +44,8 @@ def fill(
     """
     asked = table.get("distributed")
     name = asked.get("accelerate_config") if isinstance(asked, dict) else None
-    if not isinstance(asked, dict) or not isinstance(name, str):
-        return Filled()
+    if not isinstance(asked, dict) or not isinstance(name, str) or control_in(name):
+        return Filled()  # what is no name is told with the other keys
     given = Path(name).expanduser()
     file = parse_accelerate(
         path.parent / given, _read(path.parent / given, where) if text is None else text, given.parent

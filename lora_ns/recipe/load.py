@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lora_ns.credentials import secret_in, secrets_of
 from lora_ns.errors import PlanError, Problem, RecipeError
 from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, tag_of, untagged
 from lora_ns.recipe.filled import Filled, fill
@@ -78,10 +79,27 @@ def load_recipe(
     def locate(key: str) -> str:
         return filled.places.get(key) or _where(path, lines, overrides, key)
 
-    recipe, problems = _validate(table, locate, filled.problems)
+    known = [*_secrets(table, path, text, locate), *filled.problems]
+    recipe, problems = _validate(table, locate, known)
     if problems:
         raise RecipeError(sorted(problems, key=lambda problem: (_is_of_another_file(problem, path), _line(problem))))
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled)
+
+
+def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> Iterator[Problem]:
+    """What of a recipe is a secret, which would be copied into the run: by its key, or by its looks, comments too."""
+    places = set()
+    for key, kind, variable in secrets_of(table):
+        places.add(locate(key))
+        yield Problem(locate(key), f"{key}: {kind}, and a recipe is copied into its run", _instead(variable))
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{path}:{number}"
+        if where not in places and (found := secret_in(line)):
+            yield Problem(where, f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
+
+
+def _instead(variable: str) -> str:
+    return f"remove it, and set {variable} instead"
 
 
 def _fill(

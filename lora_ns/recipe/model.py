@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lora_ns.recipe.base import Name, Table
+from lora_ns.recipe.base import Name, Table, Text
 
 
 class Model(Table):
@@ -20,7 +20,7 @@ class Model(Table):
     """Type of the base weights and of the computation; `auto` takes the best that the device computes well."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel, by its transformers name; `auto` is `sdpa`."""
-    add_tokens: tuple[Name, ...] = ()
+    add_tokens: tuple[Text, ...] = ()
     """Tokens to add, such as `["<think>", "</think>"]`: each is trained as a row of its own in embeddings and head."""
     trust_remote_code: bool = False
     """Run code from the model's repository; needs `revision` to be a full commit hash."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, PositiveFloat, PositiveInt, Table
+from lora_ns.recipe.base import Column, Fraction, Name, NonNegativeFloat, PositiveFloat, PositiveInt, Table
 
 
 class Sft(Table):
@@ -39,7 +39,7 @@ class Classification(Table):
 
     max_seq_length: PositiveInt = 256
     """Longest row, in tokens; the end of a longer one is cut and counted."""
-    labels: tuple[Name, ...] = Field(default=(), max_length=10_000)
+    labels: tuple[Column, ...] = Field(default=(), max_length=10_000)
     """Names of the classes or tags in the order of their numbers; found in the training rows if absent."""
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
     """What a label is: one class, a list of labels, or a score; `auto` goes by the training rows and says why."""

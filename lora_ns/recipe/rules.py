@@ -812,6 +812,22 @@ def warm_up_ends(recipe: Recipe) -> Finding | None:
     return None
 
 
+_PUSHING = frozenset(
+    {"push_to_hub", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token", "hub_model_id"}
+    | {"hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
+)
+"""Fields of `TrainingArguments` by which the trainer uploads what it saves."""
+
+
+def nothing_is_pushed(recipe: Recipe) -> Finding | None:
+    """Nothing is uploaded while it is trained: what would be is no checked adapter, and the token is kept with it."""
+    key = next((key for key in recipe.training.extra if key in _PUSHING), None)
+    if key is None:
+        return None
+    remedy = "remove it; `hf upload NAME RUN/adapter` uploads the adapter of a finished run"
+    return Finding((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing while it trains", remedy)
+
+
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
@@ -893,6 +909,7 @@ RULES: tuple[Rule, ...] = (
     zero_keys_fit_together,
     rows_can_be_divided,
     machines_can_meet,
+    nothing_is_pushed,
     training_extra_is_known,
     peft_extra_is_known,
 )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Table
+from lora_ns.recipe.base import (
+    Extra,
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Table,
+)
 
 
 class Training(Table):
@@ -62,5 +71,5 @@ class Training(Table):
     """Checkpoints kept."""
     seed: NonNegativeInt = 42
     """Seed of adapter, order and dropout."""
-    extra: dict[str, Any] = Field(default={})
+    extra: Extra = Field(default={})
     """Further fields of `transformers.TrainingArguments`; checked against the installed version."""

@@ -14,7 +14,7 @@ from lora_ns.engine.model import Loading, difference, in_full, load_base, never_
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
 from lora_ns.recipe.quantization import NoQuantization
-from lora_ns.rundir import Manifest, RunDir, check_space, telling_disk_errors
+from lora_ns.rundir import Manifest, RunDir, check_space, follow_umask, telling_disk_errors
 from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation
         model.config.pad_token_id = tokenizer.pad_token_id
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
+        follow_umask(staged)
         if output.exists():
             output.rmdir()
         staged.rename(output)

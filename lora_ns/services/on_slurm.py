@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
 from lora_ns.jobs import Job, JobState
-from lora_ns.slurm import parameters, read_account, read_state
+from lora_ns.slurm import check_line, parameters, read_account, read_state
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -77,6 +77,7 @@ class Slurm:
         if len(nodes) > 1:
             what = f"recipes for {' and '.join(map(str, sorted(nodes)))} nodes cannot be one array"
             raise UsageError(Problem("", what, "submit them one by one"))
+        check_line(str(folder))
         settings = parameters(self._options, _get_default_parameters())
         name = re.sub(r"\s+", "-", job.recipe().recipe.task_name)
         executor = Executor(folder, max_num_timeout=_TIMEOUTS)

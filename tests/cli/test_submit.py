@@ -145,3 +145,20 @@ def test_nodes_of_a_file_of_accelerates_meet_there_too(recipe, tmp_path):
     named = 'distributed={accelerate_config = "own.yaml"}'
     done = lorans("submit", recipe, *TO_SLURM, "--set", named, "--dry-run")
     assert "#SBATCH --nodes=2" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("place", ["recipe", "option", "folder"])
+def test_a_line_break_cannot_become_a_line_of_the_script(recipe, tmp_path, monkeypatch, place):
+    pytest.importorskip("submitit")
+    smuggled = "a\n#SBATCH --account=other\ntouch MARKER\n"
+    words = {
+        "recipe": ["submit", recipe, *TO_SLURM, "--set", f"training.output_dir={smuggled}"],
+        "option": ["submit", recipe, *TO_SLURM, "--option", f"comment={smuggled}"],
+        "folder": ["submit", recipe, *TO_SLURM],
+    }
+    if place == "folder":
+        (tmp_path / "a\n#SBATCH --account=other").mkdir()
+        monkeypatch.chdir(tmp_path / "a\n#SBATCH --account=other")
+    done = lorans(*words[place], "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "control character U+000A" in done.stderr

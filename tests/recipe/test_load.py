@@ -300,6 +300,7 @@ BROKEN = {
     ],
     "rows_can_be_divided": [*PARTS, "sft.packing=true"],
     "machines_can_meet": ["distributed.strategy=ddp", "distributed.num_processes=2", "distributed.num_nodes=2"],
+    "nothing_is_pushed": ["training.extra.push_to_hub=true"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "peft_extra_is_known": ["peft.extra.r=1"],
 }

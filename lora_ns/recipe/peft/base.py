@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Name, NonNegativeInt, Table
+from lora_ns.recipe.base import Extra, Name, NonNegativeInt, Table
 
-Extra = dict[str, Any]
 ModuleNames = tuple[Name, ...]
 
 

@@ -1,0 +1,149 @@
+"""Secrets in text and in tables; those here are made of parts, so that no scanner takes this file for a leak."""
+
+import pytest
+
+from lora_ns.credentials import HIDDEN, is_secret_name, scrubbed, secret_in, secrets_of
+
+LETTERS = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA2bC4"
+TOKENS = (
+    f"hf_{LETTERS}",
+    f"ghp_{LETTERS}",
+    f"github_pat_{LETTERS}",
+    f"glpat-{LETTERS[:20]}",
+    f"sk-{LETTERS}",
+    f"sk-proj-{LETTERS}",
+    f"AKIA{'ABCDEFGH23456789'}",
+    f"AIza{LETTERS[:35]}",
+    f"xoxb-{LETTERS}",
+)
+SECRET_TEXTS = (
+    *TOKENS,
+    "https://someone:pa55word@example.org/rows.jsonl",
+    f"https://{LETTERS}@example.org/rows.jsonl",
+    "s3://key:pa55word@bucket/rows.jsonl",
+)
+HARMLESS = (
+    "mistralai/Mistral-7B-v0.1",
+    "sk-learn-based-text-classifier-of-news",
+    "task-1b-some-long-name-of-a-folder",
+    "https://example.org/rows.jsonl?page=2",
+    "ssh://git@example.org/rows",
+    "someone@example.org",
+    "0123456789abcdef0123456789abcdef01234567",
+    "hf_hub_download",
+    "<|AKIA|>",
+    "`{question}` @ `{answer}`: https://example.org/a and b@c",
+)
+
+
+@pytest.mark.parametrize("text", SECRET_TEXTS)
+def test_a_secret_is_found_wherever_it_stands_and_never_shown(text: str) -> None:
+    secret = text.removeprefix("https://").removeprefix("s3://").partition("@")[0]
+    for around in ("{}", 'got "{}"', "cannot open {}: no such file", "a={};b", "`{}`"):
+        said = around.format(text)
+        assert secret_in(said)
+        assert secret not in scrubbed(said)
+        assert HIDDEN in scrubbed(said)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert secret_in(text) is None
+    assert scrubbed(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hub_token=abcd1234",
+        'password = "abcd1234"',
+        "{'wandb_api_key': 'abcd1234'}",
+        '{"client_secret": "abcd1234"}',
+        "AWS_SECRET_ACCESS_KEY=abcd1234",
+        "https://example.org/rows?access_token=abcd1234&page=2",
+        "https://example.org/rows?X-Amz-Signature=abcd1234",
+    ],
+)
+def test_the_value_of_a_name_is_hidden(text: str) -> None:
+    assert "abcd1234" not in scrubbed(text)
+    assert HIDDEN in scrubbed(text)
+
+
+def test_messages_about_names_stay_readable() -> None:
+    for text in (
+        "training.extra.hub_token: holds a secret (set HF_TOKEN instead)",
+        "pad_token = 5 and eos_token: </s>",
+        "max_new_tokens=128, add_tokens = ['<think>']",
+        "model.revision: got 3",
+    ):
+        assert scrubbed(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "token",
+        "key",
+        "password",
+        "passwd",
+        "hub_token",
+        "auth_token",
+        "use_auth_token",
+        "access_token",
+        "api_key",
+        "apikey",
+        "wandb_api_key",
+        "wandb_key",
+        "secret",
+        "client_secret",
+        "aws_secret_access_key",
+        "private_key",
+        "HF_TOKEN",
+        "credentials",
+    ],
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pad_token",
+        "eos_token",
+        "bos_token",
+        "unk_token",
+        "add_tokens",
+        "max_new_tokens",
+        "token_indices",
+        "trainable_token_indices",
+        "tokens",
+        "average_tokens_across_devices",
+        "num_virtual_tokens",
+        "keys",
+        "monkey",
+        "key_proj",
+        "label_column",
+        "secretary",
+        "tokenizer",
+    ],
+)
+def test_names_that_only_look_like_those_of_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_secrets_of_a_table_by_key_without_values() -> None:
+    table = {
+        "training": {"extra": {"hub_token": "abcd1234", "nested": [{"password": "abcd1234"}], "pad_token": "x"}},
+        "dataset": {"path": ["rows.jsonl", f"https://{LETTERS}@example.org/x"], "columns": {"key": "token"}},
+        "sft": {"chat_template_kwargs": {"key": "value"}},
+        "peft": {"rank_pattern": {"key": 8}},
+    }
+    found = list(secrets_of(table))
+    assert [key for key, _, _ in found] == [
+        "training.extra.hub_token",
+        "training.extra.nested.0.password",
+        "dataset.path.1",
+    ]
+    assert found[0][2] == "HF_TOKEN"
+    assert not any("abcd1234" in part or LETTERS in part for row in found for part in row)
