@@ -156,7 +156,11 @@ def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
 
 
 def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], list[Problem]]:
-    """What `read` makes of the rows, and the problems of those for which it raised `RowFaultError`."""
+    """What `read` makes of the rows, and the problems of those for which it raised `RowFaultError`.
+
+    Raises:
+        DataError: with the problems so far, at a row after which no other is tried.
+    """
     found: list[T] = []
     problems: list[Problem] = []
     for row in rows:
@@ -164,6 +168,8 @@ def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], li
             found.append(read(row))
         except RowFaultError as fault:
             problems.append(Problem(row.where, fault.what, fault.remedy, fault.code))
+            if fault.is_last:
+                raise DataError(told(problems)) from None
     return found, problems
 
 

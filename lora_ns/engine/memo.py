@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_ns.formats import Conversation
+from lora_ns.formats import Conversation, EndlessRowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ class Memo:
 
     texts: dict[Conversation, str] = field(default_factory=dict)
     ids: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
+    endless: dict[Conversation, EndlessRowError] = field(default_factory=dict)
     shown: dict[Hashable, bool] = field(default_factory=dict)
     """Whether the template shows a kind of thing; see `shown`."""
     _added_ids: frozenset[int] = frozenset()
@@ -29,6 +30,7 @@ class Memo:
     def clear(self) -> None:
         """Forget the rows that were encoded ahead."""
         self.texts.clear()
+        self.endless.clear()
         self.ids.clear()
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], with_special_tokens: bool) -> None:

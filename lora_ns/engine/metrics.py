@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lora_ns.deadline import bounded
 from lora_ns.formats.tokens import has_scheme
 
 
@@ -109,20 +110,28 @@ def extract_answer(text: str, pattern: str | None) -> str:
     """The part of a text that is compared: the last match of the pattern (its group, if it has one), or all of it.
 
     Space around it does not count. A text without a match has the empty answer.
+
+    Raises:
+        OverrunError: if the pattern does not come to an end on this text.
     """
     if pattern is None:
         return text.strip()
-    matches = list(re.finditer(pattern, text))
-    if not matches:
+    last = bounded(lambda: _last(re.finditer(pattern, text)))
+    if last is None:
         return ""
-    last = matches[-1]
     return (last[1] if last.re.groups else last[0]).strip()
 
 
-def is_match(written: str, expected: str, pattern: str | None) -> bool:
-    """Whether an answer is the expected one; no answer never is."""
-    answer = extract_answer(written, pattern)
-    return answer == extract_answer(expected, pattern) and bool(answer)
+def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    found = None
+    for match in matches:
+        found = match
+    return found
+
+
+def is_match(answer: str, expected: str) -> bool:
+    """Whether an answer, as it was extracted, is the expected one; no answer never is."""
+    return answer == expected and bool(answer)
 
 
 def exact_match(matches: Sequence[bool], groups: Sequence[Any] | None) -> dict[str, float]:

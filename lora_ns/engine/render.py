@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_ns.deadline import OverrunError
 from lora_ns.engine.memo import Memo
-from lora_ns.engine.shown import check_shown, refusal
-from lora_ns.formats import Conversation, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
+from lora_ns.engine.shown import OTHER_TEMPLATE, check_shown, refusal
+from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Renderer:
     """Whether a system turn becomes the beginning of the first user turn."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables that the chat template reads."""
+    template: str = "the chat template"
+    """Which template it is, for messages."""
     memo: Memo = field(default_factory=Memo, compare=False)
 
     def ahead(self, examples: Collection[Conversation | PromptCompletion | RawText]) -> None:
@@ -57,8 +60,13 @@ class Renderer:
         self.memo.clear()
         chats = [self._merged(example) for example in examples if isinstance(example, Conversation)]
         for conversation in chats:
-            with contextlib.suppress(RowFaultError):  # it is told when the row itself is rendered
+            try:
                 self.memo.texts[conversation] = self._text(conversation)
+            except EndlessRowError as fault:
+                self.memo.endless[conversation] = fault
+                break
+            except RowFaultError:
+                continue  # it is told when the row itself is rendered
         self.memo.encode(self.tokenizer, self.memo.texts.values(), with_special_tokens=False)
         plain = [example.text for example in examples if isinstance(example, RawText)]
         for example in examples:
@@ -102,12 +110,10 @@ class Renderer:
 
     def _tried(self, conversation: Conversation) -> str | None:
         """The text of a conversation, ready for the next answer; None if the template refuses it."""
-        import jinja2
-
         is_answered = conversation.messages[-1].role == "assistant"
         try:
             return self._applied(conversation, add_generation_prompt=not is_answered)
-        except (jinja2.TemplateError, TypeError):
+        except TemplateRefusalError:
             return None
 
     def _merged(self, conversation: Conversation) -> Conversation:
@@ -191,13 +197,7 @@ class Renderer:
         """What the template itself marks as generated; None if it marks nothing, or counts its tokens another way."""
         if "generation %}" not in str(self.tokenizer.chat_template):
             return None
-        encoded = self.tokenizer.apply_chat_template(
-            [message.as_turn() for message in conversation.messages],
-            tools=_tools(conversation),
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            **self.template_kwargs,
-        )
+        encoded = self._rendered(conversation, return_dict=True, return_assistant_tokens_mask=True)
         if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
             return None
         return [bool(mark) for mark in encoded["assistant_masks"]]
@@ -258,8 +258,6 @@ class Renderer:
         )
 
     def _text(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
-        import jinja2
-
         if self.tokenizer.chat_template is None:
             raise RowFaultError(
                 "the base has no chat template, and the rows are conversations",
@@ -268,22 +266,23 @@ class Renderer:
             )
         if not add_generation_prompt and conversation in self.memo.texts:
             return self.memo.texts[conversation]
+        if conversation in self.memo.endless:
+            raise self.memo.endless[conversation]
         try:
             return self._applied(conversation, add_generation_prompt)
-        except (jinja2.TemplateError, TypeError) as error:  # templates add and join what they think is text
+        except TemplateRefusalError as error:
             raise refusal(conversation, str(error), self._tried) from None
 
     def _applied(self, conversation: Conversation, add_generation_prompt: bool) -> str:
+        """The text of a conversation. Raises `TemplateRefusalError`, `EndlessRowError`."""
+        return str(self._rendered(conversation, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    def _rendered(self, conversation: Conversation, **arguments: Any) -> Any:
         turns = [message.as_turn() for message in conversation.messages]
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns,
-                tools=_tools(conversation),
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self.template_kwargs,
-            )
-        )
+        try:
+            return render(self.tokenizer, turns, tools=_tools(conversation), **arguments, **self.template_kwargs)
+        except OverrunError as error:
+            raise EndlessRowError(f"{self.template} {error}", OTHER_TEMPLATE, "TPL005") from None
 
     def _encode(self, text: str) -> list[int]:
         known = self.memo.ids.get((text, False))
@@ -304,7 +303,8 @@ class Renderer:
 def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft) -> Renderer:
     """The renderer of a recipe: the same for training, validation, inference and evaluation."""
     merges = sft.system_role == "merge-into-user"
-    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs)
+    name = f"the chat template `{sft.chat_template}`" if sft.chat_template else template_name(tokenizer)
+    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs, name)
 
 
 def _first(conversation: Conversation, count: int) -> Conversation:

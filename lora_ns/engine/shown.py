@@ -12,7 +12,7 @@ _MARK, _VALUE = "loransmark", "loransvalue"
 """Words that no row has, of letters alone: a template that escapes, trims or wraps what it prints leaves them whole."""
 _REASONING = ("reasoning_content", "thinking")
 _MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
-_OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
+OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
 
 Render = Callable[[Conversation], str | None]
 """The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""
@@ -60,7 +60,7 @@ def _is_shown(feature: _Feature, render: Render) -> bool | None:
 
 
 def _remedy(name: str) -> str:
-    return _MERGE if "system" in name else _OTHER_TEMPLATE
+    return _MERGE if "system" in name else OTHER_TEMPLATE
 
 
 def _features(conversation: Conversation) -> Iterator[tuple[Hashable, Callable[[], _Feature]]]:
@@ -134,7 +134,7 @@ def refusal(conversation: Conversation, told: str, render: Render) -> RowFaultEr
         _renders(other, render) for other in _and_without_system(without_tools)
     ):
         what = f"the chat template has no place for tools, their calls and answers: {told}"
-        return RowFaultError(what, _OTHER_TEMPLATE, "TPL003")
+        return RowFaultError(what, OTHER_TEMPLATE, "TPL003")
     rest = [other for other in _and_without_system(conversation) if other is not conversation]
     has_system = any(_renders(other, render) for other in rest)
     remedy = _MERGE if has_system else "change its turns"

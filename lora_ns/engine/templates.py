@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lora_ns.datafile import places
+from lora_ns.deadline import OverrunError, bounded
 from lora_ns.errors import ModelError, Problem
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
@@ -123,8 +124,8 @@ def _variables(template: str) -> set[str] | None:
 
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # it is parsed, never run
     try:
-        parsed = environment.parse(_GENERATION.sub("", template))
-    except jinja2.TemplateError:  # a row that is rendered tells it
+        parsed = bounded(lambda: environment.parse(_GENERATION.sub("", template)))
+    except (jinja2.TemplateError, RecursionError, OverrunError):  # a row that is rendered tells it
         return None
     given = {*PASSED_TO_TEMPLATES, *jinja2.defaults.DEFAULT_NAMESPACE, "raise_exception", "strftime_now"}
     return jinja2.meta.find_undeclared_variables(parsed) - given

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
+from lora_ns.deadline import OverrunError
+from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.errors import ModelError, PlanError, Problem
 from lora_ns.recipe.model import Model
 
@@ -154,16 +156,17 @@ def _as_set(value: int | list[int] | None) -> set[int]:
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The special token that a rendered assistant turn ends with."""
+    """The special token that a rendered assistant turn ends with. Raises `ModelError` if the template has no end."""
     if tokenizer.chat_template is None:
         return set()
-    import jinja2
-
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except (jinja2.TemplateError, TypeError):  # a template may refuse anything in its own words; the rows will show it
+        text = render(tokenizer, messages, tokenize=False)
+    except TemplateRefusalError:  # a template may refuse anything in its own words; the rows will show it
         return set()
+    except OverrunError as error:
+        what = f"{template_name(tokenizer)} {error}"
+        raise ModelError(Problem("", what, "name another by `sft.chat_template`, such as `chatml`", "TPL005")) from None
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return {last} if (last := next((token for token in reversed(ids) if token in special), None)) is not None else set()

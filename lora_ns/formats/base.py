@@ -77,11 +77,20 @@ Example = Conversation | PromptCompletion | RawText | Labelled | Tagged
 class RowFaultError(Exception):
     """A row that cannot become an example: what is wrong, what to do, and the code of the check, if it has one."""
 
+    is_last: ClassVar[bool] = False
+    """Whether the other rows are not tried, because each of them may take as long to fail."""
+
     def __init__(self, what: str, remedy: str = "", code: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.remedy = remedy
         self.code = code
+
+
+class EndlessRowError(RowFaultError):
+    """A row that took more time or memory than it may."""
+
+    is_last = True
 
 
 @dataclass(frozen=True)

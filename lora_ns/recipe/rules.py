@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+from lora_ns.deadline import OverrunError, bounded
 from lora_ns.formats import FORMATS
 from lora_ns.formats.detection import FORMAT_OF_TASK
 from lora_ns.optimizers import OPTIMIZERS
@@ -759,8 +760,8 @@ def exact_match_keys_need_it(recipe: Recipe) -> Finding | None:
 def answer_pattern_is_a_pattern(recipe: Recipe) -> Finding | None:
     """The answer's pattern is a regular expression with one group at most."""
     try:
-        groups = re.compile(recipe.evaluation.answer_pattern or "").groups
-    except re.error as error:
+        groups = bounded(lambda: re.compile(recipe.evaluation.answer_pattern or "")).groups
+    except (re.error, RecursionError, OverflowError, OverrunError) as error:
         return Finding(("evaluation.answer_pattern",), f"not a regular expression: {error}", 'such as "#### (.+)"')
     if groups > 1:
         return Finding(

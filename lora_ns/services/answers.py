@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.deadline import OverrunError
 from lora_ns.engine.generate import Writer
-from lora_ns.engine.metrics import exact_match, is_match
+from lora_ns.engine.metrics import exact_match, extract_answer, is_match
 from lora_ns.engine.render import make_renderer
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import EndlessRowError
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
@@ -26,6 +29,7 @@ class Questions:
     recipe: Recipe
     prompts: Sequence[list[int]]
     expected: Sequence[str]
+    """What is compared of the expected answers."""
     groups: Sequence[Any] | None
 
     @classmethod
@@ -35,19 +39,37 @@ class Questions:
         form = format_of(manifest)
         chosen = rows[: recipe.evaluation.max_samples]
         renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft)
-        group = recipe.evaluation.group_by
+        group, pattern = recipe.evaluation.group_by, recipe.evaluation.answer_pattern
         return cls(
             recipe,
             for_each(chosen, lambda row: renderer.prompt(form.prompt(row.values))),  # type: ignore[arg-type]
-            for_each(chosen, lambda row: form.answer(row.values)),
+            for_each(chosen, lambda row: _expected(form.answer(row.values), pattern)),
             [row.values.get(group) for row in chosen] if group else None,
         )
 
     def score(self, answers: Sequence[str]) -> dict[str, float]:
-        """Exact match over all rows and over each group."""
+        """Exact match over all rows and over each group. Raises `DataError` if the pattern has no end."""
         pattern = self.recipe.evaluation.answer_pattern
-        matches = [is_match(answer, expected, pattern) for answer, expected in zip(answers, self.expected, strict=True)]
+        matches = []
+        for number, (answer, expected) in enumerate(zip(answers, self.expected, strict=True), start=1):
+            try:
+                found = extract_answer(answer, pattern)
+            except OverrunError as error:
+                what = f"`evaluation.answer_pattern` {error} on what the model wrote for evaluation row {number}"
+                raise DataError(Problem("", what, SIMPLER_PATTERN)) from None
+            matches.append(is_match(found, expected))
         return exact_match(matches, self.groups)
+
+
+SIMPLER_PATTERN = "write one without repetitions inside repetitions, such as `(a+)+`"
+
+
+def _expected(answer: str, pattern: str | None) -> str:
+    """What is compared of an expected answer. Raises `RowFaultError`."""
+    try:
+        return extract_answer(answer, pattern)
+    except OverrunError as error:
+        raise EndlessRowError(f"`evaluation.answer_pattern` {error} on its answer", SIMPLER_PATTERN) from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""Chat templates as programs of others: each rendering has an end, and whatever a template raises is its refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.deadline import OverrunError, bounded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LONGEST_REFUSAL = 300
+"""Characters of what a template says that are shown."""
+_FREE_LENGTH = 1_000_000
+_MOST_REPEATED = 20
+"""A rendered text may be longer than `_FREE_LENGTH` characters if it is at most this many times its turns."""
+_TEMPLATE = "<template>"
+"""What jinja calls the file of a compiled template in a traceback."""
+
+
+class TemplateRefusalError(Exception):
+    """A template that does not render these turns, in its own words or in Python's."""
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], **arguments: Any) -> Any:
+    """What the tokenizer's chat template makes of turns: `apply_chat_template` with limits.
+
+    Raises:
+        TemplateRefusalError: if the template raises anything, cannot be compiled, or goes too deep.
+        OverrunError: if it takes more time or memory than it may, or writes without end.
+    """
+    try:
+        rendered = bounded(lambda: tokenizer.apply_chat_template(turns, **arguments))
+    except OverrunError:
+        raise
+    except Exception as error:
+        if not _is_of_template(error.__traceback__):
+            raise
+        raise TemplateRefusalError(_said(error)) from None
+    if isinstance(rendered, str) and len(rendered) > _FREE_LENGTH:
+        given = sum(len(str(turn)) for turn in turns) + len(str(arguments))
+        if len(rendered) > _MOST_REPEATED * given:
+            raise OverrunError(f"writes {len(rendered):,} characters for a row of {given:,}")
+    return rendered
+
+
+def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer's own chat template, for messages."""
+    name = tokenizer.name_or_path
+    return f"the chat template of the tokenizer in {name}" if name else "the chat template"
+
+
+def _is_of_template(traceback: TracebackType | None) -> bool:
+    """Whether an error was raised by a template or by what reads templates, and not by our own code."""
+    return any(name == _TEMPLATE or module.partition(".")[0] == "jinja2" for name, module in _frames(traceback))
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, str]]:
+    while traceback is not None:
+        frame = traceback.tb_frame
+        yield frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+        traceback = traceback.tb_next
+
+
+def _said(error: Exception) -> str:
+    """One line of what was raised; jinja's own errors and Python's `TypeError` speak for themselves."""
+    if isinstance(error, RecursionError):
+        return "it goes too deep"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= _LONGEST_REFUSAL else f"{line[:_LONGEST_REFUSAL]}..."

@@ -1,0 +1,89 @@
+"""Code of others ends: in time, within memory, and without a trace in the process that called it."""
+
+import re
+import resource
+import signal
+import threading
+
+import pytest
+
+from lora_ns.deadline import OverrunError, bounded
+
+SHORT = 0.2
+
+
+def loops():
+    while True:
+        pass
+
+
+def doubles():
+    text = "a"
+    while True:
+        text += text
+
+
+def appends():
+    rows = []
+    while True:
+        rows.append([0] * 1000)
+
+
+ENDLESS = {
+    "a loop": loops,
+    "a text that doubles": doubles,
+    "a list that grows": appends,
+    "one allocation": lambda: "a" * 10**11,
+    "a pattern": lambda: re.search("(a+)+$", "a" * 60 + "b"),
+}
+IN_ANY_THREAD = [name for name in ENDLESS if name != "a pattern"]
+"""Python's own patterns hold the interpreter, and only ask for signals."""
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_has_no_end_is_ended(name):
+    with pytest.raises(OverrunError, match="takes more than"):
+        bounded(ENDLESS[name], SHORT, memory=64 * 2**20)
+
+
+@pytest.mark.parametrize("name", IN_ANY_THREAD)
+def test_what_has_no_end_is_ended_in_another_thread(name):
+    raised = []
+
+    def call():
+        try:
+            bounded(ENDLESS[name], SHORT, memory=64 * 2**20)
+        except OverrunError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert len(raised) == 1
+
+
+@pytest.mark.parametrize("call", [int, loops], ids=["ends", "is ended"])
+def test_limits_hold_for_the_call_alone(call):
+    def mine(number, frame):
+        raise AssertionError
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGVTALRM, mine)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
+        if call is int:
+            assert bounded(call, SHORT) == 0
+        else:
+            with pytest.raises(OverrunError):
+                bounded(call, SHORT)
+        assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 900
+        assert signal.getsignal(signal.SIGVTALRM) is mine
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, handler)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_an_error_of_the_call_is_raised_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        bounded(lambda: 1 // 0)
