@@ -20,10 +20,7 @@ ENDLESS = {
     "{% endmacro %}{{ m() }}",
     "one allocation": "{{ 'a' * 10**11 }}",
     "one allocation that is not folded": "{{ messages[0].role * 10**11 }}",
-    "a list": "{% set all = namespace(rows=[0]) %}"
-    + OPENED * 2
-    + "{% set all.rows = all.rows + all.rows %}"
-    + CLOSED * 2,
+    "a list": "{% set n = namespace(rows=[0]) %}" + OPENED * 2 + "{% set n.rows = n.rows + n.rows %}" + CLOSED * 2,
     "a text that doubles": "{% set all = namespace(t='a') %}" + OPENED + "{% set all.t = all.t + all.t %}" + CLOSED,
     "a filter": "{{ 'a' | center(10**11) }}",
     "a format": "{{ '%99999999999d' | format(1) }}",

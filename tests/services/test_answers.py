@@ -1,0 +1,32 @@
+"""A pattern that has no end on a text is reported, with the row or with the number of the answer."""
+
+import pytest
+
+import lora_ns.deadline
+from lora_ns.errors import DataError
+from lora_ns.rows import Row, for_each
+from lora_ns.services import answers
+
+ENDLESS, TEXT = "(a+)+$", "a" * 60 + "b"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, 64 * 2**20))
+
+
+class Recipe:
+    class evaluation:  # noqa: N801 -- as the recipe has it
+        answer_pattern = ENDLESS
+
+
+def test_a_pattern_without_an_end_is_told_with_what_the_model_wrote():
+    questions = answers.Questions(Recipe, [[1], [2]], ["a", "a"], None)
+    with pytest.raises(DataError, match=r"answer_pattern` takes more than .* for evaluation row 2"):
+        questions.score(["a", TEXT])
+
+
+def test_a_pattern_without_an_end_on_an_expected_answer_is_told_with_its_row():
+    rows = [Row("rows.jsonl:1", {"answer": "a"}), Row("rows.jsonl:2", {"answer": TEXT})]
+    with pytest.raises(DataError, match=r"rows.jsonl:2: .*answer_pattern` takes more than"):
+        for_each(rows, lambda row: answers._expected(row.values["answer"], ENDLESS))
