@@ -20,7 +20,8 @@ from typing import Any
 
 from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageError
 from lora_ns.nodes import Node
-from lora_ns.rundir import RunDir
+from lora_ns.rundir import RunDir, write_atomic
+from lora_ns.tethered import tethered
 
 STRAY = frozenset(
     {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -167,24 +168,38 @@ def launch(
     """
     run.clear_ranks()
     told = _Events(run.ranks / "events.jsonl")
-    with run.log.open("ab") as log:
-        child = subprocess.Popen(
-            command, env=dict(surroundings), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            while child.poll() is None and (restarts or not _hangs(run)):
-                if stopped() and not run.stop_file.exists():
-                    run.stop_file.write_text(str(stopped()))
-                for event in told.read():
-                    tell(event)
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if child.poll() is None:
-                _end(child, run)
+    with _started(command, surroundings, run) as child:
+        while child.poll() is None and (restarts or not _hangs(run)):
+            if stopped() and not run.stop_file.exists():
+                write_atomic(run.stop_file, str(stopped()))
+            for event in told.read():
+                tell(event)
+            time.sleep(_POLL_SECONDS)
     for event in told.read():
         tell(event)
     if child.returncode:
         raise _failure(run, child.returncode)
+
+
+@contextlib.contextmanager
+def _started(command: list[str], surroundings: Mapping[str, str], run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+    """The launcher, which ends with this process or before.
+
+    The processes that it starts have its standard input, a pipe that this process holds open: they end when it is
+    closed, see `workers.end_with_parent`.
+    """
+    surroundings = {**surroundings, "PET_LOG_DIR": str(run.ranks)}  # else it leaves a folder among temporary files
+    with run.log.open("ab") as log:
+        child = subprocess.Popen(
+            tethered(command), env=surroundings, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
+    assert child.stdin, "is a pipe"
+    try:
+        yield child
+    finally:
+        child.stdin.close()
+        if child.poll() is None:
+            _end(child, run)
 
 
 class _Events:

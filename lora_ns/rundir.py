@@ -10,10 +10,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +25,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lora_ns import __version__
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.formats import ProblemType
+from lora_ns.locks import try_lock
 from lora_ns.plan import Plan
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.replaced import Replaced
 
 MANIFEST_VERSION = 1
 
@@ -172,6 +176,8 @@ class Manifest(BaseModel):
     distributed: DistributedRecord | None = None
     """None before the trainer was there, and in runs of versions that knew one process alone."""
     error: str | None = None
+    awaits_launcher: bool = False
+    """Prepared by `launch-command`: what the run replaces stays aside until its first step, however long that takes."""
 
 
 class RunDir:
@@ -329,10 +335,11 @@ class RunDir:
 
     def create(self, recipe_text: str, manifest: Manifest) -> Manifest:
         """Make the directory with recipe and manifest; the check for other content comes first, see `check_free`."""
+        written = self.write(manifest)  # first: a directory with a manifest is a run, whatever else is missing
+        write_atomic(self.recipe, recipe_text)
         with telling_disk_errors(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.recipe, recipe_text)
-        return self.write(manifest)
+        return written
 
     def check_free(self, overwrite: bool) -> None:
         """Refuse a directory that holds something else.
@@ -344,7 +351,7 @@ class RunDir:
             raise UsageError(Problem(str(self.path), "is a file", "choose another `training.output_dir`"))
         if not self.path.exists() or not any(part != self.jobs for part in self.path.iterdir()):
             return
-        if not self.manifest_file.exists() and not self._replaced.exists():
+        if not self.manifest_file.exists() and not self._replaced.is_left:
             raise UsageError(
                 Problem(str(self.path), "is not empty, and not a run", "choose another `training.output_dir`")
             )
@@ -357,7 +364,8 @@ class RunDir:
     def held(self) -> Iterator[None]:
         """Be the only process that trains this run; another machine is told on disks that know of locks.
 
-        The lock is the operating system's, on the directory itself: it ends with the process, however that ends.
+        The lock is the operating system's, on the directory itself: it ends with the process, however that ends. What
+        that process has started may be there for some seconds more, and is waited for.
 
         Raises:
             UsageError: if another process has it.
@@ -366,8 +374,42 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            _lock(handle, self.path)
+            if not try_lock(handle):
+                what = "another process is training this run"
+                raise UsageError(Problem(str(self.path), what, "wait for it, end it, or choose another folder"))
+            self._wait_for_ranks()
             yield
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be one of several processes that train this run: until all have ended, nobody else does, see `held`."""
+        with telling_disk_errors(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.checkpoints, os.O_RDONLY)
+        try:
+            try_lock(handle, shared=True)
+            yield
+        finally:
+            os.close(handle)
+
+    def _wait_for_ranks(self) -> None:
+        until = time.monotonic() + _RANKS_SECONDS
+        while self._has_ranks():
+            if time.monotonic() > until:
+                what = "another process is training this run: one of several, whose command has ended"
+                remedy = f"wait until it has ended too; the files `rank*.pid` in {self.ranks} have the process ids"
+                raise UsageError(Problem(str(self.path), what, remedy))
+            time.sleep(0.1)
+
+    def _has_ranks(self) -> bool:
+        try:
+            handle = os.open(self.checkpoints, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return not try_lock(handle)
         finally:
             os.close(handle)
 
@@ -378,38 +420,85 @@ class RunDir:
         Raises:
             RunError: if it cannot be moved.
         """
-        with telling_disk_errors(self.path):
-            self._set_aside()
         try:
+            with telling_disk_errors(self.path):
+                self._replaced.put_aside()
             yield
         except BaseException:
-            self._bring_back()
+            with telling_disk_errors(self.path):
+                self._replaced.bring_back()
             raise
 
     def forget_replaced(self) -> None:
         """Remove the run that this one replaces."""
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        self._replaced.forget()
 
-    def _set_aside(self) -> None:
-        if self._replaced.exists():  # what is here now was ended before its first step
-            self._clear()
+    def mend(self, tell: Callable[[str], None]) -> None:
+        """Bring back the run that a killed command had put aside, and remove what killed commands have left.
+
+        A run that somebody trains is left alone.
+
+        Args:
+            tell: told if a run was brought back.
+
+        Raises:
+            RunError: if something cannot be moved.
+        """
+        if not self.path.is_dir() or not (self._replaced.is_left or self._left_by_killed()):
             return
-        there = [part for part in self._parts if part.exists()]
-        if there:
-            self._replaced.mkdir()
-        for part in there:
-            part.rename(self._replaced / part.name)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.held())
+            except UsageError:
+                return
+            with telling_disk_errors(self.path):
+                if not self._awaits_launcher() and self._replaced.bring_back():
+                    tell(f"{self.path}: a command that was to replace this run was killed, and the run is back")
+                self._replaced.clear_forgotten()
+                for file in self._left_by_killed():
+                    file.unlink(missing_ok=True)
+            shutil.rmtree(self.spare, ignore_errors=True)
 
-    def _bring_back(self) -> None:
-        if self._replaced.exists():
-            self._clear()
-            for part in self._replaced.iterdir():
-                part.rename(self.path / part.name)
-            self._replaced.rmdir()
+    def _awaits_launcher(self) -> bool:
+        return self.manifest_file.is_file() and self.read().awaits_launcher
+
+    def _left_by_killed(self) -> list[Path]:
+        """Files that were not written to their end, and what the processes of a run tell each other."""
+        beside = [file for part in self._parts for file in self.path.glob(f".{part.name}.*")]
+        inside = [file for part in self._parts for file in part.rglob(".*")]
+        temporary = [file for file in (*beside, *inside) if _WRITTEN.fullmatch(file.name)]
+        told = [*self.ranks.glob("rank*.pid"), *(file for file in (self.stop_file, self.stopped_file) if file.exists())]
+        return [file for file in (*temporary, *told) if file.is_file()]
+
+    @classmethod
+    def open_to_use(cls, path: Path, tell: Callable[[str], None]) -> RunDir:
+        """A run directory whose adapter is to be used; nothing is written unless it has to be.
+
+        A run that is being replaced is used where it was put aside, until the new one has completed a step.
+
+        Args:
+            path: the directory.
+            tell: told if that is not what is in it now.
+
+        Raises:
+            UsageError: as `open` does.
+        """
+        run = cls(path)
+        if run._replaced.is_partial:
+            run.mend(tell)
+        if aside := run.put_aside:
+            tell(f"{path}: the new run has not completed a step; the one that it replaces is used")
+            return cls.open(aside.path)
+        return cls.open(path)
 
     @property
-    def _replaced(self) -> Path:
-        return self.path / ".replaced"
+    def put_aside(self) -> RunDir | None:
+        """The run that is being replaced, until the new one has completed a step."""
+        return RunDir(self._replaced.whole) if self._replaced.whole.is_dir() else None
+
+    @property
+    def _replaced(self) -> Replaced:
+        return Replaced(self.path, self._parts)
 
     @property
     def _parts(self) -> tuple[Path, ...]:
@@ -417,33 +506,11 @@ class RunDir:
         folders = (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
         return (*folders, self.recipe, self.manifest_file, self.metrics, self.log)
 
-    def _clear(self) -> None:
-        """Remove what a run wrote, and nothing else."""
-        for part in self._parts:
-            if part.is_dir() and not part.is_symlink():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
 
-
-def _lock(handle: int, path: Path) -> None:
-    """Lock an open directory, where the system and the disk know how."""
-    try:
-        import fcntl
-    except ImportError:  # as on Windows
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        what = "another process is training this run"
-        raise UsageError(Problem(str(path), what, "wait for it, end it, or choose another folder")) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-
-
-_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
-"""How disks say that they cannot lock a directory, as NFS does."""
+_RANKS_SECONDS = 10.0
+"""How long processes of a run are waited for whose command was killed."""
+_WRITTEN = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|new)")
+"""What a file is called while it is written, by `write_atomic` or from another machine."""
 
 
 class FollowedRun(RunDir):

@@ -188,7 +188,14 @@ def telling_parent(files: WorkerFiles) -> Iterator[None]:
         raise
 
 
-def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
+def end_group() -> None:
+    """End this process at once, and what it has started if it leads a process group."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def end_with_parent(end: Callable[[], object] = end_group) -> None:
     """End this process as soon as the one that started it is gone, however that ended.
 
     Its standard input has to be a pipe, which the parent holds open for as long as it lives.

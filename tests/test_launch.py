@@ -1,12 +1,17 @@
 """What starts the processes of a run, and what is made of how they end."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from launched_by import LAUNCHED
 
+from lora_ns.cli.rank import rank
 from lora_ns.errors import MissingError, RunError, UsageError
 from lora_ns.launch import Launcher, _failure, argv, check_not_launched, environment, ignored_note
 from lora_ns.rundir import RunDir
@@ -102,3 +107,66 @@ def test_a_rank_that_was_killed_is_named_from_what_torchrun_says(run):
     assert "rank 1 was ended by SIGKILL" in str(_failure(run, 1))
     run.log.write_text("nothing")
     assert "the launcher ended with 1" in str(_failure(run, 1))
+
+
+RANK = "from lora_ns.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"
+LAUNCHER = f"""
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {RANK!r}], start_new_session=True)
+pathlib.Path("told").write_text(str(child.pid))
+pathlib.Path("told").rename("pid")
+time.sleep(60)
+"""
+COMMAND = f"""
+import os, sys
+from pathlib import Path
+from lora_ns.launch import launch
+from lora_ns.rundir import RunDir
+launch(RunDir(Path("run")), [sys.executable, "-c", {LAUNCHER!r}], os.environ, print, lambda: 0)
+"""
+
+
+def is_gone(pid):
+    """Whether a process has ended, also if nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def ended_within(seconds, *pids):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not all(map(is_gone, pids)):
+        time.sleep(0.05)
+    return all(map(is_gone, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("killed", ["the command", "the launcher"])
+def test_all_that_a_command_has_started_ends_with_it_however_that_ends(tmp_path, killed):
+    (tmp_path / "run").mkdir()
+    with subprocess.Popen([sys.executable, "-c", COMMAND], cwd=tmp_path, stderr=subprocess.DEVNULL) as command:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.05)
+        rank = int((tmp_path / "pid").read_text())
+        launcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(command.pid if killed == "the command" else launcher, signal.SIGKILL)
+    assert ended_within(5, launcher, rank)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of others does not do this")
+def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
+    command = [sys.executable, "-m", "lora_ns.tethered", str(2**22 + 1), sys.executable, "-c", "print('runs')"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("launched", [True, False], ids=["by lorans", "by another launcher"])
+def test_a_rank_ends_with_the_command_that_launched_it_and_no_other(tmp_path, monkeypatch, launched):
+    watched = []
+    monkeypatch.setattr("lora_ns.workers.end_with_parent", lambda: watched.append(True))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(UsageError, match="not a run directory"):
+        rank(tmp_path, launched)
+    assert watched == [True] * launched

@@ -1,5 +1,6 @@
 """The run directory: whole files or none, and no harm to what is not ours."""
 
+import contextlib
 import errno
 import json
 import os
@@ -265,15 +266,130 @@ def test_a_replaced_run_stays_away_once_the_new_one_began(run):
     assert everything(run) == {"notes.txt": "mine", "metrics.jsonl": "new"}
 
 
-def test_a_run_put_aside_by_one_that_was_killed_is_not_lost(run):
+class Killed(BaseException):
+    """The process ends here, and nothing that it would have done on the way out is done."""
+
+
+def kill_at(monkeypatch, call):
+    """End the process at so manieth change of a folder, before it or, of a removal, in its middle."""
+    left = [call]
+
+    def counting(function, halfway=None):
+        def counted(*arguments, **named):
+            left[0] -= 1
+            if left[0] < 0:
+                if halfway:
+                    halfway(*arguments)
+                raise Killed
+            return function(*arguments, **named)
+
+        return counted
+
+    def half(folder, **_):
+        for file in [file for file in Path(folder).rglob("*") if file.is_file()][:1]:
+            file.unlink()
+
+    for name in ("rename", "mkdir", "rmdir"):
+        monkeypatch.setattr(Path, name, counting(getattr(Path, name)))
+    monkeypatch.setattr(shutil, "rmtree", counting(shutil.rmtree, half))
+
+
+def replaced_by_a_new_run(run, begins):
+    """What `--overwrite` does, by the parts, since a killed process does not unwind."""
+    aside = run._replaced
+    aside.put_aside()
+    run.manifest_file.write_text(json.dumps({"version": 1}))
+    run.checkpoints.mkdir()
+    run.metrics.write_text("new")
+    if begins:
+        aside.forget()
+    else:
+        aside.bring_back()
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["brought back", "forgotten"])
+@pytest.mark.parametrize("again", [False, True], ids=["", "and killed while it is mended"])
+def test_a_replaced_run_is_whole_or_gone_wherever_a_process_is_killed(run, tmp_path, begins, again):
     fill(run)
-    before = everything(run)
-    run._set_aside()  # and then the process was killed
-    run.metrics.write_text("of the killed one")
-    run.check_free(overwrite=True)
-    with pytest.raises(KeyError):
-        replace(run, KeyError)
-    assert everything(run) == before
+    before, told = everything(run), []
+    new = {"notes.txt": "mine", "metrics.jsonl": "new", "manifest.json": '{"version": 1}'}
+    for call in range(40):
+        shutil.copytree(run.path, tmp_path / str(call))
+        copy = RunDir(tmp_path / str(call))
+        copy._awaits_launcher = lambda: False
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, call)
+            try:
+                replaced_by_a_new_run(copy, begins)
+                break
+            except Killed:
+                pass
+        if again:
+            for later in range(10):
+                with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+                    kill_at(patch, later)
+                    copy.mend(told.append)
+        copy.mend(told.append)
+        assert everything(copy) in ([before] if not begins else [before, new]), call
+        assert [name for name in names(copy.path) if name.startswith(".")] == []
+    assert 8 < call < 39
+    assert everything(copy) == (new if begins else before)
+
+
+def test_what_is_not_replaced_yet_is_used_from_a_folder_that_cannot_be_written(run):
+    run.update(status="finished")
+    fill(run)
+    run._replaced.put_aside()
+    told = []
+    for is_begun in (False, True):
+        if is_begun:
+            run.checkpoints.mkdir()
+            run.manifest_file.write_text("{}")
+        opened = RunDir.open_to_use(run.path, told.append)
+        assert opened.read().status == "finished"
+        assert (opened.adapter / "adapter_model.safetensors").read_text() == "old"
+    assert told == [f"{run.path}: the new run has not completed a step; the one that it replaces is used"] * 2
+
+
+def test_a_run_that_somebody_trains_is_not_mended(run):
+    fill(run)
+    run._replaced.put_aside()
+    with run.held():
+        RunDir(run.path).mend(pytest.fail)
+    with run.joined(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora_ns.rundir._RANKS_SECONDS", 0.0)
+        RunDir(run.path).mend(pytest.fail)
+    assert run.put_aside is not None
+
+
+def test_a_run_that_waits_for_its_launcher_is_not_mended(run, manifest):
+    run.update(status="finished")
+    run._replaced.put_aside()
+    run.create("# new", manifest)
+    run.update(awaits_launcher=True)
+    run.mend(pytest.fail)
+    assert run.recipe.read_text() == "# new"
+    assert run.put_aside.read().status == "finished"
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(run):
+    fill(run)
+    mine = [run.path / name for name in (".manifest.json", ".notes.txt.abcdefgh", "notes.abcdefgh")]
+    left = [
+        run.path / ".manifest.json.abcdefgh",
+        run.checkpoints / "1" / ".lorans.json.0123_abc",
+        run.stop_file,
+        run.stopped_file,
+        run.ranks / "rank1.pid",
+    ]
+    run.ranks.mkdir()
+    for file in (*mine, *left):
+        file.write_text("1")
+    run.spare.mkdir()
+    run.mend(pytest.fail)
+    assert [file for file in left if file.exists()] == []
+    assert [file for file in mine if not file.exists()] == []
+    assert not run.spare.exists()
 
 
 def test_replacing_touches_nothing_that_a_link_points_to(run, tmp_path):
@@ -380,6 +496,15 @@ def test_a_folder_is_hashed_file_by_file(tmp_path):
     assert list(hashed) == ["empty", "inner/file"]
     assert hashed["empty"] == EMPTY_SHA256
     assert hashed["inner/file"] == sha256_file(folder / "inner" / "file") != EMPTY_SHA256
+
+
+def test_a_run_is_not_trained_beside_processes_that_a_command_has_left(run, monkeypatch):
+    monkeypatch.setattr("lora_ns.rundir._RANKS_SECONDS", 0.2)
+    told = r"another process is training this run: one of several, .* \(wait until it has ended too"
+    with run.joined(), run.joined(), pytest.raises(UsageError, match=told), run.held():
+        raise AssertionError("both have it")
+    with run.held(), run.joined():
+        pass
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, asked_processes
-from lora_ns.cli.show import Progress, forcing, number, print_json, print_pairs
+from lora_ns.cli.show import Progress, forcing, note, number, print_json, print_pairs
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     from lora_ns.workers import count_workers
 
     check_not_launched(os.environ)
-    asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open(run)
+    asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open_to_use(run, note)
     manifest, machine = folder.read(), detect()
     recipe = manifest.recipe
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)

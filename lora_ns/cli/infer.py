@@ -22,7 +22,7 @@ from lora_ns.cli.options import (
     RunPath,
     asked_processes,
 )
-from lora_ns.cli.show import Progress, forcing
+from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def infer(
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     _check_free(output_file, overwrite)
     check_not_launched(os.environ)
-    asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open(run)
+    asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open_to_use(run, note)
     manifest, machine = folder.read(), detect()
     generation = override_generation(manifest.recipe, overrides)
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath
-from lora_ns.cli.show import forcing, number, print_json, print_pairs
+from lora_ns.cli.show import forcing, note, number, print_json, print_pairs
 
 
 def merge(
@@ -25,7 +25,7 @@ def merge(
     from lora_ns.rundir import RunDir
     from lora_ns.services.merge import merge as service
 
-    opened = RunDir.open(run)
+    opened = RunDir.open_to_use(run, note)
     with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         result = service(opened, output.absolute(), base, dtype, forced)

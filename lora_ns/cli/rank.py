@@ -11,7 +11,7 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import Overrides
-from lora_ns.cli.show import Progress
+from lora_ns.cli.show import Progress, note
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ def rank(
 ) -> None:
     """Be one of the processes of a run; a launcher such as torchrun starts it."""
     from lora_ns.rundir import RunDir
+
+    if launched:
+        from lora_ns.workers import end_with_parent
+
+        end_with_parent()
 
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         what = "`RANK`, `LOCAL_RANK` and `WORLD_SIZE` are not set"
@@ -67,6 +72,8 @@ def launch_command(
     from lora_ns.recipe.distributed import Processes
     from lora_ns.rundir import RunDir
 
+    if path.is_dir():
+        RunDir(path.absolute()).mend(note)
     run = RunDir.open(path.absolute()) if path.is_dir() else _prepared(path, overrides, overwrite)
     manifest, machine = run.read(), detect()
     asked = manifest.recipe.distributed
@@ -89,4 +96,6 @@ def _prepared(recipe: Path, overrides: list[str], overwrite: bool) -> RunDir:
     from lora_ns.services.train import prepare_run
 
     with Progress(2) as progress, Noise() as noise:
-        return prepare_run(loaded, progress, noise, overwrite)
+        run = prepare_run(loaded, progress, noise, overwrite)
+    run.update(awaits_launcher=True)
+    return run

@@ -58,6 +58,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def note(text: str) -> None:
+    """A line on standard error for what the user should know."""
+    typer.echo(f"note: {text}", err=True)
+
+
 @contextlib.contextmanager
 def forcing(force: bool) -> Iterator[Force]:
     """What `--force` does, and at the end, on standard error, what it went past."""

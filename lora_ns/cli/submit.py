@@ -9,7 +9,7 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, RunPath
-from lora_ns.cli.show import number, print_json, print_pairs
+from lora_ns.cli.show import note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def submit(
     if dry_run:
         typer.echo(service.script(loaded, to, scheduler, mode, options))
         return
-    submitted = service.submit(loaded, to, scheduler, mode, options)
+    submitted = service.submit(loaded, to, scheduler, mode, options, note)
     if as_json:
         print_json([job.__dict__ for job in submitted])
         return
@@ -147,6 +147,8 @@ def _lines(found: RunStatus) -> list[tuple[str, str]]:
         lines.append(("updated", found.updated))
     if found.error:
         lines.append(("error", found.error))
+    if found.replaces:
+        lines.append(("replaces", f"a run that is {found.replaces}, which is used until this one has completed a step"))
     if found.job:
         place = f" on {found.job.nodes}" if found.job.nodes else ""
         reason = f" ({found.job.reason})" if found.job.reason else ""

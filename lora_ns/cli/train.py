@@ -10,7 +10,7 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Gpus, Overrides, asked_processes
-from lora_ns.cli.show import Progress, number, print_json, print_pairs
+from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def _own_run(recipe: Path, loaded: LoadedRecipe | None, exists: bool) -> RunDir:
     from lora_ns.rundir import RunDir
 
     path = RunDir.of(loaded.recipe).path if loaded else recipe.absolute()
+    if exists:
+        RunDir(path).mend(note)
     asked = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
     own = own_folder(path, asked)
     found = own if loaded or own.exists() else path

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_ns.engine.distributed import any_of, meet
+from lora_ns.engine.distributed import meet
+from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import Problem, RunError
 from lora_ns.rundir import follow_umask, write_atomic
 
@@ -60,43 +58,14 @@ class SilentObserver:
         """Ignored."""
 
 
-@dataclass
-class StopSignal:
-    """A request to stop after the running step; a second Ctrl-C stops at once, and schedulers ask more than once."""
-
-    number: int = 0
-    file: Path | None = None
-    """Where the launcher of several processes writes the number of a signal that it was sent."""
-
-    def asked(self) -> int:
-        """The number of the signal that any of the processes knows of, or 0; each of them asks."""
-        if not self.number and self.file is not None and self.file.exists():
-            self.number = int(self.file.read_text() or 0)
-        self.number = any_of(self.number)
-        return self.number
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[StopSignal]:
-        """Catch SIGINT and SIGTERM; outside the main thread, where that is impossible, catch nothing."""
-        try:
-            before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
-            yield self
-            return
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = self.number or number
-
-
 def make_callbacks(
-    run_id: str, metrics: Path, observer: Observer, stop: StopSignal, first_step: int, marks: bool = True
+    run_id: str,
+    metrics: Path,
+    observer: Observer,
+    stop: StopSignal,
+    first_step: int,
+    marks: bool = True,
+    began: Callable[[], None] = lambda: None,
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -107,6 +76,7 @@ def make_callbacks(
         stop: looked at after every step.
         first_step: the step that training goes on from, 0 for a new run.
         marks: whether this process marks checkpoints, once every process has written its part.
+        began: called once the first step is complete and no signal has come.
     """
     from transformers import TrainerCallback
 
@@ -130,6 +100,7 @@ def make_callbacks(
             observer.begin(state.global_step, state.max_steps)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            stop.begin(began)
             observer.step(state.global_step, int(state.num_input_tokens_seen))
             if stop.asked():
                 control.should_save = True

@@ -41,6 +41,7 @@ def work(folder: Path, node: int, endpoint: str | None, observer: Observer, nois
     _enter(job)
     loaded = job.recipe(_placed(job, node, endpoint))
     run = RunDir(_own_run(loaded, node))
+    run.mend(observer.warn)
     if not _has_begun(run, job):
         return train(loaded, observer, noise, overwrite=job.mode != "new")
     if run.read().status == "finished":

@@ -9,12 +9,13 @@ import re
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_ns.engine.callbacks import Observer, StopSignal, last_complete_checkpoint
+from lora_ns.engine.callbacks import Observer, last_complete_checkpoint
+from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.launch import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
 from lora_ns.machine import Machine
@@ -45,14 +46,7 @@ def run_ranks(
         LoransError: what went wrong in a rank, or that all stopped after a signal.
     """
     result: dict[str, Any] = {}
-
-    def tell(event: dict[str, Any]) -> None:
-        name, values = event["event"], event["values"]
-        if name == "result":
-            result.update(values[0])
-        else:
-            getattr(observer, name)(*values)
-
+    tell = _teller(run, observer, stop, result)
     manifest = run.read()
     asked = manifest.recipe.distributed
     here, node = count_here(asked, machine), this_node(asked)
@@ -81,6 +75,23 @@ def run_ranks(
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
         raise InterruptedRunError(number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
     raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
+
+
+def _teller(
+    run: RunDir, observer: Observer, stop: StopSignal, result: dict[str, Any]
+) -> Callable[[dict[str, Any]], None]:
+    """What hands on the events of rank 0, and keeps its result."""
+
+    def tell(event: dict[str, Any]) -> None:
+        name, values = event["event"], event["values"]
+        if name == "result":
+            result.update(values[0])
+            return
+        if name == "step":
+            stop.begin(run.forget_replaced)
+        getattr(observer, name)(*values)
+
+    return tell
 
 
 def _wait_for_host(node: Node, observer: Observer, stop: StopSignal) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +51,8 @@ class RunStatus:
     """The last row."""
     updated: str | None = None
     error: str | None = None
+    replaces: str | None = None
+    """The status of a run that is put aside until this one has completed a step."""
     scheduler: SchedulerName | None = None
     id: str | None = None
     job: JobState | None = None
@@ -65,6 +67,7 @@ def submit(
     scheduler: Scheduler,
     mode: Mode,
     options: dict[str, str],
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Submitted]:
     """Hand the runs of recipes to a scheduler.
 
@@ -74,12 +77,14 @@ def submit(
         scheduler: the scheduler.
         mode: what is done with runs that are there.
         options: the scheduler's own, kept with the job.
+        tell: told of a run that a killed command had put aside and that is brought back.
 
     Raises:
         LoransError: nothing is left of a job that was not taken.
     """
     made = _jobs_of(recipes, name, mode, options)
     for job in made:
+        RunDir(Path(job.run)).mend(tell)
         _check_run(job)
     written = [(new_job(job), job) for job in made]
     try:
@@ -145,8 +150,10 @@ def status(path: Path) -> RunStatus:
         UsageError: if the folder has neither a run nor a job.
         LoransError: if the scheduler does not answer.
     """
-    run = RunDir(path)
+    run, aside = RunDir(path), RunDir(path).put_aside
     found = last_job(run)
+    if aside and not run.manifest_file.is_file():
+        run = aside
     if found is None and not run.manifest_file.is_file():
         raise UsageError(Problem(str(path), "neither a run nor a job", "name the `output_dir` of a recipe"))
     job = found[1] if found else None
@@ -163,6 +170,7 @@ def status(path: Path) -> RunStatus:
             row or None,
             manifest.updated,
             manifest.error,
+            aside.read().status if aside else None,
         )
     if job is None:
         return shown

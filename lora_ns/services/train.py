@@ -26,7 +26,6 @@ from lora_ns.engine.adapter import (
 from lora_ns.engine.callbacks import (
     Observer,
     SilentObserver,
-    StopSignal,
     complete_checkpoints,
     last_complete_checkpoint,
     make_callbacks,
@@ -55,6 +54,7 @@ from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.sharding import dividing_at_once
+from lora_ns.engine.stopping import StopSignal
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
     added_tokens,
@@ -186,11 +186,27 @@ def train(
         LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
     """
     check_not_launched(os.environ)
-    with _made(loaded, observer, noise, overwrite, use_cache) as made:
+    with (
+        StopSignal().listening(_how_to_go_on(loaded, overwrite)) as stop,
+        _made(loaded, observer, noise, overwrite, use_cache) as made,
+    ):
         if made.is_launched:
             _begin_for_ranks(made.run, made.machine, observer)
-            return _execute_ranks(made.run, made.surroundings, made.machine, observer)
-        return _execute(made.run, made.prepared, observer, checkpoint=None)
+            return _execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
+        return _execute(made.run, made.prepared, observer, None, stop)
+
+
+def _how_to_go_on(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
+    """What to do after a new run was ended before its first step."""
+    run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
+    replaces = overwrite and run.path.is_dir() and any(run.path.iterdir())
+
+    def told() -> str:
+        if replaces:
+            return f"nothing of {run.path} was replaced; give the command again"
+        return f"`lorans train {run.path} --resume` goes on" if run.manifest_file.exists() else "give it again"
+
+    return told
 
 
 def prepare_run(
@@ -202,9 +218,11 @@ def prepare_run(
         UsageError: if the recipe trains in one process.
         LoransError: as `train` does.
     """
-    with _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made:
+    with (
+        StopSignal().listening(_how_to_go_on(loaded, overwrite)),
+        _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
+    ):
         _begin_for_ranks(made.run, made.machine, observer)
-        made.run.forget_replaced()
         return made.run
 
 
@@ -219,6 +237,7 @@ def _made(
 ) -> Iterator[_Made]:
     """A run directory with all that its processes need; `alone` says whether it may be one process."""
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
+    run.mend(observer.warn)
     run.check_free(overwrite)
     check_packages(loaded)
     machine = detect()
@@ -294,12 +313,18 @@ def resume(
         UsageError: if the run is finished, its recipe was changed, or so many processes would train something else.
     """
     check_not_launched(os.environ)
-    with run.held():
-        return _go_on(run, observer, noise, loaded, count)
+    run.mend(observer.warn)
+    with StopSignal().listening(lambda: f"`lorans train {run.path} --resume` goes on") as stop, run.held():
+        return _go_on(run, observer, noise, loaded, count, stop)
 
 
 def _go_on(
-    run: RunDir, observer: Observer, noise: libraries.Noise, loaded: LoadedRecipe | None, count: Count | None
+    run: RunDir,
+    observer: Observer,
+    noise: libraries.Noise,
+    loaded: LoadedRecipe | None,
+    count: Count | None,
+    stop: StopSignal,
 ) -> TrainResult:
     """As `resume`, in a run that nobody else trains."""
     manifest, machine = run.read(), detect()
@@ -330,8 +355,8 @@ def _go_on(
     run.update(recipe=manifest.recipe, plan=manifest.plan)
     if launched:
         _begin_for_ranks(run, machine, observer)
-        return _execute_ranks(run, surroundings, machine, observer)
-    return _execute(run, prepared, observer, found)
+        return _execute_ranks(run, surroundings, machine, observer, stop)
+    return _execute(run, prepared, observer, found, stop)
 
 
 def reopen_run(run: RunDir, loaded: LoadedRecipe | None = None) -> RunDir:
@@ -385,12 +410,29 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
         raise UsageError(Problem(str(run.path), what, f"`lorans launch-command {run.path}` prints the command"))
     if not rank.is_first:
         run = FollowedRun(run.path, rank.number)
+    with contextlib.ExitStack() as locks:
+        if is_launched:  # by a process that holds the run
+            locks.enter_context(run.joined())
+        return _train_rank(run, manifest, rank, observer, noise, None if is_launched else locks)
+
+
+def _train_rank(
+    run: RunDir,
+    manifest: Manifest,
+    rank: Rank,
+    observer: Observer,
+    noise: libraries.Noise,
+    locks: contextlib.ExitStack | None,
+) -> TrainResult | None:
+    """As `train_rank`; `locks` takes those of a run that nobody holds, and is None if `lorans train` does."""
     machine = detect()
     libraries.prepare(machine, rank.local_world)
     noise.attach(run.log)
     asked = manifest.recipe.distributed
     assert isinstance(asked, Processes), "a run of several processes has a strategy"
     join(rank, manifest.plan.device.value, asked.timeout)
+    if locks is not None:
+        _hold_together(run, rank, locks)
     base = reopen_base(manifest)
     check_agreed(_essentials(manifest))
     _agree_on_start(run, manifest, rank)
@@ -402,10 +444,19 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
     if evaluation is not None:
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
         prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
-    if is_launched:
-        return _train(run, prepared, observer, found, StopSignal(file=run.stop_file))
-    with run.held() if rank.is_first else contextlib.nullcontext(), StopSignal().listening() as stop:
+    stop = StopSignal(file=run.stop_file if locks is None else None)
+    with stop.listening(lambda: f"`lorans train {run.path} --resume` goes on"):
+        if locks is None:
+            return _train(run, prepared, observer, found, stop)
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _hold_together(run: RunDir, rank: Rank, locks: contextlib.ExitStack) -> None:
+    """Keep others from training the run: on each machine the first rank looks, before any has joined."""
+    if rank.is_first:
+        locks.enter_context(run.held())
+    meet()
+    locks.enter_context(run.joined())
 
 
 def _begin_for_ranks(run: RunDir, machine: Machine, observer: Observer) -> None:
@@ -586,18 +637,20 @@ def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
         raise UsageError(problems)
 
 
-def _execute(run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None) -> TrainResult:
+def _execute(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> TrainResult:
     """Train, measure, save in this process."""
-    with StopSignal().listening() as stop:
-        result = _recording(run, lambda: _train(run, prepared, observer, checkpoint, stop))
+    result = _recording(run, lambda: _train(run, prepared, observer, checkpoint, stop))
     assert result is not None, "one process alone is the first"
     return result
 
 
-def _execute_ranks(run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer) -> TrainResult:
+def _execute_ranks(
+    run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
+) -> TrainResult:
     """Let several processes do so. Everything that they need is in the run directory."""
-    with StopSignal().listening() as stop:
-        result = _recording(run, lambda: run_ranks(run, surroundings, machine, observer, stop))
+    result = _recording(run, lambda: run_ranks(run, surroundings, machine, observer, stop))
     manifest = run.read()
     return TrainResult(**{**result, "seal": manifest.seal})
 
@@ -680,7 +733,6 @@ def _fit(
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         run.update(metrics=metrics)
     set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
-    run.forget_replaced()
     observer.stage("training")
     forget_peak_memory()
     with (
@@ -762,7 +814,15 @@ def _make_trainer(
             prepared.tokenizer,
             (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
             [
-                *make_callbacks(manifest.run_id, run.metrics, observer, stop, first, prepared.rank.is_first),
+                *make_callbacks(
+                    manifest.run_id,
+                    run.metrics,
+                    observer,
+                    stop,
+                    first,
+                    prepared.rank.is_first,
+                    run.forget_replaced if stop.file is None else lambda: None,  # else the launcher does
+                ),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer),
             ],
             not checkpoint,

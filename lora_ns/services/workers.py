@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.engine.callbacks import StopSignal
 from lora_ns.engine.libraries import prepare
-from lora_ns.errors import InterruptedRunError, Problem
+from lora_ns.engine.stopping import StopSignal
 from lora_ns.machine import Machine, detect
 from lora_ns.recipe.generation import Generation
 from lora_ns.rundir import RunDir, write_atomic
@@ -65,7 +64,7 @@ def _divide(
     for own in files:
         write_atomic(own.share, json.dumps(_share(tasks, own.number, count, workers, opened)))
     device, total = opened.manifest.plan.device.value, sum(len(task.items) for task in tasks)
-    with StopSignal().listening() as stop:
+    with StopSignal(is_noted=True).listening() as stop:
         environments = worker_environments(os.environ, count, device, workers.machine)
         run_workers(folder, environments, lambda done: tell(done, total), lambda: stop.number)
     parts = [json.loads(own.part.read_text(encoding="utf-8")) for own in files]
@@ -101,17 +100,12 @@ def begin_elsewhere(run: RunDir, device: str, machine: Machine) -> None:
 
     Raises:
         LoransError: what went wrong there.
-        InterruptedRunError: after a signal.
     """
-    with tempfile.TemporaryDirectory(prefix="lorans-") as folder, StopSignal().listening() as stop:
+    with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
         own = WorkerFiles(Path(folder), 0)
         write_atomic(own.share, json.dumps({"run": str(run.path.absolute()), "processes": 1, "begins": True}))
         environments = worker_environments(os.environ, 1, device, machine)
-        try:
-            run_workers(own.folder, environments, lambda _: None, lambda: stop.number)
-        except InterruptedRunError as error:
-            told = Problem("", "stopped before the first step", f"`lorans train {run.path} --resume` goes on")
-            raise InterruptedRunError(error.signal_number, told) from None
+        run_workers(own.folder, environments, lambda _: None, lambda: 0)  # a signal ends what runs: see `StopSignal`
 
 
 def work(files: WorkerFiles) -> None:

@@ -72,10 +72,10 @@ def interrupt(run: RunDir, last: int) -> None:
     (run.checkpoints / f"checkpoint-{last}").rename(run.path / "later")
 
 
-def resumed(run: RunDir) -> None:
+def resumed(run: RunDir, observer: Observer | None = None) -> None:
     """Let an interrupted run go on."""
     with Noise() as noise:
-        resume(run, SilentObserver(), noise)
+        resume(run, observer or SilentObserver(), noise)
 
 
 def check_resumes_to_the_same_bits(run: RunDir, last: int) -> None:

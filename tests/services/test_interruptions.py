@@ -1,0 +1,91 @@
+"""A run that is interrupted anywhere keeps what was there, or goes on to the adapter of one that nobody disturbed."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from services_recipes import RECIPE, resumed, run_recipe
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.errors import InterruptedRunError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.rundir import RunDir, hash_folder
+from lora_ns.services.train import train
+
+SHORT = RECIPE.replace("max_steps = 6", "max_steps = 3").replace("max_samples = 64", "max_samples = 24")
+
+
+class Signalled(SilentObserver):
+    """Sends a signal when something is told."""
+
+    def __init__(self, number, when):
+        self._number, self._when = number, when
+
+    def _look(self, *told):
+        if told == self._when:
+            self._when = None
+            os.kill(os.getpid(), self._number)
+            time.sleep(0)  # where a signal is looked at
+
+    def stage(self, text):
+        self._look("stage", text)
+
+    def begin(self, step, steps):
+        self._look("begin", step)
+
+    def step(self, step, tokens):
+        self._look("step", step)
+
+    def logged(self, row):
+        self._look("evaluated" if "eval_loss" in row else "logged", row["step"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run_recipe(tmp_path_factory.mktemp("undisturbed"), SHORT)
+
+
+def check_same(run, undisturbed):
+    expected, got = load_file(undisturbed.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    assert run.read().status == "finished"
+    assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        (signal.SIGHUP, ("stage", "reading the data")),
+        (signal.SIGINT, ("stage", "loading the base")),
+        (signal.SIGTERM, ("begin", 0)),
+        (signal.SIGUSR1, ("evaluated", 0)),
+    ],
+    ids=str,
+)
+def test_a_run_that_was_to_be_replaced_is_back_if_no_step_was_completed(tmp_path, undisturbed, number, when):
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(undisturbed.path, run.path)
+    before = hash_folder(run.path)
+    (tmp_path / "recipe.toml").write_text(SHORT)
+    loaded = load_recipe(tmp_path / "recipe.toml", ["training.learning_rate=1e-3"])
+    with Noise() as noise, pytest.raises(InterruptedRunError, match="run was replaced; give the command aga") as caught:
+        train(loaded, Signalled(number, when), noise, overwrite=True)
+    assert caught.value.signal_number == number
+    assert hash_folder(run.path) == before
+
+
+def test_what_would_end_a_process_ends_a_training_that_is_saved(trained, tmp_path, undisturbed):
+    run = RunDir(tmp_path / "run")
+    for step, number in enumerate((signal.SIGHUP, signal.SIGUSR1), start=1):
+        signalled = Signalled(number, ("step", step))
+        with pytest.raises(InterruptedRunError, match=f"stopped after step {step} of 3, which is saved") as caught:
+            resumed(run, signalled) if run.path.exists() else trained(SHORT, observer=signalled)
+        assert caught.value.signal_number == number
+    resumed(run)
+    check_same(run, undisturbed)
