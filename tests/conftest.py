@@ -13,8 +13,9 @@ from minimal_recipe import MINIMAL
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # workers of several tests share the cores: threads that wait are not to spin
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["LORANS_CACHE"] = tempfile.mkdtemp(prefix="lorans-tests-")
-atexit.register(shutil.rmtree, os.environ["LORANS_CACHE"], ignore_errors=True)
+for own in ("LORANS_CACHE", "LORANS_CONFIG"):
+    os.environ[own] = tempfile.mkdtemp(prefix="lorans-tests-")
+    atexit.register(shutil.rmtree, os.environ[own], ignore_errors=True)
 
 
 @pytest.fixture

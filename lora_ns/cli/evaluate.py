@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, asked_processes
+from lora_ns.cli.options import (
+    AsJson,
+    BasePath,
+    Force,
+    Gpus,
+    NumProcesses,
+    RunPath,
+    TrustRemoteCode,
+    asked_processes,
+)
 from lora_ns.cli.show import Progress, forcing, note, number, print_json, print_pairs
 
 
@@ -25,6 +34,7 @@ def evaluate(
     ] = False,
     base: BasePath = None,
     force: Force = False,
+    trust_remote_code: TrustRemoteCode = False,
     num_processes: NumProcesses = None,
     gpus: Gpus = None,
     as_json: AsJson = False,
@@ -44,6 +54,10 @@ def evaluate(
     recipe = manifest.recipe
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     rows = None if data is None else read_rows(data, layout=layout_of(recipe.dataset))
+    if trust_remote_code:
+        from lora_ns.services.trust import trust_run
+
+        trust_run(folder, base, note)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)
         from lora_ns.services.evaluate import evaluate as service

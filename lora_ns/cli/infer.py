@@ -20,6 +20,7 @@ from lora_ns.cli.options import (
     NumProcesses,
     Overrides,
     RunPath,
+    TrustRemoteCode,
     asked_processes,
 )
 from lora_ns.cli.show import Progress, forcing, note
@@ -46,6 +47,7 @@ def infer(
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
+    trust_remote_code: TrustRemoteCode = False,
     num_processes: NumProcesses = None,
     gpus: Gpus = None,
     as_json: AsJson = False,
@@ -67,6 +69,10 @@ def infer(
     generation = override_generation(manifest.recipe, overrides)
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
     texts = _texts(text, input_file)
+    if trust_remote_code:
+        from lora_ns.services.trust import trust_run
+
+        trust_run(folder, base, note)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)
         from lora_ns.services.infer import check_columns

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath
+from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.show import forcing, note, number, print_json, print_pairs
 
 
@@ -17,6 +17,7 @@ def merge(
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold a run's adapter into its base and write a complete Hugging Face model."""
@@ -26,6 +27,10 @@ def merge(
     from lora_ns.services.merge import merge as service
 
     opened = RunDir.open_to_use(run, note)
+    if trust_remote_code:
+        from lora_ns.services.trust import trust_run
+
+        trust_run(opened, base, note)
     with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         result = service(opened, output.absolute(), base, dtype, forced)

@@ -52,6 +52,14 @@ Gpus = Annotated[
     typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
 ]
 
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Allow the code of the base, or of a run's tokenizer, on this machine: its files and digest are shown.",
+    ),
+]
+
 
 def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> int | Literal["auto"] | None:
     """How many processes the two options ask for, `auto` for one on each GPU; None if they are not given.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import Overrides
+from lora_ns.cli.options import Overrides, TrustRemoteCode
 from lora_ns.cli.show import Progress, note
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.rundir import RunDir
 
 
@@ -63,6 +64,7 @@ def launch_command(
     ],
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Print the command that trains a run of several processes under a launcher of your own."""
     from lora_ns.launch import argv, settings
@@ -74,7 +76,10 @@ def launch_command(
 
     if path.is_dir():
         RunDir(path.absolute()).mend(note)
-    run = RunDir.open(path.absolute()) if path.is_dir() else _prepared(path, overrides, overwrite)
+        run = RunDir.open(path.absolute())
+        _trust(trust_remote_code, run)
+    else:
+        run = _prepared(path, overrides, overwrite, trust_remote_code)
     manifest, machine = run.read(), detect()
     asked = manifest.recipe.distributed
     if not isinstance(asked, Processes):
@@ -86,11 +91,26 @@ def launch_command(
     typer.echo(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
 
 
-def _prepared(recipe: Path, overrides: list[str], overwrite: bool) -> RunDir:
+def _trust(is_given: bool, asked: RunDir | LoadedRecipe) -> None:
+    """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
+    from lora_ns.rundir import RunDir
+
+    if not is_given:
+        return
+    from lora_ns.services.trust import trust_recipe, trust_run
+
+    if isinstance(asked, RunDir):
+        trust_run(asked, None, note)
+    else:
+        trust_recipe(asked, note)
+
+
+def _prepared(recipe: Path, overrides: list[str], overwrite: bool, trust_remote_code: bool) -> RunDir:
     """A new run of a recipe, up to the point where its processes are started."""
     from lora_ns.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    _trust(trust_remote_code, loaded)
 
     from lora_ns.engine.libraries import Noise
     from lora_ns.services.train import prepare_run

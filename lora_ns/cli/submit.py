@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, Overrides, RunPath
+from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
 from lora_ns.cli.show import note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
@@ -48,6 +48,7 @@ def submit(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the scheduler is given, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +65,7 @@ def submit(
     if dry_run:
         typer.echo(service.script(loaded, to, scheduler, mode, options))
         return
+    _settle_trust(loaded, trust_remote_code)
     submitted = service.submit(loaded, to, scheduler, mode, options, note)
     if as_json:
         print_json([job.__dict__ for job in submitted])
@@ -85,6 +87,18 @@ def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
     if isinstance(count, int) and count > 1:
         overrides.append('distributed.rdzv_endpoint="the-first-node:29500"')
     return load_recipe(path, overrides)
+
+
+def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
+    """See that the jobs will find the user's consent to the code of their bases. Raises `LoransError`."""
+    if not any(loaded.recipe.model.trust_remote_code for loaded in recipes):
+        return
+    from lora_ns.services.trust import check_trusted, trust_recipe
+
+    for loaded in recipes:
+        if is_given:
+            trust_recipe(loaded, note)
+        check_trusted(loaded)
 
 
 def _options(given: list[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, Gpus, Overrides, asked_processes
+from lora_ns.cli.options import AsJson, Gpus, Overrides, TrustRemoteCode, asked_processes
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
@@ -57,6 +57,7 @@ def train(
             "--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: on one of them.", show_default=False
         ),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,17 +80,14 @@ def train(
 
         plan(recipe, overrides, as_json)
         return
-    from lora_ns.recipe.load import load_recipe
-
-    if recipe.is_dir() and not resume:
-        raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
-    loaded = None if is_run else load_recipe(recipe, overrides)
+    loaded = None if is_run else _loaded(recipe, overrides)
     run = _own_run(recipe, loaded, resume)
 
     from lora_ns.engine.libraries import Noise
     from lora_ns.services import launched
     from lora_ns.services import train as service
 
+    _trust(trust_remote_code, loaded, run, resume)
     with Progress(2) as progress, Noise() as noise:
         if launcher:
             asked = launched.Asked(loaded, run, resume, overwrite, not no_cache)
@@ -101,6 +99,27 @@ def train(
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
     if result is not None:  # as it is in the first process
         _show(result, as_json)
+
+
+def _loaded(recipe: Path, overrides: list[str]) -> LoadedRecipe:
+    """The recipe. Raises `UsageError`."""
+    from lora_ns.recipe.load import load_recipe
+
+    if recipe.is_dir():
+        raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
+    return load_recipe(recipe, overrides)
+
+
+def _trust(is_given: bool, loaded: LoadedRecipe | None, run: RunDir, resume: bool) -> None:
+    """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
+    if not is_given:
+        return
+    from lora_ns.services.trust import trust_recipe, trust_run
+
+    if loaded is None or resume:
+        trust_run(run, None, note)
+    else:
+        trust_recipe(loaded, note)
 
 
 def _check_left_to(launcher: Launcher | None, *said: object) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lora_ns.cli.options import AsJson, Overrides, RecipePath
-from lora_ns.cli.show import Progress, number, print_json, print_pairs
+from lora_ns.cli.options import AsJson, Overrides, RecipePath, TrustRemoteCode
+from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
 from lora_ns.errors import LoransError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def validate(
         typer.Option("--row", metavar="K", help="Print the row that the file gives this number.", show_default=False),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="With the tokens' numbers.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,11 +44,15 @@ def validate(
     levels = {"data": data or shows, "model": model, "step": step}
     try:
         loaded = load_recipe(recipe, overrides)
-        for note in loaded.notes:
-            typer.echo(f"note: {note}", err=True)
+        for text in loaded.notes:
+            note(text)
         if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
             check_packages(loaded)
             check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
+        if trust_remote_code:
+            from lora_ns.services.trust import trust_recipe
+
+            trust_recipe(loaded, note)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
+from lora_ns.consent import loading_arguments, missing_code
 from lora_ns.errors import MissingError, ModelError, Problem
 from lora_ns.packages import check_installed
 from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, NoQuantization, Quantization, TorchAo
@@ -56,7 +58,8 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
             Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
         ) from None
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise ModelError(Problem(str(base.location), f"the base cannot be loaded: {_first_line(error)}")) from None
+        told = Problem(str(base.location), f"the base cannot be loaded: {_first_line(error)}")
+        raise ModelError(missing_code(base.location, error) or told) from None
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
@@ -96,13 +99,22 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
     import torch
 
     auto = _auto_class(task_type)
+    code = loading_arguments(base.path, trust_remote_code)
     try:
         config = _config(base, trust_remote_code)
+        if not _is_of_repository(config, auto):
+            code.pop("code_revision", None)
         with torch.device("meta"):
-            model: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
+            model: PreTrainedModel = auto.from_config(config, **code)
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(Problem(str(base.location), f"the base cannot be built: {_first_line(error)}")) from None
+        told = Problem(str(base.location), f"the base cannot be built: {_first_line(error)}")
+        raise ModelError(missing_code(base.location, error) or told) from None
     return model
+
+
+def _is_of_repository(config: Any, auto: Any) -> bool:
+    """Whether the settings name the class of a model in another repository."""
+    return "--" in str((getattr(config, "auto_map", None) or {}).get(auto.__name__))
 
 
 def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
@@ -116,7 +128,29 @@ def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
                 Problem(str(base.location), what, "put config.json of the model that it was made of beside it")
             )
         changed["gguf_file"] = str(base.location)
-    return transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=trust_remote_code, **changed)
+    _check_attention_settings(base, base.config)
+    code = loading_arguments(base.path, trust_remote_code)
+    return transformers.AutoConfig.from_pretrained(base.path, local_files_only=True, **code, **changed)
+
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""The kernels that transformers and its packages have; it takes any other name for a repository with code."""
+
+
+def _check_attention_settings(base: Base, settings: Any) -> None:
+    """Refuse a kernel that the settings of a base or of one of its parts name. Raises `ModelError`."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _check_attention_settings(base, value)
+        elif "attn_implementation" in key and value is not None:
+            check_attention(str(value), base.location)
+
+
+def check_attention(name: str, where: Path) -> None:
+    """Refuse a kernel that would be fetched and run. Raises `ModelError`."""
+    if name not in ATTENTIONS:
+        what = f"asks for the attention kernel `{name}`, which would be code of another repository"
+        raise ModelError(Problem(str(where), what, f"one of: {', '.join(ATTENTIONS)}"))
 
 
 def positions(base: Base, trust_remote_code: bool) -> int | None:
@@ -149,10 +183,12 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
     import torch
 
     dtype = getattr(torch, loading.dtype)
+    check_attention(loading.attn_implementation, base.location)
+    _check_attention_settings(base, base.config)
     arguments: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": loading.attn_implementation,
-        "trust_remote_code": loading.trust_remote_code,
+        **loading_arguments(base.path, loading.trust_remote_code),
         "local_files_only": True,
         "use_safetensors": True,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
+from lora_ns.consent import loading_arguments, missing_code
 from lora_ns.deadline import OverrunError
 from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.errors import ModelError, PlanError, Problem
@@ -82,18 +83,18 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    code = loading_arguments(folder, trust_remote_code)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder,
-            trust_remote_code=trust_remote_code,
+            **code,
             local_files_only=True,
             **({"gguf_file": gguf_file} if gguf_file else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            Problem(str(folder), f"no tokenizer that can be read: {first}", "put its files there")
-        ) from None
+        told = Problem(str(folder), f"no tokenizer that can be read: {first}", "put its files there")
+        raise ModelError(missing_code(folder, error) or told) from None
     return tokenizer
 
 

@@ -23,4 +23,4 @@ class Model(Table):
     add_tokens: tuple[Text, ...] = ()
     """Tokens to add, such as `["<think>", "</think>"]`: each is trained as a row of its own in embeddings and head."""
     trust_remote_code: bool = False
-    """Run code from the model's repository; needs `revision` to be a full commit hash."""
+    """The model needs code of its own: pin `revision` to a full commit hash, and allow it by `--trust-remote-code`."""

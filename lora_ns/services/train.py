@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
+from lora_ns.consent import carry_over
 from lora_ns.engine import libraries, starts
 from lora_ns.engine.adapter import (
     UNKNOWN_STEPS,
@@ -766,6 +767,8 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     with telling_disk_errors(run.adapter):
         start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
         save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
+    if recipe.model.trust_remote_code:
+        carry_over(prepared.base.path, run.adapter)
     if fitted.answers:
         observer.stage("answering after training")
         metrics |= fitted.answers.score()
