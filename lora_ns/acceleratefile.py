@@ -6,7 +6,6 @@ anyway, is told of in a note, or is a problem.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RecipeError
+from lora_ns.spelling import close_to
 
 if TYPE_CHECKING:
     import yaml
@@ -334,7 +334,7 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
     """Do with a key what its rule says."""
     rule, value = rules.get(name), _plain(name, entry.value)
     if rule is None:
-        close = difflib.get_close_matches(name, [*rules, *(_COUNTS if rules is _TOP else ())], n=1)
+        close = close_to(name, [*rules, *(_COUNTS if rules is _TOP else ())])
         remedy = f"did you mean `{close[0]}`?" if close else "remove it"
         found.problems.append(Problem(entry.where, f"`{entry.name}`: unknown key", remedy))
         return

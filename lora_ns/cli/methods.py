@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
+from lora_ns.spelling import close_to
 
 if TYPE_CHECKING:
     from lora_ns.recipe.peft import PeftMethod
@@ -33,7 +33,7 @@ def methods(
     if name in REFUSED:
         raise UsageError(Problem("", f"{name} cannot be trained: {REFUSED[name]}"))
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
+        close = close_to(name, METHODS)
         hint = f"did you mean `{close[0]}`?" if close else "`lorans methods` lists them"
         raise UsageError(Problem("", f"no method `{name}`", hint))
     if as_json:

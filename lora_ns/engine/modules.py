@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import PlanError, Problem
 from lora_ns.recipe.peft import Divisor, Lora
+from lora_ns.spelling import close_to
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -259,7 +259,7 @@ def _unmatched(
     for name in wanted:
         if any(is_meant(other, name) for other in names):
             continue
-        close = difflib.get_close_matches(name, ends, n=3) or ends[:12]
+        close = close_to(name, ends, most=3) or ends[:12]
         told = " or ".join(f"`{end}`" for end in close)
         hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
         problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from lora_ns.deadline import OverrunError, bounded
 from lora_ns.errors import ModelError, Problem
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
+from lora_ns.spelling import close_to
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +108,7 @@ def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
         return
     problems = []
     for key in (key for key in given if key not in read):
-        close = difflib.get_close_matches(key, sorted(read), n=1)
+        close = close_to(key, sorted(read))
         remedy = f"did you mean `{close[0]}`?" if close else f"it reads: {', '.join(sorted(read)) or 'none'}"
         where = f"sft.chat_template_kwargs.{key}"
         problems.append(Problem(loaded.where(where), f"{where}: the chat template does not read `{key}`", remedy))

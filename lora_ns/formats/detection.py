@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.sharegpt import ShareGpt
 from lora_ns.formats.tokens import TokenClassification
 from lora_ns.formats.trees import MessageTrees
+from lora_ns.spelling import close_to
 
 FormatClass = (
     type[Messages]
@@ -246,6 +246,6 @@ def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
 
 
 def _close(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+    close = close_to(name, names)
     hint = f"did you mean `{close[0]}`? " if close else ""
     return f"{hint}columns: {', '.join(names)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
@@ -16,6 +15,7 @@ from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.spelling import close_to
 
 Keys = Sequence[int | str]
 Locate = Callable[[str], str]
@@ -129,7 +129,7 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     if dotted == "peft" and entry["method"] in REFUSED:
         what = f"{dotted}.method: {entry['method']} cannot be trained"
         return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
-    close = difflib.get_close_matches(str(entry[tag]), methods, n=1)
+    close = close_to(str(entry[tag]), methods)
     hint = f"did you mean `{close[0]}`? {choices}" if close else choices
     return Problem(locate(f"{dotted}.{tag}"), f"{dotted}.{tag}: got {as_toml(entry[tag])}", hint)
 
@@ -261,7 +261,7 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     if owner and owner[0] == "peft" and (hint := _of_this_or_another_method(name, table)):
         return hint
     model = _model(owner, table)
-    close = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.6) if model else []
+    close = close_to(name, model.model_fields, cutoff=0.6) if model else []
     if close:
         return f"did you mean `{close[0]}`?"
     everywhere = list(known_keys(table))
@@ -270,7 +270,7 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
             return f"`{name}` belongs in `[{key.rpartition('.')[0]}]`" if "." in key else f"`{name}` belongs at the top"
     if name in FOREIGN_KEYS:
         return f"it is called `{FOREIGN_KEYS[name]}` here"
-    close = difflib.get_close_matches(name, [key.split(".")[-1] for key in everywhere], n=1, cutoff=0.75)
+    close = close_to(name, [key.split(".")[-1] for key in everywhere], cutoff=0.75)
     if close:
         full = next(key for key in everywhere if key.split(".")[-1] == close[0])
         return f"did you mean `{full}`?"
@@ -284,7 +284,7 @@ def _of_this_or_another_method(name: str, table: Mapping[str, Any]) -> str:
     own = METHODS[method].model_fields if method in METHODS else {}
     if FOREIGN_KEYS.get(name, "").removeprefix("peft.") in own:
         return f"it is called `{FOREIGN_KEYS[name]}` here"
-    if owners and name not in own and not difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+    if owners and name not in own and not close_to(name, own, cutoff=0.8):
         shown = " and ".join([*owners[:3], *([f"{len(owners) - 3} more"] if len(owners) > 3 else [])])
         return f"`{name}` belongs to {shown}, and the method is {method}"
     return ""

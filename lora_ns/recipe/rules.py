@@ -5,7 +5,6 @@ They run after every table has been read, so that one mistake does not hide anot
 
 from __future__ import annotations
 
-import difflib
 import re
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,6 +27,7 @@ from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.slices import parse_slice
+from lora_ns.spelling import close_to
 from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, peft_config_fields, training_argument_fields
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -415,7 +415,7 @@ def columns_are_read(recipe: Recipe) -> Finding | None:
         known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
         for key in data.columns:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = close_to(key, known)
                 hint = f"did you mean `{close[0]}`? " if close else ""
                 what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
                 return Finding((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
@@ -776,7 +776,7 @@ def optimizer_is_known(recipe: Recipe) -> Finding | None:
     found = OPTIMIZERS.get(optim)
     if found is None:
         known = [name for name, row in OPTIMIZERS.items() if not row.refused]
-        close = difflib.get_close_matches(optim, known, n=1)
+        close = close_to(optim, known)
         hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
         return Finding(("training.optim",), f'there is no optimizer "{optim}"', hint)
     if found.refused:
@@ -849,7 +849,7 @@ def _extra(
         if key in own:
             return Finding((f"{table}.{key}",), f"`{key}` is decided by the recipe's own keys", "remove it")
         if known is not None and key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = close_to(key, known)
             hint = f"did you mean `{close[0]}`?" if close else "remove it"
             return Finding((f"{table}.{key}",), f"the installed `{owner}` has no field `{key}`", hint)
     return None
