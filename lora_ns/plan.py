@@ -63,6 +63,8 @@ class Plan(BaseModel):
     """Processes that train together."""
     dtype: Derived[str]
     attn_implementation: Derived[str]
+    format: Derived[str | None] = Derived[str | None](value=None, origin="computed")
+    """How rows are read."""
     train_rows: Derived[int | None]
     eval_rows: Derived[int | None]
     max_seq_length: Derived[int]
@@ -98,6 +100,10 @@ class DataFacts:
     why: str = ""
     """Where the number of training rows comes from, such as `1,024 rows packed into 210`."""
     notes: tuple[str, ...] = ()
+    format: str | None = None
+    """How rows are read, such as `question-answer`."""
+    format_why: str = ""
+    """What shows it, such as the columns."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,9 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         world_size=world,
         dtype=dtype,
         attn_implementation=_attention(loaded, facts),
+        format=Derived(value=data.format, origin="computed", why=data.format_why or _UNREAD),
         train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(loaded, data)),
-        eval_rows=Derived(value=data.eval_rows, origin="computed", why="" if data.eval_rows else "no evaluation rows"),
+        eval_rows=Derived(value=data.eval_rows, origin="computed", why=_eval_why(loaded, data)),
         max_seq_length=_length(loaded),
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
@@ -535,10 +542,21 @@ def _eval_batch(loaded: LoadedRecipe, micro: int) -> Derived[int]:
     return _written(loaded, "training.per_device_eval_batch_size", asked)
 
 
+_UNREAD = "known once the data is read"
+
+
+def _eval_why(loaded: LoadedRecipe, data: DataFacts) -> str:
+    if data.eval_rows:
+        return ""
+    dataset = loaded.recipe.dataset
+    are_named = bool(dataset.eval_path or dataset.eval_split or dataset.eval_fraction)
+    return _UNREAD if are_named and data.eval_rows is None else "no evaluation rows"
+
+
 def _rows_why(loaded: LoadedRecipe, data: DataFacts) -> str:
     dataset = loaded.recipe.dataset
     if not dataset.streaming:
-        return data.why or "known once the data is read"
+        return data.why or _UNREAD
     size = dataset.shuffle_buffer_size
     order = f"each drawn from {size:,}" if size else "in the order of the files"
     return f"a stream, read while it is trained on, {order}"
@@ -548,7 +566,7 @@ def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch, worl
     if rows is None and loaded.recipe.dataset.streaming:
         return Derived(value=None, origin="computed", why="a stream begins again where it ends")
     if rows is None:
-        return Derived(value=None, origin="computed", why="known once the data is read")
+        return Derived(value=None, origin="computed", why=_UNREAD)
     micro_batches = math.ceil(rows / (batch.micro.value * world))
     steps = math.ceil(micro_batches / batch.accumulation.value)
     return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")

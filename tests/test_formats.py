@@ -984,10 +984,10 @@ def test_a_fault_names_the_column_of_the_data():
             "(did you mean `question`? columns: question, answer)",
         ),
         (
-            Columns(columns={"system": "id"}),
+            Columns(columns={"context": "id"}),
             {"question": "hi", "answer": "yo", "id": 1},
-            "dataset.columns.system: rows of question-answer have no such column "
-            "(known: `question`, `answer`, `query`, `response`)",
+            "dataset.columns.context: rows of question-answer have no such column (known: `question`, `answer`, "
+            "`system`, `history`, `tools`, `query`, `response`, `human`, `assistant`, `input`, `output`)",
         ),
         (
             Columns(format="alpaca", columns={"promt": "id"}),
@@ -1114,3 +1114,122 @@ def test_a_conversation_may_begin_with_an_answer_and_go_through_tools():
     roles = [{"role": role, "content": "a"} for role in ("assistant", "user", "tool", "assistant")]
     row = {"messages": [*roles[:2], call, *roles[2:]]}
     assert len(formed(Columns(), row).example(row).messages) == 5
+
+
+# Forms of other trainers
+
+
+ROUNDS = [["a", "b"], ["c", "d"]]
+EARLIER = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+SYSTEM = Message("system", "be kind")
+PAIRED = {
+    "ms-swift's columns": (
+        {"system": "be kind", "query": "hi", "response": "yo", "history": ROUNDS},
+        "question-answer",
+        (SYSTEM, *EARLIER, *TURNS),
+    ),
+    "no history": ({"query": "hi", "response": "yo", "history": [], "system": ""}, "question-answer", TURNS),
+    "null history": ({"query": "hi", "response": "yo", "history": None, "system": None}, "question-answer", TURNS),
+    "two columns": ({"human": "hi", "assistant": "yo"}, "question-answer", TURNS),
+    "input and output": ({"input": "hi", "output": "yo"}, "question-answer", TURNS),
+    "input and output beside the text made of them": (
+        {"input": "hi", "output": "yo", "text": "hi yo"},
+        "question-answer",
+        TURNS,
+    ),
+    "an input beside an instruction": (
+        {"instruction": "hi", "input": "", "output": "yo"},
+        "alpaca",
+        TURNS,
+    ),
+    "Dolly with a context": (
+        {"instruction": "hi", "context": "there", "response": "yo"},
+        "alpaca",
+        (Message("user", "hi\n\nthere"), TURNS[1]),
+    ),
+    "Dolly without one": ({"instruction": "hi", "context": "", "response": "yo"}, "alpaca", TURNS),
+    "pairs": (
+        {"system": "be kind", "conversation": [{"human": "a", "assistant": "b"}, {"human": "hi", "assistant": "yo"}]},
+        "sharegpt",
+        (SYSTEM, *EARLIER[:2], *TURNS),
+    ),
+    "pairs of users": ({"conversations": [{"user": "hi", "assistant": "yo"}]}, "sharegpt", TURNS),
+    "pairs as messages": ({"messages": [{"human": "hi", "gpt": "yo"}]}, "messages", TURNS),
+}
+
+
+@pytest.mark.parametrize(("row", "name", "turns"), PAIRED.values(), ids=PAIRED)
+def test_rounds_of_questions_and_answers_are_turns(row, name, turns):
+    form = formed(Columns(), row)
+    assert form.name == name
+    assert form.example(row) == Conversation(turns)
+    assert form.prompt(row) == Conversation(turns[:-1])
+    assert form.answer(row) == "yo"
+
+
+def parts(*said, **more):
+    return {"role": "assistant", "content": [{"type": kind, "value": value} for kind, value in said], **more}
+
+
+LLAMA_FACTORY = {
+    "text": (parts(("text", "y"), ("text", "o")), Message("assistant", "yo")),
+    "OpenAI's text": ({"role": "assistant", "content": [{"type": "text", "text": "yo"}]}, Message("assistant", "yo")),
+    "reasoning": (parts(("reasoning", "hm"), ("text", "yo")), Message("assistant", "yo", {"reasoning_content": "hm"})),
+    "a call": (
+        parts(("tool_call", '{"name": "f", "arguments": {"x": 1}}')),
+        Message(
+            "assistant",
+            "",
+            {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
+        ),
+    ),
+    "learned": (parts(("text", "yo"), loss_weight=1.0), Message("assistant", "yo", train=True)),
+    "not learned": (parts(("text", "yo"), loss_weight=0.0), Message("assistant", "yo", train=False)),
+}
+
+
+@pytest.mark.parametrize(("turn", "message"), LLAMA_FACTORY.values(), ids=LLAMA_FACTORY)
+def test_a_turn_in_parts_is_one_message(turn, message):
+    asked = {"role": "user", "content": [{"type": "text", "value": "hi"}], "loss_weight": 0.0}
+    row = {"messages": [asked, turn]}
+    assert formed(Columns(), row).example(row) == Conversation((TURNS[0], message))
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"),
+    [
+        (parts(("text", "a"), loss_weight=0.5), "`messages[1].loss_weight` is 0.5 (0 or 1: an answer is learned, or"),
+        (parts(("text", "a"), loss_weight=True), "`messages[1].loss_weight` is true or false"),
+        (parts(("text", "a"), loss_weight=1, train=True), "`messages[1]` has both `train` and `loss_weight`"),
+        (parts(("image_url", "a")), "`messages[1].content[0]` is of type `image_url` (this version learns from text"),
+        (parts(("text", None)), "`messages[1].content[0]` is no text part"),
+        (parts(("tool_call", "{")), "`messages[1].content[0]` is not JSON"),
+        (
+            {"role": "user", "content": "a", "loss_weight": 1},
+            "`messages[1].loss_weight` is 1 (0: a turn of user is not",
+        ),
+        ({"human": "a", "assistant": "b", "topic": "c"}, "`messages[1]` has `topic`, which would be lost (a round has"),
+        ({"human": "a", "assistant": 7}, "`messages[1].assistant` is 7 instead of text"),
+    ],
+)
+def test_what_such_a_turn_cannot_say_is_told(turn, told):
+    row = {"messages": [{"role": "user", "content": "hi"}, turn]}
+    assert fault(formed(Columns(), row).example, row).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "pair", [("chosen", "rejected"), ("chosen_messages", "rejected_messages"), ("response_j", "response_k")]
+)
+def test_rows_of_preferences_are_refused_by_any_names(pair):
+    row = {"question": "hi", pair[0]: "yo", pair[1]: "no"}
+    assert fault(formed, Columns(), row).startswith(
+        f"columns `{pair[0]}`, `{pair[1]}`: these are preference rows, which this version does not train on"
+    )
+
+
+def test_a_column_that_is_ignored_is_seen_by_no_format():
+    row = {"system": "no", "messages": CHAT, "question": "hi", "answer": "yo"}
+    form, why = detect(Columns(ignore_columns=["system", "messages"]), list(row), row, "CAUSAL_LM")
+    assert (form.example(row), why) == (Conversation(TURNS), "columns `question`, `answer`")
+    kept = FORMATS[form.name](Columns(**json.loads(json.dumps(asdict(form.columns)))))
+    assert kept.example(row) == form.example(row)

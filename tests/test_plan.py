@@ -56,6 +56,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "world_size": (1, "default"),
         "dtype": ("float32", "computed"),
         "attn_implementation": ("sdpa", "computed"),
+        "format": (None, "computed"),
         "train_rows": (100, "computed"),
         "eval_rows": (10, "computed"),
         "max_seq_length": (128, "--set"),

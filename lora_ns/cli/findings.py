@@ -59,6 +59,8 @@ def _line(finding: Finding) -> str:
     more = f" and {finding.count - MOST_ROWS:,} more" if finding.count > MOST_ROWS else ""
     remedy = f" ({finding.remedy})" if finding.remedy else ""
     kind = "error" if finding.error else "warning"
+    if not finding.rows:
+        return f"{kind}: [{finding.code}] {finding.what}{remedy}"
     count = "1 row" if finding.count == 1 else f"{finding.count:,} rows"
     return f"{kind}: [{finding.code}] {finding.what}: {count}: {rows}{more}{remedy}"
 

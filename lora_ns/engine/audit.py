@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_ns.engine.dataset import Encoded, Encoding
 from lora_ns.engine.notices import NOTICES
-from lora_ns.engine.sources import Source
+from lora_ns.engine.sources import Source, Sources
 
 if TYPE_CHECKING:
     import datasets
@@ -156,6 +156,13 @@ def look_at(
     if evaluation:
         found += _leaks(evaluation[0], train[1], evaluation[1], keys, decode)
     return tuple(found)
+
+
+def unused_columns(sources: Sources) -> Iterator[Finding]:
+    """The columns that nothing reads."""
+    for unused in sources.unused:
+        problem = unused.problem
+        yield Finding(problem.code, problem.what, (), problem.remedy, unused.is_refused)
 
 
 def _problems(encoding: Encoding) -> list[Finding]:

@@ -193,7 +193,7 @@ class CausalRows:
         if not kept:
             return
         noted, bos = self.tally.noted, self.renderer.tokenizer.bos_token_id
-        if any(_ends_in_stop(sequence, self.renderer.stops) for sequence in kept):
+        if any(_ends_in_stop(sequence, self.renderer) for sequence in kept):
             noted.ended += 1
         else:
             noted.add("EOS003", where)
@@ -220,11 +220,18 @@ def _check_learned(example: Example, rendered: Sequence[Rendered]) -> None:
     raise RowFaultError(what, remedy, "MASK001")
 
 
-def _ends_in_stop(sequence: Encoded, stops: Sequence[int]) -> bool:
-    for place in range(len(sequence.trained) - 1, -1, -1):
-        if sequence.trained[place]:
-            return sequence.input_ids[place] in stops
-    return False
+def _ends_in_stop(sequence: Encoded, renderer: Renderer) -> bool:
+    """Whether the last that is learned is a stop token, but for the white space that a template puts after a turn."""
+    ids = [token for token, learned in zip(sequence.input_ids, sequence.trained, strict=True) if learned]
+    place = next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in renderer.stops), None)
+    if place is None:
+        return False
+    rest = ids[place + 1 :]
+    return not rest or (len(rest) <= _MOST_AFTER_STOP and not str(renderer.tokenizer.decode(rest)).strip())
+
+
+_MOST_AFTER_STOP = 8
+"""Tokens of white space after a turn, at most."""
 
 
 def encode(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token that is not in the loss, as PyTorch's cross entropy has it."""
 
+_MARK = "loransmark"
+"""A word that no row has, of letters alone: a template leaves it whole."""
 TrainOn = Literal["assistant", "last", "all"]
 
 
@@ -86,7 +88,7 @@ class Renderer:
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
         elif self.train_on == "all":
-            rendered = [self._untrained(self._shown(example))]
+            rendered = [self._whole(self._shown(example))]
         else:
             rendered = self._chat(self._shown(example))
         if self.train_on == "all":
@@ -103,6 +105,7 @@ class Renderer:
 
     def _shown(self, conversation: Conversation) -> Conversation:
         """The conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
+        _check_not_empty(conversation)
         merged = self._merged(conversation)
         if self.tokenizer.chat_template is not None:
             check_shown(merged, self.memo.shown, self._tried)
@@ -140,8 +143,12 @@ class Renderer:
             )
         return ids if ids[-1:] == [end] else [*ids, end]
 
-    def _untrained(self, conversation: Conversation) -> Rendered:
+    def _whole(self, conversation: Conversation) -> Rendered:
+        """The tokens of a conversation, none of them trained yet; an answer ends in a stop token among them."""
         ids = self._encode(self._text(conversation))
+        answers = [message for message in conversation.messages if message.role == "assistant"]
+        if answers:
+            self._after_stop(ids, 0, len(ids))
         return Rendered(ids, [False] * len(ids))
 
     def _chat(self, conversation: Conversation) -> list[Rendered]:
@@ -164,10 +171,18 @@ class Renderer:
 
     def _span(self, conversation: Conversation, number: int, text: str) -> tuple[int, int] | None:
         """Where in the text a turn stands, end token included; None if it is rendered another way when it is last."""
-        before = self._text(_first(conversation, number), add_generation_prompt=True)
+        before = self._before(conversation, number)
         is_last = number + 1 == len(conversation.messages)
         up_to = text if is_last else self._text(_first(conversation, number + 1))
         return (len(before), len(up_to)) if text.startswith(before) and text.startswith(up_to) else None
+
+    def _before(self, conversation: Conversation, number: int) -> str:
+        """The text up to a turn. What opens a conversation is asked for by nothing: there it is what a mark follows."""
+        if number:
+            return self._text(_first(conversation, number), add_generation_prompt=True)
+        opening = replace(conversation.messages[0], content=_MARK, extra={})
+        before, mark, _ = self._text(replace(conversation, messages=(opening,))).partition(_MARK)
+        return before if mark else _MARK
 
     def _alone(self, conversation: Conversation) -> Rendered:
         text, last = self._text(conversation), len(conversation.messages) - 1
@@ -258,6 +273,7 @@ class Renderer:
         )
 
     def _text(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
+        _check_not_empty(conversation)
         if self.tokenizer.chat_template is None:
             raise RowFaultError(
                 "the base has no chat template, and the rows are conversations",
@@ -305,6 +321,12 @@ def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sf
     merges = sft.system_role == "merge-into-user"
     name = f"the chat template `{sft.chat_template}`" if sft.chat_template else template_name(tokenizer)
     return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs, name)
+
+
+def _check_not_empty(conversation: Conversation) -> None:
+    """A conversation without turns, which no template is asked to render. Raises `RowFaultError`."""
+    if not conversation.messages:
+        raise RowFaultError("the conversation has no turns", "give it a question and an answer, or remove the row")
 
 
 def _first(conversation: Conversation, count: int) -> Conversation:

@@ -137,7 +137,9 @@ def refusal(conversation: Conversation, told: str, render: Render) -> RowFaultEr
         return RowFaultError(what, OTHER_TEMPLATE, "TPL003")
     rest = [other for other in _and_without_system(conversation) if other is not conversation]
     has_system = any(_renders(other, render) for other in rest)
-    remedy = _MERGE if has_system else "change its turns"
+    opens = next((message.role for message in conversation.messages if message.role != "system"), "")
+    change = "begin with a user turn" if opens in {"assistant", "tool"} else "change its turns"
+    remedy = _MERGE if has_system else change
     return RowFaultError(f"the chat template refuses the row: {told}", remedy, "TPL003")
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.datafile import find_files, layout_of, shown
 from lora_ns.engine.targets import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Format, RowFaultError, detect
+from lora_ns.formats import Columns, Format, RowFaultError, Unused, detect, find_unused, names_of
+from lora_ns.formats.cells import listed
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.slices import parse_slice
@@ -65,6 +66,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class UnusedColumns:
+    """Columns of one source that its format does not read."""
+
+    problem: Problem
+    is_refused: bool
+    """Whether a row is likely to lose a part of what it says, so that it is not trained on."""
+
+
+@dataclass(frozen=True)
 class Part:
     """One of several sources: its rows, how they are read, and how many of them are trained on."""
 
@@ -99,6 +109,8 @@ class Sources:
     """Where the training rows come from several sources, those."""
     is_stream: bool = False
     """Whether the training rows are only the first ones of a stream."""
+    unused: tuple[UnusedColumns, ...] = ()
+    """By source, the columns that are not read."""
 
     @property
     def columns(self) -> Columns:
@@ -125,6 +137,7 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
     tables = {key: first_rows(table) for key, table in data.parts().items()}
     parts = [_part(loaded, key, table) for key, table in tables.items()]
     _check_labels_agree(loaded, parts)
+    unused = [_unused(loaded, part.key, part.table, part.source, part.form) for part in parts]
     evaluation = None
     if data.eval_path or data.eval_split:
         evaluation = _read(loaded, data, for_evaluation=True)
@@ -135,16 +148,20 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
         if data.streaming:
             name = f"{part.source.name} (a stream, its first {len(part.source.rows):,} rows)"
             part = replace(part, source=replace(part.source, name=name))
-        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming)
+        if evaluation and not data.eval_fraction:
+            unused.append(_unused(loaded, "dataset", data, evaluation, part.form))
+        told = tuple(filter(None, unused))
+        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=told)
     train, parts = _mixed(loaded, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
         form, why = _detect(loaded, "dataset", data, evaluation)
         form = with_problem_type(form, problem_type_of(parts[0].form))
         evaluation = _with_form(evaluation, form)
+        unused.append(_unused(loaded, "dataset", data, evaluation, form))
     elif evaluation and loaded.recipe.evaluation.exact_match:
         _check_answered(loaded, evaluation)
-    return Sources(train, evaluation, form, why, tuple(parts))
+    return Sources(train, evaluation, form, why, tuple(parts), unused=tuple(filter(None, unused)))
 
 
 PROBE_ROWS = 1000
@@ -183,10 +200,44 @@ def _with_form(source: Source, form: Format) -> Source:
     return replace(source, rows=[replace(row, form=form) for row in source.rows])
 
 
+UNUSED = "DATA004"
+"""Code of columns that nothing reads."""
+
+
+def _unused(loaded: LoadedRecipe, key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
+    """The columns of a source that its format does not read; None if there are none, or only metadata."""
+    found = find_unused(form, _asked_columns(table), [row.values for row in source.rows])
+    if not found.columns:
+        return None
+    problem = unused_problem(form, found, source.name)
+    return UnusedColumns(replace(problem, where=loaded.where(key)), bool(found.meant))
+
+
+def unused_problem(form: Format, found: Unused, name: str) -> Problem:
+    """What is said of the columns of a source that its format does not read."""
+    what = f"{name}: not read by `{form.name}`: {listed(found.columns)}"
+    names = ", ".join(f'"{column}"' for column in found.meant or found.columns)
+    ignore = f"`ignore_columns = [{names}]` if they are not to be learned"
+    if not found.meant:
+        return Problem("", what, ignore, UNUSED)
+    if form.name == "text":
+        what += f"; {listed(found.meant)} may be the answer to the text"
+        ignore = f'`columns = {{prompt = "text", completion = "{found.meant[0]}"}}`, or {ignore}'
+    else:
+        what += f"; {listed(found.meant)} would be lost"
+        keys = "`text_column`, `text_pair_column`" if form.name == "classification" else "`columns` or a template"
+        ignore = f"name what is to be read by {keys}, or {ignore}"
+    return Problem("", what, ignore, UNUSED)
+
+
+def _asked_columns(table: Dataset) -> Columns:
+    return Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
+
+
 def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
     """The format of a source's rows and the reason. Raises `DataError`."""
-    names = list(dict.fromkeys(name for row in source.rows[:100] for name in row.values))
-    columns = Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
+    names = names_of(row.values for row in source.rows)
+    columns = _asked_columns(table)
     is_named = bool(table.column_names or table.delimiter)
     try:
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
@@ -576,18 +627,35 @@ def reading_notes(sources: Sources) -> list[str]:
     return list(dict.fromkeys(note for source in (*train, *evaluation) for note in source.notes))
 
 
+def told_format(sources: Sources) -> tuple[str, str]:
+    """How rows are read, and why; of several sources, of each."""
+    if not sources.parts:
+        return sources.format.name, sources.why
+    names = list(dict.fromkeys(part.form.name for part in sources.parts))
+    why = "; ".join(f"{part.source.name}: {part.form.name}, by {part.why}" for part in sources.parts)
+    return ", ".join(names), why
+
+
 def notes(sources: Sources) -> list[str]:
     """What the user should know of rows that were left out, and of how sources were mixed."""
     told = reading_notes(sources)
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
         if source and source.left_out and not (kind == "training" and sources.is_stream):
             told.append(f"{kind} rows: {told_left_out(source.left_out)}")
+    for unused in sources.unused:
+        told.append(f"[{UNUSED}] {unused.problem.what} ({unused.problem.remedy})")
     for part in sources.parts:
         if part.weight is not None:
             repeated = f", {part.repeated:,} of them repetitions" if part.repeated else ""
             share = f"{part.used / len(sources.train.rows):.1%} of the training rows"
             told.append(f"{part.source.name}: {share}, {part.used:,} from {len(part.source.rows):,} rows{repeated}")
     return told
+
+
+def refuse_unused(sources: Sources) -> None:
+    """Refuse rows of which a part would be lost. Raises `DataError`."""
+    if refused := [unused.problem for unused in sources.unused if unused.is_refused]:
+        raise DataError(refused)
 
 
 def columns_record(columns: Columns) -> dict[str, Any]:

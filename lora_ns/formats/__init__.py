@@ -21,6 +21,7 @@ from lora_ns.formats.base import (
 from lora_ns.formats.classification import ProblemType, TextClassification
 from lora_ns.formats.detection import FORMATS, detect
 from lora_ns.formats.tokens import TokenClassification
+from lora_ns.formats.unused import Unused, find_unused, names_of
 
 __all__ = [
     "FORMATS",
@@ -40,5 +41,8 @@ __all__ = [
     "Tagged",
     "TextClassification",
     "TokenClassification",
+    "Unused",
     "detect",
+    "find_unused",
+    "names_of",
 ]

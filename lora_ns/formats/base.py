@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -106,6 +106,8 @@ class Columns:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str = "label"
+    ignore_columns: Collection[str] = ()
+    """Columns that are left out on purpose: no format sees them."""
 
 
 class Format(Protocol):
@@ -116,6 +118,10 @@ class Format(Protocol):
     """The columns that the recipe can name by `columns`."""
     aliases: ClassVar[Mapping[str, str]]
     """Other usual names of columns, and what each stands for."""
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """What of these columns the rows are read from, or the paths into them, in the format's order."""
+        ...
 
     def example(self, values: Values) -> Example:
         """A row to learn from. Raises `RowFaultError`."""

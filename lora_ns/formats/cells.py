@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.formats.base import RowFaultError, Values
+from lora_ns.formats.base import Columns, RowFaultError, Values
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Cells:
 
     values: Values
     columns: Mapping[str, str]
+    ignored: Collection[str] = ()
 
     def own(self, name: str) -> str:
         """The data's name of a column."""
@@ -27,7 +28,8 @@ class Cells:
 
     def has(self, name: str) -> bool:
         """Whether the row has a column."""
-        return is_there(self.values, self.own(name)) and is_seen(name, self.columns)
+        own = self.own(name)
+        return own not in self.ignored and is_there(self.values, own) and is_seen(name, self.columns)
 
     def get(self, name: str) -> Any:
         """A value; None where there is none."""
@@ -40,6 +42,24 @@ class Cells:
     def optional_text(self, name: str) -> str:
         """A value as text, which is empty where there is none. Raises `RowFaultError`."""
         return "" if self.get(name) is None else self.text(name)
+
+
+def cells_of(values: Values, columns: Columns) -> Cells:
+    """A row as the recipe's columns have it."""
+    return Cells(values, columns.columns, columns.ignore_columns)
+
+
+def used_columns(columns: Columns, reads: Sequence[str], names: Collection[str]) -> list[str]:
+    """The data's columns, or the paths into them, that are read under these names of a format."""
+    read = (name for name in reads if is_seen(name, columns.columns))
+    own = (columns.columns.get(name, name) for name in read)
+    return [name for name in own if column_of(name, names) in names and name not in columns.ignore_columns]
+
+
+def template_columns(*templates: str | None) -> list[str]:
+    """The columns, or the paths into them, that templates name."""
+    parts = (part for template in templates if template for part in string.Formatter().parse(template))
+    return list(dict.fromkeys(field for _, field, _, _ in parts if field is not None))
 
 
 def is_seen(name: str, columns: Mapping[str, str]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from lora_ns.formats.base import Columns, Conversation, Message, RowFaultError, Values
-from lora_ns.formats.cells import Cells
+from lora_ns.formats.cells import Cells, cells_of, used_columns
 from lora_ns.formats.turns import read_tools
 
 
@@ -15,7 +17,13 @@ from lora_ns.formats.turns import read_tools
 class Chat(ABC):
     """Rows that become conversations."""
 
+    reads: ClassVar[tuple[str, ...]]
+
     columns: Columns
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The columns that are there of those that the format reads."""
+        return used_columns(self.columns, self.reads, names)
 
     @abstractmethod
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
@@ -53,7 +61,7 @@ class Chat(ABC):
         return last.content
 
     def _cells(self, values: Values) -> Cells:
-        return Cells(values, self.columns.columns)
+        return cells_of(values, self.columns)
 
 
 def _check_order(messages: tuple[Message, ...]) -> None:

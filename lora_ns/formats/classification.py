@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lora_ns.formats.base import Columns, Label, Labelled, RowFaultError, Values
-from lora_ns.formats.cells import found, parsed, shown, text
+from lora_ns.formats.cells import column_of, found, parsed, shown, text
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' names of what a label is."""
@@ -24,6 +24,12 @@ class TextClassification:
 
     columns: Columns
     problem_type: ProblemType = "single_label_classification"
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The texts and the label."""
+        columns = self.columns
+        asked = (columns.text_column or "text", columns.text_pair_column, columns.label_column)
+        return [name for name in asked if name and column_of(name, names) in names]
 
     def example(self, values: Values) -> Labelled:
         """The texts with their label."""

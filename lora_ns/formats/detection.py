@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lora_ns.formats.base import Columns, Format, RowFaultError, Values
-from lora_ns.formats.cells import Cells, column_of, is_seen, listed
+from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.instructions import Alpaca, QuestionAnswer
 from lora_ns.formats.messages import Messages
@@ -50,27 +50,30 @@ FORMAT_OF_TASK: Mapping[str, str] = {
 }
 """The one format of a task that does not write text."""
 
-_SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
+SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
     Messages: (("messages",),),
     ShareGpt: (("conversations",), ("conversation",)),
     Alpaca: (("instruction", "output"), ("instruction", "response")),
-    QuestionAnswer: (("question", "answer"), ("query", "response"), ("query", "answer")),
+    QuestionAnswer: (("question", "answer"), ("query", "response"), ("query", "answer"), ("human", "assistant")),
     MessageTrees: (("message_tree_id", "prompt"),),
     PlainPromptCompletion: (("prompt", "completion"),),
 }
 """The columns that tell a format, in the order in which they are tried.
 
-A `text` column is looked at where none of these fits: many data sets have one beside what it was made of.
+`input` with `output`, and a `text` column, are looked at where none of these fits: `input` is a part of other formats,
+and many data sets have a `text` beside what it was made of.
 """
+PREFERENCES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"), ("response_j", "response_k"))
+"""The good and the bad answer."""
 
-_TEXT_PAIRS = (
+TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
     ("text", "text_pair"),
 )
-_TEXTS = ("text", "sentence", "review", "content")
+TEXTS = ("text", "sentence", "review", "content")
 
 
 def detect(
@@ -81,6 +84,7 @@ def detect(
     Raises:
         RowFaultError: if nothing fits or more than one format does, or a column that the recipe names is not there.
     """
+    names = [name for name in names if name not in columns.ignore_columns]
     _check_named_columns(columns, names)
     if task == "SEQ_CLS":
         return _detect_classification(columns, names)
@@ -91,7 +95,7 @@ def detect(
     if columns.prompt_template is not None:
         return PlainPromptCompletion(columns), "templates in the recipe"
     seen = _seen(columns, names)
-    cells = Cells(first, columns.columns)
+    cells = cells_of(first, columns)
     _refuse_preferences(seen, cells)
     _refuse_single_messages(seen)
     kind = _fitting(seen, names)
@@ -109,7 +113,7 @@ def _seen(columns: Columns, names: Sequence[str]) -> list[str]:
 
 def _fitting(seen: Sequence[str], names: Sequence[str]) -> FormatClass:
     """The one format that the columns tell."""
-    there = {kind: [sign for sign in signs if set(sign) <= set(seen)] for kind, signs in _SIGNS.items()}
+    there = {kind: [sign for sign in signs if set(sign) <= set(seen)] for kind, signs in SIGNS.items()}
     found = {kind: signs[0] for kind, signs in there.items() if signs}
     if len(found) > 1:
         told = " and ".join(f"{kind.name} ({listed(sign)})" for kind, sign in found.items())
@@ -117,6 +121,8 @@ def _fitting(seen: Sequence[str], names: Sequence[str]) -> FormatClass:
         raise RowFaultError(f"the columns are those of {told}", f"write {choice}")
     if found:
         return next(iter(found))
+    if {"input", "output"} <= set(seen):
+        return QuestionAnswer
     if "text" in seen:
         return PlainText
     raise RowFaultError(
@@ -132,7 +138,7 @@ def _opened(kind: FormatClass, columns: Columns, names: Sequence[str], first: Va
         if key not in kind.reads and key not in kind.aliases:
             known = listed([*kind.reads, *kind.aliases])
             raise RowFaultError(f"dataset.columns.{key}: rows of {kind.name} have no such column", f"known: {known}")
-    return kind(replace(columns, columns=_without_aliases(kind, columns, names, Cells(first, columns.columns))))
+    return kind(replace(columns, columns=_without_aliases(kind, columns, names, cells_of(first, columns))))
 
 
 def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], first: Cells) -> Mapping[str, str]:
@@ -158,10 +164,7 @@ def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], 
 
 def _reason(form: Format, names: Sequence[str]) -> str:
     """The columns that a format reads, by the data's names."""
-    columns: Columns = form.columns  # type: ignore[attr-defined]
-    there = [name for name in form.reads if _is_read(name, columns, names)]
-    left_aside = ("prompt", "completion") if form.name == "messages" and "messages" in there else ()
-    read = [columns.columns.get(name, name) for name in there if name not in left_aside]
+    read = form.used(names)
     return f"column{'s' if len(read) > 1 else ''} {listed(read)}"
 
 
@@ -173,8 +176,9 @@ def _is_read(name: str, columns: Columns, names: Sequence[str]) -> bool:
 def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
     """Refuse rows whose answers are good and bad, which would all be learned as good."""
     asked = [name for name in ("prompt", "conversations", "messages") if name in seen]
-    if "chosen" in seen and "rejected" in seen:
-        _refuse([*asked, "chosen", "rejected"], cells, "give rows with one answer, or name its columns by `columns`")
+    for pair in PREFERENCES:
+        if set(pair) <= set(seen):
+            _refuse([*asked, *pair], cells, "give rows with one answer, or name its columns by `columns`")
     has_answer = "messages" in seen or "conversations" in seen or {"prompt", "completion"} <= set(seen)
     if has_answer and _is_verdict(cells.get("label")):
         told = [*asked, *(["completion"] if "prompt" in asked and "completion" in seen else []), "label"]
@@ -217,10 +221,10 @@ def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Form
     if columns.text_column:
         shown = [columns.text_column, *([columns.text_pair_column] if columns.text_pair_column else [])]
         return TextClassification(columns), f"{listed(shown)} in the recipe"
-    for text, pair in _TEXT_PAIRS:
+    for text, pair in TEXT_PAIRS:
         if text in names and pair in names:
             return _classification(columns, text, pair)
-    for text in _TEXTS:
+    for text in TEXTS:
         if text in names:
             return _classification(columns, text, None)
     raise RowFaultError(f"no text among the columns {listed(names)}", "name it by `text_column`")

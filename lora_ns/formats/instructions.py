@@ -32,23 +32,27 @@ class Alpaca(Chat):
 
 @dataclass(frozen=True)
 class QuestionAnswer(Chat):
-    """Questions: `question` and `answer`, or `query` and `response`."""
+    """Questions: `question` and `answer`, or `query` and `response`, perhaps with `system`, `history` and `tools`."""
 
     name: ClassVar[str] = "question-answer"
-    reads: ClassVar[tuple[str, ...]] = ("question", "answer")
-    aliases: ClassVar[Mapping[str, str]] = {"query": "question", "response": "answer"}
+    reads: ClassVar[tuple[str, ...]] = ("question", "answer", "system", "history", "tools")
+    aliases: ClassVar[Mapping[str, str]] = {
+        "query": "question",
+        "response": "answer",
+        "human": "question",
+        "assistant": "answer",
+        "input": "question",
+        "output": "answer",
+    }
 
     def question(self, text: str) -> Values:
         """The question."""
         return {self.columns.columns.get("question", "question"): text}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
-        """Two turns."""
-        asked = (Message("user", cells.text("question")),)
+        """The system turn, earlier rounds, the question and its answer."""
+        asked = (*system_turn(cells), *_history(cells), Message("user", cells.text("question")))
         return (*asked, _answer(cells, "answer")) if with_answer else asked
-
-    def tools(self, cells: Cells) -> None:
-        """None."""
 
 
 def _answer(cells: Cells, name: str) -> Message:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lora_ns.formats.base import Message, RowFaultError, Values
-from lora_ns.formats.cells import Cells, answered, fill, fill_single_field
+from lora_ns.formats.cells import Cells, answered, fill, fill_single_field, template_columns, used_columns
 from lora_ns.formats.chat import Chat
 from lora_ns.formats.turns import list_of_turns, read_tools, read_turn
 
@@ -19,6 +19,15 @@ class Messages(Chat):
     name: ClassVar[str] = "messages"
     reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
     aliases: ClassVar[Mapping[str, str]] = {}
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The list with its tools, or else the templates' columns or the two sides."""
+        columns = self.columns
+        if used_columns(columns, ("messages",), names):
+            return used_columns(columns, ("messages", "tools"), names)
+        if columns.prompt_template is not None:
+            return template_columns(columns.prompt_template, columns.completion_template, columns.system_template)
+        return super().used(names)
 
     def question(self, text: str) -> Values:
         """One user turn."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lora_ns.formats.base import Columns, PromptCompletion, RawText, RowFaultError, Values
-from lora_ns.formats.cells import Cells, answered, fill, fill_single_field
+from lora_ns.formats.cells import answered, cells_of, fill, fill_single_field, template_columns, used_columns
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,13 @@ class PlainPromptCompletion:
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The columns of the templates, or the two sides."""
+        columns = self.columns
+        templates = {"prompt": columns.prompt_template, "completion": columns.completion_template}
+        sides = [name for name, template in templates.items() if template is None]
+        return [*template_columns(*templates.values()), *used_columns(columns, sides, names)]
 
     def example(self, values: Values) -> PromptCompletion:
         """Prompt and answer."""
@@ -40,7 +47,7 @@ class PlainPromptCompletion:
 
     def _side(self, name: str, values: Values) -> str:
         template: str | None = getattr(self.columns, f"{name}_template")
-        return Cells(values, self.columns.columns).text(name) if template is None else fill(template, values)
+        return cells_of(values, self.columns).text(name) if template is None else fill(template, values)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class PlainText:
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The text."""
+        return used_columns(self.columns, self.reads, names)
 
     def example(self, values: Values) -> RawText:
         """The text."""
@@ -73,4 +84,4 @@ class PlainText:
         raise RowFaultError("a text that is learned whole has no answer", "remove `evaluation.exact_match`")
 
     def _text(self, values: Values) -> str:
-        return Cells(values, self.columns.columns).text("text")
+        return cells_of(values, self.columns).text("text")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lora_ns.formats.base import Columns, RowFaultError, Tagged, Values
-from lora_ns.formats.cells import Cells, shown
+from lora_ns.formats.cells import cells_of, shown, used_columns
 from lora_ns.formats.classification import class_name
 
 
@@ -20,6 +20,10 @@ class TokenClassification:
     aliases: ClassVar[Mapping[str, str]] = {"words": "tokens", "labels": "tags", "ner_tags": "tags"}
 
     columns: Columns
+
+    def used(self, names: Collection[str]) -> list[str]:
+        """The words and their tags."""
+        return used_columns(self.columns, self.reads, names)
 
     @property
     def word_column(self) -> str:
@@ -66,7 +70,7 @@ class TokenClassification:
         return tuple(map(str, words))
 
     def _list(self, values: Values, name: str) -> Sequence[Any]:
-        cells = Cells(values, self.columns.columns)
+        cells = cells_of(values, self.columns)
         if not cells.has(name):
             raise RowFaultError(f"no column `{self._own(name)}`", f"columns: {', '.join(values)}")
         found = cells.get(name)

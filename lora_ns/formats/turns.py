@@ -15,6 +15,8 @@ from lora_ns.formats.cells import Cells, answered, listed, parsed, shown
 _CALL = 'write `{"name": ..., "arguments": {...}}`'
 _TOOL = 'write `{"name": ..., "description": ..., "parameters": {...}}`'
 _FLAGS = ("train", "weight")
+_PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "gpt"))
+"""Keys of a question and its answer where one object has both."""
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "system": ("name",),
     "user": ("name",),
@@ -46,7 +48,21 @@ def list_of_turns(value: Any, column: str) -> list[tuple[Values, str]]:
         raise RowFaultError(f"`{column}` is {shown(value)} instead of a list of turns")
     if not value:
         raise RowFaultError(f"`{column}` has no turns", "give it a question and an answer, or remove the row")
-    return [(_object(turn, f"{column}[{number}]"), f"{column}[{number}]") for number, turn in enumerate(value)]
+    places = (f"{column}[{number}]" for number in range(len(value)))
+    return [side for place, turn in zip(places, value, strict=True) for side in _sides(_object(turn, place), place)]
+
+
+def _sides(turn: Values, place: str) -> list[tuple[Values, str]]:
+    """A turn; of an object that has a question and its answer, both."""
+    asked = [pair for pair in _PAIRS if pair[0] in turn]
+    if not asked or "role" in turn or "from" in turn:
+        return [(turn, place)]
+    asks, answers = next((pair for pair in asked if pair[1] in turn), asked[0])
+    others = sorted(set(turn) - {asks, answers})
+    if others:
+        raise RowFaultError(f"`{place}` has `{others[0]}`, which would be lost", f"a round has `{asks}`, `{answers}`")
+    roles = {asks: "user", answers: "assistant"} if turn.get(answers) is not None else {asks: "user"}
+    return [({"role": role, "content": _content(turn[key], f"{place}.{key}")}, place) for key, role in roles.items()]
 
 
 def read_turn(turn: Values, place: str, spelling: Spelling = OPENAI) -> Message:
@@ -54,8 +70,12 @@ def read_turn(turn: Values, place: str, spelling: Spelling = OPENAI) -> Message:
     given = {key: value for key, value in turn.items() if value is not None and (key, value) != ("tool_calls", [])}
     role = _role(given.pop(spelling.role, None), place, spelling)
     content = given.pop(spelling.content, None)
+    weight = given.pop("loss_weight", None)
+    if isinstance(content, list):
+        content, parts = _parts(content, f"{place}.{spelling.content}")
+        given |= parts
     _check_keys(given, role, place, spelling)
-    train = _train(given, place)
+    train = _train(given, place) if weight is None else _weighed(weight, given, role, place)
     extra = {key: _extra(key, value, place) for key, value in given.items() if key not in _FLAGS}
     if content is None and "tool_calls" in extra:
         content = ""
@@ -118,6 +138,18 @@ def _train(given: Values, place: str) -> bool | None:
     return bool(value)
 
 
+def _weighed(weight: Any, given: Values, role: str, place: str) -> bool | None:
+    """What a `loss_weight`, which LLaMA-Factory gives every turn, says of this one. Raises `RowFaultError`."""
+    flag = next((key for key in _FLAGS if key in given), None)
+    if flag:
+        raise RowFaultError(f"`{place}` has both `{flag}` and `loss_weight`", "keep one of them")
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise RowFaultError(f"`{place}.loss_weight` is {shown(weight)}", "0 or 1: an answer is learned, or it is not")
+    if role != "assistant" and weight:
+        raise RowFaultError(f"`{place}.loss_weight` is {shown(weight)}", f"0: a turn of {role} is not learned")
+    return bool(weight) if role == "assistant" else None
+
+
 def _extra(key: str, value: Any, place: str) -> Any:
     if key == "tool_calls":
         return read_tool_calls(value, f"{place}.tool_calls")
@@ -127,20 +159,37 @@ def _extra(key: str, value: Any, place: str) -> Any:
 
 
 def _content(value: Any, place: str) -> str:
-    if isinstance(value, list):
-        return "".join(_part(part, f"{place}[{number}]") for number, part in enumerate(value))
     if not isinstance(value, str):
         raise RowFaultError(f"`{place}` is {shown(value)} instead of text")
     return value
 
 
-def _part(part: Any, place: str) -> str:
+def _parts(parts: list[Any], place: str) -> tuple[str | None, dict[str, Any]]:
+    """The text of a turn that is given in parts, and what else of the turn they are: reasoning and tool calls."""
+    found: dict[str, list[Any]] = {}
+    for number, part in enumerate(parts):
+        kind, value = _part(part, f"{place}[{number}]")
+        found.setdefault(kind, []).append(value)
+    more: dict[str, Any] = {}
+    if "reasoning" in found:
+        more["reasoning_content"] = "".join(found["reasoning"])
+    if "tool_call" in found:
+        more["tool_calls"] = [call for calls in found["tool_call"] for call in calls]
+    return None if found and "text" not in found else "".join(found.get("text", ())), more
+
+
+def _part(part: Any, place: str) -> tuple[str, Any]:
+    """The kind of a part of a turn, and what it says."""
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(kind, str) and kind != "text":
+    if isinstance(kind, str) and kind not in {"text", "reasoning", "tool_call"}:
         raise RowFaultError(f"`{place}` is of type `{kind}`", "this version learns from text alone")
-    if kind is None or not isinstance(part.get("text"), str):
+    value = (part.get("text") if part.get("text") is not None else part.get("value")) if kind else None
+    if kind is None or not isinstance(value, str):
         raise RowFaultError(f"`{place}` is no text part", 'write `{"type": "text", "text": ...}`')
-    return str(part["text"])
+    if kind != "tool_call":
+        return kind, value
+    calls = parsed(value, place, _CALL)
+    return kind, calls if isinstance(calls, list) else [calls]
 
 
 def _tool_call(call: Any, place: str) -> Values:

@@ -33,6 +33,7 @@ _FORM = (
     "text_column",
     "text_pair_column",
     "label_column",
+    "ignore_columns",
 )
 """The keys that say how a row is read."""
 _PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names", "delimiter", "sample_by")
@@ -80,6 +81,8 @@ class RowSource(Table):
     """Second text of a pair."""
     label_column: Column | None = None
     """Label of a row."""
+    ignore_columns: tuple[Name, ...] | None = None
+    """Columns that are not learned from, on purpose."""
 
     def form(self) -> dict[str, Any]:
         """What is said here of how a row is read, and what of `[dataset]` has no effect beside it."""
@@ -156,6 +159,8 @@ class Dataset(Table):
     """Second text of a pair."""
     label_column: Column = "label"
     """Label of a row: a class by name or number, a list of labels, or a score."""
+    ignore_columns: tuple[Name, ...] = ()
+    """Columns that are not learned from, on purpose: others that nothing reads are reported, or refused."""
 
     def parts(self) -> dict[str, Dataset]:
         """The sources by their keys, each as a table with one source."""

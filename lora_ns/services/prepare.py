@@ -13,7 +13,16 @@ from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation,
 from lora_ns.engine.labelled import label_notes
 from lora_ns.engine.notices import as_notes
 from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import Source, Sources, columns_record, notes, part_record, read_sources
+from lora_ns.engine.sources import (
+    Source,
+    Sources,
+    columns_record,
+    notes,
+    part_record,
+    read_sources,
+    refuse_unused,
+    told_format,
+)
 from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
@@ -63,20 +72,25 @@ def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Obse
     """
     observer.stage("reading the data")
     if not use_cache or loaded.recipe.dataset.streaming:
-        return _prepare(loaded, open_rows(loaded, renderer, base))
+        return _prepare(loaded, open_rows(loaded, renderer, base), observer)
     key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
     found = find_preparation(key)
     if found is None:
-        found = _prepare(loaded, open_rows(loaded, renderer, base))
+        found = _prepare(loaded, open_rows(loaded, renderer, base), observer)
         keep_preparation(key, found)
+    else:
+        observer.stage(f"taking the rows of an earlier run, {found.facts.format}, by {found.facts.format_why}")
     return found
 
 
-def _prepare(loaded: LoadedRecipe, rows: OpenedRows) -> Preparation:
+def _prepare(loaded: LoadedRecipe, rows: OpenedRows, observer: Observer) -> Preparation:
     def encode(source: Source) -> Tokenized:
         return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
 
     sources = rows.sources
+    refuse_unused(sources)
+    name, why = told_format(sources)
+    observer.stage(f"rendering the rows as {name}, by {why}")
     encoded = _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
     facts, (train, evaluation) = _facts(loaded, rows, encoded)
     stream = None
@@ -99,6 +113,7 @@ def _facts(
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
     told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
+    name, format_why = told_format(sources)
     why = f"read as {sources.format.name} ({sources.why})"
     if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
         dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
@@ -115,6 +130,8 @@ def _facts(
         longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
         why=why,
         notes=tuple(told),
+        format=name,
+        format_why=format_why,
     )
     return facts, (dataset, encoded.eval.dataset if encoded.eval else None)
 

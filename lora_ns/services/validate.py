@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lora_ns.basemodel import Base
 from lora_ns.engine import libraries
 from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
-from lora_ns.engine.audit import Audit, Padding, PartReport, look_at, padding, report
+from lora_ns.engine.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
 from lora_ns.engine.labelled import WordEncoder, label_notes
@@ -85,10 +85,13 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
             )
             for part in sources.parts
         ),
-        findings=look_at(
-            (sources.train, prepared.train),
-            evaluation,
-            lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
+        findings=(
+            *unused_columns(sources),
+            *look_at(
+                (sources.train, prepared.train),
+                evaluation,
+                lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
+            ),
         ),
     )
 

@@ -1,5 +1,6 @@
 """What is trained is what the assistant says and the token that ends it, and inference asks with the same tokens."""
 
+import contextlib
 import itertools
 import random
 import re
@@ -81,6 +82,70 @@ def test_the_trained_spans_are_the_assistant_turns_with_their_end_tokens(shape, 
         for row in sequences:
             assert not row.trained[0]
             assert all(row.input_ids[end - 1] in renderer.stops for _, end in runs(row))
+
+
+def test_a_greeting_that_opens_a_conversation_is_learned_or_refused_with_what_to_do(shape, tokenizer, renderer):
+    turns = [Message("assistant", "Hello, friend"), Message("user", "hi"), Message("assistant", "yo")]
+    for opening in ([], [Message("system", "Be brief.")]) if shape.system else ([],):
+        conversation = Conversation((*opening, *turns))
+        if shape.template == SHAPES["mistral"].template:
+            with pytest.raises(RowFaultError, match="must alternate") as caught:
+                renderer.examples(conversation)
+            assert (caught.value.code, caught.value.remedy) == ("TPL003", "begin with a user turn")
+            continue
+        sequences = renderer.examples(conversation)
+        first, last = said(tokenizer, sequences)
+        assert first.startswith("Hello, friend") or shape.splits
+        assert "Hello, friend" in first
+        assert last == shape.answer("yo")
+        assert all(row.input_ids[end - 1] in renderer.stops for row in sequences for _, end in runs(row))
+        (only,) = Renderer(tokenizer, renderer.stops, "last").examples(conversation)
+        assert said(tokenizer, [only]) == [last]
+
+
+def shapeless(count):
+    """Conversations of any roles in any order, of none, with texts that may be empty, and tools in some of them."""
+    drawn = random.Random(5)
+    call = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": None}}}]}
+    extras = {"assistant": [{}, {}, call, {"reasoning_content": "hm"}, {"name": "a"}], "tool": [{}, {"name": "f"}]}
+    for _ in range(count):
+        roles = drawn.choices(["system", "user", "assistant", "tool"], [1, 4, 4, 1], k=drawn.randint(0, 6))
+        texts = drawn.choices(["", " ", "\n", "x", "loransmark", "<|im_end|>", "{{ x }}", *WORDS], k=len(roles))
+        turns = tuple(
+            Message(role, text, drawn.choice(extras.get(role, [{}])), drawn.choice([None, None, True, False]))
+            for role, text in zip(roles, texts, strict=True)
+        )
+        yield Conversation(turns, drawn.choice([None, None, ({"type": "function", "function": {"name": "f"}},)]))
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+@pytest.mark.parametrize("merges", [False, True])
+def test_a_conversation_of_any_shape_is_rendered_or_a_fault_of_its_row(tokenizer, renderer, train_on, merges):
+    any_shape = Renderer(tokenizer, renderer.stops, train_on, merges)
+    rendered = 0
+    for conversation in shapeless(60):
+        any_shape.ahead([conversation])
+        with contextlib.suppress(RowFaultError):
+            any_shape.prompt(conversation)
+        sequences = []
+        with contextlib.suppress(RowFaultError):
+            sequences = any_shape.examples(conversation)
+            rendered += 1
+        for row in sequences:
+            assert len(row.trained) == len(row.input_ids)
+            assert train_on == "all" or all(row.input_ids[end - 1] in renderer.stops for _, end in runs(row))
+    assert rendered
+
+
+def test_a_template_without_a_stop_token_is_refused_whatever_is_trained(tokenizer, renderer):
+    bare = make_tokenizer(SHAPES["chatml"])
+    bare.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    for train_on in ("assistant", "last", "all"):
+        with pytest.raises(RowFaultError) as caught:
+            Renderer(bare, renderer.stops, train_on).examples(
+                Conversation((Message("user", "a"), Message("assistant", "b")))
+            )
+        assert caught.value.code == "EOS001"
 
 
 def test_inference_asks_with_the_tokens_that_stand_before_the_answer(shape, tokenizer, renderer):

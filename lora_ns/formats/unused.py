@@ -1,0 +1,119 @@
+"""Columns of rows that their format does not read: known as metadata, reported, or refused as a likely mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.formats.base import Columns, Format, Values
+from lora_ns.formats.cells import column_of, find, is_there
+from lora_ns.formats.classification import TextClassification
+from lora_ns.formats.detection import FORMATS, PREFERENCES, SIGNS, TEXT_PAIRS, TEXTS
+from lora_ns.formats.plain import PlainText
+from lora_ns.formats.tokens import TokenClassification
+
+METADATA = frozenset(
+    {
+        *("id", "idx", "index", "row_id", "uid", "uuid", "guid", "qid", "prompt_id", "conversation_id", "hash"),
+        *("message_tree_id", "tree_state", "__index_level_0__"),
+        *("source", "url", "dataset", "split", "subset", "license", "language", "lang", "timestamp", "date", "created"),
+        *("meta", "metadata"),
+    }
+)
+"""Columns that say which row it is and where it comes from; no format reads them, and nobody misses them."""
+
+_OF_TASK = (TextClassification.name, TokenClassification.name)
+_WRITTEN = [form for name, form in FORMATS.items() if name not in (*_OF_TASK, PlainText.name)]
+_NAMES = frozenset(name for form in _WRITTEN for name in (*form.reads, *form.aliases))
+_SIGN_COLUMNS = frozenset(name for signs in SIGNS.values() for sign in signs for name in sign)
+_ANSWERS = frozenset(
+    {
+        *("code", "program", "sql", "solution", "canonical_solution", "reply", "result", "answers"),
+        *("target", "targets", "labels", "summary", "highlights", "translation"),
+    }
+)
+"""What may be the answer to a `text`, beside the columns of formats."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """The columns of a source that are not read and not empty, metadata not among them."""
+
+    columns: tuple[str, ...]
+    meant: tuple[str, ...] = ()
+    """Those whose names mean something to a format, so that a row is likely to lose a part of what it says."""
+
+
+def find_unused(form: Format, asked: Columns, rows: Sequence[Values]) -> Unused:
+    """The columns of rows that a format leaves unread.
+
+    Args:
+        form: how the rows are read.
+        asked: what the recipe says about columns.
+        rows: all of them; their columns may differ.
+    """
+    names = names_of(rows)
+    read = form.used(names)
+    known = {*(column_of(name, names) for name in read), *asked.ignore_columns, *METADATA}
+    rest = [name for name in names if name not in known and any(_says(row.get(name)) for row in rows)]
+    meaning = _meaning(form, asked)
+    meant = [name for name in rest if name in meaning and not _is_told(rows, name, read)]
+    left = [name for name in rest if name in meant or name not in meaning]
+    return Unused(tuple(left), tuple(meant))
+
+
+def names_of(rows: Iterable[Values]) -> list[str]:
+    """The columns of rows, in the order in which they come."""
+    names: dict[str, None] = {}
+    for row in rows:
+        if not row.keys() <= names.keys():
+            names |= dict.fromkeys(row)
+    return list(names)
+
+
+def _meaning(form: Format, asked: Columns) -> Collection[str]:
+    """The names that mean something beside this format.
+
+    Where the recipe itself says how rows are read, the columns of other formats are those that it decided against, and
+    only what goes with any question, such as `system`, may have been forgotten.
+    """
+    if isinstance(form, TextClassification):
+        labels = ("label", "labels")
+        return () if asked.text_column else {*TEXTS, *(name for pair in TEXT_PAIRS for name in pair), *labels}
+    if isinstance(form, TokenClassification):
+        return {*form.reads, *form.aliases}
+    if asked.format != "auto" or asked.prompt_template is not None:
+        return _NAMES - _SIGN_COLUMNS
+    other_names = {alias for alias, name in form.aliases.items() if name in asked.columns}
+    beside = {*_NAMES, *_SIGN_COLUMNS, "label", *(name for pair in PREFERENCES for name in pair)} - other_names
+    return beside | _ANSWERS if isinstance(form, PlainText) else beside
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is more than an empty one."""
+    return not (value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, ()))
+
+
+def _is_told(rows: Sequence[Values], name: str, read: Sequence[str]) -> bool:
+    """Whether all that a column says is in those that are read, as UltraChat's `prompt` is in its `messages`."""
+    for row in rows:
+        said = [text.strip() for text in _texts(row.get(name))]
+        if _says(row.get(name)) and not said:
+            return False
+        known = [text for column in read if is_there(row, column) for text in _texts(find(row, column))]
+        if not all(any(text in whole for whole in known) for text in said):
+            return False
+    return True
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)

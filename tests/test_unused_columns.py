@@ -1,0 +1,156 @@
+"""Every column of a row is read, known as metadata, or reported; one that means something to a format is refused."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from lora_ns.formats import FORMATS, Columns, Unused, detect, find_unused, names_of
+from lora_ns.formats.detection import PREFERENCES, SIGNS
+from lora_ns.formats.unused import METADATA
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+QA = {"question": "hi", "answer": "yo"}
+ROWS: Mapping[str, tuple[str, dict]] = {
+    "messages": ("CAUSAL_LM", {"messages": CHAT}),
+    "sharegpt": ("CAUSAL_LM", {"conversations": CHAT}),
+    "alpaca": ("CAUSAL_LM", {"instruction": "hi", "output": "yo"}),
+    "question-answer": ("CAUSAL_LM", QA),
+    "oasst": ("CAUSAL_LM", {"message_tree_id": "7", "prompt": {"role": "prompter", "text": "hi", "replies": []}}),
+    "prompt-completion": ("CAUSAL_LM", {"prompt": "hi", "completion": "yo"}),
+    "text": ("CAUSAL_LM", {"text": "hi"}),
+    "classification": ("SEQ_CLS", {"sentence": "hi", "label": "x"}),
+    "token-classification": ("TOKEN_CLS", {"tokens": ["a"], "tags": ["O"]}),
+}
+"""A row of each format, and its task."""
+WRITTEN = [name for name in ROWS if not name.endswith("classification")]
+MEANT = sorted(
+    {name for form in WRITTEN if form != "text" for name in (*FORMATS[form].reads, *FORMATS[form].aliases)}
+    | {name for signs in SIGNS.values() for sign in signs for name in sign}
+    | {name for pair in PREFERENCES for name in pair}
+    | {"label"}
+)
+"""What a format gives a meaning to."""
+
+
+def unused(rows, columns=Columns(), task="CAUSAL_LM"):  # noqa: B008 -- it is frozen
+    rows = rows if isinstance(rows, list) else [rows]
+    form, _ = detect(columns, names_of(rows), rows[0], task)
+    return find_unused(form, columns, rows)
+
+
+def test_every_format_has_a_row_to_try():
+    assert list(ROWS) == list(FORMATS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_column_that_nothing_reads_is_reported_in_every_format(name):
+    task, row = ROWS[name]
+    assert unused(row, task=task) == Unused(())
+    more = {"body": "x", **row, "number": 7}
+    assert unused(more, task=task) == Unused(("body", "number"))
+    assert unused(more, Columns(ignore_columns=["number", "body"]), task) == Unused(())
+    assert unused({**row, **dict.fromkeys(METADATA - {"message_tree_id"}, "x")}, task=task) == Unused(())
+
+
+@pytest.mark.parametrize("column", MEANT)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_column_that_means_something_is_read_or_refused(name, column):
+    _, row = ROWS[name]
+    columns = Columns(format=name) if name in {"messages", "oasst", "text"} else Columns()
+    if column in row:
+        return
+    value = [["what", "so"]] if column == "history" else "something else"
+    rows = [row, {**row, column: value}]
+    form, _ = detect(columns, names_of([row]), row, "CAUSAL_LM")
+    found = find_unused(form, Columns(), rows)
+    if column in form.used(names_of(rows)) or column in METADATA:
+        assert found == Unused(())
+    else:
+        assert found == Unused((column,), (column,))
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", [], {}])
+def test_a_column_that_is_empty_in_every_row_is_not_missed(empty):
+    assert unused([{**QA, "context": empty, "body": empty}] * 2) == Unused(())
+    assert unused([{**QA, "body": empty}, {**QA, "body": "x"}]) == Unused(("body",))
+
+
+def test_the_columns_of_all_rows_count():
+    rows = [QA] * 300 + [{**QA, "context": "long ago"}]
+    assert unused(rows) == Unused(("context",), ("context",))
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "other"),
+    [
+        ({"messages": CHAT, "prompt": "hi"}, "prompt", "hello"),
+        ({"instruction": "hi", "output": "yo", "response": "yo"}, "response", "ya"),
+        ({**QA, "history": [["hi", "yo"]], "query": "hi"}, "query", "hello"),
+    ],
+)
+def test_a_column_that_says_what_others_say_is_not_missed(row, column, other):
+    assert unused([row, row]) == Unused(())
+    assert unused([row, {**row, column: other}]) == Unused((column,), (column,))
+
+
+@pytest.mark.parametrize("column", ["code", "answer", "output", "label", "summary", "solution"])
+def test_beside_a_text_what_may_be_its_answer_is_refused(column):
+    assert unused({"task_id": 1, "text": "Add.", column: "x"}) == Unused(("task_id", column), (column,))
+    named = Columns(columns={"prompt": "text", "completion": column})
+    assert unused({"task_id": 1, "text": "Add.", column: "x"}, named) == Unused(("task_id",))
+
+
+def test_of_two_columns_for_one_name_the_recipe_may_choose():
+    row = {**QA, "output": "ya"}
+    assert unused(row, Columns(columns={"answer": "answer"})) == Unused(("output",))
+    assert unused(row, Columns(columns={"answer": "output"})) == Unused(("answer",), ("answer",))
+
+
+def test_the_text_that_was_made_of_the_others_is_reported_alone():
+    assert unused({"instruction": "hi", "input": "", "output": "yo", "text": "hi yo"}) == Unused(("text",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (Columns(prompt_template="{question}", completion_template="{answer}"), Unused(("notes", "messages"))),
+        (
+            Columns(prompt_template="{question} {notes.a}", completion_template="{answer}"),
+            Unused(("messages",)),
+        ),
+        (
+            Columns(
+                format="messages",
+                prompt_template="{question}",
+                completion_template="{answer}",
+                system_template="{notes.a}",
+                ignore_columns=["messages"],
+            ),
+            Unused(()),
+        ),
+        (Columns(format="question-answer"), Unused(("notes", "messages"))),
+    ],
+)
+def test_what_a_recipe_decides_against_is_reported_and_not_refused(columns, found):
+    assert unused({**QA, "notes": {"a": "x"}, "messages": "m"}, columns) == found
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        Columns(format="prompt-completion"),
+        Columns(format="text", columns={"text": "prompt"}),
+        Columns(prompt_template="{prompt}", completion_template="{completion}"),
+    ],
+)
+@pytest.mark.parametrize("column", ["system", "history", "tools", "input", "context"])
+def test_what_goes_with_any_question_is_refused_though_the_recipe_says_how_rows_are_read(columns, column):
+    found = unused({"prompt": "hi", "completion": "yo", column: "something"}, columns)
+    assert column in found.meant
+
+
+def test_a_second_text_to_classify_is_refused_unless_the_text_is_named():
+    row = {"sentence1": "a", "sentence2": "b", "review": "c", "title": "d", "label": "x"}
+    assert unused(row, task="SEQ_CLS") == Unused(("review", "title"), ("review",))
+    named = Columns(text_column="sentence1", text_pair_column="sentence2")
+    assert unused(row, named, "SEQ_CLS") == Unused(("review", "title"))
