@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lora_ns.engine.distributed import meet
 from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import Problem, RunError
+from lora_ns.metricsfile import forget_after
 from lora_ns.rundir import follow_umask, write_atomic
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def make_callbacks(
     """
     from transformers import TrainerCallback
 
-    _forget_after(metrics, first_step)
+    if told := forget_after(metrics, first_step):
+        observer.warn(told)
     broken = BrokenLoss()
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -88,6 +90,8 @@ def make_callbacks(
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             row = {"step": state.global_step, **(logs or {})}
+            if "train_runtime" in row and state.global_step == first_step:
+                return  # the summary of no step at all: that of the steps before is there, if they came to their end
             with metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             observer.logged(row)
@@ -162,13 +166,6 @@ def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
         known = ", ".join(name for name in names if not name.endswith(("runtime", "per_second")))
         what = f"training.extra.metric_for_best_model: the evaluation has no `{wanted}`"
         raise RunError(Problem("", what, f"known: {known}"))
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    if metrics.exists():
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
-        write_atomic(metrics, "".join(f"{line}\n" for line in kept))
 
 
 def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:

@@ -260,13 +260,38 @@ def saving_in_parts(trainer_class: Any) -> Any:
 
 
 @functools.cache
+def ending_in_time(trainer_class: Any) -> Any:
+    """A trainer class that trains no step after the last one, where a run goes on from its last checkpoint."""
+    import datasets
+
+    class EndingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """transformers would train one more batch before it looks whether it is done."""
+
+        def _run_epoch(self, **kwargs: Any) -> None:
+            """An epoch; nothing of it after the last step.
+
+            A stream says at the end what became of its rows: it is read as far as it was trained on.
+            """
+            if self.state.global_step < self.state.max_steps:
+                super()._run_epoch(**kwargs)
+                return
+            if isinstance(self.train_dataset, datasets.IterableDataset):
+                done = self.state.max_steps * self.args.gradient_accumulation_steps
+                for _ in itertools.islice(kwargs["train_dataloader"], done):
+                    pass
+            self.control.should_training_stop = True
+
+    return EndingTrainer
+
+
+@functools.cache
 def repeatable(trainer_class: Any) -> Any:
     """A trainer class whose rows come in the same order whether or not the run was interrupted.
 
     What a method adds to the loss is in that of training steps, and not in that of an evaluation.
     """
 
-    class RepeatableTrainer(saving_in_parts(trainer_class)):  # type: ignore[misc, unused-ignore]
+    class RepeatableTrainer(ending_in_time(saving_in_parts(trainer_class))):  # type: ignore[misc, unused-ignore]
         """See `sampler_class` and `regularization`."""
 
         own_optimizer = None

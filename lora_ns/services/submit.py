@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
+from lora_ns.metricsfile import read_metrics
 from lora_ns.packages import check_packages
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
@@ -161,7 +161,8 @@ def status(path: Path) -> RunStatus:
     shown = RunStatus(str(path), "submitted")
     if run.manifest_file.is_file():
         manifest = run.read()
-        row = _last_row(run.metrics)
+        rows = read_metrics(run.metrics).rows
+        row = rows[-1] if rows else {}
         shown = RunStatus(
             str(path),
             manifest.status,
@@ -175,18 +176,6 @@ def status(path: Path) -> RunStatus:
     if job is None:
         return shown
     return replace(shown, scheduler=job.scheduler, id=job.id, job=told)
-
-
-def _last_row(metrics: Path) -> dict[str, float]:
-    """The last row of metrics that is whole."""
-    try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):
-            return dict(json.loads(line))
-    return {}
 
 
 def log(path: Path) -> str:

@@ -76,6 +76,7 @@ from lora_ns.errors import (
 )
 from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
+from lora_ns.metricsfile import read_metrics
 from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
@@ -847,7 +848,7 @@ def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
 
 def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
     """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
-    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(run.metrics).rows
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None

@@ -1,0 +1,57 @@
+"""What a full disk or a loss of power leaves of `metrics.jsonl` is read as far as it is whole."""
+
+import json
+import random
+
+import pytest
+
+from lora_ns.metricsfile import forget_after, read_metrics
+
+ROWS = [{"step": number, "loss": 1 / number, "note": "schön"} for number in range(1, 7)]
+WHOLE = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+BROKEN = [
+    b'{"step": 7, "lo',
+    b"\0" * 40,
+    b"\n",
+    b"\xff\xfe\n",
+    b"[1]\n",
+    b"3\n",
+    b'{"step": "x"}\n',
+    b"{}\n",
+    b"[" * 9000 + b"\n",
+]
+
+
+@pytest.mark.parametrize("end", BROKEN, ids=range(len(BROKEN)))
+def test_what_is_no_row_is_left_out_and_said(tmp_path, end):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(WHOLE + end)
+    assert read_metrics(file).rows == tuple(ROWS)
+    assert read_metrics(file).broken == 1
+    assert forget_after(file, 4) == "metrics.jsonl: 1 line not written to the end, and left out"
+    assert [json.loads(line) for line in file.read_text().splitlines()] == ROWS[:4]
+    assert forget_after(file, 4) is None
+
+
+def test_any_cut_leaves_the_rows_before_it(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    for end in range(len(WHOLE)):
+        file.write_bytes(WHOLE[:end])
+        assert read_metrics(file).rows == tuple(ROWS[: WHOLE[: end + 1].count(b"\n")])
+
+
+def test_any_changed_byte_costs_at_most_the_rows_around_it(tmp_path):
+    file, draw = tmp_path / "metrics.jsonl", random.Random(1)
+    for _ in range(200):
+        changed = bytearray(WHOLE)
+        changed[draw.randrange(len(WHOLE))] ^= draw.randrange(1, 256)
+        file.write_bytes(changed)
+        assert sum(row in ROWS for row in read_metrics(file).rows) >= len(ROWS) - 2
+
+
+def test_nothing_is_kept_for_a_first_step_and_no_file_is_no_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert (forget_after(file, 0), read_metrics(file).rows) == (None, ())
+    file.write_bytes(WHOLE + b"{")
+    assert forget_after(file, 0) is None
+    assert file.read_bytes() == b""
