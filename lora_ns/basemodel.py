@@ -10,13 +10,23 @@ import hashlib
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lora_ns.basefolder import (
+    SETTINGS,
+    check_model,
+    check_settings,
+    check_sizes,
+    classify,
+    generation_settings,
+    read_header,
+    read_object,
+    weights_named,
+)
 from lora_ns.errors import MissingError, ModelError, Problem
 from lora_ns.gguffile import ENDING, GgufHeader, read_gguf
 from lora_ns.packed import as_whole
@@ -25,8 +35,8 @@ PACKAGED = "lorans:"
 """Prefix of what lies inside the package."""
 ASSETS = Path(__file__).parent / "assets"
 
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
-"""What is fetched of a hub repository: no pickles."""
+_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+"""What is fetched of a hub repository beside the weights: no pickles."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
 """What a tokenizer is made of; the chat template is not among them."""
 _SAMPLE_BYTES = 4096
@@ -69,26 +79,34 @@ class Base:
         """The model's `config.json`, or what the header of its GGUF file has of that.
 
         Raises:
-            ModelError: if it is no JSON object.
+            ModelError: if it is no JSON object, or a setting is of the wrong type.
         """
         if self.gguf and not self.has_config:
+            check_settings(self.location, self.gguf.config)
             return self.gguf.config
-        file = self.path / "config.json"
-        try:
-            loaded = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise ModelError(Problem(str(file), f"not JSON: {error}", "fetch the model again")) from None
-        if not isinstance(loaded, dict):
-            raise ModelError(Problem(str(file), "not a JSON object", "fetch the model again"))
-        return loaded
+        settings = read_object(self.path / SETTINGS)
+        check_settings(self.path / SETTINGS, settings)
+        return settings
 
     @cached_property
     def facts(self) -> BaseFacts:
-        """Its sizes."""
+        """Its sizes. Raises `ModelError` if a file is broken, or the settings claim more than the weights have."""
         if self.gguf:
+            check_sizes(self.location, self.config, self.gguf.tensors)
             stored = {"quantization_config": {"quant_method": "gguf"}}
             return read_facts({**self.config, **stored}, self.gguf.tensors)
-        return read_facts(self.config, _tensors(self.path))
+        try:
+            tensors = as_whole(self.config, _tensors(self.weight_files))
+        except (ValueError, TypeError) as error:
+            what = f"not weights as `quantization_config` says: {error}"
+            raise ModelError(Problem(str(self.path / SETTINGS), what, "fetch the model again")) from None
+        check_sizes(self.path / SETTINGS, self.config, tensors)
+        return read_facts(self.config, tensors)
+
+    @cached_property
+    def weight_files(self) -> Sequence[Path]:
+        """The files that transformers loads the weights from. Raises `ModelError`."""
+        return [self.location] if self.gguf_file else classify(self.path).files
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,13 +115,23 @@ class Base:
         SHA-256 over the settings that a forward pass depends on, the headers of the weight files and the first and last
         bytes of each tensor: a few reads for any size of model.
         """
+        return self._digest()
+
+    def is_fingerprint(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is that of this base, also one of the past that went over all files of weights."""
+        if fingerprint == self.fingerprint:
+            return True
+        everything = [] if self.gguf_file else sorted(self.path.glob("*.safetensors"))
+        return len(everything) > len(self.weight_files) and fingerprint == self._digest(everything)
+
+    def _digest(self, files: Sequence[Path] | None = None) -> str:
         digest = hashlib.sha256()
         settings = {key: value for key, value in self.config.items() if key not in _UNIMPORTANT_SETTINGS}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         if self.gguf:
             _digest_gguf(digest, self.location, self.gguf)
             return digest.hexdigest()
-        for file in _weight_files(self.path):
+        for file in self.weight_files if files is None else files:
             _digest_weights(digest, file)
         return digest.hexdigest()
 
@@ -201,7 +229,7 @@ def _of_file(name: str, file: Path, gguf_file: str | None) -> Base:
 def _with_gguf(base: Base) -> Base:
     """The base with its GGUF file, if it has no other weights and that is the only one."""
     found = sorted(file.name for file in base.path.glob(f"*{ENDING}"))
-    if base.gguf_file is not None or not found or _weight_files(base.path):
+    if base.gguf_file is not None or not found or classify(base.path).weights:
         return base
     if len(found) > 1:
         what = f"the folder has {len(found)} GGUF files: {', '.join(found)}"
@@ -242,17 +270,9 @@ def _checked(base: Base) -> Base:
             what = f"`{base.name}` has no file `{base.gguf_file}`"
             raise ModelError(Problem("model.gguf_file", what, "write the name that it has there"))
         return base
-    if not (base.path / "config.json").is_file():
-        hint = (
-            "an adapter is not a base model; name its base"
-            if (base.path / "adapter_config.json").exists()
-            else "name the folder that has one"
-        )
-        raise ModelError(Problem(str(base.path), "no config.json, so this is not a model", hint))
-    if not _weight_files(base.path):
-        raise ModelError(
-            Problem(str(base.path), "no .safetensors weights", "pickled weights are not read: convert them first")
-        )
+    check_model(classify(base.path))
+    generation_settings(base.path)
+    _ = base.facts  # reads settings and headers, and refuses what does not belong together
     return base
 
 
@@ -266,9 +286,12 @@ def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -
             Problem("", "models on the hub need huggingface_hub", "`pip install huggingface_hub`")
         ) from None
     try:
-        plain = [kind for kind in _FILES if "safetensors" not in kind]
-        wanted = list(_FILES) if gguf_file is None else [*plain, gguf_file]
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=not download))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=not download))
+        # From the same commit, the weights that transformers loads: others may take as much room again.
+        wanted = list(weights_named(path)) if gguf_file is None else [gguf_file]
+        if not download and not all((path / file).is_file() for file in wanted):
+            return None  # the settings are in the cache, and the weights are not yet
+        snapshot_download(name, revision=path.name, allow_patterns=wanted, local_files_only=not download)
     except errors.LocalEntryNotFoundError as error:
         if not download:
             return None
@@ -311,32 +334,15 @@ def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
     return Problem(where, f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder")
 
 
-def _weight_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.safetensors"))
-
-
-def read_header(file: Path, remedy: str = "fetch it again") -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file, and where its data begins. Raises `ModelError` if it is none, or not whole."""
-    try:
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            if size > file.stat().st_size:
-                # Told below with the other ways to be broken.
-                raise ValueError(f"cut short, its header alone is longer than its {file.stat().st_size:,} bytes")
-            header: dict[str, Any] = json.loads(stream.read(size))
-        entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        end = 8 + size + max((entry["data_offsets"][1] for entry in entries), default=0)
-        if end > file.stat().st_size:
-            raise ValueError(f"cut short, {file.stat().st_size:,} of {end:,} bytes")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", remedy)) from None
-    header.pop("__metadata__", None)
-    return header, 8 + size
-
-
-def _tensors(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Type and shape of every tensor, of one that is stored quantised as it is without."""
-    return {name: entry for file in _weight_files(path) for name, entry in _unpacked(file, *read_header(file)).items()}
+def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    """Type and shape of every tensor, of one that is stored quantised as it is without. Raises `ModelError`."""
+    tensors: dict[str, Mapping[str, Any]] = {}
+    for file in files:
+        found = _unpacked(file, *read_header(file))
+        if twice := tensors.keys() & found.keys():
+            raise ModelError(Problem(str(file), f"`{min(twice)}` is in another file, too", "fetch the model again"))
+        tensors |= found
+    return tensors
 
 
 _STATE = ".quant_state.bitsandbytes__"
@@ -360,10 +366,14 @@ def _unpacked(file: Path, header: Mapping[str, Mapping[str, Any]], start: int) -
         for name in states:
             begin, end = header[name]["data_offsets"]
             stream.seek(start + begin)
-            state = json.loads(stream.read(end - begin))
             weight = name.partition(_STATE)[0]
-            dtype = _DTYPES.get(state["dtype"], plain[weight]["dtype"])
-            plain[weight] = {**plain[weight], "shape": state["shape"], "dtype": dtype}
+            try:
+                state = json.loads(stream.read(end - begin))
+                shape, dtype = [int(side) for side in state["shape"]], _DTYPES.get(state["dtype"])
+                plain[weight] = {**plain[weight], "shape": shape, "dtype": dtype or plain[weight]["dtype"]}
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                what = f"`{name}` does not describe a quantised weight: {error}"
+                raise ModelError(Problem(str(file), what, "fetch the model again")) from None
     return plain
 
 
@@ -390,7 +400,7 @@ def _digest_gguf(digest: Any, file: Path, header: GgufHeader) -> None:
 
 
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> BaseFacts:
-    """Sizes from a model's settings and the header of its weights."""
+    """Sizes from a model's settings and its tensors as they are without quantisation."""
     text: Mapping[str, Any] = config.get("text_config") or config
 
     def size(*names: str, default: int = 0) -> int:
@@ -398,7 +408,6 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
         return int(found)
 
     hidden = size("hidden_size", "n_embd", "dim", "d_model")
-    tensors = as_whole(config, tensors)
     weights: dict[str, int] = {}
     for entry in tensors.values():
         weights[entry["dtype"]] = weights.get(entry["dtype"], 0) + math.prod(entry["shape"])
@@ -410,7 +419,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
         intermediate_size=size("intermediate_size", "n_inner", "hidden_dim", "ffn_dim", default=4 * hidden),
         num_hidden_layers=size("num_hidden_layers", "n_layer", "n_layers"),
         vocab_size=size("vocab_size"),
-        max_position_embeddings=size("max_position_embeddings", "n_positions") or None,
+        max_position_embeddings=max(0, size("max_position_embeddings", "n_positions")) or None,
         quantization=config.get("quantization_config") or {},
         matrices={
             name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])

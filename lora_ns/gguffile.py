@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +81,75 @@ def _read(file: Path, size: int, _changed: int) -> GgufHeader:
     from gguf import GGUFReader
 
     try:
+        _check_lengths(file, size)
         reader = GGUFReader(file)
         header = _header(reader)
-    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error) as error:
         raise ModelError(Problem(str(file), f"not a GGUF file: {error}", "fetch it again")) from None
     end = max((begin + count for begin, count in header.places), default=0)
     if end > size:
         raise ModelError(Problem(str(file), f"cut short, {size:,} of {end:,} bytes", "fetch it again"))
     return header
+
+
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a value by its type in the file."""
+_STRING, _LIST = 8, 9
+_LARGEST_HEADER = 256 * 2**20
+_LONGEST_LIST = 2_000_000
+"""Values of one setting; the largest vocabularies have some hundred thousand."""
+
+
+def _check_lengths(file: Path, size: int) -> None:
+    """Walk over the header by its lengths, which the package believes whatever they say. Raises `ValueError`."""
+    with file.open("rb") as stream:
+        data = stream.read(min(size, _LARGEST_HEADER))
+    if data[:4] != b"GGUF":
+        return  # the package tells it
+    order = "<" if data[4:6] != b"\0\0" else ">"
+    place = 8
+    tensors, settings = struct.unpack_from(f"{order}QQ", data, place)
+    place += 16
+    for _ in range(settings):
+        place = _after_text(data, order, place)
+        (kind,) = struct.unpack_from(f"{order}I", data, place)
+        place = _after_value(data, order, place + 4, kind)
+    for _ in range(tensors):
+        place = _after_text(data, order, place)
+        (sides,) = struct.unpack_from(f"{order}I", data, place)
+        place += 4 + 8 * sides + 12
+        _check_place(data, place)
+
+
+def _after_text(data: bytes, order: str, place: int) -> int:
+    (length,) = struct.unpack_from(f"{order}Q", data, place)
+    return _check_place(data, place + 8 + int(length))
+
+
+def _after_value(data: bytes, order: str, place: int, kind: int) -> int:
+    if kind == _STRING:
+        return _after_text(data, order, place)
+    if kind != _LIST:
+        if kind not in _SCALARS:
+            raise ValueError(f"a setting has the type {kind}, which there is not")
+        return _check_place(data, place + _SCALARS[kind])
+    inner, length = struct.unpack_from(f"{order}IQ", data, place)
+    place += 12
+    if length > _LONGEST_LIST:
+        raise ValueError(f"a setting is a list of {length:,} values")
+    if inner in _SCALARS:
+        return _check_place(data, place + _SCALARS[inner] * int(length))
+    if inner != _STRING:
+        raise ValueError("a setting is a list of lists")
+    for _ in range(length):
+        place = _after_text(data, order, place)
+    return place
+
+
+def _check_place(data: bytes, place: int) -> int:
+    if place > len(data):
+        raise ValueError(f"its header is longer than its first {len(data):,} bytes")
+    return place
 
 
 def _header(reader: Any) -> GgufHeader:

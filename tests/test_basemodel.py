@@ -196,13 +196,13 @@ def test_weights_that_were_cut_short_are_told(tmp_path):
         _ = Base("model", folder).facts
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
-def test_a_broken_configuration_is_told(tmp_path, content):
+@pytest.mark.parametrize(("content", "line"), [(b"{", ":1"), (b"[]", ""), (b"\xff\xfe", "")])
+def test_a_broken_configuration_is_told(tmp_path, content, line):
     folder = write_model(tmp_path / "model")
     (folder / "config.json").write_bytes(content)
     with pytest.raises(ModelError) as caught:
         _ = Base("model", folder).config
-    assert str(caught.value).startswith(f"{folder / 'config.json'}: not ")
+    assert str(caught.value).startswith(f"{folder / 'config.json'}{line}: not ")
 
 
 def test_the_tokenizer_has_a_fingerprint_of_its_own(tmp_path):

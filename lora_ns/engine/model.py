@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.basefolder import SETTINGS
 from lora_ns.basemodel import Base
-from lora_ns.consent import loading_arguments, missing_code
-from lora_ns.errors import MissingError, ModelError, Problem
+from lora_ns.consent import loading_arguments
+from lora_ns.engine.malformed import translating
+from lora_ns.errors import ModelError, Problem
 from lora_ns.packages import check_installed
 from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, NoQuantization, Quantization, TorchAo
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _POOLER = "pooler"
+_NO_FOLDER = ".no-adapter"
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,8 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
 
     check_installed(loading.quantization)
     auto = _auto_class(loading.task_type)
-    try:
+    with translating(Problem(str(base.location), "the base cannot be loaded", "fetch it again")):
         model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(base, loading))
-    except ImportError as error:
-        raise MissingError(
-            Problem("", f"the base cannot be loaded: {_first_line(error)}", "`lorans env-check`")
-        ) from None
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        told = Problem(str(base.location), f"the base cannot be loaded: {_first_line(error)}")
-        raise ModelError(missing_code(base.location, error) or told) from None
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
@@ -100,15 +96,12 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
 
     auto = _auto_class(task_type)
     code = loading_arguments(base.path, trust_remote_code)
-    try:
+    with translating(Problem(str(base.location), "the base cannot be built", "take a base that does this task")):
         config = _config(base, trust_remote_code)
         if not _is_of_repository(config, auto):
             code.pop("code_revision", None)
         with torch.device("meta"):
             model: PreTrainedModel = auto.from_config(config, **code)
-    except (ValueError, KeyError, OSError) as error:
-        told = Problem(str(base.location), f"the base cannot be built: {_first_line(error)}")
-        raise ModelError(missing_code(base.location, error) or told) from None
     return model
 
 
@@ -130,7 +123,8 @@ def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
         changed["gguf_file"] = str(base.location)
     _check_attention_settings(base, base.config)
     code = loading_arguments(base.path, trust_remote_code)
-    return transformers.AutoConfig.from_pretrained(base.path, local_files_only=True, **code, **changed)
+    with translating(Problem(str(base.path / SETTINGS), "cannot be read", "fetch the model again")):
+        return transformers.AutoConfig.from_pretrained(base.path, local_files_only=True, **code, **changed)
 
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -191,6 +185,9 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
         **loading_arguments(base.path, loading.trust_remote_code),
         "local_files_only": True,
         "use_safetensors": True,
+        "ignore_mismatched_sizes": True,  # they are refused with their names and sizes
+        # An adapter that is in the folder, too, would be put onto the base: it is looked for where there is none.
+        "adapter_kwargs": {"subfolder": _NO_FOLDER},
     }
     head = _head(loading) if loading.task_type != "CAUSAL_LM" else {}
     if base.gguf:
@@ -259,12 +256,19 @@ def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loa
     """No weight may be left as the random numbers that it was made with, save those of a new classification head."""
     fresh = (*head_names(model), _POOLER) if loading.task_type != "CAUSAL_LM" else ()
     missing = sorted(key for key in info["missing_keys"] if not any(part in key.split(".") for part in fresh))
-    if missing or info["mismatched_keys"]:
-        first = missing[0] if missing else str(next(iter(info["mismatched_keys"]))[0])
+    if info["mismatched_keys"]:
+        first, stored, wanted = min(info["mismatched_keys"])
+        what = f"`{first}` is {list(stored)} in the weights, and {list(wanted)} by these settings"
+        raise ModelError(Problem(str(_settings_of(base)), what, "take the settings that belong to the weights"))
+    if missing:
         kind = base.facts.model_type
-        what = f"the weights do not fit {type(model).__name__}: `{first}` is not among them"
+        what = f"the weights do not fit {type(model).__name__}: `{missing[0]}` is not among them"
         hint = f"a {kind} model of this kind may not do {loading.task_type}; choose a base that does"
         raise ModelError(Problem(str(base.path), what, hint))
+
+
+def _settings_of(base: Base) -> Path:
+    return base.path / SETTINGS if base.has_config else base.location
 
 
 def head_names(model: PreTrainedModel) -> tuple[str, ...]:
@@ -364,7 +368,3 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     if expected.shape != found.shape:
         return float("inf")
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.basefolder import check_tokenizer_files
+from lora_ns.basefolder import generation_settings as folder_generation_settings
 from lora_ns.basemodel import Base
-from lora_ns.consent import loading_arguments, missing_code
+from lora_ns.consent import loading_arguments
 from lora_ns.deadline import OverrunError
+from lora_ns.engine.malformed import translating
 from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.errors import ModelError, PlanError, Problem
 from lora_ns.recipe.model import Model
@@ -84,24 +87,31 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     code = loading_arguments(folder, trust_remote_code)
-    try:
+    check_tokenizer_files(folder)
+    with translating(Problem(str(folder), "no tokenizer that can be read", "put its files there")):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder,
             **code,
             local_files_only=True,
             **({"gguf_file": gguf_file} if gguf_file else {}),
         )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        told = Problem(str(folder), f"no tokenizer that can be read: {first}", "put its files there")
-        raise ModelError(missing_code(folder, error) or told) from None
+        _check_template(folder, tokenizer.chat_template)
+        tokenizer.get_vocab()
     return tokenizer
+
+
+def _check_template(folder: Path, template: object) -> None:
+    """Refuse templates of which none is the one to be taken. Raises `ModelError`."""
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(f"`{name}`" for name in template)
+        what = f"the tokenizer has several chat templates, and none of them is `default`: {names}"
+        raise ModelError(Problem(str(folder), what, "name a file by `sft.chat_template`"))
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, ...]:
     """Tokens that end an answer: the tokenizer's end token, those of the generation settings, that of a chat turn."""
     ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    ids |= _as_set(_generation_settings(folder).get("eos_token_id"))
+    ids |= _as_set(folder_generation_settings(folder).get("eos_token_id"))
     ids |= _turn_end(tokenizer)
     return tuple(sorted(ids))
 
@@ -135,25 +145,17 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def generation_settings(base: Base, stops: tuple[int, ...], pad: int | None) -> dict[str, Any]:
     """What goes into `generation_config.json`: how to stop and pad, and nothing that samples."""
-    settings = {key: value for key, value in _generation_settings(base.path).items() if key.endswith("_token_id")}
+    settings = {key: value for key, value in folder_generation_settings(base.path).items() if key.endswith("_token_id")}
     settings["eos_token_id"] = list(stops)
     settings["pad_token_id"] = pad if pad not in stops else None
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _generation_settings(folder: Path) -> dict[str, Any]:
-    for name in ("generation_config.json", "config.json"):
-        file = folder / name
-        if file.exists():
-            loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return loaded
-    return {}
-
-
 def _as_set(value: int | list[int] | None) -> set[int]:
+    """The tokens of a setting, where -1 stands for none."""
     if value is None:
         return set()
-    return set(value) if isinstance(value, list) else {value}
+    return {token for token in (value if isinstance(value, list) else [value]) if token >= 0}
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base, read_header
+from lora_ns.basefolder import read_header
+from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base
 from lora_ns.engine.adapter import (
     UNKNOWN_STEPS,
     WEIGHTS,
@@ -184,7 +185,7 @@ def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = For
             Problem("", f"the base of this run: {problem.what}", remedy) for problem in error.problems
         ) from None
     assert base is not None, "a base that may be fetched is there or an error"
-    if base.fingerprint != record.fingerprint:
+    if not base.is_fingerprint(record.fingerprint):
         what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
         force.refuse(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"), ModelError)
     return replace(base, name=record.name)

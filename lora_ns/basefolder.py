@@ -1,0 +1,387 @@
+"""What is in the folder of a base: the weights that transformers loads, other files, and settings of the right kind.
+
+Everything here is read before a library builds anything from it, so that a folder that is damaged, or claims what its
+weights do not have, is one message with the file's name.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lora_ns.errors import ModelError, Problem
+from lora_ns.reading import LARGEST_RECIPE, read_json, read_text
+
+SETTINGS = "config.json"
+GENERATION = "generation_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_AGAIN = "fetch the model again"
+
+Tensors = Mapping[str, Mapping[str, Any]]
+"""Type, shape and place of stored tensors, by name."""
+
+
+# Files
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files in a folder by what they are for."""
+
+    folder: Path
+    weights: tuple[str, ...]
+    """Files that transformers loads the model from; none if the folder has no model."""
+    others: tuple[str, ...]
+    """Files of weights that it does not load, such as `consolidated.safetensors`."""
+    has_adapter: bool
+    """Whether there is an adapter, which transformers would put onto the model."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The model's weights."""
+        return [self.folder / name for name in self.weights]
+
+
+def classify(folder: Path) -> Contents:
+    """What the files in a folder are.
+
+    Raises:
+        ModelError: if the index of the weights is broken, or names a file that is not there or is outside the folder.
+    """
+    weights = _weights(folder)
+    there = {file.name for file in folder.glob("*.safetensors")} if folder.is_dir() else set()
+    return Contents(folder, weights, tuple(sorted(there - set(weights))), (folder / ADAPTER).is_file())
+
+
+def weights_named(folder: Path) -> tuple[str, ...]:
+    """The names of the files that transformers loads, whether they are there or not. Raises `ModelError`."""
+    settings = read_object(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    named = settings.get("transformers_weights")
+    if named is not None and not isinstance(named, str):
+        raise ModelError(Problem(str(folder / SETTINGS), "`transformers_weights` is not a name", _AGAIN))
+    if named is None:
+        named = INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else WEIGHTS
+    elif not _is_inside(named):
+        raise ModelError(Problem(str(folder / SETTINGS), f"`transformers_weights` is outside the folder: {named}"))
+    return _indexed(folder / named) if named.endswith(".index.json") and (folder / named).is_file() else (named,)
+
+
+def _weights(folder: Path) -> tuple[str, ...]:
+    named = weights_named(folder)
+    missing = [name for name in named if not (folder / name).is_file()]
+    if missing == list(named) == [WEIGHTS]:
+        return ()
+    if missing:
+        what = f"{len(missing)} of {len(named)} files of the weights are not there, such as {missing[0]}"
+        raise ModelError(Problem(str(folder), what, _AGAIN))
+    return named
+
+
+def _indexed(index: Path) -> tuple[str, ...]:
+    """The files that an index names. Raises `ModelError`."""
+    content = read_object(index)
+    places = content.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ModelError(
+            Problem(str(index), "`weight_map` is not an object that names the file of each tensor", _AGAIN)
+        )
+    if not isinstance(content.get("metadata"), dict):
+        raise ModelError(Problem(str(index), "`metadata` is not an object", 'add `"metadata": {}`, or fetch it again'))
+    for tensor, name in places.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors"):
+            raise ModelError(Problem(str(index), f"`{tensor}` is not in a .safetensors file: {_short(name)}", _AGAIN))
+        if not _is_inside(name):
+            raise ModelError(Problem(str(index), f"`{tensor}` is in a file outside the folder: {_short(name)}", _AGAIN))
+    return tuple(sorted(set(places.values())))
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def check_model(contents: Contents) -> None:
+    """Refuse a folder without a model. Raises `ModelError`."""
+    folder = contents.folder
+    if not (folder / SETTINGS).is_file():
+        hint = (
+            "an adapter is not a base model; name its base" if contents.has_adapter else "name the folder that has one"
+        )
+        raise ModelError(Problem(str(folder), "no config.json, so this is not a model", hint))
+    if contents.weights:
+        return
+    if contents.has_adapter:
+        what = f"an adapter without a model: {ADAPTER}, and no {WEIGHTS}"
+        raise ModelError(Problem(str(folder), what, "an adapter is not a base model; name its base"))
+    if contents.others:
+        what = f"no {WEIGHTS} and no {INDEX}, only {', '.join(contents.others[:3])}, which transformers does not load"
+        raise ModelError(Problem(str(folder), what, "fetch the model in transformers' form"))
+    remedy = "pickled weights are not read: convert them first"
+    raise ModelError(Problem(str(folder), "no .safetensors weights", remedy))
+
+
+# JSON
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model. Raises `ModelError` if there is none."""
+    loaded = read_json(file, ModelError, remedy=_AGAIN)
+    if not isinstance(loaded, dict):
+        raise ModelError(Problem(str(file), "not a JSON object", _AGAIN))
+    return loaded
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+# Settings
+
+_LARGEST_SIZE = 10**9
+_MOST_LAYERS = 10_000
+_SIZES = (
+    *("hidden_size", "n_embd", "dim", "d_model", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim"),
+    *("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads", "num_key_value_heads"),
+    *("head_dim", "vocab_size"),
+)
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+_POSITIONS = ("max_position_embeddings", "n_positions")
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_size(value: object, least: int = 1, most: int = _LARGEST_SIZE) -> bool:
+    """A size, or one for each layer."""
+    return _is_count(value, least, most) or (
+        isinstance(value, list) and all(_is_count(part, least, most) for part in value)
+    )
+
+
+def _is_token(value: object) -> bool:
+    """The number of a token, or those of several; -1 stands for none in some models."""
+    return _is_size(value, least=-1)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def _is_template(value: object) -> bool:
+    """A template, or several by their names."""
+    if isinstance(value, list):
+        return all(_is_object(part) and _is_text(part.get("name")) and _is_text(part.get("template")) for part in value)
+    return _is_text(value) or (isinstance(value, dict) and all(map(_is_text, value.values())))
+
+
+def _is_special(value: object) -> bool:
+    return _is_text(value) or (isinstance(value, dict) and _is_text(value.get("content")))
+
+
+def _is_added(value: object) -> bool:
+    return isinstance(value, dict) and all(key.isdecimal() and _is_special(token) for key, token in value.items())
+
+
+Kind = tuple[Callable[[object], bool], str]
+_TOKEN_KIND: Kind = (_is_token, "the number of a token, or a list of those")
+_OBJECT: Kind = (_is_object, "an object")
+_SPECIAL: Kind = (_is_special, "a token")
+_TOKENS = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), _TOKEN_KIND)
+_SETTING_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(_SIZES, (_is_size, f"a whole number from 1 to {_LARGEST_SIZE:,}")),
+    **dict.fromkeys(
+        _LAYERS, (lambda value: _is_count(value, 1, _MOST_LAYERS), f"a whole number from 1 to {_MOST_LAYERS:,}")
+    ),
+    **dict.fromkeys(_POSITIONS, (lambda value: _is_count(value, -1, _LARGEST_SIZE), "a number of positions")),
+    **dict.fromkeys(
+        ("quantization_config", "text_config", "rope_parameters", "rope_scaling", "id2label", "label2id"), _OBJECT
+    ),
+    "model_type": (_is_text, "a name"),
+    "architectures": (_is_names, "a list of names"),
+    "auto_map": _OBJECT,
+    **_TOKENS,
+}
+_TOKENIZER_KINDS: Mapping[str, Kind] = {
+    "chat_template": (_is_template, "a template"),
+    "added_tokens_decoder": (_is_added, "an object of tokens by their numbers"),
+    "tokenizer_class": (_is_text, "a name"),
+    **dict.fromkeys(
+        ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"), _SPECIAL
+    ),
+    "additional_special_tokens": (
+        lambda value: isinstance(value, list) and all(map(_is_special, value)),
+        "a list of tokens",
+    ),
+    "model_max_length": (lambda value: isinstance(value, (int, float)) and value > 0, "a number above 0"),
+}
+
+
+def check_settings(file: Path, settings: Mapping[str, Any], kinds: Mapping[str, Kind] = _SETTING_KINDS) -> None:
+    """Refuse settings of the wrong type or size, as far as they are known. Raises `ModelError` with all of them."""
+    problems = []
+    for key, (is_right, kind) in kinds.items():
+        value = settings.get(key)
+        if value is not None and not is_right(value):
+            problems.append(Problem(str(file), f"`{key}` is {_short(value)}, and not {kind}", _AGAIN))
+    if problems:
+        raise ModelError(problems)
+    text = settings.get("text_config")
+    if text and kinds is _SETTING_KINDS:
+        check_settings(file, text)
+
+
+def generation_settings(folder: Path) -> dict[str, Any]:
+    """What the folder says of generation: its own file, or the model's settings. Raises `ModelError`."""
+    for name in (GENERATION, SETTINGS):
+        file = folder / name
+        if file.exists():
+            settings = read_object(file)
+            check_settings(file, settings, _TOKENS)
+            return settings
+    return {}
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuse broken files of a tokenizer, as far as their form goes. Raises `ModelError`."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"):
+        file = folder / name
+        if file.exists():
+            check_settings(file, read_object(file), {} if name == "added_tokens.json" else _TOKENIZER_KINDS)
+    if (folder / "tokenizer.json").exists() and not (folder / "tokenizer.json").is_file():
+        raise ModelError(Problem(str(folder / "tokenizer.json"), "is not a file", _AGAIN))
+    if (folder / "chat_template.jinja").exists():
+        read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE)
+
+
+# Weights
+
+_LARGEST_HEADER = 100_000_000
+"""Bytes, as safetensors itself has it."""
+_BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+
+
+def read_header(file: Path, remedy: str = "fetch it again") -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file, and where its data begins. Raises `ModelError` if it is none, or not whole."""
+    try:
+        length = file.stat().st_size
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            if size > length:
+                # Told below with the other ways to be broken.
+                raise ValueError(f"cut short, its header alone is longer than its {length:,} bytes")
+            if size > _LARGEST_HEADER:
+                raise ValueError(f"its header has {size:,} bytes")
+            header = json.loads(stream.read(size), object_pairs_hook=_without_doubles)
+        if not isinstance(header, dict):
+            raise ValueError("its header is not an object")  # noqa: TRY004 -- of the file, as the other faults
+        header.pop("__metadata__", None)
+        end = 8 + size + _end(header)
+        if end > length:
+            raise ValueError(f"cut short, {length:,} of {end:,} bytes")
+    except RecursionError:
+        raise ModelError(Problem(str(file), "not a safetensors file: its header is nested too deep", remedy)) from None
+    except OSError as error:
+        raise ModelError(Problem(str(file), f"cannot be read: {error.strerror or error}", remedy)) from None
+    except (struct.error, ValueError) as error:
+        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", remedy)) from None
+    return header, 8 + size
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in values if names.count(name) > 1)
+        raise ValueError(f"`{name[:100]}` is in its header twice")
+    return values
+
+
+def _end(header: Mapping[str, Any]) -> int:
+    """Where the last tensor ends. Raises `ValueError` if one is not described, or two are in one place."""
+    places = sorted(_place(name, entry) for name, entry in header.items())
+    end = 0
+    for begin, stop, name in places:
+        if begin < end:
+            raise ValueError(f"`{name}` overlaps another tensor")
+        end = stop
+    return end
+
+
+def _place(name: str, entry: Any) -> tuple[int, int, str]:
+    """First byte, one past the last, and the name. Raises `ValueError`."""
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(dtype, str):
+        raise ValueError(f"`{name}` has no type")  # noqa: TRY004 -- of the file, as the other faults
+    if not isinstance(shape, list) or not all(_is_count(side, 0, 2**48) for side in shape):
+        raise ValueError(f"the shape of `{name}` is {_short(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place, 0, 2**60) for place in offsets):
+        raise ValueError(f"the place of `{name}` is {_short(offsets)}")
+    begin, end = offsets
+    numbers = 1
+    for side in shape:
+        numbers *= side
+    if dtype in _BITS and numbers * _BITS[dtype] != 8 * (end - begin):
+        raise ValueError(f"`{name}` has {end - begin:,} bytes, and its shape {_short(shape)} in {dtype} takes others")
+    if end < begin:
+        raise ValueError(f"`{name}` ends before it begins")
+    return begin, end, name
+
+
+_FREEDOM = 8
+"""A size may be this many times the largest side of a stored tensor: weights may be stored in parts."""
+
+
+def check_sizes(file: Path, settings: Mapping[str, Any], tensors: Tensors) -> None:
+    """Refuse settings that claim a larger model than the weights are, before one is built. Raises `ModelError`."""
+    text: Mapping[str, Any] = settings.get("text_config") or settings
+    largest = max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+    for key in ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim"):
+        claimed = max(_numbers(text.get(key)), default=0)
+        if claimed > _FREEDOM * largest:
+            what = f"`{key}` is {claimed:,}, and no tensor of the weights has a side longer than {largest:,}"
+            raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
+    for key in _LAYERS:
+        layers = max(_numbers(text.get(key)), default=0)
+        if layers > len(tensors):
+            what = f"`{key}` is {layers:,}, and the weights have {len(tensors):,} tensors"
+            raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
+
+
+def _numbers(value: object) -> Iterable[int]:
+    values = value if isinstance(value, list) else [value]
+    return [part for part in values if isinstance(part, int)]

@@ -1,0 +1,73 @@
+"""What the libraries raise on malformed files, as the problem of the folder that they read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from lora_ns.consent import missing_code
+from lora_ns.errors import LoransError, MissingError, ModelError, Problem
+
+_LIBRARIES = frozenset(
+    {"transformers", "tokenizers", "safetensors", "huggingface_hub", "torch", "accelerate", "peft", "gguf"}
+)
+_OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA", "NCCL", "cuDNN")
+"""What torch says, as a `RuntimeError`, of faults that no file has."""
+_PLAIN = (ValueError, OSError, NotImplementedError)
+"""Errors whose message is a sentence; others are named before it."""
+
+
+@contextlib.contextmanager
+def translating(problem: Problem) -> Iterator[None]:
+    """Raise as a `ModelError` what a library raises while it reads files of others.
+
+    Libraries believe their files: a wrong type ends in whatever Python raises where it is used first. An error counts
+    as one of the files if the last frame of ours or theirs is theirs, so that a bug of ours keeps its traceback.
+
+    Args:
+        problem: where the files are, what cannot be done with them, and the remedy; what was raised is added.
+
+    Raises:
+        ModelError: for an error that the library raised.
+        MissingError: if the library lacks a package for it.
+    """
+    try:
+        yield
+    except (LoransError, MemoryError):
+        raise
+    except ImportError as error:
+        if not _is_of_library(error.__traceback__):
+            raise
+        what = f"{problem.what}: {_said(error)}"
+        raise MissingError(Problem(problem.where, what, "`lorans env-check`")) from None
+    except Exception as error:
+        if not _is_of_library(error.__traceback__) or _is_of_machine(error):
+            raise
+        told = replace(problem, what=f"{problem.what}: {_said(error)}")
+        raise ModelError(missing_code(Path(problem.where), error) or told) from None
+
+
+def _is_of_machine(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_THE_MACHINE)
+
+
+def _is_of_library(traceback: TracebackType | None) -> bool:
+    """Whether the last frame of ours or of a library is a library's; those of Python itself count for neither."""
+    found = False
+    while traceback is not None:
+        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in _LIBRARIES or package == "lora_ns":
+            found = package != "lora_ns"
+        traceback = traceback.tb_next
+    return found
+
+
+def _said(error: Exception, most: int = 300) -> str:
+    """The first line of an error, with its kind where the message alone is no sentence."""
+    line = (str(error).strip().splitlines() or [""])[0].strip()
+    kind = "" if isinstance(error, _PLAIN) and line else type(error).__name__
+    said = ": ".join(part for part in (kind, line) if part)
+    return said if len(said) <= most else f"{said[:most]}..."
