@@ -148,9 +148,9 @@ def look_at(
     """Every check on encoded rows."""
     parts = [train, evaluation] if evaluation else [train]
     found: list[Finding] = []
-    for source, encoding in parts:
+    for number, (source, encoding) in enumerate(parts):
         found += _problems(encoding)
-        found += _notices(source, encoding)
+        found += _notices(source, encoding, teaches=number == 0)
     keys = [_key(sequence) for sequence in train[1].sequences]
     found += _duplicates(*train, keys)
     if evaluation:
@@ -177,10 +177,10 @@ def _problems(encoding: Encoding) -> list[Finding]:
     return [Finding(code, what, tuple(where), remedy, error=True) for (code, what, remedy), where in groups.items()]
 
 
-def _notices(source: Source, encoding: Encoding) -> list[Finding]:
+def _notices(source: Source, encoding: Encoding, teaches: bool) -> list[Finding]:
     return [
         Finding(code, f"{source.name}: {notice.what}", tuple(rows), notice.remedy, notice.error)
-        for code, rows in encoding.tally.noted.found()
+        for code, rows in encoding.tally.noted.found(teaches)
         if (notice := NOTICES[code])
     ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.engine.labelled import make_encoder
-from lora_ns.engine.notices import Noted
+from lora_ns.engine.notices import NOTICES, Noted
 from lora_ns.engine.render import Rendered, Renderer
 from lora_ns.engine.sources import Source
 from lora_ns.engine.targets import Targets
@@ -255,6 +255,7 @@ def tokenize(
     loaded: LoadedRecipe,
     labels: Sequence[str],
     room: int | None = None,
+    teaches: bool = True,
 ) -> Tokenized:
     """The rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
 
@@ -262,12 +263,24 @@ def tokenize(
         DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
     """
     encoding = encode(source, form, renderer, loaded, labels, room)
+    if problems := refusals(source, encoding, teaches):
+        raise DataError(problems)
+    return Tokenized(as_dataset(encoding.sequences), encoding.tally)
+
+
+def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[Problem]:
+    """Why rows are not trained on, or evaluated; an audit has the same as its errors.
+
+    Args:
+        source: where the rows come from.
+        encoding: what became of them.
+        teaches: whether they are trained on.
+    """
     problems = told(encoding.problems)
     if encoding.overflow:
         problems.append(with_rows(encoding.overflow, encoding.tally))
-    if problems:
-        raise DataError(problems)
-    return Tokenized(as_dataset(encoding.sequences), encoding.tally)
+    found = [code for code, _ in encoding.tally.noted.found(teaches) if NOTICES[code].error]
+    return [*problems, *(Problem(source.name, NOTICES[code].what, NOTICES[code].remedy, code) for code in found)]
 
 
 def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | None:

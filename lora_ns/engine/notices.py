@@ -16,7 +16,7 @@ class Notice:
     what: str
     remedy: str
     error: bool = False
-    """Whether `validate --data` fails for it."""
+    """Whether such rows are not trained on: `validate --data` fails for them, and `train` does not begin."""
 
 
 NOTICES: Mapping[str, Notice] = {
@@ -56,15 +56,15 @@ class Noted:
         """Remember a row."""
         self.rows.setdefault(code, []).append(where)
 
-    def found(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Each code with its rows, in the order of `NOTICES`."""
+    def found(self, teaches: bool = True) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each code with its rows, in the order of `NOTICES`; `teaches` says whether they are trained on."""
         for code in NOTICES:
             if rows := self.rows.get(code):
-                yield (NEVER_ENDS if code == CUT and not self.ended else code), rows
+                yield (NEVER_ENDS if code == CUT and teaches and not self.ended else code), rows
 
-    def counted(self) -> Iterator[tuple[str, int, str]]:
+    def counted(self, teaches: bool = True) -> Iterator[tuple[str, int, str]]:
         """Each code with the number of its rows and the first of them."""
-        for code, rows in self.found():
+        for code, rows in self.found(teaches):
             yield code, len(rows), rows[0]
 
 
@@ -83,17 +83,17 @@ class Counted:
             count, first = self.rows.get(code, (0, rows[0]))
             self.rows[code] = count + len(rows), first
 
-    def counted(self) -> Iterator[tuple[str, int, str]]:
+    def counted(self, teaches: bool = True) -> Iterator[tuple[str, int, str]]:
         """Each code with the number of its rows and the first of them."""
         for code in NOTICES:
             if code in self.rows:
-                yield (NEVER_ENDS if code == CUT and not self.ended else code), *self.rows[code]
+                yield (NEVER_ENDS if code == CUT and teaches and not self.ended else code), *self.rows[code]
 
 
-def as_notes(name: str, noted: Noted | Counted) -> Iterator[str]:
-    """What a training says of its rows."""
+def as_notes(name: str, noted: Noted | Counted, teaches: bool = True) -> Iterator[str]:
+    """What a training says of rows; `teaches` says whether they are trained on."""
     names_all = "; `lorans validate --data` names all" if isinstance(noted, Noted) else ""
-    for code, number, first in noted.counted():
+    for code, number, first in noted.counted(teaches):
         count = "1 row" if number == 1 else f"{number:,} rows"
         told = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {first}"
         yield f"{told} ({NOTICES[code].remedy}{names_all})"

@@ -84,14 +84,14 @@ def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Obse
 
 
 def _prepare(loaded: LoadedRecipe, rows: OpenedRows, observer: Observer) -> Preparation:
-    def encode(source: Source) -> Tokenized:
-        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
+    def encode(source: Source, teaches: bool = True) -> Tokenized:
+        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room, teaches)
 
     sources = rows.sources
     refuse_unused(sources)
     name, why = told_format(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
-    encoded = _Encoded(encode(sources.train), encode(sources.eval) if sources.eval else None)
+    encoded = _Encoded(encode(sources.train), encode(sources.eval, teaches=False) if sources.eval else None)
     facts, (train, evaluation) = _facts(loaded, rows, encoded)
     stream = None
     if sources.is_stream:
@@ -147,7 +147,7 @@ def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
                 f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut{words}, for their length"
             )
         if part:
-            found += as_notes(name, part.tally.noted)
+            found += as_notes(name, part.tally.noted, teaches=part is encoded.train)
     return found
 
 

@@ -100,11 +100,22 @@ def test_rows_that_are_all_left_out_are_an_error(tmp_path):
         train(tmp_path, "sft.on_stop_token=drop")
 
 
-def test_a_training_that_never_teaches_to_stop_says_so(tmp_path):
+def test_rows_that_never_teach_to_stop_are_refused_by_both(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "plum " * 60}) + "\n")
     text = f'{PLAIN}on_overflow = "truncate"\n'
     assert validate(tmp_path, text=text)["EOS002"]["error"]
-    assert any("[EOS002] no row teaches the model to stop" in note for note in train(tmp_path, text=text))
+    with pytest.raises(DataError, match=r"rows.jsonl: \[EOS002\] no row teaches the model to stop"):
+        train(tmp_path, text=text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_only_evaluated_teach_nothing_and_may_be_cut(tmp_path):
+    write(tmp_path)
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": "a", "completion": "plum " * 60}) + "\n")
+    text = f'{PLAIN}on_overflow = "truncate"\n'.replace("[training]", 'eval_path = "eval.jsonl"\n[training]')
+    assert not validate(tmp_path, text=text)["EOS003"]["error"]
+    (note,) = [note for note in train(tmp_path, text=text) if "EOS" in note]
+    assert note.startswith("evaluation rows: [EOS003] ")
 
 
 NOT_LEARNED = {

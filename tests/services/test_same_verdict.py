@@ -1,0 +1,156 @@
+"""What `validate --data` refuses `train` refuses, before there is a run, and what one lets pass the other does."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from services_recipes import CLASSES, RECIPE
+from typer.testing import CliRunner
+
+import lora_ns
+from lora_ns.basemodel import find_base
+from lora_ns.cli.app import app
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.errors import LoransError
+from lora_ns.recipe.load import load_recipe
+from lora_ns.services.prepare import open_renderer, prepare
+from lora_ns.services.train import find_recipe_base
+
+PACKAGE = Path(lora_ns.__file__).parent
+TEXT = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(
+    "lorans:quickstart/eval.jsonl", "eval.jsonl"
+)
+TEXT = TEXT.replace("max_samples = 64\n", "").replace("max_eval_samples = 8\n", "").replace('format = "messages"\n', "")
+LABELS = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.jsonl"').replace(
+    "[training]", 'eval_path = "eval.jsonl"\n[training]'
+)
+CUT = 'sft.on_overflow="truncate"'
+LONG = {"prompt": "a", "completion": "plum " * 60}
+GOOD = [{"prompt": f"What is {number} + 1?", "completion": f"{number + 1}"} for number in range(8)]
+HELD_OUT = [{"prompt": "Say plum.", "completion": "plum"}]
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+CHATS = [{"messages": CHAT}]
+UNSEEN = [{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}]
+NEVER = [{"messages": [CHAT[0], {**CHAT[1], "train": False}]}]
+CALLED = [{"messages": CHAT, "tools": [{"name": "f", "parameters": {}}]}]
+GREETED = [{"messages": [{"role": "assistant", "content": "hello"}, *CHAT]}]
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+TEMPLATES = {
+    "endless.jinja": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "other.jinja": CHATML + "{% if add_generation_prompt %}<|im_start|>bot\n{% endif %}",
+    "twice.jinja": "{{ bos_token + bos_token }}"
+    + CHATML
+    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+}
+CLASSED = [{"text": f"{name} {number}", "label": name} for name in "ab" for number in range(30)]
+
+CASES = {
+    "BOS001": (CHATS, UNSEEN, ["model.name_or_path=with-bos", "sft.chat_template=twice.jinja"]),
+    "DATA001": ([*CHATS, {"messages": []}], UNSEEN, []),
+    "DATA002": ([*GOOD, {"prompt": " ", "completion": "a"}], HELD_OUT, []),
+    "DATA003": ([{"text": "User: hi\nAssistant: yo"}], [{"text": "a"}], []),
+    "DATA004": ([{**row, "body": "x"} for row in GOOD], HELD_OUT, []),
+    "DATA004 refused": ([{**row, "system": "Be kind."} for row in GOOD], HELD_OUT, []),
+    "DUP001": ([*GOOD, GOOD[0]], HELD_OUT, []),
+    "EOS001": (CHATS, UNSEEN, ["sft.chat_template=endless.jinja"]),
+    "EOS001 of all tokens": (CHATS, UNSEEN, ["sft.chat_template=endless.jinja", "sft.train_on=all"]),
+    "EOS002": ([LONG], HELD_OUT, [CUT]),
+    "EOS003": ([*GOOD, LONG], HELD_OUT, [CUT]),
+    "EOS003 of evaluation": (GOOD, [LONG], [CUT]),
+    "LABEL001": (CLASSED, [{"text": "x", "label": "c"}], []),
+    "LABEL002": ([*CLASSED, {"text": "x", "label": "c"}], [{"text": "y", "label": "a"}], []),
+    "LEAK001": (GOOD, GOOD[:1], []),
+    "LEAK002": (GOOD, [{"prompt": "what IS 1 + 1 ", "completion": "2!"}], []),
+    "LEN001": ([*GOOD, LONG], HELD_OUT, []),
+    "LEN001 of evaluation": (GOOD, [LONG], []),
+    "MASK001": ([*CHATS, *NEVER], UNSEEN, []),
+    "SPEC001": ([*GOOD, {"prompt": "What is <|im_end|>?", "completion": "a"}], HELD_OUT, []),
+    "SPEC002": ([*GOOD, {"prompt": "a", "completion": "It is <|im_end|>, then b"}], HELD_OUT, []),
+    "SPEC002 left out": (
+        [*GOOD, {"prompt": "a", "completion": "It is <|im_end|>, then b"}],
+        HELD_OUT,
+        ["sft.on_stop_token=drop"],
+    ),
+    "TPL001": (CHATS, UNSEEN, ["model.name_or_path=without-template"]),
+    "TPL002": (CHATS, UNSEEN, ["sft.chat_template=other.jinja"]),
+    "TPL003": (GREETED, UNSEEN, ["sft.chat_template=mistral"]),
+    "TPL004": (CALLED, UNSEEN, ["sft.chat_template=mistral"]),
+    "none": (GOOD, HELD_OUT, []),
+    "none of all tokens": (CHATS, UNSEEN, ["sft.train_on=all"]),
+    "none of a greeting": (GREETED, UNSEEN, []),
+}
+"""By what is found, training rows, evaluation rows, and overrides."""
+RAISED_WHILE_OPENING = {"TPL005"}
+"""A template that does not end stops both while the base is opened."""
+WARNINGS = {
+    "none", "BOS001", "DATA002", "DATA003", "DATA004", "DUP001", "EOS003", "LABEL002", "LEAK001", "LEAK002", "SPEC001",
+    "SPEC002 left out",
+}  # fmt: skip
+
+
+def test_every_code_has_a_case():
+    found = {
+        code for file in PACKAGE.rglob("*.py") for code in re.findall(r'"([A-Z]{3,5}\d{3})"', file.read_text("utf-8"))
+    }
+    assert found - RAISED_WHILE_OPENING == {case.split()[0] for case in CASES} - {"none"}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """The packaged base without its template, and with a beginning token."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name in ("without-template", "with-bos"):
+        shutil.copytree(find_base("lorans:nano", "main", [], download=False).path, folder / name)
+    (folder / "without-template" / "chat_template.jinja").unlink()
+    config = folder / "with-bos" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "bos_token": "<|endoftext|>"}))
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path, bases):
+    def write(case):
+        rows, held_out, overrides = CASES[case]
+        for name, listed in {"rows.jsonl": rows, "eval.jsonl": held_out}.items():
+            (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in listed))
+        for name, template in TEMPLATES.items():
+            (tmp_path / name).write_text(template)
+        for base in bases.iterdir():
+            (tmp_path / base.name).symlink_to(base)
+        text = LABELS if case.startswith("LABEL") else TEXT
+        (tmp_path / "recipe.toml").write_text(text)
+        return overrides
+
+    return write
+
+
+def invoke(command, overrides, *options):
+    arguments = [part for override in overrides for part in ("--set", override)]
+    return CliRunner().invoke(app, [command, "recipe.toml", *options, *arguments])
+
+
+def prepare_rows(overrides):
+    """Make the rows ready, as a training does."""
+    loaded = load_recipe(Path("recipe.toml"), overrides)
+    base = find_recipe_base(loaded)
+    return prepare(loaded, open_renderer(loaded, base), base, SilentObserver(), use_cache=False)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_validate_and_train_judge_alike(case, write, tmp_path):
+    overrides = write(case)
+    done = invoke("validate", overrides, "--data", "--json")
+    found = {finding["code"]: finding["error"] for finding in json.loads(done.stdout)["data"]["findings"]}
+    code, refuses = case.split()[0], case not in WARNINGS and not case.startswith(("none", "EOS003"))
+    assert set(found) == ({code} - {"none"})
+    assert (found.get(code, False), done.exit_code) == (refuses, 2 if refuses else 0)
+    if refuses:
+        trained = invoke("train", overrides)
+        assert isinstance(trained.exception, LoransError)
+        assert trained.exception.exit_code == 2
+        assert {problem.code or "DATA001" for problem in trained.exception.problems} == {code}
+    else:
+        assert len(prepare_rows(overrides).train)
+    assert not (tmp_path / "run").exists()
