@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.model import computing
 from lora_ns.recipe.generation import Generation
@@ -13,7 +13,10 @@ from lora_ns.recipe.generation import Generation
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+FOLLOWING_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions whose frequencies follow the longest row of a batch."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +53,112 @@ class Writer:
 
     def answer_batch(self, prompts: Sequence[list[int]], generation: Generation, number: int) -> list[Answer]:
         """Answers to prompts that are answered together; what is drawn depends on no batch but this one."""
-        import torch
-        from transformers import GenerationConfig, set_seed
+        from transformers import set_seed
 
         if generation.do_sample:
             set_seed(_seed(generation.seed, number))
-        width = max(map(len, prompts))
-        kwargs = generation.to_kwargs()
-        if self.max_positions:
-            kwargs["max_new_tokens"] = max(1, min(generation.max_new_tokens, self.max_positions - width))
-        pad = self.tokenizer.pad_token_id
+        answers: dict[int, Answer] = {}
+        for group in self._groups([len(prompt) for prompt in prompts], generation.max_new_tokens):
+            asked = [prompts[index] for index in group]
+            written = self._write(asked, generation)
+            answers.update(zip(group, map(self._read, asked, written), strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    def _groups(self, lengths: Sequence[int], most: int) -> list[list[int]]:
+        """The numbers of the prompts that share a batch; a prompt that would change what the others see is alone.
+
+        Frequencies of rotary positions that follow the length are those of the longest row of a batch.
+        """
+        reach = short_reach(self.model.config)
+        alone = [] if reach is None else [index for index, length in enumerate(lengths) if length + most > reach]
+        together = [index for index in range(len(lengths)) if index not in alone]
+        return [*([together] if together else []), *([index] for index in alone)]
+
+    def _write(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
+        """What is written after each prompt, up to its stop token or the positions that are left to it alone.
+
+        The rows of a batch go on together as far as the longest has room. It is done then, and the others go on
+        without it, so that an answer is as long as it would be alone.
+        """
+        written: list[list[int]] = [[] for _ in prompts]
+        limits = [self._limit(len(prompt), generation.max_new_tokens) for prompt in prompts]
+        while unfinished := [
+            index for index, row in enumerate(written) if len(row) < limits[index] and not self._has_ended(row)
+        ]:
+            steps = min(limits[index] - len(written[index]) for index in unfinished)
+            more = self._generate([prompts[index] + written[index] for index in unfinished], generation, steps)
+            for index, tokens in zip(unfinished, more, strict=True):
+                written[index] += tokens
+        return written
+
+    def _limit(self, prompt_tokens: int, most: int) -> int:
+        return most if self.max_positions is None else max(0, min(most, self.max_positions - prompt_tokens))
+
+    def _has_ended(self, written: Sequence[int]) -> bool:
+        return bool(written) and written[-1] in self.stops
+
+    def _generate(self, prompts: Sequence[list[int]], generation: Generation, steps: int) -> list[list[int]]:
+        """The next tokens of each row: up to its stop token, or as many as there are steps."""
+        import torch
+        from transformers import GenerationConfig
+
+        pad, width = self.tokenizer.pad_token_id, max(map(len, prompts))
+        kwargs = generation.to_kwargs() | {"max_new_tokens": steps}
+        penalty = _without_padding(kwargs.pop("repetition_penalty"), [width - len(prompt) for prompt in prompts])
         settings = GenerationConfig(**kwargs, eos_token_id=list(self.stops), pad_token_id=pad, use_cache=True)
         device = next(self.model.parameters()).device
         inputs = _pad_left(prompts, width, pad)
         with torch.no_grad(), computing(device.type, self.dtype):
             output = self.model.generate(
-                input_ids=inputs[0].to(device), attention_mask=inputs[1].to(device), generation_config=settings
+                input_ids=inputs[0].to(device),
+                attention_mask=inputs[1].to(device),
+                generation_config=settings,
+                logits_processor=penalty,
             )
-        return [self._read(row[width:].tolist(), len(prompt)) for row, prompt in zip(output, prompts, strict=True)]
+        return [up_to_stop(row[width:].tolist(), self.stops) for row in output]
 
-    def _read(self, ids: list[int], prompt_tokens: int) -> Answer:
-        end = next((index for index, token in enumerate(ids) if token in self.stops), None)
-        written = ids if end is None else ids[:end]
-        text = str(self.tokenizer.decode(written, skip_special_tokens=True))
-        reason = "length" if end is None else "stop"
-        return Answer(text, reason, prompt_tokens, len(written) + (end is not None))
+    def _read(self, prompt: Sequence[int], written: Sequence[int]) -> Answer:
+        text = written_text(self.tokenizer, written, self.stops)
+        return Answer(text, "stop" if self._has_ended(written) else "length", len(prompt), len(written))
+
+
+def up_to_stop(ids: list[int], stops: Collection[int]) -> list[int]:
+    """The tokens up to the first stop token, and with it; all of them if there is none."""
+    end = next((index for index, token in enumerate(ids) if token in stops), None)
+    return ids if end is None else ids[: end + 1]
+
+
+def written_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Collection[int]) -> str:
+    """The text of an answer: all that was written but stop and pad tokens. A special token may be part of it."""
+    left_out = {*stops, tokenizer.pad_token_id}
+    return str(tokenizer.decode([token for token in ids if token not in left_out]))
+
+
+def _without_padding(penalty: float, padding: Sequence[int]) -> LogitsProcessorList | None:
+    """The penalty on tokens that are in a row already: the padding before it, of so many tokens, is not in it."""
+    import torch
+    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+    if penalty == 1.0:
+        return None
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(penalty), torch.tensor(padding))])
+
+
+def short_reach(config: Any) -> int | None:
+    """Tokens up to which a row's rotary positions do not depend on the length of its batch; None if they never do."""
+    from transformers import PretrainedConfig
+
+    if not isinstance(config, PretrainedConfig):
+        return None
+    text = config.get_text_config()
+    found = getattr(text, "rope_parameters", None) or {}
+    kinds = [found, *(value for value in found.values() if isinstance(value, dict))]
+    lengths = [
+        kind.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", None) or 0
+        for kind in kinds
+        if kind.get("rope_type") in FOLLOWING_LENGTH
+    ]
+    return min(lengths, default=None)
 
 
 def like_lengths(prompts: Sequence[list[int]], size: int) -> list[list[int]]:

@@ -154,7 +154,7 @@ def positions(base: Base, trust_remote_code: bool) -> int | None:
 
 def max_positions(model: Any) -> int | None:
     """Positions that a model has; None if it does not say."""
-    return _positions(model.config)
+    return _positions(model.config.get_text_config())
 
 
 def _positions(config: Any) -> int | None:

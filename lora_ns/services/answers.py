@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.deadline import OverrunError
-from lora_ns.engine.generate import Writer
+from lora_ns.engine.generate import Writer, up_to_stop, written_text
 from lora_ns.engine.metrics import exact_match, extract_answer, is_match
-from lora_ns.engine.render import make_renderer
+from lora_ns.engine.render import Renderer, make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import EndlessRowError
+from lora_ns.formats import EndlessRowError, Format
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
@@ -31,6 +31,8 @@ class Questions:
     expected: Sequence[str]
     """What is compared of the expected answers."""
     groups: Sequence[Any] | None
+    rendered: Sequence[str] = ()
+    """The same of the answers as they are learned: what the chat template puts into them is part of them."""
 
     @classmethod
     def of(cls, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Questions:
@@ -40,24 +42,27 @@ class Questions:
         chosen = rows[: recipe.evaluation.max_samples]
         renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft)
         group, pattern = recipe.evaluation.group_by, recipe.evaluation.answer_pattern
+        learned = for_each(chosen, lambda row: _learned(renderer, form, row))
         return cls(
             recipe,
-            for_each(chosen, lambda row: renderer.prompt(form.prompt(row.values))),  # type: ignore[arg-type]
+            [prompt for prompt, _ in learned],
             for_each(chosen, lambda row: _expected(form.answer(row.values), pattern)),
             [row.values.get(group) for row in chosen] if group else None,
+            [_expected(written_text(tokenizer, answer, manifest.stop_token_ids), pattern) for _, answer in learned],
         )
 
     def score(self, answers: Sequence[str]) -> dict[str, float]:
         """Exact match over all rows and over each group. Raises `DataError` if the pattern has no end."""
         pattern = self.recipe.evaluation.answer_pattern
         matches = []
-        for number, (answer, expected) in enumerate(zip(answers, self.expected, strict=True), start=1):
+        rendered = self.rendered or self.expected
+        for number, (answer, *expected) in enumerate(zip(answers, self.expected, rendered, strict=True), start=1):
             try:
                 found = extract_answer(answer, pattern)
             except OverrunError as error:
                 what = f"`evaluation.answer_pattern` {error} on what the model wrote for evaluation row {number}"
                 raise DataError(Problem("", what, SIMPLER_PATTERN)) from None
-            matches.append(is_match(found, expected))
+            matches.append(any(is_match(found, one) for one in expected))
         return exact_match(matches, self.groups)
 
 
@@ -70,6 +75,14 @@ def _expected(answer: str, pattern: str | None) -> str:
         return extract_answer(answer, pattern)
     except OverrunError as error:
         raise EndlessRowError(f"`evaluation.answer_pattern` {error} on its answer", SIMPLER_PATTERN) from None
+
+
+def _learned(renderer: Renderer, form: Format, row: Row) -> tuple[list[int], list[int]]:
+    """The prompt of a row, and the answer that is learned after it; nothing if the row is not learned after it."""
+    prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
+    whole = renderer.examples(form.example(row.values))[-1].input_ids  # type: ignore[arg-type]
+    answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
+    return prompt, up_to_stop(answer, renderer.stops)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Opened:
 
     def room(self) -> int | None:
         """Positions that the model has; None if it does not say."""
-        return positions(self.base, self.manifest.recipe.model.trust_remote_code)
+        return room_for_text(self.manifest, positions(self.base, self.manifest.recipe.model.trust_remote_code))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Trained(Opened):
 
     def room(self) -> int | None:
         """Positions that the model has; None if it does not say."""
-        return max_positions(self.model)
+        return room_for_text(self.manifest, max_positions(self.model))
 
 
 @dataclass(frozen=True)
@@ -235,4 +235,10 @@ def kept_rows(manifest: Manifest) -> list[Row]:
 
 def make_writer(manifest: Manifest, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
     """The model of a run as it writes answers."""
-    return Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, max_positions(model))
+    room = room_for_text(manifest, max_positions(model))
+    return Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, room)
+
+
+def room_for_text(manifest: Manifest, found: int | None) -> int | None:
+    """Positions for prompt and answer, of all that the model has: virtual tokens take theirs."""
+    return None if found is None else found - getattr(manifest.recipe.peft, "num_virtual_tokens", 0)
