@@ -1,6 +1,10 @@
 """`python -m lora_ns`."""
 
-from lora_ns.cli.app import main
+from lora_ns.interpreter import forget_working_folder
 
 if __name__ == "__main__":
+    forget_working_folder()
+
+    from lora_ns.cli.app import main
+
     main()

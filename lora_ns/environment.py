@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from lora_ns.interpreter import interpreter
 from lora_ns.machine import TRAINING_PYTHON, Finished, Gpu, Machine, detect, nvidia_smi, run_limited
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _run_program(
 ) -> dict[str, _Outcome]:
     """Run one program of `probes` in a child that finds modules where this process does; the outcome by attempt."""
     each = context.timeout_s if timeout_s is None else timeout_s
-    argv = [sys.executable, "-c", _CHILD, json.dumps(sys.path), program, str(each), *arguments]
+    argv = [*interpreter(), "-c", _CHILD, json.dumps(sys.path), program, str(each), *arguments]
     finished = run_limited(argv, each * max(1, len(arguments)) + _START_SECONDS, context.stop)
     return {} if finished is None else _outcomes(finished, each)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageError
+from lora_ns.interpreter import interpreter
 from lora_ns.nodes import Node
 from lora_ns.rundir import RunDir, write_atomic
 from lora_ns.tethered import tethered
@@ -53,10 +54,10 @@ def argv(run: Path, processes: int, *options: str, restarts: int = 0, node: Node
         node: this machine among several; else a port is taken that is free.
     """
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *(*interpreter(), "-m", "torch.distributed.run"),
         *(_meeting(node) if node else ["--standalone"]),
         *("--nproc_per_node", str(processes), "--max_restarts", str(restarts)),
-        *("--no_python", sys.executable, "-m", "lora_ns", "rank", str(run)),
+        *("--no_python", *interpreter(), "-m", "lora_ns", "rank", str(run)),
         *options,
     ]
 

@@ -12,12 +12,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from lora_ns.interpreter import interpreter
+
 _PR_SET_PDEATHSIG = 1
 
 
 def tethered(command: Sequence[str]) -> list[str]:
     """The command line that starts a command so that it ends with this process, where the system is Linux."""
-    return [sys.executable, "-m", __name__, str(os.getpid()), *command]
+    return [*interpreter(), "-m", __name__, str(os.getpid()), *command]
 
 
 def end_with(parent: int) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, UsageError
+from lora_ns.interpreter import interpreter
 from lora_ns.launch import environment, error_told, told_error
 from lora_ns.machine import Machine
 from lora_ns.rundir import write_atomic
@@ -144,7 +144,7 @@ def run_workers(
 
 def _start(files: WorkerFiles, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a process; its standard input is open for as long as this process lives."""
-    command = [sys.executable, "-m", "lora_ns", "worker", str(files.folder), str(files.number)]
+    command = [*interpreter(), "-m", "lora_ns", "worker", str(files.folder), str(files.number)]
     with files.log.open("ab") as log:
         return subprocess.Popen(
             command, env=dict(env), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True

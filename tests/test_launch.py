@@ -13,6 +13,7 @@ from launched_by import LAUNCHED
 
 from lora_ns.cli.rank import rank
 from lora_ns.errors import MissingError, RunError, UsageError
+from lora_ns.interpreter import interpreter
 from lora_ns.launch import Launcher, _failure, argv, check_not_launched, environment, ignored_note
 from lora_ns.rundir import RunDir
 
@@ -29,7 +30,7 @@ HOSTILE = {
 def test_the_command_is_torchruns_own():
     assert argv(Path("run"), 2, "--launched") == [
         *(
-            sys.executable,
+            *interpreter(),
             "-m",
             "torch.distributed.run",
             "--standalone",
@@ -38,7 +39,7 @@ def test_the_command_is_torchruns_own():
             "--max_restarts",
             "0",
         ),
-        *("--no_python", sys.executable, "-m", "lora_ns", "rank", "run", "--launched"),
+        *("--no_python", *interpreter(), "-m", "lora_ns", "rank", "run", "--launched"),
     ]
 
 

@@ -6,13 +6,13 @@ import importlib.util
 import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.interpreter import interpreter
 from lora_ns.jobs import Job, JobState, read_job
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class OnRay:
 
 
 def _entrypoint(folder: Path) -> str:
-    return shlex.join([sys.executable, "-m", "lora_ns", "job", str(folder), "--on-ray"])
+    return shlex.join([*interpreter(), "-m", "lora_ns", "job", str(folder), "--on-ray"])
 
 
 def _client(options: Mapping[str, str]) -> Any:
@@ -114,7 +114,7 @@ def _on_node(config: dict[str, Any]) -> None:
     endpoint = broadcast_from_rank_zero(_free_endpoint())
     place = ["--node", str(node), "--rdzv-endpoint", endpoint, "--end-with-parent"]
     # Ray kills what fails, and what waits for it: the command learns of it by its standard input.
-    command = [sys.executable, "-m", "lora_ns", "job", folder, *place]
+    command = [*interpreter(), "-m", "lora_ns", "job", folder, *place]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         code = child.wait()
     if code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.interpreter import interpreter
 from lora_ns.jobs import Job, JobState
 from lora_ns.slurm import check_line, parameters, read_account, read_state
 
@@ -80,7 +82,7 @@ class Slurm:
         check_line(str(folder))
         settings = parameters(self._options, _get_default_parameters())
         name = re.sub(r"\s+", "-", job.recipe().recipe.task_name)
-        executor = Executor(folder, max_num_timeout=_TIMEOUTS)
+        executor = Executor(folder, max_num_timeout=_TIMEOUTS, python=shlex.join(interpreter()))
         executor.update_parameters(
             **{"job_name": name, **settings}, time=self._minutes, nodes=job.nodes, ntasks_per_node=1
         )
@@ -107,7 +109,7 @@ class Work:
         here = JobEnvironment()
         port = _PORTS[int(here.raw_job_id) % len(_PORTS)]
         place = ["--node", str(here.node), "--rdzv-endpoint", f"{here.hostnames[0]}:{port}"]
-        self._child = subprocess.Popen([sys.executable, "-m", "lora_ns", "job", self.folder, *place])
+        self._child = subprocess.Popen([*interpreter(), "-m", "lora_ns", "job", self.folder, *place])
         code = _ended(self._child)
         if code in _STOPPED:
             time.sleep(_AFTER_SIGTERM)  # a job that ends by itself now would not be queued again
