@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
@@ -43,7 +43,7 @@ class Job(BaseModel):
     working_folder: str
     nodes: int = 1
     options: dict[str, str] = {}
-    id: str | None = None
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     """The scheduler's number; None before it has one."""
     logs: str | None = None
     """The folder of the job's logs, if they are files."""

@@ -310,6 +310,9 @@ class RunDir:
         Raises:
             UsageError: if it cannot be read.
         """
+        for file in (self.manifest_file, self.recipe, self.metrics, self.log):
+            if file.is_symlink():  # what is written there would go on in a file of the user's
+                raise UsageError(Problem(str(file), "is a link, and a run has files of its own", "copy the file there"))
         try:
             text = self.manifest_file.read_text(encoding="utf-8")
             version = json.loads(text)["version"]

@@ -54,3 +54,12 @@ def test_what_is_no_job_is_told(tmp_path, text):
         (tmp_path / "job.json").write_text(text)
     with pytest.raises(UsageError, match=r"job\.json: not a job"):
         read_job(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["--help", "-M evil", "12\n13", "a b", ""])
+def test_a_number_that_would_be_an_option_of_the_scheduler_is_refused(job, number):
+    folder = new_job(job.model_copy(update={"id": "12_0"}))
+    assert read_job(folder).id == "12_0"
+    write_job(folder, job.model_copy(update={"id": number}))
+    with pytest.raises(UsageError, match="not a job"):
+        read_job(folder)

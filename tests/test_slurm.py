@@ -4,6 +4,7 @@ import pytest
 
 from lora_ns.errors import UsageError
 from lora_ns.jobs import JobState
+from lora_ns.services.on_ray import check_address
 from lora_ns.slurm import check_line, minutes, parameters, read_account, read_state
 
 
@@ -99,3 +100,14 @@ def test_nothing_of_a_script_can_be_two_lines(character):
         with pytest.raises(UsageError, match="cannot be a part of a job's script"):
             parameters(option, {})
     check_line("/runs/a b;$(c)")
+
+
+@pytest.mark.parametrize("address", ["http://10.0.0.1:8265", "https://ray.example.org/jobs", "10.0.0.1:8265", "auto"])
+def test_an_address_of_ray_is_a_machine(address):
+    check_address({"address": address})
+
+
+@pytest.mark.parametrize("address", ["evil://a", "os.path://10.0.0.1", "http://a b", "http://a\n", "", "-x"])
+def test_an_address_by_which_ray_would_import_a_module_is_refused(address):
+    with pytest.raises(UsageError, match="is no address of a cluster"):
+        check_address({"address": address})

@@ -17,6 +17,7 @@ from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reac
 from lora_ns.engine.scoring import is_rescaled
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
+    METHODS,
     AdaLora,
     Cartridge,
     LnTuning,
@@ -322,6 +323,30 @@ def check_saved(folder: Path, expected: dict[str, Any]) -> None:
         )
 
 
+_METHOD_CLASSES = frozenset(method.config_class for method in METHODS.values())
+
+
+def check_config(folder: Path) -> None:
+    """Refuse an adapter of a method that lorans does not train, or that has PEFT import other libraries.
+
+    Raises:
+        UsageError: with the file.
+    """
+    import peft
+
+    file = folder / "adapter_config.json"
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        what = f"not the configuration of an adapter: {str(error).strip().partition(chr(10))[0]}"
+        raise UsageError(Problem(str(file), what, "restore it, or train again")) from None
+    if type(config).__name__ not in _METHOD_CLASSES:
+        what = f"{type(config).__name__}, which is no method of lorans"
+        raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
+    if getattr(config, "megatron_config", None):
+        raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
+
+
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The base with a saved adapter, in evaluation mode.
 
@@ -331,6 +356,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     import peft
     from safetensors import SafetensorError
 
+    check_config(folder)
     try:
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
         is_whole = not peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning

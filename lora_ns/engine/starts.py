@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.adapter import WEIGHTS, check_keys, settle_config, train_in_float32
+from lora_ns.engine.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
 from lora_ns.errors import PlanError, Problem, RunError
 from lora_ns.recipe.peft import Lora
 from lora_ns.rundir import follow_umask
@@ -68,6 +68,7 @@ def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
     """The base with the adapter as its run began: everything that is trained is in float32."""
     import peft
 
+    check_config(folder)
     model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     check_keys(model, folder)
     train_in_float32(model)

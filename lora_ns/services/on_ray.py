@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import socket
 import subprocess
@@ -37,6 +38,7 @@ class OnRay:
                 raise UsageError(Problem("--option", f"Ray has no option `{name}` here", f"one of: {known}"))
             if name != "address" and not value.isdecimal():
                 raise UsageError(Problem("--option", f"`{name}={value}`", f"a number: {_OPTIONS[name]}"))
+        check_address(options)
         self._options = options
 
     def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
@@ -53,9 +55,20 @@ def _entrypoint(folder: Path) -> str:
     return shlex.join([*interpreter(), "-m", "lora_ns", "job", str(folder), "--on-ray"])
 
 
+_ADDRESS = re.compile(r"auto|((https?|ray)://)?[A-Za-z0-9][A-Za-z0-9.\[\]:_-]*(/[\w./-]*)?")
+
+
+def check_address(options: Mapping[str, str]) -> None:
+    """Refuse an address by which Ray would import a module that it names. Raises `UsageError`."""
+    address = options.get("address")
+    if address is not None and not _ADDRESS.fullmatch(address):
+        raise UsageError(Problem("address", f"`{address}` is no address of a cluster", "such as http://10.0.0.1:8265"))
+
+
 def _client(options: Mapping[str, str]) -> Any:
     if importlib.util.find_spec("ray") is None:
         raise MissingError(Problem("", "`ray` is not installed", "`pip install 'lora-ns[ray]'`"))
+    check_address(options)
     from ray.job_submission import JobSubmissionClient
 
     return _asking(lambda: JobSubmissionClient(options.get("address")))

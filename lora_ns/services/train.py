@@ -53,6 +53,7 @@ from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
+from lora_ns.engine.pickles import check_deepspeed_states
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.sharding import dividing_at_once
 from lora_ns.engine.stopping import StopSignal
@@ -81,7 +82,7 @@ from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
 from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
 from lora_ns.processes import count_processes
-from lora_ns.recipe.distributed import AutoStrategy, OneProcess, Processes, Strategy, is_launched
+from lora_ns.recipe.distributed import AutoStrategy, DeepSpeed, OneProcess, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import Lora
 from lora_ns.recipe.recipe import Recipe
@@ -735,6 +736,8 @@ def _fit(
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         run.update(metrics=metrics)
     set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
+    if checkpoint and isinstance(recipe.distributed, DeepSpeed):
+        check_deepspeed_states(checkpoint[0])
     observer.stage("training")
     forget_peak_memory()
     with (

@@ -1,18 +1,25 @@
 """A stranger's run or base with code in it: nothing runs without the user's consent, in whatever place it hides."""
 
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import lorans
-from services_recipes import RECIPE
+from services_recipes import RECIPE, run_recipe
 from transformers import dynamic_module_utils
 
 from lora_ns.basemodel import packaged
+from lora_ns.engine.callbacks import SilentObserver, mark_checkpoint
+from lora_ns.engine.libraries import Noise
+from lora_ns.engine.pickles import check_deepspeed_states
+from lora_ns.errors import RunError, UsageError
 from lora_ns.rundir import RunDir
+from lora_ns.services.train import resume
 
 CODE = """\
 import pathlib
@@ -129,6 +136,20 @@ def plant_kernel_in_base(run: Path, marker: Path) -> None:
     changed(base / "config.json", text_config={"_attn_implementation": "evil/kernel"})
 
 
+def plant_megatron(run: Path, marker: Path) -> None:
+    changed(run / "adapter" / "adapter_config.json", megatron_config={"a": 1}, megatron_core="transformers.own")
+
+
+def plant_other_method(run: Path, marker: Path) -> None:
+    others = {"one": str(run / "others"), "two": "evil/adapter"}
+    changed(run / "adapter" / "adapter_config.json", peft_type="XLORA", adapters=others, hidden_size=192)
+
+
+def plant_log(run: Path, marker: Path) -> None:
+    (run / "train.log").unlink()
+    (run / "train.log").symlink_to(marker)
+
+
 UNASKED = "needs code of its own to be run, and the recipe does not ask for that"
 REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "code beside the tokenizer": (plant_tokenizer, "own.py (digest "),
@@ -139,6 +160,9 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a reference to a folder here": (plant_local_repository, "models do not bring code in this way"),
     "a kernel of another repository": (plant_kernel, "asks for the attention kernel `evil/kernel`"),
     "a kernel that the base asks for": (plant_kernel_in_base, "asks for the attention kernel `evil/kernel`"),
+    "an adapter that imports a library": (plant_megatron, "has PEFT import Megatron"),
+    "an adapter of adapters": (plant_other_method, "XLoraConfig, which is no method of lorans"),
+    "a log that is a file of the user's": (plant_log, "is a link, and a run has files of its own"),
 }
 """Ways to smuggle code that are refused, and what is said."""
 
@@ -165,7 +189,106 @@ def test_code_of_a_run_is_refused_and_not_run(copied: Path, marker: Path, rows: 
         assert not marker.exists()
         assert done.returncode == 2, done.stderr
         assert told in done.stderr
-    assert lorans("status", copied).returncode == 0
+    assert lorans("status", copied).returncode in {0, 2}
+    assert not marker.exists()
+
+
+class Planted:
+    """What creates the marker when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return (Path.touch, (self.marker,))
+
+
+def plant_pickles(run: Path, marker: Path) -> None:
+    checkpoints = list((run / "checkpoints").glob("checkpoint-*"))
+    everywhere = ("adapter_model.bin", "pytorch_model.bin", "training_args.bin", "1_submitted.pkl", "1_0_result.pkl")
+    states = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+    for folder in (run, run / "adapter", run / "jobs" / "1", *checkpoints):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*everywhere, *(states if folder in checkpoints else ())):
+            torch.save(Planted(marker), folder / name)
+
+
+def plant_template(run: Path, marker: Path) -> None:
+    escape = f"cycler.__init__.__globals__.os.system('touch {marker}')"
+    text = "{{ " + escape + " }}{{ messages[0].content.__class__.__mro__[1].__subclasses__() }}"
+    (run / "adapter" / "chat_template.jinja").write_text(text)
+
+
+def plant_class_name(run: Path, marker: Path) -> None:
+    with_own_tokenizer(run, marker)
+    file = run / "adapter" / "tokenizer_config.json"
+    table = json.loads(file.read_text())
+    del table["auto_map"]
+    file.write_text(json.dumps({**table, "tokenizer_class": "own.OwnTokenizer"}))
+
+
+def plant_modules(run: Path, marker: Path) -> None:
+    for folder in (run, run / "adapter", Path()):
+        for name in ("torch", "typer", "sitecustomize", "usercustomize", "conftest"):
+            (folder / f"{name}.py").write_text(CODE.format(marker=str(marker)))
+
+
+def plant_custom_generation(run: Path, marker: Path) -> None:
+    changed(run / "adapter" / "generation_config.json", custom_generate=str(run), trust_remote_code=True)
+    (run / "custom_generate").mkdir()
+    (run / "custom_generate" / "generate.py").write_text(CODE.format(marker=str(marker)))
+
+
+HARMLESS: dict[str, Callable[[Path, Path], None]] = {
+    "pickles": plant_pickles,
+    "a chat template that looks for a way out": plant_template,
+    "a class name with a module": plant_class_name,
+    "modules with the names of libraries": plant_modules,
+    "generation settings with code": plant_custom_generation,
+}
+"""Ways to smuggle code that nothing follows: what is planted may be refused for another reason, or be left aside."""
+
+
+@pytest.mark.parametrize("plant", HARMLESS.values(), ids=HARMLESS)
+def test_code_that_nothing_loads_is_not_run(copied: Path, marker: Path, rows: Path, plant) -> None:
+    plant(copied, marker)
+    uses = (("infer", copied, "-i", "a"), ("eval", copied, "--data", rows), ("merge", copied, "-o", "merged"))
+    for command in (*uses, ("status", copied)):
+        assert lorans(*command, *(["--force"] if command in uses else []), stdin="y\n").returncode in {0, 2}
+        assert not marker.exists()
+
+
+def test_pickles_in_a_checkpoint_are_not_run_when_it_is_resumed(tmp_path: Path, marker: Path) -> None:
+    run = run_recipe(tmp_path, RECIPE, "training.save_steps=3", "dataset.max_samples=16")
+    shutil.rmtree(run.checkpoints / "checkpoint-6")
+    shutil.rmtree(run.adapter)
+    run.update(status="interrupted", adapter={})
+    checkpoint = run.checkpoints / "checkpoint-3"
+    plant_pickles(run.path, marker)
+    mark_checkpoint(checkpoint, run.read().run_id, 3)
+    with pytest.raises((RunError, UsageError, pickle.UnpicklingError)):
+        resume(run, SilentObserver(), Noise())
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("planted", ["posix.system", "a link", "no archive", "another folder"])
+def test_states_of_deepspeed_that_name_code_are_refused(tmp_path: Path, marker: Path, planted: str) -> None:
+    step = tmp_path / "checkpoint-1" / "global_step1"
+    step.mkdir(parents=True)
+    (step.parent / "latest").write_text("global_step1")
+    torch.save({"a": torch.ones(2)}, step / "mp_rank_00_model_states.pt")
+    check_deepspeed_states(step.parent)
+    file = step / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    if planted == "posix.system":
+        torch.save(Planted(marker), file)
+    elif planted == "a link":
+        file.symlink_to(step / "mp_rank_00_model_states.pt")
+    elif planted == "no archive":
+        file.write_bytes(pickle.dumps(Planted(marker)))
+    else:
+        (step.parent / "latest").write_text("../../elsewhere")
+    with pytest.raises(UsageError):
+        check_deepspeed_states(step.parent)
     assert not marker.exists()
 
 
