@@ -6,7 +6,10 @@ name any function of Python.
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
@@ -40,13 +43,24 @@ def check_deepspeed_states(checkpoint: Path) -> None:
             raise UsageError(Problem(str(file), f"would run code of others: it names {named}", _REMEDY))
 
 
+@contextlib.contextmanager
+def telling_pickles(checkpoint: Path | None) -> Iterator[None]:
+    """Turn what torch says against a state that is more than tensors into one line. Raises `UsageError`."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        if checkpoint is None:
+            raise
+        named = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+        what = "a state in it cannot be read without running code" + (f": it names `{named[1]}`" if named else "")
+        raise UsageError(Problem(str(checkpoint), what, _REMEDY)) from None
+
+
 _REMEDY = "restore the checkpoint, or remove it to go on from the one before"
 
 
 def _foreign(file: Path) -> str:
     """What a file names that neither tensors need nor DeepSpeed writes."""
-    import pickle
-
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:

@@ -55,7 +55,7 @@ def _entrypoint(folder: Path) -> str:
     return shlex.join([*interpreter(), "-m", "lora_ns", "job", str(folder), "--on-ray"])
 
 
-_ADDRESS = re.compile(r"auto|((https?|ray)://)?[A-Za-z0-9][A-Za-z0-9.\[\]:_-]*(/[\w./-]*)?")
+_ADDRESS = re.compile(r"auto|((https?|ray)://)?[A-Za-z0-9][A-Za-z0-9.\[\]:_-]*(/([\w.-][\w./-]*)?)?")
 
 
 def check_address(options: Mapping[str, str]) -> None:
