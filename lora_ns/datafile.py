@@ -35,6 +35,19 @@ def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> li
     return found
 
 
+def missing_files(loaded: LoadedRecipe) -> list[Problem]:
+    """Every name of data files in a recipe that leads to none; nothing is read."""
+    data = loaded.recipe.dataset
+    named = [(f"{key}.path", part.path) for key, part in data.parts().items()]
+    problems: list[Problem] = []
+    for key, names in (*named, ("dataset.eval_path", data.eval_path)):
+        try:
+            find_files(loaded, names or (), key)
+        except DataError as error:
+            problems += error.problems
+    return problems
+
+
 def layout_of(table: Dataset) -> Layout:
     """How the files of a source are read whose kind leaves it open."""
     return Layout(table.column_names, table.delimiter, table.sample_by)

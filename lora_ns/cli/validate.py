@@ -35,6 +35,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
+    from lora_ns.datafile import missing_files
     from lora_ns.packages import check_installed, check_packages
     from lora_ns.recipe.load import load_recipe
 
@@ -53,6 +54,7 @@ def validate(
             from lora_ns.services.trust import trust_recipe
 
             trust_recipe(loaded, note)
+        missing = [] if levels["data"] or levels["step"] else missing_files(loaded)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:
@@ -60,10 +62,13 @@ def validate(
         print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
         raise typer.Exit(error.exit_code) from None
     findings = found["data"].findings if "data" in found else ()
-    ok = not any(finding.error or strict for finding in findings)
+    ok = not any(finding.error or strict for finding in findings) and not (missing and strict)
     if as_json:
-        print_json({"ok": ok, "problems": [], **{name: _plain(part) for name, part in found.items()}})
+        warnings = {"warnings": _plain(missing)} if missing else {}
+        print_json({"ok": ok, "problems": [], **warnings, **{name: _plain(part) for name, part in found.items()}})
     else:
+        for problem in missing:
+            typer.echo(f"warning: {problem}", err=True)
         _print(str(recipe), found, ok, ids)
     if not ok:
         raise typer.Exit(2)

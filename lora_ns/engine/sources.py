@@ -206,7 +206,7 @@ UNUSED = "DATA004"
 
 def _unused(loaded: LoadedRecipe, key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
     """The columns of a source that its format does not read; None if there are none, or only metadata."""
-    found = find_unused(form, _asked_columns(table), [row.values for row in source.rows])
+    found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
     if not found.columns:
         return None
     problem = unused_problem(form, found, source.name)
@@ -230,14 +230,20 @@ def unused_problem(form: Format, found: Unused, name: str) -> Problem:
     return Problem("", what, ignore, UNUSED)
 
 
-def _asked_columns(table: Dataset) -> Columns:
+def told_unused(problem: Problem) -> str:
+    """Columns that nothing reads as a note of a training says them."""
+    return f"[{UNUSED}] {problem.what} ({problem.remedy})"
+
+
+def asked_columns(table: Dataset) -> Columns:
+    """What a source of the recipe says about columns."""
     return Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
 
 
 def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
     """The format of a source's rows and the reason. Raises `DataError`."""
     names = names_of(row.values for row in source.rows)
-    columns = _asked_columns(table)
+    columns = asked_columns(table)
     is_named = bool(table.column_names or table.delimiter)
     try:
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
@@ -642,8 +648,7 @@ def notes(sources: Sources) -> list[str]:
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
         if source and source.left_out and not (kind == "training" and sources.is_stream):
             told.append(f"{kind} rows: {told_left_out(source.left_out)}")
-    for unused in sources.unused:
-        told.append(f"[{UNUSED}] {unused.problem.what} ({unused.problem.remedy})")
+    told += [told_unused(unused.problem) for unused in sources.unused]
     for part in sources.parts:
         if part.weight is not None:
             repeated = f", {part.repeated:,} of them repetitions" if part.repeated else ""

@@ -23,9 +23,17 @@ from lora_ns.engine.dataset import (
 )
 from lora_ns.engine.notices import Counted
 from lora_ns.engine.render import IGNORED, Renderer
-from lora_ns.engine.sources import Source, asked_for, hub_commit, hub_name, open_hub_stream
+from lora_ns.engine.sources import (
+    Source,
+    asked_columns,
+    asked_for,
+    hub_commit,
+    hub_name,
+    open_hub_stream,
+    unused_problem,
+)
 from lora_ns.errors import DataError, Problem, UsageError
-from lora_ns.formats import Format, TokenClassification
+from lora_ns.formats import Format, TokenClassification, find_unused
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import Outcome, Row, each_row, told
 from lora_ns.rundir import FileRecord, SourceRecord, sha256_file
@@ -59,6 +67,10 @@ class Stream:
     """By their places, the rows that cannot be read."""
     noted: Counted = field(default_factory=Counted)
     """What is to be told of the rows of the first pass that are trained on all the same."""
+    known: frozenset[str] = frozenset()
+    """Columns of the rows that were looked at so far: what nothing reads among them is said."""
+    late: dict[str, Problem] = field(default_factory=dict)
+    """By their places, the first rows with other columns that nothing reads."""
 
     def rows(self) -> Iterator[Row]:
         """One pass over the rows in their order.
@@ -108,6 +120,8 @@ class Stream:
         return CausalRows(self.form, self.renderer, self.loaded.recipe.sft)
 
     def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
+        if number == 0:
+            self._look_at_columns(rows)
         if self.loaded.recipe.task_type == "CAUSAL_LM":
             tally = self._causal.tally = Tally(rows=len(rows), is_text=self.form.name == "text")
             sequences, faults = self._causal.encode(rows)
@@ -126,6 +140,19 @@ class Stream:
             self.tally.lost_words += tally.lost_words
             self.tally.longest = max(self.tally.longest, tally.longest)
         return sequences
+
+    def _look_at_columns(self, rows: Sequence[Row]) -> None:
+        """Look at columns that the first rows do not have. Raises `DataError` where a part of a row would be lost."""
+        late = [row for row in rows if not row.values.keys() <= self.known]
+        if not late:
+            return
+        self.known |= {name for row in late for name in row.values}
+        found = find_unused(self.form, asked_columns(self.loaded.recipe.dataset), [row.values for row in late])
+        problem = unused_problem(self.form, found, late[0].where)
+        if found.meant:
+            raise DataError(problem)
+        if found.columns:
+            self.late[late[0].where] = problem
 
     def _overflow(self, tally: Tally) -> list[Problem]:
         """That a row is too long, if the recipe does not say what to do with it."""
@@ -147,7 +174,7 @@ class Stream:
         from datasets.iterable_dataset import ExamplesIterable
 
         def examples() -> Iterator[tuple[int, dict[str, Any]]]:
-            self.tally, self.left_out, self.noted = Tally(), {}, Counted()
+            self.tally, self.left_out, self.noted, self.late = Tally(), {}, Counted(), {}
             for number, sequence in enumerate(self.sequences()):
                 yield number, dict(sequence.row())
 
@@ -160,11 +187,12 @@ def open_stream(
     renderer: Renderer,
     labels: tuple[str, ...] = (),
     room: int | None = None,
+    known: frozenset[str] = frozenset(),
 ) -> Stream:
-    """The stream of a recipe. Raises `DataError` if its files are not there."""
+    """The stream of a recipe; arguments as the fields of `Stream`. Raises `DataError` if its files are not there."""
     names = loaded.recipe.dataset.path
     files = find_files(loaded, names, "dataset.path") if names else ()
-    return Stream(loaded, form, renderer, labels, files, room)
+    return Stream(loaded, form, renderer, labels, files, room, known=known)
 
 
 def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:

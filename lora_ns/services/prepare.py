@@ -27,6 +27,7 @@ from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import choose_pad_token, recipe_tokenizer, stop_token_ids
+from lora_ns.formats import names_of
 from lora_ns.plan import DataFacts, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.rundir import DataRecord, PartRecord, SourceRecord
@@ -95,7 +96,8 @@ def _prepare(loaded: LoadedRecipe, rows: OpenedRows, observer: Observer) -> Prep
     facts, (train, evaluation) = _facts(loaded, rows, encoded)
     stream = None
     if sources.is_stream:
-        stream = open_stream(loaded, sources.format, rows.renderer, rows.labels, rows.room)
+        known = frozenset(names_of(row.values for row in sources.train.rows))
+        stream = open_stream(loaded, sources.format, rows.renderer, rows.labels, rows.room, known)
     record = _data_record(sources, encoded, _answered(loaded), stream)
     return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream)
 

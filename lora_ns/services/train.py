@@ -56,6 +56,7 @@ from lora_ns.engine.notices import as_notes
 from lora_ns.engine.pickles import check_deepspeed_states, telling_pickles
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.sharding import dividing_at_once
+from lora_ns.engine.sources import told_unused
 from lora_ns.engine.stopping import StopSignal
 from lora_ns.engine.stream import Stream, check_stream, stream_counts
 from lora_ns.engine.tokenizer import (
@@ -876,7 +877,7 @@ def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:
     run.update(data=data.model_copy(update={"train": data.train.model_copy(update=stream_counts(stream))}))
     if stream.left_out:
         observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
-    for note in as_notes("training", stream.noted):
+    for note in (*map(told_unused, stream.late.values()), *as_notes("training", stream.noted)):
         observer.warn(note)
 
 

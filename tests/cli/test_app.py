@@ -61,6 +61,23 @@ def test_validate_prints_json(write_recipe):
     assert json.loads(done.stdout)["problems"][0]["remedy"] == "did you mean `seed`?"
 
 
+def test_data_files_that_are_not_there_are_a_warning(write_recipe, tmp_path):
+    path = write_recipe(MINIMAL.replace("[training]", 'eval_path = "held/*.jsonl"\n[training]'))
+    done = lorans("validate", path)
+    assert done.returncode == 0
+    assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == [
+        f"warning: {path}:11: dataset.path: no file `train.jsonl`",
+        f"warning: {path}:13: dataset.eval_path: no file matches `held/*.jsonl`",
+    ]
+    assert lorans("validate", path, "--strict").returncode == 2
+    shown = json.loads(lorans("validate", path, "--json").stdout)
+    assert (shown["ok"], [problem["where"] for problem in shown["warnings"]]) == (True, [f"{path}:11", f"{path}:13"])
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "a.jsonl").touch()
+    assert lorans("validate", path, "--strict").stderr == ""
+
+
 def test_the_schema_is_json_and_closed():
     schema = json.loads(lorans("schema").stdout)
     assert schema["additionalProperties"] is False

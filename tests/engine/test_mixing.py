@@ -374,3 +374,65 @@ def test_a_text_file_is_a_table_or_lines_if_asked(read, tmp_path):
         RawText("prompt|completion"),
         RawText("a|b"),
     ]
+
+
+# What the plan says of rows in files
+
+
+def planned(write_recipe, text, *overrides):
+    return plan_of(load_recipe(write_recipe(text), overrides))
+
+
+def test_the_plan_shows_the_format_that_is_found_and_what_nothing_reads(write, write_recipe, minimal):
+    write("train.jsonl", [{"question": "a", "answer": "b", "level": 3}] * 4)
+    write("eval.jsonl", [{"question": "a", "answer": "b", "kind": "x"}])
+    made = planned(write_recipe, minimal, "dataset.eval_path=eval.jsonl", SHORT)
+    assert (made.format.value, made.format.why) == ("question-answer", "columns `question`, `answer`")
+    assert (made.train_rows.value, made.eval_rows.value) == (4, 1)
+    told = [note.partition(" (")[0] for note in made.notes if "DATA004" in note]
+    assert [note.rpartition("/")[2] for note in told] == [
+        "train.jsonl: not read by `question-answer`: `level`",
+        "eval.jsonl: not read by `question-answer`: `kind`",
+    ]
+    ignoring = ['dataset.ignore_columns=["level", "kind"]', "dataset.eval_path=eval.jsonl", SHORT]
+    assert not [note for note in planned(write_recipe, minimal, *ignoring).notes if "DATA004" in note]
+
+
+def test_the_plan_shows_the_format_of_each_source(write, write_recipe, minimal):
+    write("a.jsonl", chats("a", 3))
+    write("b.jsonl", [{"text": "b"}] * 2)
+    made = planned(write_recipe, minimal.replace('path = "train.jsonl"\n', TWO), SHORT)
+    assert made.format.value == "messages, text"
+    assert made.format.why.count("by column") == 2
+
+
+def test_the_plan_refuses_what_a_training_refuses(write, write_recipe, minimal):
+    write("train.jsonl", [{"question": "a", "answer": "b", "context": "long ago"}] * 4)
+    with pytest.raises(DataError, match=r"\[DATA004\] .*`context` would be lost") as caught:
+        planned(write_recipe, minimal, SHORT)
+    assert 'ignore_columns = ["context"]' in str(caught.value)
+    assert planned(write_recipe, minimal, 'dataset.ignore_columns=["context"]', SHORT).train_rows.value == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("dataset.eval_split=test", "known once the data is read"),
+        ("dataset.eval_fraction=0.1", "known once the data is read"),
+        ("dataset.max_samples=9", "no evaluation rows"),
+    ],
+)
+def test_the_plan_says_what_it_cannot_know_of_rows_on_the_hub(write_recipe, minimal, override, why):
+    text = minimal.replace('path = "train.jsonl"', 'name = "someone/rows"')
+    made = planned(write_recipe, text, override, SHORT)
+    assert (made.format.value, made.eval_rows.value, made.eval_rows.why) == (None, None, why)
+    assert made.format.why == made.train_rows.why == "known once the data is read"
+
+
+def test_ignored_columns_of_a_source_are_its_own(read, write):
+    write("a.jsonl", [{"question": "a", "answer": "b", "context": "x"}])
+    write("b.jsonl", [{"question": "a", "answer": "b", "context": "x"}])
+    found = read(sources=TWO + 'ignore_columns = ["context"]\n')
+    assert [unused.is_refused for unused in found.unused] == [True]
+    assert "a.jsonl: not read by" in found.unused[0].problem.what
+    assert not read('dataset.ignore_columns=["context"]', sources=TWO).unused

@@ -196,6 +196,20 @@ def test_one_more_broken_row_than_allowed_is_told(opened, tmp_path, monkeypatch)
         list(opened("dataset.max_bad_rows=1", "dataset.shuffle_buffer_size=0").sequences())
 
 
+def test_columns_that_come_up_late_are_told_or_refused(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PROBE_ROWS", 2)
+    write(
+        tmp_path, [*map(row, range(70)), {**row(70), "body": "x"}, *map(row, range(71, 140)), {**row(140), "body": "x"}]
+    )
+    stream = opened("dataset.shuffle_buffer_size=0")
+    assert sum(1 for _ in itertools.islice(stream.sequences(), 300)) == 300
+    (told,) = stream.late.values()
+    assert (told.code, told.what.rpartition("/")[2]) == ("DATA004", "rows.jsonl:71: not read by `messages`: `body`")
+    write(tmp_path, [*map(row, range(70)), {**row(70), "system": "Be kind."}])
+    with pytest.raises(DataError, match=r"\[DATA004\] .*rows.jsonl:71: not read by `messages`: `system`"):
+        list(itertools.islice(opened("dataset.shuffle_buffer_size=0").sequences(), 100))
+
+
 def test_a_list_in_one_file_is_no_stream(opened, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([row(0)]))
     with pytest.raises(DataError, match=r"rows.json: one list cannot be read row by row \(write it as .jsonl"):
