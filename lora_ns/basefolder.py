@@ -21,6 +21,7 @@ GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _AGAIN = "fetch the model again"
 
 Tensors = Mapping[str, Mapping[str, Any]]
@@ -41,6 +42,18 @@ class Contents:
     """Files of weights that it does not load, such as `consolidated.safetensors`."""
     has_adapter: bool
     """Whether there is an adapter, which transformers would put onto the model."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is in the folder and not used."""
+        found = [name for name in self.others if not (self.has_adapter and name == _ADAPTER_WEIGHTS)]
+        notes = [f"the base's folder has an adapter, too ({ADAPTER}), which is not loaded"] if self.has_adapter else []
+        if found and self.weights:
+            named = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            notes.append(
+                f"the base's folder has weights that transformers does not load, which are not counted: {named}"
+            )
+        return tuple(notes)
 
     @property
     def files(self) -> list[Path]:
@@ -365,6 +378,9 @@ def _place(name: str, entry: Any) -> tuple[int, int, str]:
 _FREEDOM = 8
 """A size may be this many times the largest side of a stored tensor: weights may be stored in parts."""
 
+_FEW_LAYERS = 64
+"""Layers that are built in no time, whatever the weights are: some models store all of them as one."""
+
 
 def check_sizes(file: Path, settings: Mapping[str, Any], tensors: Tensors) -> None:
     """Refuse settings that claim a larger model than the weights are, before one is built. Raises `ModelError`."""
@@ -377,7 +393,7 @@ def check_sizes(file: Path, settings: Mapping[str, Any], tensors: Tensors) -> No
             raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
     for key in _LAYERS:
         layers = max(_numbers(text.get(key)), default=0)
-        if layers > len(tensors):
+        if layers > max(_FEW_LAYERS, len(tensors)):
             what = f"`{key}` is {layers:,}, and the weights have {len(tensors):,} tensors"
             raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
 

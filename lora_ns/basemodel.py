@@ -101,7 +101,7 @@ class Base:
             what = f"not weights as `quantization_config` says: {error}"
             raise ModelError(Problem(str(self.path / SETTINGS), what, "fetch the model again")) from None
         check_sizes(self.path / SETTINGS, self.config, tensors)
-        return read_facts(self.config, tensors)
+        return replace(read_facts(self.config, tensors), notes=classify(self.path).notes)
 
     @cached_property
     def weight_files(self) -> Sequence[Path]:
@@ -169,6 +169,8 @@ class BaseFacts:
     """What the model's settings say of a quantisation that it is stored in."""
     has_biases: bool = False
     """Whether some of its layers add a bias."""
+    notes: tuple[str, ...] = ()
+    """What of its folder is not used."""
 
 
 _UNIMPORTANT_SETTINGS = frozenset(

@@ -306,6 +306,9 @@ def fit_to_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
         ModelError: if nothing here trains over the base as it is stored.
         RecipeError: if the recipe does not go with how it is stored.
     """
+    if facts:
+        told = (note for note in facts.notes if note not in loaded.notes)
+        loaded = replace(loaded, notes=(*loaded.notes, *told))
     return _fit_length(fit_quantization(loaded, facts), facts)
 
 

@@ -22,7 +22,6 @@ from lora_ns.rows import Row, told, try_each
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import PreTrainedTokenizerBase
 
 
 ROWS_AT_ONCE = 1000
@@ -245,7 +244,7 @@ def encode(
     """The rows of a source as the recipe's task needs them; `room` is what the base has positions for, if it says."""
     if loaded.recipe.task_type == "CAUSAL_LM":
         return encode_causal(source, form, renderer, loaded, room)
-    return encode_labelled_rows(source, form, renderer.tokenizer, loaded, labels)
+    return encode_labelled_rows(source, form, renderer, loaded, labels)
 
 
 def tokenize(
@@ -357,10 +356,11 @@ def _nothing_left(source: Source, sft: Sft, tally: Tally) -> Problem:
 
 
 def encode_labelled_rows(
-    source: Source, form: Format, tokenizer: PreTrainedTokenizerBase, loaded: LoadedRecipe, labels: Sequence[str]
+    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]
 ) -> Encoding:
     """Rows of a classifier: the tokenizer's inputs and `labels`, what is to be predicted; and their problems."""
-    encoder = make_encoder(form, tokenizer, loaded.recipe.classification.max_seq_length)
+    limit = loaded.recipe.classification.max_seq_length
+    encoder = make_encoder(form, renderer.tokenizer, limit, renderer.vocabulary)
     targets = Targets(labels)
     tally = Tally(rows=len(source.rows))
 

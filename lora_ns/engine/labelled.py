@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.targets import Targets
+from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.errors import ModelError, Problem
 from lora_ns.formats import Example, Format, Labelled, RowFaultError, Tagged, TextClassification, TokenClassification
 
@@ -45,13 +46,18 @@ def separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
 class TextEncoder:
     """Encodes texts and pairs."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
+        self.vocabulary = vocabulary or Vocabulary()
         self._between = "" if separates_pairs(tokenizer) else PAIR_SEPARATOR
 
     def encode(self, example: Example) -> Fitted:
-        """The tokens of a text or a pair; of a pair that is too long, the longer text is cut first."""
+        """The tokens of a text or a pair; of a pair that is too long, the longer text is cut first.
+
+        Raises:
+            RowFaultError: if the base has no embedding for one of them.
+        """
         assert isinstance(example, Labelled)
         texts = [example.text]
         if example.text_pair is not None:
@@ -60,6 +66,7 @@ class TextEncoder:
         length = len(whole["input_ids"])
         if length > self.limit:
             whole = self.tokenizer(*texts, truncation=True, max_length=self.limit)
+        self.vocabulary.check(whole["input_ids"])
         return Fitted({key: list(value) for key, value in whole.items()}, length)
 
     def learn(self, example: Example, targets: Targets) -> Fitted:
@@ -78,13 +85,14 @@ class WordEncoder:
     its tokens are those that it has in running text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None) -> None:
         """Raises `ModelError` if the tokenizer cannot tell which token is of which word."""
         if not tokenizer.is_fast:
             what = f"{type(tokenizer).__name__} does not tell which token is of which word"
             raise ModelError(Problem("", what, "to tag words, choose a base with a fast tokenizer (tokenizer.json)"))
         self.tokenizer = tokenizer
         self.limit = limit
+        self.vocabulary = vocabulary or Vocabulary()
         self._space = " " if self._needs_space() else ""
 
     def _needs_space(self) -> bool:
@@ -98,7 +106,11 @@ class WordEncoder:
         return list(self.tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"])
 
     def encode(self, example: Example) -> Fitted:
-        """The tokens of a sentence, its end cut off if it is too long."""
+        """The tokens of a sentence, its end cut off if it is too long.
+
+        Raises:
+            RowFaultError: if the base has no embedding for one of them.
+        """
         assert isinstance(example, Tagged)
         words = [f"{self._space}{word}" if word else word for word in example.words]
         whole = self.tokenizer(words, is_split_into_words=True)
@@ -107,6 +119,7 @@ class WordEncoder:
         if length > self.limit:
             whole = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.limit)
             cut = _first_tokens(whole)
+        self.vocabulary.check(whole["input_ids"])
         return Fitted({key: list(value) for key, value in whole.items()}, length, cut, len(first) - len(cut))
 
     def learn(self, example: Example, targets: Targets) -> Fitted:
@@ -131,9 +144,11 @@ def _first_tokens(encoded: Any) -> dict[int, int]:
     return first
 
 
-def make_encoder(form: Format, tokenizer: PreTrainedTokenizerBase, limit: int) -> TextEncoder | WordEncoder:
+def make_encoder(
+    form: Format, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None
+) -> TextEncoder | WordEncoder:
     """The encoder for rows of a format. Raises `ModelError` if the tokenizer does not fit it."""
-    return (WordEncoder if isinstance(form, TokenClassification) else TextEncoder)(tokenizer, limit)
+    return (WordEncoder if isinstance(form, TokenClassification) else TextEncoder)(tokenizer, limit, vocabulary)
 
 
 def label_notes(form: Format, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

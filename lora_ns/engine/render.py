@@ -10,6 +10,7 @@ from lora_ns.deadline import OverrunError
 from lora_ns.engine.memo import Memo
 from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.engine.shown import OTHER_TEMPLATE, check_shown, refusal
+from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
 
@@ -53,6 +54,8 @@ class Renderer:
     """Whether a system turn becomes the beginning of the first user turn."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables that the chat template reads."""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary, compare=False)
+    """What the base has embeddings for."""
     template: str = "the chat template"
     """Which template it is, for messages."""
     memo: Memo = field(default_factory=Memo, compare=False)
@@ -80,8 +83,15 @@ class Renderer:
         """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
 
         Raises:
-            RowFaultError: if the template refuses the row, or does not render it the way it would at inference.
+            RowFaultError: if the template refuses the row, or does not render it the way it would at inference; or if
+                it has a token that the base has no embedding for.
         """
+        rendered = self._examples(example)
+        for sequence in rendered:
+            self.vocabulary.check(sequence.input_ids)
+        return rendered
+
+    def _examples(self, example: Conversation | PromptCompletion | RawText) -> list[Rendered]:
         if isinstance(example, RawText):
             ids = self._ended(self._encode_plain(example.text))
             return [Rendered(ids, [True] * len(ids))]
@@ -97,6 +107,11 @@ class Renderer:
 
     def prompt(self, example: Conversation | PromptCompletion | RawText) -> list[int]:
         """The tokens that ask for the next answer, or that a text begins with. Raises `RowFaultError`."""
+        ids = self._prompt(example)
+        self.vocabulary.check(ids)
+        return ids
+
+    def _prompt(self, example: Conversation | PromptCompletion | RawText) -> list[int]:
         if isinstance(example, RawText):
             return self._encode_plain(example.text)
         if isinstance(example, PromptCompletion):
@@ -316,11 +331,14 @@ class Renderer:
         return ids
 
 
-def make_renderer(tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft) -> Renderer:
+def make_renderer(
+    tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft, vocabulary: Vocabulary | None = None
+) -> Renderer:
     """The renderer of a recipe: the same for training, validation, inference and evaluation."""
     merges = sft.system_role == "merge-into-user"
     name = f"the chat template `{sft.chat_template}`" if sft.chat_template else template_name(tokenizer)
-    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs, name)
+    known = vocabulary or Vocabulary()
+    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs, known, name)
 
 
 def _check_not_empty(conversation: Conversation) -> None:

@@ -10,6 +10,7 @@ from lora_ns.deadline import OverrunError
 from lora_ns.engine.generate import Writer, up_to_stop, written_text
 from lora_ns.engine.metrics import exact_match, extract_answer, is_match
 from lora_ns.engine.render import Renderer, make_renderer
+from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import EndlessRowError, Format
 from lora_ns.recipe.recipe import Recipe
@@ -35,12 +36,18 @@ class Questions:
     """The same of the answers as they are learned: what the chat template puts into them is part of them."""
 
     @classmethod
-    def of(cls, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Questions:
+    def of(
+        cls,
+        manifest: Manifest,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Row],
+        vocabulary: Vocabulary | None = None,
+    ) -> Questions:
         """Those of a run's evaluation rows, or of others of their kind. Raises `DataError`."""
         recipe = manifest.recipe
         form = format_of(manifest)
         chosen = rows[: recipe.evaluation.max_samples]
-        renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft)
+        renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft, vocabulary)
         group, pattern = recipe.evaluation.group_by, recipe.evaluation.answer_pattern
         learned = for_each(chosen, lambda row: _learned(renderer, form, row))
         return cls(

@@ -52,7 +52,7 @@ def evaluate(
     if manifest.recipe.task_type != "CAUSAL_LM":
         return EvaluateResult(len(rows), _labels(opened, rows, compute))
     sequences, limit = _sequences(opened, rows), manifest.recipe.sft.max_seq_length
-    questions = Questions.of(manifest, opened.tokenizer, rows) if exact_match else None
+    questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     asked = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
     losses, *answers = compute([_loss_task(sequences, limit), *asked])
     metrics = {"loss": _mean(losses)}
@@ -85,7 +85,7 @@ def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> dict[str, 
 def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
     """What the loss of rows is measured on. Raises `DataError`."""
     form, sft = format_of(opened.manifest), opened.manifest.recipe.sft
-    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, sft)
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, sft, opened.vocabulary())
     rendered = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
     whole = [sequence for row in rendered for sequence in row]
     if sft.on_overflow == "split" and form.name == "text":

@@ -9,7 +9,7 @@ from typing import Any
 from lora_ns.engine.labelled import WordEncoder, make_encoder
 from lora_ns.engine.render import make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import RowFaultError, TokenClassification
+from lora_ns.formats import Example, RowFaultError, Tagged, TokenClassification
 from lora_ns.formats.tokens import entities, has_scheme
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
@@ -68,14 +68,22 @@ def _label(opened: Opened, rows: Sequence[Row], batch_size: int, compute: Comput
     form = format_of(opened.manifest)
     limit = opened.manifest.recipe.classification.max_seq_length
     if isinstance(form, TokenClassification):
-        WordEncoder(opened.tokenizer, limit)
-        sentences = for_each(rows, lambda row: list(form.prompt(row.values).words))
+        tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
+        sentences = for_each(rows, lambda row: _words(tagger, form.prompt(row.values)))
         (tags,) = compute([in_turn("tag", sentences, batch_size)])
         return [_tagged(form, row, words, found) for row, words, found in zip(rows, sentences, tags, strict=True)]
-    encoder = make_encoder(form, opened.tokenizer, limit)
+    encoder = make_encoder(form, opened.tokenizer, limit, opened.vocabulary())
     inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
     (said,) = compute([in_turn("classify", inputs, batch_size)])
     return [{**row.values, **found} for row, found in zip(rows, said, strict=True)]
+
+
+def _words(encoder: WordEncoder, sentence: Example) -> list[str]:
+    """The words of a sentence that the model can be asked with. Raises `RowFaultError`."""
+    assert isinstance(sentence, Tagged)
+    if encoder.vocabulary.beyond:
+        encoder.encode(sentence)
+    return list(sentence.words)
 
 
 def _tagged(
@@ -128,7 +136,8 @@ def _given(manifest: Manifest, row: Row) -> Mapping[str, Any]:
 def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:
     """The tokens that the model is asked with, row by row. Raises `DataError`."""
     form = format_of(opened.manifest)
-    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, opened.manifest.recipe.sft)
+    manifest = opened.manifest
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, manifest.recipe.sft, opened.vocabulary())
     room = opened.room()
 
     def prompt_of(row: Row) -> list[int]:

@@ -26,7 +26,8 @@ from lora_ns.engine.sources import (
 from lora_ns.engine.stream import Stream, open_stream, stream_record
 from lora_ns.engine.targets import find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
-from lora_ns.engine.tokenizer import choose_pad_token, recipe_tokenizer, stop_token_ids
+from lora_ns.engine.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
+from lora_ns.engine.vocabulary import vocabulary
 from lora_ns.formats import names_of
 from lora_ns.plan import DataFacts, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe, locating
@@ -44,7 +45,10 @@ def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
     check_kwargs(loaded, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
-    return make_renderer(tokenizer, stops, loaded.recipe.sft)
+    known = vocabulary(base, tokenizer, added_tokens(tokenizer, loaded.recipe.model))
+    known.check_special(str(base.path), "end of an answer", stops)
+    known.check_special(str(base.path), "pad token", [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id])
+    return make_renderer(tokenizer, stops, loaded.recipe.sft, known)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Obse
         DataError: with the files, rows and columns that cannot be learned from.
     """
     observer.stage("reading the data")
-    if not use_cache or loaded.recipe.dataset.streaming:
+    if not use_cache or loaded.recipe.dataset.streaming or renderer.vocabulary.beyond:
         return _prepare(loaded, open_rows(loaded, renderer, base), observer)
     key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
     found = find_preparation(key)

@@ -67,6 +67,7 @@ from lora_ns.engine.tokenizer import (
     template_hash,
 )
 from lora_ns.engine.trainer import check_arguments, choose_optimizer, leave_training, make_trainer
+from lora_ns.engine.vocabulary import vocabulary
 from lora_ns.errors import (
     DataError,
     InterruptedRunError,
@@ -557,7 +558,12 @@ def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokeniz
     return Stream(
         loaded,
         format_of(manifest),
-        make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft),
+        make_renderer(
+            tokenizer,
+            manifest.stop_token_ids,
+            manifest.recipe.sft,
+            vocabulary(base, tokenizer, manifest.added_tokens),
+        ),
         manifest.labels,
         [Path(file.path) for file in manifest.data.train.files],
         room_for_rows(loaded, base.facts),

@@ -21,6 +21,7 @@ from lora_ns.engine.adapter import (
 from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import Loading, empty_base, load_base, make_room, max_positions, positions
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
+from lora_ns.engine.vocabulary import Vocabulary, vocabulary
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
 from lora_ns.plan import Derived
@@ -44,6 +45,10 @@ class Opened:
     def room(self) -> int | None:
         """Positions that the model has; None if it does not say."""
         return room_for_text(self.manifest, positions(self.base, self.manifest.recipe.model.trust_remote_code))
+
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model has embeddings for."""
+        return vocabulary(self.base, self.tokenizer, self.manifest.added_tokens)
 
 
 @dataclass(frozen=True)

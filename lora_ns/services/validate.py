@@ -238,13 +238,15 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
         LoransError: if the method and the base do not fit.
     """
     base = _find_base(loaded, machine, observer)
+    known = open_renderer(loaded, base).vocabulary
     observer.stage("putting the adapter onto an empty base")
     empty = _bare_base(loaded, base)
     kind = type(empty).__name__
     with locating(loaded):
         model = add_adapter(empty, plainly_started(loaded.recipe.peft), loaded.recipe.task_type, base)
     trainable, modules = trainable_parameters(model), adapted_modules(model)
-    return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, expert_notes(model))
+    notes = (*expert_notes(model), *known.notes)
+    return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, notes)
 
 
 def _bare_base(loaded: LoadedRecipe, base: Base) -> PreTrainedModel:
