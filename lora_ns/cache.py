@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
+from lora_ns.temporary import claim, release, remove_abandoned
 
 _UNFINISHED = ".unfinished-"
 
@@ -46,6 +47,7 @@ def entries() -> list[Entry]:
 
 def find(key: str) -> Path | None:
     """The folder of a key, marked as used; None if there is none."""
+    remove_abandoned(cache_folder(), _UNFINISHED)
     folder = cache_folder() / key
     if not folder.is_dir():
         return None
@@ -57,9 +59,11 @@ def new_folder() -> Path:
     """A folder to write an entry in; it counts for nothing until `keep` names it."""
     parent = cache_folder()
     parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
-    folder.mkdir()
-    return folder
+    while True:
+        folder = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        folder.mkdir()
+        if claim(folder):
+            return folder
 
 
 def keep(folder: Path, key: str) -> Path:
@@ -67,16 +71,18 @@ def keep(folder: Path, key: str) -> Path:
     target = cache_folder() / key
     try:
         folder.rename(target)
+        release(folder)
     except OSError:
         if not target.is_dir():
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        drop(folder)
     return target
 
 
 def drop(folder: Path) -> None:
     """Remove an entry that cannot be read, or was not finished."""
     shutil.rmtree(folder, ignore_errors=True)
+    release(folder)
 
 
 def clear() -> int:

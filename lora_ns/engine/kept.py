@@ -123,6 +123,8 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
         }
         (folder / _FACTS).write_text(json.dumps(kept), encoding="utf-8")
         cache.keep(folder, key)
-    except OSError:
+    except BaseException as error:
         if folder is not None:
             cache.drop(folder)
+        if not isinstance(error, OSError):
+            raise

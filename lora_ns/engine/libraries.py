@@ -9,7 +9,6 @@ import importlib.metadata
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from io import FileIO
@@ -18,6 +17,7 @@ from types import TracebackType
 
 from lora_ns.errors import MissingError, Problem
 from lora_ns.machine import TRAINING_PYTHON, Machine
+from lora_ns.temporary import temporary_file
 
 PACKAGES = (
     "accelerate",
@@ -177,8 +177,8 @@ class Noise:
 
 
 def _temporary_file() -> tuple[FileIO, Path]:
-    handle, name = tempfile.mkstemp(prefix="lorans-", suffix=".log")
-    return os.fdopen(handle, "ab", buffering=0), Path(name)
+    handle, path = temporary_file(".log")
+    return os.fdopen(handle, "ab", buffering=0), path
 
 
 def _flush() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
 from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.services.train import find_recipe_base, train
+from lora_ns.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -271,8 +271,8 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
     Raises:
         LoransError: what a training would raise.
     """
-    with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
-        result = train(_one_step(loaded, Path(folder) / "run"), observer, noise, use_cache=False)
+    with temporary_folder() as folder:
+        result = train(_one_step(loaded, folder / "run"), observer, noise, use_cache=False)
         noise.detach()
     return StepReport(float(result.metrics["train_loss"]), result.trainable_parameters)
 

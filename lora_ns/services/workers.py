@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from lora_ns.recipe.generation import Generation
 from lora_ns.rundir import RunDir, write_atomic
 from lora_ns.services.tasks import Compute, Task, Tell, compute_batch, compute_here
 from lora_ns.services.trained import Force, Opened, load, open_run
+from lora_ns.temporary import temporary_folder
 from lora_ns.workers import WorkerFiles, run_workers, worker_environments
 
 
@@ -51,8 +51,8 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
             if workers.count > 1:
                 prepare(workers.machine)
             return compute_here(opened, tell)(tasks)
-        with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
-            return _divide(tasks, count, workers, opened, Path(folder), tell)
+        with temporary_folder() as folder:
+            return _divide(tasks, count, workers, opened, folder, tell)
 
     return compute
 
@@ -101,8 +101,8 @@ def begin_elsewhere(run: RunDir, device: str, machine: Machine) -> None:
     Raises:
         LoransError: what went wrong there.
     """
-    with tempfile.TemporaryDirectory(prefix="lorans-") as folder:
-        own = WorkerFiles(Path(folder), 0)
+    with temporary_folder() as folder:
+        own = WorkerFiles(folder, 0)
         write_atomic(own.share, json.dumps({"run": str(run.path.absolute()), "processes": 1, "begins": True}))
         environments = worker_environments(os.environ, 1, device, machine)
         run_workers(own.folder, environments, lambda _: None, lambda: 0)  # a signal ends what runs: see `StopSignal`

@@ -303,6 +303,9 @@ def fork_commands() -> None:
 def become(asked: dict[str, Any]) -> None:
     """Be as a process that was just started: a session, a folder, an environment and standard streams of its own."""
     os.setsid()
+    for name in SIGNALS[1:]:
+        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(asked["cwd"])
     os.environ.update(asked["env"])
     tempfile.tempdir = None
@@ -334,10 +337,10 @@ def interrupted_at_random(folder: Path, count: int, seed: int, log: Path) -> lis
     while done < count:
         number += 1
         chance = random.Random(f"{seed} {number}")
-        processes = 2 if number % 6 == 0 else 1
+        processes = 2 if number % 7 == 3 else 1
         case = Case(folder / f"case-{number}", number, processes, chance.random() < 0.5, old.path, commands)
         case.begin()
-        for _ in range(min(count - done, chance.randint(1, 4))):
+        for _ in range(min(count - done, chance.randint(1, 6))):
             case.interrupt(drawn(chance, processes))
             done += 1
             if case.is_new() and case.run.read().status == "finished":

@@ -1,4 +1,8 @@
-"""A run that is interrupted anywhere keeps what was there, or goes on to the adapter of one that nobody disturbed."""
+"""A run that is interrupted anywhere keeps what was there, or goes on to the adapter of one that nobody disturbed.
+
+`LORANS_INTERRUPTIONS=100 pytest -m cluster tests/services/test_interruptions.py` interrupts so many times at random;
+`LORANS_SEED` draws others.
+"""
 
 import os
 import shutil
@@ -7,6 +11,7 @@ import time
 
 import pytest
 import torch
+from interruptions import interrupted_at_random
 from safetensors.torch import load_file
 from services_recipes import RECIPE, resumed, run_recipe
 
@@ -89,3 +94,12 @@ def test_what_would_end_a_process_ends_a_training_that_is_saved(trained, tmp_pat
         assert caught.value.signal_number == number
     resumed(run)
     check_same(run, undisturbed)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_random_interruptions(tmp_path):
+    count, seed = (
+        int(os.environ.get(name, value)) for name, value in (("LORANS_INTERRUPTIONS", 10), ("LORANS_SEED", 1))
+    )
+    assert interrupted_at_random(tmp_path, count, seed, tmp_path / "log.txt") == []
