@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
@@ -29,7 +30,7 @@ SHAPES = (
     Shape("a GitLab token", re.compile(_START + r"glpat-[\w-]{20,}"), "GITLAB_TOKEN"),
     Shape(
         "an API key",  # of OpenAI, Anthropic and others; names that are words with hyphens are none
-        re.compile(_START + r"sk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}"),
+        re.compile(_START + r"sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20,}"),
         "OPENAI_API_KEY",
     ),
     Shape("an AWS access key", re.compile(_START + r"A[KS]IA[0-9A-Z]{16}(?![0-9A-Za-z])"), "AWS_ACCESS_KEY_ID"),
@@ -43,7 +44,7 @@ _USER_INFO = re.compile(
 )
 """A user and a password in a URL, or what stands alone before the host of a web address."""
 _QUERY = re.compile(
-    r"(?i)(?<=[?&])((?:[\w-]*[_-])?(?:token|api_?key|key|password|secret|sig|signature|credential)=)[^&\s\"'`]+"
+    r"(?i)(?<=[?&])(?P<name>(?:[\w-]*[_-])?(?:token|api_?key|key|password|secret|sig|signature|credential)=)[^&\s\"'`]+"
 )
 _NAMES = (
     r"passw(?:or)?d|passphrase|secret|credentials?|(?:secret_)?access_?key|(?:api|secret|private|account|auth)_?key"
@@ -51,7 +52,7 @@ _NAMES = (
 _TOKENS = r"(?:auth|access|api|bearer|refresh|hub|hf|github|gitlab|wandb|session|id|personal|security|use_auth)_?token"
 _SECRET_NAME = re.compile(rf"(?i)(?:.*[_.-])?(?:{_NAMES}|{_TOKENS})|token|key|wandb_?key|authorization")
 _ASSIGNED = re.compile(
-    rf"(?i)(?<![A-Za-z0-9])(?P<name>(?:[A-Za-z0-9]+[_-])*(?:{_NAMES}|{_TOKENS})[\"']?\s*"
+    rf"(?i)(?<![A-Za-z0-9])(?P<name>(?:[A-Za-z0-9]{{1,40}}[_-]){{0,6}}(?:{_NAMES}|{_TOKENS})[\"']?\s*"
     r"(?:=\s*[\"']?|:\s*[\"'](?=[^\"']+[\"'])))[^\s\"'`,;)}\]]+"
 )
 """A name of a secret with its value, as messages and tables write them."""
@@ -72,13 +73,34 @@ _VARIABLES = (
 )
 
 
-def scrubbed(text: str) -> str:
-    """A text without the secrets in it, for messages, logs and what is kept of an error."""
-    for shape in SHAPES:
-        text = shape.pattern.sub(HIDDEN, text)
-    text = _USER_INFO.sub(HIDDEN, text)
-    text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
-    return _ASSIGNED.sub(rf"\g<name>{HIDDEN}", text)
+def scrubbed(text: str, mask: Callable[[str], str] = lambda _: HIDDEN) -> str:
+    """A text without the secrets in it, for messages, logs and what is kept of an error.
+
+    Args:
+        text: of any length and content.
+        mask: what stands in the place of a secret.
+    """
+    for pattern in (*(shape.pattern for shape in SHAPES), _USER_INFO):
+        text = pattern.sub(lambda found: mask(found[0]), text)
+    for pattern in (_QUERY, _ASSIGNED):
+        text = pattern.sub(lambda found: found["name"] + mask(found[0].removeprefix(found["name"])), text)
+    return text
+
+
+def scrub_file(path: Path) -> None:
+    """Put stars in the place of the secrets in a log, where others may still be adding lines to it."""
+    if path.stat().st_size > _LONGEST_LOG:
+        return
+    # Bytes for characters, so that everything stays where it is.
+    text = path.read_bytes().decode("latin-1")
+    starred = scrubbed(text, lambda secret: "*" * len(secret))
+    if starred == text:
+        return
+    with path.open("r+b") as file:
+        file.write(starred.encode("latin-1"))
+
+
+_LONGEST_LOG = 64 * 1024 * 1024
 
 
 def is_secret_name(name: str) -> bool:

@@ -1,8 +1,11 @@
 """Secrets in text and in tables; those here are made of parts, so that no scanner takes this file for a leak."""
 
+import time
+from pathlib import Path
+
 import pytest
 
-from lora_ns.credentials import HIDDEN, is_secret_name, scrubbed, secret_in, secrets_of
+from lora_ns.credentials import HIDDEN, is_secret_name, scrub_file, scrubbed, secret_in, secrets_of
 
 LETTERS = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA2bC4"
 TOKENS = (
@@ -147,3 +150,25 @@ def test_secrets_of_a_table_by_key_without_values() -> None:
     ]
     assert found[0][2] == "HF_TOKEN"
     assert not any("abcd1234" in part or LETTERS in part for row in found for part in row)
+
+
+@pytest.mark.parametrize("unit", ["a_", "sk-", "://a:", "?a_", "password: '", "hf_a", "hub_token = ", " ", "\u202e"])
+def test_any_text_is_scrubbed_in_a_time_that_follows_its_length(unit: str) -> None:
+    begin = time.process_time()
+    scrubbed(unit * 50_000)
+    assert time.process_time() - begin < 5
+
+
+def test_a_log_keeps_its_length_and_what_is_added_meanwhile(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    before = f"é: loading\nHF_TOKEN={LETTERS} and {TOKENS[0]}\n".encode()
+    log.write_bytes(before)
+    with log.open("ab", buffering=0) as other:
+        scrub_file(log)
+        other.write(b"more\n")
+    text = log.read_text(encoding="utf-8")
+    stars = "*" * len(LETTERS)
+    assert text == f"é: loading\nHF_TOKEN={stars} and {'*' * len(TOKENS[0])}\nmore\n"
+    log.write_bytes(b"\xff nothing here\n")
+    scrub_file(log)
+    assert log.read_bytes() == b"\xff nothing here\n"

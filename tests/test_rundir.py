@@ -525,3 +525,20 @@ def test_a_disk_that_cannot_lock_is_no_reason_to_stop(tmp_path, monkeypatch, num
     monkeypatch.setattr(fcntl, "flock", refuse)
     with RunDir(tmp_path).held():
         pass
+
+
+def test_a_control_character_in_a_name_of_a_manifest_is_refused(run):
+    table = json.loads(run.manifest_file.read_text())
+    table["recipe"]["training"]["output_dir"] = "run\n#SBATCH --account=other"
+    run.manifest_file.write_text(json.dumps(table))
+    told = refusal(run.read)
+    assert told.startswith(f"{run.manifest_file}: not a manifest: ")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "recipe.toml", "metrics.jsonl", "train.log"])
+def test_a_run_whose_files_are_links_is_refused(run, tmp_path, name):
+    own = tmp_path / "own"
+    shutil.copy(run.manifest_file, own)
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(own)
+    assert refusal(RunDir.open, run.path).startswith(f"{run.path / name}: is a link, and a run has files of its own")

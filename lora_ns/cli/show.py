@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from lora_ns.credentials import scrubbed
+
 if TYPE_CHECKING:
     from lora_ns.services.trained import Force
 
@@ -60,7 +62,7 @@ def duration(seconds: float) -> str:
 
 def note(text: str) -> None:
     """A line on standard error for what the user should know."""
-    typer.echo(f"note: {text}", err=True)
+    typer.echo(f"note: {scrubbed(text)}", err=True)
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def forcing(force: bool) -> Iterator[Force]:
         yield Force(passed.append) if force else Force()
     finally:
         for text in passed:
-            sys.stderr.write(f"warning: {text}\n")
+            sys.stderr.write(f"warning: {scrubbed(text)}\n")
 
 
 class Progress:
@@ -190,6 +192,7 @@ class Progress:
             self._has_count = False
 
     def _say(self, text: str) -> None:
+        text = scrubbed(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

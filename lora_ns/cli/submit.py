@@ -10,6 +10,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
 from lora_ns.cli.show import note, number, print_json, print_pairs
+from lora_ns.credentials import scrubbed
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def status(
 
     path = run.absolute()
     if log:
-        typer.echo(service.log(path), nl=False)
+        typer.echo(scrubbed(service.log(path)), nl=False)
         return
     found = service.status(path)
     if as_json:

@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
+from lora_ns.credentials import scrub_file
 from lora_ns.errors import MissingError, Problem
 from lora_ns.machine import TRAINING_PYTHON, Machine
 from lora_ns.temporary import temporary_file
@@ -144,6 +145,9 @@ class Noise:
         self._file.close()
         if not self._attached:
             self._path.unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(OSError):  # of a folder that is gone, which is told elsewhere
+                scrub_file(self._path)
 
     def attach(self, path: Path) -> None:
         """Go on in this file, after what was collected so far."""

@@ -79,7 +79,7 @@ def load_recipe(
     def locate(key: str) -> str:
         return filled.places.get(key) or _where(path, lines, overrides, key)
 
-    known = [*_secrets(table, path, text, locate), *filled.problems]
+    known = [*_secrets(table, path, text, locate), *_secrets_of_file(filled), *filled.problems]
     recipe, problems = _validate(table, locate, known)
     if problems:
         raise RecipeError(sorted(problems, key=lambda problem: (_is_of_another_file(problem, path), _line(problem))))
@@ -92,10 +92,19 @@ def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> It
     for key, kind, variable in secrets_of(table):
         places.add(locate(key))
         yield Problem(locate(key), f"{key}: {kind}, and a recipe is copied into its run", _instead(variable))
+    yield from (problem for problem in _secrets_of_text(path, text) if problem.where not in places)
+
+
+def _secrets_of_file(filled: Filled) -> Iterator[Problem]:
+    """The same of a file of accelerate's, which is copied into the jobs of a run."""
+    if filled.file is not None:
+        yield from _secrets_of_text(filled.file.path, filled.file.text)
+
+
+def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
     for number, line in enumerate(text.splitlines(), start=1):
-        where = f"{path}:{number}"
-        if where not in places and (found := secret_in(line)):
-            yield Problem(where, f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
+        if found := secret_in(line):
+            yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
 
 
 def _instead(variable: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
 from lora_ns.consent import carry_over
+from lora_ns.credentials import scrubbed
 from lora_ns.engine import libraries, starts
 from lora_ns.engine.adapter import (
     UNKNOWN_STEPS,
@@ -678,7 +679,7 @@ def _recording(run: RunDir, work: Callable[[], T]) -> T:
         raise
     except BaseException as error:
         with contextlib.suppress(LoransError, OSError):
-            run.update(status="failed", error=str(error) or type(error).__name__)
+            run.update(status="failed", error=scrubbed(str(error)) or type(error).__name__)
         raise
 
 

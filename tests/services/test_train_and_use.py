@@ -113,6 +113,15 @@ def test_two_runs_of_a_recipe_give_the_same_adapter(lora_run, trained):
     assert trained(RECIPE).read().adapter[WEIGHTS] == lora_run.read().adapter[WEIGHTS]
 
 
+def test_every_file_has_the_permissions_that_the_umask_leaves(lora_run, tmp_path):
+    merge(lora_run, tmp_path / "merged")
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    files = [file for folder in (lora_run.path, tmp_path / "merged") for file in folder.rglob("*") if file.is_file()]
+    assert {file.name for file in files} > {"adapter_model.safetensors", "model.safetensors", "optimizer.pt"}
+    assert {str(file) for file in files if file.stat().st_mode != expected} == set()
+
+
 def test_the_metrics_begin_before_the_first_step_and_the_loss_falls(lora_run):
     rows = [json.loads(line) for line in lora_run.metrics.read_text().splitlines()]
     losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
