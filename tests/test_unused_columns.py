@@ -1,6 +1,7 @@
 """Every column of a row is read, known as metadata, or reported; one that means something to a format is refused."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,7 @@ def test_the_columns_of_all_rows_count():
 def test_a_column_that_says_what_others_say_is_not_missed(row, column, other):
     assert unused([row, row]) == Unused(())
     assert unused([row, {**row, column: other}]) == Unused((column,), (column,))
+    assert unused([*[row] * 30, {**row, column: other}]) == Unused((column,)), "a few rows spell it differently"
 
 
 @pytest.mark.parametrize("column", ["code", "answer", "output", "label", "summary", "solution"])
@@ -98,6 +100,11 @@ def test_beside_a_text_what_may_be_its_answer_is_refused(column):
     assert unused({"task_id": 1, "text": "Add.", column: "x"}) == Unused(("task_id", column), (column,))
     named = Columns(columns={"prompt": "text", "completion": column})
     assert unused({"task_id": 1, "text": "Add.", column: "x"}, named) == Unused(("task_id",))
+
+
+def test_a_short_word_that_is_in_others_by_chance_is_missed():
+    assert unused({"text": "positive, or is it", "label": "pos"}).meant == ("label",)
+    assert unused({"text": "Was it good? It was a masterpiece", "answer": "It was a masterpiece"}) == Unused(())
 
 
 def test_of_two_columns_for_one_name_the_recipe_may_choose():
@@ -154,3 +161,9 @@ def test_a_second_text_to_classify_is_refused_unless_the_text_is_named():
     assert unused(row, task="SEQ_CLS") == Unused(("review", "title"), ("review",))
     named = Columns(text_column="sentence1", text_pair_column="sentence2")
     assert unused(row, named, "SEQ_CLS") == Unused(("review", "title"))
+
+
+def test_the_known_metadata_is_documented():
+    told = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    of_trees = {"message_tree_id", "tree_state", "__index_level_0__"}
+    assert not [name for name in METADATA - of_trees if f"`{name}`" not in told]

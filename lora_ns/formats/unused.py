@@ -58,9 +58,13 @@ def find_unused(form: Format, asked: Columns, rows: Sequence[Values]) -> Unused:
     known = {*(column_of(name, names) for name in read), *asked.ignore_columns, *METADATA}
     rest = [name for name in names if name not in known and any(_says(row.get(name)) for row in rows)]
     meaning = _meaning(form, asked)
-    meant = [name for name in rest if name in meaning and not _is_told(rows, name, read)]
-    left = [name for name in rest if name in meant or name not in meaning]
-    return Unused(tuple(left), tuple(meant))
+    shares = {name: _told_share(rows, name, read) for name in rest if name in meaning}
+    left = [name for name in rest if shares.get(name, 0.0) < 1]
+    return Unused(tuple(left), tuple(name for name in left if shares.get(name, 1.0) < MOSTLY))
+
+
+MOSTLY = 0.95
+"""Share of the rows from which on a column that says what others say is one that a few rows spell differently."""
 
 
 def names_of(rows: Iterable[Values]) -> list[str]:
@@ -95,16 +99,25 @@ def _says(value: Any) -> bool:
     return not (value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, ()))
 
 
-def _is_told(rows: Sequence[Values], name: str, read: Sequence[str]) -> bool:
-    """Whether all that a column says is in those that are read, as UltraChat's `prompt` is in its `messages`."""
-    for row in rows:
-        said = [text.strip() for text in _texts(row.get(name))]
-        if _says(row.get(name)) and not said:
-            return False
-        known = [text for column in read if is_there(row, column) for text in _texts(find(row, column))]
-        if not all(any(text in whole for whole in known) for text in said):
-            return False
-    return True
+def _told_share(rows: Sequence[Values], name: str, read: Sequence[str]) -> float:
+    """Share of rows in which those that are read say all that a column says: UltraChat's `messages` its `prompt`."""
+    filled = [row for row in rows if _says(row.get(name))]
+    return sum(_is_told(row, name, read) for row in filled) / len(filled)
+
+
+def _is_told(row: Values, name: str, read: Sequence[str]) -> bool:
+    said = [text.strip() for text in _texts(row.get(name))]
+    known = [text.strip() for column in read if is_there(row, column) for text in _texts(find(row, column))]
+    return bool(said) and all(any(_has(whole, text) for whole in known) for text in said)
+
+
+def _has(whole: str, text: str) -> bool:
+    """Whether a text is a part of another; one of a few letters has to be all of it, for it is in many by chance."""
+    return text == whole or (len(text) > _BY_CHANCE and text in whole)
+
+
+_BY_CHANCE = 8
+"""Letters."""
 
 
 def _texts(value: Any) -> Iterator[str]:

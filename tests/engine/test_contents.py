@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-from lora_ns.engine.contents import asks_nothing, look_into, stops_within
+from lora_ns.engine.contents import asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.tokenizer import stop_token_ids
 from lora_ns.formats import FORMATS, Columns, Conversation, Message, PromptCompletion, RawText
@@ -78,3 +78,17 @@ def test_an_empty_question_is_seen():
     assert asks_nothing(PromptCompletion("", "b"))
     assert not asks_nothing(chat("a", ""))
     assert not asks_nothing(RawText("a"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("User: hi\nAssistant: yo", True),
+        ("Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Context:\n1\n\n### Response:\n2\n\n### End", True),
+        ("### Instruction:\nAdd.\n\n### Response:\n2", True),
+        ("The response: none. An instruction: wait.", False),
+        ("Instruction: press the button.", False),
+    ],
+)
+def test_a_rendered_question_and_answer_is_told_from_other_text(text, expected):
+    assert looks_like_chat(RawText(text)) == expected
