@@ -42,6 +42,8 @@ class BaseRecord(BaseModel):
 
     name: str
     path: str
+    moved_to: str | None = None
+    """Where it was found since, by `--base` of `train --resume`."""
     commit: str | None
     gguf_file: str | None = None
     fingerprint: str
@@ -315,22 +317,35 @@ class RunDir:
                 raise UsageError(Problem(str(file), "is a link, and a run has files of its own", "copy the file there"))
         try:
             text = self.manifest_file.read_text(encoding="utf-8")
-            version = json.loads(text)["version"]
+            table = json.loads(text)
+            version = table["version"]
             if version > MANIFEST_VERSION:
                 what = f"written by a newer lorans (manifest version {version}, this one reads {MANIFEST_VERSION})"
                 raise UsageError(Problem(str(self.manifest_file), what, "`pip install --upgrade lora-ns`"))
-            return Manifest.model_validate_json(text)
+            manifest = Manifest.model_validate_json(text)
+            self._check_whole(table)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             first = str(error).splitlines()[0]
             raise UsageError(
                 Problem(str(self.manifest_file), f"not a manifest: {first}", "this run cannot be used")
             ) from None
+        return manifest
 
     def write(self, manifest: Manifest) -> Manifest:
         """Replace the manifest."""
         stamped = manifest.model_copy(update={"updated": now()})
-        write_atomic(self.manifest_file, stamped.model_dump_json(indent=2) + "\n")
+        table = json.loads(stamped.model_dump_json())
+        text = json.dumps({**table, "checksum": _checksum(table)}, indent=2, ensure_ascii=False)
+        write_atomic(self.manifest_file, text + "\n")
         return stamped
+
+    def _check_whole(self, table: dict[str, Any]) -> None:
+        """See that nothing of a manifest was damaged; those of earlier versions do not tell. Raises `UsageError`."""
+        written = table.pop("checksum", None)
+        if written is not None and written != _checksum(table):
+            what = "is damaged: its checksum differs"
+            remedy = "restore it; if you changed it yourself, remove `checksum` from it"
+            raise UsageError(Problem(str(self.manifest_file), what, remedy))
 
     def update(self, **changes: Any) -> Manifest:
         """Change some fields of the manifest."""
@@ -645,6 +660,11 @@ def sha256_file(path: Path) -> str:
 def hash_folder(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a folder, by its name."""
     return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def _checksum(table: Mapping[str, Any]) -> str:
+    """SHA-256 over the values of a manifest, whatever their order."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -453,6 +454,33 @@ def test_what_is_no_manifest_is_told(run, content):
     told = refusal(RunDir.open, run.path)
     assert told.startswith(f"{run.manifest_file}: not a manifest: ")
     assert told.endswith(" (this run cannot be used)")
+
+
+def read_or_refused(run):
+    try:
+        return run.read()
+    except UsageError as error:
+        return error
+
+
+def test_any_changed_byte_of_a_manifest_is_seen_or_changes_nothing(run):
+    whole, manifest, draw = run.manifest_file.read_bytes(), run.read(), random.Random(1)
+    for _ in range(100):
+        changed = bytearray(whole)
+        changed[draw.randrange(len(whole))] ^= draw.randrange(1, 128)
+        run.manifest_file.write_bytes(changed)
+        found = read_or_refused(run)
+        assert found == manifest or str(run.manifest_file) in str(found)
+
+
+def test_a_manifest_that_was_changed_by_hand_says_how_it_is_read(run):
+    table = {**json.loads(run.manifest_file.read_text()), "seed": 8}
+    run.manifest_file.write_text(json.dumps(table))
+    remedy = "restore it; if you changed it yourself, remove `checksum` from it"
+    assert refusal(run.read) == f"{run.manifest_file}: is damaged: its checksum differs ({remedy})"
+    del table["checksum"]
+    run.manifest_file.write_text(json.dumps(table))
+    assert run.read().seed == 8
 
 
 def test_a_manifest_of_a_newer_version_says_what_to_install(run):

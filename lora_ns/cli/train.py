@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, Gpus, Overrides, TrustRemoteCode, asked_processes
+from lora_ns.cli.options import AsJson, BasePath, Gpus, Overrides, TrustRemoteCode, asked_processes
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
@@ -57,13 +57,17 @@ def train(
             "--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: on one of them.", show_default=False
         ),
     ] = None,
+    base: BasePath = None,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="With --resume: start again if every checkpoint of the run is damaged."),
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the adapter of a recipe."""
-    if resume and overwrite:
-        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    _check_options(resume, overwrite, base, from_start)
     from lora_ns.launch import Launcher
 
     is_run, launcher = resume and recipe.is_dir(), Launcher.of(os.environ)
@@ -87,18 +91,27 @@ def train(
     from lora_ns.services import launched
     from lora_ns.services import train as service
 
-    _trust(trust_remote_code, loaded, run, resume)
+    _trust(trust_remote_code, loaded, run, resume, base)
     with Progress(2) as progress, Noise() as noise:
         if launcher:
-            asked = launched.Asked(loaded, run, resume, overwrite, not no_cache)
+            asked = launched.Asked(loaded, run, resume, overwrite, not no_cache, base, from_start)
             result: TrainResult | None = launched.train(launcher, asked, progress, noise)
         elif resume:
-            result = service.resume(run, progress, noise, loaded, count)
+            result = service.resume(run, progress, noise, loaded, count, base, from_start)
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
     if result is not None:  # as it is in the first process
         _show(result, as_json)
+
+
+def _check_options(resume: bool, overwrite: bool, base: Path | None, from_start: bool) -> None:
+    """Options that mean something together. Raises `UsageError`."""
+    if resume and overwrite:
+        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    if not resume and (base or from_start):
+        what = "is for a run that goes on"
+        raise UsageError(Problem("--base" if base else "--from-start", what, "add `--resume`, or leave it away"))
 
 
 def _loaded(recipe: Path, overrides: list[str]) -> LoadedRecipe:
@@ -110,14 +123,14 @@ def _loaded(recipe: Path, overrides: list[str]) -> LoadedRecipe:
     return load_recipe(recipe, overrides)
 
 
-def _trust(is_given: bool, loaded: LoadedRecipe | None, run: RunDir, resume: bool) -> None:
+def _trust(is_given: bool, loaded: LoadedRecipe | None, run: RunDir, resume: bool, base: Path | None) -> None:
     """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
     if not is_given:
         return
     from lora_ns.services.trust import trust_recipe, trust_run
 
     if loaded is None or resume:
-        trust_run(run, None, note)
+        trust_run(run, base, note)
     else:
         trust_recipe(loaded, note)
 

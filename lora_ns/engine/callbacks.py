@@ -8,17 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lora_ns.checkpoints import mark_checkpoint
 from lora_ns.engine.distributed import meet
 from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import Problem, RunError
 from lora_ns.metricsfile import forget_after
-from lora_ns.rundir import follow_umask, write_atomic
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-
-CHECKPOINT_MARK = "lorans.json"
-"""Written into a checkpoint last: one without it is not complete."""
 
 
 class Observer(Protocol):
@@ -166,35 +163,3 @@ def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
         known = ", ".join(name for name in names if not name.endswith(("runtime", "per_second")))
         what = f"training.extra.metric_for_best_model: the evaluation has no `{wanted}`"
         raise RunError(Problem("", what, f"known: {known}"))
-
-
-def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
-    """Say that a checkpoint is complete, which run it belongs to, and how large its files are."""
-    follow_umask(folder)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-    sizes.pop(CHECKPOINT_MARK, None)
-    write_atomic(folder / CHECKPOINT_MARK, json.dumps({"run_id": run_id, "step": step, "files": sizes}, indent=2))
-
-
-def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
-    """The latest checkpoint of this run whose files are all there, and its step."""
-    complete = complete_checkpoints(checkpoints, run_id)
-    return (complete[max(complete)], max(complete)) if complete else None
-
-
-def complete_checkpoints(checkpoints: Path, run_id: str) -> dict[int, Path]:
-    """The checkpoints of this run whose files are all there, by their steps."""
-    found = [(_complete_step(folder, run_id), folder) for folder in checkpoints.glob("checkpoint-*")]
-    return {step: folder for step, folder in found if step is not None}
-
-
-def _complete_step(folder: Path, run_id: str) -> int | None:
-    try:
-        mark = json.loads((folder / CHECKPOINT_MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    whole = all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in mark["files"].items()
-    )
-    return int(mark["step"]) if whole and mark["run_id"] == run_id else None

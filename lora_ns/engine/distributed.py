@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -152,13 +152,13 @@ def check_agreed(facts: Mapping[str, Any]) -> None:
             raise RunError(Problem("", f"{what}: {theirs.get(name)}, and {first[name]}", "give all machines the same"))
 
 
-def agreed(steps: Sequence[int]) -> int | None:
-    """The last of the steps that all ranks have; None if there is none."""
+def agreed(steps: Iterable[int] | None) -> int | None:
+    """The last of the steps that all ranks have; None if there is none. Ranks that do not say have all of them."""
     from torch import distributed
 
     found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, list(steps))
-    return max(set.intersection(*map(set, found)), default=None)
+    distributed.all_gather_object(found, None if steps is None else list(steps))
+    return max(set.intersection(*(set(steps) for steps in found if steps is not None)), default=None)
 
 
 def meet() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from lora_ns import cache
 from lora_ns.engine.libraries import versions
 from lora_ns.engine.sources import origins
 from lora_ns.engine.stream import Stream
+from lora_ns.errors import RunError
+from lora_ns.marks import MARK, Fault, fault_of, mark_folder, read_mark
 from lora_ns.plan import DataFacts
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import DataRecord
@@ -87,12 +89,16 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [type(tokenizer).__name__, hashlib.sha256(whole.encode()).hexdigest(), str(tokenizer.special_tokens_map)]
 
 
-def find_preparation(key: str) -> Preparation | None:
-    """The rows of a key, mapped from the disk; None if they are not there or cannot be read."""
+def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> Preparation | None:
+    """The rows of a key, mapped from the disk; None if they are not there, or are not what was kept, which is told."""
     import datasets
 
     folder = cache.find(key)
     if folder is None:
+        return None
+    if fault := fault_of(folder, read_mark(folder) or Fault(MARK, "is missing")):
+        tell(f"rows kept from an earlier run are made anew: {folder / fault.name} {fault.what}")
+        cache.drop(folder)
         return None
     try:
         kept = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
@@ -122,9 +128,10 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
             "problem_type": prepared.problem_type,
         }
         (folder / _FACTS).write_text(json.dumps(kept), encoding="utf-8")
+        mark_folder(folder)
         cache.keep(folder, key)
     except BaseException as error:
         if folder is not None:
             cache.drop(folder)
-        if not isinstance(error, OSError):
+        if not isinstance(error, (OSError, RunError)):
             raise

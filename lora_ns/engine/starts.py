@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
 from lora_ns.errors import PlanError, Problem, RunError
+from lora_ns.marks import mark_folder
 from lora_ns.recipe.peft import Lora
 from lora_ns.rundir import follow_umask
 
@@ -87,6 +88,7 @@ def _keep(model: PeftModel, folder: Path) -> None:
     (staged / "README.md").unlink(missing_ok=True)
     settle_config(staged)
     follow_umask(staged)
+    mark_folder(staged)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
 

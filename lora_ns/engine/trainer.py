@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.arguments import sft_arguments, training_arguments
+from lora_ns.checkpoints import best_of
 from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
 from lora_ns.engine.context_parallel import cutting_rows, undealt
 from lora_ns.engine.distributed import hand_out
@@ -266,6 +267,14 @@ def ending_in_time(trainer_class: Any) -> Any:
 
     class EndingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """transformers would train one more batch before it looks whether it is done."""
+
+        def _init_training_state(self, *asked: Any) -> Any:
+            """The state to go on with; the best checkpoint so far is beside the one that says so."""
+            begun = super()._init_training_state(*asked)
+            if checkpoint := asked[3]:
+                best = best_of(Path(checkpoint))
+                self.state.best_model_checkpoint = str(best) if best else None
+            return begun
 
         def _run_epoch(self, **kwargs: Any) -> None:
             """An epoch; nothing of it after the last step.

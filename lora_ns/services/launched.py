@@ -37,6 +37,10 @@ class Asked:
     resume: bool
     overwrite: bool
     use_cache: bool
+    moved: Path | None = None
+    """Path to the base of the run, if it has moved."""
+    from_start: bool = False
+    """Whether to start again where every checkpoint is damaged."""
 
 
 def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) -> TrainResult | None:
@@ -57,7 +61,7 @@ def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) ->
 
     def make() -> RunDir:
         if asked.loaded is None or asked.resume or _was_begun_by(launcher, asked.run):
-            return reopen_run(asked.run, asked.loaded)
+            return reopen_run(asked.run, observer, asked.loaded, asked.moved, asked.from_start)
         return prepare_run(asked.loaded, observer, noise, asked.overwrite, asked.use_cache)
 
     store = _meeting_point()  # which lives as long as this: the process group is formed at the same place

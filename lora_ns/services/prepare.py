@@ -79,7 +79,7 @@ def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Obse
     if not use_cache or loaded.recipe.dataset.streaming or renderer.vocabulary.beyond:
         return _prepare(loaded, open_rows(loaded, renderer, base), observer)
     key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
-    found = find_preparation(key)
+    found = find_preparation(key, observer.warn)
     if found is None:
         found = _prepare(loaded, open_rows(loaded, renderer, base), observer)
         keep_preparation(key, found)

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_ns.engine.callbacks import Observer, last_complete_checkpoint
+from lora_ns.checkpoints import last_complete_checkpoint
+from lora_ns.engine.callbacks import Observer
 from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.launch import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays

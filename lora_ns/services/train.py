@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
+from lora_ns.checkpoints import Search, last_complete_checkpoint, put_aside, search
 from lora_ns.consent import carry_over
 from lora_ns.credentials import scrubbed
 from lora_ns.engine import libraries, starts
@@ -28,8 +29,6 @@ from lora_ns.engine.adapter import (
 from lora_ns.engine.callbacks import (
     Observer,
     SilentObserver,
-    complete_checkpoints,
-    last_complete_checkpoint,
     make_callbacks,
 )
 from lora_ns.engine.context_parallel import check_heads, divided_attention
@@ -80,6 +79,7 @@ from lora_ns.errors import (
 )
 from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
+from lora_ns.marks import fault_of, mark_folder
 from lora_ns.metricsfile import read_metrics
 from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
@@ -305,6 +305,8 @@ def resume(
     noise: libraries.Noise,
     loaded: LoadedRecipe | None = None,
     count: Count | None = None,
+    moved: Path | None = None,
+    from_start: bool = False,
 ) -> TrainResult:
     """Go on with a run from its last complete checkpoint, or from its first step, from the run directory alone.
 
@@ -314,14 +316,18 @@ def resume(
         noise: goes on in the run's log.
         loaded: the recipe, if one was named; it has to say what the run was started with.
         count: processes to go on with, if not as many as before; else the recipe's.
+        moved: path to the base, if it has moved.
+        from_start: whether to start again from the first step where every checkpoint is damaged.
 
     Raises:
-        UsageError: if the run is finished, its recipe was changed, or so many processes would train something else.
+        UsageError: if the run is finished, its recipe was changed, a file of it is damaged, or so many processes would
+            train something else.
     """
     check_not_launched(os.environ)
     run.mend(observer.warn)
     with StopSignal().listening(lambda: f"`lorans train {run.path} --resume` goes on") as stop, run.held():
-        return _go_on(run, observer, noise, loaded, count, stop)
+        _remember_base(run, moved)
+        return _go_on(run, observer, noise, loaded, count, stop, from_start)
 
 
 def _go_on(
@@ -331,6 +337,7 @@ def _go_on(
     loaded: LoadedRecipe | None,
     count: Count | None,
     stop: StopSignal,
+    from_start: bool,
 ) -> TrainResult:
     """As `resume`, in a run that nobody else trains."""
     manifest, machine = run.read(), detect()
@@ -351,33 +358,69 @@ def _go_on(
         observer.warn(f"begun with {before} process{'es' * (before > 1)}, and goes on with {processes}")
     prepared = _reopen(run, manifest, base)
     noise.attach(run.log)
-    found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
-    _check_resumable(run, manifest, found)
-    if found is None:
-        observer.warn("no complete checkpoint: starting from the first step")
+    found = _search(run, manifest, observer, from_start)
     launched = is_launched(manifest.recipe.distributed, processes)
     if launched or processes != before:
         _check_devices(run, manifest, machine)
+    put_aside(found.passed)
     run.update(recipe=manifest.recipe, plan=manifest.plan)
     if launched:
         _begin_for_ranks(run, machine, observer)
         return _execute_ranks(run, surroundings, machine, observer, stop)
-    return _execute(run, prepared, observer, found, stop)
+    return _execute(run, prepared, observer, found.last, stop)
 
 
-def reopen_run(run: RunDir, loaded: LoadedRecipe | None = None) -> RunDir:
+def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: bool) -> Search:
+    """The checkpoint to go on from, and what of others is said.
+
+    Raises:
+        UsageError: if there were checkpoints and none is whole, or the run cannot be gone on with.
+    """
+    found = search(run.checkpoints, manifest.run_id)
+    if found.last is None and found.damaged and not from_start:
+        told = [Problem(str(passed.folder), passed.why) for passed in found.damaged]
+        remedy = f"restore one, or start from the first step by `lorans train {run.path} --resume --from-start`"
+        raise UsageError([*told, Problem(str(run.path), "no checkpoint is whole", remedy)])
+    for passed in found.passed:
+        observer.warn(f"{passed}; it is passed over")
+    _check_resumable(run, manifest, found.last)
+    if found.last is None:
+        observer.warn("no complete checkpoint: starting from the first step")
+    elif found.passed:
+        observer.warn(f"going on from {found.last[0].name}")
+    return found
+
+
+def reopen_run(
+    run: RunDir,
+    observer: Observer,
+    loaded: LoadedRecipe | None = None,
+    moved: Path | None = None,
+    from_start: bool = False,
+) -> RunDir:
     """A run that goes on with as many processes as before, started by a launcher of the user's own.
+
+    Arguments as of `resume`.
 
     Raises:
         UsageError: if the run is finished, or its recipe, if one is named, was changed.
     """
+    _remember_base(run, moved)
     manifest = run.read()
     if loaded is not None:
         manifest = _as_asked(manifest, fit_to_base(loaded, reopen_base(manifest).facts), None)
     _check_unfinished(run, manifest)
-    _check_resumable(run, manifest, last_complete_checkpoint(run.checkpoints, manifest.run_id))
+    put_aside(_search(run, manifest, observer, from_start).passed)
     run.update(recipe=manifest.recipe)
     return run
+
+
+def _remember_base(run: RunDir, moved: Path | None) -> None:
+    """Write down where the base is by now, for all processes. Raises `ModelError` if it is another one."""
+    if moved is not None:
+        manifest = run.read()
+        found = reopen_base(manifest, moved)
+        run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
 
 
 def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
@@ -439,12 +482,10 @@ def _train_rank(
     join(rank, manifest.plan.device.value, asked.timeout)
     if locks is not None:
         _hold_together(run, rank, locks)
-    base = reopen_base(manifest)
+    base = reopen_base(manifest, advice=f"`lorans train {run.path} --resume --base FOLDER`")
     check_agreed(_essentials(manifest))
     _agree_on_start(run, manifest, rank)
-    checkpoints = complete_checkpoints(run.checkpoints, manifest.run_id)
-    step = agreed(list(checkpoints))
-    found = None if step is None else (checkpoints[step], step)
+    found = _agree_on_checkpoint(run, manifest, rank)
     prepared = replace(_reopen(run, manifest, base), rank=rank)
     evaluation = prepared.data[1]
     if evaluation is not None:
@@ -455,6 +496,19 @@ def _train_rank(
         if locks is None:
             return _train(run, prepared, observer, found, stop)
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:
+    """The last checkpoint that all machines have; on each, its first rank reads it.
+
+    Raises:
+        UsageError: if there were checkpoints and none is whole.
+    """
+    found = search(run.checkpoints, manifest.run_id, every=True).whole if rank.is_first else None
+    if rank.is_first and not found:
+        _search(run, manifest, SilentObserver(), from_start=False)
+    step = agreed(found)
+    return None if step is None else (run.checkpoints / f"checkpoint-{step}", step)
 
 
 def _hold_together(run: RunDir, rank: Rank, locks: contextlib.ExitStack) -> None:
@@ -508,6 +562,8 @@ def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
     if manifest.recipe.distributed.nodes > 1:
         for name in starts.FILES:
             hand_out(run.start / name, rank.is_first)
+        if rank.is_first:
+            mark_folder(run.start)
         meet()
 
 
@@ -538,8 +594,20 @@ def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
+    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+        _check_kept(run)
     stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
     return _Prepared(base, tokenizer, _load_data(run, manifest), stream)
+
+
+def _check_kept(run: RunDir) -> None:
+    """What the run has kept to go on with is what it was. Raises `UsageError`, with the file."""
+    for folder, remedy in (
+        (run.data, "start a new run by `--overwrite`, which reads the rows again"),
+        (run.start, "start a new run by `--overwrite`"),
+    ):
+        if folder.is_dir() and (fault := fault_of(folder)):
+            raise UsageError(Problem(str(folder / fault.name), fault.what, f"restore it, or {remedy}"))
 
 
 def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
@@ -575,6 +643,9 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
     """Some methods would go on as another run."""
     method = manifest.recipe.peft
     resumes = method.capabilities.resume
+    if checkpoint is not None and _starts_later(manifest.recipe) and not starts.is_kept(run.start):
+        what = "the start of the adapter is not there, and the checkpoint was trained from it"
+        raise UsageError(Problem(str(run.start), what, "restore it, or start a new run by `--overwrite`"))
     if checkpoint is not None and resumes is not True:
         what = f"a run with {method.method} cannot be resumed: {resumes}"
         raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))
@@ -617,6 +688,7 @@ def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | Non
         data[0].save_to_disk(str(run.data / "train"))
         if data[1] is not None:
             data[1].save_to_disk(str(run.data / "eval"))
+    mark_folder(run.data)
 
 
 def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datasets.Dataset | None]:
@@ -625,10 +697,10 @@ def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datas
     try:
         train_rows = datasets.load_from_disk(str(run.data / "train"))
         eval_rows = datasets.load_from_disk(str(run.data / "eval")) if manifest.data.eval else None
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            Problem(str(run.data), f"the rows of the run cannot be read: {error}", "train again")
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        what = f"the rows of the run cannot be read: {reason}"
+        raise UsageError(Problem(str(run.data), what, "restore them, or start a new run by `--overwrite`")) from None
     return train_rows, eval_rows
 
 

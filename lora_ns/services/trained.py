@@ -172,10 +172,21 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
         force.refuse(Problem(str(run.adapter / name), "is not the file that the run saved", remedy))
 
 
-def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = Force(hint="")) -> Base:
-    """The base of a run, known by its fingerprint. Raises `ModelError`."""
+def reopen_base(
+    manifest: Manifest, path: Path | None = None, force: Force = Force(hint=""), advice: str = "`--base`"
+) -> Base:
+    """The base of a run, known by its fingerprint. Raises `ModelError`.
+
+    Args:
+        manifest: of the run.
+        path: path to the base, if it has moved.
+        force: what becomes of another base.
+        advice: the option that names the base, as a command that has it.
+    """
     record = manifest.base
     gguf_file = record.gguf_file
+    if path is None and record.moved_to is not None:
+        path = Path(record.moved_to)
     if path is not None:
         name, gguf_file = str(path.absolute()), gguf_file if (path / (gguf_file or "")).is_file() else None
     elif record.name.startswith(PACKAGED) or record.commit:
@@ -185,14 +196,14 @@ def reopen_base(manifest: Manifest, path: Path | None = None, force: Force = For
     try:
         base = find_base(name, record.commit or "main", [Path.cwd()], download=True, gguf_file=gguf_file)
     except ModelError as error:
-        remedy = "name the folder where it lies now by `--base`"
+        remedy = f"name the folder where it is now by {advice}"
         raise ModelError(
             Problem("", f"the base of this run: {problem.what}", remedy) for problem in error.problems
         ) from None
     assert base is not None, "a base that may be fetched is there or an error"
     if not base.is_fingerprint(record.fingerprint):
         what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
-        force.refuse(Problem(str(base.path), what, "restore it, or name the right folder by `--base`"), ModelError)
+        force.refuse(Problem(str(base.path), what, f"restore it, or name the right folder by {advice}"), ModelError)
     return replace(base, name=record.name)
 
 

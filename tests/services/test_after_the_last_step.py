@@ -21,7 +21,7 @@ MORE = {
     "classes": (CLASSES, *CONSTANT),
     **{
         strategy: (RECIPE, *CONSTANT, f'distributed.strategy="{strategy}"', "distributed.num_processes=2")
-        for strategy in ("ddp", "fsdp", "deepspeed")
+        for strategy in ("ddp", "deepspeed")
     },
 }
 

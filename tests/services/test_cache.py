@@ -21,6 +21,7 @@ from lora_ns.cli.app import app
 from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
+from lora_ns.marks import MARK
 from lora_ns.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rundir import DataRecord, SourceRecord
@@ -63,6 +64,24 @@ def test_what_was_kept_is_found_as_it_was():
     assert find_preparation("e" * 64) is None
     keep_preparation("e" * 64, some_rows())
     assert parts(find_preparation("e" * 64)) == parts(some_rows())
+
+
+@pytest.mark.parametrize("name", ["train/data-00000-of-00001.arrow", "train/state.json", "facts.json", MARK])
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_damaged_entry_is_dropped_and_said(folder, name, missing):
+    keep_preparation("d" * 64, some_rows())
+    file, told = folder / ("d" * 64) / name, []
+    if missing:
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert find_preparation("d" * 64, told.append) is None
+    (said,) = told
+    assert said.startswith("rows kept from an earlier run are made anew: ")
+    assert name in said or name == MARK
+    assert not cache.entries()
 
 
 def test_a_second_start_renders_nothing_and_trains_the_same(trained, rendered, tmp_path):

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import CHECKPOINT_MARK, SilentObserver
+from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError
+from lora_ns.marks import MARK
 from lora_ns.rundir import RunDir
 from lora_ns.services import train as train_service
 from lora_ns.services.train import resume
@@ -231,7 +232,7 @@ def test_another_launcher_starts_all_again_from_the_last_checkpoint(tmp_path, pa
 
 
 def kill_after_a_checkpoint(checkpoint, pid):
-    while not (checkpoint / CHECKPOINT_MARK).exists():
+    while not (checkpoint / MARK).exists():
         threading.Event().wait(0.05)
     os.kill(int(pid.read_text()), signal.SIGKILL)
 

@@ -196,7 +196,7 @@ def test_resuming_gives_the_run_that_was_never_interrupted(lora_run, trained, tm
 def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
     run = trained(RECIPE, "training.save_steps=2", "training.save_total_limit=5")
     (run.checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
-    from lora_ns.engine.callbacks import last_complete_checkpoint
+    from lora_ns.checkpoints import last_complete_checkpoint
 
     assert last_complete_checkpoint(run.checkpoints, run.read().run_id)[1] == 4
     assert last_complete_checkpoint(run.checkpoints, "another run") is None

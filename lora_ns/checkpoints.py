@@ -1,0 +1,133 @@
+"""The checkpoints of a run: marked when they are complete, and held against their marks before one is gone on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_ns.marks import MARK, Fault, Mark, fault_of, has_all_files, mark_folder, read_mark
+from lora_ns.rundir import follow_umask, telling_disk_errors
+
+_STATE = "trainer_state.json"
+_ASIDE = "damaged-"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A checkpoint that cannot be gone on from."""
+
+    folder: Path
+    why: str
+    was_finished: bool = True
+    """Whether it was ever complete: what was killed while it wrote one leaves it without a mark."""
+
+    def __str__(self) -> str:
+        return f"{self.folder.name}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What there is to go on from."""
+
+    whole: dict[int, Path]
+    """Checkpoints that are what they were, by their steps."""
+    passed: tuple[Passed, ...]
+    """Those passed over, the last first."""
+
+    @property
+    def last(self) -> tuple[Path, int] | None:
+        """The last one that is whole, and its step."""
+        return (self.whole[max(self.whole)], max(self.whole)) if self.whole else None
+
+    @property
+    def damaged(self) -> tuple[Passed, ...]:
+        """Those passed over that were complete once."""
+        return tuple(passed for passed in self.passed if passed.was_finished)
+
+
+def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
+    """Say that a checkpoint is complete, which run it belongs to, and what its files are."""
+    follow_umask(folder)
+    mark_folder(folder, run_id=run_id, step=step)
+
+
+def search(checkpoints: Path, run_id: str, every: bool = False) -> Search:
+    """Read the checkpoints of a run, the last first, until one is what its mark says; or all of them."""
+    whole, passed = {}, []
+    for step, folder in sorted(_folders(checkpoints).items(), reverse=True):
+        if found := _why_not(folder, run_id, step):
+            passed.append(found)
+        else:
+            whole[step] = folder
+            if not every:
+                break
+    return Search(whole, tuple(passed))
+
+
+def put_aside(passed: tuple[Passed, ...]) -> None:
+    """Take what is passed over out of the way of new checkpoints: what was never complete is removed.
+
+    Raises:
+        RunError: if it cannot be moved.
+    """
+    for found in passed:
+        with telling_disk_errors(found.folder):
+            if not found.was_finished:
+                shutil.rmtree(found.folder)
+                continue
+            target = found.folder.with_name(f"{_ASIDE}{found.folder.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            found.folder.rename(target)
+
+
+def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
+    """The latest checkpoint of this run whose files have their sizes, and its step: for what is only told."""
+    complete = {}
+    for step, folder in _folders(checkpoints).items():
+        mark = read_mark(folder)
+        if isinstance(mark, Mark) and mark.told.get("run_id") == run_id and has_all_files(folder, mark):
+            complete[step] = folder
+    return (complete[max(complete)], max(complete)) if complete else None
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """The checkpoint whose weights were the best so far, beside one that says so, wherever the run is by now."""
+    best = json.loads((checkpoint / _STATE).read_bytes()).get("best_model_checkpoint")
+    return checkpoint.parent / Path(best).name if best else None
+
+
+def _folders(checkpoints: Path) -> dict[int, Path]:
+    """Folders that are named as checkpoints are, by their steps."""
+    named = {folder.name.removeprefix("checkpoint-"): folder for folder in checkpoints.glob("checkpoint-*")}
+    return {int(step): folder for step, folder in named.items() if step.isdecimal() and folder.is_dir()}
+
+
+def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
+    """Why a checkpoint cannot be gone on from."""
+    mark = read_mark(folder)
+    if mark is None:
+        return Passed(folder, f"was not written to the end (it has no {MARK})", was_finished=False)
+    if isinstance(mark, Mark) and mark.told.get("run_id") != run_id:
+        return Passed(folder, "belongs to another run")
+    if isinstance(mark, Mark) and mark.told.get("step") != step:
+        return Passed(folder, f"is of step {mark.told.get('step')}, by its {MARK}")
+    fault = fault_of(folder, mark) or _state_fault(folder, step)
+    return Passed(folder, str(fault)) if fault else None
+
+
+def _state_fault(folder: Path, step: int) -> Fault | None:
+    """What is missing to go on: the optimizer, the trainer's state, the best checkpoint so far."""
+    if not [*folder.glob("optimizer*"), *folder.glob("global_step*")]:
+        return Fault("optimizer.pt", "is missing: it was saved with `save_only_model`, and cannot be gone on from")
+    try:
+        best, found = best_of(folder), json.loads((folder / _STATE).read_bytes())["global_step"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Fault(_STATE, f"is damaged ({error})")
+    if found != step:
+        return Fault(_STATE, f"is of step {found}")
+    if best is None or best == folder:
+        return None
+    lost = fault_of(best) if best.is_dir() else Fault(best.name, "is missing")
+    return Fault(best.name, f"has the best weights so far, and is damaged: {lost}") if lost else None

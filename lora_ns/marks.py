@@ -1,0 +1,138 @@
+"""Marks: what a folder was when it was complete, written into it last, so that nothing damaged in it is believed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_ns.basefolder import read_header
+from lora_ns.errors import ModelError
+from lora_ns.rundir import sha256_file, write_atomic
+
+MARK = "lorans.json"
+"""The name of a mark: a folder that should have one and does not is not complete."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file of a folder that is not what it was."""
+
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a folder was when it was complete."""
+
+    sizes: Mapping[str, int]
+    """Bytes of each file, by its path in the folder."""
+    sha256: Mapping[str, str]
+    """Of each file; empty in marks of earlier versions, which knew sizes alone."""
+    told: Mapping[str, Any]
+    """What else was written down."""
+
+
+def mark_folder(folder: Path, **told: Any) -> None:
+    """Mark a folder as complete: the size and SHA-256 of every file, and what else is to be remembered."""
+    names = sorted(_names(folder))
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    hashes = {name: sha256_file(folder / name) for name in names}
+    write_atomic(folder / MARK, json.dumps({**told, "files": sizes, "sha256": hashes}, indent=2))
+
+
+def read_mark(folder: Path) -> Mark | Fault | None:
+    """The mark of a folder; None if there is none, a fault if it is damaged."""
+    try:
+        table = json.loads((folder / MARK).read_bytes())
+        sizes, hashes = table.pop("files"), table.pop("sha256", {})
+        is_mark = all(isinstance(size, int) for size in sizes.values()) and hashes.keys() <= sizes.keys()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        return Fault(MARK, f"is damaged ({_reason(error)})")
+    return Mark(sizes, hashes, table) if is_mark else Fault(MARK, "is damaged (not a mark)")
+
+
+def fault_of(folder: Path, mark: Mark | Fault | None = None) -> Fault | None:
+    """The first file of a folder that is damaged, missing, or not of it; None if all are what they were.
+
+    Without a mark, and for files of which it has no hash, it is seen that their form is whole: that of JSON,
+    safetensors and what torch saves.
+
+    Args:
+        folder: the folder.
+        mark: its mark, if it was read already.
+    """
+    mark = mark or read_mark(folder)
+    if isinstance(mark, Fault):
+        return mark
+    if mark is None:
+        return next(filter(None, (_broken_form(folder, name) for name in sorted(_names(folder)))), None)
+    foreign = sorted(_names(folder) - mark.sizes.keys())
+    if foreign:
+        return Fault(foreign[0], "was not there when the folder was written")
+    return next(filter(None, (_fault(folder, name, mark) for name in mark.sizes)), None)
+
+
+def has_all_files(folder: Path, mark: Mark) -> bool:
+    """Whether each file has its size: cheap, and no proof."""
+    return all((folder / name).is_file() and (folder / name).stat().st_size == mark.sizes[name] for name in mark.sizes)
+
+
+def _fault(folder: Path, name: str, mark: Mark) -> Fault | None:
+    file = folder / name
+    if not file.is_file():
+        return Fault(name, "is missing")
+    if (size := file.stat().st_size) != mark.sizes[name]:
+        return Fault(name, f"is damaged ({size:,} of {mark.sizes[name]:,} bytes)")
+    if name not in mark.sha256:
+        return _broken_form(folder, name)
+    try:
+        is_whole = sha256_file(file) == mark.sha256[name]
+    except OSError as error:
+        return Fault(name, f"cannot be read ({_reason(error)})")
+    return None if is_whole else Fault(name, "is damaged (its SHA-256 differs)")
+
+
+def _broken_form(folder: Path, name: str) -> Fault | None:
+    """What is wrong with a file by its own form, as far as that tells."""
+    file = folder / name
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_bytes())
+        elif file.suffix == ".safetensors":
+            read_header(file)
+        elif file.suffix in {".pt", ".pth"}:
+            with zipfile.ZipFile(file) as archive:
+                if (part := archive.testzip()) is not None:
+                    return Fault(name, f"is damaged (the checksum of {part} differs)")
+    except (ValueError, RecursionError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        return Fault(name, f"is damaged ({_reason(error)})")
+    except ModelError as error:
+        return Fault(name, f"is damaged ({error.problems[0].what})")
+    return None
+
+
+def _names(folder: Path) -> set[str]:
+    return set(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Files of a folder, but for its mark and hidden ones, which file systems and editors leave."""
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder)
+        if file.is_file() and path.as_posix() != MARK and not any(part.startswith(".") for part in path.parts):
+            yield path.as_posix()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__

@@ -1,0 +1,102 @@
+"""A damaged run is gone on with from what is whole, or refused by the name of what is not, and never believed."""
+
+import shutil
+
+import pytest
+from services_recipes import RECIPE, run_recipe
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise
+from lora_ns.errors import UsageError
+from lora_ns.marks import MARK
+from lora_ns.rundir import RunDir, sha256_file
+from lora_ns.services.train import resume
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory):
+    """A run as it was after its fourth step of six, and the adapter that it would have had."""
+    folder = tmp_path_factory.mktemp("broken-off")
+    run = run_recipe(folder, RECIPE, "training.save_steps=2", "training.save_total_limit=5")
+    expected = sha256_file(run.adapter / WEIGHTS)
+    shutil.rmtree(run.adapter)
+    shutil.rmtree(run.checkpoints / "checkpoint-6")
+    run.update(status="interrupted", adapter={})
+    return run, expected
+
+
+@pytest.fixture
+def damaged(broken_off, tmp_path):
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(broken_off[0].path, run.path)
+    return run, broken_off[1]
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) * 6 // 10] ^= 5
+    file.write_bytes(content)
+
+
+class Told(SilentObserver):
+    def __init__(self):
+        self.notes = []
+
+    def warn(self, text):
+        self.notes.append(text)
+
+
+def told_of(run, **more):
+    """What is said while a run goes on."""
+    observer = Told()
+    with Noise() as noise:
+        resume(run, observer, noise, **more)
+    return observer.notes
+
+
+def refused(run):
+    """Why a run does not go on."""
+    with pytest.raises(UsageError) as caught:
+        told_of(run)
+    assert run.read().status == "interrupted"
+    return str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(damaged):
+    run, expected = damaged
+    flip(run.checkpoints / "checkpoint-4" / WEIGHTS)
+    run.metrics.write_bytes(run.metrics.read_bytes() + b'{"step": 4, "lo')
+    assert told_of(run) == [
+        f"checkpoint-4: {WEIGHTS} is damaged (its SHA-256 differs); it is passed over",
+        "going on from checkpoint-2",
+        "metrics.jsonl: 1 line not written to the end, and left out",
+    ]
+    assert run.read().adapter[WEIGHTS] == expected
+    assert (run.checkpoints / "damaged-checkpoint-4").is_dir()
+
+
+def test_where_every_checkpoint_is_damaged_the_first_step_is_asked_for(damaged):
+    run, expected = damaged
+    (run.checkpoints / "checkpoint-4" / "optimizer.pt").unlink()
+    (run.checkpoints / "checkpoint-2" / MARK).write_bytes(bytes(9))
+    told = refused(run)
+    for line in (
+        f"{run.checkpoints}/checkpoint-4: optimizer.pt is missing\n",
+        f"{run.checkpoints}/checkpoint-2: {MARK} is damaged (",
+        f"{run.path}: no checkpoint is whole (restore one, or start from the first step by "
+        f"`lorans train {run.path} --resume --from-start`)",
+    ):
+        assert line in told
+    assert told_of(run, from_start=True)[-1] == "no complete checkpoint: starting from the first step"
+    assert run.read().adapter[WEIGHTS] == expected
+
+
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "dataset_info.json", "state.json", MARK])
+def test_damaged_rows_are_named_before_they_are_read(damaged, name):
+    run, _ = damaged
+    file = run.data / MARK if name == MARK else run.data / "train" / name
+    file.write_bytes(file.read_bytes()[:-7])
+    told = refused(run)
+    assert told.startswith(f"{file}: is damaged (")
+    assert told.endswith("(restore it, or start a new run by `--overwrite`, which reads the rows again)")

@@ -1,0 +1,114 @@
+"""A damaged checkpoint is passed over by name, and the one before is taken; one that is whole is never passed over."""
+
+import json
+import shutil
+import zipfile
+
+import pytest
+from test_marks import DAMAGE, without_hashes
+
+from lora_ns.checkpoints import best_of, last_complete_checkpoint, mark_checkpoint, put_aside, search
+from lora_ns.marks import MARK
+
+
+def write_checkpoint(folder, step, best=None):
+    folder.mkdir(parents=True)
+    state = {"global_step": step, "best_model_checkpoint": best and f"/where/it/was/{best}"}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    (folder / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}" + bytes(90))
+    with zipfile.ZipFile(folder / "optimizer.pt", "w") as archive:
+        archive.writestr("data.pkl", bytes(range(100)))
+    mark_checkpoint(folder, "mine", step)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    for step in (4, 8, 12):
+        write_checkpoint(tmp_path / f"checkpoint-{step}", step, "checkpoint-4" if step > 4 else None)
+    return tmp_path
+
+
+def told(found):
+    return [str(passed) for passed in found.passed]
+
+
+def test_the_last_whole_one_is_taken(checkpoints):
+    assert search(checkpoints, "mine").last == (checkpoints / "checkpoint-12", 12)
+    assert told(search(checkpoints, "mine")) == []
+    assert set(search(checkpoints, "mine", every=True).whole) == {4, 8, 12}
+    assert last_complete_checkpoint(checkpoints, "mine") == (checkpoints / "checkpoint-12", 12)
+    assert search(checkpoints / "none", "mine").last is None
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_one_is_named_and_the_one_before_taken(checkpoints, name, kind):
+    damage, what = DAMAGE[kind]
+    damage(checkpoints / "checkpoint-12" / name)
+    found = search(checkpoints, "mine")
+    assert found.last == (checkpoints / "checkpoint-8", 8)
+    (passed,) = told(found)
+    assert passed.startswith(f"checkpoint-12: {name} {what}")
+    assert found.damaged == found.passed
+
+
+@pytest.mark.parametrize("kind", ["zeros", "cut"])
+def test_a_damaged_mark_is_named(checkpoints, kind):
+    DAMAGE[kind][0](checkpoints / "checkpoint-12" / MARK)
+    found = search(checkpoints, "mine")
+    assert (found.last[1], found.passed[0].was_finished) == (8, True)
+    assert told(found)[0].startswith(f"checkpoint-12: {MARK} is damaged (")
+
+
+def test_one_without_a_mark_was_never_finished(checkpoints):
+    (checkpoints / "checkpoint-12" / MARK).unlink()
+    found = search(checkpoints, "mine")
+    assert (found.last[1], found.damaged) == (8, ())
+    assert told(found) == ["checkpoint-12: was not written to the end (it has no lorans.json)"]
+
+
+def test_others_are_passed_over(checkpoints):
+    shutil.copytree(checkpoints / "checkpoint-12", checkpoints / "checkpoint-16")
+    assert told(search(checkpoints, "mine")) == ["checkpoint-16: is of step 12, by its lorans.json"]
+    assert told(search(checkpoints, "another"))[0] == "checkpoint-16: belongs to another run"
+    assert search(checkpoints, "another").last is None
+
+
+def test_the_best_weights_so_far_are_held_against_their_mark_too(checkpoints):
+    assert best_of(checkpoints / "checkpoint-12") == checkpoints / "checkpoint-4"
+    DAMAGE["flipped"][0](checkpoints / "checkpoint-4" / "adapter_model.safetensors")
+    found = search(checkpoints, "mine")
+    lost = "adapter_model.safetensors is damaged (its SHA-256 differs)"
+    assert found.last is None
+    assert told(found)[0] == f"checkpoint-12: checkpoint-4 has the best weights so far, and is damaged: {lost}"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{}", "is damaged ('global_step')"),
+        ("[1]", "is damaged ("),
+        ('{"global_step": 3}', "is of step 3"),
+        ("{", "is damaged ("),
+    ],
+)
+def test_a_state_that_cannot_be_gone_on_from_is_named_where_there_is_no_hash(checkpoints, content, what):
+    folder = checkpoints / "checkpoint-12"
+    (folder / "trainer_state.json").write_text(content)
+    mark_checkpoint(folder, "mine", 12)
+    without_hashes(folder)
+    assert told(search(checkpoints, "mine"))[0].startswith(f"checkpoint-12: trainer_state.json {what}")
+
+
+def test_one_without_an_optimizer_is_not_gone_on_from(checkpoints):
+    (checkpoints / "checkpoint-12" / "optimizer.pt").unlink()
+    mark_checkpoint(checkpoints / "checkpoint-12", "mine", 12)
+    told_ = "checkpoint-12: optimizer.pt is missing: it was saved with `save_only_model`, and cannot be gone on from"
+    assert told(search(checkpoints, "mine")) == [told_]
+
+
+def test_what_is_passed_over_makes_room_for_new_checkpoints(checkpoints):
+    (checkpoints / "checkpoint-12" / MARK).unlink()
+    DAMAGE["flipped"][0](checkpoints / "checkpoint-8" / "optimizer.pt")
+    put_aside(search(checkpoints, "mine").passed)
+    assert {folder.name for folder in checkpoints.iterdir()} == {"checkpoint-4", "damaged-checkpoint-8"}
