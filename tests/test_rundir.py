@@ -31,6 +31,7 @@ from lora_ns.rundir import (
     sha256_file,
     write_atomic,
 )
+from lora_ns.services.submit import status
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
 MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
@@ -350,6 +351,17 @@ def test_what_is_not_replaced_yet_is_used_from_a_folder_that_cannot_be_written(r
         assert opened.read().status == "finished"
         assert (opened.adapter / "adapter_model.safetensors").read_text() == "old"
     assert told == [f"{run.path}: the new run has not completed a step; the one that it replaces is used"] * 2
+
+
+def test_the_status_of_a_run_that_is_being_replaced(run, manifest):
+    run.update(status="finished")
+    run._replaced.put_aside()
+    assert status(run.path).status == "finished"
+    run.create("# new", manifest)
+    told = status(run.path)
+    assert (told.status, told.replaces) == ("started", "finished")
+    run.forget_replaced()
+    assert status(run.path).replaces is None
 
 
 def test_a_run_that_somebody_trains_is_not_mended(run):

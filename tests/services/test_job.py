@@ -1,6 +1,7 @@
 """What a job does on a node: it begins, goes on, and knows when there is nothing left to do."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(submitted, write_recipe, lor
 def test_a_run_that_was_there_before_is_not_taken_for_the_jobs_own(submitted, lora_run, mode, submitted_at, has_begun):
     job = submitted.model_copy(update={"mode": mode, "submitted": submitted_at})
     assert service._has_begun(lora_run, job) is has_begun
+
+
+def test_a_job_brings_back_what_a_killed_one_was_replacing_before_it_looks_whether_it_has_begun(submitted, lora_run):
+    folder = new_job(submitted.model_copy(update={"submitted": "2100-01-01T00:00:00+00:00", "mode": "resume"}))
+    run = RunDir(Path(submitted.run))
+    shutil.copytree(lora_run.path, run.path, dirs_exist_ok=True)
+    run._replaced.put_aside()
+    told = Told()
+    with Noise() as noise:
+        assert work(folder, 0, None, told, noise) is None
+    assert told.notes == [
+        f"{run.path}: a command that was to replace this run was killed, and the run is back",
+        f"{run.path} is finished already",
+    ]
 
 
 def test_a_node_finds_its_run_again_on_another_machine(write_recipe, monkeypatch, tmp_path):
