@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -79,10 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
         _tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("error: interrupted", err=True)
+        _tell(LoransError("interrupted"))
         sys.exit(128 + signal.SIGINT)
 
 
 def _tell(error: LoransError) -> None:
-    for problem in error.problems:
-        typer.echo(f"error: {problem}", err=True)
+    try:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+    except OSError:  # the terminal was closed: the exit code is to say it all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

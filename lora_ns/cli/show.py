@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -78,11 +79,22 @@ def forcing(force: bool) -> Iterator[Force]:
             sys.stderr.write(f"warning: {scrubbed(text)}\n")
 
 
+class _Unheard(io.FileIO):
+    """A file for what nobody has to read: a terminal or a pipe that is closed, or a full disk, ends no training."""
+
+    def write(self, data: Any) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            return super().write(data) or 0
+        return len(data)
+
+
 class Progress:
     """Training on the screen: a live display on a terminal, plain lines elsewhere. It is an `Observer`."""
 
     def __init__(self, descriptor: int) -> None:
-        self._stream: TextIO = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+        raw = io.BufferedWriter(_Unheard(os.dup(descriptor), "w"))
+        self._stream: TextIO = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
         self._live: Any = None
         self._state: dict[str, Any] = {}
         self._losses: deque[float] = deque(maxlen=24)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ OLD_RATE = "training.learning_rate=1e-3"
 SIGNALS = ("KILL", "TERM", "INT", "HUP", "USR1")
 ALONE = ("finding the base", "loading the libraries", "reading the data", "loading the base", "training")
 TOGETHER = ("loading the libraries", "reading the data", "starting 2 processes", "loading the base", "training")
+NOT_AGAIN = ("finding the base", "loading the libraries", "reading the data")
+"""What `--resume` does not say."""
 LAST = ("saving the adapter", "opening what was saved")
 LONGEST = 240.0
 """Seconds that a command may take."""
@@ -124,6 +126,8 @@ class Case:
         """Start the command and interrupt it, and look at what is there then."""
         words = self.command()
         command = self.commands.start(words, self)
+        if "--resume" in words and interruption.line in NOT_AGAIN:
+            interruption = replace(interruption, line="loading the base")
         self.wait_for(command, interruption.line)
         time.sleep(interruption.delay)
         is_sent, sent_at = not command.has_ended(), time.monotonic()
@@ -169,7 +173,7 @@ class Case:
     def check_between(self, code: int, interruption: Interruption, said: list[str]) -> None:
         """What holds after each interruption."""
         number = int(interruption.signal)
-        allowed = {0, 128 + number, -number} if interruption.target != "another" else {0, 1, 128 + number}
+        allowed = {0, 128 + number, -number, *([1] if interruption.target == "another" else [])}
         if code not in allowed or any("Traceback" in line for line in said):
             self.faults.append(f"exit {code}: {''.join(said[-30:])}")
         self.check_nobody_is_left()

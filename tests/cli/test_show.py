@@ -1,0 +1,44 @@
+"""Progress that nobody can read any more ends nothing, and the exit code says what a closed terminal does not show."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lora_ns.cli.show import Progress
+
+
+def closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def closed_terminal():
+    above, below = os.openpty()
+    os.close(above)
+    return below
+
+
+@pytest.mark.parametrize("behind", [closed_pipe, closed_terminal])
+def test_progress_goes_on_when_nobody_reads_it(behind):
+    descriptor = behind()
+    with Progress(descriptor) as progress:
+        progress.stage("reading the data")
+        progress.warn("something")
+        progress.begin(0, 2)
+        progress.step(1, 10)
+        progress.logged({"step": 1, "loss": 2.0})
+        progress.rows(1, 2)
+        progress.stage("saving the adapter")
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("behind", [closed_pipe, closed_terminal])
+def test_an_error_that_nobody_reads_has_its_exit_code(tmp_path, behind):
+    descriptor = behind()
+    words = [sys.executable, "-m", "lora_ns", "plan", str(tmp_path / "none.toml")]
+    done = subprocess.run(words, stderr=descriptor, stdout=subprocess.DEVNULL, check=False)
+    os.close(descriptor)
+    assert done.returncode == 2
