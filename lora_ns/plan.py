@@ -140,6 +140,9 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
     batch = _batch(loaded, machine, facts, dtype.value, data.longest, shares)
     per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, shares)
     steps = _max_steps(loaded, per_epoch.value)
+    problems = [*_batch_problems(loaded, data.train_rows, batch, shares), *_warmup_problems(loaded, steps.value)]
+    if problems:
+        raise PlanError(problems)
     training = loaded.recipe.training
     regular, often = _regular(loaded, per_epoch.value, steps.value)
     return Plan(
@@ -570,9 +573,35 @@ def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch, worl
         return Derived(value=None, origin="computed", why="a stream begins again where it ends")
     if rows is None:
         return Derived(value=None, origin="computed", why=_UNREAD)
-    micro_batches = math.ceil(rows / (batch.micro.value * world))
+    whole = rows / (batch.micro.value * world)
+    micro_batches = math.floor(whole) if _drops_last(loaded) else math.ceil(whole)
     steps = math.ceil(micro_batches / batch.accumulation.value)
     return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")
+
+
+def _drops_last(loaded: LoadedRecipe) -> bool:
+    return bool(loaded.recipe.training.extra.get("dataloader_drop_last"))
+
+
+def _batch_problems(loaded: LoadedRecipe, rows: int | None, batch: _Batch, world: int) -> list[Problem]:
+    """A training that drops the last batch, and has no other one, would make no step."""
+    at_once = batch.micro.value * world
+    if rows is None or not _drops_last(loaded) or rows >= at_once:
+        return []
+    over = f" in each of {world} processes" if world > 1 else ""
+    what = f"training.extra.dataloader_drop_last: {rows:,} row{'s' * (rows != 1)} make"
+    what += f"{'s' * (rows == 1)} no batch of {batch.micro.value:,}{over}, and the last one is dropped"
+    remedy = "lower `per_device_train_batch_size`, or remove `dataloader_drop_last`"
+    return [Problem(loaded.where("training.extra.dataloader_drop_last"), what, remedy)]
+
+
+def _warmup_problems(loaded: LoadedRecipe, steps: int | None) -> list[Problem]:
+    """The learning rate gets to where it is to rise; a run by `max_steps` is looked at as the recipe is read."""
+    warmup = loaded.recipe.training.warmup_steps
+    if not warmup or not steps or warmup < steps:
+        return []
+    what = f"training.warmup_steps: a run of {steps:,} step{'s' * (steps > 1)} ends in its warm-up of {warmup:,}"
+    return [Problem(loaded.where("training.warmup_steps"), what, f"write at most {steps - 1:,}, or train longer")]
 
 
 def _max_steps(loaded: LoadedRecipe, per_epoch: int | None) -> Derived[int | None]:

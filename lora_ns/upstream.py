@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SET_BY_PLAN = frozenset(
@@ -59,6 +59,43 @@ SET_BY_PLAN = frozenset(
     }
 )
 """Fields of `TrainingArguments` that the recipe's own keys and the plan decide; `[training.extra]` may not."""
+
+_METRICS = "the metrics here are over all evaluation rows, and read nothing else"
+_RESUMES = "a run that is resumed goes on as if it had not been interrupted"
+_CACHE = "nothing is generated in a training step"
+_SCRIPTS = "nothing but transformers' example scripts reads it"
+REFUSED_ARGUMENTS: Mapping[str, str] = {
+    "activation_checkpointing": "`training.gradient_checkpointing` decides it",
+    "activation_checkpointing_kwargs": "`training.gradient_checkpointing` decides it",
+    "accelerator_config": "the plan decides how rows are dealt to processes and batches added up",
+    "auto_find_batch_size": "the plan decides how large a batch is, and says so",
+    "batch_eval_metrics": _METRICS,
+    "bf16_full_eval": "evaluations are in the precision that is trained in, `model.dtype`",
+    "debug": "it writes to standard output, and ends at what attention masks with",
+    "do_eval": _SCRIPTS,
+    "do_predict": _SCRIPTS,
+    "do_train": _SCRIPTS,
+    "enable_jit_checkpoint": "a signal already ends a run after its step is saved",
+    "eval_do_concat_batches": _METRICS,
+    "eval_use_gather_object": _METRICS,
+    "fp16_full_eval": "evaluations are in the precision that is trained in, `model.dtype`",
+    "ignore_data_skip": _RESUMES,
+    "include_for_metrics": _METRICS,
+    "liger_kernel_config": "it replaces layers that the adapter is checked on",
+    "local_rank": "the launcher decides it",
+    "num_train_epochs": "`training.num_train_epochs` decides it",
+    "optim_target_modules": "no optimizer that trains an adapter reads it",
+    "parallelism_config": "`[distributed]` decides what is divided among processes",
+    "remove_unused_columns": "rows have columns that the model does not take",
+    "restore_callback_states_from_checkpoint": _RESUMES,
+    "resume_from_checkpoint": "`lorans train --resume` finds the checkpoint",
+    "use_cache": _CACHE,
+    "use_liger_kernel": "it replaces layers that the adapter is checked on",
+}
+"""Fields of `TrainingArguments` that would have no effect here, or break what is promised; each with the reason."""
+
+NEEDS: Mapping[str, tuple[str, ...]] = {"greater_is_better": ("metric_for_best_model", "load_best_model_at_end")}
+"""Fields that have an effect only beside one of others."""
 
 
 SET_BY_ENGINE = frozenset(

@@ -260,6 +260,49 @@ def test_intervals_follow_from_the_steps(write_recipe, overrides, rows, expected
     assert {name: getattr(made, name).value for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rows", "steps"),
+    [
+        (["extra.dataloader_drop_last=true", "per_device_train_batch_size=8"], 8, 1),
+        (["extra.dataloader_drop_last=true", "per_device_train_batch_size=8"], 40, 5),
+        (["extra.dataloader_drop_last=true", "per_device_train_batch_size=8"], 47, 5),
+        (["extra.dataloader_drop_last=false", "per_device_train_batch_size=8"], 47, 6),
+        (["extra.dataloader_drop_last=true"], None, None),
+    ],
+)
+def test_a_last_batch_that_is_dropped_is_no_step(write_recipe, overrides, rows, steps):
+    settings = [f"training.{override}" for override in ("gradient_accumulation_steps=1", *overrides)]
+    made = plan(write_recipe(), *settings, data=DataFacts(rows))
+    assert made.max_steps.value == steps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "told"),
+    [
+        (
+            ["extra.dataloader_drop_last=true", "per_device_train_batch_size=64"],
+            3,
+            "training.extra.dataloader_drop_last: 3 rows make no batch of 64, and the last one is dropped (lower ",
+        ),
+        (
+            ["extra.dataloader_drop_last=true", "per_device_train_batch_size=2", "max_steps=5"],
+            1,
+            "1 row makes no batch of 2, and",
+        ),
+        (
+            ["warmup_steps=100"],
+            32,
+            "training.warmup_steps: a run of 2 steps ends in its warm-up of 100 (write at most 1",
+        ),
+        (["warmup_steps=1"], 3, "a run of 1 step ends in its warm-up of 1 (write at most 0"),
+    ],
+)
+def test_a_run_without_a_step_or_without_its_rate_is_refused(write_recipe, overrides, rows, told):
+    with pytest.raises(PlanError) as caught:
+        plan(write_recipe(), *(f"training.{override}" for override in overrides), data=DataFacts(rows))
+    assert told in str(caught.value)
+
+
 def test_without_rows_the_steps_are_unknown(write_recipe):
     made = plan(write_recipe(), data=DataFacts())
     names = ("train_rows", "eval_rows", "steps_per_epoch", "max_steps", "warmup_steps", "logging_steps", "eval_steps")

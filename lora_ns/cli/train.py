@@ -207,12 +207,14 @@ def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:
 
 def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What was measured, before and after in one line."""
-    names = [name for name in metrics if not name.startswith("before/")]
     rows = []
-    for name in names:
-        before = metrics.get(f"before/{name}")
-        after = _measured(name, metrics[name])
-        rows.append((name, after if before is None else f"{_measured(name, before)} -> {after}"))
+    for name in dict.fromkeys(name.removeprefix("before/") for name in metrics):
+        before, after = metrics.get(f"before/{name}"), metrics.get(name)
+        if after is None:
+            rows.append((name, f"{_measured(name, metrics[f'before/{name}'])} before training, not measured after it"))
+        else:
+            shown = _measured(name, after)
+            rows.append((name, shown if before is None else f"{_measured(name, before)} -> {shown}"))
     return rows
 
 

@@ -28,7 +28,14 @@ from lora_ns.recipe.peft.lora import READ_ROWS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.slices import parse_slice
 from lora_ns.spelling import close_to
-from lora_ns.upstream import SET_BY_ENGINE, SET_BY_PLAN, peft_config_fields, training_argument_fields
+from lora_ns.upstream import (
+    NEEDS,
+    REFUSED_ARGUMENTS,
+    SET_BY_ENGINE,
+    SET_BY_PLAN,
+    peft_config_fields,
+    training_argument_fields,
+)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -834,6 +841,23 @@ def training_extra_is_known(recipe: Recipe) -> Finding | None:
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
 
 
+def training_extra_has_an_effect(recipe: Recipe) -> Finding | None:
+    """No field is taken that would be ignored, or break what is promised of every run."""
+    extra = recipe.training.extra
+    for key in extra:
+        place = (f"training.extra.{key}",)
+        if reason := REFUSED_ARGUMENTS.get(key):
+            return Finding(place, f"`{key}`: {reason}", "remove it")
+        if key.startswith("ddp_") and recipe.distributed.strategy not in {"ddp", "auto"}:
+            return Finding(place, f'`{key}` has no effect without `[distributed] strategy = "ddp"`', "remove it")
+        if key.startswith("trackio_") and "trackio" not in recipe.tracking.report_to:
+            return Finding(place, f'`{key}` has no effect without `tracking.report_to = ["trackio"]`', "remove it")
+        if key in NEEDS and not any(other in extra for other in NEEDS[key]):
+            others = " or ".join(f"`{other}`" for other in NEEDS[key])
+            return Finding(place, f"`{key}` has no effect without {others}", "remove it")
+    return None
+
+
 def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
     peft = recipe.peft
@@ -912,6 +936,7 @@ RULES: tuple[Rule, ...] = (
     machines_can_meet,
     nothing_is_pushed,
     training_extra_is_known,
+    training_extra_has_an_effect,
     peft_extra_is_known,
 )
 

@@ -829,6 +829,7 @@ def _fit(
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)
+    _check_stepped(trainer, observer)
     metrics |= peak_memory()
     leave_training(trainer)
     # All ranks answer together where none has all the weights.
@@ -845,6 +846,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     manifest, model, trainer = run.read(), fitted.model, fitted.trainer
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
+    _tell_unmeasured(run, trainer, observer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
@@ -930,13 +932,23 @@ def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
         raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
 
 
+def _check_stepped(trainer: Any, observer: Observer) -> None:
+    """A run that made no step has not trained. Raises `RunError`."""
+    steps, planned = trainer.state.global_step, trainer.state.max_steps
+    if not steps:
+        what = f"no step of {planned} was made: the rows make no batch"
+        raise RunError(Problem("", what, "give more rows, or lower `training.per_device_train_batch_size`"))
+    if steps < planned:
+        observer.warn(f"the rows ended after step {steps} of {planned}")
+
+
 def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
     """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
     rows = read_metrics(run.metrics).rows
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    kept_ones = [row for row in evaluations if best in {None, row["step"]}]
+    kept_ones = [row for row in evaluations if row["step"] and best in {None, row["step"]}]
     skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
     for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
         if row and (not prefix or row[0]["step"] == 0):
@@ -948,6 +960,18 @@ def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
     if summary:
         metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
     return metrics
+
+
+def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
+    """Say so if the weights that are saved are not those that were measured last."""
+    if trainer.args.eval_strategy == "no" or trainer.args.load_best_model_at_end:
+        return
+    measured = [row["step"] for row in read_metrics(run.metrics).rows if "eval_loss" in row and row["step"]]
+    steps = trainer.state.global_step
+    if not measured:
+        observer.warn(f"nothing was measured after the {steps} steps (lower `eval_steps`, or `extra.eval_delay`)")
+    elif measured[-1] < steps:
+        observer.warn(f"what was measured last is the model after step {measured[-1]} of {steps}")
 
 
 def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,8 @@ def test_a_run_that_is_there_is_kept_by_what_cannot_replace_it(lora_run, tmp_pat
         ("training.optim='galore_adamw'", "training.optim: "),
         ("training.extra={load_best_model_at_end=true, save_steps=4}", "`save_steps` is decided by"),
         ("training.extra={optim_args='lr'}", "training.optim: "),
+        ("training.extra={dataloader_persistent_workers=true}", "training.extra: persistent_workers option needs"),
+        ("training.extra={dataloader_drop_last=true, eval_delay='soon'}", "training.extra.eval_delay: 'soon'"),
         ("training.extra={lr_scheduler_kwargs={cycles=2}}", "training.lr_scheduler_type: "),
         ("training.extra={metric_for_best_model='bleu'}", "the evaluation has no `bleu` (known: loss"),
     ],
@@ -275,6 +278,43 @@ def test_what_cannot_train_says_so_and_trains_nothing(trained, tmp_path, overrid
         trained(RECIPE, override)
     assert told in str(caught.value)
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+class Warned(SilentObserver):
+    """Keeps what is warned of."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.extra.eval_delay=100", "nothing was measured after the 2 steps"),
+        ("training.eval_steps=1", ""),
+    ],
+)
+def test_a_loss_is_told_as_changed_only_if_it_was_measured_twice(trained, override, told):
+    observer = Warned()
+    run = trained(RECIPE, "training.max_steps=2", "dataset.max_samples=16", override, observer=observer)
+    metrics, measured = run.read().metrics, " ".join(observer.warnings)
+    assert told in measured
+    assert bool(told) == ("measured" in measured)
+    assert "before/eval_loss" in metrics
+    assert ("eval_loss" in metrics) == (not told)
+
+
+def test_a_run_that_made_no_step_is_none():
+    state = SimpleNamespace(global_step=0, max_steps=4)
+    with pytest.raises(RunError, match="no step of 4 was made: the rows make no batch"):
+        lora_ns.services.train._check_stepped(SimpleNamespace(state=state), SilentObserver())
+    observer = Warned()
+    state.global_step = 3
+    lora_ns.services.train._check_stepped(SimpleNamespace(state=state), observer)
+    assert observer.warnings == ["the rows ended after step 3 of 4"]
 
 
 def test_a_classifier_learns_saves_its_labels_and_merges(classifier_run, tmp_path):

@@ -1,0 +1,116 @@
+"""Every further argument of the trainer is decided elsewhere, refused with a reason, or taken if its value is good."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import transformers
+
+from lora_ns.basemodel import BaseFacts
+from lora_ns.engine.trainer import check_arguments
+from lora_ns.errors import LoransError
+from lora_ns.machine import Machine
+from lora_ns.plan import DataFacts, make_plan
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.rules import _PUSHING
+from lora_ns.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN
+
+FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
+MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
+DDP = ("distributed.strategy=ddp", "distributed.num_processes=2")
+WORKERS = ("training.dataloader_num_workers=1",)
+TRACKED = ('tracking.report_to=["trackio"]',)
+BEST = ("training.extra.metric_for_best_model=loss",)
+NOT_BOOL = ("'x'", "1")
+
+TAKEN = {
+    "adam_epsilon": (("-1.0", "'x'", "nan"), ("1e-7",), ()),
+    "average_tokens_across_devices": (NOT_BOOL, ("false",), ()),
+    "dataloader_drop_last": (NOT_BOOL, ("true",), ()),
+    "dataloader_in_order": (NOT_BOOL, ("false",), ()),
+    "dataloader_multiprocessing_context": (("'nope'", "1"), ("'spawn'",), WORKERS),
+    "dataloader_persistent_workers": (NOT_BOOL, ("true",), WORKERS),
+    "dataloader_pin_memory": (NOT_BOOL, ("false",), ()),
+    "dataloader_prefetch_factor": (("-1", "'x'"), ("2",), WORKERS),
+    "ddp_broadcast_buffers": (NOT_BOOL, ("true",), DDP),
+    "ddp_bucket_cap_mb": (("0", "'x'"), ("25",), DDP),
+    "ddp_find_unused_parameters": (NOT_BOOL, ("true",), DDP),
+    "ddp_static_graph": (NOT_BOOL, ("true",), DDP),
+    "eval_accumulation_steps": (("0", "-1", "1.5"), ("2",), ()),
+    "eval_delay": (("'soon'", "-1"), ("2", "0.5"), ()),
+    "full_determinism": (NOT_BOOL, ("true",), ()),
+    "greater_is_better": (NOT_BOOL, ("true",), BEST),
+    "label_smoothing_factor": (("1.0", "-0.1", "true"), ("0.1",), ()),
+    "load_best_model_at_end": (NOT_BOOL, ("true",), ()),
+    "log_level": (("'loud'", "1"), ("'info'",), ()),
+    "log_level_replica": (("'loud'", "1"), ("'info'",), ()),
+    "log_on_each_node": (NOT_BOOL, ("false",), ()),
+    "logging_nan_inf_filter": (NOT_BOOL, ("false",), ()),
+    "lr_scheduler_kwargs": (("'x'", "{cycles=2}", "1"), ("{num_cycles=0.5}",), ()),
+    "metric_for_best_model": (("1",), ("'loss'",), ()),
+    "optim_args": (("'lr'", "'nope=1'", "1"), ("'alpha=0.9'",), ("training.optim=rmsprop",)),
+    "save_only_model": (NOT_BOOL, ("true",), ()),
+    "skip_memory_metrics": (NOT_BOOL, ("false",), ()),
+    "tf32": (NOT_BOOL, ("false",), ()),
+    "torch_compile": (NOT_BOOL, ("true",), ()),
+    "torch_compile_backend": (("'nope'", "1"), ("'eager'",), ()),
+    "torch_compile_mode": (("'nope'", "1"), ("'default'",), ()),
+    "torch_empty_cache_steps": (("0", "'x'"), ("2",), ()),
+    "trackio_bucket_id": (("1",), ("'a/b'",), TRACKED),
+    "trackio_space_id": (("1",), ("'a/b'",), TRACKED),
+    "trackio_static_space_id": (("1",), ("'a/b'", "false"), TRACKED),
+}
+"""Values that are refused, values that are good, and what these need beside them."""
+
+
+@pytest.fixture
+def restored_environment() -> Iterator[None]:
+    """What the arguments say of compilation is kept in variables."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def check(path: Path, *overrides: str) -> None:
+    loaded = load_recipe(path, overrides)
+    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
+    check_arguments(loaded, plan, Path("run/checkpoints"))
+
+
+def test_every_field_of_the_installed_arguments_is_known() -> None:
+    fields = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    sorted_out = [SET_BY_PLAN, REFUSED_ARGUMENTS.keys(), _PUSHING, TAKEN.keys()]
+    assert fields - set().union(*sorted_out) == set()
+    assert sum(map(len, sorted_out)) == len(set().union(*sorted_out))
+    assert REFUSED_ARGUMENTS.keys() | TAKEN.keys() <= fields
+
+
+@pytest.mark.parametrize("key", TAKEN)
+@pytest.mark.usefixtures("restored_environment")
+def test_a_value_is_refused_before_there_is_a_run_or_taken(write_recipe, key: str) -> None:
+    bad, good, beside = TAKEN[key]
+    path = write_recipe()
+    for value in bad:
+        with pytest.raises(LoransError, match=r"training\.(extra|optim|lr_scheduler_type)"):
+            check(path, *beside, f"training.extra.{key}={value}")
+    for value in good:
+        check(path, *beside, f"training.extra.{key}={value}")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("key", [key for key, row in TAKEN.items() if row[2] and key != "optim_args"])
+@pytest.mark.usefixtures("restored_environment")
+def test_a_value_that_has_no_effect_is_refused(write_recipe, key: str) -> None:
+    with pytest.raises(LoransError, match=r"training\.extra"):
+        check(write_recipe(), f"training.extra.{key}={TAKEN[key][1][0]}")
+
+
+@pytest.mark.parametrize("key", REFUSED_ARGUMENTS)
+def test_a_refused_argument_is_refused_with_its_reason(write_recipe, key: str) -> None:
+    with pytest.raises(LoransError, match=rf"training.extra.{key}: `{key}`: [`\w]+") as caught:
+        load_recipe(write_recipe(), [f"training.extra.{key}=true"])
+    assert REFUSED_ARGUMENTS[key] in str(caught.value)
