@@ -22,8 +22,7 @@ FormatName = Literal[
 ]
 SampleBy = Literal["document", "line"]
 """The names that `datasets` gives to the ways of reading a text file."""
-Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
-"""One character, which is no quote and no line break."""
+Delimiter = Annotated[str, Field(min_length=1, max_length=1)]
 _FORM = (
     "format",
     "columns",

@@ -170,7 +170,9 @@ def describe(schema: Mapping[str, Any]) -> str:
     limits = [text.format(f"{schema[key]:g}") for key, text in bounds.items() if key in schema]
     if schema.get("pattern"):
         limits.append("of letters, digits, `.`, `_`, `-`")
-    if schema.get("minLength"):
+    if schema.get("maxLength") == 1:
+        limits.append("of one character")
+    elif schema.get("minLength"):
         limits.append("that is not empty")
     return " ".join([words, *limits])
 

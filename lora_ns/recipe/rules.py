@@ -153,6 +153,9 @@ def layouts_are_of_files(recipe: Recipe) -> Finding | None:
         twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
         if twice is not None:
             return Finding((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
+        if part.delimiter in {'"', "\r", "\n"}:
+            what = "`delimiter` is a quote or ends a line"
+            return Finding((f"{place}.delimiter",), what, 'name what is between two cells, such as "\\t"')
         given = [key for key in _LAYOUT if key in (data.source_at(place) or data).model_fields_set]
         if given and not part.path and not (place == "dataset" and data.eval_path):
             what = f"`{given[0]}` is for files, and `path` names none"
