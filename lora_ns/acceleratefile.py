@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RecipeError
+from lora_ns.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
 from lora_ns.spelling import close_to
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ def parse_accelerate(path: Path, text: str, folder: Path) -> AccelerateFile:
     Raises:
         RecipeError: if it is not YAML, or no table. What it says that is not offered is among its `problems`.
     """
+    if len(text) > LARGEST_YAML:  # also where a run has kept it
+        raise RecipeError(Problem(str(path), f"is larger than {shown_size(LARGEST_YAML)}", "make it smaller"))
     found = _Found()
     top, tables = _entries(path, text, found)
     strategy = _strategy(top.pop("distributed_type", None), path, found)
@@ -224,6 +227,8 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
 
     try:
         loader = yaml.SafeLoader(text)
+        _check_events(loader, path)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             what = "is empty" if node is None else "not a table of accelerate's settings"
@@ -240,6 +245,24 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise RecipeError(Problem(where, f"not YAML: {what}", "mend it")) from None
     return {entry.name: entry for entry, _ in pairs if entry.name not in tables}, tables
+
+
+_MOST_ALIASES = 16
+"""References to what a file said before; a few that refer to one another stand for more than fits into the memory."""
+
+
+def _check_events(loader: yaml.SafeLoader, path: Path) -> None:
+    """Refuse what is small and becomes large: references to references, and nesting."""
+    import yaml
+
+    aliases = depth = 0
+    for event in iter(loader.get_event, None):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        what = f"more than {_MOST_ALIASES} references (`*name`)" if aliases > _MOST_ALIASES else TOO_DEEP
+        if aliases > _MOST_ALIASES or depth > DEEPEST:
+            where = f"{path}:{event.start_mark.line + 1}"
+            raise RecipeError(Problem(where, what, "write the values themselves"))
 
 
 def _keys(

@@ -31,13 +31,23 @@ class Problem:
     def __post_init__(self) -> None:
         # Here and not where it is printed: problems are also written down, by other processes and in the manifest.
         for name in ("where", "what", "remedy"):
-            object.__setattr__(self, name, scrubbed(getattr(self, name)))
+            object.__setattr__(self, name, scrubbed(_cut(getattr(self, name))))
 
     def __str__(self) -> str:
         code = f"[{self.code}] " if self.code else ""
         where = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
         return f"{where}{code}{self.what}{remedy}"
+
+
+LONGEST = 8_000
+"""Characters of each part of a problem: no name or value of the user's fills the terminal or the manifest."""
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST - 100]} ... and {len(text) - LONGEST + 100:,} more characters"
 
 
 class LoransError(Exception):

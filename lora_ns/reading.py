@@ -25,6 +25,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+TOMLDecodeError = tomllib.TOMLDecodeError
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 LARGEST_RECIPE = MIB
@@ -148,7 +150,7 @@ def read_bytes(
         error: what is raised if it cannot be read.
         most: the bytes that it may have.
         where: the place that messages name; the path, if empty.
-        before: what stands before the fault in messages, such as the key that names the file.
+        before: what stands before the fault in messages, such as the key and the file that it names.
         remedy: what to do if the file cannot be read or is too large.
         if_missing: what to do if there is no such file.
         if_folder: what to do if it is a folder.
@@ -163,11 +165,12 @@ def read_bytes(
             content = file.read(most + 1)
     except NotAFileError as fault:
         remedies = {fault.is_missing: if_missing, fault.is_folder: if_folder}
-        raise error(Problem(where, before + fault.what, remedies.get(True, remedy))) from None
+        what = f"cannot be read: {fault.what}" if before and fault.is_missing else fault.what
+        raise error(Problem(where, before + what, remedies.get(True, remedy))) from None
     except OSError as fault:
         raise error(Problem(where, f"{before}cannot be read: {fault.strerror}", remedy)) from None
     if content is None or len(content) > most:
-        what = f"larger than {shown_size(most)}" if content else "cannot be read: it gives no data"
+        what = f"is larger than {shown_size(most)}" if content else "cannot be read: it gives no data"
         raise error(Problem(where, before + what, remedy))
     return content
 
@@ -196,6 +199,20 @@ def decode(content: bytes, where: str, error: type[LoransError] = UsageError) ->
 def read_text(path: Path, error: type[LoransError] = UsageError, **how: Any) -> str:
     """All of a file as text; `how` is that of `read_bytes`. Raises `error`."""
     return decode(read_bytes(path, error, **how), str(path), error)
+
+
+def check_text(text: str, where: str, error: type[LoransError] = UsageError) -> str:
+    """A text of the command line, if it was UTF-8; Python keeps other bytes as halves of characters.
+
+    Raises:
+        LoransError: of class `error`.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        what = f"not UTF-8 at character {fault.start + 1}"
+        raise error(Problem(where, what, "check the encoding of the terminal or the script")) from None
+    return text
 
 
 def split_lines(text: str) -> list[str]:
@@ -271,22 +288,36 @@ def parse_toml(text: str, where: str, error: type[LoransError] = UsageError) -> 
         LoransError: of class `error`, if it is not TOML, too deep, or has numbers that TOML does not.
     """
     try:
-        table = bounded(lambda: tomllib.loads(text), SECONDS)
-        check_depth(table)
-        _check_numbers(table)
+        return load_toml(text)
     except tomllib.TOMLDecodeError as fault:
         raise error(_not_toml(text, where, fault)) from None
+    except RefusedError as fault:
+        raise error(Problem(_beside(text, where, fault), fault.what, fault.remedy)) from None
+
+
+def load_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        TOMLDecodeError: if it is not TOML.
+        RefusedError: if it is too deep, takes too long, or has numbers that TOML does not.
+    """
+    try:
+        table = bounded(lambda: tomllib.loads(text), SECONDS)
+    except tomllib.TOMLDecodeError:
+        raise
     except OverrunError as fault:
-        raise error(Problem(where, f"cannot be read: it {fault}", "make it smaller")) from None
+        raise RefusedError(f"cannot be read: it {fault}", "make it smaller") from None
     except (ValueError, RecursionError) as fault:
-        refused = refusal(fault)
-        raise error(Problem(_beside(text, where, fault), refused.what, refused.remedy)) from None
+        raise refusal(fault) from None
+    check_depth(table)
+    _check_numbers(table)
     return table
 
 
 def _not_toml(text: str, where: str, fault: tomllib.TOMLDecodeError) -> Problem:
     message, _, place = str(fault).partition(" (at ")
-    number = str(len(text.splitlines())) if place.startswith("end") else place.removeprefix("line ").split(",")[0]
+    number = str(len(split_lines(text))) if place.startswith("end") else place.removeprefix("line ").split(",")[0]
     if "Cannot overwrite a value" in message or "twice" in message:
         message = "a key or table that is already there"
     place = f"{where}:{number}" if number.isdigit() else where
@@ -308,9 +339,9 @@ def _check_numbers(table: Any) -> None:
                 raise RefusedError("a whole number does not fit 64 bits", "write a smaller one")
 
 
-def _beside(text: str, where: str, fault: Exception) -> str:
+def _beside(text: str, where: str, fault: RefusedError) -> str:
     """The line of a number that is too long or of what is nested too deep; the file, if none stands out."""
-    is_depth = isinstance(fault, RecursionError) or str(fault) == TOO_DEEP
+    is_depth = fault.what == TOO_DEEP
     for number, line in enumerate(text.split("\n"), start=1):
         if is_depth and max(line.count("["), line.count("{"), line.partition("=")[0].count(".")) > DEEPEST:
             return f"{where}:{number}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.plan import Plan
+from lora_ns.reading import read_json
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
@@ -67,13 +68,15 @@ def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
         return {}
     key = "distributed.deepspeed_config"
     file = loaded.path.parent / Path(asked.deepspeed_config).expanduser()
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        what = f"{key}: {file} cannot be read: {error.strerror}"
-        raise UsageError(Problem(loaded.where(key), what, "name a JSON file of DeepSpeed's")) from None
-    except ValueError as error:
-        raise UsageError(Problem(str(file), f"not JSON: {error}", "mend it")) from None
+    remedy = "name a JSON file of DeepSpeed's"
+    found = read_json(
+        file,
+        where=loaded.where(key),
+        before=f"{key}: {file} ",
+        remedy=remedy,
+        if_missing=remedy,
+        if_folder=remedy,
+    )
     if not isinstance(found, dict):
         raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))
     return found

@@ -1,9 +1,11 @@
 """Accelerate's configuration files: what they fill, what they may not contradict, and what of them is not offered."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from lora_ns.acceleratefile import parse_accelerate
 from lora_ns.errors import PlanError, RecipeError
 from lora_ns.jobs import make_job, new_job, read_job
 from lora_ns.machine import Gpu, Machine
@@ -232,7 +234,7 @@ def test_a_file_and_a_recipe_that_say_the_same_agree(load, text):
         ("a: !!python/object:os.system x", "own.yaml:1: not YAML: could not determine a constructor"),
         ("a: &x [*x]", "not YAML: "),
         ("a: 2024-13-45", "not YAML: month must be in 1..12"),
-        (b"a: \xff", "own.yaml: not UTF-8 at byte 3"),
+        (b"a: \xff", "own.yaml: not UTF-8 at byte 4"),
         ("debug: false", "own.yaml: `distributed_type` is missing (one of: NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED)"),
         ("distributed_type: MEGATRON_LM", 'own.yaml:1: `distributed_type: "MEGATRON_LM"` is not offered (one of: NO'),
         (MULTI_GPU + "num_procesess: 2", "own.yaml:2: `num_procesess`: unknown key (did you mean `num_processes`?)"),
@@ -342,3 +344,21 @@ def test_a_file_that_asks_for_the_cpu_is_not_given_a_gpu(load, text):
     assert make_plan(loaded, cpu, None, DataFacts(160, 10)).device.value == "cpu"
     with pytest.raises(PlanError, match=r"own.yaml:[12]: .* and there is a GPU here \(`CUDA_VISIBLE_DEVICES= lorans"):
         make_plan(loaded, Machine("cpu", 4, True, 10**11, 10**11, gpus=(GPU,) * 2), None, DataFacts(160, 10))
+
+
+BILLION = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+SMALL_AND_LARGE = {
+    "references to references": (BILLION, "own.yaml:3: more than 16 references"),
+    "deep lists": ("a: " + "[" * 20_000, "own.yaml:1: cannot be read: nested too deep"),
+    "deep and whole": (f"b: 1\na: {'[' * 101}{']' * 101}", "own.yaml:2: cannot be read: nested too deep"),
+    "much": ("# " + "x" * 70_000, "own.yaml: is larger than 64 KiB"),
+    "digits": ("num_processes: " + "9" * 10_000, "own.yaml: not YAML: "),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SMALL_AND_LARGE.values(), ids=SMALL_AND_LARGE)
+def test_what_becomes_large_is_refused_before_it_does(text, expected):
+    with pytest.raises(RecipeError) as caught:
+        parse_accelerate(Path("own.yaml"), text, Path())
+    assert str(caught.value).startswith(expected)
+    assert len(str(caught.value)) < 300

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_ns.datafile import places
 from lora_ns.deadline import OverrunError, bounded
 from lora_ns.errors import ModelError, Problem
+from lora_ns.reading import LARGEST_RECIPE, exists, read_text
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
 from lora_ns.spelling import close_to
@@ -143,7 +144,8 @@ def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _read(loaded: LoadedRecipe, name: str) -> str:
     for candidate in places(loaded, name):
-        if candidate.is_file():
-            return candidate.read_text(encoding="utf-8")
+        if exists(candidate):
+            where, before = loaded.where("sft.chat_template"), f"sft.chat_template: {candidate} "
+            return read_text(candidate, ModelError, where=where, before=before, most=LARGEST_RECIPE)
     what = f"sft.chat_template: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
     raise ModelError(Problem(loaded.where("sft.chat_template"), what, "name a .jinja file, or one of these"))

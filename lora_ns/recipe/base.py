@@ -31,6 +31,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What numpy and torch start their random numbers from."""
 Text = Annotated[str, Field(min_length=1)]
 """A text of any characters."""
 
@@ -77,9 +79,23 @@ def _names_alone(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+LONG_NAME = "long_name"
+"""The kind of error that a name is which no file can have."""
+
+
+def _as_long_as_a_path(text: str) -> str:
+    """Refuse what no file system takes: it is told where it is written, rather than where it is used."""
+    sizes = [len(part.encode(errors="replace")) for part in text.split("/")]
+    if max(sizes) > 255 or sum(sizes) + len(sizes) > 4000:
+        raise PydanticCustomError(LONG_NAME, "longer than a file name can be")
+    return text
+
+
 NO_CONTROL = AfterValidator(_without_control)
-Name = Annotated[str, Field(min_length=1), NO_CONTROL]
-"""A name or a path, which becomes a part of commands and scripts: without control characters."""
+Name = Annotated[str, Field(min_length=1), NO_CONTROL, AfterValidator(_as_long_as_a_path)]
+"""A name or a path, which becomes a part of commands and scripts: without control characters, and not too long."""
+Pattern = Annotated[str, Field(min_length=1), NO_CONTROL]
+"""A pattern of names of modules, without control characters."""
 Column = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _without_control(text, JOINERS))]
 """The name of a column or a label, in any language."""
 Extra = Annotated[dict[str, Any], AfterValidator(_names_alone)]

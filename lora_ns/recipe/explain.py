@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
-from lora_ns.recipe.base import CONTROL, JOINERS, Table, control_in
+from lora_ns.recipe.base import CONTROL, JOINERS, LONG_NAME, Table, control_in
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
@@ -103,14 +103,24 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
         return Problem(locate(dotted), f"{dotted}: required", _example(dotted))
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
         return _tag_problem(table, dotted, locate)
-    if kind == CONTROL:
-        what = f"{plain}: has the control character {detail['ctx']['character']} in it"
-        return Problem(locate(plain), what, "names and paths are made of characters that can be seen")
+    if kind in _NO_NAMES:
+        what, remedy = _NO_NAMES[kind]
+        return Problem(locate(plain), f"{plain}: {what.format(**detail.get('ctx', {}))}", remedy)
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
     if plain == "peft.init_lora_weights" and got in REFUSED_STARTS:
         return Problem(locate(plain), f"{plain}: {shown} is refused", REFUSED_STARTS[got])
     return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
+
+
+_NO_NAMES = {
+    CONTROL: (
+        "has the control character {character} in it",
+        "names and paths are made of characters that can be seen",
+    ),
+    LONG_NAME: ("is longer than a file name can be", "a path has up to 4,000 bytes, and each name in it up to 255"),
+}
+"""What is wrong with a text that cannot be a name, by pydantic's kind of error, and what to do."""
 
 
 def key_of(keys: Keys) -> str:
@@ -167,7 +177,8 @@ def describe(schema: Mapping[str, Any]) -> str:
             else words
         )
     bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
-    limits = [text.format(f"{schema[key]:g}") for key, text in bounds.items() if key in schema]
+    found = {text: schema[key] for key, text in bounds.items() if key in schema}
+    limits = [text.format(bound if isinstance(bound, int) else f"{bound:g}") for text, bound in found.items()]
     if schema.get("pattern"):
         limits.append("of letters, digits, `.`, `_`, `-`")
     if schema.get("maxLength") == 1:

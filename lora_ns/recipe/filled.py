@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_ns.acceleratefile import AccelerateFile, Said, parse_accelerate
 from lora_ns.errors import Problem, RecipeError
+from lora_ns.reading import LARGEST_YAML, read_text
 from lora_ns.recipe.base import control_in
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.explain import as_toml
@@ -59,13 +60,17 @@ def fill(
 
 
 def _read(file: Path, where: Callable[[str], str]) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        what = f"{KEY}: {file} cannot be read: {error.strerror}"
-        raise RecipeError(Problem(where(KEY), what, "name a YAML file of accelerate's")) from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(Problem(str(file), f"not UTF-8 at byte {error.start}", "save it as UTF-8")) from None
+    remedy = "name a YAML file of accelerate's"
+    return read_text(
+        file,
+        RecipeError,
+        where=where(KEY),
+        before=f"{KEY}: {file} ",
+        most=LARGEST_YAML,
+        remedy=remedy,
+        if_missing=remedy,
+        if_folder=remedy,
+    )
 
 
 class _Filling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_ns.recipe.base import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Table
+from lora_ns.recipe.base import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Seed, Table
 
 
 class Generation(Table):
@@ -24,7 +24,7 @@ class Generation(Table):
     """Draw from this many likeliest tokens; 0 for all."""
     repetition_penalty: PositiveFloat = 1.0
     """Above 1, tokens already seen become less likely."""
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
     """Seed of the draws."""
 
     def to_kwargs(self) -> dict[str, Any]:

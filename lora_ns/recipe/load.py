@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +14,23 @@ from pydantic import ValidationError
 
 from lora_ns.credentials import secret_in, secrets_of
 from lora_ns.errors import PlanError, Problem, RecipeError
+from lora_ns.reading import (
+    LARGEST_RECIPE,
+    RefusedError,
+    TOMLDecodeError,
+    check_depth,
+    check_text,
+    load_toml,
+    parse_toml,
+    read_text,
+    split_lines,
+)
 from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, tag_of, untagged
 from lora_ns.recipe.filled import Filled, fill
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.positions import line_numbers
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import SAMPLING_KEYS, findings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def load_recipe(
         RecipeError: with every problem found, in the order of the lines.
     """
     text = _read(path) if text is None else text
+    table = parse_toml(text, str(path), RecipeError)
     lines = line_numbers(text)
-    table = _parse(path, text)
     _apply(table, overrides)
     notes = _drop_alternatives(table, overrides, lambda key: _where(path, lines, (), key))
     filled = _fill(table, path, lines, overrides, accelerate_text)
@@ -82,7 +87,7 @@ def load_recipe(
     known = [*_secrets(table, path, text, locate), *_secrets_of_file(filled), *filled.problems]
     recipe, problems = _validate(table, locate, known)
     if problems:
-        raise RecipeError(sorted(problems, key=lambda problem: (_is_of_another_file(problem, path), _line(problem))))
+        raise RecipeError(sorted(problems, key=lambda problem: (*_file_order(problem, path), _line(problem))))
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled)
 
 
@@ -102,7 +107,7 @@ def _secrets_of_file(filled: Filled) -> Iterator[Problem]:
 
 
 def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         if found := secret_in(line):
             yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
 
@@ -136,7 +141,7 @@ def _origin(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str
 def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
     """What a recipe, its overrides or a file of accelerate's say for a key, right or wrong; None if nothing."""
     text = _read(path)
-    tables = _parse(path, text)
+    tables = parse_toml(text, str(path), RecipeError)
     _apply(tables, overrides)
     _fill(tables, path, line_numbers(text), overrides)
     return tables[table].get(key) if isinstance(tables.get(table), dict) else None
@@ -171,43 +176,33 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     Raises:
         RecipeError: if there is no `=` or no key.
     """
-    key, equals, value = override.partition("=")
+    if len(override) > _LONGEST_OVERRIDE:
+        what = f"`{override[:40]}...` is longer than {_LONGEST_OVERRIDE:,} characters"
+        raise RecipeError(Problem("--set", what, "write it in the recipe"))
+    key, equals, value = check_text(override, "--set", RecipeError).partition("=")
     names = [name.strip() for name in key.split(".")]
     if not equals or not all(names):
         raise RecipeError(Problem("--set", f"`{override}`", "write `table.key=value`, such as `training.seed=1`"))
     try:
-        return names, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        return names, load_toml(f"value = {value.strip()}")["value"]
+    except TOMLDecodeError:
         return names, value.strip()
+    except RefusedError as fault:
+        raise RecipeError(Problem("--set", f"{key}: {fault.what}", fault.remedy)) from None
+
+
+_LONGEST_OVERRIDE = 16 * 1024
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise RecipeError(Problem(str(path), "no such file", "`lorans init NAME` writes one")) from None
-    except IsADirectoryError:
-        raise RecipeError(
-            Problem(str(path), "is a folder", f"name the file in it, such as {path / 'recipe.toml'}")
-        ) from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(Problem(str(path), f"not UTF-8 at byte {error.start}", "save it as UTF-8")) from None
-    except OSError as error:
-        raise RecipeError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at ")
-        number = str(len(text.splitlines())) if place.startswith("end") else place.removeprefix("line ").split(",")[0]
-        if "Cannot overwrite a value" in message or "twice" in message:
-            message = "a key or table that is already there"
-        where = f"{path}:{number}" if number.isdigit() else str(path)
-        raise RecipeError(
-            Problem(where, f"not TOML: {message[:1].lower()}{message[1:]}", "see toml.io for the syntax")
-        ) from None
+    return read_text(
+        path,
+        RecipeError,
+        most=LARGEST_RECIPE,
+        if_missing="`lorans init NAME` writes one",
+        if_folder=f"name the file in it, such as {path / 'recipe.toml'}",
+        takes_pipes=True,
+    )
 
 
 def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -220,6 +215,11 @@ def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
             if not isinstance(target, (dict, list)):
                 raise RecipeError(Problem("--set", f"`{override}`: `{name}` is a value, not a table"))
         target[_place(target, names[-1], override)] = value
+        try:
+            check_depth(table)
+        except RefusedError as fault:
+            key = ".".join(names)
+            raise RecipeError(Problem("--set", f"{key}: {fault.what}", fault.remedy)) from None
 
 
 def _below(target: Any, name: str, override: str) -> Any:
@@ -231,7 +231,7 @@ def _place(target: Any, name: str, override: str) -> Any:
     """The key of a table, or the number of a place in a list."""
     if not isinstance(target, list):
         return name
-    if not name.isdecimal() or int(name) >= len(target):
+    if not name.isdecimal() or len(name) > 9 or int(name) >= len(target):
         what = f"`{override}`: no place `{name}` in a list of {len(target)}"
         raise RecipeError(Problem("--set", what, "they are numbered from 0"))
     return int(name)
@@ -269,6 +269,7 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
     """
     problems: list[Problem] = list(known)
     faulty: set[str] = set()
+    untold = 0
     before: dict[str, Any] | None = None  # an empty recipe is read once, too
     while table != before:
         before = copy.deepcopy(table)
@@ -280,7 +281,10 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                 dotted = ".".join(map(str, keys))
                 whole = key_of(keys)
                 if faulty.isdisjoint({dotted, whole}):
-                    problems.append(explain(table, keys, detail, locate))
+                    if len(problems) < MOST_PROBLEMS:
+                        problems.append(explain(table, keys, detail, locate))
+                    else:
+                        untold += 1
                     faulty.add(dotted)
                     _stand_in(table, keys)
         else:
@@ -289,8 +293,16 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                 for finding in findings(recipe)
                 if not any(_touches(key, faulty) for key in finding.keys)
             ]
-            return recipe, list(dict.fromkeys(problems))
-    raise RecipeError(problems)
+            return recipe, [*dict.fromkeys(problems), *_more(untold)]
+    raise RecipeError([*problems, *_more(untold)])
+
+
+MOST_PROBLEMS = 100
+"""Keys that are told to be wrong; finding out what was meant takes a while for each."""
+
+
+def _more(untold: int) -> list[Problem]:
+    return [Problem("", f"and {untold:,} more keys that are wrong")] if untold else []
 
 
 _STAND_INS: Mapping[str, Any] = {
@@ -378,9 +390,10 @@ def _line(problem: Problem) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _is_of_another_file(problem: Problem, path: Path) -> bool:
+def _file_order(problem: Problem, path: Path) -> tuple[bool, bool]:
+    """The recipe first, then other files, then what has no place."""
     file, colon, _ = problem.where.rpartition(":")
-    return bool(colon) and file != str(path)
+    return not problem.where, bool(colon) and file != str(path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_HEADER = re.compile(r"\s*(\[{1,2})\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+from lora_ns.reading import split_lines
+
 _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$"""
 )
@@ -28,14 +29,14 @@ def line_numbers(text: str) -> dict[str, int]:
     table: tuple[str, ...] = ()
     depth = 0
     closing = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         if closing:
             if closing not in line:
                 continue
             line = line.partition(closing)[2]  # noqa: PLW2901 -- what follows a string over lines
         elif depth == 0:
-            if header := _HEADER.match(line):
-                table = _table(_split(header[2]), header[1] == "[[", last)
+            if names := _header(line):
+                table = _table(_split(names), line.lstrip().startswith("[["), last)
                 if table[-1].isdecimal():
                     lines.setdefault(".".join(table[:-1]), number)
                 lines.setdefault(".".join(table), number)
@@ -47,6 +48,15 @@ def line_numbers(text: str) -> dict[str, int]:
         closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
         depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
     return lines
+
+
+def _header(line: str) -> str:
+    """The dotted name of a table header, which takes a line of its own; empty if the line is none."""
+    if not (line := line.strip()).startswith("["):
+        return ""
+    names, _, rest = line.lstrip("[").partition("]")
+    rest = rest.removeprefix("]").lstrip()
+    return "" if "[" in names or (rest and not rest.startswith("#")) else names.strip()
 
 
 def _table(names: tuple[str, ...], is_element: bool, last: dict[str, int]) -> tuple[str, ...]:

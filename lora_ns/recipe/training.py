@@ -14,6 +14,7 @@ from lora_ns.recipe.base import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Seed,
     Table,
 )
 
@@ -69,7 +70,7 @@ class Training(Table):
     """Steps between two checkpoints; once an epoch if absent."""
     save_total_limit: PositiveInt = 2
     """Checkpoints kept."""
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
     """Seed of adapter, order and dropout."""
     extra: Extra = Field(default={})
     """Further fields of `transformers.TrainingArguments`; checked against the installed version."""

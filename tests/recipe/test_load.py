@@ -5,11 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from minimal_recipe import choosing
+from minimal_recipe import MINIMAL, choosing
 
 from lora_ns.errors import RecipeError
+from lora_ns.reading import tomllib
 from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys, tag_of
-from lora_ns.recipe.load import load_recipe, override_generation, parse_override, tomllib
+from lora_ns.recipe.load import load_recipe, override_generation, parse_override
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
 
@@ -63,7 +64,7 @@ def test_a_folder_is_no_recipe(tmp_path):
 def test_what_is_not_utf8_is_told(write_recipe):
     path = write_recipe()
     path.write_bytes(b'a = "\xff"')
-    assert problems(path) == ["recipe.toml: not UTF-8 at byte 5 (save it as UTF-8)"]
+    assert problems(path) == ["recipe.toml: not UTF-8 at byte 6 (save the file as UTF-8)"]
 
 
 @pytest.mark.parametrize(
@@ -698,7 +699,7 @@ def test_a_rule_about_a_table_that_is_only_set_is_located_there(write_recipe):
     [
         ("training.sed=1", "training.sed: unknown key (did you mean `seed`?)"),
         ('training={output_dir = "run", sed = 1}', "training.sed: unknown key (did you mean `seed`?)"),
-        ("training.seed=x", 'training.seed: got "x" (expected a whole number from 0)'),
+        ("training.seed=x", 'training.seed: got "x" (expected a whole number from 0 to 4294967295)'),
         ("peft.method=lorra", f'peft.method: got "lorra" (did you mean `lora`? {METHODS_TOLD})'),
         ("dataset.path=", f'dataset.path: got "" (expected {FILES})'),
         ("peft=3", "peft: got 3 (expected a table)"),
@@ -751,3 +752,71 @@ def test_a_recipe_cannot_be_changed(write_recipe):
 def test_a_recipe_survives_json(write_recipe):
     recipe = load_recipe(write_recipe(), ['peft.target_modules=["q_proj"]']).recipe
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+HOSTILE = {
+    "deep lists": ("x = " + "[" * 3000 + "]" * 3000 + "\n", "recipe.toml:1: cannot be read: nested too deep"),
+    "a deep table": (f"[{'.'.join('a' * 3000)}]\n", "recipe.toml:1: cannot be read: nested too deep"),
+    "a long number": (f"seed = {'9' * 5000}\n", "recipe.toml:1: cannot be read: a whole number has too many digits"),
+    "a large number": (f"seed = {'9' * 20}\n", "recipe.toml:1: a whole number does not fit 64 bits"),
+    "a header of spaces": ("[" + " " * 4000 + "x", "recipe.toml:1: not TOML"),
+    "a large file": ("# " + "x" * 2**20, "recipe.toml: is larger than 1 MiB"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_one_problem(write_recipe, text, expected):
+    assert problems(write_recipe(text))[0].startswith(expected)
+
+
+OVERRIDES = {
+    "deep lists": (
+        "training.extra.a=" + "[" * 3000 + "]" * 3000,
+        "--set: training.extra.a: cannot be read: nested too",
+    ),
+    "deep keys": (".".join("a" * 3000) + "=1", "--set: a.a.a"),
+    "deep together": ("training.extra" + ".a" * 60 + "=" + "[" * 60 + "]" * 60, "--set: training.extra.a.a"),
+    "a long number": ("training.seed=" + "9" * 5000, "--set: training.seed: cannot be read: a whole number has too"),
+    "a large number": ("training.seed=" + "9" * 20, "--set: training.seed: a whole number does not fit 64 bits"),
+    "bytes": ("task_name=\udcff", "--set: not UTF-8 at character 11"),
+    "a long text": ("task_name=" + "x" * 20_000, "--set: `task_name=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...` is longer than"),
+    "a long place": ("dataset.sources." + "9" * 5000 + "=1", "--set: `dataset.sources.999"),
+}
+
+
+@pytest.mark.parametrize(("override", "expected"), OVERRIDES.values(), ids=OVERRIDES)
+def test_hostile_overrides_are_one_problem(write_recipe, override, expected):
+    path = write_recipe(MINIMAL.replace('path = "train.jsonl"', 'sources = [{path = "a.jsonl"}]'))
+    (problem,) = problems(path, override)
+    assert problem.startswith(expected)
+
+
+NAMES = {
+    "output_dir": ('"run"', "training.output_dir"),
+    "path": ('"train.jsonl"', "dataset.path"),
+    "name_or_path": ('"lorans:nano"', "model.name_or_path"),
+}
+
+
+@pytest.mark.parametrize(("written", "key"), NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 2500 + "x", "\u00e9" * 128])
+def test_a_name_that_no_file_can_have_is_told(write_recipe, written, key, name):
+    (problem,) = problems(write_recipe(MINIMAL.replace(written, f'"{name}"')))
+    assert f": {key}: is longer than a file name can be (a path has up to 4,000 bytes" in problem
+
+
+def test_many_wrong_keys_take_no_time(write_recipe):
+    many = "".join(f"k{number} = 1\n" for number in range(20_000)) + MINIMAL
+    told = problems(write_recipe(many))
+    assert len(told) == 101
+    assert told[-1] == "and 19,900 more keys that are wrong"
+    (told,) = problems(write_recipe(f"{'k' * 900_000} = 1\n{MINIMAL}"))
+    assert len(told) < 20_000
+
+
+@pytest.mark.parametrize("key", ["training.seed", "generation.seed"])
+def test_seeds_are_those_of_numpy(write_recipe, key):
+    assert load_recipe(write_recipe(), [f"{key}={2**32 - 1}"])
+    assert problems(write_recipe(), f"{key}={2**32}") == [
+        f"--set: {key}: got 4294967296 (expected a whole number from 0 to 4294967295)"
+    ]

@@ -1,8 +1,10 @@
 """The lines of the keys in a TOML text, which the parser does not give."""
 
+import time
+
 import pytest
 
-from lora_ns.recipe.load import tomllib
+from lora_ns.reading import tomllib
 from lora_ns.recipe.positions import line_numbers
 
 TEXTS = {
@@ -57,3 +59,18 @@ TEXTS = {
 def test_every_key_and_table_has_its_line(text, lines):
     tomllib.loads(text)
     assert line_numbers(text) == lines
+
+
+@pytest.mark.parametrize(
+    "line", ["[{}x", "[ {}x ]", "a{}= 1", "{}a = 1", "'' {}= 1", "a.{}b = 1", 'a = "{}"', "a = 1 #{}", "a = '{}"]
+)
+@pytest.mark.parametrize("filling", [" ", '"', "'", "[", "\\", "a"])
+def test_a_line_takes_time_by_its_length_alone(line, filling):
+    text = line.format(filling * 160_000)
+    began = time.process_time()
+    line_numbers(text)
+    assert time.process_time() - began < 2  # a step for each pair of characters would take an hour
+
+
+def test_only_line_ends_end_a_line():
+    assert line_numbers('a = "\u2028\x0c\x85"\nb = 1\n') == {"a": 1, "b": 2}

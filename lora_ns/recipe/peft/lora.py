@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lora_ns.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
-from lora_ns.recipe.base import Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.recipe.base import Fraction, NonNegativeFloat, NonNegativeInt, Pattern, PositiveFloat, PositiveInt
 from lora_ns.recipe.peft.base import LayeredMethod, ModuleNames
 
 READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
@@ -70,9 +70,9 @@ class Lora(LayeredMethod):
     corda_method: Literal["ipm", "kpm"] = "ipm"
     """`ipm` trains the directions that the rows use most, `kpm` those that they use least, to forget less."""
 
-    rank_pattern: dict[Name, PositiveInt] = Field(default={})
+    rank_pattern: dict[Pattern, PositiveInt] = Field(default={})
     """Ranks of some layers, by the ends of their names or by patterns, such as `{ "down_proj" = 32 }`."""
-    alpha_pattern: dict[Name, PositiveFloat] = Field(default={})
+    alpha_pattern: dict[Pattern, PositiveFloat] = Field(default={})
     """`lora_alpha` of some layers, named like those of `rank_pattern`."""
     exclude_modules: ModuleNames = ()
     """Layers to leave alone, by the ends of their names."""
