@@ -278,6 +278,10 @@ def check_tokenizer_files(folder: Path) -> None:
             check_settings(file, read_object(file), {} if name == "added_tokens.json" else _TOKENIZER_KINDS)
     if (folder / "tokenizer.json").exists() and not (folder / "tokenizer.json").is_file():
         raise ModelError(Problem(str(folder / "tokenizer.json"), "is not a file", _AGAIN))
+    if (folder / "tokenizer.json").is_file():
+        with (folder / "tokenizer.json").open("rb") as stream:
+            if stream.read(64).lstrip()[:1] != b"{":
+                raise ModelError(Problem(str(folder / "tokenizer.json"), "not a JSON object", _AGAIN))
     if (folder / "chat_template.jinja").exists():
         read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE)
 

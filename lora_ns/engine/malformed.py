@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from lora_ns.basefolder import SETTINGS
 from lora_ns.consent import missing_code
 from lora_ns.errors import LoransError, MissingError, ModelError, Problem
 
 _LIBRARIES = frozenset(
     {"transformers", "tokenizers", "safetensors", "huggingface_hub", "torch", "accelerate", "peft", "gguf"}
 )
+_READERS_OF_SETTINGS = frozenset({"transformers.configuration_utils", "transformers.models.auto.configuration_auto"})
 _OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA", "NCCL", "cuDNN")
 """What torch says, as a `RuntimeError`, of faults that no file has."""
 _PLAIN = (ValueError, OSError, NotImplementedError)
@@ -47,6 +49,9 @@ def translating(problem: Problem) -> Iterator[None]:
         if not _is_of_library(error.__traceback__) or _is_of_machine(error):
             raise
         told = replace(problem, what=f"{problem.what}: {_said(error)}")
+        settings = Path(problem.where) / SETTINGS
+        if _of_settings(error.__traceback__) and settings.is_file():
+            told = Problem(str(settings), f"cannot be read: {_said(error)}", "fetch the model again")
         raise ModelError(missing_code(Path(problem.where), error) or told) from None
 
 
@@ -65,9 +70,19 @@ def _is_of_library(traceback: TracebackType | None) -> bool:
     return found
 
 
+def _of_settings(traceback: TracebackType | None) -> bool:
+    """Whether an error was raised while `config.json` was read, which is read for a tokenizer, too."""
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") in _READERS_OF_SETTINGS:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
 def _said(error: Exception, most: int = 300) -> str:
     """The first line of an error, with its kind where the message alone is no sentence."""
-    line = (str(error).strip().splitlines() or [""])[0].strip()
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     kind = "" if isinstance(error, _PLAIN) and line else type(error).__name__
     said = ": ".join(part for part in (kind, line) if part)
     return said if len(said) <= most else f"{said[:most]}..."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basefolder import check_tokenizer_files
 from lora_ns.basefolder import generation_settings as folder_generation_settings
-from lora_ns.basemodel import Base
+from lora_ns.basemodel import TOKENIZER_FILES, Base
 from lora_ns.consent import loading_arguments
 from lora_ns.deadline import OverrunError
 from lora_ns.engine.malformed import translating
@@ -88,7 +88,9 @@ def load_tokenizer(
 
     code = loading_arguments(folder, trust_remote_code)
     check_tokenizer_files(folder)
-    with translating(Problem(str(folder), "no tokenizer that can be read", "put its files there")):
+    there = [name for name in (*TOKENIZER_FILES, "tokenizer_config.json") if (folder / name).is_file()]
+    named = f" ({', '.join(there)})" if there else ""
+    with translating(Problem(str(folder), f"no tokenizer that can be read{named}", "put its files there")):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder,
             **code,

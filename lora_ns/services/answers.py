@@ -49,13 +49,13 @@ class Questions:
         chosen = rows[: recipe.evaluation.max_samples]
         renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft, vocabulary)
         group, pattern = recipe.evaluation.group_by, recipe.evaluation.answer_pattern
-        learned = for_each(chosen, lambda row: _learned(renderer, form, row))
+        learned = for_each(chosen, lambda row: _learned(renderer, form, row, pattern))
         return cls(
             recipe,
             [prompt for prompt, _ in learned],
             for_each(chosen, lambda row: _expected(form.answer(row.values), pattern)),
             [row.values.get(group) for row in chosen] if group else None,
-            [_expected(written_text(tokenizer, answer, manifest.stop_token_ids), pattern) for _, answer in learned],
+            [answer for _, answer in learned],
         )
 
     def score(self, answers: Sequence[str]) -> dict[str, float]:
@@ -84,12 +84,17 @@ def _expected(answer: str, pattern: str | None) -> str:
         raise EndlessRowError(f"`evaluation.answer_pattern` {error} on its answer", SIMPLER_PATTERN) from None
 
 
-def _learned(renderer: Renderer, form: Format, row: Row) -> tuple[list[int], list[int]]:
-    """The prompt of a row, and the answer that is learned after it; nothing if the row is not learned after it."""
+def _learned(renderer: Renderer, form: Format, row: Row, pattern: str | None) -> tuple[list[int], str]:
+    """The prompt of a row, and what is compared of the answer that is learned after it; nothing if none is.
+
+    Raises:
+        RowFaultError: if the row cannot be rendered, or the pattern has no end on its answer.
+    """
     prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
     whole = renderer.examples(form.example(row.values))[-1].input_ids  # type: ignore[arg-type]
     answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
-    return prompt, up_to_stop(answer, renderer.stops)
+    text = written_text(renderer.tokenizer, up_to_stop(answer, renderer.stops), renderer.stops)
+    return prompt, _expected(text, pattern)
 
 
 @dataclass(frozen=True)
