@@ -283,7 +283,7 @@ def check_tokenizer_files(folder: Path) -> None:
             if stream.read(64).lstrip()[:1] != b"{":
                 raise ModelError(Problem(str(folder / "tokenizer.json"), "not a JSON object", _AGAIN))
     if (folder / "chat_template.jinja").exists():
-        read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE)
+        read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE, remedy=_AGAIN)
 
 
 # Weights

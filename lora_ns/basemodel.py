@@ -141,7 +141,7 @@ class Base:
         digest = hashlib.sha256()
         for name in TOKENIZER_FILES:
             file = self.path / name
-            if file.exists():
+            if file.is_file():
                 digest.update(name.encode())
                 digest.update(file.read_bytes())
         if self.gguf and not self.has_tokenizer:

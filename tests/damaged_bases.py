@@ -1,6 +1,7 @@
 """The embedded base with one thing wrong in its folder: what is done to a copy, and the file that is to be named."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -231,6 +232,10 @@ DAMAGED: dict[str, tuple[str, Mutation]] = {
         lambda folder: (folder / WEIGHTS).rename(folder / "consolidated.safetensors"),
     ),
     "weights are a folder": ("", lambda folder: ((folder / WEIGHTS).unlink(), (folder / WEIGHTS).mkdir())),
+    **{
+        f"{name} is a pipe": (name, lambda folder, name=name: ((folder / name).unlink(), os.mkfifo(folder / name)))
+        for name in (CONFIG, GENERATION, TOKENS, TOKENIZER, "chat_template.jinja")
+    },
     "settings are a folder": ("", lambda folder: ((folder / CONFIG).unlink(), (folder / CONFIG).mkdir())),
 }
 """Empty where the folder is named, and not a file of it."""

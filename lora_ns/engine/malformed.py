@@ -41,12 +41,12 @@ def translating(problem: Problem) -> Iterator[None]:
     except (LoransError, MemoryError):
         raise
     except ImportError as error:
-        if not _is_of_library(error.__traceback__):
+        if not is_of_library(error.__traceback__):
             raise
         what = f"{problem.what}: {_said(error)}"
         raise MissingError(Problem(problem.where, what, "`lorans env-check`")) from None
     except Exception as error:
-        if not _is_of_library(error.__traceback__) or _is_of_machine(error):
+        if not is_of_library(error.__traceback__) or _is_of_machine(error):
             raise
         told = replace(problem, what=f"{problem.what}: {_said(error)}")
         settings = Path(problem.where) / SETTINGS
@@ -59,7 +59,7 @@ def _is_of_machine(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_THE_MACHINE)
 
 
-def _is_of_library(traceback: TracebackType | None) -> bool:
+def is_of_library(traceback: TracebackType | None) -> bool:
     """Whether the last frame of ours or of a library is a library's; those of Python itself count for neither."""
     found = False
     while traceback is not None:

@@ -227,7 +227,10 @@ class Renderer:
         """What the template itself marks as generated; None if it marks nothing, or counts its tokens another way."""
         if "generation %}" not in str(self.tokenizer.chat_template):
             return None
-        encoded = self._rendered(conversation, return_dict=True, return_assistant_tokens_mask=True)
+        try:
+            encoded = self._rendered(conversation, return_dict=True, return_assistant_tokens_mask=True)
+        except TemplateRefusalError:
+            return None
         if list(encoded["input_ids"]) != list(ids) or not any(encoded["assistant_masks"]):
             return None
         return [bool(mark) for mark in encoded["assistant_masks"]]

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.deadline import OverrunError, bounded
+from lora_ns.engine.malformed import is_of_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,9 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]
     except OverrunError:
         raise
     except Exception as error:
-        if not _is_of_template(error.__traceback__):
+        # Where the template's marks of what is generated lead nowhere, the library's search for their tokens fails.
+        is_of_marks = "return_assistant_tokens_mask" in arguments and is_of_library(error.__traceback__)
+        if not is_of_marks and not _is_of_template(error.__traceback__):
             raise
         raise TemplateRefusalError(_said(error)) from None
     if isinstance(rendered, str) and len(rendered) > _FREE_LENGTH:

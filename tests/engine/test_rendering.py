@@ -105,6 +105,18 @@ def test_whatever_a_template_raises_is_its_refusal(tokenizer, name):
     assert len(told.value.what) < 500
 
 
+def test_marks_that_lead_nowhere_are_as_none(tokenizer):
+    """transformers looks for the token before a mark at the very beginning."""
+    plain = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
+    plain += "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    found = [
+        with_template(tokenizer, f"{marks}{plain}").examples(Conversation(TURNS))
+        for marks in ("", "{% generation %}{% endgeneration %}")
+    ]
+    assert found[0] == found[1]
+    assert any(found[0][0].trained)
+
+
 def test_a_fault_of_ours_is_not_taken_for_the_template_s(tokenizer):
     tokenizer.chat_template = "{{ messages[0].content }}"
     with pytest.raises(TypeError):
