@@ -13,6 +13,10 @@ def number(request):
     return request.param
 
 
+def test_terminals_users_and_schedulers_are_listened_to():
+    assert {number.name for number in CAUGHT} == {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
+
+
 def interrupted(work):
     """Do work that is listened for; what comes of its end."""
     with pytest.raises(InterruptedRunError) as caught, StopSignal().listening(lambda: "do it again"):

@@ -111,12 +111,19 @@ class At(SilentObserver):
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(trained, pair, tmp_path):
     whole, _ = pair
-    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    are_there = []
+
+    def act():
+        are_there.append(RunDir(tmp_path / "run")._has_ranks())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = At(2, act)
     with pytest.raises(InterruptedRunError, match=r"stopped after step [2-5] of 6, which is saved") as caught:
         trained(RECIPE, *SHARED, *TWO, observer=stop)
     assert caught.value.signal_number == signal.SIGTERM
     run = RunDir.open(tmp_path / "run")
     assert run.read().status == "interrupted"
+    assert (are_there, run._has_ranks()) == ([True], False)
     with Noise() as noise:
         assert resume(run, SilentObserver(), noise).steps == 6
     expected, got = load_file(whole.adapter / WEIGHTS), load_file(run.adapter / WEIGHTS)

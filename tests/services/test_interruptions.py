@@ -4,6 +4,7 @@
 `LORANS_SEED` draws others.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,9 +19,11 @@ from services_recipes import RECIPE, resumed, run_recipe
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
+from lora_ns.engine.stopping import EndedEarly, StopSignal
 from lora_ns.errors import InterruptedRunError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rundir import RunDir, hash_folder
+from lora_ns.services.ranks import _teller
 from lora_ns.services.train import train
 
 SHORT = RECIPE.replace("max_steps = 6", "max_steps = 3").replace("max_samples = 64", "max_samples = 24")
@@ -94,6 +97,21 @@ def test_what_would_end_a_process_ends_a_training_that_is_saved(trained, tmp_pat
         assert caught.value.signal_number == number
     resumed(run)
     check_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("is_signalled", [False, True])
+def test_of_several_processes_the_command_forgets_what_is_replaced_at_their_first_step(tmp_path, is_signalled):
+    run, result, stop = RunDir(tmp_path), {}, StopSignal(int(signal.SIGHUP) if is_signalled else 0)
+    (tmp_path / ".replaced" / "adapter").mkdir(parents=True)
+    tell = _teller(run, SilentObserver(), stop, result)
+    tell({"event": "begin", "values": [0, 3]})
+    tell({"event": "logged", "values": [{"step": 0, "eval_loss": 1.0}]})
+    assert run.put_aside
+    with pytest.raises(EndedEarly) if is_signalled else contextlib.nullcontext():
+        tell({"event": "step", "values": [1, 10]})
+    assert bool(run.put_aside) is is_signalled
+    tell({"event": "result", "values": [{"steps": 3}]})
+    assert result == {"steps": 3}
 
 
 @pytest.mark.cluster
