@@ -119,11 +119,14 @@ pathlib.Path("told").rename("pid")
 time.sleep(60)
 """
 COMMAND = f"""
-import os, sys
+import contextlib, os, sys, time
 from pathlib import Path
+from lora_ns.errors import RunError
 from lora_ns.launch import launch
 from lora_ns.rundir import RunDir
-launch(RunDir(Path("run")), [sys.executable, "-c", {LAUNCHER!r}], os.environ, print, lambda: 0)
+with contextlib.suppress(RunError):
+    launch(RunDir(Path("run")), [sys.executable, "-c", {LAUNCHER!r}], os.environ, print, lambda: 0)
+time.sleep(60)
 """
 
 
@@ -152,7 +155,9 @@ def test_all_that_a_command_has_started_ends_with_it_however_that_ends(tmp_path,
         rank = int((tmp_path / "pid").read_text())
         launcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(command.pid if killed == "the command" else launcher, signal.SIGKILL)
-    assert ended_within(5, launcher, rank)
+        have_ended = ended_within(5, launcher, rank)
+        command.kill()
+    assert have_ended
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of others does not do this")

@@ -302,6 +302,8 @@ def replaced_by_a_new_run(run, begins):
     aside.put_aside()
     run.manifest_file.write_text(json.dumps({"version": 1}))
     run.checkpoints.mkdir()
+    run.start.mkdir()
+    (run.start / "file").write_text("new")
     run.metrics.write_text("new")
     if begins:
         aside.forget()
@@ -314,7 +316,7 @@ def replaced_by_a_new_run(run, begins):
 def test_a_replaced_run_is_whole_or_gone_wherever_a_process_is_killed(run, tmp_path, begins, again):
     fill(run)
     before, told = everything(run), []
-    new = {"notes.txt": "mine", "metrics.jsonl": "new", "manifest.json": '{"version": 1}'}
+    new = {"notes.txt": "mine", "metrics.jsonl": "new", "manifest.json": '{"version": 1}', "start/file": "new"}
     for call in range(40):
         shutil.copytree(run.path, tmp_path / str(call))
         copy = RunDir(tmp_path / str(call))
