@@ -839,6 +839,14 @@ def nothing_is_pushed(recipe: Recipe) -> Finding | None:
     return Finding((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing while it trains", remedy)
 
 
+def checkpoints_are_whole(recipe: Recipe) -> Finding | None:
+    """A checkpoint has all that a run goes on from."""
+    if not recipe.training.extra.get("save_only_model"):
+        return None
+    what = "`save_only_model`: a run could not be resumed from checkpoints without the optimizer's state"
+    return Finding(("training.extra.save_only_model",), what, "remove it; the finished adapter has no such state")
+
+
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
@@ -938,6 +946,7 @@ RULES: tuple[Rule, ...] = (
     rows_can_be_divided,
     machines_can_meet,
     nothing_is_pushed,
+    checkpoints_are_whole,
     training_extra_is_known,
     training_extra_has_an_effect,
     peft_extra_is_known,

@@ -19,7 +19,7 @@ from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 TOLERANCE = 1e-3
 """Largest difference between the logits before and after merging in float32, relative to the largest logit."""
@@ -72,6 +72,7 @@ def merge(
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
     base, tokenizer = reopen(run, manifest, base_path, force)
+    generation = _generation(run.adapter / "generation_config.json")
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
     loading = _loading(run, manifest, base)
@@ -92,7 +93,7 @@ def merge(
     rounded = difference(before, _logits(merged, tokenizer))
     if loading.quantization.bits is not None:
         merged = never_quantised(merged)
-    _save(merged, written, tokenizer, run.adapter / "generation_config.json", output)
+    _save(merged, written, tokenizer, generation, output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
     return MergeResult(str(output), parameters, written, exact, rounded)
 
@@ -109,6 +110,18 @@ def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
         remedy = "merge into its edition in full precision by `--base FOLDER --force`, or use the adapter as it is"
         raise UsageError(Problem(str(run.path), what, remedy))
     return replace(loading, quantization=NoQuantization())
+
+
+def _generation(file: Path) -> GenerationConfig:
+    """The settings that go with the merged model, which `--force` may have left in any state. Raises `UsageError`."""
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig(**json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(Problem(str(file), f"cannot be used: {reason}", "restore it, or train again")) from error
+    return settings
 
 
 def _round(model: Any, dtype: str) -> None:
@@ -133,16 +146,17 @@ def _stored_dtype(computed: str, stored: str) -> str:
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
 
 
-def _save(model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: Path, output: Path) -> None:
+def _save(
+    model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, output: Path
+) -> None:
     import torch
-    from transformers import GenerationConfig
 
     staged = output.with_name(f".{output.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
     with telling_disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         model.to(getattr(torch, dtype))
-        model.generation_config = GenerationConfig(**json.loads(generation.read_text(encoding="utf-8")))
+        model.generation_config = generation
         model.config.pad_token_id = tokenizer.pad_token_id
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)

@@ -127,6 +127,7 @@ def reopen(
         if not _is_saved(run, manifest, name):
             what = "the tokenizer is not the one that the run was trained with"
             force.refuse(Problem(str(run.adapter / name), what, "restore it"))
+    _check_others(run, manifest, force)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     if template_hash(tokenizer) != manifest.chat_template_sha256:
@@ -170,6 +171,30 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
     for name in changed:
         remedy = "restore it; a changed adapter loads with PEFT, without lorans"
         force.refuse(Problem(str(run.adapter / name), "is not the file that the run saved", remedy))
+
+
+_NAMED_APART = ("adapter_config.json", WEIGHTS, "chat_template.jinja", *TOKENIZER_FILES)
+"""Files of an adapter whose changes have messages of their own."""
+_READ_BY_LIBRARIES = (".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors")
+"""How files end that transformers or PEFT may read from an adapter's folder."""
+
+
+def _check_others(run: RunDir, manifest: Manifest, force: Force) -> None:
+    """The rest of the adapter is what the run saved, and nothing has been added that is read; a README may have been.
+
+    Raises:
+        UsageError: with the file.
+    """
+    if not manifest.adapter:
+        return
+    for name in sorted(manifest.adapter.keys() - {*_NAMED_APART, "README.md"}):
+        if not _is_saved(run, manifest, name):
+            what = "is not the file that the run saved" if (run.adapter / name).is_file() else "is missing"
+            force.refuse(Problem(str(run.adapter / name), what, "restore it"))
+    there = {file.relative_to(run.adapter).as_posix() for file in run.adapter.rglob("*") if file.is_file()}
+    for name in sorted(there - manifest.adapter.keys() - {"chat_template.jinja"}):
+        if name.endswith(_READ_BY_LIBRARIES) or name in TOKENIZER_FILES:
+            force.refuse(Problem(str(run.adapter / name), "is not a file that the run saved", "remove it"))
 
 
 def reopen_base(

@@ -302,6 +302,7 @@ BROKEN = {
     "rows_can_be_divided": [*PARTS, "sft.packing=true"],
     "machines_can_meet": ["distributed.strategy=ddp", "distributed.num_processes=2", "distributed.num_nodes=2"],
     "nothing_is_pushed": ["training.extra.push_to_hub=true"],
+    "checkpoints_are_whole": ["training.extra.save_only_model=true"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "training_extra_has_an_effect": ["training.extra.ddp_bucket_cap_mb=25"],
     "peft_extra_is_known": ["peft.extra.r=1"],

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from services_recipes import RECIPE, run_recipe
 
+from lora_ns.basemodel import packaged
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
@@ -12,6 +13,7 @@ from lora_ns.errors import UsageError
 from lora_ns.marks import MARK
 from lora_ns.rundir import RunDir, sha256_file
 from lora_ns.services.train import resume
+from lora_ns.services.trained import open_run
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,17 @@ def test_damaged_rows_are_named_before_they_are_read(damaged, name):
     told = refused(run)
     assert told.startswith(f"{file}: is damaged (")
     assert told.endswith("(restore it, or start a new run by `--overwrite`, which reads the rows again)")
+
+
+def test_a_run_goes_on_with_a_base_that_has_moved(tmp_path):
+    shutil.copytree(packaged("lorans:nano"), tmp_path / "base")
+    text = RECIPE.replace('"lorans:nano"', '"base"').replace("max_steps = 6", "max_steps = 2")
+    run = run_recipe(tmp_path, text, "training.save_steps=1")
+    expected = run.read().adapter[WEIGHTS]
+    shutil.rmtree(run.checkpoints / "checkpoint-2")
+    run.update(status="interrupted", adapter={})
+    (tmp_path / "base").rename(tmp_path / "moved")
+    assert refused(run).endswith("(name the folder where it is now by `--base`)")
+    told_of(run, moved=tmp_path / "moved")
+    assert (run.read().adapter[WEIGHTS], run.read().base.path) == (expected, str(tmp_path / "base"))
+    assert open_run(run).base.path == tmp_path / "moved"

@@ -12,11 +12,12 @@ import lora_ns.services.train
 from lora_ns.basemodel import packaged
 from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS, add_adapter
+from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.errors import LoransError
 from lora_ns.rundir import RunDir
 from lora_ns.services.merge import merge
 from lora_ns.services.train import resume
-from lora_ns.services.trained import open_trained
+from lora_ns.services.trained import REFUSED, Force, open_trained
 
 
 def with_frozen_head(*arguments):
@@ -126,6 +127,33 @@ PASSED = {
 }
 
 
+def change(name, **values):
+    def plant(run):
+        file = run.adapter / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return plant
+
+
+PASSED |= {
+    "other end token": (
+        change("tokenizer_config.json", eos_token="a"),
+        "{run}/adapter/tokenizer_config.json: is not the file that the run saved",
+        "restore it",
+    ),
+    "other generation settings": (
+        change("generation_config.json", eos_token_id=[7]),
+        "{run}/adapter/generation_config.json: is not the file that the run saved",
+        "restore it",
+    ),
+    "a file that was added": (
+        lambda run: (run.adapter / "added_tokens.json").write_text("{}"),
+        "{run}/adapter/added_tokens.json: is not a file that the run saved",
+        "remove it",
+    ),
+}
+
+
 @pytest.fixture
 def faulty(lora_run, tmp_path):
     def plant(fault):
@@ -174,4 +202,23 @@ def test_a_run_is_not_resumed_with_another_tokenizer(faulty):
     manifest = run.read()
     run.update(status="interrupted", base=manifest.base.model_copy(update={"tokenizer_fingerprint": "0"}))
     with pytest.raises(LoransError, match=r"the base's tokenizer is not the one .* \(restore it, or start a new run\)"):
-        resume(run, None, None)
+        resume(run, SilentObserver(), None)
+
+
+def test_a_readme_and_notes_beside_an_adapter_change_nothing(faulty):
+    run, _ = faulty(lambda run: [(run.adapter / name).write_text("mine") for name in ("README.md", "notes.txt")])
+    assert open_trained(run).manifest.run_id == run.read().run_id
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_merge_reads_the_generation_settings_before_its_work(faulty, tmp_path, content):
+    def plant(run):
+        file = run.adapter / "generation_config.json"
+        file.unlink() if content is None else file.write_text(content)
+
+    run, _ = faulty(plant)
+    for force, told in ((REFUSED, "is missing" if content is None else "is not the file"), (Force(print), "cannot be")):
+        with pytest.raises(LoransError) as caught:
+            merge(run, tmp_path / "merged", force=force)
+        assert str(caught.value).startswith(f"{run.adapter}/generation_config.json: {told}")
+    assert not (tmp_path / "merged").exists()
