@@ -1,0 +1,156 @@
+"""Random damage to every file of an interrupted and of a finished run: named or harmless, never believed.
+
+`python tests/services/flips.py COUNT SEED` prints a line for each kind of outcome, and fails if one is another.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services_recipes import RECIPE, run_recipe
+
+from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.engine.libraries import Noise, prepare
+from lora_ns.errors import LoransError
+from lora_ns.machine import detect
+from lora_ns.recipe.generation import Generation
+from lora_ns.rundir import RunDir, hash_folder
+from lora_ns.services.infer import as_row, infer
+from lora_ns.services.merge import merge
+from lora_ns.services.train import resume
+from lora_ns.services.trained import load, open_run
+
+FOREIGN = ("model.safetensors", "pytorch_model.bin", "added_tokens.json", "config.json", "chat_template.jinja", "a.md")
+KINDS = ("flip", "cut", "zeros", "missing", "foreign")
+
+
+def damage(folder: Path, draw: random.Random) -> tuple[str, Path]:
+    """Damage a file of a folder; what was done, and to which."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
+    file, kind = draw.choice(files), draw.choice(KINDS)
+    content = bytearray(file.read_bytes())
+    place = draw.randrange(len(content))
+    if kind == "foreign":
+        file = file.with_name(draw.choice(FOREIGN))
+        kind = "another" if file.exists() else kind
+        file.write_bytes(bytes(content[:place]))
+    elif kind == "missing":
+        file.unlink()
+    elif kind == "flip":
+        content[place] ^= draw.randrange(1, 256)
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[:place] if kind == "cut" else bytes(len(content)))
+    return kind, file
+
+
+class Told(SilentObserver):
+    """What is said of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Kept."""
+        self.notes.append(text)
+
+
+@dataclass
+class Damages:
+    """A run that is broken off, the same run finished, and what is right for both."""
+
+    folder: Path
+    seen: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        text = RECIPE.replace("max_steps = 6", "max_steps = 4").replace("max_samples = 64", "max_samples = 32")
+        overrides = ("training.save_steps=1", "training.save_total_limit=3", 'peft.init_lora_weights="pissa"')
+        self.finished = run_recipe(self.folder, text, *overrides)
+        self.adapter = self.finished.read().adapter[WEIGHTS]
+        self.broken_off = RunDir(self.folder / "broken-off")
+        shutil.copytree(self.finished.path, self.broken_off.path)
+        shutil.rmtree(self.broken_off.adapter)
+        shutil.rmtree(self.broken_off.checkpoints / "checkpoint-4")
+        self.broken_off.update(status="interrupted", adapter={}, seal=None)
+        self.answers = answers(self.finished)
+
+    @functools.cached_property
+    def merged(self) -> dict[str, str]:
+        """The files of the merged model."""
+        merge(self.finished, self.folder / "merged")
+        return hash_folder(self.folder / "merged")
+
+    def one(self, number: int, seed: int) -> None:
+        """Damage one of the runs, use it, and note what came of it."""
+        draw = random.Random(f"{seed}:{number}")
+        is_finished = draw.random() < 0.5
+        run = RunDir(self.folder / "damaged" / "run")
+        shutil.copytree((self.finished if is_finished else self.broken_off).path, run.path)
+        kind, file = damage(run.path, draw)
+        use = self._used if is_finished else self._resumed
+        where = f"{'finished' if is_finished else 'broken off'}: {kind} {file.relative_to(run.path)}"
+        self._note(where, file, lambda: use(run))
+        shutil.rmtree(self.folder / "damaged")
+
+    def _note(self, where: str, file: Path, use: Callable[[], str]) -> None:
+        try:
+            outcome = use()
+        except LoransError as error:
+            outcome = "named" if file.name in str(error) or file.parent.name in str(error) else f"not named: {error}"
+        except Exception:
+            outcome = f"traceback: {traceback.format_exc()}"
+        self.seen[outcome.partition(":")[0]] += 1
+        if outcome not in {"named", "harmless"}:
+            self.wrong.append(f"{where}: {outcome}")
+
+    def _resumed(self, run: RunDir) -> str:
+        observer = Told()
+        with Noise() as noise:
+            resume(run, observer, noise)
+        return "harmless" if run.read().adapter[WEIGHTS] == self.adapter else f"another adapter: {observer.notes}"
+
+    def _used(self, run: RunDir) -> str:
+        if answers(run) != self.answers:
+            return "other answers"
+        output = run.path.with_name("merged")
+        merge(run, output)
+        return "harmless" if hash_folder(output) == self.merged else "another model"
+
+
+def answers(run: RunDir) -> object:
+    """What a run answers to two prompts."""
+    opened = load(open_run(run))
+    rows = [as_row(opened, text) for text in ("Spell plum backwards.", "What is 3 plus 4?")]
+    return infer(opened, rows, Generation(max_new_tokens=8)).rows
+
+
+def damaged(folder: Path, numbers: Iterable[int], seed: int) -> Damages:
+    """Damage two runs once for each number."""
+    damages = Damages(folder)
+    for number in numbers:
+        damages.one(number, seed)
+    return damages
+
+
+def main(count: int, seed: int) -> int:
+    """Damage so many times; whether something was believed, or ended in a traceback."""
+    prepare(detect())
+    with tempfile.TemporaryDirectory() as folder:
+        found = damaged(Path(folder), range(count), seed)
+    sys.stdout.write("\n".join([str(dict(found.seen)), *found.wrong]) + "\n")
+    return 1 if found.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
