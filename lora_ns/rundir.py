@@ -172,6 +172,8 @@ class Manifest(BaseModel):
     machine: dict[str, Any] = {}
     seed: int
     metrics: dict[str, Any] = {}
+    baseline: dict[str, Any] = {}
+    """By metric the constant answer that is best on the training rows; none for text, and in runs of older versions."""
     adapter: dict[str, str] = {}
     """SHA-256 of every file of the adapter, by its name."""
     seal: SealRecord | None = None

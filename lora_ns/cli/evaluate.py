@@ -18,7 +18,7 @@ from lora_ns.cli.options import (
     TrustRemoteCode,
     asked_processes,
 )
-from lora_ns.cli.show import Progress, forcing, note, number, print_json, print_pairs
+from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
 
 
 def evaluate(
@@ -72,4 +72,14 @@ def evaluate(
         return
     if result.truncated:
         typer.echo(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length`, their end was cut", err=True)
-    print_pairs([("rows", number(result.rows)), *((name, number(value)) for name, value in result.metrics.items())])
+    for told in result.notes:
+        note(told)
+    print_pairs(
+        [
+            ("rows", number(result.rows)),
+            *(
+                (name, beside_baseline(number(value), result.baseline.get(name)))
+                for name, value in result.metrics.items()
+            ),
+        ]
+    )

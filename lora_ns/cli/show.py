@@ -31,6 +31,11 @@ def print_json(result: Any) -> None:
     typer.echo(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
 
 
+def beside_baseline(shown: str, constant: float | None) -> str:
+    """A measure, with what a constant answer reaches."""
+    return shown if constant is None else f"{shown} (a constant answer: {number(constant)})"
+
+
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Names and values in two columns."""
     listed = list(pairs)

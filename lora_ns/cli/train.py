@@ -10,7 +10,7 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, BasePath, Gpus, Overrides, TrustRemoteCode, asked_processes
-from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
+from lora_ns.cli.show import Progress, beside_baseline, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -208,13 +208,15 @@ def _seal(seal: SealRecord | None) -> list[tuple[str, str]]:
 def _measurements(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What was measured, before and after in one line."""
     rows = []
-    for name in dict.fromkeys(name.removeprefix("before/") for name in metrics):
+    names = [name.removeprefix("before/") for name in metrics if not name.startswith("baseline/")]
+    for name in dict.fromkeys(names):
         before, after = metrics.get(f"before/{name}"), metrics.get(name)
         if after is None:
             rows.append((name, f"{_measured(name, metrics[f'before/{name}'])} before training, not measured after it"))
         else:
             shown = _measured(name, after)
-            rows.append((name, shown if before is None else f"{_measured(name, before)} -> {shown}"))
+            shown = shown if before is None else f"{_measured(name, before)} -> {shown}"
+            rows.append((name, beside_baseline(shown, metrics.get(f"baseline/{name}"))))
     return rows
 
 

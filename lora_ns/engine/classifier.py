@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,20 @@ def _that_count(predicted: Any, expected: Any) -> tuple[Any, Any]:
     has_label = ~numpy.isnan(expected) if expected.dtype.kind == "f" else expected != IGNORED
     counts = has_label.reshape(len(expected), -1).any(-1)
     return predicted[counts], expected[counts]
+
+
+def labels_that_count(rows: datasets.Dataset) -> list[Any]:
+    """The labels of rows, and of words those that are scored; rows that only fill up a batch have none."""
+    found = []
+    for value in rows["labels"][:]:
+        kept = [label for label in (value if isinstance(value, list) else [value]) if _counts(label)]
+        if kept:
+            found.append(kept if isinstance(value, list) else value)
+    return found
+
+
+def _counts(label: int | float) -> bool:
+    return not math.isnan(label) if isinstance(label, float) else label != IGNORED
 
 
 def _probable(logits: Any, threshold: float) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_ns.engine.dataset import split_text
@@ -16,6 +16,7 @@ from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
 from lora_ns.services.answers import Questions
 from lora_ns.services.infer import infer
+from lora_ns.services.labels import baseline_of
 from lora_ns.services.tasks import Compute, Task, compute_here, in_turn, writing
 from lora_ns.services.trained import Opened, format_of, kept_rows
 
@@ -28,6 +29,10 @@ class EvaluateResult:
     metrics: dict[str, float]
     truncated: int = 0
     """Rows of text that were longer than `sft.max_seq_length`: their end was not measured."""
+    baseline: dict[str, float] = field(default_factory=dict)
+    """What the constant answer that was best on the training rows reaches on these; of labels, scores and tags."""
+    notes: tuple[str, ...] = ()
+    """Metrics that are no better than those of a constant answer."""
 
 
 def evaluate(
@@ -50,7 +55,7 @@ def evaluate(
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
     if manifest.recipe.task_type != "CAUSAL_LM":
-        return EvaluateResult(len(rows), _labels(opened, rows, compute))
+        return _labels(opened, rows, compute)
     sequences, limit = _sequences(opened, rows), manifest.recipe.sft.max_seq_length
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     asked = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
@@ -61,20 +66,32 @@ def evaluate(
     return EvaluateResult(len(rows), metrics, sum(len(one.input_ids) > limit for one in sequences))
 
 
-def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> dict[str, float]:
-    form = format_of(opened.manifest)
-    targets = Targets(opened.manifest.labels)
+def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:
+    expected = _expected(opened, rows)
+    said = list(infer(opened, rows, Generation(batch_size=32), compute).rows)
+    metrics, baseline = _metrics(opened, said, expected), baseline_of(opened.manifest)
+    if baseline is None:
+        return EvaluateResult(len(rows), metrics)
+    reached = baseline.measure(expected)
+    return EvaluateResult(len(rows), metrics, baseline=reached, notes=tuple(baseline.unbeaten(metrics, reached)))
 
-    def said() -> list[dict[str, Any]]:
-        return list(infer(opened, rows, Generation(batch_size=32), compute).rows)
 
+def _expected(opened: Opened, rows: Sequence[Row]) -> list[Any]:
+    """The labels of rows as they are learned. Raises `DataError`."""
+    form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
     if isinstance(form, TokenClassification):
-        labels = targets.labels
-        numbers = for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
-        return tag_metrics([row["tags"] for row in said()], [[labels[number] for number in row] for row in numbers])
+        return for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
     assert isinstance(form, TextClassification)
-    expected: list[Any] = for_each(rows, lambda row: targets.of(form.label(row.values)))
-    found = [row["output"] for row in said()]
+    return for_each(rows, lambda row: targets.of(form.label(row.values)))
+
+
+def _metrics(opened: Opened, said: Sequence[dict[str, Any]], expected: Sequence[Any]) -> dict[str, float]:
+    form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
+    if isinstance(form, TokenClassification):
+        named = [[targets.labels[number] for number in numbers] for numbers in expected]
+        return tag_metrics([row["tags"] for row in said], named)
+    assert isinstance(form, TextClassification)
+    found = [row["output"] for row in said]
     if form.problem_type == "regression":
         return regression_metrics(found, expected)
     if form.problem_type == "multi_label_classification":

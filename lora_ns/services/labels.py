@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.engine.baselines import Baseline
 from lora_ns.engine.labelled import Fitted, WordEncoder
 from lora_ns.engine.model import computing
 from lora_ns.engine.targets import OUTSIDE
-from lora_ns.formats import Tagged
+from lora_ns.formats import ProblemType, Tagged
+from lora_ns.rundir import Manifest
 from lora_ns.services.trained import Trained
 
 if TYPE_CHECKING:
@@ -27,6 +29,20 @@ def said_of(trained: Trained, scores: Tensor) -> dict[str, Any]:
     named = dict(zip(labels, scores.softmax(-1).tolist(), strict=True))
     best = max(named, key=lambda name: named[name])
     return {"output": best, "score": named[best], "scores": named}
+
+
+def baseline_of(manifest: Manifest) -> Baseline | None:
+    """The constant answers of a run; None for text, and for a run that wrote none down."""
+    if not manifest.baseline:
+        return None
+    return Baseline(baseline_kind(manifest), manifest.labels, manifest.baseline)
+
+
+def baseline_kind(manifest: Manifest) -> ProblemType | None:
+    """What a label of a run is; None for the tags of words."""
+    if manifest.recipe.task_type == "TOKEN_CLS":
+        return None
+    return manifest.problem_type or "single_label_classification"
 
 
 def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tensor:

@@ -26,11 +26,13 @@ from lora_ns.engine.adapter import (
     trainable_parameters,
     with_rows,
 )
+from lora_ns.engine.baselines import Baseline
 from lora_ns.engine.callbacks import (
     Observer,
     SilentObserver,
     make_callbacks,
 )
+from lora_ns.engine.classifier import labels_that_count
 from lora_ns.engine.context_parallel import check_heads, divided_attention
 from lora_ns.engine.distributed import (
     ALONE,
@@ -104,6 +106,7 @@ from lora_ns.rundir import (
     telling_disk_errors,
 )
 from lora_ns.services.answers import Answers
+from lora_ns.services.labels import baseline_kind
 from lora_ns.services.prepare import open_renderer, prepare
 from lora_ns.services.ranks import forget_strays, run_ranks
 from lora_ns.services.regroup import Count, asked_count, regrouped, with_count
@@ -847,6 +850,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
     _tell_unmeasured(run, trainer, observer)
+    metrics |= _measured_baseline(run, manifest, prepared, metrics, observer)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
@@ -960,6 +964,24 @@ def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
     if summary:
         metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
     return metrics
+
+
+def _measured_baseline(
+    run: RunDir, manifest: Manifest, prepared: _Prepared, metrics: Mapping[str, Any], observer: Observer
+) -> dict[str, float]:
+    """What a constant answer reaches on the evaluation rows; it is said if the model is no better."""
+    if manifest.recipe.task_type == "CAUSAL_LM":
+        return {}
+    kind, (train_rows, eval_rows) = baseline_kind(manifest), prepared.data
+    baseline = Baseline.of(kind, manifest.labels, labels_that_count(train_rows))
+    run.update(baseline=dict(baseline.constants))
+    if eval_rows is None:
+        return {}
+    reached = baseline.measure(labels_that_count(eval_rows))
+    measured = {name: metrics[f"eval_{name}"] for name in reached if f"eval_{name}" in metrics}
+    for told in baseline.unbeaten(measured, reached):
+        observer.warn(told)
+    return {f"baseline/eval_{name}": value for name, value in reached.items()}
 
 
 def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:

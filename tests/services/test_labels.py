@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -60,14 +61,21 @@ TAGS = CLASSES.replace("SEQ_CLS", "TOKEN_CLS")
 FEW = ("training.max_steps=2", "training.save_steps=2", "training.eval_steps=2")
 
 
-def run_rows(folder: Path, text: str, rows: list, *overrides: str, name: str = "classes.jsonl") -> RunDir:
+def run_rows(
+    folder: Path,
+    text: str,
+    rows: list,
+    *overrides: str,
+    name: str = "classes.jsonl",
+    observer: SilentObserver = SilentObserver(),  # noqa: B008 -- it keeps nothing
+) -> RunDir:
     (folder / "recipe.toml").write_text(text.replace("classes.jsonl", name))
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = Path.cwd()
     os.chdir(folder)
     try:
         with Noise() as noise:
-            result = train(load_recipe(folder / "recipe.toml", overrides), SilentObserver(), noise, use_cache=False)
+            result = train(load_recipe(folder / "recipe.toml", overrides), observer, noise, use_cache=False)
     finally:
         os.chdir(before)
     return RunDir.open(Path(result.run))
@@ -162,6 +170,42 @@ def test_tags_are_learned_and_beat_no_entity_at_all(runs, tmp_path):
 def test_what_infer_prints(runs, name, text, printed):
     done = CliRunner().invoke(app, ["infer", str(runs[name].path), "--input", text], catch_exceptions=False)
     assert done.stdout.splitlines()[-1].startswith(printed)
+
+
+BASELINES = {
+    "scores": (SCORES, {"rmse": numpy.std([row["label"] for row in SCORES])}),
+    "several": (SEVERAL, {"f1_micro": 2 / 3, "f1_macro": 2 / 3, "subset_accuracy": 0.25}),
+    "tags": (TAGGED, {"accuracy": 40 / 56, "f1": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_constant_answer_is_measured_beside_the_model(runs, name):
+    rows, reached = BASELINES[name]
+    opened = open_trained(runs[name])
+    metrics = opened.manifest.metrics
+    assert {key: value for key, value in metrics.items() if key.startswith("baseline/")} == pytest.approx(
+        {f"baseline/eval_{metric}": value for metric, value in reached.items()}
+    )
+    found = evaluate(opened, [Row("r", row) for row in rows], False)
+    assert (found.baseline, found.notes) == (pytest.approx(reached), ())
+    older = replace(opened, manifest=opened.manifest.model_copy(update={"baseline": {}}))
+    plain = evaluate(older, [Row("r", row) for row in rows], False)
+    assert (plain.metrics, plain.baseline, plain.notes) == (found.metrics, {}, ())
+
+
+def test_a_model_that_is_no_better_than_a_constant_is_said_to_be(runs, tmp_path):
+    class Warned(SilentObserver):
+        def warn(self, text):
+            told.append(text)
+
+    told = []
+    run = run_rows(tmp_path, CLASSES, [{**row, "label": row["label"] + 50} for row in SCORES], *FEW, observer=Warned())
+    metrics = run.read().metrics
+    expected = f"RMSE {metrics['eval_rmse']:.4g}, the mean has {metrics['baseline/eval_rmse']:.4g}"
+    assert f"worse than always answering the mean: {expected}" in told
+    found = evaluate(open_trained(runs["scores"]), [Row("r", {"text": "plum", "label": 2.0})], False)
+    assert found.notes == (f"worse than always answering the mean: RMSE {found.metrics['rmse']:.4g}, the mean has 0",)
 
 
 def test_answers_do_not_depend_on_the_batch_nor_on_how_a_sentence_is_cut(runs):

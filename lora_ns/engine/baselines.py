@@ -1,0 +1,106 @@
+"""What a constant answer reaches: a model that is no better has learned nothing of the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
+from lora_ns.engine.targets import OUTSIDE
+from lora_ns.formats import ProblemType
+
+LOWER_IS_BETTER = frozenset({"rmse"})
+_NAMES = {"rmse": "RMSE", "f1": "F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Constant answers that are best on the training rows, each for a metric."""
+
+    problem_type: ProblemType | None
+    """What a label is; None for the tags of words."""
+    labels: Sequence[str]
+    constants: Mapping[str, Any]
+    """By metric a score, the name of a class or tag, or the names of labels: values of JSON."""
+
+    @classmethod
+    def of(cls, problem_type: ProblemType | None, labels: Sequence[str], learned: Sequence[Any]) -> Baseline:
+        """The constants for training labels: scores, numbers of classes, a 0 or 1 for each label, numbers of tags."""
+        if problem_type == "regression":
+            return cls(problem_type, labels, {"rmse": sum(learned) / len(learned)})
+        if problem_type == "multi_label_classification":
+            return cls(problem_type, labels, _label_sets(labels, learned))
+        if problem_type is None:
+            tag = OUTSIDE if OUTSIDE in labels else labels[_commonest([tag for row in learned for tag in row])]
+            return cls(problem_type, labels, dict.fromkeys(("accuracy", "f1", "f1_macro"), tag))
+        common = labels[_commonest(learned)]
+        # Of two classes, F1 is that of the second: to answer it always finds each of its rows.
+        return cls(problem_type, labels, {"accuracy": common, "f1": labels[1] if len(labels) == 2 else common})
+
+    def measure(self, expected: Sequence[Any]) -> dict[str, float]:
+        """The metrics of the constants, on labels as of training rows."""
+        found = {name: self._metrics(constant, expected).get(name) for name, constant in self.constants.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _metrics(self, constant: Any, expected: Sequence[Any]) -> dict[str, float]:
+        if self.problem_type == "regression":
+            return regression_metrics([constant] * len(expected), expected)
+        if self.problem_type == "multi_label_classification":
+            row = [int(name in constant) for name in self.labels]
+            return multi_label_metrics([row] * len(expected), [[int(value) for value in one] for one in expected])
+        if self.problem_type is None:
+            named = [[self.labels[number] for number in row] for row in expected]
+            return tag_metrics([[constant] * len(row) for row in named], named)
+        number = self.labels.index(constant)
+        return classification_metrics([number] * len(expected), expected, len(self.labels))
+
+    def unbeaten(self, measured: Mapping[str, float], reached: Mapping[str, float]) -> list[str]:
+        """What to say of metrics of a model that are no better than those that the constants reached."""
+        told = []
+        for name, constant in self.constants.items():
+            if name in measured and name in reached:
+                gain = measured[name] - reached[name]
+                gain = -gain if name in LOWER_IS_BETTER else gain
+                if gain <= 0:
+                    told.append(_told(name, constant, measured[name], reached[name], gain))
+        return told
+
+
+def _told(name: str, constant: Any, measured: float, reached: float, gain: float) -> str:
+    always = "the mean" if name == "rmse" else _quoted(constant)
+    how = "worse" if gain < 0 else "no better"
+    has = "have" if isinstance(constant, list) and len(constant) > 1 else "has"
+    metric = _NAMES.get(name, name.replace("_", " "))
+    return f"{how} than always answering {always}: {metric} {measured:.4g}, {always} {has} {reached:.4g}"
+
+
+def _quoted(constant: Any) -> str:
+    names = [constant] if isinstance(constant, str) else constant
+    return ", ".join(f"`{name}`" for name in names) or "no label"
+
+
+def _commonest(numbers: Sequence[int]) -> int:
+    counts = Counter(numbers)
+    return max(counts, key=lambda number: (counts[number], -number))
+
+
+def _label_sets(labels: Sequence[str], learned: Sequence[Sequence[float]]) -> dict[str, list[str]]:
+    """For each metric of several labels the labels that are best answered always."""
+    counts = [sum(int(row[number]) for row in learned) for number in range(len(labels))]
+    order = sorted(range(len(labels)), key=lambda number: (-counts[number], number))
+
+    def micro(size: int) -> float:
+        hits = sum(counts[number] for number in order[:size])
+        return 2 * hits / (size * len(learned) + sum(counts)) if hits else 0.0
+
+    best = max(range(1, len(labels) + 1), key=lambda size: (micro(size), -size))
+    rows = Counter(tuple(int(value) for value in row) for row in learned)
+    commonest = max(rows, key=lambda row: (rows[row], row))
+    sets = {
+        "f1_micro": sorted(order[:best]),
+        "f1_macro": range(len(labels)),
+        "subset_accuracy": [number for number, value in enumerate(commonest) if value],
+    }
+    return {name: [labels[number] for number in chosen] for name, chosen in sets.items()}
