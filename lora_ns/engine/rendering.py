@@ -39,7 +39,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]
     except Exception as error:
         # Where the template's marks of what is generated lead nowhere, the library's search for their tokens fails.
         is_of_marks = "return_assistant_tokens_mask" in arguments and is_of_library(error.__traceback__)
-        if not is_of_marks and not _is_of_template(error.__traceback__):
+        if not is_of_marks and not is_of_template(error):
             raise
         raise TemplateRefusalError(_said(error)) from None
     if isinstance(rendered, str) and len(rendered) > _FREE_LENGTH:
@@ -55,9 +55,10 @@ def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"the chat template of the tokenizer in {name}" if name else "the chat template"
 
 
-def _is_of_template(traceback: TracebackType | None) -> bool:
+def is_of_template(error: Exception) -> bool:
     """Whether an error was raised by a template or by what reads templates, and not by our own code."""
-    return any(name == _TEMPLATE or module.partition(".")[0] == "jinja2" for name, module in _frames(traceback))
+    frames = _frames(error.__traceback__)
+    return any(name == _TEMPLATE or module.partition(".")[0] == "jinja2" for name, module in frames)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, str]]:

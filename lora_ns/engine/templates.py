@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lora_ns.datafile import places
 from lora_ns.deadline import OverrunError, bounded
+from lora_ns.engine.rendering import is_of_template
 from lora_ns.errors import ModelError, Problem
 from lora_ns.reading import LARGEST_RECIPE, exists, read_text
 from lora_ns.recipe.load import LoadedRecipe
@@ -123,13 +124,19 @@ def _variables(template: str) -> set[str] | None:
     import jinja2.defaults
     import jinja2.meta
 
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # it is parsed, never run
+    # It is never run, but jinja computes what is constant in it, such as `'a' * 10**11`.
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    plain = _GENERATION.sub("", template)
     try:
-        parsed = bounded(lambda: environment.parse(_GENERATION.sub("", template)))
-    except (jinja2.TemplateError, RecursionError, OverrunError):  # a row that is rendered tells it
+        found = bounded(lambda: jinja2.meta.find_undeclared_variables(environment.parse(plain)))
+    except OverrunError:  # a row that is rendered tells it
+        return None
+    except Exception as error:
+        if not is_of_template(error):
+            raise
         return None
     given = {*PASSED_TO_TEMPLATES, *jinja2.defaults.DEFAULT_NAMESPACE, "raise_exception", "strftime_now"}
-    return jinja2.meta.find_undeclared_variables(parsed) - given
+    return found - given
 
 
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")

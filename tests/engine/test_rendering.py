@@ -6,6 +6,7 @@ from shapes import SHAPES, make_tokenizer
 import lora_ns.deadline
 from lora_ns.engine import rendering
 from lora_ns.engine.render import Renderer
+from lora_ns.engine.templates import _variables
 from lora_ns.engine.tokenizer import stop_token_ids
 from lora_ns.errors import DataError, ModelError
 from lora_ns.formats import Conversation, EndlessRowError, Message, RowFaultError
@@ -127,3 +128,8 @@ def test_a_template_that_has_no_end_is_told_when_the_stops_are_looked_for(tokeni
     tokenizer.chat_template = ENDLESS["loops"]
     with pytest.raises(ModelError, match="takes more than"):
         stop_token_ids(tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("template", [*ENDLESS.values(), *REFUSED.values()])
+def test_variables_of_a_template_that_cannot_be_rendered_are_looked_for_in_vain_and_not_in_error(template):
+    assert _variables(template) is None or isinstance(_variables(template), set)
