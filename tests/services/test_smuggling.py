@@ -13,7 +13,7 @@ from command_line import lorans
 from services_recipes import RECIPE, run_recipe
 from transformers import dynamic_module_utils
 
-from lora_ns.basemodel import packaged
+from lora_ns.basemodel import Base, packaged
 from lora_ns.engine.callbacks import SilentObserver, mark_checkpoint
 from lora_ns.engine.libraries import Noise
 from lora_ns.engine.pickles import check_deepspeed_states
@@ -89,6 +89,14 @@ def with_own_base(run: Path, marker: Path) -> Path:
     changed_manifest(run, "base", "path", value=str(base))
     changed_manifest(run, "base", "name", value=str(base))
     return base
+
+
+def settled(run: Path) -> None:
+    """The manifest says that a base in the run is the one that was trained on, as a stranger would have it."""
+    if (run / "base").is_dir():
+        base = Base("base", run / "base")
+        changed_manifest(run, "base", "fingerprint", value=base.fingerprint)
+        changed_manifest(run, "base", "tokenizer_fingerprint", value=base.tokenizer_fingerprint)
 
 
 def plant_tokenizer(run: Path, marker: Path) -> None:
@@ -183,6 +191,7 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("plant", "told"), REFUSED.values(), ids=REFUSED)
 def test_code_of_a_run_is_refused_and_not_run(copied: Path, marker: Path, rows: Path, plant, told: str) -> None:
     plant(copied, marker)
+    settled(copied)
     uses = (("infer", copied, "-i", "a"), ("eval", copied, "--data", rows), ("merge", copied, "-o", "merged"))
     for command in uses:
         done = lorans(*command, "--force", stdin="y\n")
@@ -290,6 +299,17 @@ def test_states_of_deepspeed_that_name_code_are_refused(tmp_path: Path, marker: 
     with pytest.raises(UsageError):
         check_deepspeed_states(step.parent)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["code in a base in the run", "a kernel that the base asks for"])
+def test_code_of_a_run_is_not_run_when_it_is_resumed(copied: Path, marker: Path, name: str) -> None:
+    plant, told = REFUSED[name]
+    plant(copied, marker)
+    settled(copied)
+    changed_manifest(copied, "status", value="interrupted")
+    done = lorans("train", copied, "--resume", stdin="y\n")
+    assert (done.returncode, marker.exists()) == (2, False)
+    assert told in done.stderr
 
 
 def test_what_is_refused_is_named_and_runs_after_consent(copied: Path, marker: Path, rows: Path) -> None:
