@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_ns.credentials import HIDDEN, is_secret_name, scrub_file, scrubbed, secret_in, secrets_of
+from lora_ns.errors import LoransError, Problem
 
 LETTERS = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA2bC4"
 TOKENS = (
@@ -172,3 +173,8 @@ def test_a_log_keeps_its_length_and_what_is_added_meanwhile(tmp_path: Path) -> N
     log.write_bytes(b"\xff nothing here\n")
     scrub_file(log)
     assert log.read_bytes() == b"\xff nothing here\n"
+
+
+def test_no_problem_has_a_secret_in_it() -> None:
+    problem = Problem(TOKENS[0], f"cannot open {SECRET_TEXTS[-1]}", f"remove {TOKENS[1]}")
+    assert str(LoransError(problem)) == f"{HIDDEN}: cannot open s3://{HIDDEN}@bucket/rows.jsonl (remove {HIDDEN})"

@@ -1,11 +1,15 @@
 """`lorans submit` and `lorans status`, up to the scheduler."""
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import lorans
+
+from lora_ns.basemodel import packaged
 
 SBATCH = """#!{python}
 import os, pathlib, sys
@@ -162,3 +166,21 @@ def test_a_line_break_cannot_become_a_line_of_the_script(recipe, tmp_path, monke
     done = lorans(*words[place], "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     assert "control character U+000A" in done.stderr
+    assert done.stderr.startswith("error: --option: ") == (place == "option")
+
+
+def test_a_base_with_code_is_allowed_before_a_job_is_submitted(write_recipe, minimal, slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORANS_CONFIG", str(tmp_path / "configuration"))
+    base = tmp_path / "base"
+    shutil.copytree(packaged("lorans:nano"), base)
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    (base / "own.py").write_text("raise SystemExit")
+    text = minimal.replace('"lorans:nano"', f'"{base}"\ntrust_remote_code = true\nrevision = "{"0123456789" * 4}"')
+    words = ["submit", write_recipe(text), *TO_SLURM]
+    done = lorans(*words, **slurm)
+    assert (done.returncode, Path("run").exists()) == (2, False)
+    assert "own.py (digest " in done.stderr
+    done = lorans(*words, "--trust-remote-code", **slurm)
+    assert done.returncode == 0, done.stderr
+    assert "allowed on this machine from now on" in done.stderr

@@ -1,11 +1,12 @@
 """The heavy libraries as a whole."""
 
 import gc
+import os
 import sys
 
 import pytest
 
-from lora_ns.engine.libraries import prepare
+from lora_ns.engine.libraries import Noise, prepare
 from lora_ns.errors import MissingError
 from lora_ns.machine import detect
 
@@ -15,3 +16,11 @@ def test_garbage_is_collected_again_after_libraries_that_cannot_be_imported(monk
     with pytest.raises(MissingError, match=r"`peft` cannot be imported \(`pip install lora-ns`; `lorans env-check`"):
         prepare(detect())
     assert gc.isenabled()
+
+
+def test_a_log_has_no_secrets_once_the_command_has_ended(tmp_path):
+    token = "hf_" + "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA2b"
+    with Noise() as noise:
+        noise.attach(tmp_path / "train.log")
+        os.write(1, f"loading with {token}\n".encode())
+    assert (tmp_path / "train.log").read_text() == f"loading with {'*' * len(token)}\n"

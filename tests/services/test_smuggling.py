@@ -335,6 +335,8 @@ def test_a_recipe_that_needs_code_trains_after_consent_and_its_run_is_used_witho
     base = tmp_path / "base"
     shutil.copytree(packaged("lorans:nano"), base)
     with_code(base, marker)
+    own = {"AutoTokenizer": [None, "own.OwnTokenizer"]}
+    changed(base / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=own)
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("lorans:nano", str(base)))
     few = ["--set", "training.max_steps=1", "--set", "dataset.max_samples=8"]
     said = ["--set", "model.trust_remote_code=true", "--set", f"model.revision={COMMIT}"]
@@ -348,4 +350,5 @@ def test_a_recipe_that_needs_code_trains_after_consent_and_its_run_is_used_witho
     done = lorans("train", "recipe.toml", *few, *said, "--trust-remote-code")
     assert done.returncode == 0, done.stderr
     assert marker.exists()
+    assert Path("run/adapter/own.py").is_file()
     assert lorans("infer", "run", "-i", "a").returncode == 0
