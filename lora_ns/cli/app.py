@@ -22,6 +22,7 @@ from lora_ns.cli.plan import plan
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
+from lora_ns.cli.terminal import make_errors_printable, say
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.cli.worker import worker
@@ -55,7 +56,7 @@ app.command("worker", hidden=True)(worker)
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"lorans {__version__}")
+        say(f"lorans {__version__}")
         raise typer.Exit
 
 
@@ -71,6 +72,7 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 ok, 1 the run failed, 2 usage, 3 the environment, 128 + n after signal n."""
+    make_errors_printable()
     try:
         app(args=arguments, standalone_mode=True)
     except InterruptedRunError as error:
@@ -87,6 +89,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _tell(error: LoransError) -> None:
     try:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
     except OSError:  # the terminal was closed: the exit code is to say it all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -10,6 +10,7 @@ import typer
 from lora_ns import cache as kept
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json
+from lora_ns.cli.terminal import say
 
 
 def cache(
@@ -22,7 +23,7 @@ def cache(
         if as_json:
             print_json({"freed": freed})
         else:
-            typer.echo(f"{freed / 1e6:,.1f} MB freed in {kept.cache_folder()}")
+            say(f"{freed / 1e6:,.1f} MB freed in {kept.cache_folder()}")
         return
     found = kept.entries()
     if as_json:
@@ -30,6 +31,6 @@ def cache(
         return
     for entry in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        typer.echo(f"{entry.key[:12]}  {entry.size / 1e6:10,.1f} MB  last used {when}")
+        say(f"{entry.key[:12]}  {entry.size / 1e6:10,.1f} MB  last used {when}")
     total = sum(entry.size for entry in found) / 1e6
-    typer.echo(f"{len(found)} kept, {total:,.1f} MB in {kept.cache_folder()}")
+    say(f"{len(found)} kept, {total:,.1f} MB in {kept.cache_folder()}")

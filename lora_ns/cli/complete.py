@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lora_ns.printable import printable
+
 MOST = 100
 """Candidates that are offered; more help nobody."""
 DEEPEST = 4
@@ -57,7 +59,9 @@ def methods(incomplete: str) -> list[str]:
 def _paths(incomplete: str, pick: Callable[[Path, list[str]], list[Path]]) -> list[str]:
     typed = Path(incomplete).expanduser()
     start = typed if incomplete.endswith(os.sep) or not incomplete else typed.parent
-    found = (str(path) for folder, files in _folders(start) for path in pick(folder, files))
+    # A shell shows what it is offered as it is: names that are not printable have to be typed.
+    listed = (str(path) for folder, files in _folders(start) for path in pick(folder, files))
+    found = (path for path in listed if printable(path) == path)
     home = str(Path("~").expanduser())
     matching = (path for path in found if path.startswith(str(typed)) or not incomplete)
     if incomplete.startswith("~"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_ns.cli.show import print_json
+from lora_ns.cli.terminal import say, say_coloured, steered_errors
+
 if TYPE_CHECKING:
     from lora_ns.environment import Check, Needs, Report
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.recipe.model import Model
 
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def env_check(
@@ -36,7 +38,7 @@ def env_check(
     with _progress():
         report = check(needs, timeout)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _show(report)
     if not report.ok:
@@ -84,22 +86,17 @@ def _progress() -> AbstractContextManager[object]:
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True).status("importing the packages, each under a time limit")
+    return Console(file=steered_errors()).status("importing the packages, each under a time limit")
 
 
 def _show(report: Report) -> None:
     """One line a check, and under a fault the command that mends it; long lines are left to the terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
-        line = Text.assemble((f"{check.status:<6}", _STYLES[check.status]), f"{check.name:<{width}}  {check.fact}")
-        console.print(line, soft_wrap=True)
+        say_coloured([(f"{check.status:<6}", _COLOURS[check.status]), (f"{check.name:<{width}}  {check.fact}", None)])
         if check.remedy and check.status != "ok":
-            console.print(Text(f"{'':<6}{'':<{width}}  {check.remedy}", style="cyan"), soft_wrap=True)
-    console.print(Text(_summary(report.checks)), soft_wrap=True)
+            say_coloured([(f"{'':<6}{'':<{width}}  {check.remedy}", "cyan")])
+    say(_summary(report.checks))
 
 
 def _summary(checks: tuple[Check, ...]) -> str:

@@ -19,6 +19,7 @@ from lora_ns.cli.options import (
     asked_processes,
 )
 from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
+from lora_ns.cli.terminal import say
 
 
 def evaluate(
@@ -71,7 +72,7 @@ def evaluate(
         print_json(result)
         return
     if result.truncated:
-        typer.echo(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length`, their end was cut", err=True)
+        say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length`, their end was cut", err=True)
     for told in result.notes:
         note(told)
     print_pairs(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from lora_ns.cli.show import number, print_pairs
+from lora_ns.cli.terminal import has_colour, say, say_coloured
 
 if TYPE_CHECKING:
     from lora_ns.engine.audit import Audit, Finding, PartReport, SourceReport
-    from lora_ns.services.validate import Piece, Shown
+    from lora_ns.services.validate import Shown
 
 MOST_ROWS = 5
 """Rows of a finding that are named; `--json` has them all."""
@@ -28,14 +25,14 @@ def print_audit(audit: Audit) -> None:
         print_pairs(_source("eval", audit.eval))
     most = max((count for _, count in audit.train.histogram), default=0)
     for upper, count in audit.train.histogram:
-        typer.echo(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
+        say(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
     waste = audit.padding
     packed = "" if waste.packed is None else f", {waste.packed:.0%} packed"
     print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
     for note in audit.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     for finding in sorted(audit.findings, key=lambda finding: not finding.error):
-        typer.echo(_line(finding))
+        say(_line(finding))
 
 
 def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
@@ -68,18 +65,19 @@ def _line(finding: Finding) -> str:
 def print_row(shown: Shown, ids: bool) -> None:
     """A row as the model sees it: coloured on a terminal, elsewhere with what is trained between « and »."""
     if not shown.pieces:
-        typer.echo(f"{shown.where}: not trained on: {shown.note}\n")
+        say(f"{shown.where}: not trained on: {shown.note}\n")
         return
     part = f", {shown.note}" if shown.note else ""
-    typer.echo(f"{shown.where}: {shown.tokens} tokens, {_what_is_learned(shown)}{part}")
+    say(f"{shown.where}: {shown.tokens} tokens, {_what_is_learned(shown)}{part}")
     if ids:
         for piece in shown.pieces:
-            typer.echo(f"  {piece.kind:<16} {_coloured(piece)}  {' '.join(map(str, piece.ids))}")
-    elif _has_colour():
-        typer.echo("".join(_coloured(piece) for piece in shown.pieces))
+            text = (piece.text, _COLOURS[piece.kind]) if has_colour() else (repr(piece.text), None)
+            say_coloured([(f"  {piece.kind:<16} ", None), text, (f"  {' '.join(map(str, piece.ids))}", None)])
+    elif has_colour():
+        say_coloured((piece.text, _COLOURS[piece.kind]) for piece in shown.pieces)
     else:
-        typer.echo(_marked(shown))
-    typer.echo("")
+        say(_marked(shown))
+    say()
 
 
 def _what_is_learned(shown: Shown) -> str:
@@ -92,16 +90,6 @@ def _what_is_learned(shown: Shown) -> str:
     if isinstance(shown.label, float):
         return f"score {shown.label:g}"
     return f"class `{shown.label}`" if shown.label is not None else f"{shown.trained_tokens} trained"
-
-
-def _has_colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _coloured(piece: Piece) -> str:
-    if not _has_colour():
-        return repr(piece.text)
-    return typer.style(piece.text, fg=_COLOURS[piece.kind])
 
 
 def _marked(shown: Shown) -> str:

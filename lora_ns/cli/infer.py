@@ -24,6 +24,7 @@ from lora_ns.cli.options import (
     asked_processes,
 )
 from lora_ns.cli.show import Progress, forcing, note
+from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -88,10 +89,10 @@ def infer(
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
     if output_file is not None:
         write_atomic(output_file, "".join(f"{line}\n" for line in lines))
-        typer.echo(f"{len(lines):,} rows written to {output_file}", err=True)
+        say(f"{len(lines):,} rows written to {output_file}", err=True)
         return
     for line, row in zip(lines, result.rows, strict=True):
-        typer.echo(line if as_json else _plain(row))
+        hand_over(line if as_json else _plain(row))
 
 
 def _plain(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli import complete
+from lora_ns.cli.terminal import say
 from lora_ns.errors import Problem, UsageError
 
 
@@ -32,7 +33,7 @@ def init(
 
     if listing:
         for name, start in STARTS.items():
-            typer.echo(f"{name:<14} {start.summary}")
+            say(f"{name:<14} {start.summary}")
         return
     if folder is None:
         raise UsageError(Problem("", "no folder is named", "`lorans init NAME`"))
@@ -46,4 +47,4 @@ def init(
         data = os.path.relpath(data, folder)  # a recipe names its files from where it lies
     for name, text in write_folder(STARTS[recipe], folder.resolve().name, model, data, method).items():
         write_atomic(folder / name, text)
-    typer.echo(f"{folder / 'recipe.toml'}: next, `lorans validate {folder / 'recipe.toml'}`")
+    say(f"{folder / 'recipe.toml'}: next, `lorans validate {folder / 'recipe.toml'}`")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli.show import Progress
+from lora_ns.cli.terminal import say
 
 
 def job(
@@ -39,4 +40,4 @@ def job(
     with Progress(2) as progress, Noise() as noise:
         result = work(folder.absolute(), node, rdzv_endpoint, progress, noise)
     if result is not None:
-        typer.echo(f"{result.steps} steps, the adapter is {result.adapter}")
+        say(f"{result.steps} steps, the adapter is {result.adapter}")

@@ -10,6 +10,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json, print_pairs
+from lora_ns.cli.terminal import say
 from lora_ns.errors import Problem, UsageError
 from lora_ns.spelling import close_to
 
@@ -52,8 +53,8 @@ def _print_all(as_json: bool) -> None:
     rows = [marks(name, kind) for name, kind in METHODS.items()]
     widths = [max(len(row[place]) for row in [COLUMNS, *rows]) for place in range(len(COLUMNS))]
     for row in [COLUMNS, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo("`lorans methods NAME` tells the keys, the reasons, and when to take it.")
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    say("`lorans methods NAME` tells the keys, the reasons, and when to take it.")
 
 
 def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:
@@ -75,13 +76,13 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
             *((told, _answer(getattr(capabilities, field))) for field, told in QUESTIONS.items()),
         ]
     )
-    typer.echo("")
+    say()
     properties = kind.model_json_schema()["properties"]
     keys = [(key, entry) for key, entry in properties.items() if key not in {"method", "extra"}]
     for key, entry in keys:
         default = f", {entry['default']}" if entry.get("default") not in (None, []) else ""
-        typer.echo(f"{key}: {describe(entry)}{default}")
-        typer.echo(f"    {entry.get('description', '')}")
+        say(f"{key}: {describe(entry)}{default}")
+        say(f"    {entry.get('description', '')}")
 
 
 def _answer(value: bool | str) -> str:

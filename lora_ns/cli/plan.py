@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from lora_ns.cli.options import AsJson, Overrides, RecipePath
 from lora_ns.cli.show import number, print_json
+from lora_ns.cli.terminal import say
 
 if TYPE_CHECKING:
     from lora_ns.plan import DataFacts, Plan
@@ -30,11 +29,11 @@ def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False)
         value = getattr(made, name)
         shown = f"{value.value / 1e9:.2f} GB" if name == "memory_bytes" and value.value else number(value.value)
         why = f"  {value.why}" if value.why else ""
-        typer.echo(f"{name:<28} {shown:>12}  {value.origin}{why}".rstrip())
+        say(f"{name:<28} {shown:>12}  {value.origin}{why}".rstrip())
     if made.deepspeed:
-        typer.echo(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
+        say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def plan_of(loaded: LoadedRecipe) -> Plan:

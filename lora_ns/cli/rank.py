@@ -12,6 +12,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import Overrides, TrustRemoteCode
 from lora_ns.cli.show import Progress, note
+from lora_ns.cli.terminal import hand_over
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def launch_command(
         raise UsageError(Problem(str(path), "this run is finished", f"`lorans infer {path}` uses it"))
     here, node = count_here(asked, machine), this_node(asked)
     values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]
-    typer.echo(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
+    hand_over(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
 
 
 def _trust(is_given: bool, asked: RunDir | LoadedRecipe) -> None:

@@ -14,9 +14,9 @@ from dataclasses import asdict, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
+from lora_ns.cli.terminal import hand_over, say
 from lora_ns.credentials import scrubbed
+from lora_ns.printable import printable
 
 if TYPE_CHECKING:
     from lora_ns.services.trained import Force
@@ -28,7 +28,7 @@ _ROWS_SECONDS = 10.0
 def print_json(result: Any) -> None:
     """A result as one JSON object; records of a manifest in it too."""
     table = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    typer.echo(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
+    hand_over(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
 
 
 def beside_baseline(shown: str, constant: float | None) -> str:
@@ -41,7 +41,7 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     listed = list(pairs)
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        typer.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 def number(value: Any) -> str:
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
 
 def note(text: str) -> None:
     """A line on standard error for what the user should know."""
-    typer.echo(f"note: {scrubbed(text)}", err=True)
+    say(f"note: {scrubbed(text)}", err=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def forcing(force: bool) -> Iterator[Force]:
         yield Force(passed.append) if force else Force()
     finally:
         for text in passed:
-            sys.stderr.write(f"warning: {scrubbed(text)}\n")
+            say(f"warning: {scrubbed(text)}", err=True)
 
 
 class _Unheard(io.FileIO):
@@ -209,7 +209,7 @@ class Progress:
             self._has_count = False
 
     def _say(self, text: str) -> None:
-        text = scrubbed(text)
+        text = printable(scrubbed(text), is_multiline=True)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

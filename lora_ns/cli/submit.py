@@ -10,6 +10,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
 from lora_ns.cli.show import note, number, print_json, print_pairs
+from lora_ns.cli.terminal import hand_over, say
 from lora_ns.credentials import scrubbed
 from lora_ns.errors import Problem, UsageError
 
@@ -64,7 +65,7 @@ def submit(
     from lora_ns.services import submit as service
 
     if dry_run:
-        typer.echo(service.script(loaded, to, scheduler, mode, options))
+        hand_over(service.script(loaded, to, scheduler, mode, options))
         return
     _settle_trust(loaded, trust_remote_code)
     submitted = service.submit(loaded, to, scheduler, mode, options, note)
@@ -72,8 +73,8 @@ def submit(
         print_json([job.__dict__ for job in submitted])
         return
     for job in submitted:
-        typer.echo(f"{job.scheduler} {job.id}  {job.run}")
-    typer.echo(f"`lorans status {submitted[0].run}` says how it goes", err=True)
+        say(f"{job.scheduler} {job.id}  {job.run}")
+    say(f"`lorans status {submitted[0].run}` says how it goes", err=True)
 
 
 def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
@@ -143,7 +144,7 @@ def status(
 
     path = run.absolute()
     if log:
-        typer.echo(scrubbed(service.log(path)), nl=False)
+        say(scrubbed(service.log(path)), end="")
         return
     found = service.status(path)
     if as_json:

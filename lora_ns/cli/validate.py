@@ -10,6 +10,7 @@ import typer
 
 from lora_ns.cli.options import AsJson, Overrides, RecipePath, TrustRemoteCode
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
+from lora_ns.cli.terminal import say
 from lora_ns.errors import LoransError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def validate(
         print_json({"ok": ok, "problems": [], **warnings, **{name: _plain(part) for name, part in found.items()}})
     else:
         for problem in missing:
-            typer.echo(f"warning: {problem}", err=True)
+            say(f"warning: {problem}", err=True)
         _print(str(recipe), found, ok, ids)
     if not ok:
         raise typer.Exit(2)
@@ -118,4 +119,4 @@ def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
         )
     if "step" in found:
         print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and opened again")])
-    typer.echo(f"{recipe}: {'ok' if ok else 'not ok'}")
+    say(f"{recipe}: {'ok' if ok else 'not ok'}")

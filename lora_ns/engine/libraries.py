@@ -18,6 +18,7 @@ from types import TracebackType
 from lora_ns.credentials import scrub_file
 from lora_ns.errors import MissingError, Problem
 from lora_ns.machine import TRAINING_PYTHON, Machine
+from lora_ns.printable import make_file_printable
 from lora_ns.temporary import temporary_file
 
 PACKAGES = (
@@ -148,6 +149,7 @@ class Noise:
         else:
             with contextlib.suppress(OSError):  # of a folder that is gone, which is told elsewhere
                 scrub_file(self._path)
+                make_file_printable(self._path)
 
     def attach(self, path: Path) -> None:
         """Go on in this file, after what was collected so far."""

@@ -1,0 +1,76 @@
+"""The one way out: all that the commands write to standard output and standard error goes through here.
+
+What a person reads is made printable, whether a terminal or a log takes it. Results that a program reads stay as they
+are in a file or a pipe, and are made printable on a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+import typer
+
+from lora_ns.printable import printable
+
+
+def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
+    """A text for a person to read, of one line or several."""
+    _write(printable(text, is_multiline=True) + end, err)
+
+
+def say_coloured(pieces: Iterable[tuple[str, str | None]]) -> None:
+    """A line of texts, each with the name of its colour; plain where no colours are wanted."""
+    listed = [(printable(text, is_multiline=True), colour) for text, colour in pieces]
+    coloured = has_colour()
+    _write("".join(typer.style(text, fg=colour) if coloured else text for text, colour in listed) + "\n", err=False)
+
+
+def hand_over(text: str) -> None:
+    """A line of a result, as it is; on a terminal it is made printable."""
+    _write((printable(text, is_multiline=True) if sys.stdout.isatty() else text) + "\n", err=False)
+
+
+def has_colour() -> bool:
+    """Whether standard output is a terminal that is to have colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _write(text: str, err: bool) -> None:
+    """Write what the stream can encode, and the rest by code point."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=False)
+
+
+class _PrintableStream:
+    """Standard error for what others write to it: the parser of the command line, warnings, tracebacks."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text in its printable form."""
+        self.stream.write(printable(text, is_multiline=True))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines in their printable form."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def make_errors_printable() -> None:
+    """Have all that is written to standard error from now on in its printable form."""
+    if not isinstance(sys.stderr, _PrintableStream):
+        sys.stderr = cast("TextIO", _PrintableStream(sys.stderr))
+
+
+def steered_errors() -> TextIO:
+    """Standard error as it is, for displays that move about on it and have no text of others in them."""
+    stream = sys.stderr
+    return stream.stream if isinstance(stream, _PrintableStream) else stream
