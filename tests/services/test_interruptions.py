@@ -66,6 +66,17 @@ def check_same(run, undisturbed):
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == []
 
 
+def overwritten(run, undisturbed, observer):
+    """Begin to replace a finished run by another one, which is interrupted; what was there before, and the error."""
+    shutil.copytree(undisturbed.path, run.path)
+    before = hash_folder(run.path)
+    recipe = run.path.parent / "recipe.toml"
+    recipe.write_text(SHORT)
+    with Noise() as noise, pytest.raises(InterruptedRunError) as caught:
+        train(load_recipe(recipe), observer, noise, overwrite=True)
+    return before, caught.value
+
+
 @pytest.mark.parametrize(
     ("number", "when"),
     [
@@ -78,23 +89,19 @@ def check_same(run, undisturbed):
 )
 def test_a_run_that_was_to_be_replaced_is_back_if_no_step_was_completed(tmp_path, undisturbed, number, when):
     run = RunDir(tmp_path / "run")
-    shutil.copytree(undisturbed.path, run.path)
-    before = hash_folder(run.path)
-    (tmp_path / "recipe.toml").write_text(SHORT)
-    loaded = load_recipe(tmp_path / "recipe.toml", ["training.learning_rate=1e-3"])
-    with Noise() as noise, pytest.raises(InterruptedRunError, match="run was replaced; give the command aga") as caught:
-        train(loaded, Signalled(number, when), noise, overwrite=True)
-    assert caught.value.signal_number == number
+    before, error = overwritten(run, undisturbed, Signalled(number, when))
+    assert str(error).endswith("run was replaced; give the command again)")
+    assert error.signal_number == number
     assert hash_folder(run.path) == before
 
 
-def test_what_would_end_a_process_ends_a_training_that_is_saved(trained, tmp_path, undisturbed):
+def test_what_would_end_a_process_ends_a_training_that_is_saved_and_has_replaced_the_old_run(tmp_path, undisturbed):
     run = RunDir(tmp_path / "run")
-    for step, number in enumerate((signal.SIGHUP, signal.SIGUSR1), start=1):
-        signalled = Signalled(number, ("step", step))
-        with pytest.raises(InterruptedRunError, match=f"stopped after step {step} of 3, which is saved") as caught:
-            resumed(run, signalled) if run.path.exists() else trained(SHORT, observer=signalled)
-        assert caught.value.signal_number == number
+    _, error = overwritten(run, undisturbed, Signalled(signal.SIGHUP, ("step", 1)))
+    assert (error.signal_number, run.put_aside) == (signal.SIGHUP, None)
+    assert "stopped after step 1 of 3, which is saved" in str(error)
+    with pytest.raises(InterruptedRunError, match="stopped after step 2 of 3, which is saved"):
+        resumed(run, Signalled(signal.SIGUSR1, ("step", 2)))
     resumed(run)
     check_same(run, undisturbed)
 
