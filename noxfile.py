@@ -23,7 +23,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def light(session: nox.Session) -> None:
     """All that needs no torch, in an environment that has none."""
-    session.install("-c", "constraints.txt", *LIGHT, "pytest", "jsonschema")
+    session.install("-c", "constraints.txt", *LIGHT, "pytest", "jsonschema", "hypothesis")
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)
@@ -46,7 +46,7 @@ def minimums(session: nox.Session) -> None:
         "typer==0.16.*",
         "tomli==2.2.*; python_version < '3.11'",
     )
-    session.install(*lowest, "packaging", "pytest", "jsonschema")
+    session.install(*lowest, "packaging", "pytest", "jsonschema", "hypothesis")
     session.install("--no-deps", "-e", ".")
     ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
     session.run("pytest", *ignored, *session.posargs)
@@ -69,6 +69,13 @@ def cluster(session: nox.Session) -> None:
     """Every strategy, machines that are killed (as network namespaces: root), and schedulers: most of an hour."""
     _install(session, "test,ray")
     session.run("pytest", "-q", "-m", "cluster", "tests/services", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random inputs, FUZZ_SECONDS (60, if it is not set) of each kind; `-- -k recipes` chooses one."""
+    _install(session, "test")
+    session.run("pytest", "-q", "-s", "-m", "fuzz", "tests/fuzz", *session.posargs)
 
 
 @nox.session

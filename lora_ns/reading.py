@@ -37,8 +37,14 @@ LARGEST_JSON = 64 * MIB
 """Bytes of a JSON file that is not a data set: a configuration, a manifest."""
 LARGEST_ROW = 16 * MIB
 """Bytes of one row, of a line of a data file, and of standard input."""
+LARGEST_TEXT = 256 * MIB
+"""Bytes of a `.txt` file that is one row, and of all prompts."""
 LARGEST_LIST = GIB
 """Bytes of a `.json` data file, which is read as a whole."""
+MOST_COLUMNS = 10_000
+"""Columns of a table, or keys of a row."""
+MOST_UNPACKED, FREELY_UNPACKED = 200, 4 * MIB
+"""How many times larger than its file what is unpacked may be, beyond the first bytes."""
 DEEPEST = 100
 """Lists and tables inside one another."""
 TOO_DEEP = "cannot be read: nested too deep"

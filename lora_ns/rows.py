@@ -13,9 +13,9 @@ import gzip
 import io
 import itertools
 import json
-import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -23,6 +23,26 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from lora_ns.errors import DataError, MissingError, Problem
 from lora_ns.formats import Format, RowFaultError
+from lora_ns.reading import (
+    DEEPEST,
+    FREELY_UNPACKED,
+    LARGEST_LIST,
+    LARGEST_ROW,
+    LARGEST_TEXT,
+    MIB,
+    MOST_COLUMNS,
+    MOST_UNPACKED,
+    NotAFileError,
+    RefusedError,
+    check_depth,
+    decode,
+    exists,
+    finite,
+    is_file,
+    open_file,
+    refusal,
+    shown_size,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -89,7 +109,7 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     if unfit := [problem for path in paths if (problem := _unfit(path))]:
         raise DataError(told(unfit))
     outcomes = (outcome for path in paths for outcome in _outcomes(path, layout))
-    rows, problems = _gather(outcomes, limit)
+    rows, problems = _gather(outcomes, limit, max(max_bad_rows, _MOST_GATHERED))
     if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
     if not rows:
@@ -184,8 +204,8 @@ def _unfit(path: Path) -> Problem | None:
     """Why a path cannot be read at all, as far as can be told without opening it."""
     if not is_known(path):
         return Problem(str(path), f"cannot read `{''.join(kind_of(path)) or path.name}`", f"known: {KNOWN}")
-    if not path.is_file():
-        return Problem(str(path), "no such file" if not path.exists() else "is not a file", "check the path")
+    if not is_file(path):
+        return Problem(str(path), "is not a file" if exists(path) else "no such file", "check the path")
     return None
 
 
@@ -193,8 +213,15 @@ def _no_rows(path: Path) -> Problem:
     return Problem(str(path), "no rows", "put one row into it at least")
 
 
-def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], list[Problem]]:
-    """The rows and the problems; a file that is spoilt ends them, and is told after the problems before it."""
+_MOST_GATHERED = 10_000
+"""Problems after which a file is read no further, if so many are not allowed."""
+
+
+def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[list[Row], list[Problem]]:
+    """The rows and the problems, up to so many of these.
+
+    A file that is spoilt ends them, and is told after the problems before it.
+    """
     rows: list[Row] = []
     problems: list[Problem] = []
     try:
@@ -203,7 +230,7 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None) -> tuple[list[Row], 
                 problems.append(outcome)
             else:
                 rows.append(outcome)
-            if limit is not None and len(rows) >= limit:
+            if (limit is not None and len(rows) >= limit) or len(problems) > most:
                 break
     except _DamagedError:
         raise  # the rows of a damaged file say nothing
@@ -237,14 +264,39 @@ class _DamagedError(DataError):
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked while they are read."""
     packing = kind_of(path)[1]
-    with path.open("rb") as file:
+    with _file(path) as file:
         try:
-            yield PACKINGS[packing](path, file) if packing else file
+            yield _unpacked(path, file) if packing else file
         except EOFError:
             what = f"cut short, its {packing} has no end"
             raise _DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
         except (gzip.BadGzipFile, zlib.error, _ZstdError):
             raise _DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with open_file(path) as file:
+            yield file
+    except NotAFileError as fault:
+        raise DataError(Problem(str(path), fault.what)) from None
+
+
+def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+    """What a packed file has in it, unless that is out of all proportion: a few bytes can stand for a full disk."""
+    unpacked = PACKINGS[kind_of(path)[1]](path, file)
+
+    def blocks() -> Iterator[bytes]:
+        size = 0
+        while block := unpacked.read(_BLOCK):
+            size += len(block)
+            if size > max(FREELY_UNPACKED, MOST_UNPACKED * file.tell()):
+                what = f"unpacks to more than {MOST_UNPACKED} times its size"
+                raise _DamagedError(Problem(str(path), what, "unpack it, and look at what is in it"))
+            yield block
+
+    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
 
 
 def _gzip(_: Path, file: IO[bytes]) -> IO[bytes]:
@@ -262,7 +314,7 @@ def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
     def blocks() -> Iterator[bytes]:
         """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
         frame = None
-        while block := file.read(_BLOCK):
+        while block := file.read(_PACKED_BLOCK):
             while block:
                 if frame is None or frame.eof:
                     frame = unpacker.decompressobj()
@@ -278,6 +330,8 @@ def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
 
 
 _BLOCK = 1 << 16
+_PACKED_BLOCK = 1 << 11
+"""Bytes that are unpacked at once, of which each can stand for some ten thousand."""
 _LARGEST_WINDOW = 1 << 31
 """What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
 
@@ -309,15 +363,58 @@ class _Blocks(io.RawIOBase):
         return size
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, most: int, remedy: str) -> str:
     """All of a file as text."""
+    parts, size = [], 0
     with _opened(path) as file:
-        content = file.read()
+        while part := file.read(_BLOCK):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise DataError(Problem(str(path), f"is larger than {shown_size(most)}", remedy))
+    return decode(b"".join(parts), str(path), DataError)
+
+
+def _numbered(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file and their numbers from 1; None for one that is too long, of which nothing is kept.
+
+    Raises:
+        DataError: if such a line does not end soon.
+    """
+    for number in itertools.count(1):
+        line = file.readline(LARGEST_ROW + 2)
+        if not line:
+            return
+        too_long = len(line.rstrip(b"\r\n")) > LARGEST_ROW
+        if too_long and not line.endswith(b"\n") and not _skip_line(file):
+            raise DataError(_too_long(f"{path}:{number}"))
+        yield number, None if too_long else line
+
+
+_MOST_SKIPPED = 256 * MIB
+
+
+def _skip_line(file: IO[bytes]) -> bool:
+    """Read to the end of a line; whether it has one."""
+    for _ in range(_MOST_SKIPPED // _BLOCK):
+        part = file.readline(_BLOCK)
+        if not part or part.endswith(b"\n"):
+            return True
+    return False
+
+
+def _too_long(where: str, what: str = "a line") -> Problem:
+    return Problem(where, f"{what} is longer than {shown_size(LARGEST_ROW)}", "split it, or leave it out")
+
+
+def _decoded_line(path: Path, number: int, line: bytes | None) -> str:
+    """A line as text, without the mark of the first one. Raises `DataError`."""
+    if line is None:
+        raise DataError(_too_long(f"{path}:{number}"))
     try:
-        return content.decode("utf-8-sig")
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        problem = Problem(str(path), f"not UTF-8 at byte {error.start + 1}", "save the file as UTF-8")
-        raise DataError(problem) from None
+        raise DataError(_not_utf8(f"{path}:{number}", error)) from None
 
 
 def _not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
@@ -327,45 +424,30 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
 # JSON
 
 
-class _RefusedError(ValueError):
-    """JSON that Python would read, and read as something else."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
-
-
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        name = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise RefusedError(
             f"key `{_short(name)}` is there twice in one object", "remove one of them: only the last would be read"
         )
     return values
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _RefusedError(f"{_short(text)} is no finite number", "write null, or a string")
-    return number
 
 
 def _short(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=finite, parse_float=finite)
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _json_lines(path: Path) -> Iterator[Outcome]:
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip().removeprefix(codecs.BOM_UTF8):
+        for number, line in _numbered(path, file):
+            if line is None:
+                yield _too_long(f"{path}:{number}")
+            elif line.strip().removeprefix(codecs.BOM_UTF8):
                 yield _json_line(f"{path}:{number}", line.rstrip(b"\r\n"))
 
 
@@ -373,6 +455,7 @@ def _json_line(where: str, line: bytes) -> Outcome:
     try:
         text = line.decode("utf-8-sig")
         values = _DECODER.decode(text)
+        _check_depth(text, values)
     except UnicodeDecodeError as error:
         return _not_utf8(where, error)
     except json.JSONDecodeError as error:
@@ -380,7 +463,7 @@ def _json_line(where: str, line: bytes) -> Outcome:
         return _not_json(where, error, remedy)
     except (ValueError, RecursionError) as error:
         return _refusal(where, error)
-    return _object(where, values, text)
+    return _object(where, values, _has_halves(text))
 
 
 def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
@@ -392,17 +475,29 @@ def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
 
 def _refusal(where: str, error: ValueError | RecursionError) -> Problem:
     """Why JSON that is well-formed is not read."""
-    if isinstance(error, _RefusedError):
-        return Problem(where, error.what, error.remedy)
-    what = "nested too deep" if isinstance(error, RecursionError) else "a whole number has too many digits"
-    return Problem(where, f"cannot be read: {what}", "write it as a string")
+    refused = refusal(error)
+    return Problem(where, refused.what, refused.remedy)
 
 
-def _object(where: str, values: Any, text: str) -> Outcome:
-    """A row, if the values are those of one; `text` is what they were read from."""
+def _check_depth(text: str, values: Any) -> None:
+    if text.count("[") + text.count("{") > DEEPEST:  # most rows have so few that they need not be looked at
+        check_depth(values)
+
+
+def _has_halves(text: str) -> bool:
+    """Whether a JSON text writes characters in two halves, or halves of them."""
+    return _HALF_CHARACTER.search(text) is not None
+
+
+def _object(where: str, values: Any, has_halves: bool) -> Outcome:
+    """A row, if the values are those of one; `has_halves` is that of the text they were read from."""
     if not isinstance(values, dict):
         return Problem(where, f"{_kind(values)} instead of an object", 'a row is `{"column": value, ...}`')
-    if _HALF_CHARACTER.search(text):  # most of these are halves that found each other
+    if len(values) > MOST_COLUMNS:
+        return Problem(
+            where, f"{len(values):,} keys, and a row has up to {MOST_COLUMNS:,}", "leave out what is not read"
+        )
+    if has_halves:  # most of these are halves that found each other
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -417,9 +512,10 @@ def _kind(value: Any) -> str:
 
 
 def _json(path: Path) -> Iterator[Outcome]:
-    text = _decoded(path)
+    text = _decoded(path, LARGEST_LIST, "write it as .jsonl, which is read row by row")
     try:
         content = _DECODER.decode(text)
+        check_depth(content)
     except json.JSONDecodeError as error:
         remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
         problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else _no_rows(path)
@@ -433,8 +529,10 @@ def _json(path: Path) -> Iterator[Outcome]:
     if not isinstance(content, list):
         what = f"{_kind(content)} instead of a list of rows"
         raise DataError(Problem(str(path), what, 'write `[{"column": value, ...}, ...]`'))
+    has_halves = _has_halves(text)
+    del text
     for number, values in enumerate(content, start=1):
-        yield _object(f"{path}, row {number}", values, text)
+        yield _object(f"{path}, row {number}", values, has_halves)
 
 
 def _is_table_by_columns(content: Mapping[str, Any]) -> bool:
@@ -455,7 +553,8 @@ def _refused_row(text: str) -> str:
     number, place = 1, opened.end()
     with contextlib.suppress(ValueError, RecursionError):
         while begin := _BEGIN.search(text, place):
-            place = _DECODER.raw_decode(text, begin.start())[1]
+            values, place = _DECODER.raw_decode(text, begin.start())
+            check_depth([values])
             number += 1
     return f", row {number}"
 
@@ -503,9 +602,10 @@ def sniff_delimiter(path: Path, names: Sequence[str] = ()) -> str:
 
 def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
     """Rows under the names of the first record, or under those given; a first record of these is a header, too."""
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(LARGEST_ROW)
     with _opened(path) as file:
-        records = _records(path, csv.reader(_lines(path, file), **dialect))
+        lines = _RecordLines(path, file)
+        records = _records(path, csv.reader(lines, **dialect), lines)
         where, first = next(records, ("", []))
         if names and first and first != list(names):
             records = itertools.chain([(where, first)], records)
@@ -519,10 +619,7 @@ def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Ite
                 yield Problem(where, what, remedy)
 
 
-_LONGEST_CELL = 2**31 - 1
-
-
-def _records(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
+def _records(path: Path, reader: Any, lines: _RecordLines) -> Iterator[tuple[str, list[str]]]:
     """The cells of each record that is not blank, and the line that it begins in."""
     first = 1
     try:
@@ -530,6 +627,7 @@ def _records(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
             if cells:
                 yield f"{path}:{first}", cells
             first = reader.line_num + 1
+            lines.begin_record(first)
     except csv.Error as error:
         raise DataError(_not_csv(f"{path}:{first}", error)) from None
 
@@ -540,18 +638,35 @@ def _not_csv(where: str, error: csv.Error) -> Problem:
     return Problem(where, f"not CSV: {error}", "double a quote inside quotes")
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(_not_utf8(f"{path}:{number}", error)) from None
-        # The csv module wants a line that ends in a lone carriage return to end there.
-        yield from io.StringIO(text, newline="") if "\r" in text.rstrip("\r\n") else (text,)
+class _RecordLines:
+    """The lines of a table, of which those of one record are together no longer than a row may be."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._lines = path, self._read(file)
+        self.begin_record(1)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def begin_record(self, first: int) -> None:
+        """Count from here on what belongs to the record that begins in this line."""
+        self._first, self._size = first, 0
+
+    def _read(self, file: IO[bytes]) -> Iterator[str]:
+        for number, line in _numbered(self._path, file):
+            text = _decoded_line(self._path, number, line)
+            self._size += len(text)
+            if self._size > LARGEST_ROW:
+                raise DataError(_too_long(f"{self._path}:{self._first}", "a record"))
+            # The csv module wants a line that ends in a lone carriage return to end there.
+            yield from io.StringIO(text, newline="") if "\r" in text.rstrip("\r\n") else (text,)
 
 
 def _check_names(where: str, names: Sequence[str]) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if len(names) > MOST_COLUMNS:
+        what = f"{len(names):,} columns, and a table has up to {MOST_COLUMNS:,}"
+        raise DataError(Problem(where, what, "leave out what is not read"))
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(Problem(where, f"column `{twice[0]}` is there twice", "rename one of them"))
 
@@ -563,10 +678,13 @@ def _conll(path: Path) -> Iterator[Outcome]:
     """Sentences of CoNLL: a word a line, first its token and last its tag, and a blank line after the last word."""
     width = 0
     words: list[tuple[str, str]] = []
-    first, broken = 1, False
+    first, broken, size = 1, False, 0
     with _opened(path) as file:
-        for number, line in enumerate(itertools.chain(file, [b""]), start=1):
+        for number, line in itertools.chain(_numbered(path, file), [(0, b"")]):
             text = _conll_line(path, number, line)
+            size = 0 if not words else size + len(text)
+            if size > LARGEST_ROW:
+                raise DataError(_too_long(f"{path}:{first}", "a sentence"))
             if not text or text.startswith(_DOCUMENT):
                 if words and not broken:
                     yield Row(f"{path}:{first}", {"tokens": [word for word, _ in words], "tags": [t for _, t in words]})
@@ -588,11 +706,8 @@ _DOCUMENT = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
-def _conll_line(path: Path, number: int, line: bytes) -> str:
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(f"{path}:{number}", error)) from None
+def _conll_line(path: Path, number: int, line: bytes | None) -> str:
+    text = _decoded_line(path, number, line)
     return text.strip(" \r\n") if text.strip() else ""
 
 
@@ -628,7 +743,7 @@ def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
 def _text(path: Path) -> Iterator[Outcome]:
     """The whole file as one row."""
     try:
-        content = _decoded(path)
+        content = _decoded(path, LARGEST_TEXT, "split it")
     except _DamagedError:
         raise
     except DataError as error:
@@ -638,14 +753,44 @@ def _text(path: Path) -> Iterator[Outcome]:
             yield Row(str(path), {"text": content})
 
 
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a `.txt` file, blank ones too, read as those of a data set are; blank ones at the end are none.
+
+    Raises:
+        DataError: because of the first line that cannot be read.
+    """
+    if problem := _unfit(path):
+        raise DataError(problem)
+    with _opened(path) as file:
+        return prompts_of(path, file)
+
+
+def prompts_of(path: Path, file: IO[bytes]) -> list[str]:
+    """The same of a file that is open; `path` is what messages call it."""
+    texts: list[str] = []
+    size = 0
+    for number, line in _numbered(path, file):
+        texts.append(_without_end(_decoded_line(path, number, line)))
+        size += len(texts[-1]) + 50  # a text of Python takes so much beside its characters
+        if size > LARGEST_TEXT:
+            raise DataError(Problem(str(path), f"is larger than {shown_size(LARGEST_TEXT)}", "split it"))
+    while texts and not texts[-1].strip():
+        texts.pop()
+    return texts
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
 def _text_lines(path: Path) -> Iterator[Outcome]:
     """Each line as a row; one that is blank is none."""
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in _numbered(path, file):
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                yield _not_utf8(f"{path}:{number}", error)
+                text = _without_end(_decoded_line(path, number, line))
+            except DataError as error:
+                yield from error.problems
             else:
                 if text.strip():
                     yield Row(f"{path}:{number}", {"text": text})
@@ -659,6 +804,9 @@ def _parquet(path: Path) -> Iterator[Outcome]:
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > max(MIB, MOST_UNPACKED * path.stat().st_size):
+                what = f"{file.metadata.num_rows:,} rows in {path.stat().st_size:,} bytes"
+                raise DataError(Problem(str(path), what, "write it again with the rows that are meant"))
             yield from _batches(path, file.schema_arrow, file.iter_batches(_ROWS_AT_ONCE))
 
 
@@ -715,6 +863,9 @@ def _batches(path: Path, schema: Any, batches: Any) -> Iterator[Outcome]:
     nested = [field.name for field in schema if field.type.num_fields]
     number = 0
     for batch in batches:
+        if batch.nbytes > LARGEST_TEXT:
+            what = f"rows of more than {shown_size(LARGEST_TEXT)} at once"
+            raise DataError(Problem(f"{path}, row {number + 1}", what, "write fewer or shorter rows at once"))
         batch.validate(full=True)  # offsets that point beyond the data would end the process
         for values in batch.to_pylist():
             number += 1

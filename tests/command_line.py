@@ -18,7 +18,7 @@ def lorans(*arguments: object, stdin: str = "", **surroundings: str) -> subproce
         for name, value in surroundings.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["lorans", *words])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as ended:
             main()
     return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())

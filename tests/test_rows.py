@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 import sys
 from importlib.util import find_spec
 
 import pytest
 
+from lora_ns import rows
 from lora_ns.errors import DataError, MissingError
 from lora_ns.rows import (
     MOST_PROBLEMS,
@@ -406,8 +408,9 @@ def test_what_the_disk_refuses_is_told(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(file), "open", refuse)
-    assert told(file) == "FILE: cannot be read: Permission denied"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert told(file) == "FILE: cannot be read: Permission denied"
 
 
 def test_a_few_problems_are_all_told(tmp_path):
@@ -563,3 +566,100 @@ def test_a_text_file_that_cannot_be_read_is_a_bad_row(tmp_path):
     found = read_files(files, max_bad_rows=1)
     assert [row.values for row in found.rows] == [{"text": "one"}]
     assert [str(problem) for problem in found.left_out] == [f"{files[1]}: not UTF-8 at byte 1 (save the file as UTF-8)"]
+
+
+def packed(content: bytes, packing: str) -> bytes:
+    if packing == ".zst":
+        return pytest.importorskip("zstandard").ZstdCompressor().compress(content)
+    return gzip.compress(content, 9) if packing else content
+
+
+LONG = b"x" * (2**20 + 1)
+TOO_LONG = "is longer than 1 MiB (split it, or leave it out)"
+TOO_LARGE = {
+    "a line": ("a.jsonl", b'{"a": 1}\n' + LONG + b'\n{"a": 2}\n', f"FILE:2: a line {TOO_LONG}"),
+    "a cell": ("a.csv", b"a\n1\n" + LONG + b"\n", f"FILE:3: a line {TOO_LONG}"),
+    "a cell of many lines": ("a.csv", b'a\n1\n"' + b"xxxxxxx\n" * 2**18 + b'"\n', f"FILE:3: a record {TOO_LONG}"),
+    "a word": ("a.conll", b"a O\n" + LONG + b" O\n", f"FILE:2: a line {TOO_LONG}"),
+    "a sentence": ("a.conll", b"abcdef O\n" * 150_000, f"FILE:1: a sentence {TOO_LONG}"),
+    "columns": ("a.csv", b",".join(b"%d" % n for n in range(10_001)), "FILE:1: 10,001 columns, and a table has up to"),
+    "keys": (
+        "a.jsonl",
+        b"{%s}" % b",".join(b'"%d":1' % n for n in range(10_001)),
+        "FILE:1: 10,001 keys, and a row has",
+    ),
+    "depth": ("a.jsonl", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "FILE:1: cannot be read: nested too deep"),
+    "depth in a list": (
+        "a.json",
+        b'[{"a":' + b"[" * 100 + b"]" * 100 + b"}]",
+        "FILE, row 1: cannot be read: nested too",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "what"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_row_has_a_size(tmp_path, monkeypatch, name, content, what):
+    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
+    assert told(written(tmp_path, name, content)).startswith(what)
+
+
+def test_a_line_that_is_too_long_is_left_out_where_that_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
+    found = read_files([written(tmp_path, "a.jsonl", b'{"a": 1}\n' + LONG + b'\n{"a": 2}\n')], max_bad_rows=1)
+    assert [row.values for row in found.rows] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize("content", [b"\n", b'{"a": 1}\n', b"\0"])
+def test_what_is_small_and_becomes_large_is_refused(tmp_path, monkeypatch, packing, content):
+    monkeypatch.setattr(rows, "FREELY_UNPACKED", 2**16)
+    file = written(tmp_path, f"a.jsonl{packing}", packed(content * (2**18 // len(content)), packing))
+    assert told(file).startswith("FILE: unpacks to more than 200 times its size")
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+def test_a_file_without_a_line_end_is_refused_in_bounded_memory(tmp_path, packing, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
+    monkeypatch.setattr(rows, "_MOST_SKIPPED", 2**20)
+    file = written(tmp_path, f"a.jsonl{packing}", packed(os.urandom(2**20).replace(b"\n", b"") * 3, packing))
+    assert told(file).startswith(f"FILE:1: a line {TOO_LONG}")
+
+
+def test_a_file_of_nothing_but_problems_is_not_read_to_its_end(tmp_path):
+    assert told(written(tmp_path, "a.jsonl", b"x\n" * 30_000)).endswith("and 9,996 more like these")
+
+
+def test_keys_and_names_that_are_there_twice_take_no_time_to_find(tmp_path):
+    many = [f'"{number}": 1' for number in range(200_000)]
+    assert "key `199999` is there twice" in told(
+        written(tmp_path, "a.jsonl", f"{{{', '.join([*many, many[-1]])}}}".encode())
+    )
+
+
+def test_many_rows_in_a_small_parquet_file_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array([1] * 2_000_000, pyarrow.int8())}), file)
+    assert told(file).startswith("FILE: 2,000,000 rows in ")
+
+
+NO_FILES = {"a fifo": os.mkfifo, "a folder": os.mkdir, "zeros": lambda path: path.symlink_to("/dev/zero")}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".txt", ".conll", ".parquet", ".arrow", ".jsonl.gz"])
+def test_what_is_no_file_is_not_opened(tmp_path, make, kind):
+    make(tmp_path / f"a{kind}")
+    assert told(tmp_path / f"a{kind}") == "FILE: is not a file (check the path)"
+
+
+def test_prompts_are_read_as_rows_are(tmp_path):
+    content = b"\xef\xbb\xbfa\xe2\x80\xa8b\x0cc\xc2\x85d\r\ne\n\n \n"
+    for name in ("a.txt", "a.TXT", "a.txt.gz"):
+        file = written(tmp_path, name, packed(content, ".gz" if name.endswith("gz") else ""))
+        texts = rows.read_prompts(file)
+        assert texts == ["a\u2028b\x0cc\x85d", "e"]
+        assert [row.values["text"] for row in read_rows(file, layout=Layout(sample_by="line"))] == texts
+    with pytest.raises(DataError, match=r"a.txt:2: not UTF-8 at byte 4 of the line"):
+        rows.read_prompts(written(tmp_path, "a.txt", b"a\ncaf\xe9\n"))

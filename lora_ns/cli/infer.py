@@ -26,6 +26,7 @@ from lora_ns.cli.options import (
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import check_text
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
@@ -118,21 +119,24 @@ def _check_free(file: Path | None, overwrite: bool) -> None:
 
 
 def _texts(text: str | None, input_file: Path | None) -> list[str]:
+    from lora_ns.rows import prompts_of, read_prompts
+
     if text is not None:
-        return [text]
+        return [check_text(text, "--input")]
     if input_file is None:
-        return _lines("standard input", sys.stdin.read())
-    if input_file.suffix == ".txt":
-        try:
-            return _lines(str(input_file), input_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(Problem(str(input_file), f"cannot be read: {error}")) from None
-    return []
+        return _lines("standard input", prompts_of(Path("standard input"), sys.stdin.buffer))
+    return _lines(str(input_file), read_prompts(input_file)) if _has_prompts(input_file) else []
 
 
-def _lines(where: str, text: str) -> list[str]:
-    """The lines of a text; one that is blank would have no answer, and those after it another number."""
-    lines = text.rstrip().splitlines()
+def _has_prompts(file: Path) -> bool:
+    """Whether a file is one of lines rather than of rows."""
+    from lora_ns.rows import kind_of
+
+    return kind_of(file)[0] == ".txt"
+
+
+def _lines(where: str, lines: list[str]) -> list[str]:
+    """Texts, of which none is blank: it would have no answer, and those after it another number."""
     if not lines:
         remedy = "give `--input`, `--input-file`, or lines on standard input"
         raise UsageError(Problem("" if where == "standard input" else where, "nothing to answer", remedy))
@@ -149,6 +153,6 @@ def _rows(opened: Opened, texts: Sequence[str], input_file: Path | None) -> Sequ
     from lora_ns.rows import read_rows
     from lora_ns.services.infer import as_row
 
-    if input_file is not None and input_file.suffix != ".txt":
+    if input_file is not None and not _has_prompts(input_file):
         return read_rows(input_file, layout=layout_of(opened.manifest.recipe.dataset))
     return [as_row(opened, text) for text in texts]

@@ -1,0 +1,72 @@
+"""What all strategies share: how long they run, and what has to hold for whatever they make.
+
+A kind of input has one file, `test_KIND.py`, with a function under `@campaign()` that calls `ends_well`. The default
+suite runs a few examples that are always the same; `nox -s fuzz` runs those marked `fuzz` for FUZZ_SECONDS each.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+from lora_ns.errors import LoransError
+
+EXAMPLES = 60
+"""Inputs that the default suite tries of each kind."""
+MOST_SECONDS, MOST_MEMORY = 5.0, 2**20
+"""What one input may take: seconds of the processor, and KiB that the process grows by."""
+
+
+def ends_well(call: Callable[[], Any]) -> None:
+    """Nothing happens, or an expected failure that says what is wrong, in time and within memory."""
+    began, size = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        call()
+    except LoransError as error:
+        _check(error)
+    assert time.process_time() - began < MOST_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size < MOST_MEMORY
+
+
+def _check(error: LoransError) -> None:
+    assert error.exit_code in {1, 2, 3}
+    assert error.problems
+    for problem in error.problems:
+        assert problem.what.strip()
+        assert problem.where or problem.what.startswith("and ")
+        assert len(str(problem)) < 30_000
+
+
+def holds_for(strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Try the inputs that are always the same."""
+    _tried(strategy, check, settings(derandomize=True, max_examples=EXAMPLES))
+
+
+def lasts(strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Try other inputs for FUZZ_SECONDS, and print their number and the seeds."""
+    until, tried = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "60")), 0
+
+    def counted(value: Any) -> None:
+        nonlocal tried
+        tried += 1
+        check(value)
+
+    while time.monotonic() < until:
+        number = int.from_bytes(os.urandom(4), "big")
+        sys.stdout.write(f"seed {number}, after {tried} inputs\n")
+        _tried(strategy, counted, settings(max_examples=500), number)
+    sys.stdout.write(f"{tried} inputs\n")
+
+
+def _tried(strategy: SearchStrategy[Any], check: Callable[[Any], None], how: settings, number: int = 0) -> None:
+    quiet = settings(how, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    seed(number)(quiet(given(strategy)(check)))() if number else quiet(given(strategy)(check))()
+
+
+fuzz = pytest.mark.fuzz
