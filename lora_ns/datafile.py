@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from lora_ns.basemodel import PACKAGED, packaged
 from lora_ns.errors import DataError, ModelError, Problem
+from lora_ns.reading import exists, is_folder, read_json
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import KNOWN, Layout, is_known
@@ -81,7 +81,7 @@ def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
     path, folders = Path(name).expanduser(), _folders(loaded, name)
     candidates = places(loaded, name)
     for candidate in candidates:
-        if candidate.exists():
+        if exists(candidate):
             return _in_folder(loaded, candidate, name, key)
     is_pattern = glob.has_magic(name)
     if is_pattern:
@@ -95,7 +95,7 @@ def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
 
 def _in_folder(loaded: LoadedRecipe, path: Path, name: str, key: str) -> list[Path] | Problem:
     """The data files of a folder, or the file itself."""
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     try:
         entries = sorted(path.iterdir())
@@ -142,8 +142,8 @@ def _saved(path: Path, name: str) -> list[Path] | tuple[str, str] | None:
 def _named_in(file: Path, key: str) -> list[str]:
     """The names that a list in a JSON file has; none where the file is not there or is not what it should be."""
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(file, DataError)
+    except DataError:
         return []
     found = content.get(key) if isinstance(content, dict) else None
     listed = [

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import read_bytes
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.rundir import RunDir, now, telling_disk_errors, write_atomic
 
@@ -87,8 +88,8 @@ def read_job(folder: Path) -> Job:
     """The job of a folder. Raises `UsageError` if there is none."""
     file = folder / "job.json"
     try:
-        return Job.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+        return Job.model_validate_json(read_bytes(file, before="not a job: "))
+    except ValidationError as error:
         what = f"not a job: {str(error).splitlines()[0]}"
         raise UsageError(Problem(str(file), what, "`lorans submit` writes it")) from None
 

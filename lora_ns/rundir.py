@@ -27,6 +27,7 @@ from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.formats import ProblemType
 from lora_ns.locks import try_lock
 from lora_ns.plan import Plan
+from lora_ns.reading import exists, is_file, is_folder, read_bytes
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.replaced import Replaced
 
@@ -299,9 +300,9 @@ class RunDir:
             UsageError: if this is not one, or a newer lorans wrote it.
         """
         run = cls(path)
-        if not path.is_dir():
+        if not is_folder(path):
             raise UsageError(Problem(str(path), "no such run directory", "name the `output_dir` of a run"))
-        if not run.manifest_file.is_file():
+        if not is_file(run.manifest_file):
             raise UsageError(
                 Problem(str(path), "not a run directory: it has no manifest.json", "name the `output_dir` of a run")
             )
@@ -318,7 +319,7 @@ class RunDir:
             if file.is_symlink():  # what is written there would go on in a file of the user's
                 raise UsageError(Problem(str(file), "is a link, and a run has files of its own", "copy the file there"))
         try:
-            text = self.manifest_file.read_text(encoding="utf-8")
+            text = read_bytes(self.manifest_file, before="not a manifest: ").decode()
             table = json.loads(text)
             version = table["version"]
             if version > MANIFEST_VERSION:
@@ -326,7 +327,7 @@ class RunDir:
                 raise UsageError(Problem(str(self.manifest_file), what, "`pip install --upgrade lora-ns`"))
             manifest = Manifest.model_validate_json(text)
             self._check_whole(table)
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, ValidationError, RecursionError) as error:
             first = str(error).splitlines()[0]
             raise UsageError(
                 Problem(str(self.manifest_file), f"not a manifest: {first}", "this run cannot be used")
@@ -367,9 +368,10 @@ class RunDir:
         Raises:
             UsageError: with what is there and what to do.
         """
-        if self.path.is_file():
-            raise UsageError(Problem(str(self.path), "is a file", "choose another `training.output_dir`"))
-        if not self.path.exists() or not any(part != self.jobs for part in self.path.iterdir()):
+        if exists(self.path) and not is_folder(self.path):
+            what = "is a file" if is_file(self.path) else "is not a folder"
+            raise UsageError(Problem(str(self.path), what, "choose another `training.output_dir`"))
+        if not exists(self.path) or not any(part != self.jobs for part in self.path.iterdir()):
             return
         if not self.manifest_file.exists() and not self._replaced.is_left:
             raise UsageError(

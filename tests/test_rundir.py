@@ -584,3 +584,36 @@ def test_a_run_whose_files_are_links_is_refused(run, tmp_path, name):
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(own)
     assert refusal(RunDir.open, run.path).startswith(f"{run.path / name}: is a link, and a run has files of its own")
+
+
+HOSTILE_MANIFESTS = {
+    "deep": "[" * 100_000,
+    "deep and whole": '{"version": ' + "[" * 500 + "]" * 500 + "}",
+    "digits": '{"version": ' + "9" * 5000 + "}",
+    "nothing": "",
+    "a list": "[]",
+    "a text": '{"version": "1"}',
+    "not UTF-8": "\udcff",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_MANIFESTS.values(), ids=HOSTILE_MANIFESTS)
+def test_a_manifest_of_others_is_one_problem(tmp_path, text):
+    (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        RunDir.open(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.where.startswith(f"{tmp_path}/manifest.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 2500, "none"])
+def test_a_run_that_cannot_be_there_is_told(tmp_path, name):
+    with pytest.raises(UsageError, match="no such run directory"):
+        RunDir.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), lambda path: path.touch()])
+def test_a_run_is_not_put_where_something_else_is(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"run: is (a file|not a folder)"):
+        RunDir(tmp_path / "run").check_free(overwrite=True)

@@ -26,7 +26,7 @@ from lora_ns.cli.options import (
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import check_text
+from lora_ns.reading import check_text, exists
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
@@ -114,7 +114,7 @@ def _plain_tags(row: dict[str, Any]) -> str:
 
 
 def _check_free(file: Path | None, overwrite: bool) -> None:
-    if file is not None and file.exists() and not overwrite:
+    if file is not None and exists(file) and not overwrite:
         raise UsageError(Problem(str(file), "is there already", "name another file, or add `--overwrite`"))
 
 

@@ -14,6 +14,7 @@ from lora_ns.cli.options import Overrides, TrustRemoteCode
 from lora_ns.cli.show import Progress, note
 from lora_ns.cli.terminal import hand_over
 from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import is_folder
 
 if TYPE_CHECKING:
     from lora_ns.recipe.load import LoadedRecipe
@@ -75,7 +76,7 @@ def launch_command(
     from lora_ns.recipe.distributed import Processes
     from lora_ns.rundir import RunDir
 
-    if path.is_dir():
+    if is_folder(path):
         RunDir(path.absolute()).mend(note)
         run = RunDir.open(path.absolute())
         _trust(trust_remote_code, run)

@@ -12,6 +12,7 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, BasePath, Gpus, Overrides, TrustRemoteCode, asked_processes
 from lora_ns.cli.show import Progress, beside_baseline, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import is_file, is_folder
 
 if TYPE_CHECKING:
     from lora_ns.launch import Launcher
@@ -70,7 +71,7 @@ def train(
     _check_options(resume, overwrite, base, from_start)
     from lora_ns.launch import Launcher
 
-    is_run, launcher = resume and recipe.is_dir(), Launcher.of(os.environ)
+    is_run, launcher = resume and is_folder(recipe), Launcher.of(os.environ)
     count = asked_processes(num_processes, gpus, "trains")
     _check_left_to(launcher, count, nodes, rdzv_endpoint)
     if is_run and (overrides or nodes or rdzv_endpoint):
@@ -118,7 +119,7 @@ def _loaded(recipe: Path, overrides: list[str]) -> LoadedRecipe:
     """The recipe. Raises `UsageError`."""
     from lora_ns.recipe.load import load_recipe
 
-    if recipe.is_dir():
+    if is_folder(recipe):
         raise UsageError(Problem(str(recipe), "is a folder", "name a recipe, or continue a run by `--resume`"))
     return load_recipe(recipe, overrides)
 
@@ -189,7 +190,7 @@ def _processes(
     }
     from lora_ns.recipe.load import written as written_in
 
-    said = written_in(recipe, overrides, "distributed", "strategy") if recipe.is_file() else None
+    said = written_in(recipe, overrides, "distributed", "strategy") if is_file(recipe) else None
     return [
         *([] if said not in (None, "none") else ['distributed.strategy="ddp"']),
         *(f"distributed.{key}={value}" for key, value in written.items() if value),
