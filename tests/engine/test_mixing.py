@@ -436,3 +436,13 @@ def test_ignored_columns_of_a_source_are_its_own(read, write):
     assert [unused.is_refused for unused in found.unused] == [True]
     assert "a.jsonl: not read by" in found.unused[0].problem.what
     assert not read('dataset.ignore_columns=["context"]', sources=TWO).unused
+
+
+def test_keys_that_arrow_adds_to_rows_of_the_hub_are_not_there(read, minimal, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    calls = [{"name": "sky", "arguments": {"city": "Rome"}}, {"name": "add", "arguments": {"a": 2, "b": 3}}]
+    turns = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls]
+    rows = [{"messages": [{"role": "user", "content": "a"}, turn]} for turn in turns]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
+    found = read(text=minimal.replace('path = "train.jsonl"', 'name = "someone/rows"'))
+    assert [row.values["messages"][1] for row in found.train.rows] == turns
