@@ -90,6 +90,13 @@ def test_zeros_are_seen_by_the_form_alone_where_there_is_no_hash(folder, name):
     assert fault_of(folder).name == name
 
 
+@pytest.mark.parametrize("kind", ["cut", "longer", "missing"])
+def test_sizes_alone_tell_where_there_is_no_hash(folder, kind):
+    without_hashes(folder)
+    DAMAGE[kind][0](folder / "deep/rows.arrow")
+    assert fault_of(folder).name == "deep/rows.arrow"
+
+
 def test_what_torch_saves_has_checksums_of_its_own(folder):
     without_hashes(folder)
     flipped(folder / "optimizer.pt", 100)

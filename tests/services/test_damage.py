@@ -10,7 +10,7 @@ from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.errors import UsageError
-from lora_ns.marks import MARK
+from lora_ns.marks import MARK, mark_folder
 from lora_ns.rundir import RunDir, sha256_file
 from lora_ns.services.train import resume
 from lora_ns.services.trained import open_run
@@ -102,6 +102,15 @@ def test_damaged_rows_are_named_before_they_are_read(damaged, name):
     told = refused(run)
     assert told.startswith(f"{file}: is damaged (")
     assert told.endswith("(restore it, or start a new run by `--overwrite`, which reads the rows again)")
+
+
+def test_a_damaged_start_of_an_adapter_is_named(damaged):
+    run, _ = damaged
+    shutil.copytree(run.checkpoints / "checkpoint-2", run.start)
+    mark_folder(run.start)
+    flip(run.start / WEIGHTS)
+    fault = "is damaged (its SHA-256 differs) (restore it, or start a new run by `--overwrite`)"
+    assert refused(run) == f"{run.start / WEIGHTS}: {fault}"
 
 
 def test_a_run_goes_on_with_a_base_that_has_moved(tmp_path):
