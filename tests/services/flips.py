@@ -117,7 +117,7 @@ class Damages:
     def _resumed(self, run: RunDir) -> str:
         observer = Told()
         with Noise() as noise:
-            resume(run, observer, noise)
+            resume(RunDir.open(run.path), observer, noise)
         return "harmless" if run.read().adapter[WEIGHTS] == self.adapter else f"another adapter: {observer.notes}"
 
     def _used(self, run: RunDir) -> str:
@@ -130,7 +130,7 @@ class Damages:
 
 def answers(run: RunDir) -> object:
     """What a run answers to two prompts."""
-    opened = load(open_run(run))
+    opened = load(open_run(RunDir.open(run.path)))
     rows = [as_row(opened, text) for text in ("Spell plum backwards.", "What is 3 plus 4?")]
     return infer(opened, rows, Generation(max_new_tokens=8)).rows
 
