@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -26,11 +27,12 @@ from lora_ns.cli.options import (
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import check_text, exists
+from lora_ns.reading import check_text
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
     from lora_ns.services.trained import Opened
+    from lora_ns.staging import Output
 
 
 def infer(
@@ -59,12 +61,12 @@ def infer(
     from lora_ns.launch import check_not_launched
     from lora_ns.machine import detect
     from lora_ns.recipe.load import override_generation
-    from lora_ns.rundir import RunDir, write_atomic
+    from lora_ns.rundir import RunDir
+    from lora_ns.staging import output
     from lora_ns.workers import count_workers
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
-    _check_free(output_file, overwrite)
     check_not_launched(os.environ)
     asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open_to_use(run, note)
     manifest, machine = folder.read(), detect()
@@ -75,24 +77,31 @@ def infer(
         from lora_ns.services.trust import trust_run
 
         trust_run(folder, base, note)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-        libraries.prepare(machine, count)
-        from lora_ns.services.infer import check_columns
-        from lora_ns.services.infer import infer as service
-        from lora_ns.services.trained import open_run
-        from lora_ns.services.workers import Workers, compute_by
+    with contextlib.nullcontext() if output_file is None else output(output_file, overwrite) as file:
+        with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+            libraries.prepare(machine, count)
+            from lora_ns.services.infer import check_columns
+            from lora_ns.services.infer import infer as service
+            from lora_ns.services.trained import open_run
+            from lora_ns.services.workers import Workers, compute_by
 
-        opened = open_run(folder, base, dtype, forced)
-        rows = _rows(opened, texts, input_file)
-        check_columns(opened.manifest, rows)
-        workers = Workers(count, machine, base, dtype, force)
-        result = service(opened, rows, generation, compute_by(workers, opened, progress.rows, progress.warn))
-    lines = [json.dumps(row, ensure_ascii=False, default=str) for row in result.rows]
-    if output_file is not None:
-        write_atomic(output_file, "".join(f"{line}\n" for line in lines))
-        say(f"{len(lines):,} rows written to {output_file}", err=True)
+            opened = open_run(folder, base, dtype, forced)
+            rows = _rows(opened, texts, input_file)
+            check_columns(opened.manifest, rows)
+            workers = Workers(count, machine, base, dtype, force)
+            result = service(opened, rows, generation, compute_by(workers, opened, progress.rows, progress.warn))
+        _print(result.rows, file, as_json)
+
+
+def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -> None:
+    """Answers in their file, or on standard output; on a terminal JSON has its own escapes, which can be read back."""
+    escaped = file is None and sys.stdout.isatty()
+    lines = [json.dumps(row, ensure_ascii=escaped, default=str) for row in rows]
+    if file is not None:
+        file.write(lines)
+        say(f"{len(lines):,} rows written to {file.path}", err=True)
         return
-    for line, row in zip(lines, result.rows, strict=True):
+    for line, row in zip(lines, rows, strict=True):
         hand_over(line if as_json else _plain(row))
 
 
@@ -111,11 +120,6 @@ def _plain(row: dict[str, Any]) -> str:
 def _plain_tags(row: dict[str, Any]) -> str:
     words = next(value for value in row.values() if isinstance(value, list) and len(value) == len(row["tags"]))
     return " ".join(word if tag == "O" else f"{word}/{tag}" for word, tag in zip(words, row["tags"], strict=True))
-
-
-def _check_free(file: Path | None, overwrite: bool) -> None:
-    if file is not None and exists(file) and not overwrite:
-        raise UsageError(Problem(str(file), "is there already", "name another file, or add `--overwrite`"))
 
 
 def _texts(text: str | None, input_file: Path | None) -> list[str]:

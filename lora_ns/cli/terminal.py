@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 
 import typer
 
+from lora_ns.errors import Problem, RunError
 from lora_ns.printable import printable
 
 
@@ -41,7 +42,15 @@ def has_colour() -> bool:
 def _write(text: str, err: bool) -> None:
     """Write what the stream can encode, and the rest by code point."""
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=False)
+    try:
+        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=False)
+    except BrokenPipeError:
+        raise  # nobody reads on: the parser of the command line ends the command
+    except OSError as error:
+        if err:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the rest is tried again when Python ends
+        raise RunError(Problem("standard output", f"cannot be written: {error.strerror}", "free some space")) from None
 
 
 class _PrintableStream:

@@ -117,6 +117,8 @@ WRITTEN = {
 def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
     """Refuse rows whose own columns an answer would replace. Raises `DataError`."""
     written = WRITTEN[manifest.recipe.task_type]
+    if manifest.problem_type == "regression":
+        written = ("output",)  # a score has neither a probability nor the scores of classes
     for row in rows:
         own = _given(manifest, row)
         if len(own) < len(row.values):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.engine.adapter import load_adapter, put_in_place
+from lora_ns.engine.exhaustion import telling_memory_errors
 from lora_ns.engine.model import Loading, difference, in_full, load_base, never_quantised
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.recipe.peft import method_name
 from lora_ns.recipe.quantization import NoQuantization
 from lora_ns.rundir import Manifest, RunDir, check_space, follow_umask, telling_disk_errors
 from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
+from lora_ns.staging import folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,8 +70,22 @@ def merge(
         what = f"{method_name(method)} cannot be merged: {method.capabilities.merge}"
         remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
-    if output.exists() and (output.is_file() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise UsageError(Problem(str(output), "is not a folder", "choose another `--output`"))
+    if output.exists() and any(output.iterdir()):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
+    told = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
+    with (
+        folder(output) as staged,
+        telling_memory_errors(lambda: told, "free some memory, or use the adapter unmerged"),
+    ):
+        return _merge(run, manifest, output, staged, base_path, dtype, force)
+
+
+def _merge(
+    run: RunDir, manifest: Manifest, output: Path, staged: Path, base_path: Path | None, dtype: str | None, force: Force
+) -> MergeResult:
+    method = manifest.recipe.peft
     base, tokenizer = reopen(run, manifest, base_path, force)
     generation = _generation(run.adapter / "generation_config.json")
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
@@ -93,7 +108,7 @@ def merge(
     rounded = difference(before, _logits(merged, tokenizer))
     if loading.quantization.bits is not None:
         merged = never_quantised(merged)
-    _save(merged, written, tokenizer, generation, output)
+    _save(merged, written, tokenizer, generation, staged, output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
     return MergeResult(str(output), parameters, written, exact, rounded)
 
@@ -147,14 +162,11 @@ def _stored_dtype(computed: str, stored: str) -> str:
 
 
 def _save(
-    model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, output: Path
+    model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, staged: Path, output: Path
 ) -> None:
     import torch
 
-    staged = output.with_name(f".{output.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
     with telling_disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
         model.to(getattr(torch, dtype))
         model.generation_config = generation
         model.config.pad_token_id = tokenizer.pad_token_id

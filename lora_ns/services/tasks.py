@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lora_ns.engine.evaluation import sequence_loss
+from lora_ns.engine.exhaustion import telling_memory_errors
 from lora_ns.engine.generate import like_lengths
 from lora_ns.engine.labelled import WordEncoder
 from lora_ns.recipe.generation import Generation
@@ -55,18 +56,24 @@ def in_turn(kind: Kind, items: Sequence[Any], size: int) -> Task:
     return Task(kind, items, [range(start, min(start + size, len(items))) for start in range(0, len(items), size)])
 
 
+def telling_rows(tasks: Sequence[Task], tell: Tell) -> Callable[[int], None]:
+    """Tell of rows: one that several tasks have an item for is done once, when so much of all items is."""
+    items, rows = sum(len(task.items) for task in tasks), min((len(task.items) for task in tasks), default=0)
+    return lambda done: tell(done * rows // max(1, items), rows)
+
+
 def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
     """Compute in this process; the weights are loaded when the first task comes, if they are not there yet."""
 
     def compute(tasks: Sequence[Task]) -> list[list[Any]]:
         trained = opened if isinstance(opened, Trained) else load(opened)
-        total, done, found = sum(len(task.items) for task in tasks), 0, []
+        done, found, tell_rows = 0, [], telling_rows(tasks, tell)
         for task in tasks:
             by_batch = []
             for number in range(len(task.batches)):
                 by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
                 done += len(task.batches[number])
-                tell(done, total)
+                tell_rows(done)
             found.append(task.in_order(by_batch))
         return found
 
@@ -76,7 +83,19 @@ def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
 def compute_batch(
     trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
 ) -> list[Any]:
-    """What the model says of the items of one batch, which depends on nothing but them and the batch's number."""
+    """What the model says of the items of one batch, which depends on nothing but them and the batch's number.
+
+    Raises:
+        RunError: if there is too little memory for them.
+    """
+    remedy = "set a smaller `generation.batch_size`" if len(items) > 1 else "free some memory, or shorten the row"
+    with telling_memory_errors(lambda: f"out of memory with {len(items):,} rows at once", remedy):
+        return _compute_batch(trained, kind, items, generation, number)
+
+
+def _compute_batch(
+    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
+) -> list[Any]:
     trained.model.eval()
     if kind == "write":
         assert generation is not None, "who asks for answers says how they are written"

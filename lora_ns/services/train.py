@@ -51,6 +51,7 @@ from lora_ns.engine.distributed import (
     meet,
     peak_memory,
 )
+from lora_ns.engine.exhaustion import telling_memory_errors
 from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
@@ -807,7 +808,7 @@ def _fit(
 
     manifest, rank = run.read(), prepared.rank
     recipe = manifest.recipe
-    with _telling_memory_errors(*_no_room_to_load(manifest)):
+    with telling_memory_errors(*_no_room_to_load(manifest)):
         model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
@@ -824,7 +825,7 @@ def _fit(
     observer.stage("training")
     forget_peak_memory()
     with (
-        _telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
+        telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
         _telling_full_disk(run),
         _telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
@@ -924,7 +925,7 @@ def _make_trainer(
         )
     if isinstance(recipe.peft, Lora) and _starts_later(recipe) and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
-        with _telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
+        with telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
             starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
     return trainer
@@ -1059,15 +1060,3 @@ def _no_room_to_start(method: Lora) -> tuple[Callable[[], str], str]:
     fewer = "halve `per_device_train_batch_size`, " if start in {"eva", "lora_ga"} else ""
     told = f'out of memory while computing `init_lora_weights = "{start}"`, before the first step'
     return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'
-
-
-@contextlib.contextmanager
-def _telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
-            raise RunError(Problem("", told(), remedy)) from error
-        raise

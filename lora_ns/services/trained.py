@@ -18,6 +18,7 @@ from lora_ns.engine.adapter import (
     plainly_started,
     with_rows,
 )
+from lora_ns.engine.exhaustion import telling_memory_errors
 from lora_ns.engine.generate import Writer
 from lora_ns.engine.model import Loading, empty_base, load_base, make_room, max_positions, positions
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
@@ -112,7 +113,10 @@ def open_run(run: RunDir, base_path: Path | None = None, dtype: str | None = Non
 
 def load(opened: Opened) -> Trained:
     """A run with its weights. Raises `ModelError` if those of the base are not what it says."""
-    model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
+    billions = opened.manifest.base.parameters / 1e9
+    told = f"out of memory while loading a base of {billions:,.2f} billion parameters"
+    with telling_memory_errors(lambda: told, "end what else uses that memory, or load a smaller type by `--dtype`"):
+        model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
     return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
 
 

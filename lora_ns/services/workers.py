@@ -14,7 +14,7 @@ from lora_ns.engine.stopping import StopSignal
 from lora_ns.machine import Machine, detect
 from lora_ns.recipe.generation import Generation
 from lora_ns.rundir import RunDir, write_atomic
-from lora_ns.services.tasks import Compute, Task, Tell, compute_batch, compute_here
+from lora_ns.services.tasks import Compute, Task, Tell, compute_batch, compute_here, telling_rows
 from lora_ns.services.trained import Force, Opened, load, open_run
 from lora_ns.temporary import temporary_folder
 from lora_ns.workers import WorkerFiles, run_workers, worker_environments
@@ -63,10 +63,10 @@ def _divide(
     files = [WorkerFiles(folder, number) for number in range(count)]
     for own in files:
         write_atomic(own.share, json.dumps(_share(tasks, own.number, count, workers, opened)))
-    device, total = opened.manifest.plan.device.value, sum(len(task.items) for task in tasks)
+    device, tell_rows = opened.manifest.plan.device.value, telling_rows(tasks, tell)
     with StopSignal(is_noted=True).listening() as stop:
         environments = worker_environments(os.environ, count, device, workers.machine)
-        run_workers(folder, environments, lambda done: tell(done, total), lambda: stop.number)
+        run_workers(folder, environments, tell_rows, lambda: stop.number)
     parts = [json.loads(own.part.read_text(encoding="utf-8")) for own in files]
     return [_joined(task, (part[number] for part in parts)) for number, task in enumerate(tasks)]
 

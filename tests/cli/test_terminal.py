@@ -160,6 +160,15 @@ def test_what_a_stream_cannot_encode_is_shown_by_code_point():
     assert (done.stdout, done.stderr) == (b"\\xe9\n", b"\\u2588\n")
 
 
+def test_a_full_disk_behind_standard_output_is_a_message():
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "lora_ns", "schema"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: cannot be written: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_shell_is_offered_printable_names(tmp_path):
     (tmp_path / "a\x1b.toml").touch()
     (tmp_path / "b.toml").touch()

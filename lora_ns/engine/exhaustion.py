@@ -1,0 +1,33 @@
+"""Too little memory, however Python, torch and safetensors say it, as one message."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from lora_ns.errors import Problem, RunError
+
+_SAID = ("can't allocate memory", "cannot allocate memory", "defaultcpuallocator", "out of memory")
+
+
+@contextlib.contextmanager
+def telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None]:
+    """Turn too little memory into a `RunError`.
+
+    Args:
+        told: says what it was too little for; called where that is the case.
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            raise RunError(Problem("", told(), remedy)) from error
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means too little memory: `torch.OutOfMemoryError` is a `RuntimeError` that says so."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(said in str(error).lower() for said in _SAID)

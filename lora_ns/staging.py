@@ -1,0 +1,140 @@
+"""Files and folders that are written under another name beside their place, which only one command at a time does.
+
+The name is fixed and the lock is the operating system's, so that what a killed command left is known by its lock, which
+nobody holds: the next command for the same place goes on in it, after clearing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.locks import try_lock
+from lora_ns.reading import exists
+
+_STREAMS = (stat.S_ISCHR, stat.S_ISFIFO)
+"""What is written to as it is: devices such as /dev/null, and named pipes."""
+
+
+class Output:
+    """Lines for a file that is there once all are written, or for a device or a pipe, which is written to directly."""
+
+    def __init__(self, path: Path, handle: int, part: Path | None, target: Path) -> None:
+        self.path, self._handle, self._part, self._target = path, handle, part, target
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Write all lines. Raises `RunError`, and keeps what was written, if there is no space."""
+        try:
+            with open(self._handle, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
+                file.writelines(f"{line}\n" for line in lines)
+            if self._part:
+                os.fsync(self._handle)
+                self._part.replace(self._target)
+        except OSError as error:
+            kept, self._part = self._part, None
+            remedy = f"what could be written is kept in {kept}" if kept else ""
+            raise RunError(Problem(str(self.path), f"cannot be written: {error.strerror or error}", remedy)) from None
+
+    def close(self) -> None:
+        """Remove what was not written to its end."""
+        if self._part and self._part.exists():
+            self._part.unlink()
+        os.close(self._handle)
+
+
+@contextlib.contextmanager
+def output(path: Path, overwrite: bool) -> Iterator[Output]:
+    """Be the only command that writes a file of lines; that it can be written is found out at once.
+
+    The target of a link is written, and the link stays.
+
+    Raises:
+        UsageError: if it is there and not to be replaced, is no file, cannot be written, or another command writes it.
+    """
+    with _telling(path):
+        opened = _open_output(path, overwrite)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _open_output(path: Path, overwrite: bool) -> Output:
+    mode = path.stat().st_mode if exists(path) else None
+    if mode is not None and (any(is_kind(mode) for is_kind in _STREAMS) or _is_own_descriptor(path)):
+        return Output(path, os.open(path, os.O_WRONLY | os.O_APPEND), None, path)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UsageError(Problem(str(path), "is not a file", "name a file, a pipe or a device"))
+    if mode is not None and not overwrite:
+        raise UsageError(Problem(str(path), "is there already", "name another file, or add `--overwrite`"))
+    target = Path(os.path.realpath(path))
+    if mode is not None and not os.access(target, os.W_OK):
+        raise PermissionError(13, os.strerror(13))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = staged_beside(target)
+    handle = _locked(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, path)
+    os.ftruncate(handle, 0)
+    return Output(path, handle, part, target)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """Be the only command that writes a folder: one to write in, which is moved there or removed at the end.
+
+    Raises:
+        UsageError: if it cannot be written, or another command writes it.
+    """
+    staged = staged_beside(path)
+    with _telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir(exist_ok=True)
+        handle = _locked(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, path)
+        for entry in staged.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        os.close(handle)
+
+
+def staged_beside(path: Path) -> Path:
+    """Where something is written until it is whole."""
+    return path.with_name(f".{path.name}.lorans-new")
+
+
+def _locked(staged: Path, flags: int, path: Path) -> int:
+    """A descriptor of what is written, locked. Raises `UsageError` if another command has it."""
+    while True:
+        handle = os.open(staged, flags, 0o666)
+        if not try_lock(handle):
+            os.close(handle)
+            raise UsageError(Problem(str(path), "another command is writing it", "wait for it, or name another place"))
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), staged.stat()):
+                return handle
+        os.close(handle)  # whoever had it has put it in its place since
+        if flags & os.O_DIRECTORY:
+            staged.mkdir(exist_ok=True)
+
+
+def _is_own_descriptor(path: Path) -> bool:
+    """Whether a path is one of this process's own descriptors, as /dev/stdout is."""
+    return str(path.parent.resolve()) in {"/dev/fd", f"/proc/{os.getpid()}/fd"} or str(path) in {
+        "/dev/stdout",
+        "/dev/stderr",
+    }
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise UsageError(Problem(str(path), what, "choose another place")) from None
