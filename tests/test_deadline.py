@@ -10,6 +10,13 @@ import pytest
 from lora_ns.deadline import OverrunError, bounded
 
 SHORT = 0.2
+ADDRESSES = resource.getrlimit(resource.RLIMIT_AS)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind():
+    yield
+    assert resource.getrlimit(resource.RLIMIT_AS) == ADDRESSES
 
 
 def loops():
@@ -67,7 +74,6 @@ def test_limits_hold_for_the_call_alone(call):
     def mine(number, frame):
         raise AssertionError
 
-    before = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGVTALRM, mine)
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
@@ -81,7 +87,12 @@ def test_limits_hold_for_the_call_alone(call):
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, handler)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_the_limit_of_memory_is_that_of_the_call():
+    assert len(bounded(lambda: bytes(128 * 2**20), memory=256 * 2**20)) == 128 * 2**20
+    with pytest.raises(OverrunError, match="takes more than 64 MB of memory"):
+        bounded(lambda: bytes(128 * 2**20), memory=64 * 2**20)
 
 
 def test_an_error_of_the_call_is_raised_as_it_is():

@@ -26,6 +26,7 @@ ENDLESS = {
     "a filter": "{{ 'a' | center(10**11) }}",
     "a format": "{{ '%99999999999d' | format(1) }}",
     "output": OPENED + "{{ 'a' * 9999 }}" + CLOSED,
+    "a long text": "{{ 'a' * 3000000 }}",
     "a power": "{{ (messages | length) ** (10 ** 9) }}",
 }
 REFUSED = {
