@@ -184,6 +184,8 @@ def test_a_folder_by_chance_is_a_model_or_one_problem(tmp_path, seed):
     drawn, folder = random.Random(seed), tmp_path / "base"
     shutil.copytree(NANO, folder)
     for _ in range(drawn.choice([1, 1, 2])):
+        if any((folder / name).is_fifo() for name in FILES):
+            break
         with contextlib.suppress(ValueError, OSError):  # the change before may have left nothing to change
             drawn.choice(CHANGES)(drawn, folder)
     started, before = time.process_time(), memory()
