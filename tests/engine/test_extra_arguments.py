@@ -52,7 +52,7 @@ TAKEN = {
     "lr_scheduler_kwargs": (("'x'", "{cycles=2}", "1"), ("{num_cycles=0.5}",), ()),
     "metric_for_best_model": (("1",), ("'loss'",), ()),
     "optim_args": (("'lr'", "'nope=1'", "1"), ("'alpha=0.9'",), ("training.optim=rmsprop",)),
-    "save_only_model": (NOT_BOOL, ("true",), ()),
+    "save_only_model": (("true", "'x'"), ("false",), ()),
     "skip_memory_metrics": (NOT_BOOL, ("false",), ()),
     "tf32": (NOT_BOOL, ("false",), ()),
     "torch_compile": (NOT_BOOL, ("true",), ()),
