@@ -1,4 +1,4 @@
-"""The sessions that hold the project: lint, light (no torch), tests, minimums, matrix, bench."""
+"""The sessions that hold the project: `nox -l` lists them with what each is for."""
 
 from pathlib import Path
 
@@ -72,10 +72,18 @@ def cluster(session: nox.Session) -> None:
 
 
 @nox.session
-def fuzz(session: nox.Session) -> None:
-    """Random inputs, FUZZ_SECONDS (60, if it is not set) of each kind; `-- -k recipes` chooses one."""
+def extras(session: nox.Session) -> None:
+    """Every extra has a solution with the versions that are tested."""
+    for extra in nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]:
+        resolving = ("install", "--dry-run", "--quiet", "--ignore-installed")
+        session.run("python", "-m", "pip", *resolving, "-c", "constraints.txt", "torch==2.13.0", f".[{extra}]")
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Each guard of tests/mutants.toml is broken in turn: the tests that hold it have to fail."""
     _install(session, "test")
-    session.run("pytest", "-q", "-s", "-m", "fuzz", "tests/fuzz", *session.posargs)
+    session.run("python", "tests/mutants.py", *session.posargs)
 
 
 @nox.session

@@ -8,6 +8,9 @@ ANOTHER_ADAPTER = "two processes gave another adapter than one"
 SHARES_PARAMETERS = "its layers share parameters, and FSDP divides layer by layer"
 READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
 
+LORA_RATE = 2e-4
+"""Peak learning rate of LoRA, and of the methods that learn at its rates."""
+
 GRADIENTS_ARE_DIVIDED = "its ranks are weighed by whole gradients"
 
 
@@ -23,8 +26,8 @@ class Capabilities:
     """Whether activations may be recomputed."""
     token_classification: bool | str = True
     """Whether PEFT trains it to tag words."""
-    typical_learning_rate: float = 2e-4
-    """Where a run starts that says nothing else."""
+    typical_learning_rate: float = LORA_RATE
+    """Peak learning rate for text on a base of 7 billion parameters; `usual_rate` fits LoRA's to task and base."""
     classifier: bool | str = True
     """Whether it trains a classifier with its head."""
     nf4: bool | str = True

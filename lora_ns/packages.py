@@ -15,7 +15,7 @@ def check_packages(loaded: LoadedRecipe) -> None:
     """See that they are installed. Raises `MissingError`."""
     optimizer = OPTIMIZERS[loaded.recipe.training.optim]
     asked = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
-    asked += [("tracking.report_to", name, name) for name in loaded.recipe.tracking.report_to]
+    asked += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in loaded.recipe.tracking.report_to]
     if isinstance(loaded.recipe.distributed, DeepSpeed):
         asked += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
     problems = [

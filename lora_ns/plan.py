@@ -25,6 +25,7 @@ from lora_ns.processes import (
     in_each_process,
     process_problems,
 )
+from lora_ns.rates import batch_note, rate_note, targets_note, usual_rate
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.peft import Ia3, Lora, method_name
@@ -168,13 +169,18 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         ),
         eval_steps=_interval(loaded, "eval_steps", training.eval_steps, regular, often),
         save_steps=_interval(loaded, "save_steps", training.save_steps, regular, often),
-        learning_rate=_learning_rate(loaded),
+        learning_rate=_learning_rate(loaded, facts),
         base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
         adapter_parameters=Derived(
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory, machine),
-        notes=(*loaded.notes, *data.notes, *_notes(loaded, machine, batch, shares, data.train_rows)),
+        notes=(
+            *loaded.notes,
+            *data.notes,
+            *_notes(loaded, machine, batch, shares, data.train_rows),
+            *_unusual(loaded, facts, batch),
+        ),
     )
 
 
@@ -646,11 +652,21 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
     return min(known) if known else None
 
 
-def _learning_rate(loaded: LoadedRecipe) -> Derived[float]:
-    asked, peft = loaded.recipe.training.learning_rate, loaded.recipe.peft
+def _learning_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[float]:
+    asked, method = loaded.recipe.training.learning_rate, loaded.recipe.peft.method
     if asked is not None:
         return _written(loaded, "training.learning_rate", asked)
-    return Derived(value=peft.capabilities.typical_learning_rate, origin="default", why=f"typical for {peft.method}")
+    usual = _usual_rate(loaded, facts)
+    if facts is None or usual == loaded.recipe.peft.capabilities.typical_learning_rate:
+        return Derived(value=usual, origin="default", why=f"typical for {method}")
+    kind = "text" if loaded.recipe.task_type == "CAUSAL_LM" else "labels"
+    why = f"usual for {method}, {kind} and a base {facts.hidden_size:,} wide"
+    return Derived(value=usual, origin="default", why=why)
+
+
+def _usual_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> float:
+    typical = loaded.recipe.peft.capabilities.typical_learning_rate
+    return usual_rate(typical, loaded.recipe.task_type, facts.hidden_size if facts else None)
 
 
 def _base_why(base: Base | None) -> str:
@@ -688,6 +704,18 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, ro
     if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
         notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
     return notes
+
+
+def _unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: _Batch) -> list[str]:
+    """Notes on settings of the recipe that are far from what is known to work."""
+    recipe = loaded.recipe
+    rate = recipe.training.learning_rate
+    found = (
+        rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
+        batch_note(recipe.task_type, batch.total.value),
+        targets_note(recipe.task_type, getattr(recipe.peft, "target_modules", "")),
+    )
+    return [note for note in found if note]
 
 
 def _repeated(rows: int | None, at_once: int) -> list[str]:

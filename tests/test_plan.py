@@ -71,7 +71,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "logging_steps": (1, "computed"),
         "eval_steps": (7, "computed"),
         "save_steps": (7, "computed"),
-        "learning_rate": (2e-4, "default"),
+        "learning_rate": (1e-3, "default"),
         "base_parameters": (1_000_000, "computed"),
         "adapter_parameters": (16 * (128 + 192), "computed"),
         "memory_bytes": (1_073_943_296, "computed"),
@@ -477,9 +477,18 @@ def test_a_base_without_positions_takes_any_length(write_recipe):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_starts_from_its_typical_learning_rate(write_recipe, method):
-    made = plan(write_recipe(), *choosing(method))
+    made = plan(write_recipe(), *choosing(method), facts=replace(SMALL, hidden_size=4096))
     assert made.learning_rate.value == METHODS[method].capabilities.typical_learning_rate
     assert (made.learning_rate.origin, made.learning_rate.why) == ("default", f"typical for {method}")
+
+
+def test_the_rate_of_lora_fits_task_and_base(write_recipe, minimal):
+    wide = replace(SMALL, hidden_size=768)
+    text = plan(write_recipe(minimal), facts=wide)
+    labelled = load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS")))
+    labels = make_plan(labelled, CPU, SimpleNamespace(facts=wide), DataFacts())
+    assert (text.learning_rate.value, labels.learning_rate.value) == (7e-4, 5e-4)
+    assert labels.learning_rate.why == "usual for lora, labels and a base 768 wide"
 
 
 def test_a_learning_rate_that_is_given_is_taken(write_recipe, minimal):
@@ -517,7 +526,10 @@ def test_the_packaged_base_is_counted_exactly(write_recipe):
 @pytest.mark.parametrize("method", [name for name, model in METHODS.items() if model.capabilities.is_sensitive])
 def test_a_method_that_is_sensitive_to_its_rate_says_so(write_recipe, method):
     assert plan(write_recipe(), f"peft.method={method}").notes == (f"{method}: {METHODS[method].advice}",)
-    assert plan(write_recipe(), f"peft.method={method}", "training.learning_rate=0.1").notes == ()
+    typical = METHODS[method].capabilities.typical_learning_rate
+    assert plan(write_recipe(), f"peft.method={method}", f"training.learning_rate={typical}").notes == ()
+    (far,) = plan(write_recipe(), f"peft.method={method}", f"training.learning_rate={typical / 5}").notes
+    assert far.startswith("training.learning_rate: ")
 
 
 def test_what_is_known_of_the_data_is_passed_on(write_recipe):

@@ -71,7 +71,7 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
         [
             ("method", f"{name}: {kind.__doc__}"),
             ("advice", kind.advice),
-            ("learning rate", f"{capabilities.typical_learning_rate:g} if the recipe has none"),
+            ("learning rate", _rate(capabilities.typical_learning_rate)),
             *([("benchmark", capabilities.benchmark)] if capabilities.benchmark else []),
             *((told, _answer(getattr(capabilities, field))) for field, told in QUESTIONS.items()),
         ]
@@ -87,3 +87,10 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
 
 def _answer(value: bool | str) -> str:
     return f"no: {value}" if isinstance(value, str) else ("yes" if value else "no")
+
+
+def _rate(typical: float) -> str:
+    from lora_ns.capabilities import LORA_RATE
+
+    fitted = ", fitted to task and base" if typical == LORA_RATE else ""
+    return f"{typical:g} if the recipe has none{fitted}"

@@ -15,10 +15,12 @@ from lora_ns.engine.metrics import (
     tag_metrics,
 )
 from lora_ns.engine.render import IGNORED
+from lora_ns.engine.sharding import written_in_whole
 from lora_ns.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     import datasets
+    from peft import PeftModel
     from torch import Tensor
 
 
@@ -72,6 +74,27 @@ def class_weights(recipe: Recipe, labels: Sequence[str], rows: datasets.Dataset)
     counts = numpy.bincount(flat[flat != IGNORED], minlength=len(labels))
     present = int((counts > 0).sum())
     return [float(counts.sum() / (present * count)) if count else 1.0 for count in counts]
+
+
+def begin_at_mean(model: PeftModel, rows: datasets.Dataset) -> None:
+    """Have a new head that scores begin with the mean of the training scores, where its last layer has a bias.
+
+    A head made anew answers about 0. Far from what the scores are, the first steps only move it there, with gradients
+    that spoil what the base knows.
+    """
+    import torch
+
+    heads = [
+        (name, value)
+        for name, value in model.named_parameters()
+        if value.requires_grad and ".modules_to_save." in name and name.endswith(".bias")
+    ]
+    if not heads:
+        return
+    _, bias = heads[-1]
+    with torch.no_grad(), written_in_whole(bias):
+        if bias.shape == (1,):
+            bias.fill_(float(torch.as_tensor(rows["labels"][:], dtype=torch.float64).mean()))
 
 
 @functools.cache

@@ -66,6 +66,18 @@ def whole(value: Any) -> Any:
         return value.detach().clone()
 
 
+@contextlib.contextmanager
+def written_in_whole(value: Any) -> Iterator[None]:
+    """Have a parameter whole in every rank, and keep what is written into it. Every rank has to ask."""
+    if not hasattr(value, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([value], modifier_rank=0):
+        yield
+
+
 def put_together(trainer: Trainer) -> Callable[[], None]:
     """Have what is trained whole in every rank; what is frozen stays divided.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_ns.arguments import sft_arguments, training_arguments
 from lora_ns.checkpoints import best_of
-from lora_ns.engine.classifier import class_weights, classifier_trainer_class, kept_logits, metrics_of
+from lora_ns.engine.classifier import begin_at_mean, class_weights, classifier_trainer_class, kept_logits, metrics_of
 from lora_ns.engine.context_parallel import cutting_rows, undealt
 from lora_ns.engine.distributed import hand_out
 from lora_ns.engine.evaluation import counted
@@ -484,6 +484,8 @@ def _classifier(arguments: dict[str, Any], shared: dict[str, Any], recipe: Recip
         **shared,
     )
     trainer.problem_type = problem_type
+    if problem_type == "regression":
+        begin_at_mean(model, shared["train_dataset"])
     trainer.weights = class_weights(recipe, labels, shared["train_dataset"])
     trainer.compute_loss_func = trainer.loss_from
     return trainer

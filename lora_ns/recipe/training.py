@@ -37,7 +37,7 @@ class Training(Table):
     gradient_accumulation_steps: PositiveInt | None = None
     """Micro-batches in one optimizer step; instead of `global_batch_size`."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; the method's typical one if absent."""
+    """Peak learning rate; if absent, the usual one for the method, the task and the width of the base."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
         "cosine"
     )

@@ -1,0 +1,73 @@
+"""Learning rates to start from, by method, task and width of the base, and notes on settings far from what works.
+
+Sources: QLoRA (Dettmers et al. 2023, arXiv 2305.14314, table 9) trains text with 2e-4 on bases 4,096 wide and 1e-4 on
+8,192. "LoRA Without Regret" (Schulman et al. 2025, Thinking Machines Lab) has the best rate fall with the power 0.775
+of the width, and finds attention alone worse than all linear layers, and large batches worse than for full fine-tuning.
+LoRA (Hu et al. 2021, arXiv 2106.09685, table 9) trains labels with 4e-4 to 5e-4 on RoBERTa-base, 768 wide, and 2e-4 to
+4e-4 on RoBERTa-large.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lora_ns.capabilities import LORA_RATE
+
+_TEXT_WIDTH, _TEXT_POWER = 4096, 0.775
+_LABEL_WIDTH, _LABEL_RATE = 384, 1e-3
+_LOWEST, _HIGHEST = 5e-5, 1e-3
+FAR = 4
+"""A rate this many times above or below the usual one gets a note."""
+LARGE_BATCH = 64
+"""Rows of text in a step above which an adapter learns less from each row."""
+_ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "c_attn", "qkv")
+
+
+def usual_rate(typical: float, task_type: str, width: int | None) -> float:
+    """The peak learning rate of a run that names none.
+
+    Args:
+        typical: the method's rate for text on a base of 7 billion parameters.
+        task_type: PEFT's name of the task.
+        width: `hidden_size` of the base; None if it is not known yet.
+
+    Returns:
+        `typical` for methods whose rates are not LoRA's; else the rate for the task and the width, to one digit.
+    """
+    if typical != LORA_RATE or not width:
+        return typical
+    if task_type == "CAUSAL_LM":
+        rate = LORA_RATE * (_TEXT_WIDTH / width) ** _TEXT_POWER
+    else:
+        rate = _LABEL_RATE * _LABEL_WIDTH / width
+    return float(f"{min(max(rate, _LOWEST), _HIGHEST):.0e}")
+
+
+def rate_note(rate: float, usual: float) -> str | None:
+    """What to say of a learning rate that was asked for; None if it is near the usual one."""
+    if rate <= 0 or not math.isfinite(rate) or usual / FAR <= rate <= usual * FAR:
+        return None
+    times = f"{rate / usual:.3g} times" if rate > usual else f"1/{usual / rate:.3g} of"
+    return f"training.learning_rate: {rate:g} is {times} the usual {usual:g} for this method, task and base"
+
+
+def batch_note(task_type: str, rows: int | None) -> str | None:
+    """What to say of the rows in a step; None if they are not many."""
+    if task_type != "CAUSAL_LM" or rows is None or rows <= LARGE_BATCH:
+        return None
+    return (
+        f"global_batch_size: {rows} rows of text in a step; above {LARGE_BATCH}, adapters learn less from each row "
+        "(Schulman et al. 2025)"
+    )
+
+
+def targets_note(task_type: str, targets: str | tuple[str, ...]) -> str | None:
+    """What to say of the layers that are adapted; None if they are not those of the attention alone."""
+    if task_type != "CAUSAL_LM" or isinstance(targets, str) or not targets:
+        return None
+    if not all(any(name in target for name in _ATTENTION) for target in targets):
+        return None
+    return (
+        "peft.target_modules: the attention alone learns less than all linear layers, at as many trained numbers too "
+        '(Schulman et al. 2025; write "all-linear")'
+    )
