@@ -1,6 +1,7 @@
 """The table of guards: every line of it is there, once, and every test that it names exists."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mutants import PROJECT, guards
 GUARDS = guards()
 
 
+@functools.cache
 def names_of(file: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)}
 
