@@ -6,7 +6,6 @@ It is the one hand-over between commands. What is written here is written whole 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -23,13 +22,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_ns import __version__
-from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.errors import LoransError, Problem, RunError, UsageError
 from lora_ns.formats import ProblemType
 from lora_ns.locks import try_lock
 from lora_ns.plan import Plan
 from lora_ns.reading import exists, is_file, is_folder, read_bytes
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.replaced import Replaced
+from lora_ns.shortage import check_writable, existing, is_gone, reason, unwritable
 
 MANIFEST_VERSION = 1
 
@@ -273,8 +273,9 @@ class RunDir:
         """Keep what a process says of its failure, for the launcher to find."""
         name, text = f"rank{rank}.error.json", json.dumps(told)
         try:
+            self.check_there()
             write_atomic(self.ranks / name, text)
-        except RunError:
+        except (RunError, OSError):
             write_atomic(self.spare / name, text)
 
     def told_failures(self) -> list[dict[str, Any]]:
@@ -371,6 +372,8 @@ class RunDir:
         if exists(self.path) and not is_folder(self.path):
             what = "is a file" if is_file(self.path) else "is not a folder"
             raise UsageError(Problem(str(self.path), what, "choose another `training.output_dir`"))
+        if problem := check_writable(self.path):
+            raise UsageError(problem)
         if not exists(self.path) or not any(part != self.jobs for part in self.path.iterdir()):
             return
         if not self.manifest_file.exists() and not self._replaced.is_left:
@@ -390,12 +393,14 @@ class RunDir:
         that process has started may be there for some seconds more, and is waited for.
 
         Raises:
-            UsageError: if another process has it.
+            UsageError: if another process has it, or nothing can be written in it.
         """
         with telling_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDONLY)
+            handle = os.open(self.path, os.O_RDONLY)
         try:
+            if problem := check_writable(self.path):
+                raise UsageError(problem)
             if not try_lock(handle):
                 what = "another process is training this run"
                 raise UsageError(Problem(str(self.path), what, "wait for it, end it, or choose another folder"))
@@ -403,6 +408,43 @@ class RunDir:
             yield
         finally:
             os.close(handle)
+
+    def check_there(self) -> None:
+        """See that the directory is where it was: a checkpoint would begin another one. Raises `RunError`."""
+        try:
+            self.manifest_file.stat()
+        except OSError as error:
+            if is_gone(error):
+                raise RunError(self._lost) from None
+            raise
+
+    @contextlib.contextmanager
+    def telling_lost_disk(self) -> Iterator[None]:
+        """Turn what keeps a run from being written while it is trained into one line.
+
+        Raises:
+            RunError: if the disk is full, read-only or lost, or the directory was removed or moved.
+        """
+        try:
+            yield
+        except LoransError:
+            raise
+        except Exception as error:
+            problem = unwritable(error, self.path, "make it writable again")
+            if is_gone(error) and not exists(self.manifest_file):
+                problem = self._lost
+            elif problem:
+                what = f"{problem.what}; the last complete checkpoint is kept"
+                remedy = f"{problem.remedy}, then `lorans train {self.path} --resume`"
+                problem = Problem(str(self.path), what, remedy)
+            if problem is None:
+                raise
+            raise RunError(problem) from error
+
+    @property
+    def _lost(self) -> Problem:
+        remedy = "if it was moved, `lorans train FOLDER --resume` goes on where it is now"
+        return Problem(str(self.path), "was removed or moved while it was trained", remedy)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
@@ -606,7 +648,7 @@ def follow_umask(folder: Path) -> None:
 
 
 class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
-    """Turn a full disk or a missing permission into one line."""
+    """Turn a full disk, a missing permission, or a folder that is gone into one line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -614,30 +656,12 @@ class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and is_disk_full(error, self._path):
-            raise RunError(Problem(str(self._path), "no space left on the disk", "free some space")) from None
+        if error is None or isinstance(error, LoransError):
+            return
+        if problem := unwritable(error, self._path):
+            raise RunError(problem) from None
         if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, TimeoutError)):
-            what = f"cannot be written: {error.strerror or error}"
-            raise RunError(Problem(str(self._path), what, "choose another folder")) from None
-
-
-def is_disk_full(error: BaseException, path: Path) -> bool:
-    """Whether an error means that the disk of a path is full, as Python, safetensors or torch say it."""
-    if isinstance(error, OSError):
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    text = str(error)
-    if type(error).__name__ == "SafetensorError":
-        return any(f"os error {number})" in text for number in (errno.ENOSPC, errno.EDQUOT))
-    if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in text or "inline_container" in text):
-        return shutil.disk_usage(_existing(path)).free < _NEARLY_NOTHING
-    return False
-
-
-_NEARLY_NOTHING = 16 * 1024 * 1024
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+            raise RunError(Problem(str(self._path), f"cannot be written: {reason(error)}", "choose another folder"))
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -646,8 +670,8 @@ def check_space(path: Path, needed: int) -> None:
     Raises:
         RunError: with the bytes that are needed and free.
     """
-    free = shutil.disk_usage(_existing(path)).free
-    if free < needed:
+    free = shutil.disk_usage(existing(path)).free
+    if free < needed and os.statvfs(existing(path)).f_blocks:  # what has no blocks, as /proc, is no disk
         what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
         raise RunError(Problem(str(path), what, "free some space, or choose another folder"))
 

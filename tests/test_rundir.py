@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lora_ns import shortage
 from lora_ns.basemodel import BaseFacts
 from lora_ns.errors import RunError, UsageError
 from lora_ns.machine import Machine
@@ -617,3 +618,40 @@ def test_a_run_is_not_put_where_something_else_is(tmp_path, make):
     make(tmp_path / "run")
     with pytest.raises(UsageError, match=r"run: is (a file|not a folder)"):
         RunDir(tmp_path / "run").check_free(overwrite=True)
+
+
+def test_a_run_that_is_gone_while_it_is_trained_is_one_message(run):
+    run.check_there()
+    run.path.rename(run.path.with_name("elsewhere"))
+    told = r"run: was removed or moved while it was trained \(if it was moved, `lorans train FOLDER --resume` goes on"
+    with pytest.raises(RunError, match=told):
+        run.check_there()
+    with pytest.raises(RunError, match=told), run.telling_lost_disk(), run.metrics.open("a"):
+        pass
+    run.tell_of_failure(0, {"rank": 0})
+    assert not run.path.exists()
+    assert run.told_failures() == [{"rank": 0}]
+
+
+def test_a_run_on_a_disk_that_is_lost_is_one_message_and_a_bug_is_not(run):
+    told = r"Read-only file system; the last complete checkpoint is kept \(make it writable again, then `lorans train"
+    with pytest.raises(RunError, match=told), run.telling_lost_disk():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(run.metrics))
+    for error in (FileNotFoundError(2, "x", str(run.path / "missing")), PermissionError(13, "x", "/elsewhere")):
+        with pytest.raises(type(error)), run.telling_lost_disk():
+            raise error
+
+
+def test_a_run_that_cannot_be_written_is_refused_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(shortage.os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match="cannot be written: Permission denied"), run.held():
+        pytest.fail("it is held")
+    with pytest.raises(UsageError, match="new: cannot be written: Permission denied"):
+        RunDir(tmp_path / "new").check_free(overwrite=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system without a disk")
+def test_what_is_no_disk_is_not_called_full():
+    check_space(Path("/proc/lorans"), 1 << 30)
+    with pytest.raises(RunError, match="cannot be written"), RunDir(Path("/proc/lorans")).held():
+        pytest.fail("it is held")

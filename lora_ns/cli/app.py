@@ -27,6 +27,7 @@ from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
+from lora_ns.shortage import exhaustion
 
 app = typer.Typer(
     name="lorans",
@@ -84,6 +85,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _tell(LoransError("interrupted"))
         sys.exit(128 + signal.SIGINT)
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if (told := exhaustion(error)) is None:
+            raise
+        _tell(told)
+        sys.exit(told.exit_code)
 
 
 def _tell(error: LoransError) -> None:

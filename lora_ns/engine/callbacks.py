@@ -64,6 +64,7 @@ def make_callbacks(
     first_step: int,
     marks: bool = True,
     began: Callable[[], None] = lambda: None,
+    check_there: Callable[[], None] = lambda: None,
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -75,6 +76,7 @@ def make_callbacks(
         first_step: the step that training goes on from, 0 for a new run.
         marks: whether this process marks checkpoints, once every process has written its part.
         began: called once the first step is complete and no signal has come.
+        check_there: called after every step; raises if the run can no longer be written.
     """
     from transformers import TrainerCallback
 
@@ -101,6 +103,7 @@ def make_callbacks(
             observer.begin(state.global_step, state.max_steps)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            check_there()
             stop.begin(began)
             observer.step(state.global_step, int(state.num_input_tokens_seen))
             if stop.asked():

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from lora_ns.errors import Problem, RunError
-
-_SAID = ("can't allocate memory", "cannot allocate memory", "defaultcpuallocator", "out of memory")
+from lora_ns.shortage import is_out_of_memory
 
 
 @contextlib.contextmanager
@@ -20,14 +19,7 @@ def telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None
     """
     try:
         yield
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError, OSError, ImportError) as error:
         if is_out_of_memory(error):
             raise RunError(Problem("", told(), remedy)) from error
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means too little memory: `torch.OutOfMemoryError` is a `RuntimeError` that says so."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, (RuntimeError, OSError)) and any(said in str(error).lower() for said in _SAID)

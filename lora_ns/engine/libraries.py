@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from io import FileIO
@@ -19,6 +20,8 @@ from lora_ns.credentials import scrub_file
 from lora_ns.errors import MissingError, Problem
 from lora_ns.machine import TRAINING_PYTHON, Machine
 from lora_ns.printable import make_file_printable
+from lora_ns.rundir import telling_disk_errors
+from lora_ns.shortage import exhaustion
 from lora_ns.temporary import temporary_file
 
 PACKAGES = (
@@ -68,6 +71,8 @@ def prepare(machine: Machine, processes: int = 1) -> None:
             import torch
             import transformers
     except ImportError as error:
+        if exhaustion(error):
+            raise
         what = f"`{error.name or error}` cannot be imported"
         remedy = "`pip install lora-ns`; `lorans env-check` shows what is wrong"
         if sys.version_info < TRAINING_PYTHON:
@@ -152,13 +157,15 @@ class Noise:
                 make_file_printable(self._path)
 
     def attach(self, path: Path) -> None:
-        """Go on in this file, after what was collected so far."""
+        """Go on in this file, after what was collected so far. Raises `RunError` if it cannot be written."""
         _flush()
         collected = self._path.read_bytes()
+        with telling_disk_errors(path):
+            file = path.open("ab", buffering=0)
+            file.write(collected)
         self._path.unlink()
         self._file.close()
-        self._file = path.open("ab", buffering=0)
-        self._file.write(collected)
+        self._file = file
         self._path, self._attached = path, True
         self._redirect()
 
@@ -183,7 +190,8 @@ class Noise:
 
 
 def _temporary_file() -> tuple[FileIO, Path]:
-    handle, path = temporary_file(".log")
+    with telling_disk_errors(Path(tempfile.gettempdir())):
+        handle, path = temporary_file(".log")
     return os.fdopen(handle, "ab", buffering=0), path
 
 

@@ -101,7 +101,6 @@ from lora_ns.rundir import (
     check_space,
     differences,
     hash_folder,
-    is_disk_full,
     new_run_id,
     now,
     telling_disk_errors,
@@ -498,7 +497,8 @@ def _train_rank(
     stop = StopSignal(file=run.stop_file if locks is None else None)
     with stop.listening(lambda: f"`lorans train {run.path} --resume` goes on"):
         if locks is None:
-            return _train(run, prepared, observer, found, stop)
+            with run.telling_lost_disk():
+                return _train(run, prepared, observer, found, stop)
         return _recording(run, lambda: _train(run, prepared, observer, found, stop))
 
 
@@ -746,7 +746,8 @@ def _recording(run: RunDir, work: Callable[[], T]) -> T:
     """Do the work of a run; the manifest says how it ended, whatever happens."""
     run.update(status="running", error=None)
     try:
-        return work()
+        with run.telling_lost_disk():
+            return work()
     except InterruptedRunError as error:
         run.update(status="interrupted", error=str(error))
         raise
@@ -826,7 +827,6 @@ def _fit(
     forget_peak_memory()
     with (
         telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
-        _telling_full_disk(run),
         _telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
         telling_pickles(checkpoint[0] if checkpoint else None),
@@ -917,6 +917,7 @@ def _make_trainer(
                     first,
                     prepared.rank.is_first,
                     run.forget_replaced if stop.file is None else lambda: None,  # else the launcher does
+                    run.check_there,
                 ),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer),
             ],
@@ -1017,19 +1018,6 @@ def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
         raise RunError([*error.problems, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
-
-
-@contextlib.contextmanager
-def _telling_full_disk(run: RunDir) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not is_disk_full(error, run.path):
-            raise
-        what = "no space left on the disk; the last complete checkpoint is kept"
-        raise RunError(
-            Problem(str(run.path), what, f"free some space, then `lorans train {run.path} --resume`")
-        ) from error
 
 
 def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:

@@ -1,12 +1,16 @@
 """The command line as a whole: exit codes, where messages go, and no traceback for what a user can cause."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from command_line import lorans
 from minimal_recipe import MINIMAL
+
+import lora_ns.cli.app
 
 
 def test_a_process_of_its_own_ends_with_the_exit_code():
@@ -115,3 +119,24 @@ def test_a_plan_prints_every_value_with_its_origin(write_recipe, tmp_path):
         "recipe",
         "default",
     }
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, os.strerror(errno.EMFILE))])
+def test_a_machine_with_too_little_is_a_message_wherever_it_is_found_out(monkeypatch, capsys, error):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(lora_ns.cli.app, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        lora_ns.cli.app.main([])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(("error: out of memory (", "error: too many open files ("))
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(**_):
+        raise FileNotFoundError(errno.ENOENT, "x")
+
+    monkeypatch.setattr(lora_ns.cli.app, "app", fail)
+    with pytest.raises(FileNotFoundError):
+        lora_ns.cli.app.main([])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lora_ns.engine.libraries import Noise, prepare
-from lora_ns.errors import MissingError
+from lora_ns.errors import MissingError, RunError
 from lora_ns.machine import detect
 
 
@@ -24,3 +24,24 @@ def test_a_log_has_no_secrets_once_the_command_has_ended(tmp_path):
         noise.attach(tmp_path / "train.log")
         os.write(1, f"loading with {token}\n".encode())
     assert (tmp_path / "train.log").read_text() == f"loading with {'*' * len(token)}\n"
+
+
+def test_a_log_that_cannot_be_written_is_a_message_and_what_was_collected_stays(tmp_path):
+    (tmp_path / "run").touch()
+    with Noise() as noise:
+        os.write(1, b"collected\n")
+        with pytest.raises(RunError, match=r"train\.log: cannot be written: Not a directory"):
+            noise.attach(tmp_path / "run" / "train.log")
+        noise.attach(tmp_path / "train.log")
+    assert (tmp_path / "train.log").read_text() == "collected\n"
+
+
+def test_libraries_that_cannot_be_opened_are_not_said_to_be_missing(monkeypatch):
+    class Refusing:
+        def find_spec(self, name, *_):
+            raise ImportError(f"{name}.so: cannot open shared object file: Too many open files")
+
+    monkeypatch.delitem(sys.modules, "peft", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refusing()])
+    with pytest.raises(ImportError, match="Too many open files"):
+        prepare(detect())

@@ -13,7 +13,7 @@ from lora_ns.basemodel import packaged
 from lora_ns.cli.app import app
 from lora_ns.engine.adapter import WEIGHTS, add_adapter
 from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.errors import LoransError
+from lora_ns.errors import LoransError, RunError
 from lora_ns.rundir import RunDir
 from lora_ns.services.merge import merge
 from lora_ns.services.train import resume
@@ -222,3 +222,15 @@ def test_merge_reads_the_generation_settings_before_its_work(faulty, tmp_path, c
             merge(run, tmp_path / "merged", force=force)
         assert str(caught.value).startswith(f"{run.adapter}/generation_config.json: {told}")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_run_that_is_moved_while_it_trains_ends_with_a_message_and_nothing_begins_in_its_place(tmp_path):
+    class Mover(SilentObserver):
+        def step(self, step, tokens):
+            if step == 2:
+                (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    with pytest.raises(RunError, match="run: was removed or moved while it was trained"):
+        run_recipe(tmp_path, RECIPE, "training.save_steps=3", "training.eval_steps=6", observer=Mover())
+    assert not (tmp_path / "run").exists()
+    assert RunDir.open(tmp_path / "elsewhere").read().status == "running"
