@@ -6,7 +6,13 @@ import nox
 
 nox.options.sessions = ["lint", "light", "tests"]
 
-HEAVY_TESTS = ["tests/engine", "tests/gpu", "tests/services"]
+HEAVY_TESTS = [
+    "tests/engine",
+    "tests/fuzz/test_bases.py",
+    "tests/fuzz/test_templates.py",
+    "tests/gpu",
+    "tests/services",
+]
 LIGHT = ["pydantic", "pyyaml", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
 

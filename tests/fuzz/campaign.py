@@ -43,9 +43,9 @@ def _check(error: LoransError) -> None:
         assert len(str(problem)) < 30_000
 
 
-def holds_for(strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+def holds_for(strategy: SearchStrategy[Any], check: Callable[[Any], None], examples: int = EXAMPLES) -> None:
     """Try the inputs that are always the same."""
-    _tried(strategy, check, settings(derandomize=True, max_examples=EXAMPLES))
+    _tried(strategy, check, settings(derandomize=True, max_examples=examples))
 
 
 def lasts(strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:

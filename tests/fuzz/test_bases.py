@@ -10,7 +10,9 @@ import struct
 import time
 
 import pytest
+from campaign import fuzz, holds_for, lasts
 from damaged_bases import NANO
+from hypothesis import strategies as st
 
 from lora_ns.basemodel import find_base
 from lora_ns.engine.model import Loading, empty_base, load_base
@@ -20,8 +22,6 @@ from lora_ns.engine.vocabulary import vocabulary
 from lora_ns.errors import LoransError
 from lora_ns.formats import Conversation, Message, RowFaultError
 
-EXAMPLES = int(os.environ.get("LORANS_FUZZ_EXAMPLES", "0"))
-SEED = int(os.environ.get("LORANS_FUZZ_SEED", "7"))
 SLOW, LARGE = 5.0, 1 << 30
 FILES = sorted(file.name for file in NANO.iterdir() if file.suffix != ".md")
 JSONS = [name for name in FILES if name.endswith(".json")]
@@ -179,18 +179,35 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + (EXAMPLES or 30)))
-def test_a_folder_by_chance_is_a_model_or_one_problem(tmp_path, seed):
-    drawn, folder = random.Random(seed), tmp_path / "base"
-    shutil.copytree(NANO, folder)
-    for _ in range(drawn.choice([1, 1, 2])):
-        if any((folder / name).is_fifo() for name in FILES):
-            break
-        with contextlib.suppress(ValueError, OSError):  # the change before may have left nothing to change
-            drawn.choice(CHANGES)(drawn, folder)
-    started, before = time.process_time(), memory()
-    told = refusal(folder)
-    shutil.rmtree(folder)
-    assert told is None or (told.problems[0].what and len(str(told)) < 20_000)
-    assert time.process_time() - started < SLOW
-    assert memory() - before < LARGE
+@pytest.fixture
+def check(tmp_path):
+    def checked(seed):
+        drawn, folder = random.Random(seed), tmp_path / "base"
+        shutil.copytree(NANO, folder)
+        for _ in range(drawn.choice([1, 1, 2])):
+            if any((folder / name).is_fifo() for name in FILES):
+                break
+            with contextlib.suppress(ValueError, OSError):  # the change before may have left nothing to change
+                drawn.choice(CHANGES)(drawn, folder)
+        started, before = time.process_time(), memory()
+        try:
+            told = refusal(folder)
+        finally:
+            shutil.rmtree(folder)
+        assert told is None or (told.problems[0].what and len(str(told)) < 20_000)
+        assert time.process_time() - started < SLOW
+        assert memory() - before < LARGE
+
+    return checked
+
+
+SEEDS = st.integers(0, 2**31)
+
+
+def test_a_folder_by_chance_is_a_model_or_one_problem(check):
+    holds_for(SEEDS, check, 20)
+
+
+@fuzz
+def test_folders_by_chance_are_models_or_one_problem(check):
+    lasts(SEEDS, check)

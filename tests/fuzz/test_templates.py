@@ -1,11 +1,10 @@
 """Chat templates by chance: each renders, or is refused in a row's problem; none hangs, grows or reaches Python."""
 
-import os
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from campaign import fuzz, holds_for, lasts
 from hypothesis import strategies as st
 from shapes import SHAPES, make_tokenizer
 
@@ -18,8 +17,6 @@ from lora_ns.formats import Conversation, Message, RowFaultError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
-EXAMPLES = int(os.environ.get("LORANS_FUZZ_EXAMPLES", "0"))
-"""How many are tried; a few that are always the same if it is not said."""
 LIMIT = 0.5
 SLOW = 5.0
 
@@ -139,16 +136,21 @@ def use(tokenizer, template, folder):
                 continue
 
 
-@settings(
-    max_examples=EXAMPLES or 40,
-    derandomize=not EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(template=TEMPLATES)
-def test_a_template_by_chance_renders_or_is_refused(tokenizer, tmp_path, template):
-    started, here = time.process_time(), set(Path.cwd().iterdir())
-    use(tokenizer, template, tmp_path)
-    assert time.process_time() - started < SLOW
-    assert set(Path.cwd().iterdir()) == here
+@pytest.fixture
+def check(tokenizer, tmp_path):
+    def checked(template):
+        started, here = time.process_time(), set(Path.cwd().iterdir())
+        use(tokenizer, template, tmp_path)
+        assert time.process_time() - started < SLOW
+        assert set(Path.cwd().iterdir()) == here
+
+    return checked
+
+
+def test_a_template_by_chance_renders_or_is_refused(check):
+    holds_for(TEMPLATES, check, 40)
+
+
+@fuzz
+def test_templates_by_chance_render_or_are_refused(check):
+    lasts(TEMPLATES, check)
