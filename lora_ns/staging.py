@@ -7,6 +7,7 @@ nobody holds: the next command for the same place goes on in it, after clearing 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.locks import try_lock
 from lora_ns.reading import exists
+from lora_ns.shortage import reason
 
 _STREAMS = (stat.S_ISCHR, stat.S_ISFIFO)
 """What is written to as it is: devices such as /dev/null, and named pipes."""
@@ -30,15 +32,42 @@ class Output:
     def write(self, lines: Iterable[str]) -> None:
         """Write all lines. Raises `RunError`, and keeps what was written, if there is no space."""
         try:
-            with open(self._handle, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
-                file.writelines(f"{line}\n" for line in lines)
+            self._write(lines)
             if self._part:
-                os.fsync(self._handle)
                 self._part.replace(self._target)
         except OSError as error:
-            kept, self._part = self._part, None
+            kept = self._keep() if self._part else None
             remedy = f"what could be written is kept in {kept}" if kept else ""
-            raise RunError(Problem(str(self.path), f"cannot be written: {error.strerror or error}", remedy)) from None
+            raise RunError(Problem(str(self.path), f"cannot be written: {reason(error)}", remedy)) from None
+
+    def keep(self, lines: Iterable[str]) -> Path | None:
+        """Write some lines of those that were to come, to a file beside it; None if it is a device or a pipe.
+
+        Raises:
+            RunError: as `write` does.
+        """
+        if self._part is None:
+            return None
+        try:
+            self._write(lines)
+            return self._keep()
+        except OSError as error:
+            raise RunError(Problem(str(self.path), f"cannot be written: {reason(error)}")) from None
+
+    def _write(self, lines: Iterable[str]) -> None:
+        with open(self._handle, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
+            file.writelines(f"{line}\n" for line in lines)
+        if self._part:
+            os.fsync(self._handle)
+
+    def _keep(self) -> Path:
+        """Give what was written a name that no other command clears, and that is nobody's yet."""
+        assert self._part is not None, "a device keeps nothing"
+        names = (f"{self._target.name}.part{number or ''}" for number in itertools.count())
+        free = next(path for name in names if not (path := self._target.with_name(name)).exists())
+        self._part.rename(free)
+        self._part = None
+        return free
 
     def close(self) -> None:
         """Remove what was not written to its end."""
@@ -136,5 +165,5 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"cannot be written: {error.strerror or error}"
+        what = f"cannot be written: {reason(error)}"
         raise UsageError(Problem(str(path), what, "choose another place")) from None

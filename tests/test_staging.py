@@ -1,5 +1,6 @@
 """What is written beside its place: one command at a time, nothing replaced that is no file, nothing left behind."""
 
+import errno
 import os
 import stat
 import threading
@@ -87,3 +88,24 @@ def test_what_a_killed_command_left_is_taken_over_and_nothing_else(tmp_path):
         staged.rename(tmp_path / "m")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".o.bak", "m", "o"]
     assert (tmp_path / "o").read_text() == "a\n"
+
+
+def test_a_part_is_kept_under_a_name_that_nobody_has(tmp_path):
+    (tmp_path / "o.part").write_text("mine")
+    with output(tmp_path / "o", overwrite=False) as file:
+        assert file.keep(["a"]) == tmp_path / "o.part1"
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"o.part": "mine", "o.part1": "a\n"}
+    (tmp_path / "null").symlink_to("/dev/null")
+    with output(tmp_path / "null", overwrite=False) as file:
+        assert file.keep(["a"]) is None
+
+
+def test_what_a_disk_took_before_it_was_full_is_kept(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with output(tmp_path / "o", overwrite=False) as file:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"No space left .*what could be written is kept in .*o\.part\)"):
+            file.write(["a", "b"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.part"]

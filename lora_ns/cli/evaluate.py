@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,10 @@ from lora_ns.cli.options import (
 from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import say
 
+if TYPE_CHECKING:
+    from lora_ns.recipe.dataset import Dataset
+    from lora_ns.rows import Row
+
 
 def evaluate(
     run: RunPath,
@@ -33,6 +38,15 @@ def evaluate(
     exact_match: Annotated[
         bool, typer.Option("--exact-match", help="Write answers and count those that are right.")
     ] = False,
+    max_bad_rows: Annotated[
+        int | None,
+        typer.Option(
+            "--max-bad-rows",
+            min=0,
+            help="Rows of --data that cannot be read and are left out, at most; as in the run's recipe, if absent.",
+            show_default=False,
+        ),
+    ] = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -41,11 +55,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
-    from lora_ns.datafile import layout_of
     from lora_ns.engine import libraries
     from lora_ns.launch import check_not_launched
     from lora_ns.machine import detect
-    from lora_ns.rows import read_rows
     from lora_ns.rundir import RunDir
     from lora_ns.workers import count_workers
 
@@ -54,7 +66,7 @@ def evaluate(
     manifest, machine = folder.read(), detect()
     recipe = manifest.recipe
     count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
-    rows = None if data is None else read_rows(data, layout=layout_of(recipe.dataset))
+    rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
     if trust_remote_code:
         from lora_ns.services.trust import trust_run
 
@@ -84,3 +96,15 @@ def evaluate(
             ),
         ]
     )
+
+
+def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:
+    """The rows of a file, but for those that cannot be read; these are told. Raises `DataError`."""
+    from lora_ns.datafile import layout_of
+    from lora_ns.rows import read_files, told_left_out
+
+    most = table.max_bad_rows if max_bad_rows is None else max_bad_rows
+    found = read_files([data], max_bad_rows=most, layout=layout_of(table))
+    if found.left_out:
+        note(told_left_out(found.left_out))
+    return found.rows

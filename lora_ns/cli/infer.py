@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ from lora_ns.reading import check_text
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
+    from lora_ns.services.infer import Keep
     from lora_ns.services.trained import Opened
     from lora_ns.staging import Output
 
@@ -88,15 +89,32 @@ def infer(
             opened = open_run(folder, base, dtype, forced)
             rows = _rows(opened, texts, input_file)
             check_columns(opened.manifest, rows)
-            workers = Workers(count, machine, base, dtype, force)
-            result = service(opened, rows, generation, compute_by(workers, opened, progress.rows, progress.warn))
+            compute = compute_by(Workers(count, machine, base, dtype, force), opened, progress.rows, progress.warn)
+            with _keeping(file, len(rows), progress.warn) as keep:
+                result = service(opened, rows, generation, compute, keep)
         _print(result.rows, file, as_json)
+
+
+@contextlib.contextmanager
+def _keeping(file: Output | None, count: int, tell: Callable[[str], None]) -> Iterator[Keep]:
+    """What keeps rows as they are answered, so that those before an error or a signal are not lost with the rest."""
+    answered: dict[int, dict[str, Any]] = {}
+    try:
+        yield answered.__setitem__ if file else lambda *_: None
+    except BaseException:
+        if file and answered and (kept := file.keep(_json(answered[number]) for number in sorted(answered))):
+            tell(f"{len(answered):,} of {count:,} rows were answered, and are kept in {kept}")
+        raise
+
+
+def _json(row: dict[str, Any], is_escaped: bool = False) -> str:
+    return json.dumps(row, ensure_ascii=is_escaped, default=str)
 
 
 def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -> None:
     """Answers in their file, or on standard output; on a terminal JSON has its own escapes, which can be read back."""
     escaped = file is None and sys.stdout.isatty()
-    lines = [json.dumps(row, ensure_ascii=escaped, default=str) for row in rows]
+    lines = [_json(row, escaped) for row in rows]
     if file is not None:
         file.write(lines)
         say(f"{len(lines):,} rows written to {file.path}", err=True)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.engine.labelled import WordEncoder, make_encoder
 from lora_ns.engine.render import make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Example, RowFaultError, Tagged, TokenClassification
+from lora_ns.formats import Example, RowFaultError, Tagged, TextClassification, TokenClassification
 from lora_ns.formats.tokens import entities, has_scheme
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
 from lora_ns.rundir import Manifest
-from lora_ns.services.tasks import Compute, compute_here, in_turn, writing
+from lora_ns.services.tasks import Compute, Task, compute_here, in_turn, writing
 from lora_ns.services.trained import Opened, format_of
 
 
@@ -33,7 +33,17 @@ def as_row(opened: Opened, text: str) -> Row:
         raise DataError(Problem("input", fault.what, fault.remedy)) from None
 
 
-def infer(opened: Opened, rows: Sequence[Row], generation: Generation, compute: Compute | None = None) -> InferResult:
+Keep = Callable[[int, dict[str, Any]], None]
+"""Told of a row as soon as it is answered: its number from 0, and the row."""
+
+
+def infer(
+    opened: Opened,
+    rows: Sequence[Row],
+    generation: Generation,
+    compute: Compute | None = None,
+    keep: Keep = lambda *_: None,
+) -> InferResult:
     """Answer, label or tag every row.
 
     Args:
@@ -41,41 +51,40 @@ def infer(opened: Opened, rows: Sequence[Row], generation: Generation, compute: 
         rows: rows of the kind that the run was trained on; an answer in them is left aside.
         generation: how to write.
         compute: where it is computed, if not in this process.
+        keep: told of the rows as they are answered, those of like length together.
 
     Raises:
         DataError: with the rows that cannot be rendered or leave no room for an answer; nothing is answered then.
     """
     compute = compute or compute_here(opened)
-    if opened.manifest.recipe.task_type != "CAUSAL_LM":
-        return InferResult(tuple(_label(opened, rows, generation.batch_size, compute)))
-    (answers,) = compute([writing(prompts(opened, rows), generation)])
-    return InferResult(
-        tuple(
-            {
-                **_given(opened.manifest, row),
-                "output": answer["text"],
-                "finish_reason": answer["finish_reason"],
-                "prompt_tokens": answer["prompt_tokens"],
-                "output_tokens": answer["output_tokens"],
-            }
-            for row, answer in zip(rows, answers, strict=True)
-        )
-    )
+    task, answered = _asked(opened, rows, generation)
+    (found,) = compute([task], lambda _, place, one: keep(place, answered(place, one)))
+    return InferResult(tuple(answered(place, one) for place, one in enumerate(found)))
 
 
-def _label(opened: Opened, rows: Sequence[Row], batch_size: int, compute: Compute) -> list[dict[str, Any]]:
-    """The rows with what the model says of them. Raises `DataError`."""
-    form = format_of(opened.manifest)
-    limit = opened.manifest.recipe.classification.max_seq_length
+Answered = Callable[[int, Any], dict[str, Any]]
+"""A row with what was found of it, by its number."""
+
+
+def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple[Task, Answered]:
+    """What the model is asked, and how a row is written with what it says. Raises `DataError`."""
+    form, own = format_of(opened.manifest), _answer_column(opened.manifest)
+    if opened.manifest.recipe.task_type == "CAUSAL_LM":
+        return writing(prompts(opened, rows), generation), lambda place, answer: {
+            **_given(rows[place], own),
+            "output": answer["text"],
+            "finish_reason": answer["finish_reason"],
+            "prompt_tokens": answer["prompt_tokens"],
+            "output_tokens": answer["output_tokens"],
+        }
+    limit, size = opened.manifest.recipe.classification.max_seq_length, generation.batch_size
     if isinstance(form, TokenClassification):
         tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
         sentences = for_each(rows, lambda row: _words(tagger, form.prompt(row.values)))
-        (tags,) = compute([in_turn("tag", sentences, batch_size)])
-        return [_tagged(form, row, words, found) for row, words, found in zip(rows, sentences, tags, strict=True)]
+        return in_turn("tag", sentences, size), lambda place, found: _tagged(form, rows[place], sentences[place], found)
     encoder = make_encoder(form, opened.tokenizer, limit, opened.vocabulary())
     inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
-    (said,) = compute([in_turn("classify", inputs, batch_size)])
-    return [{**row.values, **found} for row, found in zip(rows, said, strict=True)]
+    return in_turn("classify", inputs, size), lambda place, found: {**_given(rows[place], own), **found}
 
 
 def _words(encoder: WordEncoder, sentence: Example) -> list[str]:
@@ -116,23 +125,32 @@ WRITTEN = {
 
 def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
     """Refuse rows whose own columns an answer would replace. Raises `DataError`."""
-    written = WRITTEN[manifest.recipe.task_type]
-    if manifest.problem_type == "regression":
-        written = ("output",)  # a score has neither a probability nor the scores of classes
+    written, answer = _written(manifest), _answer_column(manifest)
     for row in rows:
-        own = _given(manifest, row)
+        own = _given(row, answer)
         if len(own) < len(row.values):
-            raise DataError(Problem(row.where, "column `expected` would be replaced by `output`", "rename it"))
+            raise DataError(Problem(row.where, f"column `expected` would be replaced by `{answer}`", "rename it"))
         if taken := [name for name in written if name in own]:
             what = f"column `{taken[0]}` would be replaced by what the model says"
             raise DataError(Problem(row.where, what, "rename it"))
 
 
-def _given(manifest: Manifest, row: Row) -> Mapping[str, Any]:
-    """What a row has beside the answer; Alpaca's rows have their own where the model's is to stand."""
-    if manifest.data.format != "alpaca":
-        return row.values
-    return {("expected" if name == "output" else name): value for name, value in row.values.items()}
+def _written(manifest: Manifest) -> tuple[str, ...]:
+    """The columns that are written; a score has neither a probability nor the scores of classes."""
+    return ("output",) if manifest.problem_type == "regression" else WRITTEN[manifest.recipe.task_type]
+
+
+def _answer_column(manifest: Manifest) -> str | None:
+    """The column of the rows' own answers, where what the model says has the same name."""
+    form = format_of(manifest)
+    column = form.columns.label_column if isinstance(form, TextClassification) else "output"
+    is_answer = isinstance(form, TextClassification) or form.name == "alpaca"
+    return column if is_answer and column in _written(manifest) else None
+
+
+def _given(row: Row, answer: str | None) -> Mapping[str, Any]:
+    """What a row has beside what the model says; its own answer is `expected` where that is to stand."""
+    return {("expected" if name == answer else name): value for name, value in row.values.items()}
 
 
 def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:

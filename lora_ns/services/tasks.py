@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lora_ns.engine.evaluation import sequence_loss
 from lora_ns.engine.exhaustion import telling_memory_errors
@@ -42,8 +42,19 @@ class Task:
 
 Tell = Callable[[int, int], None]
 """Told how many items are done, and how many there are."""
-Compute = Callable[[Sequence[Task]], list[list[Any]]]
-"""What is found for the items of each task."""
+Heard = Callable[[int, int, Any], None]
+"""Told what was found as soon as it is: the number of the task, that of the item, and what was found."""
+
+
+def unheard(task: int, item: int, found: Any) -> None:
+    """Nobody waits for a part of what is found."""
+
+
+class Compute(Protocol):
+    """Where it is computed."""
+
+    def __call__(self, tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
+        """What is found for the items of each task; `heard` is told of it as it comes, in whatever order."""
 
 
 def writing(prompts: Sequence[list[int]], generation: Generation) -> Task:
@@ -65,13 +76,15 @@ def telling_rows(tasks: Sequence[Task], tell: Tell) -> Callable[[int], None]:
 def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
     """Compute in this process; the weights are loaded when the first task comes, if they are not there yet."""
 
-    def compute(tasks: Sequence[Task]) -> list[list[Any]]:
+    def compute(tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
         trained = opened if isinstance(opened, Trained) else load(opened)
         done, found, tell_rows = 0, [], telling_rows(tasks, tell)
-        for task in tasks:
+        for position, task in enumerate(tasks):
             by_batch = []
-            for number in range(len(task.batches)):
+            for number, places in enumerate(task.batches):
                 by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
+                for place, one in zip(places, by_batch[-1], strict=True):
+                    heard(position, place, one)
                 done += len(task.batches[number])
                 tell_rows(done)
             found.append(task.in_order(by_batch))

@@ -14,7 +14,7 @@ from lora_ns.engine.stopping import StopSignal
 from lora_ns.machine import Machine, detect
 from lora_ns.recipe.generation import Generation
 from lora_ns.rundir import RunDir, write_atomic
-from lora_ns.services.tasks import Compute, Task, Tell, compute_batch, compute_here, telling_rows
+from lora_ns.services.tasks import Compute, Heard, Task, Tell, compute_batch, compute_here, telling_rows, unheard
 from lora_ns.services.trained import Force, Opened, load, open_run
 from lora_ns.temporary import temporary_folder
 from lora_ns.workers import WorkerFiles, run_workers, worker_environments
@@ -34,6 +34,8 @@ class Workers:
 def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str], None]) -> Compute:
     """Compute in so many processes; in this one, if that is one or there is one batch.
 
+    What several find is heard of once all are done.
+
     Args:
         workers: how many, and how each opens the run.
         opened: the run.
@@ -41,7 +43,7 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
         note: told if there are more processes than batches.
     """
 
-    def compute(tasks: Sequence[Task]) -> list[list[Any]]:
+    def compute(tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
         batches = max(1, *(len(task.batches) for task in tasks))
         count = min(workers.count, batches)
         if count < workers.count:
@@ -50,7 +52,7 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
         if count == 1:
             if workers.count > 1:
                 prepare(workers.machine)
-            return compute_here(opened, tell)(tasks)
+            return compute_here(opened, tell)(tasks, heard)
         with temporary_folder() as folder:
             return _divide(tasks, count, workers, opened, folder, tell)
 
