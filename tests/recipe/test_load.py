@@ -821,3 +821,12 @@ def test_seeds_are_those_of_numpy(write_recipe, key):
     assert problems(write_recipe(), f"{key}={2**32}") == [
         f"--set: {key}: got 4294967296 (expected a whole number from 0 to 4294967295)"
     ]
+
+
+@pytest.mark.parametrize(
+    "key", ["training.learning_rate", "training.num_train_epochs", "training.max_grad_norm", "peft.lora_alpha"]
+)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_that_is_not_finite_is_refused(write_recipe, key, value):
+    (told,) = problems(write_recipe(), f"{key}={value}")
+    assert told.startswith(f"--set: {key}: got {value} (expected a number ")
