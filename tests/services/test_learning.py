@@ -19,10 +19,13 @@ USUAL = SMALL.replace("learning_rate = 5e-3\n", "")
 
 
 class Told(SilentObserver):
-    """What the user is told."""
+    """What the user is told once the training has begun; what is said of rows and rates before has its own tests."""
 
     def __init__(self):
         self.warnings = []
+
+    def begin(self, step, steps):
+        self.warnings.clear()
 
     def warn(self, text):
         self.warnings.append(text)
