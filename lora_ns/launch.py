@@ -22,6 +22,7 @@ from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageEr
 from lora_ns.interpreter import interpreter
 from lora_ns.nodes import Node
 from lora_ns.rundir import RunDir, write_atomic
+from lora_ns.shortage import exhaustion
 from lora_ns.tethered import tethered
 
 STRAY = frozenset(
@@ -248,6 +249,7 @@ def error_told(error: BaseException, unforeseen: Problem) -> dict[str, Any]:
         error: what went wrong.
         unforeseen: what to say of it, if it is no `LoransError`.
     """
+    error = exhaustion(error) or error
     expected = isinstance(error, LoransError)
     problems = error.problems if isinstance(error, LoransError) else (unforeseen,)
     code = error.exit_code if isinstance(error, LoransError) else 1

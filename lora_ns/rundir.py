@@ -427,6 +427,10 @@ class RunDir:
         """
         try:
             yield
+        except (UsageError, RunError) as error:
+            if exists(self.manifest_file):
+                raise
+            raise RunError(self._lost) from error
         except LoransError:
             raise
         except Exception as error:

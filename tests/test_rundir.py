@@ -628,6 +628,8 @@ def test_a_run_that_is_gone_while_it_is_trained_is_one_message(run):
         run.check_there()
     with pytest.raises(RunError, match=told), run.telling_lost_disk(), run.metrics.open("a"):
         pass
+    with pytest.raises(RunError, match=told), run.telling_lost_disk():
+        run.read()
     run.tell_of_failure(0, {"rank": 0})
     assert not run.path.exists()
     assert run.told_failures() == [{"rank": 0}]

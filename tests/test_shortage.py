@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from lora_ns import shortage
+from lora_ns.errors import Problem
+from lora_ns.launch import error_told
 from lora_ns.shortage import check_writable, exhaustion, is_disk_full, unwritable
 
 
@@ -88,6 +90,13 @@ def test_a_machine_with_too_little_is_a_message_also_as_the_cause(error, told):
     for raised in (error, _caused(error)):
         assert told in str(exhaustion(raised))
     assert exhaustion(_caused(ValueError("x"))) is None
+
+
+def test_another_process_that_has_too_little_says_it_as_the_first_does():
+    unforeseen = Problem("", "OSError", "look at the traceback")
+    told = error_told(_caused(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), unforeseen)
+    assert (told["expected"], told["problems"][0]["what"]) == (True, "too many open files")
+    assert error_told(OSError(errno.EINVAL, "x"), unforeseen)["problems"][0]["what"] == "OSError"
 
 
 def _caused(error):

@@ -11,6 +11,7 @@ from types import TracebackType
 from lora_ns.basefolder import SETTINGS
 from lora_ns.consent import missing_code
 from lora_ns.errors import LoransError, MissingError, ModelError, Problem
+from lora_ns.shortage import exhaustion
 
 _LIBRARIES = frozenset(
     {"transformers", "tokenizers", "safetensors", "huggingface_hub", "torch", "accelerate", "peft", "gguf"}
@@ -41,7 +42,7 @@ def translating(problem: Problem) -> Iterator[None]:
     except (LoransError, MemoryError):
         raise
     except ImportError as error:
-        if not is_of_library(error.__traceback__):
+        if not is_of_library(error.__traceback__) or exhaustion(error):
             raise
         what = f"{problem.what}: {_said(error)}"
         raise MissingError(Problem(problem.where, what, "`lorans env-check`")) from None
@@ -56,7 +57,9 @@ def translating(problem: Problem) -> Iterator[None]:
 
 
 def _is_of_machine(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_THE_MACHINE)
+    return exhaustion(error) is not None or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_THE_MACHINE)
+    )
 
 
 def is_of_library(traceback: TracebackType | None) -> bool:

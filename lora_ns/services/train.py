@@ -855,6 +855,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     if prepared.stream:
         _record_stream(run, prepared.stream, observer)
     observer.stage("saving the adapter")
+    run.check_there()
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
         start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None

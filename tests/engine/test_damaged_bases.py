@@ -37,7 +37,15 @@ def test_a_bug_of_ours_keeps_its_traceback():
         len(3)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: an illegal memory access")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: an illegal memory access"),
+        RuntimeError("unable to open file <model.safetensors> in read-only mode: Too many open files (24)"),
+        ImportError("x.so: failed to map segment from shared object"),
+    ],
+)
 def test_a_fault_of_the_machine_is_not_one_of_the_files(error):
     namespace = {"__name__": "torch.nn", "error": error}
     exec("def raises():\n    raise error", namespace)
