@@ -36,7 +36,7 @@ class Output:
             if self._part:
                 self._part.replace(self._target)
         except OSError as error:
-            kept = self._keep() if self._part else None
+            kept = self._keep() if self._part and exists(self._part) else None
             remedy = f"what could be written is kept in {kept}" if kept else ""
             raise RunError(Problem(str(self.path), f"cannot be written: {reason(error)}", remedy)) from None
 
@@ -52,7 +52,8 @@ class Output:
             self._write(lines)
             return self._keep()
         except OSError as error:
-            raise RunError(Problem(str(self.path), f"cannot be written: {reason(error)}")) from None
+            what = f"cannot be written: {reason(error)}"
+            raise RunError(Problem(str(self.path), what, "look whether its folder is there and has space")) from None
 
     def _write(self, lines: Iterable[str]) -> None:
         with open(self._handle, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:

@@ -109,3 +109,13 @@ def test_what_a_disk_took_before_it_was_full_is_kept(tmp_path, monkeypatch):
         with pytest.raises(RunError, match=r"No space left .*what could be written is kept in .*o\.part\)"):
             file.write(["a", "b"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["o.part"]
+
+
+@pytest.mark.parametrize("method", ["write", "keep"])
+def test_a_folder_that_is_gone_when_answers_come_is_a_message(tmp_path, method):
+    (tmp_path / "folder").mkdir()
+    with output(tmp_path / "folder" / "o", overwrite=False) as file:
+        (tmp_path / "folder").rename(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match=r"folder/o: cannot be written: No such file"):
+            getattr(file, method)(["a"])
+    assert (tmp_path / "elsewhere" / staged_beside(tmp_path / "o").name).read_text() == "a\n"
