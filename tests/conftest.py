@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for own in ("LORANS_CACHE", "LORANS_CONFIG"):
     os.environ[own] = tempfile.mkdtemp(prefix="lorans-tests-")
     atexit.register(shutil.rmtree, os.environ[own], ignore_errors=True)
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which are ignored where tests run in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_the_arguments_of_the_minimal_recipe(write_recipe):
         "gradient_accumulation_steps": 1,
         "gradient_checkpointing": False,
         "gradient_checkpointing_kwargs": None,
-        "learning_rate": 2e-4,
+        "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 1,
         "optim": "adamw_torch",

@@ -128,7 +128,7 @@ class Stream:
             problems = [*told(faults), *self._overflow(tally)]
         else:
             source = Source("the stream", rows)
-            encoding = encode_labelled_rows(source, self.form, self.renderer.tokenizer, self.loaded, self.labels)
+            encoding = encode_labelled_rows(source, self.form, self.renderer, self.loaded, self.labels)
             sequences, problems, tally = encoding.sequences, told(encoding.problems), encoding.tally
         if problems:
             raise DataError(problems)

@@ -19,9 +19,10 @@ METADATA = frozenset(
         *("message_tree_id", "tree_state", "__index_level_0__"),
         *("source", "url", "dataset", "split", "subset", "license", "language", "lang", "timestamp", "date", "created"),
         *("meta", "metadata"),
+        *("category", "group", "skill", "topic", "difficulty", "level"),
     }
 )
-"""Columns that say which row it is and where it comes from; no format reads them, and nobody misses them."""
+"""Columns that say which row it is, of which kind, and where it comes from; no format reads them."""
 
 _OF_TASK = (TextClassification.name, TokenClassification.name)
 _WRITTEN = [form for name, form in FORMATS.items() if name not in (*_OF_TASK, PlainText.name)]

@@ -176,7 +176,7 @@ def test_a_recipe_is_prepared_for_another_launcher(tmp_path):
     result = CliRunner().invoke(app, ["launch-command", "recipe.toml", *shared])
     assert result.exit_code == 0
     assert (
-        f"--nproc_per_node 2 --max_restarts 0 --no_python {sys.executable} -m lora_ns rank {tmp_path}/run"
+        f"--nproc_per_node 2 --max_restarts 0 --no_python {sys.executable} -P -m lora_ns rank {tmp_path}/run"
         in result.stdout
     )
     run = RunDir.open(tmp_path / "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from services_recipes import CLASSES, RECIPE
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 import lora_ns
@@ -73,6 +74,7 @@ CASES = {
         HELD_OUT,
         ["sft.on_stop_token=drop"],
     ),
+    "TOK001": ([*GOOD, {"prompt": "<word 999>", "completion": "a"}], HELD_OUT, ["model.name_or_path=with-a-word"]),
     "TPL001": (CHATS, UNSEEN, ["model.name_or_path=without-template"]),
     "TPL002": (CHATS, UNSEEN, ["sft.chat_template=other.jinja"]),
     "TPL003": (GREETED, UNSEEN, ["sft.chat_template=mistral"]),
@@ -99,11 +101,15 @@ def test_every_code_has_a_case():
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """The packaged base without its template, and with a beginning token."""
+    """The packaged base without its template, with a beginning token, and with words that it has no embeddings for."""
     folder = tmp_path_factory.mktemp("bases")
-    for name in ("without-template", "with-bos"):
+    for name in ("without-template", "with-bos", "with-a-word"):
         shutil.copytree(find_base("lorans:nano", "main", [], download=False).path, folder / name)
     (folder / "without-template" / "chat_template.jinja").unlink()
+    words = folder / "with-a-word" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(words))
+    tokenizer.add_tokens([f"<word {number}>" for number in range(1000)])
+    tokenizer.save(str(words))
     config = folder / "with-bos" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "bos_token": "<|endoftext|>"}))
     return folder
