@@ -230,7 +230,7 @@ def _loss(trainer: Trainer, batch: Mapping[str, Any]) -> Any:
 
 def _batches(trainer: Trainer, method: Lora, seed: int, size: int) -> list[dict[str, Any]]:
     """Training rows, drawn at random and put together by the trainer's own collator."""
-    rows = trainer.train_dataset.shuffle(seed=seed)
+    rows = trainer.train_dataset.shuffle(seed=seed, keep_in_memory=True)  # nothing is added to the rows of the run
     rows = rows.select(range(min(method.init_samples, len(rows))))
     kept = trainer.args.per_device_eval_batch_size
     trainer.args.per_device_eval_batch_size = size

@@ -146,7 +146,7 @@ def drive(runs: Sequence[str]) -> None:
     folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     ended = subprocess.run(command, env=environment(surroundings, 2, 2), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert ended.returncode == 0, ended.stderr[:20000]
 
 
 def check_trained(run: RunDir) -> None:
