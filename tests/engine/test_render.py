@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from shapes import SHAPES, make_tokenizer
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.templates import BUILT_IN, use_template
@@ -175,6 +176,16 @@ def test_there_is_one_token_at_the_beginning_at_most(shape, tokenizer, renderer)
     for conversation in conversations(shape.system, 20):
         ids = renderer.examples(conversation)[0].input_ids
         assert tokenizer.bos_token_id is None or ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_text_that_has_a_beginning_token_by_itself_gets_no_second_one():
+    tokenizer = make_tokenizer(SHAPES["llama-3"])
+    begin, number = tokenizer.bos_token, tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, number)])
+    renderer = Renderer(tokenizer, (tokenizer.eos_token_id,))
+    for text in ("plum", f"{begin}plum"):
+        assert renderer.examples(RawText(text))[0].input_ids.count(number) == 1
+        assert renderer.prompt(RawText(text)).count(number) == 1
 
 
 def test_a_system_turn_that_the_template_refuses_is_told(shape, renderer):

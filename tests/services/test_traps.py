@@ -353,6 +353,15 @@ def test_the_end_of_an_answer_is_never_cut_off_unasked(tmp_path, policy, kept, c
     assert any("for their length" in note for note in manifest.plan.notes)
 
 
+def test_a_row_whose_whole_answer_is_cut_off_is_an_error(tmp_path):
+    write_base(tmp_path, make_tokenizer(SHAPES["llama-3"]))
+    write_rows(tmp_path, LONG)
+    with pytest.raises(DataError, match=r"rows.jsonl:3: \[MASK001\] .*its answer is cut off") as caught:
+        run(tmp_path, "sft.on_overflow=truncate", "sft.max_seq_length=64")
+    assert len(caught.value.problems) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_long_row_is_an_error_unless_the_recipe_says_what_to_do(tmp_path):
     write_base(tmp_path, make_tokenizer(SHAPES["llama-3"]))
     write_rows(tmp_path, LONG)
