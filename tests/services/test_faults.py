@@ -231,6 +231,11 @@ def test_a_run_that_is_moved_while_it_trains_ends_with_a_message_and_nothing_beg
                 (tmp_path / "run").rename(tmp_path / "elsewhere")
 
     with pytest.raises(RunError, match="run: was removed or moved while it was trained"):
-        run_recipe(tmp_path, RECIPE, "training.save_steps=3", "training.eval_steps=6", observer=Mover())
+        run_recipe(
+            tmp_path,
+            RECIPE,
+            *("training.save_steps=3", "training.eval_steps=6", "training.logging_steps=6"),
+            observer=Mover(),
+        )
     assert not (tmp_path / "run").exists()
     assert RunDir.open(tmp_path / "elsewhere").read().status == "running"
