@@ -19,7 +19,7 @@ METADATA = frozenset(
         *("message_tree_id", "tree_state", "__index_level_0__"),
         *("source", "url", "dataset", "split", "subset", "license", "language", "lang", "timestamp", "date", "created"),
         *("meta", "metadata"),
-        *("category", "group", "skill", "topic", "difficulty", "level"),
+        *("category", "group", "skill", "topic", "difficulty"),
     }
 )
 """Columns that say which row it is, of which kind, and where it comes from; no format reads them."""
