@@ -58,6 +58,8 @@ class StopSignal:
     def listening(self, remedy: Callable[[], str] = lambda: "give the command again") -> Iterator[StopSignal]:
         """Catch what asks for an end, unless it was ignored before, as `nohup` does with SIGHUP.
 
+        SIGINT is always caught: shells have what a script starts with `&` ignore it, and `kill -INT` is meant.
+
         Outside the main thread, where that is impossible, nothing is caught.
 
         Args:
@@ -69,7 +71,7 @@ class StopSignal:
         before = {}
         try:
             for number in CAUGHT:
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                     before[number] = signal.signal(number, self._request)
         except ValueError:
             before = {}

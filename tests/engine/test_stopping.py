@@ -66,12 +66,12 @@ def test_a_signal_of_the_launcher_counts_before_the_first_step(tmp_path, number)
         StopSignal(file=tmp_path / "stop").begin(pytest.fail)
 
 
-def test_a_signal_that_was_ignored_stays_ignored(number):
+def test_a_signal_that_was_ignored_stays_ignored_unless_a_script_did_it_for_the_background(number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with StopSignal().listening() as stop:
+        with StopSignal(is_noted=True).listening() as stop:
             signal.raise_signal(number)
-            assert stop.number == 0
+            assert stop.number == (number if number == signal.SIGINT else 0)
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
