@@ -253,7 +253,7 @@ def peak(rows):
     return most
 
 
-COUNTS = {"few.jsonl": 1000, "many.jsonl": 5000}
+COUNTS = {"few.jsonl": 1000, "many.jsonl": 7000}
 
 
 def test_memory_does_not_grow_with_the_rows(opened, tmp_path, monkeypatch):
