@@ -45,3 +45,14 @@ def test_a_head_without_a_bias_is_left_as_it_is():
     before = {name: value.clone() for name, value in model.named_parameters()}
     begin_at_mean(model, ROWS)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_the_rows_of_a_stream_are_not_read_before_the_first_step():
+    def unread():
+        pytest.fail("the stream was read")
+        yield {}
+
+    model = scorer(BertConfig(**SIZES))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    begin_at_mean(model, datasets.IterableDataset.from_generator(unread))
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
