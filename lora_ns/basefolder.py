@@ -7,6 +7,7 @@ weights do not have, is one message with the file's name.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_LONGEST_NAME, _LONGEST_PART = 1000, 255
+"""Bytes of a path below the folder, and of each of its parts."""
 _AGAIN = "fetch the model again"
 
 Tensors = Mapping[str, Mapping[str, Any]]
@@ -76,12 +79,14 @@ def weights_named(folder: Path) -> tuple[str, ...]:
     """The names of the files that transformers loads, whether they are there or not. Raises `ModelError`."""
     settings = read_object(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     named = settings.get("transformers_weights")
-    if named is not None and not isinstance(named, str):
-        raise ModelError(Problem(str(folder / SETTINGS), "`transformers_weights` is not a name", _AGAIN))
     if named is None:
         named = INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else WEIGHTS
+    elif not isinstance(named, str) or not _is_name(named):
+        what = f"`transformers_weights` is not the name of a file: {_short(named)}"
+        raise ModelError(Problem(str(folder / SETTINGS), what, _AGAIN))
     elif not _is_inside(named):
-        raise ModelError(Problem(str(folder / SETTINGS), f"`transformers_weights` is outside the folder: {named}"))
+        what = f"`transformers_weights` is outside the folder: {_short(named)}"
+        raise ModelError(Problem(str(folder / SETTINGS), what, _AGAIN))
     return _indexed(folder / named) if named.endswith(".index.json") and (folder / named).is_file() else (named,)
 
 
@@ -107,16 +112,27 @@ def _indexed(index: Path) -> tuple[str, ...]:
     if not isinstance(content.get("metadata"), dict):
         raise ModelError(Problem(str(index), "`metadata` is not an object", 'add `"metadata": {}`, or fetch it again'))
     for tensor, name in places.items():
-        if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise ModelError(Problem(str(index), f"`{tensor}` is not in a .safetensors file: {_short(name)}", _AGAIN))
+        where = _short(tensor)
+        if not isinstance(name, str) or not name.endswith(".safetensors") or not _is_name(name):
+            raise ModelError(Problem(str(index), f"{where} is not in a .safetensors file: {_short(name)}", _AGAIN))
         if not _is_inside(name):
-            raise ModelError(Problem(str(index), f"`{tensor}` is in a file outside the folder: {_short(name)}", _AGAIN))
+            raise ModelError(Problem(str(index), f"{where} is in a file outside the folder: {_short(name)}", _AGAIN))
     return tuple(sorted(set(places.values())))
 
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_name(name: str) -> bool:
+    """Whether a system takes the text as a path at all."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    parts = encoded.split(b"/")
+    return b"\0" not in encoded and len(encoded) <= _LONGEST_NAME and 0 < max(map(len, parts)) <= _LONGEST_PART
 
 
 def check_model(contents: Contents) -> None:

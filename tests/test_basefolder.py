@@ -100,7 +100,17 @@ def test_weights_outside_the_folder_are_not_opened(tmp_path, name):
         base(folder)
 
 
-@pytest.mark.parametrize("name", ["../out.safetensors", 3])
+NO_NAMES = ["a" * 5000, "a/" * 3000, "", "\0", "\ud800", "/"]
+
+
+@pytest.mark.parametrize("name", [f"{name}.safetensors" for name in NO_NAMES[:2] + NO_NAMES[3:5]])
+def test_what_cannot_be_the_name_of_a_file_is_not_looked_for(tmp_path, name):
+    with pytest.raises(ModelError, match=r"is not in a \.safetensors file") as caught:
+        base(sharded(tmp_path / "base", weight_map={"a.weight": name}))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["../out.safetensors", 3, *NO_NAMES])
 def test_the_name_that_settings_give_the_weights_is_inside_the_folder(tmp_path, name):
     folder = write_model(tmp_path / "base", config={**CONFIG, "transformers_weights": name})
     with pytest.raises(ModelError, match="transformers_weights"):
