@@ -12,6 +12,7 @@ import time
 import pytest
 from campaign import fuzz, holds_for, lasts
 from damaged_bases import NANO
+from documents import JUNK, changed
 from hypothesis import strategies as st
 
 from lora_ns.basemodel import find_base
@@ -27,9 +28,6 @@ FILES = sorted(file.name for file in NANO.iterdir() if file.suffix != ".md")
 JSONS = [name for name in FILES if name.endswith(".json")]
 ADDED = ("special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json", "adapter_config.json")
 ADDED += ("vocab.json", "merges.txt", "tokenizer.model", "chat_template.json", "preprocessor_config.json")
-JUNK = [None, True, False, 0, -1, 1, 3, 2**31, 10**12, 10**30, 0.5, 1e308, "", "x", "1", "../..", "\0", "é\ud800"]
-JUNK += [[], {}, [1], ["a"], [[]], [{}], {"a": 1}, {"0": {"content": "a"}}, {"type": "BPE"}, {"rope_type": "yarn"}]
-JUNK += ["auto", "llama", "bert", "gpt2", "mixtral", "mamba", "t5", "<|im_end|>", "float32", "gelu", "a" * 5000]
 KEYS = [
     "quantization_config",
     "text_config",
@@ -69,46 +67,19 @@ KEYS += [
 ]
 
 
-def places(value, path=()):
-    """The paths of all values in a JSON document."""
-    yield path
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, below in parts:
-        yield from places(below, (*path, key))
-
-
-def changed(drawn, document):
-    """A document with something replaced, removed or added."""
-    found = [path for path in places(document) if len(path) < 4 or drawn.random() < 0.1]
-    path = drawn.choice(found)
-    junk = drawn.choice(JUNK)
-    if not path:
-        return junk if drawn.random() < 0.2 else {**document, drawn.choice(KEYS): junk}
-    inside = document
-    for key in path[:-1]:
-        inside = inside[key]
-    if drawn.random() < 0.2:
-        del inside[path[-1]]
-    elif isinstance(inside, dict) and drawn.random() < 0.3:
-        inside[drawn.choice(KEYS)] = junk
-    else:
-        inside[path[-1]] = junk
-    return document
-
-
 def change_json(drawn, folder):
     name = drawn.choice(JSONS)
     document = json.loads((folder / name).read_text())
     for _ in range(drawn.choice([1, 1, 1, 2, 4])):
         if isinstance(document, dict):
-            document = changed(drawn, document)
+            document = changed(drawn, document, KEYS)
     (folder / name).write_text(json.dumps(document))
 
 
 def change_header(drawn, folder):
     content = (folder / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
-    header = changed(drawn, json.loads(content[8 : 8 + size]))
+    header = changed(drawn, json.loads(content[8 : 8 + size]), KEYS)
     head = json.dumps(header).encode()
     data = content[8 + size :]
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + data)

@@ -1,15 +1,18 @@
 """Random damage to every file of an interrupted and of a finished run: named or harmless, never believed.
 
-`python tests/services/flips.py COUNT SEED` prints a line for each kind of outcome, and fails if one is another.
+`python tests/services/flips.py COUNT SEED [--first NUMBER]` damages COUNT times from that number on, tells of each, and
+fails if one is another outcome. What is done follows from seed and number: a long list can be cut into pieces.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import random
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -54,6 +57,19 @@ def damage(folder: Path, draw: random.Random) -> tuple[str, Path]:
     return kind, file
 
 
+def finished_and_broken_off(folder: Path) -> tuple[RunDir, RunDir]:
+    """A run, and the same one as it was before its last step."""
+    text = RECIPE.replace("max_steps = 6", "max_steps = 4").replace("max_samples = 64", "max_samples = 32")
+    overrides = ("training.save_steps=1", "training.save_total_limit=3", 'peft.init_lora_weights="pissa"')
+    finished = run_recipe(folder, text, *overrides)
+    broken_off = RunDir(folder / "broken-off")
+    shutil.copytree(finished.path, broken_off.path)
+    shutil.rmtree(broken_off.adapter)
+    shutil.rmtree(broken_off.checkpoints / "checkpoint-4")
+    broken_off.update(status="interrupted", adapter={}, seal=None)
+    return finished, broken_off
+
+
 class Told(SilentObserver):
     """What is said of a run."""
 
@@ -70,19 +86,13 @@ class Damages:
     """A run that is broken off, the same run finished, and what is right for both."""
 
     folder: Path
+    tell: Callable[[str], None] = lambda _: None
     seen: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        text = RECIPE.replace("max_steps = 6", "max_steps = 4").replace("max_samples = 64", "max_samples = 32")
-        overrides = ("training.save_steps=1", "training.save_total_limit=3", 'peft.init_lora_weights="pissa"')
-        self.finished = run_recipe(self.folder, text, *overrides)
+        self.finished, self.broken_off = finished_and_broken_off(self.folder)
         self.adapter = self.finished.read().adapter[WEIGHTS]
-        self.broken_off = RunDir(self.folder / "broken-off")
-        shutil.copytree(self.finished.path, self.broken_off.path)
-        shutil.rmtree(self.broken_off.adapter)
-        shutil.rmtree(self.broken_off.checkpoints / "checkpoint-4")
-        self.broken_off.update(status="interrupted", adapter={}, seal=None)
         self.answers = answers(self.finished)
 
     @functools.cached_property
@@ -95,15 +105,17 @@ class Damages:
         """Damage one of the runs, use it, and note what came of it."""
         draw = random.Random(f"{seed}:{number}")
         is_finished = draw.random() < 0.5
+        began = time.monotonic()
         run = RunDir(self.folder / "damaged" / "run")
         shutil.copytree((self.finished if is_finished else self.broken_off).path, run.path)
         kind, file = damage(run.path, draw)
         use = self._used if is_finished else self._resumed
         where = f"{'finished' if is_finished else 'broken off'}: {kind} {file.relative_to(run.path)}"
-        self._note(where, file, lambda: use(run))
+        outcome = self._note(where, file, lambda: use(run))
+        self.tell(f"{number} {time.monotonic() - began:.1f} s {where}: {outcome.partition(chr(10))[0]}")
         shutil.rmtree(self.folder / "damaged")
 
-    def _note(self, where: str, file: Path, use: Callable[[], str]) -> None:
+    def _note(self, where: str, file: Path, use: Callable[[], str]) -> str:
         try:
             outcome = use()
         except LoransError as error:
@@ -113,6 +125,7 @@ class Damages:
         self.seen[outcome.partition(":")[0]] += 1
         if outcome not in {"named", "harmless"}:
             self.wrong.append(f"{where}: {outcome}")
+        return outcome
 
     def _resumed(self, run: RunDir) -> str:
         observer = Told()
@@ -135,22 +148,32 @@ def answers(run: RunDir) -> object:
     return infer(opened, rows, Generation(max_new_tokens=8)).rows
 
 
-def damaged(folder: Path, numbers: Iterable[int], seed: int) -> Damages:
+def damaged(folder: Path, numbers: Iterable[int], seed: int, tell: Callable[[str], None] = lambda _: None) -> Damages:
     """Damage two runs once for each number."""
-    damages = Damages(folder)
+    damages = Damages(folder, tell)
     for number in numbers:
         damages.one(number, seed)
     return damages
 
 
-def main(count: int, seed: int) -> int:
+def main(count: int, seed: int, first: int) -> int:
     """Damage so many times; whether something was believed, or ended in a traceback."""
     prepare(detect())
     with tempfile.TemporaryDirectory() as folder:
-        found = damaged(Path(folder), range(count), seed)
+        found = damaged(Path(folder), range(first, first + count), seed, _tell)
     sys.stdout.write("\n".join([str(dict(found.seen)), *found.wrong]) + "\n")
     return 1 if found.wrong else 0
 
 
+def _tell(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int, help="how often something is damaged")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--first", type=int, default=0, help="the first number")
+    asked = parser.parse_args()
+    sys.exit(main(asked.count, asked.seed, asked.first))
