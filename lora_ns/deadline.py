@@ -53,8 +53,8 @@ def bounded(call: Callable[[], T], seconds: float = SECONDS, memory: int = MEMOR
         raise OverrunError(f"takes more than {seconds:g} s") from None
 
 
-class _OutOfTimeError(Exception):
-    """Raised in the middle of a call."""
+class _OutOfTimeError(BaseException):
+    """Raised in the middle of a call; no `Exception`, since code that goes on after any of these is to end as well."""
 
 
 def _time_limit(seconds: float) -> contextlib.AbstractContextManager[None]:
@@ -100,7 +100,7 @@ def _by_thread(seconds: float) -> Iterator[None]:
             _raise_in(thread, None)
 
 
-def _raise_in(thread: int, kind: type[Exception] | None) -> None:
+def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
     """Have a thread raise this at its next line, or take back what it has not raised yet."""
     raised = None if kind is None else ctypes.py_object(kind)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)

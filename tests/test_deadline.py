@@ -24,6 +24,14 @@ def loops():
         pass
 
 
+def goes_on():
+    while True:
+        try:
+            loops()
+        except Exception:  # as jinja does, where it computes what is constant
+            continue
+
+
 def doubles():
     text = "a"
     while True:
@@ -38,6 +46,7 @@ def appends():
 
 ENDLESS = {
     "a loop": loops,
+    "a loop that goes on after errors": goes_on,
     "a text that doubles": doubles,
     "a list that grows": appends,
     "one allocation": lambda: "a" * 10**11,
