@@ -1,5 +1,7 @@
 """JSON documents that are nearly right: a value replaced, removed or added, by chance."""
 
+from copy import deepcopy
+
 JUNK = [None, True, False, 0, -1, 1, 3, 2**31, 10**12, 10**30, 0.5, 1e308, "", "x", "1", "../..", "\0", "é\ud800"]
 JUNK += [[], {}, [1], ["a"], [[]], [{}], {"a": 1}, {"0": {"content": "a"}}, {"type": "BPE"}, {"rope_type": "yarn"}]
 JUNK += ["auto", "llama", "bert", "gpt2", "mixtral", "mamba", "t5", "<|im_end|>", "float32", "gelu", "a" * 5000]
@@ -17,7 +19,7 @@ def changed(drawn, document, keys):
     """A document with something replaced, removed or added, under one of some keys."""
     found = [path for path in places(document) if len(path) < 4 or drawn.random() < 0.1]
     path = drawn.choice(found)
-    junk = drawn.choice(JUNK)
+    junk = deepcopy(drawn.choice(JUNK))
     if not path:
         return junk if drawn.random() < 0.2 else {**document, drawn.choice(keys): junk}
     inside = document
