@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.credentials import HIDDEN, is_secret_name
 from lora_ns.errors import Problem, RecipeError
 from lora_ns.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
 from lora_ns.spelling import close_to
@@ -57,7 +58,8 @@ class _Entry:
     @property
     def told(self) -> str:
         """As it is written."""
-        return f"`{self.name}: {json.dumps(self.value, default=str)}`"
+        value = HIDDEN if is_secret_name(self.name.rpartition(".")[2]) else json.dumps(self.value, default=str)
+        return f"`{self.name}: {value}`"
 
     def stands_for(self, key: str, value: Any) -> Said:
         """What the recipe calls it."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+from lora_ns.credentials import scrub_file, scrubbed
+
 _SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories that are shown by code point: controls, formats such as the direction of text, surrogates, separators."""
 _UNSEEN = frozenset(
@@ -42,6 +44,17 @@ def printable(text: str, is_multiline: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return text.translate(_ESCAPES_IN_LINES if is_multiline else _ESCAPES)
+
+
+def readable(text: str) -> str:
+    """What people get to read, on terminals and in logs: lines in their printable form, without secrets in them."""
+    return printable(scrubbed(text), is_multiline=True)
+
+
+def make_file_readable(path: Path) -> None:
+    """The same of a log, once it is written; one that is longer than anybody reads is left."""
+    scrub_file(path)
+    make_file_printable(path)
 
 
 def make_file_printable(path: Path) -> None:

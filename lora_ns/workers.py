@@ -23,6 +23,7 @@ from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, 
 from lora_ns.interpreter import interpreter
 from lora_ns.launch import environment, error_told, told_error
 from lora_ns.machine import Machine
+from lora_ns.printable import make_file_readable
 from lora_ns.rundir import write_atomic
 
 _POLL_SECONDS = 0.1
@@ -170,6 +171,7 @@ def _failure(files: WorkerFiles, code: int, count: int) -> LoransError:
     handle, kept = tempfile.mkstemp(prefix="lorans-", suffix=".log")
     os.close(handle)
     shutil.copyfile(files.log, kept)
+    make_file_readable(Path(kept))
     if told:
         return RunError(Problem("", f"{who}: {told['problems'][0]['what']}", f"{kept} has the traceback"))
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -12,9 +12,9 @@ from typing import Any
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.plan import Plan
-from lora_ns.reading import read_json
+from lora_ns.reading import parse_json, read_text
 from lora_ns.recipe.distributed import DeepSpeed
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, secrets_of_named
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -61,7 +61,7 @@ def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
     """The user's own DeepSpeed configuration; nothing if the recipe names none.
 
     Raises:
-        UsageError: if the file is not there, or is no JSON object.
+        UsageError: if the file is not there, is no JSON object, or has secrets in it, which would be in the manifest.
     """
     asked = loaded.recipe.distributed
     if not isinstance(asked, DeepSpeed) or asked.deepspeed_config is None:
@@ -69,7 +69,7 @@ def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
     key = "distributed.deepspeed_config"
     file = loaded.path.parent / Path(asked.deepspeed_config).expanduser()
     remedy = "name a JSON file of DeepSpeed's"
-    found = read_json(
+    text = read_text(
         file,
         where=loaded.where(key),
         before=f"{key}: {file} ",
@@ -77,8 +77,11 @@ def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
         if_missing=remedy,
         if_folder=remedy,
     )
+    found = parse_json(text, str(file))
     if not isinstance(found, dict):
         raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))
+    if secrets := list(secrets_of_named(file, text, found)):
+        raise UsageError(secrets)
     return found
 
 

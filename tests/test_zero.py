@@ -127,3 +127,19 @@ def test_every_contradiction_is_told(write_recipe, tmp_path):
 def test_a_file_that_is_not_there_is_told(write_recipe):
     with pytest.raises(UsageError, match=r"distributed.deepspeed_config: .*gone.json cannot be read"):
         settings(write_recipe(), "distributed.deepspeed_config=gone.json")
+
+
+@pytest.mark.parametrize(
+    ("own", "line", "variable"),
+    [
+        ({"comet": {"api_key": "any-value"}}, 3, "an environment variable"),
+        ({"wandb": {"team": "hf_" + "aB3dE5gH7jK9mN1pQ2rS4tU6vW8x"}}, 3, "HF_TOKEN"),
+        ({"tags": ["https://me:any-value@example.org"]}, 3, "reads credentials from"),
+    ],
+)
+def test_a_secret_in_the_file_is_refused_before_it_is_copied(write_recipe, tmp_path, own, line, variable):
+    (found,) = told(write_recipe, tmp_path, json.dumps(own, indent=2))
+    place, secret = str(tmp_path / "own.json"), ("any-value", "hf_")
+    assert found.startswith(f"{place}:{line}: ")
+    assert variable in found
+    assert not any(part in found for part in secret)

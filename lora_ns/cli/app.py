@@ -22,7 +22,7 @@ from lora_ns.cli.plan import plan
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
-from lora_ns.cli.terminal import make_errors_printable, say
+from lora_ns.cli.terminal import make_errors_readable, say
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.cli.worker import worker
@@ -73,7 +73,7 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 ok, 1 the run failed, 2 usage, 3 the environment, 128 + n after signal n."""
-    make_errors_printable()
+    make_errors_readable()
     try:
         app(args=arguments, standalone_mode=True)
     except InterruptedRunError as error:

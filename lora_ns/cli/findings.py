@@ -72,11 +72,12 @@ def print_row(shown: Shown, ids: bool) -> None:
     if ids:
         for piece in shown.pieces:
             text = (piece.text, _COLOURS[piece.kind]) if has_colour() else (repr(piece.text), None)
-            say_coloured([(f"  {piece.kind:<16} ", None), text, (f"  {' '.join(map(str, piece.ids))}", None)])
+            ids_of_piece = (f"  {' '.join(map(str, piece.ids))}", None)
+            say_coloured([(f"  {piece.kind:<16} ", None), text, ids_of_piece], is_row=True)
     elif has_colour():
-        say_coloured((piece.text, _COLOURS[piece.kind]) for piece in shown.pieces)
+        say_coloured(((piece.text, _COLOURS[piece.kind]) for piece in shown.pieces), is_row=True)
     else:
-        say(_marked(shown))
+        say_coloured([(_marked(shown), None)], is_row=True)
     say()
 
 

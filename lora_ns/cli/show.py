@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say
-from lora_ns.credentials import scrubbed
-from lora_ns.printable import printable
+from lora_ns.printable import readable
 
 if TYPE_CHECKING:
     from lora_ns.services.trained import Force
@@ -68,7 +67,7 @@ def duration(seconds: float) -> str:
 
 def note(text: str) -> None:
     """A line on standard error for what the user should know."""
-    say(f"note: {scrubbed(text)}", err=True)
+    say(f"note: {text}", err=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +80,7 @@ def forcing(force: bool) -> Iterator[Force]:
         yield Force(passed.append) if force else Force()
     finally:
         for text in passed:
-            say(f"warning: {scrubbed(text)}", err=True)
+            say(f"warning: {text}", err=True)
 
 
 class _Unheard(io.FileIO):
@@ -209,7 +208,7 @@ class Progress:
             self._has_count = False
 
     def _say(self, text: str) -> None:
-        text = printable(scrubbed(text), is_multiline=True)
+        text = readable(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

@@ -11,7 +11,7 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
 from lora_ns.cli.show import note, number, print_json, print_pairs
 from lora_ns.cli.terminal import hand_over, say
-from lora_ns.credentials import scrubbed
+from lora_ns.credentials import is_secret_name, scrubbed
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def _options(given: list[str]) -> dict[str, str]:
         if found := control_in(option):
             what = f"`{name.partition(chr(10))[0]}` has the control character {found} in it"
             raise UsageError(Problem("--option", what, "leave it away: an option is one line of the script"))
+        if is_secret_name(name) or scrubbed(option) != option:
+            what = f"`{name}` has a secret in it, and options are kept with the job and its script"
+            remedy = "set an environment variable where you submit: jobs have them too"
+            raise UsageError(Problem("--option", what, remedy))
         options[name] = value
     return options
 
@@ -144,7 +148,7 @@ def status(
 
     path = run.absolute()
     if log:
-        say(scrubbed(service.log(path)), end="")
+        say(service.log(path), end="")
         return
     found = service.status(path)
     if as_json:

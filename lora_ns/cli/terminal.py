@@ -1,7 +1,7 @@
 """The one way out: all that the commands write to standard output and standard error goes through here.
 
-What a person reads is made printable, whether a terminal or a log takes it. Results that a program reads stay as they
-are in a file or a pipe, and are made printable on a terminal.
+What a person reads is made printable and has no secrets in it, whether a terminal or a log takes it. Results that a
+program reads stay as they are in a file or a pipe, and are made printable on a terminal.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from typing import Any, TextIO, cast
 import typer
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.printable import printable
+from lora_ns.printable import printable, readable
 
 
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     """A text for a person to read, of one line or several."""
-    _write(printable(text, is_multiline=True) + end, err)
+    _write(readable(text) + end, err)
 
 
-def say_coloured(pieces: Iterable[tuple[str, str | None]]) -> None:
-    """A line of texts, each with the name of its colour; plain where no colours are wanted."""
-    listed = [(printable(text, is_multiline=True), colour) for text, colour in pieces]
+def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False) -> None:
+    """A line of texts, each with the name of its colour; plain where no colours are wanted.
+
+    Args:
+        pieces: the texts.
+        is_row: whether they are a row of the user's, which is shown with whatever is in it.
+    """
+    listed = [(printable(text, is_multiline=True) if is_row else readable(text), colour) for text, colour in pieces]
     coloured = has_colour()
     _write("".join(typer.style(text, fg=colour) if coloured else text for text, colour in listed) + "\n", err=False)
 
@@ -53,19 +58,19 @@ def _write(text: str, err: bool) -> None:
         raise RunError(Problem("standard output", f"cannot be written: {error.strerror}", "free some space")) from None
 
 
-class _PrintableStream:
-    """Standard error for what others write to it: the parser of the command line, warnings, tracebacks."""
+class _ReadableStream:
+    """Standard error for what others write to it: the parser of the command line, warnings, logs, tracebacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text in its printable form."""
-        self.stream.write(printable(text, is_multiline=True))
+        """Write a text in its readable form."""
+        self.stream.write(readable(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write lines in their printable form."""
+        """Write lines in their readable form."""
         for line in lines:
             self.write(line)
 
@@ -73,13 +78,13 @@ class _PrintableStream:
         return getattr(self.stream, name)
 
 
-def make_errors_printable() -> None:
-    """Have all that is written to standard error from now on in its printable form."""
-    if not isinstance(sys.stderr, _PrintableStream):
-        sys.stderr = cast("TextIO", _PrintableStream(sys.stderr))
+def make_errors_readable() -> None:
+    """Have all that is written to standard error from now on in its printable form, without secrets."""
+    if not isinstance(sys.stderr, _ReadableStream):
+        sys.stderr = cast("TextIO", _ReadableStream(sys.stderr))
 
 
 def steered_errors() -> TextIO:
     """Standard error as it is, for displays that move about on it and have no text of others in them."""
     stream = sys.stderr
-    return stream.stream if isinstance(stream, _PrintableStream) else stream
+    return stream.stream if isinstance(stream, _ReadableStream) else stream

@@ -16,10 +16,9 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from lora_ns.credentials import scrub_file
 from lora_ns.errors import MissingError, Problem
 from lora_ns.machine import TRAINING_PYTHON, Machine
-from lora_ns.printable import make_file_printable
+from lora_ns.printable import make_file_readable
 from lora_ns.rundir import telling_disk_errors
 from lora_ns.shortage import exhaustion
 from lora_ns.temporary import temporary_file
@@ -153,8 +152,7 @@ class Noise:
             self._path.unlink(missing_ok=True)
         else:
             with contextlib.suppress(OSError):  # of a folder that is gone, which is told elsewhere
-                scrub_file(self._path)
-                make_file_printable(self._path)
+                make_file_readable(self._path)
 
     def attach(self, path: Path) -> None:
         """Go on in this file, after what was collected so far. Raises `RunError` if it cannot be written."""

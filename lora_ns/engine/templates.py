@@ -11,7 +11,7 @@ from lora_ns.deadline import OverrunError, bounded
 from lora_ns.engine.rendering import is_of_template
 from lora_ns.errors import ModelError, Problem
 from lora_ns.reading import LARGEST_RECIPE, exists, read_text
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, secrets_of_named
 from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
 from lora_ns.spelling import close_to
 
@@ -153,6 +153,9 @@ def _read(loaded: LoadedRecipe, name: str) -> str:
     for candidate in places(loaded, name):
         if exists(candidate):
             where, before = loaded.where("sft.chat_template"), f"sft.chat_template: {candidate} "
-            return read_text(candidate, ModelError, where=where, before=before, most=LARGEST_RECIPE)
+            text = read_text(candidate, ModelError, where=where, before=before, most=LARGEST_RECIPE)
+            if secrets := list(secrets_of_named(candidate, text)):
+                raise ModelError(secrets)
+            return text
     what = f"sft.chat_template: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
     raise ModelError(Problem(loaded.where("sft.chat_template"), what, "name a .jinja file, or one of these"))

@@ -103,13 +103,26 @@ def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> It
 def _secrets_of_file(filled: Filled) -> Iterator[Problem]:
     """The same of a file of accelerate's, which is copied into the jobs of a run."""
     if filled.file is not None:
-        yield from _secrets_of_text(filled.file.path, filled.file.text)
+        yield from secrets_of_named(filled.file.path, filled.file.text)
 
 
-def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
+def secrets_of_named(path: Path, text: str, table: Any = None) -> Iterator[Problem]:
+    """The same of a file that a recipe names and that is copied into its run; `table` is what it has as JSON."""
+    lines = split_lines(text)
+    places = set()
+    for key, kind, variable in secrets_of(table):
+        name = f'"{key.rpartition(".")[2]}"'
+        number = next((number for number, line in enumerate(lines, start=1) if name in line or secret_in(line)), None)
+        places.add(where := f"{path}:{number}" if number else str(path))
+        yield Problem(where, f"{key}: {kind}, and the file is copied into the run", _instead(variable))
+    told = _secrets_of_text(path, text, "the file is copied into the run")
+    yield from (problem for problem in told if problem.where not in places)
+
+
+def _secrets_of_text(path: Path, text: str, why: str = "a recipe is copied into its run") -> Iterator[Problem]:
     for number, line in enumerate(split_lines(text), start=1):
         if found := secret_in(line):
-            yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
+            yield Problem(f"{path}:{number}", f"{found[0]}, and {why}", _instead(found[1]))
 
 
 def _instead(variable: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from lora_ns.credentials import scrubbed
 from lora_ns.errors import Problem, UsageError
 from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
 from lora_ns.metricsfile import read_metrics
@@ -170,7 +171,7 @@ def status(path: Path) -> RunStatus:
             manifest.plan.max_steps.value,
             row or None,
             manifest.updated,
-            manifest.error,
+            scrubbed(manifest.error) if manifest.error else None,
             aside.read().status if aside else None,
         )
     if job is None:

@@ -104,6 +104,8 @@ def test_several_recipes_are_an_array(write_recipe, recipe, slurm, tmp_path):
         (("--to", "ray", "--time", "9"), "--time: Ray's jobs have no limit"),
         (("--to", "ray", "-o", "cpu=1"), "--option: Ray has no option `cpu` here (one of: `address`"),
         (("--to", "ray", "-o", "cpus-per-node=few"), "--option: `cpus-per-node=few` (a number"),
+        (("--to", "slurm", "--time", "9", "-o", "export=ALL,HF_TOKEN=x1"), "--option: `export` has a secret in it"),
+        (("--to", "slurm", "--time", "9", "-o", "token=x1"), "--option: `token` has a secret in it"),
         (("--to", "slurm", "--time", "9", "-o", "=x"), "--option: `=x` (write `name=value`"),
         ((*TO_SLURM, "--resume", "--overwrite"), "--resume and --overwrite contradict each other"),
         ((*TO_SLURM, "--resume"), "no such run directory"),

@@ -135,6 +135,37 @@ def test_a_terminal_is_not_steered(place, tmp_path):
     assert not [character for character in HARMFUL if character in text]
 
 
+SECRET = "hf_" + "aB3dE5gH7jK9mN1pQ2rS4tU6vW8x"
+RESULTS = ("a row", "a result", "an answer")
+"""What was asked for, and is handed over with whatever is in it."""
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place not in RESULTS])
+def test_no_secret_reaches_a_terminal(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PLANTED", f":{SECRET} ")
+    text = on_a_terminal(PLACES[place](tmp_path))
+    assert "***" in text
+    assert SECRET not in text
+
+
+def test_no_secret_reaches_standard_error_by_a_traceback_a_warning_or_a_handler():
+    code = (
+        "import logging, sys, warnings; from lora_ns.cli import terminal as t; t.make_errors_readable();"
+        "logging.basicConfig(); logging.error(sys.argv[1]); warnings.warn(sys.argv[1]); raise ValueError(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, SECRET], capture_output=True, text=True, check=False)
+    assert done.stderr.count("***") == 3
+    assert SECRET not in done.stderr
+
+
+def test_a_row_is_shown_as_it_is(capsys):
+    from lora_ns.cli.findings import print_row
+    from lora_ns.services.validate import Piece, Shown
+
+    print_row(Shown("row 1", 1, 1, (Piece(f"my {SECRET}", "trained", (1,)),), None), ids=False)
+    assert SECRET in capsys.readouterr().out
+
+
 def test_standard_error_is_printable_in_a_log_and_a_result_is_raw_in_a_pipe(capsys):
     terminal.hand_over("a\x1b")
     terminal.say("b\x1b")
@@ -143,7 +174,7 @@ def test_standard_error_is_printable_in_a_log_and_a_result_is_raw_in_a_pipe(caps
 
 
 def test_a_traceback_is_printable():
-    code = "from lora_ns.cli import terminal as t; t.make_errors_printable(); raise ValueError('\\x1b]0;title')"
+    code = "from lora_ns.cli import terminal as t; t.make_errors_readable(); raise ValueError('\\x1b]0;title')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert r"ValueError: \x1b]0;title" in done.stderr
 

@@ -6,10 +6,11 @@ from shapes import SHAPES, make_tokenizer
 import lora_ns.deadline
 from lora_ns.engine import rendering
 from lora_ns.engine.render import Renderer
-from lora_ns.engine.templates import _variables
+from lora_ns.engine.templates import _variables, use_template
 from lora_ns.engine.tokenizer import stop_token_ids
 from lora_ns.errors import DataError, ModelError
 from lora_ns.formats import Conversation, EndlessRowError, Message, RowFaultError
+from lora_ns.recipe.load import load_recipe
 from lora_ns.rows import Row, for_each
 
 TURNS = (Message("user", "hello"), Message("assistant", "there"))
@@ -134,3 +135,14 @@ def test_a_template_that_has_no_end_is_told_when_the_stops_are_looked_for(tokeni
 @pytest.mark.parametrize("template", [*ENDLESS.values(), *REFUSED.values()])
 def test_variables_of_a_template_that_cannot_be_rendered_are_looked_for_in_vain_and_not_in_error(template):
     assert _variables(template) is None or isinstance(_variables(template), set)
+
+
+def test_a_secret_in_a_chat_template_is_refused(write_recipe, tmp_path):
+    secret = "hf_" + "aB3dE5gH7jK9mN1pQ2rS4tU6vW8x"
+    (tmp_path / "own.jinja").write_text(f"{{# mine #}}\n{{{{ '{secret}' }}}}\n")
+    loaded = load_recipe(write_recipe(), ["sft.chat_template=own.jinja"])
+    with pytest.raises(ModelError) as refused:
+        use_template(loaded, make_tokenizer(SHAPES["chatml"]))
+    assert str(refused.value).startswith(f"{tmp_path / 'own.jinja'}:2: ")
+    assert "HF_TOKEN" in str(refused.value)
+    assert secret not in str(refused.value)
