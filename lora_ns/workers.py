@@ -49,8 +49,8 @@ class WorkerFiles:
 
     @property
     def part(self) -> Path:
-        """What it found."""
-        return self.folder / f"part{self.number}.json"
+        """What it found, a line for each batch as soon as that is done."""
+        return self.folder / f"part{self.number}.jsonl"
 
     @property
     def error(self) -> Path:
@@ -135,7 +135,7 @@ def run_workers(
             running = None in codes
             tell(sum(own.done.stat().st_size for own in files if own.done.exists()))
             if number := stopped():
-                raise InterruptedRunError(number, Problem("", "stopped before all was answered; nothing was written"))
+                raise InterruptedRunError(number, Problem("", "stopped before all was answered"))
             if running:
                 time.sleep(_POLL_SECONDS)
     finally:

@@ -134,7 +134,7 @@ def test_a_fault_of_a_process_keeps_its_log(run, tmp_path):
 
 
 def test_a_signal_ends_all(run):
-    with pytest.raises(InterruptedRunError, match="nothing was written") as caught:
+    with pytest.raises(InterruptedRunError, match="stopped before all was answered") as caught:
         run(SOON, SOON, stopped=lambda: signal.SIGTERM)
     assert caught.value.signal_number == signal.SIGTERM
 

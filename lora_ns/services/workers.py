@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Workers:
 def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str], None]) -> Compute:
     """Compute in so many processes; in this one, if that is one or there is one batch.
 
-    What several find is heard of once all are done.
+    What several find is heard of at the end, however that comes: of one that fails or is stopped, what it had found.
 
     Args:
         workers: how many, and how each opens the run.
@@ -54,13 +54,13 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
                 prepare(workers.machine)
             return compute_here(opened, tell)(tasks, heard)
         with temporary_folder() as folder:
-            return _divide(tasks, count, workers, opened, folder, tell)
+            return _divide(tasks, count, workers, opened, folder, tell, heard)
 
     return compute
 
 
 def _divide(
-    tasks: Sequence[Task], count: int, workers: Workers, opened: Opened, folder: Path, tell: Tell
+    tasks: Sequence[Task], count: int, workers: Workers, opened: Opened, folder: Path, tell: Tell, heard: Heard
 ) -> list[list[Any]]:
     files = [WorkerFiles(folder, number) for number in range(count)]
     for own in files:
@@ -68,9 +68,17 @@ def _divide(
     device, tell_rows = opened.manifest.plan.device.value, telling_rows(tasks, tell)
     with StopSignal(is_noted=True).listening() as stop:
         environments = worker_environments(os.environ, count, device, workers.machine)
-        run_workers(folder, environments, tell_rows, lambda: stop.number)
-    parts = [json.loads(own.part.read_text(encoding="utf-8")) for own in files]
-    return [_joined(task, (part[number] for part in parts)) for number, task in enumerate(tasks)]
+        try:
+            run_workers(folder, environments, tell_rows, lambda: stop.number)
+        finally:
+            found = {(task, batch): items for own in files for task, batch, items in _found(own)}
+            for (task, batch), items in found.items():
+                for place, one in zip(tasks[task].batches[batch], items, strict=True):
+                    heard(task, place, one)
+    return [
+        task.in_order([found[position, number] for number in range(len(task.batches))])
+        for position, task in enumerate(tasks)
+    ]
 
 
 def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, opened: Opened) -> dict[str, Any]:
@@ -92,9 +100,14 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
     }
 
 
-def _joined(task: Task, parts: Iterable[Sequence[tuple[int, list[Any]]]]) -> list[Any]:
-    found = dict(batch for part in parts for batch in part)
-    return task.in_order([found[number] for number in range(len(task.batches))])
+def _found(files: WorkerFiles) -> Iterator[tuple[int, int, list[Any]]]:
+    """What a process has found so far: the number of the task, of the batch, and its items; half a line is nothing."""
+    if not files.part.exists():
+        return
+    with files.part.open("rb") as part:
+        for line in part:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
 
 
 def begin_elsewhere(run: RunDir, device: str, machine: Machine) -> None:
@@ -123,13 +136,10 @@ def work(files: WorkerFiles) -> None:
     force = Force(lambda _: None) if share["force"] else Force()
     base = Path(share["base"]) if share["base"] else None
     trained = load(open_run(run, base, share["dtype"], force))
-    found = []
-    with files.done.open("ab", buffering=0) as done:
-        for task in share["tasks"]:
+    with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
+        for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
-            by_batch = []
             for number, items in task["batches"]:
-                by_batch.append((number, compute_batch(trained, task["kind"], items, generation, number)))
+                found = compute_batch(trained, task["kind"], items, generation, number)
+                part.write(f"{json.dumps([position, number, found])}\n".encode())
                 done.write(b"." * len(items))
-            found.append(by_batch)
-    write_atomic(files.part, json.dumps(found))

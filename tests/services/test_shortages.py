@@ -7,15 +7,18 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import lora_ns.machine
 import lora_ns.services.merge
 import lora_ns.services.tasks
 import lora_ns.services.trained
+import lora_ns.services.workers
 from lora_ns.cli.app import app
-from lora_ns.errors import DataError, RunError, UsageError
+from lora_ns.errors import DataError, InterruptedRunError, Problem, RunError, UsageError
 from lora_ns.rows import Row
 from lora_ns.services.infer import check_columns, infer
 from lora_ns.services.trained import open_trained
 from lora_ns.staging import folder
+from lora_ns.workers import WorkerFiles
 
 
 def lorans(*arguments):
@@ -85,6 +88,32 @@ def test_what_was_answered_before_an_error_is_kept_in_the_order_of_the_rows(lora
     assert [row["messages"][0]["content"] for row in kept] == ["Write a.", "Write cat in capitals."]
     assert all("output" in row for row in kept)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.txt", "o.jsonl.part", "o.jsonl.part1"]
+
+
+@pytest.mark.parametrize(
+    "error", [RunError("lost"), InterruptedRunError(15, Problem("", "stopped")), KeyboardInterrupt()]
+)
+def test_what_several_processes_had_answered_is_kept_in_the_order_of_the_rows(lora_run, tmp_path, monkeypatch, error):
+    """The processes are played: each has written some batches, and the last half a line, when one of them is lost."""
+
+    def lost(folder, environments, *_):
+        for number in reversed(range(len(environments))):
+            files = WorkerFiles(folder, number)
+            ((batch, items), *_) = json.loads(files.share.read_text())["tasks"][0]["batches"]
+            answers = [{"text": "A", "finish_reason": "stop", "prompt_tokens": 1, "output_tokens": 1} for _ in items]
+            files.part.write_text(json.dumps([0, batch, answers]) + "\n[0, 2, [")
+        raise error
+
+    monkeypatch.setattr(lora_ns.services.workers, "run_workers", lost)
+    monkeypatch.setattr(lora_ns.machine, "usable_cores", lambda: 2)
+    (tmp_path / "in.txt").write_text("Write river in capitals, please.\nWrite a.\nWrite cat in capitals.\n")
+    words = ["--input-file", tmp_path / "in.txt", "-o", tmp_path / "o.jsonl", "--set", "generation.batch_size=1"]
+    with contextlib.suppress(type(error)):
+        lorans("infer", lora_run.path, *words, "--num-processes", "2")
+    kept = [json.loads(line) for line in (tmp_path / "o.jsonl.part").read_text().splitlines()]
+    assert [row["messages"][0]["content"] for row in kept] == ["Write a.", "Write cat in capitals."]
+    assert all(row["output"] == "A" for row in kept)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.txt", "o.jsonl.part"]
 
 
 def test_eval_leaves_out_as_many_rows_that_cannot_be_read_as_is_said(classifier_run, tmp_path):
