@@ -25,10 +25,19 @@ from lora_ns.processes import (
     in_each_process,
     process_problems,
 )
-from lora_ns.rates import batch_note, rate_note, targets_note, usual_rate
+from lora_ns.rates import (
+    USUAL_SCALE,
+    batch_note,
+    rank_note,
+    rate_note,
+    scale_note,
+    targets_note,
+    usual_rank,
+    usual_rate,
+)
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.peft import Ia3, Lora, method_name
+from lora_ns.recipe.peft import AdaLora, Ia3, Lora, method_name
 from lora_ns.upstream import supports_sdpa
 
 T = TypeVar("T")
@@ -81,6 +90,8 @@ class Plan(BaseModel):
     eval_steps: Derived[int | None]
     save_steps: Derived[int | None]
     learning_rate: Derived[float]
+    rank: Derived[int | None] = Derived[int | None](value=None, origin="default")
+    """None of methods without one, and in runs of versions whose LoRA had one default."""
     base_parameters: Derived[int | None]
     adapter_parameters: Derived[int | None]
     memory_bytes: Derived[int | None]
@@ -170,6 +181,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
         eval_steps=_interval(loaded, "eval_steps", training.eval_steps, regular, often),
         save_steps=_interval(loaded, "save_steps", training.save_steps, regular, often),
         learning_rate=_learning_rate(loaded, facts),
+        rank=_rank(loaded, facts),
         base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
         adapter_parameters=Derived(
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
@@ -309,7 +321,7 @@ def _length_key(loaded: LoadedRecipe) -> str:
 
 
 def fit_to_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
-    """The recipe as it meets its base: with the quantisation that it is stored in, and rows no longer than it reads.
+    """The recipe as it meets its base: as it is stored, with rows no longer than it reads, and a rank for its width.
 
     Raises:
         ModelError: if nothing here trains over the base as it is stored.
@@ -318,7 +330,7 @@ def fit_to_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     if facts:
         told = (note for note in facts.notes if note not in loaded.notes)
         loaded = replace(loaded, notes=(*loaded.notes, *told))
-    return _fit_length(fit_quantization(loaded, facts), facts)
+    return _fit_rank(_fit_length(fit_quantization(loaded, facts), facts), facts)
 
 
 def _fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
@@ -329,6 +341,28 @@ def _fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     table = key.partition(".")[0]
     objective = getattr(loaded.recipe, table).model_copy(update={"max_seq_length": room})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={table: objective}))
+
+
+def _fit_rank(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
+    """The recipe, with the rank of LoRA that is usual for its task and base if it leaves that open."""
+    if not leaves_rank_open(loaded):
+        return loaded
+    rank = usual_rank(loaded.recipe.task_type, facts.hidden_size if facts else None)
+    return with_rank(loaded, rank, USUAL_SCALE * rank)
+
+
+def leaves_rank_open(loaded: LoadedRecipe) -> bool:
+    """Whether a recipe of LoRA says nothing of ranks and scales; who names one of them means it with the other one."""
+    peft = loaded.recipe.peft
+    if not isinstance(peft, Lora) or peft.rank_pattern or peft.alpha_pattern:
+        return False
+    return all(loaded.origin(f"peft.{key}") == "default" for key in ("lora_r", "lora_alpha"))
+
+
+def with_rank(loaded: LoadedRecipe, rank: int, alpha: float) -> LoadedRecipe:
+    """The recipe with another rank and scale of LoRA."""
+    peft = loaded.recipe.peft.model_copy(update={"lora_r": rank, "lora_alpha": alpha})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"peft": peft}))
 
 
 def _length(loaded: LoadedRecipe) -> Derived[int]:
@@ -659,9 +693,29 @@ def _learning_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[flo
     usual = _usual_rate(loaded, facts)
     if facts is None or usual == loaded.recipe.peft.capabilities.typical_learning_rate:
         return Derived(value=usual, origin="default", why=f"typical for {method}")
+    return Derived(value=usual, origin="default", why=_usual_why(loaded, facts))
+
+
+def _usual_why(loaded: LoadedRecipe, facts: BaseFacts | None) -> str:
     kind = "text" if loaded.recipe.task_type == "CAUSAL_LM" else "labels"
-    why = f"usual for {method}, {kind} and a base {facts.hidden_size:,} wide"
-    return Derived(value=usual, origin="default", why=why)
+    if facts is None or not facts.hidden_size:
+        return f"usual for {loaded.recipe.peft.method} and {kind}"
+    return f"usual for {loaded.recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
+
+
+def _rank(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[int | None]:
+    peft = loaded.recipe.peft
+    if isinstance(peft, Lora) and leaves_rank_open(loaded):
+        why = f"{_usual_why(loaded, facts)}; lora_alpha {peft.lora_alpha:g}"
+        return Derived(value=peft.lora_r, origin="default", why=why)
+    key = next((key for key in _RANKS if key in type(peft).model_fields), None)
+    if key is None:
+        return Derived(value=None, origin="computed", why=f"{peft.method} has none")
+    return _written(loaded, f"peft.{key}", getattr(peft, key))
+
+
+_RANKS = ("lora_r", "init_r", "r")
+"""What methods call their rank."""
 
 
 def _usual_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> float:
@@ -708,12 +762,16 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, ro
 
 def _unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: _Batch) -> list[str]:
     """Notes on settings of the recipe that are far from what is known to work."""
-    recipe = loaded.recipe
+    recipe, peft = loaded.recipe, loaded.recipe.peft
     rate = recipe.training.learning_rate
+    width = facts.hidden_size if facts else None
     found = (
         rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
         batch_note(recipe.task_type, batch.total.value),
-        targets_note(recipe.task_type, getattr(recipe.peft, "target_modules", "")),
+        targets_note(recipe.task_type, getattr(peft, "target_modules", "")),
+        rank_note("peft.lora_r", peft.lora_r, width) if isinstance(peft, Lora) else None,
+        rank_note("peft.init_r", peft.init_r, width) if isinstance(peft, AdaLora) else None,
+        scale_note(peft.lora_alpha, peft.lora_r, peft.use_rslora) if isinstance(peft, Lora) else None,
     )
     return [note for note in found if note]
 

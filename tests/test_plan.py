@@ -11,7 +11,7 @@ from minimal_recipe import choosing
 from lora_ns.basemodel import BaseFacts, find_base
 from lora_ns.errors import PlanError
 from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH, DataFacts, Plan, make_plan
+from lora_ns.plan import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH, DataFacts, Plan, fit_to_base, make_plan
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.peft import METHODS
 
@@ -72,6 +72,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "eval_steps": (7, "computed"),
         "save_steps": (7, "computed"),
         "learning_rate": (1e-3, "default"),
+        "rank": (16, "default"),
         "base_parameters": (1_000_000, "computed"),
         "adapter_parameters": (16 * (128 + 192), "computed"),
         "memory_bytes": (1_073_943_296, "computed"),
@@ -489,6 +490,71 @@ def test_the_rate_of_lora_fits_task_and_base(write_recipe, minimal):
     labels = make_plan(labelled, CPU, SimpleNamespace(facts=wide), DataFacts())
     assert (text.learning_rate.value, labels.learning_rate.value) == (7e-4, 5e-4)
     assert labels.learning_rate.why == "usual for lora, labels and a base 768 wide"
+
+
+def planned(path, *overrides, width):
+    """The plan, and what of `[peft]` PEFT is given."""
+    facts = replace(SMALL, hidden_size=width)
+    loaded = fit_to_base(load_recipe(path, overrides), facts)
+    kwargs = loaded.recipe.peft.to_kwargs()
+    return make_plan(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()), kwargs["r"], kwargs["lora_alpha"]
+
+
+@pytest.mark.parametrize(
+    ("task", "width", "rank"),
+    [("CAUSAL_LM", 64, 16), ("CAUSAL_LM", 32, 8), ("SEQ_CLS", 768, 8), ("TOKEN_CLS", 384, 8), ("TOKEN_CLS", 16, 4)],
+)
+def test_the_rank_of_lora_fits_task_and_base(write_recipe, minimal, task, width, rank):
+    made, given, alpha = planned(write_recipe(minimal.replace("CAUSAL_LM", task)), width=width)
+    assert (made.rank.value, made.rank.origin, given, alpha) == (rank, "default", rank, 2 * rank)
+    assert made.adapter_parameters.value == rank * (128 + 192)
+    kind = "text" if task == "CAUSAL_LM" else "labels"
+    assert made.rank.why == f"usual for lora, {kind} and a base {width} wide; lora_alpha {2 * rank}"
+
+
+def test_the_rank_of_lora_fits_the_task_before_the_base_is_here(write_recipe, minimal):
+    made = make_plan(load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS"))), CPU, None, DataFacts())
+    assert (made.rank.value, made.rank.why) == (8, "usual for lora and labels; lora_alpha 16")
+
+
+@pytest.mark.parametrize(
+    ("override", "rank", "alpha", "origin"),
+    [
+        ("peft.lora_r=24", 24, 32, "--set"),
+        ("peft.lora_r=16", 16, 32, "--set"),
+        ("peft.lora_alpha=8", 16, 8, "default"),
+        ("peft.rank_pattern={ q_proj = 2 }", 16, 32, "default"),
+        ("peft.alpha_pattern.q_proj=2", 16, 32, "default"),
+    ],
+)
+def test_a_rank_or_a_scale_that_is_given_is_taken_with_the_other_as_it_was(
+    write_recipe, minimal, override, rank, alpha, origin
+):
+    made, given, scale = planned(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS")), override, width=768)
+    assert (made.rank.value, made.rank.origin, given, scale) == (rank, origin, rank, alpha)
+
+
+@pytest.mark.parametrize(
+    ("method", "rank"), [("adalora", 12), ("loha", 8), ("vera", 256), ("ia3", None), ("prompt-tuning", None)]
+)
+def test_other_methods_keep_their_own_ranks(write_recipe, method, rank):
+    made = plan(write_recipe(), f"peft.method={method}", facts=replace(SMALL, hidden_size=32))
+    assert (made.rank.value, made.rank.why) == (rank, "" if rank else f"{method} has none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["peft.lora_r=33"], ["peft.lora_r: 33 is above half"]),
+        (["peft.lora_r=32"], []),
+        (["peft.method=adalora", "peft.init_r=33"], ["peft.init_r: 33 is above half"]),
+        (["peft.lora_r=8", "peft.lora_alpha=256"], ["peft.lora_alpha: 256 scales the update by 32 "]),
+        (["peft.lora_r=8", "peft.lora_alpha=16"], []),
+    ],
+)
+def test_ranks_and_scales_far_from_the_usual_ones_get_a_note(write_recipe, overrides, told):
+    notes = plan(write_recipe(), *overrides).notes
+    assert [note[: len(start)] for note, start in zip(notes, told, strict=True)] == told
 
 
 def test_a_learning_rate_that_is_given_is_taken(write_recipe, minimal):

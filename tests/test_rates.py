@@ -1,9 +1,19 @@
-"""Learning rates that a recipe starts from, and what is said of settings far from what works."""
+"""Learning rates and ranks that a recipe starts from, and what is said of settings far from what works."""
 
 import pytest
 
 from lora_ns.capabilities import LORA_RATE
-from lora_ns.rates import FAR, LARGE_BATCH, batch_note, rate_note, targets_note, usual_rate
+from lora_ns.rates import (
+    FAR,
+    LARGE_BATCH,
+    batch_note,
+    rank_note,
+    rate_note,
+    scale_note,
+    targets_note,
+    usual_rank,
+    usual_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +67,52 @@ def test_large_steps_of_text_get_a_note():
 )
 def test_the_attention_alone_gets_a_note_for_text(task, targets, is_told):
     assert (targets_note(task, targets) is not None) == is_told
+
+
+@pytest.mark.parametrize("width", [None, 0, 64, 384, 768, 4096])
+def test_the_usual_rank_is_the_published_one(width):
+    assert usual_rank("CAUSAL_LM", width) == 16
+    assert usual_rank("SEQ_CLS", width) == usual_rank("TOKEN_CLS", width) == 8
+
+
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"])
+def test_no_usual_rank_is_above_a_quarter_of_the_width(task):
+    for width in range(4, 200):
+        rank = usual_rank(task, width)
+        assert rank % 2 == 0
+        assert rank == 2 or rank <= width // 4
+        assert rank_note("peft.lora_r", rank, width) is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "width", "is_told"),
+    [(32, 64, False), (33, 64, True), (32, 65, False), (512, None, False), (512, 0, False)],
+)
+def test_a_rank_above_half_of_the_width_gets_a_note(rank, width, is_told):
+    note = rank_note("peft.lora_r", rank, width)
+    assert (note is not None) == is_told
+    assert note is None or "(write at most 32)" in note
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rank", "is_stabilised", "is_told"),
+    [
+        (32, 16, False, False),
+        (16, 8, False, False),
+        (512, 64, False, False),  # 4 times the scale
+        (513, 64, False, True),
+        (129, 16, False, True),
+        (128, 16, False, False),
+        (128, 1, False, False),  # 4 times the alpha
+        (2, 4, False, False),  # a quarter of the scale
+        (1.9, 4, False, True),
+        (16, 64, False, False),  # QLoRA
+        (32, 512, False, False),  # Schulman et al.
+        (32, 16, True, False),
+        (64, 64, True, False),  # PEFT's benchmark
+        (129, 256, True, True),
+        (1, 16, True, True),
+    ],
+)
+def test_a_scale_far_from_the_usual_one_gets_a_note(alpha, rank, is_stabilised, is_told):
+    assert (scale_note(alpha, rank, is_stabilised) is not None) == is_told

@@ -86,7 +86,16 @@ from lora_ns.marks import fault_of, mark_folder
 from lora_ns.metricsfile import read_metrics
 from lora_ns.nodes import own_folder
 from lora_ns.packages import check_packages
-from lora_ns.plan import DataFacts, Plan, fit_to_base, fit_to_machine, make_plan, room_for_rows
+from lora_ns.plan import (
+    DataFacts,
+    Plan,
+    fit_to_base,
+    fit_to_machine,
+    leaves_rank_open,
+    make_plan,
+    room_for_rows,
+    with_rank,
+)
 from lora_ns.processes import count_processes
 from lora_ns.recipe.distributed import AutoStrategy, DeepSpeed, OneProcess, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
@@ -439,9 +448,19 @@ def _as_asked(manifest: Manifest, loaded: LoadedRecipe, count: Count | None) -> 
     elif count is not None:  # which is looked at by itself, see `regrouped`
         kept = {"num_processes": begun.num_processes} if isinstance(begun, Processes) else {}
         wanted = wanted.model_copy(update=kept) if kept else begun
+    loaded = _with_settled_rank(manifest, loaded)
     loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"distributed": wanted}))
     _check_same(manifest, loaded)
     return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"distributed": wanted})})
+
+
+def _with_settled_rank(manifest: Manifest, loaded: LoadedRecipe) -> LoadedRecipe:
+    """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
+    begun, rank = manifest.recipe.peft, manifest.plan.rank
+    if not isinstance(begun, Lora) or not leaves_rank_open(loaded) or rank.origin != "default":
+        return loaded
+    settled = Lora(method="lora") if rank.value is None else begun
+    return with_rank(loaded, settled.lora_r, settled.lora_alpha)
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:

@@ -163,7 +163,7 @@ def test_tags_are_learned_and_beat_no_entity_at_all(runs, tmp_path):
     [
         ("scores", "plum", "0."),
         ("several", "maple", "no label"),
-        ("several", "MAPLE?", "asks  0."),
+        ("several", "MAPLE?", ("asks  0.9", "asks  1.0")),
         ("tags", "river MAPLE", "river MAPLE/B-loud"),
     ],
 )

@@ -18,6 +18,7 @@ from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
 from lora_ns.engine.model import computing
 from lora_ns.errors import LoransError, RunError, UsageError
+from lora_ns.plan import Derived
 from lora_ns.recipe.load import load_recipe
 from lora_ns.rows import Row
 from lora_ns.rundir import RunDir
@@ -236,6 +237,39 @@ def test_a_resumed_run_cannot_become_another_one(lora_run, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("5e-3", "1e-3"))
     with pytest.raises(UsageError, match=r"training.learning_rate: the run was started with 0.005"), Noise() as noise:
         resume(lora_run, SilentObserver(), noise, load_recipe(tmp_path / "recipe.toml"))
+
+
+_ONE_FOR_ALL = {"rank": Derived[int | None](value=None, origin="default")}
+"""What the plan of a run of a version has in which LoRA's rank did not depend on the task."""
+
+
+@pytest.mark.parametrize(
+    ("planned", "begun", "overrides", "told"),
+    [
+        ({}, {}, [], "this run is finished"),
+        (_ONE_FOR_ALL, {"lora_r": 16, "lora_alpha": 32.0}, [], "this run is finished"),
+        (_ONE_FOR_ALL, {"lora_r": 16, "lora_alpha": 32.0}, ["peft.lora_r=16"], "this run is finished"),
+        (_ONE_FOR_ALL, {"lora_r": 32, "lora_alpha": 32.0}, [], "peft.lora_r: the run was started with 32"),
+        (
+            {"rank": Derived[int | None](value=16, origin="--set")},
+            {"lora_r": 16, "lora_alpha": 32.0},
+            [],
+            "peft.lora_r: the run was started with 16",
+        ),
+        ({}, {}, ["peft.lora_r=16"], "peft.lora_r: the run was started with 8"),
+    ],
+)
+def test_a_rank_that_nobody_wrote_is_the_one_that_the_run_began_with(
+    classifier_run, tmp_path, planned, begun, overrides, told
+):
+    run = RunDir(shutil.copytree(classifier_run.path, tmp_path / "run"))
+    recipe, plan = run.read().recipe, run.read().plan
+    assert (recipe.peft.lora_r, recipe.peft.lora_alpha, plan.rank.value) == (8, 16, 8)
+    peft = recipe.peft.model_copy(update=begun)
+    run.update(recipe=recipe.model_copy(update={"peft": peft}), plan=plan.model_copy(update=planned))
+    (tmp_path / "recipe.toml").write_text(CLASSES)
+    with pytest.raises(UsageError, match=told), Noise() as noise:
+        resume(run, SilentObserver(), noise, load_recipe(tmp_path / "recipe.toml", overrides))
 
 
 @pytest.mark.parametrize(

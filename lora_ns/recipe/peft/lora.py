@@ -29,7 +29,9 @@ class Lora(LayeredMethod):
         gptq=True,
         benchmark="rank 32: 0.478 in 16 min and 20.8 GB; rank 64 with `use_rslora`: 0.513",
     )
-    advice: ClassVar[str] = "the place to start: rank 16 on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
+    advice: ClassVar[str] = (
+        "the place to start: rank 16 for text and 8 for labels, on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
+    )
 
     left_out: ClassVar[frozenset[str]] = frozenset(
         {"method", "extra", "loraplus_lr_ratio", "use_lora_fa", "init_samples", "eva_rho", "corda_method"}
@@ -39,7 +41,7 @@ class Lora(LayeredMethod):
     method: Literal["lora"]
     """LoRA."""
     lora_r: PositiveInt = 16
-    """Rank of the update."""
+    """Rank of the update; if `lora_alpha` is absent too, 8 with 16 for labels, and less of both on a narrow base."""
     lora_alpha: PositiveFloat = 32
     """The update is scaled by `lora_alpha / lora_r`, or by `lora_alpha / sqrt(lora_r)` with `use_rslora`."""
     lora_dropout: Fraction = 0.0
