@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.formats import FORMATS, Columns, Unused, detect, find_unused, names_of
+from lora_ns.formats import FORMATS, Columns, Unused, detect, ends_answered, find_unasked, find_unused, names_of
 from lora_ns.formats.detection import PREFERENCES, SIGNS
 from lora_ns.formats.unused import METADATA
 
@@ -167,3 +167,25 @@ def test_the_known_metadata_is_documented():
     told = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
     of_trees = {"message_tree_id", "tree_state", "__index_level_0__"}
     assert not [name for name in METADATA - of_trees if f"`{name}`" not in told]
+
+
+ANSWERS = {
+    "alpaca": ["output"],
+    "question-answer": ["answer"],
+    "prompt-completion": ["completion"],
+    "classification": ["label"],
+    "token-classification": ["tags"],
+}
+"""What a question does not depend on; other formats have the answer in the column of the question, or none."""
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_question_does_not_depend_on_is_found_in_every_format(name):
+    task, row = ROWS[name]
+    columns = Columns(text_column="sentence") if name == "classification" else Columns()
+    form, _ = detect(columns, list(row), row, task)
+    answers = ANSWERS.get(name, [])
+    assert find_unasked(form, [row]) == answers
+    assert find_unasked(form, [{**row, "id": 7, "empty": ""}, {**row, "body": "x"}]) == [*answers, "body"]
+    assert find_unasked(form, [{name: row[name] for name in row if name not in answers}]) == []
+    assert ends_answered(form, [row]) is (name in {"messages", "sharegpt", "alpaca", "question-answer"})

@@ -81,7 +81,7 @@ def infer(
     with contextlib.nullcontext() if output_file is None else output(output_file, overwrite) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
             libraries.prepare(machine, count)
-            from lora_ns.services.infer import check_columns
+            from lora_ns.services.infer import check_columns, unasked_note
             from lora_ns.services.infer import infer as service
             from lora_ns.services.trained import open_run
             from lora_ns.services.workers import Workers, compute_by
@@ -89,6 +89,8 @@ def infer(
             opened = open_run(folder, base, dtype, forced)
             rows = _rows(opened, texts, input_file)
             check_columns(opened.manifest, rows)
+            if told := unasked_note(opened.manifest, rows, str(input_file)):
+                progress.warn(told)
             compute = compute_by(Workers(count, machine, base, dtype, force), opened, progress.rows, progress.warn)
             with _keeping(file, len(rows), progress.warn) as keep:
                 result = service(opened, rows, generation, compute, keep)

@@ -21,7 +21,7 @@ from lora_ns.formats.base import (
 from lora_ns.formats.classification import ProblemType, TextClassification
 from lora_ns.formats.detection import FORMATS, detect
 from lora_ns.formats.tokens import TokenClassification
-from lora_ns.formats.unused import Unused, find_unused, names_of
+from lora_ns.formats.unused import Unused, ends_answered, find_unasked, find_unused, names_of
 
 __all__ = [
     "FORMATS",
@@ -43,6 +43,8 @@ __all__ = [
     "TokenClassification",
     "Unused",
     "detect",
+    "ends_answered",
+    "find_unasked",
     "find_unused",
     "names_of",
 ]

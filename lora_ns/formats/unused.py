@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.formats.base import Columns, Format, Values
+from lora_ns.formats.base import Columns, Conversation, Format, RowFaultError, Values
 from lora_ns.formats.cells import column_of, find, is_there
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.detection import FORMATS, PREFERENCES, SIGNS, TEXT_PAIRS, TEXTS
@@ -62,6 +62,44 @@ def find_unused(form: Format, asked: Columns, rows: Sequence[Values]) -> Unused:
     shares = {name: _told_share(rows, name, read) for name in rest if name in meaning}
     left = [name for name in rest if shares.get(name, 0.0) < 1]
     return Unused(tuple(left), tuple(name for name in left if shares.get(name, 1.0) < MOSTLY))
+
+
+def find_unasked(form: Format, rows: Sequence[Values]) -> list[str]:
+    """The columns of rows that a question to a model does not depend on, such as labels; metadata is not among them.
+
+    Args:
+        form: how the rows are read.
+        rows: all of them. Each column is tried by the first row in which it says something.
+    """
+    found = []
+    for name in names_of(rows):
+        row = next((row for row in rows if _says(row.get(name))), None)
+        if row is not None and name not in METADATA and _is_unasked(form, row, name):
+            found.append(name)
+    return found
+
+
+def _is_unasked(form: Format, row: Values, name: str) -> bool:
+    """Whether a row asks the same without a column; of a row that asks nothing, no column is left over."""
+    try:
+        return form.prompt({key: value for key, value in row.items() if key != name}) == form.prompt(row)
+    except RowFaultError:
+        return False
+
+
+def ends_answered(form: Format, rows: Sequence[Values]) -> bool:
+    """Whether a conversation of these rows ends with an answer, which is left out when a model is asked."""
+    return any(_ends_answered(form, row) for row in rows)
+
+
+def _ends_answered(form: Format, row: Values) -> bool:
+    try:
+        asked, whole = form.prompt(row), form.example(row)
+    except RowFaultError:
+        return False
+    if not isinstance(asked, Conversation) or not isinstance(whole, Conversation):
+        return False
+    return len(asked.messages) < len(whole.messages)
 
 
 MOSTLY = 0.95

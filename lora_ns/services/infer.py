@@ -9,7 +9,16 @@ from typing import Any
 from lora_ns.engine.labelled import WordEncoder, make_encoder
 from lora_ns.engine.render import make_renderer
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Example, RowFaultError, Tagged, TextClassification, TokenClassification
+from lora_ns.formats import (
+    Example,
+    RowFaultError,
+    Tagged,
+    TextClassification,
+    TokenClassification,
+    ends_answered,
+    find_unasked,
+)
+from lora_ns.formats.cells import listed
 from lora_ns.formats.tokens import entities, has_scheme
 from lora_ns.recipe.generation import Generation
 from lora_ns.rows import Row, for_each
@@ -133,6 +142,34 @@ def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
         if taken := [name for name in written if name in own]:
             what = f"column `{taken[0]}` would be replaced by what the model says"
             raise DataError(Problem(row.where, what, "rename it"))
+
+
+def unasked_note(manifest: Manifest, rows: Sequence[Row], name: str) -> str | None:
+    """What is said of columns that the model is not asked with, such as labels; None if there are none.
+
+    Args:
+        manifest: of the run.
+        rows: all that are asked.
+        name: what messages call their source.
+    """
+    form, values = format_of(manifest), [row.values for row in rows]
+    found = find_unasked(form, values)
+    if not found:
+        is_answered = ends_answered(form, values)
+        return f"{name}: not used to answer: the answers that the conversations end with" if is_answered else None
+    kept = dict.fromkeys(found) | {
+        column: f" as `{new}`" for column, new in _renamed(manifest).items() if column in found
+    }
+    told = ", ".join(f"`{column}`{new or ''}" for column, new in kept.items())
+    return f"{name}: not used to answer: {listed(found)}; `-o` and `--json` keep {told}"
+
+
+def _renamed(manifest: Manifest) -> dict[str, str]:
+    """Columns that are kept under another name, since what the model says has theirs."""
+    form, answer = format_of(manifest), _answer_column(manifest)
+    if isinstance(form, TokenClassification):
+        return {"tags": "expected_tags"}
+    return {answer: "expected"} if answer else {}
 
 
 def _written(manifest: Manifest) -> tuple[str, ...]:

@@ -65,13 +65,18 @@ def test_infer_replaces_neither_a_file_nor_a_column_unasked(lora_run, tmp_path):
     assert len(rows((tmp_path / "out.jsonl").read_text())) == 1
 
 
-def test_infer_keeps_the_answer_of_an_instruction_beside_its_own(trained, tmp_path):
+def test_infer_keeps_the_answer_of_an_instruction_beside_its_own(trained, tmp_path, capfd):
     (tmp_path / "rows.jsonl").write_text('{"instruction": "Say a.", "output": "b"}\n' * 4)
     text = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace('format = "messages"\n', "")
     text = text.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")
     run = trained(text, "training.max_steps=1", "generation.max_new_tokens=2")
     done = lorans("infer", run.path, "--input-file", tmp_path / "rows.jsonl", "--json")
     assert [row["expected"] for row in rows(done.stdout)] == ["b"] * 4
+    told = (
+        f"note: {tmp_path / 'rows.jsonl'}: not used to answer: `output`; `-o` and `--json` keep `output` as `expected`"
+    )
+    said = capfd.readouterr().err
+    assert said.count("not used to answer") == said.count(told) == 1
 
 
 def test_infer_keeps_the_fields_of_the_rows(lora_run, tmp_path):
