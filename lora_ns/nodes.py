@@ -42,16 +42,18 @@ def this_node(asked: Strategy) -> Node | None:
     Raises:
         UsageError: if the meeting point cannot be reached, or another program listens there.
     """
-    if not isinstance(asked, Processes) or asked.num_nodes == 1 or asked.rdzv_endpoint is None:
+    place = _shared_meeting(asked)
+    if place is None or not isinstance(asked, Processes):
         return None
-    host, _, port = asked.rdzv_endpoint.rpartition(":")
+    host, _, port = place.rpartition(":")
     try:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
         with socket.socket(found[0], socket.SOCK_DGRAM) as probe:
             probe.connect(found[4])  # which sends nothing
             address = str(probe.getsockname()[0])
-    except OSError as error:
-        what = f"{_KEY}: {host} cannot be reached from here: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # the second where a part of the name is empty, or too long
+        said = error.strerror if isinstance(error, OSError) else None
+        what = f"{_KEY}: {host} cannot be reached from here: {said or error}"
         raise UsageError(Problem("", what, "write address and port of one of the machines")) from None
     is_host = _is_own(found[0], found[4])
     return Node(asked.num_nodes, host, int(port), address, _interface(address), is_host, asked.timeout)
@@ -61,6 +63,41 @@ def own_folder(path: Path, asked: Strategy) -> Path:
     """Where this machine keeps its copy of a run. Raises `UsageError`, as `this_node`."""
     node = this_node(asked)
     return node.folder(path) if node else path
+
+
+def resume_command(path: Path, asked: Strategy) -> str:
+    """What goes on with a run, as one types it."""
+    place = f" --rdzv-endpoint {_shared_meeting(asked)}" if _shared_meeting(asked) else ""
+    return f"`lorans train {path}{place} --resume`"
+
+
+def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
+    """The user says where a run that goes on by its folder alone meets other machines.
+
+    Where processes meet, they unpickle what is handed to them, so it is not the folder, which may be a stranger's, that
+    decides whom this machine trusts.
+
+    Args:
+        path: the run.
+        asked: how its recipe has it trained.
+        named: the place that the user names.
+
+    Raises:
+        UsageError: if it is not the run's.
+    """
+    wanted = _shared_meeting(asked)
+    if named == wanted:
+        return
+    if wanted is None:
+        raise UsageError(Problem(str(path), "is trained on one machine, and meets no other", "leave it away"))
+    what = f"meets other machines at {wanted}, and what answers there can run code on this one"
+    remedy = f"if it is a machine of yours: {resume_command(path, asked)}; to meet elsewhere, name the recipe"
+    raise UsageError(Problem(str(path), what, remedy))
+
+
+def _shared_meeting(asked: Strategy) -> str | None:
+    """Where machines meet; None if there is one."""
+    return asked.rdzv_endpoint if isinstance(asked, Processes) and asked.num_nodes > 1 else None
 
 
 def _is_own(family: int, place: tuple[object, ...]) -> bool:

@@ -4,10 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from lora_ns.errors import UsageError
 from lora_ns.launch import argv, environment
-from lora_ns.nodes import Node, check_port, own_folder, this_node
+from lora_ns.nodes import Node, check_meeting, check_port, own_folder, resume_command, this_node
 from lora_ns.recipe.distributed import Ddp, OneProcess
 
 HOST = Node(2, "10.0.0.1", 29500, "10.0.0.1", "eth1", is_host=True, timeout=60)
@@ -30,9 +31,35 @@ def test_the_machine_with_the_address_is_the_host():
     assert node == Node(2, "127.0.0.1", 29500, "127.0.0.1", "lo", is_host=True, timeout=7)
 
 
-def test_a_place_that_cannot_be_reached_is_told():
-    with pytest.raises(UsageError, match=r"rdzv_endpoint: nowhere.invalid cannot be reached from here"):
-        this_node(asked("nowhere.invalid:29500"))
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "a" * 99])
+def test_a_place_that_cannot_be_reached_is_told(host):
+    with pytest.raises(UsageError, match=rf"rdzv_endpoint: {host} cannot be reached from here"):
+        this_node(asked(f"{host}:29500"))
+
+
+@pytest.mark.parametrize(
+    "place", ["", "a", "a:", ":1", "a:0", "a:65536", "a:1e3", f"a:{10**30}", "-a:1", "a b:1", "ä:1"]
+)
+def test_what_is_no_place_is_no_place(place):
+    with pytest.raises(ValidationError):
+        asked(place)
+
+
+@pytest.mark.parametrize("place", ["a:1", "10.0.0.1:29500", "[::1]:65535", "node-1.cluster_a:29500"])
+def test_a_place_is_a_machine_and_a_port(place):
+    assert asked(place).rdzv_endpoint == place
+
+
+def test_a_run_meets_others_where_the_user_says():
+    several, alone = asked("10.0.0.1:29500"), Ddp(strategy="ddp")
+    check_meeting(Path("run"), several, "10.0.0.1:29500")
+    check_meeting(Path("run"), alone, None)
+    for named in (None, "10.0.0.2:29500"):
+        with pytest.raises(UsageError, match=r"`lorans train run --rdzv-endpoint 10.0.0.1:29500 --resume`"):
+            check_meeting(Path("run"), several, named)
+    with pytest.raises(UsageError, match="is trained on one machine"):
+        check_meeting(Path("run"), alone, "10.0.0.1:29500")
+    assert resume_command(Path("run"), alone) == "`lorans train run --resume`"
 
 
 def test_each_machine_has_a_folder_of_its_own():

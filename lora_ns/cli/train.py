@@ -74,12 +74,12 @@ def train(
     is_run, launcher = resume and is_folder(recipe), Launcher.of(os.environ)
     count = asked_processes(num_processes, gpus, "trains")
     _check_left_to(launcher, count, nodes, rdzv_endpoint)
-    if is_run and (overrides or nodes or rdzv_endpoint):
+    if is_run and (overrides or nodes):
         what = "a run goes on as it was started, but for `--num-processes`"
         raise UsageError(Problem("--set" if overrides else "", what, "leave it away, or start a new run"))
     if launcher and not is_run:
         count, nodes, rdzv_endpoint = launcher.processes, launcher.nodes, launcher.endpoint
-    overrides = [*overrides, *_processes(recipe, overrides, count, nodes, rdzv_endpoint)]
+    overrides = [*overrides, *_processes(recipe, overrides, count, nodes, None if is_run else rdzv_endpoint)]
     if dry_run:
         from lora_ns.cli.plan import plan
 
@@ -98,7 +98,7 @@ def train(
             asked = launched.Asked(loaded, run, resume, overwrite, not no_cache, base, from_start)
             result: TrainResult | None = launched.train(launcher, asked, progress, noise)
         elif resume:
-            result = service.resume(run, progress, noise, loaded, count, base, from_start)
+            result = service.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)

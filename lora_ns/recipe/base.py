@@ -91,6 +91,11 @@ def _as_long_as_a_path(text: str) -> str:
     return text
 
 
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A name that is a part of commands and file names as it is."""
+_PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+PLACE = rf"^[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:%\[\]-]{{0,252}}:{_PORT}$"
+"""Where programs meet: the name or address of a machine, and a port."""
 NO_CONTROL = AfterValidator(_without_control)
 Name = Annotated[str, Field(min_length=1), NO_CONTROL, AfterValidator(_as_long_as_a_path)]
 """A name or a path, which becomes a part of commands and scripts: without control characters, and not too long."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import NO_CONTROL, Name, NonNegativeInt, PositiveInt, Table
+from lora_ns.recipe.base import PLACE, Name, NonNegativeInt, PositiveInt, Table
 
 
 class Strategy(Table):
@@ -52,7 +52,7 @@ class Processes(Strategy):
     """Processes on each machine; `auto` is one for each GPU, and on a CPU a number has to be given."""
     num_nodes: PositiveInt = 1
     """Machines that train together; the same command is given on each."""
-    rdzv_endpoint: Annotated[str, Field(pattern=r"^.+:\d+$"), NO_CONTROL] | None = None
+    rdzv_endpoint: Annotated[str, Field(pattern=PLACE)] | None = None
     """Where they meet: address and port of one of them, such as `10.0.0.1:29500`."""
     max_restarts: NonNegativeInt = 0
     """How often all processes are started again from the last checkpoint after one was lost."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem
-from lora_ns.recipe.base import CONTROL, JOINERS, LONG_NAME, Table, control_in
+from lora_ns.recipe.base import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
@@ -108,7 +108,7 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
         return Problem(locate(plain), f"{plain}: {what.format(**detail.get('ctx', {}))}", remedy)
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
-    if plain == "peft.init_lora_weights" and got in REFUSED_STARTS:
+    if plain == "peft.init_lora_weights" and isinstance(got, str) and got in REFUSED_STARTS:
         return Problem(locate(plain), f"{plain}: {shown} is refused", REFUSED_STARTS[got])
     return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
 
@@ -136,7 +136,7 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     tag = tag_of(dotted)
     if not isinstance(entry, Mapping) or tag not in entry:
         return Problem(locate(dotted), f"{dotted}.{tag}: required", choices)
-    if dotted == "peft" and entry["method"] in REFUSED:
+    if dotted == "peft" and isinstance(entry[tag], str) and entry[tag] in REFUSED:
         what = f"{dotted}.method: {entry['method']} cannot be trained"
         return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
     close = close_to(str(entry[tag]), methods)
@@ -180,12 +180,16 @@ def describe(schema: Mapping[str, Any]) -> str:
     found = {text: schema[key] for key, text in bounds.items() if key in schema}
     limits = [text.format(bound if isinstance(bound, int) else f"{bound:g}") for text, bound in found.items()]
     if schema.get("pattern"):
-        limits.append("of letters, digits, `.`, `_`, `-`")
+        limits.append(_PATTERNS[schema["pattern"]])
     if schema.get("maxLength") == 1:
         limits.append("of one character")
     elif schema.get("minLength"):
         limits.append("that is not empty")
     return " ".join([words, *limits])
+
+
+_PATTERNS = {WORD: "of letters, digits, `.`, `_`, `-`", PLACE: "of an address and a port from 1 to 65535"}
+"""What the patterns of keys mean."""
 
 
 def _schema(dotted: str, table: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Table
+from lora_ns.recipe.base import WORD, Table
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.distributed import Distributed, OneProcess
 from lora_ns.recipe.evaluation import Evaluation
@@ -22,7 +22,7 @@ from lora_ns.recipe.training import Training
 class Recipe(Table):
     """One fine-tuning run: what is learned, from what, how."""
 
-    task_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task_name: Annotated[str, Field(pattern=WORD)]
     """Short name of the task: letters, digits, `.`, `_`, `-`."""
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
     """PEFT's name of the task: `CAUSAL_LM` writes text, `SEQ_CLS` classifies it, `TOKEN_CLS` tags its words."""

@@ -20,7 +20,7 @@ from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.launch import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
 from lora_ns.machine import Machine
-from lora_ns.nodes import Node, check_port, is_met, this_node
+from lora_ns.nodes import Node, check_port, is_met, resume_command, this_node
 from lora_ns.processes import count_here
 from lora_ns.rundir import RunDir, write_atomic
 
@@ -74,7 +74,7 @@ def run_ranks(
         manifest = run.read()
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
-        raise InterruptedRunError(number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
+        raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, asked)} goes on"))
     raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
 
 
@@ -152,7 +152,8 @@ def _problem(run: RunDir, error: BaseException) -> Problem:
     """An error that nobody foresaw: another process that is gone, or a fault."""
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-        remedy = f"its log says why it ended; `lorans train {run.path} --resume` goes on"
+        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} goes on"
+        remedy = f"its log says why it ended; {goes_on}"
         return Problem("", f"another process was lost: {_first_sentence(str(error))}", remedy)
     return Problem("", said, f"the end of {run.log} or of a file in {run.ranks} has the traceback")
 

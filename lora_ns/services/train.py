@@ -84,7 +84,7 @@ from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
 from lora_ns.marks import fault_of, mark_folder
 from lora_ns.metricsfile import read_metrics
-from lora_ns.nodes import own_folder
+from lora_ns.nodes import check_meeting, own_folder, resume_command
 from lora_ns.packages import check_packages
 from lora_ns.plan import (
     DataFacts,
@@ -222,7 +222,8 @@ def _how_to_go_on(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
     def told() -> str:
         if replaces:
             return f"nothing of {run.path} was replaced; give the command again"
-        return f"`lorans train {run.path} --resume` goes on" if run.manifest_file.exists() else "give it again"
+        goes_on = f"{resume_command(run.path, loaded.recipe.distributed)} goes on"
+        return goes_on if run.manifest_file.exists() else "give it again"
 
     return told
 
@@ -319,6 +320,7 @@ def resume(
     count: Count | None = None,
     moved: Path | None = None,
     from_start: bool = False,
+    meeting: str | None = None,
 ) -> TrainResult:
     """Go on with a run from its last complete checkpoint, or from its first step, from the run directory alone.
 
@@ -330,14 +332,18 @@ def resume(
         count: processes to go on with, if not as many as before; else the recipe's.
         moved: path to the base, if it has moved.
         from_start: whether to start again from the first step where every checkpoint is damaged.
+        meeting: where a run of several machines meets the others, if no recipe is named.
 
     Raises:
-        UsageError: if the run is finished, its recipe was changed, a file of it is damaged, or so many processes would
-            train something else.
+        UsageError: if the run is finished, its recipe was changed, a file of it is damaged, so many processes would
+            train something else, or it meets other machines somewhere else.
     """
     check_not_launched(os.environ)
     run.mend(observer.warn)
-    with StopSignal().listening(lambda: f"`lorans train {run.path} --resume` goes on") as stop, run.held():
+    asked = run.read().recipe.distributed
+    if loaded is None:
+        check_meeting(run.path, asked, meeting)
+    with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} goes on") as stop, run.held():
         _remember_base(run, moved)
         return _go_on(run, observer, noise, loaded, count, stop, from_start)
 
@@ -514,7 +520,7 @@ def _train_rank(
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
         prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
     stop = StopSignal(file=run.stop_file if locks is None else None)
-    with stop.listening(lambda: f"`lorans train {run.path} --resume` goes on"):
+    with stop.listening(lambda: f"{resume_command(run.path, asked)} goes on"):
         if locks is None:
             with run.telling_lost_disk():
                 return _train(run, prepared, observer, found, stop)
@@ -955,7 +961,8 @@ def _make_trainer(
 def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
     if stop.number and trainer.state.global_step < trainer.state.max_steps:
         what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
-        raise InterruptedRunError(stop.number, Problem("", what, f"`lorans train {run.path} --resume` goes on"))
+        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} goes on"
+        raise InterruptedRunError(stop.number, Problem("", what, goes_on))
 
 
 def _check_stepped(trainer: Any, observer: Observer) -> None:

@@ -1,5 +1,6 @@
 """Reading a recipe: every problem at once, each with its place and what to write instead."""
 
+import contextlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -217,6 +218,16 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
     chosen = [f"{table}.{tag_of(table)}={owners[0]}"] if owners else []
     chosen = list(choosing(owners[0])) if table == "peft" and owners else chosen
     assert problems(write_recipe(), *chosen, f"{key}x=1") == [f"--set: {key}x: unknown key (did you mean `{name}`?)"]
+
+
+@pytest.mark.parametrize("key", sorted(known_keys()))
+def test_values_of_every_kind_are_taken_or_told(write_recipe, key):
+    table, _, name = key.rpartition(".")
+    owners = [method for method, model in UNIONS.get(table, {}).items() if name in model.model_fields]
+    chosen = list(choosing(owners[0])) if table == "peft" and owners else []
+    for value in ("[[]]", "{a = {}}", "''", "1e300", "true", "1979-05-27"):
+        with contextlib.suppress(RecipeError):  # of which each has its place; some values are right for some keys
+            load_recipe(write_recipe(), [*chosen, f"{key}={value}"])
 
 
 # Rules

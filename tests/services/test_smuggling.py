@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -311,6 +312,19 @@ def test_code_of_a_run_is_not_run_when_it_is_resumed(copied: Path, marker: Path,
     done = lorans("train", copied, "--resume", stdin="y\n")
     assert (done.returncode, marker.exists()) == (2, False)
     assert told in done.stderr
+
+
+def test_a_run_does_not_say_whom_this_machine_meets(copied: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        several = {"strategy": "ddp", "num_processes": 1, "num_nodes": 2, "rdzv_endpoint": place}
+        changed_manifest(copied, "recipe", "distributed", value=several)
+        changed_manifest(copied, "status", value="interrupted")
+        with Noise() as noise, pytest.raises(UsageError, match=f"--rdzv-endpoint {place} --resume"):
+            resume(RunDir.open(copied), SilentObserver(), noise)
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
 
 
 def test_what_is_refused_is_named_and_runs_after_consent(copied: Path, marker: Path, rows: Path) -> None:
