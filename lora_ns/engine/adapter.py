@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.basemodel import Base
 from lora_ns.engine.model import whole_modules
-from lora_ns.engine.modules import all_norms, check_cut, check_names, check_reached, fitting, resolve_targets
+from lora_ns.engine.modules import (
+    all_norms,
+    check_cut,
+    check_names,
+    check_patterns,
+    check_reached,
+    fitting,
+    resolve_targets,
+)
 from lora_ns.engine.scoring import is_rescaled
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.recipe.peft import (
@@ -124,6 +132,7 @@ def make_config(
     import peft
 
     kwargs: dict[str, Any] = {**method.to_kwargs(), "task_type": task_type}
+    check_patterns(model, kwargs)
     if task_type != "CAUSAL_LM":
         whole = [*(kwargs.get("modules_to_save") or []), *whole_modules(model, base)]
         kwargs["modules_to_save"] = list(dict.fromkeys(whole))
@@ -358,8 +367,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     check_config(folder)
     try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
-        is_whole = not peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
         _unround(adapted, folder)
     except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.deadline import OverrunError, bounded
 from lora_ns.errors import PlanError, Problem
 from lora_ns.recipe.peft import Divisor, Lora
 from lora_ns.spelling import close_to
@@ -196,6 +197,48 @@ def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> 
         inputs, outputs = sides
         found |= {"input": {inputs}, "output": {outputs}, "both": {inputs, outputs}}[divisor.sides]
     return found
+
+
+_READ_AS = {
+    "target_modules": r"(?:{})\Z",
+    "exclude_modules": r"(?:{})\Z",
+    "rank_pattern": r"(.*\.)?({})$",
+    "alpha_pattern": r"(.*\.)?({})$",
+    "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+    "modules_to_save": r"(^|.*\.){}($|\..*)",
+}
+"""Settings that PEFT makes regular expressions of, and which; lists of the first two are ends of names to it."""
+_ENDS = ("target_modules", "exclude_modules")
+_SHORTER = "write one without repetitions inside repetitions, such as `(a+)+`"
+
+
+def check_patterns(model: PreTrainedModel, kwargs: Mapping[str, Any], where: str = "") -> None:
+    """Try each regular expression on the names that PEFT will match, since PEFT itself waits for it without end.
+
+    Args:
+        model: the base.
+        kwargs: of a PEFT configuration, those of a saved one as well.
+        where: what messages name as the place.
+
+    Raises:
+        PlanError: with the first that is none, or does not come to an end.
+    """
+    names = [f"{before}{name}" for name, _ in model.named_modules() for before in ("", "base_model.model.")]
+    for key, form in _READ_AS.items():
+        value = kwargs.get(key) or ()
+        patterns = [value] if isinstance(value, str) else () if key in _ENDS else value
+        for pattern in patterns:
+            _check_pattern(where, f"peft.{key}: `{pattern}`", form.replace("{}", str(pattern)), names)
+
+
+def _check_pattern(where: str, key: str, pattern: str, names: Sequence[str]) -> None:
+    try:
+        bounded(lambda: [re.match(pattern, name) for name in names])
+    except (re.error, RecursionError, OverflowError) as error:
+        what = f"{key} is no regular expression: {error}"
+        raise PlanError(Problem(where, what, "write the end of a name, or a pattern of names")) from None
+    except OverrunError as error:
+        raise PlanError(Problem(where, f"{key} {error} on the names of modules", _SHORTER)) from None
 
 
 def check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:

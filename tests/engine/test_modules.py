@@ -2,12 +2,14 @@
 
 import json
 
+import peft
 import pytest
 import torch
 import transformers
 
+import lora_ns.deadline
 from lora_ns.basemodel import Base
-from lora_ns.engine.adapter import add_adapter
+from lora_ns.engine.adapter import add_adapter, load_adapter
 from lora_ns.engine.modules import all_linear, resolve_targets
 from lora_ns.errors import PlanError
 from lora_ns.recipe.peft import METHODS
@@ -162,3 +164,37 @@ def test_virtual_tokens_are_as_wide_as_the_embeddings(tmp_path, name, method):
         tmp_path, name, method=method, **({"prompt_tuning_init": "RANDOM"} if method == "prompt-tuning" else {})
     )
     assert model.active_peft_config.token_dim == build(name).get_input_embeddings().embedding_dim
+
+
+ENDLESS = "([a-z._0-9]+)+X"
+"""Tries all ways to divide a name."""
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rank_pattern": {ENDLESS: 4}},
+        {"alpha_pattern": {ENDLESS: 4}},
+        {"modules_to_save": [ENDLESS]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "extra": {"layers_pattern": ENDLESS}},
+    ],
+    ids=lambda keys: list(keys)[-1],
+)
+def test_a_pattern_without_an_end_is_refused_in_time(tmp_path, monkeypatch, keys):
+    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, lora_ns.deadline.MEMORY))
+    with pytest.raises(PlanError, match=r"takes more than 0.2 s on the names of modules"):
+        adapt(tmp_path, "llama", "CAUSAL_LM", **keys)
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path):
+    keys = {"target_modules": ["q_proj"], "layers_to_transform": [0], "extra": {"layers_pattern": "("}}
+    with pytest.raises(PlanError, match=r"peft.layers_pattern: `\(` is no regular expression"):
+        adapt(tmp_path, "llama", "CAUSAL_LM", **keys)
+
+
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
+def test_a_saved_adapter_whose_pattern_has_no_end_is_not_loaded(tmp_path, monkeypatch, key):
+    peft.LoraConfig(**{"target_modules": ["q_proj"], key: ENDLESS}, task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, lora_ns.deadline.MEMORY))
+    with pytest.raises(PlanError, match=rf"adapter_config.json: peft.{key}: .* takes more than 0.2 s"):
+        load_adapter(build("llama", "CAUSAL_LM"), tmp_path)
