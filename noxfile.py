@@ -9,6 +9,7 @@ nox.options.sessions = ["lint", "light", "tests"]
 HEAVY_TESTS = [
     "tests/engine",
     "tests/fuzz/test_bases.py",
+    "tests/fuzz/test_run_folders.py",
     "tests/fuzz/test_templates.py",
     "tests/gpu",
     "tests/services",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lora_ns.errors import Problem, UsageError
 from lora_ns.marks import MARK, Fault, Mark, fault_of, has_all_files, mark_folder, read_mark
+from lora_ns.reading import LARGEST_LIST, read_json
+from lora_ns.removal import remove
 from lora_ns.rundir import follow_umask, telling_disk_errors
 
 _STATE = "trainer_state.json"
@@ -69,17 +73,34 @@ def search(checkpoints: Path, run_id: str, every: bool = False) -> Search:
 def put_aside(passed: tuple[Passed, ...]) -> None:
     """Take what is passed over out of the way of new checkpoints: what was never complete is removed.
 
+    Where the run has a link in the place of its checkpoints, nothing that the link names is removed.
+
     Raises:
         RunError: if it cannot be moved.
     """
     for found in passed:
         with telling_disk_errors(found.folder):
-            if not found.was_finished:
+            if not found.was_finished and not _is_elsewhere(found.folder):
                 shutil.rmtree(found.folder)
                 continue
-            target = found.folder.with_name(f"{_ASIDE}{found.folder.name}")
-            shutil.rmtree(target, ignore_errors=True)
-            found.folder.rename(target)
+            found.folder.rename(_free_place(found.folder))
+
+
+def check_own(checkpoints: Path, run_id: str) -> None:
+    """Where the checkpoints are a link to another place, no other run has its checkpoints there.
+
+    The trainer removes those that are too many, by their names alone.
+
+    Raises:
+        UsageError: with the first one of another run.
+    """
+    if not checkpoints.is_symlink():
+        return
+    for _, folder in sorted(_folders(checkpoints).items()):
+        mark = read_mark(folder)
+        if isinstance(mark, Mark) and run_id != mark.told.get("run_id"):
+            what = f"is a link, and where it leads to is {folder.name} of another run, which would be removed"
+            raise UsageError(Problem(str(checkpoints), what, "let it lead to a folder of this run alone"))
 
 
 def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
@@ -94,8 +115,27 @@ def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int]
 
 def best_of(checkpoint: Path) -> Path | None:
     """The checkpoint whose weights were the best so far, beside one that says so, wherever the run is by now."""
-    best = json.loads((checkpoint / _STATE).read_bytes()).get("best_model_checkpoint")
+    best = _state(checkpoint).get("best_model_checkpoint")
     return checkpoint.parent / Path(best).name if best else None
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What the trainer wrote of itself; it has all rows that were logged. Raises `UsageError`."""
+    return dict(read_json(checkpoint / _STATE, most=LARGEST_LIST))
+
+
+def _is_elsewhere(folder: Path) -> bool:
+    return folder.is_symlink() or folder.parent.is_symlink()
+
+
+def _free_place(folder: Path) -> Path:
+    """Where what is passed over goes; what an earlier resume has put aside there makes room, but for links."""
+    target = folder.with_name(f"{_ASIDE}{folder.name}")
+    if not _is_elsewhere(folder):
+        remove(target)
+        return target
+    places = (target, *(target.with_name(f"{target.name}-{number}") for number in range(2, 1000)))
+    return next(place for place in places if not os.path.lexists(place))
 
 
 def _folders(checkpoints: Path) -> dict[int, Path]:
@@ -122,8 +162,10 @@ def _state_fault(folder: Path, step: int) -> Fault | None:
     if not [*folder.glob("optimizer*"), *folder.glob("global_step*")]:
         return Fault("optimizer.pt", "is missing: it was saved with `save_only_model`, and cannot be gone on from")
     try:
-        best, found = best_of(folder), json.loads((folder / _STATE).read_bytes())["global_step"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        best, found = best_of(folder), _state(folder)["global_step"]
+    except UsageError as error:
+        return Fault(_STATE, f"is damaged ({error.problems[0].what})")
+    except (ValueError, KeyError, TypeError) as error:
         return Fault(_STATE, f"is damaged ({error})")
     if found != step:
         return Fault(_STATE, f"is of step {found}")

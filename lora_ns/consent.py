@@ -18,7 +18,7 @@ from typing import Any
 
 from lora_ns.errors import ModelError, Problem, RunError, UsageError
 from lora_ns.recipe.base import control_in
-from lora_ns.rundir import now, write_atomic
+from lora_ns.rundir import now, sha256_file, write_atomic
 
 OPTION = "--trust-remote-code"
 _CODE = frozenset({".c", ".cpp", ".cu", ".cuh", ".h", ".py", ".pyc", ".pyd", ".so"})
@@ -76,7 +76,7 @@ def code_in(folder: Path, download: bool = False) -> Code | None:
         files |= {f"{repository}/{name}": snapshot / name for name in _code_files(snapshot)}
     digest = hashlib.sha256(b"lorans code 1\n")
     for name in sorted(files):
-        digest.update(json.dumps([name, hashlib.sha256(files[name].read_bytes()).hexdigest()]).encode())
+        digest.update(json.dumps([name, sha256_file(files[name])]).encode())
     digest.update(json.dumps(maps, sort_keys=True).encode())
     return Code(folder, tuple(sorted(files)), digest.hexdigest(), commit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.basefolder import read_header
-from lora_ns.errors import ModelError
+from lora_ns.errors import LoransError
+from lora_ns.reading import LARGEST_LIST, NotAFileError, open_file, read_json
 from lora_ns.rundir import sha256_file, write_atomic
 
 MARK = "lorans.json"
@@ -51,13 +53,13 @@ def mark_folder(folder: Path, **told: Any) -> None:
 
 def read_mark(folder: Path) -> Mark | Fault | None:
     """The mark of a folder; None if there is none, a fault if it is damaged."""
+    if not os.path.lexists(folder / MARK):
+        return None
     try:
-        table = json.loads((folder / MARK).read_bytes())
+        table = read_json(folder / MARK)
         sizes, hashes = table.pop("files"), table.pop("sha256", {})
         is_mark = all(isinstance(size, int) for size in sizes.values()) and hashes.keys() <= sizes.keys()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (LoransError, KeyError, TypeError, AttributeError) as error:
         return Fault(MARK, f"is damaged ({_reason(error)})")
     return Mark(sizes, hashes, table) if is_mark else Fault(MARK, "is damaged (not a mark)")
 
@@ -72,6 +74,8 @@ def fault_of(folder: Path, mark: Mark | Fault | None = None) -> Fault | None:
         folder: the folder.
         mark: its mark, if it was read already.
     """
+    if fault := no_file_in(folder):
+        return fault
     mark = mark or read_mark(folder)
     if isinstance(mark, Fault):
         return mark
@@ -81,6 +85,22 @@ def fault_of(folder: Path, mark: Mark | Fault | None = None) -> Fault | None:
     if foreign:
         return Fault(foreign[0], "was not there when the folder was written")
     return next(filter(None, (_fault(folder, name, mark) for name in mark.sizes)), None)
+
+
+def no_file_in(folder: Path) -> Fault | None:
+    """The first entry of a folder that is neither a file nor a folder: reading it may never end."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir() and not path.is_file():
+            return Fault(path.relative_to(folder).as_posix(), _what_is(path))
+    return None
+
+
+def _what_is(path: Path) -> str:
+    try:
+        with open_file(path):
+            return "cannot be read"  # it is a file by now
+    except NotAFileError as fault:
+        return "is a link to nothing" if fault.is_missing else fault.what
 
 
 def has_all_files(folder: Path, mark: Mark) -> bool:
@@ -108,17 +128,15 @@ def _broken_form(folder: Path, name: str) -> Fault | None:
     file = folder / name
     try:
         if file.suffix == ".json":
-            json.loads(file.read_bytes())
+            read_json(file, most=LARGEST_LIST)
         elif file.suffix == ".safetensors":
             read_header(file)
         elif file.suffix in {".pt", ".pth"}:
             with zipfile.ZipFile(file) as archive:
                 if (part := archive.testzip()) is not None:
                     return Fault(name, f"is damaged (the checksum of {part} differs)")
-    except (ValueError, RecursionError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, LoransError) as error:
         return Fault(name, f"is damaged ({_reason(error)})")
-    except ModelError as error:
-        return Fault(name, f"is damaged ({error.problems[0].what})")
     return None
 
 
@@ -135,4 +153,6 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, LoransError):
+        return error.problems[0].what
     return " ".join(str(error).split())[:100] or type(error).__name__

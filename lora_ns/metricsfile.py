@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_ns.reading import LARGEST_LIST, read_bytes
 from lora_ns.rundir import write_atomic
 
 
@@ -20,10 +21,10 @@ class LoggedRows:
 
 
 def read_metrics(file: Path) -> LoggedRows:
-    """The rows of a file that are whole, each with its `step`; none if there is no file."""
+    """The rows of a file that are whole, each with its `step`; none if there is no file. Raises `UsageError`."""
     if not file.is_file():
         return LoggedRows(())
-    *lines, end = file.read_bytes().split(b"\n")
+    *lines, end = read_bytes(file, most=LARGEST_LIST, remedy="move it away").split(b"\n")
     found = [_row(line) for line in (*lines, *([end] if end else []))]
     rows = tuple(row for row in found if row is not None)
     return LoggedRows(rows, len(found) - len(rows))

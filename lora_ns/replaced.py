@@ -10,9 +10,10 @@ a killed process leaves says what it is:
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from lora_ns.removal import remove
 
 
 class Replaced:
@@ -68,11 +69,8 @@ class Replaced:
 
     def clear_forgotten(self) -> None:
         """Remove what is left of an old run that a new one has replaced."""
-        shutil.rmtree(self._forgotten, ignore_errors=True)
+        remove(self._forgotten)
 
     def _clear(self, parts: Sequence[Path]) -> None:
         for part in parts:
-            if part.is_dir() and not part.is_symlink():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
+            remove(part)

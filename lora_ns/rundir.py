@@ -26,8 +26,9 @@ from lora_ns.errors import LoransError, Problem, RunError, UsageError
 from lora_ns.formats import ProblemType
 from lora_ns.locks import try_lock
 from lora_ns.plan import Plan
-from lora_ns.reading import exists, is_file, is_folder, read_bytes
+from lora_ns.reading import exists, is_file, is_folder, read_bytes, read_json
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.removal import remove
 from lora_ns.replaced import Replaced
 from lora_ns.shortage import check_writable, existing, is_gone, reason, unwritable
 
@@ -266,7 +267,7 @@ class RunDir:
         """Make room for what the processes of this run tell."""
         shutil.rmtree(self.spare, ignore_errors=True)
         with telling_disk_errors(self.ranks):
-            shutil.rmtree(self.ranks, ignore_errors=True)
+            remove(self.ranks)
             self.ranks.mkdir(parents=True)
 
     def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
@@ -281,7 +282,7 @@ class RunDir:
     def told_failures(self) -> list[dict[str, Any]]:
         """What processes have said of their failures; what they had to put elsewhere is removed there."""
         files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        found = [told for file in files if (told := _failure_in(file))]
         shutil.rmtree(self.spare, ignore_errors=True)
         return found
 
@@ -533,9 +534,9 @@ class RunDir:
     def _left_by_killed(self) -> list[Path]:
         """Files that were not written to their end, and what the processes of a run tell each other."""
         beside = [file for part in self._parts for file in self.path.glob(f".{part.name}.*")]
-        inside = [file for part in self._parts for file in part.rglob(".*")]
+        inside = [file for part in self._parts if not part.is_symlink() for file in part.rglob(".*")]
         temporary = [file for file in (*beside, *inside) if _WRITTEN.fullmatch(file.name)]
-        told = [*self.ranks.glob("rank*.pid"), *(file for file in (self.stop_file, self.stopped_file) if file.exists())]
+        told = [] if self.ranks.is_symlink() else [*self.ranks.glob("rank*.pid"), self.stop_file, self.stopped_file]
         return [file for file in (*temporary, *told) if file.is_file()]
 
     @classmethod
@@ -579,6 +580,15 @@ _RANKS_SECONDS = 10.0
 """How long processes of a run are waited for whose command was killed."""
 _WRITTEN = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|new)")
 """What a file is called while it is written, by `write_atomic` or from another machine."""
+
+
+def _failure_in(file: Path) -> dict[str, Any] | None:
+    """What a process has said of its failure; None if that is not written to its end."""
+    try:
+        told = read_json(file)
+    except UsageError:
+        return None
+    return told if isinstance(told, dict) else None
 
 
 class FollowedRun(RunDir):

@@ -1,13 +1,15 @@
 """A damaged checkpoint is passed over by name, and the one before is taken; one that is whole is never passed over."""
 
 import json
+import os
 import shutil
 import zipfile
 
 import pytest
 from test_marks import DAMAGE, without_hashes
 
-from lora_ns.checkpoints import best_of, last_complete_checkpoint, mark_checkpoint, put_aside, search
+from lora_ns.checkpoints import best_of, check_own, last_complete_checkpoint, mark_checkpoint, put_aside, search
+from lora_ns.errors import UsageError
 from lora_ns.marks import MARK
 
 
@@ -112,3 +114,52 @@ def test_what_is_passed_over_makes_room_for_new_checkpoints(checkpoints):
     DAMAGE["flipped"][0](checkpoints / "checkpoint-8" / "optimizer.pt")
     put_aside(search(checkpoints, "mine").passed)
     assert {folder.name for folder in checkpoints.iterdir()} == {"checkpoint-4", "damaged-checkpoint-8"}
+
+
+def test_checkpoints_on_another_disk_are_gone_on_from_and_none_is_removed_there(checkpoints, tmp_path):
+    for name in ("checkpoint-12", "damaged-checkpoint-12"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / MARK).unlink(missing_ok=True)
+        (tmp_path / name / "notes").write_text("mine")
+    link = tmp_path / "run"
+    link.symlink_to(checkpoints)
+    check_own(link, "mine")
+    found = search(link, "mine")
+    put_aside(found.passed)
+    assert found.last == (link / "checkpoint-8", 8)
+    assert {file.parent.name for file in tmp_path.rglob("notes")} == {
+        "damaged-checkpoint-12",
+        "damaged-checkpoint-12-2",
+    }
+
+
+def test_a_checkpoint_that_is_a_link_is_put_aside_as_one(checkpoints, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "notes").write_text("mine")
+    (checkpoints / "checkpoint-16").symlink_to(tmp_path / "elsewhere")
+    put_aside(search(checkpoints, "mine").passed)
+    assert (checkpoints / "damaged-checkpoint-16").is_symlink()
+    assert (tmp_path / "elsewhere" / "notes").read_text() == "mine"
+
+
+def test_checkpoints_of_another_run_behind_a_link_are_refused(checkpoints, tmp_path):
+    write_checkpoint(checkpoints / "checkpoint-16", 16)
+    mark_checkpoint(checkpoints / "checkpoint-16", "theirs", 16)
+    check_own(checkpoints, "mine")
+    (tmp_path / "run").symlink_to(checkpoints)
+    with pytest.raises(UsageError, match="run: is a link, and where it leads to is checkpoint-16 of another run"):
+        check_own(tmp_path / "run", "mine")
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", MARK, "more"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "nowhere"])
+def test_what_is_no_file_in_a_checkpoint_is_named_and_not_read(checkpoints, name, kind):
+    file = checkpoints / "checkpoint-12" / name
+    file.unlink(missing_ok=True)
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero" if kind == "endless" else "/nowhere")
+    found = search(checkpoints, "mine")
+    what = {"pipe": "is a pipe, not a file", "endless": "is a device, not a file", "nowhere": "is a link to nothing"}
+    assert found.last[1] == 8
+    assert last_complete_checkpoint(checkpoints, "mine")[1] == (12 if name == "more" else 8)
+    assert name in told(found)[0]
+    assert what[kind].removeprefix("is ") in told(found)[0] or (name == MARK and kind == "nowhere")

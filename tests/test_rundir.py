@@ -421,6 +421,29 @@ def test_replacing_touches_nothing_that_a_link_points_to(run, tmp_path):
     assert names(elsewhere) == ["file"]
 
 
+def test_what_killed_processes_left_is_not_looked_for_behind_links(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in (".notes.abcdefgh", "rank0.pid", "stop", "stopped"):
+        (elsewhere / name).write_text("mine")
+    for folder in (run.adapter, run.data, run.start, run.ranks):
+        folder.symlink_to(elsewhere)
+    run.mend(pytest.fail)
+    run.clear_ranks()
+    assert names(elsewhere) == [".notes.abcdefgh", "rank0.pid", "stop", "stopped"]
+    assert run.ranks.is_dir()
+    assert not run.ranks.is_symlink()
+
+
+def test_what_a_process_could_not_tell_to_its_end_is_left_out(run):
+    run.clear_ranks()
+    run.tell_of_failure(0, {"rank": 0})
+    for number, text in enumerate(("", "{", "[1]", "[" * 100_000, "9" * 10_000), start=1):
+        (run.ranks / f"rank{number}.error.json").write_text(text)
+    os.mkfifo(run.ranks / "rank9.error.json")
+    assert run.told_failures() == [{"rank": 0}]
+
+
 # The manifest
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from lora_ns.recipe.peft import (
     method_name,
 )
 from lora_ns.recipe.peft.lora import MOVE_BASE, READ_ROWS
+from lora_ns.removal import remove
 from lora_ns.rundir import follow_umask
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def save_adapter(
     from safetensors.torch import load_file, save_file
 
     staged = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged)
     model.save_pretrained(staged, save_embedding_layers=False)
     (staged / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(staged)
@@ -264,7 +264,7 @@ def save_adapter(
     settle_config(staged, widened=start is not None)
     check_saved(staged, expected)
     follow_umask(staged)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     staged.rename(folder)
 
 

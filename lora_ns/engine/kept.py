@@ -15,9 +15,10 @@ from lora_ns import cache
 from lora_ns.engine.libraries import versions
 from lora_ns.engine.sources import origins
 from lora_ns.engine.stream import Stream
-from lora_ns.errors import RunError
+from lora_ns.errors import RunError, UsageError
 from lora_ns.marks import MARK, Fault, fault_of, mark_folder, read_mark
 from lora_ns.plan import DataFacts
+from lora_ns.reading import read_json
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import DataRecord
 
@@ -101,13 +102,13 @@ def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> 
         cache.drop(folder)
         return None
     try:
-        kept = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        kept = read_json(folder / _FACTS)
         record = DataRecord.model_validate(kept["record"])
         train = datasets.load_from_disk(str(folder / "train"))
         evaluation = datasets.load_from_disk(str(folder / "eval")) if record.eval else None
         facts = DataFacts(**{**kept["facts"], "notes": tuple(kept["facts"]["notes"])})
         return Preparation(train, evaluation, facts, record, tuple(kept["labels"]), kept["problem_type"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, UsageError):
         cache.drop(folder)
         return None
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import KIB, read_bytes
 
 _OF_DEEPSPEED = frozenset(
     {
@@ -33,7 +34,7 @@ def check_deepspeed_states(checkpoint: Path) -> None:
         UsageError: with the file, and what it names.
     """
     latest = checkpoint / "latest"
-    tag = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    tag = read_bytes(latest, most=KIB, remedy=_REMEDY).decode("utf-8", "replace").strip() if latest.is_file() else ""
     if not _TAG.fullmatch(tag):
         raise UsageError(Problem(str(latest), "does not name the folder of a step", _REMEDY))
     for file in (checkpoint / tag, *sorted((checkpoint / tag).rglob("*"))):

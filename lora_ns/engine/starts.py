@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from lora_ns.engine.adapter import WEIGHTS, check_config, check_keys, settle_con
 from lora_ns.errors import PlanError, Problem, RunError
 from lora_ns.marks import mark_folder
 from lora_ns.recipe.peft import Lora
+from lora_ns.removal import remove
 from lora_ns.rundir import follow_umask
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
 def _keep(model: PeftModel, folder: Path) -> None:
     """Write the start as a plain adapter: whole, or not at all."""
     staged = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged)
     model.save_pretrained(staged, save_embedding_layers=False)
     (staged / "README.md").unlink(missing_ok=True)
     settle_config(staged)
     follow_umask(staged)
     mark_folder(staged)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     staged.rename(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from lora_ns.engine.adapter import load_adapter, put_in_place
 from lora_ns.engine.exhaustion import telling_memory_errors
 from lora_ns.engine.model import Loading, difference, in_full, load_base, never_quantised
 from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.reading import read_json
 from lora_ns.recipe.peft import method_name
 from lora_ns.recipe.quantization import NoQuantization
 from lora_ns.rundir import Manifest, RunDir, check_space, follow_umask, telling_disk_errors
@@ -132,8 +132,8 @@ def _generation(file: Path) -> GenerationConfig:
     from transformers import GenerationConfig
 
     try:
-        settings = GenerationConfig(**json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        settings = GenerationConfig(**read_json(file, remedy="restore it, or train again"))
+    except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(Problem(str(file), f"cannot be used: {reason}", "restore it, or train again")) from error
     return settings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.basemodel import Base, find_base
-from lora_ns.checkpoints import Search, last_complete_checkpoint, put_aside, search
+from lora_ns.checkpoints import Search, check_own, last_complete_checkpoint, put_aside, search
 from lora_ns.consent import carry_over
 from lora_ns.credentials import scrubbed
 from lora_ns.engine import libraries, starts
@@ -394,6 +394,7 @@ def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: boo
     Raises:
         UsageError: if there were checkpoints and none is whole, or the run cannot be gone on with.
     """
+    check_own(run.checkpoints, manifest.run_id)
     found = search(run.checkpoints, manifest.run_id)
     if found.last is None and found.damaged and not from_start:
         told = [Problem(str(passed.folder), passed.why) for passed in found.damaged]

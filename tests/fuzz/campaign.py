@@ -23,14 +23,14 @@ MOST_SECONDS, MOST_MEMORY = 5.0, 2**20
 """What one input may take: seconds of the processor, and KiB that the process grows by."""
 
 
-def ends_well(call: Callable[[], Any]) -> None:
+def ends_well(call: Callable[[], Any], seconds: float = MOST_SECONDS) -> None:
     """Nothing happens, or an expected failure that says what is wrong, in time and within memory."""
     began, size = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         call()
     except LoransError as error:
         _check(error)
-    assert time.process_time() - began < MOST_SECONDS
+    assert time.process_time() - began < seconds
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size < MOST_MEMORY
 
 

@@ -6,6 +6,7 @@ import pytest
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.basemodel import packaged
+from lora_ns.checkpoints import mark_checkpoint
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
@@ -102,6 +103,23 @@ def test_damaged_rows_are_named_before_they_are_read(damaged, name):
     told = refused(run)
     assert told.startswith(f"{file}: is damaged (")
     assert told.endswith("(restore it, or start a new run by `--overwrite`, which reads the rows again)")
+
+
+def test_a_run_with_links_goes_on_and_changes_nothing_of_others_behind_them(damaged, tmp_path):
+    run, expected = damaged
+    run.checkpoints.rename(tmp_path / "scratch")
+    run.checkpoints.symlink_to(tmp_path / "scratch")
+    shutil.copytree(tmp_path / "scratch" / "checkpoint-2", tmp_path / "scratch" / "checkpoint-3")
+    mark_checkpoint(tmp_path / "scratch" / "checkpoint-3", "theirs", 3)
+    assert refused(run).startswith(f"{run.checkpoints}: is a link, and where it leads to is checkpoint-3 of another")
+    shutil.rmtree(tmp_path / "scratch" / "checkpoint-3")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "notes").write_text("mine")
+    run.adapter.symlink_to(tmp_path / "elsewhere")
+    told_of(run)
+    assert run.read().adapter[WEIGHTS] == expected
+    assert not run.adapter.is_symlink()
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == ["notes"]
 
 
 def test_a_damaged_start_of_an_adapter_is_named(damaged):
