@@ -40,7 +40,10 @@ LARGEST_ROW = 16 * MIB
 LARGEST_TEXT = 256 * MIB
 """Bytes of a `.txt` file that is one row, and of all prompts."""
 LARGEST_LIST = GIB
-"""Bytes of a `.json` data file, which is read as a whole."""
+"""Bytes of a file of a run that grows with it: its metrics, the trainer's state."""
+LARGEST_OBJECT = 32 * MIB
+"""Bytes of a `.json` data file that is one object, which is read as a whole; as Python's values it may be 25 times as
+large."""
 MOST_COLUMNS = 10_000
 """Columns of a table, or keys of a row."""
 MOST_UNPACKED, FREELY_UNPACKED = 200, 4 * MIB

@@ -26,7 +26,7 @@ from lora_ns.formats import Format, RowFaultError
 from lora_ns.reading import (
     DEEPEST,
     FREELY_UNPACKED,
-    LARGEST_LIST,
+    LARGEST_OBJECT,
     LARGEST_ROW,
     LARGEST_TEXT,
     MIB,
@@ -512,16 +512,21 @@ def _kind(value: Any) -> str:
 
 
 def _json(path: Path) -> Iterator[Outcome]:
-    text = _decoded(path, LARGEST_LIST, "write it as .jsonl, which is read row by row")
+    with _opened(path) as file:
+        window = _Window(path, file)
+        if window.peek() == "[":
+            yield from _listed_rows(path, window)
+            return
+    text = _decoded(path, LARGEST_OBJECT, "write it as .jsonl, or as one list, which are read row by row")
     try:
         content = _DECODER.decode(text)
         check_depth(content)
     except json.JSONDecodeError as error:
-        remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else "check the syntax"
+        remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else _SYNTAX
         problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else _no_rows(path)
         raise DataError(problem) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(_refusal(f"{path}{_refused_row(text)}", error)) from None
+        raise DataError(_refusal(str(path), error)) from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if isinstance(content, dict) and content and not _is_table_by_columns(content):
@@ -535,6 +540,99 @@ def _json(path: Path) -> Iterator[Outcome]:
         yield _object(f"{path}, row {number}", values, has_halves)
 
 
+_SYNTAX = "check the syntax"
+
+
+def _listed_rows(path: Path, window: _Window) -> Iterator[Outcome]:
+    """The rows of a list, each parsed when its turn comes."""
+    window.advance()
+    number, follows = 0, window.peek()
+    while follows != "]":
+        number += 1
+        where = f"{path}, row {number}"
+        values, text = window.value(where)
+        yield _object(where, values, _has_halves(text))
+        follows = window.peek()
+        if follows == ",":
+            window.advance()
+            window.peek()
+        elif follows != "]":
+            raise window.fault("Expecting ',' delimiter")
+    window.advance()
+    if window.peek():
+        raise window.fault("Extra data")
+
+
+class _Window:
+    """A part of a JSON text that is read from a file as far as it is needed."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._place, self._is_over = "", 0, False
+        self._bytes, self._lines, self._columns = 0, 0, 0
+
+    def peek(self) -> str:
+        """The next character that is no white space, which the window then begins at; empty at the end."""
+        while True:
+            found = _SPACE.match(self._text, self._place)
+            assert found, "matches nothing at least"
+            self._place = found.end()
+            if self._place < len(self._text) or self._is_over:
+                return self._text[self._place : self._place + 1]
+            self._read()
+
+    def advance(self) -> None:
+        """Go past a character."""
+        self._place += 1
+
+    def value(self, where: str) -> tuple[Any, str]:
+        """The value that begins here, and its text. Raises `DataError`."""
+        while True:
+            try:
+                values, end = _DECODER.raw_decode(self._text, self._place)
+                text = self._text[self._place : end]
+                if self._is_over or end < len(self._text):  # what a number ends with may come yet
+                    _check_depth(text, values)
+                    self._place = end
+                    return values, text
+            except json.JSONDecodeError as error:
+                if self._is_over:
+                    raise self.fault(error.msg, error.pos) from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(_refusal(where, error)) from None
+            if len(self._text) - self._place > LARGEST_ROW:
+                raise DataError(_too_long(where, "a row"))
+            self._read()
+
+    def fault(self, what: str, place: int | None = None) -> DataError:
+        """What is wrong at a place of the window, or where it is now."""
+        place = self._place if place is None else place
+        error = json.JSONDecodeError(what, self._text, place)
+        error.colno += self._columns if error.lineno == 1 else 0
+        return DataError(_not_json(f"{self._path}:{self._lines + error.lineno}", error, _SYNTAX))
+
+    def _read(self) -> None:
+        """Let go of what is behind, and read as much again as there is before, at least."""
+        lines = self._text.count("\n", 0, self._place)
+        last = self._text.rfind("\n", 0, self._place)
+        self._columns = self._place - last - 1 if lines else self._columns + self._place
+        self._lines += lines
+        self._text, self._place = self._text[self._place :], 0
+        block = self._file.read(max(_BLOCK, len(self._text)))
+        self._is_over = not block
+        before = self._bytes - len(self._decoder.getstate()[0])
+        self._bytes += len(block)
+        try:
+            self._text += self._decoder.decode(block, final=self._is_over)
+        except UnicodeDecodeError as error:
+            what = f"not UTF-8 at byte {before + error.start + 1}"
+            raise DataError(Problem(str(self._path), what, "save the file as UTF-8")) from None
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
 def _is_table_by_columns(content: Mapping[str, Any]) -> bool:
     """Whether an object has the cells of many rows: by the numbers of the rows, or in lists of one length."""
     values = list(content.values())
@@ -543,24 +641,6 @@ def _is_table_by_columns(content: Mapping[str, Any]) -> bool:
     lists = [value for value in values if isinstance(value, list)]
     is_even = len(lists) == len(values) > 1 and len({len(value) for value in lists}) == 1
     return is_even and not any(isinstance(cell, (dict, list)) for value in lists for cell in value)
-
-
-def _refused_row(text: str) -> str:
-    """Which row of a list, well-formed up to there, is not read; as it follows the name of the file."""
-    opened = re.match(r"\s*\[", text)
-    if opened is None:
-        return ""
-    number, place = 1, opened.end()
-    with contextlib.suppress(ValueError, RecursionError):
-        while begin := _BEGIN.search(text, place):
-            values, place = _DECODER.raw_decode(text, begin.start())
-            check_depth([values])
-            number += 1
-    return f", row {number}"
-
-
-_BEGIN = re.compile(r"[^\s,]")
-"""Where the next element of a list begins."""
 
 
 # Tables

@@ -18,6 +18,7 @@ from lora_ns.formats import (
     RowFaultError,
     detect,
 )
+from lora_ns.formats.cells import parsed
 from lora_ns.recipe.dataset import Dataset
 
 QA = Columns(prompt_template="Q: {q}\nA:", completion_template=" {a}")
@@ -1233,3 +1234,19 @@ def test_a_column_that_is_ignored_is_seen_by_no_format():
     assert (form.example(row), why) == (Conversation(TURNS), "columns `question`, `answer`")
     kept = FORMATS[form.name](Columns(**json.loads(json.dumps(asdict(form.columns)))))
     assert kept.example(row) == form.example(row)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[" * 200 + "]" * 200, "nested too deep"),
+        ("[" * 100_000, "nested too deep"),
+        ("[" + "9" * 10_000 + "]", "too many digits"),
+        ("[NaN]", "NaN is no finite number"),
+        ("[1e999]", "1e999 is no finite number"),
+        ("[1", "not JSON"),
+    ],
+)
+def test_json_in_a_cell_has_the_limits_of_rows(text, what):
+    with pytest.raises(RowFaultError, match=what):
+        parsed(text, "tools", "write a list")

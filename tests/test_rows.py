@@ -663,3 +663,55 @@ def test_prompts_are_read_as_rows_are(tmp_path):
         assert [row.values["text"] for row in read_rows(file, layout=Layout(sample_by="line"))] == texts
     with pytest.raises(DataError, match=r"a.txt:2: not UTF-8 at byte 4 of the line"):
         rows.read_prompts(written(tmp_path, "a.txt", b"a\ncaf\xe9\n"))
+
+
+LISTS = (
+    '[{"a": 1}, {"a": "é😀"}]',
+    ' [\n {"a": [1, {"b": -2.5e10}]} ,\n\t{"a": null}\r\n ]\n',
+    "[1, 23, {}]",
+    '[{"a": "' + "x" * 300 + '"}, {"a": 12345}]',
+    '\ufeff[{"a": "\\ud83d\\ude00"}, {"a": "\\ud83d"}]',
+    "[]",
+    '[{"a": 1}',
+    '[\n{"a": 1},\n{"a": "b}\n]',
+    '[\n{"a": 1}\n{"a": 2}]',
+    '[{"a": 1}, ]',
+    '[{"a": 1}] x',
+    '[{"a": 1, "a": 2}]',
+    '[{"a": NaN}]',
+)
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_is_read_in_pieces_as_it_is_at_once(tmp_path, monkeypatch, text):
+    file = written(tmp_path, "a.json", text.encode())
+
+    def found():
+        try:
+            return [str(row) for row in rows.READERS[".json"](file)]
+        except DataError as error:
+            return str(error)
+
+    whole = found()
+    for size in (1, 2, 3, 7, 64):
+        monkeypatch.setattr(rows, "_BLOCK", size)
+        assert found() == whole
+
+
+def test_a_list_that_is_not_utf8_is_told_with_the_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_BLOCK", 3)
+    assert told(written(tmp_path, "a.json", b'[{"a": "\xc3\xa9"}, {"a": "\xff"}]')).startswith(
+        "FILE: not UTF-8 at byte 22 "
+    )
+
+
+def test_a_list_may_be_longer_than_what_is_read_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST_OBJECT", 1024)
+    monkeypatch.setattr(rows, "LARGEST_ROW", 1024)
+    monkeypatch.setattr(rows, "_BLOCK", 100)
+    many = [{"a": number} for number in range(500)]
+    assert values(written(tmp_path, "a.json", json.dumps(many).encode())) == many
+    assert told(written(tmp_path, "a.json", json.dumps({"data": many}).encode())).startswith("FILE: is larger than ")
+    assert told(written(tmp_path, "a.json", json.dumps([{"a": "x" * 2000}]).encode())).startswith(
+        "FILE, row 1: a row is"
+    )

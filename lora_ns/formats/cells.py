@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.formats.base import Columns, RowFaultError, Values
+from lora_ns.reading import check_depth, finite, refusal
 
 
 @dataclass(frozen=True)
@@ -146,15 +147,18 @@ def fill_single_field(template: str, given: str) -> Values:
 
 
 def parsed(value: str, place: str, remedy: str) -> Any:
-    """The JSON in a string. Raises `RowFaultError`."""
+    """The JSON in a string, within the limits of rows. Raises `RowFaultError`."""
     try:
-        return json.loads(value)
+        found = json.loads(value, parse_float=finite, parse_constant=finite)
+        check_depth(found)
     except json.JSONDecodeError as error:
         raise RowFaultError(
             f"`{place}` is not JSON: {error.msg.lower()} at character {error.pos + 1}", remedy
         ) from None
     except (ValueError, RecursionError) as error:
-        raise RowFaultError(f"`{place}` cannot be read: {str(error).partition(';')[0].lower()}", remedy) from None
+        refused = refusal(error)
+        raise RowFaultError(f"`{place}`: {refused.what}", refused.remedy or remedy) from None
+    return found
 
 
 def listed(names: Sequence[str]) -> str:
