@@ -89,10 +89,10 @@ def change_header(drawn, folder):
 
 def change_bytes(drawn, folder):
     name = drawn.choice(FILES)
-    content = bytearray((folder / name).read_bytes())
+    content = bytearray((folder / name).read_bytes() or b" ")
     kind = drawn.choice(["flip", "cut", "insert", "zero", "empty"])
     most = min(len(content), 20_000) if name == "model.safetensors" else len(content)
-    place = drawn.randrange(max(1, most))
+    place = drawn.randrange(most)
     if kind == "flip":
         content[place] ^= 1 << drawn.randrange(8)
     elif kind == "cut":
