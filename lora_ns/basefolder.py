@@ -175,6 +175,8 @@ def _short(value: object, most: int = 60) -> str:
 
 _LARGEST_SIZE = 10**9
 _MOST_LAYERS = 10_000
+_MOST_LABELS = 1_000_000
+"""Of which transformers names each as soon as it reads how many there are."""
 _SIZES = (
     *("hidden_size", "n_embd", "dim", "d_model", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim"),
     *("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads", "num_key_value_heads"),
@@ -241,6 +243,7 @@ _SETTING_KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(
         ("quantization_config", "text_config", "rope_parameters", "rope_scaling", "id2label", "label2id"), _OBJECT
     ),
+    "num_labels": (lambda value: _is_count(value, 0, _MOST_LABELS), f"a whole number up to {_MOST_LABELS:,}"),
     "model_type": (_is_text, "a name"),
     "architectures": (_is_names, "a list of names"),
     "auto_map": _OBJECT,

@@ -137,6 +137,7 @@ DAMAGED: dict[str, tuple[str, Mutation]] = {
     "config has key heads that do not divide": (CONFIG, settings(CONFIG, num_key_value_heads=5)),
     "config has many layers": (CONFIG, settings(CONFIG, num_hidden_layers=20_000)),
     "config has more layers than tensors": (CONFIG, settings(CONFIG, num_hidden_layers=400)),
+    "config has many labels": (CONFIG, settings(CONFIG, num_labels=10**8)),
     "config has a large vocabulary": (CONFIG, settings(CONFIG, vocab_size=10**12)),
     "config has a larger vocabulary than the weights": (CONFIG, settings(CONFIG, vocab_size=10**8)),
     "config has a larger hidden size": (CONFIG, settings(CONFIG, hidden_size=192 * 1000)),

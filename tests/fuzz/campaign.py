@@ -4,11 +4,15 @@ A kind of input has one file, `test_KIND.py`, with a function under `@campaign()
 suite runs a few examples that are always the same; `nox -s fuzz` runs those marked `fuzz` for FUZZ_SECONDS each.
 """
 
+import contextlib
 import os
 import resource
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -21,6 +25,30 @@ EXAMPLES = 60
 """Inputs that the default suite tries of each kind."""
 MOST_SECONDS, MOST_MEMORY = 5.0, 2**20
 """What one input may take: seconds of the processor, and KiB that the process grows by."""
+
+
+HANGING, EXPLODING = 60, 6 * 2**30
+"""Seconds, and bytes more than before, after which an input is ended: it is not waited for, and the machine lives."""
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """End what waits for ever, or reads without an end, where it does."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise AssertionError(f"has not ended after {HANGING} s")
+
+    before, (soft, hard) = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + EXPLODING, hard))
+    signal.alarm(HANGING)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def ends_well(call: Callable[[], Any], seconds: float = MOST_SECONDS) -> None:

@@ -10,7 +10,7 @@ import struct
 import time
 
 import pytest
-from campaign import fuzz, holds_for, lasts
+from campaign import fuzz, holds_for, lasts, limited
 from damaged_bases import NANO
 from documents import JUNK, changed
 from hypothesis import strategies as st
@@ -164,7 +164,8 @@ def check(tmp_path):
                 with contextlib.suppress(ValueError, OSError):  # the change before may have left nothing to change
                     drawn.choice(CHANGES)(drawn, folder)
             started, before = time.process_time(), memory()
-            told = refusal(folder)
+            with limited():
+                told = refusal(folder)
         finally:
             shutil.rmtree(folder)
         assert told is None or (told.problems[0].what and len(str(told)) < 20_000)
