@@ -10,6 +10,7 @@ HEAVY_TESTS = [
     "tests/engine",
     "tests/fuzz/test_bases.py",
     "tests/fuzz/test_run_folders.py",
+    "tests/fuzz/test_run_folders.py",
     "tests/fuzz/test_templates.py",
     "tests/gpu",
     "tests/services",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lora_ns.marks import MARK, Fault, Mark, fault_of, has_all_files, mark_folde
 from lora_ns.reading import LARGEST_LIST, read_json
 from lora_ns.removal import remove
 from lora_ns.rundir import follow_umask, telling_disk_errors
+from lora_ns.upstream import dataclass_fields
 
 _STATE = "trainer_state.json"
 _ASIDE = "damaged-"
@@ -161,15 +163,73 @@ def _state_fault(folder: Path, step: int) -> Fault | None:
     """What is missing to go on: the optimizer, the trainer's state, the best checkpoint so far."""
     if not [*folder.glob("optimizer*"), *folder.glob("global_step*")]:
         return Fault("optimizer.pt", "is missing: it was saved with `save_only_model`, and cannot be gone on from")
-    try:
-        best, found = best_of(folder), _state(folder)["global_step"]
-    except UsageError as error:
-        return Fault(_STATE, f"is damaged ({error.problems[0].what})")
-    except (ValueError, KeyError, TypeError) as error:
-        return Fault(_STATE, f"is damaged ({error})")
-    if found != step:
-        return Fault(_STATE, f"is of step {found}")
+    state = _state_or_fault(folder)
+    if isinstance(state, Fault):
+        return state
+    if state["global_step"] != step:
+        return Fault(_STATE, f"is of step {state['global_step']}")
+    best = best_of(folder)
     if best is None or best == folder:
         return None
     lost = fault_of(best) if best.is_dir() else Fault(best.name, "is missing")
     return Fault(best.name, f"has the best weights so far, and is damaged: {lost}") if lost else None
+
+
+def _state_or_fault(folder: Path) -> dict[str, Any] | Fault:
+    try:
+        state = _state(folder)
+        _ = state["global_step"]
+    except UsageError as error:
+        return Fault(_STATE, f"is damaged ({error.problems[0].what})")
+    except (ValueError, KeyError, TypeError) as error:
+        return Fault(_STATE, f"is damaged ({error})")
+    odd = _odd_key(state)
+    return Fault(_STATE, f"is damaged (`{odd}` is not what a trainer writes)") if odd else state
+
+
+def _odd_key(state: Mapping[str, Any]) -> str | None:
+    """The first key that the installed trainer does not know, or whose value it could not go on with."""
+    known = dataclass_fields("transformers", "trainer_callback.py", "TrainerState") or state.keys()
+    return next((key for key, value in state.items() if key not in known or not _is_right(key, value)), None)
+
+
+def _is_right(key: str, value: object) -> bool:
+    return key not in _KINDS or _KINDS[key](value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_history(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+def _is_of_callbacks(value: object) -> bool:
+    """What callbacks keep, by their names: arguments and attributes of one, or of several of a kind."""
+    if not isinstance(value, dict):
+        return False
+    kept = [one for entry in value.values() for one in (entry if isinstance(entry, list) else [entry])]
+    parts = ("args", "attributes")
+    return all(isinstance(one, dict) and all(isinstance(one.get(part), dict) for part in parts) for one in kept)
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen"), _is_count),
+    **dict.fromkeys(("epoch", "total_flos", "logging_steps", "eval_steps", "save_steps"), _is_number),
+    **dict.fromkeys(("train_batch_size", "best_global_step"), lambda value: value is None or _is_count(value)),
+    "best_metric": lambda value: value is None or _is_number(value),
+    "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
+    "log_history": _is_history,
+    "stateful_callbacks": _is_of_callbacks,
+    **dict.fromkeys(
+        ("is_local_process_zero", "is_world_process_zero", "is_hyper_param_search"),
+        lambda value: isinstance(value, bool),
+    ),
+    **dict.fromkeys(("trial_name", "trial_params"), lambda value: value is None),
+}
+"""What a trainer writes of itself, as far as it is read again."""

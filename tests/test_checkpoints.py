@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from importlib.util import find_spec
 
 import pytest
 from test_marks import DAMAGE, without_hashes
@@ -91,6 +92,14 @@ def test_the_best_weights_so_far_are_held_against_their_mark_too(checkpoints):
         ("{}", "is damaged ('global_step')"),
         ("[1]", "is damaged ("),
         ('{"global_step": 3}', "is of step 3"),
+        pytest.param(
+            '{"global_step": 12, "a": 1}',
+            "is damaged (`a` is not",
+            marks=pytest.mark.skipif(not find_spec("transformers"), reason="nothing knows the trainer's keys"),
+        ),
+        ('{"global_step": 12, "epoch": "1"}', "is damaged (`epoch` is not"),
+        ('{"global_step": 12, "log_history": [1]}', "is damaged (`log_history` is not"),
+        ('{"global_step": 12, "stateful_callbacks": {"A": {"args": 1}}}', "is damaged (`stateful_callbacks` is not"),
         ("{", "is damaged ("),
     ],
 )
