@@ -92,8 +92,6 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> Preparation | None:
     """The rows of a key, mapped from the disk; None if they are not there, or are not what was kept, which is told."""
-    import datasets
-
     folder = cache.find(key)
     if folder is None:
         return None
@@ -104,8 +102,8 @@ def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> 
     try:
         kept = read_json(folder / _FACTS)
         record = DataRecord.model_validate(kept["record"])
-        train = datasets.load_from_disk(str(folder / "train"))
-        evaluation = datasets.load_from_disk(str(folder / "eval")) if record.eval else None
+        train = saved_rows(folder / "train")
+        evaluation = saved_rows(folder / "eval") if record.eval else None
         facts = DataFacts(**{**kept["facts"], "notes": tuple(kept["facts"]["notes"])})
         return Preparation(train, evaluation, facts, record, tuple(kept["labels"]), kept["problem_type"])
     except (OSError, ValueError, TypeError, KeyError, UsageError):
@@ -136,3 +134,20 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
             cache.drop(folder)
         if not isinstance(error, (OSError, RunError)):
             raise
+
+
+def saved_rows(folder: Path) -> datasets.Dataset:
+    """Rows that were saved, on the disk.
+
+    Raises:
+        ValueError: whatever datasets raises of them: it believes its files, so that a wrong value ends in the error
+            that Python has where it is used.
+    """
+    import datasets
+
+    try:
+        return datasets.Dataset.load_from_disk(str(folder))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error

@@ -52,6 +52,7 @@ from lora_ns.engine.distributed import (
     peak_memory,
 )
 from lora_ns.engine.exhaustion import telling_memory_errors
+from lora_ns.engine.kept import saved_rows
 from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
@@ -722,14 +723,11 @@ def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | Non
 
 
 def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    import datasets
-
     try:
-        train_rows = datasets.load_from_disk(str(run.data / "train"))
-        eval_rows = datasets.load_from_disk(str(run.data / "eval")) if manifest.data.eval else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        what = f"the rows of the run cannot be read: {reason}"
+        train_rows = saved_rows(run.data / "train")
+        eval_rows = saved_rows(run.data / "eval") if manifest.data.eval else None
+    except ValueError as error:
+        what = f"the rows of the run cannot be read: {error}"
         raise UsageError(Problem(str(run.data), what, "restore them, or start a new run by `--overwrite`")) from None
     return train_rows, eval_rows
 

@@ -18,7 +18,7 @@ import lora_ns.services.prepare
 from lora_ns import cache
 from lora_ns.basemodel import ASSETS
 from lora_ns.cli.app import app
-from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
+from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key, saved_rows
 from lora_ns.engine.render import Renderer
 from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
 from lora_ns.marks import MARK
@@ -257,3 +257,13 @@ def test_the_command_lists_and_clears(folder):
     freed = json.loads(CliRunner().invoke(app, ["cache", "--clear", "--json"], catch_exceptions=False).stdout)["freed"]
     assert freed == entry["size"]
     assert not cache.entries()
+
+
+@pytest.mark.parametrize("features", [[], {"a": []}, {"a": [[]]}, {"a": 1}, {"a": {"_type": "x"}}, "a", 1, {"a": None}])
+def test_rows_whose_columns_are_none_are_an_error_of_one_kind(tmp_path, features):
+    datasets.Dataset.from_dict({"a": [1, 2]}).save_to_disk(tmp_path / "rows")
+    assert saved_rows(tmp_path / "rows")["a"][:] == [1, 2]
+    info = tmp_path / "rows" / "dataset_info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "features": features}))
+    with pytest.raises(ValueError, match=r"\S"):
+        saved_rows(tmp_path / "rows")
