@@ -46,9 +46,15 @@ def check_deepspeed_states(checkpoint: Path) -> None:
 
 @contextlib.contextmanager
 def telling_pickles(checkpoint: Path | None) -> Iterator[None]:
-    """Turn what torch says against a state that is more than tensors into one line. Raises `UsageError`."""
+    """Turn what is said against a state that is more than tensors, or none, into one line. Raises `UsageError`."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        if checkpoint is None:
+            raise
+        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", _REMEDY)) from None
     except pickle.UnpicklingError as error:
         if checkpoint is None:
             raise

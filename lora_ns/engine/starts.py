@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
+from lora_ns.engine.malformed import translating
 from lora_ns.errors import PlanError, Problem, RunError
 from lora_ns.marks import mark_folder
 from lora_ns.recipe.peft import Lora
@@ -70,7 +71,9 @@ def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
     import peft
 
     check_config(folder)
-    model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    remedy = "restore it, or start a new run by `--overwrite`"
+    with translating(Problem(str(folder), "the start of the adapter cannot be read", remedy)):
+        model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     check_keys(model, folder)
     train_in_float32(model)
     if method.moves_base:

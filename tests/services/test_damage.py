@@ -131,6 +131,16 @@ def test_a_damaged_start_of_an_adapter_is_named(damaged):
     assert refused(run) == f"{run.start / WEIGHTS}: {fault}"
 
 
+def test_weights_that_were_marked_as_whole_and_cannot_be_read_are_named(damaged):
+    run, _ = damaged
+    last = run.checkpoints / "checkpoint-4"
+    with (last / WEIGHTS).open("ab") as file:
+        file.write(bytes(8))
+    mark_checkpoint(last, run.read().run_id, 4)
+    with pytest.raises(UsageError, match=r"checkpoint-4: the weights in it cannot be read: .*not fully covered"):
+        told_of(run)
+
+
 def test_a_run_goes_on_with_a_base_that_has_moved(tmp_path):
     shutil.copytree(packaged("lorans:nano"), tmp_path / "base")
     text = RECIPE.replace('"lorans:nano"', '"base"').replace("max_steps = 6", "max_steps = 2")

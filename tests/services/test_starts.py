@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import peft
 import pytest
@@ -13,7 +14,8 @@ import lora_ns.services.train
 from lora_ns.basemodel import find_base
 from lora_ns.engine.adapter import WEIGHTS, save_adapter
 from lora_ns.engine.model import Loading, load_base
-from lora_ns.errors import LoransError, PlanError, RunError
+from lora_ns.engine.starts import put_back
+from lora_ns.errors import LoransError, ModelError, PlanError, RunError
 from lora_ns.rundir import RunDir
 from lora_ns.services.merge import merge
 
@@ -174,3 +176,13 @@ def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(monkeypatch
     monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), Full()])
     with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens at once; {told} \(halve"):
         run_recipe(tmp_path, RECIPE, "dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")
+
+
+def test_a_start_that_cannot_be_read_is_named(trained, tmp_path):
+    run, _ = trained("pissa")
+    shutil.copytree(run.start, tmp_path / "start")
+    with (tmp_path / "start" / WEIGHTS).open("ab") as file:
+        file.write(bytes(8))
+    base = load_base(find_base("lorans:nano", None, [], download=False), Loading("CAUSAL_LM", "float32", "cpu"))
+    with pytest.raises(ModelError, match=r"start: the start of the adapter cannot be read: .*not fully covered"):
+        put_back(base, run.read().recipe.peft, tmp_path / "start")
