@@ -320,6 +320,10 @@ class RunDir:
         for file in (self.manifest_file, self.recipe, self.metrics, self.log):
             if file.is_symlink():  # what is written there would go on in a file of the user's
                 raise UsageError(Problem(str(file), "is a link, and a run has files of its own", "copy the file there"))
+        for folder in self._folders:
+            if os.path.lexists(folder) and not is_folder(folder):
+                remedy = "restore the folder, or remove this to go on without what was in it"
+                raise UsageError(Problem(str(folder), "is in the place of a folder of the run, and is none", remedy))
         try:
             text = read_bytes(self.manifest_file, before="not a manifest: ").decode()
             table = json.loads(text)
@@ -572,8 +576,11 @@ class RunDir:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """What a run writes."""
-        folders = (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
-        return (*folders, self.recipe, self.manifest_file, self.metrics, self.log)
+        return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log)
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
 
 
 _RANKS_SECONDS = 10.0

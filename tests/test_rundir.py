@@ -680,3 +680,17 @@ def test_what_is_no_disk_is_not_called_full():
     check_space(Path("/proc/lorans"), 1 << 30)
     with pytest.raises(RunError, match="cannot be written"), RunDir(Path("/proc/lorans")).held():
         pytest.fail("it is held")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "adapter", "start", "data", "ranks"])
+@pytest.mark.parametrize("kind", ["a file", "a link to nothing", "a pipe"])
+def test_what_is_in_the_place_of_a_folder_is_named(run, name, kind):
+    place = run.path / name
+    shutil.rmtree(place, ignore_errors=True)
+    if kind == "a file":
+        place.write_text("x")
+    elif kind == "a pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/nowhere")
+    assert refusal(RunDir.open, run.path).startswith(f"{place}: is in the place of a folder of the run, and is none")
