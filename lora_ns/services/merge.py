@@ -127,15 +127,20 @@ def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
     return replace(loading, quantization=NoQuantization())
 
 
+_RESTORE = "restore it, or train again"
+
+
 def _generation(file: Path) -> GenerationConfig:
     """The settings that go with the merged model, which `--force` may have left in any state. Raises `UsageError`."""
     from transformers import GenerationConfig
 
     try:
-        settings = GenerationConfig(**read_json(file, remedy="restore it, or train again"))
+        settings = GenerationConfig(**read_json(file))
+    except UsageError as fault:
+        raise UsageError(Problem(str(file), f"cannot be used: {fault.problems[0].what}", _RESTORE)) from None
     except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(Problem(str(file), f"cannot be used: {reason}", "restore it, or train again")) from error
+        raise UsageError(Problem(str(file), f"cannot be used: {reason}", _RESTORE)) from error
     return settings
 
 
