@@ -10,7 +10,6 @@ HEAVY_TESTS = [
     "tests/engine",
     "tests/fuzz/test_bases.py",
     "tests/fuzz/test_run_folders.py",
-    "tests/fuzz/test_run_folders.py",
     "tests/fuzz/test_templates.py",
     "tests/gpu",
     "tests/services",
@@ -92,6 +91,13 @@ def mutants(session: nox.Session) -> None:
     """Each guard of tests/mutants.toml is broken in turn: the tests that hold it have to fail."""
     _install(session, "test")
     session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random inputs, FUZZ_SECONDS (60, if it is not set) of each kind; `-- -k recipes` chooses one."""
+    _install(session, "test")
+    session.run("pytest", "-q", "-s", "-m", "fuzz", "tests/fuzz", *session.posargs)
 
 
 @nox.session
