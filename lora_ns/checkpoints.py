@@ -160,9 +160,10 @@ def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
 
 
 def _state_fault(folder: Path, step: int) -> Fault | None:
-    """What is missing to go on: the optimizer, the trainer's state, the best checkpoint so far."""
-    if not [*folder.glob("optimizer*"), *folder.glob("global_step*")]:
-        return Fault("optimizer.pt", "is missing: it was saved with `save_only_model`, and cannot be gone on from")
+    """What is missing to go on: what a trainer leaves, its own state, the best checkpoint so far."""
+    for name, (places, why) in _PARTS.items():
+        if not any(_has_file(folder, place) for place in places):
+            return Fault(name, f"is missing{why}")
     state = _state_or_fault(folder)
     if isinstance(state, Fault):
         return state
@@ -173,6 +174,10 @@ def _state_fault(folder: Path, step: int) -> Fault | None:
         return None
     lost = fault_of(best) if best.is_dir() else Fault(best.name, "is missing")
     return Fault(best.name, f"has the best weights so far, and is damaged: {lost}") if lost else None
+
+
+def _has_file(folder: Path, place: str) -> bool:
+    return any(path.is_file() for found in folder.glob(place) for path in (found, *found.glob("*")))
 
 
 def _state_or_fault(folder: Path) -> dict[str, Any] | Fault:
@@ -218,6 +223,16 @@ def _is_of_callbacks(value: object) -> bool:
     return all(isinstance(one, dict) and all(isinstance(one.get(part), dict) for part in parts) for one in kept)
 
 
+_PARTS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "adapter_model.safetensors": (("adapter_model.*", "*/adapter_model.*", "pytorch_model_fsdp*", "global_step*"), ""),
+    "optimizer.pt": (
+        ("optimizer*", "global_step*"),
+        ": it was saved with `save_only_model`, and cannot be gone on from",
+    ),
+    "scheduler.pt": (("scheduler.pt", "global_step*"), ""),
+    "rng_state.pth": (("rng_state*.pth",), ""),
+}
+"""Without one of them the trainer would fail, or begin anew without a word: where each may be, and why it is not."""
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen"), _is_count),
     **dict.fromkeys(("epoch", "total_flos", "logging_steps", "eval_steps", "save_steps"), _is_number),

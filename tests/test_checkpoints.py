@@ -19,8 +19,9 @@ def write_checkpoint(folder, step, best=None):
     state = {"global_step": step, "best_model_checkpoint": best and f"/where/it/was/{best}"}
     (folder / "trainer_state.json").write_text(json.dumps(state))
     (folder / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}" + bytes(90))
-    with zipfile.ZipFile(folder / "optimizer.pt", "w") as archive:
-        archive.writestr("data.pkl", bytes(range(100)))
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("data.pkl", bytes(range(100)))
     mark_checkpoint(folder, "mine", step)
 
 
@@ -111,11 +112,37 @@ def test_a_state_that_cannot_be_gone_on_from_is_named_where_there_is_no_hash(che
     assert told(search(checkpoints, "mine"))[0].startswith(f"checkpoint-12: trainer_state.json {what}")
 
 
-def test_one_without_an_optimizer_is_not_gone_on_from(checkpoints):
-    (checkpoints / "checkpoint-12" / "optimizer.pt").unlink()
+@pytest.mark.parametrize("is_folder", [False, True], ids=["gone", "a folder"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("adapter_model.safetensors", ""),
+        ("optimizer.pt", ": it was saved with `save_only_model`, and cannot be gone on from"),
+        ("scheduler.pt", ""),
+        ("rng_state.pth", ""),
+    ],
+)
+def test_one_without_a_part_is_not_gone_on_from(checkpoints, name, why, is_folder):
+    part = checkpoints / "checkpoint-12" / name
+    part.unlink()
+    if is_folder:
+        part.mkdir()
     mark_checkpoint(checkpoints / "checkpoint-12", "mine", 12)
-    told_ = "checkpoint-12: optimizer.pt is missing: it was saved with `save_only_model`, and cannot be gone on from"
-    assert told(search(checkpoints, "mine")) == [told_]
+    assert told(search(checkpoints, "mine")) == [f"checkpoint-12: {name} is missing{why}"]
+
+
+@pytest.mark.parametrize("places", [("global_step12/states.pt",), ("pytorch_model_fsdp_0/0", "optimizer_0/0")])
+def test_parts_of_deepspeed_and_fsdp_are_found_where_those_write_them(checkpoints, places):
+    folder = checkpoints / "checkpoint-12"
+    for name in ("adapter_model.safetensors", "optimizer.pt"):
+        (folder / name).unlink()
+    if places[0].startswith("global_step"):
+        (folder / "scheduler.pt").unlink()
+    for place in places:
+        (folder / place).parent.mkdir()
+        (folder / place).write_bytes(b"x")
+    mark_checkpoint(folder, "mine", 12)
+    assert search(checkpoints, "mine").last == (folder, 12)
 
 
 def test_what_is_passed_over_makes_room_for_new_checkpoints(checkpoints):

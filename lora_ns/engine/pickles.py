@@ -6,10 +6,8 @@ name any function of Python.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
@@ -42,25 +40,6 @@ def check_deepspeed_states(checkpoint: Path) -> None:
             raise UsageError(Problem(str(file), "is a link, and states of DeepSpeed are files", _REMEDY))
         if file.suffix == ".pt" and (named := _foreign(file)):
             raise UsageError(Problem(str(file), f"would run code of others: it names {named}", _REMEDY))
-
-
-@contextlib.contextmanager
-def telling_pickles(checkpoint: Path | None) -> Iterator[None]:
-    """Turn what is said against a state that is more than tensors, or none, into one line. Raises `UsageError`."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        if checkpoint is None:
-            raise
-        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", _REMEDY)) from None
-    except pickle.UnpicklingError as error:
-        if checkpoint is None:
-            raise
-        named = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
-        what = "a state in it cannot be read without running code" + (f": it names `{named[1]}`" if named else "")
-        raise UsageError(Problem(str(checkpoint), what, _REMEDY)) from None
 
 
 _REMEDY = "restore the checkpoint, or remove it to go on from the one before"

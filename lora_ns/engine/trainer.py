@@ -19,6 +19,7 @@ from lora_ns.engine.classifier import begin_at_mean, class_weights, classifier_t
 from lora_ns.engine.context_parallel import cutting_rows, undealt
 from lora_ns.engine.distributed import hand_out
 from lora_ns.engine.evaluation import counted
+from lora_ns.engine.going_on import telling_checkpoints
 from lora_ns.engine.regularization import has_regularization, regularization
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.scoring import AnswerScorer, HeadScorer
@@ -354,7 +355,7 @@ def ending_in_time(trainer_class: Any) -> Any:
     """A trainer class that trains no step after the last one, where a run goes on from its last checkpoint."""
     import datasets
 
-    class EndingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+    class EndingTrainer(telling_checkpoints(trainer_class)):  # type: ignore[misc, unused-ignore]
         """transformers would train one more batch before it looks whether it is done."""
 
         def _init_training_state(self, *asked: Any) -> Any:

@@ -57,7 +57,7 @@ from lora_ns.engine.learning import learning_watch
 from lora_ns.engine.model import empty_base, load_base, make_room
 from lora_ns.engine.modules import expert_notes
 from lora_ns.engine.notices import as_notes
-from lora_ns.engine.pickles import check_deepspeed_states, telling_pickles
+from lora_ns.engine.pickles import check_deepspeed_states
 from lora_ns.engine.render import make_renderer
 from lora_ns.engine.sharding import dividing_at_once
 from lora_ns.engine.sources import told_unused
@@ -853,7 +853,6 @@ def _fit(
         telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
         _telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
-        telling_pickles(checkpoint[0] if checkpoint else None),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, trainer, stop)

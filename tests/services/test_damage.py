@@ -10,7 +10,7 @@ from lora_ns.checkpoints import mark_checkpoint
 from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.engine.libraries import Noise
-from lora_ns.errors import UsageError
+from lora_ns.errors import ModelError, UsageError
 from lora_ns.marks import MARK, mark_folder
 from lora_ns.rundir import RunDir, sha256_file
 from lora_ns.services.train import resume
@@ -138,6 +138,20 @@ def test_weights_that_were_marked_as_whole_and_cannot_be_read_are_named(damaged)
         file.write(bytes(8))
     mark_checkpoint(last, run.read().run_id, 4)
     with pytest.raises(UsageError, match=r"checkpoint-4: the weights in it cannot be read: .*not fully covered"):
+        told_of(run)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_what_a_library_raises_of_a_checkpoint_that_was_marked_as_whole_is_one_line(damaged, name):
+    import torch
+
+    run, _ = damaged
+    last = run.checkpoints / "checkpoint-4"
+    torch.save([], last / name)
+    mark_checkpoint(last, run.read().run_id, 4)
+    with pytest.raises(
+        ModelError, match=r"checkpoint-4: cannot be gone on from: .* \(restore the checkpoint, or remove"
+    ):
         told_of(run)
 
 

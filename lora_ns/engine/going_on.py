@@ -1,0 +1,71 @@
+"""What a trainer reads of a checkpoint: what a library raises meanwhile is a fault of the checkpoint, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_ns.engine.malformed import translating
+from lora_ns.errors import Problem, UsageError
+
+_REMEDY = "restore the checkpoint, or remove it to go on from the one before"
+
+
+@functools.cache
+def telling_checkpoints(trainer_class: Any) -> Any:
+    """A trainer class that tells which checkpoint cannot be gone on from, or has weights that cannot be read."""
+
+    class TellingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """Each method of transformers that reads something of a checkpoint."""
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            with _reading(resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            with _reading(checkpoint):
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+        def _load_scaler(self, checkpoint: str | None) -> None:
+            with _reading(checkpoint):
+                super()._load_scaler(checkpoint)
+
+        def _load_rng_state(self, checkpoint: str | None) -> None:
+            with _reading(checkpoint):
+                super()._load_rng_state(checkpoint)
+
+        def _load_best_model(self) -> None:
+            with _reading(self.state.best_model_checkpoint):
+                super()._load_best_model()
+
+    return TellingTrainer
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    """Turn what is raised into one line. Raises `UsageError` and `ModelError`."""
+    if checkpoint is None:
+        yield
+        return
+    with translating(Problem(checkpoint, "cannot be gone on from", _REMEDY)), _telling_pickles(Path(checkpoint)):
+        yield
+
+
+@contextlib.contextmanager
+def _telling_pickles(checkpoint: Path) -> Iterator[None]:
+    """Turn what is said against a state that is more than tensors, or none, into one line. Raises `UsageError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", _REMEDY)) from None
+    except pickle.UnpicklingError as error:
+        named = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+        what = "a state in it cannot be read without running code" + (f": it names `{named[1]}`" if named else "")
+        raise UsageError(Problem(str(checkpoint), what, _REMEDY)) from None
