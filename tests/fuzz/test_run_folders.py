@@ -154,7 +154,7 @@ class Change:
 
     def line(self):
         file = self.run / "metrics.jsonl"
-        if not file.is_symlink():
+        if file.is_file() and not file.is_symlink():
             file.write_text(file.read_text() + self.drawn.choice(TEXTS) + "\n")
 
     def other_kind(self):
@@ -207,9 +207,9 @@ class Change:
 
     def manifest(self, change):
         file = self.run / "manifest.json"
-        table = json.loads(file.read_text()) if file.is_file() else {}
-        change(table)
-        if not file.is_symlink():
+        if file.is_file() and not file.is_symlink():
+            table = json.loads(file.read_text())
+            change(table)
             file.write_text(json.dumps(table))
 
     def settled(self):
@@ -230,6 +230,8 @@ CHANGES = (
     *(Change.damage, Change.missing, Change.foreign, Change.document, Change.document, Change.document, Change.escape),
     *(Change.text, Change.line, Change.other_kind, Change.other_kind, Change.moved_folder, Change.pickled, Change.code),
 )
+LAST = (Change.other_kind, Change.moved_folder)
+"""What leaves something that the other changes would wait for."""
 UNFIT = (LoransError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What a change may fail with, since the one before may have left nothing to change."""
 
@@ -299,9 +301,9 @@ def check(runs, tmp_path, monkeypatch):
         removed(run)
         shutil.copytree(runs[0 if is_finished else 1].path, run)
         change = Change(drawn, run, marker, other)
-        for _ in range(drawn.choice([1, 1, 1, 2, 3])):
+        for make in sorted(drawn.choices(CHANGES, k=drawn.choice([1, 1, 1, 2, 3])), key=LAST.__contains__):
             with contextlib.suppress(*UNFIT):
-                drawn.choice(CHANGES)(change)
+                make(change)
         if drawn.random() < 0.5:
             with contextlib.suppress(*UNFIT):
                 change.settled()
