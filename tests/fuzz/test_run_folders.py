@@ -232,7 +232,7 @@ CHANGES = (
 )
 LAST = (Change.other_kind, Change.moved_folder)
 """What leaves something that the other changes would wait for."""
-UNFIT = (LoransError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+UNFIT = (LoransError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 """What a change may fail with, since the one before may have left nothing to change."""
 
 
