@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from lora_ns.basemodel import Base, BaseFacts
 from lora_ns.errors import PlanError, Problem
@@ -99,6 +99,24 @@ class Plan(BaseModel):
     """DeepSpeed's whole configuration, if it trains."""
     notes: tuple[str, ...] = ()
     """What the user should know before starting."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Plan:
+        """Whole numbers are counts: a plan is read again from the manifest of a run, which may be anything."""
+        for name, derived in self:
+            least = 1 if name in _AT_LEAST_ONE else 0
+            if isinstance(derived, Derived) and isinstance(derived.value, int) and derived.value < least:
+                raise ValueError(f"`{name}` is {derived.value:,}")
+        return self
+
+
+_AT_LEAST_ONE = frozenset(
+    {
+        *("world_size", "max_seq_length", "global_batch_size", "per_device_train_batch_size"),
+        *("gradient_accumulation_steps", "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps"),
+    }
+)
+"""What is divided by, or would leave nothing to train on."""
 
 
 @dataclass(frozen=True)

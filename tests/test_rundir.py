@@ -485,6 +485,18 @@ def test_what_is_no_run_is_not_opened(tmp_path, make, told):
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("world_size", False), ("world_size", -1), ("max_steps", -1), ("save_steps", 0), ("train_rows", -5)],
+)
+def test_a_plan_whose_numbers_are_no_counts_is_not_believed(run, key, value):
+    table = json.loads(run.manifest_file.read_text())
+    table["plan"][key] = {"value": value, "origin": "computed"}
+    run.manifest_file.write_text(json.dumps({name: kept for name, kept in table.items() if name != "checksum"}))
+    told = refusal(run.read)
+    assert told.startswith(f"{run.manifest_file}: not a manifest: ")
+
+
+@pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"3", b"null", b"{}", b'{"version": "1"}', b'{"version": 1}', b"\xff\xfe"]
 )
 def test_what_is_no_manifest_is_told(run, content):
