@@ -209,7 +209,7 @@ def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: D
             *loaded.notes,
             *data.notes,
             *_notes(loaded, machine, batch, shares, data.train_rows),
-            *_unusual(loaded, facts, batch),
+            *unusual(loaded, facts, batch.total.value),
         ),
     )
 
@@ -778,14 +778,20 @@ def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, ro
     return notes
 
 
-def _unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: _Batch) -> list[str]:
-    """Notes on settings of the recipe that are far from what is known to work."""
+def unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: int | None) -> list[str]:
+    """Notes on settings of the recipe that are far from what is known to work.
+
+    Args:
+        loaded: the recipe.
+        facts: what is known of the base, if it was found.
+        batch: rows of an optimizer step; None if that is not decided yet.
+    """
     recipe, peft = loaded.recipe, loaded.recipe.peft
     rate = recipe.training.learning_rate
     width = facts.hidden_size if facts else None
     found = (
         rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
-        batch_note(recipe.task_type, batch.total.value),
+        batch_note(recipe.task_type, batch),
         targets_note(recipe.task_type, getattr(peft, "target_modules", "")),
         rank_note("peft.lora_r", peft.lora_r, width) if isinstance(peft, Lora) else None,
         rank_note("peft.init_r", peft.init_r, width) if isinstance(peft, AdaLora) else None,

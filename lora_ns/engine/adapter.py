@@ -6,11 +6,13 @@ import contextlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.basefolder import read_header
 from lora_ns.basemodel import Base
+from lora_ns.engine.malformed import translating
 from lora_ns.engine.model import whole_modules
 from lora_ns.engine.modules import (
     all_norms,
@@ -354,6 +356,30 @@ def check_config(folder: Path) -> None:
         raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
     if getattr(config, "megatron_config", None):
         raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
+    _check_sizes(file, config.to_dict())
+
+
+_SIZES = frozenset(
+    {
+        *("r", "init_r", "target_r", "hybrid_r", "mini_r", "subspace_rank", "num_vectors", "vector_length", "num_B"),
+        *("n_frequency", "theta_d_length", "num_virtual_tokens", "token_dim", "rank_pattern"),
+    }
+)
+"""Settings of PEFT's methods that tensors are as large as."""
+_FREEDOM = 8
+"""A size may be this many times the largest side of a saved tensor: some methods keep parts of what they make."""
+
+
+def _check_sizes(file: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that claim a larger adapter than its weights are, before one is made. Raises `UsageError`."""
+    tensors = read_header(file.parent / WEIGHTS, "restore it, or train again")[0]
+    most = _FREEDOM * max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+    for key in sorted(_SIZES & settings.keys()):
+        value = settings[key]
+        for size in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(size, (int, float)) and size > most:
+                what = f"`{key}` is {size:,}, and no tensor of the adapter has a side longer than {most // _FREEDOM:,}"
+                raise UsageError(Problem(str(file), what, "restore it, or train again"))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -363,19 +389,15 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         UsageError: if a key of the file has no place in the model, or a place stays empty: PEFT only warns of that.
     """
     import peft
-    from safetensors import SafetensorError
 
     check_config(folder)
-    try:
+    with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
         config = peft.PeftConfig.from_pretrained(str(folder))
         check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
         is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
         _unround(adapted, folder)
-    except (SafetensorError, ValueError, RuntimeError, OSError, KeyError) as error:
-        what = f"the adapter cannot be loaded: {str(error).strip().splitlines()[0]}"
-        raise UsageError(Problem(str(folder), what, "train again, or restore the folder")) from error
     check_keys(adapted, folder)
     return adapted.requires_grad_(requires_grad=False).eval()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.render import IGNORED
 from lora_ns.engine.targets import Targets
+from lora_ns.engine.tokenizing import encoded
 from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.errors import ModelError, Problem
 from lora_ns.formats import Example, Format, Labelled, RowFaultError, Tagged, TextClassification, TokenClassification
@@ -56,16 +57,16 @@ class TextEncoder:
         """The tokens of a text or a pair; of a pair that is too long, the longer text is cut first.
 
         Raises:
-            RowFaultError: if the base has no embedding for one of them.
+            RowFaultError: if the tokenizer gives up, or the base has no embedding for one of them.
         """
         assert isinstance(example, Labelled)
         texts = [example.text]
         if example.text_pair is not None:
             texts.append(f"{self._between}{example.text_pair}")
-        whole = self.tokenizer(*texts)
+        whole = encoded(self.tokenizer, *texts)
         length = len(whole["input_ids"])
         if length > self.limit:
-            whole = self.tokenizer(*texts, truncation=True, max_length=self.limit)
+            whole = encoded(self.tokenizer, *texts, truncation=True, max_length=self.limit)
         self.vocabulary.check(whole["input_ids"])
         return Fitted({key: list(value) for key, value in whole.items()}, length)
 
@@ -109,15 +110,15 @@ class WordEncoder:
         """The tokens of a sentence, its end cut off if it is too long.
 
         Raises:
-            RowFaultError: if the base has no embedding for one of them.
+            RowFaultError: if the tokenizer gives up, or the base has no embedding for one of them.
         """
         assert isinstance(example, Tagged)
         words = [f"{self._space}{word}" if word else word for word in example.words]
-        whole = self.tokenizer(words, is_split_into_words=True)
+        whole = encoded(self.tokenizer, words, is_split_into_words=True)
         length = len(whole["input_ids"])
         first = cut = _first_tokens(whole)
         if length > self.limit:
-            whole = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.limit)
+            whole = encoded(self.tokenizer, words, is_split_into_words=True, truncation=True, max_length=self.limit)
             cut = _first_tokens(whole)
         self.vocabulary.check(whole["input_ids"])
         return Fitted({key: list(value) for key, value in whole.items()}, length, cut, len(first) - len(cut))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_ns.formats import Conversation, EndlessRowError
+from lora_ns.engine.tokenizing import encoded
+from lora_ns.formats import Conversation, EndlessRowError, RowFaultError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,11 +36,16 @@ class Memo:
         self.ids.clear()
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], with_special_tokens: bool) -> None:
-        """Encode texts in one call, and remember them."""
+        """Encode texts in one call, and remember them; none if the tokenizer gives up at one of them.
+
+        Which one that is, is told when each is encoded by itself.
+        """
         listed = [text for text in dict.fromkeys(texts) if text]
-        if listed:
-            encoded = encode_on_all_cores(tokenizer, listed, with_special_tokens)
-            self.ids |= {(text, with_special_tokens): ids for text, ids in zip(listed, encoded, strict=True)}
+        if not listed:
+            return
+        with contextlib.suppress(RowFaultError):
+            many = encode_on_all_cores(tokenizer, listed, with_special_tokens)
+            self.ids |= {(text, with_special_tokens): ids for text, ids in zip(listed, many, strict=True)}
 
     def marks(self, tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[tuple[int, int]]:
         """Behind each added token of a text: the next character, and the next token.
@@ -62,18 +69,21 @@ class Memo:
     def rest(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         """The tokens of a short text."""
         if text not in self._rests:
-            self._rests[text] = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+            self._rests[text] = list(encoded(tokenizer, text, add_special_tokens=False)["input_ids"]) if text else []
         return self._rests[text]
 
 
 def encode_on_all_cores(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], with_special_tokens: bool
 ) -> list[list[int]]:
-    """The tokens of many texts; the tokenizer's threads are on for this call alone, since they survive no fork."""
+    """The tokens of many texts; the tokenizer's threads are on for this call alone, since they survive no fork.
+
+    Raises `RowFaultError` if the tokenizer gives up at one of them.
+    """
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     try:
-        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=with_special_tokens)["input_ids"]
+        ids: list[list[int]] = encoded(tokenizer, texts, add_special_tokens=with_special_tokens)["input_ids"]
     finally:
         os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
-    return encoded
+    return ids

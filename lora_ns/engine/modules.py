@@ -223,6 +223,9 @@ def check_patterns(model: PreTrainedModel, kwargs: Mapping[str, Any], where: str
     Raises:
         PlanError: with the first that is none, or does not come to an end.
     """
+    for key in _READ_AS:
+        if not isinstance(kwargs.get(key) or (), (str, list, tuple, set, Mapping)):
+            raise PlanError(Problem(where, f"peft.{key} is {kwargs[key]!r}", "name modules, by a text or a list"))
     names = [f"{before}{name}" for name, _ in model.named_modules() for before in ("", "base_model.model.")]
     for key, form in _READ_AS.items():
         value = kwargs.get(key) or ()

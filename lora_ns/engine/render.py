@@ -10,6 +10,7 @@ from lora_ns.deadline import OverrunError
 from lora_ns.engine.memo import Memo
 from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.engine.shown import OTHER_TEMPLATE, check_shown, refusal
+from lora_ns.engine.tokenizing import encoded
 from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
 from lora_ns.recipe.objectives import Sft
@@ -322,10 +323,10 @@ class Renderer:
         known = self.memo.ids.get((text, False))
         if known is not None:
             return known
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return list(encoded(self.tokenizer, text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _encode_plain(self, text: str) -> list[int]:
-        ids = self.memo.ids.get((text, True)) or list(self.tokenizer(text)["input_ids"])
+        ids = self.memo.ids.get((text, True)) or list(encoded(self.tokenizer, text)["input_ids"])
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[1:2] == [bos] == ids[:1]:
             ids = ids[1:]  # a text that begins with it by itself

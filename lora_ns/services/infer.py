@@ -99,8 +99,7 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
 def _words(encoder: WordEncoder, sentence: Example) -> list[str]:
     """The words of a sentence that the model can be asked with. Raises `RowFaultError`."""
     assert isinstance(sentence, Tagged)
-    if encoder.vocabulary.beyond:
-        encoder.encode(sentence)
+    encoder.encode(sentence)
     return list(sentence.words)
 
 

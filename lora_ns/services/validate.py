@@ -20,7 +20,7 @@ from lora_ns.engine.sources import Source, reading_notes
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, fit_to_base, make_plan
+from lora_ns.plan import DataFacts, fit_to_base, make_plan, unusual
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.peft import AdaLora
 from lora_ns.rows import Row
@@ -245,7 +245,8 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     with locating(loaded):
         model = add_adapter(empty, plainly_started(loaded.recipe.peft), loaded.recipe.task_type, base)
     trainable, modules = trainable_parameters(model), adapted_modules(model)
-    notes = (*expert_notes(model), *known.notes)
+    far_off = unusual(loaded, base.facts, loaded.recipe.training.global_batch_size)
+    notes = (*expert_notes(model), *known.notes, *far_off)
     return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, notes)
 
 

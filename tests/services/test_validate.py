@@ -180,6 +180,16 @@ def test_a_target_that_matches_nothing_is_found_without_weights(validate):
         validate(RECIPE.replace('method = "lora"', 'method = "lora"\ntarget_modules = ["q_prj"]'), "--model")
 
 
+def test_settings_far_from_what_works_are_said_with_the_model_as_in_the_plan(validate):
+    unusual = RECIPE.replace("[dataset]", 'target_modules = ["q_proj"]\n[dataset]')
+    done = validate(
+        unusual, "--model", "--json", "--set", "training.learning_rate=0.5", "--set", "training.global_batch_size=128"
+    )
+    notes = " ".join(json.loads(done.stdout)["model"]["notes"])
+    for key in ("training.learning_rate: 0.5", "global_batch_size: 128", "all-linear"):
+        assert key in notes
+
+
 def test_the_one_step_changes_the_adapter(validate, monkeypatch):
     changed = []
 
