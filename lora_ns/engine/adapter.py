@@ -356,7 +356,6 @@ def check_config(folder: Path) -> None:
         raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
     if getattr(config, "megatron_config", None):
         raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
-    _check_sizes(file, config.to_dict())
 
 
 _SIZES = frozenset(
@@ -394,6 +393,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
         config = peft.PeftConfig.from_pretrained(str(folder))
         check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
+        _check_sizes(folder / "adapter_config.json", config.to_dict())
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
         is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
