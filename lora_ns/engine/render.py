@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_ns.deadline import OverrunError
 from lora_ns.engine.memo import Memo
 from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
-from lora_ns.engine.shown import OTHER_TEMPLATE, check_shown, refusal
+from lora_ns.engine.shown import OTHER_TEMPLATE, check_merged, check_shown, refusal
 from lora_ns.engine.tokenizing import encoded
 from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
@@ -123,6 +123,8 @@ class Renderer:
         """The conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
         _check_not_empty(conversation)
         merged = self._merged(conversation)
+        if merged is not conversation:
+            check_merged(conversation.messages[0])
         if self.tokenizer.chat_template is not None:
             check_shown(merged, self.memo.shown, self._tried)
         return merged

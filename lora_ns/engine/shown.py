@@ -13,6 +13,8 @@ _MARK, _VALUE = "loransmark", "loransvalue"
 _REASONING = ("reasoning_content", "thinking")
 _MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
 OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
+_OWN_TEMPLATE = "take it out of the rows, or name a .jinja file that prints it by `sft.chat_template`"
+"""For what none of the templates that a recipe can name prints."""
 
 Render = Callable[[Conversation], str | None]
 """The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""
@@ -60,7 +62,16 @@ def _is_shown(feature: _Feature, render: Render) -> bool | None:
 
 
 def _remedy(name: str) -> str:
-    return _MERGE if "system" in name else OTHER_TEMPLATE
+    if "system" in name:
+        return _MERGE
+    return _OWN_TEMPLATE if name.strip("`") in ("name", *_REASONING) else OTHER_TEMPLATE
+
+
+def check_merged(system: Message) -> None:
+    """Refuse a system turn that becomes a part of the user's and has a name, which would have no place there."""
+    if _is_said(system.extra.get("name", "")):
+        what = "`name` of the system turn would be lost, as it becomes a part of the user's turn"
+        raise RowFaultError(what, "take it out of the rows", "TPL004")
 
 
 def _features(conversation: Conversation) -> Iterator[tuple[Hashable, Callable[[], _Feature]]]:
@@ -79,7 +90,7 @@ def _features(conversation: Conversation) -> Iterator[tuple[Hashable, Callable[[
         calls = message.extra.get("tool_calls", ())
         about = (bool(message.content), tuple(sorted(message.extra)), min(len(calls), 2), _has_arguments(calls))
         context = (message.role, before, bool(tools), *about)
-        for name, turn in _marked_turns(message):
+        for name, turn in _marked_turns(message, messages[:number]):
             yield (name, *context), _in_place(conversation, number, name, turn)
 
 
@@ -95,8 +106,8 @@ def _in_place(conversation: Conversation, number: int, name: str, turn: Message)
     return make
 
 
-def _marked_turns(message: Message) -> Iterator[tuple[str, Message]]:
-    """By name, the turn with a mark in the place of each thing that may not be shown."""
+def _marked_turns(message: Message, before: Sequence[Message]) -> Iterator[tuple[str, Message]]:
+    """By name, a turn with a mark in the place of each thing that may not be shown; and the turns before it."""
     if message.role == "system" and message.content.strip():
         yield "the system turn", replace(message, content=_MARK)
     if message.role == "tool":
@@ -108,6 +119,21 @@ def _marked_turns(message: Message) -> Iterator[tuple[str, Message]]:
     for key in _REASONING:
         if key in message.extra:
             yield f"`{key}`", _with(message, **{key: _MARK})
+    if _is_said(message.extra.get("name", "")) and not _is_told(message, before):
+        yield "`name`", _with(message, name=_MARK)
+
+
+def _is_said(name: str) -> bool:
+    return bool(name.strip())
+
+
+def _is_told(message: Message, before: Sequence[Message]) -> bool:
+    """Whether a name is that of a tool, and the turns before have it: in the call that is answered, or in a text."""
+    name = message.extra["name"]
+    return message.role == "tool" and any(
+        name in turn.content or any(call["function"]["name"] == name for call in turn.extra.get("tool_calls", ()))
+        for turn in before
+    )
 
 
 def _with(message: Message, **changed: Any) -> Message:

@@ -15,6 +15,7 @@ TOOLS = ({"type": "function", "function": {"name": "add", "description": "Adds."
 SHOWS_ALL = (
     "{%- for tool in tools or [] -%}{{ tool | tojson }}{%- endfor -%}"
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.name -%}{{ message.name + ': ' }}{%- endif -%}"
     "{%- if message.reasoning_content -%}{{ message.reasoning_content }}{%- endif -%}{{ message.content | tojson }}"
     "{%- for call in message.tool_calls or [] -%}{{ call | tojson }}{%- endfor -%}"
     "{{ '<|im_end|>\n' }}{%- endfor -%}"
@@ -55,6 +56,22 @@ LOST = {
         f"`{key}`": (CHATML, Conversation((Message("user", "a"), Message("assistant", "b", {key: "hm"}))))
         for key in ("thinking", "reasoning_content")
     },
+    **{
+        f"`name`, of {role}": (
+            SHOWS_ALL.replace("if message.name", f"if message.name and message.role != '{role}'"),
+            Conversation(
+                tuple(
+                    Message(one, "a", {"name": f"name-of-{one}"} if one == role else {})
+                    for one in ("system", "user", "assistant")
+                )
+            ),
+        )
+        for role in ("system", "user", "assistant")
+    },
+    "`name`, of a tool that no turn before it names": (
+        SHOWS_ALL.replace("if message.name", "if false"),
+        Conversation((Message("user", "1 + 1?"), Message("tool", "2", {"name": "add"}), Message("assistant", "2"))),
+    ),
     "the system turn": (
         CHATML.replace("{{ '<|im_start|>' +", "{{ '' if message.role == 'system' else '<|im_start|>' +"),
         Conversation((Message("system", "Be brief."), *PLAIN.messages)),
@@ -82,7 +99,36 @@ def test_what_the_template_shows_is_learned(name):
     (row,) = (renderer := renderer_of(SHOWS_ALL)).examples(conversation)
     text = renderer.tokenizer.decode(row.input_ids)
     assert all(message.content in text for message in conversation.messages)
+    assert all(message.extra.get("name", "") in text for message in conversation.messages)
     assert ("arguments" in text) == any("tool_calls" in message.extra for message in conversation.messages)
+
+
+NAMED = {"name": "add"}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (Message("user", "a", {"name": " "}), Message("assistant", "b")),
+        (*with_call().messages[:2], Message("tool", "2", {**NAMED, "tool_call_id": "1"}), Message("assistant", "2")),
+        (
+            Message("user", "1 + 1?"),
+            Message("assistant", '<functioncall> {"name": "add"}'),
+            Message("tool", "2", NAMED),
+            Message("assistant", "2"),
+        ),
+    ],
+    ids=["empty", "of a tool that is called", "of a tool that a text names"],
+)
+def test_a_name_that_says_nothing_new_may_be_left_out(turns):
+    assert renderer_of(SHOWS_ALL.replace("if message.name", "if false")).examples(Conversation(turns))
+
+
+def test_the_name_of_a_system_turn_that_is_merged_is_an_error():
+    renderer = renderer_of(SHOWS_ALL, merges_system=True)
+    turns = (Message("system", "s", {"name": "rules"}), *PLAIN.messages)
+    assert told(renderer, Conversation(turns)).code == "TPL004"
+    assert renderer.examples(Conversation((replace(turns[0], extra={}), *turns[1:])))
 
 
 def test_reasoning_that_is_shown_with_the_last_answer_alone_is_not_lost():
