@@ -1,7 +1,10 @@
 """What a full disk or a loss of power leaves of `metrics.jsonl` is read as far as it is whole."""
 
 import json
+import os
 import random
+from pathlib import Path
+from socket import AF_UNIX, socket
 
 import pytest
 
@@ -18,7 +21,13 @@ BROKEN = [
     b"3\n",
     b'{"step": "x"}\n',
     b"{}\n",
-    b"[" * 9000 + b"\n",
+    b"[" * 100_000 + b"\n",
+    b'{"step": 1e400}\n',
+    b'{"step": 7, "x": ' + b"[" * 500 + b"]" * 500 + b"}\n",
+    b'{"step": ' + b"9" * 10_000 + b"}\n",
+    b'{"step": 99999999999999999999999999}\n',
+    b'{"step": -1}\n',
+    b'{"step": true}\n',
 ]
 
 
@@ -31,6 +40,39 @@ def test_what_is_no_row_is_left_out_and_said(tmp_path, end):
     assert forget_after(file, 4) == "metrics.jsonl: 1 line not written to the end, and left out"
     assert [json.loads(line) for line in file.read_text().splitlines()] == ROWS[:4]
     assert forget_after(file, 4) is None
+
+
+@pytest.mark.parametrize("end", BROKEN, ids=range(len(BROKEN)))
+def test_what_is_left_out_can_be_said(tmp_path, end):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(end)
+    assert read_metrics(file).left_out("m") == ("m: 1 line is no row of this run, and left out",)
+    file.write_bytes(end + b"\n" + end)
+    assert "lines are no rows of this run" in read_metrics(file).left_out("m")[0]
+    file.write_bytes(WHOLE)
+    assert read_metrics(file).left_out("m") == ()
+
+
+def test_a_step_behind_the_last_is_none_of_the_run(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(WHOLE)
+    found = read_metrics(file, last=4)
+    assert (found.rows, found.broken) == (tuple(ROWS[:4]), 2)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: socket(AF_UNIX).bind(str(file))])
+def test_what_is_in_the_place_of_the_file_is_said(tmp_path, make, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    make(file := Path("metrics.jsonl"))
+    (told,) = read_metrics(file).left_out("m")
+    assert told.startswith("m: is a ")
+    assert told.endswith(", and left out")
+
+
+def test_a_pipe_in_the_place_of_the_file_is_said_and_replaced(tmp_path):
+    os.mkfifo(file := tmp_path / "metrics.jsonl")
+    assert forget_after(file, 3) == "metrics.jsonl: is a pipe, not a file, and left out"
+    assert file.read_bytes() == b""
 
 
 def test_any_cut_leaves_the_rows_before_it(tmp_path):

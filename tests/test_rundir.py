@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from lora_ns import shortage
 from lora_ns.basemodel import BaseFacts
+from lora_ns.cli.app import app
 from lora_ns.errors import RunError, UsageError
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, make_plan
@@ -365,6 +367,20 @@ def test_the_status_of_a_run_that_is_being_replaced(run, manifest):
     assert (told.status, told.replaces) == ("started", "finished")
     run.forget_replaced()
     assert status(run.path).replaces is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"step": 1}\n', '{"step": 1}\n{"st', '{"step": 1e400}', '{"step": 100000}', None]
+)
+def test_the_status_says_what_of_the_metrics_is_left_out(run, text):
+    os.mkfifo(run.metrics) if text is None else run.metrics.write_text(text)
+    told = status(run.path)
+    assert told.max_steps < 100_000
+    assert told.step == ('{"step": 1}' in (text or ""))
+    assert bool(told.notes) == (text not in {"", '{"step": 1}\n'})
+    shown = CliRunner().invoke(app, ["status", str(run.path)])
+    assert shown.exit_code == 0
+    assert [f"note: {said}" for said in told.notes] == shown.stderr.splitlines()
 
 
 def test_a_run_that_somebody_trains_is_not_mended(run):

@@ -151,6 +151,8 @@ def status(
         say(service.log(path), end="")
         return
     found = service.status(path)
+    for told in found.notes:
+        note(told)
     if as_json:
         print_json(found)
         return

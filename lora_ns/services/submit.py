@@ -13,7 +13,7 @@ from typing import Protocol
 from lora_ns.credentials import scrubbed
 from lora_ns.errors import Problem, UsageError
 from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
-from lora_ns.metricsfile import read_metrics
+from lora_ns.metricsfile import LAST_STEP, read_metrics
 from lora_ns.packages import check_packages
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
@@ -57,6 +57,8 @@ class RunStatus:
     scheduler: SchedulerName | None = None
     id: str | None = None
     job: JobState | None = None
+    notes: tuple[str, ...] = ()
+    """What of the run could not be read."""
 
 
 _SCHEDULERS: dict[SchedulerName, ModuleType] = {"slurm": on_slurm, "ray": on_ray}
@@ -162,17 +164,19 @@ def status(path: Path) -> RunStatus:
     shown = RunStatus(str(path), "submitted")
     if run.manifest_file.is_file():
         manifest = run.read()
-        rows = read_metrics(run.metrics).rows
-        row = rows[-1] if rows else {}
+        last = manifest.plan.max_steps.value
+        found_rows = read_metrics(run.metrics, LAST_STEP if last is None else last)
+        row = found_rows.rows[-1] if found_rows.rows else {}
         shown = RunStatus(
             str(path),
             manifest.status,
             int(row.get("step", 0)),
-            manifest.plan.max_steps.value,
+            last,
             row or None,
             manifest.updated,
             scrubbed(manifest.error) if manifest.error else None,
             aside.read().status if aside else None,
+            notes=found_rows.left_out(str(run.metrics)),
         )
     if job is None:
         return shown
