@@ -83,7 +83,7 @@ class Layout:
     column_names: Sequence[str] = ()
     """Columns of tables, which have no header then; a `.txt` file becomes a table."""
     delimiter: str | None = None
-    """What separates the cells of a table; found from the first line of a `.csv` if absent."""
+    """What separates the cells of a table; found from the first line of a `.csv` if absent (`sniff_delimiter`)."""
     sample_by: Literal["document", "line"] = "document"
     """Whether a `.txt` file is one row, or each of its lines is."""
 
@@ -667,17 +667,46 @@ _LONGEST_HEADER = 1 << 16
 
 
 def sniff_delimiter(path: Path, names: Sequence[str] = ()) -> str:
-    """What separates the cells of a table by its first line: a comma, or a tab where the line has tabs alone.
+    """What separates the cells of a table by its first line: a comma, unless it has another mark and no comma.
+
+    A tab is one wherever it stands, `;` and `|` are outside of quotes, where the line has only one of the two.
 
     Args:
         path: the file, packed or not.
         names: its columns, if it has no header: the line then has as many cells.
     """
-    with _opened(path) as file:
-        line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+    line = _first_line(path)
     tabs = line.count(TAB)
     is_tabbed = tabs + 1 == len(names) if names else "," not in line
-    return TAB if tabs and is_tabbed else ","
+    return TAB if tabs and is_tabbed else _sniff_mark(_QUOTED.sub("", line), names)
+
+
+def _first_line(path: Path) -> str:
+    with _opened(path) as file:
+        return file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+
+
+_QUOTED = re.compile(r'"[^"]*("|$)')
+_MARKS = (";", "|")
+
+
+def other_delimiter(header: str) -> str:
+    """What to write where the cells of a table are separated by a mark that its header has beside commas; or nothing.
+
+    Args:
+        header: the first line, or what was read as the name of a column.
+    """
+    mark = next((mark for mark in _MARKS if mark in header), None)
+    return f'if its cells are separated by `{mark}`, write `delimiter = "{mark}"`' if mark else ""
+
+
+def _sniff_mark(line: str, names: Sequence[str]) -> str:
+    """What separates the cells of a line, from which those in quotes were taken out."""
+    counts = {mark: count for mark in _MARKS if (count := line.count(mark))}
+    if len(counts) != 1 or "," in line:
+        return ","
+    ((mark, count),) = counts.items()
+    return mark if not names or count + 1 == len(names) else ","
 
 
 def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
@@ -709,13 +738,13 @@ def _records(path: Path, reader: Any, lines: _RecordLines) -> Iterator[tuple[str
             first = reader.line_num + 1
             lines.begin_record(first)
     except csv.Error as error:
-        raise DataError(_not_csv(f"{path}:{first}", error)) from None
+        raise DataError(_not_csv(f"{path}:{first}", error, other_delimiter(_first_line(path)))) from None
 
 
-def _not_csv(where: str, error: csv.Error) -> Problem:
+def _not_csv(where: str, error: csv.Error, other: str) -> Problem:
     if "unexpected end" in str(error):
         return Problem(where, "not CSV: a quote is opened and never closed", "double a quote inside quotes")
-    return Problem(where, f"not CSV: {error}", "double a quote inside quotes")
+    return Problem(where, f"not CSV: {error}", "; ".join(filter(None, ("double a quote inside quotes", other))))
 
 
 class _RecordLines:

@@ -19,6 +19,7 @@ AS_LIST = 'write `[{"column": value, ...}, ...]`'
 AS_TEXT = "save the file as UTF-8"
 AS_CLASS = "a class is a name or a whole number"
 QUOTES = "double a quote inside quotes"
+SEMICOLONS = 'if its cells are separated by `;`, write `delimiter = ";"`; '
 NO_ROWS = "no rows (put one row into it at least)"
 PACK = "fetch or pack it again"
 EMPTY_ANSWER = "the answer is empty (it would teach the model to say nothing; remove the row)"
@@ -161,10 +162,15 @@ FILES = {
     ),
     "quote in quotes": ("a.csv", HEAD + b'"a "b" c",d\n', f"a.csv:2: not CSV: ',' expected after '\"' ({QUOTES})"),
     "table in latin-1": ("a.csv", HEAD + b"a,\xe9\n", f"a.csv:2: not UTF-8 at byte 3 of the line ({AS_TEXT})"),
-    "semicolons": (
+    "semicolons and a comma": (
         "a.csv",
-        b"prompt;completion\na;b\n",
-        f"recipe.toml:10: a.csv: {no_format('`prompt;completion`', HEADER)}",
+        b"prompt, short;completion\na, c;b\n",
+        f"recipe.toml:10: a.csv: {no_format('`prompt`, ` short;completion`', HEADER + SEMICOLONS)}",
+    ),
+    "semicolons and a comma, with quotes": (
+        "a.csv",
+        b'prompt, short;completion\n"a";"b"\n',
+        f"a.csv:2: not CSV: ',' expected after '\"' ({QUOTES}; {SEMICOLONS.removesuffix('; ')})",
     ),
     "empty cell": ("a.csv", HEAD + b"a,b\nc,\n", f"a.csv:3: {EMPTY_ANSWER}"),
     "quote around a tab": (

@@ -179,7 +179,17 @@ def test_files_that_name_their_columns_do_not_mind_those_of_tables(tmp_path):
     [
         ("a,b", (), ","),
         ("a\tb", (), "\t"),
-        ("a;b", (), ","),
+        ("a;b", (), ";"),
+        ("a|b", (), "|"),
+        ('"a, ""b"; c";d', (), ";"),
+        ('"a;b"', (), ","),
+        ('"a;', (), ","),
+        ("a;b|c", (), ","),
+        ("a, x;b", (), ","),
+        ("a;b\tc", (), "\t"),
+        ("yes;no;x", ("id", "text", "label"), ";"),
+        ("yes;no;x", ("text", "label"), ","),
+        ('"yes;no"|x', ("text", "label"), "|"),
         ("a", (), ","),
         ("", (), ","),
         ("a, c\tb", (), ","),
@@ -207,6 +217,21 @@ def test_a_table_with_tabs_is_read_alike_whatever_its_name(tmp_path, name, layou
         {"text": '"so" good, he said', "label": "pos"},
         {"text": 'an open " quote', "label": "neg"},
     ]
+
+
+@pytest.mark.parametrize("mark", [";", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_table_with_another_mark_is_read_as_one_with_commas(tmp_path, mark, quote):
+    lines = [["question", "answer"], ["q 1,5", "a"], ["q 2,5", ""]]
+    text = "".join(mark.join(f"{quote}{cell}{quote}" for cell in line) + "\n" for line in lines)
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert values(written(tmp_path, "a.csv", text.encode())) == rows
+
+
+def test_a_first_line_that_leaves_the_mark_open_is_told_how_to_name_it(tmp_path):
+    assert 'if its cells are separated by `;`, write `delimiter = ";"`' in told(
+        written(tmp_path, "a.csv", b'a, x;b\n"q";"a"\n')
+    )
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])

@@ -29,6 +29,7 @@ from lora_ns.rows import (
     for_each,
     is_table,
     kind_of,
+    other_delimiter,
     read_files,
     sniff_delimiter,
     told_left_out,
@@ -249,7 +250,8 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
     except RowFaultError as fault:
         kind = "" if is_named else _kind(source, table)
-        raise DataError(_column_problem(loaded, key, source.name, kind, fault)) from None
+        other = other_delimiter(" ".join(names)) if kind == ".csv" else ""
+        raise DataError(_column_problem(loaded, key, source.name, kind, fault, other)) from None
     if form.name != "text" and _kind(source, table) == ".txt" and not is_named:
         what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
@@ -298,8 +300,11 @@ def _file_hash(file: Path) -> str:
         return "cannot be read"  # who reads it tells why
 
 
-def _column_problem(loaded: LoadedRecipe, key: str, source: str, kind: str, fault: RowFaultError) -> Problem:
-    remedy = fault.remedy
+def _column_problem(
+    loaded: LoadedRecipe, key: str, source: str, kind: str, fault: RowFaultError, other: str = ""
+) -> Problem:
+    """What is wrong with the columns of a source; `other` is what to write if they are separated by another mark."""
+    remedy = f"{other}; {fault.remedy}" if other else fault.remedy
     if kind in {".csv", ".tsv"}:
         remedy = f"the first line names the columns: if it is a row, name them by `column_names = [...]`; {remedy}"
     if kind == ".txt":
@@ -350,10 +355,12 @@ def _delimiter_notes(files: Sequence[Path], table: Dataset) -> tuple[str, ...]:
     if table.delimiter:
         return ()
     tables = [file for file in files if kind_of(file)[0] == ".csv"]
+    found = [(file, sniff_delimiter(file, table.column_names)) for file in tables]
     return tuple(
-        f"{file}: read with tabs between its cells, as its first line has them (`delimiter` names another mark)"
-        for file in tables
-        if sniff_delimiter(file, table.column_names) == TAB
+        f"{file}: read with {'tabs' if mark == TAB else f'`{mark}`'} between its cells, as its first line has them "
+        "(`delimiter` names another mark)"
+        for file, mark in found
+        if mark != ","
     )
 
 

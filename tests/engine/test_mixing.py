@@ -365,6 +365,25 @@ def test_tabs_in_a_csv_are_found_and_said(read, tmp_path):
     assert notes(read("dataset.path=train.csv", r'dataset.delimiter="\t"')) == []
 
 
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_another_mark_in_a_csv_is_found_and_said(read, tmp_path, mark):
+    (tmp_path / "train.csv").write_text(f"prompt{mark}completion\na, c{mark}b\n")
+    found = read("dataset.path=train.csv")
+    assert dict(found.train.rows[0].values) == {"prompt": "a, c", "completion": "b"}
+    (note,) = notes(found)
+    assert note.startswith(f"{tmp_path}/train.csv: read with `{mark}` between its cells")
+    assert notes(read("dataset.path=train.csv", f"dataset.delimiter={mark}")) == []
+    (tmp_path / "train.csv").write_text(f"prompt{mark}completion\na{mark}b\n")
+    with pytest.raises(DataError, match="no format has the columns"):
+        read("dataset.path=train.csv", "dataset.delimiter=,")
+
+
+def test_a_column_that_has_a_mark_in_its_name_is_told_with_the_delimiter(read, tmp_path):
+    (tmp_path / "train.csv").write_text("prompt, short;completion\na, c;b\n")
+    with pytest.raises(DataError, match='write `delimiter = ";"`'):
+        read("dataset.path=train.csv")
+
+
 def test_a_text_file_is_a_table_or_lines_if_asked(read, tmp_path):
     (tmp_path / "train.txt").write_text("prompt|completion\na|b\n")
     assert read("dataset.path=train.txt").format.name == "text"
