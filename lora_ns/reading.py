@@ -81,6 +81,16 @@ def exists(path: Path) -> bool:
     return _asked(path.exists)
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path is that of a folder or of something in it, by its name or by what it leads to."""
+    return any(name.is_relative_to(whole) for name in _names(path) for whole in _names(folder))
+
+
+def _names(path: Path) -> tuple[Path, Path]:
+    """A path with its folder resolved, and resolved itself: `Path.resolve` would raise for a link to itself."""
+    return Path(os.path.realpath(path.absolute().parent)) / path.name, Path(os.path.realpath(path))
+
+
 def _asked(question: Callable[[], bool]) -> bool:
     try:
         return question()

@@ -26,6 +26,11 @@ class Replaced:
         self._partial, self._forgotten = path / ".replacing", path / ".forgotten"
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The hidden folders, whether they are there or not."""
+        return self._partial, self.whole, self._forgotten
+
+    @property
     def is_partial(self) -> bool:
         """Whether a process was killed while it moved a run."""
         return self._partial.exists()

@@ -26,7 +26,7 @@ from lora_ns.errors import LoransError, Problem, RunError, UsageError
 from lora_ns.formats import ProblemType
 from lora_ns.locks import try_lock
 from lora_ns.plan import Plan
-from lora_ns.reading import exists, is_file, is_folder, read_bytes, read_json
+from lora_ns.reading import exists, is_file, is_folder, is_within, read_bytes, read_json
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.removal import remove
 from lora_ns.replaced import Replaced
@@ -563,6 +563,21 @@ class RunDir:
             tell(f"{path}: the new run has not completed a step; the one that it replaces is used")
             return cls.open(aside.path)
         return cls.open(path)
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is that of a file or folder of the run, or in one; what else is in its directory is not."""
+        run = self._directory
+        parts = (*run._parts, run.jobs, *run._replaced.folders)
+        return any(is_within(path, part) for part in parts)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a path is in the directory of the run."""
+        return is_within(path, self._directory.path)
+
+    @property
+    def _directory(self) -> RunDir:
+        """The directory that this run is in, which is another one for a run that was put aside."""
+        return RunDir(self.path.parent) if self.path in RunDir(self.path.parent)._replaced.folders else self
 
     @property
     def put_aside(self) -> RunDir | None:

@@ -94,8 +94,27 @@ def output(path: Path, overwrite: bool) -> Iterator[Output]:
         opened.close()
 
 
+def target_of(path: Path) -> Path:
+    """Where a path leads: of a link its target, which need not be there.
+
+    Raises:
+        UsageError: if it is a link that leads to itself, or what it leads to cannot be looked at.
+    """
+    with _telling(path):
+        _mode(path)
+    return Path(os.path.realpath(path))
+
+
+def _mode(path: Path) -> int | None:
+    """Of which kind is what a path leads to; None if nothing is there. Raises `OSError`."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _open_output(path: Path, overwrite: bool) -> Output:
-    mode = path.stat().st_mode if exists(path) else None
+    mode = _mode(path)
     if mode is not None and (any(is_kind(mode) for is_kind in _STREAMS) or _is_own_descriptor(path)):
         return Output(path, os.open(path, os.O_WRONLY | os.O_APPEND), None, path)
     if mode is not None and not stat.S_ISREG(mode):
@@ -121,6 +140,7 @@ def folder(path: Path) -> Iterator[Path]:
     """
     staged = staged_beside(path)
     with _telling(path):
+        _mode(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir(exist_ok=True)
         handle = _locked(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, path)

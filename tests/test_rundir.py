@@ -34,6 +34,7 @@ from lora_ns.rundir import (
     sha256_file,
     write_atomic,
 )
+from lora_ns.services.outputs import check_answers, check_output
 from lora_ns.services.submit import status
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
@@ -381,6 +382,105 @@ def test_the_status_says_what_of_the_metrics_is_left_out(run, text):
     shown = CliRunner().invoke(app, ["status", str(run.path)])
     assert shown.exit_code == 0
     assert [f"note: {said}" for said in told.notes] == shown.stderr.splitlines()
+
+
+OWN = (
+    *("manifest.json", "recipe.toml", "metrics.jsonl", "train.log"),
+    *("adapter", "adapter/adapter_config.json", "checkpoints/new", "data/x", "start", "ranks/x", "jobs/1/job.json"),
+    *(".replaced/manifest.json", ".replacing", ".forgotten/x", "own/../adapter/x", "link", "link/x"),
+)
+FREE = (
+    "answers.jsonl",
+    "data.jsonl",
+    "adapter-2",
+    "merged/adapter",
+    "own/../answers.jsonl",
+    "../run-2/adapter/x",
+    "../x",
+)
+
+
+@pytest.mark.parametrize("is_aside", [False, True])
+@pytest.mark.parametrize("name", [*OWN, *FREE])
+def test_a_run_knows_the_places_of_its_files(run, name, is_aside, monkeypatch):
+    elsewhere = run.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    run.adapter.symlink_to(elsewhere)  # as on another disk
+    (run.path / "link").symlink_to(run.adapter)
+    (run.path / "own").mkdir()
+    if is_aside:
+        run = RunDir(run.path / ".replaced")
+    is_own = name in OWN
+    directory = run.path.parent if is_aside else run.path
+    assert run.owns(directory / name) == is_own
+    if not is_own:
+        assert run.holds(directory / name) == (not name.startswith(".."))
+    assert run.owns(elsewhere / "x")
+    monkeypatch.chdir(directory)
+    assert run.owns(Path(name)) == is_own
+
+
+@pytest.mark.parametrize("command", [("infer", "-i", "a", "--overwrite"), ("merge",)], ids=["infer", "merge"])
+@pytest.mark.parametrize("name", ["adapter/adapter_config.json", "start", "base/new", "base", "loop", "loop/new"])
+def test_what_is_read_is_not_written(run, tmp_path, command, name, manifest):
+    base = tmp_path / "base"
+    base.mkdir()
+    run.write(manifest.model_copy(update={"base": manifest.base.model_copy(update={"path": str(base)})}))
+    (tmp_path / "loop").symlink_to("loop")
+    output = tmp_path / name if name.startswith(("base", "loop")) else run.path / name
+    before = everything_in(tmp_path)
+    done = CliRunner().invoke(app, [command[0], str(run.path), *command[1:], "-o", str(output)])
+    (problem,) = done.exception.problems
+    assert isinstance(done.exception, UsageError)
+    assert problem.where == str(output)
+    assert (
+        "Too many levels of symbolic links" in problem.what if "loop" in name else "is among the files" in problem.what
+    )
+    assert everything_in(tmp_path) == before
+
+
+def everything_in(folder):
+    return {str(path): path.readlink() if path.is_symlink() else path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("names", [(), ("model.gguf",)], ids=["safetensors", "gguf"])
+@pytest.mark.parametrize("given", ["path", "moved_to", "--base"])
+def test_the_files_of_a_base_are_known_wherever_it_lies(run, manifest, tmp_path, names, given):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name in ("config.json", *names):
+        (folder / name).touch()
+    place = {} if given == "--base" else {given: str(folder)}
+    base = manifest.base.model_copy(update={**place, "gguf_file": next(iter(names), None)})
+    manifest = manifest.model_copy(update={"base": base})
+    named = folder if given == "--base" else None
+    for name in ("config.json", *names, "tokenizer.json"):
+        with pytest.raises(UsageError, match="is among the files of the base"):
+            check_output(folder / name, run, manifest, named)
+    check_output(tmp_path / "new", run, manifest, named)
+    if names:  # the folder of one file may be any
+        check_output(folder / "answers.jsonl", run, manifest, named)
+        with pytest.raises(UsageError, match="is among the files of the base"):
+            check_output(folder / "model.gguf", run, manifest, folder / "model.gguf")
+
+
+def test_a_run_in_the_folder_of_its_base_has_room_for_answers(run, manifest):
+    manifest = manifest.model_copy(update={"base": manifest.base.model_copy(update={"path": str(run.path.parent)})})
+    check_output(run.path / "answers.jsonl", run, manifest, None)
+    with pytest.raises(UsageError, match="is among the files of the base"):
+        check_output(run.path.parent / "answers.jsonl", run, manifest, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "may"), [("a.jsonl", True), ("a.csv", False), ("a.txt", False), ("a.jsonl.gz", False)]
+)
+def test_rows_are_replaced_by_answers_of_their_kind_alone(tmp_path, name, may):
+    (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(name)
+    check_answers(tmp_path / "other", tmp_path / name)
+    for output in (tmp_path / name, tmp_path / "link"):
+        with contextlib.nullcontext() if may else pytest.raises(UsageError, match="is the file of the rows"):
+            check_answers(output, tmp_path / name)
 
 
 def test_a_run_that_somebody_trains_is_not_mended(run):

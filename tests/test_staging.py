@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lora_ns.errors import RunError, UsageError
-from lora_ns.staging import folder, output, staged_beside
+from lora_ns.staging import folder, output, staged_beside, target_of
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -59,6 +59,24 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path, name):
     with pytest.raises(UsageError), output(tmp_path / name, overwrite=False):
         pytest.fail("it was begun")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("write", [lambda path: output(path, overwrite=True), folder], ids=["file", "folder"])
+@pytest.mark.parametrize("name", ["one", "two", "one/new"])
+def test_a_link_that_leads_to_itself_is_said_at_once_and_stays(tmp_path, write, name):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(UsageError, match="Too many levels of symbolic links"), write(tmp_path / name):
+        pytest.fail("it was begun")
+    with pytest.raises(UsageError, match="Too many levels of symbolic links"):
+        target_of(tmp_path / name)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one", "two"]
+    assert (tmp_path / "one").is_symlink()
+
+
+def test_what_a_link_leads_to_need_not_be_there(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    assert target_of(tmp_path / "link") == target_of(tmp_path / "target") == tmp_path / "target"
 
 
 def test_a_full_disk_is_a_message(tmp_path):

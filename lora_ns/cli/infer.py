@@ -31,6 +31,7 @@ from lora_ns.reading import check_text
 
 if TYPE_CHECKING:
     from lora_ns.rows import Row
+    from lora_ns.rundir import RunDir
     from lora_ns.services.infer import Keep
     from lora_ns.services.trained import Opened
     from lora_ns.staging import Output
@@ -63,7 +64,6 @@ def infer(
     from lora_ns.machine import detect
     from lora_ns.recipe.load import override_generation
     from lora_ns.rundir import RunDir
-    from lora_ns.staging import output
     from lora_ns.workers import count_workers
 
     if text is not None and input_file is not None:
@@ -78,7 +78,7 @@ def infer(
         from lora_ns.services.trust import trust_run
 
         trust_run(folder, base, note)
-    with contextlib.nullcontext() if output_file is None else output(output_file, overwrite) as file:
+    with _output(output_file, overwrite, folder, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
             libraries.prepare(machine, count)
             from lora_ns.services.infer import check_columns, unasked_note
@@ -95,6 +95,23 @@ def infer(
             with _keeping(file, len(rows), progress.warn) as keep:
                 result = service(opened, rows, generation, compute, keep)
         _print(result.rows, file, as_json)
+
+
+@contextlib.contextmanager
+def _output(
+    output_file: Path | None, overwrite: bool, run: RunDir, base: Path | None, input_file: Path | None
+) -> Iterator[Output | None]:
+    """The file of the answers, if one is asked for. Raises `UsageError` if it is among those that are read."""
+    from lora_ns.services.outputs import check_answers, check_output
+    from lora_ns.staging import output
+
+    if output_file is None:
+        yield None
+        return
+    check_output(output_file, run, run.read(), base)
+    check_answers(output_file, input_file)
+    with output(output_file, overwrite) as file:
+        yield file
 
 
 @contextlib.contextmanager

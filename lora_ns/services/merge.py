@@ -15,8 +15,9 @@ from lora_ns.reading import read_json
 from lora_ns.recipe.peft import method_name
 from lora_ns.recipe.quantization import NoQuantization
 from lora_ns.rundir import Manifest, RunDir, check_space, follow_umask, telling_disk_errors
+from lora_ns.services.outputs import check_output
 from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
-from lora_ns.staging import folder
+from lora_ns.staging import folder, target_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,13 +56,14 @@ def merge(
 
     Args:
         run: the run directory.
-        output: the folder to write.
+        output: the folder to write; of a link its target is written.
         base_path: where the base lies now, if not where it was.
         dtype: the type to write, if not the one that the base is stored in.
         force: what becomes of parts that are not those of the run.
 
     Raises:
-        UsageError: if the method cannot be merged, the output folder is not empty, or a part is not that of the run.
+        UsageError: if the method cannot be merged, the output folder is not empty or a place of what is read, or a part
+            is not that of the run.
         RunError: if the merged model does not compute what the adapter computes.
     """
     manifest = run.read()
@@ -70,16 +72,19 @@ def merge(
         what = f"{method_name(method)} cannot be merged: {method.capabilities.merge}"
         remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
-    if output.exists() and not output.is_dir():
+    check_output(output, run, manifest, base_path)
+    target = target_of(output)
+    if target.exists() and not target.is_dir():
         raise UsageError(Problem(str(output), "is not a folder", "choose another `--output`"))
-    if output.exists() and any(output.iterdir()):
+    if target.exists() and any(target.iterdir()):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
     told = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
     with (
-        folder(output) as staged,
+        folder(target) as staged,
         telling_memory_errors(lambda: told, "free some memory, or use the adapter unmerged"),
     ):
-        return _merge(run, manifest, output, staged, base_path, dtype, force)
+        merged = _merge(run, manifest, target, staged, base_path, dtype, force)
+    return replace(merged, output=str(output))
 
 
 def _merge(

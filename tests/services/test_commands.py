@@ -127,6 +127,17 @@ def test_eval_measures_given_rows(lora_run, classifier_run, tmp_path):
     assert result["metrics"]["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_merge_writes_the_target_of_a_link(lora_run, tmp_path, is_there):
+    if is_there:
+        (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    done = lorans("merge", lora_run.path, "-o", tmp_path / "link", "--json")
+    assert json.loads(done.stdout)["output"] == str(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target/config.json").is_file()
+
+
 def test_merge_refuses_a_folder_with_something_in_it(lora_run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")

@@ -1,0 +1,64 @@
+"""Where `infer` and `merge` may write: beside what they read, and never into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_ns.basefolder import GENERATION, SETTINGS
+from lora_ns.basemodel import TOKENIZER_FILES
+from lora_ns.errors import Problem, UsageError
+from lora_ns.reading import is_within
+from lora_ns.rows import kind_of
+from lora_ns.rundir import Manifest, RunDir
+
+_ELSEWHERE = "name another place"
+
+
+def check_output(output: Path, run: RunDir, manifest: Manifest, base_path: Path | None) -> None:
+    """Refuse to write among the files of a run, or of its base; beside those of the run there is room.
+
+    Args:
+        output: the file or folder that is to be written.
+        run: the run that is read.
+        manifest: of the run.
+        base_path: where its base lies now, if not where it was.
+
+    Raises:
+        UsageError: if it is one of them, or in one of their folders.
+    """
+    if run.owns(output):
+        raise UsageError(Problem(str(output), "is among the files of the run", _ELSEWHERE))
+    if run.holds(output):
+        return
+    for place in _places_of_base(manifest, base_path):
+        if is_within(output, place):
+            raise UsageError(Problem(str(output), "is among the files of the base", _ELSEWHERE))
+
+
+def check_answers(output: Path, input_file: Path | None) -> None:
+    """Refuse to replace rows by answers that are no file of their kind. Raises `UsageError`.
+
+    Rows in JSON lines have all their columns beside the answers, and may be replaced by whoever says `--overwrite`.
+    """
+    if input_file is None or kind_of(input_file) == (".jsonl", ""):
+        return
+    if os.path.realpath(output) == os.path.realpath(input_file):
+        what = "is the file of the rows, and answers are written as JSON lines"
+        raise UsageError(Problem(str(output), what, "name another file, such as one that ends in .jsonl"))
+
+
+def _places_of_base(manifest: Manifest, base_path: Path | None) -> Iterator[Path]:
+    """The folders of a base, or its files where one of them is in GGUF, beside which may be anything."""
+    record = manifest.base
+    for place in (base_path, record.moved_to, record.path):
+        if place is None:
+            continue
+        folder = Path(place)
+        if folder.is_file():
+            yield folder
+        elif record.gguf_file and (folder / record.gguf_file).is_file():
+            yield from (folder / name for name in (record.gguf_file, SETTINGS, GENERATION, *TOKENIZER_FILES))
+        else:
+            yield folder
