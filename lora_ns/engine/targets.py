@@ -65,17 +65,70 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
     Those of the rows are in the order of their names or numbers; `O` is the first of tags.
 
     Raises:
-        DataError: if there are too few, a row has none, or the recipe has another number of weights.
+        DataError: if there are too few, a row has none, none is named, or the recipe has another number of weights.
     """
     if problem_type_of(form) in {None, "regression"}:
         return ()
     labels = _named_labels(source, form, loaded) or _labels_of_rows(source, form)
+    check_named(source.rows, form, source.name, labels)
     weights = loaded.recipe.classification.class_weights
     if isinstance(weights, tuple) and len(weights) != len(labels):
         what = f"classification.class_weights: {len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
         where = loaded.where("classification.class_weights")
         raise DataError(Problem(where, what, "give one for each, in this order"))
     return labels
+
+
+_FLAGS = {("0", "1"), ("1", "0")}
+"""Lists of labels that may be a 0 or 1 for each of two labels; one for three or more has a number twice."""
+
+
+def check_named(rows: Sequence[Row], form: Format, name: str, labels: Sequence[str] = ()) -> None:
+    """Refuse lists that say of each of two labels whether it holds, and would be read as the names of both.
+
+    One such list may name both; so may all in one order, unless they are all there is to learn of these two.
+
+    Args:
+        rows: all of a source.
+        form: how they are read, unless a row says it.
+        name: what messages call the source.
+        labels: those that are learned from these rows; none for rows that are evaluated.
+
+    Raises:
+        DataError: if nothing else is in any row.
+    """
+    kinds: dict[int, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(id(row.form), []).append(row)
+    for group in kinds.values():
+        read = group[0].form or form
+        if problem_type_of(read) != "multi_label_classification":
+            continue
+        found = _flags_of(read, group)
+        if len(found) == len(_FLAGS) or (found and len(labels) == 2 and len(kinds) == 1):
+            column = read.columns.label_column  # type: ignore[attr-defined]
+            what = f"`{column}` has a 0 and a 1 in every row, by which both labels would hold in all of them"
+            remedy = (
+                'write the names or the numbers of those that hold, such as ["a"] or [1], [] for none; '
+                "if both do hold in every row, write their names"
+            )
+            raise DataError(Problem(name, what, remedy))
+
+
+def _flags_of(form: Format, rows: Sequence[Row]) -> set[tuple[str, ...]]:
+    """The lists of a 0 and a 1 that the rows have; none if one of them has another label."""
+    assert isinstance(form, TextClassification)
+    found: set[tuple[str, ...]] = set()
+    for row in rows:
+        try:
+            label = form.label(row.values)
+        except RowFaultError:  # it is told with its row
+            return set()
+        if label not in _FLAGS:
+            return set()
+        assert isinstance(label, tuple)
+        found.add(label)
+    return found
 
 
 def problem_type_of(form: Format) -> ProblemType | None:

@@ -9,7 +9,7 @@ from typing import Any
 from lora_ns.engine.dataset import split_text
 from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.engine.render import Rendered, make_renderer
-from lora_ns.engine.targets import Targets
+from lora_ns.engine.targets import Targets, check_named
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import TextClassification, TokenClassification
 from lora_ns.recipe.generation import Generation
@@ -82,6 +82,7 @@ def _expected(opened: Opened, rows: Sequence[Row]) -> list[Any]:
     if isinstance(form, TokenClassification):
         return for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
     assert isinstance(form, TextClassification)
+    check_named(rows, form, rows[0].where)
     return for_each(rows, lambda row: targets.of(form.label(row.values)))
 
 

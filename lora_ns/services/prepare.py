@@ -24,7 +24,7 @@ from lora_ns.engine.sources import (
     told_format,
 )
 from lora_ns.engine.stream import Stream, open_stream, stream_record
-from lora_ns.engine.targets import find_labels, problem_type_of
+from lora_ns.engine.targets import check_named, find_labels, problem_type_of
 from lora_ns.engine.templates import check_kwargs, use_template
 from lora_ns.engine.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
 from lora_ns.engine.vocabulary import vocabulary
@@ -66,6 +66,8 @@ def open_rows(loaded: LoadedRecipe, renderer: Renderer, base: Base) -> OpenedRow
     """Read all rows. Raises `DataError`."""
     sources = read_sources(loaded)
     labels = find_labels(sources.train, sources.format, loaded)
+    if sources.eval:
+        check_named(sources.eval.rows, sources.format, sources.eval.name)
     return OpenedRows(sources, renderer, labels, room_for_rows(loaded, base.facts))
 
 
