@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
-from lora_ns.engine.labelled import make_encoder
-from lora_ns.engine.notices import NOTICES, Noted
+from lora_ns.engine.labelled import Fitted, make_encoder
+from lora_ns.engine.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
 from lora_ns.engine.render import Rendered, Renderer
 from lora_ns.engine.sources import Source
-from lora_ns.engine.targets import Targets
+from lora_ns.engine.targets import OUTSIDE, Targets
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError
+from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError, Tagged
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.objectives import Sft
 from lora_ns.rows import Row, told, try_each
@@ -278,8 +278,15 @@ def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[P
     problems = told(encoding.problems)
     if encoding.overflow:
         problems.append(with_rows(encoding.overflow, encoding.tally))
-    found = [code for code, _ in encoding.tally.noted.found(teaches) if NOTICES[code].error]
-    return [*problems, *(Problem(source.name, NOTICES[code].what, NOTICES[code].remedy, code) for code in found)]
+    noted = [(code, rows[0]) for code, rows in encoding.tally.noted.found(teaches) if NOTICES[code].error]
+    return [*problems, *(_of_notice(source, code, first) for code, first in noted)]
+
+
+def _of_notice(source: Source, code: str, first: str) -> Problem:
+    """Why what is told of some rows keeps all from being trained on; of tags, which one is the first."""
+    notice = NOTICES[code]
+    what = f"{notice.what}: the first at {first}" if code == NEVER_TAUGHT else notice.what
+    return Problem(source.name, what, notice.remedy, code)
 
 
 def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | None:
@@ -365,11 +372,14 @@ def encode_labelled_rows(
     tally = Tally(rows=len(source.rows))
 
     def encode(row: Row) -> Encoded:
-        fitted = encoder.learn((row.form or form).example(row.values), targets)
+        example = (row.form or form).example(row.values)
+        fitted = encoder.learn(example, targets)
         tally.longest = max(tally.longest, fitted.length)
         tally.truncated += fitted.length > encoder.limit
         tally.lost_words += fitted.lost_words
         tally.trained_tokens += len(fitted.first)
+        if isinstance(example, Tagged):
+            _note_tags(row.where, example, fitted, targets, tally.noted)
         return Encoded(row.where, fitted.inputs)
 
     sequences, problems = try_each(source.rows, encode)
@@ -377,6 +387,17 @@ def encode_labelled_rows(
     for where, number in lone_classes(sequences):
         tally.noted.add("LABEL002", f"{where} (`{labels[number]}`)")
     return Encoding(sequences, tally, problems)
+
+
+def _note_tags(where: str, example: Tagged, fitted: Fitted, targets: Targets, noted: Noted) -> None:
+    """Remember which tags a sentence teaches, and which are lost with words that become no token."""
+    names = [targets.labels[targets.number(tag, "tag")] for tag in example.tags]
+    noted.tags |= {names[word] for word in fitted.first}
+    lost = [word for word in fitted.tokenless if names[word] != OUTSIDE]  # what such a word is taken for
+    for word in lost:
+        noted.lose(names[word], f"{where}, word {word + 1}")
+    if lost:
+        noted.add(UNTOLD, f"{where} ({', '.join(f'word {word + 1} `{names[word]}`' for word in lost)})")
 
 
 MANY = 20

@@ -31,6 +31,8 @@ class Fitted:
     """By the number of a word, its first token: for the words that have one and were not cut off."""
     lost_words: int = 0
     """Words that were cut off, with their tags."""
+    tokenless: tuple[int, ...] = ()
+    """The numbers of words that become no token, such as empty ones."""
 
     @property
     def tokens(self) -> int:
@@ -121,7 +123,9 @@ class WordEncoder:
             whole = encoded(self.tokenizer, words, is_split_into_words=True, truncation=True, max_length=self.limit)
             cut = _first_tokens(whole)
         self.vocabulary.check(whole["input_ids"])
-        return Fitted({key: list(value) for key, value in whole.items()}, length, cut, len(first) - len(cut))
+        tokenless = tuple(number for number in range(len(words)) if number not in first)
+        inputs = {key: list(value) for key, value in whole.items()}
+        return Fitted(inputs, length, cut, len(first) - len(cut), tokenless)
 
     def learn(self, example: Example, targets: Targets) -> Fitted:
         """The tokens with `labels`: the tag of each word at its first token, and `IGNORED`. Raises `RowFaultError`."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 CUT = "EOS003"
 NEVER_ENDS = "EOS002"
+UNTOLD = "TAG001"
+NEVER_TAUGHT = "TAG002"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ NOTICES: Mapping[str, Notice] = {
         "the only row of its class, in a set that has many of others",
         "a misspelt class, or the header of a table: mend it, or leave it out by `slice`; keep it if it is meant",
     ),
+    NEVER_TAUGHT: Notice(
+        "a tag that only words have that become no token, so that no row teaches it",
+        "write the words, such as those that are empty, or take them out with their tags",
+        error=True,
+    ),
+    UNTOLD: Notice(
+        "a word that becomes no token, such as an empty one, has a tag that is neither learned nor measured",
+        "write the word, or take it out with its tag",
+    ),
     "SPEC001": Notice(
         "a text spells out a special token, and becomes that token", "change the text where it is not meant"
     ),
@@ -45,12 +56,30 @@ NOTICES: Mapping[str, Notice] = {
 
 
 @dataclass
-class Noted:
+class _Taught:
+    """What rows teach, as far as it decides whether something that is told of them is an error."""
+
+    ended: int = 0
+    """Rows that teach the model to stop."""
+    tags: set[str] = field(default_factory=set)
+    """Tags of words that become tokens."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Tags of words that become none, and the first row of each."""
+
+    def untaught(self) -> list[str]:
+        """Where the tags stand that only words have that become no token."""
+        return [f"{where} (`{tag}`)" for tag, where in self.lost.items() if tag not in self.tags]
+
+    def lose(self, tag: str, where: str) -> None:
+        """Remember the tag of a word that becomes no token."""
+        self.lost.setdefault(tag, where)
+
+
+@dataclass
+class Noted(_Taught):
     """Rows by the code of what is to be told of them."""
 
     rows: dict[str, list[str]] = field(default_factory=dict)
-    ended: int = 0
-    """Rows that teach the model to stop."""
 
     def add(self, code: str, where: str) -> None:
         """Remember a row."""
@@ -59,7 +88,9 @@ class Noted:
     def found(self, teaches: bool = True) -> Iterator[tuple[str, Sequence[str]]]:
         """Each code with its rows, in the order of `NOTICES`; `teaches` says whether they are trained on."""
         for code in NOTICES:
-            if rows := self.rows.get(code):
+            if code == UNTOLD and teaches and (untaught := self.untaught()):
+                yield NEVER_TAUGHT, untaught
+            elif rows := self.rows.get(code):
                 yield (NEVER_ENDS if code == CUT and teaches and not self.ended else code), rows
 
     def counted(self, teaches: bool = True) -> Iterator[tuple[str, int, str]]:
@@ -69,16 +100,17 @@ class Noted:
 
 
 @dataclass
-class Counted:
+class Counted(_Taught):
     """As `Noted`, for rows that are too many to be remembered one by one: those of a stream."""
 
     rows: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Number of rows, and the first of them."""
-    ended: int = 0
 
     def add(self, noted: Noted) -> None:
         """Count what was noted of some more rows."""
         self.ended += noted.ended
+        self.tags |= noted.tags
+        self.lost = {**noted.lost, **self.lost}
         for code, rows in noted.rows.items():
             count, first = self.rows.get(code, (0, rows[0]))
             self.rows[code] = count + len(rows), first
@@ -86,7 +118,9 @@ class Counted:
     def counted(self, teaches: bool = True) -> Iterator[tuple[str, int, str]]:
         """Each code with the number of its rows and the first of them."""
         for code in NOTICES:
-            if code in self.rows:
+            if code == UNTOLD and teaches and (untaught := self.untaught()):
+                yield NEVER_TAUGHT, len(untaught), untaught[0]
+            elif code in self.rows:
                 yield (NEVER_ENDS if code == CUT and teaches and not self.ended else code), *self.rows[code]
 
 

@@ -27,6 +27,7 @@ TEXT = TEXT.replace("max_samples = 64\n", "").replace("max_eval_samples = 8\n", 
 LABELS = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.jsonl"').replace(
     "[training]", 'eval_path = "eval.jsonl"\n[training]'
 )
+TAGS = LABELS.replace("SEQ_CLS", "TOKEN_CLS")
 CUT = 'sft.on_overflow="truncate"'
 LONG = {"prompt": "a", "completion": "plum " * 60}
 GOOD = [{"prompt": f"What is {number} + 1?", "completion": f"{number + 1}"} for number in range(8)]
@@ -46,6 +47,9 @@ TEMPLATES = {
     + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 }
 CLASSED = [{"text": f"{name} {number}", "label": name} for name in "ab" for number in range(30)]
+
+NO_TAGS = [{"tokens": ["c"], "tags": ["O"]}]
+TAGGED = [{"tokens": ["plum", str(number)], "tags": ["B-x", "O"]} for number in range(4)]
 
 CASES = {
     "BOS001": (CHATS, UNSEEN, ["model.name_or_path=with-bos", "sft.chat_template=twice.jinja"]),
@@ -74,6 +78,9 @@ CASES = {
         HELD_OUT,
         ["sft.on_stop_token=drop"],
     ),
+    "TAG001": ([*TAGGED, {"tokens": ["a", "", "b"], "tags": ["O", "B-x", "O"]}], NO_TAGS, []),
+    "TAG001 of evaluation": (TAGGED, [{"tokens": ["a", ""], "tags": ["O", "B-x"]}], []),
+    "TAG002": ([*TAGGED, {"tokens": ["a", "", "b"], "tags": ["O", "B-y", "O"]}], NO_TAGS, []),
     "TOK001": ([*GOOD, {"prompt": "<word 999>", "completion": "a"}], HELD_OUT, ["model.name_or_path=with-a-word"]),
     "TPL001": (CHATS, UNSEEN, ["model.name_or_path=without-template"]),
     "TPL002": (CHATS, UNSEEN, ["sft.chat_template=other.jinja"]),
@@ -88,7 +95,7 @@ RAISED_WHILE_OPENING = {"TPL005"}
 """A template that does not end stops both while the base is opened."""
 WARNINGS = {
     "none", "BOS001", "DATA002", "DATA003", "DATA004", "DUP001", "EOS003", "LABEL002", "LEAK001", "LEAK002", "SPEC001",
-    "SPEC002 left out",
+    "SPEC002 left out", "TAG001", "TAG001 of evaluation",
 }  # fmt: skip
 
 
@@ -125,7 +132,7 @@ def write(tmp_path, bases):
             (tmp_path / name).write_text(template)
         for base in bases.iterdir():
             (tmp_path / base.name).symlink_to(base)
-        text = LABELS if case.startswith("LABEL") else TEXT
+        text = {"LABEL": LABELS, "TAG00": TAGS}.get(case[:5], TEXT)
         (tmp_path / "recipe.toml").write_text(text)
         return overrides
 
