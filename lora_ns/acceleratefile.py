@@ -360,7 +360,7 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
     rule, value = rules.get(name), _plain(name, entry.value)
     if rule is None:
         close = close_to(name, [*rules, *(_COUNTS if rules is _TOP else ())])
-        remedy = f"did you mean `{close[0]}`?" if close else "remove it"
+        remedy = f"did you mean `{close[0]}`?" if close and _is_taken(close[0], entry.value, rules) else "remove it"
         found.problems.append(Problem(entry.where, f"`{entry.name}`: unknown key", remedy))
         return
     if value is None or _is_among(value, rule.same):
@@ -374,6 +374,16 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
         found.refuse(entry, rule.remedy)
     else:
         found.said.append(entry.stands_for(rule.key, theirs))
+
+
+def _is_taken(name: str, value: Any, rules: Mapping[str, _Rule]) -> bool:
+    """Whether a key could stand in the file with this value."""
+    rule = rules.get(name)
+    if rule is None or (name in _TABLES and isinstance(value, dict)):
+        return True
+    if rule.key and rule.values is None:
+        return True
+    return _is_among(_plain(name, value), (None, *rule.same, *rule.told, *(said for said, _ in rule.values or ())))
 
 
 def _plain(name: str, value: Any) -> Any:

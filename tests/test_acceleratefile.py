@@ -238,6 +238,9 @@ def test_a_file_and_a_recipe_that_say_the_same_agree(load, text):
         ("debug: false", "own.yaml: `distributed_type` is missing (one of: NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED)"),
         ("distributed_type: MEGATRON_LM", 'own.yaml:1: `distributed_type: "MEGATRON_LM"` is not offered (one of: NO'),
         (MULTI_GPU + "num_procesess: 2", "own.yaml:2: `num_procesess`: unknown key (did you mean `num_processes`?)"),
+        (MULTI_GPU + "tpu_use_clusters: true", "own.yaml:2: `tpu_use_clusters`: unknown key (remove it)"),
+        (MULTI_GPU + "tpu_use_clusters: false", "unknown key (did you mean `tpu_use_cluster`?)"),
+        (MULTI_GPU + "fsdp_confg: {fsdp_version: 2}", "unknown key (did you mean `fsdp_config`?)"),
         (MULTI_GPU + "debug: false\ndebug: false", "own.yaml:3: `debug` is there twice (remove one of them)"),
         (MULTI_GPU + "num_processes: 3\nnum_machines: 2\nmain_process_ip: a", "does not divide over 2 machines"),
         (MULTI_GPU + "num_processes: '2'", 'own.yaml:2: `num_processes: "2"` is not a number of that kind'),
@@ -266,6 +269,7 @@ def test_a_file_and_a_recipe_that_say_the_same_agree(load, text):
         (FSDP + "  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer", "at the base's own blocks"),
         (FSDP + "  fsdp_state_dict_type: LOCAL_STATE_DICT", "write FULL_STATE_DICT"),
         (ZERO + "  deepspeed_hostfile: hosts", "the same command is given on each machine"),
+        (ZERO + "  deepspeed_hostfil: hosts", "`deepspeed_config.deepspeed_hostfil`: unknown key (remove it)"),
         (ZERO + "  zero_stages: 2", "`deepspeed_config.zero_stages`: unknown key (did you mean `zero_stage`?)"),
         (ZERO + "  zero_stage: 0", "own.yaml:3: distributed.zero_stage: got 0 (expected one of: 1, 2, 3)"),
         (

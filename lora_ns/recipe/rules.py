@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 
 from lora_ns.deadline import OverrunError, bounded
 from lora_ns.formats import FORMATS
@@ -22,6 +22,7 @@ from lora_ns.recipe.distributed_rules import (
     weights_can_be_divided,
     zero_keys_fit_together,
 )
+from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
 from lora_ns.recipe.finding import Finding, Rule
 from lora_ns.recipe.peft import Ia3, Lora, PromptTuning
 from lora_ns.recipe.peft.lora import READ_ROWS
@@ -849,7 +850,7 @@ def checkpoints_are_whole(recipe: Recipe) -> Finding | None:
 
 def training_extra_is_known(recipe: Recipe) -> Finding | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
-    return _extra("training.extra", recipe.training.extra, training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
+    return _extra(recipe, "training", training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
 
 
 def training_extra_has_an_effect(recipe: Recipe) -> Finding | None:
@@ -874,20 +875,52 @@ def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     peft = recipe.peft
     own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), *SET_BY_ENGINE})
     known = peft_config_fields(peft.config_file, peft.config_class, peft.parents)
-    return _extra("peft.extra", peft.extra, known, own, peft.config_class)
+    return _extra(recipe, "peft", known, own, peft.config_class)
 
 
-def _extra(
-    table: str, extra: Mapping[str, object], known: frozenset[str] | None, own: frozenset[str], owner: str
-) -> Finding | None:
+def _extra(recipe: Recipe, table: str, known: frozenset[str] | None, own: frozenset[str], owner: str) -> Finding | None:
+    extra = getattr(recipe, table).extra
     for key in extra:
+        place = (f"{table}.extra.{key}",)
         if key in own:
-            return Finding((f"{table}.{key}",), f"`{key}` is decided by the recipe's own keys", "remove it")
+            named = _own_keys(recipe, table).get(key) if table == "training" else None
+            remedy = f"write `{named}`" if named else "remove it"
+            return Finding(place, f"`{key}` is decided by the recipe's own keys", remedy)
         if known is not None and key not in known:
-            close = close_to(key, known)
-            hint = f"did you mean `{close[0]}`?" if close else "remove it"
-            return Finding((f"{table}.{key}",), f"the installed `{owner}` has no field `{key}`", hint)
+            return Finding(
+                place, f"the installed `{owner}` has no field `{key}`", _meant(recipe, table, key, known - own)
+            )
     return None
+
+
+def _meant(recipe: Recipe, table: str, key: str, fields: frozenset[str]) -> str:
+    """What to write in the place of a field that there is not: a key of the recipe's own, or a field that is taken."""
+    own = _own_keys(recipe, table)
+    if key in own:
+        return f"write `{own[key]}`"
+    beside = {name for name, dotted in own.items() if dotted.startswith(f"{table}.")}
+    close = close_to(key, sorted(fields | beside))
+    if not close or (close[0] not in beside and _is_refused(recipe, table, key, close[0])):
+        return "remove it"
+    return f"did you mean `{own[close[0]] if close[0] in beside else close[0]}`?"
+
+
+def _own_keys(recipe: Recipe, table: str) -> dict[str, str]:
+    """The dotted keys that this recipe could have, by their last names; those of one table come first."""
+    tags = {union: {tag_of(union): getattr(getattr(recipe, union), tag_of(union))} for union in UNIONS}
+    inert = (*_INERT_FOR_TASK[recipe.task_type], "extra")
+    keys = [key for key in known_keys(tags) if "." in key and {key, *key.split(".")}.isdisjoint(inert)]
+    keys.sort(key=lambda key: not key.startswith(f"{table}."))
+    return {key.partition(".")[2]: key for key in reversed(keys)}
+
+
+def _is_refused(recipe: Recipe, table: str, key: str, name: str) -> bool:
+    """Whether a field would not be taken in the place of another."""
+    owner = getattr(recipe, table)
+    renamed = {name: owner.extra[key], **{other: value for other, value in owner.extra.items() if other != key}}
+    tried = recipe.model_copy(update={table: owner.model_copy(update={"extra": renamed})})
+    found = [rule(tried) for rule in (nothing_is_pushed, checkpoints_are_whole, training_extra_has_an_effect)]
+    return any(finding and f"{table}.extra.{name}" in finding.keys for finding in found)
 
 
 RULES: tuple[Rule, ...] = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from lora_ns.engine.trainer import check_arguments
 from lora_ns.errors import LoransError
 from lora_ns.machine import Machine
 from lora_ns.plan import DataFacts, make_plan
+from lora_ns.recipe.explain import known_keys
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.rules import _PUSHING
 from lora_ns.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN
@@ -114,3 +116,43 @@ def test_a_refused_argument_is_refused_with_its_reason(write_recipe, key: str) -
     with pytest.raises(LoransError, match=rf"training.extra.{key}: `{key}`: [`\w]+") as caught:
         load_recipe(write_recipe(), [f"training.extra.{key}=true"])
     assert REFUSED_ARGUMENTS[key] in str(caught.value)
+
+
+FIELDS = {*SET_BY_PLAN, *REFUSED_ARGUMENTS, *_PUSHING, *TAKEN}
+REFUSED = sorted(FIELDS - {key for key, row in TAKEN.items() if not row[2] and key != "save_only_model"})
+"""Fields that no recipe can have as it is."""
+MISSPELT = [wrong for key in REFUSED for wrong in (f"{key}x", key[:-1], key.replace("_", "", 1)) if wrong not in FIELDS]
+MEANT = re.compile(r"(?:did you mean|write) `([\w.]+)`")
+
+
+@pytest.mark.parametrize("wrong", dict.fromkeys(MISSPELT))
+def test_what_is_suggested_is_not_refused_then(write_recipe, wrong: str) -> None:
+    with pytest.raises(LoransError) as caught:
+        load_recipe(write_recipe(), [f"training.extra.{wrong}=true"])
+    (told,) = [problem for problem in caught.value.problems if "has no field" in problem.what]
+    if not (meant := MEANT.match(told.remedy)):
+        assert told.remedy == "remove it"
+    elif "." in meant[1]:
+        assert meant[1] in set(known_keys())
+    else:
+        load_recipe(write_recipe(), [f"training.extra.{meant[1]}=true"])
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("warmup_ratio", "write `training.warmup_ratio`"),
+        ("warmup_ratoi", "did you mean `training.warmup_ratio`?"),
+        ("warmup_steps", "write `training.warmup_steps`"),
+        ("run_name", "write `tracking.run_name`"),
+        ("max_seq_length", "write `sft.max_seq_length`"),
+        ("seed", "write `training.seed`"),
+        ("bf16", "remove it"),
+        ("hub_tokn", "remove it"),
+        ("adam_epsilo", "did you mean `adam_epsilon`?"),
+    ],
+)
+def test_a_key_of_the_recipes_own_is_named(write_recipe, key: str, remedy: str) -> None:
+    with pytest.raises(LoransError) as caught:
+        load_recipe(write_recipe(), [f"training.extra.{key}=1"])
+    assert [problem.remedy for problem in caught.value.problems] == [remedy]
