@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_ns.credentials import secret_in, secrets_of
+from lora_ns.credentials import secret_in, secret_told_in, secrets_of
 from lora_ns.errors import PlanError, Problem, RecipeError
 from lora_ns.reading import (
     LARGEST_RECIPE,
@@ -28,7 +28,7 @@ from lora_ns.reading import (
 from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, tag_of, untagged
 from lora_ns.recipe.filled import Filled, fill
 from lora_ns.recipe.generation import Generation
-from lora_ns.recipe.positions import line_numbers
+from lora_ns.recipe.positions import comments, line_numbers
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import SAMPLING_KEYS, findings
 
@@ -115,14 +115,17 @@ def secrets_of_named(path: Path, text: str, table: Any = None) -> Iterator[Probl
         number = next((number for number, line in enumerate(lines, start=1) if name in line or secret_in(line)), None)
         places.add(where := f"{path}:{number}" if number else str(path))
         yield Problem(where, f"{key}: {kind}, and the file is copied into the run", _instead(variable))
-    told = _secrets_of_text(path, text, "the file is copied into the run")
-    yield from (problem for problem in told if problem.where not in places)
+    for number, line in enumerate(lines, start=1):
+        if (found := secret_told_in(line)) and (where := f"{path}:{number}") not in places:
+            yield Problem(where, f"{found[0]}, and the file is copied into the run", _instead(found[1]))
 
 
-def _secrets_of_text(path: Path, text: str, why: str = "a recipe is copied into its run") -> Iterator[Problem]:
+def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
+    """By line: what looks like a secret wherever it stands, and what a comment calls one."""
+    told = dict(comments(text))
     for number, line in enumerate(split_lines(text), start=1):
-        if found := secret_in(line):
-            yield Problem(f"{path}:{number}", f"{found[0]}, and {why}", _instead(found[1]))
+        if found := secret_in(line) or secret_told_in(told.get(number, "")):
+            yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
 
 
 def _instead(variable: str) -> str:

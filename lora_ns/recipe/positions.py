@@ -1,8 +1,9 @@
-"""Line numbers of the keys of a TOML file, which `tomllib` does not give."""
+"""Line numbers of the keys of a TOML file, and its comments, which `tomllib` does not give."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from lora_ns.reading import split_lines
 
@@ -48,6 +49,19 @@ def line_numbers(text: str) -> dict[str, int]:
         closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
         depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
     return lines
+
+
+def comments(text: str) -> Iterator[tuple[int, str]]:
+    """The comments of a TOML text that parses, each with its line, from 1."""
+    closing = ""
+    for number, line in enumerate(split_lines(text), start=1):
+        if closing and closing not in line:
+            continue
+        line = line.partition(closing)[2] if closing else line  # noqa: PLW2901 -- what follows a string over lines
+        found = [part[0] for part in _STRING_OR_COMMENT.finditer(line)]
+        yield from ((number, part) for part in found[-1:] if part.startswith("#"))
+        bare = _STRING_OR_COMMENT.sub(r"\1", line)
+        closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
 
 
 def _header(line: str) -> str:

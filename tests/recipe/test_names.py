@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from minimal_recipe import MINIMAL
 
+from lora_ns.credentials import scrubbed, secret_told_in
 from lora_ns.errors import RecipeError
 from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.template import STARTS, write_folder
 
 CONTROL = {"line break": "\n", "return": "\r", "escape": "\x1b", "NUL": "\0", "C1": "\x9b", "delete": "\x7f"} | {
     "turned": "\u202e",
@@ -98,6 +100,10 @@ def test_texts_may_have_any_characters_and_columns_any_language(tmp_path: Path) 
         (f'dataset.path=["rows.jsonl", "https://{SECRET}@example.org/rows.jsonl"]', "HF_TOKEN"),
         (f"model.name_or_path={SECRET}", "HF_TOKEN"),
         (f"dataset.prompt_template=say {SECRET}", "HF_TOKEN"),
+        ("model.name_or_path=https://example.org/x?token=any-value", "its library reads credentials from"),
+        ("model.name_or_path=https://user:any-value/1@example.org/x", "its library reads credentials from"),
+        ("tracking.run_name=WANDB_API_KEY=any-value-1", "WANDB_API_KEY"),
+        ("training.extra.optim_args=password=any-value-1", "an environment variable"),
     ],
 )
 def test_a_secret_is_refused_with_the_variable_and_not_shown(tmp_path: Path, override: str, variable: str) -> None:
@@ -115,6 +121,52 @@ def test_a_secret_in_the_text_is_told_with_its_line_once(tmp_path: Path) -> None
     told = problems_of(path)
     assert [line.partition(": ")[0] for line in told] == [f"{path}:{length + 2}", f"{path}:{length + 4}"]
     assert not any(SECRET in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("comment", "variable"),
+    [
+        ("rows from https://example.org/rows.jsonl?token=any-value", "its library reads credentials from"),
+        ('curl -H "Authorization: Bearer any-value1"', "its library reads credentials from"),
+        ("WANDB_API_KEY=any-value3", "WANDB_API_KEY"),
+        ("password: any-value4", "an environment variable"),
+    ],
+)
+@pytest.mark.parametrize("place", ["# {}", "seed = 1  # {}", "[training.extra] # {}", 'x = """\n# """ # {}'])
+def test_a_secret_in_a_comment_is_refused_with_its_line(
+    tmp_path: Path, comment: str, variable: str, place: str
+) -> None:
+    path = tmp_path / "recipe.toml"
+    text = MINIMAL + place.format(comment) + "\n"
+    path.write_text(text, encoding="utf-8")
+    (told,) = [line for line in problems_of(path, "training.sed=1") if "is copied into its run" in line]
+    assert told.startswith(f"{path}:{len(text.splitlines())}: ")
+    assert variable in told
+    assert "any-value" not in told
+
+
+def test_columns_and_texts_may_be_called_after_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    columns = 'columns = {prompt = "password", completion = "secret"}\nprompt_format = "password: {password}1"\n'
+    columns = columns.replace("prompt_format", "system_template").replace("columns =", "# columns =")
+    said = '[sft]\nchat_template_kwargs = {password = "column1234", api_key = "long enough to be one"}\n'
+    path.write_text(MINIMAL.replace("[training]", f"{columns}\n[training]") + said, encoding="utf-8")
+    assert not [line for line in problems_of(path, "training.sed=1") if "copied" in line]
+
+
+SHIPPED = sorted(Path(__file__).parents[2].joinpath("recipes").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_line_of_a_shipped_recipe_is_taken_for_a_secret(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if secret_told_in(line) or scrubbed(line) != line] == []
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_no_line_of_a_start_is_taken_for_a_secret(start: str) -> None:
+    text = "\n".join(write_folder(STARTS[start], "task", None, None, None).values())
+    assert [line for line in text.splitlines() if secret_told_in(line) or scrubbed(line) != line] == []
 
 
 def test_tokens_of_text_are_no_secrets(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from lora_ns.reading import tomllib
-from lora_ns.recipe.positions import line_numbers
+from lora_ns.recipe.positions import comments, line_numbers
 
 TEXTS = {
     "keys and tables": ("a = 1\n[t]\nb = 2\n\n[t.u]\nc = 3\n", {"a": 1, "t": 2, "t.b": 3, "t.u": 5, "t.u.c": 6}),
@@ -74,3 +74,14 @@ def test_a_line_takes_time_by_its_length_alone(line, filling):
 
 def test_only_line_ends_end_a_line():
     assert line_numbers('a = "\u2028\x0c\x85"\nb = 1\n') == {"a": 1, "b": 2}
+
+
+def test_every_comment_has_its_line():
+    text = (
+        '# a\nb = 1 # c \'d\ne = \'# f\' # g\nh = """\n# i\nj""" # k\nl = [ # m\n  \'#\', # n\n]\n[o] # p # q\n'
+        "r = \"\\\"# s\"\nt = '''\n# u\n'''\n# v\n"
+    )
+    tomllib.loads(text)
+    assert list(comments(text)) == [
+        *((1, "# a"), (2, "# c 'd"), (3, "# g"), (6, "# k"), (7, "# m"), (8, "# n"), (10, "# p # q"), (15, "# v")),
+    ]
