@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from lora_ns.basemodel import PACKAGED, packaged
 from lora_ns.errors import DataError, ModelError, Problem
-from lora_ns.reading import exists, is_folder, read_json
+from lora_ns.reading import exists, is_file, is_folder, read_json
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rows import KNOWN, Layout, is_known
@@ -36,13 +36,14 @@ def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> li
 
 
 def missing_files(loaded: LoadedRecipe) -> list[Problem]:
-    """Every name of data files in a recipe that leads to none; nothing is read."""
+    """Every name of data files in a recipe that leads to none, or to a pipe or a device; nothing is read."""
     data = loaded.recipe.dataset
     named = [(f"{key}.path", part.path) for key, part in data.parts().items()]
     problems: list[Problem] = []
     for key, names in (*named, ("dataset.eval_path", data.eval_path)):
         try:
-            find_files(loaded, names or (), key)
+            others = [file for file in find_files(loaded, names or (), key) if not is_file(file)]
+            problems += [Problem(loaded.where(key), f"{key}: {file} is no file", "name a file") for file in others]
         except DataError as error:
             problems += error.problems
     return problems

@@ -272,14 +272,20 @@ def read_json(path: Path, error: type[LoransError] = UsageError, **how: Any) -> 
     return parse_json(read_text(path, error, **how), str(path), error)
 
 
-def parse_json(text: str, where: str, error: type[LoransError] = UsageError) -> Any:
+def parse_json(text: str, where: str, error: type[LoransError] = UsageError, is_finite: bool = False) -> Any:
     """What a JSON text says.
+
+    Args:
+        text: the document.
+        where: the place that messages name.
+        error: what is raised.
+        is_finite: whether NaN and numbers that are too large are refused, too.
 
     Raises:
         LoransError: of class `error`, if it is not JSON, too deep, or has numbers that are too long.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=finite, parse_constant=finite) if is_finite else json.loads(text)
         check_depth(value)
     except json.JSONDecodeError as fault:
         what = fault.msg.lower().removesuffix(" at").removesuffix(" starting")

@@ -6,7 +6,7 @@ Every number is the plan's, so that nothing is left to `"auto"`, and a run is th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,32 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     """
     asked = recipe.distributed
     assert isinstance(asked, DeepSpeed), "asked for under DeepSpeed alone"
-    zero: dict[str, Any] = {"stage": asked.zero_stage}
-    for key, place in (("offload_optimizer", asked.offload_optimizer), ("offload_param", asked.offload_param)):
-        if place != "none":
-            path = {"nvme_path": asked.nvme_path} if place == "nvme" else {}
-            zero[key] = {"device": place, "pin_memory": plan.device.value == "cuda", **path}
-    if asked.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    decided = _of_recipe(recipe, asked)
+    for key in ("offload_optimizer", "offload_param"):
+        if key in decided["zero_optimization"]:
+            decided["zero_optimization"][key]["pin_memory"] = plan.device.value == "cuda"
     dtype = plan.dtype.value
-    several = {"checkpoint": {"use_node_local_storage": True}} if asked.num_nodes > 1 else {}
     return {
-        **several,
+        **decided,
         # DeepSpeed counts rows by process, those that share them too.
         "train_batch_size": plan.global_batch_size.value * asked.row_parts,
         "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
-        "gradient_clipping": recipe.training.max_grad_norm,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": zero,
         **({} if dtype == "float32" else {"torch_autocast": {"enabled": True, "dtype": dtype}}),
     }
+
+
+def _of_recipe(recipe: Recipe, asked: DeepSpeed) -> dict[str, Any]:
+    """What the recipe alone decides."""
+    zero: dict[str, Any] = {"stage": asked.zero_stage}
+    for key, place in (("offload_optimizer", asked.offload_optimizer), ("offload_param", asked.offload_param)):
+        if place != "none":
+            zero[key] = {"device": place, **({"nvme_path": asked.nvme_path} if place == "nvme" else {})}
+    if asked.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    several = {"checkpoint": {"use_node_local_storage": True}} if asked.num_nodes > 1 else {}
+    return {**several, "gradient_clipping": recipe.training.max_grad_norm, "zero_optimization": zero}
 
 
 def with_deepspeed(loaded: LoadedRecipe, plan: Plan) -> Plan:
@@ -55,6 +61,15 @@ def with_deepspeed(loaded: LoadedRecipe, plan: Plan) -> Plan:
         return plan
     settings = deepspeed_settings(loaded.recipe, plan)
     return plan.model_copy(update={"deepspeed": joined(read_own(loaded), settings, str(asked.deepspeed_config))})
+
+
+def check_own(loaded: LoadedRecipe) -> None:
+    """Look at the user's own DeepSpeed configuration before there is a plan. Raises `UsageError`."""
+    asked = loaded.recipe.distributed
+    if isinstance(asked, DeepSpeed) and asked.deepspeed_config is not None:
+        decided = _of_recipe(loaded.recipe, asked)
+        if problems := list(_conflicts(read_own(loaded), decided, asked.deepspeed_config, _PLANNED)):
+            raise UsageError(problems)
 
 
 def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
@@ -77,7 +92,7 @@ def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
         if_missing=remedy,
         if_folder=remedy,
     )
-    found = parse_json(text, str(file))
+    found = parse_json(text, str(file), is_finite=True)
     if not isinstance(found, dict):
         raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))
     if secrets := list(secrets_of_named(file, text, found)):
@@ -119,7 +134,12 @@ _KEYS = {
 }
 
 
-def _conflicts(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -> Iterator[Problem]:
+_PLANNED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def _conflicts(
+    own: Mapping[str, Any], settings: Mapping[str, Any], file: str, left_open: Collection[str] = ()
+) -> Iterator[Problem]:
     for key, instead in OWNED.items():
         table = own.get(key)
         asks = table if not isinstance(table, dict) else table.get("enabled", True) not in (False, "auto")
@@ -128,7 +148,7 @@ def _conflicts(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -
     said, decided = dict(_leaves(own)), dict(_leaves(settings))
     for key in {**decided, **_KEYS}:
         value, ours = said.get(key, "auto"), decided.get(key)
-        if value in ("auto", ours) or key.partition(".")[0] in OWNED:
+        if key in left_open or value in ("auto", ours) or key.partition(".")[0] in OWNED:
             continue
         if ours is None and value in ("none", None):
             continue

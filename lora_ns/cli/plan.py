@@ -40,9 +40,11 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
     from lora_ns.basemodel import find_base
     from lora_ns.machine import detect
+    from lora_ns.namedfiles import check_named_files
     from lora_ns.plan import fit_to_machine, make_plan
     from lora_ns.zero import with_deepspeed
 
+    check_named_files(loaded)
     model = loaded.recipe.model
     folders = [loaded.path.parent, Path.cwd()]
     base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,20 +38,13 @@ def validate(
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
     from lora_ns.datafile import missing_files
-    from lora_ns.packages import check_installed, check_packages
-    from lora_ns.recipe.load import load_recipe
 
     shows = bool(show) or row is not None
     if ids and not shows:
         raise UsageError(Problem("--ids", "there are no rows to print", "add `--show 2`"))
     levels = {"data": data or shows, "model": model, "step": step}
     try:
-        loaded = load_recipe(recipe, overrides)
-        for text in loaded.notes:
-            note(text)
-        if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
-            check_packages(loaded)
-            check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
+        loaded = _checked(recipe, overrides)
         if trust_remote_code:
             from lora_ns.services.trust import trust_recipe
 
@@ -73,6 +67,21 @@ def validate(
         _print(str(recipe), found, ok, ids)
     if not ok:
         raise typer.Exit(2)
+
+
+def _checked(recipe: Path, overrides: list[str]) -> LoadedRecipe:
+    from lora_ns.namedfiles import check_named_files
+    from lora_ns.packages import check_installed, check_packages
+    from lora_ns.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    for text in loaded.notes:
+        note(text)
+    check_named_files(loaded)
+    if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
+        check_packages(loaded)
+        check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
+    return loaded
 
 
 def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:

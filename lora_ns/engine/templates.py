@@ -96,7 +96,7 @@ def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
             raise ModelError(Problem(loaded.where("sft.chat_template"), what, _fitting(tokenizer)))
         tokenizer.chat_template = template
         return
-    tokenizer.chat_template = _read(loaded, name)
+    tokenizer.chat_template = read_template(loaded)
 
 
 def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -149,7 +149,15 @@ def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"write {' or '.join(names)}, or a .jinja file that ends turns with a token it has"
 
 
-def _read(loaded: LoadedRecipe, name: str) -> str:
+def read_template(loaded: LoadedRecipe) -> str | None:
+    """The template that the recipe names; None if it names none.
+
+    Raises:
+        ModelError: if there is no such template, or its file cannot be read or has secrets in it.
+    """
+    name = loaded.recipe.sft.chat_template
+    if name is None or name in BUILT_IN:
+        return BUILT_IN[name][0] if name else None
     for candidate in places(loaded, name):
         if exists(candidate):
             where, before = loaded.where("sft.chat_template"), f"sft.chat_template: {candidate} "

@@ -14,6 +14,7 @@ from lora_ns.credentials import scrubbed
 from lora_ns.errors import Problem, UsageError
 from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
 from lora_ns.metricsfile import LAST_STEP, read_metrics
+from lora_ns.namedfiles import check_named_files
 from lora_ns.packages import check_packages
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.rundir import RunDir
@@ -116,6 +117,7 @@ def script(
 def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]) -> list[Job]:
     """The jobs of recipes. Raises `UsageError`, `MissingError`."""
     for loaded in recipes:
+        check_named_files(loaded)
         check_packages(loaded)
     made = [make_job(loaded, name, mode, options, Path.cwd()) for loaded in recipes]
     runs = [job.run for job in made]

@@ -85,6 +85,7 @@ from lora_ns.launch import check_not_launched
 from lora_ns.machine import Machine, detect
 from lora_ns.marks import fault_of, mark_folder
 from lora_ns.metricsfile import read_metrics
+from lora_ns.namedfiles import check_named_files
 from lora_ns.nodes import check_meeting, own_folder, resume_command
 from lora_ns.packages import check_packages
 from lora_ns.plan import (
@@ -259,6 +260,7 @@ def _made(
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     run.mend(observer.warn)
     run.check_free(overwrite)
+    check_named_files(loaded)
     check_packages(loaded)
     machine = detect()
     observer.stage("finding the base")
