@@ -100,7 +100,7 @@ _HEADER = re.compile(
     r"(?P<value>(?![<$])[^\s\"'`,;)}\]\\]+)"
 )
 _STAND_IN = re.compile(
-    r"^[$<{%\[(*.]|\.\.\.|\*\*\*|[xX]{3}|your|YOUR|example|changeme|placeholder|^[A-Z]+(?:_[A-Z0-9]*)*$"
+    r"^[$<{%\[(*.]|^[A-Za-z_][\w.]*\(|\.\.\.|\*\*\*|[xX]{3}|your|YOUR|example|changeme|placeholder|^[A-Z]+(?:_[A-Z0-9]*)*$"
 )
 """What stands for a secret where there is none: `$TOKEN`, `<token>`, `your-token`, `...`."""
 
@@ -160,7 +160,8 @@ class _Assignment:
 
 
 _QUOTES = ("'", '"', "\\")
-_PATH = re.compile(r"[A-Za-z]+(?:[._][A-Za-z]+)+[(\[]?")
+_PATH = re.compile(r"[A-Za-z]+(?:[._-][A-Za-z]+)+[(\[]?|(?:\S+\s+){5,}.*")
+"""What code reads a value from, and sentences."""
 _LONGEST_WORD = 500
 """Characters of a value that may be a word; what is longer is looked at in parts, so that no text takes long."""
 
