@@ -696,7 +696,8 @@ def _regular(loaded: LoadedRecipe, per_epoch: int | None, steps: int | None) -> 
     """Steps between two evaluations or checkpoints that nobody asked for, and how often that is."""
     if loaded.recipe.dataset.streaming and steps is not None:
         return max(1, steps // 10), "ten times: the epochs of a stream are not known"
-    return _at_most(per_epoch, steps), "once an epoch"
+    whole = _at_most(per_epoch, steps)
+    return None if whole is None else max(1, whole), "once an epoch"
 
 
 def _at_most(per_epoch: int | None, steps: int | None) -> int | None:

@@ -84,6 +84,12 @@ def test_the_same_input_gives_the_same_plan(write_recipe):
     assert plan(write_recipe()) == plan(write_recipe())
 
 
+def test_a_plan_of_rows_that_are_none_can_be_made_and_kept(write_recipe):
+    made = plan(write_recipe(), data=DataFacts(0, 0))
+    assert (made.steps_per_epoch.value, made.eval_steps.value) == (0, 1)
+    assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
 def test_a_plan_survives_json(write_recipe):
     made = plan(write_recipe())
     assert Plan.model_validate_json(made.model_dump_json()) == made
