@@ -678,7 +678,7 @@ def _warmup(loaded: LoadedRecipe, steps: int | None) -> Derived[int | None]:
     training = loaded.recipe.training
     if training.warmup_steps is not None:
         return _written(loaded, "training.warmup_steps", training.warmup_steps)
-    count = None if steps is None else min(math.ceil(training.warmup_ratio * steps), steps - 1)
+    count = None if steps is None else max(0, min(math.ceil(training.warmup_ratio * steps), steps - 1))
     return Derived(value=count, origin="computed", why=f"{training.warmup_ratio:g} of the steps")
 
 
