@@ -1,4 +1,4 @@
-"""What the documents and the tests call `nox -s NAME` is a session."""
+"""What the documents and the tests call `nox -s NAME` is a session, and pytest finds each file of tests."""
 
 import ast
 import re
@@ -16,3 +16,8 @@ NAMED = sorted({name for text in TEXTS for name in re.findall(r"nox -s ([a-z]+)"
 @pytest.mark.parametrize("name", NAMED)
 def test_a_session_that_is_named_exists(name):
     assert name in SESSIONS
+
+
+def test_each_file_of_tests_has_a_name_of_its_own():
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest takes two files of one name for one"
