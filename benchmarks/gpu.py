@@ -49,7 +49,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 MAKE_BASE = """
 import sys, torch, transformers
-from lora_ns.basemodel import find_base
+from lora_ns.model.files import find_base
 folder, hidden, layers, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 tokenizer = transformers.AutoTokenizer.from_pretrained(find_base("lorans:nano", "main", [], download=False).path)
 config = transformers.LlamaConfig(

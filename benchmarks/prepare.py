@@ -16,12 +16,12 @@ import datasets
 import transformers
 import trl
 
-from lora_ns.basemodel import find_base
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.dataset import as_dataset
-from lora_ns.machine import detect
+from lora_ns.data.encode import as_dataset
+from lora_ns.data.prepare import open_renderer, prepare
+from lora_ns.machine.hardware import detect
+from lora_ns.model.files import find_base
 from lora_ns.recipe.load import load_recipe
-from lora_ns.services.prepare import open_renderer, prepare
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.validate import prepare_rows
 
 RECIPE = """\

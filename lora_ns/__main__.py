@@ -1,6 +1,8 @@
 """`python -m lora_ns`."""
 
-from lora_ns.interpreter import forget_working_folder
+from __future__ import annotations
+
+from lora_ns.safety.interpreter import forget_working_folder
 
 if __name__ == "__main__":
     forget_working_folder()

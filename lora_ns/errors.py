@@ -5,11 +5,12 @@ Whatever is not a `LoransError` is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lora_ns.credentials import scrubbed
+from lora_ns.safety.credentials import scrubbed
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,16 @@ class InterruptedRunError(LoransError):
     def __init__(self, signal_number: int, problem: Problem) -> None:
         super().__init__(problem)
         self.signal_number = signal_number
+
+
+LONGEST_NAME = 80
+"""Characters of a name that is compared; a longer one is no slip of the pen, and takes long to compare."""
+
+
+def close_to(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Known names that are spelt nearly like this one, the nearest first; none for one longer than `LONGEST_NAME`."""
+    if len(name) > LONGEST_NAME:
+        return []
+    return difflib.get_close_matches(
+        name, [other for other in known if len(other) <= LONGEST_NAME], n=most, cutoff=cutoff
+    )

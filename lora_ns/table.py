@@ -1,4 +1,4 @@
-"""The ground that every table of a recipe stands on: closed, strict, frozen."""
+"""The ground of every table of a recipe: closed, strict, frozen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+IGNORED = -100
+"""Label of a token that is not in the loss, as PyTorch's cross entropy has it."""
 
 
 class Table(BaseModel):
@@ -26,18 +29,35 @@ class Table(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
 NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What numpy and torch start their random numbers from."""
+
+
 Text = Annotated[str, Field(min_length=1)]
 """A text of any characters."""
 
+
 CONTROL = "control_character"
 """The kind of error that a control character in a name is."""
+
+
 JOINERS = "\u200c\u200d"
 """Characters without a width that Persian, Hindi and others write words with; paths and identifiers have none."""
 
@@ -93,15 +113,29 @@ def _as_long_as_a_path(text: str) -> str:
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A name that is a part of commands and file names as it is."""
+
+
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+
+
 PLACE = rf"^[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:%\[\]-]{{0,252}}:{_PORT}$"
 """Where programs meet: the name or address of a machine, and a port."""
+
+
 NO_CONTROL = AfterValidator(_without_control)
+
+
 Name = Annotated[str, Field(min_length=1), NO_CONTROL, AfterValidator(_as_long_as_a_path)]
 """A name or a path, which becomes a part of commands and scripts: without control characters, and not too long."""
+
+
 Pattern = Annotated[str, Field(min_length=1), NO_CONTROL]
 """A pattern of names of modules, without control characters."""
+
+
 Column = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _without_control(text, JOINERS))]
 """The name of a column or a label, in any language."""
+
+
 Extra = Annotated[dict[str, Any], AfterValidator(_names_alone)]
 """Further arguments of a library."""

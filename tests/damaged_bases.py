@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_ns.basemodel import ASSETS
+from lora_ns.model.files import ASSETS
 
 NANO = ASSETS / "nano"
 Mutation = Callable[[Path], None]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lora_ns.basemodel import ASSETS
+from lora_ns.model.files import ASSETS
 
 NANO = ASSETS / "nano"
 _NAMES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_ns.basemodel import ASSETS
+from lora_ns.model.files import ASSETS
 
 GROUP = 32
 SETTINGS = {

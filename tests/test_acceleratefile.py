@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.acceleratefile import parse_accelerate
 from lora_ns.errors import PlanError, RecipeError
-from lora_ns.jobs import make_job, new_job, read_job
-from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.launch.jobs import make_job, new_job, read_job
+from lora_ns.machine.hardware import Gpu, Machine
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
+from lora_ns.recipe.accelerate_file import parse_accelerate
 from lora_ns.recipe.load import load_recipe, written
 
 GPU = Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580")

@@ -7,9 +7,9 @@ import struct
 import pytest
 from test_basemodel import CONFIG, write_model, write_weights
 
-from lora_ns.basefolder import classify
-from lora_ns.basemodel import find_base
 from lora_ns.errors import ModelError
+from lora_ns.model.files import find_base
+from lora_ns.model.folder import classify
 
 OTHERS = ("consolidated.safetensors", "consolidated.00.safetensors", "adapter_model.safetensors", "extra.safetensors")
 LARGE = {"a.weight": bytes(64), "b.weight": bytes(8)}

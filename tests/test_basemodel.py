@@ -11,8 +11,8 @@ import pytest
 from hub_stand_in import COMMIT, REFUSALS, hub, offline_environment
 
 import lora_ns
-from lora_ns.basemodel import ASSETS, Base, find_base, packaged, read_facts
 from lora_ns.errors import ModelError
+from lora_ns.model.files import ASSETS, Base, find_base, packaged, read_facts
 
 CONFIG = {"model_type": "llama", "hidden_size": 4, "num_hidden_layers": 2, "vocab_size": 8, "hidden_act": "silu"}
 LARGE = 3 * 4096
@@ -302,7 +302,7 @@ TOLD = {
 }
 ASK = """\
 import json, sys
-from lora_ns.basemodel import find_base
+from lora_ns.model.files import find_base
 from lora_ns.errors import ModelError
 told = {}
 for name in sys.argv[1:]:
@@ -341,9 +341,7 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path):
 
 @needs_hub
 def test_a_model_is_fetched_once_and_found_offline_later(tmp_path):
-    command = (
-        "from lora_ns.basemodel import find_base; base = find_base('owner/nano', 'main', [], True); print(base.commit)"
-    )
+    command = "from lora_ns.model.files import find_base; print(find_base('owner/nano', 'main', [], True).commit)"
     root = str(Path(lora_ns.__file__).parent.parent)
     with hub({"models/owner/nano": ASSETS / "nano"}) as endpoint:
         online = offline_environment(HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), PYTHONPATH=root)

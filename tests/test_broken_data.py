@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from lora_ns.engine.sources import read_sources
+from lora_ns.data.files.read import KNOWN
+from lora_ns.data.rows import for_each
+from lora_ns.data.sources import read_sources
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import KNOWN, for_each
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'
 HEAD = b"prompt,completion\n"

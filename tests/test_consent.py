@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.consent import allow_code, carry_over, code_in, configuration_folder, loading_arguments
 from lora_ns.errors import ModelError, RunError, UsageError
+from lora_ns.model.consent import allow_code, carry_over, code_in, configuration_folder, loading_arguments
 
 CODE = "class Model: ...\n"
 

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.credentials import HIDDEN, is_secret_name, scrub_file, scrubbed, secret_in, secret_told_in, secrets_of
 from lora_ns.errors import LoransError, Problem
+from lora_ns.safety.credentials import (
+    HIDDEN,
+    is_secret_name,
+    scrub_file,
+    scrubbed,
+    secret_in,
+    secret_told_in,
+    secrets_of,
+)
 
 LETTERS = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA2bC4"
 TOKENS = (

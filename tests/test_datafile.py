@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lora_ns.cli.plan import plan_of
-from lora_ns.datafile import find_files, shown
+from lora_ns.data.files.paths import find_files, shown
+from lora_ns.data.files.read import KNOWN
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import KNOWN
 
 FILES = ("rows.jsonl", "data/b.jsonl", "data/a.csv", "data/c.JSONL.gz", "data/.hidden.jsonl", "data/README.md")
 MORE_FILES = ("data/deep/d.jsonl", "data/deep/deeper/e.jsonl", "data/.cache/f.jsonl", "empty/README.md", "x[1].jsonl")

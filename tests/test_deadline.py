@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lora_ns.deadline import OverrunError, bounded
+from lora_ns.safety.deadline import OverrunError, bounded
 
 SHORT = 0.2
 ADDRESSES = resource.getrlimit(resource.RLIMIT_AS)

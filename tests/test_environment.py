@@ -1,4 +1,4 @@
-"""`lora_ns.environment` with fake packages: what raises, hangs, aborts, is old or is missing is named."""
+"""`lora_ns.machine.environment` with fake packages: what raises, hangs, aborts, is old or is missing is named."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import packaging.requirements  # noqa: F401 - imported before the path is cut do
 import pytest
 
 import lora_ns.errors
-from lora_ns import environment
-from lora_ns.environment import Check, Needs, VersionRanges, check, covers, version_ranges
-from lora_ns.machine import Gpu, Machine
+from lora_ns.machine import environment
+from lora_ns.machine.environment import Check, Needs, VersionRanges, check, covers, version_ranges
+from lora_ns.machine.hardware import Gpu, Machine
 
 GIB = 2**30
 REPOSITORY = Path(lora_ns.errors.__file__).parents[1]
@@ -523,7 +523,7 @@ def test_fakes_on_pythonpath_are_found_from_a_fresh_process_without_any_heavy_im
     install("trl", body=RAISES)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)]))
     code = (
-        "import sys; from lora_ns.environment import Needs, check; found = check(Needs()); "
+        "import sys; from lora_ns.machine.environment import Needs, check; found = check(Needs()); "
         "print([line.fact for line in found.checks if line.name == 'trl']); "
         "print(sorted({'torch', 'trl', 'peft', 'transformers', 'datasets'} & set(sys.modules)))"
     )

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 from lora_ns.errors import ModelError
-from lora_ns.gguffile import read_gguf
+from lora_ns.model.gguf import read_gguf
 
 pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="read by gguf")
 

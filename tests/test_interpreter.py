@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lora_ns
-from lora_ns.interpreter import interpreter
+from lora_ns.safety.interpreter import interpreter
 
 PACKAGE = str(Path(lora_ns.__file__).parent.parent)
 SHADOWED = ("json", "typer", "torch", "rich", "pydantic")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from lora_ns.errors import UsageError
-from lora_ns.jobs import last_job, make_job, new_job, read_job, write_job
+from lora_ns.launch.jobs import last_job, make_job, new_job, read_job, write_job
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
 
 
 @pytest.fixture

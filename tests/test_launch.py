@@ -13,9 +13,9 @@ from launched_by import LAUNCHED
 
 from lora_ns.cli.rank import rank
 from lora_ns.errors import MissingError, RunError, UsageError
-from lora_ns.interpreter import interpreter
-from lora_ns.launch import Launcher, _failure, argv, check_not_launched, environment, ignored_note
-from lora_ns.rundir import RunDir
+from lora_ns.launch.torchrun import Launcher, _failure, argv, check_not_launched, environment, ignored_note
+from lora_ns.run.directory import RunDir
+from lora_ns.safety.interpreter import interpreter
 
 HOSTILE = {
     "ACCELERATE_USE_FSDP": "true",
@@ -110,7 +110,7 @@ def test_a_rank_that_was_killed_is_named_from_what_torchrun_says(run):
     assert "the launcher ended with 1" in str(_failure(run, 1))
 
 
-RANK = "from lora_ns.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"
+RANK = "from lora_ns.launch.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"
 LAUNCHER = f"""
 import pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {RANK!r}], start_new_session=True)
@@ -122,8 +122,8 @@ COMMAND = f"""
 import contextlib, os, sys, time
 from pathlib import Path
 from lora_ns.errors import RunError
-from lora_ns.launch import launch
-from lora_ns.rundir import RunDir
+from lora_ns.launch.torchrun import launch
+from lora_ns.run.directory import RunDir
 with contextlib.suppress(RunError):
     launch(RunDir(Path("run")), [sys.executable, "-c", {LAUNCHER!r}], os.environ, print, lambda: 0)
 time.sleep(60)
@@ -162,7 +162,7 @@ def test_all_that_a_command_has_started_ends_with_it_however_that_ends(tmp_path,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of others does not do this")
 def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
-    command = [sys.executable, "-m", "lora_ns.tethered", str(2**22 + 1), sys.executable, "-c", "print('runs')"]
+    command = [sys.executable, "-m", "lora_ns.launch.tethered", str(2**22 + 1), sys.executable, "-c", "print('runs')"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
 
@@ -170,7 +170,7 @@ def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
 @pytest.mark.parametrize("launched", [True, False], ids=["by lorans", "by another launcher"])
 def test_a_rank_ends_with_the_command_that_launched_it_and_no_other(tmp_path, monkeypatch, launched):
     watched = []
-    monkeypatch.setattr("lora_ns.workers.end_with_parent", lambda: watched.append(True))
+    monkeypatch.setattr("lora_ns.launch.workers.end_with_parent", lambda: watched.append(True))
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
     with pytest.raises(UsageError, match="not a run directory"):

@@ -1,4 +1,4 @@
-"""What `lora_ns.machine` reads of cores, memory and GPUs."""
+"""What `lora_ns.machine.hardware` reads of cores, memory and GPUs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns import machine
-from lora_ns.machine import Gpu, Machine, detect, parse_gpus, run_limited, visible_gpus
+from lora_ns.machine import hardware as machine
+from lora_ns.machine.hardware import Gpu, Machine, detect, parse_gpus, run_limited, visible_gpus
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -65,7 +65,7 @@ def test_bf16_comes_with_ampere(capability: tuple[int, int], bf16: bool) -> None
 
 
 def test_detection_imports_nothing_heavy() -> None:
-    code = "import sys; from lora_ns.machine import detect; detect(); print('torch' in sys.modules)"
+    code = "import sys; from lora_ns.machine.hardware import detect; detect(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_repository())
     assert done.stdout == "False\n"
 

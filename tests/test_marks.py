@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from lora_ns.marks import MARK, Fault, fault_of, mark_folder, read_mark
+from lora_ns.files.marks import MARK, Fault, fault_of, mark_folder, read_mark
 
 FILES = ("a.json", "weights.safetensors", "optimizer.pt", "deep/rows.arrow")
 

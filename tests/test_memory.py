@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from lora_ns.basemodel import BaseFacts
-from lora_ns.memory import MemoryEstimate, StartMemory, estimate, start_memory
-from lora_ns.optimizers import OPTIMIZERS
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.memory import MemoryEstimate, StartMemory, estimate, start_memory
+from lora_ns.recipe.optimizers import OPTIMIZERS
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, 512, {})
 STEP = {

@@ -8,7 +8,7 @@ from socket import AF_UNIX, socket
 
 import pytest
 
-from lora_ns.metricsfile import forget_after, read_metrics
+from lora_ns.run.metrics import forget_after, read_metrics
 
 ROWS = [{"step": number, "loss": 1 / number, "note": "schön"} for number in range(1, 7)]
 WHOLE = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

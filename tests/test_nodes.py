@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from lora_ns.errors import UsageError
-from lora_ns.launch import argv, environment
-from lora_ns.nodes import Node, check_meeting, check_port, own_folder, resume_command, this_node
+from lora_ns.launch.torchrun import argv, environment
+from lora_ns.parallel.nodes import Node, check_meeting, check_port, own_folder, resume_command, this_node
 from lora_ns.recipe.distributed import Ddp, OneProcess
 
 HOST = Node(2, "10.0.0.1", 29500, "10.0.0.1", "eth1", is_host=True, timeout=60)

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 import pytest
 from minimal_recipe import choosing
 
-from lora_ns.basemodel import BaseFacts, find_base
 from lora_ns.errors import PlanError
-from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH, DataFacts, Plan, fit_to_base, make_plan
+from lora_ns.machine.hardware import Gpu, Machine
+from lora_ns.methods import METHODS
+from lora_ns.model.files import BaseFacts, find_base
+from lora_ns.plan.fit import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts, Plan
+from lora_ns.plan.settle import fit_to_base
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.peft import METHODS
 
 GB = 10**9
 CPU = Machine("cpu", 2, True, 24 * GB, 20 * GB)

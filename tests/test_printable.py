@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_ns.engine.libraries import Noise
-from lora_ns.printable import printable
+from lora_ns.machine.libraries import Noise
+from lora_ns.safety.printable import printable
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 

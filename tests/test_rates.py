@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_ns.capabilities import LORA_RATE
-from lora_ns.rates import (
+from lora_ns.methods.capabilities import LORA_RATE
+from lora_ns.plan.rates import (
     FAR,
     LARGE_BATCH,
     batch_note,

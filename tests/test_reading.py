@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns import reading
-from lora_ns.errors import DataError, LoransError, RecipeError, UsageError
-from lora_ns.reading import (
+from lora_ns.errors import DataError, LoransError, RecipeError, UsageError, close_to
+from lora_ns.files import reading
+from lora_ns.files.reading import (
     decode,
     exists,
     is_file,
@@ -22,7 +22,6 @@ from lora_ns.reading import (
     read_text,
     split_lines,
 )
-from lora_ns.spelling import close_to
 
 
 def fault(call) -> str:
@@ -97,7 +96,7 @@ def test_a_file_may_be_a_link_and_as_large_as_the_limit(tmp_path):
 
 
 def test_an_open_pipe_is_read_only_where_it_will_do():
-    code = "import sys; from pathlib import Path; from lora_ns.reading import read_text\n"
+    code = "import sys; from pathlib import Path; from lora_ns.files.reading import read_text\n"
     for how, told in (("takes_pipes=True", "caf\u00e9\n"), ("", "is a pipe, not a file")):
         run = [sys.executable, "-c", f"{code}print(read_text(Path('/dev/stdin'), {how}), end='')"]
         ended = subprocess.run(run, input="caf\u00e9\n", capture_output=True, text=True, check=False, timeout=60)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.basemodel import find_base
+from lora_ns.data.files.read import read_rows
 from lora_ns.errors import UsageError
 from lora_ns.formats import Columns, detect
-from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.machine.hardware import Gpu, Machine
+from lora_ns.methods import METHODS
+from lora_ns.model.files import find_base
+from lora_ns.plan.deepspeed import with_deepspeed
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.methods import page
-from lora_ns.recipe.peft import METHODS
+from lora_ns.recipe.methods_page import page
 from lora_ns.recipe.reference import reference
-from lora_ns.recipe.template import STARTS, write_folder, write_recipe
-from lora_ns.rows import read_rows
-from lora_ns.zero import with_deepspeed
+from lora_ns.recipe.starters import STARTS, write_folder, write_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 MACHINE = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
@@ -175,7 +176,7 @@ def test_the_reference_is_what_the_tables_say():
 
 def test_the_page_of_methods_is_what_the_table_says():
     written = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
-    assert written == page(), "python -m lora_ns.recipe.methods > docs/methods.md"
+    assert written == page(), "python -m lora_ns.recipe.methods_page > docs/methods.md"
 
 
 SHIPPED = {

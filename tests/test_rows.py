@@ -1,6 +1,7 @@
 """Rows of local files, and the place of every problem."""
 
 import gzip
+import importlib
 import json
 import os
 import sys
@@ -8,20 +9,16 @@ from importlib.util import find_spec
 
 import pytest
 
-from lora_ns import rows
+import lora_ns.data.files.json
+import lora_ns.data.files.lines
+import lora_ns.data.files.packing
+from lora_ns.data.files import read as rows
+from lora_ns.data.files.layout import Layout
+from lora_ns.data.files.packing import PACKINGS
+from lora_ns.data.files.read import READERS, TEXT_READERS, each_row, read_files, read_rows
+from lora_ns.data.files.tables import sniff_delimiter
+from lora_ns.data.rows import MOST_PROBLEMS, told_left_out
 from lora_ns.errors import DataError, MissingError
-from lora_ns.rows import (
-    MOST_PROBLEMS,
-    PACKINGS,
-    READERS,
-    TEXT_READERS,
-    Layout,
-    each_row,
-    read_files,
-    read_rows,
-    sniff_delimiter,
-    told_left_out,
-)
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
 CONLL_KINDS = (".conll", ".iob", ".bio")
@@ -33,6 +30,13 @@ ROWS_OF = {
 }
 """The rows of the kinds that cannot hold `ROWS`."""
 KNOWN = ".jsonl, .json, .csv, .tsv, .txt, .conll, .iob, .bio, each also with .gz or .zst, .parquet, .arrow"
+
+
+def set_limit(monkeypatch, name, value):
+    for kind in ("json", "lines", "packing", "tables", "texts"):
+        module = importlib.import_module(f"lora_ns.data.files.{kind}")
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
 
 
 def parquet(rows):
@@ -624,12 +628,12 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize(("name", "content", "what"), TOO_LARGE.values(), ids=TOO_LARGE)
 def test_a_row_has_a_size(tmp_path, monkeypatch, name, content, what):
-    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
+    set_limit(monkeypatch, "LARGEST_ROW", 2**20)
     assert told(written(tmp_path, name, content)).startswith(what)
 
 
 def test_a_line_that_is_too_long_is_left_out_where_that_is_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
+    set_limit(monkeypatch, "LARGEST_ROW", 2**20)
     found = read_files([written(tmp_path, "a.jsonl", b'{"a": 1}\n' + LONG + b'\n{"a": 2}\n')], max_bad_rows=1)
     assert [row.values for row in found.rows] == [{"a": 1}, {"a": 2}]
 
@@ -637,15 +641,15 @@ def test_a_line_that_is_too_long_is_left_out_where_that_is_allowed(tmp_path, mon
 @pytest.mark.parametrize("packing", [".gz", ".zst"])
 @pytest.mark.parametrize("content", [b"\n", b'{"a": 1}\n', b"\0"])
 def test_what_is_small_and_becomes_large_is_refused(tmp_path, monkeypatch, packing, content):
-    monkeypatch.setattr(rows, "FREELY_UNPACKED", 2**16)
+    monkeypatch.setattr(lora_ns.data.files.packing, "FREELY_UNPACKED", 2**16)
     file = written(tmp_path, f"a.jsonl{packing}", packed(content * (2**18 // len(content)), packing))
     assert told(file).startswith("FILE: unpacks to more than 200 times its size")
 
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 def test_a_file_without_a_line_end_is_refused_in_bounded_memory(tmp_path, packing, monkeypatch):
-    monkeypatch.setattr(rows, "LARGEST_ROW", 2**20)
-    monkeypatch.setattr(rows, "_MOST_SKIPPED", 2**20)
+    set_limit(monkeypatch, "LARGEST_ROW", 2**20)
+    monkeypatch.setattr(lora_ns.data.files.lines, "_MOST_SKIPPED", 2**20)
     file = written(tmp_path, f"a.jsonl{packing}", packed(os.urandom(2**20).replace(b"\n", b"") * 3, packing))
     assert told(file).startswith(f"FILE:1: a line {TOO_LONG}")
 
@@ -719,21 +723,21 @@ def test_a_list_is_read_in_pieces_as_it_is_at_once(tmp_path, monkeypatch, text):
 
     whole = found()
     for size in (1, 2, 3, 7, 64):
-        monkeypatch.setattr(rows, "_BLOCK", size)
+        set_limit(monkeypatch, "_BLOCK", size)
         assert found() == whole
 
 
 def test_a_list_that_is_not_utf8_is_told_with_the_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "_BLOCK", 3)
+    set_limit(monkeypatch, "_BLOCK", 3)
     assert told(written(tmp_path, "a.json", b'[{"a": "\xc3\xa9"}, {"a": "\xff"}]')).startswith(
         "FILE: not UTF-8 at byte 22 "
     )
 
 
 def test_a_list_may_be_longer_than_what_is_read_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "LARGEST_OBJECT", 1024)
-    monkeypatch.setattr(rows, "LARGEST_ROW", 1024)
-    monkeypatch.setattr(rows, "_BLOCK", 100)
+    monkeypatch.setattr(lora_ns.data.files.json, "LARGEST_OBJECT", 1024)
+    set_limit(monkeypatch, "LARGEST_ROW", 1024)
+    set_limit(monkeypatch, "_BLOCK", 100)
     many = [{"a": number} for number in range(500)]
     assert values(written(tmp_path, "a.json", json.dumps(many).encode())) == many
     assert told(written(tmp_path, "a.json", json.dumps({"data": many}).encode())).startswith("FILE: is larger than ")

@@ -12,28 +12,17 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from lora_ns import shortage
-from lora_ns.basemodel import BaseFacts
 from lora_ns.cli.app import app
 from lora_ns.errors import RunError, UsageError
-from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.files import shortage
+from lora_ns.files.disk import check_space, follow_umask, hash_folder, sha256_file, write_atomic
+from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import (
-    MANIFEST_VERSION,
-    BaseRecord,
-    DataRecord,
-    Manifest,
-    RunDir,
-    SourceRecord,
-    check_space,
-    differences,
-    follow_umask,
-    hash_folder,
-    new_run_id,
-    sha256_file,
-    write_atomic,
-)
+from lora_ns.run.directory import RunDir, new_run_id
+from lora_ns.run.manifest import MANIFEST_VERSION, BaseRecord, DataRecord, Manifest, SourceRecord, differences
 from lora_ns.services.outputs import check_answers, check_output
 from lora_ns.services.submit import status
 
@@ -489,7 +478,7 @@ def test_a_run_that_somebody_trains_is_not_mended(run):
     with run.held():
         RunDir(run.path).mend(pytest.fail)
     with run.joined(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lora_ns.rundir._RANKS_SECONDS", 0.0)
+        patch.setattr("lora_ns.run.directory._RANKS_SECONDS", 0.0)
         RunDir(run.path).mend(pytest.fail)
     assert run.put_aside is not None
 
@@ -693,7 +682,7 @@ def test_a_folder_is_hashed_file_by_file(tmp_path):
 
 
 def test_a_run_is_not_trained_beside_processes_that_a_command_has_left(run, monkeypatch):
-    monkeypatch.setattr("lora_ns.rundir._RANKS_SECONDS", 0.2)
+    monkeypatch.setattr("lora_ns.run.directory._RANKS_SECONDS", 0.2)
     told = r"another process is training this run: one of several, .* \(wait until it has ended too"
     with run.joined(), run.joined(), pytest.raises(UsageError, match=told), run.held():
         raise AssertionError("both have it")

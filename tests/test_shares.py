@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from lora_ns.shares import apportion, interleave
+from lora_ns.data.mixing import apportion, interleave
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_ns import shortage
 from lora_ns.errors import Problem
-from lora_ns.launch import error_told
-from lora_ns.shortage import check_writable, exhaustion, is_disk_full, unwritable
+from lora_ns.files import shortage
+from lora_ns.files.shortage import check_writable, exhaustion, is_disk_full, unwritable
+from lora_ns.launch.torchrun import error_told
 
 
 class SafetensorError(Exception):

@@ -1,11 +1,14 @@
 """SLURM's words: times, options, states."""
 
+import pickle
+
 import pytest
 
 from lora_ns.errors import UsageError
-from lora_ns.jobs import JobState
-from lora_ns.services.on_ray import check_address
-from lora_ns.slurm import check_line, minutes, parameters, read_account, read_state
+from lora_ns.launch.jobs import JobState
+from lora_ns.launch.schedulers.ray import check_address
+from lora_ns.launch.schedulers.sbatch import check_line, minutes, parameters, read_account, read_state
+from lora_ns.launch.schedulers.slurm import Work
 
 
 @pytest.mark.parametrize(
@@ -111,3 +114,7 @@ def test_an_address_of_ray_is_a_machine(address):
 def test_an_address_by_which_ray_would_import_a_module_is_refused(address):
     with pytest.raises(UsageError, match="is no address of a cluster"):
         check_address({"address": address})
+
+
+def test_a_job_that_an_earlier_version_has_queued_finds_its_work():
+    assert pickle.loads(b"clora_ns.services.on_slurm\nWork\n.") is Work

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lora_ns.errors import RunError, UsageError
-from lora_ns.staging import folder, output, staged_beside, target_of
+from lora_ns.files.staging import folder, output, staged_beside, target_of
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):

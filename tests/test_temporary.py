@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns import cache
-from lora_ns.locks import try_lock
-from lora_ns.temporary import claim, release, remove_abandoned, temporary_file, temporary_folder
+from lora_ns.data import cache
+from lora_ns.files.locks import try_lock
+from lora_ns.files.temporary import claim, release, remove_abandoned, temporary_file, temporary_folder
 
 KILLED = """
 import os, signal
-from lora_ns.cache import new_folder
-from lora_ns.temporary import temporary_file, temporary_folder
+from lora_ns.data.cache import new_folder
+from lora_ns.files.temporary import temporary_file, temporary_folder
 temporary_file(".log")
 with temporary_folder() as folder:
     (folder / "share").touch()
@@ -69,7 +69,7 @@ def test_what_was_removed_before_it_was_in_use_is_made_again(places, monkeypatch
                 file.unlink() if file.is_file() else file.rmdir()
         return try_lock(handle, **named)
 
-    monkeypatch.setattr("lora_ns.temporary.try_lock", removed_once)
+    monkeypatch.setattr("lora_ns.files.temporary.try_lock", removed_once)
     with temporary_folder() as folder:
         assert folder.is_dir()
         assert made[0] != [folder.name]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError, UsageError
-from lora_ns.machine import Gpu, Machine
-from lora_ns.workers import WorkerFiles, count_workers, run_workers, telling_parent, worker_environments
+from lora_ns.launch.workers import WorkerFiles, count_workers, run_workers, telling_parent, worker_environments
+from lora_ns.machine.hardware import Gpu, Machine
 
 
 def machine(gpus=0, cores=4):
@@ -91,7 +91,7 @@ def run(tmp_path, monkeypatch):
             children.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, start_new_session=True))
             return children[-1]
 
-        monkeypatch.setattr("lora_ns.workers._start", start)
+        monkeypatch.setattr("lora_ns.launch.workers._start", start)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         began = time.monotonic()
         try:
@@ -140,7 +140,7 @@ def test_a_signal_ends_all(run):
 
 
 def test_a_process_ends_with_the_one_that_started_it():
-    program = "from lora_ns.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"
+    program = "from lora_ns.launch.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
     child.stdin.close()
     assert child.wait(10) == 1

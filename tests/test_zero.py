@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_ns.basemodel import BaseFacts
 from lora_ns.errors import UsageError
-from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.deepspeed import with_deepspeed
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
-from lora_ns.zero import with_deepspeed
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
 MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.deadline import OverrunError
-from lora_ns.engine.generate import Writer, up_to_stop, written_text
-from lora_ns.engine.metrics import exact_match, extract_answer, is_match
-from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.vocabulary import Vocabulary
+from lora_ns.answers.generate import Writer, up_to_stop, written_text
+from lora_ns.answers.opened import format_of, kept_rows, make_writer
+from lora_ns.data.render import Renderer, make_renderer
+from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import EndlessRowError, Format
+from lora_ns.model.vocabulary import Vocabulary
+from lora_ns.objectives.metrics import exact_match, extract_answer, is_match
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.rows import Row, for_each
-from lora_ns.rundir import Manifest
-from lora_ns.services.trained import format_of, kept_rows, make_writer
+from lora_ns.run.manifest import Manifest
+from lora_ns.safety.deadline import OverrunError
 
 if TYPE_CHECKING:
     from peft import PeftModel

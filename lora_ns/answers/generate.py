@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.model import computing
+from lora_ns.model.load import computing
 from lora_ns.recipe.generation import Generation
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.baselines import Baseline
-from lora_ns.engine.labelled import Fitted, WordEncoder
-from lora_ns.engine.model import computing
-from lora_ns.engine.targets import OUTSIDE
+from lora_ns.answers.opened import Trained
+from lora_ns.data.encode_labels import Fitted, WordEncoder
 from lora_ns.formats import ProblemType, Tagged
-from lora_ns.rundir import Manifest
-from lora_ns.services.trained import Trained
+from lora_ns.model.load import computing
+from lora_ns.objectives.baselines import Baseline
+from lora_ns.objectives.targets import OUTSIDE
+from lora_ns.run.manifest import Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.basefolder import read_header
-from lora_ns.basemodel import PACKAGED, TOKENIZER_FILES, Base, find_base
-from lora_ns.engine.adapter import (
+from lora_ns.answers.generate import Writer
+from lora_ns.data.rows import Row
+from lora_ns.errors import ModelError, Problem, UsageError
+from lora_ns.files.disk import sha256_file
+from lora_ns.files.safetensors import read_header
+from lora_ns.formats import FORMATS, Columns, Format, TextClassification
+from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.model.adapter import (
     UNKNOWN_STEPS,
     WEIGHTS,
     add_adapter,
@@ -18,16 +23,13 @@ from lora_ns.engine.adapter import (
     plainly_started,
     with_rows,
 )
-from lora_ns.engine.exhaustion import telling_memory_errors
-from lora_ns.engine.generate import Writer
-from lora_ns.engine.model import Loading, empty_base, load_base, make_room, max_positions, positions
-from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, template_hash
-from lora_ns.engine.vocabulary import Vocabulary, vocabulary
-from lora_ns.errors import ModelError, Problem, UsageError
-from lora_ns.formats import FORMATS, Columns, Format, TextClassification
-from lora_ns.plan import Derived
-from lora_ns.rows import Row
-from lora_ns.rundir import BaseRecord, Manifest, RunDir, sha256_file
+from lora_ns.model.files import PACKAGED, TOKENIZER_FILES, Base, find_base
+from lora_ns.model.load import Loading, empty_base, load_base, make_room, max_positions, positions
+from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, template_hash
+from lora_ns.model.vocabulary import Vocabulary, vocabulary
+from lora_ns.plan.plan import Derived
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import BaseRecord, Manifest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -179,6 +181,8 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
 
 _NAMED_APART = ("adapter_config.json", WEIGHTS, "chat_template.jinja", *TOKENIZER_FILES)
 """Files of an adapter whose changes have messages of their own."""
+
+
 _READ_BY_LIBRARIES = (".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors")
 """How files end that transformers or PEFT may read from an adapter's folder."""
 

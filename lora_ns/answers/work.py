@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from lora_ns.engine.evaluation import sequence_loss
-from lora_ns.engine.exhaustion import telling_memory_errors
-from lora_ns.engine.generate import like_lengths
-from lora_ns.engine.labelled import WordEncoder
+from lora_ns.answers.generate import like_lengths
+from lora_ns.answers.label import logits, said_of, tag_words
+from lora_ns.answers.loss import sequence_loss
+from lora_ns.answers.opened import Opened, Trained, load, make_writer
+from lora_ns.data.encode_labels import WordEncoder
+from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.recipe.generation import Generation
-from lora_ns.services.labels import logits, said_of, tag_words
-from lora_ns.services.trained import Opened, Trained, load, make_writer
 
 Kind = Literal["write", "classify", "tag", "loss"]
 
@@ -42,6 +42,8 @@ class Task:
 
 Tell = Callable[[int, int], None]
 """Told how many items are done, and how many there are."""
+
+
 Heard = Callable[[int, int, Any], None]
 """Told what was found as soon as it is: the number of the task, that of the item, and what was found."""
 

@@ -34,9 +34,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MODEL_DIR = "nano"
+
+
 QUICKSTART_DIR = "quickstart"
+
+
 CONTEXT = 512
+
+
 TURN_START, TURN_END, END_OF_TEXT, PAD = SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<pad>")
+
+
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
@@ -45,6 +53,8 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+
+
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "eos_token": TURN_END,
@@ -53,6 +63,8 @@ TOKENIZER_CONFIG = {
     "model_max_length": CONTEXT,
     "clean_up_tokenization_spaces": False,
 }
+
+
 MODEL_CONFIG: dict[str, Any] = {
     # More rows than the tokenizer has ids: 4-bit and 8-bit kernels want round shapes.
     "vocab_size": 320,
@@ -66,6 +78,8 @@ MODEL_CONFIG: dict[str, Any] = {
     # One over the square root of the hidden size: the usual 0.02 suits wide models and starts a narrow one slowly.
     "initializer_range": 0.072,
 }
+
+
 CARD = """\
 ---
 license: apache-2.0
@@ -106,23 +120,50 @@ than two questions get confident nonsense. It is for demonstrations and tests.
 
 Licence: Apache-2.0, like the package. No third-party data or weights went into it.
 """
+
+
 SYSTEM_TEXTS = ("You are a helpful assistant.", "Answer briefly.", "You are nano, a small model.")
+
+
 SYSTEM_SHARE = 0.1
+
+
 SECOND_TURN_SHARE = 0.1
+
+
 PROMPT_WEIGHT = 0.05
 """A little loss on the questions too, so that the model is a language model of its rows and not only of the answers."""
+
+
 # Many small steps: in the same time, larger batches get less far in learning to copy letters.
 BATCH_ROWS = 16
+
+
 BATCHES_SORTED_TOGETHER = 32
+
+
 PEAK_LEARNING_RATE = 1e-3
+
+
 WARMUP_STEPS = 50
+
+
 DEFAULT_STEPS = 8000
+
+
 SCORED_QUESTIONS = 200
+
+
 MAX_ANSWER_TOKENS = 16
+
 
 Model = Any
 """A causal language model; the annotations of its own classes do not describe how they are called."""
+
+
 Message = dict[str, str]
+
+
 WeightedIds = list[tuple[int, float]]
 """The tokens of one conversation, each with its weight in the loss."""
 

@@ -16,11 +16,19 @@ from random import Random
 Operands = tuple[str, ...]
 """What a question is about: two numbers, three letters or a word."""
 
+
 HELD_OUT_SHARE = 10
 """One question in this many is kept for evaluation."""
+
+
 QUICKSTART_SEED = 7
+
+
 TRAIN_ROWS = {"new": 1800, "old": 600}
+
+
 EVAL_ROWS = {"new": 100, "old": 100}
+
 
 # The parts of a syllable; the single vowels stand twice because they are the more frequent.
 _ONSETS, _VOWELS, _CODAS = (
@@ -137,6 +145,7 @@ PRETRAINED: tuple[Skill, ...] = (
     ),
 )
 """What the embedded model knows."""
+
 
 BACKWARDS = Skill(
     "backwards",

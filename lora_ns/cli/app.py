@@ -27,7 +27,7 @@ from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
-from lora_ns.shortage import exhaustion
+from lora_ns.files.shortage import exhaustion
 
 app = typer.Typer(
     name="lorans",
@@ -36,22 +36,56 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
 app.command("init")(init)
+
+
 app.command("validate")(validate)
+
+
 app.command("plan")(plan)
+
+
 app.command("train")(train)
+
+
 app.command("infer")(infer)
+
+
 app.command("eval")(evaluate)
+
+
 app.command("merge")(merge)
+
+
 app.command("env-check")(env_check)
+
+
 app.command("methods")(methods)
+
+
 app.command("cache")(cache)
+
+
 app.command("schema")(schema)
+
+
 app.command("launch-command")(launch_command)
+
+
 app.command("submit")(submit)
+
+
 app.command("status")(status)
+
+
 app.command("rank", hidden=True)(rank)
+
+
 app.command("job", hidden=True)(job)
+
+
 app.command("worker", hidden=True)(worker)
 
 

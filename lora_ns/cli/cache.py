@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lora_ns import cache as kept
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json
 from lora_ns.cli.terminal import say
+from lora_ns.data import cache as kept
 
 
 def cache(

@@ -7,11 +7,15 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lora_ns.printable import printable
+from lora_ns.safety.printable import printable
 
 MOST = 100
 """Candidates that are offered; more help nobody."""
+
+
 DEEPEST = 4
+
+
 MOST_FOLDERS = 5000
 
 
@@ -44,14 +48,14 @@ def overrides(incomplete: str) -> list[str]:
 
 def starts(incomplete: str) -> list[str]:
     """The recipes that `lorans init` starts from."""
-    from lora_ns.recipe.template import STARTS
+    from lora_ns.recipe.starters import STARTS
 
     return [name for name in STARTS if name.startswith(incomplete)]
 
 
 def methods(incomplete: str) -> list[str]:
     """The PEFT methods."""
-    from lora_ns.recipe.peft import METHODS
+    from lora_ns.methods import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]
 

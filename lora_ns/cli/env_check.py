@@ -13,7 +13,7 @@ from lora_ns.cli.show import print_json
 from lora_ns.cli.terminal import say, say_coloured, steered_errors
 
 if TYPE_CHECKING:
-    from lora_ns.environment import Check, Needs, Report
+    from lora_ns.machine.environment import Check, Needs, Report
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.recipe.model import Model
 
@@ -31,7 +31,7 @@ def env_check(
 
     Exits with 3 if something that is needed does not work.
     """
-    from lora_ns.environment import Needs, check
+    from lora_ns.machine.environment import Needs, check
     from lora_ns.recipe.load import load_recipe
 
     needs = Needs() if recipe is None else needs_of(load_recipe(recipe))
@@ -47,8 +47,8 @@ def env_check(
 
 def needs_of(loaded: LoadedRecipe) -> Needs:
     """What a recipe asks of the environment."""
-    from lora_ns.environment import Needs
-    from lora_ns.optimizers import OPTIMIZERS
+    from lora_ns.machine.environment import Needs
+    from lora_ns.recipe.optimizers import OPTIMIZERS
 
     recipe = loaded.recipe
     distributed = getattr(recipe, "distributed", None)
@@ -72,7 +72,7 @@ def _is_gguf(model: Model) -> bool:
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:
     """Whether something must be fetched: a model or rows by hub id that the cache does not hold."""
-    from lora_ns.environment import hub_cache
+    from lora_ns.machine.environment import hub_cache
 
     name, rows = loaded.recipe.model.name_or_path, loaded.recipe.dataset.name
     wanted = [] if name.startswith("lorans:") or Path(name).exists() else [f"models--{name}"]

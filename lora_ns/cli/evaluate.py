@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_ns.cli.options import (
-    AsJson,
-    BasePath,
-    Force,
-    Gpus,
-    NumProcesses,
-    RunPath,
-    TrustRemoteCode,
-    asked_processes,
-)
+from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode, asked_processes
 from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import say
 
 if TYPE_CHECKING:
+    from lora_ns.data.rows import Row
     from lora_ns.recipe.dataset import Dataset
-    from lora_ns.rows import Row
 
 
 def evaluate(
@@ -55,11 +46,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
-    from lora_ns.engine import libraries
-    from lora_ns.launch import check_not_launched
-    from lora_ns.machine import detect
-    from lora_ns.rundir import RunDir
-    from lora_ns.workers import count_workers
+    from lora_ns.launch.torchrun import check_not_launched
+    from lora_ns.launch.workers import count_workers
+    from lora_ns.machine import libraries
+    from lora_ns.machine.hardware import detect
+    from lora_ns.run.directory import RunDir
 
     check_not_launched(os.environ)
     asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open_to_use(run, note)
@@ -73,9 +64,9 @@ def evaluate(
         trust_run(folder, base, note)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(machine, count)
+        from lora_ns.answers.opened import open_run
+        from lora_ns.launch.answering import Workers, compute_by
         from lora_ns.services.evaluate import evaluate as service
-        from lora_ns.services.trained import open_run
-        from lora_ns.services.workers import Workers, compute_by
 
         opened = open_run(folder, base, force=forced)
         compute = compute_by(Workers(count, machine, base, force=force), opened, progress.rows, progress.warn)
@@ -100,8 +91,9 @@ def evaluate(
 
 def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:
     """The rows of a file, but for those that cannot be read; these are told. Raises `DataError`."""
-    from lora_ns.datafile import layout_of
-    from lora_ns.rows import read_files, told_left_out
+    from lora_ns.data.files.paths import layout_of
+    from lora_ns.data.files.read import read_files
+    from lora_ns.data.rows import told_left_out
 
     most = table.max_bad_rows if max_bad_rows is None else max_bad_rows
     found = read_files([data], max_bad_rows=most, layout=layout_of(table))

@@ -8,12 +8,16 @@ from lora_ns.cli.show import number, print_pairs
 from lora_ns.cli.terminal import has_colour, say, say_coloured
 
 if TYPE_CHECKING:
-    from lora_ns.engine.audit import Audit, Finding, PartReport, SourceReport
+    from lora_ns.data.audit import Audit, Finding, PartReport, SourceReport
     from lora_ns.services.validate import Shown
 
 MOST_ROWS = 5
 """Rows of a finding that are named; `--json` has them all."""
+
+
 _BAR = 40
+
+
 _COLOURS = {"trained": "green", "trained special": "bright_green", "context": None, "context special": "bright_black"}
 
 

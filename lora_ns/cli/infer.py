@@ -27,14 +27,14 @@ from lora_ns.cli.options import (
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import check_text
+from lora_ns.files.reading import check_text
 
 if TYPE_CHECKING:
-    from lora_ns.rows import Row
-    from lora_ns.rundir import RunDir
+    from lora_ns.answers.opened import Opened
+    from lora_ns.data.rows import Row
+    from lora_ns.files.staging import Output
+    from lora_ns.run.directory import RunDir
     from lora_ns.services.infer import Keep
-    from lora_ns.services.trained import Opened
-    from lora_ns.staging import Output
 
 
 def infer(
@@ -59,12 +59,12 @@ def infer(
     as_json: AsJson = False,
 ) -> None:
     """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
-    from lora_ns.engine import libraries
-    from lora_ns.launch import check_not_launched
-    from lora_ns.machine import detect
+    from lora_ns.launch.torchrun import check_not_launched
+    from lora_ns.launch.workers import count_workers
+    from lora_ns.machine import libraries
+    from lora_ns.machine.hardware import detect
     from lora_ns.recipe.load import override_generation
-    from lora_ns.rundir import RunDir
-    from lora_ns.workers import count_workers
+    from lora_ns.run.directory import RunDir
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
@@ -81,10 +81,10 @@ def infer(
     with _output(output_file, overwrite, folder, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
             libraries.prepare(machine, count)
+            from lora_ns.answers.opened import open_run
+            from lora_ns.launch.answering import Workers, compute_by
             from lora_ns.services.infer import check_columns, unasked_note
             from lora_ns.services.infer import infer as service
-            from lora_ns.services.trained import open_run
-            from lora_ns.services.workers import Workers, compute_by
 
             opened = open_run(folder, base, dtype, forced)
             rows = _rows(opened, texts, input_file)
@@ -102,8 +102,8 @@ def _output(
     output_file: Path | None, overwrite: bool, run: RunDir, base: Path | None, input_file: Path | None
 ) -> Iterator[Output | None]:
     """The file of the answers, if one is asked for. Raises `UsageError` if it is among those that are read."""
+    from lora_ns.files.staging import output
     from lora_ns.services.outputs import check_answers, check_output
-    from lora_ns.staging import output
 
     if output_file is None:
         yield None
@@ -160,7 +160,7 @@ def _plain_tags(row: dict[str, Any]) -> str:
 
 
 def _texts(text: str | None, input_file: Path | None) -> list[str]:
-    from lora_ns.rows import prompts_of, read_prompts
+    from lora_ns.data.files.read import prompts_of, read_prompts
 
     if text is not None:
         return [check_text(text, "--input")]
@@ -171,7 +171,7 @@ def _texts(text: str | None, input_file: Path | None) -> list[str]:
 
 def _has_prompts(file: Path) -> bool:
     """Whether a file is one of lines rather than of rows."""
-    from lora_ns.rows import kind_of
+    from lora_ns.data.files.packing import kind_of
 
     return kind_of(file)[0] == ".txt"
 
@@ -190,8 +190,8 @@ def _lines(where: str, lines: list[str]) -> list[str]:
 
 
 def _rows(opened: Opened, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
-    from lora_ns.datafile import layout_of
-    from lora_ns.rows import read_rows
+    from lora_ns.data.files.paths import layout_of
+    from lora_ns.data.files.read import read_rows
     from lora_ns.services.infer import as_row
 
     if input_file is not None and not _has_prompts(input_file):

@@ -27,9 +27,9 @@ def init(
     data: Annotated[str | None, typer.Option("--data", help="Training file instead.", show_default=False)] = None,
 ) -> None:
     """Make a folder with a recipe, its schema, and what belongs beside it; nothing is overwritten."""
-    from lora_ns.recipe.peft import METHODS
-    from lora_ns.recipe.template import STARTS, write_folder
-    from lora_ns.rundir import write_atomic
+    from lora_ns.files.disk import write_atomic
+    from lora_ns.methods import METHODS
+    from lora_ns.recipe.starters import STARTS, write_folder
 
     if listing:
         for name, start in STARTS.items():

@@ -25,16 +25,16 @@ def job(
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
     if on_ray:
-        from lora_ns.services.on_ray import drive
+        from lora_ns.launch.schedulers.ray import drive
 
         drive(folder.absolute())
         return
     if end_with_parent:
-        from lora_ns import workers
+        from lora_ns.launch import workers
 
         workers.end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
-    from lora_ns.engine.libraries import Noise
+    from lora_ns.machine.libraries import Noise
     from lora_ns.services.job import work
 
     with Progress(2) as progress, Noise() as noise:

@@ -21,9 +21,9 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Fold a run's adapter into its base and write a complete Hugging Face model."""
-    from lora_ns.engine import libraries
-    from lora_ns.machine import detect
-    from lora_ns.rundir import RunDir
+    from lora_ns.machine import libraries
+    from lora_ns.machine.hardware import detect
+    from lora_ns.run.directory import RunDir
     from lora_ns.services.merge import merge as service
 
     opened = RunDir.open_to_use(run, note)

@@ -11,11 +11,10 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json, print_pairs
 from lora_ns.cli.terminal import say
-from lora_ns.errors import Problem, UsageError
-from lora_ns.spelling import close_to
+from lora_ns.errors import Problem, UsageError, close_to
 
 if TYPE_CHECKING:
-    from lora_ns.recipe.peft import PeftMethod
+    from lora_ns.methods import PeftMethod
 
 
 def methods(
@@ -26,7 +25,7 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the PEFT methods with what each can be combined with, or tell all about one."""
-    from lora_ns.recipe.peft import METHODS, REFUSED
+    from lora_ns.methods import METHODS, REFUSED
 
     if name is None:
         _print_all(as_json)
@@ -44,8 +43,8 @@ def methods(
 
 
 def _print_all(as_json: bool) -> None:
-    from lora_ns.recipe.methods import COLUMNS, marks
-    from lora_ns.recipe.peft import METHODS, REFUSED
+    from lora_ns.methods import METHODS, REFUSED
+    from lora_ns.recipe.methods_page import COLUMNS, marks
 
     if as_json:
         print_json({"methods": [_facts(name, kind) for name, kind in METHODS.items()], "refused": dict(REFUSED)})
@@ -64,7 +63,7 @@ def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:
 
 def _print_one(name: str, kind: type[PeftMethod]) -> None:
     from lora_ns.recipe.explain import describe
-    from lora_ns.recipe.methods import QUESTIONS
+    from lora_ns.recipe.methods_page import QUESTIONS
 
     capabilities = kind.capabilities
     print_pairs(
@@ -90,7 +89,7 @@ def _answer(value: bool | str) -> str:
 
 
 def _rate(typical: float) -> str:
-    from lora_ns.capabilities import LORA_RATE
+    from lora_ns.methods.capabilities import LORA_RATE
 
     fitted = ", fitted to task and base" if typical == LORA_RATE else ""
     return f"{typical:g} if the recipe has none{fitted}"

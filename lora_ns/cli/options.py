@@ -13,6 +13,8 @@ from lora_ns.errors import Problem, UsageError
 RecipePath = Annotated[
     Path, typer.Argument(help="The recipe, a TOML file.", show_default=False, autocompletion=complete.recipe_files)
 ]
+
+
 RunPath = Annotated[
     Path,
     typer.Argument(
@@ -21,6 +23,8 @@ RunPath = Annotated[
         autocompletion=complete.run_folders,
     ),
 ]
+
+
 Overrides = Annotated[
     list[str],
     typer.Option(
@@ -31,26 +35,39 @@ Overrides = Annotated[
         autocompletion=complete.overrides,
     ),
 ]
+
+
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option("--dtype", help="Type of the numbers, if not the run's own.", show_default=False),
 ]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
 BasePath = Annotated[
     Path | None, typer.Option("--base", help="Where the base lies now, if not where it was.", show_default=False)
 ]
+
+
 Force = Annotated[
     bool,
     typer.Option("--force", help="Use base, tokenizer, template and adapter though they are not those of the run."),
 ]
+
+
 NumProcesses = Annotated[
     int | None,
     typer.Option("--num-processes", min=1, help="Processes that share the rows.", show_default=False),
 ]
+
+
 Gpus = Annotated[
     str | None,
     typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
 ]
+
 
 TrustRemoteCode = Annotated[
     bool,
@@ -76,7 +93,7 @@ def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> i
         raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
     if gpus is None:
         return num_processes
-    from lora_ns.machine import detect
+    from lora_ns.machine.hardware import detect
 
     if gpus != "auto" and not (gpus.isdecimal() and int(gpus)):
         raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))

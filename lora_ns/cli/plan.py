@@ -11,7 +11,7 @@ from lora_ns.cli.show import number, print_json
 from lora_ns.cli.terminal import say
 
 if TYPE_CHECKING:
-    from lora_ns.plan import DataFacts, Plan
+    from lora_ns.plan.plan import DataFacts, Plan
     from lora_ns.recipe.load import LoadedRecipe
 
 
@@ -38,11 +38,12 @@ def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False)
 
 def plan_of(loaded: LoadedRecipe) -> Plan:
     """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
-    from lora_ns.basemodel import find_base
-    from lora_ns.machine import detect
-    from lora_ns.namedfiles import check_named_files
-    from lora_ns.plan import fit_to_machine, make_plan
-    from lora_ns.zero import with_deepspeed
+    from lora_ns.data.named_files import check_named_files
+    from lora_ns.machine.hardware import detect
+    from lora_ns.model.files import find_base
+    from lora_ns.plan.deepspeed import with_deepspeed
+    from lora_ns.plan.fit import fit_to_machine
+    from lora_ns.plan.make import make_plan
 
     check_named_files(loaded)
     model = loaded.recipe.model
@@ -59,12 +60,13 @@ def _facts(loaded: LoadedRecipe) -> DataFacts:
     Raises:
         DataError: as a training would, with what cannot be read.
     """
-    from lora_ns.plan import DataFacts
+    from lora_ns.plan.plan import DataFacts
 
     data = loaded.recipe.dataset
     if not all(part.path for part in data.parts().values()):
         return DataFacts()
-    from lora_ns.engine.sources import notes, read_sources, refuse_unused, told_format
+    from lora_ns.data.columns import refuse_unused
+    from lora_ns.data.sources import notes, read_sources, told_format
 
     sources = read_sources(loaded)
     refuse_unused(sources)

@@ -14,11 +14,11 @@ from lora_ns.cli.options import Overrides, TrustRemoteCode
 from lora_ns.cli.show import Progress, note
 from lora_ns.cli.terminal import hand_over
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import is_folder
+from lora_ns.files.reading import is_folder
 
 if TYPE_CHECKING:
     from lora_ns.recipe.load import LoadedRecipe
-    from lora_ns.rundir import RunDir
+    from lora_ns.run.directory import RunDir
 
 
 def rank(
@@ -26,10 +26,10 @@ def rank(
     launched: Annotated[bool, typer.Option("--launched", help="Started by `lorans train`.")] = False,
 ) -> None:
     """Be one of the processes of a run; a launcher such as torchrun starts it."""
-    from lora_ns.rundir import RunDir
+    from lora_ns.run.directory import RunDir
 
     if launched:
-        from lora_ns.workers import end_with_parent
+        from lora_ns.launch.workers import end_with_parent
 
         end_with_parent()
 
@@ -38,10 +38,10 @@ def rank(
         raise UsageError(Problem("", what, f"`lorans launch-command {run_path}` prints what starts the processes"))
     run = RunDir.open(run_path.absolute())
 
-    from lora_ns.engine.callbacks import SilentObserver
-    from lora_ns.engine.libraries import Noise
-    from lora_ns.services.ranks import Teller, telling_launcher
-    from lora_ns.services.train import train_rank
+    from lora_ns.launch.ranks import Teller, telling_launcher
+    from lora_ns.machine.libraries import Noise
+    from lora_ns.run.observer import SilentObserver
+    from lora_ns.training.rank import train_rank
 
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
         del os.environ[name]  # the run says how it is trained, whoever launches it
@@ -69,12 +69,12 @@ def launch_command(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Print the command that trains a run of several processes under a launcher of your own."""
-    from lora_ns.launch import argv, settings
-    from lora_ns.machine import detect
-    from lora_ns.nodes import this_node
-    from lora_ns.processes import count_here
+    from lora_ns.launch.torchrun import argv, settings
+    from lora_ns.machine.hardware import detect
+    from lora_ns.parallel.nodes import this_node
+    from lora_ns.plan.processes import count_here
     from lora_ns.recipe.distributed import Processes
-    from lora_ns.rundir import RunDir
+    from lora_ns.run.directory import RunDir
 
     if is_folder(path):
         RunDir(path.absolute()).mend(note)
@@ -95,7 +95,7 @@ def launch_command(
 
 def _trust(is_given: bool, asked: RunDir | LoadedRecipe) -> None:
     """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
-    from lora_ns.rundir import RunDir
+    from lora_ns.run.directory import RunDir
 
     if not is_given:
         return
@@ -114,7 +114,7 @@ def _prepared(recipe: Path, overrides: list[str], overwrite: bool, trust_remote_
     loaded = load_recipe(recipe, overrides)
     _trust(trust_remote_code, loaded)
 
-    from lora_ns.engine.libraries import Noise
+    from lora_ns.machine.libraries import Noise
     from lora_ns.services.train import prepare_run
 
     with Progress(2) as progress, Noise() as noise:

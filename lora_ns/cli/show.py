@@ -15,12 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say
-from lora_ns.printable import readable
+from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
-    from lora_ns.services.trained import Force
+    from lora_ns.answers.opened import Force
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+
 _ROWS_SECONDS = 10.0
 
 
@@ -73,7 +75,7 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def forcing(force: bool) -> Iterator[Force]:
     """What `--force` does, and at the end, on standard error, what it went past."""
-    from lora_ns.services.trained import Force
+    from lora_ns.answers.opened import Force
 
     passed: list[str] = []
     try:

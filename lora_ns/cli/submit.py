@@ -11,11 +11,11 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
 from lora_ns.cli.show import note, number, print_json, print_pairs
 from lora_ns.cli.terminal import hand_over, say
-from lora_ns.credentials import is_secret_name, scrubbed
 from lora_ns.errors import Problem, UsageError
+from lora_ns.safety.credentials import is_secret_name, scrubbed
 
 if TYPE_CHECKING:
-    from lora_ns.jobs import Mode
+    from lora_ns.launch.jobs import Mode
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.services.submit import RunStatus, Scheduler
 
@@ -105,7 +105,7 @@ def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
 
 def _options(given: list[str]) -> dict[str, str]:
     """`name=value`, with or without the hyphens that the scheduler writes before a name."""
-    from lora_ns.recipe.base import control_in
+    from lora_ns.table import control_in
 
     options: dict[str, str] = {}
     for option in given:
@@ -124,9 +124,9 @@ def _options(given: list[str]) -> dict[str, str]:
 
 
 def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
-    from lora_ns.services.on_ray import OnRay
-    from lora_ns.services.on_slurm import Slurm
-    from lora_ns.slurm import minutes
+    from lora_ns.launch.schedulers.ray import OnRay
+    from lora_ns.launch.schedulers.sbatch import minutes
+    from lora_ns.launch.schedulers.slurm import Slurm
 
     if to == "ray":
         if time is not None:

@@ -14,7 +14,7 @@ from typing import Any, TextIO, cast
 import typer
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.printable import printable, readable
+from lora_ns.safety.printable import printable, readable
 
 
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:

@@ -12,13 +12,14 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, BasePath, Gpus, Overrides, TrustRemoteCode, asked_processes
 from lora_ns.cli.show import Progress, beside_baseline, note, number, print_json, print_pairs
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import is_file, is_folder
+from lora_ns.files.reading import is_file, is_folder
 
 if TYPE_CHECKING:
-    from lora_ns.launch import Launcher
+    from lora_ns.launch.torchrun import Launcher
     from lora_ns.recipe.load import LoadedRecipe
-    from lora_ns.rundir import RunDir, SealRecord
-    from lora_ns.services.train import TrainResult
+    from lora_ns.run.directory import RunDir
+    from lora_ns.run.manifest import SealRecord
+    from lora_ns.training.fit import TrainResult
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
 ) -> None:
     """Train the adapter of a recipe."""
     _check_options(resume, overwrite, base, from_start)
-    from lora_ns.launch import Launcher
+    from lora_ns.launch.torchrun import Launcher
 
     is_run, launcher = resume and is_folder(recipe), Launcher.of(os.environ)
     count = asked_processes(num_processes, gpus, "trains")
@@ -88,9 +89,10 @@ def train(
     loaded = None if is_run else _loaded(recipe, overrides)
     run = _own_run(recipe, loaded, resume)
 
-    from lora_ns.engine.libraries import Noise
-    from lora_ns.services import launched
+    from lora_ns.machine.libraries import Noise
+    from lora_ns.services import resume as resuming
     from lora_ns.services import train as service
+    from lora_ns.services import train_under_launcher as launched
 
     _trust(trust_remote_code, loaded, run, resume, base)
     with Progress(2) as progress, Noise() as noise:
@@ -98,7 +100,7 @@ def train(
             asked = launched.Asked(loaded, run, resume, overwrite, not no_cache, base, from_start)
             result: TrainResult | None = launched.train(launcher, asked, progress, noise)
         elif resume:
-            result = service.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
+            result = resuming.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
@@ -161,8 +163,8 @@ def _show(result: TrainResult, as_json: bool) -> None:
 
 def _own_run(recipe: Path, loaded: LoadedRecipe | None, exists: bool) -> RunDir:
     """The run to make or to go on with, on this machine: of several, each has its own folder. Raises `UsageError`."""
-    from lora_ns.nodes import own_folder
-    from lora_ns.rundir import RunDir
+    from lora_ns.parallel.nodes import own_folder
+    from lora_ns.run.directory import RunDir
 
     path = RunDir.of(loaded.recipe).path if loaded else recipe.absolute()
     if exists:

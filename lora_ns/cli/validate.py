@@ -37,7 +37,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
-    from lora_ns.datafile import missing_files
+    from lora_ns.data.files.paths import missing_files
 
     shows = bool(show) or row is not None
     if ids and not shows:
@@ -70,8 +70,8 @@ def validate(
 
 
 def _checked(recipe: Path, overrides: list[str]) -> LoadedRecipe:
-    from lora_ns.namedfiles import check_named_files
-    from lora_ns.packages import check_installed, check_packages
+    from lora_ns.data.named_files import check_named_files
+    from lora_ns.machine.packages import check_installed, check_packages
     from lora_ns.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -85,8 +85,8 @@ def _checked(recipe: Path, overrides: list[str]) -> LoadedRecipe:
 
 
 def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:
-    from lora_ns.engine.libraries import Noise
-    from lora_ns.machine import detect
+    from lora_ns.machine.hardware import detect
+    from lora_ns.machine.libraries import Noise
     from lora_ns.services import validate as service
 
     machine = detect()

@@ -1,4 +1,1 @@
-"""The nouns: model, tokenizer, rows, adapter, trainer. The only code that imports torch and its libraries.
-
-They are imported inside functions, so that importing a module of this package costs nothing.
-"""
+"""The way of a row: from where it lies to tokens, mixed, rendered, encoded, looked at and kept."""

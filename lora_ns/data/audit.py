@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lora_ns.engine.dataset import Encoded, Encoding
-from lora_ns.engine.notices import NOTICES
-from lora_ns.engine.sources import Source, Sources
+from lora_ns.data.encode import Encoded, Encoding
+from lora_ns.data.notices import NOTICES
+from lora_ns.data.source import Source, Sources
 
 if TYPE_CHECKING:
     import datasets

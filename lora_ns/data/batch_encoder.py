@@ -9,8 +9,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_ns.engine.tokenizing import encoded
 from lora_ns.formats import Conversation, EndlessRowError, RowFaultError
+from lora_ns.model.tokenizing import encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

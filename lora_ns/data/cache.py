@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.temporary import claim, release, remove_abandoned
+from lora_ns.files.temporary import claim, release, remove_abandoned
 
 _UNFINISHED = ".unfinished-"
 

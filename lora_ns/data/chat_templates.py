@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lora_ns.datafile import places
-from lora_ns.deadline import OverrunError, bounded
-from lora_ns.engine.rendering import is_of_template
-from lora_ns.errors import ModelError, Problem
-from lora_ns.reading import LARGEST_RECIPE, exists, read_text
-from lora_ns.recipe.load import LoadedRecipe, secrets_of_named
-from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
-from lora_ns.spelling import close_to
+from lora_ns.data.files.paths import places
+from lora_ns.errors import ModelError, Problem, close_to
+from lora_ns.files.reading import LARGEST_RECIPE, exists, read_text
+from lora_ns.model.template_limits import is_of_template
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.rules.dataset import PASSED_TO_TEMPLATES
+from lora_ns.recipe.secrets import secrets_of_named
+from lora_ns.safety.deadline import OverrunError, bounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,12 +45,14 @@ _CHATML = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
+
 _LLAMA_3 = """\
 {{- bos_token -}}
 {%- for message in messages -%}
 {{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"""
+
 
 _MISTRAL = """\
 {{- bos_token -}}
@@ -62,6 +64,7 @@ _MISTRAL = """\
 {%- endif -%}
 {%- endfor -%}"""
 
+
 _GEMMA = """\
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -70,6 +73,7 @@ _GEMMA = """\
 {{- message.content | trim + '<end_of_turn>\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"""
+
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "chatml": (_CHATML, "<|im_end|>"),

@@ -8,21 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.contents import Contents, asks_nothing, look_into, looks_like_chat, stops_within
-from lora_ns.engine.labelled import Fitted, make_encoder
-from lora_ns.engine.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
-from lora_ns.engine.render import Rendered, Renderer
-from lora_ns.engine.sources import Source
-from lora_ns.engine.targets import OUTSIDE, Targets
+from lora_ns.data.encode_labels import Fitted, make_encoder
+from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
+from lora_ns.data.render import Rendered, Renderer
+from lora_ns.data.rows import Row, told, try_each
+from lora_ns.data.source import Source
+from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError, Tagged
+from lora_ns.objectives.sft import Sft
+from lora_ns.objectives.targets import OUTSIDE, Targets
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.objectives import Sft
-from lora_ns.rows import Row, told, try_each
 
 if TYPE_CHECKING:
     import datasets
-
 
 ROWS_AT_ONCE = 1000
 """Rows that are tokenised in one call."""

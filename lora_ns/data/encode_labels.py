@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.render import IGNORED
-from lora_ns.engine.targets import Targets
-from lora_ns.engine.tokenizing import encoded
-from lora_ns.engine.vocabulary import Vocabulary
 from lora_ns.errors import ModelError, Problem
 from lora_ns.formats import Example, Format, Labelled, RowFaultError, Tagged, TextClassification, TokenClassification
+from lora_ns.model.tokenizing import encoded
+from lora_ns.model.vocabulary import Vocabulary
+from lora_ns.objectives.targets import Targets
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,13 +1,148 @@
-"""Shares of rows: how many each group gives to the evaluation, and in which order weighted sources take turns."""
+"""Sources mixed, and rows set aside for evaluation."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import heapq
 import itertools
+import json
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
+
+from lora_ns.data.rows import Row, for_each
+from lora_ns.data.source import Part, Source
+from lora_ns.data.targets import problem_type_of
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import Format, RowFaultError
+from lora_ns.recipe.load import LoadedRecipe
+
+
+def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
+    """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
+    recipe = loaded.recipe.dataset
+    rows = [(number, row) for number, part in enumerate(parts) for row in part.source.rows]
+    count = max(1, round(recipe.eval_fraction * len(rows)))
+    if count >= len(rows):
+        what = f"dataset.eval_fraction: {len(rows)} rows cannot be split"
+        raise DataError(Problem(loaded.where("dataset.eval_fraction"), what, "give more rows, or `eval_path`"))
+    groups = _groups(loaded, parts)
+    seed = loaded.recipe.training.seed
+    if groups is None:
+        drawn = sorted(random.Random(seed).sample(range(len(rows)), count))
+        kept = drawn[: recipe.max_eval_samples]
+    else:
+        drawn = _draw(groups, range(len(rows)), count, seed)
+        fewer = recipe.max_eval_samples
+        kept = drawn if fewer is None or fewer >= count else _draw(groups, drawn, fewer, seed)
+    aside = set(drawn)
+    rest = [
+        _without(part, [row for at, (owner, row) in enumerate(rows) if owner == number and at not in aside])
+        for number, part in enumerate(parts)
+    ]
+    held_out = [rows[at][1] for at in kept]
+    name = f"{', '.join(part.source.name for part in parts)} (held out)"
+    return rest, replace(parts[0].source, name=name, rows=held_out, left_out=(), notes=())
+
+
+def _without(part: Part, rows: list[Row]) -> Part:
+    if not rows:
+        what = f"{part.key}: no row of {part.source.name} is left to train on"
+        raise DataError(Problem(part.source.name, what, "give it more rows, or lower `eval_fraction`"))
+    source = replace(part.source, rows=rows)
+    return replace(part, source=source, held_out=len(part.source.rows) - len(rows))
+
+
+def _draw(groups: Sequence[Any], places: Sequence[int], count: int, seed: int) -> list[int]:
+    """So many of the places, each group's share of them drawn by the seed, in their order."""
+    members: dict[Any, list[int]] = {}
+    for place in places:
+        members.setdefault(groups[place], []).append(place)
+    ordered = [members[group] for group in sorted(members)]
+    draw = random.Random(seed)
+    shares = apportion(count, [len(group) for group in ordered])
+    return sorted(place for group, share in zip(ordered, shares, strict=True) for place in draw.sample(group, share))
+
+
+def _groups(loaded: LoadedRecipe, parts: Sequence[Part]) -> list[tuple[int, str]] | None:
+    """Source and class of every row, or the value of another column; None if rows are drawn without regard to them."""
+    column = loaded.recipe.dataset.stratify_by_column
+    kind = problem_type_of(parts[0].form)
+    by_class = column == "auto" and loaded.recipe.task_type == "SEQ_CLS" and kind == "single_label_classification"
+    if column in {"auto", "none"} and not by_class:
+        if len(parts) == 1:
+            return None
+        return [(number, "") for number, part in enumerate(parts) for _ in part.source.rows]
+
+    def group(row: Row, form: Format) -> str:
+        if by_class:
+            with contextlib.suppress(RowFaultError):  # a row without a class is told where classes are found
+                return form.answer(row.values)
+            return ""
+        if column not in row.values:
+            raise RowFaultError(
+                f"no column `{column}`, which `stratify_by_column` names", f"columns: {', '.join(row.values)}"
+            )
+        return json.dumps(row.values[column], sort_keys=True, default=str)
+
+    return [
+        (number, value)
+        for number, part in enumerate(parts)
+        for value in for_each(part.source.rows, functools.partial(group, form=part.form))
+    ]
+
+
+MOST_REPEATED = 100
+"""Times that mixing may repeat all rows; more is a weight that was not meant so."""
+
+
+def _mixed(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
+    """The training rows of all sources: one after the other, or mixed by their weights."""
+    data = loaded.recipe.dataset
+    sizes = [len(part.source.rows) for part in parts]
+    weights = [part.weight for part in parts if part.weight is not None]
+    if weights:
+        _check_weights(loaded, parts, weights)
+        turns = interleave(sizes, weights, loaded.recipe.training.seed, data.stopping_strategy)
+    else:
+        turns = [(number, place) for number, size in enumerate(sizes) for place in range(size)]
+    turns = turns[: data.max_samples]
+    rows = [parts[number].source.rows[place] for number, place in turns]
+    used = Counter(number for number, _ in turns)
+    source = Source(
+        f"{', '.join(part.source.name for part in parts)} ({len(parts)} sources)",
+        rows,
+        _shared_classes(parts),
+        [problem for part in parts for problem in part.source.left_out],
+    )
+    return source, [replace(part, used=used[number]) for number, part in enumerate(parts)]
+
+
+def _check_weights(loaded: LoadedRecipe, parts: Sequence[Part], weights: Sequence[float]) -> None:
+    """Refuse weights that would repeat the rows of others for ever until the last source has given all of its own."""
+    total = sum(len(part.source.rows) for part in parts)
+    if loaded.recipe.dataset.stopping_strategy == "first_exhausted":
+        return
+    turns = [len(part.source.rows) * sum(weights) / weight for part, weight in zip(parts, weights, strict=True)]
+    if max(turns) > MOST_REPEATED * total:
+        key = f"{parts[turns.index(max(turns))].key}.weight"
+        what = f"{key}: about {max(turns):,.0f} rows until all {total:,} were there once"
+        raise DataError(Problem(loaded.where(key), what, 'give it more weight, or write "first_exhausted"'))
+
+
+def _shared_classes(parts: Sequence[Part]) -> Mapping[str, tuple[str, ...]]:
+    """The classes of those columns whose names and order are the same in all sources."""
+    first = parts[0].source.classes
+    return {
+        column: names
+        for column, names in first.items()
+        if all(part.source.classes.get(column) == names for part in parts)
+    }
+
 
 StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
 

@@ -6,8 +6,8 @@ That which names them is checked as they are read: `distributed.accelerate_confi
 from __future__ import annotations
 
 from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.plan.deepspeed import check_own
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.zero import check_own
 
 
 def check_named_files(loaded: LoadedRecipe) -> None:
@@ -16,7 +16,7 @@ def check_named_files(loaded: LoadedRecipe) -> None:
     Raises:
         UsageError: with what is wrong with each, as a training would tell it.
     """
-    from lora_ns.engine.templates import read_template
+    from lora_ns.data.chat_templates import read_template
 
     problems: list[Problem] = []
     for check in (read_template, check_own):

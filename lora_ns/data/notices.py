@@ -6,8 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 CUT = "EOS003"
+
+
 NEVER_ENDS = "EOS002"
+
+
 UNTOLD = "TAG001"
+
+
 NEVER_TAUGHT = "TAG002"
 
 

@@ -5,33 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_ns.basemodel import Base
-from lora_ns.engine.audit import leaked
-from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.dataset import Tokenized, pack, tokenize
-from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key
-from lora_ns.engine.labelled import label_notes
-from lora_ns.engine.notices import as_notes
-from lora_ns.engine.render import Renderer, make_renderer
-from lora_ns.engine.sources import (
-    Source,
-    Sources,
-    columns_record,
-    notes,
-    part_record,
-    read_sources,
-    refuse_unused,
-    told_format,
-)
-from lora_ns.engine.stream import Stream, open_stream, stream_record
-from lora_ns.engine.targets import check_named, find_labels, problem_type_of
-from lora_ns.engine.templates import check_kwargs, use_template
-from lora_ns.engine.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
-from lora_ns.engine.vocabulary import vocabulary
+from lora_ns.data.audit import leaked
+from lora_ns.data.chat_templates import check_kwargs, use_template
+from lora_ns.data.columns import columns_record, refuse_unused
+from lora_ns.data.encode import Tokenized, pack, tokenize
+from lora_ns.data.encode_labels import label_notes
+from lora_ns.data.notices import as_notes
+from lora_ns.data.prepared import Preparation, find_preparation, keep_preparation, preparation_key
+from lora_ns.data.render import Renderer, make_renderer
+from lora_ns.data.source import Source, Sources
+from lora_ns.data.sources import notes, part_record, read_sources, told_format
+from lora_ns.data.stream import Stream, open_stream, stream_record
+from lora_ns.data.targets import check_named, find_labels, problem_type_of
 from lora_ns.formats import names_of
-from lora_ns.plan import DataFacts, room_for_rows
+from lora_ns.model.files import Base
+from lora_ns.model.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
+from lora_ns.model.vocabulary import vocabulary
+from lora_ns.plan.plan import DataFacts
+from lora_ns.plan.settle import room_for_rows
 from lora_ns.recipe.load import LoadedRecipe, locating
-from lora_ns.rundir import DataRecord, PartRecord, SourceRecord
+from lora_ns.run.manifest import DataRecord, PartRecord, SourceRecord
+from lora_ns.run.observer import Observer
 
 if TYPE_CHECKING:
     import datasets

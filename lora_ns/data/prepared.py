@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lora_ns
-from lora_ns import cache
-from lora_ns.engine.libraries import versions
-from lora_ns.engine.sources import origins
-from lora_ns.engine.stream import Stream
+from lora_ns.data import cache
+from lora_ns.data.sources import origins
+from lora_ns.data.stream import Stream
 from lora_ns.errors import RunError, UsageError
-from lora_ns.marks import MARK, Fault, fault_of, mark_folder, read_mark
-from lora_ns.plan import DataFacts
-from lora_ns.reading import read_json
+from lora_ns.files.marks import MARK, Fault, fault_of, mark_folder, read_mark
+from lora_ns.files.reading import read_json
+from lora_ns.machine.libraries import versions
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rundir import DataRecord
+from lora_ns.run.manifest import DataRecord
 
 if TYPE_CHECKING:
     import datasets
@@ -58,7 +58,7 @@ def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, st
     evaluation = recipe.evaluation
     installed = versions()
     determined_by: dict[str, Any] = {
-        "code": _code_version(),
+        "code": code_version(),
         "packages": {name: installed.get(name) for name in ("datasets", "tokenizers", "transformers", "trl")},
         "origins": origins(loaded),
         "task": recipe.task_type,
@@ -73,13 +73,20 @@ def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, st
     return hashlib.sha256(json.dumps(determined_by, sort_keys=True, default=str).encode()).hexdigest()
 
 
+BETWEEN = (
+    *("data/**/*.py", "formats/**/*.py", "objectives/**/*.py", "files/reading.py", "table.py"),
+    *("model/template_limits.py", "model/tokenizer.py", "model/tokenizing.py", "model/vocabulary.py"),
+    *("recipe/dataset.py", "recipe/slices.py"),
+)
+"""The code that stands between a file and its tokens: other code may make others of the same file."""
+
+
 @functools.cache
-def _code_version() -> str:
-    """SHA-256 over the code that stands between a file and its tokens."""
-    package = Path(lora_ns.__file__).parent
+def code_version(package: Path = Path(lora_ns.__file__).parent) -> str:
+    """SHA-256 over the code that stands between a file and its tokens, in this package or a copy of it."""
     digest = hashlib.sha256()
-    asked = (package / "recipe" / name for name in ("dataset.py", "slices.py"))
-    for file in sorted([*package.glob("*.py"), *package.glob("formats/*.py"), *package.glob("engine/*.py"), *asked]):
+    for file in sorted({file for place in BETWEEN for file in package.glob(place)}):
+        digest.update(file.relative_to(package).as_posix().encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

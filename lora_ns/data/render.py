@@ -6,23 +6,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_ns.deadline import OverrunError
-from lora_ns.engine.memo import Memo
-from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
-from lora_ns.engine.shown import OTHER_TEMPLATE, check_merged, check_shown, refusal
-from lora_ns.engine.tokenizing import encoded
-from lora_ns.engine.vocabulary import Vocabulary
+from lora_ns.data.batch_encoder import Memo
+from lora_ns.data.template_checks import OTHER_TEMPLATE, check_merged, check_shown, refusal
 from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
-from lora_ns.recipe.objectives import Sft
+from lora_ns.model.template_limits import TemplateRefusalError, render, template_name
+from lora_ns.model.tokenizing import encoded
+from lora_ns.model.vocabulary import Vocabulary
+from lora_ns.objectives.sft import Sft
+from lora_ns.safety.deadline import OverrunError
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""Label of a token that is not in the loss, as PyTorch's cross entropy has it."""
-
 _MARK = "loransmark"
 """A word that no row has, of letters alone: a template leaves it whole."""
+
+
 TrainOn = Literal["assistant", "last", "all"]
 
 

@@ -2,127 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import json
-import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_ns.datafile import find_files, layout_of, shown
-from lora_ns.engine.targets import problem_type_of, settle_problem_type, with_problem_type
+from lora_ns.data.columns import _unused, asked_columns, columns_record, told_unused
+from lora_ns.data.files.packing import kind_of
+from lora_ns.data.files.paths import find_files, layout_of, shown
+from lora_ns.data.files.read import TABLES, is_table, read_files
+from lora_ns.data.files.tables import TAB, other_delimiter, sniff_delimiter
+from lora_ns.data.hub import _load_hub, _read_hub, open_hub_stream
+from lora_ns.data.mixing import _mixed, _split
+from lora_ns.data.rows import Found, told_left_out
+from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
+from lora_ns.data.targets import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Format, RowFaultError, Unused, detect, find_unused, names_of
-from lora_ns.formats.cells import listed
+from lora_ns.files.disk import sha256_file
+from lora_ns.formats import Format, RowFaultError, detect, names_of
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.slices import parse_slice
-from lora_ns.rows import (
-    TAB,
-    TABLES,
-    Found,
-    Row,
-    for_each,
-    is_table,
-    kind_of,
-    other_delimiter,
-    read_files,
-    sniff_delimiter,
-    told_left_out,
-    unpadded,
-)
-from lora_ns.rundir import sha256_file
-from lora_ns.shares import apportion, interleave
-
-if TYPE_CHECKING:
-    import datasets
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows of some files or of a split, with what tells them from others."""
-
-    name: str
-    rows: Sequence[Row]
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By column, the names of its classes in the order of their numbers, where the data set has them."""
-    left_out: Sequence[Problem] = ()
-    """What is wrong with the rows that cannot be read and were left out."""
-    notes: tuple[str, ...] = ()
-    """How its files were read, where they do not say so themselves."""
-
-    @functools.cached_property
-    def sha256(self) -> str:
-        """SHA-256 over the rows and the ways in which they are read."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            if row.form is not None:
-                digest.update(f"{row.form.name}{columns_of(row.form)}".encode())
-            digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class UnusedColumns:
-    """Columns of one source that its format does not read."""
-
-    problem: Problem
-    is_refused: bool
-    """Whether a row is likely to lose a part of what it says, so that it is not trained on."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of several sources: its rows, how they are read, and how many of them are trained on."""
-
-    key: str
-    """Where the recipe says it, such as `dataset.sources.1`."""
-    table: Dataset
-    source: Source
-    """Its rows to train on, those set aside not among them."""
-    form: Format
-    why: str
-    weight: float | None = None
-    used: int = 0
-    held_out: int = 0
-
-    @property
-    def repeated(self) -> int:
-        """Rows that are trained on once more than once."""
-        return max(0, self.used - len(self.source.rows))
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The rows of a recipe and how they are read."""
-
-    train: Source
-    eval: Source | None
-    format: Format
-    """Of the rows, unless a row has its own."""
-    why: str
-    """Why this format."""
-    parts: tuple[Part, ...] = ()
-    """Where the training rows come from several sources, those."""
-    is_stream: bool = False
-    """Whether the training rows are only the first ones of a stream."""
-    unused: tuple[UnusedColumns, ...] = ()
-    """By source, the columns that are not read."""
-
-    @property
-    def columns(self) -> Columns:
-        """The columns that the format reads."""
-        return columns_of(self.format)
-
-
-def columns_of(form: Format) -> Columns:
-    """The columns that a format reads."""
-    columns: Columns = form.columns  # type: ignore[attr-defined]
-    return columns
 
 
 def read_sources(loaded: LoadedRecipe) -> Sources:
@@ -199,46 +98,6 @@ def _part(loaded: LoadedRecipe, key: str, table: Dataset) -> Part:
 
 def _with_form(source: Source, form: Format) -> Source:
     return replace(source, rows=[replace(row, form=form) for row in source.rows])
-
-
-UNUSED = "DATA004"
-"""Code of columns that nothing reads."""
-
-
-def _unused(loaded: LoadedRecipe, key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
-    """The columns of a source that its format does not read; None if there are none, or only metadata."""
-    found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
-    if not found.columns:
-        return None
-    problem = unused_problem(form, found, source.name)
-    return UnusedColumns(replace(problem, where=loaded.where(key)), bool(found.meant))
-
-
-def unused_problem(form: Format, found: Unused, name: str) -> Problem:
-    """What is said of the columns of a source that its format does not read."""
-    what = f"{name}: not read by `{form.name}`: {listed(found.columns)}"
-    names = ", ".join(f'"{column}"' for column in found.meant or found.columns)
-    ignore = f"`ignore_columns = [{names}]` if they are not to be learned"
-    if not found.meant:
-        return Problem("", what, ignore, UNUSED)
-    if form.name == "text":
-        what += f"; {listed(found.meant)} may be the answer to the text"
-        ignore = f'`columns = {{prompt = "text", completion = "{found.meant[0]}"}}`, or {ignore}'
-    else:
-        what += f"; {listed(found.meant)} would be lost"
-        keys = "`text_column`, `text_pair_column`" if form.name == "classification" else "`columns` or a template"
-        ignore = f"name what is to be read by {keys}, or {ignore}"
-    return Problem("", what, ignore, UNUSED)
-
-
-def told_unused(problem: Problem) -> str:
-    """Columns that nothing reads as a note of a training says them."""
-    return f"[{UNUSED}] {problem.what} ({problem.remedy})"
-
-
-def asked_columns(table: Dataset) -> Columns:
-    """What a source of the recipe says about columns."""
-    return Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
 
 
 def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
@@ -371,268 +230,6 @@ def _check_tables(loaded: LoadedRecipe, key: str, name: str, files: Sequence[Pat
         raise DataError(Problem(loaded.where(key), what, f"remove it: it is for {', '.join(TABLES)}"))
 
 
-def asked_for(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
-    """Which rows of a source the recipe asks for."""
-    if for_evaluation:
-        return Asked(loaded, f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
-    return Asked(loaded, f"{key}.slice", table.slice, table.max_samples)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Which rows of a source are asked for."""
-
-    loaded: LoadedRecipe
-    key: str
-    slice: str | None
-    limit: int | None
-
-    def begin(self) -> int | None:
-        """The number of the first row, from 0; None if it is not known before all are read."""
-        start = parse_slice(self.slice or ":").start
-        if start is None:
-            return 0
-        return None if start.is_percent or start.number < 0 else start.number
-
-    def reach(self) -> int | None:
-        """Rows that have to be read; None if all."""
-        stop, begin = parse_slice(self.slice or ":").reach(), self.begin()
-        if self.limit is None or begin is None:
-            return stop
-        most = begin + self.limit
-        return most if stop is None else min(stop, most)
-
-    def of(self, count: int, name: str) -> range:
-        """The numbers of the rows, from 0. Raises `DataError` if there are none."""
-        part = parse_slice(self.slice or ":").of(count)
-        if count and not part:
-            what = f"{self.key}: no row of {name} is in `{self.slice}`"
-            raise DataError(Problem(self.loaded.where(self.key), what, f"there are {count:,}"))
-        return part[: self.limit]
-
-
-def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
-    name, data = _load_hub(loaded, recipe, key, split)
-    numbers = asked.of(len(data), name)
-    data = data.select(numbers)
-    classes = _classes(data.features)
-    rows = [
-        Row(f"{name}, row {number + 1}", _named(values, classes)) for number, values in zip(numbers, data, strict=True)
-    ]
-    if not rows:
-        raise DataError(Problem(name, "no rows", "name another split"))
-    return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, classes)
-
-
-def hub_name(table: Dataset, split: str) -> str:
-    """How a split of the hub is told, such as `nyu-mll/glue/mrpc[train]`."""
-    return f"{table.name}{f'/{table.subset}' if table.subset else ''}[{split}]"
-
-
-def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
-    """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
-    import datasets
-
-    name = hub_name(table, table.train_split)
-    errors = (OSError, ValueError, datasets.exceptions.DatasetsError)
-    try:
-        data = datasets.load_dataset(
-            table.name, table.subset, split=table.train_split, revision=table.revision, streaming=True
-        )
-    except errors as error:
-        raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
-    classes = _classes(data.features or {})
-
-    def rows() -> Iterator[Row]:
-        try:
-            for number, values in enumerate(data, start=1):
-                yield Row(f"{name}, row {number}", _named(values, classes))
-        except errors as error:
-            raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
-
-    return name, classes, rows()
-
-
-def hub_commit(loaded: LoadedRecipe, table: Dataset) -> str:
-    """The commit that a revision of a hub data set stands for now. Raises `DataError`."""
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.HfApi().dataset_info(str(table.name), revision=table.revision).sha
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
-        raise DataError(_hub_problem(loaded, "dataset", str(table.name), error)) from None
-    return str(found)
-
-
-def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
-    """By column, the names of its classes; also of a column of lists of them."""
-    import datasets
-
-    kinds = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
-    return {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
-
-
-def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
-    """How a split of the hub is told, and its rows, not yet read."""
-    import datasets
-
-    name = hub_name(recipe, split)
-    try:
-        return name, datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(_hub_problem(loaded, key, name, error)) from None
-
-
-def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
-    """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
-    row = {column: unpadded(value) for column, value in values.items()}
-    return {**row, **{column: _name(values[column], names) for column, names in classes.items()}}
-
-
-def _name(value: Any, names: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_name(part, names) for part in value]
-    return names[value] if value is not None and 0 <= value < len(names) else value
-
-
-def _hub_problem(loaded: LoadedRecipe, key: str, shown: str, error: Exception) -> Problem:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    missing = type(error).__name__ in {
-        "DatasetNotFoundError",
-        "FileNotFoundError",
-        "ConnectionError",
-        "OfflineModeIsEnabled",
-    }
-    remedy = (
-        "check `name`, `subset` and the connection; for a private one `hf auth login`; or give `path` a file"
-        if missing
-        else "check `subset` and the split"
-    )
-    return Problem(loaded.where(f"{key}.name"), f"{key}.name: {shown} cannot be read: {text}", remedy)
-
-
-def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
-    """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
-    recipe = loaded.recipe.dataset
-    rows = [(number, row) for number, part in enumerate(parts) for row in part.source.rows]
-    count = max(1, round(recipe.eval_fraction * len(rows)))
-    if count >= len(rows):
-        what = f"dataset.eval_fraction: {len(rows)} rows cannot be split"
-        raise DataError(Problem(loaded.where("dataset.eval_fraction"), what, "give more rows, or `eval_path`"))
-    groups = _groups(loaded, parts)
-    seed = loaded.recipe.training.seed
-    if groups is None:
-        drawn = sorted(random.Random(seed).sample(range(len(rows)), count))
-        kept = drawn[: recipe.max_eval_samples]
-    else:
-        drawn = _draw(groups, range(len(rows)), count, seed)
-        fewer = recipe.max_eval_samples
-        kept = drawn if fewer is None or fewer >= count else _draw(groups, drawn, fewer, seed)
-    aside = set(drawn)
-    rest = [
-        _without(part, [row for at, (owner, row) in enumerate(rows) if owner == number and at not in aside])
-        for number, part in enumerate(parts)
-    ]
-    held_out = [rows[at][1] for at in kept]
-    name = f"{', '.join(part.source.name for part in parts)} (held out)"
-    return rest, replace(parts[0].source, name=name, rows=held_out, left_out=(), notes=())
-
-
-def _without(part: Part, rows: list[Row]) -> Part:
-    if not rows:
-        what = f"{part.key}: no row of {part.source.name} is left to train on"
-        raise DataError(Problem(part.source.name, what, "give it more rows, or lower `eval_fraction`"))
-    source = replace(part.source, rows=rows)
-    return replace(part, source=source, held_out=len(part.source.rows) - len(rows))
-
-
-def _draw(groups: Sequence[Any], places: Sequence[int], count: int, seed: int) -> list[int]:
-    """So many of the places, each group's share of them drawn by the seed, in their order."""
-    members: dict[Any, list[int]] = {}
-    for place in places:
-        members.setdefault(groups[place], []).append(place)
-    ordered = [members[group] for group in sorted(members)]
-    draw = random.Random(seed)
-    shares = apportion(count, [len(group) for group in ordered])
-    return sorted(place for group, share in zip(ordered, shares, strict=True) for place in draw.sample(group, share))
-
-
-def _groups(loaded: LoadedRecipe, parts: Sequence[Part]) -> list[tuple[int, str]] | None:
-    """Source and class of every row, or the value of another column; None if rows are drawn without regard to them."""
-    column = loaded.recipe.dataset.stratify_by_column
-    kind = problem_type_of(parts[0].form)
-    by_class = column == "auto" and loaded.recipe.task_type == "SEQ_CLS" and kind == "single_label_classification"
-    if column in {"auto", "none"} and not by_class:
-        if len(parts) == 1:
-            return None
-        return [(number, "") for number, part in enumerate(parts) for _ in part.source.rows]
-
-    def group(row: Row, form: Format) -> str:
-        if by_class:
-            with contextlib.suppress(RowFaultError):  # a row without a class is told where classes are found
-                return form.answer(row.values)
-            return ""
-        if column not in row.values:
-            raise RowFaultError(
-                f"no column `{column}`, which `stratify_by_column` names", f"columns: {', '.join(row.values)}"
-            )
-        return json.dumps(row.values[column], sort_keys=True, default=str)
-
-    return [
-        (number, value)
-        for number, part in enumerate(parts)
-        for value in for_each(part.source.rows, functools.partial(group, form=part.form))
-    ]
-
-
-MOST_REPEATED = 100
-"""Times that mixing may repeat all rows; more is a weight that was not meant so."""
-
-
-def _mixed(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
-    """The training rows of all sources: one after the other, or mixed by their weights."""
-    data = loaded.recipe.dataset
-    sizes = [len(part.source.rows) for part in parts]
-    weights = [part.weight for part in parts if part.weight is not None]
-    if weights:
-        _check_weights(loaded, parts, weights)
-        turns = interleave(sizes, weights, loaded.recipe.training.seed, data.stopping_strategy)
-    else:
-        turns = [(number, place) for number, size in enumerate(sizes) for place in range(size)]
-    turns = turns[: data.max_samples]
-    rows = [parts[number].source.rows[place] for number, place in turns]
-    used = Counter(number for number, _ in turns)
-    source = Source(
-        f"{', '.join(part.source.name for part in parts)} ({len(parts)} sources)",
-        rows,
-        _shared_classes(parts),
-        [problem for part in parts for problem in part.source.left_out],
-    )
-    return source, [replace(part, used=used[number]) for number, part in enumerate(parts)]
-
-
-def _check_weights(loaded: LoadedRecipe, parts: Sequence[Part], weights: Sequence[float]) -> None:
-    """Refuse weights that would repeat the rows of others for ever until the last source has given all of its own."""
-    total = sum(len(part.source.rows) for part in parts)
-    if loaded.recipe.dataset.stopping_strategy == "first_exhausted":
-        return
-    turns = [len(part.source.rows) * sum(weights) / weight for part, weight in zip(parts, weights, strict=True)]
-    if max(turns) > MOST_REPEATED * total:
-        key = f"{parts[turns.index(max(turns))].key}.weight"
-        what = f"{key}: about {max(turns):,.0f} rows until all {total:,} were there once"
-        raise DataError(Problem(loaded.where(key), what, 'give it more weight, or write "first_exhausted"'))
-
-
-def _shared_classes(parts: Sequence[Part]) -> Mapping[str, tuple[str, ...]]:
-    """The classes of those columns whose names and order are the same in all sources."""
-    first = parts[0].source.classes
-    return {
-        column: names
-        for column, names in first.items()
-        if all(part.source.classes.get(column) == names for part in parts)
-    }
-
-
 def reading_notes(sources: Sources) -> list[str]:
     """How files were read that do not say so themselves."""
     train = [part.source for part in sources.parts] or [sources.train]
@@ -662,17 +259,6 @@ def notes(sources: Sources) -> list[str]:
             share = f"{part.used / len(sources.train.rows):.1%} of the training rows"
             told.append(f"{part.source.name}: {share}, {part.used:,} from {len(part.source.rows):,} rows{repeated}")
     return told
-
-
-def refuse_unused(sources: Sources) -> None:
-    """Refuse rows of which a part would be lost. Raises `DataError`."""
-    if refused := [unused.problem for unused in sources.unused if unused.is_refused]:
-        raise DataError(refused)
-
-
-def columns_record(columns: Columns) -> dict[str, Any]:
-    """The columns as the manifest keeps them."""
-    return asdict(columns)
 
 
 def part_record(part: Part) -> dict[str, Any]:

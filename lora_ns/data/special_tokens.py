@@ -80,6 +80,8 @@ def asks_nothing(example: Example) -> bool:
 
 
 _ASKED = re.compile(r"^\W{0,4}(?:user|human|question|instruction)\W{0,3}:", re.IGNORECASE | re.MULTILINE)
+
+
 _ANSWERED = re.compile(r"(?:^|#)\W{0,4}(?:assistant|bot|gpt|answer|response)\W{0,3}:", re.IGNORECASE | re.MULTILINE)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.datafile import find_files, layout_of, shown
-from lora_ns.engine.dataset import (
+from lora_ns.data.columns import asked_columns, unused_problem
+from lora_ns.data.encode import (
     CausalRows,
     Encoded,
     Tally,
@@ -21,22 +21,19 @@ from lora_ns.engine.dataset import (
     overflow_problem,
     with_rows,
 )
-from lora_ns.engine.notices import Counted
-from lora_ns.engine.render import IGNORED, Renderer
-from lora_ns.engine.sources import (
-    Source,
-    asked_columns,
-    asked_for,
-    hub_commit,
-    hub_name,
-    open_hub_stream,
-    unused_problem,
-)
+from lora_ns.data.files.paths import find_files, layout_of, shown
+from lora_ns.data.files.read import each_row
+from lora_ns.data.hub import hub_commit, hub_name, open_hub_stream
+from lora_ns.data.notices import Counted
+from lora_ns.data.render import Renderer
+from lora_ns.data.rows import Outcome, Row, told
+from lora_ns.data.source import Source, asked_for
 from lora_ns.errors import DataError, Problem, UsageError
+from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, TokenClassification, find_unused
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import Outcome, Row, each_row, told
-from lora_ns.rundir import FileRecord, SourceRecord, sha256_file
+from lora_ns.run.manifest import FileRecord, SourceRecord
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     import datasets

@@ -7,29 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import (
-    Format,
-    Label,
-    ProblemType,
-    RowFaultError,
-    TextClassification,
-    TokenClassification,
-)
+from lora_ns.formats import Format, ProblemType, RowFaultError, TextClassification, TokenClassification
 from lora_ns.formats.cells import find, is_there
 from lora_ns.formats.classification import told_problem_type
+from lora_ns.objectives.targets import OUTSIDE, _listed
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.rules import INERT_FOR_PROBLEM, is_written
-from lora_ns.rows import Row, for_each
+from lora_ns.recipe.rules.objective import INERT_FOR_PROBLEM
+from lora_ns.recipe.rules.written import is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lora_ns.engine.sources import Source
-
-OUTSIDE = "O"
-"""The tag of a word that belongs to nothing."""
-_MOST_SHOWN = 20
+    from lora_ns.data.source import Source
 
 
 def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe) -> tuple[Format, str]:
@@ -170,33 +161,3 @@ def _ordered(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(found, key=int))
     outside = [OUTSIDE] if OUTSIDE in found else []
     return (*outside, *sorted(found - {OUTSIDE}))
-
-
-def _listed(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _MOST_SHOWN} more" if len(labels) > _MOST_SHOWN else ""
-    return f"{', '.join(labels[:_MOST_SHOWN])}{more}"
-
-
-class Targets:
-    """Labels by their numbers."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
-        names = {name: number for number, name in enumerate(labels)}
-        named = not any(name.lstrip("-").isdigit() for name in labels)
-        # Rows may give the numbers of labels that the recipe names.
-        self._numbers = {**{str(number): number for number in range(len(labels))}, **names} if named else names
-
-    def number(self, name: str, kind: str = "class") -> int:
-        """The number of a label. Raises `RowFaultError` if it is not among those trained."""
-        if name not in self._numbers:
-            what = f"{kind} `{name}` is not among those trained"
-            raise RowFaultError(what, f"known: {_listed(self.labels)}", "LABEL001")
-        return self._numbers[name]
-
-    def of(self, label: Label) -> int | float | list[float]:
-        """What is learned: the number of a class, a 0 or 1 for each label, a score. Raises `RowFaultError`."""
-        if isinstance(label, tuple):
-            found = {self.number(name, "label") for name in label}
-            return [float(number in found) for number in range(len(self.labels))]
-        return self.number(label) if isinstance(label, str) else label

@@ -10,11 +10,20 @@ from lora_ns.formats import Conversation, Message, RowFaultError
 
 _MARK, _VALUE = "loransmark", "loransvalue"
 """Words that no row has, of letters alone: a template that escapes, trims or wraps what it prints leaves them whole."""
+
+
 _REASONING = ("reasoning_content", "thinking")
+
+
 _MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
+
+
 OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
+
+
 _OWN_TEMPLATE = "take it out of the rows, or name a .jinja file that prints it by `sft.chat_template`"
 """For what none of the templates that a recipe can name prints."""
+
 
 Render = Callable[[Conversation], str | None]
 """The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.basefolder import read_header
 from lora_ns.errors import LoransError
-from lora_ns.reading import LARGEST_LIST, NotAFileError, open_file, read_json
-from lora_ns.rundir import sha256_file, write_atomic
+from lora_ns.files.disk import sha256_file, write_atomic
+from lora_ns.files.reading import LARGEST_LIST, NotAFileError, open_file, read_json
+from lora_ns.files.safetensors import read_header
 
 MARK = "lorans.json"
 """The name of a mark: a folder that should have one and does not is not complete."""

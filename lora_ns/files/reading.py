@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lora_ns.deadline import OverrunError, bounded
 from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.safety.deadline import OverrunError, bounded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,30 +27,54 @@ else:
 
 TOMLDecodeError = tomllib.TOMLDecodeError
 
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
 
 LARGEST_RECIPE = MIB
 """Bytes of a recipe or a chat template."""
+
+
 LARGEST_YAML = 64 * KIB
 """Bytes of a YAML file, which is read slowly; those of accelerate have one or two thousand."""
+
+
 LARGEST_JSON = 64 * MIB
 """Bytes of a JSON file that is not a data set: a configuration, a manifest."""
+
+
 LARGEST_ROW = 16 * MIB
 """Bytes of one row, of a line of a data file, and of standard input."""
+
+
 LARGEST_TEXT = 256 * MIB
 """Bytes of a `.txt` file that is one row, and of all prompts."""
+
+
 LARGEST_LIST = GIB
 """Bytes of a file of a run that grows with it: its metrics, the trainer's state."""
+
+
 LARGEST_OBJECT = 32 * MIB
 """Bytes of a `.json` data file that is one object, which is read as a whole; as Python's values it may be 25 times as
 large."""
+
+
 MOST_COLUMNS = 10_000
 """Columns of a table, or keys of a row."""
+
+
 MOST_UNPACKED, FREELY_UNPACKED = 200, 4 * MIB
 """How many times larger than its file what is unpacked may be, beyond the first bytes."""
+
+
 DEEPEST = 100
 """Lists and tables inside one another."""
+
+
 TOO_DEEP = "cannot be read: nested too deep"
+
+
 SECONDS = 3.0
 """What reading one document may take."""
 
@@ -350,6 +374,8 @@ def _not_toml(text: str, where: str, fault: tomllib.TOMLDecodeError) -> Problem:
 
 
 _LARGEST_NUMBER = 2**63
+
+
 _DIGITS = re.compile(r"[0-9_]+")
 
 

@@ -22,16 +22,32 @@ _NO_MEMORY = (
     "failed to map segment from shared object",
     "out of memory",
 )
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
+
+
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+
+
 _LOST = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO}
 """A disk that is read-only by now, or that is lost."""
+
+
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
+
+
 _FILE_WRITERS = ("PytorchStreamWriter", "inline_container", "open file failed", "fopen", "Parent directory")
 """Parts of what torch says when it cannot write a file."""
+
+
 _NUMBERED = re.compile(r"os error (\d+)\)|\berrno[ :]+(\d+)", re.IGNORECASE)
 """How safetensors and torch write the number of the system's error."""
+
+
 _NEARLY_NOTHING = 16 * 1024 * 1024
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lora_ns.errors import Problem, RunError, UsageError
-from lora_ns.locks import try_lock
-from lora_ns.reading import exists
-from lora_ns.shortage import reason
+from lora_ns.files.locks import try_lock
+from lora_ns.files.reading import exists
+from lora_ns.files.shortage import reason
 
 _STREAMS = (stat.S_ISCHR, stat.S_ISFIFO)
 """What is written to as it is: devices such as /dev/null, and named pipes."""

@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_ns.locks import try_lock
+from lora_ns.files.locks import try_lock
 
 _PREFIX = "lorans-temporary-"
+
+
 _claimed: dict[Path, int] = {}
 """The open descriptors whose locks say that this process uses them."""
 

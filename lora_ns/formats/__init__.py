@@ -3,6 +3,8 @@
 `FORMATS` is the registry. `detect` chooses one by the columns and says why.
 """
 
+from __future__ import annotations
+
 from lora_ns.formats.base import (
     ROLES,
     Columns,

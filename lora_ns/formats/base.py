@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 ROLES = ("system", "user", "assistant", "tool")
 
+
 Values = Mapping[str, Any]
 
 

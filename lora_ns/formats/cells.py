@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_ns.files.reading import check_depth, finite, refusal
 from lora_ns.formats.base import Columns, RowFaultError, Values
-from lora_ns.reading import check_depth, finite, refusal
 
 
 @dataclass(frozen=True)

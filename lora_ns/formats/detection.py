@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from lora_ns.errors import close_to
 from lora_ns.formats.base import Columns, Format, RowFaultError, Values
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
@@ -16,7 +17,6 @@ from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.sharegpt import ShareGpt
 from lora_ns.formats.tokens import TokenClassification
 from lora_ns.formats.trees import MessageTrees
-from lora_ns.spelling import close_to
 
 FormatClass = (
     type[Messages]
@@ -29,6 +29,7 @@ FormatClass = (
     | type[TextClassification]
     | type[TokenClassification]
 )
+
 
 FORMATS: Mapping[str, FormatClass] = {
     form.name: form
@@ -44,11 +45,14 @@ FORMATS: Mapping[str, FormatClass] = {
         TokenClassification,
     )
 }
+
+
 FORMAT_OF_TASK: Mapping[str, str] = {
     "SEQ_CLS": TextClassification.name,
     "TOKEN_CLS": TokenClassification.name,
 }
 """The one format of a task that does not write text."""
+
 
 SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
     Messages: (("messages",),),
@@ -63,8 +67,11 @@ SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
 `input` with `output`, and a `text` column, are looked at where none of these fits: `input` is a part of other formats,
 and many data sets have a `text` beside what it was made of.
 """
+
+
 PREFERENCES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"), ("response_j", "response_k"))
 """The good and the bad answer."""
+
 
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
@@ -73,6 +80,8 @@ TEXT_PAIRS = (
     ("question", "sentence"),
     ("text", "text_pair"),
 )
+
+
 TEXTS = ("text", "sentence", "review", "content")
 
 

@@ -12,6 +12,8 @@ from lora_ns.formats.chat import Chat, system_turn
 from lora_ns.formats.turns import OPENAI, Spelling, list_of_turns, read_tool_calls, read_turn
 
 _CALL = "function_call"
+
+
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -24,7 +26,11 @@ _ROLES = {
     "observation": "tool",
     "tool": "tool",
 }
+
+
 _SHAREGPT = Spelling("from", "value", _ROLES, (*_ROLES, _CALL))
+
+
 _WITH_ROLES = replace(OPENAI, roles={**OPENAI.roles, **_ROLES}, told=_SHAREGPT.told)
 
 

@@ -11,6 +11,8 @@ from lora_ns.formats.cells import Cells, answered, shown
 from lora_ns.formats.chat import Chat
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
+
+
 _SHAPE = 'write `{"role": "prompter", "text": ..., "replies": [{"role": "assistant", ...}]}`'
 
 

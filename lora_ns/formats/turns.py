@@ -13,10 +13,18 @@ from lora_ns.formats.base import ROLES, Message, RowFaultError, Values
 from lora_ns.formats.cells import Cells, answered, listed, parsed, shown
 
 _CALL = 'write `{"name": ..., "arguments": {...}}`'
+
+
 _TOOL = 'write `{"name": ..., "description": ..., "parameters": {...}}`'
+
+
 _FLAGS = ("train", "weight")
+
+
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "gpt"))
 """Keys of a question and its answer where one object has both."""
+
+
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "system": ("name",),
     "user": ("name",),

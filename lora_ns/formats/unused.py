@@ -24,10 +24,19 @@ METADATA = frozenset(
 )
 """Columns that say which row it is, of which kind, and where it comes from; no format reads them."""
 
+
 _OF_TASK = (TextClassification.name, TokenClassification.name)
+
+
 _WRITTEN = [form for name, form in FORMATS.items() if name not in (*_OF_TASK, PlainText.name)]
+
+
 _NAMES = frozenset(name for form in _WRITTEN for name in (*form.reads, *form.aliases))
+
+
 _SIGN_COLUMNS = frozenset(name for signs in SIGNS.values() for sign in signs for name in sign)
+
+
 _ANSWERS = frozenset(
     {
         *("code", "program", "sql", "solution", "canonical_solution", "reply", "result", "answers"),

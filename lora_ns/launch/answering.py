@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.engine.libraries import prepare
-from lora_ns.engine.stopping import StopSignal
-from lora_ns.machine import Machine, detect
+from lora_ns.answers.opened import Force, Opened, load, open_run
+from lora_ns.answers.work import Compute, Heard, Task, Tell, compute_batch, compute_here, telling_rows, unheard
+from lora_ns.files.disk import write_atomic
+from lora_ns.files.temporary import temporary_folder
+from lora_ns.launch.workers import WorkerFiles, run_workers, worker_environments
+from lora_ns.machine.hardware import Machine, detect
+from lora_ns.machine.libraries import prepare
+from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.generation import Generation
-from lora_ns.rundir import RunDir, write_atomic
-from lora_ns.services.tasks import Compute, Heard, Task, Tell, compute_batch, compute_here, telling_rows, unheard
-from lora_ns.services.trained import Force, Opened, load, open_run
-from lora_ns.temporary import temporary_folder
-from lora_ns.workers import WorkerFiles, run_workers, worker_environments
+from lora_ns.run.directory import RunDir
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def work(files: WorkerFiles) -> None:
     run = RunDir.open(Path(share["run"]))
     prepare(detect(), share["processes"])
     if share.get("begins"):
-        from lora_ns.services.train import begin_alone
+        from lora_ns.training.fit import begin_alone
 
         begin_alone(run)
         return

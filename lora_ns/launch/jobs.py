@@ -17,11 +17,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import read_bytes
+from lora_ns.files.disk import now, telling_disk_errors, write_atomic
+from lora_ns.files.reading import read_bytes
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
-from lora_ns.rundir import RunDir, now, telling_disk_errors, write_atomic
+from lora_ns.run.directory import RunDir
 
 SchedulerName = Literal["slurm", "ray"]
+
+
 Mode = Literal["new", "overwrite", "resume"]
 
 

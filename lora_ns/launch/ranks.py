@@ -14,15 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_ns.checkpoints import last_complete_checkpoint
-from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
-from lora_ns.launch import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
-from lora_ns.machine import Machine
-from lora_ns.nodes import Node, check_port, is_met, resume_command, this_node
-from lora_ns.processes import count_here
-from lora_ns.rundir import RunDir, write_atomic
+from lora_ns.files.disk import write_atomic
+from lora_ns.launch.torchrun import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
+from lora_ns.machine.hardware import Machine
+from lora_ns.parallel.nodes import Node, check_port, is_met, resume_command, this_node
+from lora_ns.parallel.stop import StopSignal
+from lora_ns.plan.processes import count_here
+from lora_ns.run.checkpoints import last_complete_checkpoint
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer
 
 
 def forget_strays(observer: Observer, processes: int, read: Path | None = None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A command that ends with the process that started it: `python -m lora_ns.tethered PARENT COMMAND ...`.
+"""A command that ends with the process that started it: `python -m lora_ns.launch.tethered PARENT COMMAND ...`.
 
 `torchrun` knows nothing of the process that started it, and would train on without it. This takes the command's place
 once the kernel has been asked to end it with its parent, so the command keeps its process id.
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from lora_ns.interpreter import interpreter
+from lora_ns.safety.interpreter import interpreter
 
 _PR_SET_PDEATHSIG = 1
 

@@ -19,28 +19,43 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import LoransError, MissingError, Problem, RunError, UsageError
-from lora_ns.interpreter import interpreter
-from lora_ns.nodes import Node
-from lora_ns.rundir import RunDir, write_atomic
-from lora_ns.shortage import exhaustion
-from lora_ns.tethered import tethered
+from lora_ns.files.disk import write_atomic
+from lora_ns.files.shortage import exhaustion
+from lora_ns.launch.tethered import tethered
+from lora_ns.parallel.nodes import Node
+from lora_ns.run.directory import RunDir
+from lora_ns.safety.interpreter import interpreter
 
 STRAY = frozenset(
     {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     | {"OMP_NUM_THREADS", "RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "WORLD_SIZE"}
 )
 """Settings of launchers that decide what torch and accelerate do, whoever set them."""
+
+
 _LAUNCHED = frozenset(
     {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK"}
     | {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"}
 )
 """What torchrun, and accelerate with it, sets for each process."""
+
+
 _STRAY_PREFIXES = ("ACCELERATE_", "PET_", "TORCHELASTIC_")
+
+
 _SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, workers that are started again may meet the store of those before them."""
+
+
 _POLL_SECONDS = 0.1
+
+
 _END_SECONDS = 10.0
+
+
 _HANG_SECONDS = 20.0
+
+
 _RANK_EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)")
 
 
@@ -269,7 +284,11 @@ def lost_meeting_point(run: RunDir) -> bool:
 
 
 _TAIL = 20_000
+
+
 _TRACEBACK = "Traceback (most recent call last)"
+
+
 _LOST_MEETING = re.compile(r"Rendezvous\w*Error|DistNetworkError|DistStoreError")
 """What torchrun's agent ends with then; after a process of its own, it ends with `ChildFailedError`."""
 

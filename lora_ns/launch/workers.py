@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, UsageError
-from lora_ns.interpreter import interpreter
-from lora_ns.launch import environment, error_told, told_error
-from lora_ns.machine import Machine
-from lora_ns.printable import make_file_readable
-from lora_ns.rundir import write_atomic
+from lora_ns.files.disk import write_atomic
+from lora_ns.launch.torchrun import environment, error_told, told_error
+from lora_ns.machine.hardware import Machine
+from lora_ns.safety.interpreter import interpreter
+from lora_ns.safety.printable import make_file_readable
 
 _POLL_SECONDS = 0.1
 

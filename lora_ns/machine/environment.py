@@ -23,23 +23,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from lora_ns.interpreter import interpreter
-from lora_ns.machine import TRAINING_PYTHON, Finished, Gpu, Machine, detect, nvidia_smi, run_limited
+from lora_ns.machine.hardware import TRAINING_PYTHON, Finished, Gpu, Machine, detect, nvidia_smi, run_limited
+from lora_ns.safety.interpreter import interpreter
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 Status = Literal["ok", "warn", "fail"]
 
+
 _GIGABYTE = 10**9
+
+
 _GIBIBYTE = 2**30
+
+
 _LITTLE_DISK = 10 * _GIGABYTE
+
+
 _NO_DISK = 1 * _GIGABYTE
+
+
 _HUB_LIMIT_SECONDS = 7.0
+
+
 _START_SECONDS = 5.0
+
+
 _NF4_ERROR = 0.16
 """Half of nf4's widest gap, between -1 and -0.6962, and a little for rounding."""
+
+
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+
+
 _SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD")
 
 
@@ -132,7 +149,7 @@ def version_ranges() -> VersionRanges:
     try:
         python, requirements = _installed_requirements()
     except metadata.PackageNotFoundError:
-        python, requirements = _checkout_requirements(Path(__file__).parents[1] / "pyproject.toml")
+        python, requirements = _checkout_requirements(Path(__file__).parents[2] / "pyproject.toml")
     try:
         from packaging.requirements import Requirement
     except ImportError:
@@ -210,7 +227,7 @@ _CHILD = """
 import json, sys
 path, program, timeout_s, *arguments = sys.argv[1:]
 sys.path[:] = json.loads(path)
-from lora_ns.probes import main
+from lora_ns.machine.probes import main
 main(program, arguments, float(timeout_s))
 """
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.shortage import is_out_of_memory
+from lora_ns.files.shortage import is_out_of_memory
 
 
 @contextlib.contextmanager

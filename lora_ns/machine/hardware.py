@@ -24,13 +24,28 @@ from typing import IO
 TRAINING_PYTHON = (3, 11)
 """The first Python that the libraries which train have releases for; the commands without torch run on 3.10, too."""
 
+
 _QUERY = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
+
+
 _NVIDIA_SMI_SECONDS = 10.0
+
+
 _REAP_SECONDS = 2.0
+
+
 _STOP_SECONDS = 0.2
+
+
 _TAIL_BYTES = 256 * 1024
+
+
 _MEBIBYTE = 1024 * 1024
+
+
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
 _ROOT = Path("/")
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 
 from lora_ns.errors import MissingError, Problem
-from lora_ns.machine import TRAINING_PYTHON, Machine
-from lora_ns.printable import make_file_readable
-from lora_ns.rundir import telling_disk_errors
-from lora_ns.shortage import exhaustion
-from lora_ns.temporary import temporary_file
+from lora_ns.files.disk import telling_disk_errors
+from lora_ns.files.shortage import exhaustion
+from lora_ns.files.temporary import temporary_file
+from lora_ns.machine.hardware import TRAINING_PYTHON, Machine
+from lora_ns.safety.printable import make_file_readable
 
 PACKAGES = (
     "accelerate",
@@ -40,6 +40,7 @@ PACKAGES = (
     "trl",
 )
 """The packages whose versions the manifest records."""
+
 
 _SETTINGS = {
     "DATASETS_VERBOSITY": "warning",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 from lora_ns.errors import MissingError, Problem
-from lora_ns.optimizers import OPTIMIZERS
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.quantization import Quantization
 
 

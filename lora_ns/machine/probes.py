@@ -10,13 +10,14 @@ import faulthandler
 import importlib
 import json
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import IO, Any
 
 _HUB_SECONDS = 5.0
+
+
 _MATRIX_ROWS = 64
 
 

@@ -11,26 +11,14 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lora_ns.recipe.peft.base import Divisor, PeftMethod, TargetedMethod
-from lora_ns.recipe.peft.lora import AdaLora, Lora
-from lora_ns.recipe.peft.low_rank import (
-    Deft,
-    DeLora,
-    Glora,
-    GraLora,
-    HiRa,
-    Lily,
-    LoHa,
-    LoKr,
-    Miss,
-    Osf,
-    Peanut,
-)
-from lora_ns.recipe.peft.orthogonal import Boft, Hra, Oft, Psoft, Road
-from lora_ns.recipe.peft.parts import Beft, Ia3, LnTuning, Shira, SuperTuning, TrainableTokens
-from lora_ns.recipe.peft.prompts import Cartridge, PrefixTuning, PromptTuning, PTuning
-from lora_ns.recipe.peft.shared import Adamss, Frod, Pvera, RandLora, TinyLora, UniLora, VbLora, Vera
-from lora_ns.recipe.peft.spectral import C3a, FourierFt, WaveFt
+from lora_ns.methods.base import Divisor, PeftMethod, TargetedMethod
+from lora_ns.methods.lora import AdaLora, Lora
+from lora_ns.methods.low_rank import Deft, DeLora, Glora, GraLora, HiRa, Lily, LoHa, LoKr, Miss, Osf, Peanut
+from lora_ns.methods.orthogonal import Boft, Hra, Oft, Psoft, Road
+from lora_ns.methods.parts import Beft, Ia3, LnTuning, Shira, SuperTuning, TrainableTokens
+from lora_ns.methods.prompts import Cartridge, PrefixTuning, PromptTuning, PTuning
+from lora_ns.methods.shared import Adamss, Frod, Pvera, RandLora, TinyLora, UniLora, VbLora, Vera
+from lora_ns.methods.spectral import C3a, FourierFt, WaveFt
 
 Peft = Annotated[
     Lora
@@ -75,10 +63,12 @@ Peft = Annotated[
     Field(discriminator="method"),
 ]
 
+
 METHODS: dict[str, type[PeftMethod]] = {
     get_args(method.model_fields["method"].annotation)[0]: method for method in get_args(get_args(Peft)[0])
 }
 """Method name to class, in the order of the union."""
+
 
 REFUSED: Mapping[str, str] = {
     "adaption-prompt": "PEFT's code for it does not run with this transformers; prefix-tuning is the nearest",
@@ -89,6 +79,7 @@ REFUSED: Mapping[str, str] = {
     "xlora": "what is saved gives other answers than what was trained; lora is the nearest",
 }
 """What PEFT has and a recipe cannot name, with the reason and the nearest method that works."""
+
 
 REFUSED_STARTS: Mapping[str, str] = {
     "loftq": "PEFT computes it on a GPU alone, and without the adapter's scale; `eva` starts over a base in 4 bits",

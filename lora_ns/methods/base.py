@@ -7,14 +7,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Extra, Name, NonNegativeInt, Table
+from lora_ns.methods.capabilities import Capabilities
+from lora_ns.table import Extra, Name, NonNegativeInt, Table
 
 ModuleNames = tuple[Name, ...]
 
 
 PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
 """Why a method does not train over a quantised base."""
+
+
 CHANGED_IN_PLACE = "it adds to what such a layer gives in place, where autograd needs the old values"
 """Why a method does not train over quantised layers with biases."""
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ANOTHER_ADAPTER = "two processes gave another adapter than one"
+
+
 SHARES_PARAMETERS = "its layers share parameters, and FSDP divides layer by layer"
+
+
 READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
+
 
 LORA_RATE = 2e-4
 """Peak learning rate of LoRA, and of the methods that learn at its rates."""
+
 
 GRADIENTS_ARE_DIVIDED = "its ranks are weighed by whole gradients"
 

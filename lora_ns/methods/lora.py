@@ -6,12 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
-from lora_ns.recipe.base import Fraction, NonNegativeFloat, NonNegativeInt, Pattern, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import LayeredMethod, ModuleNames
+from lora_ns.methods.base import LayeredMethod, ModuleNames
+from lora_ns.methods.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
+from lora_ns.table import Fraction, NonNegativeFloat, NonNegativeInt, Pattern, PositiveFloat, PositiveInt
 
 READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
 """Starts that look at the training rows."""
+
+
 MOVE_BASE = frozenset({"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"})
 """Starts that take off the base weights what the factors begin with."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
-from lora_ns.recipe.base import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
+from lora_ns.table import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class LoHa(LayeredMethod):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Fraction, PositiveInt
-from lora_ns.recipe.peft.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.capabilities import Capabilities
+from lora_ns.table import Fraction, PositiveInt
 
 
 class Oft(LayeredMethod):

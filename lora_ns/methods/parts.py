@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.capabilities import READS_WEIGHTS, Capabilities
-from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
-from lora_ns.recipe.peft.base import PACKED_WEIGHTS, ModuleNames, PeftMethod, TargetedMethod
+from lora_ns.methods.base import PACKED_WEIGHTS, ModuleNames, PeftMethod, TargetedMethod
+from lora_ns.methods.capabilities import READS_WEIGHTS, Capabilities
+from lora_ns.table import Fraction, NonNegativeInt, PositiveInt
 
 _NO_HEAD = "PEFT has no place for the head beside it"
 

@@ -5,21 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveInt
-from lora_ns.recipe.peft.base import PeftMethod
+from lora_ns.methods.base import PeftMethod
+from lora_ns.methods.capabilities import Capabilities
+from lora_ns.table import Fraction, NonNegativeInt, PositiveInt
 
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
+
+
 _NO_TAGS = "PEFT makes each row longer by the prompt, and leaves its tags as they are"
+
+
 _NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
+
+
 _NO_RESUME = "PEFT saves what the network makes and not the network itself"
+
+
 _NO_GPTQ = "PEFT takes the device of its cache from the parameters of the layers, and those of GPTQ have none"
+
+
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
+
 
 _VIRTUAL = Capabilities(
     merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=1e-2, virtual_tokens=True, gptq=True
 )
+
+
 _PREFIX = replace(_VIRTUAL, gradient_checkpointing=_NO_CHECKPOINTING, gptq=_NO_GPTQ)
+
+
 _PROMPT = replace(_VIRTUAL, token_classification=_NO_TAGS)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
-from lora_ns.recipe.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
-from lora_ns.recipe.peft.base import Divisor, LayeredMethod
+from lora_ns.methods.base import Divisor, LayeredMethod
+from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
+from lora_ns.table import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 _PACKED_WEIGHTS = "it decomposes the base weights, which are packed in a few bits"
 

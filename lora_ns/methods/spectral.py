@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.capabilities import Capabilities
-from lora_ns.recipe.base import Name, NonNegativeInt, PositiveFloat, PositiveInt
-from lora_ns.recipe.peft.base import CHANGED_IN_PLACE, Divisor, LayeredMethod
+from lora_ns.methods.base import CHANGED_IN_PLACE, Divisor, LayeredMethod
+from lora_ns.methods.capabilities import Capabilities
+from lora_ns.table import Name, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class FourierFt(LayeredMethod):

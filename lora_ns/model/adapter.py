@@ -10,22 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basefolder import read_header
-from lora_ns.basemodel import Base
-from lora_ns.engine.malformed import translating
-from lora_ns.engine.model import whole_modules
-from lora_ns.engine.modules import (
-    all_norms,
-    check_cut,
-    check_names,
-    check_patterns,
-    check_reached,
-    fitting,
-    resolve_targets,
-)
-from lora_ns.engine.scoring import is_rescaled
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
-from lora_ns.recipe.peft import (
+from lora_ns.files.disk import follow_umask
+from lora_ns.files.removal import remove
+from lora_ns.files.safetensors import read_header
+from lora_ns.methods import (
     METHODS,
     AdaLora,
     Cartridge,
@@ -37,17 +26,32 @@ from lora_ns.recipe.peft import (
     TrainableTokens,
     method_name,
 )
-from lora_ns.recipe.peft.lora import MOVE_BASE, READ_ROWS
-from lora_ns.removal import remove
-from lora_ns.rundir import follow_umask
+from lora_ns.methods.lora import MOVE_BASE, READ_ROWS
+from lora_ns.model.files import Base
+from lora_ns.model.load import whole_modules
+from lora_ns.model.malformed import translating
+from lora_ns.model.modules import (
+    all_norms,
+    check_cut,
+    check_names,
+    check_patterns,
+    check_reached,
+    fitting,
+    is_rescaled,
+    resolve_targets,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = "adapter_model.safetensors"
+
+
 UNKNOWN_STEPS = 1000
 """Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
+
+
 STARTED_ONCE = READ_ROWS | MOVE_BASE
 """Starts by their PEFT names that a saved adapter does not need again."""
 
@@ -365,6 +369,8 @@ _SIZES = frozenset(
     }
 )
 """Settings of PEFT's methods that tensors are as large as."""
+
+
 _FREEDOM = 8
 """A size may be this many times the largest side of a saved tensor: some methods keep parts of what they make."""
 

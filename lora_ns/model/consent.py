@@ -17,18 +17,32 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import ModelError, Problem, RunError, UsageError
-from lora_ns.recipe.base import control_in
-from lora_ns.rundir import now, sha256_file, write_atomic
+from lora_ns.files.disk import now, sha256_file, write_atomic
+from lora_ns.table import control_in
 
 OPTION = "--trust-remote-code"
+
+
 _CODE = frozenset({".c", ".cpp", ".cu", ".cuh", ".h", ".py", ".pyc", ".pyd", ".so"})
 """Endings of what Python imports, and of what such modules compile."""
+
+
 _GENERATE = "custom_generate/generate.py"
 """What transformers takes in the place of `generate`."""
+
+
 _NOT_SETTINGS = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
+
+
 _MOST_FILES = 1000
+
+
 _LARGEST_SETTINGS = 16 * 1024 * 1024
+
+
 _SHOWN = 12
+
+
 _REFERENCE = re.compile(r"(?:(?P<repository>\w[\w.-]*(?:/\w[\w.-]*)?)--)?[A-Za-z_]\w*\.[A-Za-z_]\w*")
 """A class as `auto_map` names it: `modeling_x.Model`, or `owner/name--modeling_x.Model` of another repository."""
 

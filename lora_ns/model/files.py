@@ -16,29 +16,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lora_ns.basefolder import (
+from lora_ns.errors import MissingError, ModelError, Problem
+from lora_ns.files.safetensors import read_header
+from lora_ns.model.folder import (
     SETTINGS,
     check_model,
     check_settings,
     check_sizes,
     classify,
     generation_settings,
-    read_header,
     read_object,
     weights_named,
 )
-from lora_ns.errors import MissingError, ModelError, Problem
-from lora_ns.gguffile import ENDING, GgufHeader, read_gguf
-from lora_ns.packed import as_whole
+from lora_ns.model.gguf import ENDING, GgufHeader, read_gguf
+from lora_ns.model.packed import as_whole
 
 PACKAGED = "lorans:"
 """Prefix of what lies inside the package."""
-ASSETS = Path(__file__).parent / "assets"
+
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
 
 _FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py"]
 """What is fetched of a hub repository beside the weights: no pickles."""
+
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
 """What a tokenizer is made of; the chat template is not among them."""
+
+
 _SAMPLE_BYTES = 4096
 
 
@@ -348,7 +355,11 @@ def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
 
 
 _STATE = ".quant_state.bitsandbytes__"
+
+
 _SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+
+
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 

@@ -6,26 +6,40 @@ weights do not have, is one message with the file's name.
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lora_ns.errors import ModelError, Problem
-from lora_ns.reading import LARGEST_RECIPE, read_json, read_text
+from lora_ns.files.reading import LARGEST_RECIPE, read_json, read_text
+from lora_ns.files.safetensors import _is_count, _short
 
 SETTINGS = "config.json"
+
+
 GENERATION = "generation_config.json"
+
+
 WEIGHTS = "model.safetensors"
+
+
 INDEX = "model.safetensors.index.json"
+
+
 ADAPTER = "adapter_config.json"
+
+
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
 _LONGEST_NAME, _LONGEST_PART = 1000, 255
 """Bytes of a path below the folder, and of each of its parts."""
+
+
 _AGAIN = "fetch the model again"
+
 
 Tensors = Mapping[str, Mapping[str, Any]]
 """Type, shape and place of stored tensors, by name."""
@@ -166,28 +180,29 @@ def read_object(file: Path) -> dict[str, Any]:
     return loaded
 
 
-def _short(value: object, most: int = 60) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 # Settings
 
 _LARGEST_SIZE = 10**9
+
+
 _MOST_LAYERS = 10_000
+
+
 _MOST_LABELS = 1_000_000
 """Of which transformers names each as soon as it reads how many there are."""
+
+
 _SIZES = (
     *("hidden_size", "n_embd", "dim", "d_model", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim"),
     *("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads", "num_key_value_heads"),
     *("head_dim", "vocab_size"),
 )
+
+
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+
+
 _POSITIONS = ("max_position_embeddings", "n_positions")
-
-
-def _is_count(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_size(value: object, least: int = 1, most: int = _LARGEST_SIZE) -> bool:
@@ -230,10 +245,20 @@ def _is_added(value: object) -> bool:
 
 
 Kind = tuple[Callable[[object], bool], str]
+
+
 _TOKEN_KIND: Kind = (_is_token, "the number of a token, or a list of those")
+
+
 _OBJECT: Kind = (_is_object, "an object")
+
+
 _SPECIAL: Kind = (_is_special, "a token")
+
+
 _TOKENS = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), _TOKEN_KIND)
+
+
 _SETTING_KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(_SIZES, (_is_size, f"a whole number from 1 to {_LARGEST_SIZE:,}")),
     **dict.fromkeys(
@@ -249,6 +274,8 @@ _SETTING_KINDS: Mapping[str, Kind] = {
     "auto_map": _OBJECT,
     **_TOKENS,
 }
+
+
 _TOKENIZER_KINDS: Mapping[str, Kind] = {
     "chat_template": (_is_template, "a template"),
     "added_tokens_decoder": (_is_added, "an object of tokens by their numbers"),
@@ -305,101 +332,9 @@ def check_tokenizer_files(folder: Path) -> None:
         read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE, remedy=_AGAIN)
 
 
-# Weights
-
-_LARGEST_HEADER = 100_000_000
-"""Bytes, as safetensors itself has it."""
-_BITS = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "U16": 16,
-    "I16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "U32": 32,
-    "I32": 32,
-    "F32": 32,
-    "U64": 64,
-    "I64": 64,
-    "F64": 64,
-    "C64": 64,
-}
-
-
-def read_header(file: Path, remedy: str = "fetch it again") -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file, and where its data begins. Raises `ModelError` if it is none, or not whole."""
-    try:
-        length = file.stat().st_size
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            if size > length:
-                # Told below with the other ways to be broken.
-                raise ValueError(f"cut short, its header alone is longer than its {length:,} bytes")
-            if size > _LARGEST_HEADER:
-                raise ValueError(f"its header has {size:,} bytes")
-            header = json.loads(stream.read(size), object_pairs_hook=_without_doubles)
-        if not isinstance(header, dict):
-            raise ValueError("its header is not an object")  # noqa: TRY004 -- of the file, as the other faults
-        header.pop("__metadata__", None)
-        end = 8 + size + _end(header)
-        if end > length:
-            raise ValueError(f"cut short, {length:,} of {end:,} bytes")
-    except RecursionError:
-        raise ModelError(Problem(str(file), "not a safetensors file: its header is nested too deep", remedy)) from None
-    except OSError as error:
-        raise ModelError(Problem(str(file), f"cannot be read: {error.strerror or error}", remedy)) from None
-    except (struct.error, ValueError) as error:
-        raise ModelError(Problem(str(file), f"not a safetensors file: {error}", remedy)) from None
-    return header, 8 + size
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        name = next(name for name in values if names.count(name) > 1)
-        raise ValueError(f"`{name[:100]}` is in its header twice")
-    return values
-
-
-def _end(header: Mapping[str, Any]) -> int:
-    """Where the last tensor ends. Raises `ValueError` if one is not described, or two are in one place."""
-    places = sorted(_place(name, entry) for name, entry in header.items())
-    end = 0
-    for begin, stop, name in places:
-        if begin < end:
-            raise ValueError(f"`{name}` overlaps another tensor")
-        end = stop
-    return end
-
-
-def _place(name: str, entry: Any) -> tuple[int, int, str]:
-    """First byte, one past the last, and the name. Raises `ValueError`."""
-    fields = entry if isinstance(entry, dict) else {}
-    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not isinstance(dtype, str):
-        raise ValueError(f"`{name}` has no type")  # noqa: TRY004 -- of the file, as the other faults
-    if not isinstance(shape, list) or not all(_is_count(side, 0, 2**48) for side in shape):
-        raise ValueError(f"the shape of `{name}` is {_short(shape)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place, 0, 2**60) for place in offsets):
-        raise ValueError(f"the place of `{name}` is {_short(offsets)}")
-    begin, end = offsets
-    numbers = 1
-    for side in shape:
-        numbers *= side
-    if dtype in _BITS and numbers * _BITS[dtype] != 8 * (end - begin):
-        raise ValueError(f"`{name}` has {end - begin:,} bytes, and its shape {_short(shape)} in {dtype} takes others")
-    if end < begin:
-        raise ValueError(f"`{name}` ends before it begins")
-    return begin, end, name
-
-
 _FREEDOM = 8
 """A size may be this many times the largest side of a stored tensor: weights may be stored in parts."""
+
 
 _FEW_LAYERS = 64
 """Layers that are built in no time, whatever the weights are: some models store all of them as one."""

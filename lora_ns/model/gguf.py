@@ -14,8 +14,11 @@ from typing import Any
 from lora_ns.errors import MissingError, ModelError, Problem
 
 ENDING = ".gguf"
+
+
 _SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 """How llama.cpp names the parts of a model."""
+
 
 _SETTINGS = {
     "hidden_size": "embedding_length",
@@ -25,6 +28,8 @@ _SETTINGS = {
     "vocab_size": "vocab_size",
 }
 """Keys of `config.json` by llama.cpp's names, which follow the name of the architecture."""
+
+
 _MODULES = (
     (r"^token_embd\.", "model.embed_tokens."),
     (r"^output\.", "lm_head."),
@@ -94,8 +99,14 @@ def _read(file: Path, size: int, _changed: int) -> GgufHeader:
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type in the file."""
+
+
 _STRING, _LIST = 8, 9
+
+
 _LARGEST_HEADER = 256 * 2**20
+
+
 _LONGEST_LIST = 2_000_000
 """Values of one setting; the largest vocabularies have some hundred thousand."""
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basefolder import SETTINGS
-from lora_ns.basemodel import Base
-from lora_ns.consent import loading_arguments
-from lora_ns.engine.malformed import translating
 from lora_ns.errors import ModelError, Problem
-from lora_ns.packages import check_installed
+from lora_ns.machine.packages import check_installed
+from lora_ns.model.consent import loading_arguments
+from lora_ns.model.files import Base
+from lora_ns.model.folder import SETTINGS
+from lora_ns.model.malformed import translating
 from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, NoQuantization, Quantization, TorchAo
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _POOLER = "pooler"
+
+
 _NO_FOLDER = ".no-adapter"
 
 

@@ -8,17 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from lora_ns.basefolder import SETTINGS
-from lora_ns.consent import missing_code
 from lora_ns.errors import LoransError, MissingError, ModelError, Problem
-from lora_ns.shortage import exhaustion
+from lora_ns.files.shortage import exhaustion
+from lora_ns.model.consent import missing_code
+from lora_ns.model.folder import SETTINGS
 
 _LIBRARIES = frozenset(
     {"transformers", "tokenizers", "safetensors", "huggingface_hub", "torch", "accelerate", "peft", "gguf"}
 )
+
+
 _READERS_OF_SETTINGS = frozenset({"transformers.configuration_utils", "transformers.models.auto.configuration_auto"})
+
+
 _OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA", "NCCL", "cuDNN")
 """What torch says, as a `RuntimeError`, of faults that no file has."""
+
+
 _PLAIN = (ValueError, OSError, NotImplementedError)
 """Errors whose message is a sentence; others are named before it."""
 

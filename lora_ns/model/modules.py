@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.deadline import OverrunError, bounded
-from lora_ns.errors import PlanError, Problem
-from lora_ns.recipe.peft import Divisor, Lora
-from lora_ns.spelling import close_to
+from lora_ns.errors import PlanError, Problem, close_to
+from lora_ns.methods import Divisor, Lora
+from lora_ns.safety.deadline import OverrunError, bounded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+
+
 _EXPERTS = "experts"
 
 
@@ -208,7 +209,11 @@ _READ_AS = {
     "modules_to_save": r"(^|.*\.){}($|\..*)",
 }
 """Settings that PEFT makes regular expressions of, and which; lists of the first two are ends of names to it."""
+
+
 _ENDS = ("target_modules", "exclude_modules")
+
+
 _SHORTER = "write one without repetitions inside repetitions, such as `(a+)+`"
 
 
@@ -310,3 +315,13 @@ def _unmatched(
         hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
         problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))
     return problems
+
+
+_RESCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+"""Settings of models that do more to their logits than the head does."""
+
+
+def is_rescaled(model: Any) -> bool:
+    """Whether a model does more to its logits than its head does."""
+    settings = model.config.get_text_config()
+    return any(getattr(settings, name, None) is not None for name in _RESCALED)

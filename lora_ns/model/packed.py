@@ -8,14 +8,21 @@ from typing import Any
 Tensors = Mapping[str, Mapping[str, Any]]
 """Type and shape of stored tensors, as the header of a safetensors file has them."""
 
+
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
 _WORD_BITS = 32
 """GPTQ and AWQ pack weights into 32-bit integers."""
+
+
 _SCALES = {
     "torchao": ("._weight_scale", "._weight_zero_point"),
     "gptq": (".qzeros", ".scales", ".g_idx"),
     "awq": (".qzeros", ".scales"),
 }
+
+
 _WEIGHTS = {"torchao": "._weight_qdata", "gptq": ".qweight", "awq": ".qweight"}
 
 

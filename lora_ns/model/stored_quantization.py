@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora_ns.basemodel import BaseFacts
 from lora_ns.errors import ModelError, Problem, RecipeError
-from lora_ns.packages import check_installed
+from lora_ns.machine.packages import check_installed
+from lora_ns.model.files import BaseFacts
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, Gptq, NoQuantization, Quantization, TorchAo
 from lora_ns.recipe.rules import findings

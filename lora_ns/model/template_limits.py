@@ -6,17 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.deadline import OverrunError, bounded
-from lora_ns.engine.malformed import is_of_library
+from lora_ns.model.malformed import is_of_library
+from lora_ns.safety.deadline import OverrunError, bounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LONGEST_REFUSAL = 300
 """Characters of what a template says that are shown."""
+
+
 _FREE_LENGTH = 1_000_000
+
+
 _MOST_REPEATED = 20
 """A rendered text may be longer than `_FREE_LENGTH` characters if it is at most this many times its turns."""
+
+
 _TEMPLATE = "<template>"
 """What jinja calls the file of a compiled template in a traceback."""
 

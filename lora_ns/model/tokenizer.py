@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basefolder import check_tokenizer_files
-from lora_ns.basefolder import generation_settings as folder_generation_settings
-from lora_ns.basemodel import TOKENIZER_FILES, Base
-from lora_ns.consent import loading_arguments
-from lora_ns.deadline import OverrunError
-from lora_ns.engine.malformed import translating
-from lora_ns.engine.rendering import TemplateRefusalError, render, template_name
 from lora_ns.errors import ModelError, PlanError, Problem
+from lora_ns.model.consent import loading_arguments
+from lora_ns.model.files import TOKENIZER_FILES, Base
+from lora_ns.model.folder import check_tokenizer_files
+from lora_ns.model.folder import generation_settings as folder_generation_settings
+from lora_ns.model.malformed import translating
+from lora_ns.model.template_limits import TemplateRefusalError, render, template_name
 from lora_ns.recipe.model import Model
+from lora_ns.safety.deadline import OverrunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

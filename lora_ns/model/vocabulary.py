@@ -6,15 +6,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_ns.basemodel import Base, BaseFacts
 from lora_ns.errors import ModelError, Problem
 from lora_ns.formats import RowFaultError
+from lora_ns.model.files import Base, BaseFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _REMEDY = "take the tokenizer that belongs to the base"
+
+
 _CODE = "TOK001"
+
+
 _SHOWN = 3
 
 

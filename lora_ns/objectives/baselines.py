@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
-from lora_ns.engine.targets import OUTSIDE
 from lora_ns.formats import ProblemType
+from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
+from lora_ns.objectives.targets import OUTSIDE
 
 LOWER_IS_BETTER = frozenset({"rmse"})
+
+
 _NAMES = {"rmse": "RMSE", "f1": "F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
 
 

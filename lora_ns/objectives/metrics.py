@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lora_ns.deadline import bounded
 from lora_ns.formats.tokens import has_scheme
+from lora_ns.safety.deadline import bounded
 
 
 def classification_metrics(predicted: Sequence[int], expected: Sequence[int], classes: int) -> dict[str, float]:

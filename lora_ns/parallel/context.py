@@ -14,8 +14,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.render import IGNORED
 from lora_ns.errors import PlanError, Problem
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """What is known to see every earlier position in every layer, and to know a position by `position_ids` alone."""
+
+
 _KEY = "distributed.context_parallel_size"
+
+
 _KERNEL = "sdpa"
+
+
 _NAME = "ulysses"
 
 

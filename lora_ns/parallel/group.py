@@ -14,11 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.render import IGNORED
-from lora_ns.engine.sharding import put_together
 from lora_ns.errors import MissingError, Problem, RunError
+from lora_ns.parallel.sharding import put_together
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes, Strategy
-from lora_ns.rundir import DistributedRecord
+from lora_ns.run.manifest import DistributedRecord
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     import datasets

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_ns.engine.distributed import any_of
 from lora_ns.errors import InterruptedRunError, Problem
+from lora_ns.parallel.group import any_of
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
 CAUGHT = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 """Signals that would end a process, and that terminals, users and schedulers send."""
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.plan import Plan
-from lora_ns.reading import parse_json, read_text
+from lora_ns.files.reading import parse_json, read_text
+from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import DeepSpeed
-from lora_ns.recipe.load import LoadedRecipe, secrets_of_named
+from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.secrets import secrets_of_named
 
 
 def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
@@ -123,6 +124,8 @@ OWNED = {
     "pipeline": "this is not offered",
 }
 """Settings that the recipe has keys of its own for."""
+
+
 _KEYS = {
     "train_batch_size": "training.global_batch_size",
     "train_micro_batch_size_per_gpu": "training.per_device_train_batch_size",

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_ns.basemodel import BaseFacts
-from lora_ns.recipe.peft import Lora, PeftMethod
+from lora_ns.methods import Lora, PeftMethod
+from lora_ns.model.files import BaseFacts
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
 _RUNTIME_BYTES = 1_000_000_000
 """The libraries themselves, and what the allocator holds back."""
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lora_ns.errors import Problem
-from lora_ns.machine import Machine
-from lora_ns.memory import MemoryEstimate
+from lora_ns.machine.hardware import Machine
+from lora_ns.plan.memory import MemoryEstimate
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
-from lora_ns.recipe.distributed_rules import processes_train_together, weights_can_be_divided
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.rules.distributed import processes_train_together, weights_can_be_divided
 
 
 def count_here(asked: Strategy, machine: Machine) -> int:

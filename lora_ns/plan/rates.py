@@ -18,18 +18,47 @@ from __future__ import annotations
 
 import math
 
-from lora_ns.capabilities import LORA_RATE
+from lora_ns.methods.capabilities import LORA_RATE
+from lora_ns.model.files import BaseFacts
+from lora_ns.recipe.load import LoadedRecipe
+
+
+def _usual_why(loaded: LoadedRecipe, facts: BaseFacts | None) -> str:
+    kind = "text" if loaded.recipe.task_type == "CAUSAL_LM" else "labels"
+    if facts is None or not facts.hidden_size:
+        return f"usual for {loaded.recipe.peft.method} and {kind}"
+    return f"usual for {loaded.recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
+
+
+def _usual_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> float:
+    typical = loaded.recipe.peft.capabilities.typical_learning_rate
+    return usual_rate(typical, loaded.recipe.task_type, facts.hidden_size if facts else None)
+
 
 _TEXT_WIDTH, _TEXT_POWER = 4096, 0.775
+
+
 _LABEL_WIDTH, _LABEL_RATE = 384, 1e-3
+
+
 _LOWEST, _HIGHEST = 5e-5, 1e-3
+
+
 FAR = 4
 """A rate this many times above or below the usual one gets a note."""
+
+
 LARGE_BATCH = 64
 """Rows of text in a step above which an adapter learns less from each row."""
+
+
 USUAL_SCALE, USUAL_ALPHA = 2, 32
 """`lora_alpha / lora_r`, and `lora_alpha`, of which recipes keep either one or the other."""
+
+
 _TEXT_RANK, _LABEL_RANK, _LEAST_RANK = 16, 8, 2
+
+
 _ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "c_attn", "qkv")
 
 

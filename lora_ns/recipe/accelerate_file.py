@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.credentials import HIDDEN, is_secret_name
-from lora_ns.errors import Problem, RecipeError
-from lora_ns.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
-from lora_ns.spelling import close_to
+from lora_ns.errors import Problem, RecipeError, close_to
+from lora_ns.files.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
+from lora_ns.safety.credentials import HIDDEN, is_secret_name
 
 if TYPE_CHECKING:
     import yaml
@@ -96,6 +95,8 @@ class _Found:
 
 
 _FLAGS = (True, False)
+
+
 _TYPES = (
     ("NO", "none"),
     (False, "none"),  # as YAML reads a bare NO
@@ -104,9 +105,15 @@ _TYPES = (
     ("FSDP", "fsdp"),
     ("DEEPSPEED", "deepspeed"),
 )
+
+
 _TABLES = {"fsdp_config": "FSDP", "deepspeed_config": "DEEPSPEED"}
 """The tables of a strategy, by the `distributed_type` that they are for."""
+
+
 _SEEN_GPUS = "write `all`, and name the GPUs in front of the command: `CUDA_VISIBLE_DEVICES=0,1 lorans ...`"
+
+
 _TOP: Mapping[str, _Rule] = {
     "compute_environment": _Rule(same=("LOCAL_MACHINE",), remedy="write LOCAL_MACHINE"),
     "debug": _Rule(same=(False,)),
@@ -137,9 +144,17 @@ _TOP: Mapping[str, _Rule] = {
     **{name: _Rule(same=([],)) for name in ("commands", "tpu_env", "tpu_vm")},
     **{name: _Rule(same=(False,)) for name in ("tpu_use_cluster", "tpu_use_sudo")},
 }
+
+
 _OF_FSDP1 = "is of FSDP1, and FSDP2 has nothing like it"
+
+
 _BLOCKS = "remove it: the weights are divided at the base's own blocks"
+
+
 _RESHARD = "distributed.reshard_after_forward"
+
+
 _FSDP: Mapping[str, _Rule] = {
     "fsdp_version": _Rule(same=(2,), remedy="write 2, or let `accelerate to-fsdp2` convert the file"),
     "fsdp_reshard_after_forward": _Rule(
@@ -173,7 +188,11 @@ _FSDP: Mapping[str, _Rule] = {
         for name in ("fsdp_forward_prefetch", "fsdp_use_orig_params", "fsdp_sync_module_states")
     },
 }
+
+
 _TORCHRUN = "remove it: the same command is given on each machine"
+
+
 _DEEPSPEED: Mapping[str, _Rule] = {
     "zero_stage": _Rule(key="distributed.zero_stage"),
     "offload_optimizer_device": _Rule(key="distributed.offload_optimizer"),
@@ -192,9 +211,15 @@ _DEEPSPEED: Mapping[str, _Rule] = {
     },
     "deepspeed_moe_layer_cls_names": _Rule(same=("",)),
 }
+
+
 _COUNTS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
+
+
 _LEAST = {"num_processes": -1, "num_machines": 1, "machine_rank": 0, "main_process_port": 1}
 """What the numbers are from; -1 processes are as many as there are GPUs."""
+
+
 _PORT = 29500
 """Accelerate's own."""
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_ns.acceleratefile import AccelerateFile, Said, parse_accelerate
 from lora_ns.errors import Problem, RecipeError
-from lora_ns.reading import LARGEST_YAML, read_text
-from lora_ns.recipe.base import control_in
+from lora_ns.files.reading import LARGEST_YAML, read_text
+from lora_ns.recipe.accelerate_file import AccelerateFile, Said, parse_accelerate
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.explain import as_toml
+from lora_ns.table import control_in
 
 KEY = "distributed.accelerate_config"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import Column, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
+from lora_ns.table import Column, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
 
 FormatName = Literal[
     "auto",
@@ -20,9 +20,15 @@ FormatName = Literal[
     "classification",
     "token-classification",
 ]
+
+
 SampleBy = Literal["document", "line"]
 """The names that `datasets` gives to the ways of reading a text file."""
+
+
 Delimiter = Annotated[str, Field(min_length=1, max_length=1)]
+
+
 _FORM = (
     "format",
     "columns",
@@ -35,6 +41,8 @@ _FORM = (
     "ignore_columns",
 )
 """The keys that say how a row is read."""
+
+
 _PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names", "delimiter", "sample_by")
 """The keys that say where the rows of one source are."""
 

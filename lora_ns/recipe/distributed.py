@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import PLACE, Name, NonNegativeInt, PositiveInt, Table
+from lora_ns.table import PLACE, Name, NonNegativeInt, PositiveInt, Table
 
 
 class Strategy(Table):
@@ -130,6 +130,8 @@ class AutoStrategy(Processes):
 
 
 Distributed = Annotated[OneProcess | Ddp | Fsdp | DeepSpeed | AutoStrategy, Field(discriminator="strategy")]
+
+
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "none": OneProcess,
     "ddp": Ddp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_ns.recipe.base import Column, PositiveInt, Table
+from lora_ns.table import Column, PositiveInt, Table
 
 
 class Evaluation(Table):

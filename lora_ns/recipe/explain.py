@@ -9,17 +9,19 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from lora_ns.errors import Problem
-from lora_ns.recipe.base import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in
+from lora_ns.errors import Problem, close_to
+from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.distributed import STRATEGIES
-from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.spelling import close_to
+from lora_ns.table import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in
 
 Keys = Sequence[int | str]
+
+
 Locate = Callable[[str], str]
 """From a dotted key to `recipe.toml:13`."""
+
 
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
     "peft": METHODS,
@@ -36,6 +38,7 @@ def tag_of(union: str) -> str:
 
 MOST_CHOICES = 10
 """Choices that are all told."""
+
 
 FOREIGN_KEYS = {
     "alpha": "peft.lora_alpha",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_ns.recipe.base import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Seed, Table
+from lora_ns.table import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Seed, Table
 
 
 class Generation(Table):

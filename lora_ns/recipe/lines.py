@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lora_ns.reading import split_lines
+from lora_ns.files.reading import split_lines
 
 _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)$"""
 )
+
+
 _STRING_OR_COMMENT = re.compile(
     r"""
     "{3}(?:\\.|[^\\])*?"{3} | '{3}.*?'{3}   # a long string that ends on its line

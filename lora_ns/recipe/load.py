@@ -12,25 +12,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_ns.credentials import secret_in, secret_told_in, secrets_of
 from lora_ns.errors import PlanError, Problem, RecipeError
-from lora_ns.reading import (
-    LARGEST_RECIPE,
-    RefusedError,
-    TOMLDecodeError,
-    check_depth,
-    check_text,
-    load_toml,
-    parse_toml,
-    read_text,
-    split_lines,
-)
-from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, tag_of, untagged
-from lora_ns.recipe.filled import Filled, fill
+from lora_ns.files.reading import LARGEST_RECIPE, parse_toml, read_text
+from lora_ns.recipe.accelerate_merge import Filled, fill
+from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
-from lora_ns.recipe.positions import comments, line_numbers
+from lora_ns.recipe.lines import line_numbers
+from lora_ns.recipe.overrides import _apply, _origin, _override_key, parse_override
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules import SAMPLING_KEYS, findings
+from lora_ns.recipe.rules import findings
+from lora_ns.recipe.rules.evaluation import SAMPLING_KEYS
+from lora_ns.recipe.secrets import _secrets, _secrets_of_file
+from lora_ns.recipe.stand_ins import _STAND_INS, _stand_in
 
 
 @dataclass(frozen=True)
@@ -91,47 +84,6 @@ def load_recipe(
     return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled)
 
 
-def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> Iterator[Problem]:
-    """What of a recipe is a secret, which would be copied into the run: by its key, or by its looks, comments too."""
-    places = set()
-    for key, kind, variable in secrets_of(table):
-        places.add(locate(key))
-        yield Problem(locate(key), f"{key}: {kind}, and a recipe is copied into its run", _instead(variable))
-    yield from (problem for problem in _secrets_of_text(path, text) if problem.where not in places)
-
-
-def _secrets_of_file(filled: Filled) -> Iterator[Problem]:
-    """The same of a file of accelerate's, which is copied into the jobs of a run."""
-    if filled.file is not None:
-        yield from secrets_of_named(filled.file.path, filled.file.text)
-
-
-def secrets_of_named(path: Path, text: str, table: Any = None) -> Iterator[Problem]:
-    """The same of a file that a recipe names and that is copied into its run; `table` is what it has as JSON."""
-    lines = split_lines(text)
-    places = set()
-    for key, kind, variable in secrets_of(table):
-        name = f'"{key.rpartition(".")[2]}"'
-        number = next((number for number, line in enumerate(lines, start=1) if name in line or secret_in(line)), None)
-        places.add(where := f"{path}:{number}" if number else str(path))
-        yield Problem(where, f"{key}: {kind}, and the file is copied into the run", _instead(variable))
-    for number, line in enumerate(lines, start=1):
-        if (found := secret_told_in(line)) and (where := f"{path}:{number}") not in places:
-            yield Problem(where, f"{found[0]}, and the file is copied into the run", _instead(found[1]))
-
-
-def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
-    """By line: what looks like a secret wherever it stands, and what a comment calls one."""
-    told = dict(comments(text))
-    for number, line in enumerate(split_lines(text), start=1):
-        if found := secret_in(line) or secret_told_in(told.get(number, "")):
-            yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
-
-
-def _instead(variable: str) -> str:
-    return f"remove it, and set {variable} instead"
-
-
 def _fill(
     table: dict[str, Any], path: Path, lines: Mapping[str, int], overrides: Sequence[str], text: str | None = None
 ) -> Filled:
@@ -142,16 +94,6 @@ def _fill(
         lambda key: _origin(lines, overrides, key),
         lambda key: _where(path, lines, overrides, key),
     )
-
-
-def _origin(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
-    for override in reversed(overrides):
-        names, value = parse_override(override)
-        owner = ".".join(names)
-        if f"{key}.".startswith(f"{owner}."):
-            rest = key.removeprefix(owner).strip(".")
-            return "--set" if _has(value, rest.split(".") if rest else []) else "default"
-    return "recipe" if key in lines else "default"
 
 
 def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
@@ -186,30 +128,6 @@ def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
     return changed.generation
 
 
-def parse_override(override: str) -> tuple[list[str], Any]:
-    """Split `a.b=value` into its key and its value as TOML reads it; what is not TOML is taken as a plain string.
-
-    Raises:
-        RecipeError: if there is no `=` or no key.
-    """
-    if len(override) > _LONGEST_OVERRIDE:
-        what = f"`{override[:40]}...` is longer than {_LONGEST_OVERRIDE:,} characters"
-        raise RecipeError(Problem("--set", what, "write it in the recipe"))
-    key, equals, value = check_text(override, "--set", RecipeError).partition("=")
-    names = [name.strip() for name in key.split(".")]
-    if not equals or not all(names):
-        raise RecipeError(Problem("--set", f"`{override}`", "write `table.key=value`, such as `training.seed=1`"))
-    try:
-        return names, load_toml(f"value = {value.strip()}")["value"]
-    except TOMLDecodeError:
-        return names, value.strip()
-    except RefusedError as fault:
-        raise RecipeError(Problem("--set", f"{key}: {fault.what}", fault.remedy)) from None
-
-
-_LONGEST_OVERRIDE = 16 * 1024
-
-
 def _read(path: Path) -> str:
     return read_text(
         path,
@@ -219,38 +137,6 @@ def _read(path: Path) -> str:
         if_folder=f"name the file in it, such as {path / 'recipe.toml'}",
         takes_pipes=True,
     )
-
-
-def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Merge the overrides into the tables."""
-    for override in overrides:
-        names, value = parse_override(override)
-        target: Any = table
-        for name in names[:-1]:
-            target = _below(target, name, override)
-            if not isinstance(target, (dict, list)):
-                raise RecipeError(Problem("--set", f"`{override}`: `{name}` is a value, not a table"))
-        target[_place(target, names[-1], override)] = value
-        try:
-            check_depth(table)
-        except RefusedError as fault:
-            key = ".".join(names)
-            raise RecipeError(Problem("--set", f"{key}: {fault.what}", fault.remedy)) from None
-
-
-def _below(target: Any, name: str, override: str) -> Any:
-    place = _place(target, name, override)
-    return target[place] if isinstance(target, list) else target.setdefault(place, {})
-
-
-def _place(target: Any, name: str, override: str) -> Any:
-    """The key of a table, or the number of a place in a list."""
-    if not isinstance(target, list):
-        return name
-    if not name.isdecimal() or len(name) > 9 or int(name) >= len(target):
-        what = f"`{override}`: no place `{name}` in a list of {len(target)}"
-        raise RecipeError(Problem("--set", what, "they are numbered from 0"))
-    return int(name)
 
 
 ALTERNATIVES = (
@@ -321,63 +207,15 @@ def _more(untold: int) -> list[Problem]:
     return [Problem("", f"and {untold:,} more keys that are wrong")] if untold else []
 
 
-_STAND_INS: Mapping[str, Any] = {
-    "task_name": "task",
-    "task_type": "CAUSAL_LM",
-    "model": {"name_or_path": "base"},
-    "model.name_or_path": "base",
-    "peft": {"method": "lora"},
-    "peft.method": "lora",
-    "dataset": {},
-    "training": {"output_dir": "run"},
-    "training.output_dir": "run",
-}
-"""What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
-
-
 _STAND_INS_WHOLE: Mapping[str, Any] = {
     **{key: value for key, value in _STAND_INS.items() if "." not in key},
     "dataset": {"path": "rows"},
 }
 """A recipe that is well-formed and says nothing."""
 
-_STAND_IN_TAGS = {"peft": "lora", "quantization": "bnb-4bit", "distributed": "ddp"}
-"""What a tagged union without a readable tag is read as, so that its other keys can be judged."""
-
-
-def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
-    """Replace a faulty key by its stand-in, or take it out."""
-    dotted = ".".join(str(key) for key in keys)
-    if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
-        table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]
-        return
-    target: Any = table
-    for depth, key in enumerate(keys):
-        here = ".".join(str(name) for name in keys[: depth + 1])
-        below = target[key] if isinstance(key, int) else target.get(key)
-        goes_on = isinstance(below, dict) or (depth + 2 < len(keys) and _are_tables(below))
-        if here == dotted or not goes_on:
-            target.pop(key, None)
-            if here in _STAND_INS:
-                target[key] = copy.deepcopy(_STAND_INS[here])
-            return
-        target = below
-
-
-def _are_tables(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(element, dict) for element in value)
-
 
 def _touches(key: str, faulty: set[str]) -> bool:
     return any(key == fault or key.startswith(f"{fault}.") or fault.startswith(f"{key}.") for fault in faulty)
-
-
-def _has(value: Any, names: Sequence[str]) -> bool:
-    for name in names:
-        if not isinstance(value, Mapping) or name not in value:
-            return False
-        value = value[name]
-    return True
 
 
 def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
@@ -390,10 +228,6 @@ def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: 
         owner = owner.rpartition(".")[0]
     is_only_set = any(_override_key(override).startswith(f"{key.partition('.')[0]}.") for override in overrides)
     return "--set" if is_only_set else str(path)
-
-
-def _override_key(override: str) -> str:
-    return ".".join(name.strip() for name in override.partition("=")[0].split("."))
 
 
 def _no_json(value: object) -> dict[str, str]:

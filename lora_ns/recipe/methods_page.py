@@ -1,11 +1,11 @@
-"""The table of PEFT methods, as `lorans methods` and `docs/methods.md` show it: `python -m lora_ns.recipe.methods`."""
+"""The table of PEFT methods, for `lorans methods` and `docs/methods.md`: `python -m lora_ns.recipe.methods_page`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 
-from lora_ns.recipe.peft import METHODS, REFUSED, REFUSED_STARTS, PeftMethod
+from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS, PeftMethod
 
 QUESTIONS: Mapping[str, str] = {
     "merge": "merge",
@@ -25,6 +25,7 @@ QUESTIONS: Mapping[str, str] = {
     "vllm": "vLLM",
 }
 """Field of `Capabilities` to what it is called."""
+
 
 COLUMNS = ("method", *QUESTIONS.values(), "rate")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lora_ns.recipe.base import Name, Table, Text
+from lora_ns.table import Name, Table, Text
 
 
 class Model(Table):

@@ -28,14 +28,27 @@ class Optimizer:
 
 
 _ADAM = Optimizer(8.0)
+
+
 _8BIT = Optimizer(2.0, "bitsandbytes", "bitsandbytes")
+
+
 _ONE = Optimizer(4.0, reads_betas=False)
+
+
 _TORCHAO = Optimizer(2.0, "torchao", "torchao")
+
+
 _FREE = Optimizer(8.0, "schedulefree", "schedulefree", schedules_itself=True)
+
+
 _WHOLE = replace(_ADAM, refused="it works on the gradients of whole weights, and an adapter trains none of them")
+
+
 _BACKWARD = Optimizer(
     0.0, refused="it changes weights within the backward pass, where gradients are neither added up nor cut"
 )
+
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
     "adamw_torch": _ADAM,

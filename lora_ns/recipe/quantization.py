@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import PositiveFloat, Table
+from lora_ns.table import PositiveFloat, Table
 
 
 class QuantizationMethod(Table):
@@ -115,6 +115,8 @@ Quantization = Annotated[
     NoQuantization | Bnb4Bit | Bnb8Bit | TorchAo | Gptq | Awq,
     Field(discriminator="method"),
 ]
+
+
 QUANTIZATIONS: Mapping[str, type[QuantizationMethod]] = {
     "none": NoQuantization,
     "bnb-4bit": Bnb4Bit,

@@ -6,17 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import WORD, Table
+from lora_ns.methods import Peft
+from lora_ns.objectives.classification import Classification
+from lora_ns.objectives.sft import Sft
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.distributed import Distributed, OneProcess
 from lora_ns.recipe.evaluation import Evaluation
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.model import Model
-from lora_ns.recipe.objectives import Classification, Sft
-from lora_ns.recipe.peft import Peft
 from lora_ns.recipe.quantization import NoQuantization, Quantization
 from lora_ns.recipe.tracking import Tracking
 from lora_ns.recipe.training import Training
+from lora_ns.table import WORD, Table
 
 
 class Recipe(Table):

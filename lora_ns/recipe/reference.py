@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ns.recipe.base import Table
 from lora_ns.recipe.explain import UNIONS, describe, table_class, tag_of
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.table import Table
 
 
 def reference() -> str:

@@ -30,7 +30,10 @@ def _start(summary: str, task_type: str, model: str, **tables: Any) -> Start:
 
 
 _QLORA = {"method": "bnb-4bit"}
+
+
 _OUTPUT = "outputs/run"
+
 
 STARTS: Mapping[str, Start] = {
     "quickstart": _start(
@@ -193,7 +196,10 @@ def _tables(start: Start, model: str | None, data: str | None, method: str | Non
 _EXAMPLES: Mapping[str, dict[str, Any]] = {"trainable-tokens": {"token_indices": [0]}}
 """Keys of methods that have no default, with something to replace."""
 
+
 _QUESTIONS = ("What is 2 + 3?", "What is 4 + 1?", "What is 7 + 2?", "What is 6 + 3?")
+
+
 _ANSWERS = ("5", "5", "9", "9")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lora_ns.recipe.base import (
+from lora_ns.table import (
     Extra,
     Fraction,
     Name,

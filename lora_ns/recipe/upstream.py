@@ -60,10 +60,19 @@ SET_BY_PLAN = frozenset(
 )
 """Fields of `TrainingArguments` that the recipe's own keys and the plan decide; `[training.extra]` may not."""
 
+
 _METRICS = "the metrics here are over all evaluation rows, and read nothing else"
+
+
 _RESUMES = "a run that is resumed goes on as if it had not been interrupted"
+
+
 _CACHE = "nothing is generated in a training step"
+
+
 _SCRIPTS = "nothing but transformers' example scripts reads it"
+
+
 REFUSED_ARGUMENTS: Mapping[str, str] = {
     "activation_checkpointing": "`training.gradient_checkpointing` decides it",
     "activation_checkpointing_kwargs": "`training.gradient_checkpointing` decides it",
@@ -93,6 +102,7 @@ REFUSED_ARGUMENTS: Mapping[str, str] = {
     "use_liger_kernel": "it replaces layers that the adapter is checked on",
 }
 """Fields of `TrainingArguments` that would have no effect here, or break what is promised; each with the reason."""
+
 
 NEEDS: Mapping[str, tuple[str, ...]] = {"greater_is_better": ("metric_for_best_model", "load_best_model_at_end")}
 """Fields that have an effect only beside one of others."""

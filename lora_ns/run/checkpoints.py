@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.marks import MARK, Fault, Mark, fault_of, has_all_files, mark_folder, read_mark
-from lora_ns.reading import LARGEST_LIST, read_json
-from lora_ns.removal import remove
-from lora_ns.rundir import follow_umask, telling_disk_errors
-from lora_ns.upstream import dataclass_fields
+from lora_ns.files.disk import follow_umask, telling_disk_errors
+from lora_ns.files.marks import MARK, Fault, Mark, fault_of, has_all_files, mark_folder, read_mark
+from lora_ns.files.reading import LARGEST_LIST, read_json
+from lora_ns.files.removal import remove
+from lora_ns.recipe.upstream import dataclass_fields
 
 _STATE = "trainer_state.json"
+
+
 _ASIDE = "damaged-"
 
 
@@ -233,6 +235,8 @@ _PARTS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "rng_state.pth": (("rng_state*.pth",), ""),
 }
 """Without one of them the trainer would fail, or begin anew without a word: where each may be, and why it is not."""
+
+
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen"), _is_count),
     **dict.fromkeys(("epoch", "total_flos", "logging_steps", "eval_steps", "save_steps"), _is_number),

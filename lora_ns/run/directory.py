@@ -17,173 +17,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from lora_ns import __version__
 from lora_ns.errors import LoransError, Problem, RunError, UsageError
-from lora_ns.formats import ProblemType
-from lora_ns.locks import try_lock
-from lora_ns.plan import Plan
-from lora_ns.reading import exists, is_file, is_folder, is_within, read_bytes, read_json
+from lora_ns.files.disk import now, telling_disk_errors, write_atomic
+from lora_ns.files.locks import try_lock
+from lora_ns.files.reading import exists, is_file, is_folder, is_within, read_bytes, read_json
+from lora_ns.files.removal import remove
+from lora_ns.files.shortage import check_writable, is_gone, unwritable
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.removal import remove
-from lora_ns.replaced import Replaced
-from lora_ns.shortage import check_writable, existing, is_gone, reason, unwritable
-
-MANIFEST_VERSION = 1
-
-Status = Literal["started", "running", "finished", "failed", "interrupted"]
-
-
-class BaseRecord(BaseModel):
-    """Which base the adapter belongs to."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    path: str
-    moved_to: str | None = None
-    """Where it was found since, by `--base` of `train --resume`."""
-    commit: str | None
-    gguf_file: str | None = None
-    fingerprint: str
-    tokenizer_fingerprint: str
-    parameters: int
-    trainable_parameters: int | None = None
-
-
-class FileRecord(BaseModel):
-    """A file that is read while it is trained on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    size: int
-    sha256: str
-
-
-class SourceRecord(BaseModel):
-    """Which rows were read."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source: str
-    sha256: str
-    rows: int
-    """Rows used."""
-    dropped: int = 0
-    """Rows left out because they were too long."""
-    truncated: int = 0
-    """Rows cut because they were too long."""
-    tokens: int = 0
-    trained_tokens: int = 0
-    left_out: int = 0
-    """Rows of a stream left out because they cannot be read."""
-    commit: str | None = None
-    """Of a stream from the hub, the commit that was read."""
-    files: tuple[FileRecord, ...] = ()
-    """The files of a stream, whose rows the run directory does not have."""
-
-
-class PartRecord(BaseModel):
-    """What one of several sources gave."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source: str
-    sha256: str
-    format: str
-    columns: dict[str, Any]
-    rows: int
-    """Rows to train on, those set aside for evaluation not among them."""
-    used: int
-    """Rows trained on, each as often as it is."""
-    repeated: int = 0
-    """How many of these are repetitions."""
-    held_out: int = 0
-    """Rows set aside for evaluation."""
-    weight: float | None = None
-
-
-class DataRecord(BaseModel):
-    """How rows became examples, and which they were."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: str
-    columns: dict[str, Any]
-    train: SourceRecord
-    sources: tuple[PartRecord, ...] = ()
-    """The sources of the training rows, where they are several."""
-    eval: SourceRecord | None = None
-    eval_rows: list[dict[str, Any]] = []
-    """The evaluation rows that are answered, so that they can be answered again without the file."""
-
-
-class SealRecord(BaseModel):
-    """The saved adapter, opened again on a fresh base, against the model that was trained."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: int
-    """Rows that both answered."""
-    largest_difference: float
-    """Between their logits, relative to the largest one."""
-    adapter_effect: float | None = None
-    """The same between the trained model and the base; None where the adapter changes the positions."""
-
-
-class DistributedRecord(BaseModel):
-    """The processes that trained, as the engine reports them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    strategy: str
-    world_size: int
-    backend: str | None = None
-
-
-class Manifest(BaseModel):
-    """All that is known of a run; what `infer`, `merge`, `eval` and `--resume` read."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: int = MANIFEST_VERSION
-    lorans: str = __version__
-    run_id: str
-    status: Status = "started"
-    created: str
-    updated: str
-    recipe: Recipe
-    overrides: tuple[str, ...] = ()
-    plan: Plan
-    base: BaseRecord
-    data: DataRecord
-    chat_template_sha256: str | None = None
-    chat_template: str | None = None
-    """The template that the recipe put in the place of the tokenizer's own."""
-    stop_token_ids: tuple[int, ...] = ()
-    added_tokens: tuple[int, ...] = ()
-    """Numbers of the tokens that the recipe adds."""
-    labels: tuple[str, ...] = ()
-    problem_type: ProblemType | None = None
-    """What a label is; None for text, and for runs of versions that knew classes alone."""
-    packages: dict[str, str] = {}
-    machine: dict[str, Any] = {}
-    seed: int
-    metrics: dict[str, Any] = {}
-    baseline: dict[str, Any] = {}
-    """By metric the constant answer that is best on the training rows; none for text, and in runs of older versions."""
-    adapter: dict[str, str] = {}
-    """SHA-256 of every file of the adapter, by its name."""
-    seal: SealRecord | None = None
-    distributed: DistributedRecord | None = None
-    """None before the trainer was there, and in runs of versions that knew one process alone."""
-    error: str | None = None
-    awaits_launcher: bool = False
-    """Prepared by `launch-command`: what the run replaces stays aside until its first step, however long that takes."""
+from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, _checksum
+from lora_ns.run.replaced import Replaced
 
 
 class RunDir:
@@ -600,6 +446,8 @@ class RunDir:
 
 _RANKS_SECONDS = 10.0
 """How long processes of a run are waited for whose command was killed."""
+
+
 _WRITTEN = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|new)")
 """What a file is called while it is written, by `write_atomic` or from another machine."""
 
@@ -644,100 +492,3 @@ class FollowedRun(RunDir):
 def new_run_id() -> str:
     """A name that no other run has."""
     return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-
-
-def now() -> str:
-    """The time as the manifest writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, with the permissions that the umask leaves.
-
-    Raises:
-        RunError: if there is no space, or no permission.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    with telling_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def follow_umask(folder: Path) -> None:
-    """Give the files of a folder the permissions that the umask leaves; libraries write some for the owner alone."""
-    probe = folder / f".umask.{secrets.token_hex(4)}"  # a process can read its umask only by changing it
-    probe.touch(exist_ok=False)
-    mode = probe.stat().st_mode & 0o777
-    probe.unlink()
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            file.chmod(mode)
-
-
-class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
-    """Turn a full disk, a missing permission, or a folder that is gone into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, LoransError):
-            return
-        if problem := unwritable(error, self._path):
-            raise RunError(problem) from None
-        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, TimeoutError)):
-            raise RunError(Problem(str(self._path), f"cannot be written: {reason(error)}", "choose another folder"))
-
-
-def check_space(path: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
-
-    Raises:
-        RunError: with the bytes that are needed and free.
-    """
-    free = shutil.disk_usage(existing(path)).free
-    if free < needed and os.statvfs(existing(path)).f_blocks:  # what has no blocks, as /proc, is no disk
-        what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
-        raise RunError(Problem(str(path), what, "free some space, or choose another folder"))
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def hash_folder(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder, by its name."""
-    return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-def _checksum(table: Mapping[str, Any]) -> str:
-    """SHA-256 over the values of a manifest, whatever their order."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two nested tables, with both values."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found |= differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found[f"{prefix}{key}"] = (before, after)
-    return found

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.reading import LARGEST_LIST, NotAFileError, check_depth, open_file, read_bytes
-from lora_ns.rundir import write_atomic
+from lora_ns.files.disk import write_atomic
+from lora_ns.files.reading import LARGEST_LIST, NotAFileError, check_depth, open_file, read_bytes
 
 LAST_STEP = 2**63 - 1
 """More steps than these no run has."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_ns.removal import remove
+from lora_ns.files.removal import remove
 
 
 class Replaced:

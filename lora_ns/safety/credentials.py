@@ -24,7 +24,11 @@ class Shape:
 
 
 _START = r"(?<![A-Za-z0-9])"
+
+
 _OF_ITS_LIBRARY = "the variable that its library reads credentials from"
+
+
 SHAPES = (
     Shape("a Hugging Face token", re.compile(_START + r"(?:hf|api_org)_[A-Za-z0-9]{20,}"), "HF_TOKEN"),
     Shape("a GitHub token", re.compile(_START + r"(?:gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"), "GITHUB_TOKEN"),
@@ -49,6 +53,7 @@ SHAPES = (
 )
 """Tokens that say themselves what they are."""
 
+
 _URL = re.compile(
     r"""
     (?P<name> ://? )                                        # `Path` makes one slash of two
@@ -67,24 +72,38 @@ _URL = re.compile(
 )
 """A user and a password in a URL, with any slash and `@` in them, or what stands alone before the host of a web
 address."""
+
+
 _QUERY = re.compile(
     r"(?i)(?<=[?&#;])(?P<name>(?P<key>(?:[\w-]*[_-])?"
     r"(?:token|api_?key|key|password|secret|sig|signature|credential))=)(?P<value>[^&#\s\"'`]+)"
 )
+
+
 _NAMES = (
     r"passw(?:or)?d|passphrase|(?:client[_-]?)?secret|credentials?"
     r"|(?:secret[_-])?access[_-]?key|(?:api|secret|private|account|auth)[_-]?key"
 )
+
+
 _TOKENS = (
     r"(?:auth|access|api|bearer|refresh|hub|hf|github|gitlab|wandb|session|id|personal|security|use_auth)[_-]?token"
 )
+
+
 _SECRET_NAME = re.compile(rf"(?i)(?:.*[_.-])?(?:{_NAMES}|{_TOKENS})|token|key|wandb_?key|authorization")
+
+
 _NAMED = re.compile(r"(?i)passw|passphrase|secret|credential|key|token")
+
+
 _ASSIGNED = re.compile(
     r"(?i)(?P<key>(?<![A-Z0-9])(?:[A-Z0-9]{1,40}[_-]){0,6}"
     rf"(?:{_NAMES}|{_TOKENS})|(?<![\w-])(?:--)?token)(?P<sign>\\{{0,3}}[\"']?[^\S\n]*[=:][^\S\n]*)"
 )
 """A name of a secret, as messages, tables and command lines write it before its value."""
+
+
 _VALUE = re.compile(
     r"""
     \\+ (?P<within>["']) (?P<inner> (?: (?! \\+(?P=within) ) [^\n] )+ ) \\+ (?P=within)     # in a string
@@ -93,16 +112,23 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
+
+
 _OPTION = re.compile(rf"(?i)(?<![\w-])--(?:[\w-]{{0,40}}-)?(?:{_NAMES}|{_TOKENS}|token)[^\S\n]+(?P<value>[^\s\"'`]+)")
+
+
 _HEADER = re.compile(
     r"(?i)(?:(?<![A-Z])authorization\\{0,3}[\"']?[^\S\n]*[:=][^\S\n]*\\{0,3}[\"']?"
     r"(?P<scheme>(?:bearer|basic|token|digest|apikey|negotiate)[^\S\n]+)?|(?<![A-Z0-9])bearer[^\S\n]+)"
     r"(?P<value>(?![<$])[^\s\"'`,;)}\]\\]+)"
 )
+
+
 _STAND_IN = re.compile(
     r"^[$<{%\[(*.]|^[A-Za-z_][\w.]*\(|\.\.\.|\*\*\*|[xX]{3}|your|YOUR|example|changeme|placeholder|^[A-Z]+(?:_[A-Z0-9]*)*$"
 )
 """What stands for a secret where there is none: `$TOKEN`, `<token>`, `your-token`, `...`."""
+
 
 _VARIABLES = (
     ("wandb", "WANDB_API_KEY"),
@@ -160,8 +186,12 @@ class _Assignment:
 
 
 _QUOTES = ("'", '"', "\\")
+
+
 _PATH = re.compile(r"[A-Za-z]+(?:[._-][A-Za-z]+)+[(\[]?|(?:\S+\s+){5,}.*")
 """What code reads a value from, and sentences."""
+
+
 _LONGEST_WORD = 500
 """Characters of a value that may be a word; what is longer is looked at in parts, so that no text takes long."""
 

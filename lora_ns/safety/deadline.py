@@ -19,8 +19,11 @@ from typing import TypeVar
 
 SECONDS = 3.0
 """What one call may take. Templates and patterns that are used take milliseconds."""
+
+
 MEMORY = 512 * 2**20
 """Bytes that one call may add to the process."""
+
 
 T = TypeVar("T")
 

@@ -17,5 +17,5 @@ def interpreter() -> list[str]:
 def forget_working_folder() -> None:
     """Take the working folder off the path, where `python -m` put it first, unless lorans itself lies there."""
     here = Path.cwd()
-    if sys.path and sys.path[0] in {"", str(here)} and here != Path(__file__).parent.parent:
+    if sys.path and sys.path[0] in {"", str(here)} and here != Path(__file__).parents[2]:
         del sys.path[0]

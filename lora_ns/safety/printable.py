@@ -1,7 +1,7 @@
 """Text of others made fit for a terminal and a log: what would steer it, or would not be seen, is shown as an escape.
 
 Accents, scripts of all languages and emoji stay as they are. Of an emoji that is joined of several, the joiner is shown
-too (`\\u200d`): the same character hides text elsewhere. A backslash is not doubled: this is for people, who read file
+too (`\u200d`): the same character hides text elsewhere. A backslash is not doubled: this is for people, who read file
 names in it, and nothing reads it back.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from lora_ns.credentials import scrub_file, scrubbed
+from lora_ns.safety.credentials import scrub_file, scrubbed
 
 _SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories that are shown by code point: controls, formats such as the direction of text, surrogates, separators."""
+
+
 _UNSEEN = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0, *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)}
 )
@@ -31,6 +33,8 @@ class _Escapes(dict[int, str]):
 
 
 _ESCAPES = _Escapes()
+
+
 _ESCAPES_IN_LINES = _Escapes({ord("\n"): "\n", ord("\t"): "\t"})
 
 

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_ns.engine.dataset import split_text
-from lora_ns.engine.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
-from lora_ns.engine.render import Rendered, make_renderer
-from lora_ns.engine.targets import Targets, check_named
+from lora_ns.answers.exact_match import Questions
+from lora_ns.answers.label import baseline_of
+from lora_ns.answers.opened import Opened, format_of, kept_rows
+from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
+from lora_ns.data.encode import split_text
+from lora_ns.data.render import Rendered, make_renderer
+from lora_ns.data.rows import Row, for_each
+from lora_ns.data.targets import check_named
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import TextClassification, TokenClassification
+from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
+from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
-from lora_ns.rows import Row, for_each
-from lora_ns.services.answers import Questions
 from lora_ns.services.infer import infer
-from lora_ns.services.labels import baseline_of
-from lora_ns.services.tasks import Compute, Task, compute_here, in_turn, writing
-from lora_ns.services.trained import Opened, format_of, kept_rows
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.engine.labelled import WordEncoder, make_encoder
-from lora_ns.engine.render import make_renderer
+from lora_ns.answers.opened import Opened, format_of
+from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
+from lora_ns.data.encode_labels import WordEncoder, make_encoder
+from lora_ns.data.render import make_renderer
+from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import (
     Example,
@@ -21,10 +24,7 @@ from lora_ns.formats import (
 from lora_ns.formats.cells import listed
 from lora_ns.formats.tokens import entities, has_scheme
 from lora_ns.recipe.generation import Generation
-from lora_ns.rows import Row, for_each
-from lora_ns.rundir import Manifest
-from lora_ns.services.tasks import Compute, Task, compute_here, in_turn, writing
-from lora_ns.services.trained import Opened, format_of
+from lora_ns.run.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.libraries import Noise
 from lora_ns.errors import Problem, UsageError
-from lora_ns.jobs import Job, read_job
-from lora_ns.nodes import own_folder
+from lora_ns.launch.jobs import Job, read_job
+from lora_ns.machine.libraries import Noise
+from lora_ns.parallel.nodes import own_folder
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rundir import RunDir
-from lora_ns.services.train import TrainResult, resume, train
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer
+from lora_ns.services.resume import resume
+from lora_ns.services.train import train
+from lora_ns.training.fit import TrainResult
 
 _PATIENCE = 60.0
 """Seconds until a shared disk shows what another machine wrote."""

@@ -6,18 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.basemodel import Base
-from lora_ns.engine.adapter import load_adapter, put_in_place
-from lora_ns.engine.exhaustion import telling_memory_errors
-from lora_ns.engine.model import Loading, difference, in_full, load_base, never_quantised
+from lora_ns.answers.opened import REFUSED, Force, loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
-from lora_ns.reading import read_json
-from lora_ns.recipe.peft import method_name
+from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
+from lora_ns.files.reading import read_json
+from lora_ns.files.staging import folder, target_of
+from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.methods import method_name
+from lora_ns.model.adapter import load_adapter, put_in_place
+from lora_ns.model.files import Base
+from lora_ns.model.load import Loading, difference, in_full, load_base, never_quantised
 from lora_ns.recipe.quantization import NoQuantization
-from lora_ns.rundir import Manifest, RunDir, check_space, follow_umask, telling_disk_errors
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
 from lora_ns.services.outputs import check_output
-from lora_ns.services.trained import REFUSED, Force, loading_of, reopen
-from lora_ns.staging import folder, target_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3
 """Largest difference between the logits before and after merging in float32, relative to the largest logit."""
+
+
 _PROBE = "The quick brown fox jumps over the lazy dog. 12 + 7 = 19."
 
 

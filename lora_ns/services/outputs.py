@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_ns.basefolder import GENERATION, SETTINGS
-from lora_ns.basemodel import TOKENIZER_FILES
+from lora_ns.data.files.packing import kind_of
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import is_within
-from lora_ns.rows import kind_of
-from lora_ns.rundir import Manifest, RunDir
+from lora_ns.files.reading import is_within
+from lora_ns.model.files import TOKENIZER_FILES
+from lora_ns.model.folder import GENERATION, SETTINGS
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
 
 _ELSEWHERE = "name another place"
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from lora_ns.credentials import scrubbed
+from lora_ns.data.named_files import check_named_files
 from lora_ns.errors import Problem, UsageError
-from lora_ns.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
-from lora_ns.metricsfile import LAST_STEP, read_metrics
-from lora_ns.namedfiles import check_named_files
-from lora_ns.packages import check_packages
+from lora_ns.launch.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
+from lora_ns.launch.schedulers import ray as on_ray
+from lora_ns.launch.schedulers import slurm as on_slurm
+from lora_ns.machine.packages import check_packages
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rundir import RunDir
-from lora_ns.services import on_ray, on_slurm
+from lora_ns.run.directory import RunDir
+from lora_ns.run.metrics import LAST_STEP, read_metrics
+from lora_ns.safety.credentials import scrubbed
 
 
 class Scheduler(Protocol):

@@ -10,14 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.engine.callbacks import Observer, SilentObserver
-from lora_ns.engine.distributed import Rank
-from lora_ns.engine.libraries import Noise
-from lora_ns.launch import Launcher, strays
+from lora_ns.files.disk import write_atomic
+from lora_ns.launch.ranks import telling_launcher
+from lora_ns.launch.torchrun import Launcher, strays
+from lora_ns.machine.libraries import Noise
+from lora_ns.parallel.group import Rank
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rundir import RunDir, write_atomic
-from lora_ns.services.ranks import telling_launcher
-from lora_ns.services.train import TrainResult, prepare_run, reopen_run, train_rank
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.services.resume import reopen_run
+from lora_ns.services.train import prepare_run
+from lora_ns.training.fit import TrainResult
+from lora_ns.training.rank import train_rank
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_ns.basemodel import find_base
-from lora_ns.consent import OPTION, allow_code, check_allowed, code_in
+from lora_ns.answers.opened import Force, reopen_base
+from lora_ns.model.consent import OPTION, allow_code, check_allowed, code_in
+from lora_ns.model.files import find_base
+from lora_ns.model.find import find_recipe_base
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rundir import RunDir
-from lora_ns.services.train import find_recipe_base
-from lora_ns.services.trained import Force, reopen_base
+from lora_ns.run.directory import RunDir
 
 Tell = Callable[[str], None]
 

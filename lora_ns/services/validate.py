@@ -7,26 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.basemodel import Base
-from lora_ns.engine import libraries
-from lora_ns.engine.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
-from lora_ns.engine.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
-from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.dataset import Encoded, Encoding, as_dataset, encode, pack
-from lora_ns.engine.labelled import WordEncoder, label_notes
-from lora_ns.engine.model import Loading, empty_base, load_base
-from lora_ns.engine.modules import expert_notes
-from lora_ns.engine.sources import Source, reading_notes
+from lora_ns.data.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
+from lora_ns.data.encode import Encoded, Encoding, as_dataset, encode, pack
+from lora_ns.data.encode_labels import WordEncoder, label_notes
+from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
+from lora_ns.data.rows import Row
+from lora_ns.data.source import Source
+from lora_ns.data.sources import reading_notes
 from lora_ns.errors import DataError, Problem
+from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import Example, Label, Labelled, Tagged
-from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, fit_to_base, make_plan, unusual
+from lora_ns.machine import libraries
+from lora_ns.machine.hardware import Machine
+from lora_ns.methods import AdaLora
+from lora_ns.model.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
+from lora_ns.model.files import Base
+from lora_ns.model.find import find_recipe_base
+from lora_ns.model.load import Loading, empty_base, load_base
+from lora_ns.model.modules import expert_notes
+from lora_ns.plan.make import make_plan, unusual
+from lora_ns.plan.plan import DataFacts
+from lora_ns.plan.settle import fit_to_base
 from lora_ns.recipe.load import LoadedRecipe, locating
-from lora_ns.recipe.peft import AdaLora
-from lora_ns.rows import Row
-from lora_ns.services.prepare import OpenedRows, open_renderer, open_rows
-from lora_ns.services.train import find_recipe_base, train
-from lora_ns.temporary import temporary_folder
+from lora_ns.run.observer import Observer
+from lora_ns.services.train import train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

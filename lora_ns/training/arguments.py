@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from lora_ns.plan import Plan
+from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes
 from lora_ns.recipe.recipe import Recipe
 

@@ -6,54 +6,17 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from lora_ns.checkpoints import mark_checkpoint
-from lora_ns.engine.distributed import meet
-from lora_ns.engine.stopping import StopSignal
 from lora_ns.errors import Problem, RunError
-from lora_ns.metricsfile import forget_after
+from lora_ns.parallel.group import meet
+from lora_ns.parallel.stop import StopSignal
+from lora_ns.run.checkpoints import mark_checkpoint
+from lora_ns.run.metrics import forget_after
+from lora_ns.run.observer import Observer
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-
-
-class Observer(Protocol):
-    """Who is told how a run goes."""
-
-    def stage(self, text: str) -> None:
-        """What happens now, such as `reading the data`."""
-
-    def begin(self, step: int, steps: int) -> None:
-        """Training begins after this step, of so many."""
-
-    def step(self, step: int, tokens: int) -> None:
-        """A step was done; tokens so far, padding not counted."""
-
-    def logged(self, row: dict[str, Any]) -> None:
-        """A row of `metrics.jsonl`."""
-
-    def warn(self, text: str) -> None:
-        """Something that the user should know."""
-
-
-class SilentObserver:
-    """Nobody is told."""
-
-    def stage(self, text: str) -> None:
-        """Ignored."""
-
-    def begin(self, step: int, steps: int) -> None:
-        """Ignored."""
-
-    def step(self, step: int, tokens: int) -> None:
-        """Ignored."""
-
-    def logged(self, row: dict[str, Any]) -> None:
-        """Ignored."""
-
-    def warn(self, text: str) -> None:
-        """Ignored."""
 
 
 def make_callbacks(

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
-
-from lora_ns.engine.model import computing
-from lora_ns.engine.render import IGNORED
 
 
 @functools.cache
@@ -54,16 +50,3 @@ def counted(trainer_class: Any) -> Any:
             super().log(logs, start_time)
 
     return CountedTrainer
-
-
-def sequence_loss(model: Any, input_ids: Sequence[int], labels: Sequence[int], dtype: str) -> tuple[float, int]:
-    """The loss summed over the trained tokens of a sequence, and their number."""
-    import torch
-
-    device = next(model.parameters()).device
-    ids = torch.tensor([input_ids], device=device)
-    expected = torch.tensor([labels], device=device)[0, 1:]
-    with torch.no_grad(), computing(device.type, dtype):
-        logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :].float()
-    loss = torch.nn.functional.cross_entropy(logits[0, :-1], expected, ignore_index=IGNORED, reduction="sum")
-    return float(loss), int((expected != IGNORED).sum())

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_ns.engine.malformed import translating
 from lora_ns.errors import Problem, UsageError
+from lora_ns.model.malformed import translating
 
 _REMEDY = "restore the checkpoint, or remove it to go on from the one before"
 

@@ -1,4 +1,4 @@
-"""The classifier: its loss, its scores, and transformers' `Trainer` around them."""
+"""transformers' trainer for classes, labels, scores and tags."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.evaluation import counted
-from lora_ns.engine.metrics import (
-    classification_metrics,
-    multi_label_metrics,
-    regression_metrics,
-    tag_metrics,
-)
-from lora_ns.engine.render import IGNORED
-from lora_ns.engine.sharding import written_in_whole
+from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
+from lora_ns.parallel.sharding import written_in_whole
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.table import IGNORED
+from lora_ns.training.eval_loss import counted
+from lora_ns.training.wrapped import repeatable
 
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
     from torch import Tensor
+    from transformers import Trainer
 
 
 def loss_of(
@@ -200,3 +197,25 @@ def kept_logits(task_type: str) -> Callable[[Any, Any], Any]:
         return first.argmax(-1) if task_type == "TOKEN_CLS" else first
 
     return kept
+
+
+def _classifier(arguments: dict[str, Any], shared: dict[str, Any], recipe: Recipe, labels: Sequence[str]) -> Trainer:
+    import transformers
+
+    tokenizer, model = shared["processing_class"], shared["model"]
+    model.config.pad_token_id = tokenizer.pad_token_id
+    problem_type = getattr(model.config, "problem_type", None) if recipe.task_type == "SEQ_CLS" else None
+    collator = "DataCollatorForTokenClassification" if recipe.task_type == "TOKEN_CLS" else "DataCollatorWithPadding"
+    trainer: Trainer = repeatable(classifier_trainer_class())(
+        args=transformers.TrainingArguments(**arguments),
+        data_collator=getattr(transformers, collator)(tokenizer),
+        compute_metrics=metrics_of(recipe, problem_type, labels),
+        preprocess_logits_for_metrics=kept_logits(recipe.task_type),
+        **shared,
+    )
+    trainer.problem_type = problem_type
+    if problem_type == "regression":
+        begin_at_mean(model, shared["train_dataset"])
+    trainer.weights = class_weights(recipe, labels, shared["train_dataset"])
+    trainer.compute_loss_func = trainer.loss_from
+    return trainer

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.callbacks import Observer
-from lora_ns.engine.sharding import whole
 from lora_ns.errors import Problem, RunError
-from lora_ns.recipe.peft import PeftMethod, method_name
+from lora_ns.methods import PeftMethod, method_name
+from lora_ns.parallel.sharding import whole
+from lora_ns.run.observer import Observer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,14 +18,24 @@ if TYPE_CHECKING:
 LOOKED_AT = 5
 """Optimizer steps before gradients are judged: of two factors, the second has none while the first is zero, and the
 first step of a warm-up changes nothing."""
+
+
 _MAY_REST = ("ranknum", "trainable_tokens", "experts")
 """Parts of the names of what need not have a gradient: counts, tokens that the first rows lack, experts not asked."""
+
+
 FLAT = 1e-3
 """Relative change of the evaluation loss that is none."""
+
+
 FLAT_IN_TRAINING = 2e-2
 """Relative fall of the training loss, from the first quarter of a run to the last, that is none."""
+
+
 HOPELESS = 0.1
 """Share of a sensitive method's typical learning rate below which a flat loss comes from the rate."""
+
+
 _ENOUGH_STEPS = 20
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.reading import KIB, read_bytes
+from lora_ns.files.reading import KIB, read_bytes
 
 _OF_DEEPSPEED = frozenset(
     {
@@ -22,6 +22,8 @@ _OF_DEEPSPEED = frozenset(
     }
 )
 """Classes without behaviour of their own that DeepSpeed writes into its states."""
+
+
 _TAG = re.compile(r"global_step\d+")
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from lora_ns.basemodel import Base
-from lora_ns.engine.chance import drawing
-from lora_ns.engine.model import empty_base
 from lora_ns.errors import PlanError, Problem, UsageError
-from lora_ns.machine import Machine
-from lora_ns.plan import Derived, Plan
-from lora_ns.processes import count_processes, process_problems
+from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import Base
+from lora_ns.model.load import empty_base
+from lora_ns.model.randomness import drawing
+from lora_ns.plan.plan import Derived, Plan
+from lora_ns.plan.processes import count_processes, process_problems
 from lora_ns.recipe.distributed import Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
-from lora_ns.recipe.distributed_rules import processes_train_together
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.rundir import Manifest, RunDir
+from lora_ns.recipe.rules.distributed import processes_train_together
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
 
 Count = int | Literal["auto"]
+
+
 _OF_THE_BATCH = ("accelerator_config", "average_tokens_across_devices", "dataloader_drop_last")
 """Keys of `[training.extra]` by which the rows of a step, or their weights, follow from the number of processes."""
 

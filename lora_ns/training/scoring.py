@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.render import IGNORED
+from lora_ns.model.modules import is_rescaled
+from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 POSITIONS_AT_ONCE = 1024
 """Positions projected at once: what is kept of them is their size times that of the vocabulary."""
-
-_RESCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""Settings of models that do more to their logits than the head does."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,6 @@ class HeadScorer(AnswerScorer):
         logs = logits.log_softmax(-1)
         entropy = -(logs.detach().exp() * logs.detach()).sum(-1)
         return logs.gather(-1, targets[:, None])[:, 0], entropy, logits.argmax(-1) == targets
-
-
-def is_rescaled(model: Any) -> bool:
-    """Whether a model does more to its logits than its head does."""
-    settings = model.config.get_text_config()
-    return any(getattr(settings, name, None) is not None for name in _RESCALED)
 
 
 @functools.cache

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.model import computing, difference
+from lora_ns.answers.opened import open_trained
 from lora_ns.errors import Problem, RunError
-from lora_ns.rundir import Manifest, RunDir, SealRecord
-from lora_ns.services.trained import open_trained
+from lora_ns.model.load import computing, difference
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest, SealRecord
 
 if TYPE_CHECKING:
     import datasets
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 
 ROWS = 4
 """Rows that both models answer."""
+
+
 TOKENS = 64
 """Tokens of a row that they see."""
+
+
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 """Largest difference of two logits, relative to the largest one, by the type that is computed in."""
 

@@ -15,21 +15,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.engine.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
-from lora_ns.engine.malformed import translating
 from lora_ns.errors import PlanError, Problem, RunError
-from lora_ns.marks import mark_folder
-from lora_ns.recipe.peft import Lora
-from lora_ns.removal import remove
-from lora_ns.rundir import follow_umask
+from lora_ns.files.disk import follow_umask
+from lora_ns.files.marks import mark_folder
+from lora_ns.files.removal import remove
+from lora_ns.methods import Lora
+from lora_ns.model.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
+from lora_ns.model.malformed import translating
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, Trainer
 
 _ADAPTER = "default"
+
+
 FILES = ("adapter_config.json", WEIGHTS)
 """What a start that is kept consists of; the weights say that it is whole."""
+
+
 _LAST_PASSES = 8
 """How often EVA sees all rows at once before it is given up."""
 
@@ -289,7 +293,7 @@ class _WideningPasses:
 
 def _positions(batch: Mapping[str, Any]) -> int:
     """How many positions of a batch EVA looks at: those in the loss, or all of a text that is classified."""
-    from lora_ns.engine.render import IGNORED
+    from lora_ns.table import IGNORED
 
     ids, labels = batch["input_ids"], batch["labels"]
     seen = batch["attention_mask"].bool() if "attention_mask" in batch else ids.ge(0)

@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lora_ns import environment
 from lora_ns.cli.env_check import env_check, needs_of
-from lora_ns.environment import Check, Needs, Report
 from lora_ns.errors import RecipeError
+from lora_ns.machine import environment
+from lora_ns.machine.environment import Check, Needs, Report
 from lora_ns.recipe.load import load_recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

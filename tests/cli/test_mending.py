@@ -4,7 +4,7 @@ import pytest
 from command_line import lorans
 from minimal_recipe import MINIMAL
 
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
 
 WORDS = {
     "infer": ["infer", "run", "-i", "x"],

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
-from lora_ns.recipe.peft import METHODS, REFUSED
+from lora_ns.methods import METHODS, REFUSED
 
 
 def run(*arguments):

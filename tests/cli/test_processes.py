@@ -50,7 +50,7 @@ def test_rows_are_shared_by_the_options_of_training(tmp_path, command, options, 
 
 
 def test_the_processes_are_in_the_plan(write_recipe, monkeypatch):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     result = CliRunner().invoke(app, ["train", str(write_recipe()), "--num-processes", "2", "--dry-run"])
     assert result.exit_code == 0
     line = next(line for line in result.stdout.splitlines() if line.startswith("world_size"))
@@ -63,7 +63,7 @@ def test_the_processes_are_in_the_plan(write_recipe, monkeypatch):
 def test_a_number_of_processes_leaves_the_strategy_to_accelerates_file(
     write_recipe, minimal, tmp_path, monkeypatch, kind, strategy
 ):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     (tmp_path / "own.yaml").write_text(f"distributed_type: {kind}\nnum_processes: 8\n")
     recipe = write_recipe(f'{minimal}\n[distributed]\naccelerate_config = "own.yaml"\n')
     result = CliRunner().invoke(app, ["train", str(recipe), "--num-processes", "2", "--dry-run", "--json"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import lorans
 
-from lora_ns.basemodel import packaged
+from lora_ns.model.files import packaged
 
 SBATCH = """#!{python}
 import os, pathlib, sys

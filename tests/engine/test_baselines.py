@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from lora_ns.engine.baselines import Baseline
-from lora_ns.engine.classifier import labels_that_count
-from lora_ns.engine.metrics import multi_label_metrics
+from lora_ns.objectives.baselines import Baseline
+from lora_ns.objectives.metrics import multi_label_metrics
+from lora_ns.training.label_trainer import labels_that_count
 
 MULTI = "multi_label_classification"
 TABLE = {

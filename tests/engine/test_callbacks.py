@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lora_ns.engine.callbacks import MOST_OVERFLOWS, BrokenLoss
 from lora_ns.errors import RunError
+from lora_ns.training.callbacks import MOST_OVERFLOWS, BrokenLoss
 
 GOOD = {"step": 1, "loss": 1.5, "grad_norm": 2.0}
 OVERFLOW = {**GOOD, "grad_norm": math.inf}

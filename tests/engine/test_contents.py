@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-from lora_ns.engine.contents import asks_nothing, look_into, looks_like_chat, stops_within
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.tokenizer import stop_token_ids
+from lora_ns.data.render import Renderer
+from lora_ns.data.special_tokens import asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.formats import FORMATS, Columns, Conversation, Message, PromptCompletion, RawText
+from lora_ns.model.tokenizer import stop_token_ids
 
 
 @pytest.fixture(scope="module", params=SHAPES)

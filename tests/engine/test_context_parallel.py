@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from lora_ns.engine.context_parallel import RowPart, check_heads
 from lora_ns.errors import PlanError
+from lora_ns.parallel.context import RowPart, check_heads
 
 ROWS = {
     "input_ids": torch.arange(24).reshape(2, 12),

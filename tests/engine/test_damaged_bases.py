@@ -3,11 +3,11 @@
 import pytest
 from damaged_bases import DAMAGED, damage
 
-from lora_ns.basemodel import find_base
-from lora_ns.engine.malformed import translating
-from lora_ns.engine.model import Loading, empty_base, load_base
-from lora_ns.engine.tokenizer import base_tokenizer, stop_token_ids
 from lora_ns.errors import ModelError, Problem
+from lora_ns.model.files import find_base
+from lora_ns.model.load import Loading, empty_base, load_base
+from lora_ns.model.malformed import translating
+from lora_ns.model.tokenizer import base_tokenizer, stop_token_ids
 
 
 def use(folder):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lora_ns.engine.exhaustion import telling_memory_errors
+from lora_ns.answers.work import Task, telling_rows
 from lora_ns.errors import RunError
-from lora_ns.services.tasks import Task, telling_rows
+from lora_ns.machine.exhaustion import telling_memory_errors
 
 
 @pytest.mark.parametrize(

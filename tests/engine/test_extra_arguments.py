@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import pytest
 import transformers
 
-from lora_ns.basemodel import BaseFacts
-from lora_ns.engine.trainer import check_arguments
 from lora_ns.errors import LoransError
-from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.explain import known_keys
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.rules import _PUSHING
-from lora_ns.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN
+from lora_ns.recipe.rules.training import _PUSHING
+from lora_ns.recipe.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN
+from lora_ns.training.rehearsal import check_arguments
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
 MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)

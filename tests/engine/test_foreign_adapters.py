@@ -7,9 +7,9 @@ import peft
 import pytest
 from transformers import AutoModelForCausalLM
 
-from lora_ns.basemodel import packaged
-from lora_ns.engine.adapter import load_adapter
 from lora_ns.errors import UsageError
+from lora_ns.model.adapter import load_adapter
+from lora_ns.model.files import packaged
 
 SIZES = {
     "r": 30_000,

@@ -9,7 +9,7 @@ import transformers
 from shapes import SHAPES, make_tokenizer
 
 import lora_ns.assets
-from lora_ns.engine.generate import Writer, short_reach, up_to_stop, written_text
+from lora_ns.answers.generate import Writer, short_reach, up_to_stop, written_text
 from lora_ns.recipe.generation import Generation
 
 NANO = Path(lora_ns.assets.__file__).parent / "nano"

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from lora_ns.engine.libraries import Noise, prepare
 from lora_ns.errors import MissingError, RunError
-from lora_ns.machine import detect
+from lora_ns.machine.hardware import detect
+from lora_ns.machine.libraries import Noise, prepare
 
 
 def test_garbage_is_collected_again_after_libraries_that_cannot_be_imported(monkeypatch):

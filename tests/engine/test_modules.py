@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-import lora_ns.deadline
-from lora_ns.basemodel import Base
-from lora_ns.engine.adapter import add_adapter, load_adapter
-from lora_ns.engine.modules import all_linear, resolve_targets
+import lora_ns.safety.deadline
 from lora_ns.errors import PlanError
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import add_adapter, load_adapter
+from lora_ns.model.files import Base
+from lora_ns.model.modules import all_linear, resolve_targets
 
 SIZES = {
     "hidden_size": 32,
@@ -181,7 +181,7 @@ ENDLESS = "([a-z._0-9]+)+X"
     ids=lambda keys: list(keys)[-1],
 )
 def test_a_pattern_without_an_end_is_refused_in_time(tmp_path, monkeypatch, keys):
-    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, lora_ns.deadline.MEMORY))
+    monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (0.2, lora_ns.safety.deadline.MEMORY))
     with pytest.raises(PlanError, match=r"takes more than 0.2 s on the names of modules"):
         adapt(tmp_path, "llama", "CAUSAL_LM", **keys)
 
@@ -195,6 +195,6 @@ def test_a_pattern_that_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
 def test_a_saved_adapter_whose_pattern_has_no_end_is_not_loaded(tmp_path, monkeypatch, key):
     peft.LoraConfig(**{"target_modules": ["q_proj"], key: ENDLESS}, task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, lora_ns.deadline.MEMORY))
+    monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (0.2, lora_ns.safety.deadline.MEMORY))
     with pytest.raises(PlanError, match=rf"adapter_config.json: peft.{key}: .* takes more than 0.2 s"):
         load_adapter(build("llama", "CAUSAL_LM"), tmp_path)

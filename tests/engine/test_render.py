@@ -11,11 +11,11 @@ from shapes import SHAPES, make_tokenizer
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.templates import BUILT_IN, use_template
-from lora_ns.engine.tokenizer import choose_pad_token, stop_token_ids
+from lora_ns.data.chat_templates import BUILT_IN, use_template
+from lora_ns.data.render import Renderer
 from lora_ns.errors import ModelError
 from lora_ns.formats import Conversation, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.model.tokenizer import choose_pad_token, stop_token_ids
 from lora_ns.recipe.load import load_recipe
 
 WORDS = [

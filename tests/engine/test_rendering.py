@@ -3,15 +3,15 @@
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-import lora_ns.deadline
-from lora_ns.engine import rendering
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.templates import _variables, use_template
-from lora_ns.engine.tokenizer import stop_token_ids
+import lora_ns.safety.deadline
+from lora_ns.data.chat_templates import _variables, use_template
+from lora_ns.data.render import Renderer
+from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, ModelError
 from lora_ns.formats import Conversation, EndlessRowError, Message, RowFaultError
+from lora_ns.model import template_limits as rendering
+from lora_ns.model.tokenizer import stop_token_ids
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import Row, for_each
 
 TURNS = (Message("user", "hello"), Message("assistant", "there"))
 OPENED, CLOSED = "{% for a in range(9999) %}", "{% endfor %}"
@@ -53,7 +53,7 @@ REFUSED = {
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, 64 * 2**20))
+    monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (0.2, 64 * 2**20))
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from lora_ns.basemodel import find_base
-from lora_ns.engine.adapter import add_adapter
-from lora_ns.engine.model import Loading, load_base
-from lora_ns.engine.render import IGNORED
-from lora_ns.engine.scoring import POSITIONS_AT_ONCE, AnswerScorer, HeadScorer, scoring_function
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import add_adapter
+from lora_ns.model.files import find_base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.table import IGNORED
+from lora_ns.training.scoring import POSITIONS_AT_ONCE, AnswerScorer, HeadScorer, scoring_function
 
 PLAIN = SimpleNamespace(autocast=contextlib.nullcontext)
 HALF = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from shapes import CHATML, SHAPES, make_tokenizer
 
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.tokenizer import stop_token_ids
+from lora_ns.data.render import Renderer
 from lora_ns.formats import Conversation, Message, RowFaultError
+from lora_ns.model.tokenizer import stop_token_ids
 
 CALL = {"tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
 TOOLS = ({"type": "function", "function": {"name": "add", "description": "Adds."}},)

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from lora_ns.engine.stopping import CAUGHT, EndedEarly, StopSignal
 from lora_ns.errors import InterruptedRunError
+from lora_ns.parallel.stop import CAUGHT, EndedEarly, StopSignal
 
 
 @pytest.fixture(params=CAUGHT, ids=lambda number: number.name)

@@ -4,10 +4,10 @@ import pytest
 from shapes import SHAPES, make_tokenizer
 from tokenizers import Regex, models, pre_tokenizers
 
-from lora_ns.engine.labelled import TextEncoder, WordEncoder
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.tokenizing import encoded
+from lora_ns.data.encode_labels import TextEncoder, WordEncoder
+from lora_ns.data.render import Renderer
 from lora_ns.formats import Labelled, RawText, RowFaultError, Tagged
+from lora_ns.model.tokenizing import encoded
 
 ENDLESS, PLAIN = "a" * 40 + "!", "Say red."
 

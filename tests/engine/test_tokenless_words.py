@@ -3,13 +3,13 @@
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-from lora_ns.engine.dataset import encode_labelled_rows, refusals
-from lora_ns.engine.notices import Counted, Noted
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.sources import Source
+from lora_ns.data.encode import encode_labelled_rows, refusals
+from lora_ns.data.notices import Counted, Noted
+from lora_ns.data.render import Renderer
+from lora_ns.data.rows import Row
+from lora_ns.data.source import Source
 from lora_ns.formats import Columns, TokenClassification
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import Row
 
 TAUGHT, LOST = (["a"], ["B-x"]), (["b", "", "c"], ["O", "B-x", "O"])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora_ns.engine.trainer import sampler_class
+from lora_ns.training.sampler import sampler_class
 
 
 def sampled(lengths, batch_size, seed=1, epoch=0):

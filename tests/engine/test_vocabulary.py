@@ -6,16 +6,16 @@ import shutil
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-from lora_ns.basemodel import ASSETS, BaseFacts, find_base
-from lora_ns.engine.labelled import TextEncoder, WordEncoder
-from lora_ns.engine.render import make_renderer
-from lora_ns.engine.tokenizer import base_tokenizer
-from lora_ns.engine.vocabulary import Vocabulary, embeddings, vocabulary
+from lora_ns.data.encode_labels import TextEncoder, WordEncoder
+from lora_ns.data.prepare import open_renderer
+from lora_ns.data.render import make_renderer
 from lora_ns.errors import ModelError
 from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, RawText, RowFaultError, Tagged
+from lora_ns.model.files import ASSETS, BaseFacts, find_base
+from lora_ns.model.tokenizer import base_tokenizer
+from lora_ns.model.vocabulary import Vocabulary, embeddings, vocabulary
+from lora_ns.objectives.sft import Sft
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.objectives import Sft
-from lora_ns.services.prepare import open_renderer
 
 ODD = "<odd>"
 

@@ -15,13 +15,13 @@ from damaged_bases import NANO
 from documents import JUNK, changed
 from hypothesis import strategies as st
 
-from lora_ns.basemodel import find_base
-from lora_ns.engine.model import Loading, empty_base, load_base
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.tokenizer import base_tokenizer, choose_pad_token, stop_token_ids
-from lora_ns.engine.vocabulary import vocabulary
+from lora_ns.data.render import Renderer
 from lora_ns.errors import LoransError
 from lora_ns.formats import Conversation, Message, RowFaultError
+from lora_ns.model.files import find_base
+from lora_ns.model.load import Loading, empty_base, load_base
+from lora_ns.model.tokenizer import base_tokenizer, choose_pad_token, stop_token_ids
+from lora_ns.model.vocabulary import vocabulary
 
 SLOW, LARGE = 5.0, 1 << 30
 FILES = sorted(file.name for file in NANO.iterdir() if file.suffix != ".md")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from minimal_recipe import MINIMAL
 from mutations import HOSTILE_TEXT, changed, values
 
-from lora_ns.acceleratefile import parse_accelerate
 from lora_ns.errors import RecipeError
-from lora_ns.reading import decode
+from lora_ns.files.reading import decode
+from lora_ns.recipe.accelerate_file import parse_accelerate
 from lora_ns.recipe.explain import known_keys
 from lora_ns.recipe.load import load_recipe
 

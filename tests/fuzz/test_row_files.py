@@ -11,7 +11,8 @@ from campaign import ends_well, fuzz, holds_for, lasts
 from hypothesis import strategies as st
 from mutations import changed, values
 
-from lora_ns.rows import Layout, read_files, read_prompts
+from lora_ns.data.files.layout import Layout
+from lora_ns.data.files.read import read_files, read_prompts
 
 ROWS = [
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "n": [1, {"x": None}]},

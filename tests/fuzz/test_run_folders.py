@@ -15,17 +15,20 @@ from documents import changed
 from flips import Told, finished_and_broken_off
 from hypothesis import strategies as st
 
-from lora_ns.checkpoints import last_complete_checkpoint
+import lora_ns.services.execute
+import lora_ns.services.resume
+from lora_ns.answers.opened import load, open_run
 from lora_ns.cli.app import _tell
 from lora_ns.cli.show import note
-from lora_ns.engine.libraries import Noise, prepare
 from lora_ns.errors import LoransError, Problem
-from lora_ns.machine import detect
-from lora_ns.marks import MARK, mark_folder
+from lora_ns.files.disk import hash_folder
+from lora_ns.files.marks import MARK, mark_folder
+from lora_ns.machine.hardware import detect
+from lora_ns.machine.libraries import Noise, prepare
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir, hash_folder
-from lora_ns.services import submit, train
-from lora_ns.services.trained import load, open_run
+from lora_ns.run.checkpoints import last_complete_checkpoint
+from lora_ns.run.directory import RunDir
+from lora_ns.services import submit
 
 TRAINING = 15.0
 """Seconds of the processor that a step of training may take besides, on a busy machine."""
@@ -249,7 +252,7 @@ def use(path, drawn, is_finished):
             load_recipe(run.recipe)
         if not is_finished or drawn.random() < 0.1:
             with Noise() as noise:
-                train.resume(run, observer, noise, from_start=drawn.random() < 0.3)
+                lora_ns.services.resume.resume(run, observer, noise, from_start=drawn.random() < 0.3)
             return
         opened = open_run(run)
         if drawn.random() < 0.3:
@@ -291,8 +294,8 @@ def runs(tmp_path_factory):
 def check(runs, tmp_path, monkeypatch):
     other, marker, run = tmp_path / "other" / "file", tmp_path / "MARKER", tmp_path / "run"
     other.parent.mkdir()
-    is_trained, execute = [False], train._execute
-    monkeypatch.setattr(train, "_execute", lambda *given: execute(*given) if is_trained[0] else None)
+    is_trained, execute = [False], lora_ns.services.execute._execute
+    monkeypatch.setattr(lora_ns.services.resume, "_execute", lambda *given: execute(*given) if is_trained[0] else None)
 
     def checked(seed):
         drawn = random.Random(seed)

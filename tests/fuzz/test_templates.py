@@ -8,12 +8,12 @@ from campaign import fuzz, holds_for, lasts
 from hypothesis import strategies as st
 from shapes import SHAPES, make_tokenizer
 
-import lora_ns.deadline
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.templates import _variables
-from lora_ns.engine.tokenizer import choose_pad_token, stop_token_ids, template_hash
+import lora_ns.safety.deadline
+from lora_ns.data.chat_templates import _variables
+from lora_ns.data.render import Renderer
 from lora_ns.errors import LoransError
 from lora_ns.formats import Conversation, Message, RowFaultError
+from lora_ns.model.tokenizer import choose_pad_token, stop_token_ids, template_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
@@ -113,7 +113,7 @@ def tokenizer():
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (LIMIT, 256 * 2**20))
+    monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (LIMIT, 256 * 2**20))
 
 
 def use(tokenizer, template, folder):

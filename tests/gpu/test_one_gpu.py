@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, interrupt, resumed, run_recipe
 
-from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.errors import RunError
-from lora_ns.rundir import RunDir
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
 
 pytestmark = [
     pytest.mark.gpu,

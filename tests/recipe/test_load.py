@@ -9,9 +9,10 @@ import pytest
 from minimal_recipe import MINIMAL, choosing
 
 from lora_ns.errors import RecipeError
-from lora_ns.reading import tomllib
+from lora_ns.files.reading import tomllib
 from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys, tag_of
-from lora_ns.recipe.load import load_recipe, override_generation, parse_override
+from lora_ns.recipe.load import load_recipe, override_generation
+from lora_ns.recipe.overrides import parse_override
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from minimal_recipe import MINIMAL
 
-from lora_ns.credentials import scrubbed, secret_told_in
 from lora_ns.errors import RecipeError
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.template import STARTS, write_folder
+from lora_ns.recipe.starters import STARTS, write_folder
+from lora_ns.safety.credentials import scrubbed, secret_told_in
 
 CONTROL = {"line break": "\n", "return": "\r", "escape": "\x1b", "NUL": "\0", "C1": "\x9b", "delete": "\x7f"} | {
     "turned": "\u202e",

@@ -6,9 +6,9 @@ import pytest
 from minimal_recipe import choosing
 
 from lora_ns.errors import RecipeError
+from lora_ns.methods import METHODS, method_name
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.peft import METHODS, method_name
-from lora_ns.upstream import peft_config_fields
+from lora_ns.recipe.upstream import peft_config_fields
 
 NEEDED = {"trainable-tokens": {"token_indices": [5, 6, 7]}}
 """Keys of methods that have no default."""

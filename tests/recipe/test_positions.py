@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from lora_ns.reading import tomllib
-from lora_ns.recipe.positions import comments, line_numbers
+from lora_ns.files.reading import tomllib
+from lora_ns.recipe.lines import comments, line_numbers
 
 TEXTS = {
     "keys and tables": ("a = 1\n[t]\nb = 2\n\n[t.u]\nc = 3\n", {"a": 1, "t": 2, "t.b": 3, "t.u": 5, "t.u.c": 6}),

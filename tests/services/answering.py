@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from lora_ns.engine.libraries import prepare
-from lora_ns.engine.model import computing
-from lora_ns.machine import detect
-from lora_ns.rundir import RunDir
-from lora_ns.services.trained import open_trained
+from lora_ns.answers.opened import open_trained
+from lora_ns.machine.hardware import detect
+from lora_ns.machine.libraries import prepare
+from lora_ns.model.load import computing
+from lora_ns.run.directory import RunDir
 
 PROBE = "Spell plum backwards."
 

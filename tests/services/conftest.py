@@ -9,9 +9,9 @@ import pytest
 import torch
 from services_recipes import CLASSES, RECIPE, run_recipe
 
-from lora_ns.engine.libraries import prepare
-from lora_ns.machine import detect, usable_cores
-from lora_ns.rundir import RunDir
+from lora_ns.machine.hardware import detect, usable_cores
+from lora_ns.machine.libraries import prepare
+from lora_ns.run.directory import RunDir
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 

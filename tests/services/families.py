@@ -19,7 +19,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from lora_ns.basemodel import ASSETS
+from lora_ns.model.files import ASSETS
 
 QUESTION = "Ann has 3 plums and eats 1. How many are left?"
 TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "2"}]

@@ -21,17 +21,18 @@ from pathlib import Path
 
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise, prepare
+from lora_ns.answers.opened import load, open_run
 from lora_ns.errors import LoransError
-from lora_ns.machine import detect
+from lora_ns.files.disk import hash_folder
+from lora_ns.machine.hardware import detect
+from lora_ns.machine.libraries import Noise, prepare
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.generation import Generation
-from lora_ns.rundir import RunDir, hash_folder
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.infer import as_row, infer
 from lora_ns.services.merge import merge
-from lora_ns.services.train import resume
-from lora_ns.services.trained import load, open_run
+from lora_ns.services.resume import resume
 
 FOREIGN = ("model.safetensors", "pytorch_model.bin", "added_tokens.json", "config.json", "chat_template.jinja", "a.md")
 KINDS = ("flip", "cut", "zeros", "missing", "foreign")

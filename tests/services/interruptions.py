@@ -26,8 +26,9 @@ from typing import Any
 
 from services_recipes import RECIPE
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.rundir import RunDir, hash_folder, sha256_file
+from lora_ns.files.disk import hash_folder, sha256_file
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
 
 MARK = "LORANS_TEST_INTERRUPTION"
 """In the environment of all processes of a case."""
@@ -281,7 +282,15 @@ def fork_commands() -> None:
     """Be the process that commands are forked from; its standard input has what to start."""
     from lora_ns.cli.app import main
 
-    for name in ("accelerate", "datasets", "peft", "torch", "transformers", "trl", "lora_ns.services.launched"):
+    for name in (
+        "accelerate",
+        "datasets",
+        "peft",
+        "torch",
+        "transformers",
+        "trl",
+        "lora_ns.services.train_under_launcher",
+    ):
         importlib.import_module(name)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -14,7 +14,7 @@ from minimal_recipe import choosing
 from services_recipes import CLASSES, class_rows
 from trap_runs import RECIPE, chat, write_rows
 
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
 
 FORMS: dict[str, tuple[str, ...]] = {
     "rank-stabilised": ("peft.use_rslora=true",),

@@ -18,11 +18,11 @@ from accelerate.utils import DistributedType
 from services_recipes import interrupt
 from torch import distributed
 
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.distributed import Rank, join, meet
-from lora_ns.engine.libraries import Noise
-from lora_ns.rundir import RunDir
-from lora_ns.services import train
+import lora_ns.training.rank
+from lora_ns.machine.libraries import Noise
+from lora_ns.parallel.group import Rank, join, meet
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 
 AS_TRAINED_AT_ONCE = "adapter-at-once"
 
@@ -52,7 +52,7 @@ def train_one(run: RunDir) -> None:
     _strategies[-1] = run.read().recipe.distributed.strategy
     run.ranks.mkdir(exist_ok=True)
     with Noise() as noise:
-        train.train_rank(run, SilentObserver(), noise, is_launched=True)
+        lora_ns.training.rank.train_rank(run, SilentObserver(), noise, is_launched=True)
 
 
 def interrupt_once_trained(run: RunDir, rank: Rank) -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     divide_on_a_cpu()
     join(rank, "cpu", 60)
     end = distributed.destroy_process_group
-    train.join = lambda *_: None
+    lora_ns.training.rank.join = lambda *_: None
     distributed.destroy_process_group = lambda *_: None
     for name in sys.argv[1:]:
         runs = [Path(run) for run in name.removeprefix("+").split(",")]

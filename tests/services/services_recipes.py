@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import Observer, SilentObserver
-from lora_ns.engine.libraries import Noise
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
-from lora_ns.services.train import resume, train
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.services.resume import resume
+from lora_ns.services.train import train
 
 RECIPE = """\
 task_name = "task"

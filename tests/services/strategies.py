@@ -14,10 +14,12 @@ import pytest
 import ranks_driver
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.launch import environment
-from lora_ns.machine import usable_cores
-from lora_ns.rundir import RunDir
-from lora_ns.services import train
+import lora_ns.services.resume
+import lora_ns.services.train
+import lora_ns.training.fit
+from lora_ns.launch.torchrun import environment
+from lora_ns.machine.hardware import usable_cores
+from lora_ns.run.directory import RunDir
 
 THREADS = max(1, usable_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 """Of a run of one process, see `conftest`."""
@@ -118,12 +120,13 @@ def prepared(start: Callable[[], object]) -> RunDir:
     def keep(run: RunDir, *_: object) -> object:
         assert (run.data / "train").is_dir(), "the rows are tokenised before a process could wait for another"
         found.append(run)
-        return train.TrainResult(str(run.path), "", 0, 0, {})
+        return lora_ns.training.fit.TrainResult(str(run.path), "", 0, 0, {})
 
     with pytest.MonkeyPatch.context() as patch, as_many_cores_as_threads():
-        patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
-        patch.setattr("lora_ns.processes._division_problems", lambda *_: [])
-        patch.setattr(train, "_execute_ranks", keep)
+        patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
+        patch.setattr("lora_ns.plan.processes._division_problems", lambda *_: [])
+        for module in (lora_ns.services.resume, lora_ns.services.train):
+            patch.setattr(module, "_execute_ranks", keep)
         start()
     return found[0]
 

@@ -7,11 +7,11 @@ import pytest
 from services_recipes import RECIPE
 from typer.testing import CliRunner
 
-from lora_ns import acceleratefile
 from lora_ns.cli.app import app
 from lora_ns.errors import RecipeError
+from lora_ns.recipe import accelerate_file as acceleratefile
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes/distributed/configs").glob("*.yaml"))
 OF_TRL = {
@@ -61,7 +61,7 @@ def test_the_files_of_trl_are_joined_or_told_what_to_write(write_recipe, minimal
 @pytest.mark.slow
 def test_a_run_goes_on_when_the_file_is_gone(write_recipe, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed")  # which logs to what is standard output when it is first imported
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = tmp_path / "own.yaml"
     file.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\n")

@@ -13,13 +13,13 @@ from shapes import SHAPES, make_tokenizer
 from strategies import STRATEGIES, check_trained, drive, offered, prepared
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 
-from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.answers.opened import open_trained
+from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, PlanError
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.generation import Generation
-from lora_ns.rows import Row
 from lora_ns.services.infer import infer
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import open_trained
 
 ADDED = 'model.add_tokens=["<yes>", "<no>"]'
 STEPS = ("training.max_steps=40", "training.learning_rate=5e-3", "training.warmup_steps=0")

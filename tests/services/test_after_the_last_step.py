@@ -5,8 +5,8 @@ import shutil
 import pytest
 from services_recipes import CLASSES, RECIPE, resumed
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.metricsfile import read_metrics
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.metrics import read_metrics
 
 CONSTANT = ('training.lr_scheduler_type="constant"', "training.warmup_ratio=0", "training.max_steps=5")
 BEST = ('training.extra={load_best_model_at_end=true, metric_for_best_model="eval_loss"}',)
@@ -32,7 +32,7 @@ def without_times(metrics):
 
 @pytest.mark.parametrize("name", [*CASES, *(pytest.param(name, marks=pytest.mark.cluster) for name in MORE)])
 def test_no_step_is_trained_after_the_last_one(trained, monkeypatch, name):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     run = trained(*{**CASES, **MORE}[name])
     before, rows = run.read(), read_metrics(run.metrics).rows
     shutil.rmtree(run.adapter)

@@ -5,18 +5,18 @@ from types import SimpleNamespace
 import pytest
 from shapes import SHAPES, make_tokenizer
 
-import lora_ns.deadline
+import lora_ns.safety.deadline
+from lora_ns.answers import exact_match as answers
+from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import Row, for_each
-from lora_ns.services import answers
 
 ENDLESS, TEXT = "(a+)+$", "a" * 60 + "b"
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(lora_ns.deadline.bounded, "__defaults__", (0.2, 64 * 2**20))
+    monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (0.2, 64 * 2**20))
 
 
 class Recipe:

@@ -8,14 +8,14 @@ from architectures import ALL, CAUSAL, ENCODERS, write_architecture
 from services_recipes import CLASSES, class_rows
 from trap_runs import RECIPE, chat, run, write_rows
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import add_adapter, save_adapter
-from lora_ns.engine.modules import expert_notes
+import lora_ns.training.fit
+from lora_ns.answers.label import logits
+from lora_ns.answers.opened import open_trained
+from lora_ns.data.rows import Row
+from lora_ns.model.adapter import add_adapter, save_adapter
+from lora_ns.model.modules import expert_notes
 from lora_ns.recipe.generation import Generation
-from lora_ns.rows import Row
 from lora_ns.services.infer import infer, prompts
-from lora_ns.services.labels import logits
-from lora_ns.services.trained import open_trained
 
 TEXT = RECIPE.replace("max_steps = 1", "max_steps = 2\nwarmup_steps = 0").replace("= 256", "= 64")
 LABELS = (
@@ -36,8 +36,8 @@ class Watched:
 
     def __init__(self, folder, monkeypatch):
         self._folder = folder
-        monkeypatch.setattr(lora_ns.services.train, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.services.train, "save_adapter", self._saved)
+        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
+        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
 
     def __call__(self, name, text, rows, *overrides):
         if not (self._folder / "base").exists():

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from lora_ns.basemodel import ASSETS, find_base
-from lora_ns.engine.model import Loading, load_base
+from lora_ns.model.files import ASSETS, find_base
+from lora_ns.model.load import Loading, load_base
 
 LOADING = Loading("CAUSAL_LM", "float32", "cpu")
 

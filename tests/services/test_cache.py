@@ -1,8 +1,10 @@
 """Tokenised rows are taken from an earlier run if all that determines them is the same, and never half written."""
 
+import ast
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +16,24 @@ from services_recipes import CLASSES, RECIPE
 from typer.testing import CliRunner
 
 import lora_ns
-import lora_ns.services.prepare
-from lora_ns import cache
-from lora_ns.basemodel import ASSETS
+import lora_ns.data.prepare
 from lora_ns.cli.app import app
-from lora_ns.engine.kept import Preparation, find_preparation, keep_preparation, preparation_key, saved_rows
-from lora_ns.engine.render import Renderer
-from lora_ns.engine.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
-from lora_ns.marks import MARK
-from lora_ns.plan import DataFacts
+from lora_ns.data import cache
+from lora_ns.data.prepared import (
+    Preparation,
+    code_version,
+    find_preparation,
+    keep_preparation,
+    preparation_key,
+    saved_rows,
+)
+from lora_ns.data.render import Renderer
+from lora_ns.files.marks import MARK
+from lora_ns.model.files import ASSETS
+from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import DataRecord, SourceRecord
+from lora_ns.run.manifest import DataRecord, SourceRecord
 
 SHORT = RECIPE.replace("max_steps = 6", "max_steps = 1")
 
@@ -98,7 +107,7 @@ def test_a_second_start_renders_nothing_and_trains_the_same(trained, rendered, t
 
 def test_a_second_start_of_a_classifier_reads_nothing_and_trains_the_same(trained, monkeypatch, tmp_path):
     first = trained(CLASSES, "training.max_steps=1")
-    monkeypatch.setattr(lora_ns.services.prepare, "read_sources", None)
+    monkeypatch.setattr(lora_ns.data.prepare, "read_sources", None)
     second = trained(CLASSES, "training.max_steps=1", f"training.output_dir={tmp_path / 'second'}")
     assert second.read().adapter == first.read().adapter
     assert second.read().labels == ("loud", "quiet")
@@ -199,8 +208,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_entry(folder):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from lora_ns import cache
-from lora_ns.engine.kept import keep_preparation
+from lora_ns.data import cache
+from lora_ns.data.prepared import keep_preparation
 from test_cache import some_rows
 cache.keep = lambda *_: os.kill(os.getpid(), {signal.SIGKILL.value})
 keep_preparation("a" * 64, some_rows())
@@ -267,3 +276,50 @@ def test_rows_whose_columns_are_none_are_an_error_of_one_kind(tmp_path, features
     info.write_text(json.dumps({**json.loads(info.read_text()), "features": features}))
     with pytest.raises(ValueError, match=r"\S"):
         saved_rows(tmp_path / "rows")
+
+
+def imported_by(modules):
+    """All modules of lorans that some of them import, of the rooms of rows and bases."""
+    package, found, todo = Path(lora_ns.__file__).parent, set(), list(modules)
+    while todo:
+        name = todo.pop()
+        file = package / f"{name.replace('.', '/')}.py"
+        file = file if file.is_file() else package / name.replace(".", "/") / "__init__.py"
+        if name in found or not file.is_file() or name.split(".")[0] not in {"data", "formats", "objectives", "model"}:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lora_ns."):
+                room = node.module.removeprefix("lora_ns.")
+                todo += [room, *(f"{room}.{alias.name}" for alias in node.names)]
+    return {f"{name.replace('.', '/')}.py" for name in found}
+
+
+DESCRIBING_A_BASE = {
+    f"model/{name}.py" for name in ("consent", "files", "folder", "gguf", "malformed", "packed", "stored_quantization")
+}
+"""What is read of a base besides its tokenizer, whose state is in the key itself."""
+
+
+def test_the_key_has_all_code_between_a_file_and_its_tokens(tmp_path):
+    package = tmp_path / "lora_ns"
+    shutil.copytree(Path(lora_ns.__file__).parent, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    before = code_version(package)
+    begun = ["data.sources", "data.files.read", "data.render", "data.encode", "data.encode_labels", "model.tokenizer"]
+    between = imported_by(begun) - DESCRIBING_A_BASE
+    assert {"data/files/json.py", "formats/turns.py", "objectives/sft.py", "model/vocabulary.py"} <= between
+    for name in sorted(between):
+        file = package / name if (package / name).is_file() else package / name.removesuffix(".py") / "__init__.py"
+        content = file.read_bytes()
+        file.write_bytes(content + b"#")
+        assert code_version.__wrapped__(package) != before, name
+        file.write_bytes(content)
+    for name in (
+        "launch/schedulers/sbatch.py",
+        "training/fit.py",
+        "cli/train.py",
+        "plan/fit.py",
+        "machine/hardware.py",
+    ):
+        (package / name).write_bytes((package / name).read_bytes() + b"#")
+    assert code_version.__wrapped__(package) == before

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import LoransError
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
 
 
 def lorans(*arguments, stdin=None):

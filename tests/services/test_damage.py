@@ -5,16 +5,17 @@ import shutil
 import pytest
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.basemodel import packaged
-from lora_ns.checkpoints import mark_checkpoint
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
+from lora_ns.answers.opened import open_run
 from lora_ns.errors import ModelError, UsageError
-from lora_ns.marks import MARK, mark_folder
-from lora_ns.rundir import RunDir, sha256_file
-from lora_ns.services.train import resume
-from lora_ns.services.trained import open_run
+from lora_ns.files.disk import sha256_file
+from lora_ns.files.marks import MARK, mark_folder
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.files import packaged
+from lora_ns.run.checkpoints import mark_checkpoint
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.resume import resume
 
 
 @pytest.fixture(scope="module")

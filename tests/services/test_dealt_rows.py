@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import InterruptedRunError, LoransError, RunError
-from lora_ns.services.workers import work
+from lora_ns.launch.answering import work
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ TWO = ("--num-processes", "2")
 
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -82,7 +82,7 @@ def shares(monkeypatch):
         computed.append(files.number)
         return subprocess.Popen(["true"])
 
-    monkeypatch.setattr("lora_ns.workers._start", compute)
+    monkeypatch.setattr("lora_ns.launch.workers._start", compute)
     return computed
 
 
@@ -156,7 +156,7 @@ def test_where_not_all_is_answered_nothing_is_written(lora_run, tmp_path, monkey
 
 
 def test_all_rows_that_cannot_be_answered_are_told_before_a_process_is_started(lora_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("lora_ns.workers._start", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("lora_ns.launch.workers._start", lambda *_: pytest.fail("a process was started"))
     rows = file_of(tmp_path, [{"prompt": "a"}, {"question": "b"}, {"prompt": "c"}, {"prompt": "word " * 3000}])
     asked = ("infer", lora_run.path, "--input-file", rows, *QUICK)
     with pytest.raises(LoransError) as alone:

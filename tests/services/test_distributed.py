@@ -18,14 +18,14 @@ from services_recipes import RECIPE, run_recipe
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError
-from lora_ns.marks import MARK
-from lora_ns.rundir import RunDir
+from lora_ns.files.marks import MARK
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services import train as train_service
-from lora_ns.services.train import resume
+from lora_ns.services.resume import resume
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ HOSTILE = {"MASTER_PORT": "1", "OMP_NUM_THREADS": "1", "RANK": "3", "WORLD_SIZE"
 
 @pytest.fixture(autouse=True)
 def _enough_cores(monkeypatch):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
 
 
 class Told(SilentObserver):
@@ -68,7 +68,7 @@ def pair(tmp_path_factory):
     config.write_text("distributed_type: FSDP\nnum_processes: 7\nuse_cpu: false\n")
     observer = Told()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+        patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
         patch.setenv("HF_HOME", str(folder / "home"))
         for name, value in HOSTILE.items():
             patch.setenv(name, value)

@@ -8,16 +8,16 @@ from safetensors.torch import load_file, save_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
-import lora_ns.services.train
-from lora_ns.basemodel import packaged
+import lora_ns.training.fit
+from lora_ns.answers.opened import REFUSED, Force, open_trained
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import WEIGHTS, add_adapter
-from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.errors import LoransError, RunError
-from lora_ns.rundir import RunDir
+from lora_ns.model.adapter import WEIGHTS, add_adapter
+from lora_ns.model.files import packaged
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.merge import merge
-from lora_ns.services.train import resume
-from lora_ns.services.trained import REFUSED, Force, open_trained
+from lora_ns.services.resume import resume
 
 
 def with_frozen_head(*arguments):
@@ -45,7 +45,7 @@ def with_frozen_head(*arguments):
     ids=["misspelled target", "frozen head"],
 )
 def test_a_run_that_would_train_the_wrong_thing_is_stopped(tmp_path, monkeypatch, text, told):
-    monkeypatch.setattr(lora_ns.services.train, "add_adapter", with_frozen_head)
+    monkeypatch.setattr(lora_ns.training.fit, "add_adapter", with_frozen_head)
     with pytest.raises(LoransError) as caught:
         run_recipe(tmp_path, text)
     assert (str(caught.value), caught.value.exit_code) == (told.format(recipe=tmp_path / "recipe.toml"), 2)

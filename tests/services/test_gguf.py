@@ -10,15 +10,16 @@ from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lora_ns.basemodel import ASSETS, TOKENIZER_FILES, find_base
-from lora_ns.engine.model import Loading, load_base
-from lora_ns.engine.tokenizer import base_tokenizer, load_tokenizer
+from lora_ns.answers.opened import open_trained
 from lora_ns.errors import MissingError, ModelError, RecipeError
-from lora_ns.machine import Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import ASSETS, TOKENIZER_FILES, find_base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.model.tokenizer import base_tokenizer, load_tokenizer
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import open_trained
 
 pytest.importorskip("gguf")
 from gguf_files import NANO, write_gguf

@@ -12,7 +12,7 @@ from families import write_data
 from hub_stand_in import COMMIT, hub, offline_environment
 
 import lora_ns
-from lora_ns.basemodel import ASSETS
+from lora_ns.model.files import ASSETS
 
 RECIPE = """\
 task_name = "hub"

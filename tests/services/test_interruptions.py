@@ -16,14 +16,15 @@ from interruptions import interrupted_at_random
 from safetensors.torch import load_file
 from services_recipes import RECIPE, resumed, run_recipe
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
-from lora_ns.engine.stopping import EndedEarly, StopSignal
 from lora_ns.errors import InterruptedRunError
+from lora_ns.files.disk import hash_folder
+from lora_ns.launch.ranks import _teller
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.parallel.stop import EndedEarly, StopSignal
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir, hash_folder
-from lora_ns.services.ranks import _teller
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.train import train
 
 SHORT = RECIPE.replace("max_steps = 6", "max_steps = 3").replace("max_samples = 64", "max_samples = 24")

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
 from lora_ns.errors import InterruptedRunError, UsageError
-from lora_ns.jobs import make_job, new_job, write_job
+from lora_ns.launch.jobs import make_job, new_job, write_job
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services import job as service
 from lora_ns.services.job import work
 

@@ -20,21 +20,21 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from lora_ns.basemodel import ASSETS
+from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
+from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, LoransError, UsageError
+from lora_ns.machine.libraries import Noise
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.files import ASSETS
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.peft import METHODS
-from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
 from lora_ns.services.infer import as_row, infer
 from lora_ns.services.merge import merge
 from lora_ns.services.train import train
-from lora_ns.services.trained import open_trained
 
 WORDS = ["plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint"]
 SCORES = [

@@ -12,7 +12,7 @@ from services_recipes import CLASSES
 from strategies import STRATEGIES, check_trained, drive, offered, prepared
 from test_labels import SCORES, SEVERAL, TAGGED, run_rows
 
-from lora_ns.engine.adapter import WEIGHTS
+from lora_ns.model.adapter import WEIGHTS
 
 pytestmark = pytest.mark.slow
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from services_recipes import RECIPE, run_recipe
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import add_adapter
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.learning import Gradients, Losses
-from lora_ns.engine.trainer import make_trainer
+import lora_ns.training.fit
 from lora_ns.errors import RunError
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import add_adapter
+from lora_ns.run.observer import SilentObserver
+from lora_ns.training.learning import Gradients, Losses
+from lora_ns.training.trainer import make_trainer
 
 SMALL = RECIPE.replace("max_samples = 64", "max_samples = 24").replace("max_eval_samples = 8", "max_eval_samples = 2")
 USUAL = SMALL.replace("learning_rate = 5e-3\n", "")
@@ -50,7 +50,7 @@ def with_a_loss(change, monkeypatch):
         trainer.compute_loss = lambda *given, **more: change(compute(*given, **more))
         return trainer
 
-    monkeypatch.setattr(lora_ns.services.train, "make_trainer", planted)
+    monkeypatch.setattr(lora_ns.training.fit, "make_trainer", planted)
 
 
 def test_what_has_no_gradient_is_named(told, monkeypatch):
@@ -59,7 +59,7 @@ def test_what_has_no_gradient_is_named(told, monkeypatch):
         model.base_model.model.unused = torch.nn.Parameter(torch.ones(3))
         return model
 
-    monkeypatch.setattr(lora_ns.services.train, "add_adapter", planted)
+    monkeypatch.setattr(lora_ns.training.fit, "add_adapter", planted)
     (warning,) = told(SMALL)
     assert warning.endswith(
         "trained tensors have no gradient in 5 steps, such as `base_model.model.unused`: what they belong to is not "

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.rundir import RunDir
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
 
 pytestmark = [
     pytest.mark.slow,

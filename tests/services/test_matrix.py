@@ -15,14 +15,14 @@ import transformers
 from matrix import BASES, RECIPES, ROWS, WAYS, Outcome
 from trap_runs import run
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import add_adapter, save_adapter
-from lora_ns.engine.libraries import prepare
-from lora_ns.engine.model import difference
+import lora_ns.training.fit
 from lora_ns.errors import PlanError, RecipeError
-from lora_ns.machine import detect
+from lora_ns.machine.hardware import detect
+from lora_ns.machine.libraries import prepare
+from lora_ns.model.adapter import add_adapter, save_adapter
+from lora_ns.model.load import difference
 from lora_ns.services.merge import merge
-from lora_ns.services.seal import TOLERANCE
+from lora_ns.training.seal import TOLERANCE
 
 CLOSE = {"fp32": 1e-4, "bf16": 3e-2, "nf4": 1e-3, "int8": 5e-3}
 """How far loss and gradient of the first step may be from those of the plain way, relatively."""
@@ -90,8 +90,8 @@ class Watched:
 
     def __init__(self, monkeypatch, folder, elsewhere, tmp_path):
         self._folder, self._elsewhere, self._scratch = folder, elsewhere, tmp_path
-        monkeypatch.setattr(lora_ns.services.train, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.services.train, "save_adapter", self._saved)
+        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
+        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
 
     def train(self, task, row, base, way):
         """Train a cell and look at it from all sides; its outcome, and what its first step was like."""

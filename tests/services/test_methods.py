@@ -7,14 +7,14 @@ import torch
 from minimal_recipe import choosing
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, interrupt, resumed, run_recipe
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import add_adapter, save_adapter
-from lora_ns.engine.model import computing
+import lora_ns.training.fit
+from lora_ns.answers.opened import open_trained
 from lora_ns.errors import LoransError, RecipeError, RunError, UsageError
+from lora_ns.methods import METHODS, REFUSED
+from lora_ns.model.adapter import add_adapter, save_adapter
+from lora_ns.model.load import computing
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.peft import METHODS, REFUSED
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import open_trained
 
 TEXT = RECIPE.replace("max_samples = 64", "max_samples = 12").replace("max_steps = 6", "max_steps = 3")
 TEXT = TEXT.replace("global_batch_size = 8", "global_batch_size = 4")
@@ -34,8 +34,8 @@ class Watched:
 
     def __init__(self, monkeypatch, folder):
         self._folder = folder
-        monkeypatch.setattr(lora_ns.services.train, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.services.train, "save_adapter", self._saved)
+        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
+        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
 
     def __call__(self, text, method, *overrides, name="run"):
         self.run = run_recipe(self._folder, text, *choosing(method), *overrides, f"training.output_dir={name}")
@@ -145,8 +145,8 @@ def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
             groups = optimizer.param_groups
             rates.append({names[id(p)].split(".")[-3]: group["lr"] for group in groups for p in group["params"]})
 
-    real = lora_ns.services.train.make_callbacks
-    monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), Spy()])
+    real = lora_ns.training.fit.make_callbacks
+    monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), Spy()])
     ratio = 16 if method == "lora-plus" else 1
     overrides = (f"peft.loraplus_lr_ratio={ratio}",) if ratio > 1 else ()
     watched(TEXT, "lora", *overrides, "training.warmup_steps=0")
@@ -235,7 +235,7 @@ def test_a_saved_adapter_that_answers_otherwise_is_no_finished_run(monkeypatch, 
                     value.add_(0.1)
             save_adapter(model, *rest)
 
-    monkeypatch.setattr(lora_ns.services.train, "save_adapter", damage)
+    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", damage)
     with pytest.raises(RunError, match="answers otherwise than the trained model"):
         run_recipe(tmp_path, TEXT)
     assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "failed"

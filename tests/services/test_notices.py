@@ -7,8 +7,8 @@ from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
-from lora_ns.engine.callbacks import SilentObserver
 from lora_ns.errors import DataError
+from lora_ns.run.observer import SilentObserver
 
 PLAIN = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace("max_samples = 64\n", "")
 PLAIN = PLAIN.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")

@@ -11,12 +11,13 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from transformers.training_args import OptimizerNames
 from typer.testing import CliRunner
 
-import lora_ns.services.train
+import lora_ns.training.fit
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.trainer import choose_optimizer, make_trainer
 from lora_ns.errors import MissingError
-from lora_ns.optimizers import OPTIMIZERS
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.training.optimizers import choose_optimizer
+from lora_ns.training.trainer import make_trainer
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0", "training.logging_steps=1")
 HERE = [name for name, row in OPTIMIZERS.items() if not row.refused and (not row.package or find_spec(row.package))]
@@ -41,8 +42,8 @@ def trainer(tmp_path_factory):
         choose_optimizer(trainer, recipe)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lora_ns.services.train, "make_trainer", kept)
-        patch.setattr(lora_ns.services.train, "choose_optimizer", begun)
+        patch.setattr(lora_ns.training.fit, "make_trainer", kept)
+        patch.setattr(lora_ns.training.fit, "choose_optimizer", begun)
         # Layers of one kind: torchao compiles its step anew for each shape.
         layers = 'peft.target_modules=["down_proj"]'
         run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *FEW, layers, "training.max_steps=3")
@@ -128,7 +129,7 @@ def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(monkeyp
     def free(trainer, _):
         trainer.optimizer = Free((p for p in trainer.model.parameters() if p.requires_grad), lr=1e-3)
 
-    monkeypatch.setattr(lora_ns.services.train, "choose_optimizer", free)
+    monkeypatch.setattr(lora_ns.training.fit, "choose_optimizer", free)
     run = run_recipe(tmp_path, RECIPE, *FEW, "training.max_steps=1", "training.eval_steps=2")
     assert all((value == 0.25).all() for value in load_file(run.adapter / WEIGHTS).values())
 

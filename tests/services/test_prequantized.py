@@ -12,16 +12,17 @@ import transformers
 from packed_bases import SETTINGS, pack_nano
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.basemodel import ASSETS, find_base
+from lora_ns.answers.opened import Force
 from lora_ns.cli.app import main
-from lora_ns.engine.model import Loading, load_base
 from lora_ns.errors import MissingError, ModelError, PlanError, RecipeError, UsageError
-from lora_ns.machine import Gpu, Machine
-from lora_ns.plan import DataFacts, make_plan
+from lora_ns.machine.hardware import Gpu, Machine
+from lora_ns.model.files import ASSETS, find_base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import Force
 
 WRITTEN = {
     "bnb-4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},

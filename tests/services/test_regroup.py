@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
+from lora_ns.answers.opened import reopen_base
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import WEIGHTS
 from lora_ns.errors import LoransError
-from lora_ns.machine import detect
+from lora_ns.machine.hardware import detect
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
-from lora_ns.services.regroup import regrouped, with_count
-from lora_ns.services.trained import reopen_base
+from lora_ns.run.directory import RunDir
+from lora_ns.training.regroup import regrouped, with_count
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ SHARED = (
 
 @pytest.fixture(autouse=True)
 def _enough_cores(monkeypatch):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 3)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 3)
 
 
 def go_on(run, step, *command):

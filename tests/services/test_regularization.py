@@ -10,12 +10,12 @@ import transformers
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import WEIGHTS, save_adapter
-from lora_ns.engine.regularization import regularization
+import lora_ns.training.fit
+from lora_ns.answers.opened import open_trained
 from lora_ns.errors import PlanError
+from lora_ns.model.adapter import WEIGHTS, save_adapter
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import open_trained
+from lora_ns.training.regularization import regularization
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0")
 KASA = ("peft.use_kasa=true", "peft.lora_r=8")
@@ -39,11 +39,11 @@ class Grasped(transformers.TrainerCallback):
 
 @pytest.fixture
 def grasped(monkeypatch, tmp_path):
-    real = lora_ns.services.train.make_callbacks
+    real = lora_ns.training.fit.make_callbacks
 
     def run(text, name, *overrides):
         spy = Grasped()
-        monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), spy])
+        monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), spy])
         more = ("training.max_grad_norm=0", "training.per_device_train_batch_size=2", f"training.output_dir={name}")
         found = run_recipe(tmp_path, text, *FEW, *overrides, *more)
         rows = [json.loads(line) for line in found.metrics.read_text().splitlines()]
@@ -95,7 +95,7 @@ def test_kasa_trains_reloads_exactly_and_merges(monkeypatch, tmp_path, text, dty
         answers["trained"] = asked(model)
         save_adapter(model, *rest)
 
-    monkeypatch.setattr(lora_ns.services.train, "save_adapter", saved)
+    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", saved)
     for name in ("train", "eval"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in WORDS))
     own = text.replace("lorans:quickstart/", "") if text is TAGS else text
@@ -112,8 +112,8 @@ def test_kasa_answers_the_same_in_another_process_and_goes_on_where_it_stopped(t
     steps = ("training.max_steps=4", "training.save_steps=2")
     run = run_recipe(tmp_path, RECIPE, *FEW, *KASA, *steps)
     script = (
-        "import sys, torch, peft; from lora_ns.basemodel import find_base; "
-        "from lora_ns.engine.model import Loading, load_base\n"
+        "import sys, torch, peft; from lora_ns.model.files import find_base; "
+        "from lora_ns.model.load import Loading, load_base\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "nano = find_base('lorans:nano', 'main', [], download=False)\n"
         "base = load_base(nano, Loading('CAUSAL_LM', 'float32', 'cpu'))\n"

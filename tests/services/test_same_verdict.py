@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 import lora_ns
-from lora_ns.basemodel import find_base
 from lora_ns.cli.app import app
-from lora_ns.engine.callbacks import SilentObserver
+from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.errors import LoransError
+from lora_ns.model.files import find_base
+from lora_ns.model.find import find_recipe_base
 from lora_ns.recipe.load import load_recipe
-from lora_ns.services.prepare import open_renderer, prepare
-from lora_ns.services.train import find_recipe_base
+from lora_ns.run.observer import SilentObserver
 
 PACKAGE = Path(lora_ns.__file__).parent
 TEXT = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(

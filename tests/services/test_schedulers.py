@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.rundir import RunDir
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
 from lora_ns.services import submit as service
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

@@ -6,16 +6,16 @@ import datasets
 import pytest
 from families import GLUE, QUESTION, write_everything
 
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
+from lora_ns.answers.opened import open_trained
+from lora_ns.data.rows import Row
 from lora_ns.errors import DataError
+from lora_ns.machine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.template import STARTS, write_folder
-from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
+from lora_ns.recipe.starters import STARTS, write_folder
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.infer import as_row, infer
 from lora_ns.services.train import train
-from lora_ns.services.trained import open_trained
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.toml"))

@@ -7,18 +7,18 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import lora_ns.machine
+import lora_ns.answers.opened
+import lora_ns.answers.work
+import lora_ns.launch.answering
+import lora_ns.machine.hardware
 import lora_ns.services.merge
-import lora_ns.services.tasks
-import lora_ns.services.trained
-import lora_ns.services.workers
+from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
+from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, InterruptedRunError, Problem, RunError, UsageError
-from lora_ns.rows import Row
+from lora_ns.files.staging import folder
+from lora_ns.launch.workers import WorkerFiles
 from lora_ns.services.infer import check_columns, infer
-from lora_ns.services.trained import open_trained
-from lora_ns.staging import folder
-from lora_ns.workers import WorkerFiles
 
 
 def lorans(*arguments):
@@ -36,9 +36,9 @@ def not_reached(*_, **__):
 @pytest.mark.parametrize(
     ("command", "module", "name", "told"),
     [
-        (["infer", "-i", "a"], lora_ns.services.tasks, "_compute_batch", "out of memory with 1 rows at once"),
-        (["eval", "--data", "rows.jsonl"], lora_ns.services.tasks, "_compute_batch", "out of memory with 1 rows"),
-        (["infer", "-i", "a"], lora_ns.services.trained, "load_base", "out of memory while loading a base of 0.00 bil"),
+        (["infer", "-i", "a"], lora_ns.answers.work, "_compute_batch", "out of memory with 1 rows at once"),
+        (["eval", "--data", "rows.jsonl"], lora_ns.answers.work, "_compute_batch", "out of memory with 1 rows"),
+        (["infer", "-i", "a"], lora_ns.answers.opened, "load_base", "out of memory while loading a base of 0.00 bil"),
         (["merge", "-o", "merged"], lora_ns.services.merge, "load_base", "out of memory while merging 0.00 billion"),
     ],
 )
@@ -64,21 +64,21 @@ def test_who_merges_second_is_refused_before_anything_is_loaded(lora_run, tmp_pa
 def test_answers_that_cannot_be_written_are_told_before_the_model_is_loaded(lora_run, tmp_path, monkeypatch, output):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(lora_ns.services.trained, "open_run", not_reached)
+    monkeypatch.setattr(lora_ns.answers.opened, "open_run", not_reached)
     with pytest.raises(UsageError):
         lorans("infer", lora_run.path, "-i", "a", "-o", tmp_path / output)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_what_was_answered_before_an_error_is_kept_in_the_order_of_the_rows(lora_run, tmp_path, monkeypatch, error):
-    batch = lora_ns.services.tasks.compute_batch
+    batch = lora_ns.answers.work.compute_batch
 
     def broken(*arguments):
         if arguments[-1] == 2:
             raise error
         return batch(*arguments)
 
-    monkeypatch.setattr(lora_ns.services.tasks, "compute_batch", broken)
+    monkeypatch.setattr(lora_ns.answers.work, "compute_batch", broken)
     (tmp_path / "in.txt").write_text("Write river in capitals, please.\nWrite a.\nWrite cat in capitals.\n")
     (tmp_path / "o.jsonl.part").write_text("mine")
     settings = ["--set", "generation.batch_size=1", "--set", "generation.max_new_tokens=2"]
@@ -104,8 +104,8 @@ def test_what_several_processes_had_answered_is_kept_in_the_order_of_the_rows(lo
             files.part.write_text(json.dumps([0, batch, answers]) + "\n[0, 2, [")
         raise error
 
-    monkeypatch.setattr(lora_ns.services.workers, "run_workers", lost)
-    monkeypatch.setattr(lora_ns.machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(lora_ns.launch.answering, "run_workers", lost)
+    monkeypatch.setattr(lora_ns.machine.hardware, "usable_cores", lambda: 2)
     (tmp_path / "in.txt").write_text("Write river in capitals, please.\nWrite a.\nWrite cat in capitals.\n")
     words = ["--input-file", tmp_path / "in.txt", "-o", tmp_path / "o.jsonl", "--set", "generation.batch_size=1"]
     with contextlib.suppress(type(error)):

@@ -14,13 +14,14 @@ from command_line import lorans
 from services_recipes import RECIPE, run_recipe
 from transformers import dynamic_module_utils
 
-from lora_ns.basemodel import Base, packaged
-from lora_ns.engine.callbacks import SilentObserver, mark_checkpoint
-from lora_ns.engine.libraries import Noise
-from lora_ns.engine.pickles import check_deepspeed_states
 from lora_ns.errors import UsageError
-from lora_ns.rundir import RunDir
-from lora_ns.services.train import resume
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.files import Base, packaged
+from lora_ns.run.checkpoints import mark_checkpoint
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.resume import resume
+from lora_ns.training.pickles import check_deepspeed_states
 
 CODE = """\
 import pathlib

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
-import lora_ns.services.train
-from lora_ns.basemodel import find_base
-from lora_ns.engine.adapter import WEIGHTS, save_adapter
-from lora_ns.engine.model import Loading, load_base
-from lora_ns.engine.starts import put_back
+import lora_ns.training.fit
 from lora_ns.errors import LoransError, ModelError, PlanError, RunError
-from lora_ns.rundir import RunDir
+from lora_ns.model.adapter import WEIGHTS, save_adapter
+from lora_ns.model.files import find_base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.run.directory import RunDir
 from lora_ns.services.merge import merge
+from lora_ns.training.starts import put_back
 
 BY_ROWS = ("corda", "eva", "lora_ga")
 MOVING = ("corda", "lora_ga", "olora", "pissa", "pissa_niter_16")
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
             save_adapter(model, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lora_ns.services.train, "save_adapter", saved)
+            patch.setattr(lora_ns.training.fit, "save_adapter", saved)
             found = run_recipe(tmp_path_factory.mktemp(start), RECIPE, *QUICK, *started(start))
         return found, answers["trained"]
 
@@ -134,7 +134,7 @@ def test_a_start_without_enough_to_start_from_says_what_to_write(tmp_path, overr
 
 @pytest.mark.slow
 def test_a_start_that_cannot_be_computed_for_several_processes_is_told_before_they_begin(monkeypatch, tmp_path):
-    monkeypatch.setattr("lora_ns.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     two = ("distributed.strategy=ddp", "distributed.num_processes=2")
     with pytest.raises(LoransError, match=r"a process beside this one: .* \(write a `lora_r` of at most 48") as caught:
         run_recipe(tmp_path, RECIPE, *started("lora_ga", "peft.lora_r=64"), *two)
@@ -172,8 +172,8 @@ def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(monkeypatch
             if state.global_step == step:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    real = lora_ns.services.train.make_callbacks
-    monkeypatch.setattr(lora_ns.services.train, "make_callbacks", lambda *given: [*real(*given), Full()])
+    real = lora_ns.training.fit.make_callbacks
+    monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), Full()])
     with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens at once; {told} \(halve"):
         run_recipe(tmp_path, RECIPE, "dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")
 

@@ -38,8 +38,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.context_parallel import MODEL_TYPES
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.parallel.context import MODEL_TYPES
 
 pytestmark = pytest.mark.slow
 

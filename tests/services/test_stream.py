@@ -13,19 +13,18 @@ from services_recipes import CLASSES, RECIPE, class_rows, run_recipe
 from strategies import STRATEGIES, check_trained, drive, offered, prepared
 from typer.testing import CliRunner
 
-from lora_ns import cache
-from lora_ns.basemodel import find_base
 from lora_ns.cli.app import app
-from lora_ns.engine import sources, stream
-from lora_ns.engine.adapter import WEIGHTS
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
-from lora_ns.engine.stream import open_stream, shuffled
+from lora_ns.data import cache, sources, stream
+from lora_ns.data.prepare import open_renderer, open_rows
+from lora_ns.data.rows import Row
+from lora_ns.data.stream import open_stream, shuffled
 from lora_ns.errors import DataError, RunError, UsageError
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.files import find_base
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import Row
-from lora_ns.services.prepare import open_renderer, open_rows
-from lora_ns.services.train import resume
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.resume import resume
 
 STREAM = RECIPE.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")
 STREAM = STREAM.replace('path = "lorans:quickstart/train.jsonl"', 'path = "rows.jsonl"\nstreaming = true')

@@ -8,17 +8,17 @@ from shapes import CHATML, SHAPES, make_tokenizer
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 from typer.testing import CliRunner
 
-from lora_ns.basemodel import find_base
+from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
-from lora_ns.engine.kept import preparation_key
+from lora_ns.data.prepare import open_renderer
+from lora_ns.data.prepared import preparation_key
+from lora_ns.data.rows import Row
 from lora_ns.errors import ModelError, RecipeError
+from lora_ns.model.files import find_base
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.rules import PASSED_TO_TEMPLATES
-from lora_ns.rows import Row
+from lora_ns.recipe.rules.dataset import PASSED_TO_TEMPLATES
 from lora_ns.services.evaluate import evaluate
 from lora_ns.services.infer import prompts
-from lora_ns.services.prepare import open_renderer
-from lora_ns.services.trained import open_trained
 
 THINKS = CHATML.replace(
     "{{ '<|im_start|>' + message.role + '\n' + message.content",

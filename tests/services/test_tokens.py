@@ -12,13 +12,13 @@ import torch
 import zstandard
 from services_recipes import RECIPE
 
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.dataset import Encoding, pack, tokenize
-from lora_ns.engine.stream import open_stream
+from lora_ns.answers.opened import open_trained
+from lora_ns.data.encode import Encoding, pack, tokenize
+from lora_ns.data.stream import open_stream
 from lora_ns.errors import LoransError
-from lora_ns.machine import detect
+from lora_ns.machine.hardware import detect
 from lora_ns.recipe.load import load_recipe
-from lora_ns.services.trained import open_trained
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.validate import audit, prepare_rows
 
 ROWS = [{"prompt": f"What is {number} + 1?", "completion": f'{number + 1}, "of course"\n🙂'} for number in range(40)]

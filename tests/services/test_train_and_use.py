@@ -12,20 +12,21 @@ from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-import lora_ns.services.train
-from lora_ns.engine.adapter import WEIGHTS, save_adapter
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
-from lora_ns.engine.model import computing
+import lora_ns.training.fit
+from lora_ns.answers.opened import open_trained
+from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, RunError, UsageError
-from lora_ns.plan import Derived
+from lora_ns.machine.libraries import Noise
+from lora_ns.model.adapter import WEIGHTS, save_adapter
+from lora_ns.model.load import computing
+from lora_ns.plan.plan import Derived
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.infer import as_row, infer
 from lora_ns.services.merge import merge
-from lora_ns.services.train import resume, train
-from lora_ns.services.trained import open_trained
+from lora_ns.services.resume import resume
+from lora_ns.services.train import train
 
 PROBE = "Spell plum backwards."
 
@@ -45,7 +46,7 @@ def trained_logits(monkeypatch):
         answered.append(logits(model, tokenizer))
         save_adapter(model, tokenizer, *rest)
 
-    monkeypatch.setattr(lora_ns.services.train, "save_adapter", spy)
+    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", spy)
     return answered
 
 
@@ -198,7 +199,7 @@ def test_resuming_gives_the_run_that_was_never_interrupted(lora_run, trained, tm
 def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
     run = trained(RECIPE, "training.save_steps=2", "training.save_total_limit=5")
     (run.checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
-    from lora_ns.checkpoints import last_complete_checkpoint
+    from lora_ns.run.checkpoints import last_complete_checkpoint
 
     assert last_complete_checkpoint(run.checkpoints, run.read().run_id)[1] == 4
     assert last_complete_checkpoint(run.checkpoints, "another run") is None
@@ -344,10 +345,10 @@ def test_a_loss_is_told_as_changed_only_if_it_was_measured_twice(trained, overri
 def test_a_run_that_made_no_step_is_none():
     state = SimpleNamespace(global_step=0, max_steps=4)
     with pytest.raises(RunError, match="no step of 4 was made: the rows make no batch"):
-        lora_ns.services.train._check_stepped(SimpleNamespace(state=state), SilentObserver())
+        lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), SilentObserver())
     observer = Warned()
     state.global_step = 3
-    lora_ns.services.train._check_stepped(SimpleNamespace(state=state), observer)
+    lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), observer)
     assert observer.warnings == ["the rows ended after step 3 of 4"]
 
 

@@ -20,14 +20,14 @@ from trap_runs import adding_bos, chat, run, run_and_keep_trainer, write_base, w
 from typer.testing import CliRunner
 
 import lora_ns
+from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
-from lora_ns.engine.dataset import pack
+from lora_ns.data.encode import pack
+from lora_ns.data.rows import Row
 from lora_ns.errors import DataError
-from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
 from lora_ns.services.infer import as_row, infer, prompts
 from lora_ns.services.merge import merge
-from lora_ns.services.trained import open_trained
 
 
 def trained_rows(found: RunDir):
@@ -88,7 +88,7 @@ def test_a_model_that_never_learned_the_end_goes_on(tmp_path):
     write_base(tmp_path, with_ends("<|endoftext|>", "own"), **VARIED)
     write_rows(tmp_path, [chat("a", "bcd")] * 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lora_ns.engine.render.Rendered.labels", property(_without_end))
+        patch.setattr("lora_ns.data.render.Rendered.labels", property(_without_end))
         model = open_trained(run(tmp_path, *OVERFIT))
     generation = model.manifest.recipe.generation.model_copy(update={"max_new_tokens": 12})
     (answer,) = infer(model, [as_row(model, "a")], generation).rows
@@ -176,10 +176,10 @@ ASK = """\
 import json, sys
 from pathlib import Path
 from transformers import AutoTokenizer
-from lora_ns.rows import Row
-from lora_ns.rundir import RunDir
+from lora_ns.data.rows import Row
+from lora_ns.run.directory import RunDir
 from lora_ns.services.infer import infer
-from lora_ns.services.trained import open_trained
+from lora_ns.answers.opened import open_trained
 asked = {}
 for folder in map(Path, sys.argv[1:]):
     turns = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])["messages"][:-1]

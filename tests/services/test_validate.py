@@ -6,11 +6,11 @@ import pytest
 from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 
-import lora_ns.services.train
+import lora_ns.training.fit
 from lora_ns.cli.app import app
-from lora_ns.engine.adapter import save_adapter
 from lora_ns.errors import LoransError
-from lora_ns.recipe.peft import METHODS
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import save_adapter
 
 PLAIN = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(
     "lorans:quickstart/eval.jsonl", "eval.jsonl"
@@ -197,7 +197,7 @@ def test_the_one_step_changes_the_adapter(validate, monkeypatch):
         changed.extend(bool(value.any()) for name, value in model.named_parameters() if "lora_B" in name)
         save_adapter(model, *rest)
 
-    monkeypatch.setattr(lora_ns.services.train, "save_adapter", spy)
+    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", spy)
     validate(RECIPE, "--step")
     assert changed
     assert all(changed)

@@ -9,13 +9,13 @@ import pytest
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
-import lora_ns.services.train
-from lora_ns.engine.callbacks import SilentObserver
-from lora_ns.engine.libraries import Noise
-from lora_ns.engine.trainer import make_trainer
+import lora_ns.training.fit
+from lora_ns.machine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
-from lora_ns.rundir import RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.train import train
+from lora_ns.training.trainer import make_trainer
 
 RECIPE = """\
 task_name = "trap"
@@ -77,7 +77,7 @@ def run_and_keep_trainer(folder: Path, *overrides: str) -> tuple[RunDir, Any]:
         return kept[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lora_ns.services.train, "make_trainer", spy)
+        patch.setattr(lora_ns.training.fit, "make_trainer", spy)
         return run(folder, *overrides), kept[0]
 
 

@@ -6,12 +6,13 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from lora_ns.basemodel import PACKAGED, packaged
+from lora_ns.data.files.layout import Layout
+from lora_ns.data.files.read import KNOWN, is_known
 from lora_ns.errors import DataError, ModelError, Problem
-from lora_ns.reading import exists, is_file, is_folder, read_json
+from lora_ns.files.reading import exists, is_file, is_folder, read_json
+from lora_ns.model.files import PACKAGED, packaged
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.rows import KNOWN, Layout, is_known
 
 
 def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> list[Path]:

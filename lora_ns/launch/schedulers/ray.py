@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
-from lora_ns.interpreter import interpreter
-from lora_ns.jobs import Job, JobState, read_job
+from lora_ns.launch.jobs import Job, JobState, read_job
+from lora_ns.safety.interpreter import interpreter
 
 T = TypeVar("T")
+
 
 _OPTIONS = {
     "address": "of the cluster, such as `http://10.0.0.1:8265`",
@@ -24,6 +25,8 @@ _OPTIONS = {
     "gpus-per-node": "GPUs that Ray sets aside on each node",
     "max-failures": "how often the run goes on after a node was lost",
 }
+
+
 _OVER = {"STOPPED", "SUCCEEDED", "FAILED"}
 
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.jobs import JobState
-from lora_ns.recipe.base import control_in
+from lora_ns.launch.jobs import JobState
+from lora_ns.table import control_in
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
 _OURS = {
     "nodes": "write `distributed.num_nodes` into the recipe",
     "ntasks": "lorans starts one task on each node, and `distributed.num_processes` in it",
@@ -24,7 +26,11 @@ _OURS = {
     "no_requeue": "a job is always queued again",
 }
 """Options that follow from something else."""
+
+
 _WORKING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED"}
+
+
 _WORKING |= {"REQUEUE_FED", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
 
 

@@ -16,18 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
-from lora_ns.interpreter import interpreter
-from lora_ns.jobs import Job, JobState
-from lora_ns.slurm import check_line, parameters, read_account, read_state
+from lora_ns.launch.jobs import Job, JobState
+from lora_ns.launch.schedulers.sbatch import check_line, parameters, read_account, read_state
+from lora_ns.safety.interpreter import interpreter
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 _TIMEOUTS = 100
 """How often a job that ran out of its time is queued again."""
+
+
 _STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM}
+
+
 _AFTER_SIGTERM = 600.0
 """Seconds that a scheduler may take to end a job after it asked for that."""
+
+
 _PORTS = range(20_000, 30_000)
 
 

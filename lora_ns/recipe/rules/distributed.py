@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from lora_ns.methods import AdaLora, Lora, PeftMethod, method_name
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
-from lora_ns.recipe.finding import Finding
-from lora_ns.recipe.peft import AdaLora, Lora, PeftMethod, method_name
 from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.rules.conflict import Finding
 
 
 def _called(asked: Strategy) -> str:
@@ -36,8 +36,14 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
 
 
 _LORA_FA = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
+
+
 _ADALORA = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
+
+
 _KASA = 'KaSA trains in one process or by "ddp" for now'
+
+
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
@@ -72,7 +78,11 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
 
 
 _STARTS = "a start that is computed is put onto whole weights"
+
+
 _TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
+
+
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 
@@ -125,8 +135,14 @@ def rows_can_be_divided(recipe: Recipe) -> Finding | None:
 
 
 _STARTS_ON_ROWS = "not with a start that is computed"
+
+
 _ONE_TOKEN = "not with rows of single tokens"
+
+
 _NF4 = "only over weights in full or in 4 bits by bitsandbytes"
+
+
 _SDPA = 'only with "sdpa"'
 
 

@@ -1,0 +1,63 @@
+"""Columns of rows that nothing reads: told, recorded, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from lora_ns.data.source import Source, Sources, UnusedColumns
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import Columns, Format, Unused, find_unused
+from lora_ns.formats.cells import listed
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.load import LoadedRecipe
+
+UNUSED = "DATA004"
+"""Code of columns that nothing reads."""
+
+
+def _unused(loaded: LoadedRecipe, key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
+    """The columns of a source that its format does not read; None if there are none, or only metadata."""
+    found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
+    if not found.columns:
+        return None
+    problem = unused_problem(form, found, source.name)
+    return UnusedColumns(replace(problem, where=loaded.where(key)), bool(found.meant))
+
+
+def unused_problem(form: Format, found: Unused, name: str) -> Problem:
+    """What is said of the columns of a source that its format does not read."""
+    what = f"{name}: not read by `{form.name}`: {listed(found.columns)}"
+    names = ", ".join(f'"{column}"' for column in found.meant or found.columns)
+    ignore = f"`ignore_columns = [{names}]` if they are not to be learned"
+    if not found.meant:
+        return Problem("", what, ignore, UNUSED)
+    if form.name == "text":
+        what += f"; {listed(found.meant)} may be the answer to the text"
+        ignore = f'`columns = {{prompt = "text", completion = "{found.meant[0]}"}}`, or {ignore}'
+    else:
+        what += f"; {listed(found.meant)} would be lost"
+        keys = "`text_column`, `text_pair_column`" if form.name == "classification" else "`columns` or a template"
+        ignore = f"name what is to be read by {keys}, or {ignore}"
+    return Problem("", what, ignore, UNUSED)
+
+
+def told_unused(problem: Problem) -> str:
+    """Columns that nothing reads as a note of a training says them."""
+    return f"[{UNUSED}] {problem.what} ({problem.remedy})"
+
+
+def asked_columns(table: Dataset) -> Columns:
+    """What a source of the recipe says about columns."""
+    return Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
+
+
+def refuse_unused(sources: Sources) -> None:
+    """Refuse rows of which a part would be lost. Raises `DataError`."""
+    if refused := [unused.problem for unused in sources.unused if unused.is_refused]:
+        raise DataError(refused)
+
+
+def columns_record(columns: Columns) -> dict[str, Any]:
+    """The columns as the manifest keeps them."""
+    return asdict(columns)

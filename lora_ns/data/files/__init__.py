@@ -1,0 +1,1 @@
+"""How each kind of file is read, one file per kind."""

@@ -1,0 +1,162 @@
+"""Files as they lie on the disk, packed or not, decoded a block at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING
+
+from lora_ns.errors import DataError, MissingError, Problem
+from lora_ns.files.reading import FREELY_UNPACKED, MOST_UNPACKED, NotAFileError, decode, open_file, shown_size
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+def kind_of(path: PurePath) -> tuple[str, str]:
+    """Kind of a file by its name and how it is packed, such as `.jsonl` and `.gz`; in lower case."""
+    name = path.name.lower()
+    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
+    return PurePath(name.removesuffix(packing)).suffix, packing
+
+
+# Files, packed or not
+
+
+class _DamagedError(DataError):
+    """A packed file that cannot be unpacked to its end."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked while they are read."""
+    packing = kind_of(path)[1]
+    with _file(path) as file:
+        try:
+            yield _unpacked(path, file) if packing else file
+        except EOFError:
+            what = f"cut short, its {packing} has no end"
+            raise _DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
+        except (gzip.BadGzipFile, zlib.error, _ZstdError):
+            raise _DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with open_file(path) as file:
+            yield file
+    except NotAFileError as fault:
+        raise DataError(Problem(str(path), fault.what)) from None
+
+
+def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+    """What a packed file has in it, unless that is out of all proportion: a few bytes can stand for a full disk."""
+    unpacked = PACKINGS[kind_of(path)[1]](path, file)
+
+    def blocks() -> Iterator[bytes]:
+        size = 0
+        while block := unpacked.read(_BLOCK):
+            size += len(block)
+            if size > max(FREELY_UNPACKED, MOST_UNPACKED * file.tell()):
+                what = f"unpacks to more than {MOST_UNPACKED} times its size"
+                raise _DamagedError(Problem(str(path), what, "unpack it, and look at what is in it"))
+            yield block
+
+    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
+
+
+def _gzip(_: Path, file: IO[bytes]) -> IO[bytes]:
+    return io.BufferedReader(gzip.GzipFile(fileobj=file), _BLOCK)
+
+
+def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        raise MissingError(Problem(str(path), "reading .zst needs zstandard", "`pip install zstandard`")) from None
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+
+    def blocks() -> Iterator[bytes]:
+        """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
+        frame = None
+        while block := file.read(_PACKED_BLOCK):
+            while block:
+                if frame is None or frame.eof:
+                    frame = unpacker.decompressobj()
+                try:
+                    yield frame.decompress(block)
+                except zstandard.ZstdError as error:
+                    raise _ZstdError(str(error)) from None
+                block = frame.unused_data
+        if frame is not None and not frame.eof:
+            raise EOFError
+
+    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
+
+
+_BLOCK = 1 << 16
+
+
+_PACKED_BLOCK = 1 << 11
+"""Bytes that are unpacked at once, of which each can stand for some ten thousand."""
+
+
+_LARGEST_WINDOW = 1 << 31
+"""What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
+
+
+class _ZstdError(Exception):
+    """What zstandard cannot unpack; its own error has no name before it is imported."""
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        target = memoryview(buffer)
+        size = min(len(target), len(self._rest))
+        target[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _decoded(path: Path, most: int, remedy: str) -> str:
+    """All of a file as text."""
+    parts, size = [], 0
+    with _opened(path) as file:
+        while part := file.read(_BLOCK):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise DataError(Problem(str(path), f"is larger than {shown_size(most)}", remedy))
+    return decode(b"".join(parts), str(path), DataError)
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
+    return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], IO[bytes]]] = {".gz": _gzip, ".zst": _zstd}
+"""How a file is packed to what unpacks it."""

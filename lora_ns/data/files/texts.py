@@ -1,0 +1,111 @@
+"""Rows of plain texts, and of sentences in CoNLL form."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lora_ns.data.files.json import _short
+from lora_ns.data.files.lines import _decoded_line, _numbered, _too_long
+from lora_ns.data.files.packing import _DamagedError, _decoded, _opened, _without_end
+from lora_ns.data.rows import Outcome, Row
+from lora_ns.errors import DataError, Problem
+from lora_ns.files.reading import LARGEST_ROW, LARGEST_TEXT
+
+# One sentence a row
+
+
+def _conll(path: Path) -> Iterator[Outcome]:
+    """Sentences of CoNLL: a word a line, first its token and last its tag, and a blank line after the last word."""
+    width = 0
+    words: list[tuple[str, str]] = []
+    first, broken, size = 1, False, 0
+    with _opened(path) as file:
+        for number, line in itertools.chain(_numbered(path, file), [(0, b"")]):
+            text = _conll_line(path, number, line)
+            size = 0 if not words else size + len(text)
+            if size > LARGEST_ROW:
+                raise DataError(_too_long(f"{path}:{first}", "a sentence"))
+            if not text or text.startswith(_DOCUMENT):
+                if words and not broken:
+                    yield Row(f"{path}:{first}", {"tokens": [word for word, _ in words], "tags": [t for _, t in words]})
+                words, broken = [], False
+                continue
+            if not words and not broken and _is_comment(text):
+                continue
+            cells = _conll_cells(text)
+            width = width or len(cells)
+            problem = _conll_problem(cells, width)
+            if problem and not broken:
+                yield Problem(f"{path}:{number}", *problem)
+            broken = broken or problem is not None
+            first = first if words else number
+            words.append((cells[0], cells[-1]))
+
+
+_DOCUMENT = "-DOCSTART-"
+
+
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+
+def _conll_line(path: Path, number: int, line: bytes | None) -> str:
+    text = _decoded_line(path, number, line)
+    return text.strip(" \r\n") if text.strip() else ""
+
+
+def _conll_cells(text: str) -> list[str]:
+    """The columns of a line: between tabs if it has one, otherwise between spaces; other white space is text."""
+    if "\t" in text:
+        return [cell.strip(" ") for cell in text.split("\t")]
+    return [cell for cell in text.split(" ") if cell]
+
+
+def _is_comment(text: str) -> bool:
+    """Whether a line before a sentence is a remark, such as `# id = 7`, rather than the word `#` with its tag."""
+    cells = _conll_cells(text)
+    return text.startswith("#") and "\t" not in text and not (len(cells) > 1 and _TAG.fullmatch(cells[-1]))
+
+
+def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
+    """What is wrong with a line, and what to do."""
+    if len(cells) == 1:
+        return f"`{_short(cells[0])}` has no tag", "a line is a word, a tab or space, and its tag"
+    if len(cells) != width:
+        return f"{len(cells)} columns, and the first line has {width}", "a blank line ends a sentence"
+    if not cells[0]:
+        return "a tag without a word", "take the line out, or put a blank line there"
+    if not cells[-1]:
+        return f"`{_short(cells[0])}` has an empty tag", "a word outside of everything has the tag O"
+    return None
+
+
+# One row a file
+
+
+def _text(path: Path) -> Iterator[Outcome]:
+    """The whole file as one row."""
+    try:
+        content = _decoded(path, LARGEST_TEXT, "split it")
+    except _DamagedError:
+        raise
+    except DataError as error:
+        yield from error.problems  # a row that cannot be read
+    else:
+        if content.strip():
+            yield Row(str(path), {"text": content})
+
+
+def _text_lines(path: Path) -> Iterator[Outcome]:
+    """Each line as a row; one that is blank is none."""
+    with _opened(path) as file:
+        for number, line in _numbered(path, file):
+            try:
+                text = _without_end(_decoded_line(path, number, line))
+            except DataError as error:
+                yield from error.problems
+            else:
+                if text.strip():
+                    yield Row(f"{path}:{number}", {"text": text})

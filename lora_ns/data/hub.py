@@ -1,0 +1,116 @@
+"""Rows of data sets on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.data.files.arrow import unpadded
+from lora_ns.data.rows import Row
+from lora_ns.data.source import Asked, Source
+from lora_ns.errors import DataError, Problem
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.load import LoadedRecipe
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
+    name, data = _load_hub(loaded, recipe, key, split)
+    numbers = asked.of(len(data), name)
+    data = data.select(numbers)
+    classes = _classes(data.features)
+    rows = [
+        Row(f"{name}, row {number + 1}", _named(values, classes)) for number, values in zip(numbers, data, strict=True)
+    ]
+    if not rows:
+        raise DataError(Problem(name, "no rows", "name another split"))
+    return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, classes)
+
+
+def hub_name(table: Dataset, split: str) -> str:
+    """How a split of the hub is told, such as `nyu-mll/glue/mrpc[train]`."""
+    return f"{table.name}{f'/{table.subset}' if table.subset else ''}[{split}]"
+
+
+def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
+    """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
+    import datasets
+
+    name = hub_name(table, table.train_split)
+    errors = (OSError, ValueError, datasets.exceptions.DatasetsError)
+    try:
+        data = datasets.load_dataset(
+            table.name, table.subset, split=table.train_split, revision=table.revision, streaming=True
+        )
+    except errors as error:
+        raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+    classes = _classes(data.features or {})
+
+    def rows() -> Iterator[Row]:
+        try:
+            for number, values in enumerate(data, start=1):
+                yield Row(f"{name}, row {number}", _named(values, classes))
+        except errors as error:
+            raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+
+    return name, classes, rows()
+
+
+def hub_commit(loaded: LoadedRecipe, table: Dataset) -> str:
+    """The commit that a revision of a hub data set stands for now. Raises `DataError`."""
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi().dataset_info(str(table.name), revision=table.revision).sha
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        raise DataError(_hub_problem(loaded, "dataset", str(table.name), error)) from None
+    return str(found)
+
+
+def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+    """By column, the names of its classes; also of a column of lists of them."""
+    import datasets
+
+    kinds = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+
+
+def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
+    """How a split of the hub is told, and its rows, not yet read."""
+    import datasets
+
+    name = hub_name(recipe, split)
+    try:
+        return name, datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(_hub_problem(loaded, key, name, error)) from None
+
+
+def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
+    """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
+    row = {column: unpadded(value) for column, value in values.items()}
+    return {**row, **{column: _name(values[column], names) for column, names in classes.items()}}
+
+
+def _name(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_name(part, names) for part in value]
+    return names[value] if value is not None and 0 <= value < len(names) else value
+
+
+def _hub_problem(loaded: LoadedRecipe, key: str, shown: str, error: Exception) -> Problem:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    missing = type(error).__name__ in {
+        "DatasetNotFoundError",
+        "FileNotFoundError",
+        "ConnectionError",
+        "OfflineModeIsEnabled",
+    }
+    remedy = (
+        "check `name`, `subset` and the connection; for a private one `hf auth login`; or give `path` a file"
+        if missing
+        else "check `subset` and the split"
+    )
+    return Problem(loaded.where(f"{key}.name"), f"{key}.name: {shown} cannot be read: {text}", remedy)

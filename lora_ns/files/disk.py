@@ -1,0 +1,93 @@
+"""Writing to a disk: whole or not at all, with room enough; hashes, permissions, and the time as files say it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+
+from lora_ns.errors import LoransError, Problem, RunError
+from lora_ns.files.shortage import existing, reason, unwritable
+
+
+def now() -> str:
+    """The time as the manifest writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, with the permissions that the umask leaves.
+
+    Raises:
+        RunError: if there is no space, or no permission.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with telling_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions that the umask leaves; libraries write some for the owner alone."""
+    probe = folder / f".umask.{secrets.token_hex(4)}"  # a process can read its umask only by changing it
+    probe.touch(exist_ok=False)
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
+class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
+    """Turn a full disk, a missing permission, or a folder that is gone into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, LoransError):
+            return
+        if problem := unwritable(error, self._path):
+            raise RunError(problem) from None
+        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, TimeoutError)):
+            raise RunError(Problem(str(self._path), f"cannot be written: {reason(error)}", "choose another folder"))
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Raises:
+        RunError: with the bytes that are needed and free.
+    """
+    free = shutil.disk_usage(existing(path)).free
+    if free < needed and os.statvfs(existing(path)).f_blocks:  # what has no blocks, as /proc, is no disk
+        what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+        raise RunError(Problem(str(path), what, "free some space, or choose another folder"))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by its name."""
+    return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}

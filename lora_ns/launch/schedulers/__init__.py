@@ -1,0 +1,1 @@
+"""What starts jobs on a cluster: SLURM and Ray."""

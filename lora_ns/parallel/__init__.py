@@ -1,0 +1,1 @@
+"""Being one of several processes: groups, shards, long rows in parts, machines, and stopping together."""

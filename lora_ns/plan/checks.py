@@ -1,0 +1,110 @@
+"""What cannot work on this machine, on this base, or with these rows."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from lora_ns.errors import Problem
+from lora_ns.machine.hardware import Machine
+from lora_ns.methods import Lora, method_name
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.fit import _Batch
+from lora_ns.plan.plan import _length_key, _virtual_tokens
+from lora_ns.plan.schedule import _drops_last
+from lora_ns.plan.settle import _position_offset, room_for_rows
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.recipe.upstream import supports_sdpa
+
+
+def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
+    model, device = loaded.recipe.model, machine.accelerator
+    problems = _cpu_problems(loaded, device)
+    if model.dtype == "float16" and device != "cuda":
+        problems.append(
+            Problem(
+                loaded.where("model.dtype"),
+                f'model.dtype: "float16" trains on a CUDA device only, and this is {device}',
+                'write "auto"',
+            )
+        )
+    if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
+        what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
+        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.method == "awq":
+        what = "model.dtype: AWQ's kernels compute no bfloat16 on a GPU"
+        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+    if model.attn_implementation == "flash_attention_2" and device != "cuda":
+        what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
+        problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
+    optim = loaded.recipe.training.optim
+    if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
+        what = f'training.optim: "{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
+        problems.append(Problem(loaded.where("training.optim"), what, 'write "adamw_torch"'))
+    return problems
+
+
+def _cpu_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
+    """A file of accelerate's asks for the CPU, and a GPU would be taken."""
+    cpu = loaded.filled.file.cpu if loaded.filled.file else None
+    if cpu is None or device == "cpu":
+        return []
+    remedy = "`CUDA_VISIBLE_DEVICES= lorans ...` hides it" if device == "cuda" else "remove it"
+    return [Problem(cpu.where, f"{cpu.told}, and there is a GPU here", remedy)]
+
+
+def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
+    """What does not go with a base of few bits on this device, or with this base."""
+    quantization, device = loaded.recipe.quantization, machine.accelerator
+    method = loaded.recipe.peft
+    by_bitsandbytes = quantization.method.startswith("bnb-")
+    if quantization.bits and device == "mps":
+        by = "bitsandbytes" if by_bitsandbytes else quantization.method
+        what = f"quantization.method: {by} does not train on an Apple GPU"
+        return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
+    if by_bitsandbytes and quantization.bits == 8 and device == "cpu" and isinstance(method, Lora) and method.use_dora:
+        what = "peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
+        return [Problem(loaded.where("peft.use_dora"), what, 'write `method = "bnb-4bit"`, or `use_dora = false`')]
+    works = method.capabilities.quantized_biases
+    if by_bitsandbytes and works is not True and facts and facts.has_biases:
+        what = (
+            f"peft.method: {method_name(method)} does not train over a quantised base whose layers have biases: {works}"
+        )
+        return [Problem(loaded.where("peft.method"), what, 'write "lora", or remove `[quantization]`')]
+    return []
+
+
+def _lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
+    return facts is not None and supports_sdpa(facts.model_type) is False
+
+
+def _attention_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
+    if loaded.recipe.model.attn_implementation != "sdpa" or not _lacks_sdpa(facts):
+        return []
+    what = f'model.attn_implementation: {facts.model_type} has no "sdpa"'
+    return [Problem(loaded.where("model.attn_implementation"), what, 'write "auto" or "eager"')]
+
+
+def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
+    """A row, with the method's own tokens, has to fit into the positions of the base."""
+    room = room_for_rows(loaded, facts)
+    if facts is None or facts.max_position_embeddings is None or room is None or loaded.recipe.max_seq_length <= room:
+        return []
+    key = _length_key(loaded)
+    virtual = _virtual_tokens(loaded)
+    own = f" less {virtual} virtual tokens" if virtual else ""
+    positions = f"the base's {facts.max_position_embeddings - _position_offset(facts)} positions{own}"
+    what = f"{key}: {loaded.recipe.max_seq_length} is longer than {positions}"
+    return [Problem(loaded.where(key), what, f"write at most {room}")]
+
+
+def _batch_problems(loaded: LoadedRecipe, rows: int | None, batch: _Batch, world: int) -> list[Problem]:
+    """A training that drops the last batch, and has no other one, would make no step."""
+    at_once = batch.micro.value * world
+    if rows is None or not _drops_last(loaded) or rows >= at_once:
+        return []
+    over = f" in each of {world} processes" if world > 1 else ""
+    what = f"training.extra.dataloader_drop_last: {rows:,} row{'s' * (rows != 1)} make"
+    what += f"{'s' * (rows == 1)} no batch of {batch.micro.value:,}{over}, and the last one is dropped"
+    remedy = "lower `per_device_train_batch_size`, or remove `dataloader_drop_last`"
+    return [Problem(loaded.where("training.extra.dataloader_drop_last"), what, remedy)]

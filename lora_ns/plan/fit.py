@@ -1,0 +1,189 @@
+"""What fits into memory: micro-batch, checkpointing, strategy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from lora_ns.machine.hardware import Machine
+from lora_ns.methods import Lora
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.plan import Derived, _virtual_tokens, _written
+from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
+from lora_ns.plan.sizes import _adapted_shapes, _dtype, adapter_parameters
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.optimizers import OPTIMIZERS
+
+DEFAULT_GLOBAL_BATCH = 16
+
+
+USABLE_MEMORY = 0.8
+"""Share of the free memory that an estimate may claim."""
+
+
+_WORTH_TELLING = 50_000_000
+
+
+LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    micro: Derived[int]
+    accumulation: Derived[int]
+    total: Derived[int]
+    checkpointing: Derived[bool]
+    memory: MemoryEstimate | None
+
+
+def fit_to_machine(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> LoadedRecipe:
+    """The recipe with the strategy that its `auto` stands for on this machine."""
+    return _chosen(loaded, machine, facts)[0]
+
+
+def _chosen(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> tuple[LoadedRecipe, str]:
+    def fits(candidate: LoadedRecipe) -> bool:
+        """One row of the longest, its activations recomputed where that is possible."""
+        here = count_here(candidate.recipe.distributed, machine)
+        recomputes = loaded.recipe.peft.capabilities.gradient_checkpointing is True
+        dtype = _dtype(candidate, machine, facts).value
+        tokens = _row_length(candidate, None)
+        return _fits(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
+
+    return choose_strategy(loaded, machine, fits)
+
+
+def _batch(
+    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
+) -> _Batch:
+    """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
+    training = loaded.recipe.training
+    allowed = loaded.recipe.peft.capabilities.gradient_checkpointing is True
+    wanted = training.gradient_checkpointing
+    choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
+    micros, here = _micro_batches(loaded, machine, world), count_here(loaded.recipe.distributed, machine)
+    for checkpointing in choices:
+        for micro in micros:
+            tokens = micro * _row_length(loaded, longest)
+            memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
+            if _fits(memory, machine, here):
+                return _cut(loaded, micro, checkpointing, memory, facts, world)
+    tokens = micros[-1] * _row_length(loaded, longest)
+    memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
+    return _cut(loaded, micros[-1], choices[-1], memory, facts, world)
+
+
+def _share(loaded: LoadedRecipe, world: int) -> int:
+    """Rows of one optimizer step in each process."""
+    return max(1, (loaded.recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
+
+
+def _micro_batches(loaded: LoadedRecipe, machine: Machine, world: int) -> list[int]:
+    training = loaded.recipe.training
+    if training.per_device_train_batch_size != "auto":
+        return [training.per_device_train_batch_size]
+    largest = LARGEST_MICRO_BATCH[machine.accelerator]
+    if training.gradient_accumulation_steps:
+        return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
+    total = _share(loaded, world)
+    return [size for size in range(min(total, largest), 0, -1) if total % size == 0]
+
+
+def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
+    virtual = _virtual_tokens(loaded)
+    limit = loaded.recipe.max_seq_length
+    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
+    return virtual + (limit if longest is None or packed else min(longest, limit))
+
+
+def _step_memory(
+    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+) -> MemoryEstimate | None:
+    if facts is None or not facts.hidden_size:
+        return None
+    peft, asked = loaded.recipe.peft, loaded.recipe.distributed
+    shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
+    tokens = math.ceil(tokens / asked.row_parts)
+    whole = estimate(
+        facts,
+        dtype=dtype,
+        bits=loaded.recipe.quantization.bits,
+        adapter_parameters=adapter_parameters(loaded, facts) or 0,
+        state=OPTIMIZERS[loaded.recipe.training.optim].state,
+        start=start_memory(peft, shapes, dtype, on_cpu=machine.accelerator == "cpu"),
+        tokens=tokens,
+        checkpointing=checkpointing,
+        scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
+    )
+    return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
+
+
+def _fits(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
+    free = _free_bytes(machine, here)
+    return memory is None or not free or memory.total <= USABLE_MEMORY * free
+
+
+def _free_bytes(machine: Machine, here: int = 1) -> int:
+    """Free memory of each process."""
+    if machine.gpus:
+        return min(gpu.free_bytes for gpu in machine.gpus[:here])
+    return machine.available_bytes // here
+
+
+def _cut(
+    loaded: LoadedRecipe,
+    micro: int,
+    checkpointing: bool,
+    memory: MemoryEstimate | None,
+    facts: BaseFacts | None,
+    world: int,
+) -> _Batch:
+    training = loaded.recipe.training
+    asked = training.per_device_train_batch_size
+    accumulation = training.gradient_accumulation_steps or max(1, _share(loaded, world) // micro)
+    total = micro * accumulation * world
+    over = f"{world} processes" if world > 1 else ""
+    is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
+    unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
+    why = f"the most that fits{unknown}" if asked == "auto" else ""
+    return _Batch(
+        micro=Derived(value=micro, origin="computed", why=why)
+        if asked == "auto"
+        else _written(loaded, "training.per_device_train_batch_size", micro),
+        accumulation=_written(loaded, "training.gradient_accumulation_steps", accumulation)
+        if training.gradient_accumulation_steps
+        else Derived(value=accumulation, origin="computed", why=f"global batch / micro-batch{over and f' / {over}'}"),
+        total=_written(loaded, "training.global_batch_size", total)
+        if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
+        else Derived(value=total, origin="computed", why=f"micro-batch x accumulation{over and f' x {over}'}"),
+        checkpointing=_checkpointing(loaded, checkpointing),
+        memory=memory,
+    )
+
+
+def _checkpointing(loaded: LoadedRecipe, value: bool) -> Derived[bool]:
+    if loaded.recipe.training.gradient_checkpointing != "auto":
+        return _written(loaded, "training.gradient_checkpointing", value)
+    if loaded.recipe.peft.capabilities.gradient_checkpointing is not True:
+        return Derived(value=value, origin="computed", why=f"{loaded.recipe.peft.method} does not allow it")
+    return Derived(value=value, origin="computed", why="one row would not fit without" if value else "it fits without")
+
+
+def _eval_batch(loaded: LoadedRecipe, micro: int) -> Derived[int]:
+    asked = loaded.recipe.training.per_device_eval_batch_size
+    if asked == "auto":
+        return Derived(value=2 * micro, origin="computed", why="no gradients to keep")
+    return _written(loaded, "training.per_device_eval_batch_size", asked)
+
+
+def _memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
+    if memory is None:
+        return Derived(value=None, origin="computed", why="known once the base is here")
+    largest = max(asdict(memory).items(), key=lambda term: term[1])
+    start = (
+        f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
+    )
+    good = "rather too high than too low" if machine.accelerator == "cuda" else "good to a factor of 1.5"
+    why = f"an estimate, {good}; most of it {largest[0]}{start}"
+    return Derived(value=memory.total, origin="computed", why=why)

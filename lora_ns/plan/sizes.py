@@ -1,0 +1,66 @@
+"""Sizes and types that a plan derives."""
+
+from __future__ import annotations
+
+from lora_ns.machine.hardware import Machine
+from lora_ns.methods import Ia3, Lora
+from lora_ns.model.files import BaseFacts
+from lora_ns.plan.plan import Derived, _written
+from lora_ns.recipe.load import LoadedRecipe
+
+SMALL_MODEL_PARAMETERS = 20_000_000
+"""Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
+
+
+def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+    if loaded.recipe.model.dtype != "auto":
+        return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
+    if machine.gpus and loaded.recipe.quantization.method == "awq":
+        return Derived(value="float16", origin="computed", why="what AWQ's kernels compute on a GPU")
+    if machine.gpus:
+        gpu = machine.gpus[0]
+        best = "bfloat16" if gpu.bf16 else "float16"
+        return Derived(
+            value=best, origin="computed", why=f"{gpu.name} {'computes' if gpu.bf16 else 'does not compute'} bfloat16"
+        )
+    if machine.accelerator == "cpu" and machine.cpu_bf16:
+        if facts and facts.parameters < SMALL_MODEL_PARAMETERS:
+            return Derived(value="float32", origin="computed", why="the model is too small to gain from bfloat16")
+        return Derived(value="bfloat16", origin="computed", why="this processor multiplies bfloat16 matrices")
+    return Derived(value="float32", origin="computed", why="no fast bfloat16 on this device")
+
+
+def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
+    """Parameters of the adapter by the shapes in the weight files; None where they do not tell."""
+    peft = loaded.recipe.peft
+    if facts is None or not facts.hidden_size:
+        return None
+    if isinstance(peft, Lora):
+        shapes = _adapted_shapes(peft, facts)
+        of_each = 1 if peft.use_kasa else 0
+        return sum(peft.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
+    if isinstance(peft, Ia3):
+        return None
+    tokens = getattr(peft, "num_virtual_tokens", 0)
+    width = facts.hidden_size * (2 * facts.num_hidden_layers if peft.method == "prefix-tuning" else 1)
+    return tokens * width or None
+
+
+def _adapted_shapes(peft: Lora, facts: BaseFacts) -> list[tuple[int, int]]:
+    """Shapes of the weights that are adapted."""
+    targets = peft.target_modules
+    return [
+        shape
+        for name, shape in facts.matrices.items()
+        if (not _is_input_or_output(name) if isinstance(targets, str) else _ends_with_one(name, targets))
+    ]
+
+
+def _is_input_or_output(name: str) -> bool:
+    return any(
+        part in name for part in ("embed", "lm_head", "wte", "wpe", "classifier", "score", "pooler", "predictions")
+    )
+
+
+def _ends_with_one(name: str, targets: tuple[str, ...]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)

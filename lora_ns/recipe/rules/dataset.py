@@ -1,0 +1,365 @@
+"""Rules of rows: their sources, slices, columns and templates."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Collection, Iterator
+
+from lora_ns.errors import close_to
+from lora_ns.formats import FORMATS
+from lora_ns.formats.detection import FORMAT_OF_TASK
+from lora_ns.methods import Lora
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.rules.conflict import Finding
+from lora_ns.recipe.rules.written import is_written
+from lora_ns.recipe.slices import parse_slice
+
+_WITHOUT_TEMPLATES = {"sharegpt", "alpaca", "question-answer", "text"}
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """Columns that a template names, in order.
+
+    Raises:
+        ValueError: if the braces do not balance or a field is more than the name of a column or a path into one.
+    """
+    fields = []
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name or spec or conversion or not re.fullmatch(r"[\w\-. ]+", name):
+            raise ValueError(f"`{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}`")
+        fields.append(name)
+    return tuple(dict.fromkeys(fields))
+
+
+def one_source(recipe: Recipe) -> Finding | None:
+    """The rows come from the hub, from files, or from several of these."""
+    given = [key for key in ("name", "path", "sources") if getattr(recipe.dataset, key)]
+    if len(given) > 1:
+        keys = tuple(f"dataset.{key}" for key in given)
+        return Finding(keys, f"{' and '.join(f'`{key}`' for key in given)} are both given", "keep one of them")
+    if not given:
+        return Finding(("dataset",), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+    return None
+
+
+def each_source_is_named(recipe: Recipe) -> Finding | None:
+    """Each of several sources is a hub id or files, with the keys of its kind."""
+    for number, source in enumerate(recipe.dataset.sources):
+        place = f"dataset.sources.{number}"
+        if source.name and source.path:
+            what = "`name` and `path` are both given"
+            return Finding((f"{place}.name", f"{place}.path"), what, "make them two sources")
+        if not source.name and not source.path:
+            return Finding((place,), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+        for key in ("subset", "revision", "split"):
+            if source.path and key in source.model_fields_set:
+                what = f"`{key}` is for hub data sets, and `path` is a file"
+                return Finding((f"{place}.{key}",), what, f"remove `{key}`")
+    return None
+
+
+def all_sources_are_weighted(recipe: Recipe) -> Finding | None:
+    """Sources are mixed by their weights, or follow one another."""
+    sources = recipe.dataset.sources
+    without = [number for number, source in enumerate(sources) if source.weight is None]
+    if without and len(without) < len(sources):
+        what = "no `weight`, and other sources have one"
+        keys = [f"dataset.sources.{number}.weight" for number in range(len(sources))]
+        return Finding((*keys, f"dataset.sources.{without[0]}"), what, "give each a `weight`, or none")
+    if len(without) == len(sources) and is_written(recipe, "dataset.stopping_strategy"):
+        what = "`stopping_strategy` has no effect without sources that have a `weight`"
+        return Finding(("dataset.stopping_strategy",), what, "remove it")
+    return None
+
+
+def slices_are_parts(recipe: Recipe) -> Finding | None:
+    """A slice can be read, and is of rows that are read."""
+    data = recipe.dataset
+    slices = {f"{place}.slice": part.slice for place, part in data.parts().items()}
+    for key, text in {**slices, "dataset.slice": data.slice, "dataset.eval_slice": data.eval_slice}.items():
+        try:
+            parse_slice(text or ":")
+        except ValueError as error:
+            return Finding((key,), f"not a slice: {error}", 'such as "1000:2000", ":10%" or "-500:"')
+    if data.slice and data.sources:
+        what = "`slice` is of one source, and there are several"
+        return Finding(("dataset.slice",), what, "write it into those that it is meant for")
+    if data.eval_slice and not data.eval_path and not data.eval_split:
+        what = "`eval_slice` is of `eval_path` or `eval_split`, and neither is given"
+        return Finding(("dataset.eval_slice",), what, "remove it")
+    return None
+
+
+def layouts_are_of_files(recipe: Recipe) -> Finding | None:
+    """Only the files of a path have a layout to name, and each column of a table has a name of its own."""
+    data = recipe.dataset
+    for place, part in data.parts().items():
+        names = part.column_names
+        twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+        if twice is not None:
+            return Finding((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
+        if part.delimiter in {'"', "\r", "\n"}:
+            what = "`delimiter` is a quote or ends a line"
+            return Finding((f"{place}.delimiter",), what, 'name what is between two cells, such as "\\t"')
+        given = [key for key in _LAYOUT if key in (data.source_at(place) or data).model_fields_set]
+        if given and not part.path and not (place == "dataset" and data.eval_path):
+            what = f"`{given[0]}` is for files, and `path` names none"
+            return Finding((f"{place}.{given[0]}",), what, "remove it: a data set of the hub says it itself")
+    given = [key for key in _LAYOUT if is_written(recipe, f"dataset.{key}")]
+    if given and data.sources and not data.eval_path:
+        what = f"`{given[0]}` is of one source, and there are several"
+        return Finding((f"dataset.{given[0]}",), what, "write it into those that it is meant for")
+    return None
+
+
+_LAYOUT = ("column_names", "delimiter", "sample_by")
+
+
+def stratified_rows_are_set_aside(recipe: Recipe) -> Finding | None:
+    """Only what is set aside is drawn by a column."""
+    if is_written(recipe, "dataset.stratify_by_column") and not recipe.dataset.eval_fraction:
+        what = "`stratify_by_column` has no effect without `eval_fraction`"
+        return Finding(("dataset.stratify_by_column",), what, "remove it")
+    return None
+
+
+def a_stream_has_steps(recipe: Recipe) -> Finding | None:
+    """A stream is trained on for a number of steps."""
+    if recipe.dataset.streaming and recipe.training.max_steps is None:
+        what = "nobody knows how many rows a stream has, so epochs cannot be counted"
+        return Finding(("training.max_steps", "dataset.streaming"), what, "write `max_steps` into `[training]`")
+    return None
+
+
+def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
+    """What needs all rows at once, or one process only, has no stream."""
+    if not recipe.dataset.streaming:
+        return None
+    table = recipe.classification
+    has_classes = recipe.task_type != "CAUSAL_LM" and table.problem_type != "regression"
+    refused = (
+        ("dataset.sources", bool(recipe.dataset.sources), "sources are mixed once all are read", "name one by `path`"),
+        (
+            "dataset.eval_fraction",
+            bool(recipe.dataset.eval_fraction),
+            "no share of a stream is known",
+            "give `eval_path`",
+        ),
+        ("sft.packing", recipe.sft.packing, "rows are packed once all are read", "write `packing = false`"),
+        (
+            "peft.init_lora_weights",
+            isinstance(recipe.peft, Lora) and recipe.peft.reads_rows,
+            "this start looks at rows drawn from all of them",
+            'write "default" or "pissa"',
+        ),
+        (
+            "training.group_by_length",
+            recipe.training.group_by_length and is_written(recipe, "training.group_by_length"),
+            "rows are grouped by length once all are read",
+            "remove it: a stream is never grouped",
+        ),
+        (
+            "training.dataloader_num_workers",
+            recipe.training.dataloader_num_workers > 0,
+            "each of these processes would read the whole stream",
+            "write 0",
+        ),
+        (
+            "classification.labels",
+            has_classes and not table.labels,
+            "the classes of a stream are not known before it is read",
+            "name them here" + (', or write `problem_type = "regression"`' if recipe.task_type == "SEQ_CLS" else ""),
+        ),
+        (
+            "classification.class_weights",
+            has_classes and table.class_weights == "balanced",
+            "how many rows of a stream each class has is not known before it is read",
+            "write a weight for each",
+        ),
+    )
+    for key, is_broken, what, remedy in refused:
+        if is_broken:
+            return Finding(("dataset.streaming", key), what, remedy)
+    return _slice_of_a_stream(recipe)
+
+
+def _slice_of_a_stream(recipe: Recipe) -> Finding | None:
+    try:
+        is_known = parse_slice(recipe.dataset.slice or ":").is_from_begin
+    except ValueError:
+        return None  # another rule says it
+    what = "where this is in a stream is not known before it is read"
+    return (
+        None if is_known else Finding(("dataset.streaming", "dataset.slice"), what, 'count from the first row: "100:"')
+    )
+
+
+def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Finding | None:
+    """Rows that are all there are shuffled whole."""
+    if is_written(recipe, "dataset.shuffle_buffer_size") and not recipe.dataset.streaming:
+        what = "`shuffle_buffer_size` has no effect without `streaming = true`: all rows are shuffled"
+        return Finding(("dataset.shuffle_buffer_size",), what, "remove it")
+    return None
+
+
+def one_evaluation_source(recipe: Recipe) -> Finding | None:
+    """The evaluation rows come from one place."""
+    keys = tuple(
+        f"dataset.{key}" for key in ("eval_split", "eval_path", "eval_fraction") if getattr(recipe.dataset, key)
+    )
+    if len(keys) > 1:
+        return Finding(keys, f"{' and '.join(f'`{key}`' for key in keys)} are both given", "keep one of them")
+    return None
+
+
+def hub_keys_need_a_hub_name(recipe: Recipe) -> Finding | None:
+    """Splits and revisions belong to the hub."""
+    data = recipe.dataset
+    if data.name:
+        return None
+    for key in ("subset", "revision", "train_split", "eval_split"):
+        if is_written(recipe, f"dataset.{key}"):
+            instead = "`path` is a file" if data.path else "the rows are those of `sources`"
+            what = f"`{key}` is for hub data sets, and {instead}"
+            return Finding((f"dataset.{key}",), what, f"remove `{key}`")
+    return None
+
+
+def bad_rows_are_in_files(recipe: Recipe) -> Finding | None:
+    """A hub data set has no rows that cannot be read."""
+    data = recipe.dataset
+    is_file = data.eval_path or any(part.path and not part.name for part in data.parts().values())
+    if not is_file and is_written(recipe, "dataset.max_bad_rows"):
+        return Finding(("dataset.max_bad_rows",), "`max_bad_rows` is for files, and `name` is on the hub", "remove it")
+    return None
+
+
+def _each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
+    """Every way in which rows are read, and where the recipe says its keys."""
+    for place, part in recipe.dataset.parts().items():
+        source = recipe.dataset.source_at(place)
+        own = source.model_fields_set if source else frozenset()
+
+        def locate(key: str, place: str = place, own: Collection[str] = own) -> str:
+            return f"{place if key.partition('.')[0] in own else 'dataset'}.{key}"
+
+        yield part, locate
+
+
+def templates_come_together(recipe: Recipe) -> Finding | None:
+    """A prompt needs an answer."""
+    for data, key_of in _each_form(recipe):
+        given = [key for key in ("prompt_template", "completion_template") if getattr(data, key) is not None]
+        if len(given) == 1:
+            other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
+            return Finding((key_of(given[0]),), f"`{given[0]}` needs `{other}` beside it", f"add `{other}`")
+    return None
+
+
+def templates_are_well_formed(recipe: Recipe) -> Finding | None:
+    """Templates hold column names, or paths into columns, in braces."""
+    for data, key_of in _each_form(recipe):
+        for key in ("prompt_template", "completion_template", "system_template"):
+            try:
+                template_fields(getattr(data, key) or "")
+            except ValueError as error:
+                return Finding(
+                    (key_of(key),),
+                    f"not a template: {error}",
+                    "write column names in single braces, `{question}`; a literal brace is doubled, `{{`",
+                )
+    return None
+
+
+def completion_template_has_a_column(recipe: Recipe) -> Finding | None:
+    """An answer that is the same in each row is a mistake; a prompt may be."""
+    for data, key_of in _each_form(recipe):
+        template = data.completion_template
+        if template is None or data.prompt_template is None:
+            continue
+        try:
+            fields = template_fields(template)
+        except ValueError:
+            continue  # told by another rule
+        if not fields:
+            what = f"`{template}` names no column: every row would have the same answer"
+            return Finding((key_of("completion_template"),), what, "write a column in braces, such as ` {answer}`")
+    return None
+
+
+def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
+    """Plain text has no system turn."""
+    for data, key_of in _each_form(recipe):
+        if data.system_template is not None and data.format != "messages":
+            return Finding(
+                (key_of("system_template"),),
+                "`system_template` needs rows in chat form",
+                'add `format = "messages"`, or put the text into `prompt_template`',
+            )
+    return None
+
+
+def templates_fit_the_format(recipe: Recipe) -> Finding | None:
+    """Templates make the text of formats that have no columns of their own."""
+    for data, key_of in _each_form(recipe):
+        if data.prompt_template is not None and data.format in _WITHOUT_TEMPLATES:
+            return Finding(
+                (key_of("format"), key_of("prompt_template")),
+                f'`prompt_template` has no effect with `format = "{data.format}"`',
+                'write `format = "messages"` for its chat form, or "prompt-completion" for plain text',
+            )
+    return None
+
+
+def columns_are_read(recipe: Recipe) -> Finding | None:
+    """Columns are given names that a format looks for."""
+    own = FORMAT_OF_TASK.get(recipe.task_type)
+    for data, key_of in _each_form(recipe):
+        if recipe.task_type == "SEQ_CLS" or (data.format in FORMAT_OF_TASK.values() and data.format != own):
+            return None  # the rules about the task say it
+        if data.columns and data.prompt_template is not None:
+            what = "`columns` has no effect beside templates, which name the data's own columns"
+            return Finding((key_of("prompt_template"), key_of("columns")), what, "remove it")
+        fitting = [own] if own else [name for name in FORMATS if name not in FORMAT_OF_TASK.values()]
+        kinds = [FORMATS[name] for name in fitting if data.format in {"auto", name}]
+        known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
+        for key in data.columns:
+            if key not in known:
+                close = close_to(key, known)
+                hint = f"did you mean `{close[0]}`? " if close else ""
+                what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
+                return Finding((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
+    return None
+
+
+PASSED_TO_TEMPLATES = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+        *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"),
+        *("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"),
+    }
+)
+"""What a template gets from the rows, the tokenizer or the renderer."""
+
+
+def template_kwargs_are_the_templates_own(recipe: Recipe) -> Finding | None:
+    """What the rows and the tokenizer give to a chat template is not given twice."""
+    for key in recipe.sft.chat_template_kwargs:
+        if key in PASSED_TO_TEMPLATES:
+            what = f"`{key}` is given to the chat template by the rows or the tokenizer"
+            return Finding((f"sft.chat_template_kwargs.{key}",), what, "remove it")
+    return None
+
+
+def pair_needs_its_first_text(recipe: Recipe) -> Finding | None:
+    """The second text of a pair comes after a first."""
+    for data, key_of in _each_form(recipe):
+        if data.text_pair_column and not data.text_column:
+            what = "`text_pair_column` needs `text_column` beside it"
+            return Finding((key_of("text_pair_column"),), what, "add it")
+    return None

@@ -1,0 +1,49 @@
+"""What stands in for a faulty key, so that the rules can look at the others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_ns.recipe.explain import tag_of
+
+_STAND_INS: Mapping[str, Any] = {
+    "task_name": "task",
+    "task_type": "CAUSAL_LM",
+    "model": {"name_or_path": "base"},
+    "model.name_or_path": "base",
+    "peft": {"method": "lora"},
+    "peft.method": "lora",
+    "dataset": {},
+    "training": {"output_dir": "run"},
+    "training.output_dir": "run",
+}
+"""What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
+
+
+_STAND_IN_TAGS = {"peft": "lora", "quantization": "bnb-4bit", "distributed": "ddp"}
+"""What a tagged union without a readable tag is read as, so that its other keys can be judged."""
+
+
+def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
+    """Replace a faulty key by its stand-in, or take it out."""
+    dotted = ".".join(str(key) for key in keys)
+    if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
+        table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]
+        return
+    target: Any = table
+    for depth, key in enumerate(keys):
+        here = ".".join(str(name) for name in keys[: depth + 1])
+        below = target[key] if isinstance(key, int) else target.get(key)
+        goes_on = isinstance(below, dict) or (depth + 2 < len(keys) and _are_tables(below))
+        if here == dotted or not goes_on:
+            target.pop(key, None)
+            if here in _STAND_INS:
+                target[key] = copy.deepcopy(_STAND_INS[here])
+            return
+        target = below
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(element, dict) for element in value)

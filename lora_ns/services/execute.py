@@ -1,0 +1,44 @@
+"""Executing a prepared run, in this process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lora_ns.launch.answering import begin_elsewhere
+from lora_ns.launch.ranks import run_ranks
+from lora_ns.machine.hardware import Machine
+from lora_ns.parallel.stop import StopSignal
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer
+from lora_ns.training import starts
+from lora_ns.training.fit import TrainResult, _recording, _train
+from lora_ns.training.prepared import _Prepared, _starts_later
+
+
+def _begin_for_ranks(run: RunDir, machine: Machine, observer: Observer) -> None:
+    """Compute the start of an adapter that needs rows or weights, once for all processes. Raises `LoransError`."""
+    manifest = run.read()
+    if not _starts_later(manifest.recipe) or starts.is_kept(run.start):
+        return
+    observer.stage("computing the start of the adapter")
+    _recording(run, lambda: begin_elsewhere(run, manifest.plan.device.value, machine))
+    run.update(status=manifest.status)
+
+
+def _execute(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> TrainResult:
+    """Train, measure, save in this process."""
+    result = _recording(run, lambda: _train(run, prepared, observer, checkpoint, stop))
+    assert result is not None, "one process alone is the first"
+    return result
+
+
+def _execute_ranks(
+    run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
+) -> TrainResult:
+    """Let several processes do so. Everything that they need is in the run directory."""
+    result = _recording(run, lambda: run_ranks(run, surroundings, machine, observer, stop))
+    manifest = run.read()
+    return TrainResult(**{**result, "seal": manifest.seal})

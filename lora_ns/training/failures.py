@@ -1,0 +1,55 @@
+"""Failures of a training as one line each: memory, disk, rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from lora_ns.errors import DataError, Problem, RunError
+from lora_ns.methods import Lora
+from lora_ns.plan.plan import Plan
+from lora_ns.run.checkpoints import last_complete_checkpoint
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
+
+
+@contextlib.contextmanager
+def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
+    """A row that is broken ends a run that reads while it trains."""
+    try:
+        yield
+    except DataError as error:
+        found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
+        kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+        remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
+        raise RunError([*error.problems, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
+
+
+def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
+    """What to say of a base that does not fit, and what to do about it."""
+    billions, device = manifest.base.parameters / 1e9, manifest.plan.device.value
+    told = (
+        f"out of memory while loading a base of {billions:,.2f} billion parameters onto {device}, before the first step"
+    )
+    remedy = 'end what else uses that memory, write `[quantization] method = "bnb-4bit"`, or divide the weights'
+    return lambda: told, f'{remedy}: `[distributed] strategy = "fsdp"`'
+
+
+def _no_room_to_train(run: RunDir, plan: Plan) -> tuple[Callable[[], str], str]:
+    """What to say of a step that does not fit, and what to do about it."""
+
+    def told() -> str:
+        size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
+        found = last_complete_checkpoint(run.checkpoints, run.read().run_id)
+        kept = f"step {found[1]} is saved" if found else "there is no checkpoint yet"
+        return f"out of memory with {size} rows of up to {length} tokens at once; {kept}"
+
+    return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
+
+
+def _no_room_to_start(method: Lora) -> tuple[Callable[[], str], str]:
+    """What to say of a start that does not fit, and what to do about it."""
+    start = method.init_lora_weights
+    fewer = "halve `per_device_train_batch_size`, " if start in {"eva", "lora_ga"} else ""
+    told = f'out of memory while computing `init_lora_weights = "{start}"`, before the first step'
+    return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'

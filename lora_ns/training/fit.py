@@ -1,0 +1,354 @@
+"""Training in one process: from a prepared run to a saved and sealed adapter."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lora_ns.answers.exact_match import Answers
+from lora_ns.answers.label import baseline_kind
+from lora_ns.answers.opened import loading_of, reopen_base
+from lora_ns.data.columns import told_unused
+from lora_ns.data.notices import as_notes
+from lora_ns.data.rows import told_left_out
+from lora_ns.data.stream import Stream, stream_counts
+from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
+from lora_ns.files.disk import hash_folder, telling_disk_errors
+from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.methods import Lora
+from lora_ns.model.adapter import add_adapter, check_head, save_adapter, trainable_parameters, with_rows
+from lora_ns.model.consent import carry_over
+from lora_ns.model.files import Base
+from lora_ns.model.load import load_base
+from lora_ns.model.modules import expert_notes
+from lora_ns.model.tokenizer import generation_settings
+from lora_ns.objectives.baselines import Baseline
+from lora_ns.parallel.context import divided_attention
+from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memory, is_one_of_several, leave, peak_memory
+from lora_ns.parallel.nodes import resume_command
+from lora_ns.parallel.sharding import dividing_at_once
+from lora_ns.parallel.stop import StopSignal
+from lora_ns.recipe.distributed import DeepSpeed, OneProcess
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest, SealRecord
+from lora_ns.run.metrics import read_metrics
+from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.safety.credentials import scrubbed
+from lora_ns.training import starts
+from lora_ns.training.callbacks import make_callbacks
+from lora_ns.training.failures import _no_room_to_load, _no_room_to_start, _no_room_to_train, _telling_broken_rows
+from lora_ns.training.label_trainer import labels_that_count
+from lora_ns.training.learning import learning_watch
+from lora_ns.training.optimizers import choose_optimizer, leave_training
+from lora_ns.training.pickles import check_deepspeed_states
+from lora_ns.training.prepared import _Prepared, _reopen, _starts_later
+from lora_ns.training.seal import Seal
+from lora_ns.training.trainer import make_trainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Trainer
+
+T = TypeVar("T")
+
+
+NO_EFFECT = 1e-5
+"""Change of the logits by an adapter, relative to the largest one, that is none."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `lorans train` hands back."""
+
+    run: str
+    adapter: str
+    steps: int
+    trainable_parameters: int
+    metrics: dict[str, Any]
+    seal: SealRecord | None = None
+    """The saved adapter against the trained model."""
+
+
+def begin_alone(run: RunDir) -> None:
+    """Compute the start of a run of several processes in this one, and keep it for them. Raises `LoransError`."""
+    manifest = run.read()
+    manifest = manifest.model_copy(
+        update={
+            "recipe": manifest.recipe.model_copy(update={"distributed": OneProcess()}),
+            "plan": manifest.plan.model_copy(update={"deepspeed": None}),
+        }
+    )
+    prepared = _reopen(run, manifest, reopen_base(manifest))
+    model = _adapted_base(run, manifest, prepared.base, SilentObserver())
+    _make_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
+
+
+def _recording(run: RunDir, work: Callable[[], T]) -> T:
+    """Do the work of a run; the manifest says how it ended, whatever happens."""
+    run.update(status="running", error=None)
+    try:
+        with run.telling_lost_disk():
+            return work()
+    except InterruptedRunError as error:
+        run.update(status="interrupted", error=str(error))
+        raise
+    except KeyboardInterrupt:
+        run.update(status="interrupted", error="stopped at once")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(LoransError, OSError):
+            run.update(status="failed", error=scrubbed(str(error)) or type(error).__name__)
+        raise
+
+
+def _train(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> TrainResult | None:
+    """Train and save, then open what was saved and hold it against what was trained; of several ranks, the first."""
+    fitted = _fit(run, prepared, observer, checkpoint, stop)
+    if fitted.seal is None:
+        return None
+    seal = fitted.seal
+    steps, metrics = _save(run, prepared, observer, fitted)
+    del fitted  # the model goes before it is loaded again
+    _free_memory()
+    observer.stage("opening what was saved")
+    run.update(adapter=hash_folder(run.adapter))
+    manifest = run.update(status="finished", metrics=metrics, seal=seal.check(run))
+    if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
+        observer.warn("the adapter changes nothing: raise `training.learning_rate` or train longer")
+    trainable = manifest.base.trainable_parameters or 0
+    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal)
+
+
+def _free_memory() -> None:
+    """Let go of the model that was trained, before it is loaded again."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A model after its last step."""
+
+    model: PeftModel
+    trainer: Trainer
+    answers: Answers | None
+    metrics: dict[str, Any]
+    seal: Seal | None
+    """What the model answers; of several ranks, in the first."""
+
+
+def _fit(
+    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+) -> _Fitted:
+    """Train, in each of the processes."""
+    from transformers import set_seed
+
+    manifest, rank = run.read(), prepared.rank
+    recipe = manifest.recipe
+    with telling_memory_errors(*_no_room_to_load(manifest)):
+        model = _adapted_base(run, manifest, prepared.base, observer)
+    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
+    trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
+    run.update(base=trained, distributed=check_world(trainer, rank, recipe.distributed))
+    answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
+    metrics = dict(manifest.metrics)
+    if answers and recipe.evaluation.before_training and not checkpoint:
+        observer.stage("answering before training")
+        metrics |= {f"before/{key}": value for key, value in answers.score().items()}
+        run.update(metrics=metrics)
+    set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
+    if checkpoint and isinstance(recipe.distributed, DeepSpeed):
+        check_deepspeed_states(checkpoint[0])
+    observer.stage("training")
+    forget_peak_memory()
+    with (
+        telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
+        _telling_broken_rows(run, manifest),
+        divided_attention(model, recipe.distributed.row_parts),
+    ):
+        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+    _check_finished(run, trainer, stop)
+    _check_stepped(trainer, observer)
+    metrics |= peak_memory()
+    leave_training(trainer)
+    # All ranks answer together where none has all the weights.
+    answers_here = rank.is_first or recipe.distributed.shards
+    seal = Seal(manifest, model, prepared.data[0], trainer.args.device) if answers_here else None
+    if is_one_of_several():
+        check_wrapped(trainer, recipe.distributed)
+        leave(trainer)
+    return _Fitted(model, trainer, answers, metrics, seal if rank.is_first else None)
+
+
+def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any]]:
+    """Save; the number of steps, and what was measured."""
+    manifest, model, trainer = run.read(), fitted.model, fitted.trainer
+    recipe = manifest.recipe
+    metrics = fitted.metrics | _final_metrics(run, trainer)
+    _tell_unmeasured(run, trainer, observer)
+    metrics |= _measured_baseline(run, manifest, prepared, metrics, observer)
+    if prepared.stream:
+        _record_stream(run, prepared.stream, observer)
+    observer.stage("saving the adapter")
+    run.check_there()
+    settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
+    with telling_disk_errors(run.adapter):
+        start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
+        save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
+    if recipe.model.trust_remote_code:
+        carry_over(prepared.base.path, run.adapter)
+    if fitted.answers:
+        observer.stage("answering after training")
+        metrics |= fitted.answers.score()
+    return int(trainer.state.global_step), metrics
+
+
+def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
+    """The base with its adapter, new or as the run began with."""
+    from transformers import set_seed
+
+    recipe = manifest.recipe
+    observer.stage("loading the base")
+    set_seed(recipe.training.seed)
+    with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
+        bare = load_base(base, replace(loading_of(manifest), divided=recipe.distributed.shards))
+        if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
+            model = starts.put_back(bare, recipe.peft, run.start)
+        else:
+            method = with_rows(recipe.peft, manifest.added_tokens)
+            model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+    if recipe.task_type != "CAUSAL_LM":
+        check_head(model, base)
+    for note in expert_notes(model):
+        observer.warn(note)
+    return model
+
+
+def _make_trainer(
+    run: RunDir,
+    manifest: Manifest,
+    model: PeftModel,
+    prepared: _Prepared,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+    stop: StopSignal,
+) -> Trainer:
+    """The trainer of a model, whose adapter is started by it where its start needs the rows or the weights."""
+    recipe, plan = manifest.recipe, manifest.plan
+    first = checkpoint[1] if checkpoint else 0
+    with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
+        trainer = make_trainer(
+            recipe,
+            plan,
+            run.checkpoints,
+            model,
+            prepared.tokenizer,
+            (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
+            [
+                *make_callbacks(
+                    manifest.run_id,
+                    run.metrics,
+                    observer,
+                    stop,
+                    first,
+                    prepared.rank.is_first,
+                    run.forget_replaced if stop.file is None else lambda: None,  # else the launcher does
+                    run.check_there,
+                ),
+                learning_watch(recipe.peft, plan.learning_rate.value, observer),
+            ],
+            not checkpoint,
+            manifest.labels,
+        )
+    if isinstance(recipe.peft, Lora) and _starts_later(recipe) and not starts.is_kept(run.start):
+        observer.stage("computing the start of the adapter")
+        with telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
+            starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
+    choose_optimizer(trainer, recipe)
+    return trainer
+
+
+def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
+    if stop.number and trainer.state.global_step < trainer.state.max_steps:
+        what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
+        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} goes on"
+        raise InterruptedRunError(stop.number, Problem("", what, goes_on))
+
+
+def _check_stepped(trainer: Any, observer: Observer) -> None:
+    """A run that made no step has not trained. Raises `RunError`."""
+    steps, planned = trainer.state.global_step, trainer.state.max_steps
+    if not steps:
+        what = f"no step of {planned} was made: the rows make no batch"
+        raise RunError(Problem("", what, "give more rows, or lower `training.per_device_train_batch_size`"))
+    if steps < planned:
+        observer.warn(f"the rows ended after step {steps} of {planned}")
+
+
+def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
+    """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
+    rows = read_metrics(run.metrics).rows
+    metrics: dict[str, Any] = {}
+    evaluations = [row for row in rows if "eval_loss" in row]
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    kept_ones = [row for row in evaluations if row["step"] and best in {None, row["step"]}]
+    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
+    for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
+        if row and (not prefix or row[0]["step"] == 0):
+            kept = {
+                key: value for key, value in row[0].items() if key.startswith("eval_") and not key.endswith(skipped)
+            }
+            metrics |= {f"{prefix}{key}": value for key, value in kept.items()}
+    summary = [row for row in rows if "train_runtime" in row][-1:]
+    if summary:
+        metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
+    return metrics
+
+
+def _measured_baseline(
+    run: RunDir, manifest: Manifest, prepared: _Prepared, metrics: Mapping[str, Any], observer: Observer
+) -> dict[str, float]:
+    """What a constant answer reaches on the evaluation rows; it is said if the model is no better."""
+    if manifest.recipe.task_type == "CAUSAL_LM":
+        return {}
+    kind, (train_rows, eval_rows) = baseline_kind(manifest), prepared.data
+    baseline = Baseline.of(kind, manifest.labels, labels_that_count(train_rows))
+    run.update(baseline=dict(baseline.constants))
+    if eval_rows is None:
+        return {}
+    reached = baseline.measure(labels_that_count(eval_rows))
+    measured = {name: metrics[f"eval_{name}"] for name in reached if f"eval_{name}" in metrics}
+    for told in baseline.unbeaten(measured, reached):
+        observer.warn(told)
+    return {f"baseline/eval_{name}": value for name, value in reached.items()}
+
+
+def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
+    """Say so if the weights that are saved are not those that were measured last."""
+    if trainer.args.eval_strategy == "no" or trainer.args.load_best_model_at_end:
+        return
+    measured = [row["step"] for row in read_metrics(run.metrics).rows if "eval_loss" in row and row["step"]]
+    steps = trainer.state.global_step
+    if not measured:
+        observer.warn(f"nothing was measured after the {steps} steps (lower `eval_steps`, or `extra.eval_delay`)")
+    elif measured[-1] < steps:
+        observer.warn(f"what was measured last is the model after step {measured[-1]} of {steps}")
+
+
+def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:
+    """Write down what became of the rows that were read."""
+    data = run.read().data
+    run.update(data=data.model_copy(update={"train": data.train.model_copy(update=stream_counts(stream))}))
+    if stream.left_out:
+        observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
+    for note in (*map(told_unused, stream.late.values()), *as_notes("training", stream.noted)):
+        observer.warn(note)

@@ -1,0 +1,165 @@
+"""A run before its first step: base, tokenizer and rows, new or from its directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_ns.answers.opened import format_of, reopen_base
+from lora_ns.data.prepared import saved_rows
+from lora_ns.data.render import make_renderer
+from lora_ns.data.stream import Stream, check_stream
+from lora_ns.errors import ModelError, Problem, UsageError
+from lora_ns.files.disk import telling_disk_errors
+from lora_ns.files.marks import fault_of, mark_folder
+from lora_ns.methods import Lora
+from lora_ns.model.files import Base
+from lora_ns.model.tokenizer import choose_pad_token, recipe_tokenizer
+from lora_ns.model.vocabulary import vocabulary
+from lora_ns.parallel.group import ALONE, Rank
+from lora_ns.plan.rank import leaves_rank_open, with_rank
+from lora_ns.plan.settle import room_for_rows
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.run.checkpoints import Search, check_own, search
+from lora_ns.run.directory import FollowedRun, RunDir
+from lora_ns.run.manifest import Manifest
+from lora_ns.run.observer import Observer
+from lora_ns.training import starts
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run before its first step: what is needed besides the manifest."""
+
+    base: Base
+    tokenizer: PreTrainedTokenizerBase
+    data: tuple[datasets.Dataset, datasets.Dataset | None]
+    stream: Stream | None = None
+    """The training rows, if they are a stream; `data` has only its first ones then."""
+    rank: Rank = ALONE
+
+
+def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: bool) -> Search:
+    """The checkpoint to go on from, and what of others is said.
+
+    Raises:
+        UsageError: if there were checkpoints and none is whole, or the run cannot be gone on with.
+    """
+    check_own(run.checkpoints, manifest.run_id)
+    found = search(run.checkpoints, manifest.run_id)
+    if found.last is None and found.damaged and not from_start:
+        told = [Problem(str(passed.folder), passed.why) for passed in found.damaged]
+        remedy = f"restore one, or start from the first step by `lorans train {run.path} --resume --from-start`"
+        raise UsageError([*told, Problem(str(run.path), "no checkpoint is whole", remedy)])
+    for passed in found.passed:
+        observer.warn(f"{passed}; it is passed over")
+    _check_resumable(run, manifest, found.last)
+    if found.last is None:
+        observer.warn("no complete checkpoint: starting from the first step")
+    elif found.passed:
+        observer.warn(f"going on from {found.last[0].name}")
+    return found
+
+
+def _remember_base(run: RunDir, moved: Path | None) -> None:
+    """Write down where the base is by now, for all processes. Raises `ModelError` if it is another one."""
+    if moved is not None:
+        manifest = run.read()
+        found = reopen_base(manifest, moved)
+        run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
+
+
+def _with_settled_rank(manifest: Manifest, loaded: LoadedRecipe) -> LoadedRecipe:
+    """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
+    begun, rank = manifest.recipe.peft, manifest.plan.rank
+    if not isinstance(begun, Lora) or not leaves_rank_open(loaded) or rank.origin != "default":
+        return loaded
+    settled = Lora(method="lora") if rank.value is None else begun
+    return with_rank(loaded, settled.lora_r, settled.lora_alpha)
+
+
+def _starts_later(recipe: Recipe) -> bool:
+    """Whether the start of the adapter is computed from rows or weights."""
+    return isinstance(recipe.peft, Lora) and recipe.peft.starts_later
+
+
+def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
+    """What a run needs besides its manifest, from its directory. Raises `LoransError`."""
+    if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
+        what = "the base's tokenizer is not the one that the run was started with"
+        raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
+    tokenizer = recipe_tokenizer(base, manifest.recipe.model)
+    if manifest.chat_template is not None:
+        tokenizer.chat_template = manifest.chat_template
+    choose_pad_token(tokenizer, manifest.stop_token_ids)
+    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+        _check_kept(run)
+    stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
+    return _Prepared(base, tokenizer, _load_data(run, manifest), stream)
+
+
+def _check_kept(run: RunDir) -> None:
+    """What the run has kept to go on with is what it was. Raises `UsageError`, with the file."""
+    for folder, remedy in (
+        (run.data, "start a new run by `--overwrite`, which reads the rows again"),
+        (run.start, "start a new run by `--overwrite`"),
+    ):
+        if folder.is_dir() and (fault := fault_of(folder)):
+            raise UsageError(Problem(str(folder / fault.name), fault.what, f"restore it, or {remedy}"))
+
+
+def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
+    """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
+    loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
+    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+        check_stream(loaded, manifest.data.train)
+    return Stream(
+        loaded,
+        format_of(manifest),
+        make_renderer(
+            tokenizer,
+            manifest.stop_token_ids,
+            manifest.recipe.sft,
+            vocabulary(base, tokenizer, manifest.added_tokens),
+        ),
+        manifest.labels,
+        [Path(file.path) for file in manifest.data.train.files],
+        room_for_rows(loaded, base.facts),
+    )
+
+
+def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, int] | None) -> None:
+    """Some methods would go on as another run."""
+    method = manifest.recipe.peft
+    resumes = method.capabilities.resume
+    if checkpoint is not None and _starts_later(manifest.recipe) and not starts.is_kept(run.start):
+        what = "the start of the adapter is not there, and the checkpoint was trained from it"
+        raise UsageError(Problem(str(run.start), what, "restore it, or start a new run by `--overwrite`"))
+    if checkpoint is not None and resumes is not True:
+        what = f"a run with {method.method} cannot be resumed: {resumes}"
+        raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))
+
+
+def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+    """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
+    with telling_disk_errors(run.data):
+        data[0].save_to_disk(str(run.data / "train"))
+        if data[1] is not None:
+            data[1].save_to_disk(str(run.data / "eval"))
+    mark_folder(run.data)
+
+
+def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    try:
+        train_rows = saved_rows(run.data / "train")
+        eval_rows = saved_rows(run.data / "eval") if manifest.data.eval else None
+    except ValueError as error:
+        what = f"the rows of the run cannot be read: {error}"
+        raise UsageError(Problem(str(run.data), what, "restore them, or start a new run by `--overwrite`")) from None
+    return train_rows, eval_rows

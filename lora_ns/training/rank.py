@@ -1,0 +1,143 @@
+"""One of several processes of a run: it joins the others, trains, and tells what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lora_ns.answers.opened import reopen_base
+from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.files.marks import mark_folder
+from lora_ns.machine import libraries
+from lora_ns.machine.hardware import detect
+from lora_ns.parallel.group import Rank, agreed, check_agreed, hand_out, in_whole_batches, join, meet
+from lora_ns.parallel.nodes import resume_command
+from lora_ns.parallel.stop import StopSignal
+from lora_ns.recipe.distributed import Processes
+from lora_ns.run.checkpoints import search
+from lora_ns.run.directory import FollowedRun, RunDir
+from lora_ns.run.manifest import Manifest
+from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.training import starts
+from lora_ns.training.fit import TrainResult, _recording, _train
+from lora_ns.training.prepared import _reopen, _search, _starts_later
+
+
+def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
+    """Be one of the processes of a run that is prepared, and train it, or go on with it.
+
+    Args:
+        run: the run.
+        observer: who is told, by the first rank.
+        noise: goes on in the log of the rank.
+        is_launched: whether `lorans train` started this process, and stops it by a file; else signals do.
+
+    Returns:
+        The result, from the first rank.
+    """
+    rank, manifest = Rank.of(), run.read()
+    if rank.world != manifest.plan.world_size.value:
+        what = f"planned for {manifest.plan.world_size.value} processes, and the launcher started {rank.world}"
+        raise UsageError(Problem(str(run.path), what, f"`lorans launch-command {run.path}` prints the command"))
+    if not rank.is_first:
+        run = FollowedRun(run.path, rank.number)
+    with contextlib.ExitStack() as locks:
+        if is_launched:  # by a process that holds the run
+            locks.enter_context(run.joined())
+        return _train_rank(run, manifest, rank, observer, noise, None if is_launched else locks)
+
+
+def _train_rank(
+    run: RunDir,
+    manifest: Manifest,
+    rank: Rank,
+    observer: Observer,
+    noise: libraries.Noise,
+    locks: contextlib.ExitStack | None,
+) -> TrainResult | None:
+    """As `train_rank`; `locks` takes those of a run that nobody holds, and is None if `lorans train` does."""
+    machine = detect()
+    libraries.prepare(machine, rank.local_world)
+    noise.attach(run.log)
+    asked = manifest.recipe.distributed
+    assert isinstance(asked, Processes), "a run of several processes has a strategy"
+    join(rank, manifest.plan.device.value, asked.timeout)
+    if locks is not None:
+        _hold_together(run, rank, locks)
+    base = reopen_base(manifest, advice=f"`lorans train {run.path} --resume --base FOLDER`")
+    check_agreed(_essentials(manifest))
+    _agree_on_start(run, manifest, rank)
+    found = _agree_on_checkpoint(run, manifest, rank)
+    prepared = replace(_reopen(run, manifest, base), rank=rank)
+    evaluation = prepared.data[1]
+    if evaluation is not None:
+        size = manifest.plan.per_device_eval_batch_size.value * rank.world
+        prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
+    stop = StopSignal(file=run.stop_file if locks is None else None)
+    with stop.listening(lambda: f"{resume_command(run.path, asked)} goes on"):
+        if locks is None:
+            with run.telling_lost_disk():
+                return _train(run, prepared, observer, found, stop)
+        return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+
+
+def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:
+    """The last checkpoint that all machines have; on each, its first rank reads it.
+
+    Raises:
+        UsageError: if there were checkpoints and none is whole.
+    """
+    found = search(run.checkpoints, manifest.run_id, every=True).whole if rank.is_first else None
+    if rank.is_first and not found:
+        _search(run, manifest, SilentObserver(), from_start=False)
+    step = agreed(found)
+    return None if step is None else (run.checkpoints / f"checkpoint-{step}", step)
+
+
+def _hold_together(run: RunDir, rank: Rank, locks: contextlib.ExitStack) -> None:
+    """Keep others from training the run: on each machine the first rank looks, before any has joined."""
+    if rank.is_first:
+        locks.enter_context(run.held())
+    meet()
+    locks.enter_context(run.joined())
+
+
+def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
+    """Begin with what rank 0 begins with: another machine, which computed it too, may have rounded otherwise.
+
+    Raises:
+        RunError: if it was not computed.
+    """
+    if not _starts_later(manifest.recipe):
+        return
+    if not starts.is_kept(run.start):
+        remedy = f"`lorans train {run.path} --resume` computes it"
+        raise RunError(Problem(str(run.start), "the start of the adapter is not there", remedy))
+    if manifest.recipe.distributed.nodes > 1:
+        for name in starts.FILES:
+            hand_out(run.start / name, rank.is_first)
+        if rank.is_first:
+            mark_folder(run.start)
+        meet()
+
+
+def _essentials(manifest: Manifest) -> dict[str, Any]:
+    """What all processes of a run have to agree on, whichever machine they are on."""
+    recipe = manifest.recipe.model_dump(mode="json")
+    recipe["training"].pop("output_dir")
+    recipe["distributed"].pop("accelerate_config")  # a file of each machine's own; what it says is in the other keys
+    data, plan = manifest.data, manifest.plan
+    numbers = {name: getattr(plan, name).value for name in ("device", "dtype", "max_steps", "global_batch_size")}
+    return {
+        "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12],
+        "rows": [source.sha256[:12] for source in (data.train, data.eval) if source],
+        "base": manifest.base.fingerprint[:12],
+        "tokenizer": manifest.base.tokenizer_fingerprint[:12],
+        "numbers of the plan": numbers,
+        "packages": manifest.packages,
+        "lorans": manifest.lorans,
+    }
