@@ -8,12 +8,18 @@ import pytest
 
 from lora_ns.errors import Problem
 from lora_ns.files import shortage
-from lora_ns.files.shortage import check_writable, exhaustion, is_disk_full, unwritable
+from lora_ns.files.shortage import check_writable, exhaustion, is_disk_full, is_out_of_memory, unwritable
 from lora_ns.launch.torchrun import error_told
 
 
 class SafetensorError(Exception):
     """Named as that of safetensors is."""
+
+
+def test_an_error_for_which_there_was_no_memory_is_out_of_memory():
+    assert is_out_of_memory(SystemError("error return without exception set"))
+    assert "out of memory" in str(exhaustion(SystemError("error return without exception set")))
+    assert not is_out_of_memory(SystemError("bad argument to internal function"))
 
 
 def torch_says(number):

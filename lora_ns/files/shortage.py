@@ -55,6 +55,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means too little memory: `torch.OutOfMemoryError` is a `RuntimeError` that says so."""
     if isinstance(error, MemoryError):
         return True
+    if isinstance(error, SystemError):  # what Python says where there was no memory left for the error itself
+        return "without exception set" in str(error)
     return isinstance(error, (RuntimeError, OSError, ImportError)) and any(
         said in str(error).lower() for said in _NO_MEMORY
     )

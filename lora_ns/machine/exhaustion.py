@@ -19,7 +19,7 @@ def telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None
     """
     try:
         yield
-    except (RuntimeError, MemoryError, OSError, ImportError) as error:
+    except (RuntimeError, MemoryError, OSError, ImportError, SystemError) as error:
         if is_out_of_memory(error):
             raise RunError(Problem("", told(), remedy)) from error
         raise
