@@ -83,6 +83,15 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+FREEDOM = 8
+"""A claimed size may be this many times the largest side of a tensor: some are stored in parts, or not at all."""
+
+
+def largest_side(tensors: Mapping[str, Mapping[str, Any]]) -> int:
+    """The largest side of any tensor of a header: what settings beside it claim is held against that."""
+    return max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+
+
 def _end(header: Mapping[str, Any]) -> int:
     """Where the last tensor ends. Raises `ValueError` if one is not described, or two are in one place."""
     places = sorted(_place(name, entry) for name, entry in header.items())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageError
 from lora_ns.files.disk import follow_umask
 from lora_ns.files.removal import remove
-from lora_ns.files.safetensors import read_header
+from lora_ns.files.safetensors import FREEDOM, largest_side, read_header
 from lora_ns.methods import (
     METHODS,
     AdaLora,
@@ -341,8 +341,8 @@ def check_saved(folder: Path, expected: dict[str, Any]) -> None:
 _METHOD_CLASSES = frozenset(method.config_class for method in METHODS.values())
 
 
-def check_config(folder: Path) -> None:
-    """Refuse an adapter of a method that lorans does not train, or that has PEFT import other libraries.
+def check_config(folder: Path) -> PeftConfig:
+    """The configuration of an adapter of a method that lorans trains, which has PEFT import no other library.
 
     Raises:
         UsageError: with the file.
@@ -360,6 +360,7 @@ def check_config(folder: Path) -> None:
         raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
     if getattr(config, "megatron_config", None):
         raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
+    return config
 
 
 _SIZES = frozenset(
@@ -371,19 +372,14 @@ _SIZES = frozenset(
 """Settings of PEFT's methods that tensors are as large as."""
 
 
-_FREEDOM = 8
-"""A size may be this many times the largest side of a saved tensor: some methods keep parts of what they make."""
-
-
 def _check_sizes(file: Path, settings: Mapping[str, Any]) -> None:
     """Refuse settings that claim a larger adapter than its weights are, before one is made. Raises `UsageError`."""
-    tensors = read_header(file.parent / WEIGHTS, "restore it, or train again")[0]
-    most = _FREEDOM * max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+    largest = largest_side(read_header(file.parent / WEIGHTS, "restore it, or train again")[0])
     for key in sorted(_SIZES & settings.keys()):
         value = settings[key]
         for size in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(size, (int, float)) and size > most:
-                what = f"`{key}` is {size:,}, and no tensor of the adapter has a side longer than {most // _FREEDOM:,}"
+            if isinstance(size, (int, float)) and size > FREEDOM * largest:
+                what = f"`{key}` is {size:,}, and no tensor of the adapter has a side longer than {largest:,}"
                 raise UsageError(Problem(str(file), what, "restore it, or train again"))
 
 
@@ -395,9 +391,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     import peft
 
-    check_config(folder)
+    config = check_config(folder)
     with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
-        config = peft.PeftConfig.from_pretrained(str(folder))
         check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
         _check_sizes(folder / "adapter_config.json", config.to_dict())
         # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.

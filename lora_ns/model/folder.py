@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_ns.errors import ModelError, Problem
 from lora_ns.files.reading import LARGEST_RECIPE, read_json, read_text
-from lora_ns.files.safetensors import _is_count, _short
+from lora_ns.files.safetensors import FREEDOM, _is_count, _short, largest_side
 
 SETTINGS = "config.json"
 
@@ -332,10 +332,6 @@ def check_tokenizer_files(folder: Path) -> None:
         read_text(folder / "chat_template.jinja", ModelError, most=LARGEST_RECIPE, remedy=_AGAIN)
 
 
-_FREEDOM = 8
-"""A size may be this many times the largest side of a stored tensor: weights may be stored in parts."""
-
-
 _FEW_LAYERS = 64
 """Layers that are built in no time, whatever the weights are: some models store all of them as one."""
 
@@ -343,10 +339,10 @@ _FEW_LAYERS = 64
 def check_sizes(file: Path, settings: Mapping[str, Any], tensors: Tensors) -> None:
     """Refuse settings that claim a larger model than the weights are, before one is built. Raises `ModelError`."""
     text: Mapping[str, Any] = settings.get("text_config") or settings
-    largest = max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+    largest = largest_side(tensors)
     for key in ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim"):
         claimed = max(_numbers(text.get(key)), default=0)
-        if claimed > _FREEDOM * largest:
+        if claimed > FREEDOM * largest:
             what = f"`{key}` is {claimed:,}, and no tensor of the weights has a side longer than {largest:,}"
             raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
     for key in _LAYERS:

@@ -12,8 +12,7 @@ from typing import Any
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.model.malformed import translating
-
-_REMEDY = "restore the checkpoint, or remove it to go on from the one before"
+from lora_ns.training.pickles import REMEDY
 
 
 @functools.cache
@@ -52,7 +51,7 @@ def _reading(checkpoint: str | None) -> Iterator[None]:
     if checkpoint is None:
         yield
         return
-    with translating(Problem(checkpoint, "cannot be gone on from", _REMEDY)), _telling_pickles(Path(checkpoint)):
+    with translating(Problem(checkpoint, "cannot be gone on from", REMEDY)), _telling_pickles(Path(checkpoint)):
         yield
 
 
@@ -64,8 +63,8 @@ def _telling_pickles(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", _REMEDY)) from None
+        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", REMEDY)) from None
     except pickle.UnpicklingError as error:
         named = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
         what = "a state in it cannot be read without running code" + (f": it names `{named[1]}`" if named else "")
-        raise UsageError(Problem(str(checkpoint), what, _REMEDY)) from None
+        raise UsageError(Problem(str(checkpoint), what, REMEDY)) from None

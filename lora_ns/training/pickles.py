@@ -34,17 +34,18 @@ def check_deepspeed_states(checkpoint: Path) -> None:
         UsageError: with the file, and what it names.
     """
     latest = checkpoint / "latest"
-    tag = read_bytes(latest, most=KIB, remedy=_REMEDY).decode("utf-8", "replace").strip() if latest.is_file() else ""
+    tag = read_bytes(latest, most=KIB, remedy=REMEDY).decode("utf-8", "replace").strip() if latest.is_file() else ""
     if not _TAG.fullmatch(tag):
-        raise UsageError(Problem(str(latest), "does not name the folder of a step", _REMEDY))
+        raise UsageError(Problem(str(latest), "does not name the folder of a step", REMEDY))
     for file in (checkpoint / tag, *sorted((checkpoint / tag).rglob("*"))):
         if file.is_symlink():
-            raise UsageError(Problem(str(file), "is a link, and states of DeepSpeed are files", _REMEDY))
+            raise UsageError(Problem(str(file), "is a link, and states of DeepSpeed are files", REMEDY))
         if file.suffix == ".pt" and (named := _foreign(file)):
-            raise UsageError(Problem(str(file), f"would run code of others: it names {named}", _REMEDY))
+            raise UsageError(Problem(str(file), f"would run code of others: it names {named}", REMEDY))
 
 
-_REMEDY = "restore the checkpoint, or remove it to go on from the one before"
+REMEDY = "restore the checkpoint, or remove it to go on from the one before"
+"""What to do about a checkpoint that cannot be read."""
 
 
 def _foreign(file: Path) -> str:
