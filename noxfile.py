@@ -7,12 +7,36 @@ import nox
 nox.options.sessions = ["lint", "light", "tests"]
 
 HEAVY_TESTS = [
-    "tests/engine",
+    "tests/answers/test_exact_match.py",
+    "tests/answers/test_generate.py",
+    "tests/assets/test_nano.py",
+    "tests/data/test_chat_templates.py",
+    "tests/data/test_render.py",
+    "tests/data/test_sources.py",
+    "tests/data/test_special_tokens.py",
+    "tests/data/test_targets.py",
+    "tests/data/test_template_checks.py",
+    "tests/data/test_tokenless_words.py",
     "tests/fuzz/test_bases.py",
     "tests/fuzz/test_run_folders.py",
     "tests/fuzz/test_templates.py",
     "tests/gpu",
+    "tests/machine/test_exhaustion.py",
+    "tests/machine/test_libraries.py",
+    "tests/model/test_adapter.py",
+    "tests/model/test_malformed.py",
+    "tests/model/test_modules.py",
+    "tests/model/test_tokenizing.py",
+    "tests/model/test_vocabulary.py",
+    "tests/objectives/test_baselines.py",
+    "tests/parallel/test_context.py",
+    "tests/parallel/test_stop.py",
     "tests/services",
+    "tests/training/test_callbacks.py",
+    "tests/training/test_label_trainer.py",
+    "tests/training/test_rehearsal.py",
+    "tests/training/test_sampler.py",
+    "tests/training/test_scoring.py",
 ]
 LIGHT = ["pydantic", "pyyaml", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
@@ -65,9 +89,9 @@ def matrix(session: nox.Session) -> None:
     _install(session, "test")
     outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
     outcomes.unlink(missing_ok=True)
-    env = {"MATRIX_OUTCOMES": str(outcomes), "PYTHONPATH": "tests:tests/services"}
+    env = {"MATRIX_OUTCOMES": str(outcomes), "PYTHONPATH": "tests/support"}
     session.run("pytest", "-q", "-n", "2", "-m", "matrix", "tests/services/test_matrix.py", *session.posargs, env=env)
-    found = session.run("python", "tests/services/matrix.py", str(outcomes), env=env, silent=True)
+    found = session.run("python", "tests/support/matrix.py", str(outcomes), env=env, silent=True)
     Path("docs/matrix.md").write_text(str(found), encoding="utf-8")
 
 
@@ -88,9 +112,9 @@ def extras(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Each guard of tests/mutants.toml is broken in turn: the tests that hold it have to fail."""
+    """Each guard of tests/house/mutants.toml is broken in turn: the tests that hold it have to fail."""
     _install(session, "test")
-    session.run("python", "tests/mutants.py", *session.posargs)
+    session.run("python", "tests/house/mutants.py", *session.posargs)
 
 
 @nox.session

@@ -7,6 +7,7 @@ import struct
 import zipfile
 
 import pytest
+from damaged_folders import DAMAGE, flipped, without_hashes
 
 from lora_ns.files.marks import MARK, Fault, fault_of, mark_folder, read_mark
 
@@ -30,19 +31,6 @@ def folder(tmp_path):
     return tmp_path / "folder"
 
 
-def flipped(file, place, value=1):
-    content = bytearray(file.read_bytes())
-    content[place % len(content)] ^= value
-    file.write_bytes(content)
-
-
-def without_hashes(folder):
-    """The mark of a version that knew sizes alone."""
-    table = json.loads((folder / MARK).read_text())
-    del table["sha256"]
-    (folder / MARK).write_text(json.dumps(table))
-
-
 def test_a_folder_that_is_what_it_was_has_no_fault(folder):
     assert fault_of(folder) is None
     assert read_mark(folder).told == {"step": 4}
@@ -50,15 +38,6 @@ def test_a_folder_that_is_what_it_was_has_no_fault(folder):
     assert fault_of(folder) is None
     without_hashes(folder)
     assert fault_of(folder) is None
-
-
-DAMAGE = {
-    "flipped": (lambda file: flipped(file, 77), "is damaged (its SHA-256 differs)"),
-    "zeros": (lambda file: file.write_bytes(bytes(file.stat().st_size)), "is damaged (its SHA-256 differs)"),
-    "cut": (lambda file: file.write_bytes(file.read_bytes()[:-3]), "is damaged ("),
-    "longer": (lambda file: file.write_bytes(file.read_bytes() + b"x"), "is damaged ("),
-    "missing": (lambda file: file.unlink(), "is missing"),
-}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

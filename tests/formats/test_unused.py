@@ -164,7 +164,7 @@ def test_a_second_text_to_classify_is_refused_unless_the_text_is_named():
 
 
 def test_the_known_metadata_is_documented():
-    told = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    told = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     of_trees = {"message_tree_id", "tree_state", "__index_level_0__"}
     assert not [name for name in METADATA - of_trees if f"`{name}`" not in told]
 

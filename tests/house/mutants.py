@@ -1,6 +1,6 @@
 """Breaks each guard of `mutants.toml` in a copy of the project, and sees that the tests that hold it fail then.
 
-    python tests/mutants.py [--broken-only] [WORD ...]
+    python tests/house/mutants.py [--broken-only] [WORD ...]
 
 Only guards whose `what` has one of the words, or whose `file` is one of them, if there are any. The tests have to pass
 before anything is broken, which `--broken-only` leaves out. Ends with 1 if a mutant survives.
@@ -26,7 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_suffix(".toml")
 COPIED = ("lora_ns", "tests", "recipes", "docs", "pyproject.toml", "README.md", "noxfile.py", "constraints.txt")
 LONGEST = 600

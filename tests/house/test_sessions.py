@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SESSIONS = {node.name for node in ast.parse((ROOT / "noxfile.py").read_text()).body if hasattr(node, "name")}
 PLACES = ("*.md", "pyproject.toml", "benchmarks/*.md", "docs/*.md", "tests/**/*.py", "tests/**/*.toml")
 TEXTS = [file.read_text(encoding="utf-8") for place in PLACES for file in ROOT.glob(place)]

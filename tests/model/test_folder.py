@@ -5,7 +5,7 @@ import shutil
 import struct
 
 import pytest
-from test_basemodel import CONFIG, write_model, write_weights
+from test_files import CONFIG, write_model, write_weights
 
 from lora_ns.errors import ModelError
 from lora_ns.model.files import find_base

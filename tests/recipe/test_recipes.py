@@ -21,7 +21,7 @@ from lora_ns.recipe.methods_page import page
 from lora_ns.recipe.reference import reference
 from lora_ns.recipe.starters import STARTS, write_folder, write_recipe
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 MACHINE = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
 GPU = Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580")
 FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, gpus=(GPU,) * 4)
@@ -170,12 +170,12 @@ def test_init_takes_another_method(tmp_path, method):
 
 
 def test_the_reference_is_what_the_tables_say():
-    written = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text()
+    written = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text()
     assert written == reference(), "python -m lora_ns.recipe.reference > docs/recipe.md"
 
 
 def test_the_page_of_methods_is_what_the_table_says():
-    written = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    written = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     assert written == page(), "python -m lora_ns.recipe.methods_page > docs/methods.md"
 
 

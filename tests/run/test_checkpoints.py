@@ -7,7 +7,7 @@ import zipfile
 from importlib.util import find_spec
 
 import pytest
-from test_marks import DAMAGE, without_hashes
+from damaged_folders import DAMAGE, without_hashes
 
 from lora_ns.errors import UsageError
 from lora_ns.files.marks import MARK

@@ -207,7 +207,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_entry(folder):
     """The process kills itself between the rows and their name."""
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:] = {sys.path!r}
 from lora_ns.data import cache
 from lora_ns.data.prepared import keep_preparation
 from test_cache import some_rows

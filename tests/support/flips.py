@@ -1,6 +1,6 @@
 """Random damage to every file of an interrupted and of a finished run: named or harmless, never believed.
 
-`python tests/services/flips.py COUNT SEED [--first NUMBER]` damages COUNT times from that number on, tells of each, and
+`python tests/support/flips.py COUNT SEED [--first NUMBER]` damages COUNT times from that number on, tells of each, and
 fails if one is another outcome. What is done follows from seed and number: a long list can be cut into pieces.
 """
 
