@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -26,6 +27,21 @@ class Table(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def key_names(cls) -> tuple[str, ...]:
+        """Names of the keys in the TOML table."""
+        return tuple(cls.model_fields)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Keys that do not go together."""
+
+    keys: tuple[str, ...]
+    """The dotted keys that clash; the last is the one to point at."""
+    what: str
+    remedy: str
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

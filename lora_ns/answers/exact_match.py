@@ -47,7 +47,7 @@ class Questions:
         recipe = manifest.recipe
         form = format_of(manifest)
         chosen = rows[: recipe.evaluation.max_samples]
-        renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.sft, vocabulary)
+        renderer = make_renderer(tokenizer, manifest.stop_token_ids, manifest.recipe.objective.rendering, vocabulary)
         group, pattern = recipe.evaluation.group_by, recipe.evaluation.answer_pattern
         learned = for_each(chosen, lambda row: _learned(renderer, form, row, pattern))
         return cls(

@@ -9,6 +9,7 @@ from lora_ns.answers.opened import Trained
 from lora_ns.data.encode_labels import Fitted, WordEncoder
 from lora_ns.formats import ProblemType, Tagged
 from lora_ns.model.load import computing
+from lora_ns.objectives import Classification
 from lora_ns.objectives.baselines import Baseline
 from lora_ns.objectives.targets import OUTSIDE
 from lora_ns.run.manifest import Manifest
@@ -19,16 +20,9 @@ if TYPE_CHECKING:
 
 def said_of(trained: Trained, scores: Tensor) -> dict[str, Any]:
     """What the scores of a text say."""
-    labels, kind = trained.manifest.labels, trained.manifest.problem_type
-    if kind == "regression":
-        return {"output": float(scores.squeeze())}
-    if kind == "multi_label_classification":
-        named = dict(zip(labels, scores.sigmoid().tolist(), strict=True))
-        least = trained.manifest.recipe.classification.threshold
-        return {"output": [name for name, score in named.items() if score >= least], "scores": named}
-    named = dict(zip(labels, scores.softmax(-1).tolist(), strict=True))
-    best = max(named, key=lambda name: named[name])
-    return {"output": best, "score": named[best], "scores": named}
+    manifest = trained.manifest
+    assert isinstance(manifest.recipe.objective, Classification)
+    return manifest.recipe.objective.said(scores, manifest.labels, manifest.problem_type)
 
 
 def baseline_of(manifest: Manifest) -> Baseline | None:
@@ -40,7 +34,7 @@ def baseline_of(manifest: Manifest) -> Baseline | None:
 
 def baseline_kind(manifest: Manifest) -> ProblemType | None:
     """What a label of a run is; None for the tags of words."""
-    if manifest.recipe.task_type == "TOKEN_CLS":
+    if manifest.recipe.objective.answers == "tags":
         return None
     return manifest.problem_type or "single_label_classification"
 

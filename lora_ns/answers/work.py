@@ -119,6 +119,6 @@ def _compute_batch(
     if kind == "classify":
         return [said_of(trained, scores) for scores in logits(trained, items)]
     if kind == "tag":
-        encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.classification.max_seq_length)
+        encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.objective.max_seq_length)
         return list(tag_words(trained, encoder, items))
     return [list(sequence_loss(trained.model, ids, labels, trained.manifest.plan.dtype.value)) for ids, labels in items]

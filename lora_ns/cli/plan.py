@@ -70,7 +70,7 @@ def _facts(loaded: LoadedRecipe) -> DataFacts:
 
     sources = read_sources(loaded)
     refuse_unused(sources)
-    is_packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
+    is_packed = loaded.recipe.objective.packs
     name, why = told_format(sources)
     return DataFacts(
         train_rows=None if is_packed or sources.is_stream else len(sources.train.rows),

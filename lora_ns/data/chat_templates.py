@@ -10,8 +10,8 @@ from lora_ns.data.files.paths import places
 from lora_ns.errors import ModelError, Problem, close_to
 from lora_ns.files.reading import LARGEST_RECIPE, exists, read_text
 from lora_ns.model.template_limits import is_of_template
+from lora_ns.objectives.text import PASSED_TO_TEMPLATES
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.rules.dataset import PASSED_TO_TEMPLATES
 from lora_ns.recipe.secrets import secrets_of_named
 from lora_ns.safety.deadline import OverrunError, bounded
 
@@ -90,14 +90,14 @@ def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
     Raises:
         ModelError: if there is no such template, or the tokenizer lacks the token that ends its turns.
     """
-    name = loaded.recipe.sft.chat_template
+    name, key = loaded.recipe.objective.rendering.chat_template, loaded.recipe.objective.key("chat_template")
     if name is None:
         return
     if name in BUILT_IN:
         template, end = BUILT_IN[name]
         if end and end not in tokenizer.get_vocab():
-            what = f"sft.chat_template: {name} ends turns with `{end}`, which this tokenizer does not have"
-            raise ModelError(Problem(loaded.where("sft.chat_template"), what, _fitting(tokenizer)))
+            what = f"{key}: {name} ends turns with `{end}`, which this tokenizer does not have"
+            raise ModelError(Problem(loaded.where(key), what, _fitting(tokenizer)))
         tokenizer.chat_template = template
         return
     tokenizer.chat_template = read_template(loaded)
@@ -105,7 +105,7 @@ def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
 
 def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse variables that the chat template never reads. Raises `ModelError`."""
-    given = loaded.recipe.sft.chat_template_kwargs
+    given = loaded.recipe.objective.rendering.chat_template_kwargs
     template = tokenizer.chat_template
     if not given or template is None:
         return
@@ -116,7 +116,7 @@ def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
     for key in (key for key in given if key not in read):
         close = close_to(key, sorted(read))
         remedy = f"did you mean `{close[0]}`?" if close else f"it reads: {', '.join(sorted(read)) or 'none'}"
-        where = f"sft.chat_template_kwargs.{key}"
+        where = loaded.recipe.objective.key(f"chat_template_kwargs.{key}")
         problems.append(Problem(loaded.where(where), f"{where}: the chat template does not read `{key}`", remedy))
     if problems:
         raise ModelError(problems)
@@ -159,15 +159,15 @@ def read_template(loaded: LoadedRecipe) -> str | None:
     Raises:
         ModelError: if there is no such template, or its file cannot be read or has secrets in it.
     """
-    name = loaded.recipe.sft.chat_template
+    name, key = loaded.recipe.objective.rendering.chat_template, loaded.recipe.objective.key("chat_template")
     if name is None or name in BUILT_IN:
         return BUILT_IN[name][0] if name else None
     for candidate in places(loaded, name):
         if exists(candidate):
-            where, before = loaded.where("sft.chat_template"), f"sft.chat_template: {candidate} "
+            where, before = loaded.where(key), f"{key}: {candidate} "
             text = read_text(candidate, ModelError, where=where, before=before, most=LARGEST_RECIPE)
             if secrets := list(secrets_of_named(candidate, text)):
                 raise ModelError(secrets)
             return text
-    what = f"sft.chat_template: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
-    raise ModelError(Problem(loaded.where("sft.chat_template"), what, "name a .jinja file, or one of these"))
+    what = f"{key}: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
+    raise ModelError(Problem(loaded.where(key), what, "name a .jinja file, or one of these"))

@@ -16,7 +16,7 @@ from lora_ns.data.source import Source
 from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError, Tagged
-from lora_ns.objectives.sft import Sft
+from lora_ns.objectives import TextObjective
 from lora_ns.objectives.targets import OUTSIDE, Targets
 from lora_ns.recipe.load import LoadedRecipe
 
@@ -95,10 +95,11 @@ def encode_causal(
 ) -> Encoding:
     """Rows of a causal language model, `input_ids` and `trained`, and the problems of those that have one.
 
-    Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `sft.on_overflow` says.
+    Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `on_overflow` says.
     """
-    sft = loaded.recipe.sft
-    rows = CausalRows(form, renderer, sft)
+    objective = loaded.recipe.objective
+    assert isinstance(objective, TextObjective)
+    rows = CausalRows(form, renderer, objective)
     tally = rows.tally
     tally.rows = len(source.rows)
     tally.is_text = all((row.form or form).name == "text" for row in source.rows)
@@ -111,9 +112,9 @@ def encode_causal(
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
     share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
-    overflow = overflow_problem(loaded, share, tally, room) if is_refused(sft, tally) else None
+    overflow = overflow_problem(loaded, objective, share, tally, room) if is_refused(objective, tally) else None
     if not sequences and not problems and overflow is None:
-        problems.append(_nothing_left(source, sft, tally))
+        problems.append(_nothing_left(source, objective, tally))
     return Encoding(sequences, tally, problems, overflow)
 
 
@@ -124,7 +125,7 @@ class CausalRows:
     form: Format
     """Of the rows, unless a row has its own."""
     renderer: Renderer
-    sft: Sft
+    objective: TextObjective
     tally: Tally = field(default_factory=Tally)
     _contents: dict[int, Contents] = field(default_factory=dict)
 
@@ -143,15 +144,17 @@ class CausalRows:
     def _encode(self, row: Row, example: Example | None) -> list[Encoded]:
         """The sequences of a row; none if it is left out. Raises `RowFaultError`."""
         example = example or self._form(row).example(row.values)
-        rendered = self.renderer.examples(example)  # type: ignore[arg-type]
+        rendered = self.objective.sequences(example, self.renderer)
         _check_learned(example, rendered)
         if self._is_left_out(row, example, rendered):
             return []
         pieces = [piece for whole in rendered for piece in self._pieces(example, whole)]
-        kept = [encoded for piece in pieces if (encoded := _fit(row.where, piece, self.sft, self.tally)) is not None]
+        fitted = [_fit(row.where, piece, self.objective, self.tally) for piece in pieces]
+        kept = [encoded for encoded in fitted if encoded is not None]
         if kept and not any(any(sequence.trained[1:]) for sequence in kept):
             what = "no token of this row would be learned: its answer is cut off"
-            raise RowFaultError(what, 'raise `sft.max_seq_length`, or `on_overflow = "truncate-prompt"`', "MASK001")
+            limit = self.objective.key("max_seq_length")
+            raise RowFaultError(what, f'raise `{limit}`, or `on_overflow = "truncate-prompt"`', "MASK001")
         self._note(row.where, example, kept)
         return kept
 
@@ -162,8 +165,8 @@ class CausalRows:
         return self._contents[id(form)]
 
     def _pieces(self, example: Example, rendered: Rendered) -> list[Rendered]:
-        is_split = self.sft.on_overflow == "split" and isinstance(example, RawText)
-        return split_text(rendered, self.sft.max_seq_length) if is_split else [rendered]
+        is_split = self.objective.on_overflow == "split" and isinstance(example, RawText)
+        return split_text(rendered, self.objective.max_seq_length) if is_split else [rendered]
 
     def _is_left_out(self, row: Row, example: Example, rendered: Sequence[Rendered]) -> bool:
         """Whether the recipe leaves out a row for a stop token in it. Raises `RowFaultError` where it refuses it."""
@@ -172,17 +175,18 @@ class CausalRows:
         if not spelled_out:
             return False
         stops = self.renderer.stops
-        goes_on = self.sft.train_on != "all" and any(
+        goes_on = self.objective.train_on != "all" and any(
             stops_within(sequence.input_ids, sequence.trained, stops) for sequence in rendered
         )
-        if goes_on and self.sft.on_stop_token == "error":
+        if goes_on and self.objective.on_stop_token == "error":
             ends = [token for token in spelled_out if token in contents.ends]
             raise RowFaultError(
                 f"an answer spells out `{', '.join(ends)}` before its end, and would teach the model to stop there",
-                'change the text; or `on_stop_token = "drop"` in `[sft]` leaves such rows out, "keep" learns them',
+                f'change the text; or `on_stop_token = "drop"` in `[{self.objective.toml}]` leaves such rows out, '
+                '"keep" learns them',
                 "SPEC002",
             )
-        is_left_out = goes_on and self.sft.on_stop_token == "drop"
+        is_left_out = goes_on and self.objective.on_stop_token == "drop"
         self.tally.noted.add("SPEC002" if is_left_out else "SPEC001", f"{row.where} (`{'`, `'.join(spelled_out)}`)")
         return is_left_out
 
@@ -241,7 +245,7 @@ def encode(
     room: int | None = None,
 ) -> Encoding:
     """The rows of a source as the recipe's task needs them; `room` is what the base has positions for, if it says."""
-    if loaded.recipe.task_type == "CAUSAL_LM":
+    if loaded.recipe.objective.writes_text:
         return encode_causal(source, form, renderer, loaded, room)
     return encode_labelled_rows(source, form, renderer, loaded, labels)
 
@@ -288,16 +292,16 @@ def _of_notice(source: Source, code: str, first: str) -> Problem:
     return Problem(source.name, what, notice.remedy, code)
 
 
-def _fit(where: str, rendered: Rendered, sft: Sft, tally: Tally) -> Encoded | None:
+def _fit(where: str, rendered: Rendered, objective: TextObjective, tally: Tally) -> Encoded | None:
     """A sequence that is no longer than the recipe allows; None if it is left out. Raises `RowFaultError`."""
     ids, trained = rendered.input_ids, rendered.trained
     tally.longest = max(tally.longest, len(ids))
-    if len(ids) > sft.max_seq_length:
+    if len(ids) > objective.max_seq_length:
         tally.too_long.append((where, len(ids)))
-        if sft.on_overflow in {"drop", "error", "split"}:
+        if objective.on_overflow in {"drop", "error", "split"}:
             tally.dropped += 1
             return None
-        ids, trained = _cut(ids, trained, sft.max_seq_length, sft.on_overflow)
+        ids, trained = _cut(ids, trained, objective)
         tally.truncated += 1
     return Encoded(where, {"input_ids": ids}, trained)
 
@@ -309,40 +313,42 @@ def split_text(rendered: Rendered, limit: int) -> list[Rendered]:
     return [Rendered(ids[start : start + limit], trained[start : start + limit]) for start in starts]
 
 
-def _cut(ids: list[int], trained: list[bool], limit: int, policy: str) -> tuple[list[int], list[bool]]:
-    if policy == "truncate":
+def _cut(ids: list[int], trained: list[bool], objective: TextObjective) -> tuple[list[int], list[bool]]:
+    limit = objective.max_seq_length
+    if objective.on_overflow == "truncate":
         return ids[:limit], trained[:limit]
     first = trained.index(True) if any(trained) else 0
     excess = len(ids) - limit
     if excess > first:
-        raise RowFaultError(
-            "the answer alone is longer than `sft.max_seq_length`", "raise it, or remove the row", "LEN001"
-        )
+        what = f"the answer alone is longer than `{objective.key('max_seq_length')}`"
+        raise RowFaultError(what, "raise it, or remove the row", "LEN001")
     return ids[excess:], trained[excess:]
 
 
-def is_refused(sft: Sft, tally: Tally) -> bool:
+def is_refused(objective: TextObjective, tally: Tally) -> bool:
     """Whether rows are too long, and the recipe has no way for them: text alone is split, before it is looked at."""
-    return bool(tally.too_long) and sft.on_overflow in {"error", "split"}
+    return bool(tally.too_long) and objective.on_overflow in {"error", "split"}
 
 
-def overflow_problem(loaded: LoadedRecipe, share: str, tally: Tally, room: int | None) -> Problem:
+def overflow_problem(
+    loaded: LoadedRecipe, objective: TextObjective, share: str, tally: Tally, room: int | None
+) -> Problem:
     """How many rows are too long, told as `share`, and what can be written for this base and these rows."""
-    sft = loaded.recipe.sft
-    what = f"sft.max_seq_length: {share} longer than {sft.max_seq_length} tokens, the longest has {tally.longest}"
-    if sft.on_overflow == "split":
+    key, limit = objective.key("max_seq_length"), objective.max_seq_length
+    what = f"{key}: {share} longer than {limit} tokens, the longest has {tally.longest}"
+    if objective.on_overflow == "split":
         what += ", and only raw text can be split"
-    return Problem(loaded.where("sft.max_seq_length"), what, _overflow_remedy(sft, tally, room), "LEN001")
+    return Problem(loaded.where(key), what, _overflow_remedy(objective, tally, room), "LEN001")
 
 
-def _overflow_remedy(sft: Sft, tally: Tally, room: int | None) -> str:
-    if tally.is_text and sft.on_overflow == "error":
+def _overflow_remedy(objective: TextObjective, tally: Tally, room: int | None) -> str:
+    if tally.is_text and objective.on_overflow == "error":
         other = '`on_overflow = "split"` or "drop"'
     else:
-        other = f'`on_overflow = "drop"` or "{"truncate" if sft.train_on == "all" else "truncate-prompt"}"'
+        other = f'`on_overflow = "drop"` or "{"truncate" if objective.train_on == "all" else "truncate-prompt"}"'
     if room is None or tally.longest <= room:
         return f"write {tally.longest}, or {other}"
-    more = f"write at most {room}, and" if sft.max_seq_length < room else "write"
+    more = f"write at most {room}, and" if objective.max_seq_length < room else "write"
     return f"{more} {other}: the base has no positions for {tally.longest}"
 
 
@@ -353,19 +359,19 @@ def with_rows(overflow: Problem, tally: Tally) -> Problem:
     return replace(overflow, what=f"{overflow.what}: {rows}{more}")
 
 
-def _nothing_left(source: Source, sft: Sft, tally: Tally) -> Problem:
+def _nothing_left(source: Source, objective: TextObjective, tally: Tally) -> Problem:
     if not tally.too_long:
         what = "all rows are left out: each spells out a stop token in its answer"
         return Problem(source.name, what, 'change the texts, or write `on_stop_token = "keep"`', "SPEC002")
-    what = f"all {len(source.rows):,} rows are longer than {sft.max_seq_length} tokens"
-    return Problem(source.name, what, "raise `sft.max_seq_length`")
+    what = f"all {len(source.rows):,} rows are longer than {objective.max_seq_length} tokens"
+    return Problem(source.name, what, f"raise `{objective.key('max_seq_length')}`")
 
 
 def encode_labelled_rows(
     source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]
 ) -> Encoding:
     """Rows of a classifier: the tokenizer's inputs and `labels`, what is to be predicted; and their problems."""
-    limit = loaded.recipe.classification.max_seq_length
+    limit = loaded.recipe.objective.max_seq_length
     encoder = make_encoder(form, renderer.tokenizer, limit, renderer.vocabulary)
     targets = Targets(labels)
     tally = Tally(rows=len(source.rows))

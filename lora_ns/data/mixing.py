@@ -18,7 +18,7 @@ from lora_ns.data.rows import Row, for_each
 from lora_ns.data.source import Part, Source
 from lora_ns.data.targets import problem_type_of
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Format, RowFaultError
+from lora_ns.formats import Format, RowFaultError, TextClassification
 from lora_ns.recipe.load import LoadedRecipe
 
 
@@ -72,7 +72,8 @@ def _groups(loaded: LoadedRecipe, parts: Sequence[Part]) -> list[tuple[int, str]
     """Source and class of every row, or the value of another column; None if rows are drawn without regard to them."""
     column = loaded.recipe.dataset.stratify_by_column
     kind = problem_type_of(parts[0].form)
-    by_class = column == "auto" and loaded.recipe.task_type == "SEQ_CLS" and kind == "single_label_classification"
+    has_classes = isinstance(parts[0].form, TextClassification) and kind == "single_label_classification"
+    by_class = column == "auto" and has_classes
     if column in {"auto", "none"} and not by_class:
         if len(parts) == 1:
             return None

@@ -42,7 +42,7 @@ def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
     known = vocabulary(base, tokenizer, added_tokens(tokenizer, loaded.recipe.model))
     known.check_special(str(base.path), "end of an answer", stops)
     known.check_special(str(base.path), "pad token", [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id])
-    return make_renderer(tokenizer, stops, loaded.recipe.sft, known)
+    return make_renderer(tokenizer, stops, loaded.recipe.objective.rendering, known)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def _facts(
     told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
     name, format_why = told_format(sources)
     why = f"read as {sources.format.name} ({sources.why})"
-    if loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing:
-        dataset = pack(dataset, loaded.recipe.sft.max_seq_length)
+    if loaded.recipe.objective.packs:
+        dataset = pack(dataset, loaded.recipe.objective.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
     plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
@@ -129,7 +129,7 @@ def _facts(
     facts = DataFacts(
         train_rows=None if sources.is_stream else len(dataset),
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
-        longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.max_seq_length),
+        longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.objective.max_seq_length),
         why=why,
         notes=tuple(told),
         format=name,

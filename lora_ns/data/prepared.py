@@ -63,7 +63,7 @@ def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, st
         "origins": origins(loaded),
         "task": recipe.task_type,
         "dataset": recipe.dataset.model_dump(mode="json"),
-        "objective": (recipe.sft if recipe.task_type == "CAUSAL_LM" else recipe.classification).model_dump(mode="json"),
+        "objective": recipe.objective.model_dump(mode="json"),
         "seed": recipe.training.seed if recipe.dataset.eval_fraction or recipe.dataset.sources else None,
         "answered": evaluation.max_samples if evaluation.exact_match else 0,
         "tokenizer": _tokenizer_state(tokenizer),

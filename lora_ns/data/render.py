@@ -12,7 +12,7 @@ from lora_ns.formats import Conversation, EndlessRowError, Message, PromptComple
 from lora_ns.model.template_limits import TemplateRefusalError, render, template_name
 from lora_ns.model.tokenizing import encoded
 from lora_ns.model.vocabulary import Vocabulary
-from lora_ns.objectives.sft import Sft
+from lora_ns.objectives.rendering import Rendering
 from lora_ns.safety.deadline import OverrunError
 from lora_ns.table import IGNORED
 
@@ -338,13 +338,13 @@ class Renderer:
 
 
 def make_renderer(
-    tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], sft: Sft, vocabulary: Vocabulary | None = None
+    tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], asked: Rendering, vocabulary: Vocabulary | None = None
 ) -> Renderer:
     """The renderer of a recipe: the same for training, validation, inference and evaluation."""
-    merges = sft.system_role == "merge-into-user"
-    name = f"the chat template `{sft.chat_template}`" if sft.chat_template else template_name(tokenizer)
+    merges = asked.system_role == "merge-into-user"
+    name = f"the chat template `{asked.chat_template}`" if asked.chat_template else template_name(tokenizer)
     known = vocabulary or Vocabulary()
-    return Renderer(tokenizer, stops, sft.train_on, merges, sft.chat_template_kwargs, known, name)
+    return Renderer(tokenizer, stops, asked.train_on, merges, asked.chat_template_kwargs, known, name)
 
 
 def _check_not_empty(conversation: Conversation) -> None:

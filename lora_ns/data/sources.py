@@ -106,7 +106,7 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
     columns = asked_columns(table)
     is_named = bool(table.column_names or table.delimiter)
     try:
-        form, why = detect(columns, names, source.rows[0].values, loaded.recipe.task_type)
+        form, why = detect(columns, names, source.rows[0].values, loaded.recipe.objective.examples)
     except RowFaultError as fault:
         kind = "" if is_named else _kind(source, table)
         other = other_delimiter(" ".join(names)) if kind == ".csv" else ""

@@ -31,6 +31,7 @@ from lora_ns.data.source import Source, asked_for
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, TokenClassification, find_unused
+from lora_ns.objectives import TextObjective
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.run.manifest import FileRecord, SourceRecord
 from lora_ns.table import IGNORED
@@ -114,12 +115,14 @@ class Stream:
 
     @functools.cached_property
     def _causal(self) -> CausalRows:
-        return CausalRows(self.form, self.renderer, self.loaded.recipe.sft)
+        objective = self.loaded.recipe.objective
+        assert isinstance(objective, TextObjective)
+        return CausalRows(self.form, self.renderer, objective)
 
     def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
         if number == 0:
             self._look_at_columns(rows)
-        if self.loaded.recipe.task_type == "CAUSAL_LM":
+        if self.loaded.recipe.objective.writes_text:
             tally = self._causal.tally = Tally(rows=len(rows), is_text=self.form.name == "text")
             sequences, faults = self._causal.encode(rows)
             problems = [*told(faults), *self._overflow(tally)]
@@ -153,10 +156,11 @@ class Stream:
 
     def _overflow(self, tally: Tally) -> list[Problem]:
         """That a row is too long, if the recipe does not say what to do with it."""
-        if not is_refused(self.loaded.recipe.sft, tally):
+        objective = self._causal.objective
+        if not is_refused(objective, tally):
             return []
         first = replace(tally, too_long=tally.too_long[:1], longest=tally.too_long[0][1])
-        return [with_rows(overflow_problem(self.loaded, "a row of the stream is", first, self.room), first)]
+        return [with_rows(overflow_problem(self.loaded, objective, "a row of the stream is", first, self.room), first)]
 
     def _count(self, sequence: Encoded, number: int) -> None:
         if number == 0:

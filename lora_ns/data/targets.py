@@ -12,10 +12,9 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, ProblemType, RowFaultError, TextClassification, TokenClassification
 from lora_ns.formats.cells import find, is_there
 from lora_ns.formats.classification import told_problem_type
+from lora_ns.objectives import Classification, LabelObjective
 from lora_ns.objectives.targets import OUTSIDE, _listed
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.rules.objective import INERT_FOR_PROBLEM
-from lora_ns.recipe.rules.written import is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,19 +28,19 @@ def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe)
     Raises:
         DataError: if the recipe has keys that do not go with it.
     """
-    if not isinstance(form, TextClassification):
+    objective = loaded.recipe.objective
+    if not isinstance(form, TextClassification) or not isinstance(objective, Classification):
         return form, ""
-    asked = loaded.recipe.classification.problem_type
+    asked = objective.problem_type
     column = form.columns.label_column
     if asked != "auto":
         return replace(form, problem_type=asked), ""
     found, why = told_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
-    unread = [key for key in INERT_FOR_PROBLEM[found] if is_written(loaded.recipe, key)]
-    if unread:
-        name = unread[0].rpartition(".")[2]
-        what = f"{unread[0]}: `{name}` has no effect with {why or 'classes'}"
+    if unread := objective.unread(found):
+        key = objective.key(unread[0])
+        what = f"{key}: `{unread[0]}` has no effect with {why or 'classes'}"
         remedy = "remove it, or write `problem_type`"
-        raise DataError(Problem(loaded.where(unread[0]), what, remedy))
+        raise DataError(Problem(loaded.where(key), what, remedy))
     return replace(form, problem_type=found), why
 
 
@@ -58,15 +57,15 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
     Raises:
         DataError: if there are too few, a row has none, none is named, or the recipe has another number of weights.
     """
-    if problem_type_of(form) in {None, "regression"}:
+    objective = loaded.recipe.objective
+    if problem_type_of(form) in {None, "regression"} or not isinstance(objective, LabelObjective):
         return ()
-    labels = _named_labels(source, form, loaded) or _labels_of_rows(source, form)
+    labels = objective.labels or _named_labels(source, form) or _labels_of_rows(source, form)
     check_named(source.rows, form, source.name, labels)
-    weights = loaded.recipe.classification.class_weights
+    weights, key = objective.class_weights, objective.key("class_weights")
     if isinstance(weights, tuple) and len(weights) != len(labels):
-        what = f"classification.class_weights: {len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
-        where = loaded.where("classification.class_weights")
-        raise DataError(Problem(where, what, "give one for each, in this order"))
+        what = f"{key}: {len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
+        raise DataError(Problem(loaded.where(key), what, "give one for each, in this order"))
     return labels
 
 
@@ -129,10 +128,10 @@ def problem_type_of(form: Format) -> ProblemType | None:
     return "single_label_classification" if isinstance(form, TokenClassification) else None
 
 
-def _named_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
+def _named_labels(source: Source, form: Format) -> tuple[str, ...]:
     is_tagged = isinstance(form, TokenClassification)
     column = form.tag_column if is_tagged else form.columns.label_column  # type: ignore[attr-defined]
-    return loaded.recipe.classification.labels or source.classes.get(column, ())
+    return source.classes.get(column, ())
 
 
 def _labels_of_rows(source: Source, form: Format) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lora_ns.formats.base import (
     ROLES,
+    TEXT,
     Columns,
     Conversation,
     EndlessRowError,
@@ -28,6 +29,7 @@ from lora_ns.formats.unused import Unused, ends_answered, find_unasked, find_unu
 __all__ = [
     "FORMATS",
     "ROLES",
+    "TEXT",
     "Columns",
     "Conversation",
     "EndlessRowError",

@@ -74,6 +74,9 @@ class Tagged:
 
 Example = Conversation | PromptCompletion | RawText | Labelled | Tagged
 
+TEXT = (Conversation, PromptCompletion, RawText)
+"""Kinds of examples that a model learns to write text from."""
+
 
 class RowFaultError(Exception):
     """A row that cannot become an example: what is wrong, what to do, and the code of the check, if it has one."""
@@ -117,6 +120,8 @@ class Format(Protocol):
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
     """The columns that the recipe can name by `columns`."""
+    makes: ClassVar[tuple[type, ...]]
+    """Kinds of examples that rows become."""
     aliases: ClassVar[Mapping[str, str]]
     """Other usual names of columns, and what each stands for."""
 

@@ -18,6 +18,7 @@ class Chat(ABC):
     """Rows that become conversations."""
 
     reads: ClassVar[tuple[str, ...]]
+    makes: ClassVar[tuple[type, ...]] = (Conversation,)
 
     columns: Columns
 

@@ -20,6 +20,7 @@ class TextClassification:
 
     name: ClassVar[str] = "classification"
     reads: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[type, ...]] = (Labelled,)
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from lora_ns.errors import close_to
-from lora_ns.formats.base import Columns, Format, RowFaultError, Values
+from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.instructions import Alpaca, QuestionAnswer
@@ -47,11 +47,9 @@ FORMATS: Mapping[str, FormatClass] = {
 }
 
 
-FORMAT_OF_TASK: Mapping[str, str] = {
-    "SEQ_CLS": TextClassification.name,
-    "TOKEN_CLS": TokenClassification.name,
-}
-"""The one format of a task that does not write text."""
+def makes_one_of(kind: FormatClass, examples: Collection[type]) -> bool:
+    """Whether rows of a format become examples of one of these kinds."""
+    return any(made in examples for made in kind.makes)
 
 
 SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
@@ -86,18 +84,24 @@ TEXTS = ("text", "sentence", "review", "content")
 
 
 def detect(
-    columns: Columns, names: Sequence[str], first: Values, task: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
+    columns: Columns, names: Sequence[str], first: Values, examples: Collection[type] = TEXT
 ) -> tuple[Format, str]:
     """The format of rows with these column names, and the reason.
+
+    Args:
+        columns: what the recipe says of them.
+        names: of the columns that are there.
+        first: the first row.
+        examples: kinds of examples that the objective learns from.
 
     Raises:
         RowFaultError: if nothing fits or more than one format does, or a column that the recipe names is not there.
     """
     names = [name for name in names if name not in columns.ignore_columns]
     _check_named_columns(columns, names)
-    if task == "SEQ_CLS":
+    if Labelled in examples:
         return _detect_classification(columns, names)
-    if task == "TOKEN_CLS":
+    if Tagged in examples:
         return _detect_tokens(columns, names, first)
     if columns.format != "auto":
         return _opened(FORMATS[columns.format], columns, names, first), f'`format = "{columns.format}"`'

@@ -16,6 +16,7 @@ class PlainPromptCompletion:
 
     name: ClassVar[str] = "prompt-completion"
     reads: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    makes: ClassVar[tuple[type, ...]] = (PromptCompletion,)
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns
@@ -56,6 +57,7 @@ class PlainText:
 
     name: ClassVar[str] = "text"
     reads: ClassVar[tuple[str, ...]] = ("text",)
+    makes: ClassVar[tuple[type, ...]] = (RawText,)
     aliases: ClassVar[Mapping[str, str]] = {}
 
     columns: Columns

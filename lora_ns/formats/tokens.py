@@ -17,6 +17,7 @@ class TokenClassification:
 
     name: ClassVar[str] = "token-classification"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    makes: ClassVar[tuple[type, ...]] = (Tagged,)
     aliases: ClassVar[Mapping[str, str]] = {"words": "tokens", "labels": "tags", "ner_tags": "tags"}
 
     columns: Columns

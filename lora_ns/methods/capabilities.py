@@ -75,6 +75,10 @@ class Capabilities:
             object.__setattr__(self, "zero3", self.ddp)
             object.__setattr__(self, "fsdp", self.ddp)
 
+    def trains(self, task_type: str) -> bool | str:
+        """Whether it trains a model of a task, by PEFT's name; a string is the reason why not."""
+        return {"SEQ_CLS": self.classifier, "TOKEN_CLS": self.token_classification}.get(task_type, True)
+
     @property
     def is_sensitive(self) -> bool:
         """Whether the learning rate has to be looked for."""

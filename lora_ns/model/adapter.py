@@ -95,8 +95,10 @@ def train_in_float32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def check_head(model: PeftModel, base: Base) -> None:
+def check_head(model: PeftModel, base: Base, task_type: str) -> None:
     """The head of a classifier, which the base does not have, has to be trained. Raises `PlanError`."""
+    if task_type == "CAUSAL_LM":
+        return
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     for head in whole_modules(model.get_base_model(), base):
         if not any(f".{head}.modules_to_save." in name for name in trained):

@@ -2,33 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from lora_ns.objectives.base import Counted
+from lora_ns.objectives.text import TextObjective
+from lora_ns.table import IGNORED, NonNegativeFloat
 
-from lora_ns.table import Name, NonNegativeFloat, PositiveInt, Table
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-class Sft(Table):
+class Sft(TextObjective):
     """Supervised fine-tuning of a causal language model, through TRL's `SFTTrainer`."""
 
-    max_seq_length: PositiveInt = 1024
-    """Longest row, in tokens."""
-    on_overflow: Literal["error", "drop", "truncate-prompt", "truncate", "split"] = "error"
-    """Longer rows are refused, left out, cut at the prompt's beginning or at the end, or, as raw text can be, split."""
+    toml: ClassVar[str] = "sft"
+    library: ClassVar[str] = "TRL"
+    next_token_loss: ClassVar[bool] = True
+    divides_rows: ClassVar[bool] = True
+
+    table: Literal["sft"] = "sft"
     packing: bool = False
     """Put several short rows into one of `max_seq_length`, kept apart exactly (best-fit decreasing)."""
-    train_on: Literal["assistant", "last", "all"] = "assistant"
-    """Tokens in the loss: every answer with its end token, only the last answer, or all tokens."""
-    chat_template: Name | None = None
-    """Chat template instead of the tokenizer's own: `chatml`, `llama-3`, `mistral`, `gemma`, or a .jinja file."""
-    chat_template_kwargs: dict[str, Any] = Field(default={})
-    """Variables that the chat template reads, in training as in inference, such as `{ enable_thinking = false }`."""
-    system_role: Literal["template", "merge-into-user"] = "template"
-    """System turns go to the template, or to the beginning of the first user turn where it refuses them."""
-    on_stop_token: Literal["error", "drop", "keep"] = "error"
-    """Rows whose answer spells out a stop token before its end are refused, left out, or learned to stop there."""
     loss_type: Literal["nll", "dft"] = "nll"
     """Cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
     neftune_noise_alpha: NonNegativeFloat = 0.0
     """Noise on the embeddings in training (Jain et al. 2023, arXiv 2310.05914); 0 is none."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether several short rows become one of `max_seq_length`."""
+        return self.packing
+
+    @property
+    def noise(self) -> float:
+        """Noise on the embeddings in training; 0 is none."""
+        return self.neftune_noise_alpha
+
+    def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
+        """Packing."""
+        if self.packing:
+            yield self.key("packing"), "rows are packed once all are read", "write `packing = false`"
+
+    def config_class(self) -> Any:
+        """`trl.SFTConfig`."""
+        import trl
+
+        return trl.SFTConfig
+
+    def arguments(self, row_parts: int) -> dict[str, Any]:
+        """The rows come tokenised, masked, cut and packed, and are taken as they are."""
+        return {
+            **({"pad_to_multiple_of": row_parts} if row_parts > 1 else {}),
+            "max_length": None,
+            "padding_free": self.packing,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "loss_type": self.loss_type,
+        }
+
+    def trainer_class(self, counted: Counted) -> Any:
+        """TRL's `SFTTrainer`, which tells the accuracy over all tokens as well."""
+        return _trainer_class(counted)
+
+    def trainer_kwargs(
+        self, _model: Any, _tokenizer: PreTrainedTokenizerBase, _labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """Nothing: TRL makes its own collator."""
+        return {}
+
+
+@functools.cache
+def _trainer_class(counted: Counted) -> Any:
+    import trl
+
+    class CountedSftTrainer(counted(trl.SFTTrainer)):  # type: ignore[misc, unused-ignore]
+        """TRL's trainer, whose evaluation is the mean over all tokens in the loss, whatever the batches were."""
+
+        def count_of(self, inputs: Any) -> Any:
+            """The tokens whose prediction is in the loss."""
+            return (inputs["labels"][:, 1:] != IGNORED).sum()
+
+        def batch_means(self) -> dict[str, float]:
+            """TRL's accuracy of the batch."""
+            return {"mean_token_accuracy": self._metrics["eval"]["mean_token_accuracy"][-1]}
+
+        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+            """TRL logs the mean of what stands among its own metrics."""
+            super().tell_means(means, logs)
+            self._metrics["eval"]["mean_token_accuracy"] = [means["mean_token_accuracy"]]
+
+    return CountedSftTrainer

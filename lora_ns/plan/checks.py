@@ -9,7 +9,7 @@ from lora_ns.machine.hardware import Machine
 from lora_ns.methods import Lora, method_name
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import _Batch
-from lora_ns.plan.plan import _length_key, _virtual_tokens
+from lora_ns.plan.plan import _virtual_tokens
 from lora_ns.plan.schedule import _drops_last
 from lora_ns.plan.settle import _position_offset, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
@@ -87,14 +87,14 @@ def _attention_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[P
 
 def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
     """A row, with the method's own tokens, has to fit into the positions of the base."""
-    room = room_for_rows(loaded, facts)
-    if facts is None or facts.max_position_embeddings is None or room is None or loaded.recipe.max_seq_length <= room:
+    room, length = room_for_rows(loaded, facts), loaded.recipe.objective.max_seq_length
+    if facts is None or facts.max_position_embeddings is None or room is None or length <= room:
         return []
-    key = _length_key(loaded)
+    key = loaded.recipe.objective.key("max_seq_length")
     virtual = _virtual_tokens(loaded)
     own = f" less {virtual} virtual tokens" if virtual else ""
     positions = f"the base's {facts.max_position_embeddings - _position_offset(facts)} positions{own}"
-    what = f"{key}: {loaded.recipe.max_seq_length} is longer than {positions}"
+    what = f"{key}: {length} is longer than {positions}"
     return [Problem(loaded.where(key), what, f"write at most {room}")]
 
 

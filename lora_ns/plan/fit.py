@@ -92,9 +92,8 @@ def _micro_batches(loaded: LoadedRecipe, machine: Machine, world: int) -> list[i
 
 def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
     virtual = _virtual_tokens(loaded)
-    limit = loaded.recipe.max_seq_length
-    packed = loaded.recipe.task_type == "CAUSAL_LM" and loaded.recipe.sft.packing
-    return virtual + (limit if longest is None or packed else min(longest, limit))
+    limit = loaded.recipe.objective.max_seq_length
+    return virtual + (limit if longest is None or loaded.recipe.objective.packs else min(longest, limit))
 
 
 def _step_memory(
@@ -102,9 +101,9 @@ def _step_memory(
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
-    peft, asked = loaded.recipe.peft, loaded.recipe.distributed
+    peft, asked, objective = loaded.recipe.peft, loaded.recipe.distributed, loaded.recipe.objective
     shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
-    tokens = math.ceil(tokens / asked.row_parts)
+    tokens = math.ceil(tokens * objective.forward_passes / asked.row_parts)
     whole = estimate(
         facts,
         dtype=dtype,
@@ -114,7 +113,7 @@ def _step_memory(
         start=start_memory(peft, shapes, dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
-        scored_tokens=tokens if loaded.recipe.task_type == "CAUSAL_LM" else 0,
+        scored_tokens=tokens if objective.scores_every_token else 0,
     )
     return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
 

@@ -185,8 +185,8 @@ def unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: int | None) ->
     width = facts.hidden_size if facts else None
     found = (
         rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
-        batch_note(recipe.task_type, batch),
-        targets_note(recipe.task_type, getattr(peft, "target_modules", "")),
+        batch_note(recipe.objective, batch),
+        targets_note(recipe.objective, getattr(peft, "target_modules", "")),
         rank_note("peft.lora_r", peft.lora_r, width) if isinstance(peft, Lora) else None,
         rank_note("peft.init_r", peft.init_r, width) if isinstance(peft, AdaLora) else None,
         scale_note(peft.lora_alpha, peft.lora_r, peft.use_rslora) if isinstance(peft, Lora) else None,

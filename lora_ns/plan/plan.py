@@ -102,13 +102,9 @@ def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
     return Derived(value=value, origin=origin)
 
 
-def _length_key(loaded: LoadedRecipe) -> str:
-    return f"{'sft' if loaded.recipe.task_type == 'CAUSAL_LM' else 'classification'}.max_seq_length"
-
-
 def _length(loaded: LoadedRecipe) -> Derived[int]:
-    key, value = _length_key(loaded), loaded.recipe.max_seq_length
-    objective = getattr(loaded.recipe, key.partition(".")[0])
+    objective = loaded.recipe.objective
+    key, value = objective.key("max_seq_length"), objective.max_seq_length
     if value == type(objective).model_fields["max_seq_length"].default or loaded.origin(key) != "default":
         return _written(loaded, key, value)
     return Derived(value=value, origin="computed", why="the base has no more positions")

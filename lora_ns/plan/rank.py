@@ -7,7 +7,7 @@ from dataclasses import replace
 from lora_ns.methods import Lora
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.plan import Derived, _written
-from lora_ns.plan.rates import USUAL_SCALE, _usual_why, usual_rank
+from lora_ns.plan.rates import USUAL_SCALE, _usual_why
 from lora_ns.recipe.load import LoadedRecipe
 
 
@@ -15,7 +15,7 @@ def _fit_rank(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     """The recipe, with the rank of LoRA that is usual for its task and base if it leaves that open."""
     if not leaves_rank_open(loaded):
         return loaded
-    rank = usual_rank(loaded.recipe.task_type, facts.hidden_size if facts else None)
+    rank = loaded.recipe.objective.rank_for(facts.hidden_size if facts else None)
     return with_rank(loaded, rank, USUAL_SCALE * rank)
 
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 
-from lora_ns.methods.capabilities import LORA_RATE
 from lora_ns.model.files import BaseFacts
+from lora_ns.objectives import Objective
 from lora_ns.recipe.load import LoadedRecipe
 
 
 def _usual_why(loaded: LoadedRecipe, facts: BaseFacts | None) -> str:
-    kind = "text" if loaded.recipe.task_type == "CAUSAL_LM" else "labels"
+    kind = "text" if loaded.recipe.objective.writes_text else "labels"
     if facts is None or not facts.hidden_size:
         return f"usual for {loaded.recipe.peft.method} and {kind}"
     return f"usual for {loaded.recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
@@ -32,16 +32,7 @@ def _usual_why(loaded: LoadedRecipe, facts: BaseFacts | None) -> str:
 
 def _usual_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> float:
     typical = loaded.recipe.peft.capabilities.typical_learning_rate
-    return usual_rate(typical, loaded.recipe.task_type, facts.hidden_size if facts else None)
-
-
-_TEXT_WIDTH, _TEXT_POWER = 4096, 0.775
-
-
-_LABEL_WIDTH, _LABEL_RATE = 384, 1e-3
-
-
-_LOWEST, _HIGHEST = 5e-5, 1e-3
+    return loaded.recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
 
 
 FAR = 4
@@ -56,46 +47,7 @@ USUAL_SCALE, USUAL_ALPHA = 2, 32
 """`lora_alpha / lora_r`, and `lora_alpha`, of which recipes keep either one or the other."""
 
 
-_TEXT_RANK, _LABEL_RANK, _LEAST_RANK = 16, 8, 2
-
-
 _ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "c_attn", "qkv")
-
-
-def usual_rate(typical: float, task_type: str, width: int | None) -> float:
-    """The peak learning rate of a run that names none.
-
-    Args:
-        typical: the method's rate for text on a base of 7 billion parameters.
-        task_type: PEFT's name of the task.
-        width: `hidden_size` of the base; None if it is not known yet.
-
-    Returns:
-        `typical` for methods whose rates are not LoRA's; else the rate for the task and the width, to one digit.
-    """
-    if typical != LORA_RATE or not width:
-        return typical
-    if task_type == "CAUSAL_LM":
-        rate = LORA_RATE * (_TEXT_WIDTH / width) ** _TEXT_POWER
-    else:
-        rate = _LABEL_RATE * _LABEL_WIDTH / width
-    return float(f"{min(max(rate, _LOWEST), _HIGHEST):.0e}")
-
-
-def usual_rank(task_type: str, width: int | None) -> int:
-    """The rank of LoRA in a recipe that names none.
-
-    Args:
-        task_type: PEFT's name of the task.
-        width: `hidden_size` of the base; None if it is not known yet.
-
-    Returns:
-        The rank for the task, halved until it is at most a quarter of the width.
-    """
-    rank = _TEXT_RANK if task_type == "CAUSAL_LM" else _LABEL_RANK
-    while width and rank > max(width // 4, _LEAST_RANK):
-        rank //= 2
-    return rank
 
 
 def rate_note(rate: float, usual: float) -> str | None:
@@ -106,9 +58,9 @@ def rate_note(rate: float, usual: float) -> str | None:
     return f"training.learning_rate: {rate:g} is {times} the usual {usual:g} for this method, task and base"
 
 
-def batch_note(task_type: str, rows: int | None) -> str | None:
+def batch_note(objective: Objective, rows: int | None) -> str | None:
     """What to say of the rows in a step; None if they are not many."""
-    if task_type != "CAUSAL_LM" or rows is None or rows <= LARGE_BATCH:
+    if not objective.writes_text or rows is None or rows <= LARGE_BATCH:
         return None
     return (
         f"global_batch_size: {rows} rows of text in a step; above {LARGE_BATCH}, adapters learn less from each row "
@@ -116,9 +68,9 @@ def batch_note(task_type: str, rows: int | None) -> str | None:
     )
 
 
-def targets_note(task_type: str, targets: str | tuple[str, ...]) -> str | None:
+def targets_note(objective: Objective, targets: str | tuple[str, ...]) -> str | None:
     """What to say of the layers that are adapted; None if they are not those of the attention alone."""
-    if task_type != "CAUSAL_LM" or isinstance(targets, str) or not targets:
+    if not objective.writes_text or isinstance(targets, str) or not targets:
         return None
     if not all(any(name in target for name in _ATTENTION) for target in targets):
         return None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lora_ns.model.files import BaseFacts
 from lora_ns.model.stored_quantization import fit_quantization
-from lora_ns.plan.plan import _length_key, _virtual_tokens
+from lora_ns.plan.plan import _virtual_tokens
 from lora_ns.plan.rank import _fit_rank
 from lora_ns.recipe.load import LoadedRecipe
 
@@ -26,12 +26,12 @@ def fit_to_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
 
 def _fit_length(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
     """The recipe, its `max_seq_length` cut to what the base has positions for if the recipe does not name one."""
-    key, room = _length_key(loaded), room_for_rows(loaded, facts)
-    if loaded.origin(key) != "default" or room is None or not 0 < room < loaded.recipe.max_seq_length:
+    objective, room = loaded.recipe.objective, room_for_rows(loaded, facts)
+    is_open = loaded.origin(objective.key("max_seq_length")) == "default"
+    if not is_open or room is None or not 0 < room < objective.max_seq_length:
         return loaded
-    table = key.partition(".")[0]
-    objective = getattr(loaded.recipe, table).model_copy(update={"max_seq_length": room})
-    return replace(loaded, recipe=loaded.recipe.model_copy(update={table: objective}))
+    objective = objective.model_copy(update={"max_seq_length": room})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"objective": objective}))
 
 
 def room_for_rows(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:

@@ -14,6 +14,7 @@ from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.tables import chosen_objective, kinds_of, top_level
 from lora_ns.table import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in
 
 Keys = Sequence[int | str]
@@ -197,14 +198,14 @@ _PATTERNS = {WORD: "of letters, digits, `.`, `_`, `-`", PLACE: "of an address an
 
 def _schema(dotted: str, table: Mapping[str, Any]) -> Mapping[str, Any] | None:
     owner, _, name = dotted.rpartition(".")
+    if not owner and (name in UNIONS or kinds_of(name)):
+        return {"type": "object"}
     model = _model(owner.split(".") if owner else [], table)
-    if model is None or name not in model.model_fields:
+    if model is None or name not in model.key_names():
         return None
     info = model.model_fields[name]
     annotated: Any = info.annotation
     if isinstance(annotated, type) and issubclass(annotated, Table):
-        return {"type": "object"}
-    if name in UNIONS and not owner:
         return {"type": "object"}
     for constraint in info.metadata:
         annotated = Annotated[annotated, constraint]
@@ -215,7 +216,7 @@ def _model(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | None:
     """The class of the table at these keys."""
     model: type[Table] = Recipe
     for key in keys:
-        if key in UNIONS and model is Recipe:
+        if model is Recipe and (key in UNIONS or kinds_of(key)):
             chosen = _chosen(table, key)
             if chosen is None:
                 return None
@@ -238,7 +239,10 @@ def table_class(annotation: Any) -> type[Table] | None:
 
 
 def _chosen(table: Mapping[str, Any], union: str) -> type[Table] | None:
-    """The class that a tagged union's tag stands for, if it stands for one."""
+    """The class that a tagged union's tag stands for, if it stands for one; of an objective's table, its class."""
+    if kinds := kinds_of(union):
+        chosen = chosen_objective(table)
+        return chosen if chosen in kinds else kinds[0]
     entry = table.get(union)
     method = entry.get(tag_of(union)) if isinstance(entry, Mapping) else None
     return UNIONS[union].get(method) if isinstance(method, str) else None
@@ -246,15 +250,22 @@ def _chosen(table: Mapping[str, Any], union: str) -> type[Table] | None:
 
 def known_keys(table: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Every dotted key that a recipe can have; of a union, those of its chosen method, or of all."""
-    for name, info in Recipe.model_fields.items():
-        if name in UNIONS:
-            chosen = _chosen(table or {}, name)
-            models = [chosen] if chosen else list(UNIONS[name].values())
-            yield from dict.fromkeys(f"{name}.{key}" for model in models for key in model.model_fields)
-        elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
-            yield from (f"{name}.{key}" for key in info.annotation.model_fields)
-        else:
+    for name in top_level():
+        models = _classes(name, table or {})
+        yield from dict.fromkeys(f"{name}.{key}" for model in models for key in model.key_names())
+        if not models:
             yield name
+
+
+def _classes(name: str, table: Mapping[str, Any]) -> Sequence[type[Table]]:
+    """The classes that a table at the top may be of; none for a key."""
+    if name in UNIONS:
+        chosen = _chosen(table, name)
+        return [chosen] if chosen else list(UNIONS[name].values())
+    if kinds_of(name):
+        return kinds_of(name)
+    kind = Recipe.model_fields[name].annotation
+    return [kind] if isinstance(kind, type) and issubclass(kind, Table) else []
 
 
 def choices(key: str) -> list[str]:
@@ -281,7 +292,7 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     if owner and owner[0] == "peft" and (hint := _of_this_or_another_method(name, table)):
         return hint
     model = _model(owner, table)
-    close = close_to(name, model.model_fields, cutoff=0.6) if model else []
+    close = close_to(name, _keys_at(model), cutoff=0.6) if model else []
     if close:
         return f"did you mean `{close[0]}`?"
     everywhere = list(known_keys(table))
@@ -294,8 +305,12 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     if close:
         full = next(key for key in everywhere if key.split(".")[-1] == close[0])
         return f"did you mean `{full}`?"
-    fields = model.model_fields if model else ()
+    fields = _keys_at(model) if model else ()
     return f"known here: {', '.join(fields)}" if fields else "remove it"
+
+
+def _keys_at(model: type[Table]) -> Sequence[str]:
+    return top_level() if model is Recipe else model.key_names()
 
 
 def _of_this_or_another_method(name: str, table: Mapping[str, Any]) -> str:

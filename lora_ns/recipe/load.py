@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lora_ns.errors import PlanError, Problem, RecipeError
 from lora_ns.files.reading import LARGEST_RECIPE, parse_toml, read_text
@@ -24,6 +24,7 @@ from lora_ns.recipe.rules import findings
 from lora_ns.recipe.rules.evaluation import SAMPLING_KEYS
 from lora_ns.recipe.secrets import _secrets, _secrets_of_file
 from lora_ns.recipe.stand_ins import _STAND_INS, _stand_in
+from lora_ns.recipe.tables import fields_of, location_of, other_objectives, unknown_to_toml, without_effect
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,9 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
     while table != before:
         before = copy.deepcopy(table)
         try:
-            recipe = Recipe.model_validate_json(json.dumps(table, default=_no_json))
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                keys = untagged(table, detail["loc"])
+            recipe = _read_tables(table)
+        except _WrongKeysError as error:
+            for keys, detail in error.found:
                 dotted = ".".join(map(str, keys))
                 whole = key_of(keys)
                 if faulty.isdisjoint({dotted, whole}):
@@ -192,11 +192,44 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
         else:
             problems += [
                 Problem(locate(finding.keys[-1]), f"{finding.keys[-1]}: {finding.what}", finding.remedy)
-                for finding in findings(recipe)
+                for finding in (*without_effect(table), *findings(recipe))
                 if not any(_touches(key, faulty) for key in finding.keys)
             ]
             return recipe, [*dict.fromkeys(problems), *_more(untold)]
     raise RecipeError([*problems, *_more(untold)])
+
+
+class _WrongKeysError(Exception):
+    """Keys that cannot be read, each with what pydantic says of it."""
+
+    def __init__(self, found: Sequence[tuple[list[int | str], Any]]) -> None:
+        super().__init__()
+        self.found = found
+
+
+def _read_tables(table: dict[str, Any]) -> Recipe:
+    """The recipe of TOML tables. Raises `_WrongKeysError`."""
+    wrong: list[tuple[list[int | str], Any]] = [(keys, {"type": "extra_forbidden"}) for keys in unknown_to_toml(table)]
+    for name, kind, fields in other_objectives(table):
+        wrong += [(untagged(table, [name, *one["loc"]]), one) for one in _faults(kind, fields)]
+    fields = fields_of(table)
+    wrong += [(untagged(table, location_of(table, one["loc"])), one) for one in _faults(Recipe, fields)]
+    if wrong:
+        raise _WrongKeysError(wrong)
+    return Recipe.model_validate_json(_as_json(fields))
+
+
+def _faults(kind: type[BaseModel], fields: Mapping[str, Any]) -> list[Any]:
+    """What pydantic says of values that are none of a class."""
+    try:
+        kind.model_validate_json(_as_json(fields))
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _as_json(fields: Any) -> str:
+    return json.dumps(fields, default=_no_json)
 
 
 MOST_PROBLEMS = 100

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_ns.methods import Peft
-from lora_ns.objectives.classification import Classification
-from lora_ns.objectives.sft import Sft
+from lora_ns.objectives import AnyObjective
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.distributed import Distributed, OneProcess
 from lora_ns.recipe.evaluation import Evaluation
@@ -39,18 +38,11 @@ class Recipe(Table):
     """The run."""
     distributed: Distributed = OneProcess()
     """The processes that train together."""
-    sft: Sft = Sft()
-    """Fine-tuning a causal language model."""
-    classification: Classification = Classification()
-    """Fine-tuning a classifier of texts or words."""
+    objective: AnyObjective
+    """What is learned, in the table of the objective: `[sft]`, `[classification]`."""
     generation: Generation = Generation()
     """Writing text with the result."""
     evaluation: Evaluation = Evaluation()
     """Measuring the result."""
     tracking: Tracking = Tracking()
     """Reporting the run."""
-
-    @property
-    def max_seq_length(self) -> int:
-        """Longest row of this task, in tokens."""
-        return self.sft.max_seq_length if self.task_type == "CAUSAL_LM" else self.classification.max_seq_length

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_ns.recipe.explain import UNIONS, describe, table_class, tag_of
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.tables import kinds_of, top_level
 from lora_ns.table import Table
 
 
@@ -17,11 +18,13 @@ def reference() -> str:
     schema = Recipe.model_json_schema()
     parts = ["# Recipe reference", "", "Written from the recipe's own tables; a test holds it to them.", ""]
     parts += ["## Top level", "", *_rows({name: schema["properties"][name] for name in ("task_name", "task_type")})]
-    for name, info in Recipe.model_fields.items():
-        if name in UNIONS:
-            for method, model in UNIONS[name].items():
-                parts += ["", f'## `[{name}]` with `{tag_of(name)} = "{method}"`', *_table(model)]
-        elif isinstance(info.annotation, type) and issubclass(info.annotation, Table):
+    for name in top_level():
+        for kind in kinds_of(name):
+            parts += ["", f'## `[{name}]` with `task_type = "{kind.task_type}"`', *_table(kind)]
+        for method, model in UNIONS.get(name, {}).items():
+            parts += ["", f'## `[{name}]` with `{tag_of(name)} = "{method}"`', *_table(model)]
+        info = Recipe.model_fields.get(name)
+        if name not in UNIONS and info and isinstance(info.annotation, type) and issubclass(info.annotation, Table):
             parts += ["", f"## `[{name}]`", *_table(info.annotation)]
             parts += _lists_of_tables(name, info.annotation)
     return "\n".join(parts) + "\n"
@@ -38,7 +41,7 @@ def _table(model: type[Table]) -> Iterator[str]:
     yield ""
     yield str(schema.get("description", ""))
     yield ""
-    yield from _rows(schema["properties"])
+    yield from _rows({name: schema["properties"][name] for name in model.key_names()})
 
 
 def _rows(properties: dict[str, Any]) -> Iterator[str]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from string import Formatter
 from typing import Any
 
+from lora_ns.objectives import objective_of
 from lora_ns.recipe.explain import UNIONS, tag_of
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.tables import json_schema, kinds_of, top_level
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,17 @@ def write_recipe(
     lines = [
         "#:schema ./recipe.schema.json",
         "",
-        *_keys(Recipe, {"task_name": name, "task_type": tables.pop("task_type")}),
+        *_keys(Recipe, {"task_name": name, "task_type": tables["task_type"]}),
     ]
-    for table in (field for field in Recipe.model_fields if field in tables):
+    task_type = tables.pop("task_type")
+    for table in (name for name in top_level() if name in tables):
         values = tables[table]
-        model_class: Any = Recipe.model_fields[table].annotation
-        if table in UNIONS:
+        if kinds_of(table):
+            model_class: Any = objective_of(task_type, [table])
+        elif table in UNIONS:
             model_class = UNIONS[table][values[tag_of(table)]]
+        else:
+            model_class = Recipe.model_fields[table].annotation
         lines += ["", f"[{table}]", *_keys(model_class, values)]
     return "\n".join(lines) + "\n"
 
@@ -167,7 +173,7 @@ def write_folder(
     """
     files = {
         "recipe.toml": write_recipe(start, task_name, model, data, method),
-        "recipe.schema.json": json.dumps(Recipe.model_json_schema(), indent=2) + "\n",
+        "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         ".gitignore": "outputs/\n",
     }
     tables = _tables(start, model, data, method)
@@ -197,27 +203,11 @@ _EXAMPLES: Mapping[str, dict[str, Any]] = {"trainable-tokens": {"token_indices":
 """Keys of methods that have no default, with something to replace."""
 
 
-_QUESTIONS = ("What is 2 + 3?", "What is 4 + 1?", "What is 7 + 2?", "What is 6 + 3?")
-
-
-_ANSWERS = ("5", "5", "9", "9")
-
-
-def _rows(tables: Mapping[str, Any]) -> list[dict[str, str]]:
+def _rows(tables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Rows that the recipe can read: the columns that its templates name, or the plainest ones of its task."""
-    if tables["task_type"] == "SEQ_CLS":
-        return [
-            {"sentence1": f"{what} fell.", "sentence2": f"{other} fell.", "label": label}
-            for what, other, label in (
-                ("A plum", "The plum", "equivalent"),
-                ("A stone", "A leaf", "not_equivalent"),
-                ("The cup", "A cup", "equivalent"),
-                ("Rain", "A tree", "not_equivalent"),
-            )
-        ]
     dataset = tables["dataset"]
     asked, answered = (_columns(dataset.get(f"{side}_template", f"{{{side}}}"))[0] for side in ("prompt", "completion"))
-    return [{asked: question, answered: answer} for question, answer in zip(_QUESTIONS, _ANSWERS, strict=True)]
+    return objective_of(tables["task_type"], tables).starter_rows(asked, answered)
 
 
 def _columns(template: str) -> list[str]:
@@ -228,7 +218,7 @@ def _readme(task_name: str, tables: Mapping[str, Any], stub: str | None) -> str:
     run = tables["training"]["output_dir"]
     rows = f"`{stub}` has a few rows to show the columns: put your own in their place.\n\n" if stub else ""
     ask = f'lorans infer {run} --input "What is 2 + 3?"'
-    if tables["task_type"] == "SEQ_CLS":
+    if objective_of(tables["task_type"], tables).answers != "text":
         ask = f"lorans infer {run} --input-file rows.jsonl --output-file classes.jsonl"
     return f"""\
 # {task_name}

@@ -28,7 +28,7 @@ from lora_ns.files.reading import exists, is_file, is_folder, is_within, read_by
 from lora_ns.files.removal import remove
 from lora_ns.files.shortage import check_writable, is_gone, unwritable
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, _checksum
+from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, _checksum, as_written_now
 from lora_ns.run.replaced import Replaced
 
 
@@ -177,7 +177,7 @@ class RunDir:
             if version > MANIFEST_VERSION:
                 what = f"written by a newer lorans (manifest version {version}, this one reads {MANIFEST_VERSION})"
                 raise UsageError(Problem(str(self.manifest_file), what, "`pip install --upgrade lora-ns`"))
-            manifest = Manifest.model_validate_json(text)
+            manifest = Manifest.model_validate_json(json.dumps(as_written_now(table)))
             self._check_whole(table)
         except (ValueError, KeyError, TypeError, ValidationError, RecursionError) as error:
             first = str(error).splitlines()[0]

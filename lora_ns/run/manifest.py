@@ -13,8 +13,10 @@ from lora_ns import __version__
 from lora_ns.formats import ProblemType
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.tables import fields_of
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+"""In version 1, a recipe had the tables of all objectives."""
 
 
 Status = Literal["started", "running", "finished", "failed", "interrupted"]
@@ -167,6 +169,13 @@ class Manifest(BaseModel):
     error: str | None = None
     awaits_launcher: bool = False
     """Prepared by `launch-command`: what the run replaces stays aside until its first step, however long that takes."""
+
+
+def as_written_now(table: dict[str, Any]) -> dict[str, Any]:
+    """The values of a manifest of an earlier version as this one writes them."""
+    if table["version"] >= MANIFEST_VERSION:
+        return table
+    return {**table, "version": MANIFEST_VERSION, "recipe": fields_of(table["recipe"])}
 
 
 def _checksum(table: Mapping[str, Any]) -> str:

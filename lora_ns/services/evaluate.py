@@ -16,6 +16,7 @@ from lora_ns.data.rows import Row, for_each
 from lora_ns.data.targets import check_named
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import TextClassification, TokenClassification
+from lora_ns.objectives import TextObjective
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
@@ -55,9 +56,9 @@ def evaluate(
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
-    if manifest.recipe.task_type != "CAUSAL_LM":
+    if not manifest.recipe.objective.writes_text:
         return _labels(opened, rows, compute)
-    sequences, limit = _sequences(opened, rows), manifest.recipe.sft.max_seq_length
+    sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     asked = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
     losses, *answers = compute([_loss_task(sequences, limit), *asked])
@@ -103,12 +104,13 @@ def _metrics(opened: Opened, said: Sequence[dict[str, Any]], expected: Sequence[
 
 def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
     """What the loss of rows is measured on. Raises `DataError`."""
-    form, sft = format_of(opened.manifest), opened.manifest.recipe.sft
-    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, sft, opened.vocabulary())
-    rendered = for_each(rows, lambda row: renderer.examples(form.example(row.values)))  # type: ignore[arg-type]
+    form, objective = format_of(opened.manifest), opened.manifest.recipe.objective
+    assert isinstance(objective, TextObjective)
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, objective, opened.vocabulary())
+    rendered = for_each(rows, lambda row: objective.sequences(form.example(row.values), renderer))
     whole = [sequence for row in rendered for sequence in row]
-    if sft.on_overflow == "split" and form.name == "text":
-        return [piece for sequence in whole for piece in split_text(sequence, sft.max_seq_length)]
+    if objective.on_overflow == "split" and form.name == "text":
+        return [piece for sequence in whole for piece in split_text(sequence, objective.max_seq_length)]
     return whole
 
 

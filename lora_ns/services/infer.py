@@ -78,7 +78,7 @@ Answered = Callable[[int, Any], dict[str, Any]]
 def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple[Task, Answered]:
     """What the model is asked, and how a row is written with what it says. Raises `DataError`."""
     form, own = format_of(opened.manifest), _answer_column(opened.manifest)
-    if opened.manifest.recipe.task_type == "CAUSAL_LM":
+    if opened.manifest.recipe.objective.writes_text:
         return writing(prompts(opened, rows), generation), lambda place, answer: {
             **_given(rows[place], own),
             "output": answer["text"],
@@ -86,7 +86,7 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
             "prompt_tokens": answer["prompt_tokens"],
             "output_tokens": answer["output_tokens"],
         }
-    limit, size = opened.manifest.recipe.classification.max_seq_length, generation.batch_size
+    limit, size = opened.manifest.recipe.objective.max_seq_length, generation.batch_size
     if isinstance(form, TokenClassification):
         tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
         sentences = for_each(rows, lambda row: _words(tagger, form.prompt(row.values)))
@@ -121,14 +121,6 @@ def _tagged(
     kept = {("expected_tags" if name == "tags" else name): value for name, value in row.values.items()}
     given = {form.word_column: list(words), **kept}
     return {**given, "tags": tags, "entities": named}
-
-
-WRITTEN = {
-    "CAUSAL_LM": ("output", "finish_reason", "prompt_tokens", "output_tokens"),
-    "SEQ_CLS": ("output", "score", "scores"),
-    "TOKEN_CLS": ("entities",),
-}
-"""The columns that answers are written to."""
 
 
 def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
@@ -173,7 +165,7 @@ def _renamed(manifest: Manifest) -> dict[str, str]:
 
 def _written(manifest: Manifest) -> tuple[str, ...]:
     """The columns that are written; a score has neither a probability nor the scores of classes."""
-    return ("output",) if manifest.problem_type == "regression" else WRITTEN[manifest.recipe.task_type]
+    return ("output",) if manifest.problem_type == "regression" else manifest.recipe.objective.writes
 
 
 def _answer_column(manifest: Manifest) -> str | None:
@@ -191,9 +183,9 @@ def _given(row: Row, answer: str | None) -> Mapping[str, Any]:
 
 def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:
     """The tokens that the model is asked with, row by row. Raises `DataError`."""
-    form = format_of(opened.manifest)
-    manifest = opened.manifest
-    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, manifest.recipe.sft, opened.vocabulary())
+    form, manifest = format_of(opened.manifest), opened.manifest
+    rendering = manifest.recipe.objective.rendering
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, rendering, opened.vocabulary())
     room = opened.room()
 
     def prompt_of(row: Row) -> list[int]:

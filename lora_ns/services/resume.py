@@ -12,12 +12,14 @@ from lora_ns.launch.ranks import forget_strays
 from lora_ns.launch.torchrun import check_not_launched
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine, detect
+from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.parallel.nodes import check_meeting, resume_command
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.processes import count_processes
 from lora_ns.plan.settle import fit_to_base
 from lora_ns.recipe.distributed import AutoStrategy, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.tables import as_tables
 from lora_ns.run.checkpoints import put_aside
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest, differences
@@ -172,7 +174,7 @@ def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
 
 def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
     """A resumed run is the run that was started: whatever would train something else is refused."""
-    changed = differences(manifest.recipe.model_dump(mode="json"), loaded.recipe.model_dump(mode="json"))
+    changed = differences(as_tables(manifest.recipe), as_tables(loaded.recipe))
     problems = [
         Problem(
             loaded.where(key),
@@ -180,7 +182,7 @@ def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
             "put it back, or start a new run",
         )
         for key, (before, after) in changed.items()
-        if not key.startswith(MAY_CHANGE_ON_RESUME)
+        if not key.startswith(MAY_CHANGE_ON_RESUME) and key not in OBJECTIVE_TABLES
     ]
     if problems:
         raise UsageError(problems)

@@ -160,7 +160,7 @@ def _made(
         base=record_base(base),
         data=rows.record,
         chat_template_sha256=template_hash(tokenizer),
-        chat_template=str(tokenizer.chat_template) if loaded.recipe.sft.chat_template else None,
+        chat_template=str(tokenizer.chat_template) if loaded.recipe.objective.rendering.chat_template else None,
         stop_token_ids=renderer.stops,
         added_tokens=added_tokens(tokenizer, loaded.recipe.model),
         labels=rows.labels,

@@ -102,12 +102,13 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
 
 def _padding(prepared: Prepared, machine: Machine) -> Padding:
     recipe = prepared.loaded.recipe
+    limit = recipe.objective.max_seq_length
     lengths = [len(sequence.input_ids) for sequence in prepared.train.sequences]
-    facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, recipe.max_seq_length))
+    facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, limit))
     plan = make_plan(prepared.loaded, machine, prepared.base, facts)
-    packs = bool(lengths) and recipe.task_type == "CAUSAL_LM" and recipe.peft.capabilities.packing is True
-    rows = pack(as_dataset(prepared.train.sequences), recipe.max_seq_length) if packs else ()
-    return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * recipe.max_seq_length)
+    packs = bool(lengths) and "packing" in recipe.objective.key_names() and recipe.peft.capabilities.packing is True
+    rows = pack(as_dataset(prepared.train.sequences), limit) if packs else ()
+    return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * limit)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
     label = example.label if isinstance(example, Labelled) else None
     tags: tuple[tuple[str, str], ...] = ()
     if isinstance(example, Tagged):
-        encoder = WordEncoder(tokenizer, prepared.loaded.recipe.classification.max_seq_length)
+        encoder = WordEncoder(tokenizer, prepared.loaded.recipe.objective.max_seq_length)
         tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
     return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags)
 

@@ -48,14 +48,14 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "train_sampling_strategy": "group_by_length" if _groups_by_length(recipe) else "random",
         "length_column_name": "length",
         "dataloader_num_workers": training.dataloader_num_workers,
-        "neftune_noise_alpha": (recipe.sft.neftune_noise_alpha or None) if recipe.task_type == "CAUSAL_LM" else None,
+        "neftune_noise_alpha": recipe.objective.noise or None,
         "report_to": list(recipe.tracking.report_to) or "none",
         "project": recipe.tracking.project or "lorans",
         "run_name": recipe.tracking.run_name or recipe.task_name,
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
-        "prediction_loss_only": recipe.task_type == "CAUSAL_LM",
+        "prediction_loss_only": recipe.objective.writes_text,
         # Batches of a stream are of different lengths, and are put together here.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **_strategy(recipe, plan),
@@ -88,19 +88,10 @@ def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     }
 
 
-def sft_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
-    """Arguments of `trl.SFTConfig`: the rows come tokenised, masked, cut and packed, and are taken as they are."""
-    parts = recipe.distributed.row_parts
-    return {
-        **training_arguments(recipe, plan, checkpoints),
-        **({"pad_to_multiple_of": parts} if parts > 1 else {}),
-        "max_length": None,
-        "padding_free": recipe.sft.packing,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "loss_type": recipe.sft.loss_type,
-    }
+def trainer_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
+    """Arguments of the objective's `config_class`."""
+    return {**training_arguments(recipe, plan, checkpoints), **recipe.objective.arguments(recipe.distributed.row_parts)}
 
 
 def _groups_by_length(recipe: Recipe) -> bool:
-    packed = recipe.task_type == "CAUSAL_LM" and recipe.sft.packing
-    return recipe.training.group_by_length and not packed and not recipe.dataset.streaming
+    return recipe.training.group_by_length and not recipe.objective.packs and not recipe.dataset.streaming

@@ -27,6 +27,7 @@ from lora_ns.model.load import load_base
 from lora_ns.model.modules import expert_notes
 from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives.baselines import Baseline
+from lora_ns.objectives.label_loss import labels_that_count
 from lora_ns.parallel.context import divided_attention
 from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memory, is_one_of_several, leave, peak_memory
 from lora_ns.parallel.nodes import resume_command
@@ -41,7 +42,6 @@ from lora_ns.safety.credentials import scrubbed
 from lora_ns.training import starts
 from lora_ns.training.callbacks import make_callbacks
 from lora_ns.training.failures import _no_room_to_load, _no_room_to_start, _no_room_to_train, _telling_broken_rows
-from lora_ns.training.label_trainer import labels_that_count
 from lora_ns.training.learning import learning_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
@@ -226,8 +226,7 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
         else:
             method = with_rows(recipe.peft, manifest.added_tokens)
             model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
-    if recipe.task_type != "CAUSAL_LM":
-        check_head(model, base)
+    check_head(model, base, recipe.task_type)
     for note in expert_notes(model):
         observer.warn(note)
     return model
@@ -318,7 +317,7 @@ def _measured_baseline(
     run: RunDir, manifest: Manifest, prepared: _Prepared, metrics: Mapping[str, Any], observer: Observer
 ) -> dict[str, float]:
     """What a constant answer reaches on the evaluation rows; it is said if the model is no better."""
-    if manifest.recipe.task_type == "CAUSAL_LM":
+    if manifest.recipe.objective.writes_text:
         return {}
     kind, (train_rows, eval_rows) = baseline_kind(manifest), prepared.data
     baseline = Baseline.of(kind, manifest.labels, labels_that_count(train_rows))

@@ -125,7 +125,7 @@ def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokeniz
         make_renderer(
             tokenizer,
             manifest.stop_token_ids,
-            manifest.recipe.sft,
+            manifest.recipe.objective.rendering,
             vocabulary(base, tokenizer, manifest.added_tokens),
         ),
         manifest.labels,

@@ -104,8 +104,8 @@ def _random_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
     dropped = [name for name, value in settings.items() if "dropout" in name and value]
     if dropped:
         yield f"`{dropped[0]}` is {settings[dropped[0]]}{told}"
-    if recipe.sft.neftune_noise_alpha:
-        yield f"`neftune_noise_alpha` is {recipe.sft.neftune_noise_alpha:g}{told}"
+    if recipe.objective.noise:
+        yield f"`neftune_noise_alpha` is {recipe.objective.noise:g}{told}"
     if recipe.model.trust_remote_code:
         yield "what code of its own a base draws is not known"
     elif found := drawing(empty_base(base, recipe.task_type)):

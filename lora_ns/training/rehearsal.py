@@ -15,7 +15,7 @@ from lora_ns.errors import PlanError, Problem
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.training.arguments import sft_arguments, training_arguments
+from lora_ns.training.arguments import trainer_arguments, training_arguments
 
 
 def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None:
@@ -26,7 +26,6 @@ def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None
     """
     import torch
     import transformers
-    import trl
 
     # Who divides the work among processes is asked in them.
     recipe = loaded.recipe.model_copy(update={"distributed": OneProcess()})
@@ -48,10 +47,7 @@ def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None
         )
     with _telling(loaded, key):
         _rehearse(arguments)
-        if recipe.task_type == "CAUSAL_LM":
-            trl.SFTConfig(**sft_arguments(recipe, plan, checkpoints))
-        else:
-            transformers.TrainingArguments(**training_arguments(recipe, plan, checkpoints))
+        recipe.objective.config_class()(**trainer_arguments(recipe, plan, checkpoints))
 
 
 def _check_optimizer(loaded: LoadedRecipe, arguments: Any) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lora_ns.errors import PlanError, Problem
 from lora_ns.methods import AdaLora
+from lora_ns.objectives import Objective
 from lora_ns.parallel.sharding import divided_layers
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.training.arguments import sft_arguments, training_arguments
-from lora_ns.training.label_trainer import _classifier
-from lora_ns.training.text_trainer import _causal
-from lora_ns.training.wrapped import epoch_order, rank_allocation
+from lora_ns.training.arguments import trainer_arguments
+from lora_ns.training.eval_loss import counted
+from lora_ns.training.label_head import begin_at_mean
+from lora_ns.training.scored_positions import scoring_positions_in_the_loss
+from lora_ns.training.wrapped import epoch_order, rank_allocation, repeatable
 
 if TYPE_CHECKING:
     import datasets
@@ -34,11 +37,10 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
     shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
-    is_causal = recipe.task_type == "CAUSAL_LM"
-    arguments = (sft_arguments if is_causal else training_arguments)(recipe, plan, checkpoints)
+    arguments = trainer_arguments(recipe, plan, checkpoints)
     if arguments["fsdp"]:
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
-    trainer = _causal(arguments, shared) if is_causal else _classifier(arguments, shared, recipe, labels)
+    trainer = _of_objective(recipe.objective, arguments, shared, labels)
     trainer.row_parts = recipe.distributed.row_parts
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
@@ -46,4 +48,29 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     for callback in (*callbacks, epoch_order(), *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
         trainer.add_callback(callback)
+    return trainer
+
+
+def _of_objective(
+    objective: Objective, arguments: dict[str, Any], shared: dict[str, Any], labels: Sequence[str]
+) -> Any:
+    """The objective's trainer. Raises `PlanError` with what the library cannot train."""
+    model, kind = shared["model"], objective.trainer_class(counted)
+    if objective.next_token_loss:
+        kind = scoring_positions_in_the_loss(kind)
+    # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
+    trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
+    own = objective.trainer_kwargs(model, shared["processing_class"], labels)
+    try:
+        trainer = repeatable(kind)(args=objective.config_class()(**arguments), **shared, **own)
+    except ValueError as error:  # such as the embeddings of a base that ties them to its head
+        reason = str(error).strip().splitlines()[0]
+        what = f"peft.method: {objective.library} refuses it: {reason}"
+        raise PlanError(Problem("", what, "choose another method")) from error
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            parameter.data = trained[name]
+    objective.complete(trainer, labels, shared["train_dataset"])
+    if getattr(trainer, "problem_type", None) == "regression":
+        begin_at_mean(model, shared["train_dataset"])
     return trainer

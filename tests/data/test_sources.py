@@ -10,6 +10,7 @@ from lora_ns.data.sources import notes, read_sources
 from lora_ns.data.targets import find_labels
 from lora_ns.errors import DataError
 from lora_ns.formats import Conversation, PromptCompletion, RawText
+from lora_ns.objectives import Classification
 from lora_ns.recipe.load import load_recipe
 
 SHORT = "sft.max_seq_length=64"
@@ -258,9 +259,7 @@ def test_classes_are_found_in_all_sources(read, write):
 def load_recipe_of(sources):
     class Loaded:
         class recipe:  # noqa: N801 -- stands for an attribute
-            class classification:  # noqa: N801
-                labels = ()
-                class_weights = "none"
+            objective = Classification()
 
     return Loaded
 

@@ -19,6 +19,7 @@ from lora_ns.formats import (
     detect,
 )
 from lora_ns.formats.cells import parsed
+from lora_ns.objectives import objective_of
 from lora_ns.recipe.dataset import Dataset
 
 QA = Columns(prompt_template="Q: {q}\nA:", completion_template=" {a}")
@@ -29,7 +30,7 @@ PAIR = Columns(text_column="s", text_pair_column="t")
 
 
 def formed(columns, row, task="CAUSAL_LM"):
-    return detect(columns, list(row), row, task)[0]
+    return detect(columns, list(row), row, objective_of(task).examples)[0]
 
 
 def fault(call, *arguments):
@@ -220,7 +221,7 @@ def test_a_bare_text_is_refused_where_a_row_has_more(columns, row, task, told):
     ],
 )
 def test_the_columns_tell_the_format(columns, row, task, name, why):
-    form, reason = detect(columns, list(row), row, task)
+    form, reason = detect(columns, list(row), row, objective_of(task).examples)
     assert (form.name, reason) == (name, why)
     assert isinstance(form, FORMATS[name])
 
@@ -265,7 +266,7 @@ def test_the_columns_tell_the_format(columns, row, task, name, why):
     ],
 )
 def test_columns_that_fit_no_format_are_told(columns, row, task, told):
-    assert fault(detect, columns, list(row), row, task) == told
+    assert fault(detect, columns, list(row), row, objective_of(task).examples) == told
 
 
 # Columns within columns
@@ -275,7 +276,7 @@ SELF_INSTRUCT = {"instruction": "Add.", "instances": [{"input": "1, 2", "output"
 
 def test_a_column_may_be_a_path_into_another():
     columns = Columns(columns={"input": "instances.0.input", "output": "instances.0.output"})
-    form, why = detect(columns, list(SELF_INSTRUCT), SELF_INSTRUCT, "CAUSAL_LM")
+    form, why = detect(columns, list(SELF_INSTRUCT), SELF_INSTRUCT)
     assert (form.name, why) == ("alpaca", "columns `instruction`, `instances.0.input`, `instances.0.output`")
     asked = Message("user", "Add.\n\n1, 2")
     assert form.example(SELF_INSTRUCT) == Conversation((asked, Message("assistant", "3")))
@@ -303,7 +304,7 @@ def test_a_column_with_dots_in_its_name_is_itself():
 def test_a_path_into_no_column_is_told():
     told = "dataset.columns.output: `tasks.0` is not a column of the data (columns: instruction, instances)"
     columns = Columns(columns={"output": "tasks.0"})
-    assert fault(detect, columns, list(SELF_INSTRUCT), SELF_INSTRUCT, "CAUSAL_LM") == told
+    assert fault(detect, columns, list(SELF_INSTRUCT), SELF_INSTRUCT) == told
 
 
 # Trees of messages
@@ -327,7 +328,7 @@ TREE = tree(
 
 
 def test_a_tree_is_the_conversation_of_the_replies_that_are_ranked_best():
-    form, why = detect(Columns(), list(TREE), TREE, "CAUSAL_LM")
+    form, why = detect(Columns(), list(TREE), TREE)
     assert (form.name, why) == ("oasst", "column `prompt`")
     assert form.example(TREE) == Conversation(TURNS)
     assert form.prompt(TREE) == Conversation((*TURNS, Message("user", "and?")))
@@ -666,7 +667,7 @@ def test_a_conversation_of_sharegpt_calls_tools():
         Message("tool", '{"found": 3}'),
         Message("assistant", "Yes, three boxes."),
     )
-    form, why = detect(Columns(), list(row), row, "CAUSAL_LM")
+    form, why = detect(Columns(), list(row), row)
     assert (form.name, why) == ("sharegpt", "columns `conversations`, `system`, `tools`")
     assert form.example(row) == Conversation(turns, (WRAPPED,))
     assert form.prompt(row) == Conversation(turns[:4], (WRAPPED,))
@@ -815,7 +816,7 @@ HALVE = Message("user", "Halve it.\n\n8")
     ],
 )
 def test_columns_of_a_question_and_its_answer_are_turns(row, why, turns):
-    form, reason = detect(Columns(), list(row), row, "CAUSAL_LM")
+    form, reason = detect(Columns(), list(row), row)
     assert reason == why
     assert form.example(row) == Conversation(turns)
     assert form.prompt(row) == Conversation(turns[:-1])
@@ -868,7 +869,7 @@ def test_the_names_of_the_first_rows_hold_for_all():
 
 def test_a_text_is_learned_whole_and_goes_on_where_it_is_answered():
     row = {"text": "Once upon a time", "url": "a"}
-    form, why = detect(Columns(), list(row), row, "CAUSAL_LM")
+    form, why = detect(Columns(), list(row), row)
     assert (form.name, why) == ("text", "column `text`")
     assert form.example(row) == RawText("Once upon a time")
     assert form.prompt(row) == PromptCompletion("Once upon a time")
@@ -945,7 +946,7 @@ NAMED = {
 def test_columns_may_have_other_names(given, expected):
     columns, row = given
     name, reason, example, question = expected
-    form, why = detect(Columns(columns=columns), list(row), row, "CAUSAL_LM")
+    form, why = detect(Columns(columns=columns), list(row), row)
     assert (form.name, why, form.example(row), form.question("2+2")) == (name, reason, example, question)
     again = FORMATS[form.name](Columns(**asdict(form.columns)))
     assert again.example(row) == example
@@ -955,7 +956,7 @@ def test_columns_may_have_other_names(given, expected):
 
 def test_a_format_by_name_finds_the_other_names_too():
     row = {"question": "hi", "response": "yo"}
-    form, why = detect(Columns(format="question-answer"), list(row), row, "CAUSAL_LM")
+    form, why = detect(Columns(format="question-answer"), list(row), row)
     assert why == '`format = "question-answer"`'
     assert form.example(row) == Conversation(TURNS)
 
@@ -1010,7 +1011,7 @@ def test_a_fault_names_the_column_of_the_data():
     ],
 )
 def test_columns_by_names_that_do_not_fit_are_told(columns, row, told):
-    assert fault(detect, columns, list(row), row, "CAUSAL_LM") == told
+    assert fault(detect, columns, list(row), row) == told
 
 
 # Rows that could be more than one thing
@@ -1042,7 +1043,7 @@ def test_columns_by_names_that_do_not_fit_are_told(columns, row, told):
     ],
 )
 def test_rows_of_two_formats_are_told(row, told):
-    assert fault(detect, Columns(), list(row), row, "CAUSAL_LM") == told
+    assert fault(detect, Columns(), list(row), row) == told
 
 
 def test_a_format_by_name_settles_it():
@@ -1080,7 +1081,7 @@ def test_a_text_column_counts_where_nothing_else_does(sign):
     ],
 )
 def test_rows_of_preferences_are_refused(row, named):
-    told = fault(detect, Columns(), list(row), row, "CAUSAL_LM")
+    told = fault(detect, Columns(), list(row), row)
     assert told.startswith(f"columns {named}: these are preference rows, which this version does not train on (")
 
 
@@ -1230,7 +1231,7 @@ def test_rows_of_preferences_are_refused_by_any_names(pair):
 
 def test_a_column_that_is_ignored_is_seen_by_no_format():
     row = {"system": "no", "messages": CHAT, "question": "hi", "answer": "yo"}
-    form, why = detect(Columns(ignore_columns=["system", "messages"]), list(row), row, "CAUSAL_LM")
+    form, why = detect(Columns(ignore_columns=["system", "messages"]), list(row), row)
     assert (form.example(row), why) == (Conversation(TURNS), "columns `question`, `answer`")
     kept = FORMATS[form.name](Columns(**json.loads(json.dumps(asdict(form.columns)))))
     assert kept.example(row) == form.example(row)

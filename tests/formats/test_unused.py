@@ -8,6 +8,7 @@ import pytest
 from lora_ns.formats import FORMATS, Columns, Unused, detect, ends_answered, find_unasked, find_unused, names_of
 from lora_ns.formats.detection import PREFERENCES, SIGNS
 from lora_ns.formats.unused import METADATA
+from lora_ns.objectives import objective_of
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 QA = {"question": "hi", "answer": "yo"}
@@ -35,7 +36,7 @@ MEANT = sorted(
 
 def unused(rows, columns=Columns(), task="CAUSAL_LM"):  # noqa: B008 -- it is frozen
     rows = rows if isinstance(rows, list) else [rows]
-    form, _ = detect(columns, names_of(rows), rows[0], task)
+    form, _ = detect(columns, names_of(rows), rows[0], objective_of(task).examples)
     return find_unused(form, columns, rows)
 
 
@@ -62,7 +63,7 @@ def test_a_column_that_means_something_is_read_or_refused(name, column):
         return
     value = [["what", "so"]] if column == "history" else "something else"
     rows = [row, {**row, column: value}]
-    form, _ = detect(columns, names_of([row]), row, "CAUSAL_LM")
+    form, _ = detect(columns, names_of([row]), row)
     found = find_unused(form, Columns(), rows)
     if column in form.used(names_of(rows)) or column in METADATA:
         assert found == Unused(())
@@ -183,7 +184,7 @@ ANSWERS = {
 def test_what_a_question_does_not_depend_on_is_found_in_every_format(name):
     task, row = ROWS[name]
     columns = Columns(text_column="sentence") if name == "classification" else Columns()
-    form, _ = detect(columns, list(row), row, task)
+    form, _ = detect(columns, list(row), row, objective_of(task).examples)
     answers = ANSWERS.get(name, [])
     assert find_unasked(form, [row]) == answers
     assert find_unasked(form, [{**row, "id": 7, "empty": ""}, {**row, "body": "x"}]) == [*answers, "body"]

@@ -14,7 +14,7 @@ from lora_ns.formats import Conversation, Labelled, Message, PromptCompletion, R
 from lora_ns.model.files import ASSETS, BaseFacts, find_base
 from lora_ns.model.tokenizer import base_tokenizer
 from lora_ns.model.vocabulary import Vocabulary, embeddings, vocabulary
-from lora_ns.objectives.sft import Sft
+from lora_ns.objectives.rendering import Rendering
 from lora_ns.recipe.load import load_recipe
 
 ODD = "<odd>"
@@ -35,7 +35,7 @@ def known(tokenizer):
 
 @pytest.fixture(scope="module")
 def readers(tokenizer, known):
-    renderer = make_renderer(tokenizer, (tokenizer.eos_token_id,), Sft(), known)
+    renderer = make_renderer(tokenizer, (tokenizer.eos_token_id,), Rendering(), known)
     texts, words = TextEncoder(tokenizer, 99, known), WordEncoder(tokenizer, 99, known)
 
     def chat(text):

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from lora_ns.objectives.baselines import Baseline
+from lora_ns.objectives.label_loss import labels_that_count
 from lora_ns.objectives.metrics import multi_label_metrics
-from lora_ns.training.label_trainer import labels_that_count
 
 MULTI = "multi_label_classification"
 TABLE = {

@@ -3,6 +3,7 @@
 import pytest
 
 from lora_ns.methods.capabilities import LORA_RATE
+from lora_ns.objectives import objective_of
 from lora_ns.plan.rates import (
     FAR,
     LARGE_BATCH,
@@ -11,8 +12,6 @@ from lora_ns.plan.rates import (
     rate_note,
     scale_note,
     targets_note,
-    usual_rank,
-    usual_rate,
 )
 
 
@@ -28,20 +27,22 @@ from lora_ns.plan.rates import (
 )
 def test_the_usual_rate_is_the_published_one(task, width, published):
     lowest, highest = published
-    assert lowest <= usual_rate(LORA_RATE, task, width) <= highest
+    assert lowest <= objective_of(task).usual_rate(LORA_RATE, width) <= highest
 
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"])
 def test_wider_bases_take_lower_rates_and_none_is_out_of_reach(task):
-    rates = [usual_rate(LORA_RATE, task, width) for width in (64, 192, 384, 768, 1024, 2048, 4096, 8192, 65_536)]
+    rates = [
+        objective_of(task).usual_rate(LORA_RATE, width) for width in (64, 192, 384, 768, 1024, 2048, 4096, 8192, 65_536)
+    ]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1e-3
     assert rates[-1] == 5e-5
 
 
 def test_other_methods_and_unknown_bases_keep_the_typical_rate():
-    assert usual_rate(3e-2, "SEQ_CLS", 384) == 3e-2
-    assert usual_rate(LORA_RATE, "SEQ_CLS", None) == LORA_RATE
+    assert objective_of("SEQ_CLS").usual_rate(3e-2, 384) == 3e-2
+    assert objective_of("SEQ_CLS").usual_rate(LORA_RATE, None) == LORA_RATE
 
 
 @pytest.mark.parametrize(("times", "is_far"), [(1, False), (FAR, False), (1 / FAR, False), (5, True), (1 / 5, True)])
@@ -50,9 +51,9 @@ def test_a_rate_far_from_the_usual_one_gets_a_note(times, is_far):
 
 
 def test_large_steps_of_text_get_a_note():
-    assert batch_note("CAUSAL_LM", LARGE_BATCH) is None
-    assert batch_note("SEQ_CLS", 10 * LARGE_BATCH) is None
-    assert "65 rows" in (batch_note("CAUSAL_LM", LARGE_BATCH + 1) or "")
+    assert batch_note(objective_of("CAUSAL_LM")(), LARGE_BATCH) is None
+    assert batch_note(objective_of("SEQ_CLS")(), 10 * LARGE_BATCH) is None
+    assert "65 rows" in (batch_note(objective_of("CAUSAL_LM")(), LARGE_BATCH + 1) or "")
 
 
 @pytest.mark.parametrize(
@@ -66,19 +67,19 @@ def test_large_steps_of_text_get_a_note():
     ],
 )
 def test_the_attention_alone_gets_a_note_for_text(task, targets, is_told):
-    assert (targets_note(task, targets) is not None) == is_told
+    assert (targets_note(objective_of(task)(), targets) is not None) == is_told
 
 
 @pytest.mark.parametrize("width", [None, 0, 64, 384, 768, 4096])
 def test_the_usual_rank_is_the_published_one(width):
-    assert usual_rank("CAUSAL_LM", width) == 16
-    assert usual_rank("SEQ_CLS", width) == usual_rank("TOKEN_CLS", width) == 8
+    assert objective_of("CAUSAL_LM").rank_for(width) == 16
+    assert objective_of("SEQ_CLS").rank_for(width) == objective_of("TOKEN_CLS").rank_for(width) == 8
 
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"])
 def test_no_usual_rank_is_above_a_quarter_of_the_width(task):
     for width in range(4, 200):
-        rank = usual_rank(task, width)
+        rank = objective_of(task).rank_for(width)
         assert rank % 2 == 0
         assert rank == 2 or rank <= width // 4
         assert rank_note("peft.lora_r", rank, width) is None

@@ -156,7 +156,7 @@ def test_init_shows_rows_that_the_recipe_can_read_if_it_reads_a_file_beside_it(t
     for stub in stubs:
         rows = read_rows(tmp_path / stub)
         columns = Columns(**{key: getattr(recipe.dataset, key) for key in Columns.__dataclass_fields__})
-        form, _ = detect(columns, list(rows[0].values), rows[0].values, recipe.task_type)
+        form, _ = detect(columns, list(rows[0].values), rows[0].values, recipe.objective.examples)
         assert all(form.example(row.values) for row in rows)
         assert stub in files["README.md"]
     assert f"`{recipe.training.output_dir}`" in files["README.md"]

@@ -18,11 +18,20 @@ from lora_ns.files import shortage
 from lora_ns.files.disk import check_space, follow_umask, hash_folder, sha256_file, write_atomic
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
+from lora_ns.objectives import Classification, Sft, objective_of
 from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir, new_run_id
-from lora_ns.run.manifest import MANIFEST_VERSION, BaseRecord, DataRecord, Manifest, SourceRecord, differences
+from lora_ns.run.manifest import (
+    MANIFEST_VERSION,
+    BaseRecord,
+    DataRecord,
+    Manifest,
+    SourceRecord,
+    _checksum,
+    differences,
+)
 from lora_ns.services.outputs import check_answers, check_output
 from lora_ns.services.submit import status
 
@@ -811,3 +820,34 @@ def test_what_is_in_the_place_of_a_folder_is_named(run, name, kind):
     else:
         place.symlink_to("/nowhere")
     assert refusal(RunDir.open, run.path).startswith(f"{place}: is in the place of a folder of the run, and is none")
+
+
+# Manifests of earlier versions
+
+
+FIRST = {
+    "CAUSAL_LM": ("sft", {"packing": True, "max_seq_length": 77}),
+    "SEQ_CLS": ("classification", {"threshold": 0.7, "max_seq_length": 77}),
+    "TOKEN_CLS": ("classification", {"labels": ["O", "B"], "max_seq_length": 77}),
+}
+"""By task the table that a recipe had, and what a manifest of version 1 said in it."""
+
+
+@pytest.mark.parametrize("task", FIRST)
+def test_a_manifest_of_version_1_is_read_with_the_objective_of_its_task(run, task):
+    table = json.loads(run.manifest_file.read_text())
+    owner, said = FIRST[task]
+    every = {"sft": Sft().model_dump(mode="json"), "classification": Classification().model_dump(mode="json")}
+    for kind in every.values():
+        del kind["table"]
+    recipe = {**table["recipe"], "task_type": task, **every, owner: {**every[owner], **said}}
+    del recipe["objective"]
+    first = {**table, "version": 1, "recipe": recipe}
+    del first["checksum"]
+    run.manifest_file.write_text(json.dumps({**first, "checksum": _checksum(first)}))
+    found = run.read()
+    assert type(found.recipe.objective) is objective_of(task, [owner])
+    kept = found.recipe.objective.model_dump(mode="json")
+    assert {key: kept[key] for key in said} == said
+    assert run.update(status="finished").version == MANIFEST_VERSION
+    assert run.read().recipe == found.recipe

@@ -15,8 +15,8 @@ from lora_ns.data.prepared import preparation_key
 from lora_ns.data.rows import Row
 from lora_ns.errors import ModelError, RecipeError
 from lora_ns.model.files import find_base
+from lora_ns.objectives.text import PASSED_TO_TEMPLATES
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.rules.dataset import PASSED_TO_TEMPLATES
 from lora_ns.services.evaluate import evaluate
 from lora_ns.services.infer import prompts
 
@@ -50,8 +50,10 @@ def test_a_variable_of_the_template_is_the_same_everywhere(tmp_path, overrides):
     shown = CliRunner().invoke(app, ["validate", str(tmp_path / "recipe.toml"), "--show", "1", *arguments])
     assert ("[thought]«bcd" in shown.stdout) == bool(overrides)
     measured = evaluate(model, [Row("a", chat("a", "bcd"))], exact_match=False).metrics["loss"]
-    other = model.manifest.recipe.sft.model_copy(update={"chat_template_kwargs": {"enable_thinking": bool(overrides)}})
-    recipe = model.manifest.recipe.model_copy(update={"sft": other})
+    other = model.manifest.recipe.objective.model_copy(
+        update={"chat_template_kwargs": {"enable_thinking": bool(overrides)}}
+    )
+    recipe = model.manifest.recipe.model_copy(update={"objective": other})
     changed = replace(model, manifest=model.manifest.model_copy(update={"recipe": recipe}))
     assert evaluate(changed, [Row("a", chat("a", "bcd"))], exact_match=False).metrics["loss"] != measured
 

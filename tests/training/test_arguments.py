@@ -11,7 +11,7 @@ from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.upstream import SET_BY_PLAN, dataclass_fields, peft_config_fields, training_argument_fields
-from lora_ns.training.arguments import sft_arguments, training_arguments
+from lora_ns.training.arguments import trainer_arguments, training_arguments
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
 MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
@@ -89,7 +89,7 @@ def test_every_argument_is_a_field_of_the_installed_version():
 def test_every_argument_of_supervised_fine_tuning_is_a_field_of_the_installed_version(write_recipe):
     own = dataclass_fields("trl", "trainer/sft_config.py", "SFTConfig")
     known = own | dataclass_fields("trl", "trainer/base_config.py", "_BaseConfig") | training_argument_fields()
-    assert arguments(write_recipe(), build=sft_arguments).keys() - known == set()
+    assert arguments(write_recipe(), build=trainer_arguments).keys() - known == set()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_without_evaluation_rows_nothing_is_evaluated(write_recipe):
     ],
 )
 def test_the_rows_of_supervised_fine_tuning_are_taken_as_they_are(write_recipe, overrides, expected):
-    made = arguments(write_recipe(), *overrides, build=sft_arguments)
+    made = arguments(write_recipe(), *overrides, build=trainer_arguments)
     assert made["dataset_kwargs"] == {"skip_prepare_dataset": True}
     assert {key: made[key] for key in expected} == expected
 

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig, RobertaConfig
 
-from lora_ns.training.label_trainer import begin_at_mean
+from lora_ns.training.label_head import begin_at_mean
 
 SIZES = {
     "hidden_size": 16,

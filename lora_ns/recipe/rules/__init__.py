@@ -26,7 +26,6 @@ from lora_ns.recipe.rules.dataset import (
     slices_are_parts,
     stratified_rows_are_set_aside,
     system_turn_needs_chat_form,
-    template_kwargs_are_the_templates_own,
     templates_are_well_formed,
     templates_come_together,
     templates_fit_the_format,
@@ -59,11 +58,9 @@ from lora_ns.recipe.rules.method import (
 from lora_ns.recipe.rules.model import remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
     format_fits_the_task,
-    labels_fit_the_problem,
     method_fits_the_task,
     packing_keeps_documents_apart,
     tables_fit_the_task,
-    weights_fit_the_labels,
 )
 from lora_ns.recipe.rules.training import (
     checkpointing_works,
@@ -107,14 +104,11 @@ RULES: tuple[Rule, ...] = (
     system_turn_needs_chat_form,
     templates_fit_the_format,
     columns_are_read,
-    template_kwargs_are_the_templates_own,
     sampling_keys_need_it,
     tables_fit_the_task,
     format_fits_the_task,
     pair_needs_its_first_text,
     method_fits_the_task,
-    labels_fit_the_problem,
-    weights_fit_the_labels,
     packing_keeps_documents_apart,
     checkpointing_works,
     remote_code_is_pinned,
@@ -150,3 +144,4 @@ def findings(recipe: Recipe) -> Iterator[Finding]:
         finding = rule(recipe)
         if finding:
             yield finding
+    yield from recipe.objective.conflicts()

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.table import Conflict
 
+Finding = Conflict
 
-@dataclass(frozen=True)
-class Finding:
-    """A rule that is broken: the keys that clash (the last is the one to point at), what is wrong, what to write."""
-
-    keys: tuple[str, ...]
-    what: str
-    remedy: str
-
-
-Rule = Callable[[Recipe], Finding | None]
+Rule = Callable[[Recipe], Conflict | None]

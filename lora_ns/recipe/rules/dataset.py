@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from lora_ns.errors import close_to
 from lora_ns.formats import FORMATS
-from lora_ns.formats.detection import FORMAT_OF_TASK
+from lora_ns.formats.detection import makes_one_of
 from lora_ns.methods import Lora
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
@@ -139,8 +139,6 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
     """What needs all rows at once, or one process only, has no stream."""
     if not recipe.dataset.streaming:
         return None
-    table = recipe.classification
-    has_classes = recipe.task_type != "CAUSAL_LM" and table.problem_type != "regression"
     refused = (
         ("dataset.sources", bool(recipe.dataset.sources), "sources are mixed once all are read", "name one by `path`"),
         (
@@ -149,7 +147,7 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
             "no share of a stream is known",
             "give `eval_path`",
         ),
-        ("sft.packing", recipe.sft.packing, "rows are packed once all are read", "write `packing = false`"),
+        *((key, True, what, remedy) for key, what, remedy in recipe.objective.lost_in_a_stream()),
         (
             "peft.init_lora_weights",
             isinstance(recipe.peft, Lora) and recipe.peft.reads_rows,
@@ -167,18 +165,6 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
             recipe.training.dataloader_num_workers > 0,
             "each of these processes would read the whole stream",
             "write 0",
-        ),
-        (
-            "classification.labels",
-            has_classes and not table.labels,
-            "the classes of a stream are not known before it is read",
-            "name them here" + (', or write `problem_type = "regression"`' if recipe.task_type == "SEQ_CLS" else ""),
-        ),
-        (
-            "classification.class_weights",
-            has_classes and table.class_weights == "balanced",
-            "how many rows of a stream each class has is not known before it is read",
-            "write a weight for each",
         ),
     )
     for key, is_broken, what, remedy in refused:
@@ -317,15 +303,14 @@ def templates_fit_the_format(recipe: Recipe) -> Finding | None:
 
 def columns_are_read(recipe: Recipe) -> Finding | None:
     """Columns are given names that a format looks for."""
-    own = FORMAT_OF_TASK.get(recipe.task_type)
+    own = {name: kind for name, kind in FORMATS.items() if makes_one_of(kind, recipe.objective.examples)}
     for data, key_of in _each_form(recipe):
-        if recipe.task_type == "SEQ_CLS" or (data.format in FORMAT_OF_TASK.values() and data.format != own):
+        if "dataset.columns" in recipe.objective.inert or data.format not in {"auto", *own}:
             return None  # the rules about the task say it
         if data.columns and data.prompt_template is not None:
             what = "`columns` has no effect beside templates, which name the data's own columns"
             return Finding((key_of("prompt_template"), key_of("columns")), what, "remove it")
-        fitting = [own] if own else [name for name in FORMATS if name not in FORMAT_OF_TASK.values()]
-        kinds = [FORMATS[name] for name in fitting if data.format in {"auto", name}]
+        kinds = [kind for name, kind in own.items() if data.format in {"auto", name}]
         known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
         for key in data.columns:
             if key not in known:
@@ -333,26 +318,6 @@ def columns_are_read(recipe: Recipe) -> Finding | None:
                 hint = f"did you mean `{close[0]}`? " if close else ""
                 what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
                 return Finding((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
-    return None
-
-
-PASSED_TO_TEMPLATES = frozenset(
-    {
-        *("messages", "conversation", "tools", "documents", "add_generation_prompt", "continue_final_message"),
-        *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
-        *("return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"),
-        *("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"),
-    }
-)
-"""What a template gets from the rows, the tokenizer or the renderer."""
-
-
-def template_kwargs_are_the_templates_own(recipe: Recipe) -> Finding | None:
-    """What the rows and the tokenizer give to a chat template is not given twice."""
-    for key in recipe.sft.chat_template_kwargs:
-        if key in PASSED_TO_TEMPLATES:
-            what = f"`{key}` is given to the chat template by the rows or the tokenizer"
-            return Finding((f"sft.chat_template_kwargs.{key}",), what, "remove it")
     return None
 
 

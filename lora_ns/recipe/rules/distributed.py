@@ -111,12 +111,12 @@ def rows_can_be_divided(recipe: Recipe) -> Finding | None:
     if parts == 1:
         return None
     extra = recipe.training.extra
-    sft, model, lora = recipe.sft, recipe.model, method if isinstance(method, Lora) else None
+    objective, model, lora = recipe.objective, recipe.model, method if isinstance(method, Lora) else None
     rows = (
-        ("task_type", recipe.task_type != "CAUSAL_LM", "only rows of `CAUSAL_LM` are", 'write "CAUSAL_LM"'),
+        ("task_type", not objective.divides_rows, "only rows of `CAUSAL_LM` are", 'write "CAUSAL_LM"'),
         ("distributed.num_nodes", recipe.distributed.nodes > 1, "only among processes of one machine", "write 1"),
-        ("sft.packing", sft.packing, "a packed row is kept apart by a mask", "write false"),
-        ("sft.neftune_noise_alpha", sft.neftune_noise_alpha > 0, "noise is scaled by whole rows", "write 0"),
+        (objective.key("packing"), objective.packs, "a packed row is kept apart by a mask", "write false"),
+        (objective.key("neftune_noise_alpha"), objective.noise > 0, "noise is scaled by whole rows", "write 0"),
         ("dataset.streaming", recipe.dataset.streaming, "not those of a stream", "write false"),
         ("peft.method", lora is None, f"only with LoRA, not {method_name(method)}", 'write "lora"'),
         ("peft.init_lora_weights", lora is not None and lora.starts_later, _STARTS_ON_ROWS, 'write "default"'),

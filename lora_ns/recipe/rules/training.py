@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lora_ns.errors import close_to
+from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.conflict import Finding
-from lora_ns.recipe.rules.objective import _INERT_FOR_TASK
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.recipe.upstream import (
     NEEDS,
@@ -203,10 +203,17 @@ def _meant(recipe: Recipe, table: str, key: str, fields: frozenset[str]) -> str:
 def _own_keys(recipe: Recipe, table: str) -> dict[str, str]:
     """The dotted keys that this recipe could have, by their last names; those of one table come first."""
     tags = {union: {tag_of(union): getattr(getattr(recipe, union), tag_of(union))} for union in UNIONS}
-    inert = (*_INERT_FOR_TASK[recipe.task_type], "extra")
-    keys = [key for key in known_keys(tags) if "." in key and {key, *key.split(".")}.isdisjoint(inert)]
+    inert = (*recipe.objective.inert, "extra")
+    known = known_keys({**tags, "task_type": recipe.task_type})
+    keys = [key for key in known if "." in key and {key, *key.split(".")}.isdisjoint(inert) and _is_own(recipe, key)]
     keys.sort(key=lambda key: not key.startswith(f"{table}."))
     return {key.partition(".")[2]: key for key in reversed(keys)}
+
+
+def _is_own(recipe: Recipe, key: str) -> bool:
+    """Whether a key is of no other objective."""
+    table, _, name = key.partition(".")
+    return table not in OBJECTIVE_TABLES or (table == recipe.objective.toml and name in recipe.objective.key_names())
 
 
 def _is_refused(recipe: Recipe, table: str, key: str, name: str) -> bool:

@@ -1,0 +1,122 @@
+"""Between the tables of a recipe's TOML and the fields of `Recipe`, whose `objective` is one of several tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lora_ns.objectives import OBJECTIVE_TABLES, OBJECTIVES, Objective, objective_of
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.table import Conflict
+
+_FIELD, _TAG = "objective", "table"
+
+
+def top_level() -> list[str]:
+    """Names of the keys and tables at the top of a recipe, in their order."""
+    return [name for field in Recipe.model_fields for name in (OBJECTIVE_TABLES if field == _FIELD else (field,))]
+
+
+def kinds_of(name: str) -> list[type[Objective]]:
+    """The objectives whose keys are in a TOML table; none for other tables."""
+    return [kind for kind in OBJECTIVES.values() if kind.toml == name]
+
+
+def chosen_objective(tables: Mapping[str, Any]) -> type[Objective]:
+    """The objective that the tables of a recipe, right or wrong, are read as."""
+    return objective_of(tables.get("task_type"), tables)
+
+
+def fields_of(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Recipe` that TOML tables stand for; what has no effect with their objective is left out."""
+    kind = chosen_objective(tables)
+    own = tables.get(kind.toml, {})
+    if isinstance(own, Mapping):
+        strays = {key for key, _ in _strays(tables, kind)}
+        own = _tagged({name: value for name, value in own.items() if kind.key(name) not in strays}, kind)
+    rest = {name: value for name, value in tables.items() if name not in (*OBJECTIVE_TABLES, _FIELD)}
+    return {**rest, _FIELD: own}
+
+
+def _tagged(own: Mapping[str, Any], kind: type[Objective]) -> dict[str, Any]:
+    return {**own, _TAG: next(tag for tag, other in OBJECTIVES.items() if other is kind)}
+
+
+def location_of(tables: Mapping[str, Any], location: Sequence[int | str]) -> Sequence[int | str]:
+    """Where in the TOML tables an error of pydantic's in the fields is."""
+    return (chosen_objective(tables).toml, *location[2:]) if location[0] == _FIELD else location
+
+
+def unknown_to_toml(tables: Mapping[str, Any]) -> Iterator[list[int | str]]:
+    """Keys that `Recipe` has and recipes have not."""
+    if _FIELD in tables:
+        yield [_FIELD]
+    for name in OBJECTIVE_TABLES:
+        if isinstance(tables.get(name), Mapping) and _TAG in tables[name]:
+            yield [name, _TAG]
+
+
+def other_objectives(tables: Mapping[str, Any]) -> Iterator[tuple[str, type[Objective], Any]]:
+    """The tables of other objectives than the one of the task, each with its class: their keys are looked at, too."""
+    chosen = chosen_objective(tables)
+    for name in OBJECTIVE_TABLES:
+        if name in tables and name != chosen.toml:
+            own = tables[name]
+            yield name, kinds_of(name)[0], _tagged(own, kinds_of(name)[0]) if isinstance(own, Mapping) else own
+
+
+def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Tables and keys of other objectives than the one of the task."""
+    kind = chosen_objective(tables)
+    for key, other in _strays(tables, kind):
+        shown = f"`{key}`" if "." in key else f"`[{key}]`"
+        beside = f"`[{kind.toml}]`" if other.task_type == kind.task_type else f'`task_type = "{kind.task_type}"`'
+        yield Conflict(("task_type", key), f"{shown} has no effect with {beside}", "remove it")
+
+
+def _strays(tables: Mapping[str, Any], kind: type[Objective]) -> Iterator[tuple[str, type[Objective]]]:
+    """Dotted keys that other objectives read, each with one of these."""
+    for other in OBJECTIVES.values():
+        own = tables.get(other.toml)
+        if other.toml != kind.toml:
+            if other.toml in tables:
+                yield other.toml, other
+        elif isinstance(own, Mapping):
+            yield from (
+                (kind.key(name), other) for name in own if name in other.key_names() and name not in kind.key_names()
+            )
+
+
+def as_tables(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as the values of its TOML tables."""
+    fields = recipe.model_dump(mode="json")
+    objective = fields.pop(_FIELD)
+    return {**fields, recipe.objective.toml: {name: value for name, value in objective.items() if name != _TAG}}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe's TOML."""
+    schema = Recipe.model_json_schema()
+    kinds = {kind.__name__: kind for kind in OBJECTIVES.values()}
+    for name, definition in schema["$defs"].items():
+        if name in kinds:
+            del definition["properties"][_TAG]
+    entries = {
+        table: {**_one_of([kind.__name__ for kind in kinds_of(table)]), "description": told(table)}
+        for table in OBJECTIVE_TABLES
+    }
+    properties: dict[str, Any] = {}
+    for name, entry in schema["properties"].items():
+        properties |= entries if name == _FIELD else {name: entry}
+    required = [name for name in schema["required"] if name != _FIELD]
+    return {**schema, "properties": properties, "required": required}
+
+
+def told(table: str) -> str:
+    """What the table of an objective is for, from the docstring of its first class."""
+    return (kinds_of(table)[0].__doc__ or "").partition("\n")[0]
+
+
+def _one_of(names: Sequence[str]) -> dict[str, Any]:
+    found = [{"$ref": f"#/$defs/{name}"} for name in names]
+    return found[0] if len(found) == 1 else {"anyOf": found}
