@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -155,3 +155,20 @@ Column = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _withou
 
 Extra = Annotated[dict[str, Any], AfterValidator(_names_alone)]
 """Further arguments of a library."""
+
+
+@final
+@dataclass(frozen=True)
+class Refusal:
+    """A row of a table of what something does not go with."""
+
+    key: str
+    """The dotted key that it does not go with."""
+    applies: bool
+    what: str
+    remedy: str = ""
+
+
+def first_of(*rows: Refusal) -> Refusal | None:
+    """The first row of a table that applies: one reason is enough, and the others may follow from it."""
+    return next((row for row in rows if row.applies), None)

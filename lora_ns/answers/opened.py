@@ -20,8 +20,6 @@ from lora_ns.model.adapter import (
     add_adapter,
     check_names_saved,
     load_adapter,
-    plainly_started,
-    with_rows,
 )
 from lora_ns.model.files import PACKAGED, TOKENIZER_FILES, Base, find_base
 from lora_ns.model.load import Loading, empty_base, load_base, make_room, max_positions, positions
@@ -168,7 +166,7 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
             names,
             add_adapter(
                 empty,
-                with_rows(plainly_started(recipe.peft), manifest.added_tokens),
+                recipe.peft.plainly_started().with_rows(manifest.added_tokens),
                 recipe.task_type,
                 base,
                 steps,
@@ -290,4 +288,4 @@ def make_writer(manifest: Manifest, model: PeftModel | PreTrainedModel, tokenize
 
 def room_for_text(manifest: Manifest, found: int | None) -> int | None:
     """Positions for prompt and answer, of all that the model has: virtual tokens take theirs."""
-    return None if found is None else found - getattr(manifest.recipe.peft, "num_virtual_tokens", 0)
+    return None if found is None else found - manifest.recipe.peft.virtual_length

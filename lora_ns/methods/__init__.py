@@ -1,7 +1,8 @@
 """`[peft]`: one class per method, and that class is all there is to add for a new one.
 
-A class holds the method's keys with their bounds, what it can be combined with, and the pure translation into the
-arguments of its PEFT configuration. The union at the end is the registry.
+A class holds the method's keys with their bounds, what it can be combined with, the pure translation into the arguments
+of its PEFT configuration, and its answers to what the rest of lorans asks of a method (see `base.py`). The union at the
+end is the registry.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lora_ns.methods.base import Divisor, PeftMethod, TargetedMethod
-from lora_ns.methods.lora import AdaLora, Lora
+from lora_ns.methods.adalora import AdaLora
+from lora_ns.methods.base import PeftMethod
+from lora_ns.methods.lora import Lora
 from lora_ns.methods.low_rank import Deft, DeLora, Glora, GraLora, HiRa, Lily, LoHa, LoKr, Miss, Osf, Peanut
 from lora_ns.methods.orthogonal import Boft, Hra, Oft, Psoft, Road
 from lora_ns.methods.parts import Beft, Ia3, LnTuning, Shira, SuperTuning, TrainableTokens
@@ -64,9 +66,7 @@ Peft = Annotated[
 ]
 
 
-METHODS: dict[str, type[PeftMethod]] = {
-    get_args(method.model_fields["method"].annotation)[0]: method for method in get_args(get_args(Peft)[0])
-}
+METHODS: dict[str, type[PeftMethod]] = {method.tag(): method for method in get_args(get_args(Peft)[0])}
 """Method name to class, in the order of the union."""
 
 
@@ -87,26 +87,4 @@ REFUSED_STARTS: Mapping[str, str] = {
 """Starts of LoRA that PEFT has and a recipe cannot name, with the reason and the nearest one that works."""
 
 
-def method_name(method: PeftMethod) -> str:
-    """The name that the recipe calls a method by."""
-    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
-
-
-__all__ = [
-    "METHODS",
-    "REFUSED",
-    "REFUSED_STARTS",
-    "AdaLora",
-    "Cartridge",
-    "Divisor",
-    "Ia3",
-    "LnTuning",
-    "Lora",
-    "Peft",
-    "PeftMethod",
-    "PrefixTuning",
-    "PromptTuning",
-    "TargetedMethod",
-    "TrainableTokens",
-    "method_name",
-]
+__all__ = ["METHODS", "REFUSED", "REFUSED_STARTS", "Peft", "PeftMethod"]

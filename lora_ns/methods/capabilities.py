@@ -36,6 +36,8 @@ class Capabilities:
     """Peak learning rate for text on a base of 7 billion parameters; `usual_rate` fits LoRA's to task and base."""
     classifier: bool | str = True
     """Whether it trains a classifier with its head."""
+    few_bits: bool | str = True
+    """Whether it trains over a base in 4 or 8 bits at all."""
     nf4: bool | str = True
     """Whether it trains over a base in 4 bits."""
     int8: bool | str = True
@@ -68,12 +70,17 @@ class Capabilities:
     """What PEFT's own benchmark gave: accuracy on GSM8K after MetaMathQA, Llama-3.2-3B, one run each."""
     virtual_tokens: bool = False
     """Whether the method puts tokens of its own before every row."""
+    key_value_cache: bool = False
+    """Whether these are a cache of keys and values rather than inputs."""
+    divided_rows: bool = False
+    """Whether it trains where several processes share each row."""
 
     def __post_init__(self) -> None:
-        """What several processes cannot train, they cannot train with divided weights."""
-        if self.ddp is not True:
-            object.__setattr__(self, "zero3", self.ddp)
-            object.__setattr__(self, "fsdp", self.ddp)
+        """What does not work at all, works in none of its kinds: several processes, and a base in few bits."""
+        for whole, kinds in (("ddp", ("zero3", "fsdp")), ("few_bits", ("nf4", "int8", "torchao"))):
+            if (reason := getattr(self, whole)) is not True:
+                for kind in kinds:
+                    object.__setattr__(self, kind, reason)
 
     def trains(self, task_type: str) -> bool | str:
         """Whether it trains a model of a task, by PEFT's name; a string is the reason why not."""

@@ -1,14 +1,41 @@
-"""LoRA, and the methods that divide its rank."""
+"""LoRA, its forms, initialisations and optimizers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.methods.base import LayeredMethod, ModuleNames
-from lora_ns.methods.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
-from lora_ns.table import Fraction, NonNegativeFloat, NonNegativeInt, Pattern, PositiveFloat, PositiveInt
+from lora_ns.errors import PlanError, Problem
+from lora_ns.methods.base import (
+    Factors,
+    InputDropout,
+    LayeredMethod,
+    ModuleNames,
+    Names,
+    OwnRule,
+    Rest,
+    Shapes,
+    Start,
+    StartMemory,
+    TokenRows,
+)
+from lora_ns.methods.capabilities import Capabilities
+from lora_ns.table import (
+    Conflict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Pattern,
+    PositiveFloat,
+    PositiveInt,
+    Refusal,
+    first_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
 """Starts that look at the training rows."""
@@ -16,6 +43,132 @@ READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
 
 MOVE_BASE = frozenset({"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"})
 """Starts that take off the base weights what the factors begin with."""
+
+
+DECOMPOSE_AT_ONCE = frozenset({"mica", "orthogonal"})
+"""Starts that PEFT computes when it puts the adapter onto the base."""
+
+
+def dora_works_on_the_base(method: Lora, rest: Rest) -> Conflict | None:
+    """DoRA computes with the base weights, which PEFT unpacks for some layers only."""
+    if not (method.use_dora and rest.capability == "gptq"):
+        return None
+    what = f"DoRA needs the norms of the base weights, which PEFT does not unpack from {rest.quantization}"
+    return Conflict(("quantization.method", "peft.use_dora"), what, "remove `use_dora`, or take another base")
+
+
+def start_works_on_the_base(method: Lora, rest: Rest) -> Conflict | None:
+    """Starts that decompose the base weights need weights that are not packed into 4 or 8 bits."""
+    start, bits = method.init_lora_weights, rest.bits
+    row = first_of(
+        Refusal(
+            "peft.init_lora_weights",
+            start == "olora",
+            f'what "olora" leaves of a base in {bits} bits does not fit into them: the adapter would not reload',
+        ),
+        Refusal(
+            "peft.init_lora_weights",
+            method.moves_base or start in DECOMPOSE_AT_ONCE,
+            f'"{start}" cannot decompose a base in {bits} bits',
+        ),
+    )
+    if not bits or not row:
+        return None
+    return Conflict(("quantization.method", row.key), row.what, 'write "default" or "eva", or remove `[quantization]`')
+
+
+_START_OF_KEY = {
+    "init_samples": READ_ROWS,
+    "eva_rho": frozenset({"eva"}),
+    "corda_method": frozenset({"corda"}),
+}
+"""Starts that read a key."""
+
+
+def start_keys_are_read(method: Lora, rest: Rest) -> Conflict | None:
+    """The details of a start need the start."""
+    for key, starts in _START_OF_KEY.items():
+        if key in method.model_fields_set and method.init_lora_weights not in starts:
+            named = " or ".join(f'"{start}"' for start in sorted(starts))
+            what = f"`{key}` has no effect without `init_lora_weights` = {named}"
+            return Conflict((f"peft.{key}",), what, "remove it")
+    return None
+
+
+def start_fits_the_adapter(method: Lora, rest: Rest) -> Conflict | None:
+    """What a start does not combine with."""
+    start, is_eva = method.init_lora_weights, method.init_lora_weights == "eva"
+    rows = '"eva" does not start embeddings, which `{}` adapts'
+    odd = next((rank for rank in (method.lora_r, *method.rank_pattern.values()) if rank % 2), 0)
+    row = first_of(
+        Refusal(
+            "peft.target_parameters",
+            bool(method.target_parameters) and (method.starts_later or start in DECOMPOSE_AT_ONCE),
+            f'"{start}" starts layers, and `target_parameters` are none',
+            'write "default"',
+        ),
+        Refusal(
+            "model.add_tokens",
+            is_eva and rest.adds_tokens,
+            rows.format("add_tokens"),
+            'write "lora_ga" or "pissa"',
+        ),
+        Refusal(
+            "peft.trainable_token_indices",
+            is_eva and bool(method.trainable_token_indices),
+            rows.format("trainable_token_indices"),
+            'write "lora_ga" or "pissa"',
+        ),
+        Refusal(
+            "peft.use_dora",
+            method.use_dora and start == "mica",
+            'PEFT has no DoRA of "mica"',
+            'write "default"',
+        ),
+        Refusal(
+            "peft.lora_r",
+            bool(odd) and start == "orthogonal",
+            f'"orthogonal" needs even ranks, and one is {odd}',
+            "write even ranks",
+        ),
+    )
+    return row and Conflict((row.key, "peft.init_lora_weights"), row.what, row.remedy)
+
+
+def one_factor_alone_is_trained(method: Lora, rest: Rest) -> Conflict | None:
+    """LoRA-FA is an optimizer of its own, and of the two factors alone."""
+    beside = {
+        "peft.loraplus_lr_ratio": method.loraplus_lr_ratio is not None,
+        "peft.use_dora": method.use_dora,
+        "peft.target_parameters": bool(method.target_parameters),
+        "peft.trainable_token_indices": bool(method.trainable_token_indices),
+        "model.add_tokens": rest.adds_tokens,
+        "training.optim": rest.names_optimizer,
+    }
+    key = next((key for key, is_given in beside.items() if is_given), None)
+    return _not_together("peft.use_lora_fa", key) if method.use_lora_fa and key else None
+
+
+def kasa_cuts_the_base_alone(method: Lora, rest: Rest) -> Conflict | None:
+    """KaSA is a form of the adapter and of the base below it, and PEFT combines it with few others."""
+    start, kasa = method.init_lora_weights, "peft.use_kasa"
+    if not method.use_kasa:
+        inert = next((key for key in ("kasa_beta", "kasa_gamma") if key in method.model_fields_set), None)
+        what = f"`{inert}` has no effect without `use_kasa = true`"
+        return Conflict((f"peft.{inert}",), what, "add it, or remove this key") if inert else None
+    if rest.bits:
+        what = f"over a base in {rest.bits} bits PEFT trains a plain LoRA in the place of KaSA"
+        return Conflict(("quantization.method", kasa), what, "remove it, or `[quantization]`")
+    if start not in {"default", "gaussian"}:
+        what = f'"{start}" starts from the whole base weights, and `use_kasa` cuts them'
+        return Conflict((kasa, "peft.init_lora_weights"), what, 'write "default" or "gaussian"')
+    key = next((key for key in ("use_dora", "use_lora_fa", "target_parameters") if getattr(method, key)), None)
+    return _not_together(kasa, f"peft.{key}") if key else None
+
+
+def _not_together(first: str, second: str) -> Conflict:
+    names = (key.rpartition(".")[2] for key in (first, second))
+    return Conflict((first, second), "`{}` and `{}` do not go together".format(*names), "remove one of them")
 
 
 class Lora(LayeredMethod):
@@ -29,12 +182,30 @@ class Lora(LayeredMethod):
         convertible=True,
         vllm=True,
         gptq=True,
+        divided_rows=True,
         benchmark="rank 32: 0.478 in 16 min and 20.8 GB; rank 64 with `use_rslora`: 0.513",
     )
     advice: ClassVar[str] = (
         "the place to start: rank 16 for text and 8 for labels, on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
     )
 
+    rules: ClassVar[tuple[OwnRule, ...]] = (
+        dora_works_on_the_base,
+        start_works_on_the_base,
+        start_keys_are_read,
+        start_fits_the_adapter,
+        one_factor_alone_is_trained,
+        kasa_cuts_the_base_alone,
+    )
+    names: ClassVar[tuple[Names, ...]] = (
+        Names("exclude_modules", "module"),
+        Names("target_parameters", "parameter"),
+        Names("rank_pattern", "adapted layer", are_patterns=True),
+        Names("alpha_pattern", "adapted layer", are_patterns=True),
+    )
+    sizes: ClassVar[frozenset[str]] = frozenset({"rank_pattern"})
+    rank_key: ClassVar[str] = "lora_r"
+    token_rows: ClassVar[TokenRows | None] = TokenRows("trainable_token_indices", beside_layers=True)
     left_out: ClassVar[frozenset[str]] = frozenset(
         {"method", "extra", "loraplus_lr_ratio", "use_lora_fa", "init_samples", "eva_rho", "corda_method"}
         | {"use_kasa", "kasa_beta", "kasa_gamma"}
@@ -46,8 +217,7 @@ class Lora(LayeredMethod):
     """Rank of the update; if `lora_alpha` is absent too, 8 with 16 for labels, and less of both on a narrow base."""
     lora_alpha: PositiveFloat = 32
     """The update is scaled by `lora_alpha / lora_r`, or by `lora_alpha / sqrt(lora_r)` with `use_rslora`."""
-    lora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    lora_dropout: InputDropout = 0.0
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases to train."""
     use_rslora: bool = False
@@ -107,68 +277,155 @@ class Lora(LayeredMethod):
         }
         return known.get(self.init_lora_weights, {})
 
-    @property
-    def reads_rows(self) -> bool:
-        """Whether the start looks at the training rows."""
-        return self.init_lora_weights in READ_ROWS
+    def rank_of(self, layer: str) -> int:
+        """The rank of a layer, by its name."""
+        ranks = (rank for pattern, rank in self.rank_pattern.items() if is_matched(layer, pattern))
+        return next(ranks, self.lora_r)
+
+    def check_layers(self, layers: Mapping[str, Any]) -> None:
+        """KaSA takes linear layers alone, and leaves something of each. Raises `PlanError`."""
+        import torch
+
+        if not self.use_kasa:
+            return
+        found = []
+        for name, layer in layers.items():
+            if type(layer) is not torch.nn.Linear:
+                what = (
+                    f"peft.use_kasa: `{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
+                )
+                raise PlanError(Problem("", what, "leave it out of `target_modules`, or remove `use_kasa`"))
+            rank = self.rank_of(name)
+            found.append((min(layer.weight.shape) - rank, name, rank))
+        left, name, rank = min(found, default=(1, "", 0))
+        if left < 1:
+            what = f"peft.use_kasa: a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
+            raise PlanError(Problem("", what, f"write at most {left + rank - 1}"))
 
     @property
-    def moves_base(self) -> bool:
-        """Whether the start takes off the base weights what the factors begin with."""
-        return self.init_lora_weights in MOVE_BASE
+    def factors(self) -> Factors:
+        """Those of all layers but the ones that patterns name."""
+        return Factors("lora_r", self.lora_r, self.lora_alpha, self.use_rslora)
 
     @property
-    def starts_later(self) -> bool:
-        """Whether the start is computed once the trainer is there; the adapter is put onto the base plain."""
-        return self.reads_rows or self.moves_base
+    def open_rank_keys(self) -> tuple[str, ...]:
+        """Rank and scale, each of which is meant with the other one."""
+        return () if self.rank_pattern or self.alpha_pattern else ("lora_r", "lora_alpha")
 
+    def with_rank(self, rank: int, alpha: float) -> Lora:
+        """With another rank and scale."""
+        return self.model_copy(update={"lora_r": rank, "lora_alpha": alpha})
 
-class AdaLora(LayeredMethod):
-    """LoRA whose rank moves to the layers where it matters, from `init_r` to `target_r` on average."""
+    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
+        """Two factors for each weight, and with KaSA their singular values."""
+        of_each = 1 if self.use_kasa else 0
+        return sum(self.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
 
-    config_class: ClassVar[str] = "AdaLoraConfig"
-    config_file: ClassVar[str] = "tuners/adalora/config.py"
-    parents: ClassVar[tuple[tuple[str, str], ...]] = (("tuners/lora/config.py", "LoraConfig"),)
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        zero3=GRADIENTS_ARE_DIVIDED,
-        fsdp=GRADIENTS_ARE_DIVIDED,
-        resume="its checkpoints have cut ranks, which PEFT does not load into a new adapter",
-        typical_learning_rate=1e-3,
-        benchmark="rank 32: 0.373 in 19 min and 21.2 GB",
-    )
-    advice: ClassVar[str] = "when layers differ and parameters are counted (Zhang et al. 2023, arXiv 2303.10512)"
+    @property
+    def start(self) -> Start | None:
+        """A start that is computed from the base's weights or from the training rows."""
+        name = self.init_lora_weights
+        reads_rows, moves_base = name in READ_ROWS, name in MOVE_BASE
+        if not reads_rows and not moves_base:
+            return None
+        return Start(name, reads_rows, moves_base, self.init_samples, self.eva_rho, self.to_kwargs())
 
-    method: Literal["adalora"]
-    """AdaLoRA."""
-    init_r: PositiveInt = 12
-    """Rank of every layer at the beginning."""
-    target_r: PositiveInt = 8
-    """Rank at the end, on average over the layers."""
-    tinit: NonNegativeInt | None = None
-    """Steps before ranks are cut; a tenth of the run if absent."""
-    tfinal: NonNegativeInt | None = None
-    """Steps at the end with the ranks that are left; three tenths of the run if absent."""
-    deltaT: PositiveInt = 1  # noqa: N815 -- PEFT's name
-    """Steps between two cuts."""
-    beta1: Fraction = 0.85
-    """Decay of the mean of a rank's importance."""
-    beta2: Fraction = 0.85
-    """Decay of the mean of its uncertainty."""
-    orth_reg_weight: NonNegativeFloat = 0.5
-    """Weight of the term in the loss that keeps the factors orthogonal."""
-    lora_alpha: PositiveFloat = 32
-    """The update is scaled by `lora_alpha / rank`."""
-    lora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    def plainly_started(self) -> Lora:
+        """With factors that change nothing."""
+        return self.model_copy(update={"init_lora_weights": "default"})
 
-    def scheduled(self, steps: int) -> dict[str, int]:
-        """The arguments that follow from the number of steps.
+    def start_memory(self, shapes: Shapes, size: int, on_cpu: bool) -> StartMemory:
+        """What PEFT decomposes, and what it decomposes that from."""
+        if not shapes:
+            return StartMemory()
+        largest = max(rows * columns for rows, columns in shapes)
+        decomposed = 4 * 4 * largest if self.moves_base else 0  # a weight and its three parts, one layer at a time
+        match self.init_lora_weights:
+            case "lora_ga":  # the gradient of each weight, in its own type
+                gradients = size * sum(rows * columns for rows, columns in shapes)
+                return StartMemory(gradients + decomposed, has_backward_pass=True)
+            case "corda":  # what the inputs of each layer have in common, and all of their directions before cutting
+                common = 4 * sum(columns * columns for _, columns in shapes)
+                directions = 4 * sum(min(shape) * sum(shape) for shape in shapes) if on_cpu else 0
+                return StartMemory(common + directions + decomposed)
+            case "eva":  # the directions of each layer's inputs
+                return StartMemory(round(4 * self.lora_r * self.eva_rho * sum(columns for _, columns in shapes)))
+        return StartMemory(decomposed)
 
-        Raises:
-            ValueError: if less than two steps are left to weigh ranks and to cut them.
+    def choose_optimizer(self, trainer: Any) -> None:
+        """That of LoRA+ or of LoRA-FA.
+
+        LoRA+'s is made when the trainer asks for one, since DeepSpeed's integration takes no other; LoRA-FA's at once,
+        since it freezes the first factors.
         """
-        begin = steps // 10 if self.tinit is None else self.tinit
-        end = 3 * steps // 10 if self.tfinal is None else self.tfinal
-        if begin + end + 1 >= steps:
-            raise ValueError(f"{begin} steps before ranks are cut and {end} after it leave less than 2 of {steps}")
-        return {"tinit": begin, "tfinal": end, "total_step": steps}
+        if (ratio := self.loraplus_lr_ratio) is not None:
+            trainer.own_optimizer = lambda: _loraplus_optimizer(trainer, ratio)
+        elif self.use_lora_fa:
+            trainer.optimizer = _lorafa_optimizer(trainer, self)
+
+    def regularization(self, model: Any) -> Tensor | None:
+        """The term of KaSA, which PEFT leaves to who trains."""
+        if not self.use_kasa or not (self.kasa_beta or self.kasa_gamma):
+            return None
+        term: Tensor = model.base_model._get_kasa_loss()  # what PEFT's documentation tells to call
+        return term
+
+    def refused_together(self, strategy: str) -> Iterable[Refusal]:
+        """Beside what no method trains, forms of LoRA."""
+        fa = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
+        kasa = 'KaSA trains in one process or by "ddp" for now'
+        return (
+            *super().refused_together(strategy),
+            Refusal("peft.use_lora_fa", self.use_lora_fa and strategy == "deepspeed", fa),
+            Refusal("peft.use_kasa", self.use_kasa and strategy != "ddp", kasa),
+        )
+
+    def refused_divided(self, strategy: str, bits: int | None) -> Iterable[Refusal]:
+        """Beside what no method trains, forms of LoRA."""
+        frozen = strategy == "fsdp" and (self.use_lora_fa or self.init_lora_weights == "mica")
+        is_packed = self.use_dora and bits is not None
+        return (
+            *super().refused_divided(strategy, bits),
+            Refusal("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
+            Refusal("peft.use_dora", is_packed, "DoRA reads packed weights in every step"),
+        )
+
+    def refused_on(self, device: str, quantization: str) -> Iterable[Refusal]:
+        """DoRA over bitsandbytes' 8 bits."""
+        is_lost = self.use_dora and quantization == "bnb-8bit" and device == "cpu"
+        what = "over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
+        return (Refusal("peft.use_dora", is_lost, what, 'write `method = "bnb-4bit"`, or `use_dora = false`'),)
+
+
+def is_matched(name: str, pattern: str) -> bool:
+    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
+    except re.error:
+        return False
+
+
+def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
+    """The recipe's optimizer, with a higher learning rate for the second factors."""
+    import transformers
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, settings = transformers.Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    rate = settings.pop("lr")
+    decay = trainer.args.weight_decay
+    return create_loraplus_optimizer(
+        trainer.model, kind, lr=rate, loraplus_lr_ratio=ratio, loraplus_weight_decay=decay, **settings
+    )
+
+
+def _lorafa_optimizer(trainer: Any, method: Lora) -> Any:
+    """PEFT's AdamW for the second factors; the first ones are frozen here."""
+    from peft.optimizers import create_lorafa_optimizer
+
+    args = trainer.args
+    optimizer = create_lorafa_optimizer(
+        trainer.model, method.lora_r, method.lora_alpha, args.learning_rate, args.weight_decay
+    )
+    for group in optimizer.param_groups:
+        group.update(betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+    return optimizer

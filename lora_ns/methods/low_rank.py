@@ -87,6 +87,7 @@ class GraLora(LayeredMethod):
     )
     advice: ClassVar[str] = "for high ranks, where LoRA stops gaining (Jung et al. 2025, arXiv 2505.20355)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("gralora_k", "both", 2),)
+    sizes: ClassVar[frozenset[str]] = frozenset({"hybrid_r"})
 
     method: Literal["gralora"]
     """GraLoRA."""
@@ -139,6 +140,7 @@ class Miss(LayeredMethod):
         benchmark="0.487 in 15 min and 18.9 GB; `bat`: 0.504 in 23 min and 23.5 GB",
     )
     advice: ClassVar[str] = "when memory is tight: the least of PEFT's benchmark (Kang and Yin 2024, arXiv 2409.15371)"
+    sizes: ClassVar[frozenset[str]] = frozenset({"mini_r"})
 
     method: Literal["miss"]
     """MiSS."""
@@ -174,6 +176,7 @@ class Lily(LayeredMethod):
         "the best of PEFT's benchmark, at ten times the size; what a row gets depends on the others of its batch "
         "(Zhong et al. 2024, arXiv 2407.09946)"
     )
+    sizes: ClassVar[frozenset[str]] = frozenset({"num_B"})
 
     method: Literal["lily"]
     """Lily."""

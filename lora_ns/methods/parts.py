@@ -6,11 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lora_ns.methods.base import PACKED_WEIGHTS, ModuleNames, PeftMethod, TargetedMethod
+from lora_ns.methods.base import PACKED_WEIGHTS, ModuleNames, OwnRule, PeftMethod, Rest, TargetedMethod, TokenRows
 from lora_ns.methods.capabilities import READS_WEIGHTS, Capabilities
-from lora_ns.table import Fraction, NonNegativeInt, PositiveInt
+from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 
 _NO_HEAD = "PEFT has no place for the head beside it"
+
+
+def ia3_targets_come_together(method: Ia3, rest: Rest) -> Conflict | None:
+    """PEFT takes both lists of IA3 or neither."""
+    if (method.target_modules == "auto") == (method.feedforward_modules == "auto"):
+        return None
+    what = "`target_modules` and `feedforward_modules` of ia3 come together"
+    return Conflict(("peft.target_modules", "peft.feedforward_modules"), what, "give both or neither")
 
 
 class Ia3(PeftMethod):
@@ -20,6 +28,7 @@ class Ia3(PeftMethod):
     config_file: ClassVar[str] = "tuners/ia3/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=8e-3)
     advice: ClassVar[str] = "a few thousand parameters for small data sets (Liu et al. 2022, arXiv 2205.05638)"
+    rules: ClassVar[tuple[OwnRule, ...]] = (ia3_targets_come_together,)
 
     method: Literal["ia3"]
     """IA3."""
@@ -40,6 +49,7 @@ class LnTuning(PeftMethod):
         zero3=READS_WEIGHTS, typical_learning_rate=1e-3, benchmark="0.000", sensitive=True, gptq=True
     )
     advice: ClassVar[str] = "a few thousand parameters; very sensitive to the rate (Zhao et al. 2023, arXiv 2312.11420)"
+    adapts_norms: ClassVar[bool] = True
 
     method: Literal["ln-tuning"]
     """LN tuning."""
@@ -75,10 +85,8 @@ class SuperTuning(TargetedMethod):
     capabilities: ClassVar[Capabilities] = Capabilities(
         fsdp=READS_WEIGHTS,
         zero3=READS_WEIGHTS,
-        int8=PACKED_WEIGHTS,
-        torchao=PACKED_WEIGHTS,
+        few_bits=PACKED_WEIGHTS,
         typical_learning_rate=5e-4,
-        nf4=PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "a sparse part, with LoRA beside it if `r` is given (PEFT 0.21)"
 
@@ -113,6 +121,7 @@ class TrainableTokens(PeftMethod):
         classifier=_NO_HEAD, token_classification=_NO_HEAD, typical_learning_rate=1e-3
     )
     advice: ClassVar[str] = "to teach new tokens beside nothing else; LoRA has `trainable_token_indices` for both"
+    token_rows: ClassVar[TokenRows | None] = TokenRows("token_indices", beside_layers=False)
 
     method: Literal["trainable-tokens"]
     """Trainable tokens."""

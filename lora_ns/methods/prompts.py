@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from lora_ns.methods.base import PeftMethod
+from lora_ns.methods.base import OwnRule, PeftMethod, Rest, Shapes
 from lora_ns.methods.capabilities import Capabilities
-from lora_ns.table import Fraction, NonNegativeInt, PositiveInt
+from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
 
@@ -32,13 +32,31 @@ _VIRTUAL = Capabilities(
 )
 
 
-_PREFIX = replace(_VIRTUAL, gradient_checkpointing=_NO_CHECKPOINTING, gptq=_NO_GPTQ)
+_PREFIX = replace(_VIRTUAL, key_value_cache=True, gradient_checkpointing=_NO_CHECKPOINTING, gptq=_NO_GPTQ)
 
 
 _PROMPT = replace(_VIRTUAL, token_classification=_NO_TAGS)
 
 
-class PrefixTuning(PeftMethod):
+class VirtualTokens(PeftMethod):
+    """A method that puts tokens of its own before every row."""
+
+    sizes: ClassVar[frozenset[str]] = frozenset({"num_virtual_tokens", "token_dim"})
+
+    num_virtual_tokens: PositiveInt = 20
+    """Length of what is put before every row, in positions."""
+
+    @property
+    def virtual_length(self) -> int:
+        """As the recipe says."""
+        return self.num_virtual_tokens
+
+    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
+        """An embedding for each token."""
+        return self.num_virtual_tokens * hidden_size
+
+
+class PrefixTuning(VirtualTokens):
     """Trained key and value vectors before every layer's own."""
 
     config_class: ClassVar[str] = "PrefixTuningConfig"
@@ -50,33 +68,53 @@ class PrefixTuning(PeftMethod):
 
     method: Literal["prefix-tuning"]
     """Prefix tuning."""
-    num_virtual_tokens: PositiveInt = 20
-    """Length of the prefix, in positions."""
+
+    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
+        """A key and a value in each layer for each token."""
+        return self.num_virtual_tokens * hidden_size * 2 * layers
 
 
-class PromptTuning(PeftMethod):
+def prompt_text_and_init_agree(method: PromptTuning, rest: Rest) -> Conflict | None:
+    """`prompt_tuning_init_text` goes with `TEXT`, and `TEXT` with it."""
+    if (method.prompt_tuning_init == "TEXT") == bool(method.prompt_tuning_init_text):
+        return None
+    what = '`prompt_tuning_init = "TEXT"` and `prompt_tuning_init_text` need each other'
+    return Conflict(("peft.prompt_tuning_init", "peft.prompt_tuning_init_text"), what, "give both or neither")
+
+
+class PromptTuning(VirtualTokens):
     """Trained embeddings before every row."""
 
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
     capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2)
     advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
+    rules: ClassVar[tuple[OwnRule, ...]] = (prompt_text_and_init_agree,)
 
     method: Literal["prompt-tuning"]
     """Prompt tuning."""
-    num_virtual_tokens: PositiveInt = 20
-    """Length of the prompt, in positions."""
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
     """Start of the embeddings: random numbers, those of random tokens, or those of `prompt_tuning_init_text`."""
     prompt_tuning_init_text: str = ""
     """Text whose embeddings the prompt starts from; only with `TEXT`."""
 
     def to_kwargs(self) -> dict[str, Any]:
-        """Arguments of `peft.PromptTuningConfig`; the tokenizer for `TEXT` comes from the engine."""
+        """Arguments of `peft.PromptTuningConfig`."""
         return {**super().to_kwargs(), "prompt_tuning_init_text": self.prompt_tuning_init_text or None, **self.extra}
 
+    def run_kwargs(self, steps: int, folder: str, gguf_file: str | None) -> dict[str, Any]:
+        """The tokenizer of `TEXT`."""
+        if self.prompt_tuning_init != "TEXT":
+            return {}
+        in_file = {"tokenizer_kwargs": {"gguf_file": gguf_file}} if gguf_file else {}
+        return {"tokenizer_name_or_path": folder, **in_file}
 
-class PTuning(PeftMethod):
+    def plainly_started(self) -> PromptTuning:
+        """From random numbers."""
+        return self.model_copy(update={"prompt_tuning_init": "RANDOM"})
+
+
+class PTuning(VirtualTokens):
     """Embeddings before every row that a small network makes."""
 
     config_class: ClassVar[str] = "PromptEncoderConfig"
@@ -86,8 +124,6 @@ class PTuning(PeftMethod):
 
     method: Literal["p-tuning"]
     """P-tuning."""
-    num_virtual_tokens: PositiveInt = 20
-    """Length of the prompt, in positions."""
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """Kind of the network."""
     encoder_hidden_size: PositiveInt = 128
@@ -98,7 +134,7 @@ class PTuning(PeftMethod):
     """Dropout in the network."""
 
 
-class Cartridge(PeftMethod):
+class Cartridge(VirtualTokens):
     """A prefix whose first vectors stay as they are, so that attention keeps its sink."""
 
     config_class: ClassVar[str] = "CartridgeConfig"
@@ -110,7 +146,5 @@ class Cartridge(PeftMethod):
 
     method: Literal["cartridge"]
     """Cartridge."""
-    num_virtual_tokens: PositiveInt = 20
-    """Length of the prefix, in positions."""
     num_frozen_tokens: NonNegativeInt = 1
     """Vectors at its beginning that are not trained."""

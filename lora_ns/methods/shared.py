@@ -93,6 +93,7 @@ class VbLora(LayeredMethod):
     )
     advice: ClassVar[str] = "for many adapters of one base (Li et al. 2024, arXiv 2405.15179)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("vector_length", "both", 256),)
+    sizes: ClassVar[frozenset[str]] = frozenset({"num_vectors", "vector_length"})
 
     method: Literal["vblora"]
     """VB-LoRA."""
@@ -120,6 +121,7 @@ class UniLora(LayeredMethod):
         fsdp=SHARES_PARAMETERS, typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
     )
     advice: ClassVar[str] = "the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
+    sizes: ClassVar[frozenset[str]] = frozenset({"theta_d_length"})
 
     method: Literal["unilora"]
     """Uni-LoRA."""
@@ -203,6 +205,7 @@ class Adamss(LayeredMethod):
         nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
+    sizes: ClassVar[frozenset[str]] = frozenset({"subspace_rank"})
 
     method: Literal["adamss"]
     """AdaMSS."""

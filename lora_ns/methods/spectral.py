@@ -18,6 +18,7 @@ class FourierFt(LayeredMethod):
         typical_learning_rate=3e-2, convertible=True, benchmark="0.000 to 0.096", sensitive=True
     )
     advice: ClassVar[str] = "few parameters; very sensitive to rate and scale (Gao et al. 2024, arXiv 2405.03003)"
+    sizes: ClassVar[frozenset[str]] = frozenset({"n_frequency"})
 
     method: Literal["fourierft"]
     """FourierFT."""
@@ -36,6 +37,7 @@ class WaveFt(LayeredMethod):
     config_file: ClassVar[str] = "tuners/waveft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=3e-3, convertible=True)
     advice: ClassVar[str] = "like FourierFT, steadier (Bilican et al. 2025, arXiv 2505.12532)"
+    sizes: ClassVar[frozenset[str]] = frozenset({"n_frequency"})
 
     method: Literal["waveft"]
     """WaveFT."""

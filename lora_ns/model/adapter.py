@@ -14,25 +14,14 @@ from lora_ns.errors import MissingError, PlanError, Problem, RunError, UsageErro
 from lora_ns.files.disk import follow_umask
 from lora_ns.files.removal import remove
 from lora_ns.files.safetensors import FREEDOM, largest_side, read_header
-from lora_ns.methods import (
-    METHODS,
-    AdaLora,
-    Cartridge,
-    LnTuning,
-    Lora,
-    PeftMethod,
-    PrefixTuning,
-    PromptTuning,
-    TrainableTokens,
-    method_name,
-)
+from lora_ns.methods import METHODS, PeftMethod
 from lora_ns.methods.lora import MOVE_BASE, READ_ROWS
 from lora_ns.model.files import Base
 from lora_ns.model.load import whole_modules
 from lora_ns.model.malformed import translating
 from lora_ns.model.modules import (
+    adapted_layers,
     all_norms,
-    check_cut,
     check_names,
     check_patterns,
     check_reached,
@@ -77,7 +66,8 @@ def add_adapter(
     import peft
 
     with _telling_why_not(model, method):
-        config = make_config(model, _at_first(method), task_type, base, steps)
+        first = method.plainly_started() if method.starts_later else method
+        config = make_config(model, first, task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
     if getattr(method, "target_modules", "all-linear") != "all-linear":  # of all, some may be excluded on purpose
         check_reached(adapted, getattr(config, "target_modules", None))
@@ -115,7 +105,7 @@ def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[Non
         raise MissingError(Problem("", str(error).strip().splitlines()[0], "`lorans env-check`")) from error
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"peft.method: {method_name(method)} cannot be put onto {type(model).__name__}: {reason}"
+        what = f"peft.method: {method.tag()} cannot be put onto {type(model).__name__}: {reason}"
         raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
 
 
@@ -125,7 +115,7 @@ def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: 
     Raises:
         PlanError: as `add_adapter` does.
     """
-    plain = plainly_started(method)
+    plain = method.plainly_started()
     if method.capabilities.empty_base:
         add_adapter(model, plain, task_type, base, steps)
         return
@@ -147,12 +137,8 @@ def make_config(
     kwargs |= _targets(model, method, kwargs)
     if method.capabilities.virtual_tokens:
         kwargs |= _virtual_sizes(model, method)
-    if isinstance(method, PromptTuning) and method.prompt_tuning_init == "TEXT":
-        kwargs["tokenizer_name_or_path"] = str(base.path)
-        if base.gguf and not base.has_tokenizer:
-            kwargs["tokenizer_kwargs"] = {"gguf_file": str(base.location)}
-    if isinstance(method, AdaLora):
-        kwargs |= method.scheduled(steps)
+    in_gguf = base.gguf_file is not None and not base.has_tokenizer
+    kwargs |= method.run_kwargs(steps, str(base.path), str(base.location) if in_gguf else None)
     for divisor in method.divisors:
         kwargs[divisor.key] = fitting(model, kwargs["target_modules"], divisor, kwargs[divisor.key])
     return getattr(peft, method.config_class)(**kwargs)
@@ -163,14 +149,12 @@ def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any])
     found: dict[str, Any] = {}
     if kwargs.get("target_modules"):
         found = resolve_targets(model, kwargs, kwargs["task_type"])
-    elif isinstance(method, LnTuning):
+    elif method.adapts_norms:
         found = {"target_modules": _norms(model, kwargs.get("modules_to_save") or [])}
     found |= _token_rows(model, method, kwargs["task_type"])
-    if isinstance(method, Lora):
-        targets = {**kwargs, **found}["target_modules"]
-        check_names(model, method, targets)
-        if method.use_kasa:
-            check_cut(model, method, targets)
+    targets: Any = {**kwargs, **found}.get("target_modules")
+    check_names(model, method, targets)
+    method.check_layers(adapted_layers(model, targets or ()))
     return found
 
 
@@ -190,21 +174,13 @@ def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]
     """
     config = model.config.get_text_config()
     sizes = {"num_layers": config.num_hidden_layers, "num_attention_heads": config.num_attention_heads}
-    if not isinstance(method, (PrefixTuning, Cartridge)):
+    if not method.capabilities.key_value_cache:
         return {**sizes, "token_dim": model.get_input_embeddings().embedding_dim}
     parts = (model, model.base_model)
     if not any("past_key_values" in inspect.signature(part.forward).parameters for part in parts):
-        name = method_name(method)
-        what = f"peft.method: {name} is a cache of keys and values, which {type(model).__name__} does not take"
+        what = f"peft.method: {method.tag()} is a cache of keys and values, which {type(model).__name__} does not take"
         raise PlanError(Problem("", what, "choose another method, such as lora or prompt-tuning"))
     return {**sizes, "token_dim": config.hidden_size}
-
-
-def with_rows(method: PeftMethod, tokens: Sequence[int]) -> PeftMethod:
-    """The method with rows of its own for added tokens, which a rule leaves to LoRA."""
-    if not tokens or not isinstance(method, Lora):
-        return method
-    return method.model_copy(update={"trainable_token_indices": (*method.trainable_token_indices, *tokens)})
 
 
 def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> dict[str, Any]:
@@ -213,9 +189,8 @@ def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> d
     Raises:
         PlanError: if the base has no such row.
     """
-    key = "token_indices" if isinstance(method, TrainableTokens) else "trainable_token_indices"
-    tokens = getattr(method, key, ())
-    if not tokens:
+    rows = method.token_rows
+    if rows is None or not (tokens := getattr(method, key := rows.key)):
         return {}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if max(tokens) >= (count := embeddings.weight.shape[0]):
@@ -224,13 +199,13 @@ def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> d
     if task_type != "CAUSAL_LM":
         return {}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if is_tied and isinstance(method, TrainableTokens):
+    if is_tied and not rows.beside_layers:
         what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
         raise PlanError(Problem("", what, "write lora with `trainable_token_indices`"))
     if is_rescaled(model):
         what = f"peft.{key}: {type(model).__name__} does more to its logits than its head, whose rows would be trained"
         raise PlanError(Problem("", what, "choose another base"))
-    if is_tied or isinstance(method, TrainableTokens):
+    if is_tied or not rows.beside_layers:
         return {}
     names = [name for name, module in model.named_modules() if module in (embeddings, head)]
     return {key: {name: list(tokens) for name in names}}
@@ -365,12 +340,7 @@ def check_config(folder: Path) -> PeftConfig:
     return config
 
 
-_SIZES = frozenset(
-    {
-        *("r", "init_r", "target_r", "hybrid_r", "mini_r", "subspace_rank", "num_vectors", "vector_length", "num_B"),
-        *("n_frequency", "theta_d_length", "num_virtual_tokens", "token_dim", "rank_pattern"),
-    }
-)
+_SIZES = frozenset({"r"}).union(*(method.sizes for method in METHODS.values()))
 """Settings of PEFT's methods that tensors are as large as."""
 
 
@@ -459,18 +429,6 @@ def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None
     if said:
         what = f"not an adapter of this base: {', and '.join(said)}"
         raise UsageError(Problem(str(folder / WEIGHTS), what, "restore it, or use the base that it was trained on"))
-
-
-def _at_first(method: PeftMethod) -> PeftMethod:
-    """The method as it is put onto the base."""
-    return plainly_started(method) if isinstance(method, Lora) and method.starts_later else method
-
-
-def plainly_started(method: PeftMethod) -> PeftMethod:
-    """A method without a start that is computed from the base's weights: for a base that has none."""
-    starts = {"init_lora_weights": "default", "prompt_tuning_init": "RANDOM"}
-    plain = {key: value for key, value in starts.items() if key in type(method).model_fields}
-    return method.model_copy(update=plain)
 
 
 def adapted_modules(model: PeftModel) -> dict[str, int]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import PlanError, Problem, close_to
-from lora_ns.methods import Divisor, Lora
+from lora_ns.methods import PeftMethod
+from lora_ns.methods.base import Divisor
+from lora_ns.methods.lora import is_matched
 from lora_ns.safety.deadline import OverrunError, bounded
 
 if TYPE_CHECKING:
@@ -249,52 +251,40 @@ def _check_pattern(where: str, key: str, pattern: str, names: Sequence[str]) -> 
         raise PlanError(Problem(where, f"{key} {error} on the names of modules", _SHORTER)) from None
 
 
-def check_names(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
-    """The other names that LoRA is given have to match something, too. Raises `PlanError`."""
+def check_names(model: PreTrainedModel, method: PeftMethod, targets: Sequence[str]) -> None:
+    """The other names that a method is given have to match something, too. Raises `PlanError`."""
+    if not method.names:
+        return
     modules = [name for name, _ in model.named_modules() if name]
-    adapted = [name for name in modules if any(is_named(name, target) for target in targets)]
-    parameters = [name for name, _ in model.named_parameters()]
+    known = {
+        "module": modules,
+        "parameter": [name for name, _ in model.named_parameters()],
+        "adapted layer": [name for name in modules if any(is_named(name, target) for target in targets)],
+    }
     problems = [
-        *_unmatched("exclude_modules", method.exclude_modules, modules, "no module"),
-        *_unmatched("target_parameters", method.target_parameters, parameters, "no parameter"),
-        *_unmatched("rank_pattern", method.rank_pattern, adapted, "no adapted layer", _is_matched),
-        *_unmatched("alpha_pattern", method.alpha_pattern, adapted, "no adapted layer", _is_matched),
+        problem
+        for names in method.names
+        for problem in _unmatched(
+            names.key,
+            getattr(method, names.key),
+            known[names.of],
+            f"no {names.of}",
+            is_matched if names.are_patterns else is_named,
+        )
     ]
     if problems:
         raise PlanError(problems)
 
 
-def check_cut(model: PreTrainedModel, method: Lora, targets: Sequence[str]) -> None:
-    """KaSA takes linear layers alone, and leaves something of each. Raises `PlanError`."""
-    import torch
-
-    found = []
-    for name, layer in model.named_modules():
-        if not any(is_named(name, target) for target in targets):
-            continue
-        if type(layer) is not torch.nn.Linear:
-            what = f"peft.use_kasa: `{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
-            raise PlanError(Problem("", what, "leave it out of `target_modules`, or remove `use_kasa`"))
-        ranks = (rank for pattern, rank in method.rank_pattern.items() if _is_matched(name, pattern))
-        rank = next(ranks, method.lora_r)
-        found.append((min(layer.weight.shape) - rank, name, rank))
-    left, name, rank = min(found, default=(1, "", 0))
-    if left < 1:
-        what = f"peft.use_kasa: a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
-        raise PlanError(Problem("", what, f"write at most {left + rank - 1}"))
+def adapted_layers(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that targets match, by their names."""
+    modules = dict(model.named_modules())
+    return {name: module for name, module in modules.items() if any(is_named(name, end) for end in targets)}
 
 
 def is_named(name: str, end: str) -> bool:
     """Whether a module is meant by the end of its name."""
     return name == end or name.endswith(f".{end}")
-
-
-def _is_matched(name: str, pattern: str) -> bool:
-    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
-    except re.error:
-        return False
 
 
 def _unmatched(

@@ -6,7 +6,6 @@ from typing import TypeGuard
 
 from lora_ns.errors import Problem
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import Lora, method_name
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import _Batch
 from lora_ns.plan.plan import _virtual_tokens
@@ -15,6 +14,7 @@ from lora_ns.plan.settle import _position_offset, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.upstream import supports_sdpa
+from lora_ns.table import first_of
 
 
 def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
@@ -62,14 +62,11 @@ def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFa
         by = "bitsandbytes" if by_bitsandbytes else quantization.method
         what = f"quantization.method: {by} does not train on an Apple GPU"
         return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
-    if by_bitsandbytes and quantization.bits == 8 and device == "cpu" and isinstance(method, Lora) and method.use_dora:
-        what = "peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
-        return [Problem(loaded.where("peft.use_dora"), what, 'write `method = "bnb-4bit"`, or `use_dora = false`')]
+    if row := first_of(*method.refused_on(device, quantization.method)):
+        return [Problem(loaded.where(row.key), f"{row.key}: {row.what}", row.remedy)]
     works = method.capabilities.quantized_biases
     if by_bitsandbytes and works is not True and facts and facts.has_biases:
-        what = (
-            f"peft.method: {method_name(method)} does not train over a quantised base whose layers have biases: {works}"
-        )
+        what = f"peft.method: {method.tag()} does not train over a quantised base whose layers have biases: {works}"
         return [Problem(loaded.where("peft.method"), what, 'write "lora", or remove `[quantization]`')]
     return []
 

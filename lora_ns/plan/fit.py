@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import Lora
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
 from lora_ns.plan.plan import Derived, _virtual_tokens, _written
@@ -102,7 +101,6 @@ def _step_memory(
     if facts is None or not facts.hidden_size:
         return None
     peft, asked, objective = loaded.recipe.peft, loaded.recipe.distributed, loaded.recipe.objective
-    shapes = _adapted_shapes(peft, facts) if isinstance(peft, Lora) else []
     tokens = math.ceil(tokens * objective.forward_passes / asked.row_parts)
     whole = estimate(
         facts,
@@ -110,7 +108,7 @@ def _step_memory(
         bits=loaded.recipe.quantization.bits,
         adapter_parameters=adapter_parameters(loaded, facts) or 0,
         state=OPTIMIZERS[loaded.recipe.training.optim].state,
-        start=start_memory(peft, shapes, dtype, on_cpu=machine.accelerator == "cpu"),
+        start=start_memory(peft, _adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import AdaLora, Lora
 from lora_ns.model.files import Base, BaseFacts
 from lora_ns.plan.checks import (
     _attention_problems,
@@ -180,15 +179,14 @@ def unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: int | None) ->
         facts: what is known of the base, if it was found.
         batch: rows of an optimizer step; None if that is not decided yet.
     """
-    recipe, peft = loaded.recipe, loaded.recipe.peft
+    recipe, peft, factors = loaded.recipe, loaded.recipe.peft, loaded.recipe.peft.factors
     rate = recipe.training.learning_rate
     width = facts.hidden_size if facts else None
     found = (
         rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
         batch_note(recipe.objective, batch),
         targets_note(recipe.objective, getattr(peft, "target_modules", "")),
-        rank_note("peft.lora_r", peft.lora_r, width) if isinstance(peft, Lora) else None,
-        rank_note("peft.init_r", peft.init_r, width) if isinstance(peft, AdaLora) else None,
-        scale_note(peft.lora_alpha, peft.lora_r, peft.use_rslora) if isinstance(peft, Lora) else None,
+        rank_note(f"peft.{factors.key}", factors.rank, width) if factors else None,
+        scale_note(factors.alpha, factors.rank, factors.is_stabilised) if factors and factors.alpha else None,
     )
     return [note for note in found if note]

@@ -7,10 +7,10 @@ attention keeps less, the whole came to 2.1 to 2.7 times what was taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_ns.methods import Lora, PeftMethod
+from lora_ns.methods import PeftMethod
+from lora_ns.methods.base import Shapes, StartMemory
 from lora_ns.model.files import BaseFacts
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -18,15 +18,6 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _RUNTIME_BYTES = 1_000_000_000
 """The libraries themselves, and what the allocator holds back."""
-
-
-@dataclass(frozen=True)
-class StartMemory:
-    """What computing the start of an adapter takes beside the weights, before there is an optimizer."""
-
-    size: int = 0
-    has_backward_pass: bool = False
-    """Whether it keeps activations as a step does."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +86,8 @@ def estimate(
     )
 
 
-def start_memory(method: PeftMethod, shapes: Sequence[tuple[int, int]], dtype: str, on_cpu: bool) -> StartMemory:
-    """What PEFT holds while it computes a start of LoRA.
+def start_memory(method: PeftMethod, shapes: Shapes, dtype: str, on_cpu: bool) -> StartMemory:
+    """What PEFT holds while it computes a start.
 
     Args:
         method: the recipe's `[peft]`.
@@ -104,18 +95,4 @@ def start_memory(method: PeftMethod, shapes: Sequence[tuple[int, int]], dtype: s
         dtype: their type, by its torch name.
         on_cpu: whether what PEFT moves to the host's memory stays in the same one.
     """
-    if not isinstance(method, Lora) or not shapes:
-        return StartMemory()
-    largest = max(rows * columns for rows, columns in shapes)
-    decomposed = 4 * 4 * largest if method.moves_base else 0  # a weight and its three parts, one layer at a time
-    match method.init_lora_weights:
-        case "lora_ga":  # the gradient of each weight, in its own type
-            gradients = _BYTES[dtype] * sum(rows * columns for rows, columns in shapes)
-            return StartMemory(gradients + decomposed, has_backward_pass=True)
-        case "corda":  # what the inputs of each layer have in common, and the directions of all of them before cutting
-            common = 4 * sum(columns * columns for _, columns in shapes)
-            directions = 4 * sum(min(shape) * sum(shape) for shape in shapes) if on_cpu else 0
-            return StartMemory(common + directions + decomposed)
-        case "eva":  # the directions of each layer's inputs
-            return StartMemory(round(4 * method.lora_r * method.eva_rho * sum(columns for _, columns in shapes)))
-    return StartMemory(decomposed)
+    return method.start_memory(shapes, _BYTES[dtype], on_cpu)

@@ -111,5 +111,4 @@ def _length(loaded: LoadedRecipe) -> Derived[int]:
 
 
 def _virtual_tokens(loaded: LoadedRecipe) -> int:
-    tokens: int = getattr(loaded.recipe.peft, "num_virtual_tokens", 0)
-    return tokens
+    return loaded.recipe.peft.virtual_length

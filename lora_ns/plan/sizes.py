@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import Ia3, Lora
+from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.plan import Derived, _written
 from lora_ns.recipe.load import LoadedRecipe
@@ -35,20 +35,12 @@ def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | N
     peft = loaded.recipe.peft
     if facts is None or not facts.hidden_size:
         return None
-    if isinstance(peft, Lora):
-        shapes = _adapted_shapes(peft, facts)
-        of_each = 1 if peft.use_kasa else 0
-        return sum(peft.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
-    if isinstance(peft, Ia3):
-        return None
-    tokens = getattr(peft, "num_virtual_tokens", 0)
-    width = facts.hidden_size * (2 * facts.num_hidden_layers if peft.method == "prefix-tuning" else 1)
-    return tokens * width or None
+    return peft.count_parameters(_adapted_shapes(peft, facts), facts.hidden_size, facts.num_hidden_layers)
 
 
-def _adapted_shapes(peft: Lora, facts: BaseFacts) -> list[tuple[int, int]]:
+def _adapted_shapes(peft: PeftMethod, facts: BaseFacts) -> list[tuple[int, int]]:
     """Shapes of the weights that are adapted."""
-    targets = peft.target_modules
+    targets = peft.targets
     return [
         shape
         for name, shape in facts.matrices.items()

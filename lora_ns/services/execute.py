@@ -13,13 +13,13 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, _recording, _train
-from lora_ns.training.prepared import _Prepared, _starts_later
+from lora_ns.training.prepared import _Prepared
 
 
 def _begin_for_ranks(run: RunDir, machine: Machine, observer: Observer) -> None:
     """Compute the start of an adapter that needs rows or weights, once for all processes. Raises `LoransError`."""
     manifest = run.read()
-    if not _starts_later(manifest.recipe) or starts.is_kept(run.start):
+    if not manifest.recipe.peft.starts_later or starts.is_kept(run.start):
         return
     observer.stage("computing the start of the adapter")
     _recording(run, lambda: begin_elsewhere(run, manifest.plan.device.value, machine))

@@ -12,7 +12,6 @@ from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.methods import method_name
 from lora_ns.model.adapter import load_adapter, put_in_place
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, difference, in_full, load_base, never_quantised
@@ -73,7 +72,7 @@ def merge(
     manifest = run.read()
     method = manifest.recipe.peft
     if method.capabilities.merge is not True:
-        what = f"{method_name(method)} cannot be merged: {method.capabilities.merge}"
+        what = f"{method.tag()} cannot be merged: {method.capabilities.merge}"
         remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
     check_output(output, run, manifest, base_path)

@@ -17,7 +17,7 @@ from lora_ns.launch.torchrun import check_not_launched
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine, detect
 from lora_ns.machine.packages import check_packages
-from lora_ns.model.adapter import UNKNOWN_STEPS, check_fit, with_rows
+from lora_ns.model.adapter import UNKNOWN_STEPS, check_fit
 from lora_ns.model.files import Base
 from lora_ns.model.find import find_recipe_base
 from lora_ns.model.load import empty_base, make_room
@@ -191,4 +191,4 @@ def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan, added: tuple[in
         empty = empty_base(base, recipe.task_type)
         make_room(empty, added)
         check_heads(empty, recipe.distributed.row_parts)
-        check_fit(empty, with_rows(recipe.peft, added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
+        check_fit(empty, recipe.peft.with_rows(added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)

@@ -19,8 +19,7 @@ from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import AdaLora
-from lora_ns.model.adapter import adapted_modules, add_adapter, plainly_started, trainable_parameters
+from lora_ns.model.adapter import adapted_modules, add_adapter, trainable_parameters
 from lora_ns.model.files import Base
 from lora_ns.model.find import find_recipe_base
 from lora_ns.model.load import Loading, empty_base, load_base
@@ -248,7 +247,7 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     empty = _bare_base(loaded, base)
     kind = type(empty).__name__
     with locating(loaded):
-        model = add_adapter(empty, plainly_started(loaded.recipe.peft), loaded.recipe.task_type, base)
+        model = add_adapter(empty, loaded.recipe.peft.plainly_started(), loaded.recipe.task_type, base)
     trainable, modules = trainable_parameters(model), adapted_modules(model)
     far_off = unusual(loaded, base.facts, loaded.recipe.training.global_batch_size)
     notes = (*expert_notes(model), *known.notes, *far_off)
@@ -289,12 +288,7 @@ def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
     few = max(8, recipe.training.global_batch_size or 0)
     tables = {
         # Without a warm-up, whose first step has a learning rate of 0 and changes nothing.
-        # AdaLoRA needs a step to weigh its ranks and one to cut them.
-        "training": {
-            "output_dir": str(run),
-            "max_steps": 3 if isinstance(recipe.peft, AdaLora) else 1,
-            "warmup_steps": 0,
-        },
+        "training": {"output_dir": str(run), "max_steps": recipe.peft.least_steps, "warmup_steps": 0},
         "dataset": {"max_samples": few, "max_eval_samples": 4},
         "evaluation": {"exact_match": False, "before_training": False},
     }

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from lora_ns.errors import DataError, Problem, RunError
-from lora_ns.methods import Lora
+from lora_ns.methods.base import Start
 from lora_ns.plan.plan import Plan
 from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
@@ -47,9 +47,8 @@ def _no_room_to_train(run: RunDir, plan: Plan) -> tuple[Callable[[], str], str]:
     return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
 
 
-def _no_room_to_start(method: Lora) -> tuple[Callable[[], str], str]:
+def _no_room_to_start(start: Start) -> tuple[Callable[[], str], str]:
     """What to say of a start that does not fit, and what to do about it."""
-    start = method.init_lora_weights
-    fewer = "halve `per_device_train_batch_size`, " if start in {"eva", "lora_ga"} else ""
-    told = f'out of memory while computing `init_lora_weights = "{start}"`, before the first step'
+    fewer = "halve `per_device_train_batch_size`, " if start.name in {"eva", "lora_ga"} else ""
+    told = f'out of memory while computing `init_lora_weights = "{start.name}"`, before the first step'
     return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'

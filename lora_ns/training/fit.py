@@ -19,8 +19,7 @@ from lora_ns.data.stream import Stream, stream_counts
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.files.disk import hash_folder, telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.methods import Lora
-from lora_ns.model.adapter import add_adapter, check_head, save_adapter, trainable_parameters, with_rows
+from lora_ns.model.adapter import add_adapter, check_head, save_adapter, trainable_parameters
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
 from lora_ns.model.load import load_base
@@ -45,7 +44,7 @@ from lora_ns.training.failures import _no_room_to_load, _no_room_to_start, _no_r
 from lora_ns.training.learning import learning_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
-from lora_ns.training.prepared import _Prepared, _reopen, _starts_later
+from lora_ns.training.prepared import _Prepared, _reopen
 from lora_ns.training.seal import Seal
 from lora_ns.training.trainer import make_trainer
 
@@ -202,7 +201,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     run.check_there()
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
-        start = run.start if isinstance(recipe.peft, Lora) and recipe.peft.moves_base else None
+        start = run.start if recipe.peft.moves_base else None
         save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
     if recipe.model.trust_remote_code:
         carry_over(prepared.base.path, run.adapter)
@@ -221,10 +220,10 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     set_seed(recipe.training.seed)
     with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
         bare = load_base(base, replace(loading_of(manifest), divided=recipe.distributed.shards))
-        if isinstance(recipe.peft, Lora) and starts.is_kept(run.start):
-            model = starts.put_back(bare, recipe.peft, run.start)
+        if (start := recipe.peft.start) and starts.is_kept(run.start):
+            model = starts.put_back(bare, start, run.start)
         else:
-            method = with_rows(recipe.peft, manifest.added_tokens)
+            method = recipe.peft.with_rows(manifest.added_tokens)
             model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
     check_head(model, base, recipe.task_type)
     for note in expert_notes(model):
@@ -268,10 +267,10 @@ def _make_trainer(
             not checkpoint,
             manifest.labels,
         )
-    if isinstance(recipe.peft, Lora) and _starts_later(recipe) and not starts.is_kept(run.start):
+    if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
-        with telling_memory_errors(*_no_room_to_start(recipe.peft)), telling_disk_errors(run.start):
-            starts.begin(trainer, recipe.peft, run.start, recipe.training.seed)
+        with telling_memory_errors(*_no_room_to_start(start)), telling_disk_errors(run.start):
+            starts.begin(trainer, start, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
     return trainer
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.methods import PeftMethod, method_name
+from lora_ns.methods import PeftMethod
 from lora_ns.parallel.sharding import whole
 from lora_ns.run.observer import Observer
 
@@ -176,7 +176,7 @@ class Losses:
     def __init__(self, method: PeftMethod, learning_rate: float) -> None:
         typical = method.capabilities.typical_learning_rate
         self._hopeless = method.capabilities.is_sensitive and learning_rate < HOPELESS * typical
-        self._cause = f"a learning rate of {learning_rate:g} is too low for {method_name(method)}"
+        self._cause = f"a learning rate of {learning_rate:g} is too low for {method.tag()}"
         self._remedy = f"set `training.learning_rate`; {typical:g} is typical"
         self._training: list[float] = []
         self._evaluation: list[float] = []

@@ -13,15 +13,13 @@ from lora_ns.data.stream import Stream, check_stream
 from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.files.disk import telling_disk_errors
 from lora_ns.files.marks import fault_of, mark_folder
-from lora_ns.methods import Lora
 from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import choose_pad_token, recipe_tokenizer
 from lora_ns.model.vocabulary import vocabulary
 from lora_ns.parallel.group import ALONE, Rank
-from lora_ns.plan.rank import leaves_rank_open, with_rank
+from lora_ns.plan.rank import leaves_rank_open, with_rank_of
 from lora_ns.plan.settle import room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.checkpoints import Search, check_own, search
 from lora_ns.run.directory import FollowedRun, RunDir
 from lora_ns.run.manifest import Manifest
@@ -78,15 +76,10 @@ def _remember_base(run: RunDir, moved: Path | None) -> None:
 def _with_settled_rank(manifest: Manifest, loaded: LoadedRecipe) -> LoadedRecipe:
     """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
     begun, rank = manifest.recipe.peft, manifest.plan.rank
-    if not isinstance(begun, Lora) or not leaves_rank_open(loaded) or rank.origin != "default":
+    if begun.tag() != loaded.recipe.peft.tag() or not leaves_rank_open(loaded) or rank.origin != "default":
         return loaded
-    settled = Lora(method="lora") if rank.value is None else begun
-    return with_rank(loaded, settled.lora_r, settled.lora_alpha)
-
-
-def _starts_later(recipe: Recipe) -> bool:
-    """Whether the start of the adapter is computed from rows or weights."""
-    return isinstance(recipe.peft, Lora) and recipe.peft.starts_later
+    settled = type(begun).model_validate({"method": begun.tag()}) if rank.value is None else begun
+    return with_rank_of(loaded, settled)
 
 
 def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
@@ -138,7 +131,7 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
     """Some methods would go on as another run."""
     method = manifest.recipe.peft
     resumes = method.capabilities.resume
-    if checkpoint is not None and _starts_later(manifest.recipe) and not starts.is_kept(run.start):
+    if checkpoint is not None and manifest.recipe.peft.starts_later and not starts.is_kept(run.start):
         what = "the start of the adapter is not there, and the checkpoint was trained from it"
         raise UsageError(Problem(str(run.start), what, "restore it, or start a new run by `--overwrite`"))
     if checkpoint is not None and resumes is not True:

@@ -24,7 +24,7 @@ from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, _recording, _train
-from lora_ns.training.prepared import _reopen, _search, _starts_later
+from lora_ns.training.prepared import _reopen, _search
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
@@ -112,7 +112,7 @@ def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
     Raises:
         RunError: if it was not computed.
     """
-    if not _starts_later(manifest.recipe):
+    if not manifest.recipe.peft.starts_later:
         return
     if not starts.is_kept(run.start):
         remedy = f"`lorans train {run.path} --resume` computes it"

@@ -19,7 +19,7 @@ from lora_ns.errors import PlanError, Problem, RunError
 from lora_ns.files.disk import follow_umask
 from lora_ns.files.marks import mark_folder
 from lora_ns.files.removal import remove
-from lora_ns.methods import Lora
+from lora_ns.methods.base import Start
 from lora_ns.model.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
 from lora_ns.model.malformed import translating
 
@@ -38,12 +38,12 @@ _LAST_PASSES = 8
 """How often EVA sees all rows at once before it is given up."""
 
 
-def begin(trainer: Trainer, method: Lora, folder: Path, seed: int) -> None:
+def begin(trainer: Trainer, start: Start, folder: Path, seed: int) -> None:
     """Compute the start of the trainer's adapter, and keep it.
 
     Args:
         trainer: with a plain adapter on its model; its optimizer is made afterwards.
-        method: the recipe's `[peft]`.
+        start: the recipe's.
         folder: where the start is kept.
         seed: which rows are looked at follows from it.
 
@@ -54,14 +54,14 @@ def begin(trainer: Trainer, method: Lora, folder: Path, seed: int) -> None:
     from transformers import set_seed
 
     model: PeftModel = trainer.model
-    layers = _layers(model, method)
-    _check_sizes(layers, method)
+    layers = _layers(model, start)
+    _check_sizes(layers, start)
     plain = {name: layer.lora_A[_ADAPTER].weight.detach().clone() for name, layer in layers.items()}
     set_seed(seed)
-    with _telling(method), _uncounted(trainer):
-        _start_of(method)(trainer, method, seed)
+    with _telling(start), _uncounted(trainer):
+        _start_of(start)(trainer, start, seed)
     train_in_float32(model)
-    _check_started(_layers(model, method), plain, method)
+    _check_started(_layers(model, start), plain, start)
     _keep(model, folder)
 
 
@@ -70,7 +70,7 @@ def is_kept(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file()
 
 
-def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
+def put_back(base: PreTrainedModel, start: Start, folder: Path) -> PeftModel:
     """The base with the adapter as its run began: everything that is trained is in float32."""
     import peft
 
@@ -80,10 +80,10 @@ def put_back(base: PreTrainedModel, method: Lora, folder: Path) -> PeftModel:
         model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     check_keys(model, folder)
     train_in_float32(model)
-    if method.moves_base:
-        for layer in _layers(model, method).values():
+    if start.moves_base:
+        for layer in _layers(model, start).values():
             _take_off(layer, layer.get_base_layer().weight.data)
-    model.peft_config[_ADAPTER].init_lora_weights = method.init_lora_weights
+    model.peft_config[_ADAPTER].init_lora_weights = start.name
     return model
 
 
@@ -100,7 +100,7 @@ def _keep(model: PeftModel, folder: Path) -> None:
     staged.rename(folder)
 
 
-def _layers(model: PeftModel, method: Lora) -> dict[str, Any]:
+def _layers(model: PeftModel, start: Start) -> dict[str, Any]:
     """The adapted layers by their names. Raises `PlanError` if one is none that can be started."""
     import torch
     from peft.tuners.lora import LoraLayer
@@ -109,23 +109,23 @@ def _layers(model: PeftModel, method: Lora) -> dict[str, Any]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in found.items():
         if not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
-            what = f"{_key(method)} starts linear layers, and `{_short(name)}` is none"
+            what = f"{_key(start)} starts linear layers, and `{_short(name)}` is none"
             raise PlanError(Problem("", what, 'leave it out of `target_modules`, or write "default"'))
     return found
 
 
-def _check_sizes(layers: Mapping[str, Any], method: Lora) -> None:
+def _check_sizes(layers: Mapping[str, Any], start: Start) -> None:
     """The directions that a rank is made of have to be there. Raises `PlanError`."""
-    share = {"eva": method.eva_rho, "lora_ga": 2.0}.get(method.init_lora_weights, 1.0)
+    share = {"eva": start.rho, "lora_ga": 2.0}.get(start.name, 1.0)
     for name, layer in layers.items():
         rank, sides = layer.r[_ADAPTER], (layer.in_features, layer.out_features)
-        most = layer.in_features if method.init_lora_weights == "eva" else min(sides)
+        most = layer.in_features if start.name == "eva" else min(sides)
         if rank * share > most:
-            what = f"{_key(method)} needs {int(rank * share)} directions of `{_short(name)}`, which has {most}"
+            what = f"{_key(start)} needs {int(rank * share)} directions of `{_short(name)}`, which has {most}"
             raise PlanError(Problem("", what, f"write a `lora_r` of at most {int(most / share)}"))
 
 
-def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], method: Lora) -> None:
+def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], start: Start) -> None:
     """Nothing else says so if a start fell back to a plain one. Raises `RunError`."""
     import torch
 
@@ -134,10 +134,10 @@ def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], method: 
         problem = None
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
             problem = "are no finite numbers"
-        elif not (first.any() and second.any() if method.moves_base else not torch.equal(first, plain[name])):
+        elif not (first.any() and second.any() if start.moves_base else not torch.equal(first, plain[name])):
             problem = "are those of a plain start"
         if problem:
-            what = f"{_key(method)}: the first weights of `{_short(name)}` {problem}"
+            what = f"{_key(start)}: the first weights of `{_short(name)}` {problem}"
             remedy = 'give it rows that use this layer, leave the layer out, or write "default"'
             raise RunError(Problem("", what, remedy))
 
@@ -147,45 +147,45 @@ def _take_off(layer: Any, weight: Any) -> None:
     layer.get_base_layer().weight.data = (weight.float() - layer.get_delta_weight(_ADAPTER)).to(weight.dtype)
 
 
-def _restart(trainer: Trainer, method: Lora, _seed: int = 0) -> None:
+def _restart(trainer: Trainer, start: Start, _seed: int = 0) -> None:
     """Let PEFT compute the factors of each layer anew, and take off its base what they add to it in their own type."""
     from peft import LoraConfig
 
     model: PeftModel = trainer.model
     config = copy.copy(model.peft_config[_ADAPTER])
-    asked = LoraConfig(**{**method.to_kwargs(), "target_modules": None})
+    asked = LoraConfig(**{**start.kwargs, "target_modules": None})
     for field in ("init_lora_weights", "corda_config", "lora_ga_config"):
         setattr(config, field, getattr(asked, field))
-    for layer in _layers(model, method).values():
+    for layer in _layers(model, start).values():
         weight = layer.get_base_layer().weight.data.clone()
         layer.update_layer(_ADAPTER, layer.r[_ADAPTER], lora_alpha=layer.lora_alpha[_ADAPTER], config=config)
         for factor in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
             factor.weight.data = factor.weight.data.float()
         _take_off(layer, weight)
-    model.peft_config[_ADAPTER].init_lora_weights = method.init_lora_weights
+    model.peft_config[_ADAPTER].init_lora_weights = start.name
 
 
-def _corda(trainer: Trainer, method: Lora, seed: int) -> None:
+def _corda(trainer: Trainer, start: Start, seed: int) -> None:
     """Weigh the base's directions by how much the rows use them; row by row, which PEFT's hook takes for granted."""
     import torch
     from peft.tuners.lora.corda import preprocess_corda
 
-    batches = _batches(trainer, method, seed, 1)
+    batches = _batches(trainer, start, seed, 1)
 
     def run() -> None:
         with torch.no_grad():
             for batch in batches:
                 _loss(trainer, batch)
 
-    preprocess_corda(trainer.model, _bare_config(trainer.model, method), run)
-    _restart(trainer, method)
+    preprocess_corda(trainer.model, _bare_config(trainer.model, start), run)
+    _restart(trainer, start)
 
 
-def _lora_ga(trainer: Trainer, method: Lora, seed: int) -> None:
+def _lora_ga(trainer: Trainer, start: Start, seed: int) -> None:
     """Take the directions of the gradient of the base's own weights."""
     from peft.tuners.lora.loraga import preprocess_loraga
 
-    batches = _batches(trainer, method, seed, trainer.args.per_device_train_batch_size)
+    batches = _batches(trainer, start, seed, trainer.args.per_device_train_batch_size)
     if trainer.args.gradient_checkpointing:
         trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
 
@@ -193,38 +193,38 @@ def _lora_ga(trainer: Trainer, method: Lora, seed: int) -> None:
         for batch in batches:
             _loss(trainer, batch).backward()
 
-    preprocess_loraga(trainer.model, _bare_config(trainer.model, method), step)
-    _restart(trainer, method)
+    preprocess_loraga(trainer.model, _bare_config(trainer.model, start), step)
+    _restart(trainer, start)
 
 
-def _eva(trainer: Trainer, method: Lora, seed: int) -> None:
+def _eva(trainer: Trainer, start: Start, seed: int) -> None:
     """Take the directions of what the layers see, and give ranks to those that see most."""
     from peft import EvaConfig, initialize_lora_eva_weights
 
     model: PeftModel = trainer.model
     config = model.peft_config[_ADAPTER]
     config.init_lora_weights = "eva"
-    most = max(layer.r[_ADAPTER] for layer in _layers(model, method).values())
-    passes = _WideningPasses(trainer, method, seed, int(most * method.eva_rho))
+    most = max(layer.r[_ADAPTER] for layer in _layers(model, start).values())
+    passes = _WideningPasses(trainer, start, seed, int(most * start.rho))
     has_token_labels = passes.first["labels"].shape == passes.first["input_ids"].shape
-    config.eva_config = EvaConfig(rho=method.eva_rho, use_label_mask=has_token_labels)
+    config.eva_config = EvaConfig(rho=start.rho, use_label_mask=has_token_labels)
     initialize_lora_eva_weights(
         model, passes, forward_fn=lambda _, batch: _loss(trainer, batch), show_progress_bar=False
     )
 
 
-def _start_of(method: Lora) -> Callable[[Trainer, Lora, int], None]:
+def _start_of(start: Start) -> Callable[[Trainer, Start, int], None]:
     """What computes a start."""
     by_rows = {"corda": _corda, "eva": _eva, "lora_ga": _lora_ga}
-    return by_rows.get(method.init_lora_weights, _restart)
+    return by_rows.get(start.name, _restart)
 
 
-def _bare_config(model: PeftModel, method: Lora) -> Any:
+def _bare_config(model: PeftModel, start: Start) -> Any:
     """The configuration that PEFT finds the adapted layers by, inside the adapter that is there already."""
     from peft import LoraConfig
 
-    layers = {f"{name}.base_layer": layer.r[_ADAPTER] for name, layer in _layers(model, method).items()}
-    kwargs = method.to_kwargs()
+    layers = {f"{name}.base_layer": layer.r[_ADAPTER] for name, layer in _layers(model, start).items()}
+    kwargs = start.kwargs
     kept = {key: kwargs[key] for key in ("r", "init_lora_weights", "corda_config", "lora_ga_config") if key in kwargs}
     return LoraConfig(target_modules=list(layers), rank_pattern=layers, **kept)
 
@@ -235,10 +235,10 @@ def _loss(trainer: Trainer, batch: Mapping[str, Any]) -> Any:
         return trainer.compute_loss(trainer.model, dict(batch))
 
 
-def _batches(trainer: Trainer, method: Lora, seed: int, size: int) -> list[dict[str, Any]]:
+def _batches(trainer: Trainer, start: Start, seed: int, size: int) -> list[dict[str, Any]]:
     """Training rows, drawn at random and put together by the trainer's own collator."""
     rows = trainer.train_dataset.shuffle(seed=seed, keep_in_memory=True)  # nothing is added to the rows of the run
-    rows = rows.select(range(min(method.init_samples, len(rows))))
+    rows = rows.select(range(min(start.samples, len(rows))))
     kept = trainer.args.per_device_eval_batch_size
     trainer.args.per_device_eval_batch_size = size
     try:
@@ -254,20 +254,20 @@ class _WideningPasses:
     batch, which is all rows at once and comes again a few times, they do not.
     """
 
-    def __init__(self, trainer: Trainer, method: Lora, seed: int, positions: int) -> None:
+    def __init__(self, trainer: Trainer, start: Start, seed: int, positions: int) -> None:
         """Find the narrowest batches that show as many positions as there are directions: PEFT waits for others.
 
         Raises:
             PlanError: if all rows together have too few.
         """
-        self._take = functools.partial(_batches, trainer, method, seed)
+        self._take = functools.partial(_batches, trainer, start, seed)
         self._size = trainer.args.per_device_train_batch_size
         self._positions = positions
         while not (found := self._wide(self._size)):
             whole = self._take(self._size)
             if len(whole) == 1:
                 seen = _positions(whole[0])
-                what = f"{_key(method)} takes {positions} directions, and the rows that it looks at have {seen} tokens"
+                what = f"{_key(start)} takes {positions} directions, and the rows that it looks at have {seen} tokens"
                 raise PlanError(Problem("", what, "raise `init_samples`, or lower `lora_r` or `eva_rho`"))
             self._size *= 2
         self.first = found[0]
@@ -314,18 +314,18 @@ def _uncounted(trainer: Trainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _telling(method: Lora) -> Iterator[None]:
+def _telling(start: Start) -> Iterator[None]:
     """Turn what PEFT says of layers or rows that it cannot start from into one line."""
     try:
         yield
     except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = 'write another start, such as "pissa", or "default"'
-        raise PlanError(Problem("", f"{_key(method)}: PEFT cannot compute it: {reason}", remedy)) from error
+        raise PlanError(Problem("", f"{_key(start)}: PEFT cannot compute it: {reason}", remedy)) from error
 
 
-def _key(method: Lora) -> str:
-    return f'peft.init_lora_weights: "{method.init_lora_weights}"'
+def _key(start: Start) -> str:
+    return f'peft.init_lora_weights: "{start.name}"'
 
 
 def _short(name: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import PlanError, Problem
-from lora_ns.methods import AdaLora
 from lora_ns.objectives import Objective
 from lora_ns.parallel.sharding import divided_layers
 from lora_ns.plan.plan import Plan
@@ -16,7 +15,7 @@ from lora_ns.training.arguments import trainer_arguments
 from lora_ns.training.eval_loss import counted
 from lora_ns.training.label_head import begin_at_mean
 from lora_ns.training.scored_positions import scoring_positions_in_the_loss
-from lora_ns.training.wrapped import epoch_order, rank_allocation, repeatable
+from lora_ns.training.wrapped import epoch_order, repeatable
 
 if TYPE_CHECKING:
     import datasets
@@ -41,12 +40,12 @@ def make_trainer(
     if arguments["fsdp"]:
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
     trainer = _of_objective(recipe.objective, arguments, shared, labels)
-    trainer.row_parts = recipe.distributed.row_parts
+    trainer.row_parts, trainer.regularization = recipe.distributed.row_parts, recipe.peft.regularization
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    for callback in (*callbacks, epoch_order(), *([rank_allocation()] if isinstance(recipe.peft, AdaLora) else [])):
+    for callback in (*callbacks, epoch_order(), *recipe.peft.callbacks()):
         trainer.add_callback(callback)
     return trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +13,11 @@ from lora_ns.parallel.group import hand_out
 from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_first
 from lora_ns.run.checkpoints import best_of
 from lora_ns.training.going_on import telling_checkpoints
-from lora_ns.training.regularization import has_regularization, regularization
 from lora_ns.training.sampler import sampler_class
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import TrainerCallback
-
-
-def rank_allocation() -> TrainerCallback:
-    """The step of AdaLoRA that PEFT leaves to who trains: after each optimizer step, ranks are weighed and cut."""
-    import transformers
-
-    class RankAllocation(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Called while the gradients are still there."""
-
-        def on_optimizer_step(self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any) -> None:
-            model.base_model.update_and_allocate(state.global_step + 1)
-
-    return RankAllocation()
 
 
 def epoch_order() -> TrainerCallback:
@@ -124,9 +112,10 @@ def repeatable(trainer_class: Any) -> Any:
     """
 
     class RepeatableTrainer(ending_in_time(saving_in_parts(trainer_class))):  # type: ignore[misc, unused-ignore]
-        """See `sampler_class` and `regularization`."""
+        """See `sampler_class`, and `regularization` of a method."""
 
         own_optimizer = None
+        regularization: Callable[[Any], Tensor | None] | None = None
         row_parts = 1
 
         def get_train_dataloader(self) -> Any:
@@ -156,11 +145,12 @@ def repeatable(trainer_class: Any) -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """The loss of the rows, and in a training step what the method adds to it."""
             found = super().compute_loss(model, inputs, return_outputs, **kwargs)
-            adapted = self.accelerator.unwrap_model(model)
-            if return_outputs or not model.training or not has_regularization(adapted):
+            if return_outputs or not model.training or self.regularization is None:
+                return found
+            if (term := self.regularization(self.accelerator.unwrap_model(model))) is None:
                 return found
             # The loss of rows is divided by their number in the whole batch, so that micro-batches add up.
             steps = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
-            return found + regularization(adapted) / steps
+            return found + term / steps
 
     return RepeatableTrainer

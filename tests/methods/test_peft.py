@@ -6,7 +6,7 @@ import pytest
 from minimal_recipe import choosing
 
 from lora_ns.errors import RecipeError
-from lora_ns.methods import METHODS, method_name
+from lora_ns.methods import METHODS
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.upstream import peft_config_fields
 
@@ -32,7 +32,7 @@ def read(name, **keys):
 
 
 def test_the_methods_are_named_by_their_tag():
-    assert {name: method_name(read(name)) for name in METHODS} == {name: name for name in METHODS}
+    assert {name: (read(name).tag(), read(name).method) for name in METHODS} == {name: (name, name) for name in METHODS}
 
 
 @needs_peft

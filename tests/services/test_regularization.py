@@ -15,7 +15,6 @@ from lora_ns.answers.opened import open_trained
 from lora_ns.errors import PlanError
 from lora_ns.model.adapter import WEIGHTS, save_adapter
 from lora_ns.services.merge import merge
-from lora_ns.training.regularization import regularization
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0")
 KASA = ("peft.use_kasa=true", "peft.lora_r=8")
@@ -28,25 +27,36 @@ WORDS = [{"tokens": ["plum", "and", "stone"], "tags": ["B", "O", "B"]}, {"tokens
 class Grasped(transformers.TrainerCallback):
     """The gradients of the first step, and those of the term alone at the same weights."""
 
+    def __init__(self, method):
+        self.method = method
+
     def on_pre_optimizer_step(self, args, state, control, *, model, **_):
         if state.global_step == 0:
             trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
             self.whole = {name: value.grad.clone() for name, value in trained.items() if value.grad is not None}
             named = {name: trained[name] for name in self.whole}
-            found = torch.autograd.grad(regularization(model), named.values(), allow_unused=True)
+            found = torch.autograd.grad(self.method.regularization(model), named.values(), allow_unused=True)
             self.term = dict(zip(named, found, strict=True))
 
 
 @pytest.fixture
 def grasped(monkeypatch, tmp_path):
-    real = lora_ns.training.fit.make_callbacks
+    real = lora_ns.training.fit.make_trainer
+    spies = []
+
+    def watched(recipe, *given):
+        trainer = real(recipe, *given)
+        spies.append(Grasped(recipe.peft))
+        trainer.add_callback(spies[-1])
+        return trainer
+
+    monkeypatch.setattr(lora_ns.training.fit, "make_trainer", watched)
 
     def run(text, name, *overrides):
-        spy = Grasped()
-        monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), spy])
         more = ("training.max_grad_norm=0", "training.per_device_train_batch_size=2", f"training.output_dir={name}")
         found = run_recipe(tmp_path, text, *FEW, *overrides, *more)
         rows = [json.loads(line) for line in found.metrics.read_text().splitlines()]
+        spy = spies[-1]
         spy.loss = next(row["loss"] for row in rows if "loss" in row)
         spy.first = next(row["eval_loss"] for row in rows if "eval_loss" in row)
         return spy

@@ -185,4 +185,4 @@ def test_a_start_that_cannot_be_read_is_named(trained, tmp_path):
         file.write(bytes(8))
     base = load_base(find_base("lorans:nano", None, [], download=False), Loading("CAUSAL_LM", "float32", "cpu"))
     with pytest.raises(ModelError, match=r"start: the start of the adapter cannot be read: .*not fully covered"):
-        put_back(base, run.read().recipe.peft, tmp_path / "start")
+        put_back(base, run.read().recipe.peft.start, tmp_path / "start")

@@ -43,18 +43,7 @@ from lora_ns.recipe.rules.evaluation import (
     exact_match_keys_need_it,
     sampling_keys_need_it,
 )
-from lora_ns.recipe.rules.method import (
-    added_tokens_are_trained,
-    dora_works_on_the_base,
-    ia3_targets_come_together,
-    kasa_cuts_the_base_alone,
-    method_works_on_the_base,
-    one_factor_alone_is_trained,
-    prompt_text_and_init_agree,
-    start_fits_the_adapter,
-    start_keys_are_read,
-    start_works_on_the_base,
-)
+from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
     format_fits_the_task,
@@ -112,16 +101,9 @@ RULES: tuple[Rule, ...] = (
     packing_keeps_documents_apart,
     checkpointing_works,
     remote_code_is_pinned,
-    prompt_text_and_init_agree,
-    ia3_targets_come_together,
+    *OWN_RULES.values(),
     method_works_on_the_base,
-    dora_works_on_the_base,
-    start_works_on_the_base,
-    start_keys_are_read,
-    start_fits_the_adapter,
     added_tokens_are_trained,
-    one_factor_alone_is_trained,
-    kasa_cuts_the_base_alone,
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,

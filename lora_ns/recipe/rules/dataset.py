@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from lora_ns.errors import close_to
 from lora_ns.formats import FORMATS
 from lora_ns.formats.detection import makes_one_of
-from lora_ns.methods import Lora
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.conflict import Finding
@@ -150,7 +149,7 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
         *((key, True, what, remedy) for key, what, remedy in recipe.objective.lost_in_a_stream()),
         (
             "peft.init_lora_weights",
-            isinstance(recipe.peft, Lora) and recipe.peft.reads_rows,
+            recipe.peft.reads_rows,
             "this start looks at rows drawn from all of them",
             'write "default" or "pissa"',
         ),
