@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lora_ns.methods.base import CHANGED_IN_PLACE, PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.base import (
+    CHANGED_IN_PLACE,
+    PACKED_WEIGHTS,
+    AdapterDropout,
+    Divisor,
+    InputDropout,
+    LayeredMethod,
+    Rank,
+    Scale,
+    TargetedMethod,
+)
 from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
-from lora_ns.table import Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.table import Fraction, Name, NonNegativeInt, PositiveInt
 
 
 class LoHa(LayeredMethod):
@@ -27,8 +37,7 @@ class LoHa(LayeredMethod):
     """The update is scaled by `alpha / r`."""
     rank_dropout: Fraction = 0.0
     """Dropout on the rank."""
-    module_dropout: Fraction = 0.0
-    """Share of the adapters that is left out in a step."""
+    module_dropout: AdapterDropout = 0.0
 
 
 class LoKr(LayeredMethod):
@@ -49,8 +58,7 @@ class LoKr(LayeredMethod):
     """The update is scaled by `alpha / r`."""
     rank_dropout: Fraction = 0.0
     """Dropout on the rank."""
-    module_dropout: Fraction = 0.0
-    """Share of the adapters that is left out in a step."""
+    module_dropout: AdapterDropout = 0.0
     decompose_both: bool = False
     """Whether the smaller factor is a product of low rank, too."""
     decompose_factor: int = -1
@@ -71,10 +79,8 @@ class HiRa(LayeredMethod):
 
     method: Literal["hira"]
     """HiRA."""
-    r: PositiveInt = 32
-    """Rank of the update."""
-    hira_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    r: Rank = 32
+    hira_dropout: InputDropout = 0.0
 
 
 class GraLora(LayeredMethod):
@@ -99,8 +105,7 @@ class GraLora(LayeredMethod):
     """The update is scaled by `alpha / (r + hybrid_r)`."""
     gralora_k: PositiveInt = 2
     """Blocks along each side of a layer."""
-    gralora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    gralora_dropout: InputDropout = 0.0
 
 
 class DeLora(LayeredMethod):
@@ -110,22 +115,18 @@ class DeLora(LayeredMethod):
     config_file: ClassVar[str] = "tuners/delora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         zero3=READS_WEIGHTS,
-        int8=PACKED_WEIGHTS,
-        torchao=PACKED_WEIGHTS,
+        few_bits=PACKED_WEIGHTS,
         typical_learning_rate=1e-3,
         convertible=True,
-        nf4=PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "robust against high learning rates (Bini et al. 2025, arXiv 2503.18225)"
 
     method: Literal["delora"]
     """DeLoRA."""
-    r: PositiveInt = 16
-    """Rank of the update."""
+    r: Rank = 16
     delora_lambda: PositiveInt = 15
     """Bound of the update at the beginning."""
-    module_dropout: Fraction = 0.0
-    """Share of the adapters that is left out in a step."""
+    module_dropout: AdapterDropout = 0.0
 
 
 class Miss(LayeredMethod):
@@ -150,8 +151,7 @@ class Miss(LayeredMethod):
     """Columns that share a value; only with `init_weights = \"mini\"`."""
     init_weights: Literal["balance", "bat", "mini"] = "balance"
     """The plain form, the one that looks at the base weights, or the smallest one."""
-    miss_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    miss_dropout: InputDropout = 0.0
 
     def to_kwargs(self) -> dict[str, Any]:
         """Arguments of `peft.MissConfig`."""
@@ -180,14 +180,12 @@ class Lily(LayeredMethod):
 
     method: Literal["lily"]
     """Lily."""
-    r: PositiveInt = 32
-    """Rank of the update."""
+    r: Rank = 32
     stride_A: PositiveInt = 1  # noqa: N815 -- PEFT's name
     """Neighbouring layers that share a first factor."""
     num_B: PositiveInt = 2  # noqa: N815 -- PEFT's name
     """Second factors that all layers share."""
-    scaling: PositiveFloat = 1.0
-    """The update is multiplied by this."""
+    scaling: Scale = 1.0
 
 
 class Peanut(LayeredMethod):
@@ -195,9 +193,7 @@ class Peanut(LayeredMethod):
 
     config_class: ClassVar[str] = "PeanutConfig"
     config_file: ClassVar[str] = "tuners/peanut/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities(few_bits=PACKED_WEIGHTS, typical_learning_rate=2e-4)
     advice: ClassVar[str] = "for updates that follow the weights (Zhong et al. 2024, arXiv 2410.01870)"
 
     method: Literal["peanut"]
@@ -208,8 +204,7 @@ class Peanut(LayeredMethod):
     """Hidden layers on each side of it."""
     act_fn: Name = "relu"
     """Its activation."""
-    scaling: PositiveFloat = 1.0
-    """The update is multiplied by this."""
+    scaling: Scale = 1.0
 
 
 class Glora(TargetedMethod):
@@ -217,9 +212,7 @@ class Glora(TargetedMethod):
 
     config_class: ClassVar[str] = "GloraConfig"
     config_file: ClassVar[str] = "tuners/glora/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=1e-3, nf4=PACKED_WEIGHTS
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities(few_bits=PACKED_WEIGHTS, typical_learning_rate=1e-3)
     advice: ClassVar[str] = "for small layers; largest of its kind (Chavan et al. 2023, arXiv 2306.07967)"
 
     method: Literal["glora"]
@@ -234,7 +227,7 @@ class Deft(LayeredMethod):
     config_class: ClassVar[str] = "DeftConfig"
     config_file: ClassVar[str] = "tuners/deft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ddp=ANOTHER_ADAPTER, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=2e-4, nf4=PACKED_WEIGHTS
+        ddp=ANOTHER_ADAPTER, few_bits=PACKED_WEIGHTS, typical_learning_rate=2e-4
     )
     advice: ClassVar[str] = "to replace what the base knows rather than to add (PEFT 0.21)"
 
@@ -246,8 +239,7 @@ class Deft(LayeredMethod):
     """How the subspace is made."""
     para: bool = False
     """Only take out, put nothing in."""
-    deft_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    deft_dropout: InputDropout = 0.0
 
 
 class Osf(TargetedMethod):
@@ -256,7 +248,7 @@ class Osf(TargetedMethod):
     config_class: ClassVar[str] = "OSFConfig"
     config_file: ClassVar[str] = "tuners/osf/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ddp=ANOTHER_ADAPTER, int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=5e-5, nf4=PACKED_WEIGHTS
+        ddp=ANOTHER_ADAPTER, few_bits=PACKED_WEIGHTS, typical_learning_rate=5e-5
     )
     advice: ClassVar[str] = "for one task after the other, without forgetting (Nayak et al. 2025, arXiv 2504.07097)"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.methods.base import PACKED_WEIGHTS, Divisor, LayeredMethod, TargetedMethod
+from lora_ns.methods.base import PACKED_WEIGHTS, Divisor, InputDropout, LayeredMethod, TargetedMethod
 from lora_ns.methods.capabilities import Capabilities
 from lora_ns.table import Fraction, PositiveInt
 
@@ -60,9 +60,7 @@ class Hra(LayeredMethod):
 
     config_class: ClassVar[str] = "HRAConfig"
     config_file: ClassVar[str] = "tuners/hra/config.py"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, nf4=PACKED_WEIGHTS
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities(few_bits=PACKED_WEIGHTS, typical_learning_rate=4e-4)
     advice: ClassVar[str] = "between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
 
     method: Literal["hra"]
@@ -79,7 +77,7 @@ class Psoft(LayeredMethod):
     config_class: ClassVar[str] = "PsoftConfig"
     config_file: ClassVar[str] = "tuners/psoft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        int8=PACKED_WEIGHTS, torchao=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True, nf4=PACKED_WEIGHTS
+        few_bits=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True
     )
     advice: ClassVar[str] = "OFT with LoRA's cost (Wu et al. 2025, arXiv 2505.11235)"
 
@@ -91,8 +89,7 @@ class Psoft(LayeredMethod):
     """The update is scaled by `psoft_alpha / r`."""
     psoft_orth: bool = True
     """Keep the rotation a rotation."""
-    psoft_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    psoft_dropout: InputDropout = 0.0
 
 
 class Road(TargetedMethod):

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.methods.base import Divisor, LayeredMethod
+from lora_ns.methods.base import Divisor, InputDropout, LayeredMethod, Rank
 from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
 from lora_ns.table import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 _PACKED_WEIGHTS = "it decomposes the base weights, which are packed in a few bits"
 
 
-class Vera(LayeredMethod):
+class SharedMatrices(LayeredMethod):
+    """Two vectors for each layer around random matrices that all layers share."""
+
+    r: PositiveInt = 256
+    """Rank of the shared matrices."""
+    projection_prng_key: NonNegativeInt = 0
+    """Seed of the shared matrices."""
+    save_projection: bool = True
+    """Save the shared matrices, too: a larger file that loads everywhere."""
+    d_initial: PositiveFloat = 0.1
+    """Start of the inner vector."""
+
+
+class Vera(SharedMatrices):
     """Two vectors for each layer around random matrices that all layers share."""
 
     config_class: ClassVar[str] = "VeraConfig"
@@ -23,19 +36,10 @@ class Vera(LayeredMethod):
 
     method: Literal["vera"]
     """VeRA."""
-    r: PositiveInt = 256
-    """Rank of the shared matrices."""
-    projection_prng_key: NonNegativeInt = 0
-    """Seed of the shared matrices."""
-    save_projection: bool = True
-    """Save the shared matrices, too: a larger file that loads everywhere."""
-    d_initial: PositiveFloat = 0.1
-    """Start of the inner vector."""
-    vera_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    vera_dropout: InputDropout = 0.0
 
 
-class Pvera(LayeredMethod):
+class Pvera(SharedMatrices):
     """VeRA that learns a distribution of its inner vector."""
 
     config_class: ClassVar[str] = "PveraConfig"
@@ -47,16 +51,7 @@ class Pvera(LayeredMethod):
 
     method: Literal["pvera"]
     """PVeRA."""
-    r: PositiveInt = 256
-    """Rank of the shared matrices."""
-    projection_prng_key: NonNegativeInt = 0
-    """Seed of the shared matrices."""
-    save_projection: bool = True
-    """Save the shared matrices, too: a larger file that loads everywhere."""
-    d_initial: PositiveFloat = 0.1
-    """Start of the inner vector."""
-    pvera_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    pvera_dropout: InputDropout = 0.0
 
 
 class RandLora(LayeredMethod):
@@ -79,8 +74,7 @@ class RandLora(LayeredMethod):
     """Seed of the random matrices."""
     save_projection: bool = True
     """Save the random matrices, too: a larger file that loads everywhere."""
-    randlora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    randlora_dropout: InputDropout = 0.0
 
 
 class VbLora(LayeredMethod):
@@ -97,16 +91,14 @@ class VbLora(LayeredMethod):
 
     method: Literal["vblora"]
     """VB-LoRA."""
-    r: PositiveInt = 4
-    """Rank of the update."""
+    r: Rank = 4
     num_vectors: PositiveInt = 256
     """Vectors in the bank."""
     vector_length: Literal["auto"] | PositiveInt = "auto"
     """Length of a vector, which divides every side of every layer; `auto` takes the longest up to 256 that does."""
     topk: PositiveInt = 2
     """Vectors that are mixed for each part."""
-    vblora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    vblora_dropout: InputDropout = 0.0
 
 
 _ROUNDED_SCALES = "PEFT rounds its scales to the integers that the base is packed in, which makes them 0"
@@ -125,14 +117,12 @@ class UniLora(LayeredMethod):
 
     method: Literal["unilora"]
     """Uni-LoRA."""
-    r: PositiveInt = 4
-    """Rank of the update."""
+    r: Rank = 4
     theta_d_length: PositiveInt = 256
     """Length of the vector."""
     proj_seed: NonNegativeInt = 42
     """Seed of which number goes where."""
-    unilora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    unilora_dropout: InputDropout = 0.0
 
 
 class TinyLora(LayeredMethod):
@@ -143,11 +133,9 @@ class TinyLora(LayeredMethod):
     capabilities: ClassVar[Capabilities] = Capabilities(
         fsdp=SHARES_PARAMETERS,
         zero3=READS_WEIGHTS,
-        int8=_PACKED_WEIGHTS,
-        torchao=_PACKED_WEIGHTS,
+        few_bits=_PACKED_WEIGHTS,
         typical_learning_rate=1e-2,
         convertible=True,
-        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
 
@@ -161,8 +149,7 @@ class TinyLora(LayeredMethod):
     """Share of the layers that use one vector together."""
     projection_seed: NonNegativeInt = 42
     """Seed of the projection."""
-    tinylora_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    tinylora_dropout: InputDropout = 0.0
 
 
 class Frod(LayeredMethod):
@@ -173,10 +160,8 @@ class Frod(LayeredMethod):
     capabilities: ClassVar[Capabilities] = Capabilities(
         ddp=ANOTHER_ADAPTER,
         empty_base=False,
-        int8=_PACKED_WEIGHTS,
-        torchao=_PACKED_WEIGHTS,
+        few_bits=_PACKED_WEIGHTS,
         typical_learning_rate=1e-3,
-        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
 
@@ -186,8 +171,7 @@ class Frod(LayeredMethod):
     """Share of the rotation that is trained."""
     projection_prng_key: NonNegativeInt = 0
     """Seed of which part that is."""
-    frod_dropout: Fraction = 0.0
-    """Dropout on the input of the adapter."""
+    frod_dropout: InputDropout = 0.0
 
 
 class Adamss(LayeredMethod):
@@ -199,10 +183,8 @@ class Adamss(LayeredMethod):
         ddp=ANOTHER_ADAPTER,
         hidden_tensors=True,
         empty_base=False,
-        int8=_PACKED_WEIGHTS,
-        torchao=_PACKED_WEIGHTS,
+        few_bits=_PACKED_WEIGHTS,
         typical_learning_rate=5e-3,
-        nf4=_PACKED_WEIGHTS,
     )
     advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
     sizes: ClassVar[frozenset[str]] = frozenset({"subspace_rank"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lora_ns.methods.base import CHANGED_IN_PLACE, Divisor, LayeredMethod
+from lora_ns.methods.base import CHANGED_IN_PLACE, Divisor, LayeredMethod, Scale
 from lora_ns.methods.capabilities import Capabilities
-from lora_ns.table import Name, NonNegativeInt, PositiveFloat, PositiveInt
+from lora_ns.table import Name, NonNegativeInt, PositiveInt
 
 
 class FourierFt(LayeredMethod):
@@ -24,8 +24,7 @@ class FourierFt(LayeredMethod):
     """FourierFT."""
     n_frequency: PositiveInt = 1000
     """Frequencies that are learned; at most the number of weights of a layer."""
-    scaling: PositiveFloat = 150.0
-    """The update is multiplied by this."""
+    scaling: Scale = 150.0
     random_loc_seed: NonNegativeInt = 777
     """Seed of the places."""
 
@@ -43,8 +42,7 @@ class WaveFt(LayeredMethod):
     """WaveFT."""
     n_frequency: PositiveInt = 2592
     """Coefficients that are learned; at most the number of weights of a layer."""
-    scaling: PositiveFloat = 25.0
-    """The update is multiplied by this."""
+    scaling: Scale = 25.0
     wavelet_family: Name = "db1"
     """Wavelet, by its PyWavelets name."""
     random_loc_seed: NonNegativeInt = 777
