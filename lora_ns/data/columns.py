@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_ns.data.source import Source, Sources, UnusedColumns
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Columns, Format, Unused, find_unused
+from lora_ns.formats import Columns, Format, RawText, Unused, find_unused
 from lora_ns.formats.cells import listed
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
@@ -32,7 +32,7 @@ def unused_problem(form: Format, found: Unused, name: str) -> Problem:
     ignore = f"`ignore_columns = [{names}]` if they are not to be learned"
     if not found.meant:
         return Problem("", what, ignore, UNUSED)
-    if form.name == "text":
+    if RawText in form.makes:
         what += f"; {listed(found.meant)} may be the answer to the text"
         ignore = f'`columns = {{prompt = "text", completion = "{found.meant[0]}"}}`, or {ignore}'
     else:

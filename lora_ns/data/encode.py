@@ -102,7 +102,7 @@ def encode_causal(
     rows = CausalRows(form, renderer, objective)
     tally = rows.tally
     tally.rows = len(source.rows)
-    tally.is_text = all((row.form or form).name == "text" for row in source.rows)
+    tally.is_text = all(RawText in (row.form or form).makes for row in source.rows)
     sequences: list[Encoded] = []
     problems: list[Problem] = []
     for start in range(0, len(source.rows), ROWS_AT_ONCE):

@@ -19,7 +19,7 @@ from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
 from lora_ns.data.targets import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.disk import sha256_file
-from lora_ns.formats import Format, RowFaultError, detect, names_of
+from lora_ns.formats import Format, RawText, RowFaultError, detect, names_of
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.load import LoadedRecipe
 
@@ -111,7 +111,7 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
         kind = "" if is_named else _kind(source, table)
         other = other_delimiter(" ".join(names)) if kind == ".csv" else ""
         raise DataError(_column_problem(loaded, key, source.name, kind, fault, other)) from None
-    if form.name != "text" and _kind(source, table) == ".txt" and not is_named:
+    if RawText not in form.makes and _kind(source, table) == ".txt" and not is_named:
         what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
             Problem(source.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')

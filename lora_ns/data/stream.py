@@ -30,7 +30,7 @@ from lora_ns.data.rows import Outcome, Row, told
 from lora_ns.data.source import Source, asked_for
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
-from lora_ns.formats import Format, TokenClassification, find_unused
+from lora_ns.formats import Format, RawText, TokenClassification, find_unused
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.run.manifest import FileRecord, SourceRecord
@@ -123,7 +123,7 @@ class Stream:
         if number == 0:
             self._look_at_columns(rows)
         if self.loaded.recipe.objective.writes_text:
-            tally = self._causal.tally = Tally(rows=len(rows), is_text=self.form.name == "text")
+            tally = self._causal.tally = Tally(rows=len(rows), is_text=RawText in self.form.makes)
             sequences, faults = self._causal.encode(rows)
             problems = [*told(faults), *self._overflow(tally)]
         else:

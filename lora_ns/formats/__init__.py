@@ -1,4 +1,4 @@
-"""How a row becomes an example: one class per format, pure, with the columns that it needs.
+"""How a row becomes an example: one class per format, pure, with the columns that it needs and those that tell it.
 
 `FORMATS` is the registry. `detect` chooses one by the columns and says why.
 """
@@ -22,7 +22,8 @@ from lora_ns.formats.base import (
     Tagged,
 )
 from lora_ns.formats.classification import ProblemType, TextClassification
-from lora_ns.formats.detection import FORMATS, detect
+from lora_ns.formats.detection import detect
+from lora_ns.formats.registry import FORMATS
 from lora_ns.formats.tokens import TokenClassification
 from lora_ns.formats.unused import Unused, ends_answered, find_unasked, find_unused, names_of
 

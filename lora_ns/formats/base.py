@@ -118,12 +118,19 @@ class Format(Protocol):
     """A way to read rows."""
 
     name: ClassVar[str]
+    """What the recipe calls it."""
+    makes: ClassVar[tuple[type[Example], ...]]
+    """The kinds of examples that its rows become."""
     reads: ClassVar[tuple[str, ...]]
     """The columns that the recipe can name by `columns`."""
-    makes: ClassVar[tuple[type, ...]]
-    """Kinds of examples that rows become."""
     aliases: ClassVar[Mapping[str, str]]
     """Other usual names of columns, and what each stands for."""
+    signs: ClassVar[tuple[tuple[str, ...], ...]]
+    """The columns that tell it, each set of them by itself; none where the recipe alone tells it."""
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]]
+    """Those that tell it where the signs of no format are there, because they are a part of others, or beside them."""
+
+    def __init__(self, columns: Columns) -> None: ...
 
     def used(self, names: Collection[str]) -> list[str]:
         """What of these columns the rows are read from, or the paths into them, in the format's order."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from lora_ns.formats.base import Columns, Conversation, Message, RowFaultError, Values
+from lora_ns.formats.base import Columns, Conversation, Example, Message, RowFaultError, Values
 from lora_ns.formats.cells import Cells, cells_of, used_columns
 from lora_ns.formats.turns import read_tools
 
@@ -17,8 +17,9 @@ from lora_ns.formats.turns import read_tools
 class Chat(ABC):
     """Rows that become conversations."""
 
+    makes: ClassVar[tuple[type[Example], ...]] = (Conversation,)
     reads: ClassVar[tuple[str, ...]]
-    makes: ClassVar[tuple[type, ...]] = (Conversation,)
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     columns: Columns
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from lora_ns.formats.base import Columns, Label, Labelled, RowFaultError, Values
+from lora_ns.formats.base import Columns, Example, Label, Labelled, RowFaultError, Values
 from lora_ns.formats.cells import column_of, found, parsed, shown, text
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -19,9 +19,11 @@ class TextClassification:
     """A text or a pair of texts with a label; the columns have keys of their own in the recipe."""
 
     name: ClassVar[str] = "classification"
+    makes: ClassVar[tuple[type[Example], ...]] = (Labelled,)
     reads: ClassVar[tuple[str, ...]] = ()
-    makes: ClassVar[tuple[type, ...]] = (Labelled,)
     aliases: ClassVar[Mapping[str, str]] = {}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     columns: Columns
     problem_type: ProblemType = "single_label_classification"

@@ -11,60 +11,15 @@ from lora_ns.errors import close_to
 from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
-from lora_ns.formats.instructions import Alpaca, QuestionAnswer
 from lora_ns.formats.messages import Messages
-from lora_ns.formats.plain import PlainPromptCompletion, PlainText
-from lora_ns.formats.sharegpt import ShareGpt
+from lora_ns.formats.plain import PlainPromptCompletion
+from lora_ns.formats.registry import FORMATS, FormatClass
 from lora_ns.formats.tokens import TokenClassification
-from lora_ns.formats.trees import MessageTrees
-
-FormatClass = (
-    type[Messages]
-    | type[ShareGpt]
-    | type[Alpaca]
-    | type[QuestionAnswer]
-    | type[MessageTrees]
-    | type[PlainPromptCompletion]
-    | type[PlainText]
-    | type[TextClassification]
-    | type[TokenClassification]
-)
-
-
-FORMATS: Mapping[str, FormatClass] = {
-    form.name: form
-    for form in (
-        Messages,
-        ShareGpt,
-        Alpaca,
-        QuestionAnswer,
-        MessageTrees,
-        PlainPromptCompletion,
-        PlainText,
-        TextClassification,
-        TokenClassification,
-    )
-}
 
 
 def makes_one_of(kind: FormatClass, examples: Collection[type]) -> bool:
     """Whether rows of a format become examples of one of these kinds."""
     return any(made in examples for made in kind.makes)
-
-
-SIGNS: Mapping[FormatClass, tuple[tuple[str, ...], ...]] = {
-    Messages: (("messages",),),
-    ShareGpt: (("conversations",), ("conversation",)),
-    Alpaca: (("instruction", "output"), ("instruction", "response")),
-    QuestionAnswer: (("question", "answer"), ("query", "response"), ("query", "answer"), ("human", "assistant")),
-    MessageTrees: (("message_tree_id", "prompt"),),
-    PlainPromptCompletion: (("prompt", "completion"),),
-}
-"""The columns that tell a format, in the order in which they are tried.
-
-`input` with `output`, and a `text` column, are looked at where none of these fits: `input` is a part of other formats,
-and many data sets have a `text` beside what it was made of.
-"""
 
 
 PREFERENCES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"), ("response_j", "response_k"))
@@ -126,23 +81,26 @@ def _seen(columns: Columns, names: Sequence[str]) -> list[str]:
 
 def _fitting(seen: Sequence[str], names: Sequence[str]) -> FormatClass:
     """The one format that the columns tell."""
-    there = {kind: [sign for sign in signs if set(sign) <= set(seen)] for kind, signs in SIGNS.items()}
-    found = {kind: signs[0] for kind, signs in there.items() if signs}
+    kinds = FORMATS.values()
+    found = {kind: sign for kind in kinds if (sign := _first_in(seen, kind.signs))}
     if len(found) > 1:
         told = " and ".join(f"{kind.name} ({listed(sign)})" for kind, sign in found.items())
         choice = " or ".join(f'`format = "{kind.name}"`' for kind in found)
         raise RowFaultError(f"the columns are those of {told}", f"write {choice}")
     if found:
         return next(iter(found))
-    if {"input", "output"} <= set(seen):
-        return QuestionAnswer
-    if "text" in seen:
-        return PlainText
+    if late := next((kind for kind in kinds if _first_in(seen, kind.late_signs)), None):
+        return late
     raise RowFaultError(
         f"no format has the columns {listed(names)}",
         "say how a row becomes text: `prompt_template` and `completion_template` with `{column}` in them, "
         'or its columns, such as `columns = {question = "...", answer = "..."}`',
     )
+
+
+def _first_in(seen: Sequence[str], signs: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The first of some signs whose columns are all there."""
+    return next((sign for sign in signs if set(sign) <= set(seen)), ())
 
 
 def _opened(kind: FormatClass, columns: Columns, names: Sequence[str], first: Values) -> Format:

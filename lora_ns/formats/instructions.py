@@ -18,6 +18,7 @@ class Alpaca(Chat):
     name: ClassVar[str] = "alpaca"
     reads: ClassVar[tuple[str, ...]] = ("instruction", "input", "output", "system", "history", "tools")
     aliases: ClassVar[Mapping[str, str]] = {"context": "input", "response": "output"}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("instruction", "output"), ("instruction", "response"))
 
     def question(self, text: str) -> Values:
         """An instruction alone."""
@@ -44,6 +45,13 @@ class QuestionAnswer(Chat):
         "input": "question",
         "output": "answer",
     }
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("question", "answer"),
+        ("query", "response"),
+        ("query", "answer"),
+        ("human", "assistant"),
+    )
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = (("input", "output"),)
 
     def question(self, text: str) -> Values:
         """The question."""

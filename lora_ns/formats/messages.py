@@ -19,6 +19,7 @@ class Messages(Chat):
     name: ClassVar[str] = "messages"
     reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
     aliases: ClassVar[Mapping[str, str]] = {}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",),)
 
     def used(self, names: Collection[str]) -> list[str]:
         """The list with its tools, or else the templates' columns or the two sides."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lora_ns.formats.base import Columns, PromptCompletion, RawText, RowFaultError, Values
+from lora_ns.formats.base import Columns, Example, PromptCompletion, RawText, RowFaultError, Values
 from lora_ns.formats.cells import answered, cells_of, fill, fill_single_field, template_columns, used_columns
 
 
@@ -15,9 +15,11 @@ class PlainPromptCompletion:
     """Plain text: `prompt` and `completion` columns, or two templates."""
 
     name: ClassVar[str] = "prompt-completion"
+    makes: ClassVar[tuple[type[Example], ...]] = (PromptCompletion,)
     reads: ClassVar[tuple[str, ...]] = ("prompt", "completion")
-    makes: ClassVar[tuple[type, ...]] = (PromptCompletion,)
     aliases: ClassVar[Mapping[str, str]] = {}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt", "completion"),)
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     columns: Columns
 
@@ -56,9 +58,11 @@ class PlainText:
     """Texts that are learned whole, as in pretraining: a `text` column."""
 
     name: ClassVar[str] = "text"
+    makes: ClassVar[tuple[type[Example], ...]] = (RawText,)
     reads: ClassVar[tuple[str, ...]] = ("text",)
-    makes: ClassVar[tuple[type, ...]] = (RawText,)
     aliases: ClassVar[Mapping[str, str]] = {}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)
 
     columns: Columns
 

@@ -41,6 +41,7 @@ class ShareGpt(Chat):
     name: ClassVar[str] = "sharegpt"
     reads: ClassVar[tuple[str, ...]] = ("conversations", "system", "tools")
     aliases: ClassVar[Mapping[str, str]] = {"conversation": "conversations"}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("conversations",), ("conversation",))
 
     def question(self, text: str) -> Values:
         """One turn of the human."""

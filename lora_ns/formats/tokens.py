@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lora_ns.formats.base import Columns, RowFaultError, Tagged, Values
+from lora_ns.formats.base import Columns, Example, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import cells_of, shown, used_columns
 from lora_ns.formats.classification import class_name
 
@@ -16,9 +16,11 @@ class TokenClassification:
     """A list of words and a list of their tags."""
 
     name: ClassVar[str] = "token-classification"
+    makes: ClassVar[tuple[type[Example], ...]] = (Tagged,)
     reads: ClassVar[tuple[str, ...]] = ("tokens", "tags")
-    makes: ClassVar[tuple[type, ...]] = (Tagged,)
     aliases: ClassVar[Mapping[str, str]] = {"words": "tokens", "labels": "tags", "ner_tags": "tags"}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     columns: Columns
 

@@ -27,6 +27,7 @@ class MessageTrees(Chat):
     name: ClassVar[str] = "oasst"
     reads: ClassVar[tuple[str, ...]] = ("prompt",)
     aliases: ClassVar[Mapping[str, str]] = {}
+    signs: ClassVar[tuple[tuple[str, ...], ...]] = (("message_tree_id", "prompt"),)
 
     def question(self, text: str) -> Values:
         """A tree of the prompt alone."""

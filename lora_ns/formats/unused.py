@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ns.formats.base import Columns, Conversation, Format, RowFaultError, Values
+from lora_ns.formats.base import Columns, Conversation, Format, PromptCompletion, RawText, RowFaultError, Values
 from lora_ns.formats.cells import column_of, find, is_there
 from lora_ns.formats.classification import TextClassification
-from lora_ns.formats.detection import FORMATS, PREFERENCES, SIGNS, TEXT_PAIRS, TEXTS
-from lora_ns.formats.plain import PlainText
+from lora_ns.formats.detection import PREFERENCES, TEXT_PAIRS, TEXTS
+from lora_ns.formats.registry import FORMATS
 from lora_ns.formats.tokens import TokenClassification
 
 METADATA = frozenset(
@@ -25,16 +25,13 @@ METADATA = frozenset(
 """Columns that say which row it is, of which kind, and where it comes from; no format reads them."""
 
 
-_OF_TASK = (TextClassification.name, TokenClassification.name)
+_ANSWERED = [form for form in FORMATS.values() if {Conversation, PromptCompletion}.intersection(form.makes)]
 
 
-_WRITTEN = [form for name, form in FORMATS.items() if name not in (*_OF_TASK, PlainText.name)]
+_NAMES = frozenset(name for form in _ANSWERED for name in (*form.reads, *form.aliases))
 
 
-_NAMES = frozenset(name for form in _WRITTEN for name in (*form.reads, *form.aliases))
-
-
-_SIGN_COLUMNS = frozenset(name for signs in SIGNS.values() for sign in signs for name in sign)
+_SIGN_COLUMNS = frozenset(name for form in FORMATS.values() for sign in form.signs for name in sign)
 
 
 _ANSWERS = frozenset(
@@ -139,7 +136,7 @@ def _meaning(form: Format, asked: Columns) -> Collection[str]:
         return _NAMES - _SIGN_COLUMNS
     other_names = {alias for alias, name in form.aliases.items() if name in asked.columns}
     beside = {*_NAMES, *_SIGN_COLUMNS, "label", *(name for pair in PREFERENCES for name in pair)} - other_names
-    return beside | _ANSWERS if isinstance(form, PlainText) else beside
+    return beside | _ANSWERS if RawText in form.makes else beside
 
 
 def _says(value: Any) -> bool:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from lora_ns.formats import FORMATS
 from lora_ns.table import Column, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Table
 
-FormatName = Literal[
-    "auto",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "question-answer",
-    "oasst",
-    "prompt-completion",
-    "text",
-    "classification",
-    "token-classification",
-]
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[("auto", *FORMATS)]
 
 
 SampleBy = Literal["document", "line"]

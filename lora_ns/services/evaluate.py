@@ -15,7 +15,7 @@ from lora_ns.data.render import Rendered, make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.data.targets import check_named
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import TextClassification, TokenClassification
+from lora_ns.formats import RawText, TextClassification, TokenClassification
 from lora_ns.objectives import TextObjective
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
@@ -109,7 +109,7 @@ def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
     renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, objective, opened.vocabulary())
     rendered = for_each(rows, lambda row: objective.sequences(form.example(row.values), renderer))
     whole = [sequence for row in rendered for sequence in row]
-    if objective.on_overflow == "split" and form.name == "text":
+    if objective.on_overflow == "split" and RawText in form.makes:
         return [piece for sequence in whole for piece in split_text(sequence, objective.max_seq_length)]
     return whole
 

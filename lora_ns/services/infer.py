@@ -172,7 +172,7 @@ def _answer_column(manifest: Manifest) -> str | None:
     """The column of the rows' own answers, where what the model says has the same name."""
     form = format_of(manifest)
     column = form.columns.label_column if isinstance(form, TextClassification) else "output"
-    is_answer = isinstance(form, TextClassification) or form.name == "alpaca"
+    is_answer = isinstance(form, TextClassification) or column in form.reads
     return column if is_answer and column in _written(manifest) else None
 
 

@@ -1,12 +1,13 @@
 """Every column of a row is read, known as metadata, or reported; one that means something to a format is refused."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from lora_ns.formats import FORMATS, Columns, Unused, detect, ends_answered, find_unasked, find_unused, names_of
-from lora_ns.formats.detection import PREFERENCES, SIGNS
+from lora_ns.formats.detection import PREFERENCES
 from lora_ns.formats.unused import METADATA
 from lora_ns.objectives import objective_of
 
@@ -27,7 +28,7 @@ ROWS: Mapping[str, tuple[str, dict]] = {
 WRITTEN = [name for name in ROWS if not name.endswith("classification")]
 MEANT = sorted(
     {name for form in WRITTEN if form != "text" for name in (*FORMATS[form].reads, *FORMATS[form].aliases)}
-    | {name for signs in SIGNS.values() for sign in signs for name in sign}
+    | {name for form in FORMATS.values() for sign in form.signs for name in sign}
     | {name for pair in PREFERENCES for name in pair}
     | {"label"}
 )
@@ -42,6 +43,16 @@ def unused(rows, columns=Columns(), task="CAUSAL_LM"):  # noqa: B008 -- it is fr
 
 def test_every_format_has_a_row_to_try():
     assert list(ROWS) == list(FORMATS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_becomes_what_its_format_says_that_it_makes(name):
+    task, row = deepcopy(ROWS[name])
+    form, _ = detect(Columns(), names_of([row]), row, task)
+    assert form.name == name
+    if name == "oasst":  # a tree without a reply has no answer
+        row["prompt"]["replies"] = [{"role": "assistant", "text": "yo"}]
+    assert type(form.example(row)) in form.makes
 
 
 @pytest.mark.parametrize("name", ROWS)

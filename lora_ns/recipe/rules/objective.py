@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lora_ns.formats.detection import FORMATS, makes_one_of
+from lora_ns.formats.detection import makes_one_of
+from lora_ns.formats.registry import FORMATS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.recipe.rules.dataset import _each_form

@@ -1,0 +1,33 @@
+"""The formats by their names: beside the class in a file of this room, its line here is all that a new one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lora_ns.formats.base import Format
+from lora_ns.formats.classification import TextClassification
+from lora_ns.formats.instructions import Alpaca, QuestionAnswer
+from lora_ns.formats.messages import Messages
+from lora_ns.formats.plain import PlainPromptCompletion, PlainText
+from lora_ns.formats.sharegpt import ShareGpt
+from lora_ns.formats.tokens import TokenClassification
+from lora_ns.formats.trees import MessageTrees
+
+FormatClass = type[Format]
+
+
+_CLASSES: tuple[FormatClass, ...] = (
+    Messages,
+    ShareGpt,
+    Alpaca,
+    QuestionAnswer,
+    MessageTrees,
+    PlainPromptCompletion,
+    PlainText,
+    TextClassification,
+    TokenClassification,
+)
+
+
+FORMATS: Mapping[str, FormatClass] = {form.name: form for form in _CLASSES}
+"""The recipe offers them, and `detect` tries their signs, in this order."""
