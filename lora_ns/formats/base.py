@@ -130,6 +130,9 @@ class Format(Protocol):
     late_signs: ClassVar[tuple[tuple[str, ...], ...]]
     """Those that tell it where the signs of no format are there, because they are a part of others, or beside them."""
 
+    templates: ClassVar[tuple[str, ...]]
+    """The templates of a recipe that it fills."""
+
     def __init__(self, columns: Columns) -> None: ...
 
     def used(self, names: Collection[str]) -> list[str]:

@@ -20,6 +20,7 @@ class Chat(ABC):
     makes: ClassVar[tuple[type[Example], ...]] = (Conversation,)
     reads: ClassVar[tuple[str, ...]]
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    templates: ClassVar[tuple[str, ...]] = ()
 
     columns: Columns
 

@@ -24,6 +24,7 @@ class TextClassification:
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    templates: ClassVar[tuple[str, ...]] = ()
 
     columns: Columns
     problem_type: ProblemType = "single_label_classification"

@@ -20,6 +20,7 @@ class Messages(Chat):
     reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",),)
+    templates: ClassVar[tuple[str, ...]] = ("prompt_template", "completion_template", "system_template")
 
     def used(self, names: Collection[str]) -> list[str]:
         """The list with its tools, or else the templates' columns or the two sides."""

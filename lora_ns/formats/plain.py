@@ -20,6 +20,7 @@ class PlainPromptCompletion:
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt", "completion"),)
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    templates: ClassVar[tuple[str, ...]] = ("prompt_template", "completion_template")
 
     columns: Columns
 
@@ -63,6 +64,7 @@ class PlainText:
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)
+    templates: ClassVar[tuple[str, ...]] = ()
 
     columns: Columns
 

@@ -21,6 +21,7 @@ class TokenClassification:
     aliases: ClassVar[Mapping[str, str]] = {"words": "tokens", "labels": "tags", "ner_tags": "tags"}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    templates: ClassVar[tuple[str, ...]] = ()
 
     columns: Columns
 

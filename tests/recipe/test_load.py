@@ -327,6 +327,7 @@ MORE_BROKEN = [
     [*STREAM, 'dataset.sources=[{path = "a.jsonl"}]'],
     [*STREAM, "sft.packing=true"],
     [*STREAM, "training.group_by_length=true"],
+    ["dataset.format=oasst", "dataset.completion_template={c}", "dataset.prompt_template={a}"],
     [*STREAM, "training.dataloader_num_workers=1"],
     [*STREAM, "task_type=SEQ_CLS", 'classification.labels=["a", "b"]', "classification.class_weights=balanced"],
     [*STREAM, 'dataset.slice=":10%"'],

@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Collection, Iterator
 
 from lora_ns.errors import close_to
-from lora_ns.formats import FORMATS
+from lora_ns.formats import FORMATS, Labelled, Tagged
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
@@ -15,7 +15,10 @@ from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.recipe.slices import parse_slice
 
-_WITHOUT_TEMPLATES = {"sharegpt", "alpaca", "question-answer", "text"}
+_WITHOUT_TEMPLATES = {
+    name for name, form in FORMATS.items() if not form.templates and not {Labelled, Tagged}.intersection(form.makes)
+}
+"""Formats of text that fill no template; those of labels are not for any task that has one."""
 
 
 def template_fields(template: str) -> tuple[str, ...]:
@@ -279,7 +282,8 @@ def completion_template_has_a_column(recipe: Recipe) -> Finding | None:
 def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
     """Plain text has no system turn."""
     for data, key_of in _each_form(recipe):
-        if data.system_template is not None and data.format != "messages":
+        fills = FORMATS[data.format].templates if data.format in FORMATS else ()
+        if data.system_template is not None and "system_template" not in fills:
             return Finding(
                 (key_of("system_template"),),
                 "`system_template` needs rows in chat form",
