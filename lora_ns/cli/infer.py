@@ -171,9 +171,10 @@ def _texts(text: str | None, input_file: Path | None) -> list[str]:
 
 def _has_prompts(file: Path) -> bool:
     """Whether a file is one of lines rather than of rows."""
-    from lora_ns.data.files.packing import kind_of
+    from lora_ns.data.files.kinds import find_kind
 
-    return kind_of(file)[0] == ".txt"
+    kind = find_kind(file)
+    return kind is not None and kind.is_plain_text
 
 
 def _lines(where: str, lines: list[str]) -> list[str]:

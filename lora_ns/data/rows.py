@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +25,6 @@ class Row:
 
 
 Outcome = Row | Problem
-
-
-Reader = Callable[[Path], Iterator[Outcome]]
-"""Rows of a file, and problems of single rows; what spoils the whole file is raised as a `DataError`."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lora_ns.data.columns import _unused, asked_columns, columns_record, told_unused
+from lora_ns.data.files.kinds import TABLES, find_kind
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.files.paths import find_files, layout_of, shown
-from lora_ns.data.files.read import TABLES, is_table, read_files
-from lora_ns.data.files.tables import TAB, other_delimiter, sniff_delimiter
+from lora_ns.data.files.read import read_files
 from lora_ns.data.hub import _load_hub, _read_hub, open_hub_stream
 from lora_ns.data.mixing import _mixed, _split
 from lora_ns.data.rows import Found, told_left_out
@@ -104,27 +104,27 @@ def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> t
     """The format of a source's rows and the reason. Raises `DataError`."""
     names = names_of(row.values for row in source.rows)
     columns = asked_columns(table)
-    is_named = bool(table.column_names or table.delimiter)
+    place = _place(source, table)
+    kind = None if table.column_names or table.delimiter else find_kind(place)
     try:
         form, why = detect(columns, names, source.rows[0].values, loaded.recipe.objective.examples)
     except RowFaultError as fault:
-        kind = "" if is_named else _kind(source, table)
-        other = other_delimiter(" ".join(names)) if kind == ".csv" else ""
-        raise DataError(_column_problem(loaded, key, source.name, kind, fault, other)) from None
-    if RawText not in form.makes and _kind(source, table) == ".txt" and not is_named:
-        what = f"a .txt file is one text that is learned whole, and no row of {form.name}"
+        remedy = kind.column_remedy(names, fault.remedy) if kind else fault.remedy
+        raise DataError(_column_problem(loaded, key, source.name, fault, remedy)) from None
+    if RawText not in form.makes and kind and kind.is_plain_text:
+        what = f"a {kind_of(place)[0]} file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
             Problem(source.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
         )
     return form, why
 
 
-def _kind(source: Source, table: Dataset) -> str:
-    """The kind of a source's file, such as `.csv`, if it is one file."""
+def _place(source: Source, table: Dataset) -> PurePath:
+    """The source's file, if it is one file."""
     name = source.name
     for part in (table.slice, table.eval_slice):
         name = name.removesuffix(f"[{part}]")
-    return kind_of(PurePath(name))[0]
+    return PurePath(name)
 
 
 def _check_labels_agree(loaded: LoadedRecipe, parts: Sequence[Part]) -> None:
@@ -159,15 +159,8 @@ def _file_hash(file: Path) -> str:
         return "cannot be read"  # who reads it tells why
 
 
-def _column_problem(
-    loaded: LoadedRecipe, key: str, source: str, kind: str, fault: RowFaultError, other: str = ""
-) -> Problem:
-    """What is wrong with the columns of a source; `other` is what to write if they are separated by another mark."""
-    remedy = f"{other}; {fault.remedy}" if other else fault.remedy
-    if kind in {".csv", ".tsv"}:
-        remedy = f"the first line names the columns: if it is a row, name them by `column_names = [...]`; {remedy}"
-    if kind == ".txt":
-        remedy = "it is read as one text: if it is a table with tabs, name its columns by `column_names = [...]`"
+def _column_problem(loaded: LoadedRecipe, key: str, source: str, fault: RowFaultError, remedy: str) -> Problem:
+    """What is wrong with the columns of a source, at the key that it is about."""
     if not fault.what.startswith("dataset."):
         return Problem(loaded.where(key), f"{source}: {fault.what}", remedy)
     own = fault.what.split(":")[0].replace("dataset", key, 1)
@@ -205,27 +198,15 @@ def read_part(
     found = read_files(files, asked.reach(), table.max_bad_rows, layout_of(table))
     told = shown(names, files)
     rows = [found.rows[number] for number in asked.of(len(found.rows), told)]
-    found = replace(found, rows=rows, notes=_delimiter_notes(files, table))
+    layout = layout_of(table)
+    notes = tuple(note for file in files if (kind := find_kind(file)) for note in kind.notes(file, layout))
+    found = replace(found, rows=rows, notes=notes)
     return f"{told}[{asked.slice}]" if asked.slice else told, found
-
-
-def _delimiter_notes(files: Sequence[Path], table: Dataset) -> tuple[str, ...]:
-    """Tables whose cells are not separated by what their kind says, as their first lines show."""
-    if table.delimiter:
-        return ()
-    tables = [file for file in files if kind_of(file)[0] == ".csv"]
-    found = [(file, sniff_delimiter(file, table.column_names)) for file in tables]
-    return tuple(
-        f"{file}: read with {'tabs' if mark == TAB else f'`{mark}`'} between its cells, as its first line has them "
-        "(`delimiter` names another mark)"
-        for file, mark in found
-        if mark != ","
-    )
 
 
 def _check_tables(loaded: LoadedRecipe, key: str, name: str, files: Sequence[Path]) -> None:
     """Refuse names of columns where no file lacks them."""
-    if not any(is_table(file) for file in files):
+    if not any((kind := find_kind(file)) and kind.is_table for file in files):
         what = f"{key}: {name} is no table without a header"
         raise DataError(Problem(loaded.where(key), what, f"remove it: it is for {', '.join(TABLES)}"))
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lora_ns.data.files.json import JsonLines
 from lora_ns.data.files.packing import kind_of
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_within
@@ -43,7 +44,8 @@ def check_answers(output: Path, input_file: Path | None) -> None:
 
     Rows in JSON lines have all their columns beside the answers, and may be replaced by whoever says `--overwrite`.
     """
-    if input_file is None or kind_of(input_file) == (".jsonl", ""):
+    kind, packing = kind_of(input_file) if input_file else ("", "")
+    if input_file is None or (kind in JsonLines.suffixes and not packing):
         return
     if os.path.realpath(output) == os.path.realpath(input_file):
         what = "is the file of the rows, and answers are written as JSON lines"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lora_ns.data.files.read import KNOWN
+from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.rows import for_each
 from lora_ns.data.sources import read_sources
 from lora_ns.errors import DataError

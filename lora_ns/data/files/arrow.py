@@ -8,12 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.data.files.json import _short
+from lora_ns.data.files.kind import FileKind
+from lora_ns.data.files.layout import Layout
 from lora_ns.data.files.tables import _check_names
 from lora_ns.data.rows import Outcome, Row
 from lora_ns.errors import DataError, MissingError, Problem
 from lora_ns.files.reading import LARGEST_TEXT, MIB, MOST_UNPACKED, shown_size
 
 # Arrow
+
+
+class Parquet(FileKind):
+    """A Parquet file."""
+
+    suffixes = (".parquet",)
+    can_be_packed = False
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
+        """The rows of its groups."""
+        return _parquet(path)
+
+
+class Arrow(FileKind):
+    """An Arrow file, or a stream as `datasets` writes it."""
+
+    suffixes = (".arrow",)
+    can_be_packed = False
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
+        """The rows of its batches."""
+        return _arrow(path)
 
 
 def _parquet(path: Path) -> Iterator[Outcome]:

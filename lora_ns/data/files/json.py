@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from lora_ns.data.files.kind import FileKind
+from lora_ns.data.files.layout import Layout
 from lora_ns.data.files.lines import _numbered, _too_long
 from lora_ns.data.files.packing import _BLOCK, _decoded, _not_utf8, _opened
 from lora_ns.data.rows import Outcome, Row, _no_rows
@@ -46,6 +48,27 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=f
 
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class JsonLines(FileKind):
+    """An object a line."""
+
+    suffixes = (".jsonl",)
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
+        """The objects."""
+        return _json_lines(path)
+
+
+class Json(FileKind):
+    """A list, a table by columns, or one object."""
+
+    suffixes = (".json",)
+    whole = ("one list cannot be read row by row", "write it as .jsonl, or remove `streaming`")
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
+        """The objects of the list."""
+        return _json(path)
 
 
 def _json_lines(path: Path) -> Iterator[Outcome]:

@@ -41,7 +41,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         except EOFError:
             what = f"cut short, its {packing} has no end"
             raise _DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
-        except (gzip.BadGzipFile, zlib.error, _ZstdError):
+        except _NotPackedError:
             raise _DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
 
 
@@ -56,7 +56,7 @@ def _file(path: Path) -> Iterator[IO[bytes]]:
 
 def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     """What a packed file has in it, unless that is out of all proportion: a few bytes can stand for a full disk."""
-    unpacked = PACKINGS[kind_of(path)[1]](path, file)
+    unpacked = io.BufferedReader(_Blocks(PACKINGS[kind_of(path)[1]](path, file)), _BLOCK)
 
     def blocks() -> Iterator[bytes]:
         size = 0
@@ -70,34 +70,39 @@ def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     return io.BufferedReader(_Blocks(blocks()), _BLOCK)
 
 
-def _gzip(_: Path, file: IO[bytes]) -> IO[bytes]:
-    return io.BufferedReader(gzip.GzipFile(fileobj=file), _BLOCK)
+class _NotPackedError(Exception):
+    """What is damaged, or not packed as its name says; each library has an error of its own."""
 
 
-def _zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
+def _gzip(_: Path, file: IO[bytes]) -> Iterator[bytes]:
+    unpacked = gzip.GzipFile(fileobj=file)
+    try:
+        while block := unpacked.read(_BLOCK):
+            yield block
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise _NotPackedError(str(error)) from None
+
+
+def _zstd(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
     try:
         import zstandard
     except ImportError:
         raise MissingError(Problem(str(path), "reading .zst needs zstandard", "`pip install zstandard`")) from None
 
     unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
-
-    def blocks() -> Iterator[bytes]:
-        """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
-        frame = None
-        while block := file.read(_PACKED_BLOCK):
-            while block:
-                if frame is None or frame.eof:
-                    frame = unpacker.decompressobj()
-                try:
-                    yield frame.decompress(block)
-                except zstandard.ZstdError as error:
-                    raise _ZstdError(str(error)) from None
-                block = frame.unused_data
-        if frame is not None and not frame.eof:
-            raise EOFError
-
-    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
+    frame = None
+    while block := file.read(_PACKED_BLOCK):
+        while block:
+            if frame is None or frame.eof:
+                frame = unpacker.decompressobj()
+            try:
+                yield frame.decompress(block)
+            except zstandard.ZstdError as error:
+                raise _NotPackedError(str(error)) from None
+            block = frame.unused_data
+    if frame is not None and not frame.eof:
+        raise EOFError
 
 
 _BLOCK = 1 << 16
@@ -109,10 +114,6 @@ _PACKED_BLOCK = 1 << 11
 
 _LARGEST_WINDOW = 1 << 31
 """What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
-
-
-class _ZstdError(Exception):
-    """What zstandard cannot unpack; its own error has no name before it is imported."""
 
 
 class _Blocks(io.RawIOBase):
@@ -158,5 +159,8 @@ def _without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
-PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], IO[bytes]]] = {".gz": _gzip, ".zst": _zstd}
-"""How a file is packed to what unpacks it."""
+PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[bytes]]] = {".gz": _gzip, ".zst": _zstd}
+"""How a file is packed to what unpacks it, a block at a time.
+
+It raises `_NotPackedError` where the file is damaged, and `EOFError` where it is cut short.
+"""

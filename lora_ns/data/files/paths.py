@@ -6,8 +6,9 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.files.layout import Layout
-from lora_ns.data.files.read import KNOWN, is_known
+from lora_ns.data.files.read import is_known
 from lora_ns.errors import DataError, ModelError, Problem
 from lora_ns.files.reading import exists, is_file, is_folder, read_json
 from lora_ns.model.files import PACKAGED, packaged

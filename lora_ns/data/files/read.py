@@ -6,18 +6,15 @@ just a value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import IO
 
-from lora_ns.data.files.arrow import _arrow, _parquet
-from lora_ns.data.files.json import _json, _json_lines
+from lora_ns.data.files.kinds import KINDS, KNOWN, PACKED, find_kind
 from lora_ns.data.files.layout import PLAIN, Layout
 from lora_ns.data.files.lines import _decoded_line, _numbered
 from lora_ns.data.files.packing import _DamagedError, _opened, _without_end, kind_of
-from lora_ns.data.files.tables import _csv, _tsv
-from lora_ns.data.files.texts import _conll, _text, _text_lines
-from lora_ns.data.rows import Found, Outcome, Reader, Row, _no_rows, told
+from lora_ns.data.rows import Found, Outcome, Row, _no_rows, told
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_TEXT, exists, is_file, shown_size
 
@@ -62,21 +59,14 @@ def each_row(paths: Sequence[Path], layout: Layout = PLAIN) -> Iterator[Outcome]
 
 
 def _whole(path: Path) -> Problem | None:
-    if kind_of(path)[0] != ".json":
-        return None
-    remedy = "write it as .jsonl, or remove `streaming`"
-    return Problem(str(path), "one list cannot be read row by row", remedy)
-
-
-def is_table(path: PurePath) -> bool:
-    """Whether a file of this name may be a table without a header."""
-    return kind_of(path)[0] in TABLES
+    kind = find_kind(path)
+    return Problem(str(path), *kind.whole) if kind and kind.whole else None
 
 
 def is_known(path: PurePath) -> bool:
     """Whether there is a reader for a file of this name."""
     kind, packing = kind_of(path)
-    return kind in (TEXT_READERS if packing else READERS)
+    return kind in (PACKED if packing else KINDS)
 
 
 def _unfit(path: Path) -> Problem | None:
@@ -115,15 +105,8 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[
 
 
 def _outcomes(path: Path, layout: Layout) -> Iterator[Outcome]:
-    kind = kind_of(path)[0]
-    is_tabular = kind != ".txt" or layout.column_names or layout.delimiter
     try:
-        if kind in TABLES and is_tabular:
-            yield from TABLES[kind](path, layout)
-        elif kind == ".txt" and layout.sample_by == "line":
-            yield from _text_lines(path)
-        else:
-            yield from READERS[kind](path)
+        yield from KINDS[kind_of(path)[0]].rows(path, layout)
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from None
 
@@ -152,27 +135,3 @@ def prompts_of(path: Path, file: IO[bytes]) -> list[str]:
     while texts and not texts[-1].strip():
         texts.pop()
     return texts
-
-
-TEXT_READERS: Mapping[str, Reader] = {
-    ".jsonl": _json_lines,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".txt": _text,
-    ".conll": _conll,
-    ".iob": _conll,
-    ".bio": _conll,
-}
-"""Kind of a file that may be packed to its reader."""
-
-
-READERS: Mapping[str, Reader] = {**TEXT_READERS, ".parquet": _parquet, ".arrow": _arrow}
-"""File kind to reader."""
-
-
-TABLES: Mapping[str, Callable[[Path, Layout], Iterator[Outcome]]] = {".csv": _csv, ".tsv": _tsv, ".txt": _tsv}
-"""Kind of a file that may be a table to its reader."""
-
-
-KNOWN = f"{', '.join(TEXT_READERS)}, each also with .gz or .zst, .parquet, .arrow"

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lora_ns.data.files.layout import PLAIN, Layout
+from lora_ns.data.files.kind import FileKind
+from lora_ns.data.files.layout import Layout
 from lora_ns.data.files.lines import _decoded_line, _numbered, _too_long
 from lora_ns.data.files.packing import _opened
 from lora_ns.data.rows import Outcome, Row
@@ -21,20 +22,57 @@ from lora_ns.files.reading import LARGEST_ROW, MOST_COLUMNS
 # Tables
 
 
-def _csv(path: Path, layout: Layout = PLAIN) -> Iterator[Outcome]:
-    """Rows of a table; a cell is a string, whatever is in it. With tabs it is read as a `.tsv` file is."""
-    delimiter = layout.delimiter or sniff_delimiter(path, layout.column_names)
+class Csv(FileKind):
+    """A table with commas, or with another mark that its first line shows."""
+
+    suffixes = (".csv",)
+    is_table = True
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
+        """Its rows; a cell is a string, whatever is in it. With tabs it is read as a `.tsv` file is."""
+        return _rows(path, layout, layout.delimiter or sniff_delimiter(path, layout.column_names))
+
+    def notes(self, path: Path, layout: Layout) -> Sequence[str]:
+        """That its cells are not separated by commas, as its first line shows."""
+        mark = "," if layout.delimiter else sniff_delimiter(path, layout.column_names)
+        if mark == ",":
+            return ()
+        shown = "tabs" if mark == TAB else f"`{mark}`"
+        told = f"{path}: read with {shown} between its cells, as its first line has them"
+        return (f"{told} (`delimiter` names another mark)",)
+
+    def column_remedy(self, names: Sequence[str], remedy: str) -> str:
+        """That its first line may be a row, and its cells separated by another mark."""
+        return "; ".join(filter(None, (_HEADER, other_delimiter(" ".join(names)), remedy)))
+
+
+class Tsv(FileKind):
+    """A table with tabs."""
+
+    suffixes = (".tsv",)
+    is_table = True
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
+        """Its rows; a cell is a string, and quotes are part of it."""
+        return tabbed_rows(path, layout)
+
+    def column_remedy(self, names: Sequence[str], remedy: str) -> str:  # noqa: ARG002 -- tabs are in no names
+        """That its first line may be a row."""
+        return "; ".join(filter(None, (_HEADER, remedy)))
+
+
+def tabbed_rows(path: Path, layout: Layout) -> Iterator[Outcome]:
+    """Rows of a table whose cells are separated by tabs, unless the recipe names another mark."""
+    return _rows(path, layout, layout.delimiter or TAB)
+
+
+def _rows(path: Path, layout: Layout, delimiter: str) -> Iterator[Outcome]:
     if delimiter == TAB:
-        return _tsv(path, layout)
+        return _table(path, layout.column_names, "check the tabs", delimiter=TAB, quoting=csv.QUOTE_NONE)
     return _table(path, layout.column_names, "check the quotes", strict=True, delimiter=delimiter)
 
 
-def _tsv(path: Path, layout: Layout = PLAIN) -> Iterator[Outcome]:
-    """Rows of a table with tabs; a cell is a string, and quotes are part of it."""
-    delimiter = layout.delimiter or TAB
-    if delimiter != TAB:
-        return _csv(path, layout)
-    return _table(path, layout.column_names, "check the tabs", delimiter=TAB, quoting=csv.QUOTE_NONE)
+_HEADER = "the first line names the columns: if it is a row, name them by `column_names = [...]`"
 
 
 TAB = "\t"

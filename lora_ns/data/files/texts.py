@@ -8,13 +8,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lora_ns.data.files.json import _short
+from lora_ns.data.files.kind import FileKind
+from lora_ns.data.files.layout import Layout
 from lora_ns.data.files.lines import _decoded_line, _numbered, _too_long
 from lora_ns.data.files.packing import _DamagedError, _decoded, _opened, _without_end
+from lora_ns.data.files.tables import tabbed_rows
 from lora_ns.data.rows import Outcome, Row
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_ROW, LARGEST_TEXT
 
 # One sentence a row
+
+
+class Conll(FileKind):
+    """Sentences of words with a tag each."""
+
+    suffixes = (".conll", ".iob", ".bio")
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
+        """The sentences."""
+        return _conll(path)
 
 
 def _conll(path: Path) -> Iterator[Outcome]:
@@ -83,6 +96,24 @@ def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
 
 
 # One row a file
+
+
+class Text(FileKind):
+    """Plain text, or a table with tabs whose columns the recipe names."""
+
+    suffixes = (".txt",)
+    is_table = True
+    is_plain_text = True
+
+    def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
+        """The file as one row, its lines, or the rows of the table."""
+        if layout.column_names or layout.delimiter:
+            return tabbed_rows(path, layout)
+        return _text_lines(path) if layout.sample_by == "line" else _text(path)
+
+    def column_remedy(self, names: Sequence[str], remedy: str) -> str:  # noqa: ARG002 -- a text has one column
+        """That it may be a table."""
+        return "it is read as one text: if it is a table with tabs, name its columns by `column_names = [...]`"
 
 
 def _text(path: Path) -> Iterator[Outcome]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_ns.cli.plan import plan_of
+from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.files.paths import find_files, shown
-from lora_ns.data.files.read import KNOWN
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe
 

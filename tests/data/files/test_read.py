@@ -13,9 +13,10 @@ import lora_ns.data.files.json
 import lora_ns.data.files.lines
 import lora_ns.data.files.packing
 from lora_ns.data.files import read as rows
-from lora_ns.data.files.layout import Layout
+from lora_ns.data.files.kinds import KINDS, PACKED
+from lora_ns.data.files.layout import PLAIN, Layout
 from lora_ns.data.files.packing import PACKINGS
-from lora_ns.data.files.read import READERS, TEXT_READERS, each_row, read_files, read_rows
+from lora_ns.data.files.read import each_row, read_files, read_rows
 from lora_ns.data.files.tables import sniff_delimiter
 from lora_ns.data.rows import MOST_PROBLEMS, told_left_out
 from lora_ns.errors import DataError, MissingError
@@ -73,7 +74,7 @@ WRITERS = {
     ".arrow": lambda: arrow(ROWS),
 }
 PACKERS = {".gz": gzip.compress, ".zst": zstd}
-TEXTS = list(TEXT_READERS)
+TEXTS = list(PACKED)
 
 
 def needs_its_library(kind):
@@ -98,11 +99,13 @@ def told(file):
 
 
 def test_every_kind_has_a_writer_to_try():
-    assert list(WRITERS) == list(READERS)
+    assert list(WRITERS) == list(KINDS)
+    assert len(KINDS) == sum(len(kind.suffixes) for kind in set(KINDS.values()))  # no suffix is of two kinds
+    assert all(suffix == suffix.lower() and suffix not in PACKINGS for suffix in KINDS)
     assert list(PACKERS) == list(PACKINGS)
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_rows(tmp_path, kind):
     needs_its_library(kind)
     assert values(written(tmp_path, f"rows{kind}", WRITERS[kind]())) == ROWS_OF.get(kind, ROWS)
@@ -342,7 +345,7 @@ def test_windows_line_ends_end_the_rows_of_a_table_too(tmp_path):
     assert [dict(row.values) for row in read_rows(file)] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_is_read_in_any_case(tmp_path, kind):
     needs_its_library(kind)
     assert values(written(tmp_path, f"rows{kind.upper()}", WRITERS[kind]())) == ROWS_OF.get(kind, ROWS)
@@ -419,12 +422,12 @@ def test_a_file_whose_library_is_missing_says_what_to_install(tmp_path, monkeypa
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_file_is_told(tmp_path, kind):
     assert told(tmp_path / f"none{kind}") == "FILE: no such file (check the path)"
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_is_no_file(tmp_path, kind):
     folder = tmp_path / f"folder{kind}"
     folder.mkdir()
@@ -717,7 +720,7 @@ def test_a_list_is_read_in_pieces_as_it_is_at_once(tmp_path, monkeypatch, text):
 
     def found():
         try:
-            return [str(row) for row in rows.READERS[".json"](file)]
+            return [str(row) for row in KINDS[".json"].rows(file, PLAIN)]
         except DataError as error:
             return str(error)
 
