@@ -111,7 +111,7 @@ class Dataset(Table):
     eval_split: Name | None = None
     """Split to evaluate on."""
     path: Name | tuple[Name, ...] | None = None
-    """Training file, folder, pattern (`data/*.jsonl`), or a list: JSON, CSV, TSV, text, CoNLL, Parquet, Arrow."""
+    """Training file, folder, pattern (`data/*.jsonl`), or a list; docs/data.md has the kinds, such as JSON and CSV."""
     eval_path: Name | tuple[Name, ...] | None = None
     """Evaluation rows, named like `path`; both are relative to the recipe, then to the current folder."""
     sources: tuple[RowSource, ...] = ()
