@@ -54,7 +54,7 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
     distributed = getattr(recipe, "distributed", None)
     flash_attention = recipe.model.attn_implementation == "flash_attention_2"
     return Needs(
-        quantization=recipe.quantization.method.startswith("bnb-")
+        quantization=recipe.quantization.library == "bitsandbytes"
         or OPTIMIZERS[recipe.training.optim].package == "bitsandbytes",
         deepspeed=getattr(distributed, "strategy", None) == "deepspeed",
         flash_attention=flash_attention,

@@ -21,24 +21,16 @@ from lora_ns.files.disk import telling_disk_errors
 from lora_ns.files.shortage import exhaustion
 from lora_ns.files.temporary import temporary_file
 from lora_ns.machine.hardware import TRAINING_PYTHON, Machine
+from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.safety.printable import make_file_readable
 
-PACKAGES = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "gguf",
-    "gptqmodel",
-    "huggingface_hub",
-    "optimum",
-    "peft",
-    "safetensors",
-    "tokenizers",
-    "torch",
-    "torchao",
-    "transformers",
-    "trl",
+_ALWAYS = (
+    *("accelerate", "bitsandbytes", "datasets", "gguf", "huggingface_hub", "peft", "safetensors", "tokenizers"),
+    *("torch", "transformers", "trl"),
 )
+
+
+PACKAGES = tuple(sorted({*_ALWAYS, *(name for kind in QUANTIZATIONS.values() for name in kind.packages)}))
 """The packages whose versions the manifest records."""
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 from lora_ns.errors import MissingError, Problem
+from lora_ns.quantizers import Quantization
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
-from lora_ns.recipe.quantization import Quantization
 
 
 def check_packages(loaded: LoadedRecipe) -> None:
@@ -35,4 +35,5 @@ def check_installed(quantization: Quantization, where: str = "") -> None:
         what = (
             f"a base in {quantization.method} needs {names}, which {'is' if len(missing) == 1 else 'are'} not installed"
         )
-        raise MissingError(Problem(where, what, f"`pip install 'lora-ns[{quantization.extra}]'`"))
+        brought = f"'lora-ns[{quantization.extra}]'" if quantization.extra else " ".join(missing)
+        raise MissingError(Problem(where, what, f"`pip install {brought}`"))

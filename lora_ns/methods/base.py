@@ -121,8 +121,8 @@ class Rest:
     """`quantization.method`."""
     bits: int | None
     """Bits of a weight of the base, if it is quantised."""
-    capability: str
-    """The field of `Capabilities` that says whether a method trains over such a base; empty if it is not quantised."""
+    has_norms: bool
+    """Whether PEFT unpacks the norms of the base's weights."""
     adds_tokens: bool
     """Whether `model.add_tokens` names some."""
     names_optimizer: bool

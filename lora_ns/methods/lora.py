@@ -51,7 +51,7 @@ DECOMPOSE_AT_ONCE = frozenset({"mica", "orthogonal"})
 
 def dora_works_on_the_base(method: Lora, rest: Rest) -> Conflict | None:
     """DoRA computes with the base weights, which PEFT unpacks for some layers only."""
-    if not (method.use_dora and rest.capability == "gptq"):
+    if not (method.use_dora and not rest.has_norms):
         return None
     what = f"DoRA needs the norms of the base weights, which PEFT does not unpack from {rest.quantization}"
     return Conflict(("quantization.method", "peft.use_dora"), what, "remove `use_dora`, or take another base")

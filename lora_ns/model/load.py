@@ -14,7 +14,7 @@ from lora_ns.model.consent import loading_arguments
 from lora_ns.model.files import Base
 from lora_ns.model.folder import SETTINGS
 from lora_ns.model.malformed import translating
-from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, NoQuantization, Quantization, TorchAo
+from lora_ns.quantizers import QUANTIZATIONS, NoQuantization, Quantization
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
         ModelError: if the weights do not belong to the architecture that the task needs.
         MissingError: if a package is missing.
     """
+    import torch
     import transformers
 
     check_installed(loading.quantization)
@@ -61,8 +62,8 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
-    _settle_4bit_layers(model, loading.dtype)
-    _settle_packed_layers(model)
+    for kind in QUANTIZATIONS.values():  # a base may be stored so where the recipe's own was not
+        kind.settle(model, getattr(torch, loading.dtype))
     make_room(model, loading.added_tokens)
     model.generation_config = transformers.GenerationConfig()
     if loading.quantization.bits is None and not loading.divided:
@@ -205,8 +206,8 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
     if loading.quantization.bits is not None:
         if not base.facts.quantization:
             arguments["quantization_config"] = _quantization_config(base, loading, dtype)
-        elif loading.quantization.only_stored:
-            arguments["quantization_config"] = _trainable(loading.quantization)
+        elif (added := loading.quantization.stored_settings()) is not None:
+            arguments["quantization_config"] = added
         arguments["device_map"] = (
             {"": torch.cuda.current_device()} if loading.device == "cuda" else {"": loading.device}
         )
@@ -225,33 +226,11 @@ def _head(loading: Loading) -> dict[str, Any]:
 
 def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
     """The settings of who quantises; the head, which is trained whole or gives the loss, stays as it is."""
-    quantization = loading.quantization
     empty = empty_base(base, loading.task_type, loading.trust_remote_code)
     names = whole_modules(empty, base)
     # By their full names: the last part alone is not found again in the names of the layers inside.
     whole = [name for name, _ in empty.named_modules() if name.rpartition(".")[2] in names]
-    if isinstance(quantization, TorchAo):
-        import torchao.quantization
-        from transformers import TorchAoConfig
-
-        return TorchAoConfig(getattr(torchao.quantization, quantization.quant_type)(), modules_to_not_convert=whole)
-    from transformers import BitsAndBytesConfig
-
-    assert isinstance(quantization, (Bnb4Bit, Bnb8Bit)), "the others are how a base is stored"
-    kwargs = quantization.to_kwargs()
-    if isinstance(quantization, Bnb4Bit):
-        kwargs["bnb_4bit_compute_dtype"] = dtype
-        if loading.divided:  # numbers of the type of all else can be divided with it
-            kwargs["bnb_4bit_quant_storage"] = dtype
-    return BitsAndBytesConfig(**kwargs, llm_int8_skip_modules=whole)
-
-
-def _trainable(quantization: Quantization) -> Any:
-    """What is added to a base's own settings: the fastest kernels of GPT-QModel pass no gradient back."""
-    import transformers
-
-    kind = transformers.AwqConfig if isinstance(quantization, Awq) else transformers.GPTQConfig
-    return kind(bits=quantization.bits, backend="auto_trainable")
+    return loading.quantization.settings(whole, dtype, loading.divided)
 
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
@@ -290,48 +269,6 @@ def whole_modules(model: PreTrainedModel, base: Base) -> tuple[str, ...]:
     stored = any(_POOLER in name.split(".") for name in base.facts.matrices)
     has_pooler = any(name.rpartition(".")[2] == _POOLER for name, _ in model.named_modules())
     return heads if stored or not has_pooler or _POOLER in heads else (*heads, _POOLER)
-
-
-def _settle_4bit_layers(model: PreTrainedModel, dtype: str) -> None:
-    """Have 4-bit layers compute in the run's type, and switch off their repacking on processors with AVX512-BF16.
-
-    A base that is stored in 4 bits has the type of whoever wrote it in its settings.
-    The first forward pass without gradients repacks the weights in place for a product that has no backward pass: after
-    an evaluation, training would go on with wrong or missing gradients, and without an error.
-    """
-    import torch
-
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.compute_dtype = getattr(torch, dtype)
-            module.support_avx512bf16_for_cpu = False
-
-
-def _settle_packed_layers(model: PreTrainedModel) -> None:
-    """Have the layers of GPT-QModel always compute as in training.
-
-    On a CPU, the first forward pass without gradients changes them for good to a product that passes none back: after
-    an evaluation, training would go on without an error and learn nothing.
-    """
-    for module in model.modules():
-        if hasattr(module, "linear_mode") and hasattr(module, "qweight"):
-            module.linear_mode = "train"
-
-
-def in_full(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """A base that was quantised, with the weights that its layers compute with as plain numbers in float32."""
-    if not isinstance(quantization, TorchAo):
-        plain = model.dequantize().float()
-        plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False  # PEFT asks before it folds some methods in
-        return plain
-    import torch
-    from torchao.utils import TorchAOBaseTensor
-
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, TorchAOBaseTensor):  # transformers' own `dequantize` does not know them
-            module.weight = torch.nn.Parameter(weight.dequantize().float(), requires_grad=False)
-    return model
 
 
 def never_quantised(model: PreTrainedModel) -> PreTrainedModel:

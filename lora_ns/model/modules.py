@@ -11,6 +11,7 @@ from lora_ns.errors import PlanError, Problem, close_to
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Divisor
 from lora_ns.methods.lora import is_matched
+from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.safety.deadline import OverrunError, bounded
 
 if TYPE_CHECKING:
@@ -90,11 +91,13 @@ def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer; those of GPTQ and AWQ, of other classes, are known by their integers."""
+    """Whether a module is a linear layer, also one of a class of a quantiser's own."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, (torch.nn.Linear, Conv1D)) or hasattr(module, "qweight")
+    return isinstance(module, (torch.nn.Linear, Conv1D)) or any(
+        kind.is_linear(module) for kind in QUANTIZATIONS.values()
+    )
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str], whole: Sequence[str] = ()) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lora_ns.errors import ModelError, Problem, RecipeError
 from lora_ns.machine.packages import check_installed
 from lora_ns.model.files import BaseFacts
+from lora_ns.quantizers import QUANTIZATIONS, REFUSED_STORED, NoQuantization, Quantization
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.quantization import Awq, Bnb4Bit, Bnb8Bit, Gptq, NoQuantization, Quantization, TorchAo
 from lora_ns.recipe.rules import findings
 
 _REMEDY = (
@@ -75,70 +75,15 @@ def _with_stored(loaded: LoadedRecipe, stored: Quantization) -> LoadedRecipe:
 
 def _read(settings: Mapping[str, Any], loaded: LoadedRecipe) -> Quantization:
     """What `quantization_config` of a `config.json` says, in the words of a recipe. Raises `ModelError`."""
-    kind = str(settings.get("quant_method", "bitsandbytes" if _is_bitsandbytes(settings) else "an unnamed method"))
-    read = _READERS.get(kind)
-    found = read(settings) if read else _UNREAD.get(kind, "over which nothing here trains")
-    if isinstance(found, str):
-        what = f"model.name_or_path: the base is stored quantised by {kind}, {found}"
-        raise ModelError(Problem(loaded.where("model.name_or_path"), what, _REMEDY))
-    return found
-
-
-_UNREAD = {"hqq": "which the installed transformers does not load yet, so that nothing here trains over it"}
-"""What is known of some that are refused."""
-
-
-def _is_bitsandbytes(settings: Mapping[str, Any]) -> bool:
-    return bool(settings.get("load_in_4bit") or settings.get("load_in_8bit"))
-
-
-def _bitsandbytes(settings: Mapping[str, Any]) -> Quantization | str:
-    if settings.get("load_in_4bit"):
-        return Bnb4Bit(
-            method="bnb-4bit",
-            bnb_4bit_quant_type=settings.get("bnb_4bit_quant_type", "fp4"),
-            bnb_4bit_use_double_quant=settings.get("bnb_4bit_use_double_quant", False),
-        )
-    if settings.get("load_in_8bit"):
-        return Bnb8Bit(method="bnb-8bit", llm_int8_threshold=settings.get("llm_int8_threshold", 6.0))
-    return "neither in 4 nor in 8 bits"
-
-
-def _torchao(settings: Mapping[str, Any]) -> Quantization | str:
-    kinds = settings.get("quant_type")
-    kind = kinds.get("default", {}).get("_type") if isinstance(kinds, dict) else kinds
-    if settings.get("include_input_output_embeddings"):
-        return "its embeddings with it, over which nothing here trains"
-    if kind == "Int8WeightOnlyConfig" or kind == "Float8WeightOnlyConfig":  # noqa: PLR1714 -- mypy narrows these
-        return TorchAo(method="torchao", quant_type=kind)
-    if "DynamicActivation" in str(kind):
-        return f"as {kind}, whose layers pass no gradient back"
-    return f"as {kind}, over which PEFT does not train"
-
-
-def _gptq(settings: Mapping[str, Any]) -> Quantization | str:
-    bits = settings.get("bits")
-    if settings.get("lm_head"):
-        return "its head with it, whose own weights the loss reads"
-    return (
-        Gptq(method="gptq", bits=bits) if bits in {2, 3, 4, 8} else f"in {bits} bits, which transformers does not load"
-    )
-
-
-def _awq(settings: Mapping[str, Any]) -> Quantization | str:
-    layout = str(settings.get("version") or settings.get("format") or "gemm").lower()
-    if layout != "gemm" or settings.get("bits", 4) != 4:
-        return f"in {settings.get('bits', 4)} bits and the layout `{layout}`, of which 4 bits in `gemm` are read here"
-    return Awq(method="awq")
-
-
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization | str]] = {
-    "bitsandbytes": _bitsandbytes,
-    "torchao": _torchao,
-    "gptq": _gptq,
-    "awq": _awq,
-}
-"""From `quant_method` to what its settings say, or to the reason why nothing here trains over them."""
+    kinds = [kind for kind in QUANTIZATIONS.values() if kind.is_named_by(settings)]
+    name = kinds[0].quant_method if kinds else str(settings.get("quant_method", "an unnamed method"))
+    found: Quantization | str = REFUSED_STORED.get(name, "over which nothing here trains")
+    for kind in kinds:
+        found = kind.read(settings)
+        if not isinstance(found, str):
+            return found
+    what = f"model.name_or_path: the base is stored quantised by {name}, {found}"
+    raise ModelError(Problem(loaded.where("model.name_or_path"), what, _REMEDY))
 
 
 def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:

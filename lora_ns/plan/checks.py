@@ -31,8 +31,8 @@ def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
     if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
         what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
         problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
-    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.method == "awq":
-        what = "model.dtype: AWQ's kernels compute no bfloat16 on a GPU"
+    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.float16_on_gpu:
+        what = f"model.dtype: {loaded.recipe.quantization.float16_on_gpu} compute no bfloat16 on a GPU"
         problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
         what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
@@ -57,15 +57,13 @@ def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFa
     """What does not go with a base of few bits on this device, or with this base."""
     quantization, device = loaded.recipe.quantization, machine.accelerator
     method = loaded.recipe.peft
-    by_bitsandbytes = quantization.method.startswith("bnb-")
     if quantization.bits and device == "mps":
-        by = "bitsandbytes" if by_bitsandbytes else quantization.method
-        what = f"quantization.method: {by} does not train on an Apple GPU"
+        what = f"quantization.method: {quantization.library or quantization.method} does not train on an Apple GPU"
         return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
     if row := first_of(*method.refused_on(device, quantization.method)):
         return [Problem(loaded.where(row.key), f"{row.key}: {row.what}", row.remedy)]
-    works = method.capabilities.quantized_biases
-    if by_bitsandbytes and works is not True and facts and facts.has_biases:
+    works = quantization.works_with_biases_under(method)
+    if works is not True and facts and facts.has_biases:
         what = f"peft.method: {method.tag()} does not train over a quantised base whose layers have biases: {works}"
         return [Problem(loaded.where("peft.method"), what, 'write "lora", or remove `[quantization]`')]
     return []

@@ -15,8 +15,8 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
     if loaded.recipe.model.dtype != "auto":
         return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
-    if machine.gpus and loaded.recipe.quantization.method == "awq":
-        return Derived(value="float16", origin="computed", why="what AWQ's kernels compute on a GPU")
+    if machine.gpus and (kernels := loaded.recipe.quantization.float16_on_gpu):
+        return Derived(value="float16", origin="computed", why=f"what {kernels} compute on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
         best = "bfloat16" if gpu.bf16 else "float16"

@@ -1,42 +1,42 @@
-"""`[quantization]`: the base in few bits, made so when it is loaded, or read from a base that is stored so."""
+"""Bases in 4 and 8 bits by bitsandbytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from lora_ns.quantizers.base import Quantizer
+from lora_ns.table import PositiveFloat
 
-from lora_ns.table import PositiveFloat, Table
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from typing_extensions import Self
 
-
-class QuantizationMethod(Table):
-    """What all share beside `bits`, which of some is a key."""
-
-    packages: ClassVar[tuple[str, ...]] = ()
-    """What has to be installed beside what every run needs, by import name."""
-    extra: ClassVar[str] = ""
-    """The extra of this package that brings them."""
-    capability: ClassVar[str] = ""
-    """The field of `Capabilities` that says whether a PEFT method trains over such layers."""
-    only_stored: ClassVar[bool] = False
-    """Whether it takes data to make, so that a base has to be stored so."""
+_NEITHER = "neither in 4 nor in 8 bits"
 
 
-class NoQuantization(QuantizationMethod):
-    """The base keeps its own type."""
+class _BitsAndBytes(Quantizer):
+    """What both share."""
 
-    bits: ClassVar[int | None] = None
+    library: ClassVar[str] = "bitsandbytes"
+    is_usual: ClassVar[bool] = True
+    capability_with_biases: ClassVar[str] = "quantized_biases"
+    quant_method: ClassVar[str] = "bitsandbytes"
 
-    method: Literal["none"] = "none"
-    """No quantisation."""
+    @classmethod
+    def is_named_by(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether they say so, or have bitsandbytes' own keys and no name."""
+        is_its_own = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+        return bool(settings.get("quant_method", cls.quant_method if is_its_own else None) == cls.quant_method)
 
 
-class Bnb4Bit(QuantizationMethod):
+class Bnb4Bit(_BitsAndBytes):
     """QLoRA's base: 4-bit blocks, dequantised in each product (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     bits: ClassVar[int | None] = 4
     capability: ClassVar[str] = "nf4"
+    can_be_divided: ClassVar[bool] = True
 
     method: Literal["bnb-4bit"]
     """4-bit base by bitsandbytes."""
@@ -45,16 +45,45 @@ class Bnb4Bit(QuantizationMethod):
     bnb_4bit_use_double_quant: bool = True
     """Quantise the block scales as well: saves about 0.4 bit a parameter."""
 
-    def to_kwargs(self) -> dict[str, Any]:
-        """Arguments of `transformers.BitsAndBytesConfig`; the compute dtype comes from the plan."""
-        return {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": self.bnb_4bit_quant_type,
-            "bnb_4bit_use_double_quant": self.bnb_4bit_use_double_quant,
-        }
+    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:
+        """Computed in the run's type; numbers of the type of all else can be divided with it."""
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=self.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=dtype,
+            **({"bnb_4bit_quant_storage": dtype} if divided else {}),
+            llm_int8_skip_modules=list(whole),
+        )
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self | str:
+        """The code book and whether the scales are quantised; absent ones have bitsandbytes' defaults."""
+        if not settings.get("load_in_4bit"):
+            return _NEITHER
+        return cls(
+            method="bnb-4bit",
+            bnb_4bit_quant_type=settings.get("bnb_4bit_quant_type", "fp4"),
+            bnb_4bit_use_double_quant=settings.get("bnb_4bit_use_double_quant", False),
+        )
+
+    @classmethod
+    def settle(cls, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        """Have 4-bit layers compute in the run's type, and do not repack them on processors with AVX512-BF16.
+
+        A base that is stored in 4 bits has the type of whoever wrote it in its settings.
+        The first forward pass without gradients repacks the weights in place for a product that has no backward pass:
+        after an evaluation, training would go on with wrong or missing gradients, and without an error.
+        """
+        for module in model.modules():
+            if type(module).__name__ == "Linear4bit":
+                module.compute_dtype = dtype
+                module.support_avx512bf16_for_cpu = False
 
 
-class Bnb8Bit(QuantizationMethod):
+class Bnb8Bit(_BitsAndBytes):
     """LLM.int8: 8-bit rows with the outlier columns kept apart (Dettmers et al. 2022, arXiv 2208.07339)."""
 
     bits: ClassVar[int | None] = 8
@@ -65,64 +94,17 @@ class Bnb8Bit(QuantizationMethod):
     llm_int8_threshold: PositiveFloat = 6.0
     """Columns with a larger absolute input are computed unquantised."""
 
-    def to_kwargs(self) -> dict[str, Any]:
-        """Arguments of `transformers.BitsAndBytesConfig`."""
-        return {"load_in_8bit": True, "llm_int8_threshold": self.llm_int8_threshold}
+    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- it has a type
+        """The threshold."""
+        from transformers import BitsAndBytesConfig
 
+        return BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=self.llm_int8_threshold, llm_int8_skip_modules=list(whole)
+        )
 
-class TorchAo(QuantizationMethod):
-    """8-bit weights by torchao, dequantised in each product; needs `pip install 'lora-ns[torchao]'`."""
-
-    bits: ClassVar[int | None] = 8
-    packages: ClassVar[tuple[str, ...]] = ("torchao",)
-    extra: ClassVar[str] = "torchao"
-    capability: ClassVar[str] = "torchao"
-
-    method: Literal["torchao"]
-    """8-bit base by torchao."""
-    quant_type: Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"] = "Int8WeightOnlyConfig"
-    """Kind of numbers, by the name of torchao's configuration class."""
-
-
-class Gptq(QuantizationMethod):
-    """A base that is stored by GPTQ (Frantar et al. 2022, arXiv 2210.17323); needs `pip install 'lora-ns[gptq]'`."""
-
-    packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
-    extra: ClassVar[str] = "gptq"
-    capability: ClassVar[str] = "gptq"
-    only_stored: ClassVar[bool] = True
-
-    method: Literal["gptq"]
-    """Base that is stored by GPTQ."""
-    bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a weight, as the base says."""
-
-
-class Awq(QuantizationMethod):
-    """A base that is stored by AWQ (Lin et al. 2023, arXiv 2306.00978); needs `pip install 'lora-ns[gptq]'`."""
-
-    bits: ClassVar[int | None] = 4
-    packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
-    extra: ClassVar[str] = "gptq"
-    capability: ClassVar[str] = "gptq"
-    only_stored: ClassVar[bool] = True
-
-    method: Literal["awq"]
-    """Base that is stored by AWQ, in 4 bits."""
-
-
-Quantization = Annotated[
-    NoQuantization | Bnb4Bit | Bnb8Bit | TorchAo | Gptq | Awq,
-    Field(discriminator="method"),
-]
-
-
-QUANTIZATIONS: Mapping[str, type[QuantizationMethod]] = {
-    "none": NoQuantization,
-    "bnb-4bit": Bnb4Bit,
-    "bnb-8bit": Bnb8Bit,
-    "torchao": TorchAo,
-    "gptq": Gptq,
-    "awq": Awq,
-}
-"""The tables by their `method`."""
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self | str:
+        """The threshold."""
+        if not settings.get("load_in_8bit"):
+            return _NEITHER
+        return cls(method="bnb-8bit", llm_int8_threshold=settings.get("llm_int8_threshold", 6.0))

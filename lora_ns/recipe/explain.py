@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from lora_ns.errors import Problem, close_to
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
+from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.distributed import STRATEGIES
-from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.tables import chosen_objective, kinds_of, top_level
 from lora_ns.table import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in

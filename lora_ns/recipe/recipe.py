@@ -8,12 +8,12 @@ from pydantic import Field
 
 from lora_ns.methods import Peft
 from lora_ns.objectives import AnyObjective
+from lora_ns.quantizers import NoQuantization, Quantization
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.distributed import Distributed, OneProcess
 from lora_ns.recipe.evaluation import Evaluation
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.model import Model
-from lora_ns.recipe.quantization import NoQuantization, Quantization
 from lora_ns.recipe.tracking import Tracking
 from lora_ns.recipe.training import Training
 from lora_ns.table import WORD, Table

@@ -14,8 +14,8 @@ from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.adapter import load_adapter, put_in_place
 from lora_ns.model.files import Base
-from lora_ns.model.load import Loading, difference, in_full, load_base, never_quantised
-from lora_ns.recipe.quantization import NoQuantization
+from lora_ns.model.load import Loading, difference, load_base, never_quantised
+from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.services.outputs import check_output
@@ -101,7 +101,7 @@ def _merge(
     loading = _loading(run, manifest, base)
     model = load_base(base, loading)
     if loading.quantization.bits is not None:
-        model = in_full(model, loading.quantization)
+        model = loading.quantization.in_full(model)
     if method.capabilities.hidden_tensors:
         model = model.float()
     adapted = load_adapter(model, run.adapter).float()

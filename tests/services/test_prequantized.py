@@ -20,8 +20,8 @@ from lora_ns.model.files import ASSETS, find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
+from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.load import load_recipe
-from lora_ns.recipe.quantization import QUANTIZATIONS
 from lora_ns.services.merge import merge
 
 WRITTEN = {

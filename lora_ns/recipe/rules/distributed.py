@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
-from lora_ns.recipe.quantization import Bnb4Bit
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.table import Refusal, first_of
@@ -35,7 +34,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
     is_later = method.starts_later and not isinstance(asked, Fsdp)
     row = first_of(
         *method.refused_divided(asked.strategy, base.bits),
-        Refusal("quantization.method", base.bits is not None and not isinstance(base, Bnb4Bit), _ONLY_4_BIT),
+        Refusal("quantization.method", not base.can_be_divided, _ONLY_4_BIT),
         Refusal("peft.init_lora_weights", is_later, "a start that is computed is put onto whole weights"),
         Refusal("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _TOKEN_ROWS),
@@ -98,7 +97,6 @@ def rows_can_be_divided(recipe: Recipe) -> Finding | None:
     if parts == 1:
         return None
     objective, model, extra = recipe.objective, recipe.model, recipe.training.extra
-    is_packed = recipe.quantization.bits is not None and not isinstance(recipe.quantization, Bnb4Bit)
     needs_lora = f"only with LoRA, not {method.tag()}"
     row = first_of(
         Refusal("task_type", not objective.divides_rows, "only rows of `CAUSAL_LM` are", 'write "CAUSAL_LM"'),
@@ -110,7 +108,7 @@ def rows_can_be_divided(recipe: Recipe) -> Finding | None:
         Refusal("peft.init_lora_weights", method.starts_later, _STARTS_ON_ROWS, 'write "default"'),
         Refusal("model.add_tokens", bool(model.add_tokens), "not with new tokens", "remove it"),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _ONE_TOKEN, "remove it"),
-        Refusal("quantization.method", is_packed, _NF4, 'write "bnb-4bit"'),
+        Refusal("quantization.method", not recipe.quantization.can_be_divided, _NF4, 'write "bnb-4bit"'),
         Refusal("model.trust_remote_code", model.trust_remote_code, "not by code of a model's own", "write false"),
         Refusal("model.attn_implementation", model.attn_implementation not in {"auto", "sdpa"}, _SDPA, 'write "sdpa"'),
         Refusal(

@@ -14,9 +14,9 @@ from lora_ns.recipe.rules.written import is_written
 def method_works_on_the_base(recipe: Recipe) -> Finding | None:
     """A base in few bits only under methods that do not compute with its weights, or know how they are packed."""
     quantization = recipe.quantization
-    works = getattr(recipe.peft.capabilities, quantization.capability) if quantization.capability else True
+    works = quantization.works_under(recipe.peft)
     if works is not True:
-        by = "" if quantization.method.startswith("bnb-") else f" by {quantization.method}"
+        by = "" if quantization.is_usual else f" by {quantization.method}"
         return Finding(
             ("quantization.method", "peft.method"),
             f"{recipe.peft.method} does not train over a base in {quantization.bits} bits{by}: {works}",
@@ -50,7 +50,7 @@ def _asked(rule: OwnRule) -> Rule:
 def _rest(recipe: Recipe) -> Rest:
     base = recipe.quantization
     is_named = is_written(recipe, "training.optim")
-    return Rest(base.method, base.bits, base.capability, bool(recipe.model.add_tokens), is_named)
+    return Rest(base.method, base.bits, base.has_norms, bool(recipe.model.add_tokens), is_named)
 
 
 OWN_RULES = {rule: _asked(rule) for method in METHODS.values() for rule in method.rules}

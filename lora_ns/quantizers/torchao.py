@@ -1,0 +1,62 @@
+"""Bases in 8 bits by torchao."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lora_ns.quantizers.base import Quantizer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from typing_extensions import Self
+
+
+class TorchAo(Quantizer):
+    """8-bit weights by torchao, dequantised in each product; needs `pip install 'lora-ns[torchao]'`."""
+
+    bits: ClassVar[int | None] = 8
+    packages: ClassVar[tuple[str, ...]] = ("torchao",)
+    extra: ClassVar[str] = "torchao"
+    capability: ClassVar[str] = "torchao"
+    quant_method: ClassVar[str] = "torchao"
+    packed_weight: ClassVar[str] = "._weight_qdata"
+    packed_beside: ClassVar[tuple[str, ...]] = ("._weight_scale", "._weight_zero_point")
+
+    method: Literal["torchao"]
+    """8-bit base by torchao."""
+    quant_type: Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"] = "Int8WeightOnlyConfig"
+    """Kind of numbers, by the name of torchao's configuration class."""
+
+    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- of the inputs
+        """The kind of numbers."""
+        import torchao.quantization
+        from transformers import TorchAoConfig
+
+        kind = getattr(torchao.quantization, self.quant_type)
+        return TorchAoConfig(kind(), modules_to_not_convert=list(whole))
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self | str:
+        """The kind of numbers."""
+        kinds = settings.get("quant_type")
+        kind = kinds.get("default", {}).get("_type") if isinstance(kinds, dict) else kinds
+        if settings.get("include_input_output_embeddings"):
+            return "its embeddings with it, over which nothing here trains"
+        if kind == "Int8WeightOnlyConfig" or kind == "Float8WeightOnlyConfig":  # noqa: PLR1714 -- mypy narrows these
+            return cls(method="torchao", quant_type=kind)
+        if "DynamicActivation" in str(kind):
+            return f"as {kind}, whose layers pass no gradient back"
+        return f"as {kind}, over which PEFT does not train"
+
+    def in_full(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with plain weights: transformers' own `dequantize` does not know these."""
+        import torch
+        from torchao.utils import TorchAOBaseTensor
+
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, TorchAOBaseTensor):
+                module.weight = torch.nn.Parameter(weight.dequantize().float(), requires_grad=False)
+        return model
