@@ -30,6 +30,8 @@ from lora_ns.model.folder import (
 )
 from lora_ns.model.gguf import ENDING, GgufHeader, read_gguf
 from lora_ns.model.packed import as_whole
+from lora_ns.quantizers import QUANTIZATIONS
+from lora_ns.quantizers.base import Tensors
 
 PACKAGED = "lorans:"
 """Prefix of what lies inside the package."""
@@ -354,40 +356,28 @@ def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
     return tensors
 
 
-_STATE = ".quant_state.bitsandbytes__"
-
-
-_SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
-
-
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-
-
-def _unpacked(file: Path, header: Mapping[str, Mapping[str, Any]], start: int) -> dict[str, Mapping[str, Any]]:
-    """The tensors of a weight file as they are without quantisation, of which bitsandbytes notes shape and type.
+def _unpacked(file: Path, header: Tensors, start: int) -> Tensors:
+    """The tensors of a weight file as they are without quantisation, where the file itself says how.
 
     Args:
         file: where they are stored.
         header: type, shape and place of every stored tensor.
         start: where in the file its data begins.
     """
-    plain = {name: entry for name, entry in header.items() if _STATE not in name and not name.endswith(_SCALES)}
-    states = [name for name in header if _STATE in name]
-    if not states:
-        return plain
     with file.open("rb") as stream:
-        for name in states:
+
+        def content(name: str) -> bytes:
             begin, end = header[name]["data_offsets"]
             stream.seek(start + begin)
-            weight = name.partition(_STATE)[0]
+            return stream.read(end - begin)
+
+        tensors = header
+        for kind in QUANTIZATIONS.values():
             try:
-                state = json.loads(stream.read(end - begin))
-                shape, dtype = [int(side) for side in state["shape"]], _DTYPES.get(state["dtype"])
-                plain[weight] = {**plain[weight], "shape": shape, "dtype": dtype or plain[weight]["dtype"]}
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                what = f"`{name}` does not describe a quantised weight: {error}"
-                raise ModelError(Problem(str(file), what, "fetch the model again")) from None
-    return plain
+                tensors = kind.plain_tensors(tensors, content)
+            except ValueError as error:
+                raise ModelError(Problem(str(file), str(error), "fetch the model again")) from None
+    return tensors
 
 
 def _digest_weights(digest: Any, file: Path) -> None:

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_ns.quantizers import QUANTIZATIONS
-
-Tensors = Mapping[str, Mapping[str, Any]]
-"""Type and shape of stored tensors, as the header of a safetensors file has them."""
-
-
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-
+from lora_ns.quantizers.base import DTYPES, Tensors
 
 _PACKERS = {kind.quant_method: kind for kind in QUANTIZATIONS.values() if kind.packed_weight}
 
@@ -24,7 +18,7 @@ def as_whole(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Mapping[s
     if kind not in _PACKERS:
         return dict(tensors)
     packer = _PACKERS[kind]
-    dtype = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "F16")
+    dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "F16")
     whole: dict[str, Mapping[str, Any]] = {}
     for name, entry in tensors.items():
         if name.endswith(packer.packed_weight):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.methods import PeftMethod
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
     from typing_extensions import Self
+
+
+Tensors = Mapping[str, Mapping[str, Any]]
+"""Type, shape and place of stored tensors, as the header of a safetensors file has them."""
+
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""By torch's names of types, those of safetensors."""
 
 
 class Quantizer(Table):
@@ -79,6 +87,19 @@ class Quantizer(Table):
     def read(cls, settings: Mapping[str, Any]) -> Self | str:  # noqa: ARG003 -- for kinds that bases are stored in
         """What the settings of a stored base say in the words of a recipe, or why nothing here trains over it."""
         return "over which nothing here trains"
+
+    @classmethod
+    def plain_tensors(cls, tensors: Tensors, content: Callable[[str], bytes]) -> Tensors:  # noqa: ARG003 -- for notes
+        """The tensors of a weight file with the plain shapes and types that the file itself notes of such weights.
+
+        Args:
+            tensors: what the file's header says of them.
+            content: the bytes of a tensor by its name.
+
+        Raises:
+            ValueError: because of a note that cannot be read.
+        """
+        return tensors
 
     @classmethod
     def plain_shape(cls, shape: list[int], bits: int) -> list[int]:  # noqa: ARG003 -- for kinds that pack several into one

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lora_ns.quantizers.base import Quantizer
+from lora_ns.quantizers.base import DTYPES, Quantizer, Tensors
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
     from typing_extensions import Self
+
+_STATE = ".quant_state.bitsandbytes__"
+
+
+_SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+
 
 _NEITHER = "neither in 4 nor in 8 bits"
 
@@ -29,6 +36,20 @@ class _BitsAndBytes(Quantizer):
         """Whether they say so, or have bitsandbytes' own keys and no name."""
         is_its_own = settings.get("load_in_4bit") or settings.get("load_in_8bit")
         return bool(settings.get("quant_method", cls.quant_method if is_its_own else None) == cls.quant_method)
+
+    @classmethod
+    def plain_tensors(cls, tensors: Tensors, content: Callable[[str], bytes]) -> Tensors:
+        """Without the scales, and of 4-bit weights with the shape and type that stand beside them."""
+        plain = {name: entry for name, entry in tensors.items() if _STATE not in name and not name.endswith(_SCALES)}
+        for name in (name for name in tensors if _STATE in name):
+            weight = name.partition(_STATE)[0]
+            try:
+                state = json.loads(content(name))
+                shape, dtype = [int(side) for side in state["shape"]], DTYPES.get(state["dtype"])
+                plain[weight] = {**plain[weight], "shape": shape, "dtype": dtype or plain[weight]["dtype"]}
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(f"`{name}` does not describe a quantised weight: {error}") from None
+        return plain
 
 
 class Bnb4Bit(_BitsAndBytes):
