@@ -6,38 +6,6 @@ import nox
 
 nox.options.sessions = ["lint", "light", "tests"]
 
-HEAVY_TESTS = [
-    "tests/answers/test_exact_match.py",
-    "tests/answers/test_generate.py",
-    "tests/assets/test_nano.py",
-    "tests/data/test_chat_templates.py",
-    "tests/data/test_render.py",
-    "tests/data/test_sources.py",
-    "tests/data/test_special_tokens.py",
-    "tests/data/test_targets.py",
-    "tests/data/test_template_checks.py",
-    "tests/data/test_tokenless_words.py",
-    "tests/fuzz/test_bases.py",
-    "tests/fuzz/test_run_folders.py",
-    "tests/fuzz/test_templates.py",
-    "tests/gpu",
-    "tests/machine/test_exhaustion.py",
-    "tests/machine/test_libraries.py",
-    "tests/model/test_adapter.py",
-    "tests/model/test_malformed.py",
-    "tests/model/test_modules.py",
-    "tests/model/test_tokenizing.py",
-    "tests/model/test_vocabulary.py",
-    "tests/objectives/test_baselines.py",
-    "tests/parallel/test_context.py",
-    "tests/parallel/test_stop.py",
-    "tests/services",
-    "tests/training/test_callbacks.py",
-    "tests/training/test_label_trainer.py",
-    "tests/training/test_rehearsal.py",
-    "tests/training/test_sampler.py",
-    "tests/training/test_scoring.py",
-]
 LIGHT = ["pydantic", "pyyaml", "rich", "typer", "packaging", "tomli; python_version < '3.11'"]
 
 
@@ -54,10 +22,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def light(session: nox.Session) -> None:
     """All that needs no torch, in an environment that has none."""
-    session.install("-c", "constraints.txt", *LIGHT, "pytest", "jsonschema", "hypothesis")
-    session.install("--no-deps", "-e", ".")
-    ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
-    session.run("pytest", *ignored, *session.posargs)
+    _run_light(session, "-c", "constraints.txt", *LIGHT)
 
 
 @nox.session
@@ -77,10 +42,7 @@ def minimums(session: nox.Session) -> None:
         "typer==0.16.*",
         "tomli==2.2.*; python_version < '3.11'",
     )
-    session.install(*lowest, "packaging", "pytest", "jsonschema", "hypothesis")
-    session.install("--no-deps", "-e", ".")
-    ignored = [f"--ignore={folder}" for folder in HEAVY_TESTS]
-    session.run("pytest", *ignored, *session.posargs)
+    _run_light(session, *lowest, "packaging")
 
 
 @nox.session
@@ -130,6 +92,12 @@ def bench(session: nox.Session) -> None:
     _install(session, "test")
     session.run("python", "benchmarks/startup.py")
     session.run("python", "benchmarks/first_step.py")
+
+
+def _run_light(session: nox.Session, *requirements: str) -> None:
+    session.install(*requirements, "pytest", "jsonschema", "hypothesis")
+    session.install("--no-deps", "-e", ".")
+    session.run("pytest", *session.posargs)
 
 
 def _install(session: nox.Session, extra: str) -> None:

@@ -38,6 +38,7 @@ def test_a_pattern_without_an_end_on_an_expected_answer_is_told_with_its_row():
 
 @pytest.mark.parametrize(("shape", "learned"), [("qwen-3", "<think>\n\n</think>\n\nplum"), ("mistral", "plum")])
 def test_an_answer_is_right_as_the_row_has_it_and_as_the_template_has_it_learned(write_recipe, shape, learned):
+    pytest.importorskip("transformers")
     tokenizer = make_tokenizer(SHAPES[shape])
     stop = tokenizer.convert_tokens_to_ids(SHAPES[shape].eos)
     if tokenizer.pad_token_id is None:

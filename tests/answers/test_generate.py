@@ -4,6 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers")
+
 import torch
 import transformers
 from shapes import SHAPES, make_tokenizer

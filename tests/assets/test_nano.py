@@ -7,6 +7,9 @@ from random import Random
 from typing import Any
 
 import pytest
+
+pytest.importorskip("transformers")
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 

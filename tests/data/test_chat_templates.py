@@ -1,6 +1,9 @@
 """A chat template is a program of others: it ends, what it raises is its refusal, and a row says where."""
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 
 import lora_ns.safety.deadline

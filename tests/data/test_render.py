@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing

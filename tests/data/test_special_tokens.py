@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.data.render import Renderer

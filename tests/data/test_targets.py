@@ -76,6 +76,7 @@ def test_all_lists_in_one_order_say_nothing_that_can_be_learned(labels_of):
 def test_rows_that_are_evaluated_are_looked_at_alike(labels_of):
     rows, two = [["a"], ["b"], ["a", "b"]], "dataset.eval_path=eval.jsonl"
     labels_of(rows, two, eval_labels=CLASSES_OF_TWO)
+    pytest.importorskip("transformers")
     done = CliRunner().invoke(app, ["validate", "recipe.toml", "--data", "--set", two])
     assert "has a 0 and a 1 in every row" in str(done.exception)
     labels_of(rows, two, eval_labels=[[0, 1]])
@@ -87,6 +88,7 @@ def validated(labels_of, rows, *overrides):
         labels_of(rows, *overrides)
     except DataError as error:
         return error.exit_code, str(error)
+    pytest.importorskip("transformers")
     sets = [part for override in overrides for part in ("--set", override)]
     done = CliRunner().invoke(app, ["validate", "recipe.toml", "--data", *sets])
     return done.exit_code, done.output

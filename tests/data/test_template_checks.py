@@ -4,6 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import CHATML, SHAPES, make_tokenizer
 
 from lora_ns.data.render import Renderer

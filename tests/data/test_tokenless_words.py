@@ -1,6 +1,9 @@
 """What is told of tags that words have which become no token: a warning, or an error where nothing else teaches one."""
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.data.encode import encode_labelled_rows, refusals

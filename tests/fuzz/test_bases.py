@@ -10,6 +10,9 @@ import struct
 import time
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from campaign import fuzz, holds_for, lasts, limited
 from damaged_bases import NANO
 from documents import JUNK, changed

@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 from campaign import MOST_SECONDS, ends_well, fuzz, holds_for, lasts, limited
 from documents import changed
 from flips import Told, finished_and_broken_off

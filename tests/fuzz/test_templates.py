@@ -4,6 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from campaign import fuzz, holds_for, lasts
 from hypothesis import strategies as st
 from shapes import SHAPES, make_tokenizer

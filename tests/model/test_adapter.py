@@ -3,8 +3,11 @@
 import json
 import shutil
 
-import peft
 import pytest
+
+pytest.importorskip("peft")
+
+import peft
 from transformers import AutoModelForCausalLM
 
 from lora_ns.errors import UsageError

@@ -14,6 +14,7 @@ def use(folder):
     """Everything that is read of a base before it is trained."""
     base = find_base(str(folder), "main", [], download=False)
     _ = base.fingerprint
+    pytest.importorskip("transformers")
     stop_token_ids(base_tokenizer(base), base.path)
     empty_base(base, "CAUSAL_LM")
     load_base(base, Loading("CAUSAL_LM", "float32", "cpu"))

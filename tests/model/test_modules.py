@@ -2,8 +2,11 @@
 
 import json
 
-import peft
 import pytest
+
+pytest.importorskip("peft")
+
+import peft
 import torch
 import transformers
 

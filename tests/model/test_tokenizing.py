@@ -1,6 +1,9 @@
 """A pattern of a tokenizer that has no end on a text, and what else its library gives up at, is told of the row."""
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 from tokenizers import Regex, models, pre_tokenizers
 

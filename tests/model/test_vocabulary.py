@@ -4,6 +4,9 @@ import json
 import shutil
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.data.encode_labels import TextEncoder, WordEncoder

@@ -4,12 +4,15 @@ import itertools
 import json
 import math
 import random
+from importlib.util import find_spec
 
 import pytest
 
 from lora_ns.objectives.baselines import Baseline
 from lora_ns.objectives.label_loss import labels_that_count
 from lora_ns.objectives.metrics import multi_label_metrics
+
+needs_metrics = pytest.mark.skipif(find_spec("sklearn") is None, reason="measured by scikit-learn")
 
 MULTI = "multi_label_classification"
 TABLE = {
@@ -57,6 +60,7 @@ TABLE = {
 }
 
 
+@needs_metrics
 @pytest.mark.parametrize(("kind", "labels", "learned", "expected", "constants", "reached"), TABLE.values(), ids=TABLE)
 def test_constants_are_those_of_the_training_rows_and_measured_on_others(
     kind, labels, learned, expected, constants, reached
@@ -66,6 +70,7 @@ def test_constants_are_those_of_the_training_rows_and_measured_on_others(
     assert baseline.measure(expected) == pytest.approx(reached)
 
 
+@needs_metrics
 def test_no_other_labels_have_a_higher_micro_f1_on_the_training_rows():
     draw = random.Random(4)
     names = tuple("abcd")
@@ -120,6 +125,7 @@ def test_rows_that_fill_up_a_batch_and_tokens_within_words_do_not_count(labels, 
     assert labels_that_count({"labels": labels}) == found
 
 
+@needs_metrics
 def test_what_is_kept_of_a_baseline_is_enough_to_measure_it_again():
     for kind, labels, learned, expected, _, reached in TABLE.values():
         kept = json.loads(json.dumps(Baseline.of(kind, labels, learned).constants))

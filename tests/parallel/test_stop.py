@@ -1,11 +1,14 @@
 """Signals end a training: at once before a step is complete, afterwards only once it is looked at."""
 
 import signal
+from importlib.util import find_spec
 
 import pytest
 
 from lora_ns.errors import InterruptedRunError
 from lora_ns.parallel.stop import CAUGHT, EndedEarly, StopSignal
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="asks the other processes through torch")
 
 
 @pytest.fixture(params=CAUGHT, ids=lambda number: number.name)
@@ -36,6 +39,7 @@ def test_before_a_step_is_complete_a_signal_ends_what_runs(number):
     assert done == []
 
 
+@needs_torch
 def test_afterwards_it_is_noted_and_may_come_again(number):
     with StopSignal().listening() as stop:
         stop.begin(lambda: None)
@@ -49,6 +53,7 @@ def test_afterwards_it_is_noted_and_may_come_again(number):
             signal.raise_signal(number)
 
 
+@needs_torch
 def test_what_waits_for_the_first_step_is_done_once_and_not_after_a_signal(number):
     done = []
     stop = StopSignal()
@@ -60,6 +65,7 @@ def test_what_waits_for_the_first_step_is_done_once_and_not_after_a_signal(numbe
     assert done == ["began"]
 
 
+@needs_torch
 def test_a_signal_of_the_launcher_counts_before_the_first_step(tmp_path, number):
     (tmp_path / "stop").write_text(str(int(number)))
     with pytest.raises(EndedEarly):

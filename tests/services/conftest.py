@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from services_recipes import CLASSES, RECIPE, run_recipe
 
 from lora_ns.machine.hardware import detect, usable_cores
@@ -19,6 +18,8 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 @pytest.fixture(scope="session", autouse=True)
 def _libraries() -> Iterator[None]:
     """The libraries, with threads for this worker's part of the cores: more wait for one another in every product."""
+    import torch
+
     set_threads, most = torch.set_num_threads, max(1, usable_cores() // WORKERS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_num_threads", lambda count: set_threads(min(count, most)))

@@ -4,6 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import RECIPE
 from typer.testing import CliRunner
 

@@ -4,6 +4,9 @@ import functools
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
 from ranks_driver import AS_TRAINED_AT_ONCE

@@ -3,6 +3,9 @@
 import shutil
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import CLASSES, RECIPE, resumed
 
 from lora_ns.model.adapter import WEIGHTS

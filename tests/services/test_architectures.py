@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from architectures import ALL, CAUSAL, ENCODERS, write_architecture
 from services_recipes import CLASSES, class_rows

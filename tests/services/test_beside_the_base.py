@@ -4,6 +4,9 @@ import json
 import shutil
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from lora_ns.model.files import ASSETS, find_base

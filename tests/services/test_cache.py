@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
+
+pytest.importorskip("torch")
+
+import datasets
 from services_recipes import CLASSES, RECIPE
 from typer.testing import CliRunner
 

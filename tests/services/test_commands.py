@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import RECIPE
 from typer.testing import CliRunner
 

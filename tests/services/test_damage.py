@@ -3,6 +3,9 @@
 import shutil
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.answers.opened import open_run

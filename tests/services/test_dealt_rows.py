@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from test_labels import FEW, TAGGED, TAGS, run_rows
 from typer.testing import CliRunner

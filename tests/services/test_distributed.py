@@ -10,8 +10,11 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
+
+pytest.importorskip("torch")
+
+import psutil
 import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe

@@ -1,6 +1,9 @@
 """A sample of random damage, see `flips`; `nox -s cluster` has more of it."""
 
 import pytest
+
+pytest.importorskip("torch")
+
 from flips import damaged
 
 

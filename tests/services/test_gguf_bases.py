@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, run_recipe

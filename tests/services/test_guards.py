@@ -1,6 +1,9 @@
 """The last comparisons before a model is handed over: one that answers otherwise is never passed on."""
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 import lora_ns.services.merge

@@ -11,6 +11,9 @@ import signal
 import time
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from interruptions import interrupted_at_random
 from safetensors.torch import load_file

@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE

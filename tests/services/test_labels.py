@@ -6,8 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
 import pytest
+
+pytest.importorskip("torch")
+
+import numpy
 import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES

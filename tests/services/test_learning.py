@@ -3,6 +3,9 @@
 import contextlib
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from services_recipes import RECIPE, run_recipe
 

@@ -6,8 +6,11 @@ import random
 import subprocess
 import time
 
-import namespaces
 import pytest
+
+pytest.importorskip("torch")
+
+import namespaces
 import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE

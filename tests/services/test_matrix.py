@@ -7,9 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("torch")
+
 import answering
 import matrix
-import pytest
 import torch
 import transformers
 from matrix import BASES, RECIPES, ROWS, WAYS, Outcome

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from minimal_recipe import choosing
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, interrupt, resumed, run_recipe

@@ -4,6 +4,9 @@ import json
 from importlib.util import find_spec
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
 from safetensors.torch import load_file

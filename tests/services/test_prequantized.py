@@ -7,6 +7,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
 from packed_bases import SETTINGS, pack_nano

@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import CLASSES, RECIPE
 from tokenizers import Tokenizer
 from typer.testing import CliRunner

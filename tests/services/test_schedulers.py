@@ -9,8 +9,11 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-import namespaces
 import pytest
+
+pytest.importorskip("torch")
+
+import namespaces
 import slurm_here
 import torch
 from safetensors.torch import load_file

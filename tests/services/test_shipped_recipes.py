@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-import datasets
 import pytest
+
+pytest.importorskip("torch")
+
+import datasets
 from families import GLUE, QUESTION, write_everything
 
 from lora_ns.answers.opened import open_trained

@@ -5,6 +5,9 @@ import dataclasses
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 from typer.testing import CliRunner
 
 import lora_ns.answers.opened

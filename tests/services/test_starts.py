@@ -4,8 +4,11 @@ import functools
 import json
 import shutil
 
-import peft
 import pytest
+
+pytest.importorskip("torch")
+
+import peft
 import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe

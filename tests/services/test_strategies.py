@@ -5,6 +5,9 @@ import json
 from dataclasses import replace
 
 import pytest
+
+pytest.importorskip("torch")
+
 import test_labels_in_processes as labels
 import torch
 from families import write_decoder

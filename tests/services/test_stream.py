@@ -6,6 +6,9 @@ import shutil
 import tracemalloc
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file

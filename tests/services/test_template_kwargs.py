@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
-import datasets
 import pytest
+
+pytest.importorskip("torch")
+
+import datasets
 from shapes import CHATML, SHAPES, make_tokenizer
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 from typer.testing import CliRunner

@@ -5,9 +5,12 @@ import hashlib
 import itertools
 import json
 
+import pytest
+
+pytest.importorskip("torch")
+
 import pyarrow
 import pyarrow.parquet
-import pytest
 import torch
 import zstandard
 from services_recipes import RECIPE

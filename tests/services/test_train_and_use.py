@@ -7,6 +7,9 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE

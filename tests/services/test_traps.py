@@ -10,8 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import pytest
+
+pytest.importorskip("torch")
+
+import datasets
 import torch
 import transformers
 import trl

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+pytest.importorskip("torch")
+
 from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 

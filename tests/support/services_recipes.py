@@ -4,9 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.load import load_recipe
@@ -81,6 +78,9 @@ def resumed(run: RunDir, observer: Observer | None = None) -> None:
 
 def check_resumes_to_the_same_bits(run: RunDir, last: int) -> None:
     """A finished run, interrupted before its last checkpoint and resumed, saves the adapter that it had saved."""
+    import torch
+    from safetensors.torch import load_file
+
     expected = load_file(run.adapter / WEIGHTS)
     interrupt(run, last)
     resumed(run)

@@ -1,10 +1,13 @@
 """Tokenizers with the chat templates of well-known families, built in place: bytes and the family's special tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHATML = (
     "{%- if messages[0].role != 'system' -%}{{ '<|im_start|>system\nBe helpful.<|im_end|>\n' }}{%- endif -%}"
@@ -113,6 +116,9 @@ SHAPES = {
 
 def make_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
     """A tokenizer of bytes with a shape's special tokens and template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokens = Tokenizer(models.BPE())
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokens.decoder = decoders.ByteLevel()

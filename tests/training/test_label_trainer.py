@@ -1,7 +1,10 @@
 """The head of a classifier before its first step."""
 
-import datasets
 import pytest
+
+pytest.importorskip("peft")
+
+import datasets
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig, RobertaConfig

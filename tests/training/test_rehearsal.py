@@ -8,6 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+pytest.importorskip("transformers")
+
 import transformers
 
 from lora_ns.errors import LoransError

@@ -1,6 +1,9 @@
 """The order of the rows: each one once, like lengths together, batches in no order of their length."""
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from lora_ns.training.sampler import sampler_class

@@ -4,6 +4,9 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
+
+pytest.importorskip("trl")
+
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
