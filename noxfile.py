@@ -95,7 +95,7 @@ def bench(session: nox.Session) -> None:
 
 
 def _run_light(session: nox.Session, *requirements: str) -> None:
-    session.install(*requirements, "pytest", "jsonschema", "hypothesis")
+    session.install(*requirements, "pytest", "pytest-xdist", "jsonschema", "hypothesis")
     session.install("--no-deps", "-e", ".")
     session.run("pytest", *session.posargs)
 
