@@ -1095,7 +1095,7 @@ def test_a_label_that_is_no_verdict_is_left_aside(label):
     ("name", "sign"), [(name, sign) for name, form in FORMATS.items() for sign in (*form.signs, *form.late_signs)]
 )
 def test_the_signs_of_a_format_tell_it(name, sign):
-    assert detect(Columns(), sign, dict.fromkeys(sign, "x"), "CAUSAL_LM")[0].name == name
+    assert detect(Columns(), sign, dict.fromkeys(sign, "x"))[0].name == name
 
 
 def test_every_format_has_a_name_in_the_recipe():

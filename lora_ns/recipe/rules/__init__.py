@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding, Rule
+from lora_ns.recipe.rules.conflict import Rule
 from lora_ns.recipe.rules.dataset import (
     a_stream_has_steps,
     a_stream_is_read_as_it_comes,
@@ -66,6 +66,7 @@ from lora_ns.recipe.rules.training import (
     training_extra_is_known,
     warm_up_ends,
 )
+from lora_ns.table import Conflict
 
 RULES: tuple[Rule, ...] = (
     one_source,
@@ -120,7 +121,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def findings(recipe: Recipe) -> Iterator[Finding]:
+def findings(recipe: Recipe) -> Iterator[Conflict]:
     """Every broken rule."""
     for rule in RULES:
         finding = rule(recipe)

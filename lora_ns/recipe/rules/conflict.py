@@ -7,6 +7,4 @@ from collections.abc import Callable
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.table import Conflict
 
-Finding = Conflict
-
 Rule = Callable[[Recipe], Conflict | None]

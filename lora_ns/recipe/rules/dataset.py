@@ -11,9 +11,9 @@ from lora_ns.formats import FORMATS, Labelled, Tagged
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.recipe.slices import parse_slice
+from lora_ns.table import Conflict
 
 _WITHOUT_TEMPLATES = {
     name for name, form in FORMATS.items() if not form.templates and not {Labelled, Tagged}.intersection(form.makes)
@@ -37,48 +37,48 @@ def template_fields(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fields))
 
 
-def one_source(recipe: Recipe) -> Finding | None:
+def one_source(recipe: Recipe) -> Conflict | None:
     """The rows come from the hub, from files, or from several of these."""
     given = [key for key in ("name", "path", "sources") if getattr(recipe.dataset, key)]
     if len(given) > 1:
         keys = tuple(f"dataset.{key}" for key in given)
-        return Finding(keys, f"{' and '.join(f'`{key}`' for key in given)} are both given", "keep one of them")
+        return Conflict(keys, f"{' and '.join(f'`{key}`' for key in given)} are both given", "keep one of them")
     if not given:
-        return Finding(("dataset",), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+        return Conflict(("dataset",), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
     return None
 
 
-def each_source_is_named(recipe: Recipe) -> Finding | None:
+def each_source_is_named(recipe: Recipe) -> Conflict | None:
     """Each of several sources is a hub id or files, with the keys of its kind."""
     for number, source in enumerate(recipe.dataset.sources):
         place = f"dataset.sources.{number}"
         if source.name and source.path:
             what = "`name` and `path` are both given"
-            return Finding((f"{place}.name", f"{place}.path"), what, "make them two sources")
+            return Conflict((f"{place}.name", f"{place}.path"), what, "make them two sources")
         if not source.name and not source.path:
-            return Finding((place,), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+            return Conflict((place,), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
         for key in ("subset", "revision", "split"):
             if source.path and key in source.model_fields_set:
                 what = f"`{key}` is for hub data sets, and `path` is a file"
-                return Finding((f"{place}.{key}",), what, f"remove `{key}`")
+                return Conflict((f"{place}.{key}",), what, f"remove `{key}`")
     return None
 
 
-def all_sources_are_weighted(recipe: Recipe) -> Finding | None:
+def all_sources_are_weighted(recipe: Recipe) -> Conflict | None:
     """Sources are mixed by their weights, or follow one another."""
     sources = recipe.dataset.sources
     without = [number for number, source in enumerate(sources) if source.weight is None]
     if without and len(without) < len(sources):
         what = "no `weight`, and other sources have one"
         keys = [f"dataset.sources.{number}.weight" for number in range(len(sources))]
-        return Finding((*keys, f"dataset.sources.{without[0]}"), what, "give each a `weight`, or none")
+        return Conflict((*keys, f"dataset.sources.{without[0]}"), what, "give each a `weight`, or none")
     if len(without) == len(sources) and is_written(recipe, "dataset.stopping_strategy"):
         what = "`stopping_strategy` has no effect without sources that have a `weight`"
-        return Finding(("dataset.stopping_strategy",), what, "remove it")
+        return Conflict(("dataset.stopping_strategy",), what, "remove it")
     return None
 
 
-def slices_are_parts(recipe: Recipe) -> Finding | None:
+def slices_are_parts(recipe: Recipe) -> Conflict | None:
     """A slice can be read, and is of rows that are read."""
     data = recipe.dataset
     slices = {f"{place}.slice": part.slice for place, part in data.parts().items()}
@@ -86,58 +86,58 @@ def slices_are_parts(recipe: Recipe) -> Finding | None:
         try:
             parse_slice(text or ":")
         except ValueError as error:
-            return Finding((key,), f"not a slice: {error}", 'such as "1000:2000", ":10%" or "-500:"')
+            return Conflict((key,), f"not a slice: {error}", 'such as "1000:2000", ":10%" or "-500:"')
     if data.slice and data.sources:
         what = "`slice` is of one source, and there are several"
-        return Finding(("dataset.slice",), what, "write it into those that it is meant for")
+        return Conflict(("dataset.slice",), what, "write it into those that it is meant for")
     if data.eval_slice and not data.eval_path and not data.eval_split:
         what = "`eval_slice` is of `eval_path` or `eval_split`, and neither is given"
-        return Finding(("dataset.eval_slice",), what, "remove it")
+        return Conflict(("dataset.eval_slice",), what, "remove it")
     return None
 
 
-def layouts_are_of_files(recipe: Recipe) -> Finding | None:
+def layouts_are_of_files(recipe: Recipe) -> Conflict | None:
     """Only the files of a path have a layout to name, and each column of a table has a name of its own."""
     data = recipe.dataset
     for place, part in data.parts().items():
         names = part.column_names
         twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
         if twice is not None:
-            return Finding((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
+            return Conflict((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
         if part.delimiter in {'"', "\r", "\n"}:
             what = "`delimiter` is a quote or ends a line"
-            return Finding((f"{place}.delimiter",), what, 'name what is between two cells, such as "\\t"')
+            return Conflict((f"{place}.delimiter",), what, 'name what is between two cells, such as "\\t"')
         given = [key for key in _LAYOUT if key in (data.source_at(place) or data).model_fields_set]
         if given and not part.path and not (place == "dataset" and data.eval_path):
             what = f"`{given[0]}` is for files, and `path` names none"
-            return Finding((f"{place}.{given[0]}",), what, "remove it: a data set of the hub says it itself")
+            return Conflict((f"{place}.{given[0]}",), what, "remove it: a data set of the hub says it itself")
     given = [key for key in _LAYOUT if is_written(recipe, f"dataset.{key}")]
     if given and data.sources and not data.eval_path:
         what = f"`{given[0]}` is of one source, and there are several"
-        return Finding((f"dataset.{given[0]}",), what, "write it into those that it is meant for")
+        return Conflict((f"dataset.{given[0]}",), what, "write it into those that it is meant for")
     return None
 
 
 _LAYOUT = ("column_names", "delimiter", "sample_by")
 
 
-def stratified_rows_are_set_aside(recipe: Recipe) -> Finding | None:
+def stratified_rows_are_set_aside(recipe: Recipe) -> Conflict | None:
     """Only what is set aside is drawn by a column."""
     if is_written(recipe, "dataset.stratify_by_column") and not recipe.dataset.eval_fraction:
         what = "`stratify_by_column` has no effect without `eval_fraction`"
-        return Finding(("dataset.stratify_by_column",), what, "remove it")
+        return Conflict(("dataset.stratify_by_column",), what, "remove it")
     return None
 
 
-def a_stream_has_steps(recipe: Recipe) -> Finding | None:
+def a_stream_has_steps(recipe: Recipe) -> Conflict | None:
     """A stream is trained on for a number of steps."""
     if recipe.dataset.streaming and recipe.training.max_steps is None:
         what = "nobody knows how many rows a stream has, so epochs cannot be counted"
-        return Finding(("training.max_steps", "dataset.streaming"), what, "write `max_steps` into `[training]`")
+        return Conflict(("training.max_steps", "dataset.streaming"), what, "write `max_steps` into `[training]`")
     return None
 
 
-def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
+def a_stream_is_read_as_it_comes(recipe: Recipe) -> Conflict | None:
     """What needs all rows at once, or one process only, has no stream."""
     if not recipe.dataset.streaming:
         return None
@@ -171,40 +171,40 @@ def a_stream_is_read_as_it_comes(recipe: Recipe) -> Finding | None:
     )
     for key, is_broken, what, remedy in refused:
         if is_broken:
-            return Finding(("dataset.streaming", key), what, remedy)
+            return Conflict(("dataset.streaming", key), what, remedy)
     return _slice_of_a_stream(recipe)
 
 
-def _slice_of_a_stream(recipe: Recipe) -> Finding | None:
+def _slice_of_a_stream(recipe: Recipe) -> Conflict | None:
     try:
         is_known = parse_slice(recipe.dataset.slice or ":").is_from_begin
     except ValueError:
         return None  # another rule says it
     what = "where this is in a stream is not known before it is read"
     return (
-        None if is_known else Finding(("dataset.streaming", "dataset.slice"), what, 'count from the first row: "100:"')
+        None if is_known else Conflict(("dataset.streaming", "dataset.slice"), what, 'count from the first row: "100:"')
     )
 
 
-def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Finding | None:
+def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Conflict | None:
     """Rows that are all there are shuffled whole."""
     if is_written(recipe, "dataset.shuffle_buffer_size") and not recipe.dataset.streaming:
         what = "`shuffle_buffer_size` has no effect without `streaming = true`: all rows are shuffled"
-        return Finding(("dataset.shuffle_buffer_size",), what, "remove it")
+        return Conflict(("dataset.shuffle_buffer_size",), what, "remove it")
     return None
 
 
-def one_evaluation_source(recipe: Recipe) -> Finding | None:
+def one_evaluation_source(recipe: Recipe) -> Conflict | None:
     """The evaluation rows come from one place."""
     keys = tuple(
         f"dataset.{key}" for key in ("eval_split", "eval_path", "eval_fraction") if getattr(recipe.dataset, key)
     )
     if len(keys) > 1:
-        return Finding(keys, f"{' and '.join(f'`{key}`' for key in keys)} are both given", "keep one of them")
+        return Conflict(keys, f"{' and '.join(f'`{key}`' for key in keys)} are both given", "keep one of them")
     return None
 
 
-def hub_keys_need_a_hub_name(recipe: Recipe) -> Finding | None:
+def hub_keys_need_a_hub_name(recipe: Recipe) -> Conflict | None:
     """Splits and revisions belong to the hub."""
     data = recipe.dataset
     if data.name:
@@ -213,16 +213,16 @@ def hub_keys_need_a_hub_name(recipe: Recipe) -> Finding | None:
         if is_written(recipe, f"dataset.{key}"):
             instead = "`path` is a file" if data.path else "the rows are those of `sources`"
             what = f"`{key}` is for hub data sets, and {instead}"
-            return Finding((f"dataset.{key}",), what, f"remove `{key}`")
+            return Conflict((f"dataset.{key}",), what, f"remove `{key}`")
     return None
 
 
-def bad_rows_are_in_files(recipe: Recipe) -> Finding | None:
+def bad_rows_are_in_files(recipe: Recipe) -> Conflict | None:
     """A hub data set has no rows that cannot be read."""
     data = recipe.dataset
     is_file = data.eval_path or any(part.path and not part.name for part in data.parts().values())
     if not is_file and is_written(recipe, "dataset.max_bad_rows"):
-        return Finding(("dataset.max_bad_rows",), "`max_bad_rows` is for files, and `name` is on the hub", "remove it")
+        return Conflict(("dataset.max_bad_rows",), "`max_bad_rows` is for files, and `name` is on the hub", "remove it")
     return None
 
 
@@ -238,24 +238,24 @@ def _each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]
         yield part, locate
 
 
-def templates_come_together(recipe: Recipe) -> Finding | None:
+def templates_come_together(recipe: Recipe) -> Conflict | None:
     """A prompt needs an answer."""
     for data, key_of in _each_form(recipe):
         given = [key for key in ("prompt_template", "completion_template") if getattr(data, key) is not None]
         if len(given) == 1:
             other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
-            return Finding((key_of(given[0]),), f"`{given[0]}` needs `{other}` beside it", f"add `{other}`")
+            return Conflict((key_of(given[0]),), f"`{given[0]}` needs `{other}` beside it", f"add `{other}`")
     return None
 
 
-def templates_are_well_formed(recipe: Recipe) -> Finding | None:
+def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
     """Templates hold column names, or paths into columns, in braces."""
     for data, key_of in _each_form(recipe):
         for key in ("prompt_template", "completion_template", "system_template"):
             try:
                 template_fields(getattr(data, key) or "")
             except ValueError as error:
-                return Finding(
+                return Conflict(
                     (key_of(key),),
                     f"not a template: {error}",
                     "write column names in single braces, `{question}`; a literal brace is doubled, `{{`",
@@ -263,7 +263,7 @@ def templates_are_well_formed(recipe: Recipe) -> Finding | None:
     return None
 
 
-def completion_template_has_a_column(recipe: Recipe) -> Finding | None:
+def completion_template_has_a_column(recipe: Recipe) -> Conflict | None:
     """An answer that is the same in each row is a mistake; a prompt may be."""
     for data, key_of in _each_form(recipe):
         template = data.completion_template
@@ -275,16 +275,16 @@ def completion_template_has_a_column(recipe: Recipe) -> Finding | None:
             continue  # told by another rule
         if not fields:
             what = f"`{template}` names no column: every row would have the same answer"
-            return Finding((key_of("completion_template"),), what, "write a column in braces, such as ` {answer}`")
+            return Conflict((key_of("completion_template"),), what, "write a column in braces, such as ` {answer}`")
     return None
 
 
-def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
+def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
     """Plain text has no system turn."""
     for data, key_of in _each_form(recipe):
         fills = FORMATS[data.format].templates if data.format in FORMATS else ()
         if data.system_template is not None and "system_template" not in fills:
-            return Finding(
+            return Conflict(
                 (key_of("system_template"),),
                 "`system_template` needs rows in chat form",
                 'add `format = "messages"`, or put the text into `prompt_template`',
@@ -292,11 +292,11 @@ def system_turn_needs_chat_form(recipe: Recipe) -> Finding | None:
     return None
 
 
-def templates_fit_the_format(recipe: Recipe) -> Finding | None:
+def templates_fit_the_format(recipe: Recipe) -> Conflict | None:
     """Templates make the text of formats that have no columns of their own."""
     for data, key_of in _each_form(recipe):
         if data.prompt_template is not None and data.format in _WITHOUT_TEMPLATES:
-            return Finding(
+            return Conflict(
                 (key_of("format"), key_of("prompt_template")),
                 f'`prompt_template` has no effect with `format = "{data.format}"`',
                 'write `format = "messages"` for its chat form, or "prompt-completion" for plain text',
@@ -304,7 +304,7 @@ def templates_fit_the_format(recipe: Recipe) -> Finding | None:
     return None
 
 
-def columns_are_read(recipe: Recipe) -> Finding | None:
+def columns_are_read(recipe: Recipe) -> Conflict | None:
     """Columns are given names that a format looks for."""
     own = {name: kind for name, kind in FORMATS.items() if makes_one_of(kind, recipe.objective.examples)}
     for data, key_of in _each_form(recipe):
@@ -312,7 +312,7 @@ def columns_are_read(recipe: Recipe) -> Finding | None:
             return None  # the rules about the task say it
         if data.columns and data.prompt_template is not None:
             what = "`columns` has no effect beside templates, which name the data's own columns"
-            return Finding((key_of("prompt_template"), key_of("columns")), what, "remove it")
+            return Conflict((key_of("prompt_template"), key_of("columns")), what, "remove it")
         kinds = [kind for name, kind in own.items() if data.format in {"auto", name}]
         known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
         for key in data.columns:
@@ -320,14 +320,14 @@ def columns_are_read(recipe: Recipe) -> Finding | None:
                 close = close_to(key, known)
                 hint = f"did you mean `{close[0]}`? " if close else ""
                 what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
-                return Finding((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
+                return Conflict((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
     return None
 
 
-def pair_needs_its_first_text(recipe: Recipe) -> Finding | None:
+def pair_needs_its_first_text(recipe: Recipe) -> Conflict | None:
     """The second text of a pair comes after a first."""
     for data, key_of in _each_form(recipe):
         if data.text_pair_column and not data.text_column:
             what = "`text_pair_column` needs `text_column` beside it"
-            return Finding((key_of("text_pair_column"),), what, "add it")
+            return Conflict((key_of("text_pair_column"),), what, "add it")
     return None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding
-from lora_ns.table import Refusal, first_of
+from lora_ns.table import Conflict, Refusal, first_of
 
 
 def _called(asked: Strategy) -> str:
     return f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else f'`strategy = "{asked.strategy}"`'
 
 
-def processes_train_together(recipe: Recipe) -> Finding | None:
+def processes_train_together(recipe: Recipe) -> Conflict | None:
     """What has not been shown to give the adapter of one process is left to one process."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or isinstance(asked, AutoStrategy):
@@ -20,13 +19,13 @@ def processes_train_together(recipe: Recipe) -> Finding | None:
     if isinstance(asked, Ddp) and asked.num_processes == asked.num_nodes == 1:
         return None
     row = first_of(*recipe.peft.refused_together(asked.strategy))
-    return row and Finding(("distributed.strategy", row.key), f"{row.what}, not with {_called(asked)}", _ONE_PROCESS)
+    return row and Conflict(("distributed.strategy", row.key), f"{row.what}, not with {_called(asked)}", _ONE_PROCESS)
 
 
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
-def weights_can_be_divided(recipe: Recipe) -> Finding | None:
+def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
     """What needs all the weights in one place is not for strategies that divide them."""
     asked, method, base = recipe.distributed, recipe.peft, recipe.quantization
     if not asked.shards:
@@ -41,7 +40,7 @@ def weights_can_be_divided(recipe: Recipe) -> Finding | None:
         Refusal("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
         Refusal("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),
     )
-    return row and Finding(
+    return row and Conflict(
         ("distributed.strategy", row.key),
         f"{row.what}, and {_called(asked)} divides them",
         'write "ddp", or "deepspeed" with `zero_stage = 2`',
@@ -54,7 +53,7 @@ _TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
 _ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
 
 
-def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
+def zero_keys_fit_together(recipe: Recipe) -> Conflict | None:
     """What is kept elsewhere is what the stage divides, and has somewhere to be."""
     asked = recipe.distributed
     if not isinstance(asked, DeepSpeed):
@@ -86,12 +85,12 @@ def zero_keys_fit_together(recipe: Recipe) -> Finding | None:
             "remove it",
         ),
     )
-    return row and Finding(
+    return row and Conflict(
         (row.key, "distributed.zero_stage"), f"`{row.key.rpartition('.')[2]}` {row.what}", row.remedy
     )
 
 
-def rows_can_be_divided(recipe: Recipe) -> Finding | None:
+def rows_can_be_divided(recipe: Recipe) -> Conflict | None:
     """Rows are divided among processes where that has been shown to give the adapter of one process."""
     parts, method = recipe.distributed.row_parts, recipe.peft
     if parts == 1:
@@ -115,7 +114,7 @@ def rows_can_be_divided(recipe: Recipe) -> Finding | None:
             f"training.extra.{next(iter(extra), '')}", bool(extra), "not with keys of `[training.extra]`", "remove it"
         ),
     )
-    return row and Finding(
+    return row and Conflict(
         ("distributed.context_parallel_size", row.key),
         f"rows are divided among {parts} processes: {row.what}",
         f"{row.remedy}, or `context_parallel_size = 1`",
@@ -137,7 +136,7 @@ _NF4 = "only over weights in full or in 4 bits by bitsandbytes"
 _SDPA = 'only with "sdpa"'
 
 
-def machines_can_meet(recipe: Recipe) -> Finding | None:
+def machines_can_meet(recipe: Recipe) -> Conflict | None:
     """Several machines need a place to meet."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or asked.num_nodes == 1:
@@ -145,5 +144,5 @@ def machines_can_meet(recipe: Recipe) -> Finding | None:
     if asked.rdzv_endpoint is None:
         what = f"{asked.num_nodes} machines, and nothing says where they meet"
         remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
-        return Finding(("distributed.num_nodes",), what, remedy)
+        return Conflict(("distributed.num_nodes",), what, remedy)
     return None

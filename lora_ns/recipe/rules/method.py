@@ -7,17 +7,18 @@ import functools
 from lora_ns.methods import METHODS
 from lora_ns.methods.base import OwnRule, Rest
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding, Rule
+from lora_ns.recipe.rules.conflict import Rule
 from lora_ns.recipe.rules.written import is_written
+from lora_ns.table import Conflict
 
 
-def method_works_on_the_base(recipe: Recipe) -> Finding | None:
+def method_works_on_the_base(recipe: Recipe) -> Conflict | None:
     """A base in few bits only under methods that do not compute with its weights, or know how they are packed."""
     quantization = recipe.quantization
     works = quantization.works_under(recipe.peft)
     if works is not True:
         by = "" if quantization.is_usual else f" by {quantization.method}"
-        return Finding(
+        return Conflict(
             ("quantization.method", "peft.method"),
             f"{recipe.peft.method} does not train over a base in {quantization.bits} bits{by}: {works}",
             "write `lora`, or remove `[quantization]`; `lorans methods` has a table",
@@ -25,15 +26,15 @@ def method_works_on_the_base(recipe: Recipe) -> Finding | None:
     return None
 
 
-def added_tokens_are_trained(recipe: Recipe) -> Finding | None:
+def added_tokens_are_trained(recipe: Recipe) -> Conflict | None:
     """New tokens need rows that are trained, which LoRA has beside its layers."""
     tokens, rows = recipe.model.add_tokens, recipe.peft.token_rows
     if tokens and not (rows and rows.beside_layers):
         what = f"{recipe.peft.method} leaves the rows of new tokens as they are made, all alike"
-        return Finding(("model.add_tokens", "peft.method"), what, 'write `method = "lora"`')
+        return Conflict(("model.add_tokens", "peft.method"), what, 'write `method = "lora"`')
     twice = next((token for number, token in enumerate(tokens) if token in tokens[:number]), None)
     if twice is not None:
-        return Finding(("model.add_tokens",), f"`{twice}` is there twice", "remove one of them")
+        return Conflict(("model.add_tokens",), f"`{twice}` is there twice", "remove one of them")
     return None
 
 
@@ -41,7 +42,7 @@ def _asked(rule: OwnRule) -> Rule:
     """A method's own rule, as it is asked of recipes."""
 
     @functools.wraps(rule)
-    def asked(recipe: Recipe) -> Finding | None:
+    def asked(recipe: Recipe) -> Conflict | None:
         return rule(recipe.peft, _rest(recipe)) if rule in recipe.peft.rules else None
 
     return asked

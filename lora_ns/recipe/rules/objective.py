@@ -5,12 +5,12 @@ from __future__ import annotations
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.recipe.rules.dataset import _each_form
 from lora_ns.recipe.rules.written import is_written
+from lora_ns.table import Conflict
 
 
-def tables_fit_the_task(recipe: Recipe) -> Finding | None:
+def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
     """No key is accepted that the objective never reads."""
     for key in recipe.objective.inert:
         name = key.removeprefix("dataset.")
@@ -22,16 +22,16 @@ def tables_fit_the_task(recipe: Recipe) -> Finding | None:
         for place in [key] if is_written(recipe, key) else places:
             shown = f"`{key}`" if "." in key else f"`[{key}]`"
             what = f'{shown} has no effect with `task_type = "{recipe.task_type}"`'
-            return Finding(("task_type", place), what, "remove it")
+            return Conflict(("task_type", place), what, "remove it")
     return None
 
 
-def format_fits_the_task(recipe: Recipe) -> Finding | None:
+def format_fits_the_task(recipe: Recipe) -> Conflict | None:
     """Texts are classified, conversations are not."""
     for data, key_of in _each_form(recipe):
         wanted = data.format
         if wanted != "auto" and not makes_one_of(FORMATS[wanted], recipe.objective.examples):
-            return Finding(
+            return Conflict(
                 ("task_type", key_of("format")),
                 f'"{wanted}" does not fit `task_type = "{recipe.task_type}"`',
                 'write "auto"',
@@ -39,20 +39,20 @@ def format_fits_the_task(recipe: Recipe) -> Finding | None:
     return None
 
 
-def method_fits_the_task(recipe: Recipe) -> Finding | None:
+def method_fits_the_task(recipe: Recipe) -> Conflict | None:
     """Classifiers only under methods that save their heads and leave a row as long as its tags."""
     works = recipe.peft.capabilities.trains(recipe.task_type)
     if works is not True:
         what = f'{recipe.peft.method} does not fit `task_type = "{recipe.task_type}"`: {works}'
-        return Finding(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
+        return Conflict(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
     return None
 
 
-def packing_keeps_documents_apart(recipe: Recipe) -> Finding | None:
+def packing_keeps_documents_apart(recipe: Recipe) -> Conflict | None:
     """Packing only where the method keeps the documents of a row apart."""
     packing = recipe.peft.capabilities.packing
     if recipe.objective.packs and packing is not True:
-        return Finding(
+        return Conflict(
             ("peft.method", recipe.objective.key("packing")),
             f"packing does not work with {recipe.peft.method}: {packing}",
             "write `packing = false`",

@@ -7,7 +7,6 @@ from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.conflict import Finding
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.recipe.upstream import (
     NEEDS,
@@ -17,12 +16,13 @@ from lora_ns.recipe.upstream import (
     peft_config_fields,
     training_argument_fields,
 )
+from lora_ns.table import Conflict
 
 
-def one_batch_size(recipe: Recipe) -> Finding | None:
+def one_batch_size(recipe: Recipe) -> Conflict | None:
     """The global batch is given once."""
     if recipe.training.global_batch_size and recipe.training.gradient_accumulation_steps:
-        return Finding(
+        return Conflict(
             ("training.global_batch_size", "training.gradient_accumulation_steps"),
             "`global_batch_size` and `gradient_accumulation_steps` both say how large a batch is",
             "keep `global_batch_size`",
@@ -30,11 +30,11 @@ def one_batch_size(recipe: Recipe) -> Finding | None:
     return None
 
 
-def global_batch_divides(recipe: Recipe) -> Finding | None:
+def global_batch_divides(recipe: Recipe) -> Conflict | None:
     """The global batch consists of whole micro-batches."""
     whole, part = recipe.training.global_batch_size, recipe.training.per_device_train_batch_size
     if whole and part != "auto" and whole % part:
-        return Finding(
+        return Conflict(
             ("training.global_batch_size", "training.per_device_train_batch_size"),
             f"{part} does not divide the global batch of {whole}",
             'write a divisor, or "auto"',
@@ -42,10 +42,10 @@ def global_batch_divides(recipe: Recipe) -> Finding | None:
     return None
 
 
-def one_length_of_training(recipe: Recipe) -> Finding | None:
+def one_length_of_training(recipe: Recipe) -> Conflict | None:
     """Steps or epochs."""
     if recipe.training.max_steps and is_written(recipe, "training.num_train_epochs"):
-        return Finding(
+        return Conflict(
             ("training.num_train_epochs", "training.max_steps"),
             "`num_train_epochs` has no effect beside `max_steps`",
             "keep one of them",
@@ -53,10 +53,10 @@ def one_length_of_training(recipe: Recipe) -> Finding | None:
     return None
 
 
-def one_warm_up(recipe: Recipe) -> Finding | None:
+def one_warm_up(recipe: Recipe) -> Conflict | None:
     """Warm-up in steps or as a share."""
     if recipe.training.warmup_steps is not None and is_written(recipe, "training.warmup_ratio"):
-        return Finding(
+        return Conflict(
             ("training.warmup_ratio", "training.warmup_steps"),
             "`warmup_ratio` has no effect beside `warmup_steps`",
             "keep one of them",
@@ -64,11 +64,11 @@ def one_warm_up(recipe: Recipe) -> Finding | None:
     return None
 
 
-def checkpointing_works(recipe: Recipe) -> Finding | None:
+def checkpointing_works(recipe: Recipe) -> Conflict | None:
     """Gradient checkpointing only where the method allows it."""
     checkpointing = recipe.peft.capabilities.gradient_checkpointing
     if recipe.training.gradient_checkpointing is True and checkpointing is not True:
-        return Finding(
+        return Conflict(
             ("peft.method", "training.gradient_checkpointing"),
             f"gradient checkpointing does not work with {recipe.peft.method}: {checkpointing}",
             'write "auto"',
@@ -76,7 +76,7 @@ def checkpointing_works(recipe: Recipe) -> Finding | None:
     return None
 
 
-def optimizer_is_known(recipe: Recipe) -> Finding | None:
+def optimizer_is_known(recipe: Recipe) -> Conflict | None:
     """The optimizer is one of transformers', and trains adapters."""
     optim = recipe.training.optim
     found = OPTIMIZERS.get(optim)
@@ -84,14 +84,14 @@ def optimizer_is_known(recipe: Recipe) -> Finding | None:
         known = [name for name, row in OPTIMIZERS.items() if not row.refused]
         close = close_to(optim, known)
         hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
-        return Finding(("training.optim",), f'there is no optimizer "{optim}"', hint)
+        return Conflict(("training.optim",), f'there is no optimizer "{optim}"', hint)
     if found.refused:
         what = f'"{optim}" does not train an adapter: {found.refused}'
-        return Finding(("training.optim",), what, 'write "adamw_torch", or "paged_adamw_8bit" to save memory')
+        return Conflict(("training.optim",), what, 'write "adamw_torch", or "paged_adamw_8bit" to save memory')
     return None
 
 
-def optimizer_takes_its_settings(recipe: Recipe) -> Finding | None:
+def optimizer_takes_its_settings(recipe: Recipe) -> Conflict | None:
     """What an optimizer does not read is not given, and one that schedules itself is not scheduled."""
     training = recipe.training
     found = OPTIMIZERS.get(training.optim)
@@ -100,18 +100,18 @@ def optimizer_takes_its_settings(recipe: Recipe) -> Finding | None:
     for key in ("adam_beta1", "adam_beta2"):
         if not found.reads_betas and is_written(recipe, f"training.{key}"):
             what = f'`{key}` has no effect with `optim = "{training.optim}"`'
-            return Finding(("training.optim", f"training.{key}"), what, "remove it")
+            return Conflict(("training.optim", f"training.{key}"), what, "remove it")
     if found.schedules_itself and training.lr_scheduler_type != "constant":
         what = f'"{training.optim}" takes the place of a schedule, and "{training.lr_scheduler_type}" is one'
-        return Finding(("training.optim", "training.lr_scheduler_type"), what, 'write "constant"')
+        return Conflict(("training.optim", "training.lr_scheduler_type"), what, 'write "constant"')
     return None
 
 
-def warm_up_ends(recipe: Recipe) -> Finding | None:
+def warm_up_ends(recipe: Recipe) -> Conflict | None:
     """The learning rate gets to where it is to rise."""
     warmup, steps = recipe.training.warmup_steps, recipe.training.max_steps
     if warmup and steps and warmup >= steps:
-        return Finding(
+        return Conflict(
             ("training.max_steps", "training.warmup_steps"),
             f"a run of {steps} step{'s' * (steps > 1)} ends in its warm-up of {warmup}",
             f"write at most {steps - 1}",
@@ -126,46 +126,46 @@ _PUSHING = frozenset(
 """Fields of `TrainingArguments` by which the trainer uploads what it saves."""
 
 
-def nothing_is_pushed(recipe: Recipe) -> Finding | None:
+def nothing_is_pushed(recipe: Recipe) -> Conflict | None:
     """Nothing is uploaded while it is trained: what would be is no checked adapter, and the token is kept with it."""
     key = next((key for key in recipe.training.extra if key in _PUSHING), None)
     if key is None:
         return None
     remedy = "remove it; `hf upload NAME RUN/adapter` uploads the adapter of a finished run"
-    return Finding((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing while it trains", remedy)
+    return Conflict((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing while it trains", remedy)
 
 
-def checkpoints_are_whole(recipe: Recipe) -> Finding | None:
+def checkpoints_are_whole(recipe: Recipe) -> Conflict | None:
     """A checkpoint has all that a run goes on from."""
     if not recipe.training.extra.get("save_only_model"):
         return None
     what = "`save_only_model`: a run could not be resumed from checkpoints without the optimizer's state"
-    return Finding(("training.extra.save_only_model",), what, "remove it; the finished adapter has no such state")
+    return Conflict(("training.extra.save_only_model",), what, "remove it; the finished adapter has no such state")
 
 
-def training_extra_is_known(recipe: Recipe) -> Finding | None:
+def training_extra_is_known(recipe: Recipe) -> Conflict | None:
     """`[training.extra]` passes fields of the installed `TrainingArguments` that the recipe has no key for."""
     return _extra(recipe, "training", training_argument_fields(), SET_BY_PLAN, "TrainingArguments")
 
 
-def training_extra_has_an_effect(recipe: Recipe) -> Finding | None:
+def training_extra_has_an_effect(recipe: Recipe) -> Conflict | None:
     """No field is taken that would be ignored, or break what is promised of every run."""
     extra = recipe.training.extra
     for key in extra:
         place = (f"training.extra.{key}",)
         if reason := REFUSED_ARGUMENTS.get(key):
-            return Finding(place, f"`{key}`: {reason}", "remove it")
+            return Conflict(place, f"`{key}`: {reason}", "remove it")
         if key.startswith("ddp_") and recipe.distributed.strategy not in {"ddp", "auto"}:
-            return Finding(place, f'`{key}` has no effect without `[distributed] strategy = "ddp"`', "remove it")
+            return Conflict(place, f'`{key}` has no effect without `[distributed] strategy = "ddp"`', "remove it")
         if key.startswith("trackio_") and "trackio" not in recipe.tracking.report_to:
-            return Finding(place, f'`{key}` has no effect without `tracking.report_to = ["trackio"]`', "remove it")
+            return Conflict(place, f'`{key}` has no effect without `tracking.report_to = ["trackio"]`', "remove it")
         if key in NEEDS and not any(other in extra for other in NEEDS[key]):
             others = " or ".join(f"`{other}`" for other in NEEDS[key])
-            return Finding(place, f"`{key}` has no effect without {others}", "remove it")
+            return Conflict(place, f"`{key}` has no effect without {others}", "remove it")
     return None
 
 
-def peft_extra_is_known(recipe: Recipe) -> Finding | None:
+def peft_extra_is_known(recipe: Recipe) -> Conflict | None:
     """`[peft.extra]` passes fields of the method's PEFT configuration that the recipe has no key for."""
     peft = recipe.peft
     own = frozenset({*peft.model_copy(update={"extra": {}}).to_kwargs(), *SET_BY_ENGINE})
@@ -173,16 +173,18 @@ def peft_extra_is_known(recipe: Recipe) -> Finding | None:
     return _extra(recipe, "peft", known, own, peft.config_class)
 
 
-def _extra(recipe: Recipe, table: str, known: frozenset[str] | None, own: frozenset[str], owner: str) -> Finding | None:
+def _extra(
+    recipe: Recipe, table: str, known: frozenset[str] | None, own: frozenset[str], owner: str
+) -> Conflict | None:
     extra = getattr(recipe, table).extra
     for key in extra:
         place = (f"{table}.extra.{key}",)
         if key in own:
             named = _own_keys(recipe, table).get(key) if table == "training" else None
             remedy = f"write `{named}`" if named else "remove it"
-            return Finding(place, f"`{key}` is decided by the recipe's own keys", remedy)
+            return Conflict(place, f"`{key}` is decided by the recipe's own keys", remedy)
         if known is not None and key not in known:
-            return Finding(
+            return Conflict(
                 place, f"the installed `{owner}` has no field `{key}`", _meant(recipe, table, key, known - own)
             )
     return None
