@@ -20,6 +20,7 @@ from lora_ns.data.encode import as_dataset
 from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.machine.hardware import detect
 from lora_ns.model.files import find_base
+from lora_ns.plan.settle import settle_on_base
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.validate import prepare_rows
@@ -53,9 +54,10 @@ def start(folder: Path) -> float:
     loaded = load_recipe(folder / "recipe.toml")
     base = find_base(loaded.recipe.model.name_or_path, "main", [folder], download=False)
     assert base is not None
-    renderer = open_renderer(loaded, base)
+    settled = settle_on_base(loaded, base.facts)
+    renderer = open_renderer(settled, base)
     begin = time.perf_counter()
-    prepare(loaded, renderer, base, SilentObserver(), use_cache=True)
+    prepare(settled, renderer, base, SilentObserver(), use_cache=True)
     return time.perf_counter() - begin
 
 

@@ -5,9 +5,10 @@ Whatever is not a `LoransError` is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lora_ns.safety.credentials import scrubbed
@@ -28,17 +29,27 @@ class Problem:
     """What to write or run instead; empty only if `what` already says it."""
     code: str = ""
     """A stable code such as `EOS001`, for the checks that have one."""
+    key: str = ""
+    """The dotted key of the recipe whose value is at fault, such as `peft.lora_alpha`; it is told before the fault."""
+    place: str = ""
+    """A dotted key whose line is meant, where its value is not what is wrong."""
 
     def __post_init__(self) -> None:
         # Here and not where it is printed: problems are also written down, by other processes and in the manifest.
-        for name in ("where", "what", "remedy"):
+        for name in ("where", "what", "remedy", "key"):
             object.__setattr__(self, name, scrubbed(_cut(getattr(self, name))))
 
     def __str__(self) -> str:
         code = f"[{self.code}] " if self.code else ""
         where = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
-        return f"{where}{code}{self.what}{remedy}"
+        key = f"{self.key}: " if self.key else ""
+        return f"{where}{code}{key}{self.what}{remedy}"
+
+    def located(self, where: Callable[[str], str]) -> Problem:
+        """The problem with the line of its key, if it has a key and nothing else was said."""
+        key = self.key or self.place
+        return replace(self, where=where(key)) if key and not self.where else self
 
 
 LONGEST = 8_000
@@ -61,6 +72,16 @@ class LoransError(Exception):
             problems = Problem("", problems)
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@contextlib.contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Say of problems without a place that they are in the value of a dotted key."""
+    try:
+        yield
+    except LoransError as error:
+        found = [problem if problem.where else replace(problem, key=key) for problem in error.problems]
+        raise type(error)(found) from error.__cause__
 
 
 class RunError(LoransError):

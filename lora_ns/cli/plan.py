@@ -13,6 +13,7 @@ from lora_ns.cli.terminal import say
 if TYPE_CHECKING:
     from lora_ns.plan.plan import DataFacts, Plan
     from lora_ns.recipe.load import LoadedRecipe
+    from lora_ns.recipe.recipe import Recipe
 
 
 def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006 -- typer's "none"
@@ -42,19 +43,21 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     from lora_ns.machine.hardware import detect
     from lora_ns.model.files import find_base
     from lora_ns.plan.deepspeed import with_deepspeed
-    from lora_ns.plan.fit import fit_to_machine
     from lora_ns.plan.make import make_plan
+    from lora_ns.plan.settle import settle
+    from lora_ns.recipe.load import locating
 
     check_named_files(loaded)
     model = loaded.recipe.model
-    folders = [loaded.path.parent, Path.cwd()]
-    base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
-    machine = detect()
-    made = make_plan(loaded, machine, base, _facts(loaded))
-    return with_deepspeed(fit_to_machine(loaded, machine, base.facts if base else None), made)
+    folders = [loaded.folder, Path.cwd()]
+    with locating(loaded):
+        base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+        machine, facts = detect(), _facts(loaded.recipe, loaded.folder)
+        settled = settle(loaded, machine, base)
+        return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))
 
 
-def _facts(loaded: LoadedRecipe) -> DataFacts:
+def _facts(recipe: Recipe, folder: Path) -> DataFacts:
     """What is known of rows in files, which are read and not rendered; packed rows are known once they are packed.
 
     Raises:
@@ -62,15 +65,15 @@ def _facts(loaded: LoadedRecipe) -> DataFacts:
     """
     from lora_ns.plan.plan import DataFacts
 
-    data = loaded.recipe.dataset
+    data = recipe.dataset
     if not all(part.path for part in data.parts().values()):
         return DataFacts()
     from lora_ns.data.columns import refuse_unused
     from lora_ns.data.sources import notes, read_sources, told_format
 
-    sources = read_sources(loaded)
+    sources = read_sources(recipe, folder)
     refuse_unused(sources)
-    is_packed = loaded.recipe.objective.packs
+    is_packed = recipe.objective.packs
     name, why = told_format(sources)
     return DataFacts(
         train_rows=None if is_packed or sources.is_stream else len(sources.train.rows),

@@ -37,8 +37,6 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
-    from lora_ns.data.files.paths import missing_files
-
     shows = bool(show) or row is not None
     if ids and not shows:
         raise UsageError(Problem("--ids", "there are no rows to print", "add `--show 2`"))
@@ -49,7 +47,7 @@ def validate(
             from lora_ns.services.trust import trust_recipe
 
             trust_recipe(loaded, note)
-        missing = [] if levels["data"] or levels["step"] else missing_files(loaded)
+        missing = [] if levels["data"] or levels["step"] else _missing(loaded)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:
         if not as_json:
@@ -72,16 +70,23 @@ def validate(
 def _checked(recipe: Path, overrides: list[str]) -> LoadedRecipe:
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.packages import check_installed, check_packages
-    from lora_ns.recipe.load import load_recipe
+    from lora_ns.recipe.load import load_recipe, locating
 
     loaded = load_recipe(recipe, overrides)
     for text in loaded.notes:
         note(text)
     check_named_files(loaded)
     if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
-        check_packages(loaded)
-        check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
+        with locating(loaded):
+            check_packages(loaded.recipe)
+            check_installed(loaded.recipe.quantization, "quantization.method")
     return loaded
+
+
+def _missing(loaded: LoadedRecipe) -> list[Problem]:
+    from lora_ns.data.files.paths import missing_files
+
+    return [problem.located(loaded.where) for problem in missing_files(loaded.recipe, loaded.folder)]
 
 
 def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.data.files.paths import places
-from lora_ns.errors import ModelError, Problem, close_to
+from lora_ns.errors import ModelError, Problem, at_key, close_to
 from lora_ns.files.reading import LARGEST_RECIPE, exists, read_text
 from lora_ns.model.template_limits import is_of_template
 from lora_ns.objectives.text import PASSED_TO_TEMPLATES
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.secrets import secrets_of_named
 from lora_ns.safety.deadline import OverrunError, bounded
 
@@ -84,28 +85,28 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
 """By name, the template and the token that ends its turns; empty where that is the tokenizer's own end token."""
 
 
-def use_template(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+def use_template(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the tokenizer the template that the recipe names, if it names one.
 
     Raises:
         ModelError: if there is no such template, or the tokenizer lacks the token that ends its turns.
     """
-    name, key = loaded.recipe.objective.rendering.chat_template, loaded.recipe.objective.key("chat_template")
+    name = recipe.objective.rendering.chat_template
     if name is None:
         return
     if name in BUILT_IN:
         template, end = BUILT_IN[name]
         if end and end not in tokenizer.get_vocab():
-            what = f"{key}: {name} ends turns with `{end}`, which this tokenizer does not have"
-            raise ModelError(Problem(loaded.where(key), what, _fitting(tokenizer)))
+            what = f"{name} ends turns with `{end}`, which this tokenizer does not have"
+            raise ModelError(Problem("", what, _fitting(tokenizer), key=recipe.objective.key("chat_template")))
         tokenizer.chat_template = template
         return
-    tokenizer.chat_template = read_template(loaded)
+    tokenizer.chat_template = read_template(recipe, folder)
 
 
-def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_kwargs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse variables that the chat template never reads. Raises `ModelError`."""
-    given = loaded.recipe.objective.rendering.chat_template_kwargs
+    given = recipe.objective.rendering.chat_template_kwargs
     template = tokenizer.chat_template
     if not given or template is None:
         return
@@ -116,8 +117,8 @@ def check_kwargs(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase) -> No
     for key in (key for key in given if key not in read):
         close = close_to(key, sorted(read))
         remedy = f"did you mean `{close[0]}`?" if close else f"it reads: {', '.join(sorted(read)) or 'none'}"
-        where = loaded.recipe.objective.key(f"chat_template_kwargs.{key}")
-        problems.append(Problem(loaded.where(where), f"{where}: the chat template does not read `{key}`", remedy))
+        what = f"the chat template does not read `{key}`"
+        problems.append(Problem("", what, remedy, key=recipe.objective.key(f"chat_template_kwargs.{key}")))
     if problems:
         raise ModelError(problems)
 
@@ -153,21 +154,21 @@ def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"write {' or '.join(names)}, or a .jinja file that ends turns with a token it has"
 
 
-def read_template(loaded: LoadedRecipe) -> str | None:
+def read_template(recipe: Recipe, folder: Path) -> str | None:
     """The template that the recipe names; None if it names none.
 
     Raises:
         ModelError: if there is no such template, or its file cannot be read or has secrets in it.
     """
-    name, key = loaded.recipe.objective.rendering.chat_template, loaded.recipe.objective.key("chat_template")
+    name, key = recipe.objective.rendering.chat_template, recipe.objective.key("chat_template")
     if name is None or name in BUILT_IN:
         return BUILT_IN[name][0] if name else None
-    for candidate in places(loaded, name):
+    for candidate in places(folder, name):
         if exists(candidate):
-            where, before = loaded.where(key), f"{key}: {candidate} "
-            text = read_text(candidate, ModelError, where=where, before=before, most=LARGEST_RECIPE)
+            with at_key(key):
+                text = read_text(candidate, ModelError, where="", before=f"{candidate} ", most=LARGEST_RECIPE)
             if secrets := list(secrets_of_named(candidate, text)):
                 raise ModelError(secrets)
             return text
-    what = f"{key}: `{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
-    raise ModelError(Problem(loaded.where(key), what, "name a .jinja file, or one of these"))
+    what = f"`{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
+    raise ModelError(Problem("", what, "name a .jinja file, or one of these", key=key))

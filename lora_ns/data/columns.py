@@ -10,19 +10,18 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RawText, Unused, find_unused
 from lora_ns.formats.cells import listed
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.load import LoadedRecipe
 
 UNUSED = "DATA004"
 """Code of columns that nothing reads."""
 
 
-def _unused(loaded: LoadedRecipe, key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
+def _unused(key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
     """The columns of a source that its format does not read; None if there are none, or only metadata."""
     found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
     if not found.columns:
         return None
     problem = unused_problem(form, found, source.name)
-    return UnusedColumns(replace(problem, where=loaded.where(key)), bool(found.meant))
+    return UnusedColumns(replace(problem, where="", place=key), bool(found.meant))
 
 
 def unused_problem(form: Format, found: Unused, name: str) -> Problem:

@@ -16,9 +16,8 @@ from lora_ns.data.source import Source
 from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Conversation, Example, Format, RawText, RowFaultError, Tagged
-from lora_ns.objectives import TextObjective
+from lora_ns.objectives import Objective, TextObjective
 from lora_ns.objectives.targets import OUTSIDE, Targets
-from lora_ns.recipe.load import LoadedRecipe
 
 if TYPE_CHECKING:
     import datasets
@@ -91,14 +90,12 @@ class Tokenized:
 
 
 def encode_causal(
-    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, room: int | None = None
+    source: Source, form: Format, renderer: Renderer, objective: TextObjective, room: int | None = None
 ) -> Encoding:
     """Rows of a causal language model, `input_ids` and `trained`, and the problems of those that have one.
 
     Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `on_overflow` says.
     """
-    objective = loaded.recipe.objective
-    assert isinstance(objective, TextObjective)
     rows = CausalRows(form, renderer, objective)
     tally = rows.tally
     tally.rows = len(source.rows)
@@ -112,7 +109,7 @@ def encode_causal(
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
     share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
-    overflow = overflow_problem(loaded, objective, share, tally, room) if is_refused(objective, tally) else None
+    overflow = overflow_problem(objective, share, tally, room) if is_refused(objective, tally) else None
     if not sequences and not problems and overflow is None:
         problems.append(_nothing_left(source, objective, tally))
     return Encoding(sequences, tally, problems, overflow)
@@ -240,21 +237,21 @@ def encode(
     source: Source,
     form: Format,
     renderer: Renderer,
-    loaded: LoadedRecipe,
+    objective: Objective,
     labels: Sequence[str],
     room: int | None = None,
 ) -> Encoding:
     """The rows of a source as the recipe's task needs them; `room` is what the base has positions for, if it says."""
-    if loaded.recipe.objective.writes_text:
-        return encode_causal(source, form, renderer, loaded, room)
-    return encode_labelled_rows(source, form, renderer, loaded, labels)
+    if isinstance(objective, TextObjective):
+        return encode_causal(source, form, renderer, objective, room)
+    return encode_labelled_rows(source, form, renderer, objective, labels)
 
 
 def tokenize(
     source: Source,
     form: Format,
     renderer: Renderer,
-    loaded: LoadedRecipe,
+    objective: Objective,
     labels: Sequence[str],
     room: int | None = None,
     teaches: bool = True,
@@ -264,7 +261,7 @@ def tokenize(
     Raises:
         DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
     """
-    encoding = encode(source, form, renderer, loaded, labels, room)
+    encoding = encode(source, form, renderer, objective, labels, room)
     if problems := refusals(source, encoding, teaches):
         raise DataError(problems)
     return Tokenized(as_dataset(encoding.sequences), encoding.tally)
@@ -330,15 +327,13 @@ def is_refused(objective: TextObjective, tally: Tally) -> bool:
     return bool(tally.too_long) and objective.on_overflow in {"error", "split"}
 
 
-def overflow_problem(
-    loaded: LoadedRecipe, objective: TextObjective, share: str, tally: Tally, room: int | None
-) -> Problem:
+def overflow_problem(objective: TextObjective, share: str, tally: Tally, room: int | None) -> Problem:
     """How many rows are too long, told as `share`, and what can be written for this base and these rows."""
-    key, limit = objective.key("max_seq_length"), objective.max_seq_length
-    what = f"{key}: {share} longer than {limit} tokens, the longest has {tally.longest}"
+    what = f"{share} longer than {objective.max_seq_length} tokens, the longest has {tally.longest}"
     if objective.on_overflow == "split":
         what += ", and only raw text can be split"
-    return Problem(loaded.where(key), what, _overflow_remedy(objective, tally, room), "LEN001")
+    remedy = _overflow_remedy(objective, tally, room)
+    return Problem("", what, remedy, "LEN001", key=objective.key("max_seq_length"))
 
 
 def _overflow_remedy(objective: TextObjective, tally: Tally, room: int | None) -> str:
@@ -368,10 +363,10 @@ def _nothing_left(source: Source, objective: TextObjective, tally: Tally) -> Pro
 
 
 def encode_labelled_rows(
-    source: Source, form: Format, renderer: Renderer, loaded: LoadedRecipe, labels: Sequence[str]
+    source: Source, form: Format, renderer: Renderer, objective: Objective, labels: Sequence[str]
 ) -> Encoding:
     """Rows of a classifier: the tokenizer's inputs and `labels`, what is to be predicted; and their problems."""
-    limit = loaded.recipe.objective.max_seq_length
+    limit = objective.max_seq_length
     encoder = make_encoder(form, renderer.tokenizer, limit, renderer.vocabulary)
     targets = Targets(labels)
     tally = Tally(rows=len(source.rows))

@@ -10,14 +10,13 @@ from lora_ns.data.rows import Row
 from lora_ns.data.source import Asked, Source
 from lora_ns.errors import DataError, Problem
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.load import LoadedRecipe
 
 if TYPE_CHECKING:
     import datasets
 
 
-def _read_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
-    name, data = _load_hub(loaded, recipe, key, split)
+def _read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
+    name, data = _load_hub(recipe, key, split)
     numbers = asked.of(len(data), name)
     data = data.select(numbers)
     classes = _classes(data.features)
@@ -34,7 +33,7 @@ def hub_name(table: Dataset, split: str) -> str:
     return f"{table.name}{f'/{table.subset}' if table.subset else ''}[{split}]"
 
 
-def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
+def open_hub_stream(table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
     """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
     import datasets
 
@@ -45,7 +44,7 @@ def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[
             table.name, table.subset, split=table.train_split, revision=table.revision, streaming=True
         )
     except errors as error:
-        raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+        raise DataError(_hub_problem("dataset", name, error)) from None
     classes = _classes(data.features or {})
 
     def rows() -> Iterator[Row]:
@@ -53,19 +52,19 @@ def open_hub_stream(loaded: LoadedRecipe, table: Dataset) -> tuple[str, Mapping[
             for number, values in enumerate(data, start=1):
                 yield Row(f"{name}, row {number}", _named(values, classes))
         except errors as error:
-            raise DataError(_hub_problem(loaded, "dataset", name, error)) from None
+            raise DataError(_hub_problem("dataset", name, error)) from None
 
     return name, classes, rows()
 
 
-def hub_commit(loaded: LoadedRecipe, table: Dataset) -> str:
+def hub_commit(table: Dataset) -> str:
     """The commit that a revision of a hub data set stands for now. Raises `DataError`."""
     import huggingface_hub
 
     try:
         found = huggingface_hub.HfApi().dataset_info(str(table.name), revision=table.revision).sha
     except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
-        raise DataError(_hub_problem(loaded, "dataset", str(table.name), error)) from None
+        raise DataError(_hub_problem("dataset", str(table.name), error)) from None
     return str(found)
 
 
@@ -77,7 +76,7 @@ def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
 
 
-def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
+def _load_hub(recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
     """How a split of the hub is told, and its rows, not yet read."""
     import datasets
 
@@ -85,7 +84,7 @@ def _load_hub(loaded: LoadedRecipe, recipe: Dataset, key: str, split: str) -> tu
     try:
         return name, datasets.load_dataset(recipe.name, recipe.subset, split=split, revision=recipe.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(_hub_problem(loaded, key, name, error)) from None
+        raise DataError(_hub_problem(key, name, error)) from None
 
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
@@ -100,7 +99,7 @@ def _name(value: Any, names: Sequence[str]) -> Any:
     return names[value] if value is not None and 0 <= value < len(names) else value
 
 
-def _hub_problem(loaded: LoadedRecipe, key: str, shown: str, error: Exception) -> Problem:
+def _hub_problem(key: str, shown: str, error: Exception) -> Problem:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     missing = type(error).__name__ in {
         "DatasetNotFoundError",
@@ -113,4 +112,4 @@ def _hub_problem(loaded: LoadedRecipe, key: str, shown: str, error: Exception) -
         if missing
         else "check `subset` and the split"
     )
-    return Problem(loaded.where(f"{key}.name"), f"{key}.name: {shown} cannot be read: {text}", remedy)
+    return Problem("", f"{shown} cannot be read: {text}", remedy, key=f"{key}.name")

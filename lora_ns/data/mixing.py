@@ -19,25 +19,26 @@ from lora_ns.data.source import Part, Source
 from lora_ns.data.targets import problem_type_of
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, RowFaultError, TextClassification
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.recipe import Recipe
 
 
-def _split(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
+def _split(recipe: Recipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
     """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
-    recipe = loaded.recipe.dataset
+    table = recipe.dataset
     rows = [(number, row) for number, part in enumerate(parts) for row in part.source.rows]
-    count = max(1, round(recipe.eval_fraction * len(rows)))
+    count = max(1, round(table.eval_fraction * len(rows)))
     if count >= len(rows):
-        what = f"dataset.eval_fraction: {len(rows)} rows cannot be split"
-        raise DataError(Problem(loaded.where("dataset.eval_fraction"), what, "give more rows, or `eval_path`"))
-    groups = _groups(loaded, parts)
-    seed = loaded.recipe.training.seed
+        what, remedy = f"{len(rows)} rows cannot be split", "give more rows, or `eval_path`"
+        raise DataError(Problem("", what, remedy, key="dataset.eval_fraction"))
+    groups = _groups(table, parts)
+    seed = recipe.training.seed
     if groups is None:
         drawn = sorted(random.Random(seed).sample(range(len(rows)), count))
-        kept = drawn[: recipe.max_eval_samples]
+        kept = drawn[: table.max_eval_samples]
     else:
         drawn = _draw(groups, range(len(rows)), count, seed)
-        fewer = recipe.max_eval_samples
+        fewer = table.max_eval_samples
         kept = drawn if fewer is None or fewer >= count else _draw(groups, drawn, fewer, seed)
     aside = set(drawn)
     rest = [
@@ -68,9 +69,9 @@ def _draw(groups: Sequence[Any], places: Sequence[int], count: int, seed: int) -
     return sorted(place for group, share in zip(ordered, shares, strict=True) for place in draw.sample(group, share))
 
 
-def _groups(loaded: LoadedRecipe, parts: Sequence[Part]) -> list[tuple[int, str]] | None:
+def _groups(table: Dataset, parts: Sequence[Part]) -> list[tuple[int, str]] | None:
     """Source and class of every row, or the value of another column; None if rows are drawn without regard to them."""
-    column = loaded.recipe.dataset.stratify_by_column
+    column = table.stratify_by_column
     kind = problem_type_of(parts[0].form)
     has_classes = isinstance(parts[0].form, TextClassification) and kind == "single_label_classification"
     by_class = column == "auto" and has_classes
@@ -101,14 +102,14 @@ MOST_REPEATED = 100
 """Times that mixing may repeat all rows; more is a weight that was not meant so."""
 
 
-def _mixed(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
+def _mixed(recipe: Recipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
     """The training rows of all sources: one after the other, or mixed by their weights."""
-    data = loaded.recipe.dataset
+    data = recipe.dataset
     sizes = [len(part.source.rows) for part in parts]
     weights = [part.weight for part in parts if part.weight is not None]
     if weights:
-        _check_weights(loaded, parts, weights)
-        turns = interleave(sizes, weights, loaded.recipe.training.seed, data.stopping_strategy)
+        _check_weights(data, parts, weights)
+        turns = interleave(sizes, weights, recipe.training.seed, data.stopping_strategy)
     else:
         turns = [(number, place) for number, size in enumerate(sizes) for place in range(size)]
     turns = turns[: data.max_samples]
@@ -123,16 +124,16 @@ def _mixed(loaded: LoadedRecipe, parts: Sequence[Part]) -> tuple[Source, list[Pa
     return source, [replace(part, used=used[number]) for number, part in enumerate(parts)]
 
 
-def _check_weights(loaded: LoadedRecipe, parts: Sequence[Part], weights: Sequence[float]) -> None:
+def _check_weights(table: Dataset, parts: Sequence[Part], weights: Sequence[float]) -> None:
     """Refuse weights that would repeat the rows of others for ever until the last source has given all of its own."""
     total = sum(len(part.source.rows) for part in parts)
-    if loaded.recipe.dataset.stopping_strategy == "first_exhausted":
+    if table.stopping_strategy == "first_exhausted":
         return
     turns = [len(part.source.rows) * sum(weights) / weight for part, weight in zip(parts, weights, strict=True)]
     if max(turns) > MOST_REPEATED * total:
         key = f"{parts[turns.index(max(turns))].key}.weight"
-        what = f"{key}: about {max(turns):,.0f} rows until all {total:,} were there once"
-        raise DataError(Problem(loaded.where(key), what, 'give it more weight, or write "first_exhausted"'))
+        what = f"about {max(turns):,.0f} rows until all {total:,} were there once"
+        raise DataError(Problem("", what, 'give it more weight, or write "first_exhausted"', key=key))
 
 
 def _shared_classes(parts: Sequence[Part]) -> Mapping[str, tuple[str, ...]]:

@@ -21,8 +21,8 @@ def check_named_files(loaded: LoadedRecipe) -> None:
     problems: list[Problem] = []
     for check in (read_template, check_own):
         try:
-            check(loaded)
+            check(loaded.recipe, loaded.folder)
         except LoransError as error:
-            problems += error.problems
+            problems += [problem.located(loaded.where) for problem in error.problems]
     if problems:
         raise UsageError(problems)

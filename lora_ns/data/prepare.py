@@ -22,8 +22,9 @@ from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
 from lora_ns.model.vocabulary import vocabulary
 from lora_ns.plan.plan import DataFacts
-from lora_ns.plan.settle import room_for_rows
-from lora_ns.recipe.load import LoadedRecipe, locating
+from lora_ns.plan.room import room_for_rows
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.manifest import DataRecord, PartRecord, SourceRecord
 from lora_ns.run.observer import Observer
 
@@ -31,18 +32,17 @@ if TYPE_CHECKING:
     import datasets
 
 
-def open_renderer(loaded: LoadedRecipe, base: Base) -> Renderer:
+def open_renderer(settled: Settled, base: Base) -> Renderer:
     """The tokenizer with its own and the added tokens, template, stop and pad tokens. Raises `LoransError`."""
-    with locating(loaded):
-        tokenizer = recipe_tokenizer(base, loaded.recipe.model)
-    use_template(loaded, tokenizer)
-    check_kwargs(loaded, tokenizer)
+    tokenizer = recipe_tokenizer(base, settled.recipe.model)
+    use_template(settled.recipe, settled.folder, tokenizer)
+    check_kwargs(settled.recipe, tokenizer)
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
-    known = vocabulary(base, tokenizer, added_tokens(tokenizer, loaded.recipe.model))
+    known = vocabulary(base, tokenizer, added_tokens(tokenizer, settled.recipe.model))
     known.check_special(str(base.path), "end of an answer", stops)
     known.check_special(str(base.path), "pad token", [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id])
-    return make_renderer(tokenizer, stops, loaded.recipe.objective.rendering, known)
+    return make_renderer(tokenizer, stops, settled.recipe.objective.rendering, known)
 
 
 @dataclass(frozen=True)
@@ -56,49 +56,52 @@ class OpenedRows:
     """Tokens of the longest row that the base has positions for, if it says."""
 
 
-def open_rows(loaded: LoadedRecipe, renderer: Renderer, base: Base) -> OpenedRows:
+def open_rows(settled: Settled, renderer: Renderer, base: Base) -> OpenedRows:
     """Read all rows. Raises `DataError`."""
-    sources = read_sources(loaded)
-    labels = find_labels(sources.train, sources.format, loaded)
+    sources = read_sources(settled.recipe, settled.folder)
+    labels = find_labels(sources.train, sources.format, settled.recipe.objective)
     if sources.eval:
         check_named(sources.eval.rows, sources.format, sources.eval.name)
-    return OpenedRows(sources, renderer, labels, room_for_rows(loaded, base.facts))
+    return OpenedRows(sources, renderer, labels, room_for_rows(settled.recipe, base.facts))
 
 
-def prepare(loaded: LoadedRecipe, renderer: Renderer, base: Base, observer: Observer, use_cache: bool) -> Preparation:
+def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer, use_cache: bool) -> Preparation:
     """The rows of a recipe as its trainer takes them, from an earlier run if that had the same; a stream is never kept.
 
     Raises:
         DataError: with the files, rows and columns that cannot be learned from.
     """
     observer.stage("reading the data")
-    if not use_cache or loaded.recipe.dataset.streaming or renderer.vocabulary.beyond:
-        return _prepare(loaded, open_rows(loaded, renderer, base), observer)
-    key = preparation_key(loaded, renderer.tokenizer, renderer.stops)
+    if not use_cache or settled.recipe.dataset.streaming or renderer.vocabulary.beyond:
+        return _prepare(settled, open_rows(settled, renderer, base), observer)
+    key = preparation_key(settled.recipe, settled.folder, renderer.tokenizer, renderer.stops)
     found = find_preparation(key, observer.warn)
     if found is None:
-        found = _prepare(loaded, open_rows(loaded, renderer, base), observer)
+        found = _prepare(settled, open_rows(settled, renderer, base), observer)
         keep_preparation(key, found)
     else:
         observer.stage(f"taking the rows of an earlier run, {found.facts.format}, by {found.facts.format_why}")
     return found
 
 
-def _prepare(loaded: LoadedRecipe, rows: OpenedRows, observer: Observer) -> Preparation:
+def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparation:
     def encode(source: Source, teaches: bool = True) -> Tokenized:
-        return tokenize(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room, teaches)
+        objective = settled.recipe.objective
+        return tokenize(source, rows.sources.format, rows.renderer, objective, rows.labels, rows.room, teaches)
 
     sources = rows.sources
     refuse_unused(sources)
     name, why = told_format(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
     encoded = _Encoded(encode(sources.train), encode(sources.eval, teaches=False) if sources.eval else None)
-    facts, (train, evaluation) = _facts(loaded, rows, encoded)
+    facts, (train, evaluation) = _facts(settled.recipe, rows, encoded)
     stream = None
     if sources.is_stream:
         known = frozenset(names_of(row.values for row in sources.train.rows))
-        stream = open_stream(loaded, sources.format, rows.renderer, rows.labels, rows.room, known)
-    record = _data_record(sources, encoded, _answered(loaded), stream)
+        stream = open_stream(
+            settled.recipe, settled.folder, sources.format, rows.renderer, rows.labels, rows.room, known
+        )
+    record = _data_record(sources, encoded, _answered(settled.recipe), stream)
     return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream)
 
 
@@ -109,7 +112,7 @@ class _Encoded:
 
 
 def _facts(
-    loaded: LoadedRecipe, rows: OpenedRows, encoded: _Encoded
+    recipe: Recipe, rows: OpenedRows, encoded: _Encoded
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
     """What the plan needs to know of the rows, and the rows as they are trained on."""
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
@@ -117,10 +120,11 @@ def _facts(
     told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
     name, format_why = told_format(sources)
     why = f"read as {sources.format.name} ({sources.why})"
-    if loaded.recipe.objective.packs:
-        dataset = pack(dataset, loaded.recipe.objective.max_seq_length)
+    objective = recipe.objective
+    if objective.packs:
+        dataset = pack(dataset, objective.max_seq_length)
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
-    plain = sources.format.name == "prompt-completion" and loaded.recipe.dataset.format == "auto"
+    plain = sources.format.name == "prompt-completion" and recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
         told.append(
             "the base has a chat template, and the rows are plain text: "
@@ -129,7 +133,7 @@ def _facts(
     facts = DataFacts(
         train_rows=None if sources.is_stream else len(dataset),
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
-        longest=None if sources.is_stream else min(encoded.train.tally.longest, loaded.recipe.objective.max_seq_length),
+        longest=None if sources.is_stream else min(encoded.train.tally.longest, objective.max_seq_length),
         why=why,
         notes=tuple(told),
         format=name,
@@ -185,6 +189,6 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream 
     )
 
 
-def _answered(loaded: LoadedRecipe) -> int:
+def _answered(recipe: Recipe) -> int:
     """Number of evaluation rows that the manifest keeps to answer them."""
-    return loaded.recipe.evaluation.max_samples if loaded.recipe.evaluation.exact_match else 0
+    return recipe.evaluation.max_samples if recipe.evaluation.exact_match else 0

@@ -19,7 +19,7 @@ from lora_ns.files.marks import MARK, Fault, fault_of, mark_folder, read_mark
 from lora_ns.files.reading import read_json
 from lora_ns.machine.libraries import versions
 from lora_ns.plan.plan import DataFacts
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.manifest import DataRecord
 
 if TYPE_CHECKING:
@@ -49,18 +49,17 @@ class Preparation:
         return self.train, self.eval
 
 
-def preparation_key(loaded: LoadedRecipe, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> str:
+def preparation_key(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> str:
     """SHA-256 over all that determines the tokens of a recipe's rows and what is learned of them.
 
     The rows themselves are not read, but for the bytes of their files. Raises `DataError` where there are none.
     """
-    recipe = loaded.recipe
     evaluation = recipe.evaluation
     installed = versions()
     determined_by: dict[str, Any] = {
         "code": code_version(),
         "packages": {name: installed.get(name) for name in ("datasets", "tokenizers", "transformers", "trl")},
-        "origins": origins(loaded),
+        "origins": origins(recipe, folder),
         "task": recipe.task_type,
         "dataset": recipe.dataset.model_dump(mode="json"),
         "objective": recipe.objective.model_dump(mode="json"),

@@ -12,7 +12,6 @@ from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.slices import parse_slice
 
 
@@ -99,18 +98,17 @@ def columns_of(form: Format) -> Columns:
     return columns
 
 
-def asked_for(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
+def asked_for(table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
     """Which rows of a source the recipe asks for."""
     if for_evaluation:
-        return Asked(loaded, f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
-    return Asked(loaded, f"{key}.slice", table.slice, table.max_samples)
+        return Asked(f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
+    return Asked(f"{key}.slice", table.slice, table.max_samples)
 
 
 @dataclass(frozen=True)
 class Asked:
     """Which rows of a source are asked for."""
 
-    loaded: LoadedRecipe
     key: str
     slice: str | None
     limit: int | None
@@ -134,6 +132,6 @@ class Asked:
         """The numbers of the rows, from 0. Raises `DataError` if there are none."""
         part = parse_slice(self.slice or ":").of(count)
         if count and not part:
-            what = f"{self.key}: no row of {name} is in `{self.slice}`"
-            raise DataError(Problem(self.loaded.where(self.key), what, f"there are {count:,}"))
+            what = f"no row of {name} is in `{self.slice}`"
+            raise DataError(Problem("", what, f"there are {count:,}", key=self.key))
         return part[: self.limit]

@@ -21,10 +21,10 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, RawText, RowFaultError, detect, names_of
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 
 
-def read_sources(loaded: LoadedRecipe) -> Sources:
+def read_sources(recipe: Recipe, folder: Path) -> Sources:
     """Read the rows that a recipe names, recognise their formats, and mix those of several sources.
 
     Rows that are set aside for evaluation are taken out before anything is mixed: a row that mixing repeats is never
@@ -33,34 +33,34 @@ def read_sources(loaded: LoadedRecipe) -> Sources:
     Raises:
         DataError: with the files, rows and columns that cannot be read.
     """
-    data = loaded.recipe.dataset
+    data = recipe.dataset
     tables = {key: first_rows(table) for key, table in data.parts().items()}
-    parts = [_part(loaded, key, table) for key, table in tables.items()]
-    _check_labels_agree(loaded, parts)
-    unused = [_unused(loaded, part.key, part.table, part.source, part.form) for part in parts]
+    parts = [_part(recipe, folder, key, table) for key, table in tables.items()]
+    _check_labels_agree(parts)
+    unused = [_unused(part.key, part.table, part.source, part.form) for part in parts]
     evaluation = None
     if data.eval_path or data.eval_split:
-        evaluation = _read(loaded, data, for_evaluation=True)
+        evaluation = _read(folder, data, for_evaluation=True)
     elif data.eval_fraction:
-        parts, evaluation = _split(loaded, parts)
+        parts, evaluation = _split(recipe, parts)
     if not data.sources:
         (part,) = parts
         if data.streaming:
             name = f"{part.source.name} (a stream, its first {len(part.source.rows):,} rows)"
             part = replace(part, source=replace(part.source, name=name))
         if evaluation and not data.eval_fraction:
-            unused.append(_unused(loaded, "dataset", data, evaluation, part.form))
+            unused.append(_unused("dataset", data, evaluation, part.form))
         told = tuple(filter(None, unused))
         return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=told)
-    train, parts = _mixed(loaded, parts)
+    train, parts = _mixed(recipe, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
-        form, why = _detect(loaded, "dataset", data, evaluation)
+        form, why = _detect(recipe, "dataset", data, evaluation)
         form = with_problem_type(form, problem_type_of(parts[0].form))
         evaluation = _with_form(evaluation, form)
-        unused.append(_unused(loaded, "dataset", data, evaluation, form))
-    elif evaluation and loaded.recipe.evaluation.exact_match:
-        _check_answered(loaded, evaluation)
+        unused.append(_unused("dataset", data, evaluation, form))
+    elif evaluation and recipe.evaluation.exact_match:
+        _check_answered(evaluation)
     return Sources(train, evaluation, form, why, tuple(parts), unused=tuple(filter(None, unused)))
 
 
@@ -75,22 +75,22 @@ def first_rows(table: Dataset) -> Dataset:
     return table.model_copy(update={"max_samples": min(PROBE_ROWS, table.max_samples or PROBE_ROWS)})
 
 
-def _check_answered(loaded: LoadedRecipe, evaluation: Source) -> None:
+def _check_answered(evaluation: Source) -> None:
     """Rows that are answered are read in one way: the run keeps them without their sources."""
     forms = list(dict.fromkeys(row.form.name for row in evaluation.rows if row.form))
     if len({str(row.form) for row in evaluation.rows}) > 1:
-        what = f"evaluation.exact_match: the rows set aside are read in several ways ({', '.join(forms)})"
-        where = loaded.where("evaluation.exact_match")
-        raise DataError(Problem(where, what, "give evaluation rows of one kind by `eval_path`"))
+        what = f"the rows set aside are read in several ways ({', '.join(forms)})"
+        remedy = "give evaluation rows of one kind by `eval_path`"
+        raise DataError(Problem("", what, remedy, key="evaluation.exact_match"))
 
 
-def _part(loaded: LoadedRecipe, key: str, table: Dataset) -> Part:
+def _part(recipe: Recipe, folder: Path, key: str, table: Dataset) -> Part:
     """One source with its format, which its rows have with them if there are several."""
-    source = _read(loaded, table, key)
-    form, why = _detect(loaded, key, table, source)
-    form, more = settle_problem_type(form, source.rows, loaded)
+    source = _read(folder, table, key)
+    form, why = _detect(recipe, key, table, source)
+    form, more = settle_problem_type(form, source.rows, recipe.objective)
     why = f"{why}; {more}" if more else why
-    several = loaded.recipe.dataset.source_at(key)
+    several = recipe.dataset.source_at(key)
     if several is None:
         return Part(key, table, source, form, why)
     return Part(key, table, _with_form(source, form), form, why, several.weight)
@@ -100,17 +100,17 @@ def _with_form(source: Source, form: Format) -> Source:
     return replace(source, rows=[replace(row, form=form) for row in source.rows])
 
 
-def _detect(loaded: LoadedRecipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
+def _detect(recipe: Recipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
     """The format of a source's rows and the reason. Raises `DataError`."""
     names = names_of(row.values for row in source.rows)
     columns = asked_columns(table)
     place = _place(source, table)
     kind = None if table.column_names or table.delimiter else find_kind(place)
     try:
-        form, why = detect(columns, names, source.rows[0].values, loaded.recipe.objective.examples)
+        form, why = detect(columns, names, source.rows[0].values, recipe.objective.examples)
     except RowFaultError as fault:
         remedy = kind.column_remedy(names, fault.remedy) if kind else fault.remedy
-        raise DataError(_column_problem(loaded, key, source.name, fault, remedy)) from None
+        raise DataError(_column_problem(key, source.name, fault, remedy)) from None
     if RawText not in form.makes and kind and kind.is_plain_text:
         what = f"a {kind_of(place)[0]} file is one text that is learned whole, and no row of {form.name}"
         raise DataError(
@@ -127,27 +127,27 @@ def _place(source: Source, table: Dataset) -> PurePath:
     return PurePath(name)
 
 
-def _check_labels_agree(loaded: LoadedRecipe, parts: Sequence[Part]) -> None:
+def _check_labels_agree(parts: Sequence[Part]) -> None:
     """Refuse sources with labels that are not of one kind, such as classes and scores."""
     first, *others = parts
     kinds = [problem_type_of(part.form) for part in parts]
     for part, kind in zip(others, kinds[1:], strict=True):
         if kind != kinds[0]:
-            what = f"{part.key}: its labels are read as {kind}, and those of `{first.key}` as {kinds[0]}"
+            what = f"its labels are read as {kind}, and those of `{first.key}` as {kinds[0]}"
             remedy = "write `problem_type` into `[classification]`, or make the labels alike"
-            raise DataError(Problem(loaded.where(part.key), what, remedy))
+            raise DataError(Problem("", what, remedy, key=part.key))
 
 
-def origins(loaded: LoadedRecipe) -> list[tuple[str, str]]:
+def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     """Each file or split that the rows of a recipe come from, and a hash of what is in it. Raises `DataError`."""
-    data = loaded.recipe.dataset
+    data = recipe.dataset
     named = [(key, table, table.path, table.train_split, "path") for key, table in data.parts().items()]
     found = []
     for key, table, names, split, name in (*named, ("dataset", data, data.eval_path, data.eval_split, "eval_path")):
         if names:
-            found += [(str(file), _file_hash(file)) for file in find_files(loaded, names, f"{key}.{name}")]
+            found += [(str(file), _file_hash(file)) for file in find_files(folder, names, f"{key}.{name}")]
         elif split and table.name:
-            told, rows = _load_hub(loaded, table, key, split)
+            told, rows = _load_hub(table, key, split)
             found.append((told, rows._fingerprint))
     return found
 
@@ -159,42 +159,39 @@ def _file_hash(file: Path) -> str:
         return "cannot be read"  # who reads it tells why
 
 
-def _column_problem(loaded: LoadedRecipe, key: str, source: str, fault: RowFaultError, remedy: str) -> Problem:
+def _column_problem(key: str, source: str, fault: RowFaultError, remedy: str) -> Problem:
     """What is wrong with the columns of a source, at the key that it is about."""
     if not fault.what.startswith("dataset."):
-        return Problem(loaded.where(key), f"{source}: {fault.what}", remedy)
-    own = fault.what.split(":")[0].replace("dataset", key, 1)
-    what = f"{fault.what.replace('dataset', key, 1)} ({source})"
-    return Problem(loaded.where(own), what, remedy)
+        return Problem("", f"{source}: {fault.what}", remedy, place=key)
+    own, _, what = fault.what.partition(": ")
+    return Problem("", f"{what} ({source})", remedy, key=own.replace("dataset", key, 1))
 
 
-def _read(loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Source:
+def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Source:
     """The rows of a source, or the evaluation rows that are named."""
     if table.eval_path if for_evaluation else table.path:
-        name, found = read_part(loaded, table, key, for_evaluation)
+        name, found = read_part(folder, table, key, for_evaluation)
         return Source(name, found.rows, left_out=found.left_out, notes=found.notes)
     split = table.eval_split if for_evaluation else table.train_split
     if table.streaming and not for_evaluation:
-        name, classes, outcomes = open_hub_stream(loaded, table)
-        asked = asked_for(loaded, table, key)
+        name, classes, outcomes = open_hub_stream(table)
+        asked = asked_for(table, key)
         rows = [row for _, row in zip(range(asked.reach() or 0), outcomes, strict=False)]
         rows = [rows[number] for number in asked.of(len(rows), name)]
         if not rows:
             raise DataError(Problem(name, "no rows", "name another split"))
         return Source(name, rows, classes)
-    return _read_hub(loaded, table, key, split or "train", asked_for(loaded, table, key, for_evaluation))
+    return _read_hub(table, key, split or "train", asked_for(table, key, for_evaluation))
 
 
-def read_part(
-    loaded: LoadedRecipe, table: Dataset, key: str = "dataset", for_evaluation: bool = False
-) -> tuple[str, Found]:
+def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> tuple[str, Found]:
     """The rows of files, of their slice no more than asked for, and how they are called. Raises `DataError`."""
     name = "eval_path" if for_evaluation else "path"
     names: str | Sequence[str] = getattr(table, name)
-    asked = asked_for(loaded, table, key, for_evaluation)
-    files = find_files(loaded, names, f"{key}.{name}")
+    asked = asked_for(table, key, for_evaluation)
+    files = find_files(folder, names, f"{key}.{name}")
     if table.column_names and (not for_evaluation or table.sources):
-        _check_tables(loaded, f"{key}.column_names", shown(names, files), files)
+        _check_tables(f"{key}.column_names", shown(names, files), files)
     found = read_files(files, asked.reach(), table.max_bad_rows, layout_of(table))
     told = shown(names, files)
     rows = [found.rows[number] for number in asked.of(len(found.rows), told)]
@@ -204,11 +201,11 @@ def read_part(
     return f"{told}[{asked.slice}]" if asked.slice else told, found
 
 
-def _check_tables(loaded: LoadedRecipe, key: str, name: str, files: Sequence[Path]) -> None:
+def _check_tables(key: str, name: str, files: Sequence[Path]) -> None:
     """Refuse names of columns where no file lacks them."""
     if not any((kind := find_kind(file)) and kind.is_table for file in files):
-        what = f"{key}: {name} is no table without a header"
-        raise DataError(Problem(loaded.where(key), what, f"remove it: it is for {', '.join(TABLES)}"))
+        what = f"{name} is no table without a header"
+        raise DataError(Problem("", what, f"remove it: it is for {', '.join(TABLES)}", key=key))
 
 
 def reading_notes(sources: Sources) -> list[str]:

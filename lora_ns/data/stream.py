@@ -32,7 +32,8 @@ from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, RawText, TokenClassification, find_unused
 from lora_ns.objectives import TextObjective
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.manifest import FileRecord, SourceRecord
 from lora_ns.table import IGNORED
 
@@ -51,7 +52,7 @@ class Stream:
     trained on before.
     """
 
-    loaded: LoadedRecipe
+    recipe: Recipe
     form: Format
     renderer: Renderer
     labels: tuple[str, ...] = ()
@@ -76,11 +77,11 @@ class Stream:
         Raises:
             DataError: at the row that cannot be read, if no more of them may be left out.
         """
-        asked = asked_for(self.loaded, self.loaded.recipe.dataset)
+        asked = asked_for(self.recipe.dataset)
         return itertools.islice(self._readable(), asked.begin(), asked.reach())
 
     def _readable(self) -> Iterator[Row]:
-        table = self.loaded.recipe.dataset
+        table = self.recipe.dataset
         outcomes: Iterable[Outcome] = each_row(self.files, layout_of(table)) if self.files else self._hub_rows()
         for outcome in outcomes:
             if isinstance(outcome, Row):
@@ -91,7 +92,7 @@ class Stream:
                 raise DataError(told(list(self.left_out.values())))
 
     def _hub_rows(self) -> Iterator[Row]:
-        _, _, rows = open_hub_stream(self.loaded, self.loaded.recipe.dataset)
+        _, _, rows = open_hub_stream(self.recipe.dataset)
         return rows
 
     def sequences(self) -> Iterator[Encoded]:
@@ -100,7 +101,7 @@ class Stream:
         Raises:
             DataError: at a row that cannot be read or rendered, is too long, or has nothing to learn.
         """
-        recipe = self.loaded.recipe
+        recipe = self.recipe
         for number in itertools.count():
             rows = shuffled(self.rows(), recipe.dataset.shuffle_buffer_size, f"{recipe.training.seed}:{number}")
             found = 0
@@ -111,24 +112,24 @@ class Stream:
                     yield sequence
             if not found:
                 what = "no row of the stream can be trained on: there is none, or all are too long"
-                raise DataError(Problem(self.loaded.where("dataset.streaming"), f"dataset.streaming: {what}"))
+                raise DataError(Problem("", what, key="dataset.streaming"))
 
     @functools.cached_property
     def _causal(self) -> CausalRows:
-        objective = self.loaded.recipe.objective
+        objective = self.recipe.objective
         assert isinstance(objective, TextObjective)
         return CausalRows(self.form, self.renderer, objective)
 
     def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
         if number == 0:
             self._look_at_columns(rows)
-        if self.loaded.recipe.objective.writes_text:
+        if self.recipe.objective.writes_text:
             tally = self._causal.tally = Tally(rows=len(rows), is_text=RawText in self.form.makes)
             sequences, faults = self._causal.encode(rows)
             problems = [*told(faults), *self._overflow(tally)]
         else:
             source = Source("the stream", rows)
-            encoding = encode_labelled_rows(source, self.form, self.renderer, self.loaded, self.labels)
+            encoding = encode_labelled_rows(source, self.form, self.renderer, self.recipe.objective, self.labels)
             sequences, problems, tally = encoding.sequences, told(encoding.problems), encoding.tally
         if problems:
             raise DataError(problems)
@@ -147,7 +148,7 @@ class Stream:
         if not late:
             return
         self.known |= {name for row in late for name in row.values}
-        found = find_unused(self.form, asked_columns(self.loaded.recipe.dataset), [row.values for row in late])
+        found = find_unused(self.form, asked_columns(self.recipe.dataset), [row.values for row in late])
         problem = unused_problem(self.form, found, late[0].where)
         if found.meant:
             raise DataError(problem)
@@ -160,7 +161,7 @@ class Stream:
         if not is_refused(objective, tally):
             return []
         first = replace(tally, too_long=tally.too_long[:1], longest=tally.too_long[0][1])
-        return [with_rows(overflow_problem(self.loaded, objective, "a row of the stream is", first, self.room), first)]
+        return [with_rows(overflow_problem(objective, "a row of the stream is", first, self.room), first)]
 
     def _count(self, sequence: Encoded, number: int) -> None:
         if number == 0:
@@ -183,7 +184,8 @@ class Stream:
 
 
 def open_stream(
-    loaded: LoadedRecipe,
+    recipe: Recipe,
+    folder: Path,
     form: Format,
     renderer: Renderer,
     labels: tuple[str, ...] = (),
@@ -191,9 +193,9 @@ def open_stream(
     known: frozenset[str] = frozenset(),
 ) -> Stream:
     """The stream of a recipe; arguments as the fields of `Stream`. Raises `DataError` if its files are not there."""
-    names = loaded.recipe.dataset.path
-    files = find_files(loaded, names, "dataset.path") if names else ()
-    return Stream(loaded, form, renderer, labels, files, room, known=known)
+    names = recipe.dataset.path
+    files = find_files(folder, names, "dataset.path") if names else ()
+    return Stream(recipe, form, renderer, labels, files, room, known=known)
 
 
 def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:
@@ -213,9 +215,9 @@ def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:
 
 def stream_record(stream: Stream) -> SourceRecord:
     """The stream as the manifest keeps it: its files with their hashes."""
-    table = stream.loaded.recipe.dataset
+    table = stream.recipe.dataset
     if not stream.files:
-        commit = hub_commit(stream.loaded, table)
+        commit = hub_commit(table)
         name = hub_name(table, table.train_split)
         return SourceRecord(source=name, sha256=hashlib.sha256(commit.encode()).hexdigest(), rows=0, commit=commit)
     files = tuple(
@@ -233,15 +235,14 @@ def stream_counts(stream: Stream) -> dict[str, int]:
     return {**{name: getattr(tally, name) for name in names}, "left_out": len(stream.left_out)}
 
 
-def check_stream(loaded: LoadedRecipe, record: SourceRecord) -> None:
+def check_stream(table: Dataset, record: SourceRecord) -> None:
     """Refuse to go on with rows that are not those that the run was started on.
 
     Raises:
         UsageError: with every file that is gone or was changed, or the commit that the hub has by now.
     """
     problems = []
-    table = loaded.recipe.dataset
-    if record.commit and (commit := hub_commit(loaded, table)) != record.commit:
+    if record.commit and (commit := hub_commit(table)) != record.commit:
         what = f"is at commit {commit[:12]} by now, and the run was started on {record.commit[:12]}"
         problems.append(Problem(record.source, what, "pin `dataset.revision`, and start a new run"))
     for file in record.files:

@@ -12,9 +12,8 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, ProblemType, RowFaultError, TextClassification, TokenClassification
 from lora_ns.formats.cells import find, is_there
 from lora_ns.formats.classification import told_problem_type
-from lora_ns.objectives import Classification, LabelObjective
+from lora_ns.objectives import Classification, LabelObjective, Objective
 from lora_ns.objectives.targets import OUTSIDE, _listed
-from lora_ns.recipe.load import LoadedRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
     from lora_ns.data.source import Source
 
 
-def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe) -> tuple[Format, str]:
+def settle_problem_type(form: Format, rows: Sequence[Row], objective: Objective) -> tuple[Format, str]:
     """The format with what its labels are, as the recipe says or else as the rows show, and the reason.
 
     Raises:
         DataError: if the recipe has keys that do not go with it.
     """
-    objective = loaded.recipe.objective
     if not isinstance(form, TextClassification) or not isinstance(objective, Classification):
         return form, ""
     asked = objective.problem_type
@@ -37,10 +35,9 @@ def settle_problem_type(form: Format, rows: Sequence[Row], loaded: LoadedRecipe)
         return replace(form, problem_type=asked), ""
     found, why = told_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
     if unread := objective.unread(found):
-        key = objective.key(unread[0])
-        what = f"{key}: `{unread[0]}` has no effect with {why or 'classes'}"
+        what = f"`{unread[0]}` has no effect with {why or 'classes'}"
         remedy = "remove it, or write `problem_type`"
-        raise DataError(Problem(loaded.where(key), what, remedy))
+        raise DataError(Problem("", what, remedy, key=objective.key(unread[0])))
     return replace(form, problem_type=found), why
 
 
@@ -49,7 +46,7 @@ def with_problem_type(form: Format, problem_type: ProblemType | None) -> Format:
     return replace(form, problem_type=problem_type) if isinstance(form, TextClassification) and problem_type else form
 
 
-def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str, ...]:
+def find_labels(source: Source, form: Format, objective: Objective) -> tuple[str, ...]:
     """The labels: those that the recipe names, else the data set, else those of its rows; none for text and scores.
 
     Those of the rows are in the order of their names or numbers; `O` is the first of tags.
@@ -57,15 +54,14 @@ def find_labels(source: Source, form: Format, loaded: LoadedRecipe) -> tuple[str
     Raises:
         DataError: if there are too few, a row has none, none is named, or the recipe has another number of weights.
     """
-    objective = loaded.recipe.objective
     if problem_type_of(form) in {None, "regression"} or not isinstance(objective, LabelObjective):
         return ()
     labels = objective.labels or _named_labels(source, form) or _labels_of_rows(source, form)
     check_named(source.rows, form, source.name, labels)
     weights, key = objective.class_weights, objective.key("class_weights")
     if isinstance(weights, tuple) and len(weights) != len(labels):
-        what = f"{key}: {len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
-        raise DataError(Problem(loaded.where(key), what, "give one for each, in this order"))
+        what = f"{len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
+        raise DataError(Problem("", what, "give one for each, in this order", key=key))
     return labels
 
 

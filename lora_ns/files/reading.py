@@ -179,7 +179,7 @@ def read_bytes(
     error: type[LoransError] = UsageError,
     *,
     most: int = LARGEST_JSON,
-    where: str = "",
+    where: str | None = None,
     before: str = "",
     remedy: str = "",
     if_missing: str = "check the path",
@@ -192,7 +192,7 @@ def read_bytes(
         path: the file.
         error: what is raised if it cannot be read.
         most: the bytes that it may have.
-        where: the place that messages name; the path, if empty.
+        where: the place that messages name, if not the path.
         before: what stands before the fault in messages, such as the key and the file that it names.
         remedy: what to do if the file cannot be read or is too large.
         if_missing: what to do if there is no such file.
@@ -202,7 +202,7 @@ def read_bytes(
     Raises:
         LoransError: of class `error`.
     """
-    where = where or str(path)
+    where = str(path) if where is None else where
     try:
         with open_file(path, takes_pipes) as file:
             content = file.read(most + 1)

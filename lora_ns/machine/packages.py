@@ -7,19 +7,19 @@ import importlib.util
 from lora_ns.errors import MissingError, Problem
 from lora_ns.quantizers import Quantization
 from lora_ns.recipe.distributed import DeepSpeed
-from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.recipe.recipe import Recipe
 
 
-def check_packages(loaded: LoadedRecipe) -> None:
+def check_packages(recipe: Recipe) -> None:
     """See that they are installed. Raises `MissingError`."""
-    optimizer = OPTIMIZERS[loaded.recipe.training.optim]
+    optimizer = OPTIMIZERS[recipe.training.optim]
     asked = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
-    asked += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in loaded.recipe.tracking.report_to]
-    if isinstance(loaded.recipe.distributed, DeepSpeed):
+    asked += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in recipe.tracking.report_to]
+    if isinstance(recipe.distributed, DeepSpeed):
         asked += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
     problems = [
-        Problem(loaded.where(key), f"{key}: `{package}` is not installed", f"`pip install {name}`")
+        Problem("", f"`{package}` is not installed", f"`pip install {name}`", key=key)
         for key, package, name in asked
         if importlib.util.find_spec(package) is None
     ]
@@ -27,7 +27,7 @@ def check_packages(loaded: LoadedRecipe) -> None:
         raise MissingError(problems)
 
 
-def check_installed(quantization: Quantization, where: str = "") -> None:
+def check_installed(quantization: Quantization, place: str = "") -> None:
     """See that the packages of a quantisation are there. Raises `MissingError`, with the extra that brings them."""
     missing = [name for name in quantization.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -36,4 +36,4 @@ def check_installed(quantization: Quantization, where: str = "") -> None:
             f"a base in {quantization.method} needs {names}, which {'is' if len(missing) == 1 else 'are'} not installed"
         )
         brought = f"'lora-ns[{quantization.extra}]'" if quantization.extra else " ".join(missing)
-        raise MissingError(Problem(where, what, f"`pip install {brought}`"))
+        raise MissingError(Problem("", what, f"`pip install {brought}`", place=place))

@@ -225,7 +225,7 @@ def find_base(
     if _is_path(name) or name.endswith(ENDING):
         looked = " and ".join(str(folder) for folder in _candidates(name, folders))
         kind = "file" if name.endswith(ENDING) else "folder"
-        raise ModelError(Problem("model.name_or_path", f"no {kind} `{name}`", f"looked at {looked}"))
+        raise ModelError(Problem("", f"no {kind} `{name}`", f"looked at {looked}", key="model.name_or_path"))
     return _from_hub(name, revision, download, gguf_file)
 
 
@@ -233,7 +233,7 @@ def _of_file(name: str, file: Path, gguf_file: str | None) -> Base:
     """The base that is named by its GGUF file."""
     if gguf_file is not None and gguf_file != file.name:
         what = f"`{gguf_file}` is another file than the one that `name_or_path` names"
-        raise ModelError(Problem("model.gguf_file", what, "remove `gguf_file`"))
+        raise ModelError(Problem("", what, "remove `gguf_file`", key="model.gguf_file"))
     return Base(name, file.parent, gguf_file=file.name)
 
 
@@ -244,7 +244,7 @@ def _with_gguf(base: Base) -> Base:
         return base
     if len(found) > 1:
         what = f"the folder has {len(found)} GGUF files: {', '.join(found)}"
-        raise ModelError(Problem("model.name_or_path", what, f'choose one, such as `gguf_file = "{found[0]}"`'))
+        raise ModelError(Problem("", what, f'choose one, such as `gguf_file = "{found[0]}"`', key="model.name_or_path"))
     return replace(base, gguf_file=found[0])
 
 
@@ -279,7 +279,7 @@ def _checked(base: Base) -> Base:
     if base.gguf_file is not None:
         if not base.location.is_file():
             what = f"`{base.name}` has no file `{base.gguf_file}`"
-            raise ModelError(Problem("model.gguf_file", what, "write the name that it has there"))
+            raise ModelError(Problem("", what, "write the name that it has there", key="model.gguf_file"))
         return base
     check_model(classify(base.path))
     generation_settings(base.path)
@@ -317,32 +317,29 @@ def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -
 def _not_cached(name: str) -> Problem:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         what = f"`{name}` is not in the hub's cache, and HF_HUB_OFFLINE is set"
-        return Problem("model.name_or_path", what, 'unset it to download, or name a folder, or "lorans:nano"')
+        return Problem("", what, 'unset it to download, or name a folder, or "lorans:nano"', key="model.name_or_path")
     what = f"`{name}` is not in the hub's cache, and the hub cannot be reached"
-    return Problem("model.name_or_path", what, 'check the connection, or name a folder, or "lorans:nano"')
+    return Problem("", what, 'check the connection, or name a folder, or "lorans:nano"', key="model.name_or_path")
 
 
 def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
     """One line for what the hub answered."""
-    where = "model.name_or_path"
+    key = "model.name_or_path"
     kind = type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if kind == "GatedRepoError":
-        return Problem(where, f"`{name}` is gated", "accept its terms on the hub, then `hf auth login`")
+        return Problem("", f"`{name}` is gated", "accept its terms on the hub, then `hf auth login`", key=key)
     if kind == "RevisionNotFoundError":
-        return Problem(
-            "model.revision", f"`{name}` has no revision `{revision}`", 'write "main", or a branch, tag or commit'
-        )
+        remedy = 'write "main", or a branch, tag or commit'
+        return Problem("", f"`{name}` has no revision `{revision}`", remedy, key="model.revision")
     if kind == "RepositoryNotFoundError" or status in {401, 403, 404}:
-        return Problem(
-            where, f"no model `{name}` on the hub, or it is private", "check the spelling, or `hf auth login`"
-        )
+        what = f"no model `{name}` on the hub, or it is private"
+        return Problem("", what, "check the spelling, or `hf auth login`", key=key)
     if kind == "HFValidationError":
-        return Problem(
-            where, f"`{name}` is neither a folder nor a hub id", "write `owner/name`, or a folder that exists"
-        )
+        what = f"`{name}` is neither a folder nor a hub id"
+        return Problem("", what, "write `owner/name`, or a folder that exists", key=key)
     answer = f"the hub answered {status}" if status else f"{kind}: {str(error).splitlines()[0]}"
-    return Problem(where, f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder")
+    return Problem("", f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder", key=key)
 
 
 def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:

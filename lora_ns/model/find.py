@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.errors import ModelError, Problem
 from lora_ns.model.files import Base, find_base
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.model import Model
 
 
-def find_recipe_base(loaded: LoadedRecipe) -> Base:
+def find_recipe_base(model: Model, folder: Path) -> Base:
     """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
-    model = loaded.recipe.model
     try:
-        folders = [loaded.path.parent, Path.cwd()]
+        folders = [folder, Path.cwd()]
         base = find_base(model.name_or_path, model.revision, folders, download=True, gguf_file=model.gguf_file)
     except ModelError as error:
-        raise ModelError(_located(loaded, problem) for problem in error.problems) from None
+        raise ModelError(_keyed(problem) for problem in error.problems) from None
     assert base is not None, "a base that may be fetched is there or an error"
     return base
 
 
-def _located(loaded: LoadedRecipe, problem: Problem) -> Problem:
-    if problem.where.startswith("model."):
-        return Problem(loaded.where(problem.where), f"{problem.where}: {problem.what}", problem.remedy)
-    where = problem.where or loaded.where("model.name_or_path")
-    return Problem(where, problem.what, problem.remedy)
+def _keyed(problem: Problem) -> Problem:
+    if problem.key or problem.where:
+        return problem
+    return replace(problem, place="model.name_or_path")

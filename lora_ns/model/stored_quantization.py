@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lora_ns.errors import ModelError, Problem, RecipeError
@@ -19,8 +18,8 @@ _REMEDY = (
 )
 
 
-def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRecipe:
-    """The recipe with the quantisation that its base is stored in, if it is.
+def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> tuple[Quantization, tuple[str, ...]]:
+    """The quantisation that the base is stored in, if it is, else the recipe's, and what is to be told of it.
 
     Raises:
         ModelError: if nothing here trains over a base that is stored so.
@@ -29,51 +28,52 @@ def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> LoadedRec
     """
     if facts is None or not facts.quantization:
         if facts is not None:
-            _check_not_only_stored(loaded)
-        check_installed(loaded.recipe.quantization, loaded.where("quantization.method"))
-        return loaded
+            _check_not_only_stored(loaded.recipe.quantization)
+        check_installed(loaded.recipe.quantization, "quantization.method")
+        return loaded.recipe.quantization, ()
     if facts.quantization.get("quant_method") == "gguf":
-        return _unpacked(loaded)
-    stored = _read(facts.quantization, loaded)
+        return loaded.recipe.quantization, (_unpacked(loaded.recipe.quantization),)
+    stored = _read(facts.quantization)
+    notes: tuple[str, ...] = ()
     if loaded.recipe.quantization != stored:
-        loaded = _with_stored(loaded, stored)
-    check_installed(stored, loaded.where("model.name_or_path"))
-    return loaded
+        _check_stored(loaded, stored)
+        notes = (
+            f"the base is stored in {stored.bits} bits, and is read as `{stored.method}`, with the settings it has",
+        )
+    check_installed(stored, "model.name_or_path")
+    return stored, notes
 
 
-def _unpacked(loaded: LoadedRecipe) -> LoadedRecipe:
-    """The recipe over a GGUF base. Raises `RecipeError` if it asks for a quantisation."""
-    if loaded.recipe.quantization.bits is not None:
-        key = "quantization.method"
-        what = f"{key}: a GGUF base is unpacked to plain numbers, which transformers does not quantise on the way"
-        raise RecipeError(Problem(loaded.where(key), what, "remove `[quantization]`, or take a base in safetensors"))
-    note = "the base is a GGUF file: its weights are unpacked to plain numbers, and take the memory of those"
-    return replace(loaded, notes=(*loaded.notes, note))
+def _unpacked(asked: Quantization) -> str:
+    """What is told of a GGUF base. Raises `RecipeError` if the recipe asks for a quantisation."""
+    if asked.bits is not None:
+        what = "a GGUF base is unpacked to plain numbers, which transformers does not quantise on the way"
+        remedy = "remove `[quantization]`, or take a base in safetensors"
+        raise RecipeError(Problem("", what, remedy, key="quantization.method"))
+    return "the base is a GGUF file: its weights are unpacked to plain numbers, and take the memory of those"
 
 
-def _check_not_only_stored(loaded: LoadedRecipe) -> None:
+def _check_not_only_stored(asked: Quantization) -> None:
     """Refuse what cannot be made while a base is loaded."""
-    method = loaded.recipe.quantization.method
-    if loaded.recipe.quantization.only_stored:
-        what = f"quantization.method: {method} takes data to make, and the base is not stored so"
+    method = asked.method
+    if asked.only_stored:
+        what = f"{method} takes data to make, and the base is not stored so"
         remedy = f'write "bnb-4bit", or name a base that {method} wrote'
-        raise RecipeError(Problem(loaded.where("quantization.method"), what, remedy))
+        raise RecipeError(Problem("", what, remedy, key="quantization.method"))
 
 
-def _with_stored(loaded: LoadedRecipe, stored: Quantization) -> LoadedRecipe:
-    """The recipe with the quantisation of its base, if the rest of it goes with that."""
+def _check_stored(loaded: LoadedRecipe, stored: Quantization) -> None:
+    """See that the recipe goes with the quantisation of its base. Raises `RecipeError`."""
     _check_asked(loaded, stored)
     recipe = loaded.recipe.model_copy(update={"quantization": stored})
     if broken := list(findings(recipe)):
         raise RecipeError(
-            Problem(loaded.where("model.name_or_path"), f"the base is stored in {stored.bits} bits: {finding.what}")
+            Problem("", f"the base is stored in {stored.bits} bits: {finding.what}", place="model.name_or_path")
             for finding in broken
         )
-    note = f"the base is stored in {stored.bits} bits, and is read as `{stored.method}`, with the settings it has"
-    return replace(loaded, recipe=recipe, notes=(*loaded.notes, note))
 
 
-def _read(settings: Mapping[str, Any], loaded: LoadedRecipe) -> Quantization:
+def _read(settings: Mapping[str, Any]) -> Quantization:
     """What `quantization_config` of a `config.json` says, in the words of a recipe. Raises `ModelError`."""
     kinds = [kind for kind in QUANTIZATIONS.values() if kind.is_named_by(settings)]
     name = kinds[0].quant_method if kinds else str(settings.get("quant_method", "an unnamed method"))
@@ -82,8 +82,8 @@ def _read(settings: Mapping[str, Any], loaded: LoadedRecipe) -> Quantization:
         found = kind.read(settings)
         if not isinstance(found, str):
             return found
-    what = f"model.name_or_path: the base is stored quantised by {name}, {found}"
-    raise ModelError(Problem(loaded.where("model.name_or_path"), what, _REMEDY))
+    what = f"the base is stored quantised by {name}, {found}"
+    raise ModelError(Problem("", what, _REMEDY, key="model.name_or_path"))
 
 
 def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:
@@ -100,7 +100,7 @@ def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:
         and getattr(asked, name) != getattr(stored, name)
     ]
     if others:
-        key = f"quantization.{others[0]}"
         has = f"`{others[0]} = {json.dumps(getattr(stored, others[0]))}`"
-        what = f"{key}: the base is stored quantised already, with {has}"
-        raise RecipeError(Problem(loaded.where(key), what, "remove `[quantization]`: it is read from the base"))
+        what = f"the base is stored quantised already, with {has}"
+        remedy = "remove `[quantization]`: it is read from the base"
+        raise RecipeError(Problem("", what, remedy, key=f"quantization.{others[0]}"))

@@ -63,13 +63,15 @@ def join(rank: Rank, device: str, timeout: int) -> None:
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
 
 
-def check_deepspeed(asked: Strategy, device: str, where: str) -> None:
+_STRATEGY = "distributed.strategy"
+
+
+def check_deepspeed(asked: Strategy, device: str) -> None:
     """See that DeepSpeed can be imported, and that what it compiles at its start can be compiled.
 
     Args:
         asked: the strategy.
         device: what is trained on; on a CPU, and for what is offloaded to one, a part of it is compiled.
-        where: the strategy's place in the recipe.
 
     Raises:
         MissingError: before a process is started.
@@ -79,14 +81,14 @@ def check_deepspeed(asked: Strategy, device: str, where: str) -> None:
     compiler = os.environ.get("CXX", "c++")
     if (device == "cpu" or asked.offload_optimizer != "none") and shutil.which(compiler) is None:
         what = f"DeepSpeed compiles a part of itself for the CPU, and there is no `{compiler}`"
-        raise MissingError(Problem(where, what, 'install a C++ compiler, or write `strategy = "ddp"`'))
+        raise MissingError(Problem("", what, 'install a C++ compiler, or write `strategy = "ddp"`', place=_STRATEGY))
     try:
         import deepspeed  # noqa: F401
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         what = f"`deepspeed` is installed, and cannot be imported: {said}"
         remedy = '`pip install --force-reinstall --no-deps deepspeed`, or write `strategy = "ddp"`'
-        raise MissingError(Problem(where, what, remedy)) from error
+        raise MissingError(Problem("", what, remedy, place=_STRATEGY)) from error
 
 
 def is_one_of_several() -> bool:

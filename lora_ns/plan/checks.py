@@ -8,64 +8,65 @@ from lora_ns.errors import Problem
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import _Batch
-from lora_ns.plan.plan import _virtual_tokens
+from lora_ns.plan.room import position_offset, room_for_rows
 from lora_ns.plan.schedule import _drops_last
-from lora_ns.plan.settle import _position_offset, room_for_rows
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.upstream import supports_sdpa
 from lora_ns.table import first_of
 
 
-def _device_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
-    model, device = loaded.recipe.model, machine.accelerator
-    problems = _cpu_problems(loaded, device)
+def _device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
+    model, device = recipe.model, machine.accelerator
+    problems: list[Problem] = []
     if model.dtype == "float16" and device != "cuda":
         problems.append(
             Problem(
-                loaded.where("model.dtype"),
-                f'model.dtype: "float16" trains on a CUDA device only, and this is {device}',
+                "",
+                f'"float16" trains on a CUDA device only, and this is {device}',
                 'write "auto"',
+                key="model.dtype",
             )
         )
     if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
-        what = f"model.dtype: {machine.gpus[0].name} has no bfloat16"
-        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
-    if model.dtype == "bfloat16" and device == "cuda" and loaded.recipe.quantization.float16_on_gpu:
-        what = f"model.dtype: {loaded.recipe.quantization.float16_on_gpu} compute no bfloat16 on a GPU"
-        problems.append(Problem(loaded.where("model.dtype"), what, 'write "auto" or "float16"'))
+        what = f"{machine.gpus[0].name} has no bfloat16"
+        problems.append(Problem("", what, 'write "auto" or "float16"', key="model.dtype"))
+    if model.dtype == "bfloat16" and device == "cuda" and recipe.quantization.float16_on_gpu:
+        what = f"{recipe.quantization.float16_on_gpu} compute no bfloat16 on a GPU"
+        problems.append(Problem("", what, 'write "auto" or "float16"', key="model.dtype"))
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
-        what = f'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is {device}'
-        problems.append(Problem(loaded.where("model.attn_implementation"), what, 'write "auto"'))
-    optim = loaded.recipe.training.optim
+        what = f'"flash_attention_2" needs a CUDA device, and this is {device}'
+        problems.append(Problem("", what, 'write "auto"', key="model.attn_implementation"))
+    optim = recipe.training.optim
     if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
-        what = f'training.optim: "{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
-        problems.append(Problem(loaded.where("training.optim"), what, 'write "adamw_torch"'))
+        what = f'"{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
+        problems.append(Problem("", what, 'write "adamw_torch"', key="training.optim"))
     return problems
 
 
-def _cpu_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
+def _cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
     """A file of accelerate's asks for the CPU, and a GPU would be taken."""
-    cpu = loaded.filled.file.cpu if loaded.filled.file else None
+    cpu = asked.filled.file.cpu if asked.filled.file else None
     if cpu is None or device == "cpu":
         return []
     remedy = "`CUDA_VISIBLE_DEVICES= lorans ...` hides it" if device == "cuda" else "remove it"
     return [Problem(cpu.where, f"{cpu.told}, and there is a GPU here", remedy)]
 
 
-def _quantization_problems(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
+def _quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
     """What does not go with a base of few bits on this device, or with this base."""
-    quantization, device = loaded.recipe.quantization, machine.accelerator
-    method = loaded.recipe.peft
+    quantization, device = recipe.quantization, machine.accelerator
+    method = recipe.peft
     if quantization.bits and device == "mps":
-        what = f"quantization.method: {quantization.library or quantization.method} does not train on an Apple GPU"
-        return [Problem(loaded.where("quantization.method"), what, "remove `[quantization]`")]
+        what = f"{quantization.library or quantization.method} does not train on an Apple GPU"
+        return [Problem("", what, "remove `[quantization]`", key="quantization.method")]
     if row := first_of(*method.refused_on(device, quantization.method)):
-        return [Problem(loaded.where(row.key), f"{row.key}: {row.what}", row.remedy)]
+        return [Problem("", row.what, row.remedy, key=row.key)]
     works = quantization.works_with_biases_under(method)
     if works is not True and facts and facts.has_biases:
-        what = f"peft.method: {method.tag()} does not train over a quantised base whose layers have biases: {works}"
-        return [Problem(loaded.where("peft.method"), what, 'write "lora", or remove `[quantization]`')]
+        what = f"{method.tag()} does not train over a quantised base whose layers have biases: {works}"
+        return [Problem("", what, 'write "lora", or remove `[quantization]`', key="peft.method")]
     return []
 
 
@@ -73,33 +74,33 @@ def _lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
     return facts is not None and supports_sdpa(facts.model_type) is False
 
 
-def _attention_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
-    if loaded.recipe.model.attn_implementation != "sdpa" or not _lacks_sdpa(facts):
+def _attention_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
+    if recipe.model.attn_implementation != "sdpa" or not _lacks_sdpa(facts):
         return []
-    what = f'model.attn_implementation: {facts.model_type} has no "sdpa"'
-    return [Problem(loaded.where("model.attn_implementation"), what, 'write "auto" or "eager"')]
+    what = f'{facts.model_type} has no "sdpa"'
+    return [Problem("", what, 'write "auto" or "eager"', key="model.attn_implementation")]
 
 
-def _length_problems(loaded: LoadedRecipe, facts: BaseFacts | None) -> list[Problem]:
+def _length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
     """A row, with the method's own tokens, has to fit into the positions of the base."""
-    room, length = room_for_rows(loaded, facts), loaded.recipe.objective.max_seq_length
+    room, length = room_for_rows(recipe, facts), recipe.objective.max_seq_length
     if facts is None or facts.max_position_embeddings is None or room is None or length <= room:
         return []
-    key = loaded.recipe.objective.key("max_seq_length")
-    virtual = _virtual_tokens(loaded)
+    key = recipe.objective.key("max_seq_length")
+    virtual = recipe.peft.virtual_length
     own = f" less {virtual} virtual tokens" if virtual else ""
-    positions = f"the base's {facts.max_position_embeddings - _position_offset(facts)} positions{own}"
-    what = f"{key}: {length} is longer than {positions}"
-    return [Problem(loaded.where(key), what, f"write at most {room}")]
+    positions = f"the base's {facts.max_position_embeddings - position_offset(facts)} positions{own}"
+    what = f"{length} is longer than {positions}"
+    return [Problem("", what, f"write at most {room}", key=key)]
 
 
-def _batch_problems(loaded: LoadedRecipe, rows: int | None, batch: _Batch, world: int) -> list[Problem]:
+def _batch_problems(recipe: Recipe, rows: int | None, batch: _Batch, world: int) -> list[Problem]:
     """A training that drops the last batch, and has no other one, would make no step."""
     at_once = batch.micro.value * world
-    if rows is None or not _drops_last(loaded) or rows >= at_once:
+    if rows is None or not _drops_last(recipe) or rows >= at_once:
         return []
     over = f" in each of {world} processes" if world > 1 else ""
-    what = f"training.extra.dataloader_drop_last: {rows:,} row{'s' * (rows != 1)} make"
+    what = f"{rows:,} row{'s' * (rows != 1)} make"
     what += f"{'s' * (rows == 1)} no batch of {batch.micro.value:,}{over}, and the last one is dropped"
     remedy = "lower `per_device_train_batch_size`, or remove `dataloader_drop_last`"
-    return [Problem(loaded.where("training.extra.dataloader_drop_last"), what, remedy)]
+    return [Problem("", what, remedy, key="training.extra.dataloader_drop_last")]

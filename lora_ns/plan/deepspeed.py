@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_ns.errors import Problem, UsageError
+from lora_ns.errors import Problem, UsageError, at_key
 from lora_ns.files.reading import parse_json, read_text
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import DeepSpeed
-from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.secrets import secrets_of_named
 
@@ -55,44 +54,38 @@ def _of_recipe(recipe: Recipe, asked: DeepSpeed) -> dict[str, Any]:
     return {**several, "gradient_clipping": recipe.training.max_grad_norm, "zero_optimization": zero}
 
 
-def with_deepspeed(loaded: LoadedRecipe, plan: Plan) -> Plan:
+def with_deepspeed(recipe: Recipe, folder: Path, plan: Plan) -> Plan:
     """The plan, with DeepSpeed's configuration if that is asked for. Raises `UsageError`."""
-    asked = loaded.recipe.distributed
+    asked = recipe.distributed
     if not isinstance(asked, DeepSpeed):
         return plan
-    settings = deepspeed_settings(loaded.recipe, plan)
-    return plan.model_copy(update={"deepspeed": joined(read_own(loaded), settings, str(asked.deepspeed_config))})
+    settings = deepspeed_settings(recipe, plan)
+    own = read_own(recipe, folder)
+    return plan.model_copy(update={"deepspeed": joined(own, settings, str(asked.deepspeed_config))})
 
 
-def check_own(loaded: LoadedRecipe) -> None:
+def check_own(recipe: Recipe, folder: Path) -> None:
     """Look at the user's own DeepSpeed configuration before there is a plan. Raises `UsageError`."""
-    asked = loaded.recipe.distributed
+    asked = recipe.distributed
     if isinstance(asked, DeepSpeed) and asked.deepspeed_config is not None:
-        decided = _of_recipe(loaded.recipe, asked)
-        if problems := list(_conflicts(read_own(loaded), decided, asked.deepspeed_config, _PLANNED)):
+        decided = _of_recipe(recipe, asked)
+        if problems := list(_conflicts(read_own(recipe, folder), decided, asked.deepspeed_config, _PLANNED)):
             raise UsageError(problems)
 
 
-def read_own(loaded: LoadedRecipe) -> dict[str, Any]:
+def read_own(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The user's own DeepSpeed configuration; nothing if the recipe names none.
 
     Raises:
         UsageError: if the file is not there, is no JSON object, or has secrets in it, which would be in the manifest.
     """
-    asked = loaded.recipe.distributed
+    asked = recipe.distributed
     if not isinstance(asked, DeepSpeed) or asked.deepspeed_config is None:
         return {}
-    key = "distributed.deepspeed_config"
-    file = loaded.path.parent / Path(asked.deepspeed_config).expanduser()
+    file = folder / Path(asked.deepspeed_config).expanduser()
     remedy = "name a JSON file of DeepSpeed's"
-    text = read_text(
-        file,
-        where=loaded.where(key),
-        before=f"{key}: {file} ",
-        remedy=remedy,
-        if_missing=remedy,
-        if_folder=remedy,
-    )
+    with at_key("distributed.deepspeed_config"):
+        text = read_text(file, where="", before=f"{file} ", remedy=remedy, if_missing=remedy, if_folder=remedy)
     found = parse_json(text, str(file), is_finite=True)
     if not isinstance(found, dict):
         raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))

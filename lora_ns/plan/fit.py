@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
-from lora_ns.plan.plan import Derived, _virtual_tokens, _written
+from lora_ns.plan.plan import Derived, _written
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
+from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import _adapted_shapes, _dtype, adapter_parameters
-from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.recipe.recipe import Recipe
 
 DEFAULT_GLOBAL_BATCH = 16
 
@@ -36,78 +37,76 @@ class _Batch:
     memory: MemoryEstimate | None
 
 
-def fit_to_machine(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> LoadedRecipe:
+def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Settled:
     """The recipe with the strategy that its `auto` stands for on this machine."""
-    return _chosen(loaded, machine, facts)[0]
 
-
-def _chosen(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> tuple[LoadedRecipe, str]:
-    def fits(candidate: LoadedRecipe) -> bool:
+    def fits(candidate: Recipe) -> bool:
         """One row of the longest, its activations recomputed where that is possible."""
-        here = count_here(candidate.recipe.distributed, machine)
-        recomputes = loaded.recipe.peft.capabilities.gradient_checkpointing is True
-        dtype = _dtype(candidate, machine, facts).value
+        here = count_here(candidate.distributed, machine)
+        recomputes = candidate.peft.capabilities.gradient_checkpointing is True
+        dtype = _dtype(settled, machine, facts).value
         tokens = _row_length(candidate, None)
         return _fits(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
 
-    return choose_strategy(loaded, machine, fits)
+    strategy, why = choose_strategy(settled.recipe, machine, fits)
+    return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
 
 
 def _batch(
-    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
+    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
 ) -> _Batch:
     """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
-    training = loaded.recipe.training
-    allowed = loaded.recipe.peft.capabilities.gradient_checkpointing is True
+    training = settled.recipe.training
+    allowed = settled.recipe.peft.capabilities.gradient_checkpointing is True
     wanted = training.gradient_checkpointing
     choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
-    micros, here = _micro_batches(loaded, machine, world), count_here(loaded.recipe.distributed, machine)
+    micros, here = _micro_batches(settled.recipe, machine, world), count_here(settled.recipe.distributed, machine)
     for checkpointing in choices:
         for micro in micros:
-            tokens = micro * _row_length(loaded, longest)
-            memory = _step_memory(loaded, machine, facts, dtype, tokens, checkpointing)
+            tokens = micro * _row_length(settled.recipe, longest)
+            memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, checkpointing)
             if _fits(memory, machine, here):
-                return _cut(loaded, micro, checkpointing, memory, facts, world)
-    tokens = micros[-1] * _row_length(loaded, longest)
-    memory = _step_memory(loaded, machine, facts, dtype, tokens, choices[-1])
-    return _cut(loaded, micros[-1], choices[-1], memory, facts, world)
+                return _cut(settled, micro, checkpointing, memory, facts, world)
+    tokens = micros[-1] * _row_length(settled.recipe, longest)
+    memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, choices[-1])
+    return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
 
-def _share(loaded: LoadedRecipe, world: int) -> int:
+def _share(recipe: Recipe, world: int) -> int:
     """Rows of one optimizer step in each process."""
-    return max(1, (loaded.recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
+    return max(1, (recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
 
 
-def _micro_batches(loaded: LoadedRecipe, machine: Machine, world: int) -> list[int]:
-    training = loaded.recipe.training
+def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
+    training = recipe.training
     if training.per_device_train_batch_size != "auto":
         return [training.per_device_train_batch_size]
     largest = LARGEST_MICRO_BATCH[machine.accelerator]
     if training.gradient_accumulation_steps:
         return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
-    total = _share(loaded, world)
+    total = _share(recipe, world)
     return [size for size in range(min(total, largest), 0, -1) if total % size == 0]
 
 
-def _row_length(loaded: LoadedRecipe, longest: int | None) -> int:
-    virtual = _virtual_tokens(loaded)
-    limit = loaded.recipe.objective.max_seq_length
-    return virtual + (limit if longest is None or loaded.recipe.objective.packs else min(longest, limit))
+def _row_length(recipe: Recipe, longest: int | None) -> int:
+    virtual = recipe.peft.virtual_length
+    limit = recipe.objective.max_seq_length
+    return virtual + (limit if longest is None or recipe.objective.packs else min(longest, limit))
 
 
 def _step_memory(
-    loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+    recipe: Recipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
-    peft, asked, objective = loaded.recipe.peft, loaded.recipe.distributed, loaded.recipe.objective
+    peft, asked, objective = recipe.peft, recipe.distributed, recipe.objective
     tokens = math.ceil(tokens * objective.forward_passes / asked.row_parts)
     whole = estimate(
         facts,
         dtype=dtype,
-        bits=loaded.recipe.quantization.bits,
-        adapter_parameters=adapter_parameters(loaded, facts) or 0,
-        state=OPTIMIZERS[loaded.recipe.training.optim].state,
+        bits=recipe.quantization.bits,
+        adapter_parameters=adapter_parameters(recipe, facts) or 0,
+        state=OPTIMIZERS[recipe.training.optim].state,
         start=start_memory(peft, _adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
@@ -129,16 +128,16 @@ def _free_bytes(machine: Machine, here: int = 1) -> int:
 
 
 def _cut(
-    loaded: LoadedRecipe,
+    settled: Settled,
     micro: int,
     checkpointing: bool,
     memory: MemoryEstimate | None,
     facts: BaseFacts | None,
     world: int,
 ) -> _Batch:
-    training = loaded.recipe.training
+    training = settled.recipe.training
     asked = training.per_device_train_batch_size
-    accumulation = training.gradient_accumulation_steps or max(1, _share(loaded, world) // micro)
+    accumulation = training.gradient_accumulation_steps or max(1, _share(settled.recipe, world) // micro)
     total = micro * accumulation * world
     over = f"{world} processes" if world > 1 else ""
     is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
@@ -147,31 +146,31 @@ def _cut(
     return _Batch(
         micro=Derived(value=micro, origin="computed", why=why)
         if asked == "auto"
-        else _written(loaded, "training.per_device_train_batch_size", micro),
-        accumulation=_written(loaded, "training.gradient_accumulation_steps", accumulation)
+        else _written(settled, "training.per_device_train_batch_size", micro),
+        accumulation=_written(settled, "training.gradient_accumulation_steps", accumulation)
         if training.gradient_accumulation_steps
         else Derived(value=accumulation, origin="computed", why=f"global batch / micro-batch{over and f' / {over}'}"),
-        total=_written(loaded, "training.global_batch_size", total)
+        total=_written(settled, "training.global_batch_size", total)
         if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
         else Derived(value=total, origin="computed", why=f"micro-batch x accumulation{over and f' x {over}'}"),
-        checkpointing=_checkpointing(loaded, checkpointing),
+        checkpointing=_checkpointing(settled, checkpointing),
         memory=memory,
     )
 
 
-def _checkpointing(loaded: LoadedRecipe, value: bool) -> Derived[bool]:
-    if loaded.recipe.training.gradient_checkpointing != "auto":
-        return _written(loaded, "training.gradient_checkpointing", value)
-    if loaded.recipe.peft.capabilities.gradient_checkpointing is not True:
-        return Derived(value=value, origin="computed", why=f"{loaded.recipe.peft.method} does not allow it")
+def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
+    if settled.recipe.training.gradient_checkpointing != "auto":
+        return _written(settled, "training.gradient_checkpointing", value)
+    if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
+        return Derived(value=value, origin="computed", why=f"{settled.recipe.peft.method} does not allow it")
     return Derived(value=value, origin="computed", why="one row would not fit without" if value else "it fits without")
 
 
-def _eval_batch(loaded: LoadedRecipe, micro: int) -> Derived[int]:
-    asked = loaded.recipe.training.per_device_eval_batch_size
+def _eval_batch(settled: Settled, micro: int) -> Derived[int]:
+    asked = settled.recipe.training.per_device_eval_batch_size
     if asked == "auto":
         return Derived(value=2 * micro, origin="computed", why="no gradients to keep")
-    return _written(loaded, "training.per_device_eval_batch_size", asked)
+    return _written(settled, "training.per_device_eval_batch_size", asked)
 
 
 def _memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:

@@ -11,12 +11,13 @@ from lora_ns.model.files import Base, BaseFacts
 from lora_ns.plan.checks import (
     _attention_problems,
     _batch_problems,
+    _cpu_problems,
     _device_problems,
     _lacks_sdpa,
     _length_problems,
     _quantization_problems,
 )
-from lora_ns.plan.fit import _batch, _chosen, _eval_batch, _memory
+from lora_ns.plan.fit import _batch, _eval_batch, _memory
 from lora_ns.plan.notes import _notes
 from lora_ns.plan.plan import DataFacts, Derived, Plan, _length, _written
 from lora_ns.plan.processes import count_here, count_processes, data_parallel_size, process_problems
@@ -33,98 +34,106 @@ from lora_ns.plan.schedule import (
     _warmup,
     _warmup_problems,
 )
-from lora_ns.plan.settle import fit_to_base
+from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import _dtype, adapter_parameters
 from lora_ns.recipe.distributed import Processes
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 
 
-def make_plan(loaded: LoadedRecipe, machine: Machine, base: Base | None, data: DataFacts) -> Plan:
+def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None:
+    """See that a recipe can work on this machine and with this base. Raises `PlanError`, with all that cannot."""
+    facts, recipe = base.facts if base else None, settled.recipe
+    problems = [
+        *_cpu_problems(settled.asked, machine.accelerator),
+        *_device_problems(recipe, machine),
+        *_quantization_problems(recipe, machine, facts),
+        *_attention_problems(recipe, facts),
+        *_length_problems(recipe, facts),
+        *process_problems(recipe, machine),
+    ]
+    if problems:
+        raise PlanError(problems)
+
+
+def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataFacts) -> Plan:
     """Derive every number of a run.
 
     Raises:
         PlanError: with everything that cannot work on this machine, with this base, or with this data.
     """
+    check_settled(settled, machine, base)
     facts = base.facts if base else None
-    loaded = fit_to_base(loaded, facts)
-    loaded, why = _chosen(loaded, machine, facts)
+    dtype = _dtype(settled, machine, facts)
+    adapter = adapter_parameters(settled.recipe, facts)
+    world, here = _world_size(settled, machine), count_here(settled.recipe.distributed, machine)
+    shares = data_parallel_size(settled.recipe.distributed, world.value)
+    batch = _batch(settled, machine, facts, dtype.value, data.longest, shares)
+    per_epoch = _steps_per_epoch(settled.recipe, data.train_rows, batch, shares)
+    steps = _max_steps(settled, per_epoch.value)
     problems = [
-        *_device_problems(loaded, machine),
-        *_quantization_problems(loaded, machine, facts),
-        *_attention_problems(loaded, facts),
-        *_length_problems(loaded, facts),
-        *process_problems(loaded, machine),
+        *_batch_problems(settled.recipe, data.train_rows, batch, shares),
+        *_warmup_problems(settled.recipe, steps.value),
     ]
     if problems:
         raise PlanError(problems)
-    dtype = _dtype(loaded, machine, facts)
-    adapter = adapter_parameters(loaded, facts)
-    world, here = _world_size(loaded, machine), count_here(loaded.recipe.distributed, machine)
-    shares = data_parallel_size(loaded.recipe.distributed, world.value)
-    batch = _batch(loaded, machine, facts, dtype.value, data.longest, shares)
-    per_epoch = _steps_per_epoch(loaded, data.train_rows, batch, shares)
-    steps = _max_steps(loaded, per_epoch.value)
-    problems = [*_batch_problems(loaded, data.train_rows, batch, shares), *_warmup_problems(loaded, steps.value)]
-    if problems:
-        raise PlanError(problems)
-    training = loaded.recipe.training
-    regular, often = _regular(loaded, per_epoch.value, steps.value)
+    training = settled.recipe.training
+    regular, often = _regular(settled.recipe, per_epoch.value, steps.value)
     return Plan(
         device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, here)),
-        strategy=_strategy(loaded, why),
+        strategy=_strategy(settled),
         world_size=world,
         dtype=dtype,
-        attn_implementation=_attention(loaded, facts),
+        attn_implementation=_attention(settled, facts),
         format=Derived(value=data.format, origin="computed", why=data.format_why or _UNREAD),
-        train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(loaded, data)),
-        eval_rows=Derived(value=data.eval_rows, origin="computed", why=_eval_why(loaded, data)),
-        max_seq_length=_length(loaded),
+        train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(settled.recipe, data)),
+        eval_rows=Derived(value=data.eval_rows, origin="computed", why=_eval_why(settled.recipe, data)),
+        max_seq_length=_length(settled),
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
         gradient_accumulation_steps=batch.accumulation,
-        per_device_eval_batch_size=_eval_batch(loaded, batch.micro.value),
+        per_device_eval_batch_size=_eval_batch(settled, batch.micro.value),
         gradient_checkpointing=batch.checkpointing,
         steps_per_epoch=per_epoch,
         max_steps=steps,
-        warmup_steps=_warmup(loaded, steps.value),
+        warmup_steps=_warmup(settled, steps.value),
         logging_steps=_interval(
-            loaded, "logging_steps", training.logging_steps, _hundredths(steps.value), "100 rows a run"
+            settled, "logging_steps", training.logging_steps, _hundredths(steps.value), "100 rows a run"
         ),
-        eval_steps=_interval(loaded, "eval_steps", training.eval_steps, regular, often),
-        save_steps=_interval(loaded, "save_steps", training.save_steps, regular, often),
-        learning_rate=_learning_rate(loaded, facts),
-        rank=_rank(loaded, facts),
+        eval_steps=_interval(settled, "eval_steps", training.eval_steps, regular, often),
+        save_steps=_interval(settled, "save_steps", training.save_steps, regular, often),
+        learning_rate=_learning_rate(settled, facts),
+        rank=_rank(settled, facts),
         base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
         adapter_parameters=Derived(
             value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
         ),
         memory_bytes=_memory(batch.memory, machine),
         notes=(
-            *loaded.notes,
+            *dict.fromkeys((*settled.asked.notes, *settled.notes)),
             *data.notes,
-            *_notes(loaded, machine, batch, shares, data.train_rows),
-            *unusual(loaded, facts, batch.total.value),
+            *_notes(settled.recipe, machine, batch, shares, data.train_rows),
+            *unusual(settled.recipe, facts, batch.total.value),
         ),
     )
 
 
-def _strategy(loaded: LoadedRecipe, why: str) -> Derived[str]:
-    strategy = loaded.recipe.distributed.strategy
+def _strategy(settled: Settled) -> Derived[str]:
+    strategy, why = settled.recipe.distributed.strategy, settled.strategy_why
     if not why:
-        return _written(loaded, "distributed.strategy", strategy)
+        return _written(settled, "distributed.strategy", strategy)
     return Derived(value=strategy, origin="computed", why=why)
 
 
-def _world_size(loaded: LoadedRecipe, machine: Machine) -> Derived[int]:
-    asked, count = loaded.recipe.distributed, count_processes(loaded.recipe.distributed, machine)
+def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
+    asked, count = settled.recipe.distributed, count_processes(settled.recipe.distributed, machine)
     if not isinstance(asked, Processes):
-        return _written(loaded, "distributed.strategy", count)
+        return _written(settled, "distributed.strategy", count)
     if asked.num_processes == "auto":
         return Derived(value=count, origin="computed", why="one for each GPU")
     if asked.num_nodes > 1:
         why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
         return Derived(value=count, origin="computed", why=why)
-    return _written(loaded, "distributed.num_processes", count)
+    return _written(settled, "distributed.num_processes", count)
 
 
 def _device_why(machine: Machine, here: int) -> str:
@@ -138,24 +147,24 @@ def _device_why(machine: Machine, here: int) -> str:
     return f"{machine.cores} cores, no GPU" if machine.accelerator == "cpu" else "Apple GPU"
 
 
-def _attention(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[str]:
-    if loaded.recipe.model.attn_implementation == "auto":
+def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
+    if settled.recipe.model.attn_implementation == "auto":
         if _lacks_sdpa(facts):
             return Derived(value="eager", origin="computed", why=f"{facts.model_type} has no fused kernel")
         return Derived(value="sdpa", origin="computed", why="PyTorch's own fused kernel")
-    return _written(loaded, "model.attn_implementation", loaded.recipe.model.attn_implementation)
+    return _written(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 
 
-def _eval_why(loaded: LoadedRecipe, data: DataFacts) -> str:
+def _eval_why(recipe: Recipe, data: DataFacts) -> str:
     if data.eval_rows:
         return ""
-    dataset = loaded.recipe.dataset
+    dataset = recipe.dataset
     are_named = bool(dataset.eval_path or dataset.eval_split or dataset.eval_fraction)
     return _UNREAD if are_named and data.eval_rows is None else "no evaluation rows"
 
 
-def _rows_why(loaded: LoadedRecipe, data: DataFacts) -> str:
-    dataset = loaded.recipe.dataset
+def _rows_why(recipe: Recipe, data: DataFacts) -> str:
+    dataset = recipe.dataset
     if not dataset.streaming:
         return data.why or _UNREAD
     size = dataset.shuffle_buffer_size
@@ -171,19 +180,19 @@ def _base_why(base: Base | None) -> str:
     )
 
 
-def unusual(loaded: LoadedRecipe, facts: BaseFacts | None, batch: int | None) -> list[str]:
+def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[str]:
     """Notes on settings of the recipe that are far from what is known to work.
 
     Args:
-        loaded: the recipe.
+        recipe: what is asked for.
         facts: what is known of the base, if it was found.
         batch: rows of an optimizer step; None if that is not decided yet.
     """
-    recipe, peft, factors = loaded.recipe, loaded.recipe.peft, loaded.recipe.peft.factors
+    peft, factors = recipe.peft, recipe.peft.factors
     rate = recipe.training.learning_rate
     width = facts.hidden_size if facts else None
     found = (
-        rate_note(rate, _usual_rate(loaded, facts)) if rate is not None and facts is not None else None,
+        rate_note(rate, _usual_rate(recipe, facts)) if rate is not None and facts is not None else None,
         batch_note(recipe.objective, batch),
         targets_note(recipe.objective, getattr(peft, "target_modules", "")),
         rank_note(f"peft.{factors.key}", factors.rank, width) if factors else None,

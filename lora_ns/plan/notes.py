@@ -5,23 +5,23 @@ from __future__ import annotations
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.fit import _Batch, _fits, _free_bytes
 from lora_ns.plan.processes import count_here
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 
 
-def _notes(loaded: LoadedRecipe, machine: Machine, batch: _Batch, world: int, rows: int | None) -> list[str]:
+def _notes(recipe: Recipe, machine: Machine, batch: _Batch, world: int, rows: int | None) -> list[str]:
     notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
-    here = count_here(loaded.recipe.distributed, machine)
+    here = count_here(recipe.distributed, machine)
     if not _fits(batch.memory, machine, here) and batch.memory:
         free = _free_bytes(machine, here) / 1e9
         notes.append(
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"
         )
-    optim = loaded.recipe.training.optim
+    optim = recipe.training.optim
     if optim.startswith("paged_") and machine.accelerator != "cuda":
         notes.append(f'optim: "{optim}" is not paged on {machine.accelerator}, and else the same')
-    if loaded.recipe.peft.capabilities.is_sensitive and loaded.recipe.training.learning_rate is None:
-        notes.append(f"{loaded.recipe.peft.method}: {loaded.recipe.peft.advice}")
+    if recipe.peft.capabilities.is_sensitive and recipe.training.learning_rate is None:
+        notes.append(f"{recipe.peft.method}: {recipe.peft.advice}")
     return notes
 
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.plan.settled import Settled
 
 T = TypeVar("T")
 
@@ -97,18 +97,14 @@ class DataFacts:
     """What shows it, such as the columns."""
 
 
-def _written(loaded: LoadedRecipe, key: str, value: T) -> Derived[T]:
-    origin: Any = loaded.origin(key)
+def _written(settled: Settled, key: str, value: T) -> Derived[T]:
+    origin: Any = settled.origin(key)
     return Derived(value=value, origin=origin)
 
 
-def _length(loaded: LoadedRecipe) -> Derived[int]:
-    objective = loaded.recipe.objective
+def _length(settled: Settled) -> Derived[int]:
+    objective = settled.recipe.objective
     key, value = objective.key("max_seq_length"), objective.max_seq_length
-    if value == type(objective).model_fields["max_seq_length"].default or loaded.origin(key) != "default":
-        return _written(loaded, key, value)
+    if value == type(objective).model_fields["max_seq_length"].default or settled.origin(key) != "default":
+        return _written(settled, key, value)
     return Derived(value=value, origin="computed", why="the base has no more positions")
-
-
-def _virtual_tokens(loaded: LoadedRecipe) -> int:
-    return loaded.recipe.peft.virtual_length

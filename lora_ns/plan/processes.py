@@ -10,7 +10,7 @@ from lora_ns.errors import Problem
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.memory import MemoryEstimate
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.distributed import processes_train_together, weights_can_be_divided
 
 
@@ -31,26 +31,24 @@ def data_parallel_size(asked: Strategy, count: int) -> int:
     return max(1, count // asked.row_parts)
 
 
-def choose_strategy(
-    loaded: LoadedRecipe, machine: Machine, fits: Callable[[LoadedRecipe], bool]
-) -> tuple[LoadedRecipe, str]:
-    """The recipe with a strategy in the place of `auto`, and why it is that one.
+def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], bool]) -> tuple[Strategy, str]:
+    """The strategy that `auto` stands for, or the one that is asked for, and why it is that one.
 
     Args:
-        loaded: the recipe.
+        recipe: what is asked for.
         machine: what there is to train with.
         fits: whether one row of a recipe, with a strategy, fits into memory.
     """
-    asked = loaded.recipe.distributed
+    asked = recipe.distributed
     if not isinstance(asked, AutoStrategy):
-        return loaded, ""
+        return asked, ""
     count = count_processes(asked, machine)
     shared = asked.model_dump(exclude={"strategy"})
     ddp = Ddp.model_validate({"strategy": "ddp", **shared})
     if count == 1:
-        return _with(loaded, OneProcess()), "one process"
+        return OneProcess(), "one process"
     if not machine.gpus:
-        return _with(loaded, ddp), "weights are divided among GPUs"
+        return ddp, "weights are divided among GPUs"
     choices = (
         (ddp, "a step fits into each GPU"),
         (Fsdp.model_validate({"strategy": "fsdp", **shared}), f"the weights fit if they are divided over {count} GPUs"),
@@ -60,18 +58,14 @@ def choose_strategy(
         ),
     )
     for strategy, why in choices:
-        candidate = _with(loaded, strategy)
-        broken = processes_train_together(candidate.recipe) or weights_can_be_divided(candidate.recipe)
+        candidate = recipe.model_copy(update={"distributed": strategy})
+        broken = processes_train_together(candidate) or weights_can_be_divided(candidate)
         if broken is None and fits(candidate):
-            return candidate, why
-    return _with(loaded, ddp), "no other one fits either"
+            return strategy, why
+    return ddp, "no other one fits either"
 
 
 _ON_CPU = {"offload_optimizer": "cpu", "offload_param": "cpu"}
-
-
-def _with(loaded: LoadedRecipe, strategy: Strategy) -> LoadedRecipe:
-    return replace(loaded, recipe=loaded.recipe.model_copy(update={"distributed": strategy}))
 
 
 def in_each_process(memory: MemoryEstimate, asked: Strategy, count: int, layers: int) -> MemoryEstimate:
@@ -96,54 +90,54 @@ def in_each_process(memory: MemoryEstimate, asked: Strategy, count: int, layers:
     )
 
 
-def process_problems(loaded: LoadedRecipe, machine: Machine) -> list[Problem]:
+def process_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     """Each process has a device of its own and an equal part of every batch."""
-    asked, key = loaded.recipe.distributed, "distributed.num_processes"
+    asked, key = recipe.distributed, "distributed.num_processes"
     count = count_processes(asked, machine)
     if not isinstance(asked, Processes):
         return []
     if not machine.gpus and asked.num_processes == "auto":
-        what = f'{key}: "auto" is one for each GPU, and there is none here'
-        return [Problem(loaded.where(key), what, "write a number, such as `--num-processes 2`")]
+        what = '"auto" is one for each GPU, and there is none here'
+        return [Problem("", what, "write a number, such as `--num-processes 2`", key=key)]
     if machine.accelerator == "mps" and count > 1:
-        return [Problem(loaded.where(key), f"{key}: an Apple GPU trains in one process", "write 1")]
+        return [Problem("", "an Apple GPU trains in one process", "write 1", key=key)]
     most, here = len(machine.gpus) or machine.cores, count_here(asked, machine)
     if here > most:
         have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
-        what = f"{key}: {here} processes, and there {'is' if most == 1 else 'are'} {have} here"
-        return [Problem(loaded.where(key), what, f"write at most {most}")]
+        what = f"{here} processes, and there {'is' if most == 1 else 'are'} {have} here"
+        return [Problem("", what, f"write at most {most}", key=key)]
     return [
-        *_division_problems(loaded, machine, count),
-        *_row_part_problems(loaded, count),
-        *_share_problems(loaded, data_parallel_size(asked, count)),
+        *_division_problems(recipe, machine, count),
+        *_row_part_problems(recipe, count),
+        *_share_problems(recipe, data_parallel_size(asked, count)),
     ]
 
 
-def _division_problems(loaded: LoadedRecipe, machine: Machine, count: int) -> list[Problem]:
+def _division_problems(recipe: Recipe, machine: Machine, count: int) -> list[Problem]:
     """What divides weights has someone to divide them with."""
-    if not isinstance(loaded.recipe.distributed, Fsdp):
+    if not isinstance(recipe.distributed, Fsdp):
         return []
-    where, key = loaded.where("distributed.strategy"), "distributed.strategy"
+    key = "distributed.strategy"
     if machine.accelerator != "cuda":
-        what = f'{key}: accelerate\'s "fsdp" needs GPUs, and divides nothing on {machine.accelerator}'
-        return [Problem(where, what, 'write "ddp", or "deepspeed" with `zero_stage = 3`')]
+        what = f'accelerate\'s "fsdp" needs GPUs, and divides nothing on {machine.accelerator}'
+        return [Problem("", what, 'write "ddp", or "deepspeed" with `zero_stage = 3`', key=key)]
     if count == 1:
-        return [Problem(where, f'{key}: "fsdp" divides the weights, and there is one process', 'write "none"')]
+        return [Problem("", '"fsdp" divides the weights, and there is one process', 'write "none"', key=key)]
     return []
 
 
-def _row_part_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
+def _row_part_problems(recipe: Recipe, count: int) -> list[Problem]:
     """A row is divided among all processes, or none."""
-    key, parts = "distributed.context_parallel_size", loaded.recipe.distributed.row_parts
+    key, parts = "distributed.context_parallel_size", recipe.distributed.row_parts
     if parts in {1, count}:
         return []
-    what = f"{key}: {parts} processes share a row, and there are {count}"
-    return [Problem(loaded.where(key), what, f"write {count}" if count > 1 else "write 1")]
+    what = f"{parts} processes share a row, and there are {count}"
+    return [Problem("", what, f"write {count}" if count > 1 else "write 1", key=key)]
 
 
-def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
+def _share_problems(recipe: Recipe, count: int) -> list[Problem]:
     """A batch that does not divide over the processes."""
-    training, key = loaded.recipe.training, "training.global_batch_size"
+    training, key = recipe.training, "training.global_batch_size"
     micro = training.per_device_train_batch_size
     unit = count if micro == "auto" else count * micro
     total = training.global_batch_size
@@ -152,5 +146,5 @@ def _share_problems(loaded: LoadedRecipe, count: int) -> list[Problem]:
     above = unit * math.ceil(total / unit)
     choices = f"{above - unit} or {above}" if total > unit else str(above)
     each = "" if micro == "auto" else f" with {micro} rows at once"
-    what = f"{key}: {total} does not divide over {count} processes{each}"
-    return [Problem(loaded.where(key), what, f"write {choices}")]
+    what = f"{total} does not divide over {count} processes{each}"
+    return [Problem("", what, f"write {choices}", key=key)]

@@ -20,19 +20,19 @@ import math
 
 from lora_ns.model.files import BaseFacts
 from lora_ns.objectives import Objective
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 
 
-def _usual_why(loaded: LoadedRecipe, facts: BaseFacts | None) -> str:
-    kind = "text" if loaded.recipe.objective.writes_text else "labels"
+def _usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
+    kind = "text" if recipe.objective.writes_text else "labels"
     if facts is None or not facts.hidden_size:
-        return f"usual for {loaded.recipe.peft.method} and {kind}"
-    return f"usual for {loaded.recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
+        return f"usual for {recipe.peft.method} and {kind}"
+    return f"usual for {recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
 
 
-def _usual_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> float:
-    typical = loaded.recipe.peft.capabilities.typical_learning_rate
-    return loaded.recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
+def _usual_rate(recipe: Recipe, facts: BaseFacts | None) -> float:
+    typical = recipe.peft.capabilities.typical_learning_rate
+    return recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
 
 
 FAR = 4

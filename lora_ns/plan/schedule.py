@@ -9,39 +9,40 @@ from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import _Batch
 from lora_ns.plan.plan import Derived, _written
 from lora_ns.plan.rates import _usual_rate, _usual_why
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.recipe import Recipe
 
 _UNREAD = "known once the data is read"
 
 
-def _steps_per_epoch(loaded: LoadedRecipe, rows: int | None, batch: _Batch, world: int) -> Derived[int | None]:
-    if rows is None and loaded.recipe.dataset.streaming:
+def _steps_per_epoch(recipe: Recipe, rows: int | None, batch: _Batch, world: int) -> Derived[int | None]:
+    if rows is None and recipe.dataset.streaming:
         return Derived(value=None, origin="computed", why="a stream begins again where it ends")
     if rows is None:
         return Derived(value=None, origin="computed", why=_UNREAD)
     whole = rows / (batch.micro.value * world)
-    micro_batches = math.floor(whole) if _drops_last(loaded) else math.ceil(whole)
+    micro_batches = math.floor(whole) if _drops_last(recipe) else math.ceil(whole)
     steps = math.ceil(micro_batches / batch.accumulation.value)
     return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")
 
 
-def _drops_last(loaded: LoadedRecipe) -> bool:
-    return bool(loaded.recipe.training.extra.get("dataloader_drop_last"))
+def _drops_last(recipe: Recipe) -> bool:
+    return bool(recipe.training.extra.get("dataloader_drop_last"))
 
 
-def _warmup_problems(loaded: LoadedRecipe, steps: int | None) -> list[Problem]:
+def _warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
     """The learning rate gets to where it is to rise; a run by `max_steps` is looked at as the recipe is read."""
-    warmup = loaded.recipe.training.warmup_steps
+    warmup = recipe.training.warmup_steps
     if not warmup or not steps or warmup < steps:
         return []
-    what = f"training.warmup_steps: a run of {steps:,} step{'s' * (steps > 1)} ends in its warm-up of {warmup:,}"
-    return [Problem(loaded.where("training.warmup_steps"), what, f"write at most {steps - 1:,}, or train longer")]
+    what = f"a run of {steps:,} step{'s' * (steps > 1)} ends in its warm-up of {warmup:,}"
+    return [Problem("", what, f"write at most {steps - 1:,}, or train longer", key="training.warmup_steps")]
 
 
-def _max_steps(loaded: LoadedRecipe, per_epoch: int | None) -> Derived[int | None]:
-    training = loaded.recipe.training
+def _max_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
+    training = settled.recipe.training
     if training.max_steps:
-        return _written(loaded, "training.max_steps", training.max_steps)
+        return _written(settled, "training.max_steps", training.max_steps)
     why = f"{training.num_train_epochs:g} epochs"
     return Derived(
         value=None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch),
@@ -50,17 +51,17 @@ def _max_steps(loaded: LoadedRecipe, per_epoch: int | None) -> Derived[int | Non
     )
 
 
-def _warmup(loaded: LoadedRecipe, steps: int | None) -> Derived[int | None]:
-    training = loaded.recipe.training
+def _warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
+    training = settled.recipe.training
     if training.warmup_steps is not None:
-        return _written(loaded, "training.warmup_steps", training.warmup_steps)
+        return _written(settled, "training.warmup_steps", training.warmup_steps)
     count = None if steps is None else max(0, min(math.ceil(training.warmup_ratio * steps), steps - 1))
     return Derived(value=count, origin="computed", why=f"{training.warmup_ratio:g} of the steps")
 
 
-def _interval(loaded: LoadedRecipe, key: str, asked: int | None, computed: int | None, why: str) -> Derived[int | None]:
+def _interval(settled: Settled, key: str, asked: int | None, computed: int | None, why: str) -> Derived[int | None]:
     if asked is not None:
-        return _written(loaded, f"training.{key}", asked)
+        return _written(settled, f"training.{key}", asked)
     return Derived(value=computed, origin="computed", why=why)
 
 
@@ -68,9 +69,9 @@ def _hundredths(steps: int | None) -> int | None:
     return None if steps is None else max(1, steps // 100)
 
 
-def _regular(loaded: LoadedRecipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
+def _regular(recipe: Recipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
     """Steps between two evaluations or checkpoints that nobody asked for, and how often that is."""
-    if loaded.recipe.dataset.streaming and steps is not None:
+    if recipe.dataset.streaming and steps is not None:
         return max(1, steps // 10), "ten times: the epochs of a stream are not known"
     whole = _at_most(per_epoch, steps)
     return None if whole is None else max(1, whole), "once an epoch"
@@ -81,11 +82,11 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
     return min(known) if known else None
 
 
-def _learning_rate(loaded: LoadedRecipe, facts: BaseFacts | None) -> Derived[float]:
-    asked, method = loaded.recipe.training.learning_rate, loaded.recipe.peft.method
+def _learning_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
+    asked, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
     if asked is not None:
-        return _written(loaded, "training.learning_rate", asked)
-    usual = _usual_rate(loaded, facts)
-    if facts is None or usual == loaded.recipe.peft.capabilities.typical_learning_rate:
+        return _written(settled, "training.learning_rate", asked)
+    usual = _usual_rate(settled.recipe, facts)
+    if facts is None or usual == settled.recipe.peft.capabilities.typical_learning_rate:
         return Derived(value=usual, origin="default", why=f"typical for {method}")
-    return Derived(value=usual, origin="default", why=_usual_why(loaded, facts))
+    return Derived(value=usual, origin="default", why=_usual_why(settled.recipe, facts))

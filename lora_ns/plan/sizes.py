@@ -6,16 +6,17 @@ from lora_ns.machine.hardware import Machine
 from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.plan import Derived, _written
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.recipe import Recipe
 
 SMALL_MODEL_PARAMETERS = 20_000_000
 """Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
 
 
-def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
-    if loaded.recipe.model.dtype != "auto":
-        return _written(loaded, "model.dtype", loaded.recipe.model.dtype)
-    if machine.gpus and (kernels := loaded.recipe.quantization.float16_on_gpu):
+def _dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+    if settled.recipe.model.dtype != "auto":
+        return _written(settled, "model.dtype", settled.recipe.model.dtype)
+    if machine.gpus and (kernels := settled.recipe.quantization.float16_on_gpu):
         return Derived(value="float16", origin="computed", why=f"what {kernels} compute on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
@@ -30,9 +31,9 @@ def _dtype(loaded: LoadedRecipe, machine: Machine, facts: BaseFacts | None) -> D
     return Derived(value="float32", origin="computed", why="no fast bfloat16 on this device")
 
 
-def adapter_parameters(loaded: LoadedRecipe, facts: BaseFacts | None) -> int | None:
+def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:
     """Parameters of the adapter by the shapes in the weight files; None where they do not tell."""
-    peft = loaded.recipe.peft
+    peft = recipe.peft
     if facts is None or not facts.hidden_size:
         return None
     return peft.count_parameters(_adapted_shapes(peft, facts), facts.hidden_size, facts.num_hidden_layers)

@@ -102,19 +102,19 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
     plain = key_of(keys)
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return Problem(locate(dotted), f"{dotted}: unknown key", _suggest(table, [str(key) for key in keys]))
+        return Problem(locate(dotted), "unknown key", _suggest(table, [str(key) for key in keys]), key=dotted)
     if kind == "missing":
-        return Problem(locate(dotted), f"{dotted}: required", _example(dotted))
+        return Problem(locate(dotted), "required", _example(dotted), key=dotted)
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
         return _tag_problem(table, dotted, locate)
     if kind in _NO_NAMES:
         what, remedy = _NO_NAMES[kind]
-        return Problem(locate(plain), f"{plain}: {what.format(**detail.get('ctx', {}))}", remedy)
+        return Problem(locate(plain), f"{what.format(**detail.get('ctx', {}))}", remedy, key=plain)
     got = _at(table, keys)
     shown = "a table" if isinstance(got, dict) else as_toml(got)
     if plain == "peft.init_lora_weights" and isinstance(got, str) and got in REFUSED_STARTS:
-        return Problem(locate(plain), f"{plain}: {shown} is refused", REFUSED_STARTS[got])
-    return Problem(locate(plain), f"{plain}: got {shown}", _expectation(plain, detail, table))
+        return Problem(locate(plain), f"{shown} is refused", REFUSED_STARTS[got], key=plain)
+    return Problem(locate(plain), f"got {shown}", _expectation(plain, detail, table), key=plain)
 
 
 _NO_NAMES = {
@@ -139,13 +139,14 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     choices = f"one of: {', '.join(methods)}" if len(methods) <= MOST_CHOICES else "`lorans methods` lists them"
     tag = tag_of(dotted)
     if not isinstance(entry, Mapping) or tag not in entry:
-        return Problem(locate(dotted), f"{dotted}.{tag}: required", choices)
+        return Problem(locate(dotted), "required", choices, key=f"{dotted}.{tag}")
     if dotted == "peft" and isinstance(entry[tag], str) and entry[tag] in REFUSED:
-        what = f"{dotted}.method: {entry['method']} cannot be trained"
-        return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]])
+        what = f"{entry['method']} cannot be trained"
+        return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]], key=f"{dotted}.method")
     close = close_to(str(entry[tag]), methods)
     hint = f"did you mean `{close[0]}`? {choices}" if close else choices
-    return Problem(locate(f"{dotted}.{tag}"), f"{dotted}.{tag}: got {as_toml(entry[tag])}", hint)
+    key = f"{dotted}.{tag}"
+    return Problem(locate(key), f"got {as_toml(entry[tag])}", hint, key=key)
 
 
 def _expectation(dotted: str, detail: Any, table: Mapping[str, Any]) -> str:

@@ -6,13 +6,13 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lora_ns.errors import PlanError, Problem, RecipeError
+from lora_ns.errors import InterruptedRunError, LoransError, Problem, RecipeError
 from lora_ns.files.reading import LARGEST_RECIPE, parse_toml, read_text
 from lora_ns.recipe.accelerate_merge import Filled, fill
 from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, untagged
@@ -40,6 +40,11 @@ class LoadedRecipe:
     """What of the text an override took the place of, and what else is to be told."""
     filled: Filled = field(default_factory=Filled)
     """What a file of accelerate's says in the recipe's place."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe is: relative paths in it are looked for there first."""
+        return self.path.parent
 
     def where(self, key: str) -> str:
         """`recipe.toml:13` for the line of a key, of its table, or the file alone."""
@@ -191,7 +196,7 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                     _stand_in(table, keys)
         else:
             problems += [
-                Problem(locate(finding.keys[-1]), f"{finding.keys[-1]}: {finding.what}", finding.remedy)
+                Problem(locate(finding.keys[-1]), finding.what, finding.remedy, key=finding.keys[-1])
                 for finding in (*without_effect(table), *findings(recipe))
                 if not any(_touches(key, faulty) for key in finding.keys)
             ]
@@ -281,11 +286,13 @@ def _file_order(problem: Problem, path: Path) -> tuple[bool, bool]:
 
 @contextlib.contextmanager
 def locating(loaded: LoadedRecipe) -> Iterator[None]:
-    """Give each problem of the plan that begins with a key its place in the recipe."""
+    """Give each problem that has a key its place in the recipe."""
     try:
         yield
-    except PlanError as error:
-        raise PlanError(
-            replace(problem, where=problem.where or loaded.where(problem.what.partition(":")[0]))
-            for problem in error.problems
-        ) from None
+    except InterruptedRunError:
+        raise
+    except LoransError as error:
+        found = [problem.located(loaded.where) for problem in error.problems]
+        if list(error.problems) == found:
+            raise
+        raise type(error)(found) from error.__cause__

@@ -19,7 +19,7 @@ def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> It
     places = set()
     for key, kind, variable in secrets_of(table):
         places.add(locate(key))
-        yield Problem(locate(key), f"{key}: {kind}, and a recipe is copied into its run", _instead(variable))
+        yield Problem(locate(key), f"{kind}, and a recipe is copied into its run", _instead(variable), key=key)
     yield from (problem for problem in _secrets_of_text(path, text) if problem.where not in places)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.answers.opened import reopen_base
@@ -16,9 +15,11 @@ from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.parallel.nodes import check_meeting, resume_command
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.processes import count_processes
-from lora_ns.plan.settle import fit_to_base
+from lora_ns.plan.settle import settle_on_base
+from lora_ns.plan.settled import Settled
 from lora_ns.recipe.distributed import AutoStrategy, Processes, Strategy, is_launched
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.tables import as_tables
 from lora_ns.run.checkpoints import put_aside
 from lora_ns.run.directory import RunDir
@@ -94,7 +95,8 @@ def _go_on(
     base = reopen_base(manifest)
     if loaded is not None:
         count = asked_count(manifest.recipe.distributed, loaded.recipe.distributed)
-        manifest = _as_asked(manifest, fit_to_base(loaded, base.facts), count)
+        with locating(loaded):
+            manifest = _as_asked(manifest, settle_on_base(loaded, base.facts), count)
     _check_unfinished(run, manifest)
     before = processes = manifest.plan.world_size.value
     asked: Strategy = manifest.recipe.distributed
@@ -137,7 +139,8 @@ def reopen_run(
     _remember_base(run, moved)
     manifest = run.read()
     if loaded is not None:
-        manifest = _as_asked(manifest, fit_to_base(loaded, reopen_base(manifest).facts), None)
+        with locating(loaded):
+            manifest = _as_asked(manifest, settle_on_base(loaded, reopen_base(manifest).facts), None)
     _check_unfinished(run, manifest)
     put_aside(_search(run, manifest, observer, from_start).passed)
     run.update(recipe=manifest.recipe)
@@ -149,17 +152,16 @@ def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
         raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
 
 
-def _as_asked(manifest: Manifest, loaded: LoadedRecipe, count: Count | None) -> Manifest:
+def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Manifest:
     """The manifest with what may change of a recipe that is to be resumed. Raises `UsageError`."""
-    begun, wanted = manifest.recipe.distributed, loaded.recipe.distributed
+    begun, wanted = manifest.recipe.distributed, settled.recipe.distributed
     if isinstance(wanted, AutoStrategy):  # which was settled when the run was started
         wanted = begun
     elif count is not None:  # which is looked at by itself, see `regrouped`
         kept = {"num_processes": begun.num_processes} if isinstance(begun, Processes) else {}
         wanted = wanted.model_copy(update=kept) if kept else begun
-    loaded = _with_settled_rank(manifest, loaded)
-    loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"distributed": wanted}))
-    _check_same(manifest, loaded)
+    recipe = _with_settled_rank(manifest, settled)
+    _check_same(manifest, recipe.model_copy(update={"distributed": wanted}))
     return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"distributed": wanted})})
 
 
@@ -172,14 +174,15 @@ def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
         raise UsageError(Problem(str(run.path), what, remedy))
 
 
-def _check_same(manifest: Manifest, loaded: LoadedRecipe) -> None:
+def _check_same(manifest: Manifest, recipe: Recipe) -> None:
     """A resumed run is the run that was started: whatever would train something else is refused."""
-    changed = differences(as_tables(manifest.recipe), as_tables(loaded.recipe))
+    changed = differences(as_tables(manifest.recipe), as_tables(recipe))
     problems = [
         Problem(
-            loaded.where(key),
-            f"{key}: the run was started with {before!r}, and this says {after!r}",
+            "",
+            f"the run was started with {before!r}, and this says {after!r}",
             "put it back, or start a new run",
+            key=key,
         )
         for key, (before, after) in changed.items()
         if not key.startswith(MAY_CHANGE_ON_RESUME) and key not in OBJECTIVE_TABLES

@@ -16,7 +16,7 @@ from lora_ns.launch.jobs import Job, JobState, Mode, SchedulerName, last_job, ma
 from lora_ns.launch.schedulers import ray as on_ray
 from lora_ns.launch.schedulers import slurm as on_slurm
 from lora_ns.machine.packages import check_packages
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.run.directory import RunDir
 from lora_ns.run.metrics import LAST_STEP, read_metrics
 from lora_ns.safety.credentials import scrubbed
@@ -119,7 +119,8 @@ def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, o
     """The jobs of recipes. Raises `UsageError`, `MissingError`."""
     for loaded in recipes:
         check_named_files(loaded)
-        check_packages(loaded)
+        with locating(loaded):
+            check_packages(loaded.recipe)
     made = [make_job(loaded, name, mode, options, Path.cwd()) for loaded in recipes]
     runs = [job.run for job in made]
     twice = next((run for run in runs if runs.count(run) > 1), None)

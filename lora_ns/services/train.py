@@ -27,12 +27,13 @@ from lora_ns.parallel.group import check_deepspeed
 from lora_ns.parallel.nodes import own_folder, resume_command
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.deepspeed import with_deepspeed
-from lora_ns.plan.fit import fit_to_machine
-from lora_ns.plan.make import make_plan
-from lora_ns.plan.plan import DataFacts, Plan
-from lora_ns.plan.settle import fit_to_base
+from lora_ns.plan.make import check_settled, make_plan
+from lora_ns.plan.plan import Plan
+from lora_ns.plan.processes import count_processes
+from lora_ns.plan.settle import settle
 from lora_ns.recipe.distributed import Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
@@ -75,6 +76,7 @@ def train(
     check_not_launched(os.environ)
     with (
         StopSignal().listening(_how_to_go_on(loaded, overwrite)) as stop,
+        locating(loaded),
         _made(loaded, observer, noise, overwrite, use_cache) as made,
     ):
         if made.is_launched:
@@ -108,6 +110,7 @@ def prepare_run(
     """
     with (
         StopSignal().listening(_how_to_go_on(loaded, overwrite)),
+        locating(loaded),
         _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
     ):
         _begin_for_ranks(made.run, made.machine, observer)
@@ -128,49 +131,49 @@ def _made(
     run.mend(observer.warn)
     run.check_free(overwrite)
     check_named_files(loaded)
-    check_packages(loaded)
+    check_packages(loaded.recipe)
     machine = detect()
     observer.stage("finding the base")
-    base = find_recipe_base(loaded)
-    loaded = fit_to_base(loaded, base.facts)
-    processes = make_plan(loaded, machine, base, DataFacts()).world_size.value
-    if not alone and not isinstance(fit_to_machine(loaded, machine, base.facts).recipe.distributed, Processes):
+    base = find_recipe_base(loaded.recipe.model, loaded.folder)
+    settled = settle(loaded, machine, base)
+    check_settled(settled, machine, base)
+    recipe = settled.recipe
+    processes = count_processes(recipe.distributed, machine)
+    if not alone and not isinstance(recipe.distributed, Processes):
         what = "the recipe trains in one process"
         raise UsageError(Problem(str(loaded.path), what, f"`lorans train {loaded.path}`, or write `[distributed]`"))
     observer.stage("loading the libraries")
     surroundings = forget_strays(observer, processes, loaded.filled.file.path if loaded.filled.file else None)
     libraries.prepare(machine, processes)
-    check_deepspeed(loaded.recipe.distributed, machine.accelerator, loaded.where("distributed.strategy"))
-    renderer = open_renderer(loaded, base)
-    rows, tokenizer = prepare(loaded, renderer, base, observer, use_cache), renderer.tokenizer
-    plan = make_plan(loaded, machine, base, rows.facts)
-    loaded = fit_to_machine(loaded, machine, base.facts)
-    plan = with_deepspeed(loaded, plan)
+    check_deepspeed(recipe.distributed, machine.accelerator)
+    renderer = open_renderer(settled, base)
+    rows, tokenizer = prepare(settled, renderer, base, observer, use_cache), renderer.tokenizer
+    plan = with_deepspeed(recipe, settled.folder, make_plan(settled, machine, base, rows.facts))
     check_space(
         run.path,
-        200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (loaded.recipe.training.save_total_limit + 2),
+        200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
     manifest = Manifest(
         run_id=new_run_id(),
         created=now(),
         updated=now(),
-        recipe=loaded.recipe,
+        recipe=recipe,
         overrides=loaded.overrides,
         plan=plan,
         base=record_base(base),
         data=rows.record,
         chat_template_sha256=template_hash(tokenizer),
-        chat_template=str(tokenizer.chat_template) if loaded.recipe.objective.rendering.chat_template else None,
+        chat_template=str(tokenizer.chat_template) if recipe.objective.rendering.chat_template else None,
         stop_token_ids=renderer.stops,
-        added_tokens=added_tokens(tokenizer, loaded.recipe.model),
+        added_tokens=added_tokens(tokenizer, recipe.model),
         labels=rows.labels,
         problem_type=rows.problem_type,
         packages=libraries.versions(),
         machine=asdict(machine),
-        seed=loaded.recipe.training.seed,
+        seed=recipe.training.seed,
     )
-    check_arguments(loaded, plan, run.checkpoints)
-    _check_adapter(loaded, base, plan, manifest.added_tokens)
+    check_arguments(recipe, plan, run.checkpoints)
+    _check_adapter(recipe, base, plan, manifest.added_tokens)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have been quicker
         run.create(loaded.text, manifest)
@@ -179,16 +182,14 @@ def _made(
         for note in plan.notes:
             observer.warn(note)
         prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
-        yield _Made(run, prepared, machine, surroundings, is_launched(loaded.recipe.distributed, processes))
+        yield _Made(run, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
-def _check_adapter(loaded: LoadedRecipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:
-    """See that the method fits the base before a run is made. Raises `PlanError`, with the place in the recipe."""
-    recipe = loaded.recipe
+def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:
+    """See that the method fits the base before a run is made. Raises `PlanError`."""
     if recipe.model.trust_remote_code:  # such a model need not be one that can be built without weights
         return
-    with locating(loaded):
-        empty = empty_base(base, recipe.task_type)
-        make_room(empty, added)
-        check_heads(empty, recipe.distributed.row_parts)
-        check_fit(empty, recipe.peft.with_rows(added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)
+    empty = empty_base(base, recipe.task_type)
+    make_room(empty, added)
+    check_heads(empty, recipe.distributed.row_parts)
+    check_fit(empty, recipe.peft.with_rows(added), recipe.task_type, base, plan.max_steps.value or UNKNOWN_STEPS)

@@ -9,7 +9,7 @@ from lora_ns.answers.opened import Force, reopen_base
 from lora_ns.model.consent import OPTION, allow_code, check_allowed, code_in
 from lora_ns.model.files import find_base
 from lora_ns.model.find import find_recipe_base
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.run.directory import RunDir
 
 Tell = Callable[[str], None]
@@ -18,7 +18,9 @@ Tell = Callable[[str], None]
 def trust_recipe(loaded: LoadedRecipe, tell: Tell) -> None:
     """Allow the code of the base that a recipe names. Raises `LoransError`."""
     if _is_asked_for(loaded.recipe.model.trust_remote_code, tell):
-        allow_code(find_recipe_base(loaded).path, tell)
+        with locating(loaded):
+            base = find_recipe_base(loaded.recipe.model, loaded.folder)
+        allow_code(base.path, tell)
 
 
 def trust_run(run: RunDir, base_path: Path | None, tell: Tell) -> None:
@@ -40,8 +42,9 @@ def check_trusted(loaded: LoadedRecipe) -> None:
     model = loaded.recipe.model
     if not model.trust_remote_code:
         return
-    folders = [loaded.path.parent, Path.cwd()]
-    base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+    folders = [loaded.folder, Path.cwd()]
+    with locating(loaded):
+        base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
     if base is not None and (code := code_in(base.path)):
         check_allowed(code)
 

@@ -26,8 +26,10 @@ from lora_ns.model.load import Loading, empty_base, load_base
 from lora_ns.model.modules import expert_notes
 from lora_ns.plan.make import make_plan, unusual
 from lora_ns.plan.plan import DataFacts
-from lora_ns.plan.settle import fit_to_base
+from lora_ns.plan.settle import settle
+from lora_ns.plan.settled import Settled
 from lora_ns.recipe.load import LoadedRecipe, locating
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.observer import Observer
 from lora_ns.services.train import train
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 class Prepared:
     """The rows of a recipe as its model will see them."""
 
-    loaded: LoadedRecipe
+    settled: Settled
     base: Base
     rows: OpenedRows
     train: Encoding
@@ -52,21 +54,24 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
     Raises:
         LoransError: if there is no base, no tokenizer, or a file cannot be read at all.
     """
-    base = _find_base(loaded, machine, observer)
-    loaded = fit_to_base(loaded, base.facts)
-    observer.stage("reading the data")
-    rows = open_rows(loaded, open_renderer(loaded, base), base)
+    with locating(loaded):
+        base = _find_base(loaded, machine, observer)
+        settled = settle(loaded, machine, base)
+        observer.stage("reading the data")
+        rows = open_rows(settled, open_renderer(settled, base), base)
 
     def encoded(source: Source) -> Encoding:
-        return encode(source, rows.sources.format, rows.renderer, loaded, rows.labels, rows.room)
+        objective = settled.recipe.objective
+        found = encode(source, rows.sources.format, rows.renderer, objective, rows.labels, rows.room)
+        return replace(found, overflow=found.overflow and found.overflow.located(loaded.where))
 
     evaluation = encoded(rows.sources.eval) if rows.sources.eval else None
-    return Prepared(loaded, base, rows, encoded(rows.sources.train), evaluation)
+    return Prepared(settled, base, rows, encoded(rows.sources.train), evaluation)
 
 
 def _find_base(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Base:
     observer.stage("finding the base")
-    base = find_recipe_base(loaded)
+    base = find_recipe_base(loaded.recipe.model, loaded.folder)
     observer.stage("loading the libraries")
     libraries.prepare(machine)
     return base
@@ -100,11 +105,12 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
 
 
 def _padding(prepared: Prepared, machine: Machine) -> Padding:
-    recipe = prepared.loaded.recipe
+    recipe = prepared.settled.recipe
     limit = recipe.objective.max_seq_length
     lengths = [len(sequence.input_ids) for sequence in prepared.train.sequences]
     facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, limit))
-    plan = make_plan(prepared.loaded, machine, prepared.base, facts)
+    with locating(prepared.settled.asked):
+        plan = make_plan(prepared.settled, machine, prepared.base, facts)
     packs = bool(lengths) and "packing" in recipe.objective.key_names() and recipe.peft.capabilities.packing is True
     rows = pack(as_dataset(prepared.train.sequences), limit) if packs else ()
     return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * limit)
@@ -185,7 +191,7 @@ def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
         return prepared.train
     rows = prepared.rows
     source = replace(rows.sources.train, rows=[row])
-    return encode(source, row.form, rows.renderer, prepared.loaded, rows.labels, rows.room)
+    return encode(source, row.form, rows.renderer, prepared.settled.recipe.objective, rows.labels, rows.room)
 
 
 def _why_not(encoding: Encoding, where: str) -> str:
@@ -217,7 +223,7 @@ def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
     label = example.label if isinstance(example, Labelled) else None
     tags: tuple[tuple[str, str], ...] = ()
     if isinstance(example, Tagged):
-        encoder = WordEncoder(tokenizer, prepared.loaded.recipe.objective.max_seq_length)
+        encoder = WordEncoder(tokenizer, prepared.settled.recipe.objective.max_seq_length)
         tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
     return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags)
 
@@ -241,23 +247,24 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     Raises:
         LoransError: if the method and the base do not fit.
     """
-    base = _find_base(loaded, machine, observer)
-    known = open_renderer(loaded, base).vocabulary
-    observer.stage("putting the adapter onto an empty base")
-    empty = _bare_base(loaded, base)
-    kind = type(empty).__name__
+    recipe = loaded.recipe
     with locating(loaded):
-        model = add_adapter(empty, loaded.recipe.peft.plainly_started(), loaded.recipe.task_type, base)
+        base = _find_base(loaded, machine, observer)
+        known = open_renderer(Settled(loaded, recipe), base).vocabulary
+        observer.stage("putting the adapter onto an empty base")
+        empty = _bare_base(recipe, base)
+        kind = type(empty).__name__
+        model = add_adapter(empty, recipe.peft.plainly_started(), recipe.task_type, base)
     trainable, modules = trainable_parameters(model), adapted_modules(model)
-    far_off = unusual(loaded, base.facts, loaded.recipe.training.global_batch_size)
+    far_off = unusual(recipe, base.facts, recipe.training.global_batch_size)
     notes = (*expert_notes(model), *known.notes, *far_off)
     return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, notes)
 
 
-def _bare_base(loaded: LoadedRecipe, base: Base) -> PreTrainedModel:
+def _bare_base(recipe: Recipe, base: Base) -> PreTrainedModel:
     """The base without its weights; with them for a method whose start is computed from them."""
-    task, trusted = loaded.recipe.task_type, loaded.recipe.model.trust_remote_code
-    if loaded.recipe.peft.capabilities.empty_base:
+    task, trusted = recipe.task_type, recipe.model.trust_remote_code
+    if recipe.peft.capabilities.empty_base:
         return empty_base(base, task, trusted)
     return load_base(base, Loading(task, "float32", "cpu", trust_remote_code=trusted, labels=("0", "1")))
 

@@ -22,7 +22,8 @@ def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
-        raise RunError([*error.problems, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
+        found_there = [problem.located(lambda _: str(run.recipe)) for problem in error.problems]
+        raise RunError([*found_there, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
 
 
 def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:

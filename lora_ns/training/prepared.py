@@ -18,8 +18,9 @@ from lora_ns.model.tokenizer import choose_pad_token, recipe_tokenizer
 from lora_ns.model.vocabulary import vocabulary
 from lora_ns.parallel.group import ALONE, Rank
 from lora_ns.plan.rank import leaves_rank_open, with_rank_of
-from lora_ns.plan.settle import room_for_rows
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.plan.room import room_for_rows
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.checkpoints import Search, check_own, search
 from lora_ns.run.directory import FollowedRun, RunDir
 from lora_ns.run.manifest import Manifest
@@ -73,13 +74,13 @@ def _remember_base(run: RunDir, moved: Path | None) -> None:
         run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
 
 
-def _with_settled_rank(manifest: Manifest, loaded: LoadedRecipe) -> LoadedRecipe:
+def _with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
     """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
-    begun, rank = manifest.recipe.peft, manifest.plan.rank
-    if begun.tag() != loaded.recipe.peft.tag() or not leaves_rank_open(loaded) or rank.origin != "default":
-        return loaded
-    settled = type(begun).model_validate({"method": begun.tag()}) if rank.value is None else begun
-    return with_rank_of(loaded, settled)
+    begun, rank, recipe = manifest.recipe.peft, manifest.plan.rank, settled.recipe
+    if begun.tag() != recipe.peft.tag() or not leaves_rank_open(settled) or rank.origin != "default":
+        return recipe
+    other = type(begun).model_validate({"method": begun.tag()}) if rank.value is None else begun
+    return recipe.model_copy(update={"peft": with_rank_of(recipe.peft, other)})
 
 
 def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
@@ -109,21 +110,21 @@ def _check_kept(run: RunDir) -> None:
 
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
     """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
-    loaded = LoadedRecipe(manifest.recipe, run.recipe, "")
+    recipe = manifest.recipe
     if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
-        check_stream(loaded, manifest.data.train)
+        check_stream(recipe.dataset, manifest.data.train)
     return Stream(
-        loaded,
+        recipe,
         format_of(manifest),
         make_renderer(
             tokenizer,
             manifest.stop_token_ids,
-            manifest.recipe.objective.rendering,
+            recipe.objective.rendering,
             vocabulary(base, tokenizer, manifest.added_tokens),
         ),
         manifest.labels,
         [Path(file.path) for file in manifest.data.train.files],
-        room_for_rows(loaded, base.facts),
+        room_for_rows(recipe, base.facts),
     )
 
 

@@ -13,7 +13,6 @@ from lora_ns.model.randomness import drawing
 from lora_ns.plan.plan import Derived, Plan
 from lora_ns.plan.processes import count_processes, process_problems
 from lora_ns.recipe.distributed import Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
-from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.distributed import processes_train_together
 from lora_ns.run.directory import RunDir
@@ -56,8 +55,8 @@ def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, ask
         what = f"begun with {_told(before)}, and {_told(after)} would train something else: {reason}"
         remedy = f"go on by `--num-processes {before}`, or start a new run"
         raise UsageError(Problem(str(run.path), what, remedy))
-    if problems := process_problems(LoadedRecipe(recipe, run.recipe, ""), machine):
-        raise PlanError(problems)
+    if problems := process_problems(recipe, machine):
+        raise PlanError(problem.located(lambda _: str(run.recipe)) for problem in problems)
     return manifest.model_copy(update={"recipe": recipe, "plan": _plan(manifest.plan, recipe, before, after)})
 
 

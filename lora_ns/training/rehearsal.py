@@ -14,11 +14,11 @@ from typing import Any, cast
 from lora_ns.errors import PlanError, Problem
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import OneProcess
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.training.arguments import trainer_arguments, training_arguments
 
 
-def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None:
+def check_arguments(asked: Recipe, plan: Plan, checkpoints: Path) -> None:
     """See that trainer, optimizer and schedule take their settings, before anything is written.
 
     Raises:
@@ -28,15 +28,15 @@ def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None
     import transformers
 
     # Who divides the work among processes is asked in them.
-    recipe = loaded.recipe.model_copy(update={"distributed": OneProcess()})
+    recipe = asked.model_copy(update={"distributed": OneProcess()})
     alone = plan.model_copy(update={"deepspeed": None})
     key = "training.extra" if recipe.training.extra else "training"
-    _check_types(loaded)
-    with _telling(loaded, key):
+    _check_types(recipe)
+    with _telling(key):
         arguments = transformers.TrainingArguments(**training_arguments(recipe, alone, checkpoints))
-    with _telling(loaded, "training.optim"):
-        _check_optimizer(loaded, arguments)
-    with _telling(loaded, "training.lr_scheduler_type"):
+    with _telling("training.optim"):
+        _check_optimizer(arguments)
+    with _telling("training.lr_scheduler_type"):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
         transformers.get_scheduler(
             arguments.lr_scheduler_type,
@@ -45,12 +45,12 @@ def check_arguments(loaded: LoadedRecipe, plan: Plan, checkpoints: Path) -> None
             arguments.max_steps,
             arguments.lr_scheduler_kwargs,
         )
-    with _telling(loaded, key):
+    with _telling(key):
         _rehearse(arguments)
         recipe.objective.config_class()(**trainer_arguments(recipe, plan, checkpoints))
 
 
-def _check_optimizer(loaded: LoadedRecipe, arguments: Any) -> None:
+def _check_optimizer(arguments: Any) -> None:
     """See that the optimizer is there and reads what it is given. Raises `PlanError`, or what the libraries raise."""
     from transformers import Trainer
 
@@ -60,8 +60,8 @@ def _check_optimizer(loaded: LoadedRecipe, arguments: Any) -> None:
     without = copy.copy(arguments)
     without.optim_args = None
     if Trainer.get_optimizer_cls_and_kwargs(without)[1] == kwargs:
-        what = f"training.extra.optim_args: {arguments.optim} reads nothing of {given!r}"
-        raise PlanError(Problem(loaded.where("training.extra.optim_args"), what, "remove it"))
+        what = f"{arguments.optim} reads nothing of {given!r}"
+        raise PlanError(Problem("", what, "remove it", key="training.extra.optim_args"))
 
 
 _AT_LEAST = {"eval_accumulation_steps": 1, "adam_epsilon": 0, "eval_delay": 0, "ddp_bucket_cap_mb": 1}
@@ -71,7 +71,7 @@ _AT_MOST = {"label_smoothing_factor": 1}
 """Bounds that the installed trainer does not look at; it stops in the middle of a run, or trains nonsense."""
 
 
-def _check_types(loaded: LoadedRecipe) -> None:
+def _check_types(recipe: Recipe) -> None:
     """See that further arguments have the types of their fields, which the trainer does not look at.
 
     Raises:
@@ -82,7 +82,7 @@ def _check_types(loaded: LoadedRecipe) -> None:
 
     types = {field.name: field.type for field in dataclasses.fields(transformers.TrainingArguments)}
     problems = []
-    for key, value in loaded.recipe.training.extra.items():
+    for key, value in recipe.training.extra.items():
         try:
             TypeAdapter(cast("Any", types[key])).validate_python(value, strict=True)
         except ValidationError as error:
@@ -90,8 +90,7 @@ def _check_types(loaded: LoadedRecipe) -> None:
         else:
             what = _out_of_bounds(key, value)
         if what:
-            place = f"training.extra.{key}"
-            problems.append(Problem(loaded.where(place), f"{place}: {value!r}: {what}", "write another value"))
+            problems.append(Problem("", f"{value!r}: {what}", "write another value", key=f"training.extra.{key}"))
     if problems:
         raise PlanError(problems)
 
@@ -131,11 +130,11 @@ def _rehearse(arguments: Any) -> None:
 
 
 @contextlib.contextmanager
-def _telling(loaded: LoadedRecipe, key: str) -> Iterator[None]:
+def _telling(key: str) -> Iterator[None]:
     """Turn what a library says of a value into one line."""
     try:
         yield
     except (ArithmeticError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = f"there is no {reason}" if isinstance(error, KeyError) else reason
-        raise PlanError(Problem(loaded.where(key), f"{key}: {reason}", "write another value")) from error
+        raise PlanError(Problem("", reason, "write another value", key=key)) from error

@@ -10,7 +10,7 @@ from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.rows import for_each
 from lora_ns.data.sources import read_sources
 from lora_ns.errors import DataError
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'
 HEAD = b"prompt,completion\n"
@@ -381,7 +381,8 @@ TAG_ROWS = {
 
 
 def examples(loaded):
-    sources = read_sources(loaded)
+    with locating(loaded):
+        sources = read_sources(loaded.recipe, loaded.folder)
     return for_each(sources.train.rows, lambda row: sources.format.example(row.values))
 
 
@@ -538,7 +539,8 @@ def test_a_value_that_python_cannot_hold_in_an_arrow_file_is_told(told):
 def test_a_row_of_1_mb_is_read(write_recipe, tmp_path):
     row = {"prompt": "a" * 2**20, "completion": "b"}
     (tmp_path / "train.jsonl").write_bytes(as_lines(row))
-    assert [row.values for row in read_sources(load_recipe(write_recipe())).train.rows] == [row]
+    loaded = load_recipe(write_recipe())
+    assert [row.values for row in read_sources(loaded.recipe, loaded.folder).train.rows] == [row]
 
 
 def test_mixed_types_are_read_where_they_can_be_text(write_recipe, tmp_path):
@@ -558,7 +560,8 @@ def test_rows_of_other_columns_in_a_later_file_are_told(told, tmp_path):
 def test_rows_that_are_left_out_are_carried_to_the_plan(write_recipe, tmp_path):
     (tmp_path / "train.jsonl").write_bytes((GOOD * 10 + b"x\n") * 2)
     recipe = write_recipe()
-    sources = read_sources(load_recipe(recipe, ["dataset.max_bad_rows=2", "dataset.eval_fraction=0.2"]))
+    loaded = load_recipe(recipe, ["dataset.max_bad_rows=2", "dataset.eval_fraction=0.2"])
+    sources = read_sources(loaded.recipe, loaded.folder)
     places = [f"{tmp_path}/train.jsonl:{number}" for number in (11, 22)]
     assert [problem.where for problem in sources.train.left_out] == places
     assert sources.eval.left_out == ()

@@ -145,7 +145,7 @@ def test_a_secret_in_a_chat_template_is_refused(write_recipe, tmp_path):
     (tmp_path / "own.jinja").write_text(f"{{# mine #}}\n{{{{ '{secret}' }}}}\n")
     loaded = load_recipe(write_recipe(), ["sft.chat_template=own.jinja"])
     with pytest.raises(ModelError) as refused:
-        use_template(loaded, make_tokenizer(SHAPES["chatml"]))
+        use_template(loaded.recipe, loaded.folder, make_tokenizer(SHAPES["chatml"]))
     assert str(refused.value).startswith(f"{tmp_path / 'own.jinja'}:2: ")
     assert "HF_TOKEN" in str(refused.value)
     assert secret not in str(refused.value)

@@ -280,7 +280,8 @@ def test_the_template_sees_tools_and_tool_calls(renderer):
 def test_the_built_in_chatml_shows_tools_their_calls_and_what_they_say(system, write_recipe):
     """As Qwen 3's own template does, which those of Qwen 2.5 and Hermes agree with."""
     tokenizer = make_tokenizer(SHAPES["chatml"])
-    use_template(load_recipe(write_recipe(), ["sft.chat_template=chatml"]), tokenizer)
+    loaded = load_recipe(write_recipe(), ["sft.chat_template=chatml"])
+    use_template(loaded.recipe, loaded.folder, tokenizer)
     call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
     told = '<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
     turns = (
@@ -320,10 +321,10 @@ def test_a_template_that_the_recipe_names_is_used_if_the_tokenizer_has_its_token
     end = BUILT_IN[name][1]
     if end and end not in shape.special:
         with pytest.raises(ModelError, match=f"{name} ends turns with"):
-            use_template(loaded, tokenizer)
+            use_template(loaded.recipe, loaded.folder, tokenizer)
         assert tokenizer.chat_template == shape.template
         return
-    use_template(loaded, tokenizer)
+    use_template(loaded.recipe, loaded.folder, tokenizer)
     told = Renderer(tokenizer, stop_token_ids(tokenizer, tmp_path))
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
     endings = [text.strip() for text in said(tokenizer, told.examples(Conversation(turns)))]
@@ -334,10 +335,12 @@ def test_a_template_may_be_a_file_beside_the_recipe(shape, write_recipe):
     tokenizer = make_tokenizer(shape)
     path = write_recipe()
     (path.parent / "mine.jinja").write_text("{{ messages[0].content }}")
-    use_template(load_recipe(path, ["sft.chat_template=mine.jinja"]), tokenizer)
+    loaded = load_recipe(path, ["sft.chat_template=mine.jinja"])
+    use_template(loaded.recipe, loaded.folder, tokenizer)
     assert tokenizer.chat_template == "{{ messages[0].content }}"
+    loaded = load_recipe(path, ["sft.chat_template=other"])
     with pytest.raises(ModelError, match="`other` is neither a file nor one of chatml, llama-3, mistral, gemma"):
-        use_template(load_recipe(path, ["sft.chat_template=other"]), tokenizer)
+        use_template(loaded.recipe, loaded.folder, tokenizer)
 
 
 def test_encoding_ahead_changes_nothing(shape, tokenizer, renderer):

@@ -11,7 +11,7 @@ from lora_ns.data.targets import find_labels
 from lora_ns.errors import DataError
 from lora_ns.formats import Conversation, PromptCompletion, RawText
 from lora_ns.objectives import Classification
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 
 SHORT = "sft.max_seq_length=64"
 
@@ -42,7 +42,9 @@ def read(write_recipe, minimal):
     def read(*overrides, sources="", text=minimal):
         """The recipe's rows; `sources` come as TOML in the place of its path."""
         text = text.replace('path = "train.jsonl"\n', sources) if sources else text
-        return read_sources(load_recipe(write_recipe(text), overrides))
+        loaded = load_recipe(write_recipe(text), overrides)
+        with locating(loaded):
+            return read_sources(loaded.recipe, loaded.folder)
 
     return read
 
@@ -253,15 +255,7 @@ def test_classes_are_found_in_all_sources(read, write):
     write("a.jsonl", classes(x=5))
     write("b.jsonl", [{"sentence": "s", "kind": "y"}] * 5)
     sources = read("task_type=SEQ_CLS", sources=TWO + 'text_column = "sentence"\nlabel_column = "kind"\n')
-    assert find_labels(sources.train, sources.format, load_recipe_of(sources)) == ("x", "y")
-
-
-def load_recipe_of(sources):
-    class Loaded:
-        class recipe:  # noqa: N801 -- stands for an attribute
-            objective = Classification()
-
-    return Loaded
+    assert find_labels(sources.train, sources.format, Classification()) == ("x", "y")
 
 
 def test_evaluation_rows_may_be_in_another_format(read, write):

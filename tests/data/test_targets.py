@@ -11,7 +11,7 @@ from lora_ns.cli.app import app
 from lora_ns.data.sources import read_sources
 from lora_ns.data.targets import find_labels
 from lora_ns.errors import DataError
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def labels_of(tmp_path):
             (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / "recipe.toml").write_text(CLASSES)
         loaded = load_recipe(Path("recipe.toml"), overrides)
-        sources = read_sources(loaded)
-        return find_labels(sources.train, sources.format, loaded)
+        with locating(loaded):
+            sources = read_sources(loaded.recipe, loaded.folder)
+            return find_labels(sources.train, sources.format, loaded.recipe.objective)
 
     return labels_of
 

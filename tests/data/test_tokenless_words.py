@@ -28,7 +28,7 @@ def encode(write_recipe, minimal):
         ]
         source = Source("r", rows)
         form = TokenClassification(Columns())
-        return source, encode_labelled_rows(source, form, renderer, loaded, ("O", "B-x"))
+        return source, encode_labelled_rows(source, form, renderer, loaded.recipe.objective, ("O", "B-x"))
 
     return encode
 

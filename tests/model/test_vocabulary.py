@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from plans import as_asked
 from shapes import SHAPES, make_tokenizer
 
 from lora_ns.data.encode_labels import TextEncoder, WordEncoder
@@ -114,7 +115,9 @@ output_dir = "run"
 
 def opened(folder):
     (folder / "recipe.toml").write_text(RECIPE)
-    return open_renderer(load_recipe(folder / "recipe.toml"), find_base("base", "main", [folder], download=False))
+    return open_renderer(
+        as_asked(load_recipe(folder / "recipe.toml")), find_base("base", "main", [folder], download=False)
+    )
 
 
 def test_an_end_token_beyond_the_embeddings_is_told_before_rows_are_read(tmp_path):

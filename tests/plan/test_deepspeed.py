@@ -4,12 +4,12 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from plans import plan_of, plan_with_deepspeed
 
 from lora_ns.errors import UsageError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.deepspeed import with_deepspeed
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 
@@ -20,8 +20,7 @@ ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2", "traini
 
 def settings(path, *overrides):
     loaded = load_recipe(path, [*ZERO, *overrides])
-    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
-    return with_deepspeed(loaded, plan).deepspeed
+    return plan_with_deepspeed(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10)).deepspeed
 
 
 def joined_with(write_recipe, tmp_path, own, *overrides):
@@ -54,8 +53,8 @@ def test_processes_that_share_rows_count_them_as_often(write_recipe):
 
 def test_another_strategy_has_no_configuration(write_recipe):
     loaded = load_recipe(write_recipe())
-    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
-    assert with_deepspeed(loaded, plan) is plan
+    plan = plan_of(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
+    assert with_deepspeed(loaded.recipe, loaded.folder, plan) is plan
 
 
 def test_what_is_kept_elsewhere_is_said(write_recipe):

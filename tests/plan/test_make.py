@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 from minimal_recipe import choosing
+from plans import plan_of
 
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Gpu, Machine
 from lora_ns.methods import METHODS
 from lora_ns.model.files import BaseFacts, find_base
 from lora_ns.plan.fit import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts, Plan
-from lora_ns.plan.settle import fit_to_base
+from lora_ns.plan.settle import settle_on_base
 from lora_ns.recipe.load import load_recipe
 
 GB = 10**9
@@ -37,7 +37,7 @@ MACHINES = {"cpu": CPU, "old cpu": OLD_CPU, "apple": APPLE, "turing": gpu((7, 5)
 
 def plan(path, *overrides, machine=CPU, facts=SMALL, data=DataFacts(100, 10)):  # noqa: B008 -- frozen
     loaded = load_recipe(path, ["sft.max_seq_length=128", *overrides])
-    return make_plan(loaded, machine, SimpleNamespace(facts=facts) if facts else None, data)
+    return plan_of(loaded, machine, SimpleNamespace(facts=facts) if facts else None, data)
 
 
 def problems(path, *overrides, **facts):
@@ -461,7 +461,7 @@ def test_a_length_that_nobody_named_is_cut_to_the_base(write_recipe, overrides):
     loaded = load_recipe(write_recipe(), overrides)
     long = replace(SMALL, max_position_embeddings=4096)
     made, kept = (
-        make_plan(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()).max_seq_length for facts in (SMALL, long)
+        plan_of(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()).max_seq_length for facts in (SMALL, long)
     )
     assert (made.value, made.origin) == (500 if overrides else 512, "computed")
     assert (kept.value, kept.origin) == (1024, "default")
@@ -472,9 +472,9 @@ def test_the_first_positions_of_roberta_are_taken(write_recipe, minimal):
     roberta = replace(SMALL, model_type="roberta", max_position_embeddings=514)
     base = SimpleNamespace(facts=roberta)
     fits, long = (load_recipe(path, [f"classification.max_seq_length={length}"]) for length in (512, 513))
-    assert make_plan(fits, CPU, base, DataFacts()).max_seq_length.value == 512
+    assert plan_of(fits, CPU, base, DataFacts()).max_seq_length.value == 512
     with pytest.raises(PlanError, match="513 is longer than the base's 512 positions"):
-        make_plan(long, CPU, base, DataFacts())
+        plan_of(long, CPU, base, DataFacts())
 
 
 def test_a_base_without_positions_takes_any_length(write_recipe):
@@ -496,7 +496,7 @@ def test_the_rate_of_lora_fits_task_and_base(write_recipe, minimal):
     wide = replace(SMALL, hidden_size=768)
     text = plan(write_recipe(minimal), facts=wide)
     labelled = load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS")))
-    labels = make_plan(labelled, CPU, SimpleNamespace(facts=wide), DataFacts())
+    labels = plan_of(labelled, CPU, SimpleNamespace(facts=wide), DataFacts())
     assert (text.learning_rate.value, labels.learning_rate.value) == (7e-4, 5e-4)
     assert labels.learning_rate.why == "usual for lora, labels and a base 768 wide"
 
@@ -504,9 +504,9 @@ def test_the_rate_of_lora_fits_task_and_base(write_recipe, minimal):
 def planned(path, *overrides, width):
     """The plan, and what of `[peft]` PEFT is given."""
     facts = replace(SMALL, hidden_size=width)
-    loaded = fit_to_base(load_recipe(path, overrides), facts)
-    kwargs = loaded.recipe.peft.to_kwargs()
-    return make_plan(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()), kwargs["r"], kwargs["lora_alpha"]
+    loaded = load_recipe(path, overrides)
+    kwargs = settle_on_base(loaded, facts).recipe.peft.to_kwargs()
+    return plan_of(loaded, CPU, SimpleNamespace(facts=facts), DataFacts()), kwargs["r"], kwargs["lora_alpha"]
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_the_rank_of_lora_fits_task_and_base(write_recipe, minimal, task, width,
 
 
 def test_the_rank_of_lora_fits_the_task_before_the_base_is_here(write_recipe, minimal):
-    made = make_plan(load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS"))), CPU, None, DataFacts())
+    made = plan_of(load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS"))), CPU, None, DataFacts())
     assert (made.rank.value, made.rank.why) == (8, "usual for lora and labels; lora_alpha 16")
 
 

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from plans import plan_of
 
 from lora_ns.errors import PlanError, RecipeError
 from lora_ns.launch.jobs import make_job, new_job, read_job
 from lora_ns.machine.hardware import Gpu, Machine
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.accelerate_file import parse_accelerate
 from lora_ns.recipe.load import load_recipe, written
@@ -133,7 +133,7 @@ def test_what_is_filled_is_traced_to_its_line(load):
     keys = ("distributed.strategy", "distributed.num_processes", "distributed.timeout", "training.output_dir")
     assert [loaded.origin(key) for key in keys] == ["accelerate_config", "accelerate_config", "default", "recipe"]
     assert loaded.where("distributed.num_processes").endswith("conf/own.yaml:3")
-    plan = make_plan(loaded, Machine("cpu", 2, True, 10**10, 10**10), None, DataFacts(160, 10))
+    plan = plan_of(loaded, Machine("cpu", 2, True, 10**10, 10**10), None, DataFacts(160, 10))
     assert (plan.world_size.value, plan.world_size.origin) == (2, "accelerate_config")
 
 
@@ -346,9 +346,9 @@ def test_a_job_needs_the_file_no_more(load, tmp_path):
 def test_a_file_that_asks_for_the_cpu_is_not_given_a_gpu(load, text):
     loaded = load(text, "distributed.num_processes=2")
     cpu = Machine("cpu", 4, True, 10**11, 10**11)
-    assert make_plan(loaded, cpu, None, DataFacts(160, 10)).device.value == "cpu"
+    assert plan_of(loaded, cpu, None, DataFacts(160, 10)).device.value == "cpu"
     with pytest.raises(PlanError, match=r"own.yaml:[12]: .* and there is a GPU here \(`CUDA_VISIBLE_DEVICES= lorans"):
-        make_plan(loaded, Machine("cpu", 4, True, 10**11, 10**11, gpus=(GPU,) * 2), None, DataFacts(160, 10))
+        plan_of(loaded, Machine("cpu", 4, True, 10**11, 10**11, gpus=(GPU,) * 2), None, DataFacts(160, 10))
 
 
 BILLION = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))

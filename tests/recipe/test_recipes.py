@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plans import plan_with_deepspeed
 
 from lora_ns.data.files.read import read_rows
 from lora_ns.errors import UsageError
@@ -13,8 +14,6 @@ from lora_ns.formats import Columns, detect
 from lora_ns.machine.hardware import Gpu, Machine
 from lora_ns.methods import METHODS
 from lora_ns.model.files import find_base
-from lora_ns.plan.deepspeed import with_deepspeed
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.methods_page import page
@@ -36,7 +35,7 @@ def test_a_shipped_recipe_loads_and_plans(path):
     loaded = load_recipe(path)
     base = find_base(loaded.recipe.model.name_or_path, "main", [], download=False)
     is_alone = loaded.recipe.distributed.strategy == "none"
-    plan = with_deepspeed(loaded, make_plan(loaded, MACHINE if is_alone else FOUR_GPUS, base, DataFacts(1000, 10)))
+    plan = plan_with_deepspeed(loaded, MACHINE if is_alone else FOUR_GPUS, base, DataFacts(1000, 10))
     assert plan.max_steps.value
     parts = (plan.per_device_train_batch_size, plan.gradient_accumulation_steps, plan.world_size)
     assert plan.global_batch_size.value == math.prod(part.value for part in parts)
@@ -77,7 +76,7 @@ def test_a_preset_of_accelerates_joins_a_recipe_without_a_word(write_recipe, min
     loaded = load_recipe(path)
     said = loaded.recipe.distributed.model_dump(exclude_defaults=True, exclude={"accelerate_config"})
     assert (said, loaded.notes) == (PRESETS[name], ())
-    plan = with_deepspeed(loaded, make_plan(loaded, FOUR_GPUS, None, DataFacts(1000, 10)))
+    plan = plan_with_deepspeed(loaded, FOUR_GPUS, None, DataFacts(1000, 10))
     assert (plan.world_size.value, plan.dtype.value) == (4, "bfloat16")
     assert bool(plan.deepspeed) == ("zero" in name)
 
@@ -87,7 +86,7 @@ def test_a_preset_of_deepspeeds_adds_to_a_recipe_and_leaves_nothing_open(name):
     recipe, overrides = OF_DEEPSPEED[name]
     own = f"distributed.deepspeed_config={CONFIGS / name}.json"
     alone, joined = (
-        with_deepspeed(loaded, make_plan(loaded, FOUR_GPUS, None, DataFacts(1000, 10))).deepspeed
+        plan_with_deepspeed(loaded, FOUR_GPUS, None, DataFacts(1000, 10)).deepspeed
         for loaded in (load_recipe(CONFIGS.parent / f"{recipe}.toml", [*overrides, *more]) for more in ([], [own]))
     )
     assert {

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from plans import plan_of
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -19,7 +20,6 @@ from lora_ns.files.disk import check_space, follow_umask, hash_folder, sha256_fi
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.objectives import Classification, Sft, objective_of
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir, new_run_id
@@ -49,7 +49,7 @@ def manifest(write_recipe) -> Manifest:
         updated="2026-01-01T00:00:00+00:00",
         recipe=loaded.recipe,
         overrides=loaded.overrides,
-        plan=make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(100, 10)),
+        plan=plan_of(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(100, 10)),
         base=BaseRecord(
             name="a/b", path="/cache/b", commit=None, fingerprint="f", tokenizer_fingerprint="t", parameters=1
         ),

@@ -132,7 +132,7 @@ def key_of(tmp_path, *overrides, change=None, row="1"):
     choose_pad_token(tokenizer, stop_token_ids(tokenizer, ASSETS / "nano"))
     if change:
         change(tokenizer)
-    return preparation_key(loaded, tokenizer, stop_token_ids(tokenizer, ASSETS / "nano"))
+    return preparation_key(loaded.recipe, loaded.folder, tokenizer, stop_token_ids(tokenizer, ASSETS / "nano"))
 
 
 def test_whatever_determines_the_tokens_is_in_the_key(tmp_path):
@@ -171,7 +171,8 @@ def key_of_sources(tmp_path, *overrides, row="1"):
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
     (tmp_path / "two.jsonl").write_text(json.dumps({"prompt": "a", "completion": row}))
     tokenizer = load_tokenizer(ASSETS / "nano")
-    return preparation_key(load_recipe(tmp_path / "recipe.toml", overrides), tokenizer, (0,))
+    loaded = load_recipe(tmp_path / "recipe.toml", overrides)
+    return preparation_key(loaded.recipe, loaded.folder, tokenizer, (0,))
 
 
 def test_whatever_is_read_of_several_sources_is_in_the_key(tmp_path):

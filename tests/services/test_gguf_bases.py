@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from plans import plan_of
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -19,7 +20,6 @@ from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import ASSETS, TOKENIZER_FILES, find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.tokenizer import base_tokenizer, load_tokenizer
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.merge import merge
@@ -167,8 +167,8 @@ def test_a_quantisation_over_a_gguf_base_is_refused(files, write_recipe):
     base = find(files["F32"])
     text = SHORT.replace("lorans:nano", str(files["F32"]))
     with pytest.raises(RecipeError, match=r"quantization.method: a GGUF base is unpacked to plain numbers"):
-        make_plan(load_recipe(write_recipe(text), ["quantization.method=bnb-4bit"]), MACHINE, base, DataFacts(100, 10))
-    assert make_plan(load_recipe(write_recipe(text)), MACHINE, base, DataFacts(100, 10)).adapter_parameters.value
+        plan_of(load_recipe(write_recipe(text), ["quantization.method=bnb-4bit"]), MACHINE, base, DataFacts(100, 10))
+    assert plan_of(load_recipe(write_recipe(text)), MACHINE, base, DataFacts(100, 10)).adapter_parameters.value
 
 
 SPLITS = {

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 import torch
 import transformers
 from packed_bases import SETTINGS, pack_nano
+from plans import plan_of
 from services_recipes import RECIPE, run_recipe
 
 from lora_ns.answers.opened import Force
@@ -21,7 +22,6 @@ from lora_ns.errors import MissingError, ModelError, PlanError, RecipeError, Usa
 from lora_ns.machine.hardware import Gpu, Machine
 from lora_ns.model.files import ASSETS, find_base
 from lora_ns.model.load import Loading, load_base
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.load import load_recipe
@@ -94,7 +94,7 @@ def none_installed(monkeypatch):
 
 def planned(write_recipe, folder, *overrides):
     base = find_base(str(folder), "main", [], download=False)
-    return make_plan(load_recipe(write_recipe(on(folder)), overrides), MACHINE, base, DataFacts(100, 10))
+    return plan_of(load_recipe(write_recipe(on(folder)), overrides), MACHINE, base, DataFacts(100, 10))
 
 
 def on(folder):
@@ -121,7 +121,7 @@ def test_the_plan_counts_the_weights_and_not_how_they_are_packed(stored, write_r
     whole, packed = (find_base(str(folder), "main", [], download=False) for folder in (ASSETS / "nano", stored(method)))
     assert packed.facts.parameters == whole.facts.parameters
     assert packed.facts.matrices == whole.facts.matrices
-    plans = [make_plan(loaded, MACHINE, base, DataFacts(100, 10)) for base in (whole, packed)]
+    plans = [plan_of(loaded, MACHINE, base, DataFacts(100, 10)) for base in (whole, packed)]
     assert plans[0].adapter_parameters == plans[1].adapter_parameters
 
 
@@ -142,13 +142,13 @@ def test_the_plan_counts_the_weights_and_not_how_they_are_packed(stored, write_r
 def test_what_does_not_go_with_the_stored_quantisation_is_refused(stored, write_recipe, overrides, told):
     base = find_base(str(stored("bnb-4bit")), "main", [], download=False)
     with pytest.raises(RecipeError, match=told):
-        make_plan(load_recipe(write_recipe(on(base.path)), overrides), MACHINE, base, DataFacts(100, 10))
+        plan_of(load_recipe(write_recipe(on(base.path)), overrides), MACHINE, base, DataFacts(100, 10))
 
 
 def test_a_recipe_may_say_what_the_base_is(stored, write_recipe):
     base = find_base(str(stored("bnb-4bit")), "main", [], download=False)
     loaded = load_recipe(write_recipe(on(base.path)), ["quantization.method=bnb-4bit"])
-    assert make_plan(loaded, MACHINE, base, DataFacts(100, 10)).adapter_parameters.value
+    assert plan_of(loaded, MACHINE, base, DataFacts(100, 10)).adapter_parameters.value
 
 
 @pytest.mark.parametrize(
@@ -247,10 +247,10 @@ def test_awq_is_computed_in_float16_on_a_gpu(stored, write_recipe, all_installed
     machine = replace(MACHINE, gpus=(Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580"),))
     base = find_base(str(stored("awq")), "main", [], download=False)
     text = on(base.path).replace('dtype = "float32"', "")
-    made = make_plan(load_recipe(write_recipe(text)), machine, base, DataFacts(100, 10))
+    made = plan_of(load_recipe(write_recipe(text)), machine, base, DataFacts(100, 10))
     assert made.dtype.value == "float16"
     with pytest.raises(PlanError, match="AWQ's kernels compute no bfloat16 on a GPU"):
-        make_plan(load_recipe(write_recipe(text), ["model.dtype=bfloat16"]), machine, base, DataFacts(100, 10))
+        plan_of(load_recipe(write_recipe(text), ["model.dtype=bfloat16"]), machine, base, DataFacts(100, 10))
 
 
 @pytest.mark.parametrize("method", SETTINGS)

@@ -38,8 +38,9 @@ class Grasped(transformers.TrainerCallback):
             trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
             self.whole = {name: value.grad.clone() for name, value in trained.items() if value.grad is not None}
             named = {name: trained[name] for name in self.whole}
-            found = torch.autograd.grad(self.method.regularization(model), named.values(), allow_unused=True)
-            self.term = dict(zip(named, found, strict=True))
+            term = self.method.regularization(model)
+            found = () if term is None else torch.autograd.grad(term, named.values(), allow_unused=True)
+            self.term = dict(zip(named, found, strict=term is not None))
 
 
 @pytest.fixture

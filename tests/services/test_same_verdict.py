@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from plans import as_asked
 from services_recipes import CLASSES, RECIPE
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.errors import LoransError
 from lora_ns.model.files import find_base
 from lora_ns.model.find import find_recipe_base
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 from lora_ns.run.observer import SilentObserver
 
 PACKAGE = Path(lora_ns.__file__).parent
@@ -150,8 +151,10 @@ def invoke(command, overrides, *options):
 def prepare_rows(overrides):
     """Make the rows ready, as a training does."""
     loaded = load_recipe(Path("recipe.toml"), overrides)
-    base = find_recipe_base(loaded)
-    return prepare(loaded, open_renderer(loaded, base), base, SilentObserver(), use_cache=False)
+    base = find_recipe_base(loaded.recipe.model, loaded.folder)
+    settled = as_asked(loaded)
+    with locating(loaded):
+        return prepare(settled, open_renderer(settled, base), base, SilentObserver(), use_cache=False)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from plans import as_asked
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, class_rows, run_recipe
@@ -49,8 +50,9 @@ def opened(tmp_path):
         (tmp_path / "recipe.toml").write_text(text)
         loaded = load_recipe(tmp_path / "recipe.toml", overrides)
         base = find_base("lorans:nano", "main", [], download=False)
-        rows = open_rows(loaded, open_renderer(loaded, base), base)
-        return open_stream(loaded, rows.sources.format, rows.renderer, rows.labels)
+        settled = as_asked(loaded)
+        rows = open_rows(settled, open_renderer(settled, base), base)
+        return open_stream(loaded.recipe, loaded.folder, rows.sources.format, rows.renderer, rows.labels)
 
     return open_
 

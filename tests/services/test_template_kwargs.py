@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 import datasets
+from plans import as_asked
 from shapes import CHATML, SHAPES, make_tokenizer
 from trap_runs import RECIPE, chat, run, write_base, write_rows
 from typer.testing import CliRunner
@@ -66,8 +67,8 @@ def test_rows_that_are_kept_are_those_of_the_same_variables(tmp_path):
 
     def key(*overrides):
         loaded = load_recipe(tmp_path / "recipe.toml", overrides)
-        renderer = open_renderer(loaded, find_base("base", "main", [tmp_path], download=False))
-        return preparation_key(loaded, renderer.tokenizer, renderer.stops)
+        renderer = open_renderer(as_asked(loaded), find_base("base", "main", [tmp_path], download=False))
+        return preparation_key(loaded.recipe, loaded.folder, renderer.tokenizer, renderer.stops)
 
     assert len({key(), key(OFF), key(OFF.replace("false", "true"))}) == 3
     assert key(OFF) == key(OFF)

@@ -82,7 +82,7 @@ def test_a_streamed_copy_gives_the_same_tokens_in_every_pass(prepared, tmp_path,
     whole = prepared().train
     overrides = [f"dataset.path={name}", "dataset.streaming=true", "dataset.shuffle_buffer_size=0"]
     made = prepared(PLAIN, *overrides)
-    stream = open_stream(made.loaded, made.rows.sources.format, made.rows.renderer)
+    stream = open_stream(made.settled.recipe, made.settled.folder, made.rows.sources.format, made.rows.renderer)
     passes = stream.sequences()
     for _ in range(2):
         streamed = list(itertools.islice(passes, len(ROWS)))
@@ -140,7 +140,9 @@ def test_packed_rows_do_not_see_each_other(prepared, tmp_path, lora_run):
     """The logits of each packed row are those it has alone, and its first token is nobody's target."""
     write(tmp_path, "rows.jsonl")
     made = prepared()
-    data = tokenize(made.rows.sources.train, made.rows.sources.format, made.rows.renderer, made.loaded, ()).dataset
+    data = tokenize(
+        made.rows.sources.train, made.rows.sources.format, made.rows.renderer, made.settled.recipe.objective, ()
+    ).dataset
     packed = pack(data, 128)[0]
     assert len(packed["seq_lengths"]) > 1
     positions = [place for length in packed["seq_lengths"] for place in range(length)]

@@ -4,10 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from plans import plan_of
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.upstream import SET_BY_PLAN, dataclass_fields, peft_config_fields, training_argument_fields
@@ -21,7 +21,7 @@ needs_transformers = pytest.mark.skipif(training_argument_fields() is None, reas
 
 def arguments(path, *overrides, build=training_arguments, data=DataFacts(160, 10)):  # noqa: B008 -- frozen
     loaded = load_recipe(path, overrides)
-    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), data)
+    plan = plan_of(loaded, MACHINE, SimpleNamespace(facts=FACTS), data)
     return build(loaded.recipe, plan, Path("run/checkpoints"))
 
 

@@ -12,14 +12,14 @@ import pytest
 pytest.importorskip("transformers")
 
 import transformers
+from plans import plan_of
 
 from lora_ns.errors import LoransError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.make import make_plan
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.explain import known_keys
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 from lora_ns.recipe.rules.training import _PUSHING
 from lora_ns.recipe.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN
 from lora_ns.training.rehearsal import check_arguments
@@ -83,8 +83,9 @@ def restored_environment() -> Iterator[None]:
 
 def check(path: Path, *overrides: str) -> None:
     loaded = load_recipe(path, overrides)
-    plan = make_plan(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
-    check_arguments(loaded, plan, Path("run/checkpoints"))
+    plan = plan_of(loaded, MACHINE, SimpleNamespace(facts=FACTS), DataFacts(160, 10))
+    with locating(loaded):
+        check_arguments(loaded.recipe, plan, Path("run/checkpoints"))
 
 
 def test_every_field_of_the_installed_arguments_is_known() -> None:

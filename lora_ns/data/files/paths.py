@@ -13,10 +13,10 @@ from lora_ns.errors import DataError, ModelError, Problem
 from lora_ns.files.reading import exists, is_file, is_folder, read_json
 from lora_ns.model.files import PACKAGED, packaged
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.recipe.recipe import Recipe
 
 
-def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> list[Path]:
+def find_files(folder: Path, names: str | Sequence[str], key: str) -> list[Path]:
     """The data files of a name or of several, in their order, relative to the recipe or to the current folder.
 
     A name is a file, a folder (all data files in it, but not in its folders) or a pattern such as `data/*.jsonl`.
@@ -27,7 +27,7 @@ def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> li
     found: list[Path] = []
     problems: list[Problem] = []
     for name in [names] if isinstance(names, str) else names:
-        files = _find(loaded, name, key)
+        files = _find(folder, name, key)
         if isinstance(files, Problem):
             problems.append(files)
         else:
@@ -37,15 +37,15 @@ def find_files(loaded: LoadedRecipe, names: str | Sequence[str], key: str) -> li
     return found
 
 
-def missing_files(loaded: LoadedRecipe) -> list[Problem]:
+def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
     """Every name of data files in a recipe that leads to none, or to a pipe or a device; nothing is read."""
-    data = loaded.recipe.dataset
+    data = recipe.dataset
     named = [(f"{key}.path", part.path) for key, part in data.parts().items()]
     problems: list[Problem] = []
     for key, names in (*named, ("dataset.eval_path", data.eval_path)):
         try:
-            others = [file for file in find_files(loaded, names or (), key) if not is_file(file)]
-            problems += [Problem(loaded.where(key), f"{key}: {file} is no file", "name a file") for file in others]
+            others = [file for file in find_files(folder, names or (), key) if not is_file(file)]
+            problems += [Problem("", f"{file} is no file", "name a file", key=key) for file in others]
         except DataError as error:
             problems += error.problems
     return problems
@@ -64,57 +64,55 @@ def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
     return asked[0] if asked[0].startswith(PACKAGED) else str(files[0])
 
 
-def places(loaded: LoadedRecipe, name: str) -> list[Path]:
+def places(folder: Path, name: str) -> list[Path]:
     """Where a file that a recipe names may lie: beside the recipe, then in the current folder."""
     path = Path(name).expanduser()
-    return list(dict.fromkeys(folder / path for folder in _folders(loaded, name)))
+    return list(dict.fromkeys(place / path for place in _folders(folder, name)))
 
 
-def _folders(loaded: LoadedRecipe, name: str) -> list[Path]:
-    return [Path()] if Path(name).expanduser().is_absolute() else [loaded.path.parent, Path.cwd()]
+def _folders(folder: Path, name: str) -> list[Path]:
+    return [Path()] if Path(name).expanduser().is_absolute() else [folder, Path.cwd()]
 
 
-def _find(loaded: LoadedRecipe, name: str, key: str) -> list[Path] | Problem:
+def _find(folder: Path, name: str, key: str) -> list[Path] | Problem:
     if name.startswith(PACKAGED):
         try:
-            return _in_folder(loaded, packaged(name), name, key)
+            return _in_folder(packaged(name), name, key)
         except ModelError as error:
             (problem,) = error.problems
-            return Problem(loaded.where(key), f"{key}: {problem.what}", problem.remedy)
-    path, folders = Path(name).expanduser(), _folders(loaded, name)
-    candidates = places(loaded, name)
+            return Problem("", problem.what, problem.remedy, key=key)
+    path, folders = Path(name).expanduser(), _folders(folder, name)
+    candidates = places(folder, name)
     for candidate in candidates:
         if exists(candidate):
-            return _in_folder(loaded, candidate, name, key)
+            return _in_folder(candidate, name, key)
     is_pattern = glob.has_magic(name)
     if is_pattern:
-        for folder in folders:
-            if files := _matching(path, folder):
+        for place in folders:
+            if files := _matching(path, place):
                 return files
     what = f"no file matches `{name}`" if is_pattern else f"no file `{name}`"
     looked = " and ".join(str(candidate) for candidate in candidates)
-    return Problem(loaded.where(key), f"{key}: {what}", f"looked at {looked}")
+    return Problem("", what, f"looked at {looked}", key=key)
 
 
-def _in_folder(loaded: LoadedRecipe, path: Path, name: str, key: str) -> list[Path] | Problem:
+def _in_folder(path: Path, name: str, key: str) -> list[Path] | Problem:
     """The data files of a folder, or the file itself."""
     if not is_folder(path):
         return [path]
     try:
         entries = sorted(path.iterdir())
     except OSError as error:
-        return Problem(
-            loaded.where(key), f"{key}: folder `{name}` cannot be read: {error.strerror}", "check its rights"
-        )
+        return Problem("", f"folder `{name}` cannot be read: {error.strerror}", "check its rights", key=key)
     saved = _saved(path, name)
     if isinstance(saved, tuple):
-        return Problem(loaded.where(key), f"{key}: {saved[0]}", saved[1])
+        return Problem("", *saved, key=key)
     if saved is not None:
         return saved
     if files := [file for file in entries if not file.name.startswith(".") and is_known(file) and file.is_file()]:
         return files
-    what = f"{key}: folder `{name}` has no data file"
-    return Problem(loaded.where(key), what, f"known: {KNOWN}; `{name.rstrip('/')}/**/*.jsonl` also looks below it")
+    remedy = f"known: {KNOWN}; `{name.rstrip('/')}/**/*.jsonl` also looks below it"
+    return Problem("", f"folder `{name}` has no data file", remedy, key=key)
 
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"

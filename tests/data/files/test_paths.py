@@ -9,7 +9,7 @@ from lora_ns.cli.plan import plan_of
 from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.files.paths import find_files, shown
 from lora_ns.errors import DataError
-from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.load import load_recipe, locating
 
 FILES = ("rows.jsonl", "data/b.jsonl", "data/a.csv", "data/c.JSONL.gz", "data/.hidden.jsonl", "data/README.md")
 MORE_FILES = ("data/deep/d.jsonl", "data/deep/deeper/e.jsonl", "data/.cache/f.jsonl", "empty/README.md", "x[1].jsonl")
@@ -26,12 +26,12 @@ def loaded(write_recipe, tmp_path):
 
 def found(loaded, names):
     root = loaded.path.parent
-    return [str(file.relative_to(root)) for file in find_files(loaded, names, "dataset.path")]
+    return [str(file.relative_to(root)) for file in find_files(loaded.folder, names, "dataset.path")]
 
 
 def told(loaded, names):
-    with pytest.raises(DataError) as caught:
-        find_files(loaded, names, "dataset.path")
+    with pytest.raises(DataError) as caught, locating(loaded):
+        find_files(loaded.folder, names, "dataset.path")
     return str(caught.value).replace(f"{loaded.path.parent}/", "")
 
 

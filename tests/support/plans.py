@@ -1,0 +1,24 @@
+"""The plan of a recipe, settled on a base and a machine."""
+
+from lora_ns.machine.hardware import Machine
+from lora_ns.plan.deepspeed import with_deepspeed
+from lora_ns.plan.make import make_plan
+from lora_ns.plan.plan import DataFacts, Plan
+from lora_ns.plan.settle import settle
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.load import LoadedRecipe, locating
+
+
+def plan_of(loaded: LoadedRecipe, machine: Machine, base, data: DataFacts) -> Plan:
+    with locating(loaded):
+        return make_plan(settle(loaded, machine, base), machine, base, data)
+
+
+def plan_with_deepspeed(loaded: LoadedRecipe, machine: Machine, base, data: DataFacts) -> Plan:
+    with locating(loaded):
+        return with_deepspeed(loaded.recipe, loaded.folder, plan_of(loaded, machine, base, data))
+
+
+def as_asked(loaded: LoadedRecipe) -> Settled:
+    """A recipe that no base has a say in."""
+    return Settled(loaded, loaded.recipe)
