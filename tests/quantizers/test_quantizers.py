@@ -49,7 +49,7 @@ def test_what_a_quantiser_asks_of_methods_they_answer(name):
 @each_quantizer
 def test_what_a_quantiser_needs_comes_with_its_extra(name):
     kind = QUANTIZATIONS[name]
-    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     extras = pyproject["project"]["optional-dependencies"]
     brought = {requirement.partition(">")[0] for requirement in extras.get(kind.extra, [])}
     assert set(kind.packages) <= brought
