@@ -173,7 +173,7 @@ def _problems(encoding: Encoding) -> list[Finding]:
     if encoding.overflow:
         long = encoding.overflow
         rows = [f"{where} ({length})" for where, length in encoding.tally.too_long]
-        groups[long.code, long.what, long.remedy] = rows
+        groups[long.code, f"{long.key}: {long.what}", long.remedy] = rows
     return [Finding(code, what, tuple(where), remedy, error=True) for (code, what, remedy), where in groups.items()]
 
 

@@ -161,10 +161,9 @@ def _file_hash(file: Path) -> str:
 
 def _column_problem(key: str, source: str, fault: RowFaultError, remedy: str) -> Problem:
     """What is wrong with the columns of a source, at the key that it is about."""
-    if not fault.what.startswith("dataset."):
+    if not fault.key:
         return Problem("", f"{source}: {fault.what}", remedy, place=key)
-    own, _, what = fault.what.partition(": ")
-    return Problem("", f"{what} ({source})", remedy, key=own.replace("dataset", key, 1))
+    return Problem("", f"{fault.what} ({source})", remedy, key=f"{key}.{fault.key}")
 
 
 def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Source:

@@ -84,11 +84,13 @@ class RowFaultError(Exception):
     is_last: ClassVar[bool] = False
     """Whether the other rows are not tried, because each of them may take as long to fail."""
 
-    def __init__(self, what: str, remedy: str = "", code: str = "") -> None:
+    def __init__(self, what: str, remedy: str = "", code: str = "", key: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.remedy = remedy
         self.code = code
+        self.key = key
+        """What of `[dataset]` it is about, such as `columns.text`, if it is about what the recipe says."""
 
 
 class EndlessRowError(RowFaultError):

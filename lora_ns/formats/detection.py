@@ -108,7 +108,8 @@ def _opened(kind: FormatClass, columns: Columns, names: Sequence[str], first: Va
     for key in columns.columns:
         if key not in kind.reads and key not in kind.aliases:
             known = listed([*kind.reads, *kind.aliases])
-            raise RowFaultError(f"dataset.columns.{key}: rows of {kind.name} have no such column", f"known: {known}")
+            what = f"rows of {kind.name} have no such column"
+            raise RowFaultError(what, f"known: {known}", key=f"columns.{key}")
     return kind(replace(columns, columns=_without_aliases(kind, columns, names, cells_of(first, columns))))
 
 
@@ -121,8 +122,8 @@ def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], 
     own = dict(columns.columns)
     for alias, name in kind.aliases.items():
         if alias in own and name in own:
-            what = f"dataset.columns.{alias}: `{alias}` and `{name}` are two names of the same column"
-            raise RowFaultError(what, "keep one of them")
+            what = f"`{alias}` and `{name}` are two names of the same column"
+            raise RowFaultError(what, "keep one of them", key=f"columns.{alias}")
         if alias in own:
             own[name] = own.pop(alias)
         elif alias in seen and name not in seen:
@@ -210,14 +211,13 @@ def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
     for key in ("prompt_template", "completion_template", "system_template"):
         for _, field, _, _ in string.Formatter().parse(getattr(columns, key) or ""):
             if field is not None and column_of(field, names) not in names:
-                raise RowFaultError(
-                    f"dataset.{key}: names column `{field}`, which the data does not have", _close(field, names)
-                )
+                what = f"names column `{field}`, which the data does not have"
+                raise RowFaultError(what, _close(field, names), key=key)
     named = {key: getattr(columns, key) for key in ("text_column", "text_pair_column")}
     named |= {f"columns.{key}": name for key, name in columns.columns.items()}
     for key, name in named.items():
         if name and column_of(name, names) not in names:
-            raise RowFaultError(f"dataset.{key}: `{name}` is not a column of the data", _close(name, names))
+            raise RowFaultError(f"`{name}` is not a column of the data", _close(name, names), key=key)
 
 
 def _close(name: str, names: Sequence[str]) -> str:

@@ -291,16 +291,15 @@ class Lora(LayeredMethod):
         found = []
         for name, layer in layers.items():
             if type(layer) is not torch.nn.Linear:
-                what = (
-                    f"peft.use_kasa: `{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
-                )
-                raise PlanError(Problem("", what, "leave it out of `target_modules`, or remove `use_kasa`"))
+                what = f"`{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
+                remedy = "leave it out of `target_modules`, or remove `use_kasa`"
+                raise PlanError(Problem("", what, remedy, key="peft.use_kasa"))
             rank = self.rank_of(name)
             found.append((min(layer.weight.shape) - rank, name, rank))
         left, name, rank = min(found, default=(1, "", 0))
         if left < 1:
-            what = f"peft.use_kasa: a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
-            raise PlanError(Problem("", what, f"write at most {left + rank - 1}"))
+            what = f"a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
+            raise PlanError(Problem("", what, f"write at most {left + rank - 1}", key="peft.use_kasa"))
 
     @property
     def factors(self) -> Factors:

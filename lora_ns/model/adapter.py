@@ -105,8 +105,9 @@ def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[Non
         raise MissingError(Problem("", str(error).strip().splitlines()[0], "`lorans env-check`")) from error
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"peft.method: {method.tag()} cannot be put onto {type(model).__name__}: {reason}"
-        raise PlanError(Problem("", what, "choose other `target_modules`, or another method")) from error
+        what = f"{method.tag()} cannot be put onto {type(model).__name__}: {reason}"
+        remedy = "choose other `target_modules`, or another method"
+        raise PlanError(Problem("", what, remedy, key="peft.method")) from error
 
 
 def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int) -> None:
@@ -178,8 +179,8 @@ def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]
         return {**sizes, "token_dim": model.get_input_embeddings().embedding_dim}
     parts = (model, model.base_model)
     if not any("past_key_values" in inspect.signature(part.forward).parameters for part in parts):
-        what = f"peft.method: {method.tag()} is a cache of keys and values, which {type(model).__name__} does not take"
-        raise PlanError(Problem("", what, "choose another method, such as lora or prompt-tuning"))
+        what = f"{method.tag()} is a cache of keys and values, which {type(model).__name__} does not take"
+        raise PlanError(Problem("", what, "choose another method, such as lora or prompt-tuning", key="peft.method"))
     return {**sizes, "token_dim": config.hidden_size}
 
 
@@ -194,17 +195,17 @@ def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> d
         return {}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if max(tokens) >= (count := embeddings.weight.shape[0]):
-        what = f"peft.{key}: {max(tokens)} is no token of the base, which has {count}"
-        raise PlanError(Problem("", what, f"write numbers below {count}"))
+        what = f"{max(tokens)} is no token of the base, which has {count}"
+        raise PlanError(Problem("", what, f"write numbers below {count}", key=f"peft.{key}"))
     if task_type != "CAUSAL_LM":
         return {}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if is_tied and not rows.beside_layers:
-        what = f"peft.{key}: the base ties its embeddings to its head, whose own weights TRL's loss reads"
-        raise PlanError(Problem("", what, "write lora with `trainable_token_indices`"))
+        what = "the base ties its embeddings to its head, whose own weights TRL's loss reads"
+        raise PlanError(Problem("", what, "write lora with `trainable_token_indices`", key=f"peft.{key}"))
     if is_rescaled(model):
-        what = f"peft.{key}: {type(model).__name__} does more to its logits than its head, whose rows would be trained"
-        raise PlanError(Problem("", what, "choose another base"))
+        what = f"{type(model).__name__} does more to its logits than its head, whose rows would be trained"
+        raise PlanError(Problem("", what, "choose another base", key=f"peft.{key}"))
     if is_tied or not rows.beside_layers:
         return {}
     names = [name for name, module in model.named_modules() if module in (embeddings, head)]

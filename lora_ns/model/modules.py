@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import PlanError, Problem, close_to
@@ -58,7 +59,7 @@ def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
     layers = [name for name, _ in _text_part(model) if not {"lm_head", *whole, *_ROUTERS}.intersection(name.split("."))]
     if not layers:
         raise PlanError(
-            Problem("", f"peft.target_modules: {type(model).__name__} has no linear layers", "name the modules")
+            Problem("", f"{type(model).__name__} has no linear layers", "name the modules", key="peft.target_modules")
         )
     ends = sorted({name.rpartition(".")[2] for name in layers})
     reached = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ends]
@@ -73,8 +74,8 @@ def all_norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
         if type(module).__name__.endswith(("LayerNorm", "RMSNorm")) and not set(whole).intersection(name.split("."))
     ]
     if not norms:
-        what = f"peft.target_modules: {type(model).__name__} has no norms that are known by their class"
-        raise PlanError(Problem("", what, "name the modules"))
+        what = f"{type(model).__name__} has no norms that are known by their class"
+        raise PlanError(Problem("", what, "name the modules", key="peft.target_modules"))
     return sorted({name.rpartition(".")[2] for name in norms})
 
 
@@ -133,10 +134,10 @@ def _check_head(model: PreTrainedModel, targets: Sequence[str]) -> None:
         if found is None or not (module is head or (tied and module is embeddings)):
             continue
         reason = "the base ties its head to its embeddings" if tied else "TRL's loss reads the weights of the head"
-        what = f"peft.target_modules: `{found}` cannot be adapted: {reason}"
+        what = f"`{found}` cannot be adapted: {reason}"
         end = name.rpartition(".")[2]
         remedy = f', or train it whole by `modules_to_save = ["{end}"]`' if module is head else ""
-        raise PlanError(Problem("", what, f"remove it{remedy}"))
+        raise PlanError(Problem("", what, f"remove it{remedy}", key="peft.target_modules"))
 
 
 def check_reached(model: PeftModel, targets: Iterable[str] | None) -> None:
@@ -150,8 +151,9 @@ def check_reached(model: PeftModel, targets: Iterable[str] | None) -> None:
     adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for target in sorted(targets or ()):
         if not any(is_named(name, target) for name in adapted):
-            what = f"peft.target_modules: nothing that `{target}` matches is adapted"
-            raise PlanError(Problem("", what, "remove it, or look at `exclude_modules` and `layers_to_transform`"))
+            what = f"nothing that `{target}` matches is adapted"
+            remedy = "remove it, or look at `exclude_modules` and `layers_to_transform`"
+            raise PlanError(Problem("", what, remedy, key="peft.target_modules"))
 
 
 def expert_notes(model: PeftModel) -> tuple[str, ...]:
@@ -187,8 +189,9 @@ def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, va
     if value is None and largest > 1:
         return largest
     sizes = ", ".join(map(str, sorted(sides)))
-    what = f"peft.{divisor.key}: {value or 'no size'} does not divide the layers' sizes of {sizes}"
-    raise PlanError(Problem("", what, f"write {largest}" if largest > 1 else "name other `target_modules`"))
+    what = f"{value or 'no size'} does not divide the layers' sizes of {sizes}"
+    remedy = f"write {largest}" if largest > 1 else "name other `target_modules`"
+    raise PlanError(Problem("", what, remedy, key=f"peft.{divisor.key}"))
 
 
 def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> set[int]:
@@ -241,17 +244,19 @@ def check_patterns(model: PreTrainedModel, kwargs: Mapping[str, Any], where: str
         value = kwargs.get(key) or ()
         patterns = [value] if isinstance(value, str) else () if key in _ENDS else value
         for pattern in patterns:
-            _check_pattern(where, f"peft.{key}: `{pattern}`", form.replace("{}", str(pattern)), names)
+            shown = Problem(where, f"`{pattern}`", key=f"peft.{key}")
+            _check_pattern(shown, form.replace("{}", str(pattern)), names)
 
 
-def _check_pattern(where: str, key: str, pattern: str, names: Sequence[str]) -> None:
+def _check_pattern(shown: Problem, pattern: str, names: Sequence[str]) -> None:
     try:
         bounded(lambda: [re.match(pattern, name) for name in names])
     except (re.error, RecursionError, OverflowError) as error:
-        what = f"{key} is no regular expression: {error}"
-        raise PlanError(Problem(where, what, "write the end of a name, or a pattern of names")) from None
+        what = f"{shown.what} is no regular expression: {error}"
+        raise PlanError(replace(shown, what=what, remedy="write the end of a name, or a pattern of names")) from None
     except OverrunError as error:
-        raise PlanError(Problem(where, f"{key} {error} on the names of modules", _SHORTER)) from None
+        what = f"{shown.what} {error} on the names of modules"
+        raise PlanError(replace(shown, what=what, remedy=_SHORTER)) from None
 
 
 def check_names(model: PreTrainedModel, method: PeftMethod, targets: Sequence[str]) -> None:
@@ -306,7 +311,7 @@ def _unmatched(
         close = close_to(name, ends, most=3) or ends[:12]
         told = " or ".join(f"`{end}`" for end in close)
         hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
-        problems.append(Problem("", f"peft.{key}: `{name}` matches {nothing}", hint))
+        problems.append(Problem("", f"`{name}` matches {nothing}", hint, key=f"peft.{key}"))
     return problems
 
 

@@ -44,9 +44,9 @@ def recipe_tokenizer(base: Base, model: Model) -> PreTrainedTokenizerBase:
     known = tokenizer.get_vocab()
     for token in model.add_tokens:
         if token in known:
-            what = f"model.add_tokens: `{token}` is token {known[token]} already"
+            what = f"`{token}` is token {known[token]} already"
             remedy = f"remove it; `peft.trainable_token_indices = [{known[token]}]` trains its row"
-            raise PlanError(Problem("", what, remedy))
+            raise PlanError(Problem("", what, remedy, key="model.add_tokens"))
     tokenizer.add_tokens(list(model.add_tokens))
     return tokenizer
 

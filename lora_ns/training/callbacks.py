@@ -127,5 +127,5 @@ def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
     names = [name.removeprefix("eval_") for name, value in metrics.items() if name.startswith("eval_")]
     if wanted is not None and wanted.removeprefix("eval_") not in names:
         known = ", ".join(name for name in names if not name.endswith(("runtime", "per_second")))
-        what = f"training.extra.metric_for_best_model: the evaluation has no `{wanted}`"
-        raise RunError(Problem("", what, f"known: {known}"))
+        what = f"the evaluation has no `{wanted}`"
+        raise RunError(Problem("", what, f"known: {known}", key="training.extra.metric_for_best_model"))

@@ -109,8 +109,8 @@ def _layers(model: PeftModel, start: Start) -> dict[str, Any]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in found.items():
         if not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
-            what = f"{_key(start)} starts linear layers, and `{_short(name)}` is none"
-            raise PlanError(Problem("", what, 'leave it out of `target_modules`, or write "default"'))
+            what = f'"{start.name}" starts linear layers, and `{_short(name)}` is none'
+            raise PlanError(Problem("", what, 'leave it out of `target_modules`, or write "default"', key=_KEY))
     return found
 
 
@@ -121,8 +121,8 @@ def _check_sizes(layers: Mapping[str, Any], start: Start) -> None:
         rank, sides = layer.r[_ADAPTER], (layer.in_features, layer.out_features)
         most = layer.in_features if start.name == "eva" else min(sides)
         if rank * share > most:
-            what = f"{_key(start)} needs {int(rank * share)} directions of `{_short(name)}`, which has {most}"
-            raise PlanError(Problem("", what, f"write a `lora_r` of at most {int(most / share)}"))
+            what = f'"{start.name}" needs {int(rank * share)} directions of `{_short(name)}`, which has {most}'
+            raise PlanError(Problem("", what, f"write a `lora_r` of at most {int(most / share)}", key=_KEY))
 
 
 def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], start: Start) -> None:
@@ -137,9 +137,9 @@ def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], start: S
         elif not (first.any() and second.any() if start.moves_base else not torch.equal(first, plain[name])):
             problem = "are those of a plain start"
         if problem:
-            what = f"{_key(start)}: the first weights of `{_short(name)}` {problem}"
+            what = f'"{start.name}": the first weights of `{_short(name)}` {problem}'
             remedy = 'give it rows that use this layer, leave the layer out, or write "default"'
-            raise RunError(Problem("", what, remedy))
+            raise RunError(Problem("", what, remedy, key=_KEY))
 
 
 def _take_off(layer: Any, weight: Any) -> None:
@@ -267,8 +267,8 @@ class _WideningPasses:
             whole = self._take(self._size)
             if len(whole) == 1:
                 seen = _positions(whole[0])
-                what = f"{_key(start)} takes {positions} directions, and the rows that it looks at have {seen} tokens"
-                raise PlanError(Problem("", what, "raise `init_samples`, or lower `lora_r` or `eva_rho`"))
+                what = f'"{start.name}" takes {positions} directions, and the rows that it looks at have {seen} tokens'
+                raise PlanError(Problem("", what, "raise `init_samples`, or lower `lora_r` or `eva_rho`", key=_KEY))
             self._size *= 2
         self.first = found[0]
 
@@ -321,11 +321,10 @@ def _telling(start: Start) -> Iterator[None]:
     except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = 'write another start, such as "pissa", or "default"'
-        raise PlanError(Problem("", f"{_key(start)}: PEFT cannot compute it: {reason}", remedy)) from error
+        raise PlanError(Problem("", f'"{start.name}": PEFT cannot compute it: {reason}', remedy, key=_KEY)) from error
 
 
-def _key(start: Start) -> str:
-    return f'peft.init_lora_weights: "{start.name}"'
+_KEY = "peft.init_lora_weights"
 
 
 def _short(name: str) -> str:

@@ -64,8 +64,8 @@ def _of_objective(
         trainer = repeatable(kind)(args=objective.config_class()(**arguments), **shared, **own)
     except ValueError as error:  # such as the embeddings of a base that ties them to its head
         reason = str(error).strip().splitlines()[0]
-        what = f"peft.method: {objective.library} refuses it: {reason}"
-        raise PlanError(Problem("", what, "choose another method")) from error
+        what = f"{objective.library} refuses it: {reason}"
+        raise PlanError(Problem("", what, "choose another method", key="peft.method")) from error
     for name, parameter in model.named_parameters():
         if name in trained:
             parameter.data = trained[name]

@@ -36,7 +36,8 @@ def formed(columns, row, task="CAUSAL_LM"):
 def fault(call, *arguments):
     with pytest.raises(RowFaultError) as caught:
         call(*arguments)
-    return f"{caught.value.what} ({caught.value.remedy})"
+    key = f"dataset.{caught.value.key}: " if caught.value.key else ""
+    return f"{key}{caught.value.what} ({caught.value.remedy})"
 
 
 # What each format makes of a row: the example to learn from, the prompt to answer, the answer
