@@ -37,10 +37,10 @@ def a_fifo(folder: Path) -> Path:
 
 
 def a_socket(folder: Path) -> Path:
-    listening = socket.socket(socket.AF_UNIX)
     here = Path.cwd()
     os.chdir(folder)  # the name of a socket is short
-    listening.bind("socket")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
     os.chdir(here)
     return folder / "socket"
 

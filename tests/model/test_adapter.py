@@ -59,6 +59,7 @@ def test_a_size_that_the_weights_do_not_have_is_refused_before_it_is_made(forged
         load_adapter(base, forged(**{key: value}))
 
 
+@pytest.mark.filterwarnings("ignore:::peft")  # which warns of some of them, and takes them
 @pytest.mark.parametrize("key", FIELDS)
 def test_a_setting_of_another_kind_is_harmless_or_one_message(forged, key):
     for value in KINDS:

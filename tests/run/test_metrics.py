@@ -60,7 +60,12 @@ def test_a_step_behind_the_last_is_none_of_the_run(tmp_path):
     assert (found.rows, found.broken) == (tuple(ROWS[:4]), 2)
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: socket(AF_UNIX).bind(str(file))])
+def bind(file):
+    with socket(AF_UNIX) as bound:
+        bound.bind(str(file))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, bind])
 def test_what_is_in_the_place_of_the_file_is_said(tmp_path, make, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     make(file := Path("metrics.jsonl"))

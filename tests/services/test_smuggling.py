@@ -281,8 +281,9 @@ def test_pickles_in_a_checkpoint_are_not_run_when_it_is_resumed(tmp_path: Path, 
     checkpoint = run.checkpoints / "checkpoint-3"
     plant_pickles(run.path, marker)
     mark_checkpoint(checkpoint, run.read().run_id, 3)
-    with pytest.raises(UsageError, match="checkpoint-3: a state in it cannot be read without running code"):
-        resume(run, SilentObserver(), Noise())
+    told = "checkpoint-3: a state in it cannot be read without running code"
+    with pytest.raises(UsageError, match=told), Noise() as noise:
+        resume(run, SilentObserver(), noise)
     assert not marker.exists()
 
 

@@ -73,8 +73,9 @@ def cluster(folder: Path, grace: int = 0) -> Iterator[None]:
             ["slurmctld", "-D"],
             ["slurmd", "-D", "-N", host],
         ):
-            out = (folder / f"{command[0]}.out").open("wb")
-            daemons.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL))
+            with (folder / f"{command[0]}.out").open("wb") as out:
+                said = {"stdout": out, "stderr": subprocess.STDOUT}
+                daemons.append(subprocess.Popen(command, **said, stdin=subprocess.DEVNULL))
         _wait_until_idle(folder)
         yield
     finally:
