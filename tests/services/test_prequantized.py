@@ -108,7 +108,8 @@ def test_a_stored_quantisation_gives_the_run_that_quantising_at_once_gives(store
     manifest, expected = found.read(), at_once.read()
     assert manifest.recipe.quantization == expected.recipe.quantization
     assert any("is stored in" in note and f"`{method}`" in note for note in manifest.plan.notes)
-    losses = [[row["loss"] for row in map(json.loads, run.metrics.open()) if "loss" in row] for run in (found, at_once)]
+    rows = [[json.loads(line) for line in run.metrics.read_text().splitlines()] for run in (found, at_once)]
+    losses = [[row["loss"] for row in one if "loss" in row] for one in rows]
     assert losses[0] == losses[1]
     assert manifest.seal.rows
     assert merge(found, tmp_path / "merged").largest_difference < 1e-4
@@ -257,7 +258,7 @@ def test_awq_is_computed_in_float16_on_a_gpu(stored, write_recipe, all_installed
 @pytest.mark.parametrize("method", SETTINGS)
 def test_lora_trains_over_a_packed_base_and_merges_into_its_full_precision(gptqmodel, stored, tmp_path, method):
     run = run_recipe(tmp_path, on(stored(method)))
-    losses = [row["eval_loss"] for row in map(json.loads, run.metrics.open()) if "eval_loss" in row]
+    losses = [row["eval_loss"] for row in map(json.loads, run.metrics.read_text().splitlines()) if "eval_loss" in row]
     assert losses[-1] < losses[0] - 0.1
     assert run.read().seal.largest_difference < 1e-5
     with pytest.raises(UsageError, match=f"PEFT cannot merge into a base that is stored by {method}"):
