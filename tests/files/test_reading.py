@@ -138,13 +138,19 @@ def test_json_as_deep_as_allowed_is_read():
     assert parse_json("[" * 100 + "]" * 100, "here") is not None
 
 
+IS_COMPILED = reading.tomllib.__name__ == "tomli"
+
 BROKEN_TOML = {
     "no value": ("a = 1\nb =\n", ":2: not TOML: invalid value"),
     "deep": ("a = 1\nx = " + "[" * 10_000, ":2: cannot be read: nested too deep"),
     "deep and whole": ("a = 1\nx = " + "[" * 101 + "]" * 101, ":2: cannot be read: nested too deep"),
     "deep tables": ("a = 1\n[" + ".".join("b" * 3000) + "]", ":2: cannot be read: nested too deep"),
     "deep keys": ("a = 1\n" + ".".join("b" * 3000) + " = 1", ":2: cannot be read: nested too deep"),
-    "very deep keys": (".".join("b" * 200_000) + " = 1", ": cannot be read: it takes more than"),
+    # tomli, which Python 3.10 has instead, is compiled, and done in time
+    "very deep keys": (
+        ".".join("b" * 200_000) + " = 1",
+        ":1: cannot be read: nested too deep" if IS_COMPILED else ": cannot be read: it takes more than",
+    ),
     "digits": ("a = 1\nb = " + "9" * 10_000, ":2: cannot be read: a whole number has too many digits"),
     "more than 64 bits": ("a = 1\nb = 9223372036854775808", ":2: a whole number does not fit 64 bits"),
 }
