@@ -14,15 +14,11 @@ from lora_ns.files.disk import sha256_file
 from lora_ns.files.safetensors import read_header
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.model.adapter import (
-    UNKNOWN_STEPS,
-    WEIGHTS,
-    add_adapter,
-    check_names_saved,
-    load_adapter,
-)
+from lora_ns.model.adapter import WEIGHTS, add_adapter
+from lora_ns.model.adapter_config import UNKNOWN_STEPS
 from lora_ns.model.files import PACKAGED, TOKENIZER_FILES, Base, find_base
 from lora_ns.model.load import Loading, empty_base, load_base, make_room, max_positions, positions
+from lora_ns.model.saved_adapter import check_names_saved, load_adapter
 from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.model.vocabulary import Vocabulary, vocabulary
 from lora_ns.plan.plan import Derived

@@ -12,9 +12,9 @@ from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.model.adapter import load_adapter, put_in_place
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, difference, load_base, never_quantised
+from lora_ns.model.saved_adapter import load_adapter, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest

@@ -17,7 +17,8 @@ from lora_ns.launch.torchrun import check_not_launched
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine, detect
 from lora_ns.machine.packages import check_packages
-from lora_ns.model.adapter import UNKNOWN_STEPS, check_fit
+from lora_ns.model.adapter import check_fit
+from lora_ns.model.adapter_config import UNKNOWN_STEPS
 from lora_ns.model.files import Base
 from lora_ns.model.find import find_recipe_base
 from lora_ns.model.load import empty_base, make_room

@@ -20,8 +20,9 @@ from lora_ns.files.disk import follow_umask
 from lora_ns.files.marks import mark_folder
 from lora_ns.files.removal import remove
 from lora_ns.methods.base import Start
-from lora_ns.model.adapter import WEIGHTS, check_config, check_keys, settle_config, train_in_float32
+from lora_ns.model.adapter import WEIGHTS, settle_config, train_in_float32
 from lora_ns.model.malformed import translating
+from lora_ns.model.saved_adapter import check_config, check_keys
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -13,9 +13,10 @@ import transformers
 import lora_ns.safety.deadline
 from lora_ns.errors import PlanError
 from lora_ns.methods import METHODS
-from lora_ns.model.adapter import add_adapter, load_adapter
+from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import Base
 from lora_ns.model.modules import all_linear, resolve_targets
+from lora_ns.model.saved_adapter import load_adapter
 
 SIZES = {
     "hidden_size": 32,

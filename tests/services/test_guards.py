@@ -9,7 +9,7 @@ import torch
 import lora_ns.services.merge
 from lora_ns.answers.opened import open_trained
 from lora_ns.errors import RunError
-from lora_ns.model.adapter import put_in_place
+from lora_ns.model.saved_adapter import put_in_place
 from lora_ns.services.merge import merge
 from lora_ns.training.seal import Seal
 

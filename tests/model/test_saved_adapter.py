@@ -11,8 +11,8 @@ import peft
 from transformers import AutoModelForCausalLM
 
 from lora_ns.errors import UsageError
-from lora_ns.model.adapter import load_adapter
 from lora_ns.model.files import packaged
+from lora_ns.model.saved_adapter import load_adapter
 
 SIZES = {
     "r": 30_000,

@@ -1,0 +1,133 @@
+"""A saved adapter, opened on its base without a silent gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.files.safetensors import FREEDOM, largest_side, read_header
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import WEIGHTS, train_in_float32
+from lora_ns.model.malformed import translating
+from lora_ns.model.modules import check_patterns
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+_METHOD_CLASSES = frozenset(method.config_class for method in METHODS.values())
+
+
+def check_config(folder: Path) -> PeftConfig:
+    """The configuration of an adapter of a method that lorans trains, which has PEFT import no other library.
+
+    Raises:
+        UsageError: with the file.
+    """
+    import peft
+
+    file = folder / "adapter_config.json"
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        what = f"not the configuration of an adapter: {str(error).strip().partition(chr(10))[0]}"
+        raise UsageError(Problem(str(file), what, "restore it, or train again")) from None
+    if type(config).__name__ not in _METHOD_CLASSES:
+        what = f"{type(config).__name__}, which is no method of lorans"
+        raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
+    if getattr(config, "megatron_config", None):
+        raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
+    return config
+
+
+_SIZES = frozenset({"r"}).union(*(method.sizes for method in METHODS.values()))
+"""Settings of PEFT's methods that tensors are as large as."""
+
+
+def _check_sizes(file: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that claim a larger adapter than its weights are, before one is made. Raises `UsageError`."""
+    largest = largest_side(read_header(file.parent / WEIGHTS, "restore it, or train again")[0])
+    for key in sorted(_SIZES & settings.keys()):
+        value = settings[key]
+        for size in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(size, (int, float)) and size > FREEDOM * largest:
+                what = f"`{key}` is {size:,}, and no tensor of the adapter has a side longer than {largest:,}"
+                raise UsageError(Problem(str(file), what, "restore it, or train again"))
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with a saved adapter, in evaluation mode.
+
+    Raises:
+        UsageError: if a key of the file has no place in the model, or a place stays empty: PEFT only warns of that.
+    """
+    import peft
+
+    config = check_config(folder)
+    with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
+        check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
+        _check_sizes(folder / "adapter_config.json", config.to_dict())
+        # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
+        is_whole = not config.is_prompt_learning
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
+        _unround(adapted, folder)
+    check_keys(adapted, folder)
+    return adapted.requires_grad_(requires_grad=False).eval()
+
+
+def _unround(adapted: PeftModel, folder: Path) -> None:
+    """Bring what is trained into float32, with the values of the file: some is loaded into the base's type."""
+    import torch
+    from safetensors.torch import load_file
+
+    rounded = {
+        name: value
+        for name, value in adapted.named_parameters()
+        if value.requires_grad and value.is_floating_point() and value.dtype != torch.float32
+    }
+    train_in_float32(adapted)
+    saved = load_file(folder / WEIGHTS) if rounded else {}
+    for name, value in rounded.items():
+        exact = saved.get(name.replace(".modules_to_save.default", "").replace(".default", ""))
+        if exact is not None:
+            value.data.copy_(exact)
+
+
+def check_keys(adapted: PeftModel, folder: Path) -> None:
+    """Every key of a saved adapter has its place in the model, and every place its key. Raises `UsageError`."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        check_names_saved(folder, set(file.keys()), adapted)
+
+
+def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None:
+    """Every tensor of an adapter has a place in the model, and every place its tensor. Raises `UsageError`."""
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    missing, extra = sorted(expected - saved), sorted(saved - expected)
+    said = [
+        *([f"`{missing[0]}` is missing"] if missing else []),
+        *([f"`{extra[0]}` has no place in the model"] if extra else []),
+    ]
+    if said:
+        what = f"not an adapter of this base: {', and '.join(said)}"
+        raise UsageError(Problem(str(folder / WEIGHTS), what, "restore it, or use the base that it was trained on"))
+
+
+def put_in_place(adapted: PeftModel) -> None:
+    """Put each module that is trained whole where the base had its own, as merging does.
+
+    PEFT leaves that to its methods: some forget it, and most then look for the weight of a head that has several layers
+    and none itself.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    model = adapted.get_base_model()
+    wrapped = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    for name, module in wrapped.items():
+        trained = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        model.set_submodule(name, trained)
