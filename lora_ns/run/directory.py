@@ -1,4 +1,4 @@
-"""The run directory: every name on disk, the manifest, and the only code that writes them.
+"""The run directory: its manifest, who may write in it, and the only code that does.
 
 It is the one hand-over between commands. What is written here is written whole or not at all.
 """
@@ -6,13 +6,11 @@ It is the one hand-over between commands. What is written here is written whole 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -29,116 +27,17 @@ from lora_ns.files.removal import remove
 from lora_ns.files.shortage import check_writable, is_gone, unwritable
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, _checksum, as_written_now
+from lora_ns.run.paths import RunPaths
 from lora_ns.run.replaced import Replaced
 
 
-class RunDir:
+class RunDir(RunPaths):
     """A directory that holds one run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe as it was written."""
-        return self.path / "recipe.toml"
-
-    @property
-    def manifest_file(self) -> Path:
-        """The manifest."""
-        return self.path / "manifest.json"
-
-    @property
-    def metrics(self) -> Path:
-        """A row per logging or evaluation step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """What the libraries said."""
-        return self.path / "train.log"
-
-    @property
-    def checkpoints(self) -> Path:
-        """What a run can be resumed from."""
-        return self.path / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """The trained adapter: plain PEFT, with tokenizer, template and generation settings."""
-        return self.path / "adapter"
-
-    @property
-    def start(self) -> Path:
-        """The adapter before its first step, where computing it again could give another one."""
-        return self.path / "start"
-
-    @property
-    def data(self) -> Path:
-        """The rows as the model sees them."""
-        return self.path / "data"
-
-    @property
-    def ranks(self) -> Path:
-        """What the processes of a run tell while it is trained, and what went wrong in each."""
-        return self.path / "ranks"
-
-    @property
-    def jobs(self) -> Path:
-        """What was handed to a scheduler, in folders with numbers; it stays when a run is replaced."""
-        return self.path / "jobs"
-
-    @property
-    def stop_file(self) -> Path:
-        """The number of a signal: the run is to stop after the running step."""
-        return self.ranks / "stop"
-
-    @property
-    def stopped_file(self) -> Path:
-        """The number of the signal that the processes stopped for, on whichever machine it came."""
-        return self.ranks / "stopped"
-
-    @property
-    def launcher_file(self) -> Path:
-        """Who started the processes of this run, where `lorans train` did not: the number of that process."""
-        return self.ranks / "launcher"
-
-    @property
-    def spare(self) -> Path:
-        """Where a process tells of its failure if the disk of the run is full."""
-        name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"lorans-ranks-{name}"
-
-    def clear_ranks(self) -> None:
-        """Make room for what the processes of this run tell."""
-        shutil.rmtree(self.spare, ignore_errors=True)
-        with telling_disk_errors(self.ranks):
-            remove(self.ranks)
-            self.ranks.mkdir(parents=True)
-
-    def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
-        """Keep what a process says of its failure, for the launcher to find."""
-        name, text = f"rank{rank}.error.json", json.dumps(told)
-        try:
-            self.check_there()
-            write_atomic(self.ranks / name, text)
-        except (RunError, OSError):
-            write_atomic(self.spare / name, text)
-
-    def told_failures(self) -> list[dict[str, Any]]:
-        """What processes have said of their failures; what they had to put elsewhere is removed there."""
-        files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
-        found = [told for file in files if (told := _failure_in(file))]
-        shutil.rmtree(self.spare, ignore_errors=True)
-        return found
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunDir:
         """Where a recipe says that its run is, begun or not; of several machines, see `own_folder`."""
         return cls(Path(recipe.training.output_dir).expanduser().absolute())
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -332,6 +231,29 @@ class RunDir:
         finally:
             os.close(handle)
 
+    def clear_ranks(self) -> None:
+        """Make room for what the processes of this run tell."""
+        shutil.rmtree(self.spare, ignore_errors=True)
+        with telling_disk_errors(self.ranks):
+            remove(self.ranks)
+            self.ranks.mkdir(parents=True)
+
+    def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
+        """Keep what a process says of its failure, for the launcher to find."""
+        name, text = f"rank{rank}.error.json", json.dumps(told)
+        try:
+            self.check_there()
+            write_atomic(self.ranks / name, text)
+        except (RunError, OSError):
+            write_atomic(self.spare / name, text)
+
+    def told_failures(self) -> list[dict[str, Any]]:
+        """What processes have said of their failures; what they had to put elsewhere is removed there."""
+        files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
+        found = [told for file in files if (told := _failure_in(file))]
+        shutil.rmtree(self.spare, ignore_errors=True)
+        return found
+
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
         """Put a run aside that a new one replaces, and bring it back if the new one ends before `forget_replaced`.
@@ -434,15 +356,6 @@ class RunDir:
     def _replaced(self) -> Replaced:
         return Replaced(self.path, self._parts)
 
-    @property
-    def _parts(self) -> tuple[Path, ...]:
-        """What a run writes."""
-        return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log)
-
-    @property
-    def _folders(self) -> tuple[Path, ...]:
-        return (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
-
 
 _RANKS_SECONDS = 10.0
 """How long processes of a run are waited for whose command was killed."""
@@ -459,34 +372,6 @@ def _failure_in(file: Path) -> dict[str, Any] | None:
     except UsageError:
         return None
     return told if isinstance(told, dict) else None
-
-
-class FollowedRun(RunDir):
-    """A run as a rank other than the first sees it: it reads, and leaves all writing to the first.
-
-    Its own rows of metrics are kept beside what else the ranks tell.
-    """
-
-    def __init__(self, path: Path, rank: int) -> None:
-        super().__init__(path)
-        self._rank = rank
-
-    @property
-    def metrics(self) -> Path:
-        """The rows of this rank."""
-        return self.ranks / f"rank{self._rank}.metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """What the libraries say in this rank."""
-        return self.ranks / f"rank{self._rank}.log"
-
-    def write(self, manifest: Manifest) -> Manifest:
-        """Nothing: the manifest is written by the first rank."""
-        return manifest
-
-    def forget_replaced(self) -> None:
-        """Nothing."""
 
 
 def new_run_id() -> str:

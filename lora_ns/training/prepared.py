@@ -22,7 +22,8 @@ from lora_ns.plan.room import room_for_rows
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.checkpoints import Search, check_own, search
-from lora_ns.run.directory import FollowedRun, RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.followed import FollowedRun
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.training import starts

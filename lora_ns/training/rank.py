@@ -19,7 +19,8 @@ from lora_ns.parallel.nodes import resume_command
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.distributed import Processes
 from lora_ns.run.checkpoints import search
-from lora_ns.run.directory import FollowedRun, RunDir
+from lora_ns.run.directory import RunDir
+from lora_ns.run.followed import FollowedRun
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.training import starts
