@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode, asked_processes
+from lora_ns.cli.answering import AskedRun
+from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode
 from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import say
+from lora_ns.cli.trust import trust_run
 
 if TYPE_CHECKING:
     from lora_ns.data.rows import Row
     from lora_ns.recipe.dataset import Dataset
 
 
+DataFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Rows with answers; those that a run with exact match kept, if absent.", show_default=False
+    ),
+]
+
+
+ExactMatch = Annotated[bool, typer.Option("--exact-match", help="Write answers and count those that are right.")]
+
+
+MaxBadRows = Annotated[
+    int | None,
+    typer.Option(
+        "--max-bad-rows",
+        min=0,
+        help="Rows of --data that cannot be read and are left out, at most; as in the run's recipe, if absent.",
+        show_default=False,
+    ),
+]
+
+
 def evaluate(
     run: RunPath,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="Rows with answers; those that a run with exact match kept, if absent.", show_default=False
-        ),
-    ] = None,
-    exact_match: Annotated[
-        bool, typer.Option("--exact-match", help="Write answers and count those that are right.")
-    ] = False,
-    max_bad_rows: Annotated[
-        int | None,
-        typer.Option(
-            "--max-bad-rows",
-            min=0,
-            help="Rows of --data that cannot be read and are left out, at most; as in the run's recipe, if absent.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataFile = None,
+    exact_match: ExactMatch = False,
+    max_bad_rows: MaxBadRows = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -46,30 +54,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
-    from lora_ns.launch.torchrun import check_not_launched
-    from lora_ns.launch.workers import count_workers
     from lora_ns.machine import libraries
-    from lora_ns.machine.hardware import detect
-    from lora_ns.run.directory import RunDir
 
-    check_not_launched(os.environ)
-    asked, folder = asked_processes(num_processes, gpus, "measures"), RunDir.open_to_use(run, note)
-    manifest, machine = folder.read(), detect()
-    recipe = manifest.recipe
-    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
+    asked = AskedRun.of(run, num_processes, gpus, "measures")
+    recipe = asked.manifest.recipe
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
-    if trust_remote_code:
-        from lora_ns.services.trust import trust_run
-
-        trust_run(folder, base, note)
+    trust_run(trust_remote_code, asked.folder, base)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-        libraries.prepare(machine, count)
+        libraries.prepare(asked.machine, asked.processes)
         from lora_ns.answers.opened import open_run
-        from lora_ns.launch.answering import Workers, compute_by
         from lora_ns.services.evaluate import evaluate as service
 
-        opened = open_run(folder, base, force=forced)
-        compute = compute_by(Workers(count, machine, base, force=force), opened, progress.rows, progress.warn)
+        opened = open_run(asked.folder, base, force=forced)
+        compute = asked.compute(opened, progress, base, None, force)
         result = service(opened, rows, exact_match or recipe.evaluation.exact_match, compute)
     if as_json:
         print_json(result)

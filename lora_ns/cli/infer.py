@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lora_ns.cli.answering import AskedRun
 from lora_ns.cli.options import (
     AsJson,
     BasePath,
@@ -22,10 +22,10 @@ from lora_ns.cli.options import (
     Overrides,
     RunPath,
     TrustRemoteCode,
-    asked_processes,
 )
-from lora_ns.cli.show import Progress, forcing, note
+from lora_ns.cli.show import Progress, forcing
 from lora_ns.cli.terminal import hand_over, say
+from lora_ns.cli.trust import trust_run
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import check_text
 
@@ -37,19 +37,29 @@ if TYPE_CHECKING:
     from lora_ns.services.infer import Keep
 
 
+Text = Annotated[str | None, typer.Option("--input", "-i", help="One text to answer or classify.", show_default=False)]
+
+
+InputFile = Annotated[
+    Path | None, typer.Option("--input-file", help="A .txt with a text a line, or a .jsonl.", show_default=False)
+]
+
+
+OutputFile = Annotated[
+    Path | None, typer.Option("--output-file", "-o", help="A .jsonl for the answers.", show_default=False)
+]
+
+
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
+
+
 def infer(
     run: RunPath,
-    text: Annotated[
-        str | None, typer.Option("--input", "-i", help="One text to answer or classify.", show_default=False)
-    ] = None,
-    input_file: Annotated[
-        Path | None, typer.Option("--input-file", help="A .txt with a text a line, or a .jsonl.", show_default=False)
-    ] = None,
-    output_file: Annotated[
-        Path | None, typer.Option("--output-file", "-o", help="A .jsonl for the answers.", show_default=False)
-    ] = None,
+    text: Text = None,
+    input_file: InputFile = None,
+    output_file: OutputFile = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")] = False,
+    overwrite: OverwriteFile = False,
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
@@ -59,39 +69,28 @@ def infer(
     as_json: AsJson = False,
 ) -> None:
     """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
-    from lora_ns.launch.torchrun import check_not_launched
-    from lora_ns.launch.workers import count_workers
     from lora_ns.machine import libraries
-    from lora_ns.machine.hardware import detect
     from lora_ns.recipe.load import override_generation
-    from lora_ns.run.directory import RunDir
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
-    check_not_launched(os.environ)
-    asked, folder = asked_processes(num_processes, gpus, "answers"), RunDir.open_to_use(run, note)
-    manifest, machine = folder.read(), detect()
-    generation = override_generation(manifest.recipe, overrides)
-    count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
+    asked = AskedRun.of(run, num_processes, gpus, "answers")
+    generation = override_generation(asked.manifest.recipe, overrides)
     texts = _texts(text, input_file)
-    if trust_remote_code:
-        from lora_ns.services.trust import trust_run
-
-        trust_run(folder, base, note)
-    with _output(output_file, overwrite, folder, base, input_file) as file:
+    trust_run(trust_remote_code, asked.folder, base)
+    with _output(output_file, overwrite, asked.folder, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-            libraries.prepare(machine, count)
+            libraries.prepare(asked.machine, asked.processes)
             from lora_ns.answers.opened import open_run
-            from lora_ns.launch.answering import Workers, compute_by
             from lora_ns.services.infer import check_columns, unasked_note
             from lora_ns.services.infer import infer as service
 
-            opened = open_run(folder, base, dtype, forced)
+            opened = open_run(asked.folder, base, dtype, forced)
             rows = _rows(opened, texts, input_file)
             check_columns(opened.manifest, rows)
             if told := unasked_note(opened.manifest, rows, str(input_file)):
                 progress.warn(told)
-            compute = compute_by(Workers(count, machine, base, dtype, force), opened, progress.rows, progress.warn)
+            compute = asked.compute(opened, progress, base, dtype, force)
             with _keeping(file, len(rows), progress.warn) as keep:
                 result = service(opened, rows, generation, compute, keep)
         _print(result.rows, file, as_json)
@@ -103,7 +102,8 @@ def _output(
 ) -> Iterator[Output | None]:
     """The file of the answers, if one is asked for. Raises `UsageError` if it is among those that are read."""
     from lora_ns.files.staging import output
-    from lora_ns.services.outputs import check_answers, check_output
+    from lora_ns.run.outputs import check_output
+    from lora_ns.services.infer import check_answers
 
     if output_file is None:
         yield None

@@ -9,6 +9,7 @@ import typer
 
 from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.show import forcing, note, number, print_json, print_pairs
+from lora_ns.cli.trust import trust_run
 
 
 def merge(
@@ -27,10 +28,7 @@ def merge(
     from lora_ns.services.merge import merge as service
 
     opened = RunDir.open_to_use(run, note)
-    if trust_remote_code:
-        from lora_ns.services.trust import trust_run
-
-        trust_run(opened, base, note)
+    trust_run(trust_remote_code, opened, base)
     with forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         result = service(opened, output.absolute(), base, dtype, forced)

@@ -43,6 +43,9 @@ Dtype = Annotated[
 ]
 
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -76,6 +79,12 @@ TrustRemoteCode = Annotated[
         help="Allow the code of the base, or of a run's tokenizer, on this machine: its files and digest are shown.",
     ),
 ]
+
+
+def check_one_of(resume: bool, overwrite: bool) -> None:
+    """A run that is there is continued or replaced. Raises `UsageError`."""
+    if resume and overwrite:
+        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
 
 
 def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> int | Literal["auto"] | None:

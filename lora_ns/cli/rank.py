@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import Overrides, TrustRemoteCode
+from lora_ns.cli.options import Overrides, Overwrite, TrustRemoteCode
 from lora_ns.cli.show import Progress, note
 from lora_ns.cli.terminal import hand_over
+from lora_ns.cli.trust import trust_recipe, trust_run
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_folder
 
 if TYPE_CHECKING:
-    from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.run.directory import RunDir
 
 
@@ -65,7 +65,7 @@ def launch_command(
         ),
     ],
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Print the command that trains a run of several processes under a launcher of your own."""
@@ -79,7 +79,7 @@ def launch_command(
     if is_folder(path):
         RunDir(path.absolute()).mend(note)
         run = RunDir.open(path.absolute())
-        _trust(trust_remote_code, run)
+        trust_run(trust_remote_code, run)
     else:
         run = _prepared(path, overrides, overwrite, trust_remote_code)
     manifest, machine = run.read(), detect()
@@ -93,26 +93,12 @@ def launch_command(
     hand_over(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
 
 
-def _trust(is_given: bool, asked: RunDir | LoadedRecipe) -> None:
-    """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
-    from lora_ns.run.directory import RunDir
-
-    if not is_given:
-        return
-    from lora_ns.services.trust import trust_recipe, trust_run
-
-    if isinstance(asked, RunDir):
-        trust_run(asked, None, note)
-    else:
-        trust_recipe(asked, note)
-
-
 def _prepared(recipe: Path, overrides: list[str], overwrite: bool, trust_remote_code: bool) -> RunDir:
     """A new run of a recipe, up to the point where its processes are started."""
     from lora_ns.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    _trust(trust_remote_code, loaded)
+    trust_recipe(trust_remote_code, loaded)
 
     from lora_ns.machine.libraries import Noise
     from lora_ns.services.train import prepare_run

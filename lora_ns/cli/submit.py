@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, Overrides, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, Overrides, Overwrite, RunPath, TrustRemoteCode, check_one_of
 from lora_ns.cli.show import note, number, print_json, print_pairs
 from lora_ns.cli.terminal import hand_over, say
+from lora_ns.cli.trust import check_trusted, trust_recipe
 from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.credentials import is_secret_name, scrubbed
 
@@ -20,43 +21,57 @@ if TYPE_CHECKING:
     from lora_ns.services.submit import RunStatus, Scheduler
 
 
+Recipes = Annotated[
+    list[Path],
+    typer.Argument(help="Recipes; several are one array.", show_default=False, autocompletion=complete.recipe_files),
+]
+
+
+To = Annotated[Literal["slurm", "ray"], typer.Option("--to", help="The scheduler.", show_default=False)]
+
+
+Time = Annotated[
+    str | None,
+    typer.Option("--time", help="How long SLURM may run a job at a time, as `sbatch` reads it.", show_default=False),
+]
+
+
+Options = Annotated[
+    list[str],
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="NAME[=VALUE]",
+        help="Of the scheduler, such as partition=gpu; may be repeated.",
+        show_default=False,
+    ),
+]
+
+
+Nodes = Annotated[int | None, typer.Option("--nodes", min=1, help="Machines that train together.", show_default=False)]
+
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that is there.")]
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the scheduler is given, and stop.")]
+
+
 def submit(
-    recipes: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Recipes; several are one array.", show_default=False, autocompletion=complete.recipe_files
-        ),
-    ],
-    to: Annotated[Literal["slurm", "ray"], typer.Option("--to", help="The scheduler.", show_default=False)],
-    time: Annotated[
-        str | None,
-        typer.Option(
-            "--time", help="How long SLURM may run a job at a time, as `sbatch` reads it.", show_default=False
-        ),
-    ] = None,
-    option: Annotated[
-        list[str],
-        typer.Option(
-            "--option",
-            "-o",
-            metavar="NAME[=VALUE]",
-            help="Of the scheduler, such as partition=gpu; may be repeated.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 -- typer's way to say "none"
+    recipes: Recipes,
+    to: To,
+    time: Time = None,
+    option: Options = [],  # noqa: B006 -- typer's way to say "none"
     overrides: Overrides = [],  # noqa: B006
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", min=1, help="Machines that train together.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that is there.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    nodes: Nodes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the scheduler is given, and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Hand runs to a scheduler, which starts them, and starts them again where they were when they are stopped."""
-    if resume and overwrite:
-        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    check_one_of(resume, overwrite)
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     loaded = [_load(path, overrides, nodes) for path in recipes]
     options = _options(option)
@@ -95,11 +110,8 @@ def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
     """See that the jobs will find the user's consent to the code of their bases. Raises `LoransError`."""
     if not any(loaded.recipe.model.trust_remote_code for loaded in recipes):
         return
-    from lora_ns.services.trust import check_trusted, trust_recipe
-
     for loaded in recipes:
-        if is_given:
-            trust_recipe(loaded, note)
+        trust_recipe(is_given, loaded)
         check_trusted(loaded)
 
 

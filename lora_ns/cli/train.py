@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lora_ns.cli import complete
-from lora_ns.cli.options import AsJson, BasePath, Gpus, Overrides, TrustRemoteCode, asked_processes
+from lora_ns.cli.options import (
+    AsJson,
+    BasePath,
+    Gpus,
+    Overrides,
+    Overwrite,
+    TrustRemoteCode,
+    asked_processes,
+    check_one_of,
+)
 from lora_ns.cli.show import Progress, beside_baseline, note, number, print_json, print_pairs
+from lora_ns.cli.trust import trust_recipe, trust_run
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_file, is_folder
 
@@ -22,50 +32,67 @@ if TYPE_CHECKING:
     from lora_ns.training.fit import TrainResult
 
 
+RecipeOrRun = Annotated[
+    Path,
+    typer.Argument(
+        help="The recipe; with --resume also a run directory.",
+        show_default=False,
+        autocompletion=complete.recipes_and_runs,
+    ),
+]
+
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this run.")]
+
+
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Tokenise anew, and keep nothing for later runs.")]
+
+
+TrainingProcesses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        help="Processes that train together (DDP); a run may be resumed with others.",
+        show_default=False,
+    ),
+]
+
+
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", min=1, help="Machines that train together; give it on each.", show_default=False),
+]
+
+
+RdzvEndpoint = Annotated[
+    str | None,
+    typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: on one of them.", show_default=False),
+]
+
+
+FromStart = Annotated[
+    bool, typer.Option("--from-start", help="With --resume: start again if every checkpoint of the run is damaged.")
+]
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+
+
 def train(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="The recipe; with --resume also a run directory.",
-            show_default=False,
-            autocompletion=complete.recipes_and_runs,
-        ),
-    ],
+    recipe: RecipeOrRun,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last complete checkpoint of this run.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Tokenise anew, and keep nothing for later runs.")
-    ] = False,
-    num_processes: Annotated[
-        int | None,
-        typer.Option(
-            "--num-processes",
-            min=1,
-            help="Processes that train together (DDP); a run may be resumed with others.",
-            show_default=False,
-        ),
-    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+    num_processes: TrainingProcesses = None,
     gpus: Gpus = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option("--nodes", min=1, help="Machines that train together; give it on each.", show_default=False),
-    ] = None,
-    rdzv_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: on one of them.", show_default=False
-        ),
-    ] = None,
+    nodes: Nodes = None,
+    rdzv_endpoint: RdzvEndpoint = None,
     base: BasePath = None,
-    from_start: Annotated[
-        bool,
-        typer.Option("--from-start", help="With --resume: start again if every checkpoint of the run is damaged."),
-    ] = False,
+    from_start: FromStart = False,
     trust_remote_code: TrustRemoteCode = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the adapter of a recipe."""
@@ -110,8 +137,7 @@ def train(
 
 def _check_options(resume: bool, overwrite: bool, base: Path | None, from_start: bool) -> None:
     """Options that mean something together. Raises `UsageError`."""
-    if resume and overwrite:
-        raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
+    check_one_of(resume, overwrite)
     if not resume and (base or from_start):
         what = "is for a run that goes on"
         raise UsageError(Problem("--base" if base else "--from-start", what, "add `--resume`, or leave it away"))
@@ -128,14 +154,10 @@ def _loaded(recipe: Path, overrides: list[str]) -> LoadedRecipe:
 
 def _trust(is_given: bool, loaded: LoadedRecipe | None, run: RunDir, resume: bool, base: Path | None) -> None:
     """Allow the code that is to be run, if the user says so. Raises `LoransError`."""
-    if not is_given:
-        return
-    from lora_ns.services.trust import trust_recipe, trust_run
-
     if loaded is None or resume:
-        trust_run(run, base, note)
+        trust_run(is_given, run, base)
     else:
-        trust_recipe(loaded, note)
+        trust_recipe(is_given, loaded)
 
 
 def _check_left_to(launcher: Launcher | None, *said: object) -> None:

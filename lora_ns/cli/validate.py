@@ -12,6 +12,7 @@ import typer
 from lora_ns.cli.options import AsJson, Overrides, RecipePath, TrustRemoteCode
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import say
+from lora_ns.cli.trust import trust_recipe
 from lora_ns.errors import LoransError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +44,7 @@ def validate(
     levels = {"data": data or shows, "model": model, "step": step}
     try:
         loaded = _checked(recipe, overrides)
-        if trust_remote_code:
-            from lora_ns.services.trust import trust_recipe
-
-            trust_recipe(loaded, note)
+        trust_recipe(trust_remote_code, loaded)
         missing = [] if levels["data"] or levels["step"] else _missing(loaded)
         found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
     except LoransError as error:

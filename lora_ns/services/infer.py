@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
 from lora_ns.data.encode_labels import WordEncoder, make_encoder
+from lora_ns.data.files.json import JsonLines
+from lora_ns.data.files.packing import kind_of
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row, for_each
-from lora_ns.errors import DataError, Problem
+from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.formats import (
     Example,
     RowFaultError,
@@ -121,6 +125,19 @@ def _tagged(
     kept = {("expected_tags" if name == "tags" else name): value for name, value in row.values.items()}
     given = {form.word_column: list(words), **kept}
     return {**given, "tags": tags, "entities": named}
+
+
+def check_answers(output: Path, input_file: Path | None) -> None:
+    """Refuse to replace rows by answers that are no file of their kind. Raises `UsageError`.
+
+    Rows in JSON lines have all their columns beside the answers, and may be replaced by whoever says `--overwrite`.
+    """
+    kind, packing = kind_of(input_file) if input_file else ("", "")
+    if input_file is None or (kind in JsonLines.suffixes and not packing):
+        return
+    if os.path.realpath(output) == os.path.realpath(input_file):
+        what = "is the file of the rows, and answers are written as JSON lines"
+        raise UsageError(Problem(str(output), what, "name another file, such as one that ends in .jsonl"))
 
 
 def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ from lora_ns.model.saved_adapter import load_adapter, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
-from lora_ns.services.outputs import check_output
+from lora_ns.run.outputs import check_output
 
 if TYPE_CHECKING:
     from torch import Tensor

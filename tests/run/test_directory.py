@@ -32,7 +32,7 @@ from lora_ns.run.manifest import (
     _checksum,
     differences,
 )
-from lora_ns.services.outputs import check_answers, check_output
+from lora_ns.run.outputs import check_output
 from lora_ns.services.submit import status
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})
@@ -469,18 +469,6 @@ def test_a_run_in_the_folder_of_its_base_has_room_for_answers(run, manifest):
     check_output(run.path / "answers.jsonl", run, manifest, None)
     with pytest.raises(UsageError, match="is among the files of the base"):
         check_output(run.path.parent / "answers.jsonl", run, manifest, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "may"), [("a.jsonl", True), ("a.csv", False), ("a.txt", False), ("a.jsonl.gz", False)]
-)
-def test_rows_are_replaced_by_answers_of_their_kind_alone(tmp_path, name, may):
-    (tmp_path / name).touch()
-    (tmp_path / "link").symlink_to(name)
-    check_answers(tmp_path / "other", tmp_path / name)
-    for output in (tmp_path / name, tmp_path / "link"):
-        with contextlib.nullcontext() if may else pytest.raises(UsageError, match="is the file of the rows"):
-            check_answers(output, tmp_path / name)
 
 
 def test_a_run_that_somebody_trains_is_not_mended(run):

@@ -1,13 +1,10 @@
-"""Where `infer` and `merge` may write: beside what they read, and never into it."""
+"""Where a command that reads a run may write: beside the files of the run and its base, and never among them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_ns.data.files.json import JsonLines
-from lora_ns.data.files.packing import kind_of
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_within
 from lora_ns.model.files import TOKENIZER_FILES
@@ -37,19 +34,6 @@ def check_output(output: Path, run: RunDir, manifest: Manifest, base_path: Path 
     for place in _places_of_base(manifest, base_path):
         if is_within(output, place):
             raise UsageError(Problem(str(output), "is among the files of the base", _ELSEWHERE))
-
-
-def check_answers(output: Path, input_file: Path | None) -> None:
-    """Refuse to replace rows by answers that are no file of their kind. Raises `UsageError`.
-
-    Rows in JSON lines have all their columns beside the answers, and may be replaced by whoever says `--overwrite`.
-    """
-    kind, packing = kind_of(input_file) if input_file else ("", "")
-    if input_file is None or (kind in JsonLines.suffixes and not packing):
-        return
-    if os.path.realpath(output) == os.path.realpath(input_file):
-        what = "is the file of the rows, and answers are written as JSON lines"
-        raise UsageError(Problem(str(output), what, "name another file, such as one that ends in .jsonl"))
 
 
 def _places_of_base(manifest: Manifest, base_path: Path | None) -> Iterator[Path]:

@@ -1,0 +1,69 @@
+"""What `--trust-remote-code` does: the user's consent to code of others, before a command does what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_ns.cli.show import note
+
+if TYPE_CHECKING:
+    from lora_ns.recipe.load import LoadedRecipe
+    from lora_ns.run.directory import RunDir
+
+
+def trust_recipe(is_given: bool, loaded: LoadedRecipe) -> None:
+    """Allow the code of the base that a recipe names, if the user says so. Raises `LoransError`."""
+    if not (is_given and _is_asked_for(loaded.recipe.model.trust_remote_code)):
+        return
+    from lora_ns.model.consent import allow_code
+    from lora_ns.model.find import find_recipe_base
+    from lora_ns.recipe.load import locating
+
+    with locating(loaded):
+        base = find_recipe_base(loaded.recipe.model, loaded.folder)
+    allow_code(base.path, note)
+
+
+def trust_run(is_given: bool, run: RunDir, base_path: Path | None = None) -> None:
+    """Allow the code of a run's base and tokenizer, if the user says so. Raises `LoransError`."""
+    if not is_given:
+        return
+    manifest = run.read()
+    if not _is_asked_for(manifest.recipe.model.trust_remote_code):
+        return
+    from lora_ns.answers.opened import Force, reopen_base
+    from lora_ns.model.consent import allow_code
+
+    silent = Force(lambda _: None)  # what does not match is told by the command itself
+    allow_code(reopen_base(manifest, base_path, silent).path, note)
+    if run.adapter.is_dir():
+        allow_code(run.adapter, note)
+
+
+def check_trusted(loaded: LoadedRecipe) -> None:
+    """Refuse a recipe whose base is here and brings code that is not allowed, before others start it.
+
+    Raises:
+        ModelError: with the files, the digest and what allows them.
+    """
+    model = loaded.recipe.model
+    if not model.trust_remote_code:
+        return
+    from lora_ns.model.consent import check_allowed, code_in
+    from lora_ns.model.files import find_base
+    from lora_ns.recipe.load import locating
+
+    folders = [loaded.folder, Path.cwd()]
+    with locating(loaded):
+        base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+    if base is not None and (code := code_in(base.path)):
+        check_allowed(code)
+
+
+def _is_asked_for(is_needed: bool) -> bool:
+    if not is_needed:
+        from lora_ns.model.consent import OPTION
+
+        note(f"`{OPTION}` has no effect: the recipe has no `model.trust_remote_code = true`, and no code is run")
+    return is_needed
