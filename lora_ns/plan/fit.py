@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
-from lora_ns.plan.plan import Derived, _written
+from lora_ns.plan.plan import Derived, _written, computed
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import _adapted_shapes, _dtype, adapter_parameters
@@ -144,15 +144,15 @@ def _cut(
     unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
     why = f"the most that fits{unknown}" if asked == "auto" else ""
     return _Batch(
-        micro=Derived(value=micro, origin="computed", why=why)
+        micro=computed(micro, why)
         if asked == "auto"
         else _written(settled, "training.per_device_train_batch_size", micro),
         accumulation=_written(settled, "training.gradient_accumulation_steps", accumulation)
         if training.gradient_accumulation_steps
-        else Derived(value=accumulation, origin="computed", why=f"global batch / micro-batch{over and f' / {over}'}"),
+        else computed(accumulation, f"global batch / micro-batch{over and f' / {over}'}"),
         total=_written(settled, "training.global_batch_size", total)
         if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
-        else Derived(value=total, origin="computed", why=f"micro-batch x accumulation{over and f' x {over}'}"),
+        else computed(total, f"micro-batch x accumulation{over and f' x {over}'}"),
         checkpointing=_checkpointing(settled, checkpointing),
         memory=memory,
     )
@@ -162,24 +162,24 @@ def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
     if settled.recipe.training.gradient_checkpointing != "auto":
         return _written(settled, "training.gradient_checkpointing", value)
     if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
-        return Derived(value=value, origin="computed", why=f"{settled.recipe.peft.method} does not allow it")
-    return Derived(value=value, origin="computed", why="one row would not fit without" if value else "it fits without")
+        return computed(value, f"{settled.recipe.peft.method} does not allow it")
+    return computed(value, "one row would not fit without" if value else "it fits without")
 
 
 def _eval_batch(settled: Settled, micro: int) -> Derived[int]:
     asked = settled.recipe.training.per_device_eval_batch_size
     if asked == "auto":
-        return Derived(value=2 * micro, origin="computed", why="no gradients to keep")
+        return computed(2 * micro, "no gradients to keep")
     return _written(settled, "training.per_device_eval_batch_size", asked)
 
 
 def _memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
     if memory is None:
-        return Derived(value=None, origin="computed", why="known once the base is here")
+        return computed(None, "known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
     start = (
         f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
     )
     good = "rather too high than too low" if machine.accelerator == "cuda" else "good to a factor of 1.5"
     why = f"an estimate, {good}; most of it {largest[0]}{start}"
-    return Derived(value=memory.total, origin="computed", why=why)
+    return computed(memory.total, why)

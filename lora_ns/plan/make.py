@@ -19,7 +19,7 @@ from lora_ns.plan.checks import (
 )
 from lora_ns.plan.fit import _batch, _eval_batch, _memory
 from lora_ns.plan.notes import _notes
-from lora_ns.plan.plan import DataFacts, Derived, Plan, _length, _written
+from lora_ns.plan.plan import DataFacts, Derived, Plan, _length, _written, computed
 from lora_ns.plan.processes import count_here, count_processes, data_parallel_size, process_problems
 from lora_ns.plan.rank import _rank
 from lora_ns.plan.rates import _usual_rate, batch_note, rank_note, rate_note, scale_note, targets_note
@@ -79,14 +79,14 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
     training = settled.recipe.training
     regular, often = _regular(settled.recipe, per_epoch.value, steps.value)
     return Plan(
-        device=Derived(value=machine.accelerator, origin="computed", why=_device_why(machine, here)),
+        device=computed(machine.accelerator, _device_why(machine, here)),
         strategy=_strategy(settled),
         world_size=world,
         dtype=dtype,
         attn_implementation=_attention(settled, facts),
-        format=Derived(value=data.format, origin="computed", why=data.format_why or _UNREAD),
-        train_rows=Derived(value=data.train_rows, origin="computed", why=_rows_why(settled.recipe, data)),
-        eval_rows=Derived(value=data.eval_rows, origin="computed", why=_eval_why(settled.recipe, data)),
+        format=computed(data.format, data.format_why or _UNREAD),
+        train_rows=computed(data.train_rows, _rows_why(settled.recipe, data)),
+        eval_rows=computed(data.eval_rows, _eval_why(settled.recipe, data)),
         max_seq_length=_length(settled),
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
@@ -103,10 +103,8 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         save_steps=_interval(settled, "save_steps", training.save_steps, regular, often),
         learning_rate=_learning_rate(settled, facts),
         rank=_rank(settled, facts),
-        base_parameters=Derived(value=facts.parameters if facts else None, origin="computed", why=_base_why(base)),
-        adapter_parameters=Derived(
-            value=adapter, origin="computed", why="from the shapes of the base" if adapter else ""
-        ),
+        base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
+        adapter_parameters=computed(adapter, "from the shapes of the base" if adapter else ""),
         memory_bytes=_memory(batch.memory, machine),
         notes=(
             *dict.fromkeys((*settled.asked.notes, *settled.notes)),
@@ -121,7 +119,7 @@ def _strategy(settled: Settled) -> Derived[str]:
     strategy, why = settled.recipe.distributed.strategy, settled.strategy_why
     if not why:
         return _written(settled, "distributed.strategy", strategy)
-    return Derived(value=strategy, origin="computed", why=why)
+    return computed(strategy, why)
 
 
 def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
@@ -129,10 +127,10 @@ def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
     if not isinstance(asked, Processes):
         return _written(settled, "distributed.strategy", count)
     if asked.num_processes == "auto":
-        return Derived(value=count, origin="computed", why="one for each GPU")
+        return computed(count, "one for each GPU")
     if asked.num_nodes > 1:
         why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
-        return Derived(value=count, origin="computed", why=why)
+        return computed(count, why)
     return _written(settled, "distributed.num_processes", count)
 
 
@@ -150,8 +148,8 @@ def _device_why(machine: Machine, here: int) -> str:
 def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
     if settled.recipe.model.attn_implementation == "auto":
         if _lacks_sdpa(facts):
-            return Derived(value="eager", origin="computed", why=f"{facts.model_type} has no fused kernel")
-        return Derived(value="sdpa", origin="computed", why="PyTorch's own fused kernel")
+            return computed("eager", f"{facts.model_type} has no fused kernel")
+        return computed("sdpa", "PyTorch's own fused kernel")
     return _written(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 
 

@@ -22,6 +22,11 @@ class Derived(BaseModel, Generic[T]):
     why: str = ""
 
 
+def computed(value: T, why: str = "") -> Derived[T]:
+    """A value that follows from others."""
+    return Derived(value=value, origin="computed", why=why)
+
+
 class Plan(BaseModel):
     """Every derived value of a run; None where it depends on data or a base that is not here yet."""
 
@@ -107,4 +112,4 @@ def _length(settled: Settled) -> Derived[int]:
     key, value = objective.key("max_seq_length"), objective.max_seq_length
     if value == type(objective).model_fields["max_seq_length"].default or settled.origin(key) != "default":
         return _written(settled, key, value)
-    return Derived(value=value, origin="computed", why="the base has no more positions")
+    return computed(value, "the base has no more positions")

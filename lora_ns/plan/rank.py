@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.plan import Derived, _written
+from lora_ns.plan.plan import Derived, _written, computed
 from lora_ns.plan.rates import USUAL_SCALE, _usual_why
 from lora_ns.plan.settled import Settled
 
@@ -34,5 +34,5 @@ def _rank(settled: Settled, facts: BaseFacts | None) -> Derived[int | None]:
         why = f"{_usual_why(settled.recipe, facts)}; lora_alpha {factors.alpha:g}"
         return Derived(value=factors.rank, origin="default", why=why)
     if peft.rank_key not in type(peft).model_fields:
-        return Derived(value=None, origin="computed", why=f"{peft.method} has none")
+        return computed(None, f"{peft.method} has none")
     return _written(settled, f"peft.{peft.rank_key}", getattr(peft, peft.rank_key))

@@ -7,7 +7,7 @@ import math
 from lora_ns.errors import Problem
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import _Batch
-from lora_ns.plan.plan import Derived, _written
+from lora_ns.plan.plan import Derived, _written, computed
 from lora_ns.plan.rates import _usual_rate, _usual_why
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
@@ -17,13 +17,13 @@ _UNREAD = "known once the data is read"
 
 def _steps_per_epoch(recipe: Recipe, rows: int | None, batch: _Batch, world: int) -> Derived[int | None]:
     if rows is None and recipe.dataset.streaming:
-        return Derived(value=None, origin="computed", why="a stream begins again where it ends")
+        return computed(None, "a stream begins again where it ends")
     if rows is None:
-        return Derived(value=None, origin="computed", why=_UNREAD)
+        return computed(None, _UNREAD)
     whole = rows / (batch.micro.value * world)
     micro_batches = math.floor(whole) if _drops_last(recipe) else math.ceil(whole)
     steps = math.ceil(micro_batches / batch.accumulation.value)
-    return Derived(value=steps, origin="computed", why=f"{rows:,} rows in batches of {batch.total.value}")
+    return computed(steps, f"{rows:,} rows in batches of {batch.total.value}")
 
 
 def _drops_last(recipe: Recipe) -> bool:
@@ -43,12 +43,8 @@ def _max_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
     training = settled.recipe.training
     if training.max_steps:
         return _written(settled, "training.max_steps", training.max_steps)
-    why = f"{training.num_train_epochs:g} epochs"
-    return Derived(
-        value=None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch),
-        origin="computed",
-        why=why,
-    )
+    count = None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch)
+    return computed(count, f"{training.num_train_epochs:g} epochs")
 
 
 def _warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
@@ -56,13 +52,13 @@ def _warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
     if training.warmup_steps is not None:
         return _written(settled, "training.warmup_steps", training.warmup_steps)
     count = None if steps is None else max(0, min(math.ceil(training.warmup_ratio * steps), steps - 1))
-    return Derived(value=count, origin="computed", why=f"{training.warmup_ratio:g} of the steps")
+    return computed(count, f"{training.warmup_ratio:g} of the steps")
 
 
-def _interval(settled: Settled, key: str, asked: int | None, computed: int | None, why: str) -> Derived[int | None]:
+def _interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
     if asked is not None:
         return _written(settled, f"training.{key}", asked)
-    return Derived(value=computed, origin="computed", why=why)
+    return computed(usual, why)
 
 
 def _hundredths(steps: int | None) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.plan import Derived, _written
+from lora_ns.plan.plan import Derived, _written, computed
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 
@@ -17,18 +17,16 @@ def _dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Deriv
     if settled.recipe.model.dtype != "auto":
         return _written(settled, "model.dtype", settled.recipe.model.dtype)
     if machine.gpus and (kernels := settled.recipe.quantization.float16_on_gpu):
-        return Derived(value="float16", origin="computed", why=f"what {kernels} compute on a GPU")
+        return computed("float16", f"what {kernels} compute on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
         best = "bfloat16" if gpu.bf16 else "float16"
-        return Derived(
-            value=best, origin="computed", why=f"{gpu.name} {'computes' if gpu.bf16 else 'does not compute'} bfloat16"
-        )
+        return computed(best, f"{gpu.name} {'computes' if gpu.bf16 else 'does not compute'} bfloat16")
     if machine.accelerator == "cpu" and machine.cpu_bf16:
         if facts and facts.parameters < SMALL_MODEL_PARAMETERS:
-            return Derived(value="float32", origin="computed", why="the model is too small to gain from bfloat16")
-        return Derived(value="bfloat16", origin="computed", why="this processor multiplies bfloat16 matrices")
-    return Derived(value="float32", origin="computed", why="no fast bfloat16 on this device")
+            return computed("float32", "the model is too small to gain from bfloat16")
+        return computed("bfloat16", "this processor multiplies bfloat16 matrices")
+    return computed("float32", "no fast bfloat16 on this device")
 
 
 def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:

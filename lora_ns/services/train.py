@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from lora_ns.answers.opened import record_base
 from lora_ns.data.named_files import check_named_files
 from lora_ns.data.prepare import open_renderer, prepare
+from lora_ns.data.prepared import Preparation
+from lora_ns.data.render import Renderer
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.disk import check_space, now
 from lora_ns.launch.ranks import forget_strays
@@ -32,6 +34,7 @@ from lora_ns.plan.make import check_settled, make_plan
 from lora_ns.plan.plan import Plan
 from lora_ns.plan.processes import count_processes
 from lora_ns.plan.settle import settle
+from lora_ns.plan.settled import Settled
 from lora_ns.recipe.distributed import Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.recipe import Recipe
@@ -154,12 +157,31 @@ def _made(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
-    manifest = Manifest(
+    manifest = _manifest(settled, plan, base, renderer, rows, machine)
+    check_arguments(recipe, plan, run.checkpoints)
+    _check_adapter(recipe, base, plan, manifest.added_tokens)
+    with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
+        run.check_free(overwrite)  # another process may have been quicker
+        run.create(loaded.text, manifest)
+        noise.attach(run.log)
+        _save_data(run, rows.data)
+        for note in plan.notes:
+            observer.warn(note)
+        prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
+        yield _Made(run, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
+
+
+def _manifest(
+    settled: Settled, plan: Plan, base: Base, renderer: Renderer, rows: Preparation, machine: Machine
+) -> Manifest:
+    """All that a run stands on, before its first step."""
+    recipe, tokenizer = settled.recipe, renderer.tokenizer
+    return Manifest(
         run_id=new_run_id(),
         created=now(),
         updated=now(),
         recipe=recipe,
-        overrides=loaded.overrides,
+        overrides=settled.asked.overrides,
         plan=plan,
         base=record_base(base),
         data=rows.record,
@@ -173,17 +195,6 @@ def _made(
         machine=asdict(machine),
         seed=recipe.training.seed,
     )
-    check_arguments(recipe, plan, run.checkpoints)
-    _check_adapter(recipe, base, plan, manifest.added_tokens)
-    with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
-        run.check_free(overwrite)  # another process may have been quicker
-        run.create(loaded.text, manifest)
-        noise.attach(run.log)
-        _save_data(run, rows.data)
-        for note in plan.notes:
-            observer.warn(note)
-        prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
-        yield _Made(run, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
 def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:

@@ -41,10 +41,19 @@ def make_callbacks(
         began: called once the first step is complete and no signal has come.
         check_there: called after every step; raises if the run can no longer be written.
     """
-    from transformers import TrainerCallback
-
     if told := forget_after(metrics, first_step):
         observer.warn(told)
+    return [
+        _recorder(metrics, observer, first_step),
+        _steps(observer, stop, began, check_there),
+        _best_metric(),
+        _marker(run_id, marks),
+    ]
+
+
+def _recorder(metrics: Path, observer: Observer, first_step: int) -> TrainerCallback:
+    from transformers import TrainerCallback
+
     broken = BrokenLoss()
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -58,6 +67,14 @@ def make_callbacks(
                 file.write(json.dumps(row) + "\n")
             observer.logged(row)
             broken.look(row, args.fp16)
+
+    return Recorder()
+
+
+def _steps(
+    observer: Observer, stop: StopSignal, began: Callable[[], None], check_there: Callable[[], None]
+) -> TrainerCallback:
+    from transformers import TrainerCallback
 
     class Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Tells the observer, and stops after a step once a signal came."""
@@ -73,11 +90,23 @@ def make_callbacks(
                 control.should_save = True
                 control.should_training_stop = True
 
+    return Steps()
+
+
+def _best_metric() -> TrainerCallback:
+    from transformers import TrainerCallback
+
     class BestMetric(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Ends a run at its first evaluation if that lacks what the best checkpoint is chosen by."""
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
             _check_best_metric(args.metric_for_best_model, metrics)
+
+    return BestMetric()
+
+
+def _marker(run_id: str, marks: bool) -> TrainerCallback:
+    from transformers import TrainerCallback
 
     class Marker(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Marks a checkpoint as complete once everything of it is on disk."""
@@ -88,7 +117,7 @@ def make_callbacks(
                 return
             mark_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", run_id, state.global_step)
 
-    return [Recorder(), Steps(), BestMetric(), Marker()]
+    return Marker()
 
 
 MOST_OVERFLOWS = 10
