@@ -137,3 +137,31 @@ def close_to(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6
     return difflib.get_close_matches(
         name, [other for other in known if len(other) <= LONGEST_NAME], n=most, cutoff=cutoff
     )
+
+
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    *,
+    most: int = 1,
+    cutoff: float = 0.6,
+    write: Callable[[str], str | None] = str,
+    beside: str = "",
+) -> str:
+    """The question whether a known name was meant, as a remedy; without the question if none is spelt nearly so.
+
+    Args:
+        name: as it was written.
+        known: what it could have been.
+        most: how many are named.
+        cutoff: how alike they have to be, from 0 to 1.
+        write: what to write for a known name, None if it would be no remedy.
+        beside: what is told in any case.
+    """
+    meant = [text for other in close_to(name, known, most, cutoff) if (text := write(other)) is not None]
+    return " ".join(part for part in (question(meant) if meant else "", beside) if part)
+
+
+def question(names: Iterable[str]) -> str:
+    """The question whether one of these names was meant."""
+    return f"did you mean {' or '.join(f'`{name}`' for name in names)}?"

@@ -11,7 +11,7 @@ from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json, print_pairs
 from lora_ns.cli.terminal import say
-from lora_ns.errors import Problem, UsageError, close_to
+from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lora_ns.methods import PeftMethod
@@ -33,8 +33,7 @@ def methods(
     if name in REFUSED:
         raise UsageError(Problem("", f"{name} cannot be trained: {REFUSED[name]}"))
     if name not in METHODS:
-        close = close_to(name, METHODS)
-        hint = f"did you mean `{close[0]}`?" if close else "`lorans methods` lists them"
+        hint = did_you_mean(name, METHODS) or "`lorans methods` lists them"
         raise UsageError(Problem("", f"no method `{name}`", hint))
     if as_json:
         print_json(_facts(name, METHODS[name]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.data.files.paths import places
-from lora_ns.errors import ModelError, Problem, at_key, close_to
+from lora_ns.errors import ModelError, Problem, at_key, did_you_mean
 from lora_ns.files.reading import LARGEST_RECIPE, exists, read_text
 from lora_ns.model.template_limits import is_of_template
 from lora_ns.objectives.text import PASSED_TO_TEMPLATES
@@ -115,8 +115,7 @@ def check_kwargs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         return
     problems = []
     for key in (key for key in given if key not in read):
-        close = close_to(key, sorted(read))
-        remedy = f"did you mean `{close[0]}`?" if close else f"it reads: {', '.join(sorted(read)) or 'none'}"
+        remedy = did_you_mean(key, sorted(read)) or f"it reads: {', '.join(sorted(read)) or 'none'}"
         what = f"the chat template does not read `{key}`"
         problems.append(Problem("", what, remedy, key=recipe.objective.key(f"chat_template_kwargs.{key}")))
     if problems:

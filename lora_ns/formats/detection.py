@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_ns.errors import close_to
+from lora_ns.errors import did_you_mean
 from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
 from lora_ns.formats.classification import TextClassification
@@ -221,6 +221,4 @@ def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
 
 
 def _close(name: str, names: Sequence[str]) -> str:
-    close = close_to(name, names)
-    hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"{hint}columns: {', '.join(names)}"
+    return did_you_mean(name, names, beside=f"columns: {', '.join(names)}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import PlanError, Problem, close_to
+from lora_ns.errors import PlanError, Problem, did_you_mean, question
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Divisor
 from lora_ns.methods.lora import is_matched
@@ -308,9 +308,9 @@ def _unmatched(
     for name in wanted:
         if any(is_meant(other, name) for other in names):
             continue
-        close = close_to(name, ends, most=3) or ends[:12]
-        told = " or ".join(f"`{end}`" for end in close)
-        hint = f"did you mean {told}?" if len(close) <= 3 else f"there are: {', '.join(close)}"
+        hint = did_you_mean(name, ends, most=3)
+        if not hint:
+            hint = question(ends) if len(ends) <= 3 else f"there are: {', '.join(ends[:12])}"
         problems.append(Problem("", f"`{name}` matches {nothing}", hint, key=f"peft.{key}"))
     return problems
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import Problem, RecipeError, close_to
+from lora_ns.errors import Problem, RecipeError, did_you_mean
 from lora_ns.files.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
 from lora_ns.safety.credentials import HIDDEN, is_secret_name
 
@@ -384,9 +384,9 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
     """Do with a key what its rule says."""
     rule, value = rules.get(name), _plain(name, entry.value)
     if rule is None:
-        close = close_to(name, [*rules, *(_COUNTS if rules is _TOP else ())])
-        remedy = f"did you mean `{close[0]}`?" if close and _is_taken(close[0], entry.value, rules) else "remove it"
-        found.problems.append(Problem(entry.where, f"`{entry.name}`: unknown key", remedy))
+        known = [*rules, *(_COUNTS if rules is _TOP else ())]
+        close = did_you_mean(name, known, write=lambda key: key if _is_taken(key, entry.value, rules) else None)
+        found.problems.append(Problem(entry.where, f"`{entry.name}`: unknown key", close or "remove it"))
         return
     if value is None or _is_among(value, rule.same):
         return

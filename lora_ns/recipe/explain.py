@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from lora_ns.errors import Problem, close_to
+from lora_ns.errors import Problem, close_to, did_you_mean
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.distributed import STRATEGIES
@@ -143,10 +143,9 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     if dotted == "peft" and isinstance(entry[tag], str) and entry[tag] in REFUSED:
         what = f"{entry['method']} cannot be trained"
         return Problem(locate(f"{dotted}.method"), what, REFUSED[entry["method"]], key=f"{dotted}.method")
-    close = close_to(str(entry[tag]), methods)
-    hint = f"did you mean `{close[0]}`? {choices}" if close else choices
+    remedy = did_you_mean(str(entry[tag]), methods, beside=choices)
     key = f"{dotted}.{tag}"
-    return Problem(locate(key), f"got {as_toml(entry[tag])}", hint, key=key)
+    return Problem(locate(key), f"got {as_toml(entry[tag])}", remedy, key=key)
 
 
 def _expectation(dotted: str, detail: Any, table: Mapping[str, Any]) -> str:
@@ -293,19 +292,17 @@ def _suggest(table: Mapping[str, Any], keys: Sequence[str]) -> str:
     if owner and owner[0] == "peft" and (hint := _of_this_or_another_method(name, table)):
         return hint
     model = _model(owner, table)
-    close = close_to(name, _keys_at(model), cutoff=0.6) if model else []
-    if close:
-        return f"did you mean `{close[0]}`?"
+    if hint := did_you_mean(name, _keys_at(model) if model else ()):
+        return hint
     everywhere = list(known_keys(table))
     for key in everywhere:
         if key.split(".")[-1] == name:
             return f"`{name}` belongs in `[{key.rpartition('.')[0]}]`" if "." in key else f"`{name}` belongs at the top"
     if name in FOREIGN_KEYS:
         return f"it is called `{FOREIGN_KEYS[name]}` here"
-    close = close_to(name, [key.split(".")[-1] for key in everywhere], cutoff=0.75)
-    if close:
-        full = next(key for key in everywhere if key.split(".")[-1] == close[0])
-        return f"did you mean `{full}`?"
+    by_name = {key.split(".")[-1]: key for key in reversed(everywhere)}
+    if hint := did_you_mean(name, by_name, cutoff=0.75, write=by_name.get):
+        return hint
     fields = _keys_at(model) if model else ()
     return f"known here: {', '.join(fields)}" if fields else "remove it"
 

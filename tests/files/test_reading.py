@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.errors import DataError, LoransError, RecipeError, UsageError, close_to
+from lora_ns.errors import DataError, LoransError, RecipeError, UsageError, close_to, did_you_mean
 from lora_ns.files import reading
 from lora_ns.files.reading import (
     decode,
@@ -171,6 +171,16 @@ def test_numbers_of_64_bits_are_read():
 def test_names_that_are_no_slip_of_the_pen_are_not_compared():
     assert close_to("lora_alfa", ["lora_alpha", "x" * 10**6]) == ["lora_alpha"]
     assert close_to("x" * 10**6, ["lora_alpha"]) == []
+
+
+def test_a_name_that_is_spelt_nearly_like_others_is_asked_for():
+    known = ["lora_alpha", "lora_r", "seed"]
+    assert did_you_mean("lora_alfa", known) == "did you mean `lora_alpha`?"
+    assert did_you_mean("lora_", known, most=2) == "did you mean `lora_r` or `lora_alpha`?"
+    assert did_you_mean("lora_alfa", known, beside="known: all") == "did you mean `lora_alpha`? known: all"
+    assert did_you_mean("lora_alfa", known, write="peft.{}".format) == "did you mean `peft.lora_alpha`?"
+    assert did_you_mean("lora_alfa", known, write=lambda _: None) == did_you_mean("x", known) == ""
+    assert did_you_mean("x", known, beside="known: all") == "known: all"
 
 
 def test_reading_works_in_any_thread():

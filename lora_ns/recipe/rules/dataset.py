@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Callable, Collection, Iterator
 
-from lora_ns.errors import close_to
+from lora_ns.errors import did_you_mean
 from lora_ns.formats import FORMATS, Labelled, Tagged
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.recipe.dataset import Dataset
@@ -317,10 +317,9 @@ def columns_are_read(recipe: Recipe) -> Conflict | None:
         known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
         for key in data.columns:
             if key not in known:
-                close = close_to(key, known)
-                hint = f"did you mean `{close[0]}`? " if close else ""
+                remedy = did_you_mean(key, known, beside=f"known: {', '.join(known)}")
                 what = "no format has such a column" if data.format == "auto" else f"{data.format} has no such column"
-                return Conflict((key_of(f"columns.{key}"),), what, f"{hint}known: {', '.join(known)}")
+                return Conflict((key_of(f"columns.{key}"),), what, remedy)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_ns.errors import close_to
+from lora_ns.errors import did_you_mean
 from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
 from lora_ns.recipe.optimizers import OPTIMIZERS
@@ -82,8 +82,7 @@ def optimizer_is_known(recipe: Recipe) -> Conflict | None:
     found = OPTIMIZERS.get(optim)
     if found is None:
         known = [name for name, row in OPTIMIZERS.items() if not row.refused]
-        close = close_to(optim, known)
-        hint = f"did you mean `{close[0]}`?" if close else 'such as "adamw_torch" or "paged_adamw_8bit"'
+        hint = did_you_mean(optim, known) or 'such as "adamw_torch" or "paged_adamw_8bit"'
         return Conflict(("training.optim",), f'there is no optimizer "{optim}"', hint)
     if found.refused:
         what = f'"{optim}" does not train an adapter: {found.refused}'
@@ -196,10 +195,13 @@ def _meant(recipe: Recipe, table: str, key: str, fields: frozenset[str]) -> str:
     if key in own:
         return f"write `{own[key]}`"
     beside = {name for name, dotted in own.items() if dotted.startswith(f"{table}.")}
-    close = close_to(key, sorted(fields | beside))
-    if not close or (close[0] not in beside and _is_refused(recipe, table, key, close[0])):
-        return "remove it"
-    return f"did you mean `{own[close[0]] if close[0] in beside else close[0]}`?"
+
+    def write(name: str) -> str | None:
+        if name in beside:
+            return own[name]
+        return None if _is_refused(recipe, table, key, name) else name
+
+    return did_you_mean(key, sorted(fields | beside), write=write) or "remove it"
 
 
 def _own_keys(recipe: Recipe, table: str) -> dict[str, str]:
