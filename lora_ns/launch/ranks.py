@@ -23,6 +23,7 @@ from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.processes import count_here
 from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 
 
@@ -40,7 +41,12 @@ def forget_strays(observer: Observer, processes: int, read: Path | None = None) 
 
 
 def run_ranks(
-    run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
+    run: RunDir,
+    manifest: Manifest,
+    surroundings: Mapping[str, str],
+    machine: Machine,
+    observer: Observer,
+    stop: StopSignal,
 ) -> dict[str, Any]:
     """Train a prepared run in as many processes as its plan says; what the first one hands back.
 
@@ -49,7 +55,6 @@ def run_ranks(
     """
     result: dict[str, Any] = {}
     tell = _teller(run, observer, stop, result)
-    manifest = run.read()
     asked = manifest.recipe.distributed
     here, node = count_here(asked, machine), this_node(asked)
     observer.stage(f"starting {here} processes")
@@ -72,7 +77,6 @@ def run_ranks(
         return result
     if stop.number or run.stopped_file.exists():
         number = stop.number or int(run.stopped_file.read_text())
-        manifest = run.read()
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
         raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, asked)} goes on"))

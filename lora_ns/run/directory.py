@@ -102,8 +102,13 @@ class RunDir(RunPaths):
             raise UsageError(Problem(str(self.manifest_file), what, remedy))
 
     def update(self, **changes: Any) -> Manifest:
-        """Change some fields of the manifest."""
+        """Change some fields of the manifest as it stands, which another process may have written meanwhile."""
         return self.write(self.read().model_copy(update=changes))
+
+    def amend(self, manifest: Manifest, **changes: Any) -> Manifest:
+        """Change some fields of the manifest of a run that no other process writes. Raises `RunError` if it is gone."""
+        self.check_there()
+        return self.write(manifest.model_copy(update=changes))
 
     def create(self, recipe_text: str, manifest: Manifest) -> Manifest:
         """Make the directory with recipe and manifest; the check for other content comes first, see `check_free`."""

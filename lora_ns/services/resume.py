@@ -77,12 +77,13 @@ def resume(
     if loaded is None:
         check_meeting(run.path, asked, meeting)
     with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} goes on") as stop, run.held():
-        _remember_base(run, moved)
-        return _go_on(run, observer, noise, loaded, count, stop, from_start)
+        manifest = _remember_base(run, run.read(), moved)  # which who held it until now may have changed
+        return _go_on(run, manifest, observer, noise, loaded, count, stop, from_start)
 
 
 def _go_on(
     run: RunDir,
+    manifest: Manifest,
     observer: Observer,
     noise: libraries.Noise,
     loaded: LoadedRecipe | None,
@@ -91,8 +92,7 @@ def _go_on(
     from_start: bool,
 ) -> TrainResult:
     """As `resume`, in a run that nobody else trains."""
-    manifest, machine = run.read(), detect()
-    base = reopen_base(manifest)
+    machine, base = detect(), reopen_base(manifest)
     if loaded is not None:
         count = asked_count(manifest.recipe.distributed, loaded.recipe.distributed)
         with locating(loaded):
@@ -115,9 +115,9 @@ def _go_on(
     if launched or processes != before:
         _check_devices(run, manifest, machine)
     put_aside(found.passed)
-    run.update(recipe=manifest.recipe, plan=manifest.plan)
+    manifest = run.amend(manifest)
     if launched:
-        _begin_for_ranks(run, machine, observer)
+        _begin_for_ranks(run, manifest, machine, observer)
         return _execute_ranks(run, surroundings, machine, observer, stop)
     return _execute(run, prepared, observer, found.last, stop)
 
@@ -136,14 +136,13 @@ def reopen_run(
     Raises:
         UsageError: if the run is finished, or its recipe, if one is named, was changed.
     """
-    _remember_base(run, moved)
-    manifest = run.read()
+    manifest = _remember_base(run, run.read(), moved)
     if loaded is not None:
         with locating(loaded):
             manifest = _as_asked(manifest, settle_on_base(loaded, reopen_base(manifest).facts), None)
     _check_unfinished(run, manifest)
     put_aside(_search(run, manifest, observer, from_start).passed)
-    run.update(recipe=manifest.recipe)
+    run.update(recipe=manifest.recipe)  # nobody holds it yet
     return run
 
 

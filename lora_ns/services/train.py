@@ -52,6 +52,7 @@ class _Made:
     """A new run, about to be trained."""
 
     run: RunDir
+    manifest: Manifest
     prepared: _Prepared
     machine: Machine
     surroundings: Mapping[str, str]
@@ -84,7 +85,7 @@ def train(
         _made(loaded, observer, noise, overwrite, use_cache) as made,
     ):
         if made.is_launched:
-            _begin_for_ranks(made.run, made.machine, observer)
+            _begin_for_ranks(made.run, made.manifest, made.machine, observer)
             return _execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
         return _execute(made.run, made.prepared, observer, None, stop)
 
@@ -117,7 +118,7 @@ def prepare_run(
         locating(loaded),
         _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
     ):
-        _begin_for_ranks(made.run, made.machine, observer)
+        _begin_for_ranks(made.run, made.manifest, made.machine, observer)
         return made.run
 
 
@@ -162,13 +163,13 @@ def _made(
     _check_adapter(recipe, base, plan, manifest.added_tokens)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have been quicker
-        run.create(loaded.text, manifest)
+        manifest = run.create(loaded.text, manifest)
         noise.attach(run.log)
         _save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
         prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
-        yield _Made(run, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
+        yield _Made(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
 def _manifest(

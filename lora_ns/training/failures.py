@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from lora_ns.errors import DataError, Problem, RunError
 from lora_ns.methods.base import Start
-from lora_ns.plan.plan import Plan
 from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
@@ -36,12 +35,13 @@ def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
     return lambda: told, f'{remedy}: `[distributed] strategy = "fsdp"`'
 
 
-def _no_room_to_train(run: RunDir, plan: Plan) -> tuple[Callable[[], str], str]:
+def _no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str], str]:
     """What to say of a step that does not fit, and what to do about it."""
 
     def told() -> str:
+        plan = manifest.plan
         size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
-        found = last_complete_checkpoint(run.checkpoints, run.read().run_id)
+        found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         kept = f"step {found[1]} is saved" if found else "there is no checkpoint yet"
         return f"out of memory with {size} rows of up to {length} tokens at once; {kept}"
 

@@ -32,7 +32,7 @@ from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memor
 from lora_ns.parallel.nodes import resume_command
 from lora_ns.parallel.sharding import dividing_at_once
 from lora_ns.parallel.stop import StopSignal
-from lora_ns.recipe.distributed import DeepSpeed, OneProcess
+from lora_ns.recipe.distributed import DeepSpeed, OneProcess, Strategy
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest, SealRecord
 from lora_ns.run.metrics import read_metrics
@@ -49,6 +49,7 @@ from lora_ns.training.seal import Seal
 from lora_ns.training.trainer import make_trainer
 
 if TYPE_CHECKING:
+    import datasets
     from peft import PeftModel
     from transformers import Trainer
 
@@ -86,12 +87,12 @@ def begin_alone(run: RunDir) -> None:
     _make_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
 
 
-def _recording(run: RunDir, work: Callable[[], T]) -> T:
-    """Do the work of a run; the manifest says how it ended, whatever happens."""
-    run.update(status="running", error=None)
+def _recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
+    """Do the work of a run from its manifest, which says how it ended, whatever happens and whoever writes in it."""
+    manifest = run.update(status="running", error=None)
     try:
         with run.telling_lost_disk():
-            return work()
+            return work(manifest)
     except InterruptedRunError as error:
         run.update(status="interrupted", error=str(error))
         raise
@@ -105,19 +106,24 @@ def _recording(run: RunDir, work: Callable[[], T]) -> T:
 
 
 def _train(
-    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+    run: RunDir,
+    manifest: Manifest,
+    prepared: _Prepared,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+    stop: StopSignal,
 ) -> TrainResult | None:
     """Train and save, then open what was saved and hold it against what was trained; of several ranks, the first."""
-    fitted = _fit(run, prepared, observer, checkpoint, stop)
+    fitted = _fit(run, manifest, prepared, observer, checkpoint, stop)
     if fitted.seal is None:
         return None
-    seal = fitted.seal
-    steps, metrics = _save(run, prepared, observer, fitted)
+    seal, steps = fitted.seal, int(fitted.trainer.state.global_step)
+    manifest, metrics = _save(run, prepared, observer, fitted)
     del fitted  # the model goes before it is loaded again
     _free_memory()
     observer.stage("opening what was saved")
-    run.update(adapter=hash_folder(run.adapter))
-    manifest = run.update(status="finished", metrics=metrics, seal=seal.check(run))
+    manifest = run.amend(manifest, adapter=hash_folder(run.adapter))
+    manifest = run.amend(manifest, status="finished", metrics=metrics, seal=seal.check(run))
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
         observer.warn("the adapter changes nothing: raise `training.learning_rate` or train longer")
     trainable = manifest.base.trainable_parameters or 0
@@ -137,6 +143,8 @@ def _free_memory() -> None:
 class _Fitted:
     """A model after its last step."""
 
+    manifest: Manifest
+    """As it is written by now."""
     model: PeftModel
     trainer: Trainer
     answers: Answers | None
@@ -146,38 +154,42 @@ class _Fitted:
 
 
 def _fit(
-    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+    run: RunDir,
+    manifest: Manifest,
+    prepared: _Prepared,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+    stop: StopSignal,
 ) -> _Fitted:
     """Train, in each of the processes."""
     from transformers import set_seed
 
-    manifest, rank = run.read(), prepared.rank
-    recipe = manifest.recipe
+    recipe, rank = manifest.recipe, prepared.rank
     with telling_memory_errors(*_no_room_to_load(manifest)):
         model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
-    run.update(base=trained, distributed=check_world(trainer, rank, recipe.distributed))
+    manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
         observer.stage("answering before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
-        run.update(metrics=metrics)
+        manifest = run.amend(manifest, metrics=metrics)
     set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
     observer.stage("training")
     forget_peak_memory()
     with (
-        telling_memory_errors(*_no_room_to_train(run, manifest.plan)),
+        telling_memory_errors(*_no_room_to_train(run, manifest)),
         _telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-    _check_finished(run, trainer, stop)
+    _check_finished(run, recipe.distributed, trainer, stop)
     _check_stepped(trainer, observer)
-    metrics |= peak_memory()
+    metrics = metrics | peak_memory()  # another table than that of the manifest
     leave_training(trainer)
     # All ranks answer together where none has all the weights.
     answers_here = rank.is_first or recipe.distributed.shards
@@ -185,18 +197,21 @@ def _fit(
     if is_one_of_several():
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)
-    return _Fitted(model, trainer, answers, metrics, seal if rank.is_first else None)
+    return _Fitted(manifest, model, trainer, answers, metrics, seal if rank.is_first else None)
 
 
-def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[int, dict[str, Any]]:
-    """Save; the number of steps, and what was measured."""
-    manifest, model, trainer = run.read(), fitted.model, fitted.trainer
+def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:
+    """Save; the manifest, and what was measured."""
+    manifest, model, trainer = fitted.manifest, fitted.model, fitted.trainer
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
     _tell_unmeasured(run, trainer, observer)
-    metrics |= _measured_baseline(run, manifest, prepared, metrics, observer)
+    if not recipe.objective.writes_text:
+        baseline = Baseline.of(baseline_kind(manifest), manifest.labels, labels_that_count(prepared.data[0]))
+        manifest = run.amend(manifest, baseline=dict(baseline.constants))
+        metrics |= _measured_baseline(baseline, prepared.data[1], metrics, observer)
     if prepared.stream:
-        _record_stream(run, prepared.stream, observer)
+        manifest = _record_stream(run, manifest, prepared.stream, observer)
     observer.stage("saving the adapter")
     run.check_there()
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
@@ -208,7 +223,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     if fitted.answers:
         observer.stage("answering after training")
         metrics |= fitted.answers.score()
-    return int(trainer.state.global_step), metrics
+    return manifest, metrics
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
@@ -275,10 +290,11 @@ def _make_trainer(
     return trainer
 
 
-def _check_finished(run: RunDir, trainer: Any, stop: StopSignal) -> None:
+def _check_finished(run: RunDir, asked: Strategy, trainer: Any, stop: StopSignal) -> None:
+    """A run that was stopped has not finished. Raises `InterruptedRunError`."""
     if stop.number and trainer.state.global_step < trainer.state.max_steps:
         what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
-        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} goes on"
+        goes_on = f"{resume_command(run.path, asked)} goes on"
         raise InterruptedRunError(stop.number, Problem("", what, goes_on))
 
 
@@ -313,14 +329,9 @@ def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
 
 
 def _measured_baseline(
-    run: RunDir, manifest: Manifest, prepared: _Prepared, metrics: Mapping[str, Any], observer: Observer
+    baseline: Baseline, eval_rows: datasets.Dataset | None, metrics: Mapping[str, Any], observer: Observer
 ) -> dict[str, float]:
     """What a constant answer reaches on the evaluation rows; it is said if the model is no better."""
-    if manifest.recipe.objective.writes_text:
-        return {}
-    kind, (train_rows, eval_rows) = baseline_kind(manifest), prepared.data
-    baseline = Baseline.of(kind, manifest.labels, labels_that_count(train_rows))
-    run.update(baseline=dict(baseline.constants))
     if eval_rows is None:
         return {}
     reached = baseline.measure(labels_that_count(eval_rows))
@@ -342,11 +353,12 @@ def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
         observer.warn(f"what was measured last is the model after step {measured[-1]} of {steps}")
 
 
-def _record_stream(run: RunDir, stream: Stream, observer: Observer) -> None:
+def _record_stream(run: RunDir, manifest: Manifest, stream: Stream, observer: Observer) -> Manifest:
     """Write down what became of the rows that were read."""
-    data = run.read().data
-    run.update(data=data.model_copy(update={"train": data.train.model_copy(update=stream_counts(stream))}))
+    train = manifest.data.train.model_copy(update=stream_counts(stream))
+    manifest = run.amend(manifest, data=manifest.data.model_copy(update={"train": train}))
     if stream.left_out:
         observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
     for note in (*map(told_unused, stream.late.values()), *as_notes("training", stream.noted)):
         observer.warn(note)
+    return manifest

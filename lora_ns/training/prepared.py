@@ -67,12 +67,12 @@ def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: boo
     return found
 
 
-def _remember_base(run: RunDir, moved: Path | None) -> None:
+def _remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manifest:
     """Write down where the base is by now, for all processes. Raises `ModelError` if it is another one."""
-    if moved is not None:
-        manifest = run.read()
-        found = reopen_base(manifest, moved)
-        run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
+    if moved is None:
+        return manifest
+    found = reopen_base(manifest, moved)
+    return run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
 
 
 def _with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:

@@ -82,8 +82,8 @@ def _train_rank(
     with stop.listening(lambda: f"{resume_command(run.path, asked)} goes on"):
         if locks is None:
             with run.telling_lost_disk():
-                return _train(run, prepared, observer, found, stop)
-        return _recording(run, lambda: _train(run, prepared, observer, found, stop))
+                return _train(run, manifest, prepared, observer, found, stop)
+        return _recording(run, lambda recorded: _train(run, recorded, prepared, observer, found, stop))
 
 
 def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:

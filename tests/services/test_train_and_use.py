@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import torch
 from safetensors.torch import load_file
-from services_recipes import CLASSES, RECIPE
+from services_recipes import CLASSES, RECIPE, interrupt, resumed
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import lora_ns.training.fit
@@ -197,6 +197,38 @@ def test_resuming_gives_the_run_that_was_never_interrupted(lora_run, trained, tm
     assert all(torch.equal(got[key], expected[key]) for key in expected)
     steps = [json.loads(line)["step"] for line in moved.metrics.read_text().splitlines()]
     assert steps == sorted(steps)
+
+
+SHORT = ("training.max_steps=2", "training.save_steps=1", "dataset.max_samples=8", "dataset.max_eval_samples=2")
+
+
+@pytest.fixture
+def read_by(monkeypatch):
+    """How often the manifests of runs are read while something is done."""
+    read, reads = RunDir.read, []
+
+    def counted(run):
+        reads.append(run)
+        return read(run)
+
+    def count(work):
+        reads.clear()
+        work()
+        return len(reads)
+
+    monkeypatch.setattr(RunDir, "read", counted)
+    return count
+
+
+@pytest.mark.parametrize("text", [RECIPE, CLASSES], ids=["text", "classes"])
+def test_a_run_reads_its_manifest_at_its_beginning_and_when_what_was_saved_is_opened(trained, tmp_path, read_by, text):
+    opened_by_the_test = 1
+    assert read_by(lambda: trained(text, *SHORT)) - opened_by_the_test <= 2
+    run = RunDir(tmp_path / "run")
+    interrupt(run, 2)
+    # As well to know what to say of a signal, and once nobody else holds it.
+    assert read_by(lambda: resumed(run)) <= 4
+    assert run.read().status == "finished"
 
 
 def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
