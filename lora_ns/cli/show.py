@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say
+from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class _Unheard(io.FileIO):
         return len(data)
 
 
-class Progress:
-    """Training on the screen: a live display on a terminal, plain lines elsewhere. It is an `Observer`."""
+class Progress(Observer):
+    """Training on the screen: a live display on a terminal, plain lines elsewhere."""
 
     def __init__(self, descriptor: int) -> None:
         raw = io.BufferedWriter(_Unheard(os.dup(descriptor), "w"))

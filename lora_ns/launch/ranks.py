@@ -114,8 +114,8 @@ def _wait_for_host(node: Node, observer: Observer, stop: StopSignal) -> None:
 _LOOK_SECONDS = 1.0
 
 
-class Teller:
-    """The observer in the first rank: what it is told goes to the launcher."""
+class Teller(Observer):
+    """The observer in the first rank: what it is told goes to the launcher, but for model and trainer."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -213,6 +213,7 @@ def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted)
     if prepared.stream:
         manifest = _record_stream(run, manifest, prepared.stream, observer)
     observer.stage("saving the adapter")
+    observer.saving(model, prepared.tokenizer)
     run.check_there()
     settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
     with telling_disk_errors(run.adapter):
@@ -240,6 +241,7 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
         else:
             method = recipe.peft.with_rows(manifest.added_tokens)
             model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+    observer.adapted(model)
     check_head(model, base, recipe.task_type)
     for note in expert_notes(model):
         observer.warn(note)
@@ -287,6 +289,7 @@ def _make_trainer(
         with telling_memory_errors(*_no_room_to_start(start)), telling_disk_errors(run.start):
             starts.begin(trainer, start, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
+    observer.ready(trainer)
     return trainer
 
 

@@ -11,13 +11,12 @@ from architectures import ALL, CAUSAL, ENCODERS, write_architecture
 from services_recipes import CLASSES, class_rows
 from trap_runs import RECIPE, chat, run, write_rows
 
-import lora_ns.training.fit
 from lora_ns.answers.label import logits
 from lora_ns.answers.opened import open_trained
 from lora_ns.data.rows import Row
-from lora_ns.model.adapter import add_adapter, save_adapter
 from lora_ns.model.modules import expert_notes
 from lora_ns.recipe.generation import Generation
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.infer import infer, prompts
 
 TEXT = RECIPE.replace("max_steps = 1", "max_steps = 2\nwarmup_steps = 0").replace("= 256", "= 64")
@@ -34,37 +33,32 @@ TAGGED = [
 ]
 
 
-class Watched:
+class Watched(SilentObserver):
     """One training: what moved in it, and how it was adapted."""
 
-    def __init__(self, folder, monkeypatch):
+    def __init__(self, folder):
         self._folder = folder
-        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
 
     def __call__(self, name, text, rows, *overrides):
         if not (self._folder / "base").exists():
             write_architecture(self._folder, name)
         write_rows(self._folder, rows)
-        self.run = run(self._folder, *overrides, text=text)
+        self.run = run(self._folder, *overrides, text=text, observer=self)
         self.config = json.loads((self.run.adapter / "adapter_config.json").read_text())
         return self
 
-    def _added(self, *arguments):
-        model = add_adapter(*arguments)
+    def adapted(self, model):
         self.begun = {name: value.detach().clone() for name, value in model.named_parameters()}
-        return model
 
-    def _saved(self, model, *rest):
+    def saving(self, model, tokenizer):
         now = dict(model.named_parameters())
         self.moved = {name for name, value in self.begun.items() if not torch.equal(now[name], value)}
         self.trained = {name for name, value in now.items() if value.requires_grad}
-        save_adapter(model, *rest)
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
-    return Watched(tmp_path, monkeypatch)
+def watched(tmp_path):
+    return Watched(tmp_path)
 
 
 def ends(names):

@@ -27,7 +27,6 @@ from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import SilentObserver
-from lora_ns.services import train as train_service
 from lora_ns.services.resume import resume
 
 pytestmark = pytest.mark.slow
@@ -248,15 +247,13 @@ def kill_after_a_checkpoint(checkpoint, pid):
 
 
 @pytest.mark.cluster
-def test_a_tokenizer_that_is_slower_than_processes_wait_for_one_another(tmp_path, monkeypatch):
-    prepare = train_service.prepare
+def test_a_tokenizer_that_is_slower_than_processes_wait_for_one_another(tmp_path):
+    class Slow(SilentObserver):
+        def stage(self, text):
+            if text == "reading the data":
+                time.sleep(40)
 
-    def slowly(*arguments):
-        time.sleep(40)
-        return prepare(*arguments)
-
-    monkeypatch.setattr(train_service, "prepare", slowly)
-    run = run_recipe(tmp_path, RECIPE, *SHARED, *TWO, "distributed.timeout=10")
+    run = run_recipe(tmp_path, RECIPE, *SHARED, *TWO, "distributed.timeout=10", observer=Slow())
     assert run.read().status == "finished"
 
 

@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
-import lora_ns.training.fit
 from lora_ns.answers.opened import REFUSED, Force, open_trained
 from lora_ns.cli.app import app
 from lora_ns.errors import LoransError, RunError
-from lora_ns.model.adapter import WEIGHTS, add_adapter
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import packaged
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import SilentObserver
@@ -23,12 +22,11 @@ from lora_ns.services.merge import merge
 from lora_ns.services.resume import resume
 
 
-def with_frozen_head(*arguments):
-    model = add_adapter(*arguments)
-    for name, parameter in model.named_parameters():
-        if ".score." in name:
-            parameter.requires_grad = False
-    return model
+class FreezingTheHead(SilentObserver):
+    def adapted(self, model):
+        for name, parameter in model.named_parameters():
+            if ".score." in name:
+                parameter.requires_grad = False
 
 
 @pytest.mark.parametrize(
@@ -47,10 +45,9 @@ def with_frozen_head(*arguments):
     ],
     ids=["misspelled target", "frozen head"],
 )
-def test_a_run_that_would_train_the_wrong_thing_is_stopped(tmp_path, monkeypatch, text, told):
-    monkeypatch.setattr(lora_ns.training.fit, "add_adapter", with_frozen_head)
+def test_a_run_that_would_train_the_wrong_thing_is_stopped(tmp_path, text, told):
     with pytest.raises(LoransError) as caught:
-        run_recipe(tmp_path, text)
+        run_recipe(tmp_path, text, observer=FreezingTheHead())
     assert (str(caught.value), caught.value.exit_code) == (told.format(recipe=tmp_path / "recipe.toml"), 2)
     assert (tmp_path / "run").exists() == ("head" in told)
 

@@ -9,13 +9,10 @@ pytest.importorskip("torch")
 import torch
 from services_recipes import RECIPE, run_recipe
 
-import lora_ns.training.fit
 from lora_ns.errors import RunError
 from lora_ns.methods import METHODS
-from lora_ns.model.adapter import add_adapter
 from lora_ns.run.observer import SilentObserver
 from lora_ns.training.learning import Gradients, Losses
-from lora_ns.training.trainer import make_trainer
 
 SMALL = RECIPE.replace("max_samples = 64", "max_samples = 24").replace("max_eval_samples = 8", "max_eval_samples = 2")
 USUAL = SMALL.replace("learning_rate = 5e-3\n", "")
@@ -36,34 +33,31 @@ class Told(SilentObserver):
 
 @pytest.fixture
 def told(tmp_path):
-    def run(text, *overrides):
-        observer = Told()
+    def run(text, *overrides, kind=Told):
+        observer = kind()
         run_recipe(tmp_path, text, *overrides, observer=observer)
         return observer.warnings
 
     return run
 
 
-def with_a_loss(change, monkeypatch):
-    """Plant another loss."""
+def with_a_loss(change):
+    """An observer that plants another loss."""
 
-    def planted(*arguments):
-        trainer = make_trainer(*arguments)
-        compute = trainer.compute_loss
-        trainer.compute_loss = lambda *given, **more: change(compute(*given, **more))
-        return trainer
+    class Planting(Told):
+        def ready(self, trainer):
+            compute = trainer.compute_loss
+            trainer.compute_loss = lambda *given, **more: change(compute(*given, **more))
 
-    monkeypatch.setattr(lora_ns.training.fit, "make_trainer", planted)
+    return Planting
 
 
-def test_what_has_no_gradient_is_named(told, monkeypatch):
-    def planted(*arguments):
-        model = add_adapter(*arguments)
-        model.base_model.model.unused = torch.nn.Parameter(torch.ones(3))
-        return model
+def test_what_has_no_gradient_is_named(told):
+    class Planting(Told):
+        def adapted(self, model):
+            model.base_model.model.unused = torch.nn.Parameter(torch.ones(3))
 
-    monkeypatch.setattr(lora_ns.training.fit, "add_adapter", planted)
-    (warning,) = told(SMALL)
+    (warning,) = told(SMALL, kind=Planting)
     assert warning.endswith(
         "trained tensors have no gradient in 5 steps, such as `base_model.model.unused`: what they belong to is not "
         "in the loss"
@@ -92,10 +86,9 @@ def test_what_does_not_move_is_named(told):
     ],
     ids=["zero", "not a number"],
 )
-def test_a_loss_that_is_none_ends_the_run(told, monkeypatch, change, expected):
-    with_a_loss(change, monkeypatch)
+def test_a_loss_that_is_none_ends_the_run(told, change, expected):
     with pytest.raises(RunError, match=expected):
-        told(SMALL)
+        told(SMALL, kind=with_a_loss(change))
 
 
 def test_a_run_in_which_nothing_has_a_gradient_ends():

@@ -18,12 +18,11 @@ import transformers
 from matrix import BASES, RECIPES, ROWS, WAYS, Outcome
 from trap_runs import run
 
-import lora_ns.training.fit
 from lora_ns.errors import PlanError, RecipeError
 from lora_ns.machine.hardware import detect
 from lora_ns.machine.libraries import prepare
-from lora_ns.model.adapter import add_adapter, save_adapter
 from lora_ns.model.load import difference
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.merge import merge
 from lora_ns.training.seal import TOLERANCE
 
@@ -88,13 +87,11 @@ def task_folders(tmp_path_factory):
     return folders
 
 
-class Watched:
+class Watched(SilentObserver):
     """Trainings in one folder: what was frozen, what moved, what was answered at the end."""
 
-    def __init__(self, monkeypatch, folder, elsewhere, tmp_path):
+    def __init__(self, folder, elsewhere, tmp_path):
         self._folder, self._elsewhere, self._scratch = folder, elsewhere, tmp_path
-        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
 
     def train(self, task, row, base, way):
         """Train a cell and look at it from all sides; its outcome, and what its first step was like."""
@@ -102,19 +99,17 @@ class Watched:
         overrides = (*ROWS[row], *BASES[base], *WAYS[way], name)
         self._dtype = "bfloat16" if base == "bf16" else "float32"
         try:
-            found = run(self._folder, *overrides, text=RECIPES[task])
+            found = run(self._folder, *overrides, text=RECIPES[task], observer=self)
         except (RecipeError, PlanError) as error:
             return Outcome(row, task, base, way, refused=self._refusal(error, way)), None
         self._check_saved(found)
         merged = self._merge(found, task, base) if way == "plain" else ""
         return Outcome(row, task, base, way, merged=merged), self._first_step(found)
 
-    def _added(self, *arguments):
-        model = add_adapter(*arguments)
+    def adapted(self, model):
         self._begun = {name: value.detach().clone() for name, value in model.named_parameters()}
-        return model
 
-    def _saved(self, model, tokenizer, *rest):
+    def saving(self, model, tokenizer):
         moved = set()
         for name, value in model.named_parameters():
             if not torch.equal(value, self._begun[name]):
@@ -123,7 +118,6 @@ class Watched:
         self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
         self._tokenizer = tokenizer
         self._answered = answering.answer(model, tokenizer, self._dtype)
-        save_adapter(model, tokenizer, *rest)
 
     def _refusal(self, error, way):
         """The reason, which comes before there is anything to throw away."""
@@ -162,11 +156,11 @@ class Watched:
 
 
 @pytest.fixture
-def check_group(monkeypatch, task_folders, elsewhere, tmp_path):
+def check_group(task_folders, elsewhere, tmp_path):
     """Run a group's cells, hold them against one another, and note what became of them."""
 
     def check(row, task, base):
-        watched = Watched(monkeypatch, task_folders[task], elsewhere, tmp_path)
+        watched = Watched(task_folders[task], elsewhere, tmp_path)
         outcomes, first = {}, {}
         for way in matrix.ways_of(task):
             outcomes[way], first[way] = watched.train(task, row, base, way)

@@ -10,13 +10,12 @@ import torch
 from minimal_recipe import choosing
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, interrupt, resumed, run_recipe
 
-import lora_ns.training.fit
 from lora_ns.answers.opened import open_trained
 from lora_ns.errors import LoransError, RecipeError, RunError, UsageError
 from lora_ns.methods import METHODS, REFUSED
-from lora_ns.model.adapter import add_adapter, save_adapter
 from lora_ns.model.load import computing
 from lora_ns.recipe.load import load_recipe
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.merge import merge
 
 TEXT = RECIPE.replace("max_samples = 64", "max_samples = 12").replace("max_steps = 6", "max_steps = 3")
@@ -32,38 +31,38 @@ def logits(model, tokenizer):
         return model(**tokenizer("Spell plum backwards.", return_tensors="pt")).logits.float()
 
 
-class Watched:
+class Watched(SilentObserver):
     """One training, with what was frozen in it and what it answered at its end."""
 
-    def __init__(self, monkeypatch, folder):
-        self._folder = folder
-        monkeypatch.setattr(lora_ns.training.fit, "add_adapter", self._added)
-        monkeypatch.setattr(lora_ns.training.fit, "save_adapter", self._saved)
+    def __init__(self, folder):
+        self._folder, self.callbacks = folder, []
 
     def __call__(self, text, method, *overrides, name="run"):
-        self.run = run_recipe(self._folder, text, *choosing(method), *overrides, f"training.output_dir={name}")
+        given = (*choosing(method), *overrides, f"training.output_dir={name}")
+        self.run = run_recipe(self._folder, text, *given, observer=self)
         rows = [json.loads(line) for line in self.run.metrics.read_text().splitlines()]
         self.losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
         return self
 
-    def _added(self, *arguments):
-        model = add_adapter(*arguments)
+    def adapted(self, model):
         parameters = dict(model.named_parameters())
         self.frozen = {name: value.clone() for name, value in parameters.items() if not value.requires_grad}
         self.begun = {name: value.detach().clone() for name, value in parameters.items() if value.requires_grad}
-        return model
 
-    def _saved(self, model, tokenizer, *rest):
+    def ready(self, trainer):
+        for callback in self.callbacks:
+            trainer.add_callback(callback)
+
+    def saving(self, model, tokenizer):
         now = dict(model.named_parameters())
         self.moved = [name for name, value in self.begun.items() if not torch.equal(now[name], value)]
         assert all(torch.equal(now[name], value) for name, value in self.frozen.items())
         self.answered = logits(model, tokenizer)
-        save_adapter(model, tokenizer, *rest)
 
 
 @pytest.fixture
-def watched(monkeypatch, tmp_path):
-    return Watched(monkeypatch, tmp_path)
+def watched(tmp_path):
+    return Watched(tmp_path)
 
 
 def check_reload(watched):
@@ -137,7 +136,7 @@ def test_the_table_has_every_method_of_peft():
 
 
 @pytest.mark.parametrize("method", ["lora", "lora-plus"])
-def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
+def test_lora_plus_has_two_learning_rates(watched, method):
     import transformers
 
     rates = []
@@ -148,8 +147,7 @@ def test_lora_plus_has_two_learning_rates(watched, monkeypatch, method):
             groups = optimizer.param_groups
             rates.append({names[id(p)].split(".")[-3]: group["lr"] for group in groups for p in group["params"]})
 
-    real = lora_ns.training.fit.make_callbacks
-    monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), Spy()])
+    watched.callbacks.append(Spy())
     ratio = 16 if method == "lora-plus" else 1
     overrides = (f"peft.loraplus_lr_ratio={ratio}",) if ratio > 1 else ()
     watched(TEXT, "lora", *overrides, "training.warmup_steps=0")
@@ -229,16 +227,17 @@ def test_a_size_that_does_not_fit_the_layers_is_told_with_one_that_does(watched,
     assert told in str(caught.value)
 
 
-def test_a_saved_adapter_that_answers_otherwise_is_no_finished_run(monkeypatch, tmp_path):
-    def damage(model, *rest):
-        with torch.no_grad():
-            save_adapter(model, *rest)
-            for name, value in model.named_parameters():
-                if "lora_B" in name:
-                    value.add_(0.1)
-            save_adapter(model, *rest)
+def test_a_saved_adapter_that_answers_otherwise_is_no_finished_run(tmp_path):
+    class Damaging(SilentObserver):
+        def saving(self, model, tokenizer):
+            with torch.no_grad():
+                for name, value in model.named_parameters():
+                    if "lora_B" in name:
+                        value.add_(0.1)
 
-    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", damage)
     with pytest.raises(RunError, match="answers otherwise than the trained model"):
-        run_recipe(tmp_path, TEXT)
-    assert json.loads((tmp_path / "run/manifest.json").read_text())["status"] == "failed"
+        run_recipe(tmp_path, TEXT, observer=Damaging())
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["base"]["trainable_parameters"], "what was written before stays"
+    assert manifest["adapter"]

@@ -14,13 +14,11 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from transformers.training_args import OptimizerNames
 from typer.testing import CliRunner
 
-import lora_ns.training.fit
 from lora_ns.cli.app import app
 from lora_ns.errors import MissingError
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.recipe.optimizers import OPTIMIZERS
-from lora_ns.training.optimizers import choose_optimizer
-from lora_ns.training.trainer import make_trainer
+from lora_ns.run.observer import SilentObserver
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0", "training.logging_steps=1")
 HERE = [name for name, row in OPTIMIZERS.items() if not row.refused and (not row.package or find_spec(row.package))]
@@ -36,20 +34,14 @@ def trainer(tmp_path_factory):
     """A trainer with everything but its optimizer, and how its adapter began."""
     made = []
 
-    def kept(*given):
-        made.append(make_trainer(*given))
-        return made[0]
+    class Keeper(SilentObserver):
+        def ready(self, trainer):
+            begun = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+            made.extend((trainer, begun))
 
-    def begun(trainer, recipe):
-        made.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
-        choose_optimizer(trainer, recipe)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lora_ns.training.fit, "make_trainer", kept)
-        patch.setattr(lora_ns.training.fit, "choose_optimizer", begun)
-        # Layers of one kind: torchao compiles its step anew for each shape.
-        layers = 'peft.target_modules=["down_proj"]'
-        run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *FEW, layers, "training.max_steps=3")
+    # Layers of one kind: torchao compiles its step anew for each shape.
+    given = (*FEW, 'peft.target_modules=["down_proj"]', "training.max_steps=3")
+    run_recipe(tmp_path_factory.mktemp("optimizers"), RECIPE, *given, observer=Keeper())
     return made
 
 
@@ -128,12 +120,12 @@ class Free(torch.optim.SGD):
                     parameter.fill_(0.25)
 
 
-def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(monkeypatch, tmp_path):
-    def free(trainer, _):
-        trainer.optimizer = Free((p for p in trainer.model.parameters() if p.requires_grad), lr=1e-3)
+def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(tmp_path):
+    class Freeing(SilentObserver):
+        def ready(self, trainer):
+            trainer.optimizer = Free((p for p in trainer.model.parameters() if p.requires_grad), lr=1e-3)
 
-    monkeypatch.setattr(lora_ns.training.fit, "choose_optimizer", free)
-    run = run_recipe(tmp_path, RECIPE, *FEW, "training.max_steps=1", "training.eval_steps=2")
+    run = run_recipe(tmp_path, RECIPE, *FEW, "training.max_steps=1", "training.eval_steps=2", observer=Freeing())
     assert all((value == 0.25).all() for value in load_file(run.adapter / WEIGHTS).values())
 
 

@@ -13,10 +13,11 @@ import transformers
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
-import lora_ns.training.fit
 from lora_ns.answers.opened import open_trained
 from lora_ns.errors import PlanError
-from lora_ns.model.adapter import WEIGHTS, save_adapter
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.merge import merge
 
 FEW = ("dataset.max_samples=8", "dataset.max_eval_samples=2", "training.warmup_steps=0")
@@ -44,23 +45,21 @@ class Grasped(transformers.TrainerCallback):
 
 
 @pytest.fixture
-def grasped(monkeypatch, tmp_path):
-    real = lora_ns.training.fit.make_trainer
-    spies = []
+def grasped(tmp_path):
+    class Grasping(SilentObserver):
+        def __init__(self, run):
+            self._run = run
 
-    def watched(recipe, *given):
-        trainer = real(recipe, *given)
-        spies.append(Grasped(recipe.peft))
-        trainer.add_callback(spies[-1])
-        return trainer
-
-    monkeypatch.setattr(lora_ns.training.fit, "make_trainer", watched)
+        def ready(self, trainer):
+            self.spy = Grasped(self._run.read().recipe.peft)
+            trainer.add_callback(self.spy)
 
     def run(text, name, *overrides):
         more = ("training.max_grad_norm=0", "training.per_device_train_batch_size=2", f"training.output_dir={name}")
-        found = run_recipe(tmp_path, text, *FEW, *overrides, *more)
+        observer = Grasping(RunDir(tmp_path / name))
+        found = run_recipe(tmp_path, text, *FEW, *overrides, *more, observer=observer)
         rows = [json.loads(line) for line in found.metrics.read_text().splitlines()]
-        spy = spies[-1]
+        spy = observer.spy
         spy.loss = next(row["loss"] for row in rows if "loss" in row)
         spy.first = next(row["eval_loss"] for row in rows if "eval_loss" in row)
         return spy
@@ -102,19 +101,18 @@ def asked(model):
     [(RECIPE, "float32"), (RECIPE, "bfloat16"), (CLASSES, "float32"), (TAGS, "float32")],
     ids=["text", "text-bfloat16", "classes", "tags"],
 )
-def test_kasa_trains_reloads_exactly_and_merges(monkeypatch, tmp_path, text, dtype):
+def test_kasa_trains_reloads_exactly_and_merges(tmp_path, text, dtype):
     answers = {}
 
-    def saved(model, *rest):
-        answers["trained"] = asked(model)
-        save_adapter(model, *rest)
+    class Spy(SilentObserver):
+        def saving(self, model, tokenizer):
+            answers["trained"] = asked(model)
 
-    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", saved)
     for name in ("train", "eval"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in WORDS))
     own = text.replace("lorans:quickstart/", "") if text is TAGS else text
     forms = ("peft.rank_pattern={down_proj=4}", "peft.use_rslora=true", "training.max_steps=3")
-    run = run_recipe(tmp_path, own, *FEW, *KASA, *forms, f"model.dtype={dtype}")
+    run = run_recipe(tmp_path, own, *FEW, *KASA, *forms, f"model.dtype={dtype}", observer=Spy())
     assert run.read().seal.largest_difference == 0
     assert [name for name in load_file(run.adapter / WEIGHTS) if "lora_diag" in name]
     if dtype == "float32":

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, check_resumes_to_the_same_bits, run_recipe
 
-import lora_ns.training.fit
 from lora_ns.errors import LoransError, ModelError, PlanError, RunError
-from lora_ns.model.adapter import WEIGHTS, save_adapter
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import SilentObserver
 from lora_ns.services.merge import merge
 from lora_ns.training.starts import put_back
 
@@ -46,13 +46,11 @@ def trained(tmp_path_factory):
     def run(start):
         answers = {}
 
-        def saved(model, *rest):
-            answers["trained"] = logits(model)
-            save_adapter(model, *rest)
+        class Spy(SilentObserver):
+            def saving(self, model, tokenizer):
+                answers["trained"] = logits(model)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lora_ns.training.fit, "save_adapter", saved)
-            found = run_recipe(tmp_path_factory.mktemp(start), RECIPE, *QUICK, *started(start))
+        found = run_recipe(tmp_path_factory.mktemp(start), RECIPE, *QUICK, *started(start), observer=Spy())
         return found, answers["trained"]
 
     return run
@@ -167,7 +165,7 @@ def test_a_start_that_does_not_fit_is_told_as_one(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("step", "told"), [(0, "there is no checkpoint yet"), (2, "step 2 is saved")])
-def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(monkeypatch, tmp_path, step, told):
+def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(tmp_path, step, told):
     import transformers
 
     class Full(transformers.TrainerCallback):
@@ -175,10 +173,13 @@ def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(monkeypatch
             if state.global_step == step:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    real = lora_ns.training.fit.make_callbacks
-    monkeypatch.setattr(lora_ns.training.fit, "make_callbacks", lambda *given: [*real(*given), Full()])
+    class Filling(SilentObserver):
+        def ready(self, trainer):
+            trainer.add_callback(Full())
+
+    few = ("dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")
     with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens at once; {told} \(halve"):
-        run_recipe(tmp_path, RECIPE, "dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")
+        run_recipe(tmp_path, RECIPE, *few, observer=Filling())
 
 
 def test_a_start_that_cannot_be_read_is_named(trained, tmp_path):

@@ -20,7 +20,7 @@ from lora_ns.answers.opened import open_trained
 from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.machine.libraries import Noise
-from lora_ns.model.adapter import WEIGHTS, save_adapter
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import computing
 from lora_ns.plan.plan import Derived
 from lora_ns.recipe.load import load_recipe
@@ -40,17 +40,11 @@ def logits(model, tokenizer, dtype="float32"):
         return model(**tokenizer(PROBE, return_tensors="pt")).logits.float()
 
 
-@pytest.fixture
-def trained_logits(monkeypatch):
-    """What the trained models answered just before they were saved."""
-    answered = []
+class Asking(SilentObserver):
+    """What the trained model answered just before it was saved."""
 
-    def spy(model, tokenizer, *rest):
-        answered.append(logits(model, tokenizer))
-        save_adapter(model, tokenizer, *rest)
-
-    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", spy)
-    return answered
+    def saving(self, model, tokenizer):
+        self.answered = logits(model, tokenizer)
 
 
 VARIANTS = {
@@ -68,8 +62,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
-def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, trained_logits, tmp_path, overrides):
-    run = trained(RECIPE, *overrides)
+def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, tmp_path, overrides):
+    asking = Asking()
+    run = trained(RECIPE, *overrides, observer=asking)
     manifest = run.read()
     assert manifest.status == "finished"
     assert manifest.base.trainable_parameters
@@ -77,9 +72,9 @@ def test_a_run_saves_what_it_trained_and_merges_it_or_says_why_not(trained, trai
     again = open_trained(run)
     reloaded = logits(again.model, again.tokenizer, dtype)
     if getattr(manifest.recipe.peft, "moves_base", False):  # what it began with is taken off again: rounding
-        assert torch.allclose(reloaded, trained_logits[0], atol=1e-3)
+        assert torch.allclose(reloaded, asking.answered, atol=1e-3)
     else:
-        assert torch.equal(reloaded, trained_logits[0])
+        assert torch.equal(reloaded, asking.answered)
     with again.model.disable_adapter():
         plain = logits(again.model, again.tokenizer, dtype)
     assert not torch.allclose(plain, reloaded[:, -plain.shape[1] :], atol=1e-4)
@@ -200,6 +195,49 @@ def test_resuming_gives_the_run_that_was_never_interrupted(lora_run, trained, tm
 
 
 SHORT = ("training.max_steps=2", "training.save_steps=1", "dataset.max_samples=8", "dataset.max_eval_samples=2")
+
+
+class Listening(SilentObserver):
+    """What is heard of the model from the base to what is saved, and whether something is saved by then."""
+
+    def __init__(self, folder):
+        self._folder, self.heard = folder, []
+
+    def _hear(self, event):
+        self.heard.append((event, (self._folder / "run/adapter").exists()))
+
+    def adapted(self, model):
+        self._hear("adapted")
+        self.model = model
+
+    def ready(self, trainer):
+        self._hear("ready")
+        assert trainer.model is self.model
+        assert trainer.state.global_step == 0
+
+    def begin(self, step, steps):
+        self._hear("begin")
+
+    def step(self, step, tokens):
+        self._hear(f"step {step}")
+
+    def saving(self, model, tokenizer):
+        self._hear("saving")
+        assert model is self.model
+        assert tokenizer.chat_template
+        self.trained = {name: value.clone() for name, value in model.state_dict().items() if "lora_" in name}
+
+
+def test_an_observer_has_the_model_before_its_first_step_and_as_it_is_saved(trained, tmp_path):
+    observer = Listening(tmp_path)
+    run = trained(RECIPE, *SHORT, observer=observer)
+    events = ("adapted", "ready", "begin", "step 1", "step 2", "saving")
+    assert observer.heard == [(event, False) for event in events]
+    saved = load_file(run.adapter / WEIGHTS)
+    assert saved
+    trained_ones = {name.replace(".default", ""): value for name, value in observer.trained.items()}
+    assert saved.keys() == trained_ones.keys()
+    assert all(torch.equal(saved[name], value) for name, value in trained_ones.items())
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ pytest.importorskip("torch")
 from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 
-import lora_ns.training.fit
 from lora_ns.cli.app import app
 from lora_ns.errors import LoransError
+from lora_ns.machine.libraries import Noise
 from lora_ns.methods import METHODS
-from lora_ns.model.adapter import save_adapter
+from lora_ns.recipe.load import load_recipe
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.validate import validate_step
 
 PLAIN = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(
     "lorans:quickstart/eval.jsonl", "eval.jsonl"
@@ -193,15 +195,15 @@ def test_settings_far_from_what_works_are_said_with_the_model_as_in_the_plan(val
         assert key in notes
 
 
-def test_the_one_step_changes_the_adapter(validate, monkeypatch):
+def test_the_one_step_changes_the_adapter(write_recipe):
     changed = []
 
-    def spy(model, *rest):
-        changed.extend(bool(value.any()) for name, value in model.named_parameters() if "lora_B" in name)
-        save_adapter(model, *rest)
+    class Spy(SilentObserver):
+        def saving(self, model, tokenizer):
+            changed.extend(bool(value.any()) for name, value in model.named_parameters() if "lora_B" in name)
 
-    monkeypatch.setattr(lora_ns.training.fit, "save_adapter", spy)
-    validate(RECIPE, "--step")
+    with Noise() as noise:
+        validate_step(load_recipe(write_recipe(RECIPE)), Spy(), noise)
     assert changed
     assert all(changed)
 

@@ -9,13 +9,11 @@ import pytest
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
-import lora_ns.training.fit
 from lora_ns.machine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir
-from lora_ns.run.observer import SilentObserver
+from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.services.train import train
-from lora_ns.training.trainer import make_trainer
 
 RECIPE = """\
 task_name = "trap"
@@ -59,26 +57,25 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def run(folder: Path, *overrides: str, text: str = RECIPE) -> RunDir:
+def run(folder: Path, *overrides: str, text: str = RECIPE, observer: Observer | None = None) -> RunDir:
     """Train in a folder with a base and rows, without the cache."""
     (folder / "recipe.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch, Noise() as noise:
         patch.chdir(folder)
-        result = train(load_recipe(folder / "recipe.toml", overrides), SilentObserver(), noise, use_cache=False)
+        loaded = load_recipe(folder / "recipe.toml", overrides)
+        result = train(loaded, observer or SilentObserver(), noise, use_cache=False)
     return RunDir.open(Path(result.run))
 
 
 def run_and_keep_trainer(folder: Path, *overrides: str) -> tuple[RunDir, Any]:
     """Train, and hand out the trainer as well."""
-    kept = []
 
-    def spy(*args: Any, **more: Any) -> Any:
-        kept.append(make_trainer(*args, **more))
-        return kept[-1]
+    class Keeper(SilentObserver):
+        def ready(self, trainer: Any) -> None:
+            self.trainer = trainer
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lora_ns.training.fit, "make_trainer", spy)
-        return run(folder, *overrides), kept[0]
+    keeper = Keeper()
+    return run(folder, *overrides, observer=keeper), keeper.trainer
 
 
 def adding_bos(tokenizer: PreTrainedTokenizerFast, bos: str) -> PreTrainedTokenizerFast:
