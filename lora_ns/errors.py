@@ -126,6 +126,11 @@ class InterruptedRunError(LoransError):
         self.signal_number = signal_number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 LONGEST_NAME = 80
 """Characters of a name that is compared; a longer one is no slip of the pen, and takes long to compare."""
 

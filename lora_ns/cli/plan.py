@@ -41,17 +41,15 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.hardware import detect
-    from lora_ns.model.files import find_base
+    from lora_ns.model.find import recipe_base_here
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import locating
 
     check_named_files(loaded)
-    model = loaded.recipe.model
-    folders = [loaded.folder, Path.cwd()]
     with locating(loaded):
-        base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+        base = recipe_base_here(loaded.recipe.model, loaded.folder)
         machine, facts = detect(), _facts(loaded.recipe, loaded.folder)
         settled = settle(loaded, machine, base)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))

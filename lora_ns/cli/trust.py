@@ -47,16 +47,14 @@ def check_trusted(loaded: LoadedRecipe) -> None:
     Raises:
         ModelError: with the files, the digest and what allows them.
     """
-    model = loaded.recipe.model
-    if not model.trust_remote_code:
+    if not loaded.recipe.model.trust_remote_code:
         return
     from lora_ns.model.consent import check_allowed, code_in
-    from lora_ns.model.files import find_base
+    from lora_ns.model.find import recipe_base_here
     from lora_ns.recipe.load import locating
 
-    folders = [loaded.folder, Path.cwd()]
     with locating(loaded):
-        base = find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+        base = recipe_base_here(loaded.recipe.model, loaded.folder)
     if base is not None and (code := code_in(base.path)):
         check_allowed(code)
 

@@ -247,21 +247,12 @@ def encode(
     return encode_labelled_rows(source, form, renderer, objective, labels)
 
 
-def tokenize(
-    source: Source,
-    form: Format,
-    renderer: Renderer,
-    objective: Objective,
-    labels: Sequence[str],
-    room: int | None = None,
-    teaches: bool = True,
-) -> Tokenized:
-    """The rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
+def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Tokenized:
+    """The encoded rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
 
     Raises:
         DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
     """
-    encoding = encode(source, form, renderer, objective, labels, room)
     if problems := refusals(source, encoding, teaches):
         raise DataError(problems)
     return Tokenized(as_dataset(encoding.sequences), encoding.tally)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.data.files.arrow import unpadded
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Asked, Source
-from lora_ns.errors import DataError, Problem
+from lora_ns.errors import DataError, Problem, first_line
 from lora_ns.recipe.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _name(value: Any, names: Sequence[str]) -> Any:
 
 
 def _hub_problem(key: str, shown: str, error: Exception) -> Problem:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     missing = type(error).__name__ in {
         "DatasetNotFoundError",
         "FileNotFoundError",

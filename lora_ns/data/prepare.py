@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_ns.data.audit import leaked
 from lora_ns.data.chat_templates import check_kwargs, use_template
 from lora_ns.data.columns import columns_record, refuse_unused
-from lora_ns.data.encode import Tokenized, pack, tokenize
+from lora_ns.data.encode import Encoding, Tokenized, encode, pack, tokenized
 from lora_ns.data.encode_labels import label_notes
 from lora_ns.data.notices import as_notes
 from lora_ns.data.prepared import Preparation, find_preparation, keep_preparation, preparation_key
@@ -17,10 +17,11 @@ from lora_ns.data.source import Source, Sources
 from lora_ns.data.sources import notes, part_record, read_sources, told_format
 from lora_ns.data.stream import Stream, open_stream, stream_record
 from lora_ns.data.targets import check_named, find_labels, problem_type_of
-from lora_ns.formats import names_of
+from lora_ns.formats import Format, names_of
 from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
 from lora_ns.model.vocabulary import vocabulary
+from lora_ns.objectives import Objective
 from lora_ns.plan.plan import DataFacts
 from lora_ns.plan.room import room_for_rows
 from lora_ns.plan.settled import Settled
@@ -55,6 +56,10 @@ class OpenedRows:
     room: int | None = None
     """Tokens of the longest row that the base has positions for, if it says."""
 
+    def encode(self, source: Source, objective: Objective, form: Format | None = None) -> Encoding:
+        """The rows of a source; `form` is how they are read, if not as the rest."""
+        return encode(source, form or self.sources.format, self.renderer, objective, self.labels, self.room)
+
 
 def open_rows(settled: Settled, renderer: Renderer, base: Base) -> OpenedRows:
     """Read all rows. Raises `DataError`."""
@@ -85,15 +90,14 @@ def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer
 
 
 def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparation:
-    def encode(source: Source, teaches: bool = True) -> Tokenized:
-        objective = settled.recipe.objective
-        return tokenize(source, rows.sources.format, rows.renderer, objective, rows.labels, rows.room, teaches)
-
-    sources = rows.sources
+    sources, objective = rows.sources, settled.recipe.objective
     refuse_unused(sources)
     name, why = told_format(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
-    encoded = _Encoded(encode(sources.train), encode(sources.eval, teaches=False) if sources.eval else None)
+    encoded = _Encoded(
+        tokenized(sources.train, rows.encode(sources.train, objective)),
+        tokenized(sources.eval, rows.encode(sources.eval, objective), teaches=False) if sources.eval else None,
+    )
     facts, (train, evaluation) = _facts(settled.recipe, rows, encoded)
     stream = None
     if sources.is_stream:

@@ -10,6 +10,9 @@ from typing import Any
 
 from lora_ns.errors import ModelError, Problem
 
+Tensors = Mapping[str, Mapping[str, Any]]
+"""Type, shape and place of stored tensors, as the header of a file has them, by name."""
+
 
 def _short(value: object, most: int = 60) -> str:
     text = json.dumps(value, default=str)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lora_ns.errors import Problem, UsageError
+from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.files.disk import now, telling_disk_errors, write_atomic
 from lora_ns.files.reading import read_bytes
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
@@ -93,7 +93,7 @@ def read_job(folder: Path) -> Job:
     try:
         return Job.model_validate_json(read_bytes(file, before="not a job: "))
     except ValidationError as error:
-        what = f"not a job: {str(error).splitlines()[0]}"
+        what = f"not a job: {first_line(error)}"
         raise UsageError(Problem(str(file), what, "`lorans submit` writes it")) from None
 
 

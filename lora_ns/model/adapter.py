@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import MissingError, PlanError, Problem, RunError
+from lora_ns.errors import MissingError, PlanError, Problem, RunError, first_line
 from lora_ns.files.disk import follow_umask
 from lora_ns.files.removal import remove
 from lora_ns.methods import PeftMethod
@@ -87,10 +87,9 @@ def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[Non
     try:
         yield
     except ImportError as error:
-        raise MissingError(Problem("", str(error).strip().splitlines()[0], "`lorans env-check`")) from error
+        raise MissingError(Problem("", first_line(error), "`lorans env-check`")) from error
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"{method.tag()} cannot be put onto {type(model).__name__}: {reason}"
+        what = f"{method.tag()} cannot be put onto {type(model).__name__}: {first_line(error)}"
         remedy = "choose other `target_modules`, or another method"
         raise PlanError(Problem("", what, remedy, key="peft.method")) from error
 

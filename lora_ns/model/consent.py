@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.errors import ModelError, Problem, RunError, UsageError
+from lora_ns.errors import ModelError, Problem, RunError, UsageError, first_line
 from lora_ns.files.disk import now, sha256_file, write_atomic
 from lora_ns.table import control_in
 
@@ -174,7 +174,7 @@ def _allowed() -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"cannot be read as what you have allowed: {str(error).partition(chr(10))[0] or type(error).__name__}"
+        what = f"cannot be read as what you have allowed: {first_line(error)}"
         raise UsageError(Problem(str(file), what, f"remove it, and give `{OPTION}` again where it is needed")) from None
     return dict(table["trusted"])
 

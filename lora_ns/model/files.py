@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lora_ns.errors import MissingError, ModelError, Problem
-from lora_ns.files.safetensors import read_header
+from lora_ns.errors import MissingError, ModelError, Problem, first_line
+from lora_ns.files.safetensors import Tensors, read_header
 from lora_ns.model.folder import (
     SETTINGS,
     check_model,
@@ -31,7 +31,6 @@ from lora_ns.model.folder import (
 from lora_ns.model.gguf import ENDING, GgufHeader, read_gguf
 from lora_ns.model.packed import as_whole
 from lora_ns.quantizers import QUANTIZATIONS
-from lora_ns.quantizers.base import Tensors
 
 PACKAGED = "lorans:"
 """Prefix of what lies inside the package."""
@@ -338,7 +337,7 @@ def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
     if kind == "HFValidationError":
         what = f"`{name}` is neither a folder nor a hub id"
         return Problem("", what, "write `owner/name`, or a folder that exists", key=key)
-    answer = f"the hub answered {status}" if status else f"{kind}: {str(error).splitlines()[0]}"
+    answer = f"the hub answered {status}" if status else f"{kind}: {first_line(error)}"
     return Problem("", f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder", key=key)
 
 

@@ -21,6 +21,12 @@ def find_recipe_base(model: Model, folder: Path) -> Base:
     return base
 
 
+def recipe_base_here(model: Model, folder: Path) -> Base | None:
+    """The base that a recipe names, if it is on this machine: nothing is fetched. Raises `ModelError`."""
+    folders = [folder, Path.cwd()]
+    return find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+
+
 def _keyed(problem: Problem) -> Problem:
     if problem.key or problem.where:
         return problem

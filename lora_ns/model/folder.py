@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_ns.errors import ModelError, Problem
 from lora_ns.files.reading import LARGEST_RECIPE, read_json, read_text
-from lora_ns.files.safetensors import FREEDOM, _is_count, _short, largest_side
+from lora_ns.files.safetensors import FREEDOM, Tensors, _is_count, _short, largest_side
 
 SETTINGS = "config.json"
 
@@ -39,10 +39,6 @@ _LONGEST_NAME, _LONGEST_PART = 1000, 255
 
 
 _AGAIN = "fetch the model again"
-
-
-Tensors = Mapping[str, Mapping[str, Any]]
-"""Type, shape and place of stored tensors, by name."""
 
 
 # Files

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lora_ns.files.safetensors import Tensors
 from lora_ns.quantizers import QUANTIZATIONS
-from lora_ns.quantizers.base import DTYPES, Tensors
+from lora_ns.quantizers.base import DTYPES
 
 _PACKERS = {kind.quant_method: kind for kind in QUANTIZATIONS.values() if kind.packed_weight}
 

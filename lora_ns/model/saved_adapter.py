@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import Problem, UsageError
+from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.files.safetensors import FREEDOM, largest_side, read_header
 from lora_ns.methods import METHODS
 from lora_ns.model.adapter import WEIGHTS, train_in_float32
@@ -32,7 +32,7 @@ def check_config(folder: Path) -> PeftConfig:
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
-        what = f"not the configuration of an adapter: {str(error).strip().partition(chr(10))[0]}"
+        what = f"not the configuration of an adapter: {first_line(error)}"
         raise UsageError(Problem(str(file), what, "restore it, or train again")) from None
     if type(config).__name__ not in _METHOD_CLASSES:
         what = f"{type(config).__name__}, which is no method of lorans"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.errors import first_line
 from lora_ns.model.malformed import is_of_library
 from lora_ns.safety.deadline import OverrunError, bounded
 
@@ -78,5 +79,5 @@ def _said(error: Exception) -> str:
     """One line of what was raised; jinja's own errors and Python's `TypeError` speak for themselves."""
     if isinstance(error, RecursionError):
         return "it goes too deep"
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return line if len(line) <= _LONGEST_REFUSAL else f"{line[:_LONGEST_REFUSAL]}..."

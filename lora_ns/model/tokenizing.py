@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.errors import first_line
 from lora_ns.formats import RowFaultError
 
 if TYPE_CHECKING:
@@ -25,6 +26,5 @@ def encoded(tokenizer: PreTrainedTokenizerBase, *texts: Any, **arguments: Any) -
         # The tokenizers' own errors are bare ones; those of a kind are of the way they are called.
         if type(error) is not Exception and type(error).__name__ != _PANIC:
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        what = f"the tokenizer cannot encode it: {said}"
+        what = f"the tokenizer cannot encode it: {first_line(error)}"
         raise RowFaultError(what, "change the row, or mend `tokenizer.json`") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lora_ns.files.safetensors import Tensors
 from lora_ns.methods import PeftMethod
 from lora_ns.table import Table
 
@@ -12,10 +13,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
     from typing_extensions import Self
-
-
-Tensors = Mapping[str, Mapping[str, Any]]
-"""Type, shape and place of stored tensors, as the header of a safetensors file has them."""
 
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lora_ns.quantizers.base import DTYPES, Quantizer, Tensors
+from lora_ns.files.safetensors import Tensors
+from lora_ns.quantizers.base import DTYPES, Quantizer
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_ns.errors import LoransError, Problem, RunError, UsageError
+from lora_ns.errors import LoransError, Problem, RunError, UsageError, first_line
 from lora_ns.files.disk import now, telling_disk_errors, write_atomic
 from lora_ns.files.locks import try_lock
 from lora_ns.files.reading import exists, is_file, is_folder, is_within, read_bytes, read_json
@@ -79,7 +79,7 @@ class RunDir(RunPaths):
             manifest = Manifest.model_validate_json(json.dumps(as_written_now(table)))
             self._check_whole(table)
         except (ValueError, KeyError, TypeError, ValidationError, RecursionError) as error:
-            first = str(error).splitlines()[0]
+            first = first_line(error)
             raise UsageError(
                 Problem(str(self.manifest_file), f"not a manifest: {first}", "this run cannot be used")
             ) from None

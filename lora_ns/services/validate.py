@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.data.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
-from lora_ns.data.encode import Encoded, Encoding, as_dataset, encode, pack
+from lora_ns.data.encode import Encoded, Encoding, as_dataset, pack
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
@@ -61,8 +61,7 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
         rows = open_rows(settled, open_renderer(settled, base), base)
 
     def encoded(source: Source) -> Encoding:
-        objective = settled.recipe.objective
-        found = encode(source, rows.sources.format, rows.renderer, objective, rows.labels, rows.room)
+        found = rows.encode(source, settled.recipe.objective)
         return replace(found, overflow=found.overflow and found.overflow.located(loaded.where))
 
     evaluation = encoded(rows.sources.eval) if rows.sources.eval else None
@@ -189,9 +188,8 @@ def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
     """What the row becomes; among several sources, where it may be there again or read in another way, alone."""
     if row.form is None:
         return prepared.train
-    rows = prepared.rows
-    source = replace(rows.sources.train, rows=[row])
-    return encode(source, row.form, rows.renderer, prepared.settled.recipe.objective, rows.labels, rows.room)
+    source = replace(prepared.rows.sources.train, rows=[row])
+    return prepared.rows.encode(source, prepared.settled.recipe.objective, row.form)
 
 
 def _why_not(encoding: Encoding, where: str) -> str:

@@ -10,7 +10,7 @@ import pickle
 import re
 from pathlib import Path
 
-from lora_ns.errors import Problem, UsageError
+from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.files.reading import KIB, read_bytes
 
 _OF_DEEPSPEED = frozenset(
@@ -55,5 +55,5 @@ def _foreign(file: Path) -> str:
     try:
         found = set(get_unsafe_globals_in_checkpoint(file)) - _OF_DEEPSPEED
     except (ValueError, EOFError, RuntimeError, pickle.UnpicklingError, AssertionError, UnicodeDecodeError) as error:
-        return f"something that cannot be read ({str(error).partition(chr(10))[0][:100] or type(error).__name__})"
+        return f"something that cannot be read ({first_line(error)[:100]})"
     return ", ".join(f"`{name}`" for name in sorted(found))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import PlanError, Problem, RunError
+from lora_ns.errors import PlanError, Problem, RunError, first_line
 from lora_ns.files.disk import follow_umask
 from lora_ns.files.marks import mark_folder
 from lora_ns.files.removal import remove
@@ -320,9 +320,10 @@ def _telling(start: Start) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = 'write another start, such as "pissa", or "default"'
-        raise PlanError(Problem("", f'"{start.name}": PEFT cannot compute it: {reason}', remedy, key=_KEY)) from error
+        raise PlanError(
+            Problem("", f'"{start.name}": PEFT cannot compute it: {first_line(error)}', remedy, key=_KEY)
+        ) from error
 
 
 _KEY = "peft.init_lora_weights"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import PlanError, Problem
+from lora_ns.errors import PlanError, Problem, first_line
 from lora_ns.objectives import Objective
 from lora_ns.parallel.sharding import divided_layers
 from lora_ns.plan.plan import Plan
@@ -63,8 +63,7 @@ def _of_objective(
     try:
         trainer = repeatable(kind)(args=objective.config_class()(**arguments), **shared, **own)
     except ValueError as error:  # such as the embeddings of a base that ties them to its head
-        reason = str(error).strip().splitlines()[0]
-        what = f"{objective.library} refuses it: {reason}"
+        what = f"{objective.library} refuses it: {first_line(error)}"
         raise PlanError(Problem("", what, "choose another method", key="peft.method")) from error
     for name, parameter in model.named_parameters():
         if name in trained:

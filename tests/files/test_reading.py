@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_ns.errors import DataError, LoransError, RecipeError, UsageError, close_to, did_you_mean
+from lora_ns.errors import DataError, LoransError, RecipeError, UsageError, close_to, did_you_mean, first_line
 from lora_ns.files import reading
 from lora_ns.files.reading import (
     decode,
@@ -181,6 +181,13 @@ def test_a_name_that_is_spelt_nearly_like_others_is_asked_for():
     assert did_you_mean("lora_alfa", known, write="peft.{}".format) == "did you mean `peft.lora_alpha`?"
     assert did_you_mean("lora_alfa", known, write=lambda _: None) == did_you_mean("x", known) == ""
     assert did_you_mean("x", known, beside="known: all") == "known: all"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("\n one\ntwo", "one"), ("one", "one"), ("", "ValueError"), ("\n", "ValueError")]
+)
+def test_an_error_is_told_by_its_first_line_or_its_kind(text, line):
+    assert first_line(ValueError(text)) == line
 
 
 def test_reading_works_in_any_thread():

@@ -16,7 +16,7 @@ import zstandard
 from services_recipes import RECIPE
 
 from lora_ns.answers.opened import open_trained
-from lora_ns.data.encode import Encoding, pack, tokenize
+from lora_ns.data.encode import Encoding, as_dataset, pack
 from lora_ns.data.stream import open_stream
 from lora_ns.errors import LoransError
 from lora_ns.machine.hardware import detect
@@ -140,9 +140,7 @@ def test_packed_rows_do_not_see_each_other(prepared, tmp_path, lora_run):
     """The logits of each packed row are those it has alone, and its first token is nobody's target."""
     write(tmp_path, "rows.jsonl")
     made = prepared()
-    data = tokenize(
-        made.rows.sources.train, made.rows.sources.format, made.rows.renderer, made.settled.recipe.objective, ()
-    ).dataset
+    data = as_dataset(made.train.sequences)
     packed = pack(data, 128)[0]
     assert len(packed["seq_lengths"]) > 1
     positions = [place for length in packed["seq_lengths"] for place in range(length)]

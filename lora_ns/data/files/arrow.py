@@ -12,7 +12,7 @@ from lora_ns.data.files.kind import FileKind
 from lora_ns.data.files.layout import Layout
 from lora_ns.data.files.tables import _check_names
 from lora_ns.data.rows import Outcome, Row
-from lora_ns.errors import DataError, MissingError, Problem
+from lora_ns.errors import DataError, MissingError, Problem, first_line
 from lora_ns.files.reading import LARGEST_TEXT, MIB, MOST_UNPACKED, shown_size
 
 # Arrow
@@ -95,7 +95,7 @@ def _arrow_errors(path: Path, name: str) -> Iterator[None]:
 
 
 def _first_sentence(error: Exception) -> str:
-    text = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+    text = first_line(error).partition(". ")[0].rstrip(".")
     return _short(f"{text[:1].lower()}{text[1:]}", 100)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.errors import MissingError, Problem, RunError, UsageError, first_line
 from lora_ns.launch.jobs import Job, JobState, read_job
 from lora_ns.safety.interpreter import interpreter
 
@@ -82,9 +82,8 @@ def _asking(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except (ConnectionError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
         remedy = "`ray start --head` starts a cluster, `--option address=http://HOST:8265` or `RAY_ADDRESS` names one"
-        raise MissingError(Problem("ray", said, remedy)) from None
+        raise MissingError(Problem("ray", first_line(error), remedy)) from None
 
 
 def drive(folder: Path) -> None:
@@ -117,7 +116,7 @@ def drive(folder: Path) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        said = next((line for line in str(error).splitlines() if "lorans job" in line), str(error).splitlines()[0])
+        said = next((line for line in str(error).splitlines() if "lorans job" in line), first_line(error))
         raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` has what it said")) from None
 
 
