@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.opened import Trained
@@ -55,23 +56,45 @@ def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tenso
 # Words
 
 
-def tag_words(
-    trained: Trained, encoder: WordEncoder, sentences: Sequence[Sequence[str]]
-) -> list[list[tuple[str, float]]]:
+@dataclass(frozen=True)
+class Sentence:
+    """Words to tag, encoded as far as one part of the model's goes."""
+
+    words: list[str]
+    begins: Fitted
+
+    def as_json(self) -> dict[str, Any]:
+        """As values of JSON."""
+        return {"words": self.words, "begins": vars(self.begins)}
+
+    @classmethod
+    def of_json(cls, item: Mapping[str, Any]) -> Sentence:
+        """What `as_json` gave, even if it was written since: JSON's keys are texts."""
+        begins = item["begins"]
+        first = {int(word): place for word, place in begins["first"].items()}
+        return cls(item["words"], Fitted(**{**begins, "first": first}))
+
+
+def tag_words(trained: Trained, encoder: WordEncoder, sentences: Sequence[Sentence]) -> list[list[tuple[str, float]]]:
     """For each word its tag and the probability of it.
 
     A sentence that is too long is read in parts: each begins with the first word that the part before left out. A word
     that becomes no token is outside of everything.
     """
     found: list[list[tuple[str, float]]] = [[] for _ in sentences]
-    while open_ := [number for number, words in enumerate(sentences) if len(found[number]) < len(words)]:
-        parts = [encoder.encode(Tagged(tuple(sentences[number][len(found[number]) :]))) for number in open_]
+    while open_ := [number for number, one in enumerate(sentences) if len(found[number]) < len(one.words)]:
+        parts = [_part(encoder, sentences[number], len(found[number])) for number in open_]
         read = iter(_best(trained, [part for part in parts if part.first]))
         for number, part in zip(open_, parts, strict=True):
-            rest = len(sentences[number]) - len(found[number])
+            rest = len(sentences[number].words) - len(found[number])
             tags = next(read) if part.first else {}
             found[number] += [tags.get(word, _outside(trained)) for word in range(_taken(part, rest))]
     return found
+
+
+def _part(encoder: WordEncoder, sentence: Sentence, done: int) -> Fitted:
+    """The next part of a sentence of which so many words are tagged."""
+    return encoder.encode(Tagged(tuple(sentence.words[done:]))) if done else sentence.begins
 
 
 def _taken(part: Fitted, words: int) -> int:

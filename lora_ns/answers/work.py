@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from lora_ns.answers.generate import like_lengths
-from lora_ns.answers.label import logits, said_of, tag_words
+from lora_ns.answers.label import Sentence, logits, said_of, tag_words
 from lora_ns.answers.loss import sequence_loss
 from lora_ns.answers.opened import Opened, Trained, load, make_writer
 from lora_ns.data.encode_labels import WordEncoder
@@ -23,7 +23,7 @@ class Task:
 
     kind: Kind
     items: Sequence[Any]
-    """Token ids of prompts; inputs of a classifier; words of sentences; token ids with their labels."""
+    """Token ids of prompts; inputs of a classifier; sentences; token ids with their labels."""
     batches: Sequence[Sequence[int]]
     """Numbers of items, each in one batch."""
     generation: Generation | None = None
@@ -120,5 +120,5 @@ def _compute_batch(
         return [said_of(trained, scores) for scores in logits(trained, items)]
     if kind == "tag":
         encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.objective.max_seq_length)
-        return list(tag_words(trained, encoder, items))
+        return list(tag_words(trained, encoder, [Sentence.of_json(item) for item in items]))
     return [list(sequence_loss(trained.model, ids, labels, trained.manifest.plan.dtype.value)) for ids, labels in items]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import ModelError, Problem
@@ -96,7 +97,10 @@ class WordEncoder:
         self.tokenizer = tokenizer
         self.limit = limit
         self.vocabulary = vocabulary or Vocabulary()
-        self._space = " " if self._needs_space() else ""
+
+    @cached_property
+    def _space(self) -> str:
+        return " " if self._needs_space() else ""
 
     def _needs_space(self) -> bool:
         plain = self.tokenizer("a b", add_special_tokens=False)["input_ids"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_ns.answers.label import Sentence
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
 from lora_ns.data.encode_labels import WordEncoder, make_encoder
@@ -93,18 +94,19 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
     limit, size = opened.manifest.recipe.objective.max_seq_length, generation.batch_size
     if isinstance(form, TokenClassification):
         tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
-        sentences = for_each(rows, lambda row: _words(tagger, form.prompt(row.values)))
-        return in_turn("tag", sentences, size), lambda place, found: _tagged(form, rows[place], sentences[place], found)
+        sentences = for_each(rows, lambda row: _sentence(tagger, form.prompt(row.values)))
+        return in_turn("tag", [sentence.as_json() for sentence in sentences], size), lambda place, found: _tagged(
+            form, rows[place], sentences[place].words, found
+        )
     encoder = make_encoder(form, opened.tokenizer, limit, opened.vocabulary())
     inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
     return in_turn("classify", inputs, size), lambda place, found: {**_given(rows[place], own), **found}
 
 
-def _words(encoder: WordEncoder, sentence: Example) -> list[str]:
-    """The words of a sentence that the model can be asked with. Raises `RowFaultError`."""
-    assert isinstance(sentence, Tagged)
-    encoder.encode(sentence)
-    return list(sentence.words)
+def _sentence(encoder: WordEncoder, tagged: Example) -> Sentence:
+    """A sentence that the model can be asked with. Raises `RowFaultError`."""
+    assert isinstance(tagged, Tagged)
+    return Sentence(list(tagged.words), encoder.encode(tagged))
 
 
 def _tagged(
