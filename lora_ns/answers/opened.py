@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_ns.answers.changed_files import REFUSED, REFUSED_ALWAYS, Force, check_unchanged, names_saved
 from lora_ns.answers.generate import Writer
 from lora_ns.data.rows import Row
-from lora_ns.errors import ModelError, Problem, UsageError
-from lora_ns.files.disk import sha256_file
-from lora_ns.files.safetensors import read_header
+from lora_ns.errors import ModelError, Problem
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.model.adapter import WEIGHTS, add_adapter
-from lora_ns.model.adapter_config import UNKNOWN_STEPS
-from lora_ns.model.files import PACKAGED, TOKENIZER_FILES, Base, find_base
-from lora_ns.model.load import Loading, empty_base, load_base, make_room, max_positions, positions
-from lora_ns.model.saved_adapter import check_names_saved, load_adapter
+from lora_ns.model.files import PACKAGED, Base, find_base
+from lora_ns.model.load import Loading, load_base, max_positions, positions
+from lora_ns.model.saved_adapter import load_adapter
 from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.model.vocabulary import Vocabulary, vocabulary
 from lora_ns.plan.plan import Derived
@@ -57,26 +53,6 @@ class Trained(Opened):
     def room(self) -> int | None:
         """Positions that the model has; None if it does not say."""
         return room_for_text(self.manifest, max_positions(self.model))
-
-
-@dataclass(frozen=True)
-class Force:
-    """What becomes of a run whose base, tokenizer, template or adapter is not the one that it was trained with.
-
-    It is refused; or, if `tell` is given, that is told and the run is used all the same.
-    """
-
-    tell: Callable[[str], None] | None = None
-    hint: str = "; `--force` goes on all the same"
-
-    def refuse(self, problem: Problem, kind: type[UsageError] = UsageError) -> None:
-        """Raise the problem as an error, or tell it."""
-        if self.tell is None:
-            raise kind(replace(problem, remedy=f"{problem.remedy}{self.hint}"))
-        self.tell(str(replace(problem, remedy="")))
-
-
-REFUSED = Force()
 
 
 def open_trained(
@@ -120,14 +96,9 @@ def reopen(
     run: RunDir, manifest: Manifest, base_path: Path | None = None, force: Force = REFUSED
 ) -> tuple[Base, PreTrainedTokenizerBase]:
     """The base and the tokenizer of a run, all its parts held against the manifest. Raises as `open_run`."""
-    names = _names_saved(run, manifest)
+    names = names_saved(run, manifest)
     base = reopen_base(manifest, base_path, force)
-    _check_adapter(run, manifest, base, names, force)
-    for name in sorted(manifest.adapter.keys() & set(TOKENIZER_FILES)):
-        if not _is_saved(run, manifest, name):
-            what = "the tokenizer is not the one that the run was trained with"
-            force.refuse(Problem(str(run.adapter / name), what, "restore it"))
-    _check_others(run, manifest, force)
+    check_unchanged(run, manifest, base, names, force)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     if template_hash(tokenizer) != manifest.chat_template_sha256:
@@ -136,71 +107,8 @@ def reopen(
     return base, tokenizer
 
 
-def _names_saved(run: RunDir, manifest: Manifest) -> set[str]:
-    """The names of the adapter's tensors. Raises `UsageError` if there is no adapter, or its file is not whole."""
-    if not (run.adapter / WEIGHTS).is_file():
-        remedy = f"`lorans train {run.path} --resume` finishes it" if manifest.status != "finished" else "train again"
-        raise UsageError(Problem(str(run.path), f"no adapter: the run is {manifest.status}", remedy))
-    return set(read_header(run.adapter / WEIGHTS, "restore it, or train again")[0])
-
-
-def _is_saved(run: RunDir, manifest: Manifest, name: str) -> bool:
-    """Whether a file of the adapter is the one that the run saved, as far as it has written that down."""
-    file = run.adapter / name
-    return name not in manifest.adapter or (file.is_file() and sha256_file(file) == manifest.adapter[name])
-
-
-def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str], force: Force) -> None:
-    changed = [name for name in ("adapter_config.json", WEIGHTS) if not _is_saved(run, manifest, name)]
-    if WEIGHTS in changed and manifest.recipe.peft.capabilities.empty_base:
-        recipe = manifest.recipe
-        empty = empty_base(base, recipe.task_type, recipe.model.trust_remote_code)
-        make_room(empty, manifest.added_tokens)
-        steps = manifest.plan.max_steps.value or UNKNOWN_STEPS
-        check_names_saved(
-            run.adapter,
-            names,
-            add_adapter(
-                empty,
-                recipe.peft.plainly_started().with_rows(manifest.added_tokens),
-                recipe.task_type,
-                base,
-                steps,
-            ),
-        )
-    for name in changed:
-        remedy = "restore it; a changed adapter loads with PEFT, without lorans"
-        force.refuse(Problem(str(run.adapter / name), "is not the file that the run saved", remedy))
-
-
-_NAMED_APART = ("adapter_config.json", WEIGHTS, "chat_template.jinja", *TOKENIZER_FILES)
-"""Files of an adapter whose changes have messages of their own."""
-
-
-_READ_BY_LIBRARIES = (".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors")
-"""How files end that transformers or PEFT may read from an adapter's folder."""
-
-
-def _check_others(run: RunDir, manifest: Manifest, force: Force) -> None:
-    """The rest of the adapter is what the run saved, and nothing has been added that is read; a README may have been.
-
-    Raises:
-        UsageError: with the file.
-    """
-    if not manifest.adapter:
-        return
-    for name in sorted(manifest.adapter.keys() - {*_NAMED_APART, "README.md"}):
-        if not _is_saved(run, manifest, name):
-            what = "is not the file that the run saved" if (run.adapter / name).is_file() else "is missing"
-            force.refuse(Problem(str(run.adapter / name), what, "restore it"))
-    there = {file.relative_to(run.adapter).as_posix() for file in run.adapter.rglob("*") if file.is_file()}
-    for name in sorted(there - manifest.adapter.keys() - {"chat_template.jinja"}):
-        if name.endswith(_READ_BY_LIBRARIES) or name in TOKENIZER_FILES:
-            force.refuse(Problem(str(run.adapter / name), "is not a file that the run saved", "remove it"))
-
-
 def reopen_base(
-    manifest: Manifest, path: Path | None = None, force: Force = Force(hint=""), advice: str = "`--base`"
+    manifest: Manifest, path: Path | None = None, force: Force = REFUSED_ALWAYS, advice: str = "`--base`"
 ) -> Base:
     """The base of a run, known by its fingerprint. Raises `ModelError`.
 

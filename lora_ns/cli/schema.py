@@ -6,6 +6,6 @@ from __future__ import annotations
 def schema() -> None:
     """Print the JSON Schema of a recipe."""
     from lora_ns.cli.show import print_json
-    from lora_ns.recipe.tables import json_schema
+    from lora_ns.recipe.objective_tables import json_schema
 
     print_json(json_schema())

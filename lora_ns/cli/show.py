@@ -19,7 +19,7 @@ from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
-    from lora_ns.answers.opened import Force
+    from lora_ns.answers.changed_files import Force
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -76,7 +76,7 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def forcing(force: bool) -> Iterator[Force]:
     """What `--force` does, and at the end, on standard error, what it went past."""
-    from lora_ns.answers.opened import Force
+    from lora_ns.answers.changed_files import Force
 
     passed: list[str] = []
     try:

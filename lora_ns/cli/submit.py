@@ -137,8 +137,8 @@ def _options(given: list[str]) -> dict[str, str]:
 
 def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
     from lora_ns.launch.schedulers.ray import OnRay
-    from lora_ns.launch.schedulers.sbatch import minutes
     from lora_ns.launch.schedulers.slurm import Slurm
+    from lora_ns.launch.schedulers.time_limit import minutes
 
     if to == "ray":
         if time is not None:

@@ -32,7 +32,8 @@ def trust_run(is_given: bool, run: RunDir, base_path: Path | None = None) -> Non
     manifest = run.read()
     if not _is_asked_for(manifest.recipe.model.trust_remote_code):
         return
-    from lora_ns.answers.opened import Force, reopen_base
+    from lora_ns.answers.changed_files import Force
+    from lora_ns.answers.opened import reopen_base
     from lora_ns.model.consent import allow_code
 
     silent = Force(lambda _: None)  # what does not match is told by the command itself

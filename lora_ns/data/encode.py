@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.encode_labels import Fitted, make_encoder
+from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
-from lora_ns.data.render import Rendered, Renderer
+from lora_ns.data.render import Renderer
 from lora_ns.data.rows import Row, told, try_each
 from lora_ns.data.source import Source
 from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within

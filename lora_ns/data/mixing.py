@@ -14,9 +14,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from lora_ns.data.find_labels import problem_type_of
 from lora_ns.data.rows import Row, for_each
 from lora_ns.data.source import Part, Source
-from lora_ns.data.targets import problem_type_of
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, RowFaultError, TextClassification
 from lora_ns.recipe.dataset import Dataset

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.batch_encoder import Memo
+from lora_ns.data.loss_mask import Rendered, TrainOn, is_learned
 from lora_ns.data.template_checks import OTHER_TEMPLATE, check_merged, check_shown, refusal
-from lora_ns.formats import Conversation, EndlessRowError, Message, PromptCompletion, RawText, RowFaultError
+from lora_ns.formats import Conversation, EndlessRowError, PromptCompletion, RawText, RowFaultError
 from lora_ns.model.template_limits import TemplateRefusalError, render, template_name
 from lora_ns.model.tokenizing import encoded
 from lora_ns.model.vocabulary import Vocabulary
 from lora_ns.objectives.rendering import Rendering
 from lora_ns.safety.deadline import OverrunError
-from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "loransmark"
 """A word that no row has, of letters alone: a template leaves it whole."""
-
-
-TrainOn = Literal["assistant", "last", "all"]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A row as the model sees it."""
-
-    input_ids: list[int]
-    trained: list[bool]
-    """For each token, whether its prediction is in the loss."""
-
-    @property
-    def labels(self) -> list[int]:
-        """The tokens that are to be predicted, and `IGNORED` for the others."""
-        return [token if learn else IGNORED for token, learn in zip(self.input_ids, self.trained, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +155,7 @@ class Renderer:
     def _chat(self, conversation: Conversation) -> list[Rendered]:
         messages = conversation.messages
         answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
-        wanted = [number for number in answers if self._is_wanted(messages[number], number == answers[-1])]
+        wanted = [number for number in answers if is_learned(messages[number], self.train_on, number == answers[-1])]
         text = self._text(conversation)
         spans = {number: self._span(conversation, number, text) for number in answers}
         whole = all(spans.values()) or not wanted
@@ -182,10 +165,6 @@ class Renderer:
         # The template drops something of earlier answers, such as their reasoning: each answer gets a row of its own,
         # rendered as it is asked for.
         return [self._alone(_first(conversation, number + 1)) for number in wanted]
-
-    def _is_wanted(self, message: Message, is_last: bool) -> bool:
-        """Whether an answer is in the loss: as the message says, or else the recipe."""
-        return message.train if message.train is not None else self.train_on == "assistant" or is_last
 
     def _span(self, conversation: Conversation, number: int, text: str) -> tuple[int, int] | None:
         """Where in the text a turn stands, end token included; None if it is rendered another way when it is last."""

@@ -12,11 +12,11 @@ from lora_ns.data.files.kinds import TABLES, find_kind
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.files.paths import find_files, layout_of, shown
 from lora_ns.data.files.read import read_files
+from lora_ns.data.find_labels import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.data.hub import _load_hub, _read_hub, open_hub_stream
 from lora_ns.data.mixing import _mixed, _split
 from lora_ns.data.rows import Found, told_left_out
 from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
-from lora_ns.data.targets import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, RawText, RowFaultError, detect, names_of

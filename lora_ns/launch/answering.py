@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.answers.opened import Force, Opened, load, open_run
+from lora_ns.answers.changed_files import Force
+from lora_ns.answers.opened import Opened, load, open_run
 from lora_ns.answers.work import Compute, Heard, Task, Tell, compute_batch, compute_here, telling_rows, unheard
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.temporary import temporary_folder

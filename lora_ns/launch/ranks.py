@@ -21,8 +21,8 @@ from lora_ns.machine.hardware import Machine
 from lora_ns.parallel.nodes import Node, check_port, is_met, resume_command, this_node
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.processes import count_here
-from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import last_complete_checkpoint
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 

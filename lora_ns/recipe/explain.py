@@ -13,8 +13,9 @@ from lora_ns.errors import Problem, close_to, did_you_mean
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.distributed import STRATEGIES
+from lora_ns.recipe.foreign_keys import FOREIGN_KEYS
+from lora_ns.recipe.objective_tables import chosen_objective, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tables import chosen_objective, kinds_of, top_level
 from lora_ns.table import CONTROL, JOINERS, LONG_NAME, PLACE, WORD, Table, control_in
 
 Keys = Sequence[int | str]
@@ -39,40 +40,6 @@ def tag_of(union: str) -> str:
 
 MOST_CHOICES = 10
 """Choices that are all told."""
-
-
-FOREIGN_KEYS = {
-    "alpha": "peft.lora_alpha",
-    "base_model": "model.name_or_path",
-    "batch_size": "training.global_batch_size",
-    "cutoff_len": "sft.max_seq_length",
-    "data_path": "dataset.path",
-    "datasets": "dataset.path",
-    "dropout": "peft.lora_dropout",
-    "epochs": "training.num_train_epochs",
-    "finetuning_type": "peft.method",
-    "load_in_4bit": "quantization.method",
-    "load_in_8bit": "quantization.method",
-    "lora_target": "peft.target_modules",
-    "lora_target_modules": "peft.target_modules",
-    "lr": "training.learning_rate",
-    "lr_scheduler": "training.lr_scheduler_type",
-    "max_length": "sft.max_seq_length",
-    "micro_batch_size": "training.per_device_train_batch_size",
-    "model_id": "model.name_or_path",
-    "model_name": "model.name_or_path",
-    "model_name_or_path": "model.name_or_path",
-    "num_epochs": "training.num_train_epochs",
-    "optimizer": "training.optim",
-    "r": "peft.lora_r",
-    "rank": "peft.lora_r",
-    "sample_packing": "sft.packing",
-    "sequence_len": "sft.max_seq_length",
-    "torch_dtype": "model.dtype",
-    "train_file": "dataset.path",
-    "validation_file": "dataset.eval_path",
-}
-"""What other tools call a key, and its name here."""
 
 
 def untagged(table: Mapping[str, Any], location: Keys) -> list[int | str]:

@@ -18,13 +18,13 @@ from lora_ns.recipe.accelerate_merge import Filled, fill
 from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.lines import line_numbers
+from lora_ns.recipe.objective_tables import fields_of, location_of, other_objectives, unknown_to_toml, without_effect
 from lora_ns.recipe.overrides import _apply, _origin, _override_key, parse_override
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import findings
 from lora_ns.recipe.rules.evaluation import SAMPLING_KEYS
 from lora_ns.recipe.secrets import _secrets, _secrets_of_file
 from lora_ns.recipe.stand_ins import _STAND_INS, _stand_in
-from lora_ns.recipe.tables import fields_of, location_of, other_objectives, unknown_to_toml, without_effect
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_ns.recipe.explain import UNIONS, describe, table_class, tag_of
+from lora_ns.recipe.objective_tables import kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tables import kinds_of, top_level
 from lora_ns.table import Table
 
 

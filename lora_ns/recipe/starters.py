@@ -15,8 +15,8 @@ from typing import Any
 
 from lora_ns.objectives import objective_of
 from lora_ns.recipe.explain import UNIONS, tag_of
+from lora_ns.recipe.objective_tables import json_schema, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tables import json_schema, kinds_of, top_level
 
 
 @dataclass(frozen=True)

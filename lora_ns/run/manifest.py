@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from lora_ns import __version__
 from lora_ns.formats import ProblemType
 from lora_ns.plan.plan import Plan
+from lora_ns.recipe.objective_tables import fields_of
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tables import fields_of
 
 MANIFEST_VERSION = 2
 """In version 1, a recipe had the tables of all objectives."""

@@ -11,9 +11,10 @@ from lora_ns.answers.label import baseline_of
 from lora_ns.answers.opened import Opened, format_of, kept_rows
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
 from lora_ns.data.encode import split_text
-from lora_ns.data.render import Rendered, make_renderer
+from lora_ns.data.find_labels import check_named
+from lora_ns.data.loss_mask import Rendered
+from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row, for_each
-from lora_ns.data.targets import check_named
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import RawText, TextClassification, TokenClassification
 from lora_ns.objectives import TextObjective

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.answers.opened import REFUSED, Force, loading_of, reopen
+from lora_ns.answers.changed_files import REFUSED, Force
+from lora_ns.answers.opened import loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
 from lora_ns.files.reading import read_json

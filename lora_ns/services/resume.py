@@ -19,10 +19,10 @@ from lora_ns.plan.settle import settle_on_base
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.distributed import AutoStrategy, Processes, Strategy, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
+from lora_ns.recipe.objective_tables import as_tables
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tables import as_tables
-from lora_ns.run.checkpoints import put_aside
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import put_aside
 from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
 from lora_ns.services.execute import _begin_for_ranks, _execute, _execute_ranks

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.errors import Problem, RunError
 from lora_ns.parallel.group import meet
 from lora_ns.parallel.stop import StopSignal
-from lora_ns.run.checkpoints import mark_checkpoint
+from lora_ns.run.last_checkpoint import mark_checkpoint
 from lora_ns.run.metrics import forget_after
 from lora_ns.run.observer import Observer
 

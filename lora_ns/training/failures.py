@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from lora_ns.errors import DataError, Problem, RunError
 from lora_ns.methods.base import Start
-from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import last_complete_checkpoint
 from lora_ns.run.manifest import Manifest
 
 

@@ -21,9 +21,9 @@ from lora_ns.plan.rank import leaves_rank_open, with_rank_of
 from lora_ns.plan.room import room_for_rows
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.run.checkpoints import Search, check_own, search
 from lora_ns.run.directory import RunDir
 from lora_ns.run.followed import FollowedRun
+from lora_ns.run.last_checkpoint import Search, check_own, search
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.training import starts

@@ -18,9 +18,9 @@ from lora_ns.parallel.group import Rank, agreed, check_agreed, hand_out, in_whol
 from lora_ns.parallel.nodes import resume_command
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.distributed import Processes
-from lora_ns.run.checkpoints import search
 from lora_ns.run.directory import RunDir
 from lora_ns.run.followed import FollowedRun
+from lora_ns.run.last_checkpoint import search
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.training import starts

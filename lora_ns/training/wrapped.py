@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.parallel.context import cutting_rows, undealt
 from lora_ns.parallel.group import hand_out
 from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_first
-from lora_ns.run.checkpoints import best_of
+from lora_ns.run.last_checkpoint import best_of
 from lora_ns.training.going_on import telling_checkpoints
 from lora_ns.training.sampler import sampler_class
 

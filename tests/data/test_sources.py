@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from lora_ns.cli.plan import plan_of
+from lora_ns.data.find_labels import find_labels
 from lora_ns.data.sources import notes, read_sources
-from lora_ns.data.targets import find_labels
 from lora_ns.errors import DataError
 from lora_ns.formats import Conversation, PromptCompletion, RawText
 from lora_ns.objectives import Classification

@@ -29,8 +29,8 @@ from lora_ns.files.marks import MARK, mark_folder
 from lora_ns.machine.hardware import detect
 from lora_ns.machine.libraries import Noise, prepare
 from lora_ns.recipe.load import load_recipe
-from lora_ns.run.checkpoints import last_complete_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import last_complete_checkpoint
 from lora_ns.services import submit
 
 TRAINING = 15.0

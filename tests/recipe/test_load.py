@@ -10,12 +10,13 @@ from minimal_recipe import MINIMAL, choosing
 
 from lora_ns.errors import RecipeError
 from lora_ns.files.reading import tomllib
-from lora_ns.recipe.explain import FOREIGN_KEYS, UNIONS, known_keys, tag_of
+from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
+from lora_ns.recipe.foreign_keys import FOREIGN_KEYS
 from lora_ns.recipe.load import load_recipe, override_generation
+from lora_ns.recipe.objective_tables import fields_of
 from lora_ns.recipe.overrides import parse_override
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
-from lora_ns.recipe.tables import fields_of
 
 METHODS_TOLD = "`lorans methods` lists them"
 FILES = "a string that is not empty or a list of string that is not empty values"

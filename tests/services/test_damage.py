@@ -15,8 +15,8 @@ from lora_ns.files.marks import MARK, mark_folder
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import packaged
-from lora_ns.run.checkpoints import mark_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import mark_checkpoint
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.resume import resume
 

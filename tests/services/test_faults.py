@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from services_recipes import CLASSES, RECIPE, run_recipe
 from typer.testing import CliRunner
 
-from lora_ns.answers.opened import REFUSED, Force, open_trained
+from lora_ns.answers.changed_files import REFUSED, Force
+from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
 from lora_ns.errors import LoransError, RunError
 from lora_ns.model.adapter import WEIGHTS

@@ -16,7 +16,7 @@ from packed_bases import SETTINGS, pack_nano
 from plans import plan_of
 from services_recipes import RECIPE, run_recipe
 
-from lora_ns.answers.opened import Force
+from lora_ns.answers.changed_files import Force
 from lora_ns.cli.app import main
 from lora_ns.errors import MissingError, ModelError, PlanError, RecipeError, UsageError
 from lora_ns.machine.hardware import Gpu, Machine

@@ -20,8 +20,8 @@ from transformers import dynamic_module_utils
 from lora_ns.errors import UsageError
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.files import Base, packaged
-from lora_ns.run.checkpoints import mark_checkpoint
 from lora_ns.run.directory import RunDir
+from lora_ns.run.last_checkpoint import mark_checkpoint
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.resume import resume
 from lora_ns.training.pickles import check_deepspeed_states

@@ -272,7 +272,7 @@ def test_a_run_reads_its_manifest_at_its_beginning_and_when_what_was_saved_is_op
 def test_a_checkpoint_that_lost_a_part_is_passed_over(trained, tmp_path):
     run = trained(RECIPE, "training.save_steps=2", "training.save_total_limit=5")
     (run.checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"")
-    from lora_ns.run.checkpoints import last_complete_checkpoint
+    from lora_ns.run.last_checkpoint import last_complete_checkpoint
 
     assert last_complete_checkpoint(run.checkpoints, run.read().run_id)[1] == 4
     assert last_complete_checkpoint(run.checkpoints, "another run") is None

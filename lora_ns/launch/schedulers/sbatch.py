@@ -1,16 +1,12 @@
-"""SLURM's words: options of `sbatch`, its times, and what `scontrol` says of a job."""
+"""SLURM's words: options of `sbatch`, and what `scontrol` says of a job."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.launch.jobs import JobState
 from lora_ns.table import control_in
-
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-
 
 _OURS = {
     "nodes": "write `distributed.num_nodes` into the recipe",
@@ -32,25 +28,6 @@ _WORKING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQU
 
 
 _WORKING |= {"REQUEUE_FED", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
-
-
-def minutes(time: str) -> int:
-    """A time as `sbatch` reads it, in minutes, rounded up.
-
-    The forms are `90` (minutes), `90:00`, `1:30:00`, `1-0`, `1-0:30` and `1-0:30:00`. Raises `UsageError`.
-    """
-    found = _TIME.fullmatch(time)
-    if not found:
-        raise UsageError(Problem("--time", f"`{time}`", "write minutes, `HOURS:MINUTES:SECONDS` or `DAYS-HOURS`"))
-    days, *rest = found.groups()
-    parts = [int(part) for part in rest if part is not None]
-    if days is None and len(parts) < 3:  # minutes come first
-        parts = [0, *parts]
-    hours, mins, seconds = (*parts, 0, 0, 0)[:3]
-    whole = (int(days or 0) * 24 + hours) * 60 + mins + (seconds > 0)
-    if not whole:
-        raise UsageError(Problem("--time", f"`{time}` is no time", "write minutes, such as `90`"))
-    return whole
 
 
 def check_line(text: str) -> None:

@@ -7,8 +7,9 @@ import pytest
 from lora_ns.errors import UsageError
 from lora_ns.launch.jobs import JobState
 from lora_ns.launch.schedulers.ray import check_address
-from lora_ns.launch.schedulers.sbatch import check_line, minutes, parameters, read_account, read_state
+from lora_ns.launch.schedulers.sbatch import check_line, parameters, read_account, read_state
 from lora_ns.launch.schedulers.slurm import Work
+from lora_ns.launch.schedulers.time_limit import minutes
 
 
 @pytest.mark.parametrize(

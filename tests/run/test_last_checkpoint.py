@@ -11,7 +11,7 @@ from damaged_folders import DAMAGE, without_hashes
 
 from lora_ns.errors import UsageError
 from lora_ns.files.marks import MARK
-from lora_ns.run.checkpoints import best_of, check_own, last_complete_checkpoint, mark_checkpoint, put_aside, search
+from lora_ns.run.last_checkpoint import best_of, check_own, last_complete_checkpoint, mark_checkpoint, put_aside, search
 
 
 def write_checkpoint(folder, step, best=None):

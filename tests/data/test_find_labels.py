@@ -8,8 +8,8 @@ from services_recipes import CLASSES
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
+from lora_ns.data.find_labels import find_labels
 from lora_ns.data.sources import read_sources
-from lora_ns.data.targets import find_labels
 from lora_ns.errors import DataError
 from lora_ns.recipe.load import load_recipe, locating
 
