@@ -70,9 +70,10 @@ class Sentence:
     @classmethod
     def of_json(cls, item: Mapping[str, Any]) -> Sentence:
         """What `as_json` gave, even if it was written since: JSON's keys are texts."""
-        begins = item["begins"]
-        first = {int(word): place for word, place in begins["first"].items()}
-        return cls(item["words"], Fitted(**{**begins, "first": first}))
+        begins = dict(item["begins"])
+        begins["first"] = {int(word): place for word, place in begins["first"].items()}
+        begins["tokenless"] = tuple(begins["tokenless"])
+        return cls(item["words"], Fitted(**begins))
 
 
 def tag_words(trained: Trained, encoder: WordEncoder, sentences: Sequence[Sentence]) -> list[list[tuple[str, float]]]:

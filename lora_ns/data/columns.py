@@ -15,7 +15,7 @@ UNUSED = "DATA004"
 """Code of columns that nothing reads."""
 
 
-def _unused(key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
+def unused_of(key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
     """The columns of a source that its format does not read; None if there are none, or only metadata."""
     found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
     if not found.columns:

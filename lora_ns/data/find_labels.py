@@ -13,7 +13,7 @@ from lora_ns.formats import Format, ProblemType, RowFaultError, TextClassificati
 from lora_ns.formats.cells import find, is_there
 from lora_ns.formats.classification import told_problem_type
 from lora_ns.objectives import Classification, LabelObjective, Objective
-from lora_ns.objectives.targets import OUTSIDE, _listed
+from lora_ns.objectives.targets import OUTSIDE, listed_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,7 @@ def find_labels(source: Source, form: Format, objective: Objective) -> tuple[str
     check_named(source.rows, form, source.name, labels)
     weights, key = objective.class_weights, objective.key("class_weights")
     if isinstance(weights, tuple) and len(weights) != len(labels):
-        what = f"{len(weights)} weights for {len(labels)} labels: {_listed(labels)}"
+        what = f"{len(weights)} weights for {len(labels)} labels: {listed_labels(labels)}"
         raise DataError(Problem("", what, "give one for each, in this order", key=key))
     return labels
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import datasets
 
 
-def _read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
-    name, data = _load_hub(recipe, key, split)
+def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
+    name, data = load_hub(recipe, key, split)
     numbers = asked.of(len(data), name)
     data = data.select(numbers)
     classes = _classes(data.features)
@@ -76,7 +76,7 @@ def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
 
 
-def _load_hub(recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
+def load_hub(recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
     """How a split of the hub is told, and its rows, not yet read."""
     import datasets
 

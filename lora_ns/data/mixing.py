@@ -23,7 +23,7 @@ from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
 
 
-def _split(recipe: Recipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
+def set_aside(recipe: Recipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
     """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
     table = recipe.dataset
     rows = [(number, row) for number, part in enumerate(parts) for row in part.source.rows]
@@ -102,7 +102,7 @@ MOST_REPEATED = 100
 """Times that mixing may repeat all rows; more is a weight that was not meant so."""
 
 
-def _mixed(recipe: Recipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
+def mix(recipe: Recipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
     """The training rows of all sources: one after the other, or mixed by their weights."""
     data = recipe.dataset
     sizes = [len(part.source.rows) for part in parts]

@@ -82,5 +82,5 @@ def told(problems: list[Problem]) -> list[Problem]:
     return [*problems[:MOST_PROBLEMS], Problem("", f"and {len(problems) - MOST_PROBLEMS:,} more like these")]
 
 
-def _no_rows(path: Path) -> Problem:
+def no_rows(path: Path) -> Problem:
     return Problem(str(path), "no rows", "put one row into it at least")

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_ns.data.columns import _unused, asked_columns, columns_record, told_unused
+from lora_ns.data.columns import asked_columns, columns_record, told_unused, unused_of
 from lora_ns.data.files.kinds import TABLES, find_kind
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.files.paths import find_files, layout_of, shown
 from lora_ns.data.files.read import read_files
 from lora_ns.data.find_labels import problem_type_of, settle_problem_type, with_problem_type
-from lora_ns.data.hub import _load_hub, _read_hub, open_hub_stream
-from lora_ns.data.mixing import _mixed, _split
+from lora_ns.data.hub import load_hub, open_hub_stream, read_hub
+from lora_ns.data.mixing import mix, set_aside
 from lora_ns.data.rows import Found, told_left_out
 from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
 from lora_ns.errors import DataError, Problem
@@ -37,28 +37,28 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
     tables = {key: first_rows(table) for key, table in data.parts().items()}
     parts = [_part(recipe, folder, key, table) for key, table in tables.items()]
     _check_labels_agree(parts)
-    unused = [_unused(part.key, part.table, part.source, part.form) for part in parts]
+    unused = [unused_of(part.key, part.table, part.source, part.form) for part in parts]
     evaluation = None
     if data.eval_path or data.eval_split:
         evaluation = _read(folder, data, for_evaluation=True)
     elif data.eval_fraction:
-        parts, evaluation = _split(recipe, parts)
+        parts, evaluation = set_aside(recipe, parts)
     if not data.sources:
         (part,) = parts
         if data.streaming:
             name = f"{part.source.name} (a stream, its first {len(part.source.rows):,} rows)"
             part = replace(part, source=replace(part.source, name=name))
         if evaluation and not data.eval_fraction:
-            unused.append(_unused("dataset", data, evaluation, part.form))
+            unused.append(unused_of("dataset", data, evaluation, part.form))
         told = tuple(filter(None, unused))
         return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=told)
-    train, parts = _mixed(recipe, parts)
+    train, parts = mix(recipe, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
         form, why = _detect(recipe, "dataset", data, evaluation)
         form = with_problem_type(form, problem_type_of(parts[0].form))
         evaluation = _with_form(evaluation, form)
-        unused.append(_unused("dataset", data, evaluation, form))
+        unused.append(unused_of("dataset", data, evaluation, form))
     elif evaluation and recipe.evaluation.exact_match:
         _check_answered(evaluation)
     return Sources(train, evaluation, form, why, tuple(parts), unused=tuple(filter(None, unused)))
@@ -147,7 +147,7 @@ def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
         if names:
             found += [(str(file), _file_hash(file)) for file in find_files(folder, names, f"{key}.{name}")]
         elif split and table.name:
-            told, rows = _load_hub(table, key, split)
+            told, rows = load_hub(table, key, split)
             found.append((told, rows._fingerprint))
     return found
 
@@ -180,7 +180,7 @@ def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bo
         if not rows:
             raise DataError(Problem(name, "no rows", "name another split"))
         return Source(name, rows, classes)
-    return _read_hub(table, key, split or "train", asked_for(table, key, for_evaluation))
+    return read_hub(table, key, split or "train", asked_for(table, key, for_evaluation))
 
 
 def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> tuple[str, Found]:

@@ -14,12 +14,12 @@ Tensors = Mapping[str, Mapping[str, Any]]
 """Type, shape and place of stored tensors, as the header of a file has them, by name."""
 
 
-def _short(value: object, most: int = 60) -> str:
+def shortened(value: object, most: int = 60) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _is_count(value: object, least: int, most: int) -> bool:
+def is_count(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
@@ -112,16 +112,18 @@ def _place(name: str, entry: Any) -> tuple[int, int, str]:
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str):
         raise ValueError(f"`{name}` has no type")  # noqa: TRY004 -- of the file, as the other faults
-    if not isinstance(shape, list) or not all(_is_count(side, 0, 2**48) for side in shape):
-        raise ValueError(f"the shape of `{name}` is {_short(shape)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place, 0, 2**60) for place in offsets):
-        raise ValueError(f"the place of `{name}` is {_short(offsets)}")
+    if not isinstance(shape, list) or not all(is_count(side, 0, 2**48) for side in shape):
+        raise ValueError(f"the shape of `{name}` is {shortened(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(is_count(place, 0, 2**60) for place in offsets):
+        raise ValueError(f"the place of `{name}` is {shortened(offsets)}")
     begin, end = offsets
     numbers = 1
     for side in shape:
         numbers *= side
     if dtype in _BITS and numbers * _BITS[dtype] != 8 * (end - begin):
-        raise ValueError(f"`{name}` has {end - begin:,} bytes, and its shape {_short(shape)} in {dtype} takes others")
+        raise ValueError(
+            f"`{name}` has {end - begin:,} bytes, and its shape {shortened(shape)} in {dtype} takes others"
+        )
     if end < begin:
         raise ValueError(f"`{name}` ends before it begins")
     return begin, end, name

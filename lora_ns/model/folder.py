@@ -14,7 +14,7 @@ from typing import Any
 
 from lora_ns.errors import ModelError, Problem
 from lora_ns.files.reading import LARGEST_RECIPE, read_json, read_text
-from lora_ns.files.safetensors import FREEDOM, Tensors, _is_count, _short, largest_side
+from lora_ns.files.safetensors import FREEDOM, Tensors, is_count, largest_side, shortened
 
 SETTINGS = "config.json"
 
@@ -92,10 +92,10 @@ def weights_named(folder: Path) -> tuple[str, ...]:
     if named is None:
         named = INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else WEIGHTS
     elif not isinstance(named, str) or not _is_name(named):
-        what = f"`transformers_weights` is not the name of a file: {_short(named)}"
+        what = f"`transformers_weights` is not the name of a file: {shortened(named)}"
         raise ModelError(Problem(str(folder / SETTINGS), what, _AGAIN))
     elif not _is_inside(named):
-        what = f"`transformers_weights` is outside the folder: {_short(named)}"
+        what = f"`transformers_weights` is outside the folder: {shortened(named)}"
         raise ModelError(Problem(str(folder / SETTINGS), what, _AGAIN))
     return _indexed(folder / named) if named.endswith(".index.json") and (folder / named).is_file() else (named,)
 
@@ -122,11 +122,11 @@ def _indexed(index: Path) -> tuple[str, ...]:
     if not isinstance(content.get("metadata"), dict):
         raise ModelError(Problem(str(index), "`metadata` is not an object", 'add `"metadata": {}`, or fetch it again'))
     for tensor, name in places.items():
-        where = _short(tensor)
+        where = shortened(tensor)
         if not isinstance(name, str) or not name.endswith(".safetensors") or not _is_name(name):
-            raise ModelError(Problem(str(index), f"{where} is not in a .safetensors file: {_short(name)}", _AGAIN))
+            raise ModelError(Problem(str(index), f"{where} is not in a .safetensors file: {shortened(name)}", _AGAIN))
         if not _is_inside(name):
-            raise ModelError(Problem(str(index), f"{where} is in a file outside the folder: {_short(name)}", _AGAIN))
+            raise ModelError(Problem(str(index), f"{where} is in a file outside the folder: {shortened(name)}", _AGAIN))
     return tuple(sorted(set(places.values())))
 
 
@@ -203,8 +203,8 @@ _POSITIONS = ("max_position_embeddings", "n_positions")
 
 def _is_size(value: object, least: int = 1, most: int = _LARGEST_SIZE) -> bool:
     """A size, or one for each layer."""
-    return _is_count(value, least, most) or (
-        isinstance(value, list) and all(_is_count(part, least, most) for part in value)
+    return is_count(value, least, most) or (
+        isinstance(value, list) and all(is_count(part, least, most) for part in value)
     )
 
 
@@ -258,13 +258,13 @@ _TOKENS = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), _TOKEN
 _SETTING_KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(_SIZES, (_is_size, f"a whole number from 1 to {_LARGEST_SIZE:,}")),
     **dict.fromkeys(
-        _LAYERS, (lambda value: _is_count(value, 1, _MOST_LAYERS), f"a whole number from 1 to {_MOST_LAYERS:,}")
+        _LAYERS, (lambda value: is_count(value, 1, _MOST_LAYERS), f"a whole number from 1 to {_MOST_LAYERS:,}")
     ),
-    **dict.fromkeys(_POSITIONS, (lambda value: _is_count(value, -1, _LARGEST_SIZE), "a number of positions")),
+    **dict.fromkeys(_POSITIONS, (lambda value: is_count(value, -1, _LARGEST_SIZE), "a number of positions")),
     **dict.fromkeys(
         ("quantization_config", "text_config", "rope_parameters", "rope_scaling", "id2label", "label2id"), _OBJECT
     ),
-    "num_labels": (lambda value: _is_count(value, 0, _MOST_LABELS), f"a whole number up to {_MOST_LABELS:,}"),
+    "num_labels": (lambda value: is_count(value, 0, _MOST_LABELS), f"a whole number up to {_MOST_LABELS:,}"),
     "model_type": (_is_text, "a name"),
     "architectures": (_is_names, "a list of names"),
     "auto_map": _OBJECT,
@@ -293,7 +293,7 @@ def check_settings(file: Path, settings: Mapping[str, Any], kinds: Mapping[str, 
     for key, (is_right, kind) in kinds.items():
         value = settings.get(key)
         if value is not None and not is_right(value):
-            problems.append(Problem(str(file), f"`{key}` is {_short(value)}, and not {kind}", _AGAIN))
+            problems.append(Problem(str(file), f"`{key}` is {shortened(value)}, and not {kind}", _AGAIN))
     if problems:
         raise ModelError(problems)
     text = settings.get("text_config")

@@ -13,7 +13,7 @@ OUTSIDE = "O"
 _MOST_SHOWN = 20
 
 
-def _listed(labels: Sequence[str]) -> str:
+def listed_labels(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - _MOST_SHOWN} more" if len(labels) > _MOST_SHOWN else ""
     return f"{', '.join(labels[:_MOST_SHOWN])}{more}"
 
@@ -32,7 +32,7 @@ class Targets:
         """The number of a label. Raises `RowFaultError` if it is not among those trained."""
         if name not in self._numbers:
             what = f"{kind} `{name}` is not among those trained"
-            raise RowFaultError(what, f"known: {_listed(self.labels)}", "LABEL001")
+            raise RowFaultError(what, f"known: {listed_labels(self.labels)}", "LABEL001")
         return self._numbers[name]
 
     def of(self, label: Label) -> int | float | list[float]:

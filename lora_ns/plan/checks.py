@@ -7,9 +7,9 @@ from typing import TypeGuard
 from lora_ns.errors import Problem
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.fit import _Batch
+from lora_ns.plan.fit import Batch
 from lora_ns.plan.room import position_offset, room_for_rows
-from lora_ns.plan.schedule import _drops_last
+from lora_ns.plan.schedule import drops_last
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
@@ -17,7 +17,7 @@ from lora_ns.recipe.upstream import supports_sdpa
 from lora_ns.table import first_of
 
 
-def _device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
+def device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     model, device = recipe.model, machine.accelerator
     problems: list[Problem] = []
     if model.dtype == "float16" and device != "cuda":
@@ -45,7 +45,7 @@ def _device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     return problems
 
 
-def _cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
+def cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
     """A file of accelerate's asks for the CPU, and a GPU would be taken."""
     cpu = asked.filled.file.cpu if asked.filled.file else None
     if cpu is None or device == "cpu":
@@ -54,7 +54,7 @@ def _cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
     return [Problem(cpu.where, f"{cpu.told}, and there is a GPU here", remedy)]
 
 
-def _quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
+def quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
     """What does not go with a base of few bits on this device, or with this base."""
     quantization, device = recipe.quantization, machine.accelerator
     method = recipe.peft
@@ -70,18 +70,18 @@ def _quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | 
     return []
 
 
-def _lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
+def lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
     return facts is not None and supports_sdpa(facts.model_type) is False
 
 
-def _attention_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
-    if recipe.model.attn_implementation != "sdpa" or not _lacks_sdpa(facts):
+def attention_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
+    if recipe.model.attn_implementation != "sdpa" or not lacks_sdpa(facts):
         return []
     what = f'{facts.model_type} has no "sdpa"'
     return [Problem("", what, 'write "auto" or "eager"', key="model.attn_implementation")]
 
 
-def _length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
+def length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
     """A row, with the method's own tokens, has to fit into the positions of the base."""
     room, length = room_for_rows(recipe, facts), recipe.objective.max_seq_length
     if facts is None or facts.max_position_embeddings is None or room is None or length <= room:
@@ -94,10 +94,10 @@ def _length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
     return [Problem("", what, f"write at most {room}", key=key)]
 
 
-def _batch_problems(recipe: Recipe, rows: int | None, batch: _Batch, world: int) -> list[Problem]:
+def batch_problems(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> list[Problem]:
     """A training that drops the last batch, and has no other one, would make no step."""
     at_once = batch.micro.value * world
-    if rows is None or not _drops_last(recipe) or rows >= at_once:
+    if rows is None or not drops_last(recipe) or rows >= at_once:
         return []
     over = f" in each of {world} processes" if world > 1 else ""
     what = f"{rows:,} row{'s' * (rows != 1)} make"

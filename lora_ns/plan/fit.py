@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
-from lora_ns.plan.plan import Derived, _written, computed
+from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
-from lora_ns.plan.sizes import _adapted_shapes, _dtype, adapter_parameters
+from lora_ns.plan.sizes import adapted_shapes, adapter_parameters, planned_dtype
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 
@@ -29,7 +29,7 @@ LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     micro: Derived[int]
     accumulation: Derived[int]
     total: Derived[int]
@@ -44,17 +44,17 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         """One row of the longest, its activations recomputed where that is possible."""
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
-        dtype = _dtype(settled, machine, facts).value
+        dtype = planned_dtype(settled, machine, facts).value
         tokens = _row_length(candidate, None)
-        return _fits(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
+        return fits_into_memory(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
 
     strategy, why = choose_strategy(settled.recipe, machine, fits)
     return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
 
 
-def _batch(
+def choose_batch(
     settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
-) -> _Batch:
+) -> Batch:
     """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
     training = settled.recipe.training
     allowed = settled.recipe.peft.capabilities.gradient_checkpointing is True
@@ -65,7 +65,7 @@ def _batch(
         for micro in micros:
             tokens = micro * _row_length(settled.recipe, longest)
             memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, checkpointing)
-            if _fits(memory, machine, here):
+            if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
     tokens = micros[-1] * _row_length(settled.recipe, longest)
     memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, choices[-1])
@@ -107,7 +107,7 @@ def _step_memory(
         bits=recipe.quantization.bits,
         adapter_parameters=adapter_parameters(recipe, facts) or 0,
         state=OPTIMIZERS[recipe.training.optim].state,
-        start=start_memory(peft, _adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
+        start=start_memory(peft, adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,
@@ -115,12 +115,12 @@ def _step_memory(
     return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
 
 
-def _fits(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
-    free = _free_bytes(machine, here)
+def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
+    free = free_memory(machine, here)
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
-def _free_bytes(machine: Machine, here: int = 1) -> int:
+def free_memory(machine: Machine, here: int = 1) -> int:
     """Free memory of each process."""
     if machine.gpus:
         return min(gpu.free_bytes for gpu in machine.gpus[:here])
@@ -134,7 +134,7 @@ def _cut(
     memory: MemoryEstimate | None,
     facts: BaseFacts | None,
     world: int,
-) -> _Batch:
+) -> Batch:
     training = settled.recipe.training
     asked = training.per_device_train_batch_size
     accumulation = training.gradient_accumulation_steps or max(1, _share(settled.recipe, world) // micro)
@@ -143,14 +143,14 @@ def _cut(
     is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
     unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
     why = f"the most that fits{unknown}" if asked == "auto" else ""
-    return _Batch(
+    return Batch(
         micro=computed(micro, why)
         if asked == "auto"
-        else _written(settled, "training.per_device_train_batch_size", micro),
-        accumulation=_written(settled, "training.gradient_accumulation_steps", accumulation)
+        else written_value(settled, "training.per_device_train_batch_size", micro),
+        accumulation=written_value(settled, "training.gradient_accumulation_steps", accumulation)
         if training.gradient_accumulation_steps
         else computed(accumulation, f"global batch / micro-batch{over and f' / {over}'}"),
-        total=_written(settled, "training.global_batch_size", total)
+        total=written_value(settled, "training.global_batch_size", total)
         if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
         else computed(total, f"micro-batch x accumulation{over and f' x {over}'}"),
         checkpointing=_checkpointing(settled, checkpointing),
@@ -160,20 +160,20 @@ def _cut(
 
 def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
     if settled.recipe.training.gradient_checkpointing != "auto":
-        return _written(settled, "training.gradient_checkpointing", value)
+        return written_value(settled, "training.gradient_checkpointing", value)
     if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
         return computed(value, f"{settled.recipe.peft.method} does not allow it")
     return computed(value, "one row would not fit without" if value else "it fits without")
 
 
-def _eval_batch(settled: Settled, micro: int) -> Derived[int]:
+def eval_batch(settled: Settled, micro: int) -> Derived[int]:
     asked = settled.recipe.training.per_device_eval_batch_size
     if asked == "auto":
         return computed(2 * micro, "no gradients to keep")
-    return _written(settled, "training.per_device_eval_batch_size", asked)
+    return written_value(settled, "training.per_device_eval_batch_size", asked)
 
 
-def _memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
+def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
     if memory is None:
         return computed(None, "known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])

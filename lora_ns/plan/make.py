@@ -9,33 +9,33 @@ from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import Base, BaseFacts
 from lora_ns.plan.checks import (
-    _attention_problems,
-    _batch_problems,
-    _cpu_problems,
-    _device_problems,
-    _lacks_sdpa,
-    _length_problems,
-    _quantization_problems,
+    attention_problems,
+    batch_problems,
+    cpu_problems,
+    device_problems,
+    lacks_sdpa,
+    length_problems,
+    quantization_problems,
 )
-from lora_ns.plan.fit import _batch, _eval_batch, _memory
-from lora_ns.plan.notes import _notes
-from lora_ns.plan.plan import DataFacts, Derived, Plan, _length, _written, computed
+from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory
+from lora_ns.plan.notes import plan_notes
+from lora_ns.plan.plan import DataFacts, Derived, Plan, computed, planned_length, written_value
 from lora_ns.plan.processes import count_here, count_processes, data_parallel_size, process_problems
-from lora_ns.plan.rank import _rank
-from lora_ns.plan.rates import _usual_rate, batch_note, rank_note, rate_note, scale_note, targets_note
+from lora_ns.plan.rank import planned_rank
+from lora_ns.plan.rates import batch_note, rank_note, rate_note, scale_note, targets_note, usual_rate_of
 from lora_ns.plan.schedule import (
-    _UNREAD,
-    _hundredths,
-    _interval,
-    _learning_rate,
-    _max_steps,
-    _regular,
-    _steps_per_epoch,
-    _warmup,
-    _warmup_problems,
+    UNREAD,
+    epoch_steps,
+    hundredths,
+    interval,
+    planned_rate,
+    planned_steps,
+    planned_warmup,
+    regular_interval,
+    warmup_problems,
 )
 from lora_ns.plan.settled import Settled
-from lora_ns.plan.sizes import _dtype, adapter_parameters
+from lora_ns.plan.sizes import adapter_parameters, planned_dtype
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
 
@@ -44,11 +44,11 @@ def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None
     """See that a recipe can work on this machine and with this base. Raises `PlanError`, with all that cannot."""
     facts, recipe = base.facts if base else None, settled.recipe
     problems = [
-        *_cpu_problems(settled.asked, machine.accelerator),
-        *_device_problems(recipe, machine),
-        *_quantization_problems(recipe, machine, facts),
-        *_attention_problems(recipe, facts),
-        *_length_problems(recipe, facts),
+        *cpu_problems(settled.asked, machine.accelerator),
+        *device_problems(recipe, machine),
+        *quantization_problems(recipe, machine, facts),
+        *attention_problems(recipe, facts),
+        *length_problems(recipe, facts),
         *process_problems(recipe, machine),
     ]
     if problems:
@@ -63,53 +63,53 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
     """
     check_settled(settled, machine, base)
     facts = base.facts if base else None
-    dtype = _dtype(settled, machine, facts)
+    dtype = planned_dtype(settled, machine, facts)
     adapter = adapter_parameters(settled.recipe, facts)
     world, here = _world_size(settled, machine), count_here(settled.recipe.distributed, machine)
     shares = data_parallel_size(settled.recipe.distributed, world.value)
-    batch = _batch(settled, machine, facts, dtype.value, data.longest, shares)
-    per_epoch = _steps_per_epoch(settled.recipe, data.train_rows, batch, shares)
-    steps = _max_steps(settled, per_epoch.value)
+    batch = choose_batch(settled, machine, facts, dtype.value, data.longest, shares)
+    per_epoch = epoch_steps(settled.recipe, data.train_rows, batch, shares)
+    steps = planned_steps(settled, per_epoch.value)
     problems = [
-        *_batch_problems(settled.recipe, data.train_rows, batch, shares),
-        *_warmup_problems(settled.recipe, steps.value),
+        *batch_problems(settled.recipe, data.train_rows, batch, shares),
+        *warmup_problems(settled.recipe, steps.value),
     ]
     if problems:
         raise PlanError(problems)
     training = settled.recipe.training
-    regular, often = _regular(settled.recipe, per_epoch.value, steps.value)
+    regular, often = regular_interval(settled.recipe, per_epoch.value, steps.value)
     return Plan(
         device=computed(machine.accelerator, _device_why(machine, here)),
         strategy=_strategy(settled),
         world_size=world,
         dtype=dtype,
         attn_implementation=_attention(settled, facts),
-        format=computed(data.format, data.format_why or _UNREAD),
+        format=computed(data.format, data.format_why or UNREAD),
         train_rows=computed(data.train_rows, _rows_why(settled.recipe, data)),
         eval_rows=computed(data.eval_rows, _eval_why(settled.recipe, data)),
-        max_seq_length=_length(settled),
+        max_seq_length=planned_length(settled),
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
         gradient_accumulation_steps=batch.accumulation,
-        per_device_eval_batch_size=_eval_batch(settled, batch.micro.value),
+        per_device_eval_batch_size=eval_batch(settled, batch.micro.value),
         gradient_checkpointing=batch.checkpointing,
         steps_per_epoch=per_epoch,
         max_steps=steps,
-        warmup_steps=_warmup(settled, steps.value),
-        logging_steps=_interval(
-            settled, "logging_steps", training.logging_steps, _hundredths(steps.value), "100 rows a run"
+        warmup_steps=planned_warmup(settled, steps.value),
+        logging_steps=interval(
+            settled, "logging_steps", training.logging_steps, hundredths(steps.value), "100 rows a run"
         ),
-        eval_steps=_interval(settled, "eval_steps", training.eval_steps, regular, often),
-        save_steps=_interval(settled, "save_steps", training.save_steps, regular, often),
-        learning_rate=_learning_rate(settled, facts),
-        rank=_rank(settled, facts),
+        eval_steps=interval(settled, "eval_steps", training.eval_steps, regular, often),
+        save_steps=interval(settled, "save_steps", training.save_steps, regular, often),
+        learning_rate=planned_rate(settled, facts),
+        rank=planned_rank(settled, facts),
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
         adapter_parameters=computed(adapter, "from the shapes of the base" if adapter else ""),
-        memory_bytes=_memory(batch.memory, machine),
+        memory_bytes=planned_memory(batch.memory, machine),
         notes=(
             *dict.fromkeys((*settled.asked.notes, *settled.notes)),
             *data.notes,
-            *_notes(settled.recipe, machine, batch, shares, data.train_rows),
+            *plan_notes(settled.recipe, machine, batch, shares, data.train_rows),
             *unusual(settled.recipe, facts, batch.total.value),
         ),
     )
@@ -118,20 +118,20 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
 def _strategy(settled: Settled) -> Derived[str]:
     strategy, why = settled.recipe.distributed.strategy, settled.strategy_why
     if not why:
-        return _written(settled, "distributed.strategy", strategy)
+        return written_value(settled, "distributed.strategy", strategy)
     return computed(strategy, why)
 
 
 def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
     asked, count = settled.recipe.distributed, count_processes(settled.recipe.distributed, machine)
     if not isinstance(asked, Processes):
-        return _written(settled, "distributed.strategy", count)
+        return written_value(settled, "distributed.strategy", count)
     if asked.num_processes == "auto":
         return computed(count, "one for each GPU")
     if asked.num_nodes > 1:
         why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
         return computed(count, why)
-    return _written(settled, "distributed.num_processes", count)
+    return written_value(settled, "distributed.num_processes", count)
 
 
 def _device_why(machine: Machine, here: int) -> str:
@@ -147,10 +147,10 @@ def _device_why(machine: Machine, here: int) -> str:
 
 def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
     if settled.recipe.model.attn_implementation == "auto":
-        if _lacks_sdpa(facts):
+        if lacks_sdpa(facts):
             return computed("eager", f"{facts.model_type} has no fused kernel")
         return computed("sdpa", "PyTorch's own fused kernel")
-    return _written(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
+    return written_value(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 
 
 def _eval_why(recipe: Recipe, data: DataFacts) -> str:
@@ -158,13 +158,13 @@ def _eval_why(recipe: Recipe, data: DataFacts) -> str:
         return ""
     dataset = recipe.dataset
     are_named = bool(dataset.eval_path or dataset.eval_split or dataset.eval_fraction)
-    return _UNREAD if are_named and data.eval_rows is None else "no evaluation rows"
+    return UNREAD if are_named and data.eval_rows is None else "no evaluation rows"
 
 
 def _rows_why(recipe: Recipe, data: DataFacts) -> str:
     dataset = recipe.dataset
     if not dataset.streaming:
-        return data.why or _UNREAD
+        return data.why or UNREAD
     size = dataset.shuffle_buffer_size
     order = f"each drawn from {size:,}" if size else "in the order of the files"
     return f"a stream, read while it is trained on, {order}"
@@ -190,7 +190,7 @@ def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[
     rate = recipe.training.learning_rate
     width = facts.hidden_size if facts else None
     found = (
-        rate_note(rate, _usual_rate(recipe, facts)) if rate is not None and facts is not None else None,
+        rate_note(rate, usual_rate_of(recipe, facts)) if rate is not None and facts is not None else None,
         batch_note(recipe.objective, batch),
         targets_note(recipe.objective, getattr(peft, "target_modules", "")),
         rank_note(f"peft.{factors.key}", factors.rank, width) if factors else None,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
-from lora_ns.plan.fit import _Batch, _fits, _free_bytes
+from lora_ns.plan.fit import Batch, fits_into_memory, free_memory
 from lora_ns.plan.processes import count_here
 from lora_ns.recipe.recipe import Recipe
 
 
-def _notes(recipe: Recipe, machine: Machine, batch: _Batch, world: int, rows: int | None) -> list[str]:
+def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows: int | None) -> list[str]:
     notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
     here = count_here(recipe.distributed, machine)
-    if not _fits(batch.memory, machine, here) and batch.memory:
-        free = _free_bytes(machine, here) / 1e9
+    if not fits_into_memory(batch.memory, machine, here) and batch.memory:
+        free = free_memory(machine, here) / 1e9
         notes.append(
             f"memory: about {batch.memory.total / 1e9:.1f} GB needed, {free:.1f} GB free; "
             "shorten `max_seq_length`, lower `per_device_train_batch_size`, or quantise the base"

@@ -102,14 +102,14 @@ class DataFacts:
     """What shows it, such as the columns."""
 
 
-def _written(settled: Settled, key: str, value: T) -> Derived[T]:
+def written_value(settled: Settled, key: str, value: T) -> Derived[T]:
     origin: Any = settled.origin(key)
     return Derived(value=value, origin=origin)
 
 
-def _length(settled: Settled) -> Derived[int]:
+def planned_length(settled: Settled) -> Derived[int]:
     objective = settled.recipe.objective
     key, value = objective.key("max_seq_length"), objective.max_seq_length
     if value == type(objective).model_fields["max_seq_length"].default or settled.origin(key) != "default":
-        return _written(settled, key, value)
+        return written_value(settled, key, value)
     return computed(value, "the base has no more positions")

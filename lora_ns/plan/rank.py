@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.plan import Derived, _written, computed
-from lora_ns.plan.rates import USUAL_SCALE, _usual_why
+from lora_ns.plan.plan import Derived, computed, written_value
+from lora_ns.plan.rates import USUAL_SCALE, usual_why
 from lora_ns.plan.settled import Settled
 
 
@@ -28,11 +28,11 @@ def with_rank_of(peft: PeftMethod, other: PeftMethod) -> PeftMethod:
     return peft.model_copy(update={key: getattr(other, key) for key in peft.open_rank_keys})
 
 
-def _rank(settled: Settled, facts: BaseFacts | None) -> Derived[int | None]:
+def planned_rank(settled: Settled, facts: BaseFacts | None) -> Derived[int | None]:
     peft, factors = settled.recipe.peft, settled.recipe.peft.factors
     if factors and leaves_rank_open(settled):
-        why = f"{_usual_why(settled.recipe, facts)}; lora_alpha {factors.alpha:g}"
+        why = f"{usual_why(settled.recipe, facts)}; lora_alpha {factors.alpha:g}"
         return Derived(value=factors.rank, origin="default", why=why)
     if peft.rank_key not in type(peft).model_fields:
         return computed(None, f"{peft.method} has none")
-    return _written(settled, f"peft.{peft.rank_key}", getattr(peft, peft.rank_key))
+    return written_value(settled, f"peft.{peft.rank_key}", getattr(peft, peft.rank_key))

@@ -23,14 +23,14 @@ from lora_ns.objectives import Objective
 from lora_ns.recipe.recipe import Recipe
 
 
-def _usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
+def usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
     kind = "text" if recipe.objective.writes_text else "labels"
     if facts is None or not facts.hidden_size:
         return f"usual for {recipe.peft.method} and {kind}"
     return f"usual for {recipe.peft.method}, {kind} and a base {facts.hidden_size:,} wide"
 
 
-def _usual_rate(recipe: Recipe, facts: BaseFacts | None) -> float:
+def usual_rate_of(recipe: Recipe, facts: BaseFacts | None) -> float:
     typical = recipe.peft.capabilities.typical_learning_rate
     return recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
 

@@ -6,31 +6,31 @@ import math
 
 from lora_ns.errors import Problem
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.fit import _Batch
-from lora_ns.plan.plan import Derived, _written, computed
-from lora_ns.plan.rates import _usual_rate, _usual_why
+from lora_ns.plan.fit import Batch
+from lora_ns.plan.plan import Derived, computed, written_value
+from lora_ns.plan.rates import usual_rate_of, usual_why
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 
-_UNREAD = "known once the data is read"
+UNREAD = "known once the data is read"
 
 
-def _steps_per_epoch(recipe: Recipe, rows: int | None, batch: _Batch, world: int) -> Derived[int | None]:
+def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> Derived[int | None]:
     if rows is None and recipe.dataset.streaming:
         return computed(None, "a stream begins again where it ends")
     if rows is None:
-        return computed(None, _UNREAD)
+        return computed(None, UNREAD)
     whole = rows / (batch.micro.value * world)
-    micro_batches = math.floor(whole) if _drops_last(recipe) else math.ceil(whole)
+    micro_batches = math.floor(whole) if drops_last(recipe) else math.ceil(whole)
     steps = math.ceil(micro_batches / batch.accumulation.value)
     return computed(steps, f"{rows:,} rows in batches of {batch.total.value}")
 
 
-def _drops_last(recipe: Recipe) -> bool:
+def drops_last(recipe: Recipe) -> bool:
     return bool(recipe.training.extra.get("dataloader_drop_last"))
 
 
-def _warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
+def warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
     """The learning rate gets to where it is to rise; a run by `max_steps` is looked at as the recipe is read."""
     warmup = recipe.training.warmup_steps
     if not warmup or not steps or warmup < steps:
@@ -39,33 +39,33 @@ def _warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
     return [Problem("", what, f"write at most {steps - 1:,}, or train longer", key="training.warmup_steps")]
 
 
-def _max_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
+def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
     training = settled.recipe.training
     if training.max_steps:
-        return _written(settled, "training.max_steps", training.max_steps)
+        return written_value(settled, "training.max_steps", training.max_steps)
     count = None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch)
     return computed(count, f"{training.num_train_epochs:g} epochs")
 
 
-def _warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
+def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
     training = settled.recipe.training
     if training.warmup_steps is not None:
-        return _written(settled, "training.warmup_steps", training.warmup_steps)
+        return written_value(settled, "training.warmup_steps", training.warmup_steps)
     count = None if steps is None else max(0, min(math.ceil(training.warmup_ratio * steps), steps - 1))
     return computed(count, f"{training.warmup_ratio:g} of the steps")
 
 
-def _interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
+def interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
     if asked is not None:
-        return _written(settled, f"training.{key}", asked)
+        return written_value(settled, f"training.{key}", asked)
     return computed(usual, why)
 
 
-def _hundredths(steps: int | None) -> int | None:
+def hundredths(steps: int | None) -> int | None:
     return None if steps is None else max(1, steps // 100)
 
 
-def _regular(recipe: Recipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
+def regular_interval(recipe: Recipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
     """Steps between two evaluations or checkpoints that nobody asked for, and how often that is."""
     if recipe.dataset.streaming and steps is not None:
         return max(1, steps // 10), "ten times: the epochs of a stream are not known"
@@ -78,11 +78,11 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
     return min(known) if known else None
 
 
-def _learning_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
+def planned_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
     asked, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
     if asked is not None:
-        return _written(settled, "training.learning_rate", asked)
-    usual = _usual_rate(settled.recipe, facts)
+        return written_value(settled, "training.learning_rate", asked)
+    usual = usual_rate_of(settled.recipe, facts)
     if facts is None or usual == settled.recipe.peft.capabilities.typical_learning_rate:
         return Derived(value=usual, origin="default", why=f"typical for {method}")
-    return Derived(value=usual, origin="default", why=_usual_why(settled.recipe, facts))
+    return Derived(value=usual, origin="default", why=usual_why(settled.recipe, facts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.plan import Derived, _written, computed
+from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 
@@ -13,9 +13,9 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 """Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
 
 
-def _dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+def planned_dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
     if settled.recipe.model.dtype != "auto":
-        return _written(settled, "model.dtype", settled.recipe.model.dtype)
+        return written_value(settled, "model.dtype", settled.recipe.model.dtype)
     if machine.gpus and (kernels := settled.recipe.quantization.float16_on_gpu):
         return computed("float16", f"what {kernels} compute on a GPU")
     if machine.gpus:
@@ -34,10 +34,10 @@ def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:
     peft = recipe.peft
     if facts is None or not facts.hidden_size:
         return None
-    return peft.count_parameters(_adapted_shapes(peft, facts), facts.hidden_size, facts.num_hidden_layers)
+    return peft.count_parameters(adapted_shapes(peft, facts), facts.hidden_size, facts.num_hidden_layers)
 
 
-def _adapted_shapes(peft: PeftMethod, facts: BaseFacts) -> list[tuple[int, int]]:
+def adapted_shapes(peft: PeftMethod, facts: BaseFacts) -> list[tuple[int, int]]:
     """Shapes of the weights that are adapted."""
     targets = peft.targets
     return [

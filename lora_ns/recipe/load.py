@@ -19,12 +19,12 @@ from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.lines import line_numbers
 from lora_ns.recipe.objective_tables import fields_of, location_of, other_objectives, unknown_to_toml, without_effect
-from lora_ns.recipe.overrides import _apply, _origin, _override_key, parse_override
+from lora_ns.recipe.overrides import apply_overrides, origin_of, override_key, parse_override
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import findings
 from lora_ns.recipe.rules.evaluation import SAMPLING_KEYS
-from lora_ns.recipe.secrets import _secrets, _secrets_of_file
-from lora_ns.recipe.stand_ins import _STAND_INS, _stand_in
+from lora_ns.recipe.secrets import find_secrets, secrets_of_file
+from lora_ns.recipe.stand_ins import STAND_INS, put_stand_in
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LoadedRecipe:
 
         An override of a whole table leaves nothing of what the recipe says in it.
         """
-        return "accelerate_config" if key in self.filled.places else _origin(self.lines, self.overrides, key)
+        return "accelerate_config" if key in self.filled.places else origin_of(self.lines, self.overrides, key)
 
 
 def load_recipe(
@@ -75,7 +75,7 @@ def load_recipe(
     text = _read(path) if text is None else text
     table = parse_toml(text, str(path), RecipeError)
     lines = line_numbers(text)
-    _apply(table, overrides)
+    apply_overrides(table, overrides)
     notes = _drop_alternatives(table, overrides, lambda key: _where(path, lines, (), key))
     filled = _fill(table, path, lines, overrides, accelerate_text)
     notes += filled.notes
@@ -83,7 +83,7 @@ def load_recipe(
     def locate(key: str) -> str:
         return filled.places.get(key) or _where(path, lines, overrides, key)
 
-    known = [*_secrets(table, path, text, locate), *_secrets_of_file(filled), *filled.problems]
+    known = [*find_secrets(table, path, text, locate), *secrets_of_file(filled), *filled.problems]
     recipe, problems = _validate(table, locate, known)
     if problems:
         raise RecipeError(sorted(problems, key=lambda problem: (*_file_order(problem, path), _line(problem))))
@@ -97,7 +97,7 @@ def _fill(
         table,
         path,
         text,
-        lambda key: _origin(lines, overrides, key),
+        lambda key: origin_of(lines, overrides, key),
         lambda key: _where(path, lines, overrides, key),
     )
 
@@ -106,7 +106,7 @@ def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
     """What a recipe, its overrides or a file of accelerate's say for a key, right or wrong; None if nothing."""
     text = _read(path)
     tables = parse_toml(text, str(path), RecipeError)
-    _apply(tables, overrides)
+    apply_overrides(tables, overrides)
     _fill(tables, path, line_numbers(text), overrides)
     return tables[table].get(key) if isinstance(tables.get(table), dict) else None
 
@@ -127,7 +127,7 @@ def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
     if not recipe.generation.do_sample:
         trained = {key: value for key, value in trained.items() if key not in SAMPLING_KEYS}
     table = {**copy.deepcopy(_STAND_INS_WHOLE), "generation": trained}
-    _apply(table, overrides)
+    apply_overrides(table, overrides)
     changed, problems = _validate(table, lambda key: _where(Path("--set"), {}, overrides, key))
     if problems:
         raise RecipeError(problems)
@@ -157,7 +157,7 @@ ALTERNATIVES = (
 
 def _drop_alternatives(table: dict[str, Any], overrides: Sequence[str], where: Callable[[str], str]) -> list[str]:
     """Take out what an override takes the place of, and say so."""
-    overridden = {_override_key(override) for override in overrides}
+    overridden = {override_key(override) for override in overrides}
     notes = []
     for group in ALTERNATIVES:
         given = [key for key in group if key in overridden]
@@ -193,7 +193,7 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                     else:
                         untold += 1
                     faulty.add(dotted)
-                    _stand_in(table, keys)
+                    put_stand_in(table, keys)
         else:
             problems += [
                 Problem(locate(finding.keys[-1]), finding.what, finding.remedy, key=finding.keys[-1])
@@ -246,7 +246,7 @@ def _more(untold: int) -> list[Problem]:
 
 
 _STAND_INS_WHOLE: Mapping[str, Any] = {
-    **{key: value for key, value in _STAND_INS.items() if "." not in key},
+    **{key: value for key, value in STAND_INS.items() if "." not in key},
     "dataset": {"path": "rows"},
 }
 """A recipe that is well-formed and says nothing."""
@@ -257,14 +257,14 @@ def _touches(key: str, faulty: set[str]) -> bool:
 
 
 def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
-    if any(f"{key}.".startswith(f"{_override_key(override)}.") for override in overrides):
+    if any(f"{key}.".startswith(f"{override_key(override)}.") for override in overrides):
         return "--set"
     owner = key
     while owner:
         if owner in lines:
             return f"{path}:{lines[owner]}"
         owner = owner.rpartition(".")[0]
-    is_only_set = any(_override_key(override).startswith(f"{key.partition('.')[0]}.") for override in overrides)
+    is_only_set = any(override_key(override).startswith(f"{key.partition('.')[0]}.") for override in overrides)
     return "--set" if is_only_set else str(path)
 
 

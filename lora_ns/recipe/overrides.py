@@ -9,7 +9,7 @@ from lora_ns.errors import Problem, RecipeError
 from lora_ns.files.reading import RefusedError, TOMLDecodeError, check_depth, check_text, load_toml
 
 
-def _origin(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
+def origin_of(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
     for override in reversed(overrides):
         names, value = parse_override(override)
         owner = ".".join(names)
@@ -43,7 +43,7 @@ def parse_override(override: str) -> tuple[list[str], Any]:
 _LONGEST_OVERRIDE = 16 * 1024
 
 
-def _apply(table: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     """Merge the overrides into the tables."""
     for override in overrides:
         names, value = parse_override(override)
@@ -83,5 +83,5 @@ def _has(value: Any, names: Sequence[str]) -> bool:
     return True
 
 
-def _override_key(override: str) -> str:
+def override_key(override: str) -> str:
     return ".".join(name.strip() for name in override.partition("=")[0].split("."))

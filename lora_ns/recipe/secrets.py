@@ -14,7 +14,7 @@ from lora_ns.recipe.lines import comments
 from lora_ns.safety.credentials import secret_in, secret_told_in, secrets_of
 
 
-def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> Iterator[Problem]:
+def find_secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> Iterator[Problem]:
     """What of a recipe is a secret, which would be copied into the run: by its key, or by its looks, comments too."""
     places = set()
     for key, kind, variable in secrets_of(table):
@@ -23,7 +23,7 @@ def _secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> It
     yield from (problem for problem in _secrets_of_text(path, text) if problem.where not in places)
 
 
-def _secrets_of_file(filled: Filled) -> Iterator[Problem]:
+def secrets_of_file(filled: Filled) -> Iterator[Problem]:
     """The same of a file of accelerate's, which is copied into the jobs of a run."""
     if filled.file is not None:
         yield from secrets_of_named(filled.file.path, filled.file.text)

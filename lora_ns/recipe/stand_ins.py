@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_ns.recipe.explain import tag_of
 
-_STAND_INS: Mapping[str, Any] = {
+STAND_INS: Mapping[str, Any] = {
     "task_name": "task",
     "task_type": "CAUSAL_LM",
     "model": {"name_or_path": "base"},
@@ -26,7 +26,7 @@ _STAND_IN_TAGS = {"peft": "lora", "quantization": "bnb-4bit", "distributed": "dd
 """What a tagged union without a readable tag is read as, so that its other keys can be judged."""
 
 
-def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
+def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     """Replace a faulty key by its stand-in, or take it out."""
     dotted = ".".join(str(key) for key in keys)
     if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
@@ -39,8 +39,8 @@ def _stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
         goes_on = isinstance(below, dict) or (depth + 2 < len(keys) and _are_tables(below))
         if here == dotted or not goes_on:
             target.pop(key, None)
-            if here in _STAND_INS:
-                target[key] = copy.deepcopy(_STAND_INS[here])
+            if here in STAND_INS:
+                target[key] = copy.deepcopy(STAND_INS[here])
             return
         target = below
 

@@ -26,7 +26,7 @@ from lora_ns.files.reading import exists, is_file, is_folder, is_within, read_by
 from lora_ns.files.removal import remove
 from lora_ns.files.shortage import check_writable, is_gone, unwritable
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, _checksum, as_written_now
+from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, as_written_now, checksum_of
 from lora_ns.run.paths import RunPaths
 from lora_ns.run.replaced import Replaced
 
@@ -89,14 +89,14 @@ class RunDir(RunPaths):
         """Replace the manifest."""
         stamped = manifest.model_copy(update={"updated": now()})
         table = json.loads(stamped.model_dump_json())
-        text = json.dumps({**table, "checksum": _checksum(table)}, indent=2, ensure_ascii=False)
+        text = json.dumps({**table, "checksum": checksum_of(table)}, indent=2, ensure_ascii=False)
         write_atomic(self.manifest_file, text + "\n")
         return stamped
 
     def _check_whole(self, table: dict[str, Any]) -> None:
         """See that nothing of a manifest was damaged; those of earlier versions do not tell. Raises `UsageError`."""
         written = table.pop("checksum", None)
-        if written is not None and written != _checksum(table):
+        if written is not None and written != checksum_of(table):
             what = "is damaged: its checksum differs"
             remedy = "restore it; if you changed it yourself, remove `checksum` from it"
             raise UsageError(Problem(str(self.manifest_file), what, remedy))

@@ -178,7 +178,7 @@ def as_written_now(table: dict[str, Any]) -> dict[str, Any]:
     return {**table, "version": MANIFEST_VERSION, "recipe": fields_of(table["recipe"])}
 
 
-def _checksum(table: Mapping[str, Any]) -> str:
+def checksum_of(table: Mapping[str, Any]) -> str:
     """SHA-256 over the values of a manifest, whatever their order."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 

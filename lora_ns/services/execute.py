@@ -13,31 +13,31 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.training import starts
-from lora_ns.training.fit import TrainResult, _recording, _train
-from lora_ns.training.prepared import _Prepared
+from lora_ns.training.fit import TrainResult, recording, train_and_seal
+from lora_ns.training.prepared import PreparedRun
 
 
-def _begin_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer: Observer) -> None:
+def begin_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer: Observer) -> None:
     """Compute the start of an adapter that needs rows or weights, once for all processes. Raises `LoransError`."""
     if not manifest.recipe.peft.starts_later or starts.is_kept(run.start):
         return
     observer.stage("computing the start of the adapter")
-    _recording(run, lambda _: begin_elsewhere(run, manifest.plan.device.value, machine))
+    recording(run, lambda _: begin_elsewhere(run, manifest.plan.device.value, machine))
     run.update(status=manifest.status)
 
 
-def _execute(
-    run: RunDir, prepared: _Prepared, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+def execute_here(
+    run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
 ) -> TrainResult:
     """Train, measure, save in this process."""
-    result = _recording(run, lambda manifest: _train(run, manifest, prepared, observer, checkpoint, stop))
+    result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
     assert result is not None, "one process alone is the first"
     return result
 
 
-def _execute_ranks(
+def execute_ranks(
     run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
 ) -> TrainResult:
     """Let several processes do so. Everything that they need is in the run directory."""
-    result = _recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
+    result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
     return TrainResult(**{**result, "seal": run.read().seal})  # which the first of them has written

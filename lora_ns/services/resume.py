@@ -25,9 +25,9 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import put_aside
 from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
-from lora_ns.services.execute import _begin_for_ranks, _execute, _execute_ranks
+from lora_ns.services.execute import begin_for_ranks, execute_here, execute_ranks
 from lora_ns.training.fit import TrainResult
-from lora_ns.training.prepared import _remember_base, _reopen, _search, _with_settled_rank
+from lora_ns.training.prepared import remember_base, reopen_prepared, search_checkpoints, with_settled_rank
 from lora_ns.training.regroup import Count, asked_count, regrouped, with_count
 
 MAY_CHANGE_ON_RESUME = (
@@ -77,7 +77,7 @@ def resume(
     if loaded is None:
         check_meeting(run.path, asked, meeting)
     with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} goes on") as stop, run.held():
-        manifest = _remember_base(run, run.read(), moved)  # which who held it until now may have changed
+        manifest = remember_base(run, run.read(), moved)  # which who held it until now may have changed
         return _go_on(run, manifest, observer, noise, loaded, count, stop, from_start)
 
 
@@ -108,18 +108,18 @@ def _go_on(
     if processes != before:
         manifest = regrouped(run, manifest, base, machine, asked)
         observer.warn(f"begun with {before} process{'es' * (before > 1)}, and goes on with {processes}")
-    prepared = _reopen(run, manifest, base)
+    prepared = reopen_prepared(run, manifest, base)
     noise.attach(run.log)
-    found = _search(run, manifest, observer, from_start)
+    found = search_checkpoints(run, manifest, observer, from_start)
     launched = is_launched(manifest.recipe.distributed, processes)
     if launched or processes != before:
         _check_devices(run, manifest, machine)
     put_aside(found.passed)
     manifest = run.amend(manifest)
     if launched:
-        _begin_for_ranks(run, manifest, machine, observer)
-        return _execute_ranks(run, surroundings, machine, observer, stop)
-    return _execute(run, prepared, observer, found.last, stop)
+        begin_for_ranks(run, manifest, machine, observer)
+        return execute_ranks(run, surroundings, machine, observer, stop)
+    return execute_here(run, prepared, observer, found.last, stop)
 
 
 def reopen_run(
@@ -136,12 +136,12 @@ def reopen_run(
     Raises:
         UsageError: if the run is finished, or its recipe, if one is named, was changed.
     """
-    manifest = _remember_base(run, run.read(), moved)
+    manifest = remember_base(run, run.read(), moved)
     if loaded is not None:
         with locating(loaded):
             manifest = _as_asked(manifest, settle_on_base(loaded, reopen_base(manifest).facts), None)
     _check_unfinished(run, manifest)
-    put_aside(_search(run, manifest, observer, from_start).passed)
+    put_aside(search_checkpoints(run, manifest, observer, from_start).passed)
     run.update(recipe=manifest.recipe)  # nobody holds it yet
     return run
 
@@ -159,7 +159,7 @@ def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Mani
     elif count is not None:  # which is looked at by itself, see `regrouped`
         kept = {"num_processes": begun.num_processes} if isinstance(begun, Processes) else {}
         wanted = wanted.model_copy(update=kept) if kept else begun
-    recipe = _with_settled_rank(manifest, settled)
+    recipe = with_settled_rank(manifest, settled)
     _check_same(manifest, recipe.model_copy(update={"distributed": wanted}))
     return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"distributed": wanted})})
 

@@ -41,9 +41,9 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
-from lora_ns.services.execute import _begin_for_ranks, _execute, _execute_ranks
+from lora_ns.services.execute import begin_for_ranks, execute_here, execute_ranks
 from lora_ns.training.fit import TrainResult
-from lora_ns.training.prepared import _Prepared, _save_data
+from lora_ns.training.prepared import PreparedRun, save_data
 from lora_ns.training.rehearsal import check_arguments
 
 
@@ -53,7 +53,7 @@ class _Made:
 
     run: RunDir
     manifest: Manifest
-    prepared: _Prepared
+    prepared: PreparedRun
     machine: Machine
     surroundings: Mapping[str, str]
     is_launched: bool
@@ -85,9 +85,9 @@ def train(
         _made(loaded, observer, noise, overwrite, use_cache) as made,
     ):
         if made.is_launched:
-            _begin_for_ranks(made.run, made.manifest, made.machine, observer)
-            return _execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
-        return _execute(made.run, made.prepared, observer, None, stop)
+            begin_for_ranks(made.run, made.manifest, made.machine, observer)
+            return execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
+        return execute_here(made.run, made.prepared, observer, None, stop)
 
 
 def _how_to_go_on(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
@@ -118,7 +118,7 @@ def prepare_run(
         locating(loaded),
         _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
     ):
-        _begin_for_ranks(made.run, made.manifest, made.machine, observer)
+        begin_for_ranks(made.run, made.manifest, made.machine, observer)
         return made.run
 
 
@@ -165,10 +165,10 @@ def _made(
         run.check_free(overwrite)  # another process may have been quicker
         manifest = run.create(loaded.text, manifest)
         noise.attach(run.log)
-        _save_data(run, rows.data)
+        save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
-        prepared = _Prepared(base, tokenizer, rows.data, rows.stream)
+        prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
         yield _Made(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 

@@ -13,7 +13,7 @@ from lora_ns.run.manifest import Manifest
 
 
 @contextlib.contextmanager
-def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
+def telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
     """A row that is broken ends a run that reads while it trains."""
     try:
         yield
@@ -25,7 +25,7 @@ def _telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
         raise RunError([*found_there, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
 
 
-def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
+def no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
     """What to say of a base that does not fit, and what to do about it."""
     billions, device = manifest.base.parameters / 1e9, manifest.plan.device.value
     told = (
@@ -35,7 +35,7 @@ def _no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
     return lambda: told, f'{remedy}: `[distributed] strategy = "fsdp"`'
 
 
-def _no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str], str]:
+def no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str], str]:
     """What to say of a step that does not fit, and what to do about it."""
 
     def told() -> str:
@@ -48,7 +48,7 @@ def _no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str
     return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
 
 
-def _no_room_to_start(start: Start) -> tuple[Callable[[], str], str]:
+def no_room_to_start(start: Start) -> tuple[Callable[[], str], str]:
     """What to say of a start that does not fit, and what to do about it."""
     fewer = "halve `per_device_train_batch_size`, " if start.name in {"eva", "lora_ga"} else ""
     told = f'out of memory while computing `init_lora_weights = "{start.name}"`, before the first step'

@@ -40,11 +40,11 @@ from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.safety.credentials import scrubbed
 from lora_ns.training import starts
 from lora_ns.training.callbacks import make_callbacks
-from lora_ns.training.failures import _no_room_to_load, _no_room_to_start, _no_room_to_train, _telling_broken_rows
+from lora_ns.training.failures import no_room_to_load, no_room_to_start, no_room_to_train, telling_broken_rows
 from lora_ns.training.learning import learning_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
-from lora_ns.training.prepared import _Prepared, _reopen
+from lora_ns.training.prepared import PreparedRun, reopen_prepared
 from lora_ns.training.seal import Seal
 from lora_ns.training.trainer import make_trainer
 
@@ -82,12 +82,12 @@ def begin_alone(run: RunDir) -> None:
             "plan": manifest.plan.model_copy(update={"deepspeed": None}),
         }
     )
-    prepared = _reopen(run, manifest, reopen_base(manifest))
+    prepared = reopen_prepared(run, manifest, reopen_base(manifest))
     model = _adapted_base(run, manifest, prepared.base, SilentObserver())
     _make_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
 
 
-def _recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
+def recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
     """Do the work of a run from its manifest, which says how it ended, whatever happens and whoever writes in it."""
     manifest = run.update(status="running", error=None)
     try:
@@ -105,10 +105,10 @@ def _recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
         raise
 
 
-def _train(
+def train_and_seal(
     run: RunDir,
     manifest: Manifest,
-    prepared: _Prepared,
+    prepared: PreparedRun,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
@@ -156,7 +156,7 @@ class _Fitted:
 def _fit(
     run: RunDir,
     manifest: Manifest,
-    prepared: _Prepared,
+    prepared: PreparedRun,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
@@ -165,7 +165,7 @@ def _fit(
     from transformers import set_seed
 
     recipe, rank = manifest.recipe, prepared.rank
-    with telling_memory_errors(*_no_room_to_load(manifest)):
+    with telling_memory_errors(*no_room_to_load(manifest)):
         model = _adapted_base(run, manifest, prepared.base, observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
@@ -182,8 +182,8 @@ def _fit(
     observer.stage("training")
     forget_peak_memory()
     with (
-        telling_memory_errors(*_no_room_to_train(run, manifest)),
-        _telling_broken_rows(run, manifest),
+        telling_memory_errors(*no_room_to_train(run, manifest)),
+        telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
@@ -200,7 +200,7 @@ def _fit(
     return _Fitted(manifest, model, trainer, answers, metrics, seal if rank.is_first else None)
 
 
-def _save(run: RunDir, prepared: _Prepared, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:
+def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:
     """Save; the manifest, and what was measured."""
     manifest, model, trainer = fitted.manifest, fitted.model, fitted.trainer
     recipe = manifest.recipe
@@ -252,7 +252,7 @@ def _make_trainer(
     run: RunDir,
     manifest: Manifest,
     model: PeftModel,
-    prepared: _Prepared,
+    prepared: PreparedRun,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
@@ -260,7 +260,7 @@ def _make_trainer(
     """The trainer of a model, whose adapter is started by it where its start needs the rows or the weights."""
     recipe, plan = manifest.recipe, manifest.plan
     first = checkpoint[1] if checkpoint else 0
-    with _telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
+    with telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
         trainer = make_trainer(
             recipe,
             plan,
@@ -286,7 +286,7 @@ def _make_trainer(
         )
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("computing the start of the adapter")
-        with telling_memory_errors(*_no_room_to_start(start)), telling_disk_errors(run.start):
+        with telling_memory_errors(*no_room_to_start(start)), telling_disk_errors(run.start):
             starts.begin(trainer, start, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
     observer.ready(trainer)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class PreparedRun:
     """A run before its first step: what is needed besides the manifest."""
 
     base: Base
@@ -45,7 +45,7 @@ class _Prepared:
     rank: Rank = ALONE
 
 
-def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: bool) -> Search:
+def search_checkpoints(run: RunDir, manifest: Manifest, observer: Observer, from_start: bool) -> Search:
     """The checkpoint to go on from, and what of others is said.
 
     Raises:
@@ -67,7 +67,7 @@ def _search(run: RunDir, manifest: Manifest, observer: Observer, from_start: boo
     return found
 
 
-def _remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manifest:
+def remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manifest:
     """Write down where the base is by now, for all processes. Raises `ModelError` if it is another one."""
     if moved is None:
         return manifest
@@ -75,7 +75,7 @@ def _remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manif
     return run.update(base=manifest.base.model_copy(update={"moved_to": str(found.path)}))
 
 
-def _with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
+def with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
     """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
     begun, rank, recipe = manifest.recipe.peft, manifest.plan.rank, settled.recipe
     if begun.tag() != recipe.peft.tag() or not leaves_rank_open(settled) or rank.origin != "default":
@@ -84,7 +84,7 @@ def _with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
     return recipe.model_copy(update={"peft": with_rank_of(recipe.peft, other)})
 
 
-def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
+def reopen_prepared(run: RunDir, manifest: Manifest, base: Base) -> PreparedRun:
     """What a run needs besides its manifest, from its directory. Raises `LoransError`."""
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
@@ -96,7 +96,7 @@ def _reopen(run: RunDir, manifest: Manifest, base: Base) -> _Prepared:
     if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
         _check_kept(run)
     stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
-    return _Prepared(base, tokenizer, _load_data(run, manifest), stream)
+    return PreparedRun(base, tokenizer, _load_data(run, manifest), stream)
 
 
 def _check_kept(run: RunDir) -> None:
@@ -141,7 +141,7 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
         raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))
 
 
-def _save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+def save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
     """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
     with telling_disk_errors(run.data):
         data[0].save_to_disk(str(run.data / "train"))

@@ -24,8 +24,8 @@ from lora_ns.run.last_checkpoint import search
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.training import starts
-from lora_ns.training.fit import TrainResult, _recording, _train
-from lora_ns.training.prepared import _reopen, _search
+from lora_ns.training.fit import TrainResult, recording, train_and_seal
+from lora_ns.training.prepared import reopen_prepared, search_checkpoints
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
@@ -73,7 +73,7 @@ def _train_rank(
     check_agreed(_essentials(manifest))
     _agree_on_start(run, manifest, rank)
     found = _agree_on_checkpoint(run, manifest, rank)
-    prepared = replace(_reopen(run, manifest, base), rank=rank)
+    prepared = replace(reopen_prepared(run, manifest, base), rank=rank)
     evaluation = prepared.data[1]
     if evaluation is not None:
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
@@ -82,8 +82,8 @@ def _train_rank(
     with stop.listening(lambda: f"{resume_command(run.path, asked)} goes on"):
         if locks is None:
             with run.telling_lost_disk():
-                return _train(run, manifest, prepared, observer, found, stop)
-        return _recording(run, lambda recorded: _train(run, recorded, prepared, observer, found, stop))
+                return train_and_seal(run, manifest, prepared, observer, found, stop)
+        return recording(run, lambda recorded: train_and_seal(run, recorded, prepared, observer, found, stop))
 
 
 def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:
@@ -94,7 +94,7 @@ def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[P
     """
     found = search(run.checkpoints, manifest.run_id, every=True).whole if rank.is_first else None
     if rank.is_first and not found:
-        _search(run, manifest, SilentObserver(), from_start=False)
+        search_checkpoints(run, manifest, SilentObserver(), from_start=False)
     step = agreed(found)
     return None if step is None else (run.checkpoints / f"checkpoint-{step}", step)
 

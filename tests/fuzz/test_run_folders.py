@@ -297,8 +297,10 @@ def runs(tmp_path_factory):
 def check(runs, tmp_path, monkeypatch):
     other, marker, run = tmp_path / "other" / "file", tmp_path / "MARKER", tmp_path / "run"
     other.parent.mkdir()
-    is_trained, execute = [False], lora_ns.services.execute._execute
-    monkeypatch.setattr(lora_ns.services.resume, "_execute", lambda *given: execute(*given) if is_trained[0] else None)
+    is_trained, execute = [False], lora_ns.services.execute.execute_here
+    monkeypatch.setattr(
+        lora_ns.services.resume, "execute_here", lambda *given: execute(*given) if is_trained[0] else None
+    )
 
     def checked(seed):
         drawn = random.Random(seed)

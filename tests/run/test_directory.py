@@ -29,7 +29,7 @@ from lora_ns.run.manifest import (
     DataRecord,
     Manifest,
     SourceRecord,
-    _checksum,
+    checksum_of,
     differences,
 )
 from lora_ns.run.outputs import check_output
@@ -834,7 +834,7 @@ def test_a_manifest_of_version_1_is_read_with_the_objective_of_its_task(run, tas
     del recipe["objective"]
     first = {**table, "version": 1, "recipe": recipe}
     del first["checksum"]
-    run.manifest_file.write_text(json.dumps({**first, "checksum": _checksum(first)}))
+    run.manifest_file.write_text(json.dumps({**first, "checksum": checksum_of(first)}))
     found = run.read()
     assert type(found.recipe.objective) is objective_of(task, [owner])
     kept = found.recipe.objective.model_dump(mode="json")

@@ -126,7 +126,7 @@ def prepared(start: Callable[[], object]) -> RunDir:
         patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
         patch.setattr("lora_ns.plan.processes._division_problems", lambda *_: [])
         for module in (lora_ns.services.resume, lora_ns.services.train):
-            patch.setattr(module, "_execute_ranks", keep)
+            patch.setattr(module, "execute_ranks", keep)
         start()
     return found[0]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_ns.data.files.json import _short
+from lora_ns.data.files.json import shortened_value
 from lora_ns.data.files.kind import FileKind
 from lora_ns.data.files.layout import Layout
-from lora_ns.data.files.tables import _check_names
+from lora_ns.data.files.tables import check_names
 from lora_ns.data.rows import Outcome, Row
 from lora_ns.errors import DataError, MissingError, Problem, first_line
 from lora_ns.files.reading import LARGEST_TEXT, MIB, MOST_UNPACKED, shown_size
@@ -96,11 +96,11 @@ def _arrow_errors(path: Path, name: str) -> Iterator[None]:
 
 def _first_sentence(error: Exception) -> str:
     text = first_line(error).partition(". ")[0].rstrip(".")
-    return _short(f"{text[:1].lower()}{text[1:]}", 100)
+    return shortened_value(f"{text[:1].lower()}{text[1:]}", 100)
 
 
 def _batches(path: Path, schema: Any, batches: Any) -> Iterator[Outcome]:
-    _check_names(str(path), schema.names)
+    check_names(str(path), schema.names)
     nested = [field.name for field in schema if field.type.num_fields]
     number = 0
     for batch in batches:

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from lora_ns.data.files.kind import FileKind
 from lora_ns.data.files.layout import Layout
-from lora_ns.data.files.lines import _numbered, _too_long
-from lora_ns.data.files.packing import _BLOCK, _decoded, _not_utf8, _opened
-from lora_ns.data.rows import Outcome, Row, _no_rows
+from lora_ns.data.files.lines import numbered_lines, too_long_line
+from lora_ns.data.files.packing import BLOCK, decoded_text, not_utf8, opened_file
+from lora_ns.data.rows import Outcome, Row, no_rows
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import (
     DEEPEST,
@@ -35,12 +35,13 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise RefusedError(
-            f"key `{_short(name)}` is there twice in one object", "remove one of them: only the last would be read"
+            f"key `{shortened_value(name)}` is there twice in one object",
+            "remove one of them: only the last would be read",
         )
     return values
 
 
-def _short(text: str, most: int = 40) -> str:
+def shortened_value(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -72,10 +73,10 @@ class Json(FileKind):
 
 
 def _json_lines(path: Path) -> Iterator[Outcome]:
-    with _opened(path) as file:
-        for number, line in _numbered(path, file):
+    with opened_file(path) as file:
+        for number, line in numbered_lines(path, file):
             if line is None:
-                yield _too_long(f"{path}:{number}")
+                yield too_long_line(f"{path}:{number}")
             elif line.strip().removeprefix(codecs.BOM_UTF8):
                 yield _json_line(f"{path}:{number}", line.rstrip(b"\r\n"))
 
@@ -86,7 +87,7 @@ def _json_line(where: str, line: bytes) -> Outcome:
         values = _DECODER.decode(text)
         _check_depth(text, values)
     except UnicodeDecodeError as error:
-        return _not_utf8(where, error)
+        return not_utf8(where, error)
     except json.JSONDecodeError as error:
         remedy = "a file that is one list is called .json" if text.strip() == "[" else "each line is one JSON object"
         return _not_json(where, error, remedy)
@@ -141,18 +142,18 @@ def _kind(value: Any) -> str:
 
 
 def _json(path: Path) -> Iterator[Outcome]:
-    with _opened(path) as file:
+    with opened_file(path) as file:
         window = _Window(path, file)
         if window.peek() == "[":
             yield from _listed_rows(path, window)
             return
-    text = _decoded(path, LARGEST_OBJECT, "write it as .jsonl, or as one list, which are read row by row")
+    text = decoded_text(path, LARGEST_OBJECT, "write it as .jsonl, or as one list, which are read row by row")
     try:
         content = _DECODER.decode(text)
         check_depth(content)
     except json.JSONDecodeError as error:
         remedy = "a file with one object a line is called .jsonl" if error.msg == "Extra data" else _SYNTAX
-        problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else _no_rows(path)
+        problem = _not_json(f"{path}:{error.lineno}", error, remedy) if text.strip() else no_rows(path)
         raise DataError(problem) from None
     except (ValueError, RecursionError) as error:
         raise DataError(_refusal(str(path), error)) from None
@@ -231,7 +232,7 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 raise DataError(_refusal(where, error)) from None
             if len(self._text) - self._place > LARGEST_ROW:
-                raise DataError(_too_long(where, "a row"))
+                raise DataError(too_long_line(where, "a row"))
             self._read()
 
     def fault(self, what: str, place: int | None = None) -> DataError:
@@ -248,7 +249,7 @@ class _Window:
         self._columns = self._place - last - 1 if lines else self._columns + self._place
         self._lines += lines
         self._text, self._place = self._text[self._place :], 0
-        block = self._file.read(max(_BLOCK, len(self._text)))
+        block = self._file.read(max(BLOCK, len(self._text)))
         self._is_over = not block
         before = self._bytes - len(self._decoder.getstate()[0])
         self._bytes += len(block)

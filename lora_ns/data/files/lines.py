@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lora_ns.data.files.packing import _BLOCK, _not_utf8
+from lora_ns.data.files.packing import BLOCK, not_utf8
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_ROW, MIB, shown_size
 
 
-def _numbered(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """The lines of a file and their numbers from 1; None for one that is too long, of which nothing is kept.
 
     Raises:
@@ -24,7 +24,7 @@ def _numbered(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]
             return
         too_long = len(line.rstrip(b"\r\n")) > LARGEST_ROW
         if too_long and not line.endswith(b"\n") and not _skip_line(file):
-            raise DataError(_too_long(f"{path}:{number}"))
+            raise DataError(too_long_line(f"{path}:{number}"))
         yield number, None if too_long else line
 
 
@@ -33,22 +33,22 @@ _MOST_SKIPPED = 256 * MIB
 
 def _skip_line(file: IO[bytes]) -> bool:
     """Read to the end of a line; whether it has one."""
-    for _ in range(_MOST_SKIPPED // _BLOCK):
-        part = file.readline(_BLOCK)
+    for _ in range(_MOST_SKIPPED // BLOCK):
+        part = file.readline(BLOCK)
         if not part or part.endswith(b"\n"):
             return True
     return False
 
 
-def _too_long(where: str, what: str = "a line") -> Problem:
+def too_long_line(where: str, what: str = "a line") -> Problem:
     return Problem(where, f"{what} is longer than {shown_size(LARGEST_ROW)}", "split it, or leave it out")
 
 
-def _decoded_line(path: Path, number: int, line: bytes | None) -> str:
+def decoded_line(path: Path, number: int, line: bytes | None) -> str:
     """A line as text, without the mark of the first one. Raises `DataError`."""
     if line is None:
-        raise DataError(_too_long(f"{path}:{number}"))
+        raise DataError(too_long_line(f"{path}:{number}"))
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(f"{path}:{number}", error)) from None
+        raise DataError(not_utf8(f"{path}:{number}", error)) from None

@@ -27,12 +27,12 @@ def kind_of(path: PurePath) -> tuple[str, str]:
 # Files, packed or not
 
 
-class _DamagedError(DataError):
+class DamagedError(DataError):
     """A packed file that cannot be unpacked to its end."""
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened_file(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked while they are read."""
     packing = kind_of(path)[1]
     with _file(path) as file:
@@ -40,9 +40,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield _unpacked(path, file) if packing else file
         except EOFError:
             what = f"cut short, its {packing} has no end"
-            raise _DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
+            raise DamagedError(Problem(str(path), what, "fetch or pack it again")) from None
         except _NotPackedError:
-            raise _DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
+            raise DamagedError(Problem(str(path), f"damaged, or not {packing}", "fetch or pack it again")) from None
 
 
 @contextlib.contextmanager
@@ -56,18 +56,18 @@ def _file(path: Path) -> Iterator[IO[bytes]]:
 
 def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
     """What a packed file has in it, unless that is out of all proportion: a few bytes can stand for a full disk."""
-    unpacked = io.BufferedReader(_Blocks(PACKINGS[kind_of(path)[1]](path, file)), _BLOCK)
+    unpacked = io.BufferedReader(_Blocks(PACKINGS[kind_of(path)[1]](path, file)), BLOCK)
 
     def blocks() -> Iterator[bytes]:
         size = 0
-        while block := unpacked.read(_BLOCK):
+        while block := unpacked.read(BLOCK):
             size += len(block)
             if size > max(FREELY_UNPACKED, MOST_UNPACKED * file.tell()):
                 what = f"unpacks to more than {MOST_UNPACKED} times its size"
-                raise _DamagedError(Problem(str(path), what, "unpack it, and look at what is in it"))
+                raise DamagedError(Problem(str(path), what, "unpack it, and look at what is in it"))
             yield block
 
-    return io.BufferedReader(_Blocks(blocks()), _BLOCK)
+    return io.BufferedReader(_Blocks(blocks()), BLOCK)
 
 
 class _NotPackedError(Exception):
@@ -77,7 +77,7 @@ class _NotPackedError(Exception):
 def _gzip(_: Path, file: IO[bytes]) -> Iterator[bytes]:
     unpacked = gzip.GzipFile(fileobj=file)
     try:
-        while block := unpacked.read(_BLOCK):
+        while block := unpacked.read(BLOCK):
             yield block
     except (gzip.BadGzipFile, zlib.error) as error:
         raise _NotPackedError(str(error)) from None
@@ -105,7 +105,7 @@ def _zstd(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         raise EOFError
 
 
-_BLOCK = 1 << 16
+BLOCK = 1 << 16
 
 
 _PACKED_BLOCK = 1 << 11
@@ -139,11 +139,11 @@ class _Blocks(io.RawIOBase):
         return size
 
 
-def _decoded(path: Path, most: int, remedy: str) -> str:
+def decoded_text(path: Path, most: int, remedy: str) -> str:
     """All of a file as text."""
     parts, size = [], 0
-    with _opened(path) as file:
-        while part := file.read(_BLOCK):
+    with opened_file(path) as file:
+        while part := file.read(BLOCK):
             parts.append(part)
             size += len(part)
             if size > most:
@@ -151,11 +151,11 @@ def _decoded(path: Path, most: int, remedy: str) -> str:
     return decode(b"".join(parts), str(path), DataError)
 
 
-def _not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
+def not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
     return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
 
 
-def _without_end(line: str) -> str:
+def without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 

@@ -12,9 +12,9 @@ from typing import IO
 
 from lora_ns.data.files.kinds import KINDS, KNOWN, PACKED, find_kind
 from lora_ns.data.files.layout import PLAIN, Layout
-from lora_ns.data.files.lines import _decoded_line, _numbered
-from lora_ns.data.files.packing import _DamagedError, _opened, _without_end, kind_of
-from lora_ns.data.rows import Found, Outcome, Row, _no_rows, told
+from lora_ns.data.files.lines import decoded_line, numbered_lines
+from lora_ns.data.files.packing import DamagedError, kind_of, opened_file, without_end
+from lora_ns.data.rows import Found, Outcome, Row, no_rows, told
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_TEXT, exists, is_file, shown_size
 
@@ -41,7 +41,7 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     if len(problems) > max_bad_rows or (problems and not rows):
         raise DataError(told(problems))
     if not rows:
-        raise DataError(told([_no_rows(path) for path in paths]))
+        raise DataError(told([no_rows(path) for path in paths]))
     return Found(rows, tuple(problems))
 
 
@@ -97,7 +97,7 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[
                 rows.append(outcome)
             if (limit is not None and len(rows) >= limit) or len(problems) > most:
                 break
-    except _DamagedError:
+    except DamagedError:
         raise  # the rows of a damaged file say nothing
     except DataError as error:
         raise DataError(told([*problems, *error.problems])) from None
@@ -119,7 +119,7 @@ def read_prompts(path: Path) -> list[str]:
     """
     if problem := _unfit(path):
         raise DataError(problem)
-    with _opened(path) as file:
+    with opened_file(path) as file:
         return prompts_of(path, file)
 
 
@@ -127,8 +127,8 @@ def prompts_of(path: Path, file: IO[bytes]) -> list[str]:
     """The same of a file that is open; `path` is what messages call it."""
     texts: list[str] = []
     size = 0
-    for number, line in _numbered(path, file):
-        texts.append(_without_end(_decoded_line(path, number, line)))
+    for number, line in numbered_lines(path, file):
+        texts.append(without_end(decoded_line(path, number, line)))
         size += len(texts[-1]) + 50  # a text of Python takes so much beside its characters
         if size > LARGEST_TEXT:
             raise DataError(Problem(str(path), f"is larger than {shown_size(LARGEST_TEXT)}", "split it"))

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from lora_ns.data.files.kind import FileKind
 from lora_ns.data.files.layout import Layout
-from lora_ns.data.files.lines import _decoded_line, _numbered, _too_long
-from lora_ns.data.files.packing import _opened
+from lora_ns.data.files.lines import decoded_line, numbered_lines, too_long_line
+from lora_ns.data.files.packing import opened_file
 from lora_ns.data.rows import Outcome, Row
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_ROW, MOST_COLUMNS
@@ -97,7 +97,7 @@ def sniff_delimiter(path: Path, names: Sequence[str] = ()) -> str:
 
 
 def _first_line(path: Path) -> str:
-    with _opened(path) as file:
+    with opened_file(path) as file:
         return file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
 
 
@@ -129,14 +129,14 @@ def _sniff_mark(line: str, names: Sequence[str]) -> str:
 def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
     """Rows under the names of the first record, or under those given; a first record of these is a header, too."""
     csv.field_size_limit(LARGEST_ROW)
-    with _opened(path) as file:
+    with opened_file(path) as file:
         lines = _RecordLines(path, file)
         records = _records(path, csv.reader(lines, **dialect), lines)
         where, first = next(records, ("", []))
         if names and first and first != list(names):
             records = itertools.chain([(where, first)], records)
         columns, told = (names, "`column_names`") if names else (first, "the header")
-        _check_names(where, columns)
+        check_names(where, columns)
         for where, cells in records:
             if len(cells) == len(columns):
                 yield Row(where, dict(zip(columns, cells, strict=True)))
@@ -179,16 +179,16 @@ class _RecordLines:
         self._first, self._size = first, 0
 
     def _read(self, file: IO[bytes]) -> Iterator[str]:
-        for number, line in _numbered(self._path, file):
-            text = _decoded_line(self._path, number, line)
+        for number, line in numbered_lines(self._path, file):
+            text = decoded_line(self._path, number, line)
             self._size += len(text)
             if self._size > LARGEST_ROW:
-                raise DataError(_too_long(f"{self._path}:{self._first}", "a record"))
+                raise DataError(too_long_line(f"{self._path}:{self._first}", "a record"))
             # The csv module wants a line that ends in a lone carriage return to end there.
             yield from io.StringIO(text, newline="") if "\r" in text.rstrip("\r\n") else (text,)
 
 
-def _check_names(where: str, names: Sequence[str]) -> None:
+def check_names(where: str, names: Sequence[str]) -> None:
     if len(names) > MOST_COLUMNS:
         what = f"{len(names):,} columns, and a table has up to {MOST_COLUMNS:,}"
         raise DataError(Problem(where, what, "leave out what is not read"))

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lora_ns.data.files.json import _short
+from lora_ns.data.files.json import shortened_value
 from lora_ns.data.files.kind import FileKind
 from lora_ns.data.files.layout import Layout
-from lora_ns.data.files.lines import _decoded_line, _numbered, _too_long
-from lora_ns.data.files.packing import _DamagedError, _decoded, _opened, _without_end
+from lora_ns.data.files.lines import decoded_line, numbered_lines, too_long_line
+from lora_ns.data.files.packing import DamagedError, decoded_text, opened_file, without_end
 from lora_ns.data.files.tables import tabbed_rows
 from lora_ns.data.rows import Outcome, Row
 from lora_ns.errors import DataError, Problem
@@ -35,12 +35,12 @@ def _conll(path: Path) -> Iterator[Outcome]:
     width = 0
     words: list[tuple[str, str]] = []
     first, broken, size = 1, False, 0
-    with _opened(path) as file:
-        for number, line in itertools.chain(_numbered(path, file), [(0, b"")]):
+    with opened_file(path) as file:
+        for number, line in itertools.chain(numbered_lines(path, file), [(0, b"")]):
             text = _conll_line(path, number, line)
             size = 0 if not words else size + len(text)
             if size > LARGEST_ROW:
-                raise DataError(_too_long(f"{path}:{first}", "a sentence"))
+                raise DataError(too_long_line(f"{path}:{first}", "a sentence"))
             if not text or text.startswith(_DOCUMENT):
                 if words and not broken:
                     yield Row(f"{path}:{first}", {"tokens": [word for word, _ in words], "tags": [t for _, t in words]})
@@ -65,7 +65,7 @@ _TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
 def _conll_line(path: Path, number: int, line: bytes | None) -> str:
-    text = _decoded_line(path, number, line)
+    text = decoded_line(path, number, line)
     return text.strip(" \r\n") if text.strip() else ""
 
 
@@ -85,13 +85,13 @@ def _is_comment(text: str) -> bool:
 def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
     """What is wrong with a line, and what to do."""
     if len(cells) == 1:
-        return f"`{_short(cells[0])}` has no tag", "a line is a word, a tab or space, and its tag"
+        return f"`{shortened_value(cells[0])}` has no tag", "a line is a word, a tab or space, and its tag"
     if len(cells) != width:
         return f"{len(cells)} columns, and the first line has {width}", "a blank line ends a sentence"
     if not cells[0]:
         return "a tag without a word", "take the line out, or put a blank line there"
     if not cells[-1]:
-        return f"`{_short(cells[0])}` has an empty tag", "a word outside of everything has the tag O"
+        return f"`{shortened_value(cells[0])}` has an empty tag", "a word outside of everything has the tag O"
     return None
 
 
@@ -119,8 +119,8 @@ class Text(FileKind):
 def _text(path: Path) -> Iterator[Outcome]:
     """The whole file as one row."""
     try:
-        content = _decoded(path, LARGEST_TEXT, "split it")
-    except _DamagedError:
+        content = decoded_text(path, LARGEST_TEXT, "split it")
+    except DamagedError:
         raise
     except DataError as error:
         yield from error.problems  # a row that cannot be read
@@ -131,10 +131,10 @@ def _text(path: Path) -> Iterator[Outcome]:
 
 def _text_lines(path: Path) -> Iterator[Outcome]:
     """Each line as a row; one that is blank is none."""
-    with _opened(path) as file:
-        for number, line in _numbered(path, file):
+    with opened_file(path) as file:
+        for number, line in numbered_lines(path, file):
             try:
-                text = _without_end(_decoded_line(path, number, line))
+                text = without_end(decoded_line(path, number, line))
             except DataError as error:
                 yield from error.problems
             else:

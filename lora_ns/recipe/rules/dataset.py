@@ -226,7 +226,7 @@ def bad_rows_are_in_files(recipe: Recipe) -> Conflict | None:
     return None
 
 
-def _each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
+def each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
     """Every way in which rows are read, and where the recipe says its keys."""
     for place, part in recipe.dataset.parts().items():
         source = recipe.dataset.source_at(place)
@@ -240,7 +240,7 @@ def _each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]
 
 def templates_come_together(recipe: Recipe) -> Conflict | None:
     """A prompt needs an answer."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         given = [key for key in ("prompt_template", "completion_template") if getattr(data, key) is not None]
         if len(given) == 1:
             other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
@@ -250,7 +250,7 @@ def templates_come_together(recipe: Recipe) -> Conflict | None:
 
 def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
     """Templates hold column names, or paths into columns, in braces."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         for key in ("prompt_template", "completion_template", "system_template"):
             try:
                 template_fields(getattr(data, key) or "")
@@ -265,7 +265,7 @@ def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
 
 def completion_template_has_a_column(recipe: Recipe) -> Conflict | None:
     """An answer that is the same in each row is a mistake; a prompt may be."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         template = data.completion_template
         if template is None or data.prompt_template is None:
             continue
@@ -281,7 +281,7 @@ def completion_template_has_a_column(recipe: Recipe) -> Conflict | None:
 
 def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
     """Plain text has no system turn."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         fills = FORMATS[data.format].templates if data.format in FORMATS else ()
         if data.system_template is not None and "system_template" not in fills:
             return Conflict(
@@ -294,7 +294,7 @@ def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
 
 def templates_fit_the_format(recipe: Recipe) -> Conflict | None:
     """Templates make the text of formats that have no columns of their own."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         if data.prompt_template is not None and data.format in _WITHOUT_TEMPLATES:
             return Conflict(
                 (key_of("format"), key_of("prompt_template")),
@@ -307,7 +307,7 @@ def templates_fit_the_format(recipe: Recipe) -> Conflict | None:
 def columns_are_read(recipe: Recipe) -> Conflict | None:
     """Columns are given names that a format looks for."""
     own = {name: kind for name, kind in FORMATS.items() if makes_one_of(kind, recipe.objective.examples)}
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         if "dataset.columns" in recipe.objective.inert or data.format not in {"auto", *own}:
             return None  # the rules about the task say it
         if data.columns and data.prompt_template is not None:
@@ -325,7 +325,7 @@ def columns_are_read(recipe: Recipe) -> Conflict | None:
 
 def pair_needs_its_first_text(recipe: Recipe) -> Conflict | None:
     """The second text of a pair comes after a first."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         if data.text_pair_column and not data.text_column:
             what = "`text_pair_column` needs `text_column` beside it"
             return Conflict((key_of("text_pair_column"),), what, "add it")

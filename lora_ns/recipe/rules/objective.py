@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.rules.dataset import _each_form
+from lora_ns.recipe.rules.dataset import each_form
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.table import Conflict
 
@@ -28,7 +28,7 @@ def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
 
 def format_fits_the_task(recipe: Recipe) -> Conflict | None:
     """Texts are classified, conversations are not."""
-    for data, key_of in _each_form(recipe):
+    for data, key_of in each_form(recipe):
         wanted = data.format
         if wanted != "auto" and not makes_one_of(FORMATS[wanted], recipe.objective.examples):
             return Conflict(

@@ -740,7 +740,7 @@ def test_a_list_that_is_not_utf8_is_told_with_the_byte(tmp_path, monkeypatch):
 def test_a_list_may_be_longer_than_what_is_read_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(lora_ns.data.files.json, "LARGEST_OBJECT", 1024)
     set_limit(monkeypatch, "LARGEST_ROW", 1024)
-    set_limit(monkeypatch, "_BLOCK", 100)
+    set_limit(monkeypatch, "BLOCK", 100)
     many = [{"a": number} for number in range(500)]
     assert values(written(tmp_path, "a.json", json.dumps(many).encode())) == many
     assert told(written(tmp_path, "a.json", json.dumps({"data": many}).encode())).startswith("FILE: is larger than ")
