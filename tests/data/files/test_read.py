@@ -726,12 +726,12 @@ def test_a_list_is_read_in_pieces_as_it_is_at_once(tmp_path, monkeypatch, text):
 
     whole = found()
     for size in (1, 2, 3, 7, 64):
-        set_limit(monkeypatch, "_BLOCK", size)
+        set_limit(monkeypatch, "BLOCK", size)
         assert found() == whole
 
 
 def test_a_list_that_is_not_utf8_is_told_with_the_byte(tmp_path, monkeypatch):
-    set_limit(monkeypatch, "_BLOCK", 3)
+    set_limit(monkeypatch, "BLOCK", 3)
     assert told(written(tmp_path, "a.json", b'[{"a": "\xc3\xa9"}, {"a": "\xff"}]')).startswith(
         "FILE: not UTF-8 at byte 22 "
     )
