@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
+    """The rows of a split of the hub that are asked for. Raises `DataError`."""
     name, data = load_hub(recipe, key, split)
     numbers = asked.of(len(data), name)
     data = data.select(numbers)

@@ -83,4 +83,5 @@ def told(problems: list[Problem]) -> list[Problem]:
 
 
 def no_rows(path: Path) -> Problem:
+    """The problem of a file without rows."""
     return Problem(str(path), "no rows", "put one row into it at least")

@@ -15,11 +15,13 @@ Tensors = Mapping[str, Mapping[str, Any]]
 
 
 def shortened(value: object, most: int = 60) -> str:
+    """A value of a header as a message shows it, cut if it is long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def is_count(value: object, least: int, most: int) -> bool:
+    """Whether a value of a header is a whole number from 0."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Tagging",
     "TextObjective",
     "objective_of",
+    "objectives_of",
 ]
 
 AnyObjective = Annotated[Sft | Classification | Tagging, Field(discriminator="table")]
@@ -39,6 +40,11 @@ OBJECTIVE_TABLES: tuple[str, ...] = tuple(dict.fromkeys(kind.toml for kind in OB
 """Names of the TOML tables that have the keys of objectives."""
 
 
+_BY_TASK: dict[str, list[type[Objective]]] = {}
+for _kind in OBJECTIVES.values():
+    _BY_TASK.setdefault(_kind.task_type, []).append(_kind)
+
+
 def objective_of(task_type: object, given: Collection[str] = ()) -> type[Objective]:
     """The objective of a task: the one whose table is given, else the first.
 
@@ -46,5 +52,10 @@ def objective_of(task_type: object, given: Collection[str] = ()) -> type[Objecti
         task_type: what a recipe says; every objective is looked at if no task is called so.
         given: names of the tables of a recipe.
     """
-    of_task = [kind for kind in OBJECTIVES.values() if kind.task_type == task_type] or list(OBJECTIVES.values())
+    of_task = objectives_of(task_type) or list(OBJECTIVES.values())
     return next((kind for kind in of_task if kind.toml in given), of_task[0])
+
+
+def objectives_of(task_type: object) -> list[type[Objective]]:
+    """The objectives of a task, by PEFT's name; none if no task is called so."""
+    return _BY_TASK.get(task_type, []) if isinstance(task_type, str) else []

@@ -14,6 +14,7 @@ _MOST_SHOWN = 20
 
 
 def listed_labels(labels: Sequence[str]) -> str:
+    """Labels as a message lists them: the first ones, and how many more there are."""
     more = f" and {len(labels) - _MOST_SHOWN} more" if len(labels) > _MOST_SHOWN else ""
     return f"{', '.join(labels[:_MOST_SHOWN])}{more}"
 

@@ -18,6 +18,7 @@ from lora_ns.table import first_of
 
 
 def device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
+    """Settings that do not work on this device."""
     model, device = recipe.model, machine.accelerator
     problems: list[Problem] = []
     if model.dtype == "float16" and device != "cuda":
@@ -71,10 +72,12 @@ def quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | N
 
 
 def lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
+    """Whether transformers has no fused attention for this kind of base."""
     return facts is not None and supports_sdpa(facts.model_type) is False
 
 
 def attention_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
+    """An attention that the base does not have."""
     if recipe.model.attn_implementation != "sdpa" or not lacks_sdpa(facts):
         return []
     what = f'{facts.model_type} has no "sdpa"'

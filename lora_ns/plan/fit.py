@@ -30,6 +30,8 @@ LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
 
 @dataclass(frozen=True)
 class Batch:
+    """How the rows of an optimizer step are cut, and the memory that this takes."""
+
     micro: Derived[int]
     accumulation: Derived[int]
     total: Derived[int]
@@ -116,6 +118,7 @@ def _step_memory(
 
 
 def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
+    """Whether an estimate leaves room in the free memory of each process."""
     free = free_memory(machine, here)
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
@@ -167,6 +170,7 @@ def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
 
 
 def eval_batch(settled: Settled, micro: int) -> Derived[int]:
+    """Rows of an evaluation batch in each process."""
     asked = settled.recipe.training.per_device_eval_batch_size
     if asked == "auto":
         return computed(2 * micro, "no gradients to keep")
@@ -174,6 +178,7 @@ def eval_batch(settled: Settled, micro: int) -> Derived[int]:
 
 
 def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
+    """The estimated memory of a step in bytes, with what takes most of it."""
     if memory is None:
         return computed(None, "known once the base is here")
     largest = max(asdict(memory).items(), key=lambda term: term[1])

@@ -9,6 +9,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows: int | None) -> list[str]:
+    """What the user should know of a plan before starting."""
     notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
     here = count_here(recipe.distributed, machine)
     if not fits_into_memory(batch.memory, machine, here) and batch.memory:

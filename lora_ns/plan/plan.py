@@ -103,11 +103,13 @@ class DataFacts:
 
 
 def written_value(settled: Settled, key: str, value: T) -> Derived[T]:
+    """A value that the recipe gives or leaves to its default, with where it came from."""
     origin: Any = settled.origin(key)
     return Derived(value=value, origin=origin)
 
 
 def planned_length(settled: Settled) -> Derived[int]:
+    """The longest row in tokens, with where that came from."""
     objective = settled.recipe.objective
     key, value = objective.key("max_seq_length"), objective.max_seq_length
     if value == type(objective).model_fields["max_seq_length"].default or settled.origin(key) != "default":

@@ -29,6 +29,7 @@ def with_rank_of(peft: PeftMethod, other: PeftMethod) -> PeftMethod:
 
 
 def planned_rank(settled: Settled, facts: BaseFacts | None) -> Derived[int | None]:
+    """The rank of the method, with where it came from; None for methods without one."""
     peft, factors = settled.recipe.peft, settled.recipe.peft.factors
     if factors and leaves_rank_open(settled):
         why = f"{usual_why(settled.recipe, facts)}; lora_alpha {factors.alpha:g}"

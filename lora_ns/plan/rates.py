@@ -24,6 +24,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
+    """Why a rate or a rank is the usual one: the method, what is learned, the width of the base."""
     kind = "text" if recipe.objective.writes_text else "labels"
     if facts is None or not facts.hidden_size:
         return f"usual for {recipe.peft.method} and {kind}"
@@ -31,6 +32,7 @@ def usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
 
 
 def usual_rate_of(recipe: Recipe, facts: BaseFacts | None) -> float:
+    """The peak learning rate that is usual for the method, the objective and the base."""
     typical = recipe.peft.capabilities.typical_learning_rate
     return recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
 

@@ -16,6 +16,7 @@ UNREAD = "known once the data is read"
 
 
 def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> Derived[int | None]:
+    """Optimizer steps in an epoch; None before the rows are known."""
     if rows is None and recipe.dataset.streaming:
         return computed(None, "a stream begins again where it ends")
     if rows is None:
@@ -27,6 +28,7 @@ def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> D
 
 
 def drops_last(recipe: Recipe) -> bool:
+    """Whether the last batch of an epoch is dropped where it is not whole."""
     return bool(recipe.training.extra.get("dataloader_drop_last"))
 
 
@@ -40,6 +42,7 @@ def warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
 
 
 def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
+    """Optimizer steps of the run; None before the rows are known."""
     training = settled.recipe.training
     if training.max_steps:
         return written_value(settled, "training.max_steps", training.max_steps)
@@ -48,6 +51,7 @@ def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None
 
 
 def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
+    """Steps of the warm-up; None before the steps of the run are known."""
     training = settled.recipe.training
     if training.warmup_steps is not None:
         return written_value(settled, "training.warmup_steps", training.warmup_steps)
@@ -56,12 +60,14 @@ def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
 
 
 def interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
+    """Steps between two events of a kind: asked for, or computed."""
     if asked is not None:
         return written_value(settled, f"training.{key}", asked)
     return computed(usual, why)
 
 
 def hundredths(steps: int | None) -> int | None:
+    """A hundredth of the steps of a run, at least one."""
     return None if steps is None else max(1, steps // 100)
 
 
@@ -79,6 +85,7 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
 
 
 def planned_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
+    """The peak learning rate: asked for, or the usual one."""
     asked, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
     if asked is not None:
         return written_value(settled, "training.learning_rate", asked)

@@ -14,6 +14,7 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 
 
 def planned_dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
+    """The type that is computed in: asked for, or what the device and the base are good at."""
     if settled.recipe.model.dtype != "auto":
         return written_value(settled, "model.dtype", settled.recipe.model.dtype)
     if machine.gpus and (kernels := settled.recipe.quantization.float16_on_gpu):

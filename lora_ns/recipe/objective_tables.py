@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_ns.objectives import OBJECTIVE_TABLES, OBJECTIVES, Objective, objective_of
+from lora_ns.objectives import OBJECTIVE_TABLES, OBJECTIVES, Objective, objective_of, objectives_of
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.table import Conflict
 
@@ -70,7 +70,7 @@ def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
     kind = chosen_objective(tables)
     for key, other in _strays(tables, kind):
         shown = f"`{key}`" if "." in key else f"`[{key}]`"
-        beside = f"`[{kind.toml}]`" if other.task_type == kind.task_type else f'`task_type = "{kind.task_type}"`'
+        beside = f"`[{kind.toml}]`" if other in objectives_of(kind.task_type) else f'`task_type = "{kind.task_type}"`'
         yield Conflict(("task_type", key), f"{shown} has no effect with {beside}", "remove it")
 
 

@@ -10,6 +10,7 @@ from lora_ns.files.reading import RefusedError, TOMLDecodeError, check_depth, ch
 
 
 def origin_of(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
+    """Where the value of a dotted key came from: `--set`, `recipe` or `default`."""
     for override in reversed(overrides):
         names, value = parse_override(override)
         owner = ".".join(names)
@@ -84,4 +85,5 @@ def _has(value: Any, names: Sequence[str]) -> bool:
 
 
 def override_key(override: str) -> str:
+    """The dotted key of an override."""
     return ".".join(name.strip() for name in override.partition("=")[0].split("."))

@@ -42,6 +42,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shortened_value(text: str, most: int = 40) -> str:
+    """A value of a row as a message shows it, cut if it is long."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

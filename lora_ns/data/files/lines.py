@@ -41,6 +41,7 @@ def _skip_line(file: IO[bytes]) -> bool:
 
 
 def too_long_line(where: str, what: str = "a line") -> Problem:
+    """The problem of a row that is longer than a row may be."""
     return Problem(where, f"{what} is longer than {shown_size(LARGEST_ROW)}", "split it, or leave it out")
 
 

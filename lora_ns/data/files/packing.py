@@ -152,10 +152,12 @@ def decoded_text(path: Path, most: int, remedy: str) -> str:
 
 
 def not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
+    """The problem of a file that is not text in UTF-8."""
     return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
 
 
 def without_end(line: str) -> str:
+    """The problem of a packed file that was cut short."""
     return line.removesuffix("\n").removesuffix("\r")
 
 

@@ -189,6 +189,7 @@ class _RecordLines:
 
 
 def check_names(where: str, names: Sequence[str]) -> None:
+    """Refuse a header whose names are missing or there twice. Raises `DataError`."""
     if len(names) > MOST_COLUMNS:
         what = f"{len(names):,} columns, and a table has up to {MOST_COLUMNS:,}"
         raise DataError(Problem(where, what, "leave out what is not read"))
