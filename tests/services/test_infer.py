@@ -4,6 +4,8 @@ import contextlib
 
 import pytest
 
+pytest.importorskip("torch")
+
 from lora_ns.errors import UsageError
 from lora_ns.services.infer import check_answers
 
