@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Classification(LabelObjective):
-    """Labels for a text or a pair, or for each word, through transformers' `Trainer`."""
+    """Labels for a text or a pair, through transformers' `Trainer`."""
 
     task_type: ClassVar[TaskType] = "SEQ_CLS"
     examples: ClassVar[tuple[type, ...]] = (Labelled,)
