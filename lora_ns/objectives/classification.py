@@ -35,10 +35,9 @@ class Classification(LabelObjective):
     def conflicts(self) -> Iterator[Conflict]:
         """Keys of one kind of labels beside another kind, and weights that are not one for each label."""
         if "problem_type" in self.model_fields_set and self.problem_type != "auto":
-            for name in self.unread(self.problem_type):
+            for name in self.unread(self.problem_type)[:1]:
                 what = f'`{name}` has no effect with `problem_type = "{self.problem_type}"`'
                 yield Conflict((self.key("problem_type"), self.key(name)), what, "remove it")
-                break
         yield from super().conflicts()
 
     def unread(self, problem_type: ProblemType) -> list[str]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -216,25 +216,23 @@ def _read_tables(table: dict[str, Any]) -> Recipe:
     """The recipe of TOML tables. Raises `_WrongKeysError`."""
     wrong: list[tuple[list[int | str], Any]] = [(keys, {"type": "extra_forbidden"}) for keys in unknown_to_toml(table)]
     for name, kind, fields in other_objectives(table):
-        wrong += [(untagged(table, [name, *one["loc"]]), one) for one in _faults(kind, fields)]
-    fields = fields_of(table)
-    wrong += [(untagged(table, location_of(table, one["loc"])), one) for one in _faults(Recipe, fields)]
-    if wrong:
+        wrong += [(untagged(table, [name, *one["loc"]]), one) for one in _parsed(kind, fields)[1]]
+    recipe, faults = _parsed(Recipe, fields_of(table))
+    wrong += [(untagged(table, location_of(table, one["loc"])), one) for one in faults]
+    if wrong or recipe is None:
         raise _WrongKeysError(wrong)
-    return Recipe.model_validate_json(_as_json(fields))
+    return recipe
 
 
-def _faults(kind: type[BaseModel], fields: Mapping[str, Any]) -> list[Any]:
-    """What pydantic says of values that are none of a class."""
+T = TypeVar("T", bound=BaseModel)
+
+
+def _parsed(kind: type[T], fields: Any) -> tuple[T | None, list[Any]]:
+    """Values as a class reads them, or what pydantic says of those that it does not take."""
     try:
-        kind.model_validate_json(_as_json(fields))
+        return kind.model_validate_json(json.dumps(fields, default=_no_json)), []
     except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
-
-
-def _as_json(fields: Any) -> str:
-    return json.dumps(fields, default=_no_json)
+        return None, error.errors(include_url=False)
 
 
 MOST_PROBLEMS = 100
