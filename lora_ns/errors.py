@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -136,12 +137,21 @@ LONGEST_NAME = 80
 
 
 def close_to(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Known names that are spelt nearly like this one, the nearest first; none for one longer than `LONGEST_NAME`."""
+    """Return known names that are spelt nearly like this one, the nearest first.
+
+    Case and separators do not count: `Learning-Rate` is `learning_rate`. A name longer than `LONGEST_NAME` has none.
+    """
     if len(name) > LONGEST_NAME:
         return []
-    return difflib.get_close_matches(
-        name, [other for other in known if len(other) <= LONGEST_NAME], n=most, cutoff=cutoff
-    )
+    listed = [other for other in known if len(other) <= LONGEST_NAME]
+    if same := [other for other in listed if plain_name(other) == plain_name(name)]:
+        return same[:most]
+    return difflib.get_close_matches(name, listed, n=most, cutoff=cutoff)
+
+
+def plain_name(name: object) -> str:
+    """Return the spelling by which names are compared: lower case, without separators."""
+    return re.sub(r"[-_ .]+", "", str(name)).casefold()
 
 
 def did_you_mean(

@@ -1,4 +1,4 @@
-"""What `lorans infer` and `lorans eval` begin with: a run, and the processes of this machine that answer."""
+"""The common start of `lorans infer` and `lorans eval`: a run and its worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AskedRun:
-    """A run that is asked, and in how many processes."""
+    """A run to use, and the number of processes to use it with."""
 
     folder: RunDir
     manifest: Manifest
@@ -29,16 +29,16 @@ class AskedRun:
 
     @classmethod
     def of(cls, path: Path, num_processes: int | None, gpus: str | None, does: str) -> AskedRun:
-        """The run in a directory.
+        """Open the run in a directory.
 
         Args:
             path: the directory.
-            num_processes: of `--num-processes`.
-            gpus: of `--gpus`.
-            does: what the command does, for messages.
+            num_processes: value of `--num-processes`.
+            gpus: value of `--gpus`.
+            does: verb of the command, for messages.
 
         Raises:
-            UsageError: if it is not a run, or this machine does not have so many processors.
+            UsageError: if it is no run, or this machine has fewer processors.
         """
         from lora_ns.launch.torchrun import check_not_launched
         from lora_ns.launch.workers import count_workers
@@ -52,7 +52,7 @@ class AskedRun:
         return cls(folder, manifest, machine, count)
 
     def compute(self, opened: Opened, progress: Progress, base: Path | None, dtype: str | None, force: bool) -> Compute:
-        """Where it is computed: each process opens the run as it was opened here."""
+        """Return the function that computes answers, in this process or in workers that open the run likewise."""
         from lora_ns.launch.answering import Workers, compute_by
 
         workers = Workers(self.processes, self.machine, base, dtype, force)

@@ -1,4 +1,4 @@
-"""The commands, and the one place where an expected failure becomes lines on standard error and an exit code."""
+"""The command line: its commands, and the exit code and message of every expected failure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from lora_ns import __version__
 from lora_ns.cli.cache import cache
+from lora_ns.cli.commands import Entry, Group, is_rich
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.infer import infer
@@ -31,62 +32,65 @@ from lora_ns.files.shortage import exhaustion
 
 app = typer.Typer(
     name="lorans",
-    help="Fine-tune language models with adapters: one recipe, one command, a run that can be trusted.",
+    cls=Group,
+    help="Fine-tune language models with adapters: one recipe, one command, a run you can trust.",
+    epilog="Run `lorans COMMAND --help` for the options of a command and examples.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich" if is_rich() else None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-app.command("init")(init)
+COMMANDS = (
+    Entry("init", init, "Start", ["lorans init my-task --data rows.jsonl", "lorans init --list"]),
+    Entry("env-check", env_check, "Start", ["lorans env-check", "lorans env-check --recipe recipe.toml"]),
+    Entry(
+        "validate", validate, "Check", ["lorans validate recipe.toml", "lorans validate recipe.toml --data --show 2"]
+    ),
+    Entry("plan", plan, "Check", ["lorans plan recipe.toml", "lorans plan recipe.toml --set peft.lora_r=64"]),
+    Entry("train", train, "Train", ["lorans train recipe.toml", "lorans train outputs/run --resume"]),
+    Entry(
+        "infer",
+        infer,
+        "Use",
+        [
+            'lorans infer outputs/run --input "What is LoRA?"',
+            "lorans infer outputs/run --input-file rows.jsonl -o answers.jsonl",
+        ],
+    ),
+    Entry("eval", evaluate, "Use", ["lorans eval outputs/run", "lorans eval outputs/run --data test.jsonl"]),
+    Entry(
+        "merge",
+        merge,
+        "Use",
+        ["lorans merge outputs/run --output merged", "lorans merge outputs/run -o merged --dtype float32"],
+    ),
+    Entry(
+        "submit",
+        submit,
+        "Elsewhere",
+        ["lorans submit recipe.toml --to slurm", "lorans submit recipe.toml --to slurm --dry-run"],
+    ),
+    Entry("status", status, "Elsewhere", ["lorans status outputs/run", "lorans status outputs/run --log"]),
+    Entry(
+        "launch-command",
+        launch_command,
+        "Elsewhere",
+        ["lorans launch-command recipe.toml", "lorans launch-command outputs/run"],
+    ),
+    Entry("methods", methods, "Tools", ["lorans methods", "lorans methods lora"]),
+    Entry("cache", cache, "Tools", ["lorans cache", "lorans cache --clear"]),
+    Entry("schema", schema, "Tools", ["lorans schema", "lorans schema > recipe.schema.json"]),
+    Entry("rank", rank),
+    Entry("job", job),
+    Entry("worker", worker),
+)
+"""The commands in the order of the help."""
 
 
-app.command("validate")(validate)
-
-
-app.command("plan")(plan)
-
-
-app.command("train")(train)
-
-
-app.command("infer")(infer)
-
-
-app.command("eval")(evaluate)
-
-
-app.command("merge")(merge)
-
-
-app.command("env-check")(env_check)
-
-
-app.command("methods")(methods)
-
-
-app.command("cache")(cache)
-
-
-app.command("schema")(schema)
-
-
-app.command("launch-command")(launch_command)
-
-
-app.command("submit")(submit)
-
-
-app.command("status")(status)
-
-
-app.command("rank", hidden=True)(rank)
-
-
-app.command("job", hidden=True)(job)
-
-
-app.command("worker", hidden=True)(worker)
+for entry in COMMANDS:
+    entry.add_to(app)
 
 
 def _version(value: bool) -> None:
@@ -101,7 +105,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Fine-tune language models with adapters: one recipe, one command, a run that can be trusted."""
+    """Fine-tune language models with adapters: one recipe, one command, a run you can trust."""
     del version
 
 
@@ -130,5 +134,5 @@ def _tell(error: LoransError) -> None:
     try:
         for problem in error.problems:
             say(f"error: {problem}", err=True)
-    except OSError:  # the terminal was closed: the exit code is to say it all the same
+    except OSError:  # the terminal was closed; the exit code still reports the failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -14,10 +14,10 @@ from lora_ns.data import cache as kept
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove them all.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the tokenised rows that are kept between runs, or remove them."""
+    """List the tokenised rows that are cached between runs, or remove them."""
     if clear:
         freed = kept.clear()
         if as_json:
@@ -33,4 +33,4 @@ def cache(
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         say(f"{entry.key[:12]}  {entry.size / 1e6:10,.1f} MB  last used {when}")
     total = sum(entry.size for entry in found) / 1e6
-    say(f"{len(found)} kept, {total:,.1f} MB in {kept.cache_folder()}")
+    say(f"{len(found)} cached, {total:,.1f} MB in {kept.cache_folder()}")

@@ -1,4 +1,4 @@
-"""What the shell offers on the tab key: recipes, run directories, and the keys of `--set` with their values."""
+"""Shell completion: recipes, run directories, and the keys of `--set` with their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_ns.safety.printable import printable
 
 MOST = 100
-"""Candidates that are offered; more help nobody."""
+"""Most candidates that are offered."""
 
 
 DEEPEST = 4
@@ -20,23 +20,23 @@ MOST_FOLDERS = 5000
 
 
 def recipe_files(incomplete: str) -> list[str]:
-    """TOML files below the folder that was typed so far."""
+    """Complete TOML files below the folder typed so far."""
     return _paths(incomplete, lambda folder, files: [folder / name for name in files if name.endswith(".toml")])
 
 
 def run_folders(incomplete: str) -> list[str]:
-    """Folders with a run in them."""
+    """Complete run directories."""
     return _paths(incomplete, lambda folder, files: [folder] if "manifest.json" in files else [])
 
 
 def recipes_and_runs(incomplete: str) -> list[str]:
-    """Both, for `lorans train`, which `--resume` gives a run."""
+    """Complete recipes and run directories, for `lorans train --resume`."""
     return [*recipe_files(incomplete), *run_folders(incomplete)][:MOST]
 
 
 def overrides(incomplete: str) -> list[str]:
-    """Keys, and once only one key is left the values that it has a few of."""
-    from lora_ns.recipe.explain import choices, known_keys
+    """Complete the keys of `--set`, then the values of a key that takes only a few."""
+    from lora_ns.recipe.keys import choices, known_keys
 
     key = incomplete.partition("=")[0]
     keys = [name for name in known_keys() if name == key or (name.startswith(key) and "=" not in incomplete)]
@@ -47,14 +47,14 @@ def overrides(incomplete: str) -> list[str]:
 
 
 def starts(incomplete: str) -> list[str]:
-    """The recipes that `lorans init` starts from."""
+    """Complete the recipes of `lorans init`."""
     from lora_ns.recipe.starters import STARTS
 
     return [name for name in STARTS if name.startswith(incomplete)]
 
 
 def methods(incomplete: str) -> list[str]:
-    """The PEFT methods."""
+    """Complete PEFT methods."""
     from lora_ns.methods import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]
@@ -63,7 +63,7 @@ def methods(incomplete: str) -> list[str]:
 def _paths(incomplete: str, pick: Callable[[Path, list[str]], list[Path]]) -> list[str]:
     typed = Path(incomplete).expanduser()
     start = typed if incomplete.endswith(os.sep) or not incomplete else typed.parent
-    # A shell shows what it is offered as it is: names that are not printable have to be typed.
+    # The shell prints candidates as they are, so unprintable names are not offered.
     listed = (str(path) for folder, files in _folders(start) for path in pick(folder, files))
     found = (path for path in listed if printable(path) == path)
     home = str(Path("~").expanduser())

@@ -22,14 +22,14 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def env_check(
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Judge by what this recipe needs.", show_default=False)
+        Path | None, typer.Option("--recipe", help="Check for the needs of this recipe.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that each import may take.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Time limit for each import, in seconds.")] = 60.0,
 ) -> None:
-    """Check Python, packages, memory, disk, GPUs and the hub; every fault with the command that mends it.
+    """Check Python, packages, memory, disk, GPUs and the hub, and print the command that fixes each fault.
 
-    Exits with 3 if something that is needed does not work.
+    Exits with code 3 if something necessary does not work.
     """
     from lora_ns.machine.environment import Needs, check
     from lora_ns.recipe.load import load_recipe
@@ -46,7 +46,7 @@ def env_check(
 
 
 def needs_of(loaded: LoadedRecipe) -> Needs:
-    """What a recipe asks of the environment."""
+    """Return the needs of a recipe."""
     from lora_ns.machine.environment import Needs
     from lora_ns.recipe.optimizers import OPTIMIZERS
 
@@ -71,7 +71,7 @@ def _is_gguf(model: Model) -> bool:
 
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:
-    """Whether something must be fetched: a model or rows by hub id that the cache does not hold."""
+    """Return whether the model or the rows must be fetched from the hub, because the cache lacks them."""
     from lora_ns.machine.environment import hub_cache
 
     name, rows = loaded.recipe.model.name_or_path, loaded.recipe.dataset.name
@@ -81,16 +81,16 @@ def _needs_hub(loaded: LoadedRecipe) -> bool:
 
 
 def _progress() -> AbstractContextManager[object]:
-    """A spinner on standard error, where somebody is looking."""
+    """Show a spinner on standard error, if it is a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
-    return Console(file=steered_errors()).status("importing the packages, each under a time limit")
+    return Console(file=steered_errors()).status("importing packages, each with a time limit")
 
 
 def _show(report: Report) -> None:
-    """One line a check, and under a fault the command that mends it; long lines are left to the terminal."""
+    """Print one line per check, and under a fault the command that fixes it; the terminal wraps long lines."""
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
         say_coloured([(f"{check.status:<6}", _COLOURS[check.status]), (f"{check.name:<{width}}  {check.fact}", None)])
@@ -104,4 +104,4 @@ def _summary(checks: tuple[Check, ...]) -> str:
     if failed:
         return f"does not work: {', '.join(failed)}"
     warned = sum(check.status == "warn" for check in checks)
-    return "all that is needed works" + (f", {warned} warning{'s' if warned > 1 else ''}" if warned else "")
+    return "everything necessary works" + (f", {warned} warning{'s' if warned > 1 else ''}" if warned else "")

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 DataFile = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Rows with answers; those that a run with exact match kept, if absent.", show_default=False
+        "--data", help="Rows with answers; default: those that a run with exact match kept.", show_default=False
     ),
 ]
 
 
-ExactMatch = Annotated[bool, typer.Option("--exact-match", help="Write answers and count those that are right.")]
+ExactMatch = Annotated[bool, typer.Option("--exact-match", help="Generate answers and count the correct ones.")]
 
 
 MaxBadRows = Annotated[
@@ -35,7 +35,7 @@ MaxBadRows = Annotated[
     typer.Option(
         "--max-bad-rows",
         min=0,
-        help="Rows of --data that cannot be read and are left out, at most; as in the run's recipe, if absent.",
+        help="Leave out up to this many unreadable rows of --data; default: as in the run's recipe.",
         show_default=False,
     ),
 ]
@@ -53,7 +53,10 @@ def evaluate(
     gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run's adapter: loss and exact match of answers, or what is usual for classes, scores and tags."""
+    """Measure a run's adapter on rows with answers.
+
+    Text gets the loss, and exact match on request; classes, scores and tags get their usual metrics.
+    """
     from lora_ns.machine import libraries
 
     asked = AskedRun.of(run, num_processes, gpus, "measures")
@@ -72,7 +75,7 @@ def evaluate(
         print_json(result)
         return
     if result.truncated:
-        say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length`, their end was cut", err=True)
+        say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated", err=True)
     for told in result.notes:
         note(told)
     print_pairs(
@@ -87,7 +90,7 @@ def evaluate(
 
 
 def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:
-    """The rows of a file, but for those that cannot be read; these are told. Raises `DataError`."""
+    """Read the rows of a file, and report those that cannot be read. Raises `DataError`."""
     from lora_ns.data.files.paths import layout_of
     from lora_ns.data.files.read import read_files
     from lora_ns.data.rows import told_left_out

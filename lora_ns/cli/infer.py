@@ -37,20 +37,27 @@ if TYPE_CHECKING:
     from lora_ns.services.infer import Keep
 
 
-Text = Annotated[str | None, typer.Option("--input", "-i", help="One text to answer or classify.", show_default=False)]
+Text = Annotated[
+    str | None, typer.Option("--input", "-i", help="A text to answer, classify, score or tag.", show_default=False)
+]
 
 
 InputFile = Annotated[
-    Path | None, typer.Option("--input-file", help="A .txt with a text a line, or a .jsonl.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--input-file",
+        help="File of inputs: a .txt with one text per line, or rows such as a .jsonl.",
+        show_default=False,
+    ),
 ]
 
 
 OutputFile = Annotated[
-    Path | None, typer.Option("--output-file", "-o", help="A .jsonl for the answers.", show_default=False)
+    Path | None, typer.Option("--output-file", "-o", help="File for the answers, a .jsonl.", show_default=False)
 ]
 
 
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that is there.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 
 
 def infer(
@@ -68,7 +75,10 @@ def infer(
     gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer, classify or tag texts with a run's adapter; without an input, lines of standard input."""
+    """Answer, classify, score or tag texts with a run's adapter.
+
+    Without --input or --input-file, each line of standard input is one text.
+    """
     from lora_ns.machine import libraries
     from lora_ns.recipe.load import override_generation
 
@@ -100,7 +110,7 @@ def infer(
 def _output(
     output_file: Path | None, overwrite: bool, run: RunDir, base: Path | None, input_file: Path | None
 ) -> Iterator[Output | None]:
-    """The file of the answers, if one is asked for. Raises `UsageError` if it is among those that are read."""
+    """Open the output file, if there is one. Raises `UsageError` if the command also reads it."""
     from lora_ns.files.staging import output
     from lora_ns.run.outputs import check_output
     from lora_ns.services.infer import check_answers
@@ -116,13 +126,13 @@ def _output(
 
 @contextlib.contextmanager
 def _keeping(file: Output | None, count: int, tell: Callable[[str], None]) -> Iterator[Keep]:
-    """What keeps rows as they are answered, so that those before an error or a signal are not lost with the rest."""
+    """Collect rows as they are answered, so that an error or a signal does not lose them."""
     answered: dict[int, dict[str, Any]] = {}
     try:
         yield answered.__setitem__ if file else lambda *_: None
     except BaseException:
         if file and answered and (kept := file.keep(_json(answered[number]) for number in sorted(answered))):
-            tell(f"{len(answered):,} of {count:,} rows were answered, and are kept in {kept}")
+            tell(f"{len(answered):,} of {count:,} rows were answered; they are in {kept}")
         raise
 
 
@@ -131,7 +141,7 @@ def _json(row: dict[str, Any], is_escaped: bool = False) -> str:
 
 
 def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -> None:
-    """Answers in their file, or on standard output; on a terminal JSON has its own escapes, which can be read back."""
+    """Write the answers to their file, or to standard output, where a terminal gets escaped JSON."""
     escaped = file is None and sys.stdout.isatty()
     lines = [_json(row, escaped) for row in rows]
     if file is not None:
@@ -143,7 +153,7 @@ def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -
 
 
 def _plain(row: dict[str, Any]) -> str:
-    """An answer, a class with its probability, labels with theirs, a score, or words with their tags."""
+    """Format an answer, a class or labels with their probability, a score, or words with their tags."""
     if "entities" in row:
         return _plain_tags(row)
     output = row["output"]
@@ -170,7 +180,7 @@ def _texts(text: str | None, input_file: Path | None) -> list[str]:
 
 
 def _has_prompts(file: Path) -> bool:
-    """Whether a file is one of lines rather than of rows."""
+    """Return whether a file has lines of text rather than rows."""
     from lora_ns.data.files.kinds import find_kind
 
     kind = find_kind(file)
@@ -178,7 +188,7 @@ def _has_prompts(file: Path) -> bool:
 
 
 def _lines(where: str, lines: list[str]) -> list[str]:
-    """Texts, of which none is blank: it would have no answer, and those after it another number."""
+    """Check that no text is blank: it would have no answer, and shift the numbers of the rest."""
     if not lines:
         remedy = "give `--input`, `--input-file`, or lines on standard input"
         raise UsageError(Problem("" if where == "standard input" else where, "nothing to answer", remedy))

@@ -1,4 +1,4 @@
-"""The command that a scheduler starts on each node of a job."""
+"""`lorans job`: a scheduler starts it on each node of a job."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def job(
     on_ray: Annotated[bool, typer.Option("--on-ray", help="Have Ray place the nodes.")] = False,
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", help="Stop when the parent is gone.")] = False,
 ) -> None:
-    """Train the run of a job, or go on with it; a scheduler starts this."""
-    # A scheduler tells all processes of a job that its end is near; the one that watches this one asks it to stop.
+    """Train or continue the run of a job; a scheduler starts this command."""
+    # A scheduler warns all processes of a job before it ends; the parent asks this one to stop.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
     if on_ray:

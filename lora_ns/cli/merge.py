@@ -14,14 +14,19 @@ from lora_ns.cli.trust import trust_run
 
 def merge(
     run: RunPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the merged model.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write the merged model to.", show_default=False)
+    ],
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fold a run's adapter into its base and write a complete Hugging Face model."""
+    """Merge a run's adapter into its base and write a complete Hugging Face model.
+
+    The merged model is compared with the base and its adapter before it is written.
+    """
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir

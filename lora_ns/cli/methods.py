@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(help="One method, in detail.", show_default=False, autocompletion=complete.methods),
+        typer.Argument(help="Method to describe in detail.", show_default=False, autocompletion=complete.methods),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the PEFT methods with what each can be combined with, or tell all about one."""
+    """List the PEFT methods and their combinations, or describe one in detail."""
     from lora_ns.methods import METHODS, REFUSED
 
     if name is None:
@@ -52,16 +52,16 @@ def _print_all(as_json: bool) -> None:
     widths = [max(len(row[place]) for row in [COLUMNS, *rows]) for place in range(len(COLUMNS))]
     for row in [COLUMNS, *rows]:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    say("`lorans methods NAME` tells the keys, the reasons, and when to take it.")
+    say("`lorans methods NAME` describes its keys, its limits and its uses.")
 
 
 def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:
-    """All there is to know of a method."""
+    """Collect all facts about a method."""
     return {"method": name, "advice": kind.advice, "config_class": kind.config_class, **asdict(kind.capabilities)}
 
 
 def _print_one(name: str, kind: type[PeftMethod]) -> None:
-    from lora_ns.recipe.explain import describe
+    from lora_ns.recipe.keys import describe
     from lora_ns.recipe.methods_page import QUESTIONS
 
     capabilities = kind.capabilities

@@ -11,14 +11,15 @@ from lora_ns.cli import complete
 from lora_ns.errors import Problem, UsageError
 
 RecipePath = Annotated[
-    Path, typer.Argument(help="The recipe, a TOML file.", show_default=False, autocompletion=complete.recipe_files)
+    Path,
+    typer.Argument(help="Path to the recipe, a TOML file.", show_default=False, autocompletion=complete.recipe_files),
 ]
 
 
 RunPath = Annotated[
     Path,
     typer.Argument(
-        help="The run directory, the `output_dir` of a training.",
+        help="Run directory: the `output_dir` of the recipe.",
         show_default=False,
         autocompletion=complete.run_folders,
     ),
@@ -30,7 +31,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key, such as training.seed=1; may be repeated.",
+        help="Override a key of the recipe, such as training.seed=1. Repeat it for more keys.",
         show_default=False,
         autocompletion=complete.overrides,
     ),
@@ -39,36 +40,41 @@ Overrides = Annotated[
 
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--dtype", help="Type of the numbers, if not the run's own.", show_default=False),
+    typer.Option("--dtype", help="Dtype to compute in; default: the run's own.", show_default=False),
 ]
 
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 BasePath = Annotated[
-    Path | None, typer.Option("--base", help="Where the base lies now, if not where it was.", show_default=False)
+    Path | None, typer.Option("--base", help="Path to the base model, if it has moved.", show_default=False)
 ]
 
 
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Use base, tokenizer, template and adapter though they are not those of the run."),
+    typer.Option("--force", help="Continue even if the base, tokenizer, template or adapter does not match the run."),
 ]
 
 
 NumProcesses = Annotated[
     int | None,
-    typer.Option("--num-processes", min=1, help="Processes that share the rows.", show_default=False),
+    typer.Option("--num-processes", min=1, help="Number of worker processes.", show_default=False),
 ]
 
 
 Gpus = Annotated[
     str | None,
-    typer.Option("--gpus", metavar="auto|N", help="The same, one for each GPU or for N.", show_default=False),
+    typer.Option(
+        "--gpus",
+        metavar="auto|N",
+        help="Like --num-processes, with one process per GPU (`auto`) or N of them.",
+        show_default=False,
+    ),
 ]
 
 
@@ -76,30 +82,30 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Allow the code of the base, or of a run's tokenizer, on this machine: its files and digest are shown.",
+        help="Allow Python code that the base or tokenizer brings. Its files and digest are shown.",
     ),
 ]
 
 
 def check_one_of(resume: bool, overwrite: bool) -> None:
-    """A run that is there is continued or replaced. Raises `UsageError`."""
+    """Check that a run is either continued or replaced. Raises `UsageError`."""
     if resume and overwrite:
         raise UsageError(Problem("", "--resume and --overwrite contradict each other", "keep one of them"))
 
 
 def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> int | Literal["auto"] | None:
-    """How many processes the two options ask for, `auto` for one on each GPU; None if they are not given.
+    """Return the number of processes that the options ask for: `auto` is one per GPU, None is no option.
 
     Args:
-        num_processes: of `--num-processes`.
-        gpus: of `--gpus`.
-        does: what the command does, for the message.
+        num_processes: value of `--num-processes`.
+        gpus: value of `--gpus`.
+        does: verb of the command, for the message.
 
     Raises:
         UsageError: if they contradict each other, or there is no GPU.
     """
     if num_processes is not None and gpus is not None:
-        raise UsageError(Problem("", "--num-processes and --gpus say the same", "keep one of them"))
+        raise UsageError(Problem("", "--num-processes and --gpus both set the number of processes", "keep one of them"))
     if gpus is None:
         return num_processes
     from lora_ns.machine.hardware import detect
@@ -107,5 +113,5 @@ def asked_processes(num_processes: int | None, gpus: str | None, does: str) -> i
     if gpus != "auto" and not (gpus.isdecimal() and int(gpus)):
         raise UsageError(Problem("--gpus", f"`{gpus}`", 'write "auto" or a number from 1'))
     if not detect().gpus:
-        raise UsageError(Problem("--gpus", "there is no GPU here", f"`--num-processes N` {does} on the CPU"))
+        raise UsageError(Problem("--gpus", "this machine has no GPU", f"`--num-processes N` {does} on the CPU"))
     return "auto" if gpus == "auto" else int(gpus)

@@ -1,4 +1,4 @@
-"""The command that each process of a run executes, and the one that prints how to start them."""
+"""`lorans rank`, a process of a training, and `lorans launch-command`, which prints how to start them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rank(
     run_path: Annotated[Path, typer.Argument(metavar="RUN")],
     launched: Annotated[bool, typer.Option("--launched", help="Started by `lorans train`.")] = False,
 ) -> None:
-    """Be one of the processes of a run; a launcher such as torchrun starts it."""
+    """Run one of the processes of a training; a launcher such as torchrun starts this command."""
     from lora_ns.run.directory import RunDir
 
     if launched:
@@ -44,7 +44,7 @@ def rank(
     from lora_ns.training.rank import train_rank
 
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
-        del os.environ[name]  # the run says how it is trained, whoever launches it
+        del os.environ[name]  # the run has its own settings, whatever launches it
     number, is_first = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
     with Progress(2) as progress, Noise() as noise, telling_launcher(run, number, launched):
         if launched and is_first:
@@ -59,7 +59,7 @@ def launch_command(
         Path,
         typer.Argument(
             metavar="RUN|RECIPE",
-            help="An unfinished run of several processes, or a recipe, whose run is prepared.",
+            help="Unfinished run of several processes, or a recipe to prepare such a run from.",
             show_default=False,
             autocompletion=complete.recipes_and_runs,
         ),
@@ -68,7 +68,7 @@ def launch_command(
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Print the command that trains a run of several processes under a launcher of your own."""
+    """Print the command that trains a run of several processes with your own launcher."""
     from lora_ns.launch.torchrun import argv, settings
     from lora_ns.machine.hardware import detect
     from lora_ns.parallel.nodes import this_node
@@ -94,7 +94,7 @@ def launch_command(
 
 
 def _prepared(recipe: Path, overrides: list[str], overwrite: bool, trust_remote_code: bool) -> RunDir:
-    """A new run of a recipe, up to the point where its processes are started."""
+    """Prepare a new run of a recipe, up to the start of its processes."""
     from lora_ns.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)

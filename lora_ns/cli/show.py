@@ -1,4 +1,4 @@
-"""How results and progress look: results on standard output, everything else on standard error."""
+"""Results on standard output; progress, notes and warnings on standard error."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _ROWS_SECONDS = 10.0
 
 
 def print_json(result: Any) -> None:
-    """A result as one JSON object; records of a manifest in it too."""
+    """Print a result, with its manifest records, as one JSON object."""
     table = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     hand_over(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
 
 
 def beside_baseline(shown: str, constant: float | None) -> str:
-    """A measure, with what a constant answer reaches."""
+    """Add the score of a constant answer to a measure."""
     return shown if constant is None else f"{shown} (a constant answer: {number(constant)})"
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """Names and values in two columns."""
+    """Print names and values in two columns."""
     listed = list(pairs)
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
@@ -47,14 +47,14 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def number(value: Any) -> str:
-    """A number as a person reads it."""
+    """Format a number for people."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def sparkline(values: Iterable[float]) -> str:
-    """Values as a row of bars, the lowest to the highest."""
+    """Draw values as a row of bars, scaled from the lowest to the highest."""
     listed = list(values)
     low, high = min(listed, default=0.0), max(listed, default=0.0)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
@@ -62,20 +62,20 @@ def sparkline(values: Iterable[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`."""
+    """Format seconds as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def note(text: str) -> None:
-    """A line on standard error for what the user should know."""
+    """Print a note on standard error."""
     say(f"note: {text}", err=True)
 
 
 @contextlib.contextmanager
 def forcing(force: bool) -> Iterator[Force]:
-    """What `--force` does, and at the end, on standard error, what it went past."""
+    """Apply `--force`, and list on standard error each mismatch that it ignored."""
     from lora_ns.answers.changed_files import Force
 
     passed: list[str] = []
@@ -87,17 +87,17 @@ def forcing(force: bool) -> Iterator[Force]:
 
 
 class _Unheard(io.FileIO):
-    """A file for what nobody has to read: a terminal or a pipe that is closed, or a full disk, ends no training."""
+    """A file whose errors are ignored: a closed terminal or a full disk does not end a training."""
 
     def write(self, data: Any) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         with contextlib.suppress(OSError):
             return super().write(data) or 0
         return len(data)
 
 
 class Progress(Observer):
-    """Training on the screen: a live display on a terminal, plain lines elsewhere."""
+    """Progress of a training: a live display on a terminal, plain lines elsewhere."""
 
     def __init__(self, descriptor: int) -> None:
         raw = io.BufferedWriter(_Unheard(os.dup(descriptor), "w"))
@@ -118,17 +118,17 @@ class Progress(Observer):
         self._stream.close()
 
     def stage(self, text: str) -> None:
-        """A line for what happens now."""
+        """Print the current stage."""
         if text != "training":
             self._stop()
         self._say(f"{text} ...")
 
     def warn(self, text: str) -> None:
-        """A line that stays."""
+        """Print a note above the live display."""
         self._say(f"note: {text}")
 
     def rows(self, done: int, total: int) -> None:
-        """So much is answered or measured: a line that changes on a terminal, elsewhere one now and then."""
+        """Show the number of rows done: a changing line on a terminal, an occasional one elsewhere."""
         now = time.monotonic()
         if self._stream.isatty():
             self._stream.write(f"\r{done:,} of {total:,} done")
@@ -139,7 +139,7 @@ class Progress(Observer):
             self._say(f"{done:,} of {total:,} done")
 
     def begin(self, step: int, steps: int) -> None:
-        """Training starts after this step."""
+        """Start the display of a training that begins after this step."""
         self._begin, self._first_step, self._step, self._steps = time.monotonic(), step, step, steps
         if self._stream.isatty():
             from rich.console import Console
@@ -150,11 +150,11 @@ class Progress(Observer):
             self._live.start()
 
     def step(self, step: int, tokens: int) -> None:
-        """One more step."""
+        """Count a step."""
         self._step, self._tokens = step, tokens
 
     def logged(self, row: dict[str, Any]) -> None:
-        """A row of metrics: remembered for the display, or printed."""
+        """Show a row of metrics in the display, or print it."""
         self._state |= row
         if "loss" in row:
             self._losses.append(float(row["loss"]))
@@ -220,7 +220,7 @@ class Progress(Observer):
 
 
 def _resident_bytes() -> int:
-    """Memory of this process at its peak."""
+    """Return the peak memory of this process, in bytes."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

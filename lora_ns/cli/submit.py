@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 
 Recipes = Annotated[
     list[Path],
-    typer.Argument(help="Recipes; several are one array.", show_default=False, autocompletion=complete.recipe_files),
+    typer.Argument(
+        help="Recipes to run; several become one job array.", show_default=False, autocompletion=complete.recipe_files
+    ),
 ]
 
 
-To = Annotated[Literal["slurm", "ray"], typer.Option("--to", help="The scheduler.", show_default=False)]
+To = Annotated[Literal["slurm", "ray"], typer.Option("--to", help="Scheduler to use.", show_default=False)]
 
 
 Time = Annotated[
     str | None,
-    typer.Option("--time", help="How long SLURM may run a job at a time, as `sbatch` reads it.", show_default=False),
+    typer.Option("--time", help="Time limit of one SLURM job, in the form that `sbatch` takes.", show_default=False),
 ]
 
 
@@ -42,19 +44,21 @@ Options = Annotated[
         "--option",
         "-o",
         metavar="NAME[=VALUE]",
-        help="Of the scheduler, such as partition=gpu; may be repeated.",
+        help="Option for the scheduler, such as partition=gpu. Repeat it for more options.",
         show_default=False,
     ),
 ]
 
 
-Nodes = Annotated[int | None, typer.Option("--nodes", min=1, help="Machines that train together.", show_default=False)]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", min=1, help="Number of machines to train on.", show_default=False)
+]
 
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an existing run.")]
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the scheduler is given, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the job script without submitting it.")]
 
 
 def submit(
@@ -70,7 +74,10 @@ def submit(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand runs to a scheduler, which starts them, and starts them again where they were when they are stopped."""
+    """Submit runs to SLURM or Ray.
+
+    A job that is stopped is queued again and continues from its last checkpoint.
+    """
     check_one_of(resume, overwrite)
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     loaded = [_load(path, overrides, nodes) for path in recipes]
@@ -89,11 +96,11 @@ def submit(
         return
     for job in submitted:
         say(f"{job.scheduler} {job.id}  {job.run}")
-    say(f"`lorans status {submitted[0].run}` says how it goes", err=True)
+    say(f"`lorans status {submitted[0].run}` shows its progress", err=True)
 
 
 def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
-    """A recipe, whose nodes meet at the first one that the scheduler gives them."""
+    """Load a recipe; its machines connect at the first node of the job."""
     from lora_ns.recipe.load import load_recipe, written
 
     overrides = [*overrides, *([f"distributed.num_nodes={nodes}"] if nodes else [])]
@@ -107,7 +114,7 @@ def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
 
 
 def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
-    """See that the jobs will find the user's consent to the code of their bases. Raises `LoransError`."""
+    """Check that the jobs will find consent to the code of their bases. Raises `LoransError`."""
     if not any(loaded.recipe.model.trust_remote_code for loaded in recipes):
         return
     for loaded in recipes:
@@ -116,7 +123,7 @@ def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
 
 
 def _options(given: list[str]) -> dict[str, str]:
-    """`name=value`, with or without the hyphens that the scheduler writes before a name."""
+    """Parse `name=value`, with or without the scheduler's hyphens before the name."""
     from lora_ns.table import control_in
 
     options: dict[str, str] = {}
@@ -126,7 +133,7 @@ def _options(given: list[str]) -> dict[str, str]:
             raise UsageError(Problem("--option", f"`{option}`", "write `name=value`, such as `partition=gpu`"))
         if found := control_in(option):
             what = f"`{name.partition(chr(10))[0]}` has the control character {found} in it"
-            raise UsageError(Problem("--option", what, "leave it away: an option is one line of the script"))
+            raise UsageError(Problem("--option", what, "remove it: an option is one line of the script"))
         if is_secret_name(name) or scrubbed(option) != option:
             what = f"`{name}` has a secret in it, and options are kept with the job and its script"
             remedy = "set an environment variable where you submit: jobs have them too"
@@ -142,20 +149,22 @@ def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
 
     if to == "ray":
         if time is not None:
-            raise UsageError(Problem("--time", "Ray's jobs have no limit", "leave it away"))
+            raise UsageError(Problem("--time", "Ray jobs have no time limit", "remove it"))
         return OnRay(options)
     if time is None:
-        what = "SLURM ends a job after some time, and nothing says when"
-        raise UsageError(Problem("--time", what, "`--time 4:00:00`: a run that needs longer is queued again"))
+        what = "SLURM jobs need a time limit"
+        raise UsageError(
+            Problem("--time", what, "write such as `--time 4:00:00`; a run that needs longer is queued again")
+        )
     return Slurm(minutes(time), options)
 
 
 def status(
     run: RunPath,
-    log: Annotated[bool, typer.Option("--log", help="Print what the job said, on all its nodes.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print the job's output, from all of its nodes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how a run goes: how far it is, and what its scheduler says."""
+    """Show the progress of a run, and its state in the scheduler."""
     from lora_ns.services import submit as service
 
     path = run.absolute()

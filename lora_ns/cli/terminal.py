@@ -1,4 +1,4 @@
-"""The one way out: all that the commands write to standard output and standard error goes through here.
+"""The only output of the commands: everything on standard output and standard error passes through here.
 
 What a person reads is made printable and has no secrets in it, whether a terminal or a log takes it. Results that a
 program reads stay as they are in a file or a pipe, and are made printable on a terminal.
@@ -18,16 +18,16 @@ from lora_ns.safety.printable import printable, readable
 
 
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
-    """A text for a person to read, of one line or several."""
+    """Print text for people, on one line or several."""
     _write(readable(text) + end, err)
 
 
 def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False) -> None:
-    """A line of texts, each with the name of its colour; plain where no colours are wanted.
+    """Print a line of texts, each in its colour; plain where colours are off.
 
     Args:
         pieces: the texts.
-        is_row: whether they are a row of the user's, which is shown with whatever is in it.
+        is_row: whether they are a row of the user's, which is shown complete.
     """
     listed = [(printable(text, is_multiline=True) if is_row else readable(text), colour) for text, colour in pieces]
     coloured = has_colour()
@@ -35,22 +35,29 @@ def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False)
 
 
 def hand_over(text: str) -> None:
-    """A line of a result, as it is; on a terminal it is made printable."""
+    """Print a line of a result unchanged; a terminal gets it in printable form."""
     _write((printable(text, is_multiline=True) if sys.stdout.isatty() else text) + "\n", err=False)
 
 
+def draw(renderable: Any) -> None:
+    """Print something that rich draws, such as a table; its texts have to be `readable` already."""
+    from rich.console import Console
+
+    Console(no_color=not has_colour(), highlight=False).print(renderable)
+
+
 def has_colour() -> bool:
-    """Whether standard output is a terminal that is to have colours."""
+    """Return whether standard output is a terminal with colours on."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _write(text: str, err: bool) -> None:
-    """Write what the stream can encode, and the rest by code point."""
+    """Write text; characters that the stream cannot encode become escapes."""
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     try:
         typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=False)
     except BrokenPipeError:
-        raise  # nobody reads on: the parser of the command line ends the command
+        raise  # the reader is gone: the parser ends the command
     except OSError as error:
         if err:
             raise
@@ -59,13 +66,13 @@ def _write(text: str, err: bool) -> None:
 
 
 class _ReadableStream:
-    """Standard error for what others write to it: the parser of the command line, warnings, logs, tracebacks."""
+    """Standard error for text of other libraries: the parser's errors, warnings, logs, tracebacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text in its readable form."""
+        """Write text in its readable form."""
         self.stream.write(readable(text))
         return len(text)
 
@@ -79,12 +86,12 @@ class _ReadableStream:
 
 
 def make_errors_readable() -> None:
-    """Have all that is written to standard error from now on in its printable form, without secrets."""
+    """Make everything on standard error printable, and hide secrets in it, from now on."""
     if not isinstance(sys.stderr, _ReadableStream):
         sys.stderr = cast("TextIO", _ReadableStream(sys.stderr))
 
 
 def steered_errors() -> TextIO:
-    """Standard error as it is, for displays that move about on it and have no text of others in them."""
+    """Return the raw standard error, for live displays, which have no foreign text in them."""
     stream = sys.stderr
     return stream.stream if isinstance(stream, _ReadableStream) else stream

@@ -1,4 +1,4 @@
-"""What `--trust-remote-code` does: the user's consent to code of others, before a command does what it does."""
+"""`--trust-remote-code`: the user's consent to Python code from others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def trust_recipe(is_given: bool, loaded: LoadedRecipe) -> None:
-    """Allow the code of the base that a recipe names, if the user says so. Raises `LoransError`."""
+    """Allow the code of a recipe's base, if the user consents. Raises `LoransError`."""
     if not (is_given and _is_asked_for(loaded.recipe.model.trust_remote_code)):
         return
     from lora_ns.model.consent import allow_code
@@ -26,7 +26,7 @@ def trust_recipe(is_given: bool, loaded: LoadedRecipe) -> None:
 
 
 def trust_run(is_given: bool, run: RunDir, base_path: Path | None = None) -> None:
-    """Allow the code of a run's base and tokenizer, if the user says so. Raises `LoransError`."""
+    """Allow the code of a run's base and tokenizer, if the user consents. Raises `LoransError`."""
     if not is_given:
         return
     manifest = run.read()
@@ -36,17 +36,17 @@ def trust_run(is_given: bool, run: RunDir, base_path: Path | None = None) -> Non
     from lora_ns.answers.opened import reopen_base
     from lora_ns.model.consent import allow_code
 
-    silent = Force(lambda _: None)  # what does not match is told by the command itself
+    silent = Force(lambda _: None)  # the command itself reports a mismatch
     allow_code(reopen_base(manifest, base_path, silent).path, note)
     if run.adapter.is_dir():
         allow_code(run.adapter, note)
 
 
 def check_trusted(loaded: LoadedRecipe) -> None:
-    """Refuse a recipe whose base is here and brings code that is not allowed, before others start it.
+    """Refuse a recipe whose local base brings code that is not allowed, before a job starts it.
 
     Raises:
-        ModelError: with the files, the digest and what allows them.
+        ModelError: with the files, the digest and the option that allows them.
     """
     if not loaded.recipe.model.trust_remote_code:
         return

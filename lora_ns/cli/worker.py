@@ -1,4 +1,4 @@
-"""The command that each of the processes executes which `lorans infer` and `lorans eval` start."""
+"""`lorans worker`: one of the processes of `lorans infer` and `lorans eval`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def worker(folder: Annotated[Path, typer.Argument()], number: Annotated[int, typer.Argument(min=0)]) -> None:
-    """Answer a share of the rows; `lorans infer` and `lorans eval` start it."""
+    """Answer a share of the rows; `lorans infer` and `lorans eval` start this command."""
     from lora_ns.launch.workers import WorkerFiles, end_with_parent, telling_parent
 
     end_with_parent()

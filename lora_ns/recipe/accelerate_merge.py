@@ -11,7 +11,7 @@ from lora_ns.errors import Problem, RecipeError
 from lora_ns.files.reading import LARGEST_YAML, read_text
 from lora_ns.recipe.accelerate_file import AccelerateFile, Said, parse_accelerate
 from lora_ns.recipe.distributed import STRATEGIES
-from lora_ns.recipe.explain import as_toml
+from lora_ns.recipe.keys import as_toml
 from lora_ns.table import control_in
 
 KEY = "distributed.accelerate_config"

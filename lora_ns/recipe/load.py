@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RecipeError
 from lora_ns.files.reading import LARGEST_RECIPE, parse_toml, read_text
 from lora_ns.recipe.accelerate_merge import Filled, fill
-from lora_ns.recipe.explain import Locate, as_toml, explain, key_of, untagged
+from lora_ns.recipe.explain import Locate, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
+from lora_ns.recipe.keys import as_toml
 from lora_ns.recipe.lines import line_numbers
 from lora_ns.recipe.objective_tables import fields_of, location_of, other_objectives, unknown_to_toml, without_effect
 from lora_ns.recipe.overrides import apply_overrides, origin_of, override_key, parse_override

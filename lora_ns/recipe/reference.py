@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ns.recipe.explain import UNIONS, describe, table_class, tag_of
+from lora_ns.recipe.keys import UNIONS, describe, table_class, tag_of
 from lora_ns.recipe.objective_tables import kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.table import Table

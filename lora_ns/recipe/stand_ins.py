@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_ns.recipe.explain import tag_of
+from lora_ns.recipe.keys import tag_of
 
 STAND_INS: Mapping[str, Any] = {
     "task_name": "task",

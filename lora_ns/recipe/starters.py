@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Any
 
 from lora_ns.objectives import objective_of
-from lora_ns.recipe.explain import UNIONS, tag_of
+from lora_ns.recipe.keys import UNIONS, tag_of
 from lora_ns.recipe.objective_tables import json_schema, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
 

@@ -13,7 +13,7 @@ import lora_ns
 from lora_ns.cli import complete
 from lora_ns.cli.app import app
 from lora_ns.errors import RecipeError
-from lora_ns.recipe.explain import UNIONS, choices, known_keys, tag_of
+from lora_ns.recipe.keys import UNIONS, choices, known_keys, tag_of
 from lora_ns.recipe.load import load_recipe
 
 PROGRAM = "import sys; sys.argv[0] = 'lorans'; from lora_ns.cli.app import main; main()"

@@ -79,7 +79,7 @@ def test_long_lines_and_brackets_are_printed_as_they_are(monkeypatch: pytest.Mon
     fact = "[red]" + "x" * 300
     answer(monkeypatch, Check("hub", "warn", fact, "pip install 'lora-ns[deepspeed]'"))
     assert CliRunner().invoke(app, []).stdout == (
-        f"warn  hub  {fact}\n           pip install 'lora-ns[deepspeed]'\nall that is needed works, 1 warning\n"
+        f"warn  hub  {fact}\n           pip install 'lora-ns[deepspeed]'\neverything necessary works, 1 warning\n"
     )
 
 

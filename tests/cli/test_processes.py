@@ -25,10 +25,10 @@ def told(*arguments):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--num-processes", "2", "--gpus", "2"), "say the same"),
+        (("--num-processes", "2", "--gpus", "2"), "both set the number of processes"),
         (("--gpus", "many"), 'write "auto" or a number from 1'),
         (("--gpus", "0"), 'write "auto" or a number from 1'),
-        (("--gpus", "auto"), "there is no GPU here (`--num-processes N` trains on the CPU)"),
+        (("--gpus", "auto"), "this machine has no GPU (`--num-processes N` trains on the CPU)"),
         (("--num-processes", "1000", "--dry-run"), "distributed.num_processes: 1000 processes, and there"),
     ],
 )
@@ -40,9 +40,9 @@ def test_options_that_cannot_be_followed_are_refused(write_recipe, options, expe
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--num-processes", "2", "--gpus", "2"), "say the same"),
+        (("--num-processes", "2", "--gpus", "2"), "both set the number of processes"),
         (("--gpus", "many"), 'write "auto" or a number from 1'),
-        (("--gpus", "auto"), "--gpus: there is no GPU here (`--num-processes N` "),
+        (("--gpus", "auto"), "--gpus: this machine has no GPU (`--num-processes N` "),
     ],
 )
 def test_rows_are_shared_by_the_options_of_training(tmp_path, command, options, expected):
@@ -82,4 +82,4 @@ def test_each_process_of_a_launcher_would_do_all_of_it(command, monkeypatch, tmp
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     assert "started by torchrun or accelerate in 8 processes" in told(command, tmp_path)
-    assert "torchrun or accelerate started this, and decides" in told("train", tmp_path, "--num-processes", "2")
+    assert "torchrun or accelerate started this command and sets" in told("train", tmp_path, "--num-processes", "2")

@@ -99,9 +99,9 @@ def test_several_recipes_are_an_array(write_recipe, recipe, slurm, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--to", "slurm"), "--time: SLURM ends a job after some time, and nothing says when"),
+        (("--to", "slurm"), "--time: SLURM jobs need a time limit"),
         (("--to", "slurm", "--time", "soon"), "--time: `soon`"),
-        (("--to", "ray", "--time", "9"), "--time: Ray's jobs have no limit"),
+        (("--to", "ray", "--time", "9"), "--time: Ray jobs have no time limit"),
         (("--to", "ray", "-o", "cpu=1"), "--option: Ray has no option `cpu` here (one of: `address`"),
         (("--to", "ray", "-o", "cpus-per-node=few"), "--option: `cpus-per-node=few` (a number"),
         (("--to", "slurm", "--time", "9", "-o", "export=ALL,HF_TOKEN=x1"), "--option: `export` has a secret in it"),

@@ -12,7 +12,7 @@ from mutations import HOSTILE_TEXT, changed, values
 from lora_ns.errors import RecipeError
 from lora_ns.files.reading import decode
 from lora_ns.recipe.accelerate_file import parse_accelerate
-from lora_ns.recipe.explain import known_keys
+from lora_ns.recipe.keys import known_keys
 from lora_ns.recipe.load import load_recipe
 
 RECIPES = [MINIMAL.encode(), *(path.read_bytes() for path in sorted(Path("recipes").rglob("*.toml")))]

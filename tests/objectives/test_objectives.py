@@ -8,7 +8,7 @@ import pytest
 from lora_ns.errors import RecipeError
 from lora_ns.formats import FORMATS, Columns, detect
 from lora_ns.objectives import OBJECTIVES, objective_of
-from lora_ns.recipe.explain import known_keys
+from lora_ns.recipe.keys import known_keys
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.objective_tables import as_tables, fields_of, json_schema
 from lora_ns.recipe.recipe import Recipe

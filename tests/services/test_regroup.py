@@ -155,7 +155,7 @@ def test_more_processes_than_there_is_room_for_are_refused(lora_run, whole):
 def test_a_run_takes_no_other_option(lora_run):
     for words in (["--set", "training.seed=1"], ["--nodes", "2"]):
         done = CliRunner().invoke(app, ["train", str(lora_run.path), "--resume", *words])
-        assert "a run goes on as it was started, but for `--num-processes`" in str(done.exception)
+        assert "a run continues with its own settings, except `--num-processes`" in str(done.exception)
 
 
 def test_the_run_is_left_as_it_was_when_it_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from lora_ns.errors import LoransError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.plan import DataFacts
-from lora_ns.recipe.explain import known_keys
+from lora_ns.recipe.keys import known_keys
 from lora_ns.recipe.load import load_recipe, locating
 from lora_ns.recipe.rules.training import _PUSHING
 from lora_ns.recipe.upstream import REFUSED_ARGUMENTS, SET_BY_PLAN

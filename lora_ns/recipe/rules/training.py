@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lora_ns.errors import did_you_mean
 from lora_ns.objectives import OBJECTIVE_TABLES
-from lora_ns.recipe.explain import UNIONS, known_keys, tag_of
+from lora_ns.recipe.advise import Adviser
+from lora_ns.recipe.keys import UNIONS, known_keys, tag_of
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.written import is_written
@@ -82,7 +83,8 @@ def optimizer_is_known(recipe: Recipe) -> Conflict | None:
     found = OPTIMIZERS.get(optim)
     if found is None:
         known = [name for name, row in OPTIMIZERS.items() if not row.refused]
-        hint = did_you_mean(optim, known) or 'such as "adamw_torch" or "paged_adamw_8bit"'
+        advice = Adviser({}).on_value("training.optim", optim)
+        hint = advice or did_you_mean(optim, known) or 'such as "adamw_torch" or "paged_adamw_8bit"'
         return Conflict(("training.optim",), f'there is no optimizer "{optim}"', hint)
     if found.refused:
         what = f'"{optim}" does not train an adapter: {found.refused}'

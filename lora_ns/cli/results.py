@@ -1,0 +1,101 @@
+"""The result of a command: a panel on a terminal, pairs of name and value in a pipe or a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.cli.show import beside_baseline, number, print_json, print_pairs
+from lora_ns.cli.terminal import draw, say
+from lora_ns.safety.printable import readable
+
+if TYPE_CHECKING:
+    from lora_ns.run.manifest import SealRecord
+    from lora_ns.training.fit import TrainResult
+
+
+def show_result(title: str, pairs: Iterable[tuple[str, str]], commands: Sequence[str] = ()) -> None:
+    """Show the last lines of a command on standard output.
+
+    Args:
+        title: the heading of the panel.
+        pairs: names and values.
+        commands: command lines to run next; each stands alone on a line, so that it can be copied.
+    """
+    if not sys.stdout.isatty():
+        print_pairs(pairs)
+    else:
+        _draw(title, list(pairs))
+    if commands:
+        say("next:")
+        for command in commands:
+            say(f"  {command}")
+
+
+def _draw(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    from rich import box
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs:
+        grid.add_row(Text(readable(name)), Text(readable(value)))
+    draw(Panel(grid, title=title, title_align="left", box=box.ROUNDED, border_style="green", expand=False))
+
+
+def show_training(result: TrainResult, as_json: bool) -> None:
+    """Show the result of a training: its measurements, its place, the adapter check, and the commands that follow."""
+    if as_json:
+        print_json(result)
+        return
+    run = shlex.quote(result.run)
+    show_result(
+        "trained",
+        [
+            ("run", result.run),
+            ("adapter", result.adapter),
+            ("steps", number(result.steps)),
+            ("trained parameters", number(result.trainable_parameters)),
+            *_adapter_check(result.seal),
+            *measurements(result.metrics),
+        ],
+        [f'lorans infer {run} --input "..."', f"lorans merge {run} --output merged"],
+    )
+
+
+def _adapter_check(seal: SealRecord | None) -> list[tuple[str, str]]:
+    """Describe how the saved adapter answers once it is reloaded on a fresh base."""
+    if seal is None:
+        return []
+    match = f"reloaded logits match on {seal.rows} rows"
+    if seal.largest_difference:
+        match += f" within {seal.largest_difference:.1e}"
+    if seal.adapter_effect is not None:
+        match += f"; the adapter changes the base's logits by {seal.adapter_effect:.2g} of the largest"
+    return [("adapter check", f"passed ({match})")]
+
+
+def measurements(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """List each measure on one line, before and after training."""
+    rows = []
+    names = [name.removeprefix("before/") for name in metrics if not name.startswith("baseline/")]
+    for name in dict.fromkeys(names):
+        before, after = metrics.get(f"before/{name}"), metrics.get(name)
+        if after is None:
+            rows.append((name, f"{_measured(name, metrics[f'before/{name}'])} before training, not measured after it"))
+        else:
+            shown = _measured(name, after)
+            shown = shown if before is None else f"{_measured(name, before)} -> {shown}"
+            rows.append((name, beside_baseline(shown, metrics.get(f"baseline/{name}"))))
+    return rows
+
+
+def _measured(name: str, value: float) -> str:
+    if name.endswith("_bytes"):
+        return f"{value / 1e9:.2f} GB"
+    return f"{value:.1%}" if name.startswith("exact_match") else number(float(value))
