@@ -17,6 +17,7 @@ from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
 from lora_ns.cli.job import job
+from lora_ns.cli.mcp import mcp
 from lora_ns.cli.merge import merge
 from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
@@ -82,6 +83,7 @@ COMMANDS = (
     Entry("methods", methods, "Tools", ["lorans methods", "lorans methods lora"]),
     Entry("cache", cache, "Tools", ["lorans cache", "lorans cache --clear"]),
     Entry("schema", schema, "Tools", ["lorans schema", "lorans schema > recipe.schema.json"]),
+    Entry("mcp", mcp, "Tools", ["lorans mcp", "claude mcp add lorans -- lorans mcp"]),
     Entry("rank", rank),
     Entry("job", job),
     Entry("worker", worker),

@@ -10,7 +10,8 @@ import typer
 
 from lora_ns.cli.answering import AskedRun
 from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode
-from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json, print_pairs
+from lora_ns.cli.results import show_result
+from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json
 from lora_ns.cli.terminal import say
 from lora_ns.cli.trust import trust_run
 
@@ -78,14 +79,15 @@ def evaluate(
         say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated", err=True)
     for told in result.notes:
         note(told)
-    print_pairs(
+    show_result(
+        "evaluation",
         [
             ("rows", number(result.rows)),
             *(
                 (name, beside_baseline(number(value), result.baseline.get(name)))
                 for name, value in result.metrics.items()
             ),
-        ]
+        ],
     )
 
 

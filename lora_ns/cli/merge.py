@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath, TrustRemoteCode
-from lora_ns.cli.show import forcing, note, number, print_json, print_pairs
+from lora_ns.cli.results import show_result
+from lora_ns.cli.show import forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
 
 
@@ -40,15 +41,16 @@ def merge(
     if as_json:
         print_json(result)
         return
-    print_pairs(
+    show_result(
+        "merged",
         [
             ("merged model", result.output),
             ("parameters", f"{number(result.parameters)} in {result.dtype}"),
-            ("largest difference of a logit", f"{result.largest_difference:.1e} of the largest"),
+            ("merge check", f"passed (logits differ by at most {result.largest_difference:.1e} of the largest)"),
             *(
-                [("once it is rounded", f"{result.rounded_difference:.1e}; `--dtype float32` keeps every digit")]
+                [("rounding", f"{result.rounded_difference:.1e} of the largest logit; `--dtype float32` avoids it")]
                 if result.dtype != "float32"
                 else []
             ),
-        ]
+        ],
     )

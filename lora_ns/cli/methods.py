@@ -10,11 +10,14 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json, print_pairs
-from lora_ns.cli.terminal import say
+from lora_ns.cli.terminal import say, say_coloured
 from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lora_ns.methods import PeftMethod
+
+
+_COLOURS = {"yes": "green", "-": "bright_black"}
 
 
 def methods(
@@ -22,13 +25,14 @@ def methods(
         str | None,
         typer.Argument(help="Method to describe in detail.", show_default=False, autocompletion=complete.methods),
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, which need 161 characters.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the PEFT methods and their combinations, or describe one in detail."""
     from lora_ns.methods import METHODS, REFUSED
 
     if name is None:
-        _print_all(as_json)
+        _print_all(wide, as_json)
         return
     if name in REFUSED:
         raise UsageError(Problem("", f"{name} cannot be trained: {REFUSED[name]}"))
@@ -41,18 +45,21 @@ def methods(
         _print_one(name, METHODS[name])
 
 
-def _print_all(as_json: bool) -> None:
+def _print_all(wide: bool, as_json: bool) -> None:
     from lora_ns.methods import METHODS, REFUSED
-    from lora_ns.recipe.methods_page import COLUMNS, marks
+    from lora_ns.recipe.methods_page import NARROW, QUESTIONS, columns, marks
 
     if as_json:
         print_json({"methods": [_facts(name, kind) for name, kind in METHODS.items()], "refused": dict(REFUSED)})
         return
-    rows = [marks(name, kind) for name, kind in METHODS.items()]
-    widths = [max(len(row[place]) for row in [COLUMNS, *rows]) for place in range(len(COLUMNS))]
-    for row in [COLUMNS, *rows]:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    say("`lorans methods NAME` describes its keys, its limits and its uses.")
+    fields = tuple(QUESTIONS) if wide else NARROW
+    rows = [columns(fields), *(marks(name, kind, fields) for name, kind in METHODS.items())]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        say_coloured([*((f"{cell}  ", _COLOURS.get(cell.strip())) for cell in cells), (row[-1], None)])
+    more = "" if wide else "; `lorans methods --wide` shows all columns"
+    say(f"`lorans methods NAME` describes its keys, its limits and its uses{more}.")
 
 
 def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:

@@ -106,7 +106,8 @@ class Progress(Observer):
         self._state: dict[str, Any] = {}
         self._losses: deque[float] = deque(maxlen=24)
         self._begin, self._first_step, self._step, self._steps, self._tokens = 0.0, 0, 0, 0, 0
-        self._told_rows, self._has_count = time.monotonic(), False
+        self._told_rows, self._stage = time.monotonic(), ""
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         return self
@@ -121,6 +122,7 @@ class Progress(Observer):
         """Print the current stage."""
         if text != "training":
             self._stop()
+        self._stage = text
         self._say(f"{text} ...")
 
     def warn(self, text: str) -> None:
@@ -128,15 +130,26 @@ class Progress(Observer):
         self._say(f"note: {text}")
 
     def rows(self, done: int, total: int) -> None:
-        """Show the number of rows done: a changing line on a terminal, an occasional one elsewhere."""
+        """Show the number of rows done: a bar on a terminal, an occasional line elsewhere."""
         now = time.monotonic()
         if self._stream.isatty():
-            self._stream.write(f"\r{done:,} of {total:,} done")
-            self._stream.flush()
-            self._has_count = True
+            if self._bar is None:
+                self._bar = self._rows_bar()
+                self._bar.start()
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         elif done and now - self._told_rows >= _ROWS_SECONDS:
             self._told_rows = now
             self._say(f"{done:,} of {total:,} done")
+
+    def _rows_bar(self) -> Any:
+        """Return a bar for the rows of this stage; it disappears with its end."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+        bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=self._stream), transient=True)
+        bar.add_task(readable(self._stage) or "rows", total=None)
+        return bar
 
     def begin(self, step: int, steps: int) -> None:
         """Start the display of a training that begins after this step."""
@@ -206,14 +219,15 @@ class Progress(Observer):
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self._has_count:
-            self._stream.write("\r\x1b[K")
-            self._has_count = False
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _say(self, text: str) -> None:
         text = readable(text)
-        if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+        display = self._live or self._bar
+        if display is not None:
+            display.console.print(text, markup=False, highlight=False)
         else:
             self._stream.write(f"{text}\n")
             self._stream.flush()

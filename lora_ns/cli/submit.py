@@ -9,7 +9,8 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, Overrides, Overwrite, RunPath, TrustRemoteCode, check_one_of
-from lora_ns.cli.show import note, number, print_json, print_pairs
+from lora_ns.cli.results import show_result
+from lora_ns.cli.show import note, number, print_json
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.cli.trust import check_trusted, trust_recipe
 from lora_ns.errors import Problem, UsageError
@@ -177,7 +178,7 @@ def status(
     if as_json:
         print_json(found)
         return
-    print_pairs(_lines(found))
+    show_result("run", _lines(found))
 
 
 def _lines(found: RunStatus) -> list[tuple[str, str]]:

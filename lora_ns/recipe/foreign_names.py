@@ -42,7 +42,7 @@ def _key(*keys: str, remark: str = "", values: Mapping[Any, Advice] | None = Non
 
 def _write(remark: str = "", /, values: Mapping[Any, Advice] | None = None, **settings: Any) -> Advice:
     """Keys with fixed values, written as `table__key=value`."""
-    keys = {(name.replace("__", "."),): value for name, value in settings.items()}
+    keys: dict[tuple[str, ...], Any] = {(name.replace("__", "."),): value for name, value in settings.items()}
     return Advice(keys, remark, {plain_name(value): advice for value, advice in (values or {}).items()})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS, PeftMethod
 
@@ -19,7 +19,7 @@ QUESTIONS: Mapping[str, str] = {
     "packing": "packing",
     "gradient_checkpointing": "checkpointing",
     "resume": "resume",
-    "ddp": "processes",
+    "ddp": "DDP",
     "zero3": "ZeRO-3",
     "fsdp": "FSDP",
     "vllm": "vLLM",
@@ -27,12 +27,18 @@ QUESTIONS: Mapping[str, str] = {
 """Field of `Capabilities` to what it is called."""
 
 
-COLUMNS = ("method", *QUESTIONS.values(), "rate")
+NARROW = ("merge", "classifier", "token_classification", "nf4", "int8", "packing", "ddp")
+"""The fields that fit a terminal of 80 columns, and that most people ask for."""
 
 
-def marks(name: str, kind: type[PeftMethod]) -> tuple[str, ...]:
-    """A method's row."""
-    found = (getattr(kind.capabilities, field) for field in QUESTIONS)
+def columns(fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
+    """Return the headings of a table of methods."""
+    return ("method", *(QUESTIONS[field] for field in fields), "rate")
+
+
+def marks(name: str, kind: type[PeftMethod], fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
+    """Return the row of a method."""
+    found = (getattr(kind.capabilities, field) for field in fields)
     return (name, *("yes" if value is True else "-" for value in found), f"{kind.capabilities.typical_learning_rate:g}")
 
 
@@ -45,12 +51,12 @@ def page() -> str:
         "but for *to LoRA*, *vLLM* and the benchmark, which are what PEFT and vLLM say of themselves.",
         "[What was run](matrix.md) has each combination by itself.",
         "",
-        _row(COLUMNS),
-        _row(["---"] * len(COLUMNS)),
+        _row(columns()),
+        _row(["---"] * len(columns())),
         *(_row(marks(name, kind)) for name, kind in METHODS.items()),
         "",
         "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
-        "*processes*: several with whole weights train the adapter of one (DDP, ZeRO-1, ZeRO-2; AdaLoRA by DDP alone);",
+        "*DDP*: several processes with whole weights train the adapter of one (ZeRO-1 and ZeRO-2 too, except AdaLoRA);",
         "see [several processes](distributed.md).",
         "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
     ]

@@ -8,14 +8,22 @@ from typer.testing import CliRunner
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
 from lora_ns.methods import METHODS, REFUSED
+from lora_ns.recipe.methods_page import QUESTIONS
 
 
 def run(*arguments):
     return CliRunner().invoke(app, ["methods", *arguments], catch_exceptions=False).stdout
 
 
-def test_every_method_has_a_row_that_says_what_its_class_says():
-    rows = {line.split()[0]: line.split()[1:] for line in run().splitlines()[1:-1]}
+def test_the_table_fits_80_columns_and_wide_has_every_question():
+    assert max(map(len, run().splitlines()[:-1])) <= 80
+    assert run("--wide").splitlines()[0].split("  ")[0] == "method"
+    assert all(column in run("--wide").splitlines()[0] for column in QUESTIONS.values())
+
+
+@pytest.mark.parametrize("arguments", [(), ("--wide",)])
+def test_every_method_has_a_row_that_says_what_its_class_says(arguments):
+    rows = {line.split()[0]: line.split()[1:] for line in run(*arguments).splitlines()[1:-1]}
     assert list(rows) == list(METHODS)
     for name, row in rows.items():
         capabilities = METHODS[name].capabilities
