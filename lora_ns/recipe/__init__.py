@@ -1,1 +1,1 @@
-"""What the user writes: the tables of a recipe, read strictly, with every problem located."""
+"""The recipe: its tables, read strictly, and every problem with its file and line."""

@@ -1,7 +1,7 @@
-"""A configuration file of accelerate's, in the recipe's terms: what it asks for, and what of it is not offered.
+"""Translation of an accelerate configuration file into recipe keys, notes and problems.
 
-It is read without accelerate. Nothing in it is passed over in silence: a key is one of the recipe's, says what happens
-anyway, is told of in a note, or is a problem.
+The file is read without accelerate. No key is silently ignored: it sets a key of the recipe, states what lorans does
+anyway, adds a note, or is a problem.
 """
 
 from __future__ import annotations
@@ -22,62 +22,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Said:
-    """A key of the file that the recipe has one for."""
+    """A key of the file that sets a key of the recipe."""
 
     key: str
-    """The recipe's, dotted."""
+    """Dotted key of the recipe."""
     value: Any
     where: str
     told: str
-    """As the file has it, such as `zero_stage: 2`."""
+    """Key and value as the file has them, such as `zero_stage: 2`."""
 
 
 @dataclass(frozen=True)
 class AccelerateFile:
-    """What a file says; the strategy comes first."""
+    """Content of a file. In `said`, the strategy comes first."""
 
     path: Path
     text: str
     said: tuple[Said, ...]
     cpu: Said | None
-    """Where it asks for the CPU, whatever else there is."""
+    """The key that forces training on the CPU, if any."""
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A key of the file."""
+    """A key of the file with its value and place."""
 
     name: str
-    """Dotted."""
+    """Dotted key."""
     value: Any
     where: str
 
     @property
     def told(self) -> str:
-        """As it is written."""
+        """Key and value as the file has them, with secrets hidden."""
         value = HIDDEN if is_secret_name(self.name.rpartition(".")[2]) else json.dumps(self.value, default=str)
         return f"`{self.name}: {value}`"
 
     def stands_for(self, key: str, value: Any) -> Said:
-        """What the recipe calls it."""
+        """Return the recipe key and value that this key sets."""
         return Said(key, value, self.where, self.told)
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What becomes of a key."""
+    """Treatment of a key of the file."""
 
     same: tuple[Any, ...] = ()
-    """Values that say what happens anyway."""
+    """Values that state what lorans does anyway."""
     told: tuple[Any, ...] = ()
-    """Values that pass with `note`."""
+    """Values that are accepted with `note`."""
     note: str = ""
     key: str = ""
-    """The recipe's key."""
+    """Key of the recipe that it sets."""
     values: tuple[tuple[Any, Any], ...] | None = None
-    """The file's values with the recipe's; None where they are the same."""
+    """Pairs of the file's value and the recipe's; None if both are the same."""
     remedy: str = "remove it"
 
 
@@ -91,7 +91,7 @@ class _Found:
         self.notes.append(f"{entry.where}: {entry.told}: {text}")
 
     def refuse(self, entry: _Entry, remedy: str) -> None:
-        self.problems.append(Problem(entry.where, f"{entry.told} is not offered", remedy))
+        self.problems.append(Problem(entry.where, f"{entry.told} is not supported", remedy))
 
 
 _FLAGS = (True, False)
@@ -108,10 +108,10 @@ _TYPES = (
 
 
 _TABLES = {"fsdp_config": "FSDP", "deepspeed_config": "DEEPSPEED"}
-"""The tables of a strategy, by the `distributed_type` that they are for."""
+"""The `distributed_type` that each table belongs to."""
 
 
-_SEEN_GPUS = "write `all`, and name the GPUs in front of the command: `CUDA_VISIBLE_DEVICES=0,1 lorans ...`"
+_SEEN_GPUS = "write `all`, and choose GPUs with `CUDA_VISIBLE_DEVICES=0,1 lorans ...`"
 
 
 _TOP: Mapping[str, _Rule] = {
@@ -130,10 +130,10 @@ _TOP: Mapping[str, _Rule] = {
     "megatron_lm_config": _Rule(same=({},)),
     "mixed_precision": _Rule(
         told=("no", False),
-        note="asks for nothing; `model.dtype` says the precision",
+        note="has no effect; `model.dtype` sets the precision",
         key="model.dtype",
         values=(("bf16", "bfloat16"), ("fp16", "float16")),
-        remedy="write `bf16`, or `fp16`",
+        remedy="write `bf16` or `fp16`",
     ),
     "mpirun_config": _Rule(same=({},), remedy="remove it: torchrun starts the processes"),
     "parallelism_config": _Rule(same=({},)),
@@ -146,10 +146,10 @@ _TOP: Mapping[str, _Rule] = {
 }
 
 
-_OF_FSDP1 = "is of FSDP1, and FSDP2 has nothing like it"
+_OF_FSDP1 = "has no effect: it is an option of FSDP1, and lorans uses FSDP2"
 
 
-_BLOCKS = "remove it: the weights are divided at the base's own blocks"
+_BLOCKS = "remove it: the weights are sharded by the base's transformer blocks"
 
 
 _RESHARD = "distributed.reshard_after_forward"
@@ -163,7 +163,7 @@ _FSDP: Mapping[str, _Rule] = {
     "fsdp_sharding_strategy": _Rule(
         key=_RESHARD,
         values=(("FULL_SHARD", True), ("SHARD_GRAD_OP", False)),
-        remedy="write `fsdp_reshard_after_forward: true` in its place",
+        remedy="write `fsdp_reshard_after_forward: true` instead",
     ),
     "fsdp_offload_params": _Rule(key="distributed.cpu_offload"),
     "fsdp_auto_wrap_policy": _Rule(same=("TRANSFORMER_BASED_WRAP",), remedy="write TRANSFORMER_BASED_WRAP"),
@@ -176,7 +176,7 @@ _FSDP: Mapping[str, _Rule] = {
         remedy="write FULL_STATE_DICT",
     ),
     "fsdp_cpu_ram_efficient_loading": _Rule(
-        same=(False,), told=(True,), note="every process reads the whole base, and divides it then"
+        same=(False,), told=(True,), note="every process reads the whole base before sharding it"
     ),
     "fsdp_activation_checkpointing": _Rule(
         same=(False,), key="training.gradient_checkpointing", values=((True, True),)
@@ -190,7 +190,7 @@ _FSDP: Mapping[str, _Rule] = {
 }
 
 
-_TORCHRUN = "remove it: the same command is given on each machine"
+_TORCHRUN = "remove it, and run the same command on each machine"
 
 
 _DEEPSPEED: Mapping[str, _Rule] = {
@@ -217,25 +217,25 @@ _COUNTS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "
 
 
 _LEAST = {"num_processes": -1, "num_machines": 1, "machine_rank": 0, "main_process_port": 1}
-"""What the numbers are from; -1 processes are as many as there are GPUs."""
+"""Smallest value of each number; -1 processes means one per GPU."""
 
 
 _PORT = 29500
-"""Accelerate's own."""
+"""Accelerate's default port."""
 
 
 def parse_accelerate(path: Path, text: str, folder: Path) -> AccelerateFile:
-    """What a file of accelerate's says.
+    """Parse an accelerate configuration file.
 
     Args:
         path: the file, for messages.
         text: its content.
-        folder: from the recipe to the file; a DeepSpeed file that it names lies beside it.
+        folder: path from the recipe to the folder of the file, for a DeepSpeed file that it names.
 
     Raises:
-        RecipeError: if it is not YAML, or no table. What it says that is not offered is among its `problems`.
+        RecipeError: if it is not YAML, or not a table. Unsupported settings are in the result's `problems`.
     """
-    if len(text) > LARGEST_YAML:  # also where a run has kept it
+    if len(text) > LARGEST_YAML:  # checked again for a copy inside a run
         raise RecipeError(Problem(str(path), f"is larger than {shown_size(LARGEST_YAML)}", "make it smaller"))
     found = _Found()
     top, tables = _entries(path, text, found)
@@ -249,7 +249,7 @@ def parse_accelerate(path: Path, text: str, folder: Path) -> AccelerateFile:
 
 
 def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], dict[str, tuple[_Entry, list[_Entry]]]]:
-    """The keys of a file, and those of the tables in it that belong to a strategy."""
+    """Return the keys of a file, and the keys of its strategy tables."""
     import yaml
 
     try:
@@ -258,8 +258,8 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            what = "is empty" if node is None else "not a table of accelerate's settings"
-            raise RecipeError(Problem(str(path), what, "`accelerate config --config_file FILE` writes one"))
+            what = "is empty" if node is None else "is not an accelerate configuration"
+            raise RecipeError(Problem(str(path), what, "create one with `accelerate config --config_file FILE`"))
         pairs = list(_keys(loader, node, path, "", found))
         tables = {
             entry.name: (entry, [below for below, _ in _keys(loader, value, path, f"{entry.name}.", found)])
@@ -270,23 +270,23 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise RecipeError(Problem(where, f"not YAML: {what}", "mend it")) from None
+        raise RecipeError(Problem(where, f"invalid YAML: {what}", "fix it")) from None
     return {entry.name: entry for entry, _ in pairs if entry.name not in tables}, tables
 
 
 _MOST_ALIASES = 16
-"""References to what a file said before; a few that refer to one another stand for more than fits into the memory."""
+"""Maximum number of YAML aliases; a few nested ones can expand to more than the memory holds."""
 
 
 def _check_events(loader: yaml.SafeLoader, path: Path) -> None:
-    """Refuse what is small and becomes large: references to references, and nesting."""
+    """Refuse small files that expand to large values: too many aliases, and deep nesting."""
     import yaml
 
     aliases = depth = 0
     for event in iter(loader.get_event, None):
         aliases += isinstance(event, yaml.AliasEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        what = f"more than {_MOST_ALIASES} references (`*name`)" if aliases > _MOST_ALIASES else TOO_DEEP
+        what = f"more than {_MOST_ALIASES} aliases (`*name`)" if aliases > _MOST_ALIASES else TOO_DEEP
         if aliases > _MOST_ALIASES or depth > DEEPEST:
             where = f"{path}:{event.start_mark.line + 1}"
             raise RecipeError(Problem(where, what, "write the values themselves"))
@@ -302,18 +302,18 @@ def _keys(
             f"{before}{name}", loader.construct_object(value, deep=True), f"{path}:{key.start_mark.line + 1}"
         )
         if name in seen:
-            found.problems.append(Problem(entry.where, f"`{entry.name}` is there twice", "remove one of them"))
+            found.problems.append(Problem(entry.where, f"`{entry.name}` is given twice", "remove one of them"))
         seen.add(name)
         yield entry, value
 
 
 def _is_among(value: Any, choices: tuple[Any, ...]) -> bool:
-    """Whether a value is one of them; true is not 1."""
+    """Return whether a value is among the choices, with the same type: true is not 1."""
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 def _strategy(entry: _Entry | None, path: Path, found: _Found) -> str | None:
-    """The recipe's strategy; None if the file names none that is offered."""
+    """Return the recipe's strategy, None if the file names none that is supported."""
     remedy = f"one of: {', '.join(str(name) for name, _ in _TYPES if name)}"
     if entry is None or entry.value is None:
         found.problems.append(Problem(str(path), "`distributed_type` is missing", remedy))
@@ -327,7 +327,7 @@ def _strategy(entry: _Entry | None, path: Path, found: _Found) -> str | None:
 
 
 def _cpu(top: Mapping[str, _Entry], found: _Found) -> Said | None:
-    """Where the file asks for the CPU."""
+    """Return the key that forces training on the CPU, if any."""
     entry = top.get("use_cpu")
     if entry is not None and entry.value is True:
         return entry.stands_for("", True)
@@ -335,12 +335,12 @@ def _cpu(top: Mapping[str, _Entry], found: _Found) -> Said | None:
 
 
 def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None:
-    """Processes and machines: accelerate's processes are those of all machines, the recipe's of each."""
+    """Translate the numbers of processes and machines: accelerate counts all processes, the recipe per machine."""
     given = {name: entry for name in _COUNTS if (entry := top.pop(name, None)) and entry.value is not None}
     for name, least in _LEAST.items():
         entry = given.get(name)
         if entry and (type(entry.value) is not int or (entry.value < 1 and entry.value != least)):
-            found.problems.append(Problem(entry.where, f"{entry.told} is not a number of that kind", "mend it"))
+            found.problems.append(Problem(entry.where, f"{entry.told} is not a valid number", "write a number above 0"))
             return
     if strategy == "none":
         _alone(given, found)
@@ -349,8 +349,10 @@ def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None
     processes = given.get("num_processes")
     if processes and processes.value > 0:
         if processes.value % machines:
-            what = f"{processes.told} does not divide over {machines} machines"
-            found.problems.append(Problem(processes.where, what, "it counts those of all machines"))
+            what = f"{processes.told} is not divisible by {machines} machines"
+            found.problems.append(
+                Problem(processes.where, what, "write the number of processes on all machines together")
+            )
         else:
             found.said.append(processes.stands_for("distributed.num_processes", processes.value // machines))
     if "num_machines" in given:
@@ -359,29 +361,29 @@ def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None
 
 
 def _alone(given: Mapping[str, _Entry], found: _Found) -> None:
-    """One process, whatever number the file has."""
+    """Check the numbers of a file for a single process."""
     for name, entry in given.items():
         if name == "num_machines" and entry.value > 1:
-            found.refuse(entry, "one process is on one machine: write 1, or another `distributed_type`")
+            found.refuse(entry, "a single process runs on one machine: write 1, or another `distributed_type`")
         elif entry.value not in (-1, 0, 1):
-            found.note(entry, "is not read, as `distributed_type: NO` is one process")
+            found.note(entry, "has no effect: `distributed_type: NO` runs one process")
 
 
 def _meeting(given: Mapping[str, _Entry], machines: int, found: _Found) -> None:
-    """Where machines meet."""
+    """Translate the rendezvous endpoint."""
     address, port, rank = (given.get(name) for name in ("main_process_ip", "main_process_port", "machine_rank"))
     if address:
         place = f"{address.value}:{port.value if port else _PORT}"
         found.said.append(address.stands_for("distributed.rdzv_endpoint", place))
     elif port:
-        one = "one machine takes a port that is free"
-        found.note(port, one if machines == 1 else "is not read without `main_process_ip`")
+        one = "has no effect: a single machine uses any free port"
+        found.note(port, one if machines == 1 else "has no effect without `main_process_ip`")
     if rank and rank.value:
-        found.note(rank, "is not read: the machine with the address is the first")
+        found.note(rank, "has no effect: the machine with the address is the first")
 
 
 def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) -> None:
-    """Do with a key what its rule says."""
+    """Apply the rule of a key."""
     rule, value = rules.get(name), _plain(name, entry.value)
     if rule is None:
         known = [*rules, *(_COUNTS if rules is _TOP else ())]
@@ -402,7 +404,7 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
 
 
 def _is_taken(name: str, value: Any, rules: Mapping[str, _Rule]) -> bool:
-    """Whether a key could stand in the file with this value."""
+    """Return whether the file may have a key with this value."""
     rule = rules.get(name)
     if rule is None or (name in _TABLES and isinstance(value, dict)):
         return True
@@ -412,7 +414,7 @@ def _is_taken(name: str, value: Any, rules: Mapping[str, _Rule]) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A table of dynamo's that asks for none, as an empty one."""
+    """Return a value, where a dynamo table without a backend counts as empty."""
     is_off = name == "dynamo_config" and isinstance(value, dict)
     return {} if is_off and value.get("dynamo_backend", "NO") in ("NO", "no", False) else value
 
@@ -420,11 +422,11 @@ def _plain(name: str, value: Any) -> Any:
 def _tables(
     tables: Mapping[str, tuple[_Entry, list[_Entry]]], strategy: str | None, found: _Found, folder: Path
 ) -> None:
-    """The keys of the table that the strategy has."""
+    """Translate the table of the strategy, and refuse those of others."""
     names = {"fsdp": "fsdp_config", "deepspeed": "deepspeed_config"}
     for name, (entry, _) in tables.items():
         if strategy and name != names.get(strategy) and entry.value:
-            what = f"`{name}` is for `distributed_type: {_TABLES[name]}`, and the file has another one"
+            what = f"`{name}` has no effect without `distributed_type: {_TABLES[name]}`"
             found.problems.append(Problem(entry.where, what, "remove it"))
     if strategy == "fsdp":
         _fsdp(tables.get("fsdp_config"), found)
@@ -440,7 +442,7 @@ def _fsdp(table: tuple[_Entry, list[_Entry]] | None, found: _Found) -> None:
         _apply(entry, names[-1], _FSDP, found)
     if "fsdp_version" not in names:
         where = table[0].where if table else found.said[0].where
-        what = "`fsdp_config.fsdp_version` is missing, which accelerate takes for 1"
+        what = "`fsdp_config.fsdp_version` is missing, which means FSDP1 to accelerate"
         found.problems.append(Problem(where, what, "add `fsdp_version: 2`, or let `accelerate to-fsdp2` convert it"))
 
 
@@ -452,12 +454,12 @@ def _deepspeed(entries: list[_Entry], found: _Found, folder: Path) -> None:
         _apply(entry, name, _DEEPSPEED, found)
     init = values.get("zero3_init_flag")
     if init and init.value is False and "zero_stage" in values and values["zero_stage"].value == 3:
-        found.note(init, "a base in full precision is divided while it is read")
+        found.note(init, "has no effect: an unquantised base is partitioned while it is loaded")
     found.said[:] = [_placed(said, folder) for said in found.said]
 
 
 def _placed(said: Said, folder: Path) -> Said:
-    """A DeepSpeed file beside the file that names it, as the recipe finds it."""
+    """Make the path of a DeepSpeed file relative to the recipe, not to the file that names it."""
     if said.key != "distributed.deepspeed_config" or not isinstance(said.value, str):
         return said
     return Said(said.key, str(folder / Path(said.value).expanduser()), said.where, said.told)

@@ -1,4 +1,4 @@
-"""What a file of accelerate's says, put where the recipe says nothing; where both speak, they have to agree."""
+"""Fill recipe keys from an accelerate configuration file. Keys that both give must agree."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KEY = "distributed.accelerate_config"
 
 @dataclass(frozen=True)
 class Filled:
-    """What a file added to the tables of a recipe; nothing, if it names none."""
+    """Keys that a file added to a recipe; empty if the recipe names no file."""
 
     file: AccelerateFile | None = None
     places: Mapping[str, str] = field(default_factory=dict)
-    """The file's line of each dotted key that it filled."""
+    """The place in the file, by the dotted key that it filled."""
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -35,18 +35,18 @@ def fill(
 
     Args:
         table: the recipe's tables with the overrides in them; changed.
-        path: the recipe, which the file lies beside.
-        text: what the file said once, if not what it says now.
-        origin: where the value of a dotted key comes from.
-        where: the place of a dotted key.
+        path: the recipe; the file's path is relative to its folder.
+        text: recorded content of the file, to use instead of reading it.
+        origin: returns the origin of a dotted key's value.
+        where: returns the place of a dotted key.
 
     Raises:
-        RecipeError: if the file cannot be read. What contradicts the recipe is among the `problems`.
+        RecipeError: if the file cannot be read. Contradictions with the recipe are in the result's `problems`.
     """
     asked = table.get("distributed")
     name = asked.get("accelerate_config") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or control_in(name):
-        return Filled()  # what is no name is told with the other keys
+        return Filled()  # an invalid name is reported with the other keys
     given = Path(name).expanduser()
     file = parse_accelerate(
         path.parent / given, _read(path.parent / given, where) if text is None else text, given.parent
@@ -55,12 +55,12 @@ def fill(
     for said in file.said:
         filling.take(said)
     if file.problems:
-        asked.setdefault("strategy", "ddp")  # so that the rest of the recipe can be judged
+        asked.setdefault("strategy", "ddp")  # so that the rest of the recipe can be checked
     return Filled(file, filling.places, (*file.notes, *filling.notes), (*file.problems, *filling.problems))
 
 
 def _read(file: Path, where: Callable[[str], str]) -> str:
-    remedy = "name a YAML file of accelerate's"
+    remedy = "name a YAML file from `accelerate config`"
     return read_text(
         file,
         RecipeError,
@@ -74,7 +74,7 @@ def _read(file: Path, where: Callable[[str], str]) -> str:
 
 
 class _Filling:
-    """The tables of a recipe while they are filled."""
+    """Fills the tables of a recipe."""
 
     def __init__(self, table: dict[str, Any], origin: Callable[[str], str]) -> None:
         self._table, self._origin = table, origin
@@ -83,16 +83,16 @@ class _Filling:
         self.problems: list[Problem] = []
 
     def take(self, said: Said) -> None:
-        """Put a value in, or tell what the recipe says in its place."""
+        """Set a value, or record a note or a problem if the recipe has another one."""
         owner, _, name = said.key.partition(".")
         table = self._table.get(owner)
         if not isinstance(table, dict):
-            return  # which is a problem of its own
+            return  # reported as a problem of its own
         strategy = "distributed.strategy"
         if owner == "distributed" and said.key != strategy and not self._has(name):
             if self._origin(strategy) == "--set":
                 self._pass_over(said, strategy)
-            return  # a contradiction of strategies is told once
+            return  # the strategies contradict, which is reported once
         rival = _RIVALS.get(said.key)
         key = rival if rival and rival.partition(".")[2] in table else said.key
         now = table.get(key.partition(".")[2], "auto")
@@ -105,17 +105,17 @@ class _Filling:
             self.places[said.key] = said.where
         else:
             who = self.places.get(key, f"the recipe (`{key}`)")
-            what = f"{said.told}, and {who} says {as_toml(now)}"
+            what = f"{said.told}, but {who} says {as_toml(now)}"
             self.problems.append(Problem(said.where, what, "make them agree"))
 
     def _has(self, name: str) -> bool:
-        """Whether the strategy has a key."""
+        """Return whether the strategy has a key."""
         strategy = STRATEGIES.get(str(self._table["distributed"].get("strategy")))
         return strategy is not None and name in strategy.model_fields
 
     def _pass_over(self, said: Said, key: str) -> None:
-        self.notes.append(f"{said.where}: {said.told} has no effect: `--set {key}` takes its place")
+        self.notes.append(f"{said.where}: {said.told} has no effect: `--set {key}` overrides it")
 
 
 _RIVALS = {"training.gradient_accumulation_steps": "training.global_batch_size"}
-"""Keys that say the same as another one of the recipe."""
+"""Pairs of keys that set the same thing."""

@@ -18,11 +18,11 @@ _LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class Adviser:
-    """Gives advice for one recipe, right or wrong: its method and objective choose among keys."""
+    """Gives advice for one recipe, valid or not: its method and objective choose among keys."""
 
     tables: Mapping[str, Any]
     is_override: bool = False
-    """Whether the name stood in `--set`, so that the advice is spelt for it."""
+    """True if the name comes from `--set`; the advice is then written as an override."""
 
     def on_key(self, owner: str, name: str, value: Any) -> str:
         """Return the advice for a key that the table `owner` does not have, empty if there is none."""
@@ -88,7 +88,7 @@ class Adviser:
         return found or [(keys[0], as_toml(setting)) for keys, setting in advice.keys.items()]
 
     def _has(self, dotted: str) -> bool:
-        """Whether this recipe can have a key."""
+        """Return whether this recipe can have a key."""
         owner = dotted.partition(".")[0]
         if owner in OBJECTIVE_TABLES and owner != chosen_objective(self.tables).toml:
             return False

@@ -1,4 +1,4 @@
-"""`[dataset]`: where the rows come from and how a row becomes text."""
+"""`[dataset]`: the source of the rows, and their conversion to text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ else:
 
 
 SampleBy = Literal["document", "line"]
-"""The names that `datasets` gives to the ways of reading a text file."""
+"""Ways to divide a text file into rows, by their names in `datasets`."""
 
 
 Delimiter = Annotated[str, Field(min_length=1, max_length=1)]
@@ -33,59 +33,59 @@ _FORM = (
     "label_column",
     "ignore_columns",
 )
-"""The keys that say how a row is read."""
+"""Keys that set the format of the rows."""
 
 
 _PLACE = ("name", "subset", "revision", "path", "slice", "max_samples", "column_names", "delimiter", "sample_by")
-"""The keys that say where the rows of one source are."""
+"""Keys that locate the rows of one source."""
 
 
 class RowSource(Table):
-    """One of several sources of training rows, in their order; how its rows are read is said here where they differ."""
+    """One of several sources of training rows. Format keys replace those of `[dataset]` for this source."""
 
     name: Name | None = None
     """Hub id; or give `path`."""
     subset: Name | None = None
-    """Configuration of the hub data set."""
+    """Configuration of the hub dataset."""
     revision: Name = "main"
-    """Branch, tag or commit of the hub data set."""
+    """Branch, tag or commit of the hub dataset."""
     split: Name = "train"
-    """Split of the hub data set."""
+    """Split of the hub dataset."""
     path: Name | tuple[Name, ...] | None = None
-    """File, folder, pattern, or a list of them."""
+    """File, folder or glob pattern, or a list of them."""
     weight: PositiveFloat | None = None
-    """Share of this source in the mixed rows, in proportion to the others; without weights, one follows the other."""
+    """Mixing weight, relative to the other sources. Without weights, the sources are concatenated."""
     slice: Name | None = None
-    """Part of the rows, as `dataset.slice`."""
+    """Part of the rows, like `dataset.slice`."""
     max_samples: PositiveInt | None = None
-    """Use only this many rows, the first ones of the slice."""
+    """Maximum number of rows, from the start of the slice."""
     column_names: tuple[Column, ...] = ()
-    """Columns of tables without a header, as `dataset.column_names`."""
+    """Column names of tables without a header, like `dataset.column_names`."""
     delimiter: Delimiter | None = None
-    """What separates the cells of a table, as `dataset.delimiter`."""
+    """Cell separator of tables, like `dataset.delimiter`."""
     sample_by: SampleBy = "document"
-    """What a row of a `.txt` file is, as `dataset.sample_by`."""
+    """Unit of a `.txt` file that makes a row, like `dataset.sample_by`."""
     format: FormatName | None = None
-    """How these rows are read; with it, no template and no column is taken from `[dataset]`."""
+    """Row format of this source. If given, no templates and columns are taken from `[dataset]`."""
     columns: dict[Column, Column] | None = None
-    """Names of columns, instead of those of `[dataset]` and its templates."""
+    """Column mapping, instead of the mapping and the templates of `[dataset]`."""
     prompt_template: str | None = None
-    """Text of the prompt, instead of what `[dataset]` says."""
+    """Prompt template, instead of the template or the column mapping of `[dataset]`."""
     completion_template: str | None = None
-    """Text of the answer."""
+    """Completion template."""
     system_template: str | None = None
-    """Text of a system turn."""
+    """System message template."""
     text_column: Column | None = None
-    """Text to classify."""
+    """Column of the text to classify."""
     text_pair_column: Column | None = None
-    """Second text of a pair."""
+    """Column of the second text of a pair."""
     label_column: Column | None = None
-    """Label of a row."""
+    """Column of the label."""
     ignore_columns: tuple[Name, ...] | None = None
-    """Columns that are not learned from, on purpose."""
+    """Columns to leave out on purpose."""
 
     def form(self) -> dict[str, Any]:
-        """What is said here of how a row is read, and what of `[dataset]` has no effect beside it."""
+        """Return the format keys given here, and defaults for the keys of `[dataset]` that they replace."""
         said = {key: value for key in _FORM if (value := getattr(self, key)) is not None}
         without: dict[str, Any] = {}
         if "format" in said:
@@ -103,73 +103,73 @@ class Dataset(Table):
     name: Name | None = None
     """Hub id such as `openai/gsm8k`; or give `path`."""
     subset: Name | None = None
-    """Configuration of the hub data set, such as `main`."""
+    """Configuration of the hub dataset, such as `main`."""
     revision: Name = "main"
-    """Branch, tag or commit of the hub data set."""
+    """Branch, tag or commit of the hub dataset."""
     train_split: Name = "train"
     """Split to train on."""
     eval_split: Name | None = None
     """Split to evaluate on."""
     path: Name | tuple[Name, ...] | None = None
-    """Training file, folder, pattern (`data/*.jsonl`), or a list; docs/data.md has the kinds, such as JSON and CSV."""
+    """Training file, folder or glob pattern (`data/*.jsonl`), or a list; docs/data.md lists the file types."""
     eval_path: Name | tuple[Name, ...] | None = None
-    """Evaluation rows, named like `path`; both are relative to the recipe, then to the current folder."""
+    """Evaluation files, given like `path`. Both are relative to the recipe, then to the current folder."""
     sources: tuple[RowSource, ...] = ()
-    """Several sources instead of one, each `[[dataset.sources]]` with `name` or `path`, and a `weight` to mix them."""
+    """Several sources instead of one: each `[[dataset.sources]]` has `name` or `path`, and a `weight` to mix them."""
     stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
-    """Weighted sources are mixed until one has given all its rows, or until all have, the smaller ones repeated."""
+    """End of weighted mixing: the first source is used up, or all are, while smaller ones repeat."""
     slice: Name | None = None
-    """Part of the training rows, such as `"1000:2000"`, `":10%"`, `"-500:"`; `max_samples` counts within it."""
+    """Part of the training rows, such as `"1000:2000"`, `":10%"` or `"-500:"`; `max_samples` counts within it."""
     eval_slice: Name | None = None
     """Part of the evaluation rows of `eval_path` or `eval_split`."""
     streaming: bool = False
-    """Read, render and tokenise training rows while they are trained on; needs `training.max_steps`."""
+    """Read, render and tokenise rows during training, not before; needs `training.max_steps`."""
     shuffle_buffer_size: NonNegativeInt = 10_000
-    """Rows of a stream among which the next one is drawn; 0 keeps the order of the files."""
+    """Size of the buffer, in rows, that a stream is shuffled in; 0 keeps the order of the files."""
     column_names: tuple[Column, ...] = ()
-    """Columns of tables without a header, in their order: `.csv`, `.tsv`, and `.txt` with tabs."""
+    """Column names, in order, of tables without a header: `.csv`, `.tsv`, and `.txt` with tabs."""
     delimiter: Delimiter | None = None
-    """What separates the cells of a table, such as `"\\t"`; if absent, the first line of a `.csv` shows it."""
+    """Cell separator of tables, such as `"\\t"`. Default: detected from the first line of a `.csv`."""
     sample_by: SampleBy = "document"
-    """Whether a `.txt` file is one row (`document`) or has one on each `line`."""
+    """Rows of a `.txt` file: the whole file (`document`), or each `line`."""
     max_bad_rows: NonNegativeInt = 0
-    """Leave out up to this many rows of the files that cannot be read, and say so; one more is an error."""
+    """Maximum number of unreadable rows of files to skip and report; one more is an error."""
     eval_fraction: Fraction = 0.0
-    """Share of the training rows to set aside for evaluation, chosen by `training.seed`."""
+    """Fraction of the training rows to hold out for evaluation, drawn with `training.seed`."""
     stratify_by_column: Column = "auto"
-    """Column whose values have their share in the rows set aside: `auto` is the class of `SEQ_CLS`, `none` is none."""
+    """Column to stratify the held-out rows by: `auto` is the class for `SEQ_CLS`, `none` turns it off."""
     max_samples: PositiveInt | None = None
-    """Use only this many training rows, the first ones."""
+    """Maximum number of training rows, from the start."""
     max_eval_samples: PositiveInt | None = None
-    """Use only this many evaluation rows, the first ones."""
+    """Maximum number of evaluation rows, from the start."""
 
     format: FormatName = "auto"
-    """How a row is read; `auto` goes by the columns and says what it found."""
+    """Row format; `auto` detects it from the columns and reports it."""
     columns: dict[Column, Column] = Field(default={})
-    """Names of columns, the format's to the data's, such as `{ prompt = "question", completion = "reply" }`."""
+    """Mapping of the format's columns to yours, such as `{ prompt = "question", completion = "reply" }`."""
     prompt_template: str | None = None
-    """Text of the prompt with `{column}` in it, such as `"Question: {question}\\nAnswer:"`."""
+    """Prompt template with columns in braces, such as `"Question: {question}\\nAnswer:"`."""
     completion_template: str | None = None
-    """Text that the model is to answer, such as `" {answer}"`."""
+    """Template of the text to learn, such as `" {answer}"`."""
     system_template: str | None = None
-    """Text of a system turn, with `{column}` in it; only for rows rendered in chat form."""
+    """System message template with columns in braces; only for rows in chat form."""
     text_column: Column | None = None
-    """Text to classify; found among the usual names if absent."""
+    """Column of the text to classify. Default: found by the usual names."""
     text_pair_column: Column | None = None
-    """Second text of a pair."""
+    """Column of the second text of a pair."""
     label_column: Column = "label"
-    """Label of a row: a class by name or number, a list of labels, or a score."""
+    """Column of the label: a class by name or number, a list of labels, or a score."""
     ignore_columns: tuple[Name, ...] = ()
-    """Columns that are not learned from, on purpose: others that nothing reads are reported, or refused."""
+    """Columns to leave out on purpose. Other unused columns are reported, or refused."""
 
     def parts(self) -> dict[str, Dataset]:
-        """The sources by their keys, each as a table with one source."""
+        """Return the sources by their dotted keys, each as a table with one source."""
         if not self.sources:
             return {"dataset": self}
         return {f"dataset.sources.{number}": self._part(source) for number, source in enumerate(self.sources)}
 
     def source_at(self, key: str) -> RowSource | None:
-        """The one of several sources that `parts` has under a key; None where there is only one."""
+        """Return the source that `parts` has under a key, None if there is only one."""
         return self.sources[int(key.rpartition(".")[2])] if self.sources else None
 
     def _part(self, source: RowSource) -> Dataset:

@@ -1,4 +1,4 @@
-"""`[distributed]`: the processes that train together, a class for each strategy."""
+"""`[distributed]`: training in several processes, one class per strategy."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from lora_ns.table import PLACE, Name, NonNegativeInt, PositiveInt, Table
 
 
 class Strategy(Table):
-    """What all strategies share."""
+    """Keys and properties of every strategy."""
 
     strategy: str
     accelerate_config: Name | None = None
-    """A YAML file that `accelerate config` wrote, beside the recipe: it fills what the recipe leaves open."""
+    """YAML file from `accelerate config`, relative to the recipe. It fills in keys that the recipe leaves out."""
 
     @property
     def shards(self) -> bool:
-        """Whether a process has a part of the weights alone."""
+        """True if each process holds only a part of the weights."""
         return False
 
     @property
     def row_parts(self) -> int:
-        """Processes among which each training row is divided."""
+        """Number of processes that share each training row."""
         return 1
 
     @property
     def nodes(self) -> int:
-        """Machines that train together."""
+        """Number of machines."""
         return 1
 
     @property
     def restarts(self) -> int:
-        """How often all processes are started again."""
+        """Number of times that all processes may be restarted."""
         return 0
 
 
 class OneProcess(Strategy):
-    """One process, on one device."""
+    """One process on one device."""
 
     strategy: Literal["none"] = "none"
-    """No other processes."""
+    """A single process."""
 
 
 class Processes(Strategy):
-    """Several processes, each with a device of its own."""
+    """Several processes, each with its own device."""
 
     num_processes: Literal["auto"] | PositiveInt = "auto"
-    """Processes on each machine; `auto` is one for each GPU, and on a CPU a number has to be given."""
+    """Processes per machine; `auto` is one per GPU. On a CPU, give a number."""
     num_nodes: PositiveInt = 1
-    """Machines that train together; the same command is given on each."""
+    """Number of machines. Run the same command on each."""
     rdzv_endpoint: Annotated[str, Field(pattern=PLACE)] | None = None
-    """Where they meet: address and port of one of them, such as `10.0.0.1:29500`."""
+    """Rendezvous endpoint: address and port of one of the machines, such as `10.0.0.1:29500`."""
     max_restarts: NonNegativeInt = 0
-    """How often all processes are started again from the last checkpoint after one was lost."""
+    """Number of times to restart all processes from the last checkpoint after one has died."""
     timeout: PositiveInt = 1800
-    """Seconds that a process waits for the others before the run ends."""
+    """Seconds that a process waits for the others before the run fails."""
 
     @property
     def nodes(self) -> int:
-        """As the recipe says."""
+        """Number of machines, from the recipe."""
         return self.num_nodes
 
     @property
     def restarts(self) -> int:
-        """As the recipe says."""
+        """Number of restarts, from the recipe."""
         return self.max_restarts
 
 
@@ -74,59 +74,59 @@ class Ddp(Processes):
     """PyTorch's `DistributedDataParallel`: each process has the whole model and a part of every batch."""
 
     strategy: Literal["ddp"]
-    """Data parallel processes on one machine."""
+    """Data parallelism: each process has the whole model."""
 
 
 class Fsdp(Processes):
-    """PyTorch's `fully_shard` (FSDP2): each process has a part of every weight, and of every batch."""
+    """PyTorch's `fully_shard` (FSDP2): each process has a shard of every weight, and a part of every batch."""
 
     strategy: Literal["fsdp"]
-    """The weights are divided among the processes, and put together layer by layer when they are needed."""
+    """Sharded weights, gathered layer by layer when they are needed."""
     reshard_after_forward: bool = True
-    """Give the gathered weights of a layer up after its forward pass, and gather them again for the backward pass."""
+    """Free a layer's gathered weights after its forward pass, and gather them again for the backward pass."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in the memory of the CPU while they are not computed with."""
+    """Offload weights, gradients and optimizer state to CPU memory while they are not in use."""
 
     @property
     def shards(self) -> bool:
-        """Always."""
+        """True: FSDP always shards the weights."""
         return True
 
 
 class DeepSpeed(Processes):
-    """DeepSpeed's ZeRO: optimizer state, gradients and weights are divided among the processes, as the stage says."""
+    """DeepSpeed's ZeRO: the stage decides which of optimizer state, gradients and weights are partitioned."""
 
     strategy: Literal["deepspeed"]
-    """DeepSpeed's engine."""
+    """DeepSpeed's ZeRO."""
     zero_stage: Literal[1, 2, 3] = 2
-    """What is divided: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    """ZeRO stage: 1 partitions the optimizer state, 2 gradients as well, 3 weights as well."""
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Where optimizer state is kept and computed with, other than on the GPU."""
+    """Offload the optimizer state and the optimizer step from the GPU to this device."""
     offload_param: Literal["none", "cpu", "nvme"] = "none"
-    """Where the weights are kept while they are not computed with; of stage 3."""
+    """Offload weights to this device while they are not in use; needs stage 3."""
     nvme_path: Name | None = None
-    """Folder on a fast disk for what is kept there."""
+    """Folder on a fast disk for offloading to `nvme`."""
     deepspeed_config: Name | None = None
-    """A DeepSpeed configuration (JSON) of your own, beside the recipe; what it says may not contradict the recipe."""
+    """Your own DeepSpeed configuration (JSON), relative to the recipe. It must not contradict the recipe."""
     context_parallel_size: PositiveInt = 1
-    """Processes that share each training row, for long rows: 1, or all of them, which each have a part of it."""
+    """Number of processes that share each row, for long rows: 1, or all of them, each with a part of the row."""
 
     @property
     def row_parts(self) -> int:
-        """As the recipe says."""
+        """Number of processes that share each row, from the recipe."""
         return self.context_parallel_size
 
     @property
     def shards(self) -> bool:
-        """Whether weights are divided."""
+        """True for stage 3, which partitions the weights."""
         return self.zero_stage == 3
 
 
 class AutoStrategy(Processes):
-    """The simplest of the others that fits into memory: `ddp`, then `fsdp`, then ZeRO-3 with weights on the CPU."""
+    """The simplest strategy that fits into memory: `ddp`, then `fsdp`, then ZeRO-3 with weights on the CPU."""
 
     strategy: Literal["auto"]
-    """Chosen by the plan, which says why."""
+    """Chosen by the plan, which gives the reason."""
 
 
 Distributed = Annotated[OneProcess | Ddp | Fsdp | DeepSpeed | AutoStrategy, Field(discriminator="strategy")]
@@ -139,9 +139,9 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "deepspeed": DeepSpeed,
     "auto": AutoStrategy,
 }
-"""The tables by their `strategy`."""
+"""Table classes by `strategy`."""
 
 
 def is_launched(asked: Strategy, processes: int) -> bool:
-    """Whether a run has processes of its own, started by a launcher; DeepSpeed's engine needs one even alone."""
+    """Return whether a launcher starts the processes of a run. DeepSpeed needs one even for a single process."""
     return processes > 1 or isinstance(asked, DeepSpeed)

@@ -1,4 +1,4 @@
-"""`[evaluation]`: what is measured before, during and after training."""
+"""`[evaluation]`: measurements before, during and after training."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from lora_ns.table import Column, PositiveInt, Table
 
 
 class Evaluation(Table):
-    """The loss on the evaluation rows is always measured; answers are compared on request."""
+    """Evaluation settings. The loss on the evaluation rows is always measured; exact match is optional."""
 
     before_training: bool = True
-    """Measure before the first step as well, so that the effect of the training can be seen."""
+    """Evaluate before the first step too, so that the effect of training is visible."""
     exact_match: bool = False
-    """Before and after training, write an answer to each evaluation prompt and count those that are right."""
+    """Before and after training, generate an answer to each evaluation prompt and count the correct ones."""
     answer_pattern: str | None = None
-    """Regular expression whose last match (its group 1, if it has one) is the answer, as `"#### (.+)"` for GSM8K."""
+    """Regular expression whose last match (group 1, if any) is the answer, such as `"#### (.+)"` for GSM8K."""
     group_by: Column | None = None
-    """Column whose values get an exact match each."""
+    """Column to report exact match by, for each of its values."""
     max_samples: PositiveInt = 200
-    """Evaluation prompts to answer, the first ones."""
+    """Maximum number of evaluation prompts to answer, from the start."""

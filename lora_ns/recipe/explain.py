@@ -74,10 +74,10 @@ def explain(table: Mapping[str, Any], keys: Keys, detail: Any, locate: Locate) -
 
 _NO_NAMES = {
     CONTROL: (
-        "has the control character {character} in it",
-        "names and paths are made of characters that can be seen",
+        "contains the control character {character}",
+        "remove it: names and paths may only have visible characters",
     ),
-    LONG_NAME: ("is longer than a file name can be", "a path has up to 4,000 bytes, and each name in it up to 255"),
+    LONG_NAME: ("is too long for a file name", "a path has at most 4,000 bytes, and each name in it at most 255"),
 }
 """Fault and remedy of a text that cannot be a name, by the type of pydantic's error."""
 
@@ -143,14 +143,14 @@ def _of_another_method(name: str, table: Mapping[str, Any]) -> str:
     own = METHODS[method].model_fields if method in METHODS else {}
     if owners and name not in own and not close_to(name, own, cutoff=0.8):
         shown = " and ".join([*owners[:3], *([f"{len(owners) - 3} more"] if len(owners) > 3 else [])])
-        return f"`{name}` belongs to {shown}, and the method is {method}"
+        return f"`{name}` belongs to {shown}, but the method is {method}"
     return ""
 
 
 def _example(dotted: str) -> str:
     examples = {
         "task_name": 'such as `task_name = "gsm8k"`',
-        "task_type": 'write `task_type = "CAUSAL_LM"` to write text, `"SEQ_CLS"` to classify it, `"TOKEN_CLS"` to tag',
+        "task_type": '`task_type = "CAUSAL_LM"` generates text, `"SEQ_CLS"` classifies it, `"TOKEN_CLS"` tags words',
         "model": 'add `[model]` with `name_or_path = "lorans:nano"`',
         "model.name_or_path": 'such as `name_or_path = "lorans:nano"`',
         "peft": 'add `[peft]` with `method = "lora"`',

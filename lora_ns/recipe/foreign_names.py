@@ -325,7 +325,7 @@ _DATASET_KEYS = {
     "dataset_test_split": _key("dataset.eval_split"),
     **_named(
         "eval_data eval_dataset eval_file test_datasets val_data val_dataset val_file validation_file",
-        _key("dataset.eval_path", remark="`dataset.eval_split` for a split of the hub data set"),
+        _key("dataset.eval_path", remark="`dataset.eval_split` for a split of the hub dataset"),
     ),
     **_named(
         "split_dataset_ratio test_size val_set_size val_size validation_split",

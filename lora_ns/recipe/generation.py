@@ -1,4 +1,4 @@
-"""`[generation]`: how `infer`, `eval` and the exact-match evaluation write text."""
+"""`[generation]`: decoding settings of `infer`, `eval` and the exact-match evaluation."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from lora_ns.table import NonNegativeInt, PositiveFloat, PositiveInt, Probabilit
 
 
 class Generation(Table):
-    """Greedy by default, so that the same input gives the same answer."""
+    """Decoding settings. Greedy by default: the same input gives the same answer."""
 
     max_new_tokens: PositiveInt = 256
-    """Longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
     batch_size: PositiveInt = 8
-    """Prompts answered at once; answers that are not drawn do not depend on it."""
+    """Prompts per batch. Greedy answers do not depend on it."""
     do_sample: bool = False
-    """Draw tokens instead of taking the likeliest."""
+    """Sample tokens instead of taking the most likely one."""
     temperature: PositiveFloat = 1.0
-    """Flattens (above 1) or sharpens (below 1) the distribution drawn from."""
+    """Sampling temperature: above 1 flattens the distribution, below 1 sharpens it."""
     top_p: Probability = 1.0
-    """Draw from the likeliest tokens that have this share together."""
+    """Sample from the most likely tokens that together reach this probability."""
     top_k: NonNegativeInt = 50
-    """Draw from this many likeliest tokens; 0 for all."""
+    """Sample from this many most likely tokens; 0 for all."""
     repetition_penalty: PositiveFloat = 1.0
-    """Above 1, tokens already seen become less likely."""
+    """Above 1, makes tokens that have already occurred less likely."""
     seed: Seed = 42
-    """Seed of the draws."""
+    """Seed of the sampling."""
 
     def to_kwargs(self) -> dict[str, Any]:
-        """Arguments of `transformers.GenerationConfig`; the sampling ones only where something is drawn."""
+        """Return the arguments of `transformers.GenerationConfig`, those for sampling only with `do_sample`."""
         kwargs: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "do_sample": self.do_sample,

@@ -34,7 +34,7 @@ def schema_of(dotted: str, table: Mapping[str, Any]) -> Mapping[str, Any] | None
 
     Args:
         dotted: the key.
-        table: the recipe's tables, right or wrong: they choose the method and the objective.
+        table: the recipe's tables, valid or not: they choose the method and the objective.
 
     Returns:
         None if the recipe cannot have the key.

@@ -1,4 +1,4 @@
-"""Line numbers of the keys of a TOML file, and its comments, which `tomllib` does not give."""
+"""Line numbers of the keys of a TOML file, and its comments, which `tomllib` does not report."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STRING_OR_COMMENT = re.compile(
 
 
 def line_numbers(text: str) -> dict[str, int]:
-    """The line, from 1, of every dotted key and table header of a TOML text that parses.
+    """Return the line, from 1, of every dotted key and table header of a valid TOML text.
 
-    The tables of an array have their number in the key, from 0, as in `dataset.sources.1.path`.
+    Tables of an array have their index in the key, from 0, as in `dataset.sources.1.path`.
     """
     lines: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -36,7 +36,7 @@ def line_numbers(text: str) -> dict[str, int]:
         if closing:
             if closing not in line:
                 continue
-            line = line.partition(closing)[2]  # noqa: PLW2901 -- what follows a string over lines
+            line = line.partition(closing)[2]  # noqa: PLW2901 -- the rest after a multi-line string
         elif depth == 0:
             if names := _header(line):
                 table = _table(_split(names), line.lstrip().startswith("[["), last)
@@ -46,7 +46,7 @@ def line_numbers(text: str) -> dict[str, int]:
                 continue
             if key := _KEY.match(line):
                 lines.setdefault(".".join((*table, *_split(key[1]))), number)
-                line = key[2]  # noqa: PLW2901 -- only the value counts for what stays open
+                line = key[2]  # noqa: PLW2901 -- only the value can leave a bracket open
         bare = _STRING_OR_COMMENT.sub(r"\1", line)
         closing = bare[-3:] if bare.endswith(('"""', "'''")) else ""
         depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
@@ -54,12 +54,12 @@ def line_numbers(text: str) -> dict[str, int]:
 
 
 def comments(text: str) -> Iterator[tuple[int, str]]:
-    """The comments of a TOML text that parses, each with its line, from 1."""
+    """Yield the comments of a valid TOML text, each with its line, from 1."""
     closing = ""
     for number, line in enumerate(split_lines(text), start=1):
         if closing and closing not in line:
             continue
-        line = line.partition(closing)[2] if closing else line  # noqa: PLW2901 -- what follows a string over lines
+        line = line.partition(closing)[2] if closing else line  # noqa: PLW2901 -- the rest after a multi-line string
         found = [part[0] for part in _STRING_OR_COMMENT.finditer(line)]
         yield from ((number, part) for part in found[-1:] if part.startswith("#"))
         bare = _STRING_OR_COMMENT.sub(r"\1", line)
@@ -67,7 +67,7 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _header(line: str) -> str:
-    """The dotted name of a table header, which takes a line of its own; empty if the line is none."""
+    """Return the dotted name of a table header, empty if the line is not a header."""
     if not (line := line.strip()).startswith("["):
         return ""
     names, _, rest = line.lstrip("[").partition("]")
@@ -76,7 +76,7 @@ def _header(line: str) -> str:
 
 
 def _table(names: tuple[str, ...], is_element: bool, last: dict[str, int]) -> tuple[str, ...]:
-    """The keys of a header; after the name of an array of tables comes the number of its last one, kept in `last`."""
+    """Return the keys of a header. The name of an array is followed by the index of its last table, kept in `last`."""
     keys: tuple[str, ...] = ()
     for depth, name in enumerate(names, start=1):
         keys = (*keys, name)

@@ -1,4 +1,4 @@
-"""Reading a recipe: text, overrides, tables, rules; every problem at once, each with its line."""
+"""Load a recipe: parse it, apply overrides, validate tables and rules, and report all problems with their lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lora_ns.recipe.stand_ins import STAND_INS, put_stand_in
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe with what is needed to point into its text and to find the files that it names."""
+    """A recipe with its text and its path, which locate its keys and the files that it names."""
 
     recipe: Recipe
     path: Path
@@ -38,23 +38,23 @@ class LoadedRecipe:
     overrides: tuple[str, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What of the text an override took the place of, and what else is to be told."""
+    """Keys that an override replaced, and other notes for the user."""
     filled: Filled = field(default_factory=Filled)
-    """What a file of accelerate's says in the recipe's place."""
+    """Keys that an accelerate configuration file filled."""
 
     @property
     def folder(self) -> Path:
-        """Where the recipe is: relative paths in it are looked for there first."""
+        """The folder of the recipe. Relative paths in the recipe are looked up here first."""
         return self.path.parent
 
     def where(self, key: str) -> str:
-        """`recipe.toml:13` for the line of a key, of its table, or the file alone."""
+        """Return the place of a key, such as `recipe.toml:13`: its line, that of its table, or the file."""
         return self.filled.places.get(key) or _where(self.path, self.lines, self.overrides, key)
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from: `--set`, `accelerate_config`, `recipe` or `default`.
+        """Return the origin of a dotted key's value: `--set`, `accelerate_config`, `recipe` or `default`.
 
-        An override of a whole table leaves nothing of what the recipe says in it.
+        An override of a whole table replaces all keys that the recipe has in it.
         """
         return "accelerate_config" if key in self.filled.places else origin_of(self.lines, self.overrides, key)
 
@@ -62,16 +62,16 @@ class LoadedRecipe:
 def load_recipe(
     path: Path, overrides: Sequence[str] = (), text: str | None = None, accelerate_text: str | None = None
 ) -> LoadedRecipe:
-    """Read, override and check a recipe.
+    """Load a recipe, apply overrides and validate it.
 
     Args:
         path: the TOML file.
-        overrides: `table.key=value` each, the value as in TOML; they are merged into the tables before any check.
-        text: what the file said once, if not what it says now.
-        accelerate_text: the same of the file that `distributed.accelerate_config` names.
+        overrides: `table.key=value` with TOML values, merged into the tables before any check.
+        text: recorded content of the file, to use instead of reading it.
+        accelerate_text: recorded content of the file that `distributed.accelerate_config` names.
 
     Raises:
-        RecipeError: with every problem found, in the order of the lines.
+        RecipeError: with every problem, in the order of the lines.
     """
     text = _read(path) if text is None else text
     table = parse_toml(text, str(path), RecipeError)
@@ -104,7 +104,7 @@ def _fill(
 
 
 def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
-    """What a recipe, its overrides or a file of accelerate's say for a key, right or wrong; None if nothing."""
+    """Return the value of a key in the recipe, its overrides or its accelerate file, valid or not; None if absent."""
     text = _read(path)
     tables = parse_toml(text, str(path), RecipeError)
     apply_overrides(tables, overrides)
@@ -113,17 +113,17 @@ def written(path: Path, overrides: Sequence[str], table: str, key: str) -> Any:
 
 
 def override_generation(recipe: Recipe, overrides: Sequence[str]) -> Generation:
-    """The `[generation]` of a recipe that was trained, with other values: all that can still be changed of it.
+    """Return the `[generation]` table of a trained recipe with overrides; no other table can change after training.
 
     Raises:
-        RecipeError: with every problem, or because a key of another table is named.
+        RecipeError: with every problem, or if an override sets a key of another table.
     """
     for override in overrides:
         if parse_override(override)[0][0] != "generation":
             raise RecipeError(
-                Problem("--set", f"`{override}`: a trained run cannot be changed", "only `generation.` keys")
+                Problem("--set", f"`{override}`: a trained run cannot be changed", "set only `generation.` keys")
             )
-    # What is left at its default is not written: a rule would take it for something that was asked for.
+    # Defaults are left out: a rule would treat them as written in the recipe.
     trained = recipe.generation.model_dump(mode="json", exclude_defaults=True)
     if not recipe.generation.do_sample:
         trained = {key: value for key, value in trained.items() if key not in SAMPLING_KEYS}
@@ -140,7 +140,7 @@ def _read(path: Path) -> str:
         path,
         RecipeError,
         most=LARGEST_RECIPE,
-        if_missing="`lorans init NAME` writes one",
+        if_missing="create one with `lorans init NAME`",
         if_folder=f"name the file in it, such as {path / 'recipe.toml'}",
         takes_pipes=True,
     )
@@ -153,11 +153,11 @@ ALTERNATIVES = (
     ("training.global_batch_size", "training.gradient_accumulation_steps"),
     ("training.warmup_steps", "training.warmup_ratio"),
 )
-"""Keys that say the same in different ways: an override of one takes the place of the others in the recipe."""
+"""Groups of alternative keys. An override of one replaces the others in the recipe."""
 
 
 def _drop_alternatives(table: dict[str, Any], overrides: Sequence[str], where: Callable[[str], str]) -> list[str]:
-    """Take out what an override takes the place of, and say so."""
+    """Remove keys that an override replaces, and return a note on each."""
     overridden = {override_key(override) for override in overrides}
     notes = []
     for group in ALTERNATIVES:
@@ -167,19 +167,19 @@ def _drop_alternatives(table: dict[str, Any], overrides: Sequence[str], where: C
             if key not in overridden and isinstance(table.get(owner), dict) and name in table[owner]:
                 value = table[owner].pop(name)
                 shown = f"`{key}`" if isinstance(value, (list, dict)) else f"`{key} = {as_toml(value)}`"
-                notes.append(f"{where(key)}: {shown} has no effect: `--set {given[0]}` takes its place")
+                notes.append(f"{where(key)}: {shown} has no effect: `--set {given[0]}` replaces it")
     return notes
 
 
 def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = ()) -> tuple[Recipe, list[Problem]]:
-    """The recipe, and the problems of its keys and of its rules after those that are known.
+    """Return the recipe, and the known problems followed by those of its keys and rules.
 
-    A key that is wrong is taken out and the rest is read again, so that the rules can speak about the others.
+    An invalid key is removed and the rest is read again, so that the rules can check the other keys.
     """
     problems: list[Problem] = list(known)
     faulty: set[str] = set()
     untold = 0
-    before: dict[str, Any] | None = None  # an empty recipe is read once, too
+    before: dict[str, Any] | None = None  # so that an empty recipe is read once, too
     while table != before:
         before = copy.deepcopy(table)
         try:
@@ -206,7 +206,7 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
 
 
 class _WrongKeysError(Exception):
-    """Keys that cannot be read, each with what pydantic says of it."""
+    """Keys that cannot be read, each with pydantic's error details."""
 
     def __init__(self, found: Sequence[tuple[list[int | str], Any]]) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _WrongKeysError(Exception):
 
 
 def _read_tables(table: dict[str, Any]) -> Recipe:
-    """The recipe of TOML tables. Raises `_WrongKeysError`."""
+    """Validate TOML tables as a recipe. Raises `_WrongKeysError`."""
     wrong: list[tuple[list[int | str], Any]] = [(keys, {"type": "extra_forbidden"}) for keys in unknown_to_toml(table)]
     for name, kind, fields in other_objectives(table):
         wrong += [(untagged(table, [name, *one["loc"]]), one) for one in _parsed(kind, fields)[1]]
@@ -229,7 +229,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def _parsed(kind: type[T], fields: Any) -> tuple[T | None, list[Any]]:
-    """Values as a class reads them, or what pydantic says of those that it does not take."""
+    """Return an instance with these fields, or None and pydantic's error details."""
     try:
         return kind.model_validate_json(json.dumps(fields, default=_no_json)), []
     except ValidationError as error:
@@ -237,18 +237,18 @@ def _parsed(kind: type[T], fields: Any) -> tuple[T | None, list[Any]]:
 
 
 MOST_PROBLEMS = 100
-"""Keys that are told to be wrong; finding out what was meant takes a while for each."""
+"""Maximum number of invalid keys that are reported; finding a suggestion for each takes time."""
 
 
 def _more(untold: int) -> list[Problem]:
-    return [Problem("", f"and {untold:,} more keys that are wrong")] if untold else []
+    return [Problem("", f"and {untold:,} more invalid keys")] if untold else []
 
 
 _STAND_INS_WHOLE: Mapping[str, Any] = {
     **{key: value for key, value in STAND_INS.items() if "." not in key},
     "dataset": {"path": "rows"},
 }
-"""A recipe that is well-formed and says nothing."""
+"""The tables of a minimal valid recipe."""
 
 
 def _touches(key: str, faulty: set[str]) -> bool:
@@ -268,7 +268,7 @@ def _where(path: Path, lines: Mapping[str, int], overrides: Sequence[str], key: 
 
 
 def _no_json(value: object) -> dict[str, str]:
-    """A date or a time, which no key takes, as something that no key takes."""
+    """Replace a date or a time by a table that no key accepts, as no key accepts dates."""
     return {"": str(value)}
 
 
@@ -278,14 +278,14 @@ def _line(problem: Problem) -> int:
 
 
 def _file_order(problem: Problem, path: Path) -> tuple[bool, bool]:
-    """The recipe first, then other files, then what has no place."""
+    """Return a sort key: the recipe first, then other files, then problems without a place."""
     file, colon, _ = problem.where.rpartition(":")
     return not problem.where, bool(colon) and file != str(path)
 
 
 @contextlib.contextmanager
 def locating(loaded: LoadedRecipe) -> Iterator[None]:
-    """Give each problem that has a key its place in the recipe."""
+    """Add the place in the recipe to every problem that has a key."""
     try:
         yield
     except InterruptedRunError:

@@ -1,4 +1,4 @@
-"""The table of PEFT methods, for `lorans methods` and `docs/methods.md`: `python -m lora_ns.recipe.methods_page`."""
+"""Table of PEFT methods for `lorans methods`; `python -m lora_ns.recipe.methods_page` prints `docs/methods.md`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ QUESTIONS: Mapping[str, str] = {
     "fsdp": "FSDP",
     "vllm": "vLLM",
 }
-"""Field of `Capabilities` to what it is called."""
+"""Column titles by field of `Capabilities`."""
 
 
 NARROW = ("merge", "classifier", "token_classification", "nf4", "int8", "packing", "ddp")
 """The fields that fit a terminal of 80 columns, and that most people ask for."""
 
 
+<<<<<<< HEAD
 def columns(fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
     """Return the headings of a table of methods."""
     return ("method", *(QUESTIONS[field] for field in fields), "rate")
@@ -39,32 +40,43 @@ def columns(fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
 def marks(name: str, kind: type[PeftMethod], fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
     """Return the row of a method."""
     found = (getattr(kind.capabilities, field) for field in fields)
+=======
+def marks(name: str, kind: type[PeftMethod]) -> tuple[str, ...]:
+    """Return a method's row of the table."""
+    found = (getattr(kind.capabilities, field) for field in QUESTIONS)
+>>>>>>> 736d562 (Voice: recipe describes its keys as PEFT and transformers do, and its errors say what to write)
     return (name, *("yes" if value is True else "-" for value in found), f"{kind.capabilities.typical_learning_rate:g}")
 
 
 def page() -> str:
-    """The methods as Markdown: the table, when to take each, why something does not work."""
+    """Return the page as Markdown: the table, and for each method its use and its limits."""
     lines = [
         "# PEFT methods",
         "",
-        "Written from the methods' own classes; a test holds it to them. Others hold the classes to what happens,",
-        "but for *to LoRA*, *vLLM* and the benchmark, which are what PEFT and vLLM say of themselves.",
-        "[What was run](matrix.md) has each combination by itself.",
+        "Generated from the method classes. Tests compare them with real runs, except *to LoRA*, *vLLM* and the",
+        "benchmark, which are taken from PEFT and vLLM. The [matrix](matrix.md) lists every combination that was run.",
         "",
         _row(columns()),
         _row(["---"] * len(columns())),
         *(_row(marks(name, kind)) for name, kind in METHODS.items()),
         "",
+<<<<<<< HEAD
         "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
         "*DDP*: several processes with whole weights train the adapter of one (ZeRO-1 and ZeRO-2 too, except AdaLoRA);",
         "see [several processes](distributed.md).",
         "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
+=======
+        "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: vLLM serves the adapter; merge others first.",
+        "*processes*: several processes with whole weights (DDP, ZeRO-1, ZeRO-2; for AdaLoRA only DDP) train the same",
+        "adapter as one process, see [several processes](distributed.md). *rate*: the default learning rate, to start",
+        "from, not the best one.",
+>>>>>>> 736d562 (Voice: recipe describes its keys as PEFT and transformers do, and its errors say what to write)
     ]
     for name, kind in METHODS.items():
         lines += ["", f"## {name}", "", f"{kind.__doc__} When: {kind.advice}.", *_details(kind)]
-    lines += ["", "## Refused", "", "What PEFT has, and a recipe cannot name:", ""]
+    lines += ["", "## Refused", "", "PEFT has these, but a recipe cannot use them:", ""]
     lines += [f"- `{name}`: {reason}" for name, reason in REFUSED.items()]
-    lines += [f"- `{name}` as the start of lora: {reason}" for name, reason in REFUSED_STARTS.items()]
+    lines += [f"- `{name}` as the initialisation of lora: {reason}" for name, reason in REFUSED_STARTS.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""`[model]`: the base model and how it is loaded."""
+"""`[model]`: the base model."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from lora_ns.table import Name, Table, Text
 
 
 class Model(Table):
-    """The base model. It is never changed: only the adapter is trained."""
+    """The base model. Its weights are frozen: only the adapter is trained."""
 
     name_or_path: Name
-    """Hub id such as `mistralai/Mistral-7B-v0.1`, a folder, a GGUF file, or `lorans:nano`, the model in the package."""
+    """Hub id such as `mistralai/Mistral-7B-v0.1`, a folder, a GGUF file, or `lorans:nano` from the package."""
     gguf_file: Name | None = None
-    """GGUF file in the folder or repository to read the weights from; they are unpacked to plain numbers."""
+    """GGUF file in the folder or repository to load; its weights are dequantised."""
     revision: Name = "main"
-    """Branch, tag or commit on the hub; the commit that it stood for goes into the manifest."""
+    """Branch, tag or commit on the hub. The manifest records the commit."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of the base weights and of the computation; `auto` takes the best that the device computes well."""
+    """Dtype of the base and of the computation; `auto` is the best one that the device computes fast."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel, by its transformers name; `auto` is `sdpa`."""
+    """Attention implementation, by its transformers name; `auto` is `sdpa`, or `eager` if the base has no `sdpa`."""
     add_tokens: tuple[Text, ...] = ()
-    """Tokens to add, such as `["<think>", "</think>"]`: each is trained as a row of its own in embeddings and head."""
+    """Tokens to add, such as `["<think>", "</think>"]`. Their rows of the embeddings and the head are trained."""
     trust_remote_code: bool = False
-    """The model needs code of its own: pin `revision` to a full commit hash, and allow it by `--trust-remote-code`."""
+    """Run the model's own code; needs a full commit hash as `revision`, and the option `--trust-remote-code`."""

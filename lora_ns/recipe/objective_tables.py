@@ -1,4 +1,4 @@
-"""Between the tables of a recipe's TOML and the fields of `Recipe`, whose `objective` is one of several tables."""
+"""Conversion between TOML tables and the fields of `Recipe`, whose `objective` is one of several tables."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _FIELD, _TAG = "objective", "table"
 
 
 def top_level() -> list[str]:
-    """Names of the keys and tables at the top of a recipe, in their order."""
+    """Return the names of the top-level keys and tables of a recipe, in order."""
     return [name for field in Recipe.model_fields for name in (OBJECTIVE_TABLES if field == _FIELD else (field,))]
 
 
 def kinds_of(name: str) -> list[type[Objective]]:
-    """The objectives whose keys are in a TOML table; none for other tables."""
+    """Return the objectives whose keys are in a TOML table; empty for other tables."""
     return [kind for kind in OBJECTIVES.values() if kind.toml == name]
 
 
 def chosen_objective(tables: Mapping[str, Any]) -> type[Objective]:
-    """The objective that the tables of a recipe, right or wrong, are read as."""
+    """Return the objective of a recipe's tables, valid or not."""
     return objective_of(tables.get("task_type"), tables)
 
 
 def fields_of(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Recipe` that TOML tables stand for; what has no effect with their objective is left out."""
+    """Convert TOML tables to fields of `Recipe`, without keys that have no effect with their objective."""
     kind = chosen_objective(tables)
     own = tables.get(kind.toml, {})
     if isinstance(own, Mapping):
@@ -43,12 +43,12 @@ def _tagged(own: Mapping[str, Any], kind: type[Objective]) -> dict[str, Any]:
 
 
 def location_of(tables: Mapping[str, Any], location: Sequence[int | str]) -> Sequence[int | str]:
-    """Where in the TOML tables an error of pydantic's in the fields is."""
+    """Convert the location of a pydantic error in the fields to one in the TOML tables."""
     return (chosen_objective(tables).toml, *location[2:]) if location[0] == _FIELD else location
 
 
 def unknown_to_toml(tables: Mapping[str, Any]) -> Iterator[list[int | str]]:
-    """Keys that `Recipe` has and recipes have not."""
+    """Yield keys that exist in `Recipe` but are not allowed in TOML."""
     if _FIELD in tables:
         yield [_FIELD]
     for name in OBJECTIVE_TABLES:
@@ -57,7 +57,7 @@ def unknown_to_toml(tables: Mapping[str, Any]) -> Iterator[list[int | str]]:
 
 
 def other_objectives(tables: Mapping[str, Any]) -> Iterator[tuple[str, type[Objective], Any]]:
-    """The tables of other objectives than the one of the task, each with its class: their keys are looked at, too."""
+    """Yield the tables of objectives that the task does not use, each with its class, to check their keys as well."""
     chosen = chosen_objective(tables)
     for name in OBJECTIVE_TABLES:
         if name in tables and name != chosen.toml:
@@ -66,7 +66,7 @@ def other_objectives(tables: Mapping[str, Any]) -> Iterator[tuple[str, type[Obje
 
 
 def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Tables and keys of other objectives than the one of the task."""
+    """Yield a conflict for every table or key that the task's objective does not use."""
     kind = chosen_objective(tables)
     for key, other in _strays(tables, kind):
         shown = f"`{key}`" if "." in key else f"`[{key}]`"
@@ -75,7 +75,7 @@ def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def _strays(tables: Mapping[str, Any], kind: type[Objective]) -> Iterator[tuple[str, type[Objective]]]:
-    """Dotted keys that other objectives read, each with one of these."""
+    """Yield dotted keys that only other objectives use, each with one of these objectives."""
     for other in OBJECTIVES.values():
         own = tables.get(other.toml)
         if other.toml != kind.toml:
@@ -88,14 +88,14 @@ def _strays(tables: Mapping[str, Any], kind: type[Objective]) -> Iterator[tuple[
 
 
 def as_tables(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as the values of its TOML tables."""
+    """Convert a recipe to the values of its TOML tables."""
     fields = recipe.model_dump(mode="json")
     objective = fields.pop(_FIELD)
     return {**fields, recipe.objective.toml: {name: value for name, value in objective.items() if name != _TAG}}
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe's TOML."""
+    """Return the JSON Schema of a recipe's TOML."""
     schema = Recipe.model_json_schema()
     kinds = {kind.__name__: kind for kind in OBJECTIVES.values()}
     for name, definition in schema["$defs"].items():
@@ -113,7 +113,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def told(table: str) -> str:
-    """What the table of an objective is for, from the docstring of its first class."""
+    """Return the description of an objective's table, from the docstring of its first class."""
     return (kinds_of(table)[0].__doc__ or "").partition("\n")[0]
 
 

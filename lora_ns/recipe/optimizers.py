@@ -1,6 +1,6 @@
-"""What there is to know of the optimizers, by their transformers names: what they need, keep and read.
+"""Properties of the optimizers, by their transformers names: package, state size and settings.
 
-A test holds the names to the installed transformers, and the sizes to what the optimizers keep.
+A test compares the names with the installed transformers, and the sizes with the real optimizer states.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ class Optimizer:
     """An optimizer of `training.optim`."""
 
     state: float
-    """Bytes that it keeps for each trained parameter, beside the gradient."""
+    """Bytes of optimizer state per trained parameter, not counting the gradient."""
     package: str = ""
-    """The package that it is in, if that is not torch or transformers."""
+    """Import name of its package, empty for torch and transformers."""
     install: str = ""
-    """What `pip install` calls the package."""
+    """Name of the package for `pip install`."""
     reads_betas: bool = True
-    """Whether it reads `adam_beta1` and `adam_beta2`."""
+    """True if it uses `adam_beta1` and `adam_beta2`."""
     schedules_itself: bool = False
-    """Whether it takes the place of a learning rate that falls."""
+    """True if it replaces a learning rate schedule."""
     refused: str = ""
-    """Why it does not train here."""
+    """Reason if lorans does not support it."""
 
 
 _ADAM = Optimizer(8.0)
@@ -42,11 +42,11 @@ _TORCHAO = Optimizer(2.0, "torchao", "torchao")
 _FREE = Optimizer(8.0, "schedulefree", "schedulefree", schedules_itself=True)
 
 
-_WHOLE = replace(_ADAM, refused="it works on the gradients of whole weights, and an adapter trains none of them")
+_WHOLE = replace(_ADAM, refused="it works on the gradients of whole weights, which an adapter does not train")
 
 
 _BACKWARD = Optimizer(
-    0.0, refused="it changes weights within the backward pass, where gradients are neither added up nor cut"
+    0.0, refused="it changes weights during the backward pass, without gradient accumulation and clipping"
 )
 
 
@@ -70,7 +70,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "rmsprop_bnb_8bit": replace(_8BIT, state=1.0, reads_betas=False),
     "rmsprop_bnb_32bit": replace(_8BIT, state=4.0, reads_betas=False),
     "adagrad": _ONE,
-    # The sums of rows and columns alone: of a factor of rank 16, a sixteenth of its numbers.
+    # Sums of rows and columns only: for a factor of rank 16, a sixteenth of its size.
     "adafactor": replace(_ONE, state=0.25),
     "sgd": replace(_ONE, state=0.0),
     "adamw_torch_8bit": _TORCHAO,
@@ -95,7 +95,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     ),
     "lomo": _BACKWARD,
     "adalomo": _BACKWARD,
-    "adamw_torch_xla": replace(_ADAM, refused="it is for devices of XLA"),
+    "adamw_torch_xla": replace(_ADAM, refused="it is for XLA devices"),
     "adamw_torch_npu_fused": replace(_ADAM, refused="it is for NPUs"),
-    "adamw_anyprecision": replace(_ADAM, refused="its package, torchdistx, is not kept up"),
+    "adamw_anyprecision": replace(_ADAM, refused="its package, torchdistx, is no longer maintained"),
 }

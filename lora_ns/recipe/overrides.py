@@ -1,4 +1,4 @@
-"""`--set table.key=value`."""
+"""Overrides of recipe keys: `--set table.key=value`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_ns.files.reading import RefusedError, TOMLDecodeError, check_depth, ch
 
 
 def origin_of(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> str:
-    """Where the value of a dotted key came from: `--set`, `recipe` or `default`."""
+    """Return the origin of a dotted key's value: `--set`, `recipe` or `default`."""
     for override in reversed(overrides):
         names, value = parse_override(override)
         owner = ".".join(names)
@@ -21,7 +21,7 @@ def origin_of(lines: Mapping[str, int], overrides: Sequence[str], key: str) -> s
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
-    """Split `a.b=value` into its key and its value as TOML reads it; what is not TOML is taken as a plain string.
+    """Split `a.b=value` into its key and its TOML value. A value that is not TOML becomes a plain string.
 
     Raises:
         RecipeError: if there is no `=` or no key.
@@ -45,7 +45,7 @@ _LONGEST_OVERRIDE = 16 * 1024
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Merge the overrides into the tables."""
+    """Merge overrides into the tables of a recipe."""
     for override in overrides:
         names, value = parse_override(override)
         target: Any = table
@@ -67,12 +67,12 @@ def _below(target: Any, name: str, override: str) -> Any:
 
 
 def _place(target: Any, name: str, override: str) -> Any:
-    """The key of a table, or the number of a place in a list."""
+    """Return the key in a table, or the index in a list."""
     if not isinstance(target, list):
         return name
     if not name.isdecimal() or len(name) > 9 or int(name) >= len(target):
-        what = f"`{override}`: no place `{name}` in a list of {len(target)}"
-        raise RecipeError(Problem("--set", what, "they are numbered from 0"))
+        what = f"`{override}`: no index `{name}` in a list of {len(target)}"
+        raise RecipeError(Problem("--set", what, "indices start at 0"))
     return int(name)
 
 
@@ -85,5 +85,5 @@ def _has(value: Any, names: Sequence[str]) -> bool:
 
 
 def override_key(override: str) -> str:
-    """The dotted key of an override."""
+    """Return the dotted key of an override."""
     return ".".join(name.strip() for name in override.partition("=")[0].split("."))

@@ -20,29 +20,29 @@ from lora_ns.table import WORD, Table
 
 
 class Recipe(Table):
-    """One fine-tuning run: what is learned, from what, how."""
+    """One fine-tuning run: its task, base, adapter, data and training."""
 
     task_name: Annotated[str, Field(pattern=WORD)]
     """Short name of the task: letters, digits, `.`, `_`, `-`."""
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
-    """PEFT's name of the task: `CAUSAL_LM` writes text, `SEQ_CLS` classifies it, `TOKEN_CLS` tags its words."""
+    """PEFT's task type: `CAUSAL_LM` generates text, `SEQ_CLS` classifies it, `TOKEN_CLS` tags its words."""
     model: Model
     """The base model."""
     quantization: Quantization = NoQuantization()
-    """The base in 4 or 8 bits."""
+    """Quantisation of the base."""
     peft: Peft
     """The adapter."""
     dataset: Dataset
-    """The rows."""
+    """The training and evaluation rows."""
     training: Training
-    """The run."""
+    """Training settings."""
     distributed: Distributed = OneProcess()
-    """The processes that train together."""
+    """Training in several processes."""
     objective: AnyObjective
-    """What is learned, in the table of the objective: `[sft]`, `[classification]`."""
+    """The objective, in its own table: `[sft]` or `[classification]`."""
     generation: Generation = Generation()
-    """Writing text with the result."""
+    """Decoding settings."""
     evaluation: Evaluation = Evaluation()
-    """Measuring the result."""
+    """Evaluation settings."""
     tracking: Tracking = Tracking()
-    """Reporting the run."""
+    """Experiment trackers."""

@@ -1,4 +1,4 @@
-"""The recipe reference in `docs/recipe.md`, written from the tables: `python -m lora_ns.recipe.reference`."""
+"""Generator of the recipe reference: `python -m lora_ns.recipe.reference` prints `docs/recipe.md`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lora_ns.table import Table
 
 
 def reference() -> str:
-    """All tables and keys as Markdown: what each takes, its default, what it is for."""
+    """Return all tables and keys as Markdown, with the values, default and description of each key."""
     schema = Recipe.model_json_schema()
-    parts = ["# Recipe reference", "", "Written from the recipe's own tables; a test holds it to them.", ""]
+    parts = ["# Recipe reference", "", "Generated from the recipe classes; a test keeps it up to date.", ""]
     parts += ["## Top level", "", *_rows({name: schema["properties"][name] for name in ("task_name", "task_type")})]
     for name in top_level():
         for kind in kinds_of(name):
@@ -45,7 +45,7 @@ def _table(model: type[Table]) -> Iterator[str]:
 
 
 def _rows(properties: dict[str, Any]) -> Iterator[str]:
-    yield "| key | takes | default | what it is |"
+    yield "| key | takes | default | description |"
     yield "|---|---|---|---|"
     for name, entry in properties.items():
         default = f"`{json.dumps(entry['default'])}`" if entry.get("default") is not None else "-"

@@ -1,4 +1,4 @@
-"""Secrets of a recipe and of the files that it names."""
+"""Search for secrets in a recipe and in the files that it names."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from lora_ns.safety.credentials import secret_in, secret_told_in, secrets_of
 
 
 def find_secrets(table: dict[str, Any], path: Path, text: str, locate: Locate) -> Iterator[Problem]:
-    """What of a recipe is a secret, which would be copied into the run: by its key, or by its looks, comments too."""
+    """Find secrets in a recipe, which is copied into its run: by their keys or their form, in values and comments."""
     places = set()
     for key, kind, variable in secrets_of(table):
         places.add(locate(key))
-        yield Problem(locate(key), f"{kind}, and a recipe is copied into its run", _instead(variable), key=key)
+        yield Problem(locate(key), f"{kind}, but a recipe is copied into its run", _instead(variable), key=key)
     yield from (problem for problem in _secrets_of_text(path, text) if problem.where not in places)
 
 
 def secrets_of_file(filled: Filled) -> Iterator[Problem]:
-    """The same of a file of accelerate's, which is copied into the jobs of a run."""
+    """Find secrets in an accelerate configuration file, which is copied into the jobs of a run."""
     if filled.file is not None:
         yield from secrets_of_named(filled.file.path, filled.file.text)
 
 
 def secrets_of_named(path: Path, text: str, table: Any = None) -> Iterator[Problem]:
-    """The same of a file that a recipe names and that is copied into its run; `table` is what it has as JSON."""
+    """Find secrets in a named file that is copied into the run. `table` is its content, if it is JSON."""
     lines = split_lines(text)
     places = set()
     for key, kind, variable in secrets_of(table):
         name = f'"{key.rpartition(".")[2]}"'
         number = next((number for number, line in enumerate(lines, start=1) if name in line or secret_in(line)), None)
         places.add(where := f"{path}:{number}" if number else str(path))
-        yield Problem(where, f"{key}: {kind}, and the file is copied into the run", _instead(variable))
+        yield Problem(where, f"{key}: {kind}, but the file is copied into the run", _instead(variable))
     for number, line in enumerate(lines, start=1):
         if (found := secret_told_in(line)) and (where := f"{path}:{number}") not in places:
-            yield Problem(where, f"{found[0]}, and the file is copied into the run", _instead(found[1]))
+            yield Problem(where, f"{found[0]}, but the file is copied into the run", _instead(found[1]))
 
 
 def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
-    """By line: what looks like a secret wherever it stands, and what a comment calls one."""
+    """Find secrets by line: by their form anywhere, and by the names that comments give them."""
     told = dict(comments(text))
     for number, line in enumerate(split_lines(text), start=1):
         if found := secret_in(line) or secret_told_in(told.get(number, "")):
-            yield Problem(f"{path}:{number}", f"{found[0]}, and a recipe is copied into its run", _instead(found[1]))
+            yield Problem(f"{path}:{number}", f"{found[0]}, but a recipe is copied into its run", _instead(found[1]))
 
 
 def _instead(variable: str) -> str:

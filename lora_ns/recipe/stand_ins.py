@@ -1,4 +1,4 @@
-"""What stands in for a faulty key, so that the rules can look at the others."""
+"""Placeholders for invalid keys, so that the rules can check the other keys."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ STAND_INS: Mapping[str, Any] = {
     "training": {"output_dir": "run"},
     "training.output_dir": "run",
 }
-"""What the required keys are read as once they were found missing or wrong, so that the rest can be judged."""
+"""Placeholders for required keys that are missing or invalid."""
 
 
 _STAND_IN_TAGS = {"peft": "lora", "quantization": "bnb-4bit", "distributed": "ddp"}
-"""What a tagged union without a readable tag is read as, so that its other keys can be judged."""
+"""Tags for tagged unions whose own tag is missing or invalid."""
 
 
 def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
-    """Replace a faulty key by its stand-in, or take it out."""
+    """Replace an invalid key by its placeholder, or remove it."""
     dotted = ".".join(str(key) for key in keys)
     if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
         table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]

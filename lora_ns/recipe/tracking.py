@@ -1,4 +1,4 @@
-"""`[tracking]`: experiment trackers, all off unless named here."""
+"""`[tracking]`: experiment trackers, all off by default."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lora_ns.table import Name, Table
 
 
 class Tracking(Table):
-    """Where metrics go besides `metrics.jsonl`."""
+    """Experiment trackers that receive the metrics, besides `metrics.jsonl`."""
 
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Trackers to report to; each needs its package, `pip install 'lora-ns[tracking]'`."""
+    """Trackers to report to; each needs its package: `pip install 'lora-ns[tracking]'`."""
     project: Name | None = None
-    """Project at the tracker."""
+    """Name of the project at the tracker."""
     run_name: Name | None = None
-    """Name of the run at the tracker; `task_name` if absent."""
+    """Name of the run at the tracker. Default: `task_name`."""

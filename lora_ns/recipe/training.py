@@ -1,4 +1,4 @@
-"""`[training]`: steps, batch, learning rate, saving, by their transformers names."""
+"""`[training]`: steps, batch size, learning rate and checkpoints, by their transformers names."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ from lora_ns.table import (
 
 
 class Training(Table):
-    """How the run goes. The global batch is what you choose; how it is cut up is computed from the memory."""
+    """Training settings. You choose the global batch; lorans divides it into micro-batches that fit into memory."""
 
     output_dir: Name
-    """The run directory, relative to the current folder."""
+    """Run directory, relative to the current folder."""
     num_train_epochs: PositiveFloat = 1.0
-    """Passes over the training rows; ignored with `max_steps`."""
+    """Number of epochs; not used with `max_steps`."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps, instead of epochs."""
+    """Number of optimizer steps, instead of epochs."""
     per_device_train_batch_size: Literal["auto"] | PositiveInt = "auto"
-    """Rows that go through the model at once; `auto` takes the most that fit and divide the global batch."""
+    """Micro-batch of each device, in rows; `auto` is the largest that fits and divides the global batch."""
     per_device_eval_batch_size: Literal["auto"] | PositiveInt = "auto"
-    """Rows evaluated at once; `auto` is twice the training batch."""
+    """Evaluation batch of each device, in rows; `auto` is twice the training micro-batch."""
     global_batch_size: PositiveInt | None = None
-    """Rows in one optimizer step, over all devices; 16, or the next multiple of the micro-batch below it, if absent."""
+    """Rows per optimizer step, over all devices. Default: 16, rounded down to a multiple of the micro-batch."""
     gradient_accumulation_steps: PositiveInt | None = None
-    """Micro-batches in one optimizer step; instead of `global_batch_size`."""
+    """Micro-batches per optimizer step, instead of `global_batch_size`."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; if absent, the usual one for the method, the task and the width of the base."""
+    """Peak learning rate. Default: the usual one for the method, the task and the width of the base."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = (
         "cosine"
     )
-    """Course of the learning rate after the warm-up."""
+    """Learning rate schedule after the warm-up."""
     warmup_ratio: Fraction = 0.03
-    """Share of the steps over which the learning rate rises."""
+    """Fraction of the steps used to warm up the learning rate."""
     warmup_steps: NonNegativeInt | None = None
-    """Steps over which the learning rate rises, instead of `warmup_ratio`."""
+    """Number of warm-up steps, instead of `warmup_ratio`."""
     optim: Name = "adamw_torch"
-    """Optimizer, by its transformers name; `paged_adamw_8bit` keeps 2 bytes for each trained number instead of 8."""
+    """Optimizer, by its transformers name; `paged_adamw_8bit` stores 2 bytes per trained parameter instead of 8."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decay of the trained weights."""
+    """Weight decay of the trained parameters."""
     adam_beta1: Fraction = 0.9
-    """Decay of the mean, of optimizers that are called after Adam or Lion."""
+    """Decay rate of the gradient's mean, in optimizers named after Adam or Lion."""
     adam_beta2: Fraction = 0.999
-    """Decay of the variance, of the same."""
+    """Decay rate of the gradient's variance, in optimizers named after Adam or Lion."""
     max_grad_norm: NonNegativeFloat = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    """Maximum gradient norm; larger gradients are clipped. 0 turns clipping off."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations to save memory; `auto` does so only if the batch would not fit otherwise."""
     group_by_length: bool = True
-    """Batch rows of like length: less padding, the same loss."""
+    """Batch rows of similar length: less padding, the same loss."""
     dataloader_num_workers: NonNegativeInt = 0
-    """Processes that prepare batches."""
+    """Number of worker processes that prepare batches."""
     logging_steps: PositiveInt | None = None
-    """Steps between two rows of `metrics.jsonl`; about a hundred rows a run if absent."""
+    """Steps between two rows of `metrics.jsonl`. Default: about 100 rows per run."""
     eval_steps: PositiveInt | None = None
-    """Steps between two evaluations; once an epoch if absent."""
+    """Steps between two evaluations. Default: once per epoch."""
     save_steps: PositiveInt | None = None
-    """Steps between two checkpoints; once an epoch if absent."""
+    """Steps between two checkpoints. Default: once per epoch."""
     save_total_limit: PositiveInt = 2
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
     seed: Seed = 42
-    """Seed of adapter, order and dropout."""
+    """Seed of the adapter's initialisation, the order of the rows and dropout."""
     extra: Extra = Field(default={})
-    """Further fields of `transformers.TrainingArguments`; checked against the installed version."""
+    """Other fields of `transformers.TrainingArguments`, checked against the installed version."""

@@ -1,4 +1,4 @@
-"""Names of the fields of upstream configuration classes, read from their source so that nothing heavy is imported."""
+"""Fields of upstream configuration classes, read from their source so that nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -58,54 +58,54 @@ SET_BY_PLAN = frozenset(
         "weight_decay",
     }
 )
-"""Fields of `TrainingArguments` that the recipe's own keys and the plan decide; `[training.extra]` may not."""
+"""Fields of `TrainingArguments` that recipe keys or the plan set; not allowed in `[training.extra]`."""
 
 
-_METRICS = "the metrics here are over all evaluation rows, and read nothing else"
+_METRICS = "metrics are computed over all evaluation rows, and use nothing else"
 
 
-_RESUMES = "a run that is resumed goes on as if it had not been interrupted"
+_RESUMES = "a resumed run continues exactly as if it had not been interrupted"
 
 
-_CACHE = "nothing is generated in a training step"
+_CACHE = "training steps generate nothing"
 
 
-_SCRIPTS = "nothing but transformers' example scripts reads it"
+_SCRIPTS = "only transformers' example scripts read it"
 
 
 REFUSED_ARGUMENTS: Mapping[str, str] = {
-    "activation_checkpointing": "`training.gradient_checkpointing` decides it",
-    "activation_checkpointing_kwargs": "`training.gradient_checkpointing` decides it",
-    "accelerator_config": "the plan decides how rows are dealt to processes and batches added up",
-    "auto_find_batch_size": "the plan decides how large a batch is, and says so",
+    "activation_checkpointing": "`training.gradient_checkpointing` sets it",
+    "activation_checkpointing_kwargs": "`training.gradient_checkpointing` sets it",
+    "accelerator_config": "the plan decides how rows are distributed to processes and batches accumulated",
+    "auto_find_batch_size": "the plan sets the batch size, and shows it",
     "batch_eval_metrics": _METRICS,
-    "bf16_full_eval": "evaluations are in the precision that is trained in, `model.dtype`",
-    "debug": "it writes to standard output, and ends at what attention masks with",
+    "bf16_full_eval": "evaluation uses the precision of the training, `model.dtype`",
+    "debug": "it prints to standard output, and stops at masked attention scores",
     "do_eval": _SCRIPTS,
     "do_predict": _SCRIPTS,
     "do_train": _SCRIPTS,
-    "enable_jit_checkpoint": "a signal already ends a run after its step is saved",
+    "enable_jit_checkpoint": "a signal already stops a run after saving its step",
     "eval_do_concat_batches": _METRICS,
     "eval_use_gather_object": _METRICS,
-    "fp16_full_eval": "evaluations are in the precision that is trained in, `model.dtype`",
+    "fp16_full_eval": "evaluation uses the precision of the training, `model.dtype`",
     "ignore_data_skip": _RESUMES,
     "include_for_metrics": _METRICS,
-    "liger_kernel_config": "it replaces layers that the adapter is checked on",
-    "local_rank": "the launcher decides it",
-    "num_train_epochs": "`training.num_train_epochs` decides it",
+    "liger_kernel_config": "it replaces layers that lorans checks the adapter on",
+    "local_rank": "the launcher sets it",
+    "num_train_epochs": "`training.num_train_epochs` sets it",
     "optim_target_modules": "no optimizer that trains an adapter reads it",
-    "parallelism_config": "`[distributed]` decides what is divided among processes",
-    "remove_unused_columns": "rows have columns that the model does not take",
+    "parallelism_config": "`[distributed]` sets the parallelism",
+    "remove_unused_columns": "rows have columns that the model does not accept",
     "restore_callback_states_from_checkpoint": _RESUMES,
     "resume_from_checkpoint": "`lorans train --resume` finds the checkpoint",
     "use_cache": _CACHE,
-    "use_liger_kernel": "it replaces layers that the adapter is checked on",
+    "use_liger_kernel": "it replaces layers that lorans checks the adapter on",
 }
-"""Fields of `TrainingArguments` that would have no effect here, or break what is promised; each with the reason."""
+"""Fields of `TrainingArguments` that would have no effect or break a guarantee of lorans, each with the reason."""
 
 
 NEEDS: Mapping[str, tuple[str, ...]] = {"greater_is_better": ("metric_for_best_model", "load_best_model_at_end")}
-"""Fields that have an effect only beside one of others."""
+"""Fields that only have an effect together with one of the others."""
 
 
 SET_BY_ENGINE = frozenset(
@@ -120,17 +120,17 @@ SET_BY_ENGINE = frozenset(
         "total_step",
     }
 )
-"""Fields of PEFT configurations that follow from the base and the run; `[peft.extra]` may not name them."""
+"""Fields of PEFT configurations that follow from the base and the run; not allowed in `[peft.extra]`."""
 
 
 @functools.cache
 def dataclass_fields(package: str, file: str, name: str) -> frozenset[str] | None:
-    """Field names of a dataclass in an installed package; None if the package is not installed.
+    """Return the field names of a dataclass in an installed package, None if the package is not installed.
 
     Args:
         package: import name, such as `transformers`.
         file: path inside the package, such as `training_args.py`.
-        name: the class; only the fields in its own body are found.
+        name: the class; fields of its base classes are not included.
     """
     body = _class_body(package, file, name)
     if body is None:
@@ -140,7 +140,7 @@ def dataclass_fields(package: str, file: str, name: str) -> frozenset[str] | Non
 
 
 def _class_body(package: str, file: str, name: str) -> list[ast.stmt] | None:
-    """What stands in a class; nothing if the file has no such class, None if the package is not installed."""
+    """Return the statements of a class body, empty if the file has no such class, None without the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
@@ -149,7 +149,7 @@ def _class_body(package: str, file: str, name: str) -> list[ast.stmt] | None:
 
 
 def supports_sdpa(model_type: str) -> bool | None:
-    """Whether transformers computes a family's attention by PyTorch's fused kernel; None if it does not say."""
+    """Return whether a model family supports SDPA in transformers; None if unknown."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return None
@@ -159,12 +159,12 @@ def supports_sdpa(model_type: str) -> bool | None:
 
 
 def training_argument_fields() -> frozenset[str] | None:
-    """Fields of `transformers.TrainingArguments`."""
+    """Return the fields of `transformers.TrainingArguments`, None if it is not installed."""
     return dataclass_fields("transformers", "training_args.py", "TrainingArguments")
 
 
 def peft_config_fields(file: str, name: str, parents: Iterable[tuple[str, str]] = ()) -> frozenset[str] | None:
-    """Fields of a PEFT configuration class, those of its base classes included; `parents` are some of its own."""
+    """Return the fields of a PEFT configuration class with its base classes; `parents` are its additional ones."""
     own = dataclass_fields("peft", file, name)
     if own is None:
         return None

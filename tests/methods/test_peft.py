@@ -74,7 +74,7 @@ def test_an_extra_field_that_peft_does_not_have_is_refused(write_recipe, name):
 def test_an_extra_field_that_the_recipe_decides_is_refused(write_recipe, name, field):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write_recipe(), [*choosing(name), f"peft.extra.{field}=1"])
-    told = f"peft.extra.{field}: `{field}` is decided by the recipe's own keys"
+    told = f"peft.extra.{field}: `{field}` is set by the recipe's own keys"
     assert str(caught.value) == f"--set: {told} (remove it)"
 
 

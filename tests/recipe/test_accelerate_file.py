@@ -1,4 +1,4 @@
-"""Accelerate's configuration files: what they fill, what they may not contradict, and what of them is not offered."""
+"""Accelerate's configuration files: what they fill, what they may not contradict, and what of them is not supported."""
 
 import re
 from pathlib import Path
@@ -145,14 +145,14 @@ def test_what_goes_without_saying_passes_without_a_word(load, kind):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("distributed_type: NO\nnum_processes: 8", "2: `num_processes: 8`: is not read"),
-        (MULTI_GPU + "mixed_precision: 'no'", '2: `mixed_precision: "no"`: asks for nothing'),
-        (MULTI_GPU + "main_process_port: 29501", "2: `main_process_port: 29501`: one machine takes a port that is"),
-        (MULTI_GPU + "machine_rank: 1", "2: `machine_rank: 1`: is not read: the machine with the address"),
+        ("distributed_type: NO\nnum_processes: 8", "2: `num_processes: 8`: has no effect: `distributed_type: NO`"),
+        (MULTI_GPU + "mixed_precision: 'no'", '2: `mixed_precision: "no"`: has no effect'),
+        (MULTI_GPU + "main_process_port: 29501", "2: `main_process_port: 29501`: has no effect: a single machine"),
+        (MULTI_GPU + "machine_rank: 1", "2: `machine_rank: 1`: has no effect: the machine with the address"),
         (FSDP + "  fsdp_state_dict_type: SHARDED_STATE_DICT", "are saved whole"),
         (FSDP + "  fsdp_cpu_ram_efficient_loading: true", "every process reads the whole base"),
-        (FSDP + "  fsdp_backward_prefetch: BACKWARD_PRE", "is of FSDP1"),
-        (ZERO + "  zero_stage: 3\n  zero3_init_flag: false", "4: `deepspeed_config.zero3_init_flag: false`: a base in"),
+        (FSDP + "  fsdp_backward_prefetch: BACKWARD_PRE", "it is an option of FSDP1"),
+        (ZERO + "  zero_stage: 3\n  zero3_init_flag: false", "4: `deepspeed_config.zero3_init_flag: false`: has no"),
         (ZERO + "  zero3_save_16bit_model: false", "adapters are always saved whole"),
     ],
 )
@@ -164,16 +164,16 @@ def test_what_changes_nothing_that_is_learned_is_noted(load, text, note):
 @pytest.mark.parametrize(
     ("text", "distributed", "expected"),
     [
-        (MULTI_GPU, 'strategy = "fsdp"', '1: `distributed_type: "MULTI_GPU"`, and the recipe (`distributed.strategy`)'),
-        ("distributed_type: NO", 'strategy = "ddp"', "1: `distributed_type: false`, and the recipe"),
+        (MULTI_GPU, 'strategy = "fsdp"', '1: `distributed_type: "MULTI_GPU"`, but the recipe (`distributed.strategy`)'),
+        ("distributed_type: NO", 'strategy = "ddp"', "1: `distributed_type: false`, but the recipe"),
         (
             MULTI_GPU + "num_processes: 8",
             "num_processes = 4",
-            "2: `num_processes: 8`, and the recipe (`distributed.num_",
+            "2: `num_processes: 8`, but the recipe (`distributed.num_",
         ),
-        (MULTI_GPU + "num_machines: 1", 'num_nodes = 2\nrdzv_endpoint = "a:1"', "`num_machines: 1`, and the recipe"),
-        (ZERO + "  zero_stage: 3", "zero_stage = 2", "3: `deepspeed_config.zero_stage: 3`, and the recipe"),
-        (FSDP + "  fsdp_offload_params: true", "cpu_offload = false", "`fsdp_config.fsdp_offload_params: true`, and"),
+        (MULTI_GPU + "num_machines: 1", 'num_nodes = 2\nrdzv_endpoint = "a:1"', "`num_machines: 1`, but the recipe"),
+        (ZERO + "  zero_stage: 3", "zero_stage = 2", "3: `deepspeed_config.zero_stage: 3`, but the recipe"),
+        (FSDP + "  fsdp_offload_params: true", "cpu_offload = false", "`fsdp_config.fsdp_offload_params: true`, but"),
     ],
 )
 def test_what_contradicts_the_recipe_is_an_error(told, text, distributed, expected):
@@ -228,60 +228,63 @@ def test_a_file_and_a_recipe_that_say_the_same_agree(load, text):
     [
         ("", "own.yaml: is empty"),
         ("# nothing\n", "own.yaml: is empty"),
-        ("- a\n", "own.yaml: not a table of accelerate's settings"),
-        ("a: [1\nb: 2", "own.yaml:2: not YAML: "),
-        ("a:\tb\n\tc: d", "not YAML: "),
-        ("a: 1\n---\nb: 2", "own.yaml:2: not YAML: but found another document"),
-        ("a: !!python/object:os.system x", "own.yaml:1: not YAML: could not determine a constructor"),
-        ("a: &x [*x]", "not YAML: "),
-        ("a: 2024-13-45", "not YAML: month must be in 1..12"),
+        ("- a\n", "own.yaml: is not an accelerate configuration"),
+        ("a: [1\nb: 2", "own.yaml:2: invalid YAML: "),
+        ("a:\tb\n\tc: d", "invalid YAML: "),
+        ("a: 1\n---\nb: 2", "own.yaml:2: invalid YAML: but found another document"),
+        ("a: !!python/object:os.system x", "own.yaml:1: invalid YAML: could not determine a constructor"),
+        ("a: &x [*x]", "invalid YAML: "),
+        ("a: 2024-13-45", "invalid YAML: month must be in 1..12"),
         (b"a: \xff", "own.yaml: not UTF-8 at byte 4"),
         ("debug: false", "own.yaml: `distributed_type` is missing (one of: NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED)"),
-        ("distributed_type: MEGATRON_LM", 'own.yaml:1: `distributed_type: "MEGATRON_LM"` is not offered (one of: NO'),
+        ("distributed_type: MEGATRON_LM", 'own.yaml:1: `distributed_type: "MEGATRON_LM"` is not supported (one of: NO'),
         (MULTI_GPU + "num_procesess: 2", "own.yaml:2: `num_procesess`: unknown key (did you mean `num_processes`?)"),
         (MULTI_GPU + "tpu_use_clusters: true", "own.yaml:2: `tpu_use_clusters`: unknown key (remove it)"),
         (MULTI_GPU + "tpu_use_clusters: false", "unknown key (did you mean `tpu_use_cluster`?)"),
         (MULTI_GPU + "fsdp_confg: {fsdp_version: 2}", "unknown key (did you mean `fsdp_config`?)"),
-        (MULTI_GPU + "debug: false\ndebug: false", "own.yaml:3: `debug` is there twice (remove one of them)"),
-        (MULTI_GPU + "num_processes: 3\nnum_machines: 2\nmain_process_ip: a", "does not divide over 2 machines"),
-        (MULTI_GPU + "num_processes: '2'", 'own.yaml:2: `num_processes: "2"` is not a number of that kind'),
-        (MULTI_GPU + "num_processes: 0", "own.yaml:2: `num_processes: 0` is not a number of that kind"),
+        (MULTI_GPU + "debug: false\ndebug: false", "own.yaml:3: `debug` is given twice (remove one of them)"),
+        (MULTI_GPU + "num_processes: 3\nnum_machines: 2\nmain_process_ip: a", "is not divisible by 2 machines"),
+        (MULTI_GPU + "num_processes: '2'", 'own.yaml:2: `num_processes: "2"` is not a valid number'),
+        (MULTI_GPU + "num_processes: 0", "own.yaml:2: `num_processes: 0` is not a valid number"),
         (
             MULTI_GPU + "main_process_port: 1\nnum_machines: 2",
-            "own.yaml:3: distributed.num_nodes: 2 machines, and nothing",
+            "own.yaml:3: distributed.num_nodes: 2 machines need a rendezvous endpoint",
         ),
-        ("distributed_type: NO\nnum_machines: 2", "one process is on one machine"),
-        (MULTI_GPU + "gpu_ids: 0,1", '`gpu_ids: "0,1"` is not offered (write `all`, and name the GPUs'),
-        (MULTI_GPU + "mixed_precision: fp8", '`mixed_precision: "fp8"` is not offered (write `bf16`, or `fp16`)'),
-        (MULTI_GPU + "tpu_use_cluster: true", "`tpu_use_cluster: true` is not offered (remove it)"),
-        (MULTI_GPU + "enable_cpu_affinity: true", "is not offered"),
-        (MULTI_GPU + "dynamo_config: {dynamo_backend: INDUCTOR}", "is not offered"),
-        (MULTI_GPU + "megatron_lm_config: {megatron_lm_tp_degree: 2}", "is not offered"),
+        ("distributed_type: NO\nnum_machines: 2", "a single process runs on one machine"),
+        (MULTI_GPU + "gpu_ids: 0,1", '`gpu_ids: "0,1"` is not supported (write `all`, and choose GPUs'),
+        (MULTI_GPU + "mixed_precision: fp8", '`mixed_precision: "fp8"` is not supported (write `bf16` or `fp16`)'),
+        (MULTI_GPU + "tpu_use_cluster: true", "`tpu_use_cluster: true` is not supported (remove it)"),
+        (MULTI_GPU + "enable_cpu_affinity: true", "is not supported"),
+        (MULTI_GPU + "dynamo_config: {dynamo_backend: INDUCTOR}", "is not supported"),
+        (MULTI_GPU + "megatron_lm_config: {megatron_lm_tp_degree: 2}", "is not supported"),
         (MULTI_GPU + "mpirun_config: {mpirun_hostfile: a}", "torchrun starts the processes"),
-        (MULTI_GPU + "fp8_config: {backend: TE}", "is not offered"),
-        (MULTI_GPU + "parallelism_config: {parallelism_config_tp_size: 2}", "is not offered"),
-        (MULTI_GPU + "rdzv_backend: etcd", "is not offered (write `c10d`)"),
-        (MULTI_GPU + "debug: 0", "`debug: 0` is not offered"),  # which is not false
-        (MULTI_GPU + "deepspeed_config: {zero_stage: 2}", "`deepspeed_config` is for `distributed_type: DEEPSPEED`"),
-        ("distributed_type: FSDP", "`fsdp_config.fsdp_version` is missing, which accelerate takes for 1"),
+        (MULTI_GPU + "fp8_config: {backend: TE}", "is not supported"),
+        (MULTI_GPU + "parallelism_config: {parallelism_config_tp_size: 2}", "is not supported"),
+        (MULTI_GPU + "rdzv_backend: etcd", "is not supported (write `c10d`)"),
+        (MULTI_GPU + "debug: 0", "`debug: 0` is not supported"),  # which is not false
+        (
+            MULTI_GPU + "deepspeed_config: {zero_stage: 2}",
+            "`deepspeed_config` has no effect without `distributed_type: DEEPSPEED`",
+        ),
+        ("distributed_type: FSDP", "`fsdp_config.fsdp_version` is missing, which means FSDP1 to accelerate"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "`accelerate to-fsdp2` convert the file"),
         (FSDP + "  fsdp_sharding_strategy: HYBRID_SHARD", "write `fsdp_reshard_after_forward: true`"),
         (FSDP + "  fsdp_auto_wrap_policy: SIZE_BASED_WRAP", "write TRANSFORMER_BASED_WRAP"),
-        (FSDP + "  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer", "at the base's own blocks"),
+        (FSDP + "  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer", "by the base's transformer blocks"),
         (FSDP + "  fsdp_state_dict_type: LOCAL_STATE_DICT", "write FULL_STATE_DICT"),
-        (ZERO + "  deepspeed_hostfile: hosts", "the same command is given on each machine"),
+        (ZERO + "  deepspeed_hostfile: hosts", "run the same command on each machine"),
         (ZERO + "  deepspeed_hostfil: hosts", "`deepspeed_config.deepspeed_hostfil`: unknown key (remove it)"),
         (ZERO + "  zero_stages: 2", "`deepspeed_config.zero_stages`: unknown key (did you mean `zero_stage`?)"),
         (ZERO + "  zero_stage: 0", "own.yaml:3: distributed.zero_stage: got 0 (expected one of: 1, 2, 3)"),
         (
             ZERO + "  zero_stage: 2\n  offload_param_device: cpu",
-            "own.yaml:3: distributed.zero_stage: `offload_param` moves",
+            "own.yaml:3: distributed.zero_stage: `offload_param` needs",
         ),
         (
             ZERO
             + "  offload_optimizer_device: nvme\n  offload_param_device: nvme\n  zero_stage: 3\n"
             + "  offload_optimizer_nvme_path: /a\n  offload_param_nvme_path: /b",
-            '7: `deepspeed_config.offload_param_nvme_path: "/b"`, and own.yaml:6 says "/a"',
+            '7: `deepspeed_config.offload_param_nvme_path: "/b"`, but own.yaml:6 says "/a"',
         ),
     ],
 )
@@ -308,7 +311,7 @@ def test_a_file_that_is_not_there_is_told_with_the_recipes_line(write_recipe, mi
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("distributed.num_processes=2", "2: `num_processes: 8` has no effect: `--set distributed.num_processes` takes"),
+        ("distributed.num_processes=2", "2: `num_processes: 8` has no effect: `--set distributed.num_processes` over"),
         ("distributed.num_processes=auto", "2: `num_processes: 8` has no effect"),
         ("distributed.num_processes=8", None),
     ],
@@ -347,17 +350,19 @@ def test_a_file_that_asks_for_the_cpu_is_not_given_a_gpu(load, text):
     loaded = load(text, "distributed.num_processes=2")
     cpu = Machine("cpu", 4, True, 10**11, 10**11)
     assert plan_of(loaded, cpu, None, DataFacts(160, 10)).device.value == "cpu"
-    with pytest.raises(PlanError, match=r"own.yaml:[12]: .* and there is a GPU here \(`CUDA_VISIBLE_DEVICES= lorans"):
+    with pytest.raises(
+        PlanError, match=r"own.yaml:[12]: .* but this machine has a GPU \(hide it with `CUDA_VISIBLE_DEVICES= lorans"
+    ):
         plan_of(loaded, Machine("cpu", 4, True, 10**11, 10**11, gpus=(GPU,) * 2), None, DataFacts(160, 10))
 
 
 BILLION = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 SMALL_AND_LARGE = {
-    "references to references": (BILLION, "own.yaml:3: more than 16 references"),
+    "references to references": (BILLION, "own.yaml:3: more than 16 aliases"),
     "deep lists": ("a: " + "[" * 20_000, "own.yaml:1: cannot be read: nested too deep"),
     "deep and whole": (f"b: 1\na: {'[' * 101}{']' * 101}", "own.yaml:2: cannot be read: nested too deep"),
     "much": ("# " + "x" * 70_000, "own.yaml: is larger than 64 KiB"),
-    "digits": ("num_processes: " + "9" * 10_000, "own.yaml: not YAML: "),
+    "digits": ("num_processes: " + "9" * 10_000, "own.yaml: invalid YAML: "),
 }
 
 

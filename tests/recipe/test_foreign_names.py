@@ -124,7 +124,7 @@ BROUGHT = [
     (
         "dataset",
         'validation_file = "v.json"',
-        'write `eval_path = "v.json"` (`dataset.eval_split` for a split of the hub data set)',
+        'write `eval_path = "v.json"` (`dataset.eval_split` for a split of the hub dataset)',
     ),
     (
         "",

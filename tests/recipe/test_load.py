@@ -57,7 +57,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(write_recipe, mi
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert problems(tmp_path / "none.toml") == ["recipe.toml: no such file (`lorans init NAME` writes one)"]
+    assert problems(tmp_path / "none.toml") == ["recipe.toml: no such file (create one with `lorans init NAME`)"]
 
 
 def test_a_folder_is_no_recipe(tmp_path):
@@ -83,8 +83,8 @@ def test_what_is_not_toml_is_located(write_recipe, text, line):
 def test_an_empty_recipe_lacks_every_required_key(write_recipe):
     assert problems(write_recipe("")) == [
         'recipe.toml: task_name: required (such as `task_name = "gsm8k"`)',
-        'recipe.toml: task_type: required (write `task_type = "CAUSAL_LM"` to write text, `"SEQ_CLS"` to classify it, '
-        '`"TOKEN_CLS"` to tag)',
+        'recipe.toml: task_type: required (`task_type = "CAUSAL_LM"` generates text, `"SEQ_CLS"` classifies it, '
+        '`"TOKEN_CLS"` tags words)',
         'recipe.toml: model: required (add `[model]` with `name_or_path = "lorans:nano"`)',
         'recipe.toml: peft: required (add `[peft]` with `method = "lora"`)',
         'recipe.toml: dataset: required (add `[dataset]` with `path = "train.jsonl"`)',
@@ -104,7 +104,7 @@ def test_five_mistakes_are_five_located_problems(write_recipe, minimal):
         "recipe.toml:17: training.lr: unknown key (write `learning_rate = 0.1`)",
         "recipe.toml:18: training.learning_rate: got nan (expected a number above 0)",
         "recipe.toml:20: training.gradient_accumulation_steps: `global_batch_size` and `gradient_accumulation_steps` "
-        "both say how large a batch is (keep `global_batch_size`)",
+        "both set the batch size (keep `global_batch_size`)",
     ]
 
 
@@ -126,7 +126,7 @@ def test_five_mistakes_are_five_located_problems(write_recipe, minimal):
         (
             "num_virtual_tokens = 8",
             "peft.num_virtual_tokens: unknown key (`num_virtual_tokens` belongs to prefix-tuning and prompt-tuning and "
-            "p-tuning and 1 more, and the method is lora)",
+            "p-tuning and 1 more, but the method is lora)",
         ),
         ("seed = 1", "peft.seed: unknown key (`seed` belongs in `[training]`)"),
         ("task_name = 1", "peft.task_name: unknown key (`task_name` belongs at the top)"),
@@ -496,7 +496,7 @@ slice = 3
     ]
     mended = text.replace("lr = 3", "").replace("-1", "1.5").replace("= 3\n", '= ":3"\n')
     assert problems(write_recipe(mended)) == [
-        "recipe.toml:14: dataset.sources.1: no `weight`, and other sources have one (give each a `weight`, or none)",
+        "recipe.toml:14: dataset.sources.1: `weight` is missing, but others have one (give each a `weight`, or none)",
         misspelt,
     ]
 
@@ -555,7 +555,7 @@ format = "alpaca"
 def test_a_recipe_without_data_is_told_once(write_recipe, minimal):
     text = minimal.replace('path = "train.jsonl"', "")
     assert problems(write_recipe(text)) == [
-        'recipe.toml:10: dataset: no data is named (write `path = "train.jsonl"`, or `name` with a hub id)'
+        'recipe.toml:10: dataset: no source of rows is given (write `path = "train.jsonl"`, or `name` with a hub id)'
     ]
 
 
@@ -670,7 +670,7 @@ def test_a_key_of_one_source_can_be_overridden(write_recipe):
 def test_a_source_that_is_not_there_cannot_be_overridden(write_recipe, place):
     override = f"dataset.sources.{place}.path=c"
     assert problems(write_recipe(), SOURCES, override) == [
-        f"--set: `{override}`: no place `{place}` in a list of 2 (they are numbered from 0)"
+        f"--set: `{override}`: no index `{place}` in a list of 2 (indices start at 0)"
     ]
 
 
@@ -731,7 +731,7 @@ def test_only_the_generation_of_a_trained_run_can_be_changed(write_recipe):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("training.seed=3", "--set: `training.seed=3`: a trained run cannot be changed (only `generation.` keys)"),
+        ("training.seed=3", "--set: `training.seed=3`: a trained run cannot be changed (set only `generation.` keys)"),
         ("generation.sed=3", "--set: generation.sed: unknown key (did you mean `seed`?)"),
         ("generation.top_p=3", "--set: generation.top_p: got 3 (expected a number from 0 to 1)"),
     ],
@@ -811,14 +811,14 @@ NAMES = {
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 2500 + "x", "\u00e9" * 128])
 def test_a_name_that_no_file_can_have_is_told(write_recipe, written, key, name):
     (problem,) = problems(write_recipe(MINIMAL.replace(written, f'"{name}"')))
-    assert f": {key}: is longer than a file name can be (a path has up to 4,000 bytes" in problem
+    assert f": {key}: is too long for a file name (a path has at most 4,000 bytes" in problem
 
 
 def test_many_wrong_keys_take_no_time(write_recipe):
     many = "".join(f"k{number} = 1\n" for number in range(20_000)) + MINIMAL
     told = problems(write_recipe(many))
     assert len(told) == 101
-    assert told[-1] == "and 19,900 more keys that are wrong"
+    assert told[-1] == "and 19,900 more invalid keys"
     (told,) = problems(write_recipe(f"{'k' * 900_000} = 1\n{MINIMAL}"))
     assert len(told) < 20_000
 

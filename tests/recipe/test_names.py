@@ -73,7 +73,7 @@ def test_a_line_break_is_refused_at_its_line(tmp_path: Path) -> None:
     path.write_text(MINIMAL.replace('output_dir = "run"', r'output_dir = "run\n#SBATCH --account=x"'), encoding="utf-8")
     (told,) = problems_of(path)
     number = 1 + [line.startswith("output_dir") for line in MINIMAL.splitlines()].index(True)
-    assert told.startswith(f"{path}:{number}: training.output_dir: has the control character U+000A in it")
+    assert told.startswith(f"{path}:{number}: training.output_dir: contains the control character U+000A")
 
 
 def test_texts_may_have_any_characters_and_columns_any_language(tmp_path: Path) -> None:

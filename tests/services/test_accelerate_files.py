@@ -53,7 +53,7 @@ def test_the_files_of_trl_are_joined_or_told_what_to_write(write_recipe, minimal
     path = write_recipe(f'{minimal}\n[distributed]\naccelerate_config = "{file}"\n')
     if file.stem == "fsdp1":
         with pytest.raises(
-            RecipeError, match=r"fsdp_version: 1` is not offered \(write 2, or let `accelerate to-fsdp2`"
+            RecipeError, match=r"fsdp_version: 1` is not supported \(write 2, or let `accelerate to-fsdp2`"
         ):
             load_recipe(path)
         return

@@ -112,8 +112,8 @@ def test_two_processes_train_the_rows_of_one(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("model.add_tokens=['<yes>', '<yes>']",), "model.add_tokens: `<yes>` is there twice"),
-        ((ADDED, "peft.method=ia3"), "ia3 leaves the rows of new tokens as they are made, all alike"),
+        (("model.add_tokens=['<yes>', '<yes>']",), "model.add_tokens: `<yes>` is given twice"),
+        ((ADDED, "peft.method=ia3"), "ia3 does not train the rows of new tokens"),
         (('model.add_tokens=["plum", "a"]',), "model.add_tokens: `a` is token"),
         (("peft.trainable_token_indices=[9999]",), "peft.trainable_token_indices: 9999 is no token of the base"),
     ],

@@ -373,7 +373,7 @@ def test_a_run_that_is_there_is_kept_by_what_cannot_replace_it(lora_run, tmp_pat
         ('model.name_or_path="./nowhere"', "no folder"),
         ('tracking.report_to=["mlflow"]', "is not installed"),
         ("training.optim='galore_adamw'", "training.optim: "),
-        ("training.extra={load_best_model_at_end=true, save_steps=4}", "`save_steps` is decided by"),
+        ("training.extra={load_best_model_at_end=true, save_steps=4}", "`save_steps` is set by"),
         ("training.extra={optim_args='lr'}", "training.optim: "),
         ("training.extra={dataloader_persistent_workers=true}", "training.extra: persistent_workers option needs"),
         ("training.extra={dataloader_drop_last=true, eval_delay='soon'}", "training.extra.eval_delay: 'soon'"),

@@ -1,6 +1,6 @@
-"""Rules that join keys of several tables: plain functions from a recipe to a finding, or to nothing.
+"""Rules between keys of several tables: plain functions from a recipe to a conflict or None.
 
-They run after every table has been read, so that one mistake does not hide another.
+They run after all tables are read, so that one mistake does not hide another.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def findings(recipe: Recipe) -> Iterator[Conflict]:
-    """Every broken rule."""
+    """Yield the conflict of every broken rule."""
     for rule in RULES:
         finding = rule(recipe)
         if finding:

@@ -1,4 +1,4 @@
-"""What a rule between keys of a recipe finds."""
+"""The type of a rule between keys of a recipe."""
 
 from __future__ import annotations
 

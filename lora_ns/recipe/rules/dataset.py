@@ -1,4 +1,4 @@
-"""Rules of rows: their sources, slices, columns and templates."""
+"""Rules of `[dataset]`: sources, slices, columns and templates."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lora_ns.table import Conflict
 _WITHOUT_TEMPLATES = {
     name for name, form in FORMATS.items() if not form.templates and not {Labelled, Tagged}.intersection(form.makes)
 }
-"""Formats of text that fill no template; those of labels are not for any task that has one."""
+"""Text formats that use no templates. Label formats are left out: no task with templates has labels."""
 
 
 def template_fields(template: str) -> tuple[str, ...]:
-    """Columns that a template names, in order.
+    """Return the columns in a template, in order.
 
     Raises:
-        ValueError: if the braces do not balance or a field is more than the name of a column or a path into one.
+        ValueError: if the braces are unbalanced, or a field is not a column name or a path into a column.
     """
     fields = []
     for _, name, spec, conversion in string.Formatter().parse(template):
@@ -38,38 +38,42 @@ def template_fields(template: str) -> tuple[str, ...]:
 
 
 def one_source(recipe: Recipe) -> Conflict | None:
-    """The rows come from the hub, from files, or from several of these."""
+    """The rows come from the hub, from files, or from several sources."""
     given = [key for key in ("name", "path", "sources") if getattr(recipe.dataset, key)]
     if len(given) > 1:
         keys = tuple(f"dataset.{key}" for key in given)
         return Conflict(keys, f"{' and '.join(f'`{key}`' for key in given)} are both given", "keep one of them")
     if not given:
-        return Conflict(("dataset",), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+        return Conflict(
+            ("dataset",), "no source of rows is given", 'write `path = "train.jsonl"`, or `name` with a hub id'
+        )
     return None
 
 
 def each_source_is_named(recipe: Recipe) -> Conflict | None:
-    """Each of several sources is a hub id or files, with the keys of its kind."""
+    """Each source is a hub id or files, and has no keys of the other kind."""
     for number, source in enumerate(recipe.dataset.sources):
         place = f"dataset.sources.{number}"
         if source.name and source.path:
             what = "`name` and `path` are both given"
             return Conflict((f"{place}.name", f"{place}.path"), what, "make them two sources")
         if not source.name and not source.path:
-            return Conflict((place,), "no data is named", 'write `path = "train.jsonl"`, or `name` with a hub id')
+            return Conflict(
+                (place,), "no source of rows is given", 'write `path = "train.jsonl"`, or `name` with a hub id'
+            )
         for key in ("subset", "revision", "split"):
             if source.path and key in source.model_fields_set:
-                what = f"`{key}` is for hub data sets, and `path` is a file"
+                what = f"`{key}` is for hub datasets, but `path` is a file"
                 return Conflict((f"{place}.{key}",), what, f"remove `{key}`")
     return None
 
 
 def all_sources_are_weighted(recipe: Recipe) -> Conflict | None:
-    """Sources are mixed by their weights, or follow one another."""
+    """Either all sources have a weight, or none."""
     sources = recipe.dataset.sources
     without = [number for number, source in enumerate(sources) if source.weight is None]
     if without and len(without) < len(sources):
-        what = "no `weight`, and other sources have one"
+        what = "`weight` is missing, but others have one"
         keys = [f"dataset.sources.{number}.weight" for number in range(len(sources))]
         return Conflict((*keys, f"dataset.sources.{without[0]}"), what, "give each a `weight`, or none")
     if len(without) == len(sources) and is_written(recipe, "dataset.stopping_strategy"):
@@ -79,42 +83,42 @@ def all_sources_are_weighted(recipe: Recipe) -> Conflict | None:
 
 
 def slices_are_parts(recipe: Recipe) -> Conflict | None:
-    """A slice can be read, and is of rows that are read."""
+    """Slices are valid, and belong to rows that the recipe reads."""
     data = recipe.dataset
     slices = {f"{place}.slice": part.slice for place, part in data.parts().items()}
     for key, text in {**slices, "dataset.slice": data.slice, "dataset.eval_slice": data.eval_slice}.items():
         try:
             parse_slice(text or ":")
         except ValueError as error:
-            return Conflict((key,), f"not a slice: {error}", 'such as "1000:2000", ":10%" or "-500:"')
+            return Conflict((key,), f"invalid slice: {error}", 'write for example "1000:2000", ":10%" or "-500:"')
     if data.slice and data.sources:
-        what = "`slice` is of one source, and there are several"
-        return Conflict(("dataset.slice",), what, "write it into those that it is meant for")
+        what = "`slice` is for a single source, but there are several"
+        return Conflict(("dataset.slice",), what, "move it to the sources that it is for")
     if data.eval_slice and not data.eval_path and not data.eval_split:
-        what = "`eval_slice` is of `eval_path` or `eval_split`, and neither is given"
+        what = "`eval_slice` has no effect without `eval_path` or `eval_split`"
         return Conflict(("dataset.eval_slice",), what, "remove it")
     return None
 
 
 def layouts_are_of_files(recipe: Recipe) -> Conflict | None:
-    """Only the files of a path have a layout to name, and each column of a table has a name of its own."""
+    """Layout keys need files, and column names are unique."""
     data = recipe.dataset
     for place, part in data.parts().items():
         names = part.column_names
         twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
         if twice is not None:
-            return Conflict((f"{place}.column_names",), f"column `{twice}` is there twice", "rename one of them")
+            return Conflict((f"{place}.column_names",), f"column `{twice}` is given twice", "rename one of them")
         if part.delimiter in {'"', "\r", "\n"}:
-            what = "`delimiter` is a quote or ends a line"
-            return Conflict((f"{place}.delimiter",), what, 'name what is between two cells, such as "\\t"')
+            what = "`delimiter` is a quote or a line break"
+            return Conflict((f"{place}.delimiter",), what, 'write the character between two cells, such as "\\t"')
         given = [key for key in _LAYOUT if key in (data.source_at(place) or data).model_fields_set]
         if given and not part.path and not (place == "dataset" and data.eval_path):
-            what = f"`{given[0]}` is for files, and `path` names none"
-            return Conflict((f"{place}.{given[0]}",), what, "remove it: a data set of the hub says it itself")
+            what = f"`{given[0]}` is for files, but `path` is missing"
+            return Conflict((f"{place}.{given[0]}",), what, "remove it: hub datasets do not need it")
     given = [key for key in _LAYOUT if is_written(recipe, f"dataset.{key}")]
     if given and data.sources and not data.eval_path:
-        what = f"`{given[0]}` is of one source, and there are several"
-        return Conflict((f"dataset.{given[0]}",), what, "write it into those that it is meant for")
+        what = f"`{given[0]}` is for a single source, but there are several"
+        return Conflict((f"dataset.{given[0]}",), what, "move it to the sources that it is for")
     return None
 
 
@@ -122,7 +126,7 @@ _LAYOUT = ("column_names", "delimiter", "sample_by")
 
 
 def stratified_rows_are_set_aside(recipe: Recipe) -> Conflict | None:
-    """Only what is set aside is drawn by a column."""
+    """Stratification needs held-out rows."""
     if is_written(recipe, "dataset.stratify_by_column") and not recipe.dataset.eval_fraction:
         what = "`stratify_by_column` has no effect without `eval_fraction`"
         return Conflict(("dataset.stratify_by_column",), what, "remove it")
@@ -130,42 +134,47 @@ def stratified_rows_are_set_aside(recipe: Recipe) -> Conflict | None:
 
 
 def a_stream_has_steps(recipe: Recipe) -> Conflict | None:
-    """A stream is trained on for a number of steps."""
+    """Streaming needs `max_steps`."""
     if recipe.dataset.streaming and recipe.training.max_steps is None:
-        what = "nobody knows how many rows a stream has, so epochs cannot be counted"
-        return Conflict(("training.max_steps", "dataset.streaming"), what, "write `max_steps` into `[training]`")
+        what = "the number of rows in a stream is unknown, so epochs cannot be counted"
+        return Conflict(("training.max_steps", "dataset.streaming"), what, "add `max_steps` to `[training]`")
     return None
 
 
 def a_stream_is_read_as_it_comes(recipe: Recipe) -> Conflict | None:
-    """What needs all rows at once, or one process only, has no stream."""
+    """Settings that need all rows at once, or a single process, exclude streaming."""
     if not recipe.dataset.streaming:
         return None
     refused = (
-        ("dataset.sources", bool(recipe.dataset.sources), "sources are mixed once all are read", "name one by `path`"),
+        (
+            "dataset.sources",
+            bool(recipe.dataset.sources),
+            "sources are mixed after reading all of them",
+            "write a single `path`",
+        ),
         (
             "dataset.eval_fraction",
             bool(recipe.dataset.eval_fraction),
-            "no share of a stream is known",
-            "give `eval_path`",
+            "the size of a stream is unknown, so no fraction can be held out",
+            "write `eval_path`",
         ),
         *((key, True, what, remedy) for key, what, remedy in recipe.objective.lost_in_a_stream()),
         (
             "peft.init_lora_weights",
             recipe.peft.reads_rows,
-            "this start looks at rows drawn from all of them",
+            "this initialisation needs rows drawn from all of them",
             'write "default" or "pissa"',
         ),
         (
             "training.group_by_length",
             recipe.training.group_by_length and is_written(recipe, "training.group_by_length"),
-            "rows are grouped by length once all are read",
-            "remove it: a stream is never grouped",
+            "grouping by length needs all rows",
+            "remove it: streams are never grouped",
         ),
         (
             "training.dataloader_num_workers",
             recipe.training.dataloader_num_workers > 0,
-            "each of these processes would read the whole stream",
+            "each worker process would read the whole stream",
             "write 0",
         ),
     )
@@ -179,15 +188,15 @@ def _slice_of_a_stream(recipe: Recipe) -> Conflict | None:
     try:
         is_known = parse_slice(recipe.dataset.slice or ":").is_from_begin
     except ValueError:
-        return None  # another rule says it
-    what = "where this is in a stream is not known before it is read"
+        return None  # reported by another rule
+    what = "the position of this slice in a stream is unknown before reading it"
     return (
         None if is_known else Conflict(("dataset.streaming", "dataset.slice"), what, 'count from the first row: "100:"')
     )
 
 
 def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Conflict | None:
-    """Rows that are all there are shuffled whole."""
+    """A shuffle buffer needs streaming; other rows are shuffled as a whole."""
     if is_written(recipe, "dataset.shuffle_buffer_size") and not recipe.dataset.streaming:
         what = "`shuffle_buffer_size` has no effect without `streaming = true`: all rows are shuffled"
         return Conflict(("dataset.shuffle_buffer_size",), what, "remove it")
@@ -195,7 +204,7 @@ def shuffle_buffer_is_of_a_stream(recipe: Recipe) -> Conflict | None:
 
 
 def one_evaluation_source(recipe: Recipe) -> Conflict | None:
-    """The evaluation rows come from one place."""
+    """The evaluation rows come from one source."""
     keys = tuple(
         f"dataset.{key}" for key in ("eval_split", "eval_path", "eval_fraction") if getattr(recipe.dataset, key)
     )
@@ -205,29 +214,31 @@ def one_evaluation_source(recipe: Recipe) -> Conflict | None:
 
 
 def hub_keys_need_a_hub_name(recipe: Recipe) -> Conflict | None:
-    """Splits and revisions belong to the hub."""
+    """Subsets, splits and revisions need a hub dataset."""
     data = recipe.dataset
     if data.name:
         return None
     for key in ("subset", "revision", "train_split", "eval_split"):
         if is_written(recipe, f"dataset.{key}"):
-            instead = "`path` is a file" if data.path else "the rows are those of `sources`"
-            what = f"`{key}` is for hub data sets, and {instead}"
+            instead = "`path` is a file" if data.path else "the rows come from `sources`"
+            what = f"`{key}` is for hub datasets, but {instead}"
             return Conflict((f"dataset.{key}",), what, f"remove `{key}`")
     return None
 
 
 def bad_rows_are_in_files(recipe: Recipe) -> Conflict | None:
-    """A hub data set has no rows that cannot be read."""
+    """Unreadable rows only exist in files."""
     data = recipe.dataset
     is_file = data.eval_path or any(part.path and not part.name for part in data.parts().values())
     if not is_file and is_written(recipe, "dataset.max_bad_rows"):
-        return Conflict(("dataset.max_bad_rows",), "`max_bad_rows` is for files, and `name` is on the hub", "remove it")
+        return Conflict(
+            ("dataset.max_bad_rows",), "`max_bad_rows` is for files, but `name` is a hub dataset", "remove it"
+        )
     return None
 
 
 def each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
-    """Every way in which rows are read, and where the recipe says its keys."""
+    """Yield the dataset settings of every source, and a function from their keys to those in the recipe."""
     for place, part in recipe.dataset.parts().items():
         source = recipe.dataset.source_at(place)
         own = source.model_fields_set if source else frozenset()
@@ -239,17 +250,17 @@ def each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
 
 
 def templates_come_together(recipe: Recipe) -> Conflict | None:
-    """A prompt needs an answer."""
+    """Prompt and completion templates come together."""
     for data, key_of in each_form(recipe):
         given = [key for key in ("prompt_template", "completion_template") if getattr(data, key) is not None]
         if len(given) == 1:
             other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
-            return Conflict((key_of(given[0]),), f"`{given[0]}` needs `{other}` beside it", f"add `{other}`")
+            return Conflict((key_of(given[0]),), f"`{given[0]}` needs `{other}`", f"add `{other}`")
     return None
 
 
 def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
-    """Templates hold column names, or paths into columns, in braces."""
+    """Fields of templates are column names, or paths into columns."""
     for data, key_of in each_form(recipe):
         for key in ("prompt_template", "completion_template", "system_template"):
             try:
@@ -257,14 +268,14 @@ def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
             except ValueError as error:
                 return Conflict(
                     (key_of(key),),
-                    f"not a template: {error}",
-                    "write column names in single braces, `{question}`; a literal brace is doubled, `{{`",
+                    f"invalid template: {error}",
+                    "write column names in single braces, `{question}`, and double a literal brace, `{{`",
                 )
     return None
 
 
 def completion_template_has_a_column(recipe: Recipe) -> Conflict | None:
-    """An answer that is the same in each row is a mistake; a prompt may be."""
+    """A completion must depend on the row; a prompt may be constant."""
     for data, key_of in each_form(recipe):
         template = data.completion_template
         if template is None or data.prompt_template is None:
@@ -272,15 +283,15 @@ def completion_template_has_a_column(recipe: Recipe) -> Conflict | None:
         try:
             fields = template_fields(template)
         except ValueError:
-            continue  # told by another rule
+            continue  # reported by another rule
         if not fields:
-            what = f"`{template}` names no column: every row would have the same answer"
+            what = f"`{template}` has no column: every row would have the same completion"
             return Conflict((key_of("completion_template"),), what, "write a column in braces, such as ` {answer}`")
     return None
 
 
 def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
-    """Plain text has no system turn."""
+    """A system message needs rows in chat form."""
     for data, key_of in each_form(recipe):
         fills = FORMATS[data.format].templates if data.format in FORMATS else ()
         if data.system_template is not None and "system_template" not in fills:
@@ -293,7 +304,7 @@ def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
 
 
 def templates_fit_the_format(recipe: Recipe) -> Conflict | None:
-    """Templates make the text of formats that have no columns of their own."""
+    """Templates are for formats without columns of their own."""
     for data, key_of in each_form(recipe):
         if data.prompt_template is not None and data.format in _WITHOUT_TEMPLATES:
             return Conflict(
@@ -305,13 +316,13 @@ def templates_fit_the_format(recipe: Recipe) -> Conflict | None:
 
 
 def columns_are_read(recipe: Recipe) -> Conflict | None:
-    """Columns are given names that a format looks for."""
+    """The column mapping names columns of the format."""
     own = {name: kind for name, kind in FORMATS.items() if makes_one_of(kind, recipe.objective.examples)}
     for data, key_of in each_form(recipe):
         if "dataset.columns" in recipe.objective.inert or data.format not in {"auto", *own}:
-            return None  # the rules about the task say it
+            return None  # reported by the rules of the task
         if data.columns and data.prompt_template is not None:
-            what = "`columns` has no effect beside templates, which name the data's own columns"
+            what = "`columns` has no effect with templates, which use the data's own column names"
             return Conflict((key_of("prompt_template"), key_of("columns")), what, "remove it")
         kinds = [kind for name, kind in own.items() if data.format in {"auto", name}]
         known = list(dict.fromkeys(name for kind in kinds for name in (*kind.reads, *kind.aliases)))
@@ -324,9 +335,9 @@ def columns_are_read(recipe: Recipe) -> Conflict | None:
 
 
 def pair_needs_its_first_text(recipe: Recipe) -> Conflict | None:
-    """The second text of a pair comes after a first."""
+    """The second text of a pair needs the first."""
     for data, key_of in each_form(recipe):
         if data.text_pair_column and not data.text_column:
-            what = "`text_pair_column` needs `text_column` beside it"
+            what = "`text_pair_column` needs `text_column`"
             return Conflict((key_of("text_pair_column"),), what, "add it")
     return None

@@ -1,4 +1,4 @@
-"""Rules between `[distributed]` and the rest of a recipe: what trains in several processes, and what divided."""
+"""Rules between `[distributed]` and the rest of a recipe: limits of several processes and of sharding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _called(asked: Strategy) -> str:
 
 
 def processes_train_together(recipe: Recipe) -> Conflict | None:
-    """What has not been shown to give the adapter of one process is left to one process."""
+    """Settings that may train a different adapter in several processes than in one are refused."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or isinstance(asked, AutoStrategy):
         return None
@@ -26,7 +26,7 @@ _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 
 def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
-    """What needs all the weights in one place is not for strategies that divide them."""
+    """Settings that need whole weights cannot be combined with a strategy that shards them."""
     asked, method, base = recipe.distributed, recipe.peft, recipe.quantization
     if not asked.shards:
         return None
@@ -34,27 +34,27 @@ def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
     row = first_of(
         *method.refused_divided(asked.strategy, base.bits),
         Refusal("quantization.method", not base.can_be_divided, _ONLY_4_BIT),
-        Refusal("peft.init_lora_weights", is_later, "a start that is computed is put onto whole weights"),
+        Refusal("peft.init_lora_weights", is_later, "a computed initialisation needs whole weights"),
         Refusal("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _TOKEN_ROWS),
-        Refusal("evaluation.exact_match", recipe.evaluation.exact_match, "answers are written where all weights are"),
-        Refusal("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is unpacked whole"),
+        Refusal("evaluation.exact_match", recipe.evaluation.exact_match, "generating answers needs whole weights"),
+        Refusal("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is dequantised to whole weights"),
     )
     return row and Conflict(
         ("distributed.strategy", row.key),
-        f"{row.what}, and {_called(asked)} divides them",
+        f"{row.what}, but {_called(asked)} shards them",
         'write "ddp", or "deepspeed" with `zero_stage = 2`',
     )
 
 
-_TOKEN_ROWS = "rows of single tokens are trained in whole embeddings"
+_TOKEN_ROWS = "training rows of single tokens needs whole embeddings"
 
 
-_ONLY_4_BIT = "only weights in full and in 4 bits by bitsandbytes can be divided"
+_ONLY_4_BIT = "only unquantised weights and 4-bit weights of bitsandbytes can be sharded"
 
 
 def zero_keys_fit_together(recipe: Recipe) -> Conflict | None:
-    """What is kept elsewhere is what the stage divides, and has somewhere to be."""
+    """Offloading fits the ZeRO stage, and offloading to NVMe has a folder."""
     asked = recipe.distributed
     if not isinstance(asked, DeepSpeed):
         return None
@@ -63,25 +63,25 @@ def zero_keys_fit_together(recipe: Recipe) -> Conflict | None:
         Refusal(
             "distributed.offload_param",
             asked.offload_param != "none" and not asked.shards,
-            "moves the weights of stage 3 alone",
+            "needs ZeRO stage 3",
             "write `zero_stage = 3`",
         ),
         Refusal(
             "distributed.offload_optimizer",
             asked.offload_optimizer == "nvme" and not asked.shards,
-            '"nvme" is for stage 3 alone',
+            '= "nvme" needs ZeRO stage 3',
             "write `zero_stage = 3`",
         ),
         Refusal(
             "distributed.nvme_path",
             on_disk and asked.nvme_path is None,
-            'is missing, and "nvme" asks for it',
+            'is missing, but offloading to "nvme" needs it',
             "add it",
         ),
         Refusal(
             "distributed.nvme_path",
             asked.nvme_path is not None and not on_disk,
-            "is not read without an offload to nvme",
+            'has no effect without offloading to "nvme"',
             "remove it",
         ),
     )
@@ -91,58 +91,67 @@ def zero_keys_fit_together(recipe: Recipe) -> Conflict | None:
 
 
 def rows_can_be_divided(recipe: Recipe) -> Conflict | None:
-    """Rows are divided among processes where that has been shown to give the adapter of one process."""
+    """Context parallelism is limited to settings that were shown to train the same adapter as one process."""
     parts, method = recipe.distributed.row_parts, recipe.peft
     if parts == 1:
         return None
     objective, model, extra = recipe.objective, recipe.model, recipe.training.extra
-    needs_lora = f"only with LoRA, not {method.tag()}"
+    needs_lora = f"needs LoRA, not {method.tag()}"
     row = first_of(
-        Refusal("task_type", not objective.divides_rows, "only rows of `CAUSAL_LM` are", 'write "CAUSAL_LM"'),
+        Refusal("task_type", not objective.divides_rows, "needs `CAUSAL_LM`", 'write "CAUSAL_LM"'),
         Refusal("distributed.num_nodes", recipe.distributed.nodes > 1, _ONE_MACHINE, "write 1"),
-        Refusal(objective.key("packing"), objective.packs, "a packed row is kept apart by a mask", "write false"),
-        Refusal(objective.key("neftune_noise_alpha"), objective.noise > 0, "noise is scaled by whole rows", "write 0"),
-        Refusal("dataset.streaming", recipe.dataset.streaming, "not those of a stream", "write false"),
+        Refusal(objective.key("packing"), objective.packs, _PACKED, "write false"),
+        Refusal(objective.key("neftune_noise_alpha"), objective.noise > 0, _NOISE, "write 0"),
+        Refusal("dataset.streaming", recipe.dataset.streaming, "cannot split rows of a stream", "write false"),
         Refusal("peft.method", not method.capabilities.divided_rows, needs_lora, 'write "lora"'),
         Refusal("peft.init_lora_weights", method.starts_later, _STARTS_ON_ROWS, 'write "default"'),
-        Refusal("model.add_tokens", bool(model.add_tokens), "not with new tokens", "remove it"),
+        Refusal("model.add_tokens", bool(model.add_tokens), "cannot train new tokens", "remove it"),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _ONE_TOKEN, "remove it"),
         Refusal("quantization.method", not recipe.quantization.can_be_divided, _NF4, 'write "bnb-4bit"'),
-        Refusal("model.trust_remote_code", model.trust_remote_code, "not by code of a model's own", "write false"),
+        Refusal("model.trust_remote_code", model.trust_remote_code, "cannot run a model's own code", "write false"),
         Refusal("model.attn_implementation", model.attn_implementation not in {"auto", "sdpa"}, _SDPA, 'write "sdpa"'),
         Refusal(
-            f"training.extra.{next(iter(extra), '')}", bool(extra), "not with keys of `[training.extra]`", "remove it"
+            f"training.extra.{next(iter(extra), '')}",
+            bool(extra),
+            "cannot be combined with `[training.extra]`",
+            "remove it",
         ),
     )
     return row and Conflict(
         ("distributed.context_parallel_size", row.key),
-        f"rows are divided among {parts} processes: {row.what}",
+        f"`context_parallel_size = {parts}` {row.what}",
         f"{row.remedy}, or `context_parallel_size = 1`",
     )
 
 
-_ONE_MACHINE = "only among processes of one machine"
+_ONE_MACHINE = "needs processes on one machine"
 
 
-_STARTS_ON_ROWS = "not with a start that is computed"
+_PACKED = "cannot split packed rows, whose documents are separated by a mask"
 
 
-_ONE_TOKEN = "not with rows of single tokens"
+_NOISE = "does not support noise, which is scaled by whole rows"
 
 
-_NF4 = "only over weights in full or in 4 bits by bitsandbytes"
+_STARTS_ON_ROWS = "cannot compute this initialisation"
 
 
-_SDPA = 'only with "sdpa"'
+_ONE_TOKEN = "cannot train rows of single tokens"
+
+
+_NF4 = "needs unquantised weights or 4-bit weights of bitsandbytes"
+
+
+_SDPA = 'needs "sdpa"'
 
 
 def machines_can_meet(recipe: Recipe) -> Conflict | None:
-    """Several machines need a place to meet."""
+    """Several machines need a rendezvous endpoint."""
     asked = recipe.distributed
     if not isinstance(asked, Processes) or asked.num_nodes == 1:
         return None
     if asked.rdzv_endpoint is None:
-        what = f"{asked.num_nodes} machines, and nothing says where they meet"
+        what = f"{asked.num_nodes} machines need a rendezvous endpoint"
         remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
         return Conflict(("distributed.num_nodes",), what, remedy)
     return None

@@ -13,28 +13,28 @@ SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 
 
 def sampling_keys_need_it(recipe: Recipe) -> Conflict | None:
-    """The details of drawing tokens need the drawing."""
+    """Sampling settings need sampling."""
     for key in SAMPLING_KEYS:
         if is_written(recipe, f"generation.{key}") and not recipe.generation.do_sample:
-            what = f"`{key}` has no effect without `do_sample = true`: the likeliest token is taken"
-            return Conflict((f"generation.{key}",), what, "add it, or remove this key")
+            what = f"`{key}` has no effect without `do_sample = true`"
+            return Conflict((f"generation.{key}",), what, "add `do_sample = true`, or remove the key")
     return None
 
 
 def exact_match_has_rows(recipe: Recipe) -> Conflict | None:
-    """Answers are compared on evaluation rows."""
+    """Exact match needs evaluation rows."""
     data = recipe.dataset
     if recipe.evaluation.exact_match and not (data.eval_split or data.eval_path or data.eval_fraction):
         return Conflict(
             ("evaluation.exact_match",),
-            "there are no evaluation rows to answer",
+            "exact match needs evaluation rows, and there are none",
             "add `eval_path`, `eval_split` or `eval_fraction`",
         )
     return None
 
 
 def exact_match_keys_need_it(recipe: Recipe) -> Conflict | None:
-    """The details of a comparison need the comparison."""
+    """Exact-match settings need exact match."""
     for key in ("answer_pattern", "group_by", "max_samples"):
         if is_written(recipe, f"evaluation.{key}") and not recipe.evaluation.exact_match:
             return Conflict((f"evaluation.{key}",), f"`{key}` has no effect without `exact_match = true`", "add it")
@@ -42,13 +42,15 @@ def exact_match_keys_need_it(recipe: Recipe) -> Conflict | None:
 
 
 def answer_pattern_is_a_pattern(recipe: Recipe) -> Conflict | None:
-    """The answer's pattern is a regular expression with one group at most."""
+    """The answer pattern is a regular expression with at most one group."""
     try:
         groups = bounded(lambda: re.compile(recipe.evaluation.answer_pattern or "")).groups
     except (re.error, RecursionError, OverflowError, OverrunError) as error:
-        return Conflict(("evaluation.answer_pattern",), f"not a regular expression: {error}", 'such as "#### (.+)"')
+        return Conflict(("evaluation.answer_pattern",), f"invalid regular expression: {error}", 'such as "#### (.+)"')
     if groups > 1:
         return Conflict(
-            ("evaluation.answer_pattern",), f"{groups} groups", "mark the answer by one group, others as `(?:...)`"
+            ("evaluation.answer_pattern",),
+            f"it has {groups} groups",
+            "keep one group for the answer, and write the others as `(?:...)`",
         )
     return None

@@ -1,4 +1,4 @@
-"""Rules of `[peft]`: a method and the base, and what the methods themselves do not go with."""
+"""Rules of `[peft]`: a method and the base, and the rules of the methods themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_ns.table import Conflict
 
 
 def method_works_on_the_base(recipe: Recipe) -> Conflict | None:
-    """A base in few bits only under methods that do not compute with its weights, or know how they are packed."""
+    """A quantised base needs a method that does not use its weights, or can unpack them."""
     quantization = recipe.quantization
     works = quantization.works_under(recipe.peft)
     if works is not True:
@@ -21,25 +21,25 @@ def method_works_on_the_base(recipe: Recipe) -> Conflict | None:
         return Conflict(
             ("quantization.method", "peft.method"),
             f"{recipe.peft.method} does not train over a base in {quantization.bits} bits{by}: {works}",
-            "write `lora`, or remove `[quantization]`; `lorans methods` has a table",
+            "write `lora`, or remove `[quantization]`; `lorans methods` lists the methods",
         )
     return None
 
 
 def added_tokens_are_trained(recipe: Recipe) -> Conflict | None:
-    """New tokens need rows that are trained, which LoRA has beside its layers."""
+    """New tokens need trainable embedding rows, which LoRA has."""
     tokens, rows = recipe.model.add_tokens, recipe.peft.token_rows
     if tokens and not (rows and rows.beside_layers):
-        what = f"{recipe.peft.method} leaves the rows of new tokens as they are made, all alike"
+        what = f"{recipe.peft.method} does not train the rows of new tokens, which all start the same"
         return Conflict(("model.add_tokens", "peft.method"), what, 'write `method = "lora"`')
     twice = next((token for number, token in enumerate(tokens) if token in tokens[:number]), None)
     if twice is not None:
-        return Conflict(("model.add_tokens",), f"`{twice}` is there twice", "remove one of them")
+        return Conflict(("model.add_tokens",), f"`{twice}` is given twice", "remove one of them")
     return None
 
 
 def _asked(rule: OwnRule) -> Rule:
-    """A method's own rule, as it is asked of recipes."""
+    """Wrap a method's own rule as a rule of recipes."""
 
     @functools.wraps(rule)
     def asked(recipe: Recipe) -> Conflict | None:

@@ -11,11 +11,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def remote_code_is_pinned(recipe: Recipe) -> Conflict | None:
-    """Code from the hub only at a commit that was looked at."""
+    """Code from the hub needs a pinned commit."""
     if recipe.model.trust_remote_code and not COMMIT.fullmatch(recipe.model.revision):
         return Conflict(
             ("model.trust_remote_code",),
-            "code from a repository that can change at any time",
-            "pin `revision` to the full commit hash that you have read",
+            "the repository's code can change at any time",
+            "pin `revision` to the full hash of a commit that you have reviewed",
         )
     return None

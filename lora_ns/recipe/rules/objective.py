@@ -11,7 +11,7 @@ from lora_ns.table import Conflict
 
 
 def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
-    """No key is accepted that the objective never reads."""
+    """Keys that the objective never uses are refused."""
     for key in recipe.objective.inert:
         name = key.removeprefix("dataset.")
         places = [
@@ -27,7 +27,7 @@ def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
 
 
 def format_fits_the_task(recipe: Recipe) -> Conflict | None:
-    """Texts are classified, conversations are not."""
+    """The row format must suit the task: conversations cannot be classified."""
     for data, key_of in each_form(recipe):
         wanted = data.format
         if wanted != "auto" and not makes_one_of(FORMATS[wanted], recipe.objective.examples):
@@ -40,16 +40,16 @@ def format_fits_the_task(recipe: Recipe) -> Conflict | None:
 
 
 def method_fits_the_task(recipe: Recipe) -> Conflict | None:
-    """Classifiers only under methods that save their heads and leave a row as long as its tags."""
+    """Classification needs a method that saves the head; tagging, one that does not lengthen the row."""
     works = recipe.peft.capabilities.trains(recipe.task_type)
     if works is not True:
         what = f'{recipe.peft.method} does not fit `task_type = "{recipe.task_type}"`: {works}'
-        return Conflict(("task_type", "peft.method"), what, "write `lora`; `lorans methods` has a table")
+        return Conflict(("task_type", "peft.method"), what, "write `lora`; `lorans methods` lists the methods")
     return None
 
 
 def packing_keeps_documents_apart(recipe: Recipe) -> Conflict | None:
-    """Packing only where the method keeps the documents of a row apart."""
+    """Packing needs a method that keeps the documents of a row apart."""
     packing = recipe.peft.capabilities.packing
     if recipe.objective.packs and packing is not True:
         return Conflict(

@@ -1,4 +1,4 @@
-"""Rules of `[training]`, and of what is passed on to upstream classes."""
+"""Rules of `[training]`, and of arguments that are passed to upstream classes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lora_ns.table import Conflict
 
 
 def one_batch_size(recipe: Recipe) -> Conflict | None:
-    """The global batch is given once."""
+    """The global batch is set by one key."""
     if recipe.training.global_batch_size and recipe.training.gradient_accumulation_steps:
         return Conflict(
             ("training.global_batch_size", "training.gradient_accumulation_steps"),
-            "`global_batch_size` and `gradient_accumulation_steps` both say how large a batch is",
+            "`global_batch_size` and `gradient_accumulation_steps` both set the batch size",
             "keep `global_batch_size`",
         )
     return None
@@ -37,36 +37,36 @@ def global_batch_divides(recipe: Recipe) -> Conflict | None:
     if whole and part != "auto" and whole % part:
         return Conflict(
             ("training.global_batch_size", "training.per_device_train_batch_size"),
-            f"{part} does not divide the global batch of {whole}",
+            f"the global batch of {whole} is not divisible by {part}",
             'write a divisor, or "auto"',
         )
     return None
 
 
 def one_length_of_training(recipe: Recipe) -> Conflict | None:
-    """Steps or epochs."""
+    """The length of training is set in steps or in epochs."""
     if recipe.training.max_steps and is_written(recipe, "training.num_train_epochs"):
         return Conflict(
             ("training.num_train_epochs", "training.max_steps"),
-            "`num_train_epochs` has no effect beside `max_steps`",
+            "`num_train_epochs` has no effect with `max_steps`",
             "keep one of them",
         )
     return None
 
 
 def one_warm_up(recipe: Recipe) -> Conflict | None:
-    """Warm-up in steps or as a share."""
+    """The warm-up is set in steps or as a fraction."""
     if recipe.training.warmup_steps is not None and is_written(recipe, "training.warmup_ratio"):
         return Conflict(
             ("training.warmup_ratio", "training.warmup_steps"),
-            "`warmup_ratio` has no effect beside `warmup_steps`",
+            "`warmup_ratio` has no effect with `warmup_steps`",
             "keep one of them",
         )
     return None
 
 
 def checkpointing_works(recipe: Recipe) -> Conflict | None:
-    """Gradient checkpointing only where the method allows it."""
+    """Gradient checkpointing needs a method that allows it."""
     checkpointing = recipe.peft.capabilities.gradient_checkpointing
     if recipe.training.gradient_checkpointing is True and checkpointing is not True:
         return Conflict(
@@ -78,7 +78,7 @@ def checkpointing_works(recipe: Recipe) -> Conflict | None:
 
 
 def optimizer_is_known(recipe: Recipe) -> Conflict | None:
-    """The optimizer is one of transformers', and trains adapters."""
+    """The optimizer exists in transformers, and can train adapters."""
     optim = recipe.training.optim
     found = OPTIMIZERS.get(optim)
     if found is None:
@@ -93,28 +93,28 @@ def optimizer_is_known(recipe: Recipe) -> Conflict | None:
 
 
 def optimizer_takes_its_settings(recipe: Recipe) -> Conflict | None:
-    """What an optimizer does not read is not given, and one that schedules itself is not scheduled."""
+    """Settings that the optimizer does not use are refused, and a schedule for an optimizer that replaces it."""
     training = recipe.training
     found = OPTIMIZERS.get(training.optim)
     if found is None or found.refused:
-        return None  # another rule says it
+        return None  # reported by another rule
     for key in ("adam_beta1", "adam_beta2"):
         if not found.reads_betas and is_written(recipe, f"training.{key}"):
             what = f'`{key}` has no effect with `optim = "{training.optim}"`'
             return Conflict(("training.optim", f"training.{key}"), what, "remove it")
     if found.schedules_itself and training.lr_scheduler_type != "constant":
-        what = f'"{training.optim}" takes the place of a schedule, and "{training.lr_scheduler_type}" is one'
+        what = f'"{training.optim}" replaces the learning rate schedule, but "{training.lr_scheduler_type}" is one'
         return Conflict(("training.optim", "training.lr_scheduler_type"), what, 'write "constant"')
     return None
 
 
 def warm_up_ends(recipe: Recipe) -> Conflict | None:
-    """The learning rate gets to where it is to rise."""
+    """The learning rate reaches its peak before the run ends."""
     warmup, steps = recipe.training.warmup_steps, recipe.training.max_steps
     if warmup and steps and warmup >= steps:
         return Conflict(
             ("training.max_steps", "training.warmup_steps"),
-            f"a run of {steps} step{'s' * (steps > 1)} ends in its warm-up of {warmup}",
+            f"a run of {steps} step{'s' * (steps > 1)} ends during its warm-up of {warmup}",
             f"write at most {steps - 1}",
         )
     return None
@@ -124,24 +124,24 @@ _PUSHING = frozenset(
     {"push_to_hub", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token", "hub_model_id"}
     | {"hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
 )
-"""Fields of `TrainingArguments` by which the trainer uploads what it saves."""
+"""Fields of `TrainingArguments` that make the trainer upload checkpoints."""
 
 
 def nothing_is_pushed(recipe: Recipe) -> Conflict | None:
-    """Nothing is uploaded while it is trained: what would be is no checked adapter, and the token is kept with it."""
+    """Nothing is uploaded during training: the adapter is not checked yet, and the token would be stored with it."""
     key = next((key for key in recipe.training.extra if key in _PUSHING), None)
     if key is None:
         return None
     remedy = "remove it; `hf upload NAME RUN/adapter` uploads the adapter of a finished run"
-    return Conflict((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing while it trains", remedy)
+    return Conflict((f"training.extra.{key}",), f"`{key}`: lorans uploads nothing during training", remedy)
 
 
 def checkpoints_are_whole(recipe: Recipe) -> Conflict | None:
-    """A checkpoint has all that a run goes on from."""
+    """A checkpoint has everything that a resumed run needs."""
     if not recipe.training.extra.get("save_only_model"):
         return None
-    what = "`save_only_model`: a run could not be resumed from checkpoints without the optimizer's state"
-    return Conflict(("training.extra.save_only_model",), what, "remove it; the finished adapter has no such state")
+    what = "`save_only_model`: a run cannot be resumed from checkpoints without the optimizer state"
+    return Conflict(("training.extra.save_only_model",), what, "remove it; the finished adapter has no optimizer state")
 
 
 def training_extra_is_known(recipe: Recipe) -> Conflict | None:
@@ -150,7 +150,7 @@ def training_extra_is_known(recipe: Recipe) -> Conflict | None:
 
 
 def training_extra_has_an_effect(recipe: Recipe) -> Conflict | None:
-    """No field is taken that would be ignored, or break what is promised of every run."""
+    """Fields that would be ignored, or break a guarantee of every run, are refused."""
     extra = recipe.training.extra
     for key in extra:
         place = (f"training.extra.{key}",)
@@ -183,7 +183,7 @@ def _extra(
         if key in own:
             named = _own_keys(recipe, table).get(key) if table == "training" else None
             remedy = f"write `{named}`" if named else "remove it"
-            return Conflict(place, f"`{key}` is decided by the recipe's own keys", remedy)
+            return Conflict(place, f"`{key}` is set by the recipe's own keys", remedy)
         if known is not None and key not in known:
             return Conflict(
                 place, f"the installed `{owner}` has no field `{key}`", _meant(recipe, table, key, known - own)
@@ -192,7 +192,7 @@ def _extra(
 
 
 def _meant(recipe: Recipe, table: str, key: str, fields: frozenset[str]) -> str:
-    """What to write in the place of a field that there is not: a key of the recipe's own, or a field that is taken."""
+    """Suggest a replacement for an unknown field: a recipe key, or a field that is accepted."""
     own = _own_keys(recipe, table)
     if key in own:
         return f"write `{own[key]}`"
@@ -207,7 +207,7 @@ def _meant(recipe: Recipe, table: str, key: str, fields: frozenset[str]) -> str:
 
 
 def _own_keys(recipe: Recipe, table: str) -> dict[str, str]:
-    """The dotted keys that this recipe could have, by their last names; those of one table come first."""
+    """Return the dotted keys that this recipe can have, by their last names. Keys of `table` take precedence."""
     tags = {union: {tag_of(union): getattr(getattr(recipe, union), tag_of(union))} for union in UNIONS}
     inert = (*recipe.objective.inert, "extra")
     known = known_keys({**tags, "task_type": recipe.task_type})
@@ -217,13 +217,13 @@ def _own_keys(recipe: Recipe, table: str) -> dict[str, str]:
 
 
 def _is_own(recipe: Recipe, key: str) -> bool:
-    """Whether a key is of no other objective."""
+    """Return whether a key does not belong to another objective only."""
     table, _, name = key.partition(".")
     return table not in OBJECTIVE_TABLES or (table == recipe.objective.toml and name in recipe.objective.key_names())
 
 
 def _is_refused(recipe: Recipe, table: str, key: str, name: str) -> bool:
-    """Whether a field would not be taken in the place of another."""
+    """Return whether a rule would refuse the field `name` in place of `key`."""
     owner = getattr(recipe, table)
     renamed = {name: owner.extra[key], **{other: value for other, value in owner.extra.items() if other != key}}
     tried = recipe.model_copy(update={table: owner.model_copy(update={"extra": renamed})})

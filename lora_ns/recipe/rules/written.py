@@ -1,4 +1,4 @@
-"""Whether a recipe itself gives a key."""
+"""Distinguish keys written in a recipe from defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lora_ns.table import Table
 
 
 def is_written(recipe: Recipe, key: str) -> bool:
-    """Whether the recipe itself gives this dotted key, rather than leaving it to its default."""
+    """Return whether the recipe sets this dotted key, even to its default."""
     names = key.split(".")
     table: object = recipe
     if names[0] in OBJECTIVE_TABLES:
