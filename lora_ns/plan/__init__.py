@@ -1,1 +1,1 @@
-"""Every number of a run that is derived, with where it comes from; nothing here imports torch."""
+"""The plan of a run: every derived number with its origin. Nothing here imports torch."""

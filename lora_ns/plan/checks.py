@@ -1,4 +1,4 @@
-"""What cannot work on this machine, on this base, or with these rows."""
+"""Checks of a recipe against this machine, its base and its rows."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from lora_ns.table import first_of
 
 
 def device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
-    """Settings that do not work on this device."""
+    """Find settings that do not work on this device."""
     model, device = recipe.model, machine.accelerator
     problems: list[Problem] = []
     if model.dtype == "float16" and device != "cuda":
         problems.append(
             Problem(
                 "",
-                f'"float16" trains on a CUDA device only, and this is {device}',
+                f'"float16" needs a CUDA device, but this is {device}',
                 'write "auto"',
                 key="model.dtype",
             )
         )
     if model.dtype == "bfloat16" and device == "cuda" and not machine.gpus[0].bf16:
-        what = f"{machine.gpus[0].name} has no bfloat16"
+        what = f"{machine.gpus[0].name} does not support bfloat16"
         problems.append(Problem("", what, 'write "auto" or "float16"', key="model.dtype"))
     if model.dtype == "bfloat16" and device == "cuda" and recipe.quantization.float16_on_gpu:
-        what = f"{recipe.quantization.float16_on_gpu} compute no bfloat16 on a GPU"
+        what = f"{recipe.quantization.float16_on_gpu} do not support bfloat16 on a GPU"
         problems.append(Problem("", what, 'write "auto" or "float16"', key="model.dtype"))
     if model.attn_implementation == "flash_attention_2" and device != "cuda":
-        what = f'"flash_attention_2" needs a CUDA device, and this is {device}'
+        what = f'"flash_attention_2" needs a CUDA device, but this is {device}'
         problems.append(Problem("", what, 'write "auto"', key="model.attn_implementation"))
     optim = recipe.training.optim
     if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
-        what = f'"{optim}" is one of bitsandbytes, which does not train on an Apple GPU'
+        what = f'"{optim}" needs bitsandbytes, which does not train on an Apple GPU'
         problems.append(Problem("", what, 'write "adamw_torch"', key="training.optim"))
     return problems
 
 
 def cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
-    """A file of accelerate's asks for the CPU, and a GPU would be taken."""
+    """Report an accelerate configuration that forces the CPU on a machine with a GPU."""
     cpu = asked.filled.file.cpu if asked.filled.file else None
     if cpu is None or device == "cpu":
         return []
-    remedy = "`CUDA_VISIBLE_DEVICES= lorans ...` hides it" if device == "cuda" else "remove it"
-    return [Problem(cpu.where, f"{cpu.told}, and there is a GPU here", remedy)]
+    remedy = "hide it with `CUDA_VISIBLE_DEVICES= lorans ...`" if device == "cuda" else "remove it"
+    return [Problem(cpu.where, f"{cpu.told}, but this machine has a GPU", remedy)]
 
 
 def quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:
-    """What does not go with a base of few bits on this device, or with this base."""
+    """Find settings that do not work with quantisation on this device, or with this base."""
     quantization, device = recipe.quantization, machine.accelerator
     method = recipe.peft
     if quantization.bits and device == "mps":
@@ -72,38 +72,38 @@ def quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | N
 
 
 def lacks_sdpa(facts: BaseFacts | None) -> TypeGuard[BaseFacts]:
-    """Whether transformers has no fused attention for this kind of base."""
+    """Return whether transformers has no SDPA for this model family."""
     return facts is not None and supports_sdpa(facts.model_type) is False
 
 
 def attention_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
-    """An attention that the base does not have."""
+    """Find an attention implementation that the base does not support."""
     if recipe.model.attn_implementation != "sdpa" or not lacks_sdpa(facts):
         return []
-    what = f'{facts.model_type} has no "sdpa"'
+    what = f'{facts.model_type} does not support "sdpa"'
     return [Problem("", what, 'write "auto" or "eager"', key="model.attn_implementation")]
 
 
 def length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
-    """A row, with the method's own tokens, has to fit into the positions of the base."""
+    """Check that a row and the method's virtual tokens fit into the positions of the base."""
     room, length = room_for_rows(recipe, facts), recipe.objective.max_seq_length
     if facts is None or facts.max_position_embeddings is None or room is None or length <= room:
         return []
     key = recipe.objective.key("max_seq_length")
     virtual = recipe.peft.virtual_length
-    own = f" less {virtual} virtual tokens" if virtual else ""
+    own = f" minus {virtual} virtual tokens" if virtual else ""
     positions = f"the base's {facts.max_position_embeddings - position_offset(facts)} positions{own}"
-    what = f"{length} is longer than {positions}"
+    what = f"{length} exceeds {positions}"
     return [Problem("", what, f"write at most {room}", key=key)]
 
 
 def batch_problems(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> list[Problem]:
-    """A training that drops the last batch, and has no other one, would make no step."""
+    """Check that a run that drops incomplete batches has a complete one."""
     at_once = batch.micro.value * world
     if rows is None or not drops_last(recipe) or rows >= at_once:
         return []
     over = f" in each of {world} processes" if world > 1 else ""
-    what = f"{rows:,} row{'s' * (rows != 1)} make"
-    what += f"{'s' * (rows == 1)} no batch of {batch.micro.value:,}{over}, and the last one is dropped"
+    what = f"{rows:,} row{'s' * (rows != 1)} do{'es' * (rows == 1)} not fill"
+    what += f" a batch of {batch.micro.value:,}{over}, and incomplete batches are dropped"
     remedy = "lower `per_device_train_batch_size`, or remove `dataloader_drop_last`"
     return [Problem("", what, remedy, key="training.extra.dataloader_drop_last")]

@@ -1,6 +1,6 @@
-"""DeepSpeed's configuration: what the recipe and the plan say, joined with a file of the user's own.
+"""DeepSpeed's configuration: the settings of recipe and plan, merged with the user's own file.
 
-Every number is the plan's, so that nothing is left to `"auto"`, and a run is the same whoever launches it.
+Every number comes from the plan. Nothing is left at `"auto"`, so a run does not depend on its launcher.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lora_ns.recipe.secrets import secrets_of_named
 
 
 def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """What DeepSpeed is told, without a file of the user's own.
+    """Return DeepSpeed's settings, without the user's own file.
 
-    The optimizer and its schedule stay the trainer's. Precision is autocast's, as in a run of one process: DeepSpeed's
-    own would round the adapter's weights, which are kept in float32.
+    The trainer keeps the optimizer and its schedule. Autocast sets the precision, as in a run of one process:
+    DeepSpeed's own precision would round the adapter's weights, which are kept in float32.
     """
     asked = recipe.distributed
-    assert isinstance(asked, DeepSpeed), "asked for under DeepSpeed alone"
+    assert isinstance(asked, DeepSpeed), "only for DeepSpeed"
     decided = _of_recipe(recipe, asked)
     for key in ("offload_optimizer", "offload_param"):
         if key in decided["zero_optimization"]:
@@ -33,7 +33,7 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     dtype = plan.dtype.value
     return {
         **decided,
-        # DeepSpeed counts rows by process, those that share them too.
+        # DeepSpeed counts rows per process, even if processes share rows.
         "train_batch_size": plan.global_batch_size.value * asked.row_parts,
         "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
@@ -43,7 +43,7 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 
 def _of_recipe(recipe: Recipe, asked: DeepSpeed) -> dict[str, Any]:
-    """What the recipe alone decides."""
+    """Return the settings that follow from the recipe alone."""
     zero: dict[str, Any] = {"stage": asked.zero_stage}
     for key, place in (("offload_optimizer", asked.offload_optimizer), ("offload_param", asked.offload_param)):
         if place != "none":
@@ -55,7 +55,7 @@ def _of_recipe(recipe: Recipe, asked: DeepSpeed) -> dict[str, Any]:
 
 
 def with_deepspeed(recipe: Recipe, folder: Path, plan: Plan) -> Plan:
-    """The plan, with DeepSpeed's configuration if that is asked for. Raises `UsageError`."""
+    """Add DeepSpeed's configuration to a plan, if the recipe uses DeepSpeed. Raises `UsageError`."""
     asked = recipe.distributed
     if not isinstance(asked, DeepSpeed):
         return plan
@@ -65,7 +65,7 @@ def with_deepspeed(recipe: Recipe, folder: Path, plan: Plan) -> Plan:
 
 
 def check_own(recipe: Recipe, folder: Path) -> None:
-    """Look at the user's own DeepSpeed configuration before there is a plan. Raises `UsageError`."""
+    """Check the user's own DeepSpeed configuration before there is a plan. Raises `UsageError`."""
     asked = recipe.distributed
     if isinstance(asked, DeepSpeed) and asked.deepspeed_config is not None:
         decided = _of_recipe(recipe, asked)
@@ -74,31 +74,31 @@ def check_own(recipe: Recipe, folder: Path) -> None:
 
 
 def read_own(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The user's own DeepSpeed configuration; nothing if the recipe names none.
+    """Return the user's own DeepSpeed configuration, empty if the recipe names none.
 
     Raises:
-        UsageError: if the file is not there, is no JSON object, or has secrets in it, which would be in the manifest.
+        UsageError: if the file is missing, is not a JSON object, or has secrets, which the manifest would contain.
     """
     asked = recipe.distributed
     if not isinstance(asked, DeepSpeed) or asked.deepspeed_config is None:
         return {}
     file = folder / Path(asked.deepspeed_config).expanduser()
-    remedy = "name a JSON file of DeepSpeed's"
+    remedy = "name a DeepSpeed configuration in JSON"
     with at_key("distributed.deepspeed_config"):
         text = read_text(file, where="", before=f"{file} ", remedy=remedy, if_missing=remedy, if_folder=remedy)
     found = parse_json(text, str(file), is_finite=True)
     if not isinstance(found, dict):
-        raise UsageError(Problem(str(file), "not a table of DeepSpeed's settings", "write a JSON object"))
+        raise UsageError(Problem(str(file), "is not a DeepSpeed configuration", "write a JSON object"))
     if secrets := list(secrets_of_named(file, text, found)):
         raise UsageError(secrets)
     return found
 
 
 def joined(own: Mapping[str, Any], settings: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Both together. `"auto"` in the user's own takes the recipe's value, or is left away where that has none.
+    """Merge both. `"auto"` in the user's own file takes the recipe's value, or is dropped if there is none.
 
     Raises:
-        UsageError: with every key that says something else than the recipe.
+        UsageError: with every key that contradicts the recipe.
     """
     problems = list(_conflicts(own, settings, file))
     if problems:
@@ -113,10 +113,10 @@ OWNED = {
     "fp16": "write `model.dtype`",
     "amp": "write `model.dtype`",
     "torch_autocast": "write `model.dtype`",
-    "tensor_parallel": "this is not offered",
-    "pipeline": "this is not offered",
+    "tensor_parallel": "train without it",
+    "pipeline": "train without it",
 }
-"""Settings that the recipe has keys of its own for."""
+"""Settings that the recipe controls, with the remedy for each."""
 
 
 _KEYS = {
@@ -140,7 +140,7 @@ def _conflicts(
         table = own.get(key)
         asks = table if not isinstance(table, dict) else table.get("enabled", True) not in (False, "auto")
         if key in own and asks and not (key in {"optimizer", "scheduler"} and _is_automatic(table)):
-            yield Problem(file, f"`{key}`: the recipe decides it", f"remove it, and {instead}")
+            yield Problem(file, f"`{key}` cannot be set in this file", f"remove it, and {instead}")
     said, decided = dict(_leaves(own)), dict(_leaves(settings))
     for key in {**decided, **_KEYS}:
         value, ours = said.get(key, "auto"), decided.get(key)
@@ -150,11 +150,11 @@ def _conflicts(
             continue
         told = "nothing" if ours is None else json.dumps(ours)
         where = f" (`{_KEYS[key]}`)" if key in _KEYS else ""
-        yield Problem(file, f"`{key}` is {json.dumps(value)}, and the recipe{where} says {told}", "make them agree")
+        yield Problem(file, f"`{key}` is {json.dumps(value)}, but the recipe{where} says {told}", "make them agree")
 
 
 def _is_automatic(table: Any) -> bool:
-    """Whether a table of an optimizer leaves all to the trainer, as in presets that are handed around."""
+    """Return whether an optimizer's table leaves everything to the trainer, as shared presets do."""
     return isinstance(table, dict) and all(value == "auto" for _, value in _leaves(table.get("params", {})))
 
 

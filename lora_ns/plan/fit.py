@@ -1,4 +1,4 @@
-"""What fits into memory: micro-batch, checkpointing, strategy."""
+"""Choices that depend on memory: micro-batch, gradient checkpointing and strategy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_GLOBAL_BATCH = 16
 
 
 USABLE_MEMORY = 0.8
-"""Share of the free memory that an estimate may claim."""
+"""Fraction of the free memory that an estimate may use."""
 
 
 _WORTH_TELLING = 50_000_000
@@ -30,7 +30,7 @@ LARGEST_MICRO_BATCH = {"cuda": 64, "mps": 16, "cpu": 32}
 
 @dataclass(frozen=True)
 class Batch:
-    """How the rows of an optimizer step are cut, and the memory that this takes."""
+    """Division of an optimizer step into micro-batches, with its memory estimate."""
 
     micro: Derived[int]
     accumulation: Derived[int]
@@ -40,10 +40,10 @@ class Batch:
 
 
 def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Settled:
-    """The recipe with the strategy that its `auto` stands for on this machine."""
+    """Replace the strategy `auto` by the one for this machine."""
 
     def fits(candidate: Recipe) -> bool:
-        """One row of the longest, its activations recomputed where that is possible."""
+        """Return whether one row of maximum length fits, with gradient checkpointing if possible."""
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
@@ -57,7 +57,7 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
 def choose_batch(
     settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
 ) -> Batch:
-    """Cut the global batch into the largest micro-batches that fit; recompute activations only if one row does not."""
+    """Choose the largest micro-batch that fits; use gradient checkpointing only if no size fits without it."""
     training = settled.recipe.training
     allowed = settled.recipe.peft.capabilities.gradient_checkpointing is True
     wanted = training.gradient_checkpointing
@@ -75,7 +75,7 @@ def choose_batch(
 
 
 def _share(recipe: Recipe, world: int) -> int:
-    """Rows of one optimizer step in each process."""
+    """Return the rows of one optimizer step in each process."""
     return max(1, (recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
 
 
@@ -118,13 +118,13 @@ def _step_memory(
 
 
 def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
-    """Whether an estimate leaves room in the free memory of each process."""
+    """Return whether an estimate fits into the free memory of each process."""
     free = free_memory(machine, here)
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
 def free_memory(machine: Machine, here: int = 1) -> int:
-    """Free memory of each process."""
+    """Return the free memory of each process, in bytes."""
     if machine.gpus:
         return min(gpu.free_bytes for gpu in machine.gpus[:here])
     return machine.available_bytes // here
@@ -144,8 +144,8 @@ def _cut(
     total = micro * accumulation * world
     over = f"{world} processes" if world > 1 else ""
     is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
-    unknown = " (by rule of thumb: the base is not here)" if facts is None else ""
-    why = f"the most that fits{unknown}" if asked == "auto" else ""
+    unknown = " (a rule of thumb: the base is not on this machine)" if facts is None else ""
+    why = f"the largest that fits{unknown}" if asked == "auto" else ""
     return Batch(
         micro=computed(micro, why)
         if asked == "auto"
@@ -165,26 +165,24 @@ def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
     if settled.recipe.training.gradient_checkpointing != "auto":
         return written_value(settled, "training.gradient_checkpointing", value)
     if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
-        return computed(value, f"{settled.recipe.peft.method} does not allow it")
-    return computed(value, "one row would not fit without" if value else "it fits without")
+        return computed(value, f"{settled.recipe.peft.method} does not support it")
+    return computed(value, "one row would not fit without it" if value else "it fits without")
 
 
 def eval_batch(settled: Settled, micro: int) -> Derived[int]:
-    """Rows of an evaluation batch in each process."""
+    """Return the rows of an evaluation batch in each process."""
     asked = settled.recipe.training.per_device_eval_batch_size
     if asked == "auto":
-        return computed(2 * micro, "no gradients to keep")
+        return computed(2 * micro, "evaluation stores no gradients")
     return written_value(settled, "training.per_device_eval_batch_size", asked)
 
 
 def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
-    """The estimated memory of a step in bytes, with what takes most of it."""
+    """Return the estimated memory of a step in bytes, with its largest part."""
     if memory is None:
-        return computed(None, "known once the base is here")
+        return computed(None, "known once the base is on this machine")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
-    start = (
-        f"; {memory.start / 1e9:.1f} GB for the start of the adapter alone" if memory.start >= _WORTH_TELLING else ""
-    )
-    good = "rather too high than too low" if machine.accelerator == "cuda" else "good to a factor of 1.5"
+    start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
+    good = "more likely too high than too low" if machine.accelerator == "cuda" else "accurate to a factor of 1.5"
     why = f"an estimate, {good}; most of it {largest[0]}{start}"
     return computed(memory.total, why)

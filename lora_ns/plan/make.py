@@ -41,7 +41,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None:
-    """See that a recipe can work on this machine and with this base. Raises `PlanError`, with all that cannot."""
+    """Check that a recipe can work on this machine and with this base. Raises `PlanError` with every problem."""
     facts, recipe = base.facts if base else None, settled.recipe
     problems = [
         *cpu_problems(settled.asked, machine.accelerator),
@@ -59,7 +59,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
     """Derive every number of a run.
 
     Raises:
-        PlanError: with everything that cannot work on this machine, with this base, or with this data.
+        PlanError: with every setting that cannot work on this machine, with this base or with this data.
     """
     check_settled(settled, machine, base)
     facts = base.facts if base else None
@@ -97,7 +97,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         max_steps=steps,
         warmup_steps=planned_warmup(settled, steps.value),
         logging_steps=interval(
-            settled, "logging_steps", training.logging_steps, hundredths(steps.value), "100 rows a run"
+            settled, "logging_steps", training.logging_steps, hundredths(steps.value), "100 rows per run"
         ),
         eval_steps=interval(settled, "eval_steps", training.eval_steps, regular, often),
         save_steps=interval(settled, "save_steps", training.save_steps, regular, often),
@@ -127,7 +127,7 @@ def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
     if not isinstance(asked, Processes):
         return written_value(settled, "distributed.strategy", count)
     if asked.num_processes == "auto":
-        return computed(count, "one for each GPU")
+        return computed(count, "one per GPU")
     if asked.num_nodes > 1:
         why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
         return computed(count, why)
@@ -138,7 +138,7 @@ def _device_why(machine: Machine, here: int) -> str:
     if machine.gpus and here > 1:
         return f"{machine.gpus[0].name}, {here} of {len(machine.gpus)}"
     if here > 1:
-        return f"{machine.cores} cores, {max(1, machine.cores // here)} for each process, no GPU"
+        return f"{machine.cores} cores, {max(1, machine.cores // here)} per process, no GPU"
     if machine.gpus:
         more = f", the first of {len(machine.gpus)}" if len(machine.gpus) > 1 else ""
         return f"{machine.gpus[0].name}{more}"
@@ -148,8 +148,8 @@ def _device_why(machine: Machine, here: int) -> str:
 def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
     if settled.recipe.model.attn_implementation == "auto":
         if lacks_sdpa(facts):
-            return computed("eager", f"{facts.model_type} has no fused kernel")
-        return computed("sdpa", "PyTorch's own fused kernel")
+            return computed("eager", f"{facts.model_type} does not support sdpa")
+        return computed("sdpa", "PyTorch's fused kernel")
     return written_value(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 
 
@@ -166,8 +166,8 @@ def _rows_why(recipe: Recipe, data: DataFacts) -> str:
     if not dataset.streaming:
         return data.why or UNREAD
     size = dataset.shuffle_buffer_size
-    order = f"each drawn from {size:,}" if size else "in the order of the files"
-    return f"a stream, read while it is trained on, {order}"
+    order = f"shuffled in a buffer of {size:,}" if size else "in the order of the files"
+    return f"a stream, read during training, {order}"
 
 
 def _base_why(base: Base | None) -> str:
@@ -179,12 +179,12 @@ def _base_why(base: Base | None) -> str:
 
 
 def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[str]:
-    """Notes on settings of the recipe that are far from what is known to work.
+    """Return notes on settings that are far from those known to work.
 
     Args:
-        recipe: what is asked for.
-        facts: what is known of the base, if it was found.
-        batch: rows of an optimizer step; None if that is not decided yet.
+        recipe: the recipe.
+        facts: facts about the base, if it was found.
+        batch: rows of an optimizer step; None if it is not decided yet.
     """
     peft, factors = recipe.peft, recipe.peft.factors
     rate = recipe.training.learning_rate

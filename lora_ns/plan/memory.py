@@ -1,8 +1,8 @@
-"""How much memory a training step needs: a sum of named terms, from sizes alone.
+"""Estimate of the memory that a training step needs: a sum of named terms, from sizes alone.
 
-The terms for weights, adapter and optimizer are exact up to the count of the adapter's parameters. The activations are
-a model of what PyTorch keeps for the backward pass, good to about a factor of 1.5 either way on a CPU; on a GPU, whose
-attention keeps less, the whole came to 2.1 to 2.7 times what was taken.
+The terms for weights, adapter and optimizer are exact, given the number of adapter parameters. The activations are a
+model of the tensors that PyTorch stores for the backward pass, accurate to about a factor of 1.5 on a CPU. On a GPU,
+whose attention stores less, the whole estimate was 2.1 to 2.7 times the memory used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 _RUNTIME_BYTES = 1_000_000_000
-"""The libraries themselves, and what the allocator holds back."""
+"""Memory of the libraries themselves, and reserve of the allocator."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the peak of a training step, by what takes them."""
+    """Bytes at the peak of a training step, by purpose."""
 
     weights: int
     adapter: int
@@ -30,12 +30,12 @@ class MemoryEstimate:
     activations: int
     logits: int
     start: int = 0
-    """What computing the start takes beyond all that a step does, which it comes before."""
+    """Memory for computing the initialisation before the first step, as far as it exceeds that of a step."""
     runtime: int = _RUNTIME_BYTES
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all terms."""
         step = self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.runtime
         return step + self.start
 
@@ -52,17 +52,17 @@ def estimate(
     checkpointing: bool,
     scored_tokens: int,
 ) -> MemoryEstimate:
-    """The peak of one step.
+    """Estimate the peak memory of one step.
 
     Args:
         facts: sizes of the base.
-        dtype: type of the computation, by its torch name.
+        dtype: dtype of the computation, by its torch name.
         bits: 4 or 8 for a quantised base.
-        adapter_parameters: parameters that are trained.
-        state: bytes that the optimizer keeps for each of them, beside a gradient in float32.
-        start: what the adapter's start is computed from.
-        tokens: positions that go through the model at once, padding included.
-        checkpointing: whether activations are recomputed.
+        adapter_parameters: number of trainable parameters.
+        state: bytes of optimizer state for each of them, not counting a gradient in float32.
+        start: memory of the adapter's initialisation.
+        tokens: positions in one forward pass, padding included.
+        checkpointing: True if activations are recomputed.
         scored_tokens: positions whose next token is predicted.
     """
     size = _BYTES[dtype]
@@ -87,12 +87,12 @@ def estimate(
 
 
 def start_memory(method: PeftMethod, shapes: Shapes, dtype: str, on_cpu: bool) -> StartMemory:
-    """What PEFT holds while it computes a start.
+    """Return the memory that PEFT needs to compute an initialisation.
 
     Args:
         method: the recipe's `[peft]`.
-        shapes: rows and columns of the weights that are adapted.
-        dtype: their type, by its torch name.
-        on_cpu: whether what PEFT moves to the host's memory stays in the same one.
+        shapes: rows and columns of the adapted weights.
+        dtype: their dtype, by its torch name.
+        on_cpu: True if training runs on the CPU, where tensors that PEFT moves to the host stay in the same memory.
     """
     return method.start_memory(shapes, _BYTES[dtype], on_cpu)

@@ -1,4 +1,4 @@
-"""What a plan notes of settings far from what is known to work."""
+"""Notes of a plan for the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows: int | None) -> list[str]:
-    """What the user should know of a plan before starting."""
+    """Return notes that the user should read before starting."""
     notes = _repeated(rows, batch.micro.value * world) if world > 1 else []
     here = count_here(recipe.distributed, machine)
     if not fits_into_memory(batch.memory, machine, here) and batch.memory:
@@ -20,15 +20,15 @@ def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows:
         )
     optim = recipe.training.optim
     if optim.startswith("paged_") and machine.accelerator != "cuda":
-        notes.append(f'optim: "{optim}" is not paged on {machine.accelerator}, and else the same')
+        notes.append(f'optim: "{optim}" does not page on {machine.accelerator}; otherwise it is the same')
     if recipe.peft.capabilities.is_sensitive and recipe.training.learning_rate is None:
         notes.append(f"{recipe.peft.method}: {recipe.peft.advice}")
     return notes
 
 
 def _repeated(rows: int | None, at_once: int) -> list[str]:
-    """Each process gets as many rows: some come twice where they do not divide."""
+    """Note rows that are repeated so that every process gets the same number."""
     more = -(rows or 0) % at_once
     if not more:
         return []
-    return [f"an epoch of {rows:,} rows ends with {more} of its first ones, so that each process gets as many"]
+    return [f"an epoch of {rows:,} rows repeats the first {more}, so that every process gets the same number"]

@@ -1,4 +1,4 @@
-"""The plan as a value: each derived number with where it comes from."""
+"""The plan as a value: every derived number with its origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Derived(BaseModel, Generic[T]):
-    """A value and where it came from."""
+    """A value with its origin and the reason for it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,24 +23,24 @@ class Derived(BaseModel, Generic[T]):
 
 
 def computed(value: T, why: str = "") -> Derived[T]:
-    """A value that follows from others."""
+    """Return a value that follows from others."""
     return Derived(value=value, origin="computed", why=why)
 
 
 class Plan(BaseModel):
-    """Every derived value of a run; None where it depends on data or a base that is not here yet."""
+    """Every derived value of a run; None if it depends on rows that are not read yet, or on a missing base."""
 
     model_config = ConfigDict(frozen=True)
 
     device: Derived[str]
     strategy: Derived[str] = Derived[str](value="none", origin="default")
-    """How the work is divided among processes."""
+    """Distributed strategy."""
     world_size: Derived[int] = Derived[int](value=1, origin="default")
-    """Processes that train together."""
+    """Number of processes."""
     dtype: Derived[str]
     attn_implementation: Derived[str]
     format: Derived[str | None] = Derived[str | None](value=None, origin="computed")
-    """How rows are read."""
+    """Row format."""
     train_rows: Derived[int | None]
     eval_rows: Derived[int | None]
     max_seq_length: Derived[int]
@@ -57,18 +57,18 @@ class Plan(BaseModel):
     save_steps: Derived[int | None]
     learning_rate: Derived[float]
     rank: Derived[int | None] = Derived[int | None](value=None, origin="default")
-    """None of methods without one, and in runs of versions whose LoRA had one default."""
+    """None for methods without a rank, and in runs of older versions, whose LoRA had a fixed default."""
     base_parameters: Derived[int | None]
     adapter_parameters: Derived[int | None]
     memory_bytes: Derived[int | None]
     deepspeed: dict[str, Any] | None = None
-    """DeepSpeed's whole configuration, if it trains."""
+    """The complete DeepSpeed configuration, if the run uses DeepSpeed."""
     notes: tuple[str, ...] = ()
-    """What the user should know before starting."""
+    """Notes that the user should read before starting."""
 
     @model_validator(mode="after")
     def _counts(self) -> Plan:
-        """Whole numbers are counts: a plan is read again from the manifest of a run, which may be anything."""
+        """Refuse numbers that cannot be counts: a plan is also read from a manifest, which may have been changed."""
         for name, derived in self:
             least = 1 if name in _AT_LEAST_ONE else 0
             if isinstance(derived, Derived) and isinstance(derived.value, int) and derived.value < least:
@@ -82,36 +82,36 @@ _AT_LEAST_ONE = frozenset(
         *("gradient_accumulation_steps", "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps"),
     }
 )
-"""What is divided by, or would leave nothing to train on."""
+"""Numbers that are divisors, or would leave nothing to train on."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of the rows when a plan is made."""
+    """Facts about the rows when a plan is made."""
 
     train_rows: int | None = None
     eval_rows: int | None = None
     longest: int | None = None
-    """Tokens of the longest row; None before the rows were tokenised."""
+    """Tokens of the longest row; None before tokenisation."""
     why: str = ""
-    """Where the number of training rows comes from, such as `1,024 rows packed into 210`."""
+    """Origin of the number of training rows, such as `1,024 rows packed into 210`."""
     notes: tuple[str, ...] = ()
     format: str | None = None
-    """How rows are read, such as `question-answer`."""
+    """Row format, such as `question-answer`."""
     format_why: str = ""
-    """What shows it, such as the columns."""
+    """Evidence for the format, such as the columns."""
 
 
 def written_value(settled: Settled, key: str, value: T) -> Derived[T]:
-    """A value that the recipe gives or leaves to its default, with where it came from."""
+    """Return a value that the recipe sets or leaves at its default, with its origin."""
     origin: Any = settled.origin(key)
     return Derived(value=value, origin=origin)
 
 
 def planned_length(settled: Settled) -> Derived[int]:
-    """The longest row in tokens, with where that came from."""
+    """Return the maximum length of a row in tokens, with its origin."""
     objective = settled.recipe.objective
     key, value = objective.key("max_seq_length"), objective.max_seq_length
     if value == type(objective).model_fields["max_seq_length"].default or settled.origin(key) != "default":
         return written_value(settled, key, value)
-    return computed(value, "the base has no more positions")
+    return computed(value, "the maximum of the base")

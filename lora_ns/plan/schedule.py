@@ -16,9 +16,9 @@ UNREAD = "known once the data is read"
 
 
 def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> Derived[int | None]:
-    """Optimizer steps in an epoch; None before the rows are known."""
+    """Return the optimizer steps per epoch, None before the rows are known."""
     if rows is None and recipe.dataset.streaming:
-        return computed(None, "a stream begins again where it ends")
+        return computed(None, "a stream restarts at its end")
     if rows is None:
         return computed(None, UNREAD)
     whole = rows / (batch.micro.value * world)
@@ -28,21 +28,21 @@ def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> D
 
 
 def drops_last(recipe: Recipe) -> bool:
-    """Whether the last batch of an epoch is dropped where it is not whole."""
+    """Return whether an incomplete last batch of an epoch is dropped."""
     return bool(recipe.training.extra.get("dataloader_drop_last"))
 
 
 def warmup_problems(recipe: Recipe, steps: int | None) -> list[Problem]:
-    """The learning rate gets to where it is to rise; a run by `max_steps` is looked at as the recipe is read."""
+    """Check that the run is longer than its warm-up; a rule of the recipe does so for `max_steps`."""
     warmup = recipe.training.warmup_steps
     if not warmup or not steps or warmup < steps:
         return []
-    what = f"a run of {steps:,} step{'s' * (steps > 1)} ends in its warm-up of {warmup:,}"
+    what = f"a run of {steps:,} step{'s' * (steps > 1)} ends during its warm-up of {warmup:,}"
     return [Problem("", what, f"write at most {steps - 1:,}, or train longer", key="training.warmup_steps")]
 
 
 def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None]:
-    """Optimizer steps of the run; None before the rows are known."""
+    """Return the optimizer steps of the run, None before the rows are known."""
     training = settled.recipe.training
     if training.max_steps:
         return written_value(settled, "training.max_steps", training.max_steps)
@@ -51,7 +51,7 @@ def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None
 
 
 def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
-    """Steps of the warm-up; None before the steps of the run are known."""
+    """Return the steps of the warm-up, None before the steps of the run are known."""
     training = settled.recipe.training
     if training.warmup_steps is not None:
         return written_value(settled, "training.warmup_steps", training.warmup_steps)
@@ -60,23 +60,23 @@ def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
 
 
 def interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
-    """Steps between two events of a kind: asked for, or computed."""
+    """Return the steps between two events of a kind, from the recipe or computed."""
     if asked is not None:
         return written_value(settled, f"training.{key}", asked)
     return computed(usual, why)
 
 
 def hundredths(steps: int | None) -> int | None:
-    """A hundredth of the steps of a run, at least one."""
+    """Return a hundredth of the steps of a run, at least 1."""
     return None if steps is None else max(1, steps // 100)
 
 
 def regular_interval(recipe: Recipe, per_epoch: int | None, steps: int | None) -> tuple[int | None, str]:
-    """Steps between two evaluations or checkpoints that nobody asked for, and how often that is."""
+    """Return the default steps between two evaluations or checkpoints, with the reason."""
     if recipe.dataset.streaming and steps is not None:
-        return max(1, steps // 10), "ten times: the epochs of a stream are not known"
+        return max(1, steps // 10), "ten times per run: a stream has no known epochs"
     whole = _at_most(per_epoch, steps)
-    return None if whole is None else max(1, whole), "once an epoch"
+    return None if whole is None else max(1, whole), "once per epoch"
 
 
 def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
@@ -85,7 +85,7 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
 
 
 def planned_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
-    """The peak learning rate: asked for, or the usual one."""
+    """Return the peak learning rate, from the recipe or the usual one."""
     asked, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
     if asked is not None:
         return written_value(settled, "training.learning_rate", asked)

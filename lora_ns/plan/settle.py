@@ -1,4 +1,4 @@
-"""From the recipe that was asked for to the one that is trained: as its base and this machine have it."""
+"""Resolve a recipe for its base and this machine."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def settle(loaded: LoadedRecipe, machine: Machine, base: Base | None) -> Settled:
-    """The recipe as it meets its base, with the strategy that its `auto` stands for on this machine.
+    """Resolve a recipe for its base and this machine, including the strategy `auto`.
 
     Raises:
-        ModelError: if nothing here trains over the base as it is stored.
-        RecipeError: if the recipe does not go with how it is stored.
+        ModelError: if lorans cannot train over the base as it is stored.
+        RecipeError: if the recipe contradicts how the base is stored.
     """
     facts = base.facts if base else None
     return choose_strategy_that_fits(settle_on_base(loaded, facts), machine, facts)
 
 
 def settle_on_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> Settled:
-    """The recipe as it meets its base: as it is stored, with rows no longer than it reads, and a rank for its width.
+    """Resolve a recipe for its base: quantisation as stored, rows within its positions, and a rank for its width.
 
     Args:
         loaded: the recipe.
-        facts: what is known of the base; None if it is not here.
+        facts: facts about the base; None if it is not on this machine.
 
     Raises:
-        ModelError: if nothing here trains over the base as it is stored.
-        RecipeError: if the recipe does not go with how it is stored.
+        ModelError: if lorans cannot train over the base as it is stored.
+        RecipeError: if the recipe contradicts how the base is stored.
     """
     quantization, notes = fit_quantization(loaded, facts)
     recipe = loaded.recipe.model_copy(update={"quantization": quantization})
@@ -46,7 +46,7 @@ def settle_on_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> Settled:
 
 
 def _with_length(settled: Settled, facts: BaseFacts | None) -> Recipe:
-    """The recipe, its `max_seq_length` cut to what the base has positions for if the recipe does not name one."""
+    """Return the recipe, with a default `max_seq_length` cut to the positions of the base."""
     objective, room = settled.recipe.objective, room_for_rows(settled.recipe, facts)
     is_open = settled.origin(objective.key("max_seq_length")) == "default"
     if not is_open or room is None or not 0 < room < objective.max_seq_length:

@@ -1,4 +1,4 @@
-"""A recipe that has met its base and its machine."""
+"""A recipe resolved for its base and machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lora_ns.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Settled:
-    """What is trained, beside what was asked for: nothing is left open that the base or the machine decides."""
+    """A recipe as written, and as trained, with everything resolved that depends on the base or the machine."""
 
     asked: LoadedRecipe
     recipe: Recipe
     notes: tuple[str, ...] = ()
-    """What the base adds to the notes on the recipe."""
+    """Notes on the base, in addition to those on the recipe."""
     strategy_why: str = ""
-    """Why the strategy is this one, if the recipe leaves it open."""
+    """Reason for the strategy, if the recipe leaves it open."""
 
     @property
     def folder(self) -> Path:
-        """Where the recipe is."""
+        """The folder of the recipe."""
         return self.asked.folder
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from, as far as it was asked for."""
+        """Return the origin of a dotted key's value in the recipe as written."""
         return self.asked.origin(key)

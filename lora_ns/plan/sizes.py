@@ -1,4 +1,4 @@
-"""Sizes and types that a plan derives."""
+"""Sizes and dtypes of a plan."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 
 SMALL_MODEL_PARAMETERS = 20_000_000
-"""Below this, a model spends its time between the matrix products, and casting to bfloat16 costs more than it saves."""
+"""Below this size, most time passes outside matrix products, and casting to bfloat16 costs more than it saves."""
 
 
 def planned_dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -> Derived[str]:
-    """The type that is computed in: asked for, or what the device and the base are good at."""
+    """Return the dtype of the computation, from the recipe or the best one for the device and the base."""
     if settled.recipe.model.dtype != "auto":
         return written_value(settled, "model.dtype", settled.recipe.model.dtype)
     if machine.gpus and (kernels := settled.recipe.quantization.float16_on_gpu):
-        return computed("float16", f"what {kernels} compute on a GPU")
+        return computed("float16", f"the dtype of {kernels} on a GPU")
     if machine.gpus:
         gpu = machine.gpus[0]
         best = "bfloat16" if gpu.bf16 else "float16"
-        return computed(best, f"{gpu.name} {'computes' if gpu.bf16 else 'does not compute'} bfloat16")
+        return computed(best, f"{gpu.name} {'supports' if gpu.bf16 else 'does not support'} bfloat16")
     if machine.accelerator == "cpu" and machine.cpu_bf16:
         if facts and facts.parameters < SMALL_MODEL_PARAMETERS:
             return computed("float32", "the model is too small to gain from bfloat16")
-        return computed("bfloat16", "this processor multiplies bfloat16 matrices")
+        return computed("bfloat16", "this processor supports bfloat16 matrix products")
     return computed("float32", "no fast bfloat16 on this device")
 
 
 def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:
-    """Parameters of the adapter by the shapes in the weight files; None where they do not tell."""
+    """Return the number of adapter parameters from the shapes in the weight files, None if unknown."""
     peft = recipe.peft
     if facts is None or not facts.hidden_size:
         return None
@@ -39,7 +39,7 @@ def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:
 
 
 def adapted_shapes(peft: PeftMethod, facts: BaseFacts) -> list[tuple[int, int]]:
-    """Shapes of the weights that are adapted."""
+    """Return the shapes of the weights that the adapter adapts."""
     targets = peft.targets
     return [
         shape

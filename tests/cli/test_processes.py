@@ -29,7 +29,7 @@ def told(*arguments):
         (("--gpus", "many"), 'write "auto" or a number from 1'),
         (("--gpus", "0"), 'write "auto" or a number from 1'),
         (("--gpus", "auto"), "this machine has no GPU (`--num-processes N` trains on the CPU)"),
-        (("--num-processes", "1000", "--dry-run"), "distributed.num_processes: 1000 processes, and there"),
+        (("--num-processes", "1000", "--dry-run"), "distributed.num_processes: 1000 processes, but this machine"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(write_recipe, options, expected):
@@ -74,7 +74,7 @@ def test_a_number_of_processes_leaves_the_strategy_to_accelerates_file(
 
 def test_a_rank_needs_a_launcher(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert f"`lorans launch-command {tmp_path}` prints what starts the processes" in told("rank", tmp_path)
+    assert f"the command that `lorans launch-command {tmp_path}` prints" in told("rank", tmp_path)
 
 
 @pytest.mark.parametrize("command", ["infer", "eval"])

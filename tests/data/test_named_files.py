@@ -28,7 +28,7 @@ CASES = {
     "not a number": ({"own.json": '{"steps_per_print": NaN}'}, [*ZERO, OWN], "NaN is no finite number"),
     "a stage in quotes": ({"own.json": '{"zero_optimization": {"stage": "2"}}'}, [*ZERO, OWN], 'stage` is "2"'),
     "another stage": ({"own.json": '{"zero_optimization": {"stage": 3}}'}, [*ZERO, OWN], "stage` is 3"),
-    "what the recipe decides": ({"own.json": '{"fp16": {}}'}, [*ZERO, OWN], "`fp16`: the recipe decides it"),
+    "what the recipe decides": ({"own.json": '{"fp16": {}}'}, [*ZERO, OWN], "`fp16` cannot be set in this file"),
     "no JSON": ({"own.json": "{"}, [*ZERO, OWN], "own.json:1: not JSON"),
     "a DeepSpeed file that is a pipe": ({"own.json": None}, [*ZERO, OWN], "own.json is a pipe, not a file"),
     "a device through a file of accelerate's": (

@@ -99,17 +99,17 @@ def test_a_preset_that_leaves_things_open_takes_the_recipes_values(write_recipe,
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ({"train_batch_size": 32}, "`train_batch_size` is 32, and the recipe (`training.global_batch_size`) says 16"),
+        ({"train_batch_size": 32}, "`train_batch_size` is 32, but the recipe (`training.global_batch_size`) says 16"),
         (
             {"zero_optimization": {"stage": 3}},
-            "`zero_optimization.stage` is 3, and the recipe (`distributed.zero",
+            "`zero_optimization.stage` is 3, but the recipe (`distributed.zero",
         ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
-            '`zero_optimization.offload_optimizer.device` is "cpu", and the recipe (`distributed.offload_optimizer`)',
+            '`zero_optimization.offload_optimizer.device` is "cpu", but the recipe (`distributed.offload_optimizer`)',
         ),
-        ({"bf16": {"enabled": True}}, "`bf16`: the recipe decides it (remove it, and write `model.dtype`)"),
-        ({"optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}, "`optimizer`: the recipe decides it"),
+        ({"bf16": {"enabled": True}}, "`bf16` cannot be set in this file (remove it, and write `model.dtype`)"),
+        ({"optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}, "`optimizer` cannot be set in this file"),
         ("{", "not JSON"),
         ("[]", "write a JSON object"),
     ],

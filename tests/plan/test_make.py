@@ -191,10 +191,10 @@ def test_evaluation_takes_twice_the_batch_or_what_is_asked(write_recipe, overrid
     ("overrides", "facts", "expected"),
     [
         ([], SMALL, (False, "computed", "it fits without")),
-        ([], LARGE, (True, "computed", "one row would not fit without")),
+        ([], LARGE, (True, "computed", "one row would not fit without it")),
         (["training.gradient_checkpointing=true"], SMALL, (True, "--set", "")),
         (["training.gradient_checkpointing=false"], LARGE, (False, "--set", "")),
-        (["peft.method=prefix-tuning"], LARGE, (False, "computed", "prefix-tuning does not allow it")),
+        (["peft.method=prefix-tuning"], LARGE, (False, "computed", "prefix-tuning does not support it")),
     ],
 )
 def test_activations_are_recomputed_only_where_it_must_be(write_recipe, overrides, facts, expected):
@@ -292,19 +292,19 @@ def test_a_last_batch_that_is_dropped_is_no_step(write_recipe, overrides, rows, 
         (
             ["extra.dataloader_drop_last=true", "per_device_train_batch_size=64"],
             3,
-            "training.extra.dataloader_drop_last: 3 rows make no batch of 64, and the last one is dropped (lower ",
+            "training.extra.dataloader_drop_last: 3 rows do not fill a batch of 64, and incomplete batches are dropped",
         ),
         (
             ["extra.dataloader_drop_last=true", "per_device_train_batch_size=2", "max_steps=5"],
             1,
-            "1 row makes no batch of 2, and",
+            "1 row does not fill a batch of 2",
         ),
         (
             ["warmup_steps=100"],
             32,
-            "training.warmup_steps: a run of 2 steps ends in its warm-up of 100 (write at most 1",
+            "training.warmup_steps: a run of 2 steps ends during its warm-up of 100 (write at most 1",
         ),
-        (["warmup_steps=1"], 3, "a run of 1 step ends in its warm-up of 1 (write at most 0"),
+        (["warmup_steps=1"], 3, "a run of 1 step ends during its warm-up of 1 (write at most 0"),
     ],
 )
 def test_a_run_without_a_step_or_without_its_rate_is_refused(write_recipe, overrides, rows, told):
@@ -322,7 +322,10 @@ def test_without_rows_the_steps_are_unknown(write_recipe):
 def test_without_a_base_what_depends_on_it_is_unknown(write_recipe):
     made = plan(write_recipe(), facts=None)
     assert [made.base_parameters.value, made.adapter_parameters.value, made.memory_bytes.value] == [None] * 3
-    assert made.per_device_train_batch_size.why == "the most that fits (by rule of thumb: the base is not here)"
+    assert (
+        made.per_device_train_batch_size.why
+        == "the largest that fits (a rule of thumb: the base is not on this machine)"
+    )
     assert made.max_steps.value == 7
 
 
@@ -384,18 +387,18 @@ def test_dora_over_eight_bits_is_refused_on_a_cpu_alone(write_recipe):
         (
             "model.dtype=float16",
             "cpu",
-            'model.dtype: "float16" trains on a CUDA device only, and this is cpu (write "auto")',
+            'model.dtype: "float16" needs a CUDA device, but this is cpu (write "auto")',
         ),
         (
             "model.dtype=float16",
             "apple",
-            'model.dtype: "float16" trains on a CUDA device only, and this is mps (write "auto")',
+            'model.dtype: "float16" needs a CUDA device, but this is mps (write "auto")',
         ),
-        ("model.dtype=bfloat16", "turing", 'model.dtype: GPU has no bfloat16 (write "auto" or "float16")'),
+        ("model.dtype=bfloat16", "turing", 'model.dtype: GPU does not support bfloat16 (write "auto" or "float16")'),
         (
             "model.attn_implementation=flash_attention_2",
             "cpu",
-            'model.attn_implementation: "flash_attention_2" needs a CUDA device, and this is cpu (write "auto")',
+            'model.attn_implementation: "flash_attention_2" needs a CUDA device, but this is cpu (write "auto")',
         ),
         (
             "quantization.method=bnb-4bit",
@@ -405,7 +408,7 @@ def test_dora_over_eight_bits_is_refused_on_a_cpu_alone(write_recipe):
         (
             "sft.max_seq_length=513",
             "cpu",
-            "sft.max_seq_length: 513 is longer than the base's 512 positions (write at most 512)",
+            "sft.max_seq_length: 513 exceeds the base's 512 positions (write at most 512)",
         ),
     ],
 )
@@ -451,8 +454,7 @@ def test_virtual_tokens_take_positions_of_the_base(write_recipe):
     overrides = ["peft.method=prompt-tuning", "peft.num_virtual_tokens=12"]
     assert plan(write_recipe(), *overrides, "sft.max_seq_length=500").max_seq_length.value == 500
     assert problems(write_recipe(), *overrides, "sft.max_seq_length=501") == [
-        "--set: sft.max_seq_length: 501 is longer than the base's 512 positions less 12 virtual tokens "
-        "(write at most 500)"
+        "--set: sft.max_seq_length: 501 exceeds the base's 512 positions minus 12 virtual tokens (write at most 500)"
     ]
 
 
@@ -473,7 +475,7 @@ def test_the_first_positions_of_roberta_are_taken(write_recipe, minimal):
     base = SimpleNamespace(facts=roberta)
     fits, long = (load_recipe(path, [f"classification.max_seq_length={length}"]) for length in (512, 513))
     assert plan_of(fits, CPU, base, DataFacts()).max_seq_length.value == 512
-    with pytest.raises(PlanError, match="513 is longer than the base's 512 positions"):
+    with pytest.raises(PlanError, match="513 exceeds the base's 512 positions"):
         plan_of(long, CPU, base, DataFacts())
 
 
@@ -498,7 +500,7 @@ def test_the_rate_of_lora_fits_task_and_base(write_recipe, minimal):
     labelled = load_recipe(write_recipe(minimal.replace("CAUSAL_LM", "SEQ_CLS")))
     labels = plan_of(labelled, CPU, SimpleNamespace(facts=wide), DataFacts())
     assert (text.learning_rate.value, labels.learning_rate.value) == (7e-4, 5e-4)
-    assert labels.learning_rate.why == "usual for lora, labels and a base 768 wide"
+    assert labels.learning_rate.why == "usual for lora, labels and a base of width 768"
 
 
 def planned(path, *overrides, width):
@@ -518,7 +520,7 @@ def test_the_rank_of_lora_fits_task_and_base(write_recipe, minimal, task, width,
     assert (made.rank.value, made.rank.origin, given, alpha) == (rank, "default", rank, 2 * rank)
     assert made.adapter_parameters.value == rank * (128 + 192)
     kind = "text" if task == "CAUSAL_LM" else "labels"
-    assert made.rank.why == f"usual for lora, {kind} and a base {width} wide; lora_alpha {2 * rank}"
+    assert made.rank.why == f"usual for lora, {kind} and a base of width {width}; lora_alpha {2 * rank}"
 
 
 def test_the_rank_of_lora_fits_the_task_before_the_base_is_here(write_recipe, minimal):
@@ -548,7 +550,7 @@ def test_a_rank_or_a_scale_that_is_given_is_taken_with_the_other_as_it_was(
 )
 def test_other_methods_keep_their_own_ranks(write_recipe, method, rank):
     made = plan(write_recipe(), f"peft.method={method}", facts=replace(SMALL, hidden_size=32))
-    assert (made.rank.value, made.rank.why) == (rank, "" if rank else f"{method} has none")
+    assert (made.rank.value, made.rank.why) == (rank, "" if rank else f"{method} has no rank")
 
 
 @pytest.mark.parametrize(
@@ -625,7 +627,7 @@ def test_attention_is_what_the_family_has(write_recipe, family, kernel):
     assert plan(write_recipe(), facts=facts).attn_implementation.value == kernel
     if kernel == "eager":
         (told,) = problems(write_recipe(), "model.attn_implementation=sdpa", facts=facts)
-        assert told.endswith(f'model.attn_implementation: {family} has no "sdpa" (write "auto" or "eager")')
+        assert told.endswith(f'model.attn_implementation: {family} does not support "sdpa" (write "auto" or "eager")')
 
 
 def test_memory_for_a_start_is_told_and_has_micro_batches_made_smaller(write_recipe):
@@ -636,14 +638,16 @@ def test_memory_for_a_start_is_told_and_has_micro_batches_made_smaller(write_rec
         plan(write_recipe(), f"peft.init_lora_weights={start}", machine=gpu((8, 0), free=18 * GB), facts=facts)
         for start in ("default", "lora_ga")
     )
-    assert "for the start of the adapter alone" not in plain.memory_bytes.why
-    assert made.memory_bytes.why.endswith("; 3.5 GB for the start of the adapter alone")
+    assert "to initialise the adapter" not in plain.memory_bytes.why
+    assert made.memory_bytes.why.endswith("; 3.5 GB of it to initialise the adapter")
     assert made.per_device_train_batch_size.value < plain.per_device_train_batch_size.value
 
 
 def test_an_optimizer_that_is_not_paged_here_is_told(write_recipe):
     optim = "training.optim=paged_adamw_8bit"
-    assert 'optim: "paged_adamw_8bit" is not paged on cpu, and else the same' in plan(write_recipe(), optim).notes
+    assert (
+        'optim: "paged_adamw_8bit" does not page on cpu; otherwise it is the same' in plan(write_recipe(), optim).notes
+    )
     assert not [note for note in plan(write_recipe(), optim, machine=MACHINES["ampere"]).notes if "paged" in note]
     (told,) = problems(write_recipe(), optim, machine=APPLE)
     assert "which does not train on an Apple GPU" in told
@@ -678,7 +682,7 @@ def test_processes_share_the_global_batch(write_recipe):
     assert made.per_device_train_batch_size.value == made.gradient_accumulation_steps.value == 2
     assert made.global_batch_size.value == 8
     assert made.steps_per_epoch.value == 13
-    assert made.device.why == "2 cores, 1 for each process, no GPU"
+    assert made.device.why == "2 cores, 1 per process, no GPU"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -692,7 +696,7 @@ def test_the_global_batch_is_micro_batch_times_accumulation_times_processes(writ
 
 def test_processes_that_do_not_divide_an_epoch_are_told(write_recipe):
     assert plan(write_recipe(), *ddp(2), "training.global_batch_size=8").notes == (
-        "an epoch of 100 rows ends with 4 of its first ones, so that each process gets as many",
+        "an epoch of 100 rows repeats the first 4, so that every process gets the same number",
     )
 
 
@@ -709,25 +713,25 @@ def test_there_is_a_process_for_each_gpu(write_recipe):
     machine = gpu((8, 0))
     machine = replace(machine, gpus=machine.gpus * 4)
     made = plan(write_recipe(), "distributed.strategy=ddp", machine=machine)
-    assert (made.world_size.value, made.world_size.why, made.device.why) == (4, "one for each GPU", "GPU, 4 of 4")
+    assert (made.world_size.value, made.world_size.why, made.device.why) == (4, "one per GPU", "GPU, 4 of 4")
     assert problems(write_recipe(), *ddp(5), machine=machine) == [
-        "--set: distributed.num_processes: 5 processes, and there are 4 GPUs here (write at most 4)"
+        "--set: distributed.num_processes: 5 processes, but this machine has 4 GPUs (write at most 4)"
     ]
 
 
 @pytest.mark.parametrize(
     ("overrides", "machine", "told"),
     [
-        (ddp(3), CPU, "3 processes, and there are 2 cores here (write at most 2)"),
-        (sharing(4), CPU, "4 processes share a row, and there are 2 (write 2)"),
-        (ddp("auto"), CPU, '"auto" is one for each GPU, and there is none here (write a number, such as `'),
-        (ddp(2), APPLE, "an Apple GPU trains in one process (write 1)"),
-        ((*ddp(2), "training.global_batch_size=7"), CPU, "7 does not divide over 2 processes (write 6 or 8)"),
-        ((*ddp(2), "training.global_batch_size=1"), CPU, "1 does not divide over 2 processes (write 2)"),
+        (ddp(3), CPU, "3 processes, but this machine has 2 cores (write at most 2)"),
+        (sharing(4), CPU, "4 processes share each row, but there are 2 (write 2)"),
+        (ddp("auto"), CPU, '"auto" is one process per GPU, but this machine has no GPU (write a number, such as `'),
+        (ddp(2), APPLE, "an Apple GPU trains in a single process (write 1)"),
+        ((*ddp(2), "training.global_batch_size=7"), CPU, "7 is not divisible by 2 processes (write 6 or 8)"),
+        ((*ddp(2), "training.global_batch_size=1"), CPU, "1 is not divisible by 2 processes (write 2)"),
         (
             (*ddp(2), "training.global_batch_size=12", "training.per_device_train_batch_size=4"),
             CPU,
-            "12 does not divide over 2 processes with 4 rows at once (write 8 or 16)",
+            "12 is not divisible by 2 processes with micro-batches of 4 (write 8 or 16)",
         ),
     ],
 )
@@ -746,11 +750,11 @@ def eight(free):
 @pytest.mark.parametrize(
     ("facts", "machine", "expected", "why"),
     [
-        (SMALL, CPU, "ddp", "weights are divided among GPUs"),
+        (SMALL, CPU, "ddp", "sharding needs GPUs"),
         (SMALL, eight(80), "ddp", "a step fits into each GPU"),
-        (HUGE, eight(80), "fsdp", "the weights fit if they are divided over 8 GPUs"),
-        (HUGE, eight(16), "deepspeed", "the weights do not fit into 8 GPUs, and stay in the memory of the CPU"),
-        (HUGE, eight(2), "ddp", "no other one fits either"),
+        (HUGE, eight(80), "fsdp", "the weights fit when sharded over 8 GPUs"),
+        (HUGE, eight(16), "deepspeed", "the weights do not fit into 8 GPUs, and are offloaded to CPU memory"),
+        (HUGE, eight(2), "ddp", "no other strategy fits either"),
     ],
 )
 def test_the_simplest_strategy_that_fits_is_chosen(write_recipe, facts, machine, expected, why):
@@ -762,7 +766,7 @@ def test_the_simplest_strategy_that_fits_is_chosen(write_recipe, facts, machine,
 def test_the_gpus_of_all_machines_are_counted_where_weights_are_divided(write_recipe):
     several = ("distributed.strategy=auto", "distributed.num_nodes=2", "distributed.rdzv_endpoint=10.0.0.1:29500")
     made = plan(write_recipe(), *several, facts=HUGE, machine=eight(80))
-    assert (made.strategy.value, made.strategy.why) == ("fsdp", "the weights fit if they are divided over 16 GPUs")
+    assert (made.strategy.value, made.strategy.why) == ("fsdp", "the weights fit when sharded over 16 GPUs")
 
 
 def test_one_process_needs_no_strategy(write_recipe):
@@ -777,7 +781,7 @@ def test_a_method_that_needs_whole_weights_is_not_divided(write_recipe):
 
 def test_weights_are_divided_among_gpus_alone(write_recipe):
     assert problems(write_recipe(), "distributed.strategy=fsdp", "distributed.num_processes=2") == [
-        '--set: distributed.strategy: accelerate\'s "fsdp" needs GPUs, and divides nothing on cpu '
+        '--set: distributed.strategy: "fsdp" needs GPUs: accelerate shards nothing on cpu '
         '(write "ddp", or "deepspeed" with `zero_stage = 3`)'
     ]
 

@@ -251,7 +251,7 @@ def test_awq_is_computed_in_float16_on_a_gpu(stored, write_recipe, all_installed
     text = on(base.path).replace('dtype = "float32"', "")
     made = plan_of(load_recipe(write_recipe(text)), machine, base, DataFacts(100, 10))
     assert made.dtype.value == "float16"
-    with pytest.raises(PlanError, match="AWQ's kernels compute no bfloat16 on a GPU"):
+    with pytest.raises(PlanError, match="AWQ's kernels do not support bfloat16 on a GPU"):
         plan_of(load_recipe(write_recipe(text), ["model.dtype=bfloat16"]), machine, base, DataFacts(100, 10))
 
 

@@ -149,7 +149,7 @@ def test_rows_that_do_not_divide_are_refused_where_an_epoch_ends(lora_run, whole
 
 
 def test_more_processes_than_there_is_room_for_are_refused(lora_run, whole):
-    assert "4 processes, and there are 3 cores here" in refusal(lora_run, whole, 4)
+    assert "4 processes, but this machine has 3 cores" in refusal(lora_run, whole, 4)
 
 
 def test_a_run_takes_no_other_option(lora_run):
