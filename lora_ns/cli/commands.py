@@ -36,12 +36,12 @@ class Entry:
 
 
 def is_rich() -> bool:
-    """Whether help is drawn with panels and colours: on a terminal, not in a pipe or a file."""
+    """Return whether help has panels and colours: on a terminal, but not in a pipe or a file."""
     return sys.stdout.isatty()
 
 
 def _epilog(examples: Sequence[str]) -> str | None:
-    """Put each example on a line of its own, as the two formatters of help ask for it."""
+    """Format the examples, one per line, for either formatter of help."""
     if not examples:
         return None
     if is_rich():
@@ -110,7 +110,7 @@ _OPTIONS: Mapping[tuple[str, str], str] = {
     ("merge", "--output_dir"): "write `--output`",
     ("merge", "--save-path"): "write `--output`",
 }
-"""Options of other tools by command, where an option of this one does the same."""
+"""Options of other tools, by command, with the option that does the same here."""
 
 
 class Group(TyperGroup):

@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_ns.safety.printable import printable
 
 MOST = 100
-"""Most candidates that are offered."""
+"""Maximum number of candidates."""
 
 
 DEEPEST = 4

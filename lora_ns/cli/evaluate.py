@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DataFile = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Rows with answers; default: those that a run with exact match kept.", show_default=False
+        "--data",
+        help="File of rows with answers; default: the rows that a run with exact match stored.",
+        show_default=False,
     ),
 ]
 
@@ -36,7 +38,7 @@ MaxBadRows = Annotated[
     typer.Option(
         "--max-bad-rows",
         min=0,
-        help="Leave out up to this many unreadable rows of --data; default: as in the run's recipe.",
+        help="Skip up to this many unreadable rows of --data; default: as in the run's recipe.",
         show_default=False,
     ),
 ]

@@ -97,5 +97,5 @@ def _answer(value: bool | str) -> str:
 def _rate(typical: float) -> str:
     from lora_ns.methods.capabilities import LORA_RATE
 
-    fitted = ", fitted to task and base" if typical == LORA_RATE else ""
-    return f"{typical:g} if the recipe has none{fitted}"
+    fitted = ", adjusted to task and base" if typical == LORA_RATE else ""
+    return f"{typical:g} by default{fitted}"

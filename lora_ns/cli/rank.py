@@ -35,7 +35,9 @@ def rank(
 
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         what = "`RANK`, `LOCAL_RANK` and `WORLD_SIZE` are not set"
-        raise UsageError(Problem("", what, f"`lorans launch-command {run_path}` prints what starts the processes"))
+        raise UsageError(
+            Problem("", what, f"start the processes with the command that `lorans launch-command {run_path}` prints")
+        )
     run = RunDir.open(run_path.absolute())
 
     from lora_ns.launch.ranks import Teller, telling_launcher
@@ -85,9 +87,11 @@ def launch_command(
     manifest, machine = run.read(), detect()
     asked = manifest.recipe.distributed
     if not isinstance(asked, Processes):
-        raise UsageError(Problem(str(path), "a run of one process", f"`lorans train {path} --resume`"))
+        raise UsageError(
+            Problem(str(path), "this run trains in one process", f"continue it with `lorans train {path} --resume`")
+        )
     if manifest.status == "finished":
-        raise UsageError(Problem(str(path), "this run is finished", f"`lorans infer {path}` uses it"))
+        raise UsageError(Problem(str(path), "this run is finished", f"use it with `lorans infer {path}`"))
     here, node = count_here(asked, machine), this_node(asked)
     values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]
     hand_over(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))

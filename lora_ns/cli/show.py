@@ -152,7 +152,7 @@ class Progress(Observer):
         return bar
 
     def begin(self, step: int, steps: int) -> None:
-        """Start the display of a training that begins after this step."""
+        """Start the display of a training that continues after this step."""
         self._begin, self._first_step, self._step, self._steps = time.monotonic(), step, step, steps
         if self._stream.isatty():
             from rich.console import Console

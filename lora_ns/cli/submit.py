@@ -133,11 +133,11 @@ def _options(given: list[str]) -> dict[str, str]:
         if not name:
             raise UsageError(Problem("--option", f"`{option}`", "write `name=value`, such as `partition=gpu`"))
         if found := control_in(option):
-            what = f"`{name.partition(chr(10))[0]}` has the control character {found} in it"
+            what = f"`{name.partition(chr(10))[0]}` contains the control character {found}"
             raise UsageError(Problem("--option", what, "remove it: an option is one line of the script"))
         if is_secret_name(name) or scrubbed(option) != option:
-            what = f"`{name}` has a secret in it, and options are kept with the job and its script"
-            remedy = "set an environment variable where you submit: jobs have them too"
+            what = f"`{name}` contains a secret, but options are stored with the job and its script"
+            remedy = "set an environment variable where you submit: jobs inherit it"
             raise UsageError(Problem("--option", what, remedy))
         options[name] = value
     return options
@@ -155,7 +155,7 @@ def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
     if time is None:
         what = "SLURM jobs need a time limit"
         raise UsageError(
-            Problem("--time", what, "write such as `--time 4:00:00`; a run that needs longer is queued again")
+            Problem("--time", what, "write for example `--time 4:00:00`; a run that needs longer is queued again")
         )
     return Slurm(minutes(time), options)
 
@@ -199,5 +199,5 @@ def _lines(found: RunStatus) -> list[tuple[str, str]]:
         lines.append(("job", f"{found.scheduler} {found.id}: {found.job.state}{place}{reason}"))
         lines += [("restarts", number(found.job.restarts))] if found.job.restarts else []
         if found.job.is_over and found.status not in {"finished"}:
-            lines.append(("to go on", "`lorans submit RECIPE --resume`"))
+            lines.append(("continue", "`lorans submit RECIPE --resume`"))
     return lines

@@ -1,7 +1,7 @@
 """The only output of the commands: everything on standard output and standard error passes through here.
 
-What a person reads is made printable and has no secrets in it, whether a terminal or a log takes it. Results that a
-program reads stay as they are in a file or a pipe, and are made printable on a terminal.
+Text for people is made printable, without secrets, on a terminal as in a log. Results for programs are written
+unchanged to a file or a pipe, and made printable on a terminal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False)
 
     Args:
         pieces: the texts.
-        is_row: whether they are a row of the user's, which is shown complete.
+        is_row: True for a row of the user's data, which is shown in full.
     """
     listed = [(printable(text, is_multiline=True) if is_row else readable(text), colour) for text, colour in pieces]
     coloured = has_colour()
@@ -40,7 +40,7 @@ def hand_over(text: str) -> None:
 
 
 def draw(renderable: Any) -> None:
-    """Print something that rich draws, such as a table; its texts have to be `readable` already."""
+    """Print something that rich draws, such as a table; its texts must already be `readable`."""
     from rich.console import Console
 
     Console(no_color=not has_colour(), highlight=False).print(renderable)
@@ -61,7 +61,7 @@ def _write(text: str, err: bool) -> None:
     except OSError as error:
         if err:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the rest is tried again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries to write the rest again when it exits
         raise RunError(Problem("standard output", f"cannot be written: {error.strerror}", "free some space")) from None
 
 

@@ -140,7 +140,7 @@ def train(
         else:
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
-    if result is not None:  # as it is in the first process
+    if result is not None:  # only the first process has one
         show_training(result, as_json)
 
 

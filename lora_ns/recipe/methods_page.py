@@ -31,7 +31,6 @@ NARROW = ("merge", "classifier", "token_classification", "nf4", "int8", "packing
 """The fields that fit a terminal of 80 columns, and that most people ask for."""
 
 
-<<<<<<< HEAD
 def columns(fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
     """Return the headings of a table of methods."""
     return ("method", *(QUESTIONS[field] for field in fields), "rate")
@@ -40,11 +39,6 @@ def columns(fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
 def marks(name: str, kind: type[PeftMethod], fields: Collection[str] = tuple(QUESTIONS)) -> tuple[str, ...]:
     """Return the row of a method."""
     found = (getattr(kind.capabilities, field) for field in fields)
-=======
-def marks(name: str, kind: type[PeftMethod]) -> tuple[str, ...]:
-    """Return a method's row of the table."""
-    found = (getattr(kind.capabilities, field) for field in QUESTIONS)
->>>>>>> 736d562 (Voice: recipe describes its keys as PEFT and transformers do, and its errors say what to write)
     return (name, *("yes" if value is True else "-" for value in found), f"{kind.capabilities.typical_learning_rate:g}")
 
 
@@ -60,17 +54,10 @@ def page() -> str:
         _row(["---"] * len(columns())),
         *(_row(marks(name, kind)) for name, kind in METHODS.items()),
         "",
-<<<<<<< HEAD
-        "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: it serves the adapter; others are merged first.",
-        "*DDP*: several processes with whole weights train the adapter of one (ZeRO-1 and ZeRO-2 too, except AdaLoRA);",
-        "see [several processes](distributed.md).",
-        "*rate*: the learning rate of a recipe that has none; where to begin, not the best one.",
-=======
         "*to LoRA*: PEFT can convert the trained adapter. *vLLM*: vLLM serves the adapter; merge others first.",
-        "*processes*: several processes with whole weights (DDP, ZeRO-1, ZeRO-2; for AdaLoRA only DDP) train the same",
+        "*DDP*: several processes with whole weights (DDP, ZeRO-1, ZeRO-2; for AdaLoRA only DDP) train the same",
         "adapter as one process, see [several processes](distributed.md). *rate*: the default learning rate, to start",
         "from, not the best one.",
->>>>>>> 736d562 (Voice: recipe describes its keys as PEFT and transformers do, and its errors say what to write)
     ]
     for name, kind in METHODS.items():
         lines += ["", f"## {name}", "", f"{kind.__doc__} When: {kind.advice}.", *_details(kind)]
