@@ -1,1 +1,1 @@
-"""What text and code of strangers may not do: reach a terminal, keep a secret, run on, be imported."""
+"""Limits on text and code from strangers: hidden secrets, terminal escapes, deadlines and imports."""

@@ -1,4 +1,4 @@
-"""Secrets in text and in tables: found, so that they are refused in a recipe, and hidden in whatever is shown."""
+"""Detection of secrets: a recipe with one is refused, and messages and logs show `***` in its place."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
-"""What stands where a secret was."""
+"""Replacement for a secret."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of secret that is known by its looks."""
+    """A kind of secret that its form gives away."""
 
     name: str
-    """What it is, in words."""
+    """Name for messages, such as "a GitHub token"."""
     pattern: re.Pattern[str]
     variable: str
-    """The environment variable that its users read it from."""
+    """Environment variable to set instead."""
 
 
 _START = r"(?<![A-Za-z0-9])"
 
 
-_OF_ITS_LIBRARY = "the variable that its library reads credentials from"
+_OF_ITS_LIBRARY = "the environment variable that its library reads"
 
 
 SHAPES = (
@@ -34,7 +34,7 @@ SHAPES = (
     Shape("a GitHub token", re.compile(_START + r"(?:gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"), "GITHUB_TOKEN"),
     Shape("a GitLab token", re.compile(_START + r"glpat-[\w-]{20,}"), "GITLAB_TOKEN"),
     Shape(
-        "an API key",  # of OpenAI, Anthropic and others; names that are words with hyphens are none
+        "an API key",  # OpenAI, Anthropic and others; a name of hyphenated words lacks a digit or a capital
         re.compile(_START + r"sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20,}"),
         "OPENAI_API_KEY",
     ),
@@ -43,7 +43,7 @@ SHAPES = (
     Shape("a Slack token", re.compile(_START + r"xox[abeprs]-[\w-]{10,}"), "SLACK_TOKEN"),
     Shape("a signed token", re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}(?:\.[\w-]*)?"), _OF_ITS_LIBRARY),
     Shape(
-        "a private key",  # to its end, or what is left of one that was cut off
+        "a private key",  # up to its END line, or the rest of the text if that was cut off
         re.compile(
             r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:.{0,9000}?-----END [A-Z0-9 ]{0,40}-----|.{0,9000})",
             re.DOTALL,
@@ -51,16 +51,16 @@ SHAPES = (
         _OF_ITS_LIBRARY,
     ),
 )
-"""Tokens that say themselves what they are."""
+"""Secrets with a recognisable form."""
 
 
 _URL = re.compile(
     r"""
-    (?P<name> ://? )                                        # `Path` makes one slash of two
+    (?P<name> ://? )                                        # `Path` turns two slashes into one
     (?:
         (?: (?<=://) | (?<=http:/) | (?<=https:/) )
         [^/?\#\s:@\["'`]* :
-        (?! (?: \d{1,5} | \{\w*\} | \$\w+ ) (?: [/?\#] | $ ) )          # which is a port
+        (?! (?: \d{1,5} | \{\w*\} | \$\w+ ) (?: [/?\#] | $ ) )          # a port
         (?: (?! ://|https?:/ ) [^\s"'`] )+
       | (?: (?<=http://) | (?<=https://) | (?<=http:/) | (?<=https:/) )
         [^/?\#\s"'`]+
@@ -70,8 +70,7 @@ _URL = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-"""A user and a password in a URL, with any slash and `@` in them, or what stands alone before the host of a web
-address."""
+"""Credentials in a URL: `user:password@`, which may contain slashes and `@`, or a lone `token@` in a web address."""
 
 
 _QUERY = re.compile(
@@ -101,12 +100,12 @@ _ASSIGNED = re.compile(
     r"(?i)(?P<key>(?<![A-Z0-9])(?:[A-Z0-9]{1,40}[_-]){0,6}"
     rf"(?:{_NAMES}|{_TOKENS})|(?<![\w-])(?:--)?token)(?P<sign>\\{{0,3}}[\"']?[^\S\n]*[=:][^\S\n]*)"
 )
-"""A name of a secret, as messages, tables and command lines write it before its value."""
+"""The name of a secret and the sign before its value, in messages, tables and command lines."""
 
 
 _VALUE = re.compile(
     r"""
-    \\+ (?P<within>["']) (?P<inner> (?: (?! \\+(?P=within) ) [^\n] )+ ) \\+ (?P=within)     # in a string
+    \\+ (?P<within>["']) (?P<inner> (?: (?! \\+(?P=within) ) [^\n] )+ ) \\+ (?P=within)     # escaped
   | (?P<quote>["']) (?P<whole> (?: \\. | (?!(?P=quote)) [^\\\n] )+ ) (?P=quote)
   | \\{0,3} ["']? (?P<word> [^\s"'`,;)}\]]+ )
     """,
@@ -127,7 +126,7 @@ _HEADER = re.compile(
 _STAND_IN = re.compile(
     r"^[$<{%\[(*.]|^[A-Za-z_][\w.]*\(|\.\.\.|\*\*\*|[xX]{3}|your|YOUR|example|changeme|placeholder|^[A-Z]+(?:_[A-Z0-9]*)*$"
 )
-"""What stands for a secret where there is none: `$TOKEN`, `<token>`, `your-token`, `...`."""
+"""Placeholders, which are no secrets: `$TOKEN`, `<token>`, `your-token`, `...`."""
 
 
 _VARIABLES = (
@@ -148,7 +147,7 @@ _VARIABLES = (
 
 @dataclass(frozen=True)
 class _Assignment:
-    """What stands behind the name of a secret."""
+    """A value that follows the name of a secret."""
 
     key: str
     sign: str
@@ -158,25 +157,25 @@ class _Assignment:
 
     @property
     def _is_token(self) -> bool:
-        """Whether the name is that of other tokens, too."""
+        """True for the bare name `token`, which may also mean a token of text."""
         return self.key.lower() == "token"
 
     @property
     def is_sure(self) -> bool:
-        """Whether the value is the secret, whatever it looks like, and no word about it."""
+        """True if the syntax alone makes the value a secret, whatever it looks like."""
         if self._is_token:
             return self.is_quoted and self.sign.strip()[0] in _QUOTES and not _STAND_IN.search(self.value)
         return self.is_quoted or "=" in self.sign
 
     @property
     def is_hidden(self) -> bool:
-        """Whether it is not to be shown."""
+        """True if messages and logs must hide the value."""
         is_value = not self._is_token or self.sign == "="
         return self.is_sure or (is_value and self._is_likely)
 
     @property
     def is_refused(self) -> bool:
-        """Whether it is not to be kept: what stands for a secret may be, and the code that reads one."""
+        """True if a recipe with this value is refused. Placeholders and code that reads a secret are allowed."""
         is_value = not self._is_token and (self.is_quoted or self.sign == "=") and not _STAND_IN.search(self.value)
         return self._is_likely or (is_value and len(self.value) >= 12 and not _PATH.fullmatch(self.value))
 
@@ -189,11 +188,11 @@ _QUOTES = ("'", '"', "\\")
 
 
 _PATH = re.compile(r"[A-Za-z]+(?:[._-][A-Za-z]+)+[(\[]?|(?:\S+\s+){5,}.*")
-"""What code reads a value from, and sentences."""
+"""A dotted name, as in code that reads a secret, or a sentence."""
 
 
 _LONGEST_WORD = 500
-"""Characters of a value that may be a word; what is longer is looked at in parts, so that no text takes long."""
+"""Characters of an unquoted value. A longer one is matched in parts, so that the time stays linear."""
 
 
 def _assignments(text: str) -> Iterator[_Assignment]:
@@ -213,13 +212,13 @@ def _assignments(text: str) -> Iterator[_Assignment]:
 
 
 def _is_likely(value: str, least: int = 8) -> bool:
-    """Whether a value is a secret rather than a word, a number, or what stands for one."""
+    """True if a value is likely a secret: letters and digits, at least `least` characters, no placeholder."""
     has_both = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
     return len(value) >= least and has_both and not _STAND_IN.search(value)
 
 
 def _hidden(text: str) -> Iterator[tuple[int, int]]:
-    """Where the secrets of a text begin and end, in no order."""
+    """Spans of the secrets in a text. They are unordered and may overlap."""
     for shape in SHAPES:
         yield from (found.span() for found in shape.pattern.finditer(text))
     if "@" in text:
@@ -234,11 +233,11 @@ def _hidden(text: str) -> Iterator[tuple[int, int]]:
 
 
 def scrubbed(text: str, mask: Callable[[str], str] = lambda _: HIDDEN) -> str:
-    """A text without the secrets in it, for messages, logs and what is kept of an error.
+    """Replace the secrets in a text, for messages, logs and stored errors.
 
     Args:
-        text: of any length and content.
-        mask: what stands in the place of a secret.
+        text: any text, of any length.
+        mask: returns the replacement for a secret.
     """
     parts: list[str] = []
     shown = 0
@@ -249,7 +248,7 @@ def scrubbed(text: str, mask: Callable[[str], str] = lambda _: HIDDEN) -> str:
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in their order, those that overlap as one."""
+    """Sort spans and join those that overlap."""
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if joined and begin < joined[-1][1]:
@@ -260,10 +259,13 @@ def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def scrub_file(path: Path) -> None:
-    """Put stars in the place of the secrets in a log, where others may still be adding lines to it."""
+    """Overwrite the secrets in a log with stars, in place: other processes may still append to it.
+
+    A log of more than 64 MiB is left as it is.
+    """
     if path.stat().st_size > _LONGEST_LOG:
         return
-    # Bytes for characters, so that everything stays where it is.
+    # One character per byte, so that no offset changes.
     text = path.read_bytes().decode("latin-1")
     starred = scrubbed(text, lambda secret: "*" * len(secret))
     if starred == text:
@@ -276,29 +278,29 @@ _LONGEST_LOG = 64 * 1024 * 1024
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key is called after a secret: `hub_token` and `password` are, `pad_token` and `max_tokens` not."""
+    """True if a key names a secret, as `hub_token` and `password` do. `pad_token` and `max_tokens` do not."""
     return _SECRET_NAME.fullmatch(name) is not None
 
 
 def variable_for(key: str) -> str:
-    """The environment variable to use instead of a key that holds a secret."""
+    """The environment variable to set instead of a key that holds a secret."""
     return next((variable for part, variable in _VARIABLES if part in key.lower()), "an environment variable")
 
 
 def secret_in(text: str) -> tuple[str, str] | None:
-    """What kind of secret a text has in it, by its looks, and the variable to use instead; None if there is none."""
+    """The kind of a secret that a text contains, judged by its form, and the variable to set instead, or None."""
     for shape in SHAPES:
         if shape.pattern.search(text):
-            return f"has {shape.name} in it", shape.variable
+            return f"contains {shape.name}", shape.variable
     if _URL.search(text):
-        return "has a user or a password in a URL", _OF_ITS_LIBRARY
+        return "contains a URL with a user name or password", _OF_ITS_LIBRARY
     for found in _QUERY.finditer(text):
         if _is_key_of_a_query(found["key"], found["value"]):
-            return "has a secret in the query of a URL", _OF_ITS_LIBRARY
+            return "contains a URL with a secret in its query", _OF_ITS_LIBRARY
     for found in _HEADER.finditer(text):
         is_given = found["scheme"] and len(found["value"]) >= 6 and not _STAND_IN.search(found["value"])
         if is_given or _is_likely(found["value"]):
-            return "has what a server is to trust in it (`Authorization`)", _OF_ITS_LIBRARY
+            return "contains the value of an `Authorization` header", _OF_ITS_LIBRARY
     return None
 
 
@@ -310,15 +312,15 @@ def _is_key_of_a_query(key: str, value: str) -> bool:
 
 
 def secret_told_in(text: str) -> tuple[str, str] | None:
-    """The same of a text that is no code, such as a comment: a secret may also stand behind its name."""
+    """Like `secret_in`, for comments and prose: also finds a secret that follows its name."""
     if by_looks := secret_in(text):
         return by_looks
     for given in _assignments(text):
         if given.is_refused:
-            return f"has a secret in it (`{given.key}`)", _variable_of(given.key)
+            return f"contains a secret (`{given.key}`)", _variable_of(given.key)
     for found in _OPTION.finditer(text):
         if _is_likely(found["value"]):
-            return "has a secret in it, an option of a command", _OF_ITS_LIBRARY
+            return "contains a secret, as an option of a command", _OF_ITS_LIBRARY
     return None
 
 
@@ -327,7 +329,7 @@ def _variable_of(key: str) -> str:
 
 
 def secrets_of(table: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str]]:
-    """The secrets of a table: dotted key, what it is, and the environment variable to use instead; never the value."""
+    """The secrets of a table: dotted key, kind, and the environment variable to set instead. Never the value."""
     if isinstance(table, Mapping):
         for key, value in table.items():
             yield from secrets_of(value, (*path, str(key)))
@@ -339,12 +341,12 @@ def secrets_of(table: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, st
         if found := secret_in(table):
             yield dotted, *found
         elif _names_a_secret(path):
-            yield dotted, "is the key of a secret", variable_for(dotted)
+            yield dotted, "holds a secret", variable_for(dotted)
         elif found := secret_told_in(table):
             yield dotted, *found
 
 
 def _names_a_secret(path: tuple[str, ...]) -> bool:
-    """Whether the key is a secret's; names of columns and of a template's own variables are the user's."""
+    """True if a key names a secret. Names of columns and of a template's variables are the user's own."""
     names = [name for name in path if not name.isdecimal()]
     return bool(names) and is_secret_name(names[-1]) and not {"columns", "chat_template_kwargs"} & set(names)

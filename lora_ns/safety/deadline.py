@@ -1,7 +1,7 @@
-"""A limit of time and memory for code of others: chat templates, regular expressions.
+"""Time and memory limits for foreign code: chat templates and regular expressions.
 
-A template or a pattern is a small program that came with a model or a recipe. One that never ends, or that asks for
-all the memory there is, must not take the command with it.
+A template or a pattern is a small program that came with a model or a recipe. One that never ends, or that allocates
+all memory, must not take the command down with it.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from types import FrameType
 from typing import TypeVar
 
 SECONDS = 3.0
-"""What one call may take. Templates and patterns that are used take milliseconds."""
+"""Seconds per call. Real templates and patterns take milliseconds."""
 
 
 MEMORY = 512 * 2**20
-"""Bytes that one call may add to the process."""
+"""Bytes that one call may add to the process's address space."""
 
 
 T = TypeVar("T")
 
 
 class OverrunError(Exception):
-    """A call was ended because it took more time or memory than it may; the message says which."""
+    """A call was stopped because it exceeded its time or memory limit. The message names the limit."""
 
 
 def bounded(call: Callable[[], T], seconds: float = SECONDS, memory: int = MEMORY) -> T:
-    """What a call returns, if it stays within its limits.
+    """Call a function within limits and return its result.
 
-    In the main thread the time is that of the processor, so that a busy machine ends nothing early, and Python code and
-    regular expressions are ended alike. Other threads get no signals: there the time is the clock's, and only Python
-    code is ended.
+    In the main thread the limit counts processor time, so that a busy machine stops nothing early, and it interrupts
+    both Python code and regular expressions. Other threads receive no signals: there the limit counts wall-clock time
+    and interrupts Python code only.
 
     Args:
-        call: what is called.
-        seconds: the time that it may take.
-        memory: bytes that it may add to the process; an allocation beyond is refused, however large it is.
+        call: function to call.
+        seconds: time limit.
+        memory: bytes that it may add to the process. Any allocation beyond fails.
 
     Raises:
-        OverrunError: if it takes more.
+        OverrunError: if it exceeds a limit.
     """
     try:
         with _time_limit(seconds), _memory_limit(memory):  # a thread needs room to start
@@ -57,7 +57,7 @@ def bounded(call: Callable[[], T], seconds: float = SECONDS, memory: int = MEMOR
 
 
 class _OutOfTimeError(BaseException):
-    """Raised in the middle of a call; no `Exception`, since code that goes on after any of these is to end as well."""
+    """Interrupts a call. Not an `Exception`, so that `except Exception` in the foreign code does not catch it."""
 
 
 def _time_limit(seconds: float) -> contextlib.AbstractContextManager[None]:
@@ -66,14 +66,14 @@ def _time_limit(seconds: float) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _by_signal(seconds: float) -> Iterator[None]:
-    """Raise in the main thread by a timer of the process; a timer that ran before goes on after it."""
+    """Interrupt the main thread with a process timer, and restore an earlier timer afterwards."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise _OutOfTimeError
 
     handler = signal.signal(signal.SIGVTALRM, ring)
-    # Rings again, should the first one be swallowed in a finalizer, where Python ignores exceptions.
+    # Fires every second: Python ignores an exception that is raised in a finalizer.
     earlier = signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         yield
@@ -84,7 +84,7 @@ def _by_signal(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by_thread(seconds: float) -> Iterator[None]:
-    """Raise in this thread from another one, at its next line of Python."""
+    """Interrupt this thread from another one, at its next Python instruction."""
     thread, over, lock = threading.get_ident(), threading.Event(), threading.Lock()
 
     def watch() -> None:
@@ -104,14 +104,14 @@ def _by_thread(seconds: float) -> Iterator[None]:
 
 
 def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Have a thread raise this at its next line, or take back what it has not raised yet."""
+    """Make a thread raise an exception at its next Python instruction; None cancels a pending one."""
     raised = None if kind is None else ctypes.py_object(kind)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 @contextlib.contextmanager
 def _memory_limit(memory: int) -> Iterator[None]:
-    """Have allocations fail that would make the process larger by more than this."""
+    """Make allocations fail that would grow the process by more than `memory` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _size() + memory
     if soft != resource.RLIM_INFINITY and soft <= limit:
@@ -125,7 +125,7 @@ def _memory_limit(memory: int) -> Iterator[None]:
 
 
 def _size() -> int:
-    """Bytes of address space that the process has."""
+    """Address space of the process, in bytes."""
     file = os.open("/proc/self/statm", os.O_RDONLY)
     try:
         return int(os.read(file, 64).split(maxsplit=1)[0]) * _PAGE

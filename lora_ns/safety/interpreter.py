@@ -1,6 +1,6 @@
-"""This Python, for the processes that lorans starts: they import nothing from the folder that they are started in.
+"""The Python interpreter for child processes, which import nothing from their working folder.
 
-`python -m` would look there first, and a `torch.py` in somebody's run directory would be taken for torch.
+`python -m` searches that folder first, so that a `torch.py` in a run directory would be imported as torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def interpreter() -> list[str]:
-    """The beginning of a command line: this interpreter, without the working folder on its path."""
+    """The first words of a command line that runs this interpreter without the working folder on its path."""
     return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else [])]
 
 
 def forget_working_folder() -> None:
-    """Take the working folder off the path, where `python -m` put it first, unless lorans itself lies there."""
+    """Remove the working folder, which `python -m` puts first, from `sys.path`, unless lorans itself is in it."""
     here = Path.cwd()
     if sys.path and sys.path[0] in {"", str(here)} and here != Path(__file__).parents[2]:
         del sys.path[0]

@@ -1,8 +1,8 @@
-"""Text of others made fit for a terminal and a log: what would steer it, or would not be seen, is shown as an escape.
+"""Foreign text made safe for terminals and logs: control characters and invisible ones are shown as escapes.
 
-Accents, scripts of all languages and emoji stay as they are. Of an emoji that is joined of several, the joiner is shown
-too (`\u200d`): the same character hides text elsewhere. A backslash is not doubled: this is for people, who read file
-names in it, and nothing reads it back.
+Accents, the scripts of all languages and emoji stay as they are. In an emoji that is joined from several, the joiner is
+shown too (`\u200d`), because the same character hides text elsewhere. Backslashes are not doubled: people read file
+names in this text, and nothing parses it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from lora_ns.safety.credentials import scrub_file, scrubbed
 
 _SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories that are shown by code point: controls, formats such as the direction of text, surrogates, separators."""
+"""Unicode categories that are escaped: controls, formats such as the text direction, surrogates, separators."""
 
 
 _UNSEEN = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0, *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)}
 )
-"""Characters of other categories that are drawn as nothing; the selector that emoji need (U+FE0F) is not among them."""
+"""Invisible characters of other categories, without the selector that emoji need (U+FE0F)."""
 
 
 class _Escapes(dict[int, str]):
-    """What each character is shown as, decided when it first comes up."""
+    """A translation table that is filled when a character first occurs."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -39,11 +39,11 @@ _ESCAPES_IN_LINES = _Escapes({ord("\n"): "\n", ord("\t"): "\t"})
 
 
 def printable(text: str, is_multiline: bool = False) -> str:
-    """A text without characters that steer a terminal or are not seen: `\\x1b`, `\\u202e`.
+    """Escape characters that control a terminal or are invisible, such as `\\x1b` and `\\u202e`.
 
     Args:
-        text: what is to be shown.
-        is_multiline: whether line breaks and tabs stay, which are shown as `\\n` and `\\t` otherwise.
+        text: the text to show.
+        is_multiline: keep line breaks and tabs instead of showing them as `\\n` and `\\t`.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -51,24 +51,24 @@ def printable(text: str, is_multiline: bool = False) -> str:
 
 
 def readable(text: str) -> str:
-    """What people get to read, on terminals and in logs: lines in their printable form, without secrets in them."""
+    """Make text ready for terminals and logs: secrets hidden, control characters escaped, line breaks kept."""
     return printable(scrubbed(text), is_multiline=True)
 
 
 def make_file_readable(path: Path) -> None:
-    """The same of a log, once it is written; one that is longer than anybody reads is left."""
+    """Make a finished log readable, in place. A log of more than 64 MiB is left as it is."""
     scrub_file(path)
     make_file_printable(path)
 
 
 def make_file_printable(path: Path) -> None:
-    """Show what is not printable in a log, once it is written; one that is longer than anybody reads is left."""
+    """Make a finished log printable, in place. A log of more than 64 MiB is left as it is."""
     if path.stat().st_size > _LONGEST_LOG:
         return
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     shown = printable(text, is_multiline=True)
     if shown != text:
-        with path.open("r+b") as file:  # what is shown is never shorter
+        with path.open("r+b") as file:  # an escape is never shorter than its character
             file.write(shown.encode("utf-8"))
 
 

@@ -23,7 +23,11 @@ CASES = {
         [*ZERO, OWN],
         "own.json:1: wandb.api_key",
     ),
-    "a secret by its shape": ({"own.json": json.dumps({"tags": [SECRET]})}, [*ZERO, OWN], "has a Hugging Face token"),
+    "a secret by its shape": (
+        {"own.json": json.dumps({"tags": [SECRET]})},
+        [*ZERO, OWN],
+        "contains a Hugging Face token",
+    ),
     "no number": ({"own.json": '{"zero_optimization": {"stage": 2e400}}'}, [*ZERO, OWN], "2e400 is no finite number"),
     "not a number": ({"own.json": '{"steps_per_print": NaN}'}, [*ZERO, OWN], "NaN is no finite number"),
     "a stage in quotes": ({"own.json": '{"zero_optimization": {"stage": "2"}}'}, [*ZERO, OWN], 'stage` is "2"'),
@@ -44,7 +48,11 @@ CASES = {
     "no template": ({}, [TEMPLATE], "`own.jinja` is neither a file nor one of chatml"),
     "a template that is a pipe": ({"own.jinja": None}, [TEMPLATE], "own.jinja is a pipe, not a file"),
     "a template that is a device": ({}, ["sft.chat_template=/dev/zero"], "/dev/zero is a device, not a file"),
-    "a secret in a template": ({"own.jinja": f"{{# a\n{SECRET} #}}"}, [TEMPLATE], "own.jinja:2: has a Hugging Face"),
+    "a secret in a template": (
+        {"own.jinja": f"{{# a\n{SECRET} #}}"},
+        [TEMPLATE],
+        "own.jinja:2: contains a Hugging Face",
+    ),
     "a template that is no text": ({"own.jinja": b"\xff"}, [TEMPLATE], "own.jinja: not UTF-8 at byte 1"),
 }
 

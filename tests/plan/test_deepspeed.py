@@ -134,7 +134,7 @@ def test_a_file_that_is_not_there_is_told(write_recipe):
     [
         ({"comet": {"api_key": "any-value"}}, 3, "an environment variable"),
         ({"wandb": {"team": "hf_" + "aB3dE5gH7jK9mN1pQ2rS4tU6vW8x"}}, 3, "HF_TOKEN"),
-        ({"tags": ["https://me:any-value@example.org"]}, 3, "reads credentials from"),
+        ({"tags": ["https://me:any-value@example.org"]}, 3, "that its library reads"),
     ],
 )
 def test_a_secret_in_the_file_is_refused_before_it_is_copied(write_recipe, tmp_path, own, line, variable):

@@ -66,7 +66,7 @@ HARMLESS = (
     "the token budget: 512",
     "password-less login",
     "tokenizer: LlamaTokenizer2",
-    "api_key: is the key of a secret",
+    "api_key: holds a secret",
     "the bearer of news, and basic tutorial2024",
     "Authorization: Bearer <token>",
     "key = value",
