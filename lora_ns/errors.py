@@ -1,6 +1,6 @@
-"""The one tree of expected failures, each with its exit code, and the `Problem` they are made of.
+"""Expected failures, each class with its exit code, and the `Problem` that they report.
 
-Whatever is not a `LoransError` is a bug and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from lora_ns.safety.credentials import scrubbed
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that the user can mend: where it is, what is wrong, what to write instead; never with a secret in it.
+    """An error that the user can fix: its place, the fault and the remedy, with secrets hidden.
 
-    Reads as `recipe.toml:13: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)`.
+    Printed as `recipe.toml:13: peft.lora_alfa: unknown key (did you mean `lora_alpha`?)`.
     """
 
     where: str
-    """File and line, file and row, a directory, or empty where nothing can be pointed at."""
+    """File and line, file and row, or a directory; empty if there is no place to name."""
     what: str
-    """The fault, in lower case and without a full stop, with the value that was found."""
+    """The fault and the value that caused it, in lower case and without a full stop."""
     remedy: str = ""
-    """What to write or run instead; empty only if `what` already says it."""
+    """The text to write or the command to run instead; empty only if the fault already implies it."""
     code: str = ""
-    """A stable code such as `EOS001`, for the checks that have one."""
+    """Stable code of a check, such as `EOS001`, if it has one."""
     key: str = ""
-    """The dotted key of the recipe whose value is at fault, such as `peft.lora_alpha`; it is told before the fault."""
+    """Dotted recipe key whose value is at fault, such as `peft.lora_alpha`; printed before the fault."""
     place: str = ""
-    """A dotted key whose line is meant, where its value is not what is wrong."""
+    """Dotted recipe key that gives the line number only, because its value is not at fault."""
 
     def __post_init__(self) -> None:
-        # Here and not where it is printed: problems are also written down, by other processes and in the manifest.
+        # Here rather than in the printer: other processes and the manifest store problems, too.
         for name in ("where", "what", "remedy", "key"):
             object.__setattr__(self, name, scrubbed(_cut(getattr(self, name))))
 
@@ -48,13 +48,13 @@ class Problem:
         return f"{where}{code}{key}{self.what}{remedy}"
 
     def located(self, where: Callable[[str], str]) -> Problem:
-        """The problem with the line of its key, if it has a key and nothing else was said."""
+        """Add the line of the key, if the problem has a key and no place yet."""
         key = self.key or self.place
         return replace(self, where=where(key)) if key and not self.where else self
 
 
 LONGEST = 8_000
-"""Characters of each part of a problem: no name or value of the user's fills the terminal or the manifest."""
+"""Maximum characters of each part of a problem, so that a long name or value does not flood the terminal."""
 
 
 def _cut(text: str) -> str:
@@ -64,7 +64,7 @@ def _cut(text: str) -> str:
 
 
 class LoransError(Exception):
-    """An expected failure: a short list of problems and the exit code that belongs to its kind."""
+    """An expected failure, with its problems and an exit code."""
 
     exit_code: ClassVar[int] = 1
 
@@ -77,7 +77,7 @@ class LoransError(Exception):
 
 @contextlib.contextmanager
 def at_key(key: str) -> Iterator[None]:
-    """Say of problems without a place that they are in the value of a dotted key."""
+    """Add a dotted recipe key to problems that name no place."""
     try:
         yield
     except LoransError as error:
@@ -86,41 +86,41 @@ def at_key(key: str) -> Iterator[None]:
 
 
 class RunError(LoransError):
-    """The run started and failed: no memory, no disk space, a loss that is not a number."""
+    """The run started and failed, for instance without memory or disk space, or with a loss of NaN."""
 
     exit_code = 1
 
 
 class UsageError(LoransError):
-    """A command line, an input file or a run directory that cannot be used as it is."""
+    """A command line, an input file or a run directory is unusable."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """The recipe does not say something that can be run."""
+    """The recipe is invalid."""
 
 
 class DataError(UsageError):
-    """The rows do not fit the recipe."""
+    """The rows do not match the recipe."""
 
 
 class ModelError(UsageError):
-    """The base model cannot be found, or is not the one that is needed."""
+    """The base model is missing, broken or not the expected one."""
 
 
 class PlanError(UsageError):
-    """The recipe is well-formed, but what it asks for does not work together or does not fit."""
+    """The recipe is valid, but its settings do not work together or do not fit the machine."""
 
 
 class MissingError(LoransError):
-    """The environment lacks something that the command needs."""
+    """The environment lacks a package or a device that the command needs."""
 
     exit_code = 3
 
 
 class InterruptedRunError(LoransError):
-    """The run was stopped by a signal after saving; the command that resumes it is in the message."""
+    """A signal stopped the run after it saved a checkpoint. The message contains the command that resumes it."""
 
     def __init__(self, signal_number: int, problem: Problem) -> None:
         super().__init__(problem)
@@ -128,12 +128,12 @@ class InterruptedRunError(LoransError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
+    """The first line of an error's message, or the name of its class if there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 LONGEST_NAME = 80
-"""Characters of a name that is compared; a longer one is no slip of the pen, and takes long to compare."""
+"""Maximum characters of a name to compare. A longer one is no typo, and comparing it is slow."""
 
 
 def close_to(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -163,20 +163,20 @@ def did_you_mean(
     write: Callable[[str], str | None] = str,
     beside: str = "",
 ) -> str:
-    """The question whether a known name was meant, as a remedy; without the question if none is spelt nearly so.
+    """Write a remedy that suggests known names with a similar spelling.
 
     Args:
-        name: as it was written.
-        known: what it could have been.
-        most: how many are named.
-        cutoff: how alike they have to be, from 0 to 1.
-        write: what to write for a known name, None if it would be no remedy.
-        beside: what is told in any case.
+        name: the name as written.
+        known: the names it could be.
+        most: maximum number of suggestions.
+        cutoff: required similarity, from 0 to 1.
+        write: returns the text to suggest for a known name, or None to skip it.
+        beside: text that follows, with or without a suggestion.
     """
     meant = [text for other in close_to(name, known, most, cutoff) if (text := write(other)) is not None]
     return " ".join(part for part in (question(meant) if meant else "", beside) if part)
 
 
 def question(names: Iterable[str]) -> str:
-    """The question whether one of these names was meant."""
+    """Write "did you mean" with these names."""
     return f"did you mean {' or '.join(f'`{name}`' for name in names)}?"
