@@ -1,4 +1,4 @@
-"""The ground of every table of a recipe: closed, strict, frozen."""
+"""The strict, frozen base class of every recipe table, and the field types that tables share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 IGNORED = -100
-"""Label of a token that is not in the loss, as PyTorch's cross entropy has it."""
+"""Label of a token that is not in the loss, the default `ignore_index` of PyTorch's cross entropy."""
 
 
 class Table(BaseModel):
-    """A table of the recipe. Unknown keys, wrong types and non-finite numbers are errors; nothing is ever changed.
+    """A table of the recipe. Unknown keys, wrong types and non-finite numbers are errors; values never change.
 
-    The docstring under a field is its one description: the JSON Schema, the reference and `lorans init` read it.
+    The docstring under a field is its only description: the JSON Schema, docs/recipe.md and `lorans init` use it.
     """
 
     model_config = ConfigDict(
@@ -30,16 +30,16 @@ class Table(BaseModel):
 
     @classmethod
     def key_names(cls) -> tuple[str, ...]:
-        """Names of the keys in the TOML table."""
+        """Keys of the TOML table."""
         return tuple(cls.model_fields)
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Keys that do not go together."""
+    """Keys that cannot be combined."""
 
     keys: tuple[str, ...]
-    """The dotted keys that clash; the last is the one to point at."""
+    """Dotted keys in conflict. The error names the line of the last one."""
     what: str
     remedy: str
 
@@ -63,26 +63,30 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""What numpy and torch start their random numbers from."""
+"""Seed of the random number generators of Python, numpy and torch."""
 
 
 Text = Annotated[str, Field(min_length=1)]
-"""A text of any characters."""
+"""Non-empty text of any characters."""
 
 
 CONTROL = "control_character"
-"""The kind of error that a control character in a name is."""
+"""Type of the pydantic error for a control character in a name."""
 
 
 JOINERS = "\u200c\u200d"
-"""Characters without a width that Persian, Hindi and others write words with; paths and identifiers have none."""
+"""Zero-width characters that are part of words in Persian, Hindi and other languages; not allowed in paths."""
 
 
 def control_in(text: str, besides: str = "") -> str | None:
-    """The first character of a text that moves, hides or turns what is shown, as `U+000A`; None if there is none.
+    """The first control character of a text, as `U+000A`, or None.
 
-    Those are line breaks and other control characters, separators of lines and paragraphs, characters without a width
-    and those that change the direction of writing. `besides` are allowed.
+    Control characters here are those that move, hide or reverse text on a screen: line breaks and other controls, line
+    and paragraph separators, zero-width characters, and changes of the writing direction.
+
+    Args:
+        text: the text to search.
+        besides: characters that are allowed.
     """
     for character in text:
         kind = unicodedata.category(character)
@@ -98,7 +102,7 @@ def _without_control(text: str, besides: str = "") -> str:
 
 
 def _names_alone(table: dict[str, Any]) -> dict[str, Any]:
-    """Refuse control characters in the keys and strings of a table that is handed on to a library."""
+    """Refuse control characters in the keys and strings of a table of library arguments."""
 
     def look(value: Any) -> None:
         if isinstance(value, str):
@@ -116,11 +120,11 @@ def _names_alone(table: dict[str, Any]) -> dict[str, Any]:
 
 
 LONG_NAME = "long_name"
-"""The kind of error that a name is which no file can have."""
+"""Type of the pydantic error for a name that is too long for a file."""
 
 
 def _as_long_as_a_path(text: str) -> str:
-    """Refuse what no file system takes: it is told where it is written, rather than where it is used."""
+    """Refuse a path that is too long for any file system, so that the error names the recipe line."""
     sizes = [len(part.encode(errors="replace")) for part in text.split("/")]
     if max(sizes) > 255 or sum(sizes) + len(sizes) > 4000:
         raise PydanticCustomError(LONG_NAME, "longer than a file name can be")
@@ -128,47 +132,47 @@ def _as_long_as_a_path(text: str) -> str:
 
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""A name that is a part of commands and file names as it is."""
+"""Name that can be used in commands and file names without quoting."""
 
 
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 
 
 PLACE = rf"^[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:%\[\]-]{{0,252}}:{_PORT}$"
-"""Where programs meet: the name or address of a machine, and a port."""
+"""Endpoint of a rendezvous: host name or address, and a port."""
 
 
 NO_CONTROL = AfterValidator(_without_control)
 
 
 Name = Annotated[str, Field(min_length=1), NO_CONTROL, AfterValidator(_as_long_as_a_path)]
-"""A name or a path, which becomes a part of commands and scripts: without control characters, and not too long."""
+"""Name or path, without control characters and short enough for a file system. It may appear in scripts."""
 
 
 Pattern = Annotated[str, Field(min_length=1), NO_CONTROL]
-"""A pattern of names of modules, without control characters."""
+"""Pattern of module names, without control characters."""
 
 
 Column = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _without_control(text, JOINERS))]
-"""The name of a column or a label, in any language."""
+"""Name of a column or a label, in any language."""
 
 
 Extra = Annotated[dict[str, Any], AfterValidator(_names_alone)]
-"""Further arguments of a library."""
+"""Further arguments for a library, without control characters."""
 
 
 @final
 @dataclass(frozen=True)
 class Refusal:
-    """A row of a table of what something does not go with."""
+    """A row in a table of settings that cannot be combined with something."""
 
     key: str
-    """The dotted key that it does not go with."""
+    """Dotted key of the setting."""
     applies: bool
     what: str
     remedy: str = ""
 
 
 def first_of(*rows: Refusal) -> Refusal | None:
-    """The first row of a table that applies: one reason is enough, and the others may follow from it."""
+    """The first row that applies. One reason is enough, and the others may follow from it."""
     return next((row for row in rows if row.applies), None)
