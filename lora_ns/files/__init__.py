@@ -1,1 +1,1 @@
-"""Files of any kind: opened with limits, written whole or not at all, marked, locked and removed."""
+"""Files of any kind: read with limits, written atomically, marked as complete, locked and removed."""

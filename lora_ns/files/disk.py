@@ -1,4 +1,4 @@
-"""Writing to a disk: whole or not at all, with room enough; hashes, permissions, and the time as files say it."""
+"""Atomic writes, disk space, permissions, SHA-256 hashes and timestamps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lora_ns.files.shortage import existing, reason, unwritable
 
 
 def now() -> str:
-    """The time as the manifest writes it."""
+    """The current time in UTC, in ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, with the permissions that the umask leaves.
+    """Write a file atomically, with the permissions that the umask allows.
 
     Raises:
-        RunError: if there is no space, or no permission.
+        RunError: if there is no space or no permission.
     """
     data = content.encode() if isinstance(content, str) else content
     with telling_disk_errors(path):
@@ -40,8 +40,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give the files of a folder the permissions that the umask leaves; libraries write some for the owner alone."""
-    probe = folder / f".umask.{secrets.token_hex(4)}"  # a process can read its umask only by changing it
+    """Give the files of a folder the permissions that the umask allows. Libraries write some for the owner only."""
+    probe = folder / f".umask.{secrets.token_hex(4)}"  # reading the umask itself would change it
     probe.touch(exist_ok=False)
     mode = probe.stat().st_mode & 0o777
     probe.unlink()
@@ -51,7 +51,7 @@ def follow_umask(folder: Path) -> None:
 
 
 class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
-    """Turn a full disk, a missing permission, or a folder that is gone into one line."""
+    """Turn the error of a full disk, a missing permission or a missing folder into a `RunError` of one line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,13 +68,13 @@ class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Check that a disk has room for `needed` bytes.
 
     Raises:
-        RunError: with the bytes that are needed and free.
+        RunError: if it has not, with the needed and the free space.
     """
     free = shutil.disk_usage(existing(path)).free
-    if free < needed and os.statvfs(existing(path)).f_blocks:  # what has no blocks, as /proc, is no disk
+    if free < needed and os.statvfs(existing(path)).f_blocks:  # a file system without blocks, such as /proc, is no disk
         what = f"no space left on the disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
         raise RunError(Problem(str(path), what, "free some space, or choose another folder"))
 
@@ -89,5 +89,5 @@ def sha256_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder, by its name."""
+    """SHA-256 of every file of a folder, by its path in the folder."""
     return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}

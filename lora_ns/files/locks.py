@@ -1,11 +1,11 @@
-"""Locks of the operating system on files and folders: each ends with the last process that has it open."""
+"""Locks of the operating system on files and folders. A lock ends when no process holds its descriptor open."""
 
 from __future__ import annotations
 
 import errno
 
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
-"""How disks say that they cannot lock a directory, as NFS does."""
+"""Errors of file systems that cannot lock a directory, such as NFS."""
 
 
 def try_lock(handle: int, shared: bool = False, if_unknown: bool = True) -> bool:
@@ -13,15 +13,15 @@ def try_lock(handle: int, shared: bool = False, if_unknown: bool = True) -> bool
 
     Args:
         handle: its descriptor.
-        shared: whether others may lock it as well, each shared; waits for a lock that is not.
-        if_unknown: what to answer where the system or the disk knows of no locks.
+        shared: take a shared lock, which other processes can share, and wait for an exclusive one to end.
+        if_unknown: result if the operating system or the file system does not support locks.
 
     Returns:
-        False if another process has it.
+        False if another process holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # as on Windows
+    except ImportError:  # Windows
         return if_unknown
     try:
         fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Marks: what a folder was when it was complete, written into it last, so that nothing damaged in it is believed."""
+"""Marks: `lorans.json`, written last, records the size and hash of every file of a complete folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lora_ns.files.reading import LARGEST_LIST, NotAFileError, open_file, read_j
 from lora_ns.files.safetensors import read_header
 
 MARK = "lorans.json"
-"""The name of a mark: a folder that should have one and does not is not complete."""
+"""File name of a mark. A folder that should have one and does not is incomplete."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A file of a folder that is not what it was."""
+    """A file of a folder that is damaged, missing or foreign."""
 
     name: str
     what: str
@@ -33,18 +33,18 @@ class Fault:
 
 @dataclass(frozen=True)
 class Mark:
-    """What a folder was when it was complete."""
+    """The contents of a folder when it was complete."""
 
     sizes: Mapping[str, int]
-    """Bytes of each file, by its path in the folder."""
+    """Size of each file in bytes, by its path in the folder."""
     sha256: Mapping[str, str]
-    """Of each file; empty in marks of earlier versions, which knew sizes alone."""
+    """SHA-256 of each file; empty in marks of earlier versions, which stored sizes only."""
     told: Mapping[str, Any]
-    """What else was written down."""
+    """Further entries, as given to `mark_folder`."""
 
 
 def mark_folder(folder: Path, **told: Any) -> None:
-    """Mark a folder as complete: the size and SHA-256 of every file, and what else is to be remembered."""
+    """Mark a folder as complete, with the size and SHA-256 of every file and any further entries."""
     names = sorted(_names(folder))
     sizes = {name: (folder / name).stat().st_size for name in names}
     hashes = {name: sha256_file(folder / name) for name in names}
@@ -52,7 +52,7 @@ def mark_folder(folder: Path, **told: Any) -> None:
 
 
 def read_mark(folder: Path) -> Mark | Fault | None:
-    """The mark of a folder; None if there is none, a fault if it is damaged."""
+    """Read the mark of a folder: None if there is none, a `Fault` if the mark is damaged."""
     if not os.path.lexists(folder / MARK):
         return None
     try:
@@ -65,14 +65,14 @@ def read_mark(folder: Path) -> Mark | Fault | None:
 
 
 def fault_of(folder: Path, mark: Mark | Fault | None = None) -> Fault | None:
-    """The first file of a folder that is damaged, missing, or not of it; None if all are what they were.
+    """The first file of a folder that is damaged, missing or foreign; None if all files are as they were written.
 
-    Without a mark, and for files of which it has no hash, it is seen that their form is whole: that of JSON,
-    safetensors and what torch saves.
+    Without a mark, and for files without a hash, only the file format is checked: JSON, safetensors, and torch's zip
+    archives.
 
     Args:
         folder: the folder.
-        mark: its mark, if it was read already.
+        mark: its mark, if already read.
     """
     if fault := no_file_in(folder):
         return fault
@@ -83,12 +83,12 @@ def fault_of(folder: Path, mark: Mark | Fault | None = None) -> Fault | None:
         return next(filter(None, (_broken_form(folder, name) for name in sorted(_names(folder)))), None)
     foreign = sorted(_names(folder) - mark.sizes.keys())
     if foreign:
-        return Fault(foreign[0], "was not there when the folder was written")
+        return Fault(foreign[0], "was added after the folder was written")
     return next(filter(None, (_fault(folder, name, mark) for name in mark.sizes)), None)
 
 
 def no_file_in(folder: Path) -> Fault | None:
-    """The first entry of a folder that is neither a file nor a folder: reading it may never end."""
+    """The first entry of a folder that is neither a file nor a folder, such as a pipe: reading it might never end."""
     for path in sorted(folder.rglob("*")):
         if not path.is_dir() and not path.is_file():
             return Fault(path.relative_to(folder).as_posix(), _what_is(path))
@@ -98,13 +98,13 @@ def no_file_in(folder: Path) -> Fault | None:
 def _what_is(path: Path) -> str:
     try:
         with open_file(path):
-            return "cannot be read"  # it is a file by now
+            return "cannot be read"  # it has become a file since
     except NotAFileError as fault:
-        return "is a link to nothing" if fault.is_missing else fault.what
+        return "is a broken link" if fault.is_missing else fault.what
 
 
 def has_all_files(folder: Path, mark: Mark) -> bool:
-    """Whether each file has its size: cheap, and no proof."""
+    """Check the size of each file. This is cheap and proves nothing about the contents."""
     return all((folder / name).is_file() and (folder / name).stat().st_size == mark.sizes[name] for name in mark.sizes)
 
 
@@ -124,7 +124,7 @@ def _fault(folder: Path, name: str, mark: Mark) -> Fault | None:
 
 
 def _broken_form(folder: Path, name: str) -> Fault | None:
-    """What is wrong with a file by its own form, as far as that tells."""
+    """The fault in a file that its format reveals, if it has one of the known formats."""
     file = folder / name
     try:
         if file.suffix == ".json":
@@ -145,7 +145,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Files of a folder, but for its mark and hidden ones, which file systems and editors leave."""
+    """Files of a folder, without its mark and without hidden files, which file systems and editors leave behind."""
     for file in folder.rglob("*"):
         path = file.relative_to(folder)
         if file.is_file() and path.as_posix() != MARK and not any(part.startswith(".") for part in path.parts):

@@ -1,7 +1,7 @@
-"""The one place that opens what a user hands in: bytes, text, JSON and TOML, with limits on size, depth and kind.
+"""Reading of user files as bytes, text, JSON and TOML, with limits on size, depth and kind of file.
 
-A file is read only if it is a regular file, because a pipe may never end and a device never does. Whatever is wrong is
-raised as one `Problem` with the place, in the error class that the caller asks for.
+Only regular files are read, because a pipe may never end and a device never does. Every fault is raised as one
+`Problem` with its place, in the error class that the caller chooses.
 """
 
 from __future__ import annotations
@@ -32,55 +32,55 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 LARGEST_RECIPE = MIB
-"""Bytes of a recipe or a chat template."""
+"""Maximum bytes of a recipe or a chat template."""
 
 
 LARGEST_YAML = 64 * KIB
-"""Bytes of a YAML file, which is read slowly; those of accelerate have one or two thousand."""
+"""Maximum bytes of a YAML file. Parsing is slow, and accelerate's files have one or two thousand bytes."""
 
 
 LARGEST_JSON = 64 * MIB
-"""Bytes of a JSON file that is not a data set: a configuration, a manifest."""
+"""Maximum bytes of a JSON file that is no dataset, such as a configuration or a manifest."""
 
 
 LARGEST_ROW = 16 * MIB
-"""Bytes of one row, of a line of a data file, and of standard input."""
+"""Maximum bytes of a row, of a line of a data file, and of standard input."""
 
 
 LARGEST_TEXT = 256 * MIB
-"""Bytes of a `.txt` file that is one row, and of all prompts."""
+"""Maximum bytes of a `.txt` file that is one row, and of all prompts together."""
 
 
 LARGEST_LIST = GIB
-"""Bytes of a file of a run that grows with it: its metrics, the trainer's state."""
+"""Maximum bytes of a file that grows with the run: metrics and trainer state."""
 
 
 LARGEST_OBJECT = 32 * MIB
-"""Bytes of a `.json` data file that is one object, which is read as a whole; as Python's values it may be 25 times as
-large."""
+"""Maximum bytes of a `.json` data file that is one object. It is parsed as a whole, which may take 25 times as much
+memory."""
 
 
 MOST_COLUMNS = 10_000
-"""Columns of a table, or keys of a row."""
+"""Maximum columns of a table, or keys of a row."""
 
 
 MOST_UNPACKED, FREELY_UNPACKED = 200, 4 * MIB
-"""How many times larger than its file what is unpacked may be, beyond the first bytes."""
+"""Maximum expansion factor of a compressed file, and the unpacked bytes up to which it does not apply."""
 
 
 DEEPEST = 100
-"""Lists and tables inside one another."""
+"""Maximum nesting depth of lists and tables."""
 
 
-TOO_DEEP = "cannot be read: nested too deep"
+TOO_DEEP = "cannot be read: nested too deeply"
 
 
 SECONDS = 3.0
-"""What reading one document may take."""
+"""Maximum seconds to parse a document."""
 
 
 class NotAFileError(Exception):
-    """A path that cannot be opened as a file: what it is, and whether nothing or a folder is there."""
+    """A path cannot be opened as a file. The error says if it is missing or a folder."""
 
     def __init__(self, what: str, is_missing: bool = False, is_folder: bool = False) -> None:
         super().__init__(what)
@@ -91,34 +91,34 @@ class NotAFileError(Exception):
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a regular file; a path that cannot be one, such as one that is too long, is not."""
-    return _asked(path.is_file)
+    """True for a regular file; False also for an invalid path, such as one that is too long."""
+    return _safely(path.is_file)
 
 
 def is_folder(path: Path) -> bool:
-    """The same for a folder."""
-    return _asked(path.is_dir)
+    """True for a folder; False also for an invalid path."""
+    return _safely(path.is_dir)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at a path."""
-    return _asked(path.exists)
+    """True if a path exists; False also for an invalid path."""
+    return _safely(path.exists)
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether a path is that of a folder or of something in it, by its name or by what it leads to."""
+    """True if a path is a folder or inside it, before or after its links are resolved."""
     return any(name.is_relative_to(whole) for name in _names(path) for whole in _names(folder))
 
 
 def _names(path: Path) -> tuple[Path, Path]:
-    """A path with its folder resolved, and resolved itself: `Path.resolve` would raise for a link to itself."""
+    """A path with only its folder resolved, and fully resolved. `Path.resolve` would raise for a link to itself."""
     return Path(os.path.realpath(path.absolute().parent)) / path.name, Path(os.path.realpath(path))
 
 
-def _asked(question: Callable[[], bool]) -> bool:
+def _safely(question: Callable[[], bool]) -> bool:
     try:
         return question()
-    except (OSError, ValueError):  # too long, NUL, no right to look
+    except (OSError, ValueError):  # too long, contains NUL, no permission
         return False
 
 
@@ -127,11 +127,11 @@ def _asked(question: Callable[[], bool]) -> bool:
 
 @contextlib.contextmanager
 def open_file(path: Path, takes_pipes: bool = False) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unbuffered by size; opening and reading never wait for somebody else to write.
+    """Open a file for reading, without ever waiting for another process to write.
 
     Args:
         path: a regular file, or a link to one.
-        takes_pipes: whether a pipe that is already open will do: `/dev/stdin`, or `<(command)` of a shell.
+        takes_pipes: also accept a pipe that is already open: `/dev/stdin`, or a shell's `<(command)`.
 
     Raises:
         NotAFileError: if it is anything else, or cannot be opened.
@@ -163,7 +163,7 @@ def _not_opened(path: Path, error: OSError) -> NotAFileError:
 
 
 def _is_anonymous(handle: int) -> bool:
-    """Whether a pipe has no name in a folder, so that whoever made it also writes into it."""
+    """True for a pipe without a path: the process that made it also writes into it."""
     return str(Path(f"/proc/self/fd/{handle}").readlink()).startswith("pipe:")
 
 
@@ -186,17 +186,17 @@ def read_bytes(
     if_folder: str = "name a file",
     takes_pipes: bool = False,
 ) -> bytes:
-    """All bytes of a file that the user handed in.
+    """Read all bytes of a user's file.
 
     Args:
         path: the file.
-        error: what is raised if it cannot be read.
-        most: the bytes that it may have.
-        where: the place that messages name, if not the path.
-        before: what stands before the fault in messages, such as the key and the file that it names.
-        remedy: what to do if the file cannot be read or is too large.
-        if_missing: what to do if there is no such file.
-        if_folder: what to do if it is a folder.
+        error: class of the error to raise.
+        most: maximum size in bytes.
+        where: place to name in messages; default: the path.
+        before: text before the fault in messages, such as the key and the file that it names.
+        remedy: remedy if the file cannot be read or is too large.
+        if_missing: remedy if there is no such file.
+        if_folder: remedy if it is a folder.
         takes_pipes: see `open_file`.
 
     Raises:
@@ -213,13 +213,13 @@ def read_bytes(
     except OSError as fault:
         raise error(Problem(where, f"{before}cannot be read: {fault.strerror}", remedy)) from None
     if content is None or len(content) > most:
-        what = f"is larger than {shown_size(most)}" if content else "cannot be read: it gives no data"
+        what = f"is larger than {shown_size(most)}" if content else "cannot be read: no data"
         raise error(Problem(where, before + what, remedy))
     return content
 
 
 def shown_size(size: int) -> str:
-    """A limit as messages name it."""
+    """A size as messages show it, such as `64 MiB`."""
     return next(f"{size // unit:,} {name}" for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")) if size >= unit)
 
 
@@ -227,10 +227,10 @@ def shown_size(size: int) -> str:
 
 
 def decode(content: bytes, where: str, error: type[LoransError] = UsageError) -> str:
-    """Bytes as text; a byte order mark is not part of it.
+    """Decode UTF-8, without a byte order mark.
 
     Raises:
-        LoransError: of class `error`, with the first byte that is not UTF-8.
+        LoransError: of class `error`, with the position of the first byte that is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
@@ -240,12 +240,12 @@ def decode(content: bytes, where: str, error: type[LoransError] = UsageError) ->
 
 
 def read_text(path: Path, error: type[LoransError] = UsageError, **how: Any) -> str:
-    """All of a file as text; `how` is that of `read_bytes`. Raises `error`."""
+    """Read a file as text. `how` are arguments of `read_bytes`. Raises `error`."""
     return decode(read_bytes(path, error, **how), str(path), error)
 
 
 def check_text(text: str, where: str, error: type[LoransError] = UsageError) -> str:
-    """A text of the command line, if it was UTF-8; Python keeps other bytes as halves of characters.
+    """Check that a command-line argument was UTF-8, and return it. Python decodes other bytes as lone surrogates.
 
     Raises:
         LoransError: of class `error`.
@@ -259,7 +259,7 @@ def check_text(text: str, where: str, error: type[LoransError] = UsageError) -> 
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Lines of a text, which end in `\n` or `\r\n` and in nothing else: a form feed or U+2028 is part of its line."""
+    r"""Split a text at `\n` and `\r\n` only: a form feed or U+2028 is part of its line."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
@@ -268,7 +268,7 @@ def split_lines(text: str) -> list[str]:
 
 
 class RefusedError(ValueError):
-    """A document that the parser would read, and read as something else."""
+    """A well-formed document is refused: too deep, too slow, or with a number that is out of range."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -292,21 +292,21 @@ def _parts(value: Any) -> Any:
 
 
 def read_json(path: Path, error: type[LoransError] = UsageError, **how: Any) -> Any:
-    """What a JSON file has in it; `how` is that of `read_bytes`. Raises `error`."""
+    """Read and parse a JSON file. `how` are arguments of `read_bytes`. Raises `error`."""
     return parse_json(read_text(path, error, **how), str(path), error)
 
 
 def parse_json(text: str, where: str, error: type[LoransError] = UsageError, is_finite: bool = False) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Args:
         text: the document.
-        where: the place that messages name.
-        error: what is raised.
-        is_finite: whether NaN and numbers that are too large are refused, too.
+        where: place to name in messages.
+        error: class of the error to raise.
+        is_finite: refuse NaN and infinite numbers.
 
     Raises:
-        LoransError: of class `error`, if it is not JSON, too deep, or has numbers that are too long.
+        LoransError: of class `error`, if it is not JSON, is nested too deeply, or has an integer with too many digits.
     """
     try:
         value = json.loads(text, parse_float=finite, parse_constant=finite) if is_finite else json.loads(text)
@@ -322,19 +322,20 @@ def parse_json(text: str, where: str, error: type[LoransError] = UsageError, is_
 
 
 def refusal(fault: ValueError | RecursionError) -> RefusedError:
-    """Why a document that is well-formed is not read."""
+    """The `RefusedError` for an error that a parser raised on a well-formed document."""
     if isinstance(fault, RefusedError):
         return fault
     if isinstance(fault, RecursionError):
         return RefusedError(TOO_DEEP, "write it as a string")
-    return RefusedError("cannot be read: a whole number has too many digits", "write it as a string")
+    return RefusedError("cannot be read: an integer has too many digits", "write it as a string")
 
 
 def parse_toml(text: str, where: str, error: type[LoransError] = UsageError) -> dict[str, Any]:
-    """The tables of a TOML text.
+    """Parse a TOML text.
 
     Raises:
-        LoransError: of class `error`, if it is not TOML, too deep, or has numbers that TOML does not.
+        LoransError: of class `error`, if it is not TOML, is nested too deeply, takes too long, or has an integer of
+            more than 64 bits.
     """
     try:
         return load_toml(text)
@@ -345,11 +346,11 @@ def parse_toml(text: str, where: str, error: type[LoransError] = UsageError) -> 
 
 
 def load_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text.
+    """Parse a TOML text, with the parser's own error for a syntax error.
 
     Raises:
         TOMLDecodeError: if it is not TOML.
-        RefusedError: if it is too deep, takes too long, or has numbers that TOML does not.
+        RefusedError: if it is nested too deeply, takes too long, or has an integer of more than 64 bits.
     """
     try:
         table = bounded(lambda: tomllib.loads(text), SECONDS)
@@ -368,7 +369,7 @@ def _not_toml(text: str, where: str, fault: tomllib.TOMLDecodeError) -> Problem:
     message, _, place = str(fault).partition(" (at ")
     number = str(len(split_lines(text))) if place.startswith("end") else place.removeprefix("line ").split(",")[0]
     if "Cannot overwrite a value" in message or "twice" in message:
-        message = "a key or table that is already there"
+        message = "the key or table is already defined"
     place = f"{where}:{number}" if number.isdigit() else where
     return Problem(place, f"not TOML: {message[:1].lower()}{message[1:]}", "see toml.io for the syntax")
 
@@ -380,18 +381,18 @@ _DIGITS = re.compile(r"[0-9_]+")
 
 
 def _check_numbers(table: Any) -> None:
-    """Refuse whole numbers that do not fit 64 bits, as TOML asks for."""
+    """Refuse integers that do not fit into 64 bits, as the TOML specification requires."""
     waiting = [table]
     while waiting:
         for value in _parts(waiting.pop()):
             if isinstance(value, (dict, list)):
                 waiting.append(value)
             elif isinstance(value, int) and not -_LARGEST_NUMBER <= value < _LARGEST_NUMBER:
-                raise RefusedError("a whole number does not fit 64 bits", "write a smaller one")
+                raise RefusedError("an integer does not fit into 64 bits", "write a smaller one")
 
 
 def _beside(text: str, where: str, fault: RefusedError) -> str:
-    """The line of a number that is too long or of what is nested too deep; the file, if none stands out."""
+    """File and line of a number that is too large or a value that is nested too deeply; the file if unclear."""
     is_depth = fault.what == TOO_DEEP
     for number, line in enumerate(text.split("\n"), start=1):
         if is_depth and max(line.count("["), line.count("{"), line.partition("=")[0].count(".")) > DEEPEST:
@@ -407,9 +408,9 @@ def _is_too_large(digits: str) -> bool:
 
 
 def finite(text: str) -> float:
-    """A number of a JSON text, for `parse_float` and `parse_constant`. Raises `RefusedError` for NaN and infinity."""
+    """Parse a JSON number, for `parse_float` and `parse_constant`. Raises `RefusedError` for NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
         shown = text if len(text) <= 40 else f"{text[:37]}..."
-        raise RefusedError(f"{shown} is no finite number", "write null, or a string")
+        raise RefusedError(f"{shown} is not a finite number", "write null, or a string")
     return number

@@ -1,4 +1,4 @@
-"""Removing what a run wrote, and nothing that a link in its place names: checkpoints may be kept on another disk."""
+"""Removal of files of a run. Links are not followed, since checkpoints may be on another disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, whose target stays; as far as that is possible."""
+    """Remove a file, a folder with its contents, or a link without its target. In folders, errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -11,24 +11,24 @@ from typing import Any
 from lora_ns.errors import ModelError, Problem
 
 Tensors = Mapping[str, Mapping[str, Any]]
-"""Type, shape and place of stored tensors, as the header of a file has them, by name."""
+"""Dtype, shape and offsets of stored tensors by name, as in the header of a file."""
 
 
 def shortened(value: object, most: int = 60) -> str:
-    """A value of a header as a message shows it, cut if it is long."""
+    """A header value as JSON for messages, cut at `most` characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def is_count(value: object, least: int, most: int) -> bool:
-    """Whether a value of a header is a whole number from 0."""
+    """True for an integer from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 # Weights
 
 _LARGEST_HEADER = 100_000_000
-"""Bytes, as safetensors itself has it."""
+"""Maximum bytes of a header, the limit of safetensors itself."""
 
 
 _BITS = {
@@ -53,25 +53,31 @@ _BITS = {
 
 
 def read_header(file: Path, remedy: str = "fetch it again") -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file, and where its data begins. Raises `ModelError` if it is none, or not whole."""
+    """Read the header of a safetensors file: tensors by name, and the offset of the data in bytes.
+
+    Raises:
+        ModelError: if it is not a safetensors file, or is cut short.
+    """
     try:
         length = file.stat().st_size
         with file.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             if size > length:
-                # Told below with the other ways to be broken.
+                # Reported below, like the other faults.
                 raise ValueError(f"cut short, its header alone is longer than its {length:,} bytes")
             if size > _LARGEST_HEADER:
                 raise ValueError(f"its header has {size:,} bytes")
             header = json.loads(stream.read(size), object_pairs_hook=_without_doubles)
         if not isinstance(header, dict):
-            raise ValueError("its header is not an object")  # noqa: TRY004 -- of the file, as the other faults
+            raise ValueError("its header is not an object")  # noqa: TRY004 -- caught below, like the other faults
         header.pop("__metadata__", None)
         end = 8 + size + _end(header)
         if end > length:
             raise ValueError(f"cut short, {length:,} of {end:,} bytes")
     except RecursionError:
-        raise ModelError(Problem(str(file), "not a safetensors file: its header is nested too deep", remedy)) from None
+        raise ModelError(
+            Problem(str(file), "not a safetensors file: its header is nested too deeply", remedy)
+        ) from None
     except OSError as error:
         raise ModelError(Problem(str(file), f"cannot be read: {error.strerror or error}", remedy)) from None
     except (struct.error, ValueError) as error:
@@ -84,21 +90,21 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(name for name in values if names.count(name) > 1)
-        raise ValueError(f"`{name[:100]}` is in its header twice")
+        raise ValueError(f"its header has `{name[:100]}` twice")
     return values
 
 
 FREEDOM = 8
-"""A claimed size may be this many times the largest side of a tensor: some are stored in parts, or not at all."""
+"""Factor by which a configured size may exceed the largest tensor dimension: some tensors are stored in parts."""
 
 
 def largest_side(tensors: Mapping[str, Mapping[str, Any]]) -> int:
-    """The largest side of any tensor of a header: what settings beside it claim is held against that."""
+    """The largest dimension of any tensor of a header, a bound for the sizes in the configuration."""
     return max((side for entry in tensors.values() for side in entry["shape"]), default=0)
 
 
 def _end(header: Mapping[str, Any]) -> int:
-    """Where the last tensor ends. Raises `ValueError` if one is not described, or two are in one place."""
+    """Offset of the end of the last tensor. Raises `ValueError` if an entry is invalid or two tensors overlap."""
     places = sorted(_place(name, entry) for name, entry in header.items())
     end = 0
     for begin, stop, name in places:
@@ -109,22 +115,22 @@ def _end(header: Mapping[str, Any]) -> int:
 
 
 def _place(name: str, entry: Any) -> tuple[int, int, str]:
-    """First byte, one past the last, and the name. Raises `ValueError`."""
+    """Begin, end (exclusive) and name of a tensor. Raises `ValueError` if its entry is invalid."""
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str):
-        raise ValueError(f"`{name}` has no type")  # noqa: TRY004 -- of the file, as the other faults
+        raise ValueError(f"`{name}` has no dtype")  # noqa: TRY004 -- caught above, like the other faults
     if not isinstance(shape, list) or not all(is_count(side, 0, 2**48) for side in shape):
         raise ValueError(f"the shape of `{name}` is {shortened(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(is_count(place, 0, 2**60) for place in offsets):
-        raise ValueError(f"the place of `{name}` is {shortened(offsets)}")
+        raise ValueError(f"the offsets of `{name}` are {shortened(offsets)}")
     begin, end = offsets
     numbers = 1
     for side in shape:
         numbers *= side
     if dtype in _BITS and numbers * _BITS[dtype] != 8 * (end - begin):
         raise ValueError(
-            f"`{name}` has {end - begin:,} bytes, and its shape {shortened(shape)} in {dtype} takes others"
+            f"`{name}` has {end - begin:,} bytes, which does not match its shape {shortened(shape)} in {dtype}"
         )
     if end < begin:
         raise ValueError(f"`{name}` ends before it begins")

@@ -1,7 +1,7 @@
-"""Files and folders that are written under another name beside their place, which only one command at a time does.
+"""Staging: files and folders are written under another name beside their target, by one command at a time.
 
-The name is fixed and the lock is the operating system's, so that what a killed command left is known by its lock, which
-nobody holds: the next command for the same place goes on in it, after clearing it.
+The name is fixed and the lock is the operating system's. No process holds the lock on the remains of a killed command,
+so that the next command for the same target clears and reuses them.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ from lora_ns.files.reading import exists
 from lora_ns.files.shortage import reason
 
 _STREAMS = (stat.S_ISCHR, stat.S_ISFIFO)
-"""What is written to as it is: devices such as /dev/null, and named pipes."""
+"""Targets that are written directly: devices such as /dev/null, and named pipes."""
 
 
 class Output:
-    """Lines for a file that is there once all are written, or for a device or a pipe, which is written to directly."""
+    """Output of lines. A file appears once all are written; a device or a pipe is written to directly."""
 
     def __init__(self, path: Path, handle: int, part: Path | None, target: Path) -> None:
         self.path, self._handle, self._part, self._target = path, handle, part, target
 
     def write(self, lines: Iterable[str]) -> None:
-        """Write all lines. Raises `RunError`, and keeps what was written, if there is no space."""
+        """Write all lines. Raises `RunError` if there is no space, and keeps the lines written so far."""
         try:
             self._write(lines)
             if self._part:
                 self._part.replace(self._target)
         except OSError as error:
             kept = self._keep() if self._part and exists(self._part) else None
-            remedy = f"what could be written is kept in {kept}" if kept else ""
+            remedy = f"the lines written so far are in {kept}" if kept else ""
             raise RunError(Problem(str(self.path), f"cannot be written: {reason(error)}", remedy)) from None
 
     def keep(self, lines: Iterable[str]) -> Path | None:
-        """Write some lines of those that were to come, to a file beside it; None if it is a device or a pipe.
+        """Write the lines of an unfinished output to a file beside the target, and return its path.
+
+        Returns:
+            None for a device or a pipe.
 
         Raises:
-            RunError: as `write` does.
+            RunError: if they cannot be written.
         """
         if self._part is None:
             return None
@@ -53,7 +56,7 @@ class Output:
             return self._keep()
         except OSError as error:
             what = f"cannot be written: {reason(error)}"
-            raise RunError(Problem(str(self.path), what, "look whether its folder is there and has space")) from None
+            raise RunError(Problem(str(self.path), what, "check that its folder exists and has space")) from None
 
     def _write(self, lines: Iterable[str]) -> None:
         with open(self._handle, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
@@ -62,7 +65,7 @@ class Output:
             os.fsync(self._handle)
 
     def _keep(self) -> Path:
-        """Give what was written a name that no other command clears, and that is nobody's yet."""
+        """Rename the staged file to a free name that no other command clears."""
         assert self._part is not None, "a device keeps nothing"
         names = (f"{self._target.name}.part{number or ''}" for number in itertools.count())
         free = next(path for name in names if not (path := self._target.with_name(name)).exists())
@@ -71,7 +74,7 @@ class Output:
         return free
 
     def close(self) -> None:
-        """Remove what was not written to its end."""
+        """Remove the staged file, if it is still there, and release the lock."""
         if self._part and self._part.exists():
             self._part.unlink()
         os.close(self._handle)
@@ -79,14 +82,15 @@ class Output:
 
 @contextlib.contextmanager
 def output(path: Path, overwrite: bool) -> Iterator[Output]:
-    """Be the only command that writes a file of lines; that it can be written is found out at once.
+    """Open a file of lines for writing and lock out other commands. An unwritable path raises at once.
 
-    The target of a link is written, and the link stays.
+    Through a link, its target is written and the link stays.
 
     Raises:
-        UsageError: if it is there and not to be replaced, is no file, cannot be written, or another command writes it.
+        UsageError: if the file exists and `overwrite` is false, is no file, cannot be written, or another command is
+            writing it.
     """
-    with _telling(path):
+    with _reporting_errors(path):
         opened = _open_output(path, overwrite)
     try:
         yield opened
@@ -95,18 +99,18 @@ def output(path: Path, overwrite: bool) -> Iterator[Output]:
 
 
 def target_of(path: Path) -> Path:
-    """Where a path leads: of a link its target, which need not be there.
+    """Resolve a path. The target of a link need not exist.
 
     Raises:
-        UsageError: if it is a link that leads to itself, or what it leads to cannot be looked at.
+        UsageError: if a link leads to itself, or its target cannot be accessed.
     """
-    with _telling(path):
+    with _reporting_errors(path):
         _mode(path)
     return Path(os.path.realpath(path))
 
 
 def _mode(path: Path) -> int | None:
-    """Of which kind is what a path leads to; None if nothing is there. Raises `OSError`."""
+    """The file mode of a path's target; None if it does not exist. Raises `OSError`."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -120,7 +124,7 @@ def _open_output(path: Path, overwrite: bool) -> Output:
     if mode is not None and not stat.S_ISREG(mode):
         raise UsageError(Problem(str(path), "is not a file", "name a file, a pipe or a device"))
     if mode is not None and not overwrite:
-        raise UsageError(Problem(str(path), "is there already", "name another file, or add `--overwrite`"))
+        raise UsageError(Problem(str(path), "already exists", "name another file, or add `--overwrite`"))
     target = Path(os.path.realpath(path))
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(13, os.strerror(13))
@@ -133,13 +137,13 @@ def _open_output(path: Path, overwrite: bool) -> Output:
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """Be the only command that writes a folder: one to write in, which is moved there or removed at the end.
+    """Create a staging folder for a target and lock out other commands. The caller renames it; otherwise it is removed.
 
     Raises:
-        UsageError: if it cannot be written, or another command writes it.
+        UsageError: if the target cannot be written, or another command is writing it.
     """
     staged = staged_beside(path)
-    with _telling(path):
+    with _reporting_errors(path):
         _mode(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir(exist_ok=True)
@@ -154,12 +158,12 @@ def folder(path: Path) -> Iterator[Path]:
 
 
 def staged_beside(path: Path) -> Path:
-    """Where something is written until it is whole."""
+    """The path where a file or a folder is written until it is complete."""
     return path.with_name(f".{path.name}.lorans-new")
 
 
 def _locked(staged: Path, flags: int, path: Path) -> int:
-    """A descriptor of what is written, locked. Raises `UsageError` if another command has it."""
+    """Open and lock the staged file or folder. Raises `UsageError` if another command holds the lock."""
     while True:
         handle = os.open(staged, flags, 0o666)
         if not try_lock(handle):
@@ -168,13 +172,13 @@ def _locked(staged: Path, flags: int, path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), staged.stat()):
                 return handle
-        os.close(handle)  # whoever had it has put it in its place since
+        os.close(handle)  # the command that held it has renamed it since
         if flags & os.O_DIRECTORY:
             staged.mkdir(exist_ok=True)
 
 
 def _is_own_descriptor(path: Path) -> bool:
-    """Whether a path is one of this process's own descriptors, as /dev/stdout is."""
+    """True for one of this process's own descriptors, such as /dev/stdout."""
     return str(path.parent.resolve()) in {"/dev/fd", f"/proc/{os.getpid()}/fd"} or str(path) in {
         "/dev/stdout",
         "/dev/stderr",
@@ -182,7 +186,7 @@ def _is_own_descriptor(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _reporting_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Temporary files and folders that are locked while they are used, so that those of killed processes are known.
+"""Temporary files and folders, locked while in use, so that those of killed processes are recognised.
 
-Whoever makes one removes what was abandoned beside it.
+Creating one removes abandoned ones beside it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PREFIX = "lorans-temporary-"
 
 
 _claimed: dict[Path, int] = {}
-"""The open descriptors whose locks say that this process uses them."""
+"""Open descriptors by path. Their locks mark the paths as in use."""
 
 
 def temporary_file(suffix: str) -> tuple[int, Path]:
-    """A new file among the temporary ones, in use until its descriptor is closed; descriptor and path."""
+    """Create a temporary file, in use until its descriptor is closed. Returns descriptor and path."""
     remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)
     while True:
         handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=suffix)
@@ -33,7 +33,7 @@ def temporary_file(suffix: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder among the temporary ones, removed at the end."""
+    """Create a temporary folder, which is removed at the end."""
     remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)
     while not claim(folder := Path(tempfile.mkdtemp(prefix=_PREFIX))):
         pass
@@ -45,7 +45,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def claim(path: Path) -> bool:
-    """Use a file or folder that was just made, until `release`; False if it is gone, since it was not in use yet."""
+    """Mark a new file or folder as in use until `release`. Returns False if another process has removed it already."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -58,15 +58,15 @@ def claim(path: Path) -> bool:
 
 
 def release(path: Path) -> None:
-    """Use a file or folder no longer."""
+    """Mark a file or folder as no longer in use."""
     if (handle := _claimed.pop(path, None)) is not None:
         os.close(handle)
 
 
 def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the user's own files and folders whose name begins so, and that no process uses.
+    """Remove the user's own files and folders with a name prefix that no process uses.
 
-    Where the system or the disk knows of no locks, none is removed.
+    Nothing is removed if the operating system or the file system does not support locks.
     """
     for path in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):

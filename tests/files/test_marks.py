@@ -84,7 +84,7 @@ def test_what_torch_saves_has_checksums_of_its_own(folder):
 
 def test_a_file_that_the_run_did_not_write_is_named(folder):
     (folder / "model.safetensors").write_bytes(b"x")
-    assert fault_of(folder) == Fault("model.safetensors", "was not there when the folder was written")
+    assert fault_of(folder) == Fault("model.safetensors", "was added after the folder was written")
 
 
 def test_a_mark_with_any_change_is_a_mark_of_the_same_or_a_fault(folder):

@@ -121,10 +121,10 @@ def test_only_line_ends_end_a_line():
 BROKEN_JSON = {
     "nothing": ("", ":1: not JSON at column 1: expecting value (check the syntax)"),
     "half": ('{\n"a": [1,', ":2: not JSON at column 9: expecting value (check the syntax)"),
-    "deep": ("[" * 10_000, ": cannot be read: nested too deep (write it as a string)"),
-    "deep and whole": ("[" * 101 + "]" * 101, ": cannot be read: nested too deep (write it as a string)"),
-    "deep tables": ('{"a":' * 10_000, ": cannot be read: nested too deep (write it as a string)"),
-    "digits": ("9" * 10_000, ": cannot be read: a whole number has too many digits (write it as a string)"),
+    "deep": ("[" * 10_000, ": cannot be read: nested too deeply (write it as a string)"),
+    "deep and whole": ("[" * 101 + "]" * 101, ": cannot be read: nested too deeply (write it as a string)"),
+    "deep tables": ('{"a":' * 10_000, ": cannot be read: nested too deeply (write it as a string)"),
+    "digits": ("9" * 10_000, ": cannot be read: an integer has too many digits (write it as a string)"),
 }
 
 
@@ -142,17 +142,17 @@ IS_COMPILED = reading.tomllib.__name__ == "tomli"
 
 BROKEN_TOML = {
     "no value": ("a = 1\nb =\n", ":2: not TOML: invalid value"),
-    "deep": ("a = 1\nx = " + "[" * 10_000, ":2: cannot be read: nested too deep"),
-    "deep and whole": ("a = 1\nx = " + "[" * 101 + "]" * 101, ":2: cannot be read: nested too deep"),
-    "deep tables": ("a = 1\n[" + ".".join("b" * 3000) + "]", ":2: cannot be read: nested too deep"),
-    "deep keys": ("a = 1\n" + ".".join("b" * 3000) + " = 1", ":2: cannot be read: nested too deep"),
+    "deep": ("a = 1\nx = " + "[" * 10_000, ":2: cannot be read: nested too deeply"),
+    "deep and whole": ("a = 1\nx = " + "[" * 101 + "]" * 101, ":2: cannot be read: nested too deeply"),
+    "deep tables": ("a = 1\n[" + ".".join("b" * 3000) + "]", ":2: cannot be read: nested too deeply"),
+    "deep keys": ("a = 1\n" + ".".join("b" * 3000) + " = 1", ":2: cannot be read: nested too deeply"),
     # tomli, which Python 3.10 has instead, is compiled, and done in time
     "very deep keys": (
         ".".join("b" * 200_000) + " = 1",
-        ":1: cannot be read: nested too deep" if IS_COMPILED else ": cannot be read: it takes more than",
+        ":1: cannot be read: nested too deeply" if IS_COMPILED else ": cannot be read: it takes more than",
     ),
-    "digits": ("a = 1\nb = " + "9" * 10_000, ":2: cannot be read: a whole number has too many digits"),
-    "more than 64 bits": ("a = 1\nb = 9223372036854775808", ":2: a whole number does not fit 64 bits"),
+    "digits": ("a = 1\nb = " + "9" * 10_000, ":2: cannot be read: an integer has too many digits"),
+    "more than 64 bits": ("a = 1\nb = 9223372036854775808", ":2: an integer does not fit into 64 bits"),
 }
 
 

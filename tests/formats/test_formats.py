@@ -1248,11 +1248,11 @@ def test_a_column_that_is_ignored_is_seen_by_no_format():
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[" * 200 + "]" * 200, "nested too deep"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 200 + "]" * 200, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
         ("[" + "9" * 10_000 + "]", "too many digits"),
-        ("[NaN]", "NaN is no finite number"),
-        ("[1e999]", "1e999 is no finite number"),
+        ("[NaN]", "NaN is not a finite number"),
+        ("[1e999]", "1e999 is not a finite number"),
         ("[1", "not JSON"),
     ],
 )

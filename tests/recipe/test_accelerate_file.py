@@ -359,8 +359,8 @@ def test_a_file_that_asks_for_the_cpu_is_not_given_a_gpu(load, text):
 BILLION = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 SMALL_AND_LARGE = {
     "references to references": (BILLION, "own.yaml:3: more than 16 aliases"),
-    "deep lists": ("a: " + "[" * 20_000, "own.yaml:1: cannot be read: nested too deep"),
-    "deep and whole": (f"b: 1\na: {'[' * 101}{']' * 101}", "own.yaml:2: cannot be read: nested too deep"),
+    "deep lists": ("a: " + "[" * 20_000, "own.yaml:1: cannot be read: nested too deeply"),
+    "deep and whole": (f"b: 1\na: {'[' * 101}{']' * 101}", "own.yaml:2: cannot be read: nested too deeply"),
     "much": ("# " + "x" * 70_000, "own.yaml: is larger than 64 KiB"),
     "digits": ("num_processes: " + "9" * 10_000, "own.yaml: invalid YAML: "),
 }

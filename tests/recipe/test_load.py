@@ -764,10 +764,10 @@ def test_a_recipe_survives_json(write_recipe):
 
 
 HOSTILE = {
-    "deep lists": ("x = " + "[" * 3000 + "]" * 3000 + "\n", "recipe.toml:1: cannot be read: nested too deep"),
-    "a deep table": (f"[{'.'.join('a' * 3000)}]\n", "recipe.toml:1: cannot be read: nested too deep"),
-    "a long number": (f"seed = {'9' * 5000}\n", "recipe.toml:1: cannot be read: a whole number has too many digits"),
-    "a large number": (f"seed = {'9' * 20}\n", "recipe.toml:1: a whole number does not fit 64 bits"),
+    "deep lists": ("x = " + "[" * 3000 + "]" * 3000 + "\n", "recipe.toml:1: cannot be read: nested too deeply"),
+    "a deep table": (f"[{'.'.join('a' * 3000)}]\n", "recipe.toml:1: cannot be read: nested too deeply"),
+    "a long number": (f"seed = {'9' * 5000}\n", "recipe.toml:1: cannot be read: an integer has too many digits"),
+    "a large number": (f"seed = {'9' * 20}\n", "recipe.toml:1: an integer does not fit into 64 bits"),
     "a header of spaces": ("[" + " " * 4000 + "x", "recipe.toml:1: not TOML"),
     "a large file": ("# " + "x" * 2**20, "recipe.toml: is larger than 1 MiB"),
 }
@@ -785,8 +785,8 @@ OVERRIDES = {
     ),
     "deep keys": (".".join("a" * 3000) + "=1", "--set: a.a.a"),
     "deep together": ("training.extra" + ".a" * 60 + "=" + "[" * 60 + "]" * 60, "--set: training.extra.a.a"),
-    "a long number": ("training.seed=" + "9" * 5000, "--set: training.seed: cannot be read: a whole number has too"),
-    "a large number": ("training.seed=" + "9" * 20, "--set: training.seed: a whole number does not fit 64 bits"),
+    "a long number": ("training.seed=" + "9" * 5000, "--set: training.seed: cannot be read: an integer has too many"),
+    "a large number": ("training.seed=" + "9" * 20, "--set: training.seed: an integer does not fit into 64 bits"),
     "bytes": ("task_name=\udcff", "--set: not UTF-8 at character 11"),
     "a long text": ("task_name=" + "x" * 20_000, "--set: `task_name=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...` is longer than"),
     "a long place": ("dataset.sources." + "9" * 5000 + "=1", "--set: `dataset.sources.999"),

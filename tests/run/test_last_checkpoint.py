@@ -194,7 +194,7 @@ def test_what_is_no_file_in_a_checkpoint_is_named_and_not_read(checkpoints, name
     file.unlink(missing_ok=True)
     os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero" if kind == "endless" else "/nowhere")
     found = search(checkpoints, "mine")
-    what = {"pipe": "is a pipe, not a file", "endless": "is a device, not a file", "nowhere": "is a link to nothing"}
+    what = {"pipe": "is a pipe, not a file", "endless": "is a device, not a file", "nowhere": "is a broken link"}
     assert found.last[1] == 8
     assert last_complete_checkpoint(checkpoints, "mine")[1] == (12 if name == "more" else 8)
     assert name in told(found)[0]

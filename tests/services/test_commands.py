@@ -58,7 +58,7 @@ def test_infer_replaces_neither_a_file_nor_a_column_unasked(lora_run, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "output": "mine"}\n')
     (tmp_path / "out.jsonl").write_text("mine")
     asked = ["infer", lora_run.path, "--input-file", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl"]
-    with pytest.raises(LoransError, match=r"out\.jsonl: is there already \(.*`--overwrite`"):
+    with pytest.raises(LoransError, match=r"out\.jsonl: already exists \(.*`--overwrite`"):
         lorans(*asked)
     with pytest.raises(LoransError, match=r"in\.jsonl:2: column `output` would be replaced"):
         lorans(*asked, "--overwrite")

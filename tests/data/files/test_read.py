@@ -470,8 +470,8 @@ def test_a_type_that_changes_late_is_just_a_value(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ('[{"a": %s}]' % ("1" * 5000), "a whole number has too many digits"),
-        ("[%s]" % ("[" * 100_000), "nested too deep"),
+        ('[{"a": %s}]' % ("1" * 5000), "an integer has too many digits"),
+        ("[%s]" % ("[" * 100_000), "nested too deeply"),
     ],
 )
 @pytest.mark.parametrize("kind", [".jsonl", ".json"])
@@ -620,7 +620,7 @@ TOO_LARGE = {
         b"{%s}" % b",".join(b'"%d":1' % n for n in range(10_001)),
         "FILE:1: 10,001 keys, and a row has",
     ),
-    "depth": ("a.jsonl", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "FILE:1: cannot be read: nested too deep"),
+    "depth": ("a.jsonl", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "FILE:1: cannot be read: nested too deeply"),
     "depth in a list": (
         "a.json",
         b'[{"a":' + b"[" * 100 + b"]" * 100 + b"}]",
