@@ -1,6 +1,6 @@
-"""How a row becomes an example: one class per format, pure, with the columns that it needs and those that tell it.
+"""Row formats: one pure class per format turns a row into an example.
 
-`FORMATS` is the registry. `detect` chooses one by the columns and says why.
+`FORMATS` is the registry. `detect` chooses a format by the columns of the data and gives the reason.
 """
 
 from __future__ import annotations

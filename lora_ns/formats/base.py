@@ -1,4 +1,4 @@
-"""The ground that every format stands on: examples, the columns that a recipe names, the faults of a row."""
+"""Shared types of all formats: examples, the columns that a recipe names, errors in rows, the `Format` protocol."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Message:
     role: str
     content: str
     extra: Values = field(default_factory=dict, hash=False)
-    """What else the chat template is to see of the turn, such as `tool_calls`."""
+    """Further keys of the turn for the chat template, such as `tool_calls`."""
     train: bool | None = None
-    """Whether this answer is in the loss; None where the recipe decides."""
+    """Include this answer in the loss; None leaves the decision to the recipe."""
 
     def as_turn(self) -> dict[str, Any]:
-        """The turn as chat templates read it."""
+        """The turn as a dict for a chat template."""
         return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns that the tokenizer's chat template renders, with the tools that it shows."""
+    """Turns and tools for the tokenizer's chat template."""
 
     messages: tuple[Message, ...]
     tools: tuple[Values, ...] | None = field(default=None, hash=False)
@@ -38,7 +38,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PromptCompletion:
-    """Plain text and how it goes on; `completion` is empty where only a prompt is asked for."""
+    """A plain-text prompt and its completion, which is empty if only the prompt is needed."""
 
     prompt: str
     completion: str = ""
@@ -46,18 +46,18 @@ class PromptCompletion:
 
 @dataclass(frozen=True)
 class RawText:
-    """Text that is learned from its first token to its last."""
+    """Text with every token in the loss, as in pretraining."""
 
     text: str
 
 
 Label = str | float | tuple[str, ...]
-"""What a text is given: a class, a score, or any number of labels."""
+"""Label of a text: a class, a score, or any number of labels."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text or a pair of them, and its label; the label is empty where it is asked for."""
+    """A text or a pair of texts with a label, which is empty if the model is to predict it."""
 
     text: str
     text_pair: str | None = None
@@ -66,7 +66,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Tagged:
-    """Words with a tag each; without tags where they are asked for."""
+    """Words with one tag each; without tags if the model is to predict them."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...] = ()
@@ -75,14 +75,14 @@ class Tagged:
 Example = Conversation | PromptCompletion | RawText | Labelled | Tagged
 
 TEXT = (Conversation, PromptCompletion, RawText)
-"""Kinds of examples that a model learns to write text from."""
+"""Examples for causal language models."""
 
 
 class RowFaultError(Exception):
-    """A row that cannot become an example: what is wrong, what to do, and the code of the check, if it has one."""
+    """A row cannot become an example. Holds the fault, the remedy, and the code of the check, if it has one."""
 
     is_last: ClassVar[bool] = False
-    """Whether the other rows are not tried, because each of them may take as long to fail."""
+    """Skip the remaining rows, because each of them may take as long to fail."""
 
     def __init__(self, what: str, remedy: str = "", code: str = "", key: str = "") -> None:
         super().__init__(what)
@@ -90,22 +90,22 @@ class RowFaultError(Exception):
         self.remedy = remedy
         self.code = code
         self.key = key
-        """What of `[dataset]` it is about, such as `columns.text`, if it is about what the recipe says."""
+        """Key of `[dataset]` at fault, such as `columns.text`, if the fault is in the recipe."""
 
 
 class EndlessRowError(RowFaultError):
-    """A row that took more time or memory than it may."""
+    """A row exceeded the limit of time or memory."""
 
     is_last = True
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the recipe says about columns; the part of `[dataset]` that formats read."""
+    """The keys of `[dataset]` that formats read."""
 
     format: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """By the name that a format expects, the name in the data."""
+    """Column names in the data, by the name that the format expects."""
     prompt_template: str | None = None
     completion_template: str | None = None
     system_template: str | None = None
@@ -113,46 +113,46 @@ class Columns:
     text_pair_column: str | None = None
     label_column: str = "label"
     ignore_columns: Collection[str] = ()
-    """Columns that are left out on purpose: no format sees them."""
+    """Columns that are ignored on purpose; formats do not see them."""
 
 
 class Format(Protocol):
-    """A way to read rows."""
+    """A row format: turns rows into examples, prompts and reference answers."""
 
     name: ClassVar[str]
-    """What the recipe calls it."""
+    """Name in the recipe."""
     makes: ClassVar[tuple[type[Example], ...]]
-    """The kinds of examples that its rows become."""
+    """Kinds of examples that its rows become."""
     reads: ClassVar[tuple[str, ...]]
-    """The columns that the recipe can name by `columns`."""
+    """Columns that the recipe can map with `columns`."""
     aliases: ClassVar[Mapping[str, str]]
-    """Other usual names of columns, and what each stands for."""
+    """Other common column names, each with the name that it stands for."""
     signs: ClassVar[tuple[tuple[str, ...], ...]]
-    """The columns that tell it, each set of them by itself; none where the recipe alone tells it."""
+    """Sets of columns that identify the format, each on its own; empty if only the recipe can select it."""
     late_signs: ClassVar[tuple[tuple[str, ...], ...]]
-    """Those that tell it where the signs of no format are there, because they are a part of others, or beside them."""
+    """Sets of columns that identify it if no format matches by `signs`, because other formats have them, too."""
 
     templates: ClassVar[tuple[str, ...]]
-    """The templates of a recipe that it fills."""
+    """Templates of the recipe that it fills."""
 
     def __init__(self, columns: Columns) -> None: ...
 
     def used(self, names: Collection[str]) -> list[str]:
-        """What of these columns the rows are read from, or the paths into them, in the format's order."""
+        """Select the columns, or paths into them, that the format reads, in its own order."""
         ...
 
     def example(self, values: Values) -> Example:
-        """A row to learn from. Raises `RowFaultError`."""
+        """Turn a row into a training example. Raises `RowFaultError`."""
         ...
 
     def prompt(self, values: Values) -> Example:
-        """A row to answer: its answer, if it has one, is left out. Raises `RowFaultError`."""
+        """Turn a row into a prompt, without its answer. Raises `RowFaultError`."""
         ...
 
     def question(self, text: str) -> Values:
-        """The row that a bare text stands for. Raises `RowFaultError` where one text is not enough."""
+        """Make a row from a bare text. Raises `RowFaultError` if one text is not enough."""
         ...
 
     def answer(self, values: Values) -> str:
-        """The answer that a row gives. Raises `RowFaultError`."""
+        """Extract the reference answer of a row. Raises `RowFaultError`."""
         ...

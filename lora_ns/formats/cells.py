@@ -1,4 +1,4 @@
-"""Values of a row, read by the names that a format expects; what is said of them keeps the data's own names."""
+"""Access to the values of a row by a format's column names. Messages use the names in the data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lora_ns.formats.base import Columns, RowFaultError, Values
 
 @dataclass(frozen=True)
 class Cells:
-    """A row under the names of a format.
+    """A row, read by the column names of a format.
 
-    A column that stands for another name is not seen under its own.
+    A column that is mapped to another name is hidden under its own.
     """
 
     values: Values
@@ -24,16 +24,16 @@ class Cells:
     ignored: Collection[str] = ()
 
     def own(self, name: str) -> str:
-        """The data's name of a column."""
+        """The name of a column in the data."""
         return self.columns.get(name, name)
 
     def has(self, name: str) -> bool:
-        """Whether the row has a column."""
+        """True if the row has a column."""
         own = self.own(name)
         return own not in self.ignored and is_there(self.values, own) and is_seen(name, self.columns)
 
     def get(self, name: str) -> Any:
-        """A value; None where there is none."""
+        """A value, or None if the column is missing."""
         return find(self.values, self.own(name)) if self.has(name) else None
 
     def text(self, name: str) -> str:
@@ -41,38 +41,38 @@ class Cells:
         return text(self.values, self.own(name))
 
     def optional_text(self, name: str) -> str:
-        """A value as text, which is empty where there is none. Raises `RowFaultError`."""
+        """A value as text, or an empty string if there is none. Raises `RowFaultError`."""
         return "" if self.get(name) is None else self.text(name)
 
 
 def cells_of(values: Values, columns: Columns) -> Cells:
-    """A row as the recipe's columns have it."""
+    """Wrap a row with the column mapping of the recipe."""
     return Cells(values, columns.columns, columns.ignore_columns)
 
 
 def used_columns(columns: Columns, reads: Sequence[str], names: Collection[str]) -> list[str]:
-    """The data's columns, or the paths into them, that are read under these names of a format."""
+    """Columns of the data, or paths into them, that a format reads under the names `reads`."""
     read = (name for name in reads if is_seen(name, columns.columns))
     own = (columns.columns.get(name, name) for name in read)
     return [name for name in own if column_of(name, names) in names and name not in columns.ignore_columns]
 
 
 def template_columns(*templates: str | None) -> list[str]:
-    """The columns, or the paths into them, that templates name."""
+    """Columns, or paths into them, that templates name."""
     parts = (part for template in templates if template for part in string.Formatter().parse(template))
     return list(dict.fromkeys(field for _, field, _, _ in parts if field is not None))
 
 
 def is_seen(name: str, columns: Mapping[str, str]) -> bool:
-    """Whether a column is read under this name, rather than standing for another one."""
+    """True if a column is readable under this name, and not mapped to another one."""
     return name in columns or name not in columns.values()
 
 
 def find(values: Values, name: str) -> Any:
-    """The value of a column, or what is in it under a path such as `answers.text.0`.
+    """The value of a column, or of a path into it such as `answers.text.0`.
 
     Raises:
-        KeyError: if there is none.
+        KeyError: if it does not exist.
     """
     if name in values:
         return values[name]
@@ -89,7 +89,7 @@ def find(values: Values, name: str) -> Any:
 
 
 def is_there(values: Values, name: str) -> bool:
-    """Whether a row has a column, or something in it under a path."""
+    """True if a row has a column, or a value under a path into it."""
     try:
         find(values, name)
     except KeyError:
@@ -98,12 +98,12 @@ def is_there(values: Values, name: str) -> bool:
 
 
 def column_of(name: str, names: Collection[str]) -> str:
-    """The column that is read under a name, which may be a path into it."""
+    """The column of a name, which may be a path into it."""
     return name if name in names else name.partition(".")[0]
 
 
 def found(values: Values, column: str) -> Any:
-    """The value of a column or of a path into it. Raises `RowFaultError`."""
+    """Like `find`, but raises `RowFaultError`."""
     try:
         return find(values, column)
     except KeyError:
@@ -119,14 +119,14 @@ def text(values: Values, column: str) -> str:
 
 
 def answered(answer: str) -> str:
-    """An answer that says something. Raises `RowFaultError`."""
+    """Check that an answer is not empty, and return it. Raises `RowFaultError`."""
     if not answer.strip():
         raise RowFaultError("the answer is empty", "it would teach the model to say nothing; remove the row")
     return answer
 
 
 def fill(template: str, values: Values) -> str:
-    """A template with the columns of a row in it. Raises `RowFaultError`."""
+    """Fill a template with the columns of a row. Raises `RowFaultError`."""
     parts = []
     for literal, field, _, _ in string.Formatter().parse(template):
         parts.append(literal)
@@ -136,18 +136,18 @@ def fill(template: str, values: Values) -> str:
 
 
 def fill_single_field(template: str, given: str) -> Values:
-    """The row that puts a text into a template's one column. Raises `RowFaultError` if it has more."""
+    """Make a row with a text in the only column of a template. Raises `RowFaultError` if it has more than one."""
     fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
     if len(fields) != 1:
         raise RowFaultError(
-            f"the prompt has {len(fields)} columns ({', '.join(sorted(fields))}), and one text was given",
-            "put the columns into a .jsonl file",
+            f"the prompt needs {len(fields)} columns ({', '.join(sorted(fields))}), but only one text was given",
+            "write the columns to a .jsonl file",
         )
     return {fields.pop(): given}
 
 
 def parsed(value: str, place: str, remedy: str) -> Any:
-    """The JSON in a string, within the limits of rows. Raises `RowFaultError`."""
+    """Parse JSON in a string, within the limits for rows. Raises `RowFaultError`."""
     try:
         found = json.loads(value, parse_float=finite, parse_constant=finite)
         check_depth(found)
@@ -162,12 +162,12 @@ def parsed(value: str, place: str, remedy: str) -> Any:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a message shows them."""
+    """Names for a message, in backticks."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value for a message, cut at 40 characters."""
     if value is None:
         return "null"
     kinds = {list: "a list", dict: "an object", bool: "true or false"}

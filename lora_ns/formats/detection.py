@@ -1,4 +1,4 @@
-"""Which format rows are in: told by the recipe, or by their columns."""
+"""Detection of the row format, from the recipe or from the columns."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lora_ns.formats.tokens import TokenClassification
 
 
 def makes_one_of(kind: FormatClass, examples: Collection[type]) -> bool:
-    """Whether rows of a format become examples of one of these kinds."""
+    """True if rows of a format become examples of one of these kinds."""
     return any(made in examples for made in kind.makes)
 
 
 PREFERENCES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"), ("response_j", "response_k"))
-"""The good and the bad answer."""
+"""Column pairs of preference data: the preferred and the rejected answer."""
 
 
 TEXT_PAIRS = (
@@ -41,16 +41,16 @@ TEXTS = ("text", "sentence", "review", "content")
 def detect(
     columns: Columns, names: Sequence[str], first: Values, examples: Collection[type] = TEXT
 ) -> tuple[Format, str]:
-    """The format of rows with these column names, and the reason.
+    """Detect the format of rows, and give the reason.
 
     Args:
-        columns: what the recipe says of them.
-        names: of the columns that are there.
+        columns: keys of `[dataset]` about columns.
+        names: column names of the data.
         first: the first row.
-        examples: kinds of examples that the objective learns from.
+        examples: kinds of examples that the objective trains on.
 
     Raises:
-        RowFaultError: if nothing fits or more than one format does, or a column that the recipe names is not there.
+        RowFaultError: if no format or more than one matches, or the data lacks a column that the recipe names.
     """
     names = [name for name in names if name not in columns.ignore_columns]
     _check_named_columns(columns, names)
@@ -74,100 +74,100 @@ def detect(
 
 
 def _seen(columns: Columns, names: Sequence[str]) -> list[str]:
-    """The columns by the names under which formats see them."""
+    """Column names that formats see: those of the data, with the mapping of the recipe applied."""
     named = [name for name in columns.columns if name not in names]
     return [*(name for name in names if is_seen(name, columns.columns)), *named]
 
 
 def _fitting(seen: Sequence[str], names: Sequence[str]) -> FormatClass:
-    """The one format that the columns tell."""
+    """The format that the columns identify. Raises `RowFaultError` if there is none, or more than one."""
     kinds = FORMATS.values()
     found = {kind: sign for kind in kinds if (sign := _first_in(seen, kind.signs))}
     if len(found) > 1:
-        told = " and ".join(f"{kind.name} ({listed(sign)})" for kind, sign in found.items())
+        matches = " and ".join(f"{kind.name} ({listed(sign)})" for kind, sign in found.items())
         choice = " or ".join(f'`format = "{kind.name}"`' for kind in found)
-        raise RowFaultError(f"the columns are those of {told}", f"write {choice}")
+        raise RowFaultError(f"the columns match several formats: {matches}", f"write {choice}")
     if found:
         return next(iter(found))
     if late := next((kind for kind in kinds if _first_in(seen, kind.late_signs)), None):
         return late
     raise RowFaultError(
-        f"no format has the columns {listed(names)}",
-        "say how a row becomes text: `prompt_template` and `completion_template` with `{column}` in them, "
-        'or its columns, such as `columns = {question = "...", answer = "..."}`',
+        f"no format matches the columns {listed(names)}",
+        "write `prompt_template` and `completion_template` with `{column}` in them, "
+        'or map the columns, such as `columns = {question = "...", answer = "..."}`',
     )
 
 
 def _first_in(seen: Sequence[str], signs: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The first of some signs whose columns are all there."""
+    """The first set of columns that is present; empty if none is."""
     return next((sign for sign in signs if set(sign) <= set(seen)), ())
 
 
 def _opened(kind: FormatClass, columns: Columns, names: Sequence[str], first: Values) -> Format:
-    """The format with the data's names of its columns."""
+    """Instantiate a format with its columns mapped to those of the data."""
     for key in columns.columns:
         if key not in kind.reads and key not in kind.aliases:
             known = listed([*kind.reads, *kind.aliases])
-            what = f"rows of {kind.name} have no such column"
+            what = f"the format `{kind.name}` has no such column"
             raise RowFaultError(what, f"known: {known}", key=f"columns.{key}")
     return kind(replace(columns, columns=_without_aliases(kind, columns, names, cells_of(first, columns))))
 
 
 def _without_aliases(kind: FormatClass, columns: Columns, names: Sequence[str], first: Cells) -> Mapping[str, str]:
-    """By the format's own names, the data's; what the recipe names comes before what is found.
+    """Map the format's column names to those of the data. The recipe's mapping takes precedence over aliases.
 
-    Of two columns for one name that say the same in the first row, such as CodeAlpaca's answers, either will do.
+    If two columns have the same meaning and the same value in the first row, as in CodeAlpaca, either is used.
     """
     seen = _seen(columns, names)
     own = dict(columns.columns)
     for alias, name in kind.aliases.items():
         if alias in own and name in own:
-            what = f"`{alias}` and `{name}` are two names of the same column"
+            what = f"`{alias}` and `{name}` are two names for the same column"
             raise RowFaultError(what, "keep one of them", key=f"columns.{alias}")
         if alias in own:
             own[name] = own.pop(alias)
         elif alias in seen and name not in seen:
             own[name] = alias
         elif alias in seen and name not in own and first.get(alias) != first.get(name):
-            what = f"the columns `{name}` and `{alias}` are both there, and differ"
-            raise RowFaultError(what, f'name the one to read: `columns = {{{name} = "{alias}"}}`')
+            what = f"the columns `{name}` and `{alias}` have the same meaning, but different values"
+            raise RowFaultError(what, f'choose one, such as `columns = {{{name} = "{alias}"}}`')
     return own
 
 
 def _reason(form: Format, names: Sequence[str]) -> str:
-    """The columns that a format reads, by the data's names."""
+    """List the columns that a format reads, by their names in the data."""
     read = form.used(names)
     return f"column{'s' if len(read) > 1 else ''} {listed(read)}"
 
 
 def _is_read(name: str, columns: Columns, names: Sequence[str]) -> bool:
-    """Whether the data has the column that is read under a format's name."""
+    """True if the data has a column for a name of the format."""
     return column_of(columns.columns.get(name, name), names) in names and is_seen(name, columns.columns)
 
 
 def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
-    """Refuse rows whose answers are good and bad, which would all be learned as good."""
-    asked = [name for name in ("prompt", "conversations", "messages") if name in seen]
+    """Refuse preference data: rejected answers would be trained on like preferred ones."""
+    prompts = [name for name in ("prompt", "conversations", "messages") if name in seen]
     for pair in PREFERENCES:
         if set(pair) <= set(seen):
-            _refuse([*asked, *pair], cells, "give rows with one answer, or name its columns by `columns`")
+            _refuse([*prompts, *pair], cells, "use rows with a single answer, or map its column with `columns`")
     has_answer = "messages" in seen or "conversations" in seen or {"prompt", "completion"} <= set(seen)
     if has_answer and _is_verdict(cells.get("label")):
-        told = [*asked, *(["completion"] if "prompt" in asked and "completion" in seen else []), "label"]
-        _refuse(told, cells, "keep the rows that are good without `label`, or write `format` to learn from all")
+        names = [*prompts, *(["completion"] if "prompt" in prompts and "completion" in seen else []), "label"]
+        _refuse(names, cells, "keep the good rows and remove `label`, or write `format` to train on all rows")
 
 
 def _refuse_single_messages(seen: Sequence[str]) -> None:
-    """Refuse rows that are a message each, which would be learned without what they answer."""
+    """Refuse rows that are single messages: answers would be trained on without their questions."""
     if {"message_id", "parent_id", "role", "text"} <= set(seen):
-        what = f"columns {listed(['message_id', 'parent_id', 'role', 'text'])}: these are single messages of trees"
-        remedy = "take the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1"
+        what = f"columns {listed(['message_id', 'parent_id', 'role', 'text'])}: each row is a single message of a tree"
+        remedy = "use the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1"
         raise RowFaultError(what, remedy)
 
 
 def _refuse(names: Sequence[str], cells: Cells, remedy: str) -> None:
-    told = listed([cells.own(name) for name in names])
-    raise RowFaultError(f"columns {told}: these are preference rows, which this version does not train on", remedy)
+    own = listed([cells.own(name) for name in names])
+    raise RowFaultError(f"columns {own}: training on preference data is not supported", remedy)
 
 
 def _is_verdict(label: Any) -> bool:
@@ -181,7 +181,7 @@ def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tup
         if not _is_read(name, form.columns, names):  # type: ignore[attr-defined]
             others = " or ".join(f"`{alias}`" for alias, own in kind.aliases.items() if own == name)
             what = f"no column `{name}` ({others}) among {listed(names)}"
-            raise RowFaultError(what, f'name it by `columns = {{{name} = "..."}}`')
+            raise RowFaultError(what, f'map it with `columns = {{{name} = "..."}}`')
     return form, _reason(form, names)
 
 
@@ -189,7 +189,7 @@ def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Form
     if columns.label_column == "label" and "label" not in names and "labels" in names:
         columns = replace(columns, label_column="labels")
     if column_of(columns.label_column, names) not in names:
-        raise RowFaultError(f"no column `{columns.label_column}` among {listed(names)}", "name it by `label_column`")
+        raise RowFaultError(f"no column `{columns.label_column}` among {listed(names)}", "set `label_column`")
     if columns.text_column:
         shown = [columns.text_column, *([columns.text_pair_column] if columns.text_pair_column else [])]
         return TextClassification(columns), f"{listed(shown)} in the recipe"
@@ -199,7 +199,7 @@ def _detect_classification(columns: Columns, names: Sequence[str]) -> tuple[Form
     for text in TEXTS:
         if text in names:
             return _classification(columns, text, None)
-    raise RowFaultError(f"no text among the columns {listed(names)}", "name it by `text_column`")
+    raise RowFaultError(f"no text column among {listed(names)}", "set `text_column`")
 
 
 def _classification(columns: Columns, text: str, pair: str | None) -> tuple[Format, str]:

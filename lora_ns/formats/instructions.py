@@ -1,4 +1,4 @@
-"""Instructions and questions with their answers in columns of their own, as conversations."""
+"""Formats with an instruction or a question in one column and the answer in another, read as conversations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_ns.formats.chat import Chat, system_turn
 
 @dataclass(frozen=True)
 class Alpaca(Chat):
-    """Instructions: `instruction`, perhaps `input`, `system` and `history`, and `output`."""
+    """Instructions: `instruction` and `output`, optionally with `input`, `system`, `history` and `tools`."""
 
     name: ClassVar[str] = "alpaca"
     reads: ClassVar[tuple[str, ...]] = ("instruction", "input", "output", "system", "history", "tools")
@@ -21,19 +21,19 @@ class Alpaca(Chat):
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("instruction", "output"), ("instruction", "response"))
 
     def question(self, text: str) -> Values:
-        """An instruction alone."""
+        """A row with an instruction only."""
         return {self.columns.columns.get("instruction", "instruction"): text}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
-        """The system turn, earlier rounds, the instruction with its input, and the answer."""
+        """The system turn, the history, the instruction with its input, and the answer."""
         parts = (cells.text("instruction"), cells.optional_text("input"))
-        asked = (*system_turn(cells), *_history(cells), Message("user", "\n\n".join(part for part in parts if part)))
-        return (*asked, _answer(cells, "output")) if with_answer else asked
+        prompt = (*system_turn(cells), *_history(cells), Message("user", "\n\n".join(part for part in parts if part)))
+        return (*prompt, _answer(cells, "output")) if with_answer else prompt
 
 
 @dataclass(frozen=True)
 class QuestionAnswer(Chat):
-    """Questions: `question` and `answer`, or `query` and `response`, perhaps with `system`, `history` and `tools`."""
+    """Questions: `question` and `answer`, or `query` and `response`, optionally with `system`, `history`, `tools`."""
 
     name: ClassVar[str] = "question-answer"
     reads: ClassVar[tuple[str, ...]] = ("question", "answer", "system", "history", "tools")
@@ -54,13 +54,13 @@ class QuestionAnswer(Chat):
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = (("input", "output"),)
 
     def question(self, text: str) -> Values:
-        """The question."""
+        """A row with a question only."""
         return {self.columns.columns.get("question", "question"): text}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
-        """The system turn, earlier rounds, the question and its answer."""
-        asked = (*system_turn(cells), *_history(cells), Message("user", cells.text("question")))
-        return (*asked, _answer(cells, "answer")) if with_answer else asked
+        """The system turn, the history, the question and its answer."""
+        prompt = (*system_turn(cells), *_history(cells), Message("user", cells.text("question")))
+        return (*prompt, _answer(cells, "answer")) if with_answer else prompt
 
 
 def _answer(cells: Cells, name: str) -> Message:
@@ -73,6 +73,6 @@ def _history(cells: Cells) -> Iterator[Message]:
         raise RowFaultError(f"`{place}` is {shown(rounds)} instead of a list of rounds", "`[[question, answer], ...]`")
     for number, pair in enumerate(rounds):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise RowFaultError(f"`{place}[{number}]` is no question with its answer", "write `[question, answer]`")
+            raise RowFaultError(f"`{place}[{number}]` is not a pair of texts", "write `[question, answer]`")
         yield Message("user", pair[0])
         yield Message("assistant", answered(pair[1]))

@@ -1,4 +1,4 @@
-"""Conversations in the form of OpenAI's API, and prompts and completions rendered as turns."""
+"""The format of OpenAI's API: a list of messages, or a prompt and a completion as one turn each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_ns.formats.turns import list_of_turns, read_tools, read_turn
 
 @dataclass(frozen=True)
 class Messages(Chat):
-    """Conversations: a `messages` column, `prompt` and `completion` columns, or templates that fill the two turns."""
+    """Conversations from a `messages` column, from `prompt` and `completion` columns, or from templates."""
 
     name: ClassVar[str] = "messages"
     reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
@@ -23,7 +23,7 @@ class Messages(Chat):
     templates: ClassVar[tuple[str, ...]] = ("prompt_template", "completion_template", "system_template")
 
     def used(self, names: Collection[str]) -> list[str]:
-        """The list with its tools, or else the templates' columns or the two sides."""
+        """Columns that are read: messages and tools, those of the templates, or prompt and completion."""
         columns = self.columns
         if used_columns(columns, ("messages",), names):
             return used_columns(columns, ("messages", "tools"), names)
@@ -32,7 +32,7 @@ class Messages(Chat):
         return super().used(names)
 
     def question(self, text: str) -> Values:
-        """One user turn."""
+        """A row with one user turn."""
         columns = self.columns
         if columns.prompt_template is not None:
             return fill_single_field(columns.prompt_template, text)
@@ -41,7 +41,7 @@ class Messages(Chat):
         return {columns.columns.get("messages", "messages"): [{"role": "user", "content": text}]}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
-        """The list, or the two sides as one turn each."""
+        """The messages, or prompt and completion as one turn each."""
         if cells.has("messages"):
             return _turns(cells, "messages")
         if self.columns.prompt_template is not None:
@@ -52,7 +52,7 @@ class Messages(Chat):
         return prompt + _side(cells, "completion", "assistant") if with_answer else prompt
 
     def tools(self, cells: Cells) -> tuple[Values, ...] | None:
-        """The tools of a row; templates have none."""
+        """The tools of a row; None with templates."""
         is_filled = self.columns.prompt_template is not None and not cells.has("messages")
         return None if is_filled else read_tools(cells)
 
@@ -76,7 +76,7 @@ def _side(cells: Cells, name: str, role: str) -> tuple[Message, ...]:
 def _turns(cells: Cells, name: str) -> tuple[Message, ...]:
     turns = list_of_turns(cells.get(name), cells.own(name))
     if "from" in turns[0][0]:
-        what = f"`{turns[0][1]}` has `from`: these are ShareGPT's turns"
+        what = f"`{turns[0][1]}` has the key `from`, as in ShareGPT"
         raise RowFaultError(
             what, f'write `format = "sharegpt"` and `columns = {{conversations = "{cells.own(name)}"}}`'
         )

@@ -1,4 +1,4 @@
-"""Plain text: prompts with completions, and texts that are learned whole."""
+"""Formats of plain text: prompts with completions, and raw text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_ns.formats.cells import answered, cells_of, fill, fill_single_field, t
 
 @dataclass(frozen=True)
 class PlainPromptCompletion:
-    """Plain text: `prompt` and `completion` columns, or two templates."""
+    """Plain text from `prompt` and `completion` columns, or from two templates."""
 
     name: ClassVar[str] = "prompt-completion"
     makes: ClassVar[tuple[type[Example], ...]] = (PromptCompletion,)
@@ -25,22 +25,22 @@ class PlainPromptCompletion:
     columns: Columns
 
     def used(self, names: Collection[str]) -> list[str]:
-        """The columns of the templates, or the two sides."""
+        """Columns of the templates, or prompt and completion."""
         columns = self.columns
         templates = {"prompt": columns.prompt_template, "completion": columns.completion_template}
         sides = [name for name, template in templates.items() if template is None]
         return [*template_columns(*templates.values()), *used_columns(columns, sides, names)]
 
     def example(self, values: Values) -> PromptCompletion:
-        """Prompt and answer."""
+        """The prompt with its completion."""
         return PromptCompletion(self._side("prompt", values), self.answer(values))
 
     def prompt(self, values: Values) -> PromptCompletion:
-        """The prompt alone."""
+        """The prompt without its completion."""
         return PromptCompletion(self._side("prompt", values))
 
     def question(self, text: str) -> Values:
-        """The text fills the one field of the template, or is the prompt."""
+        """A row whose prompt, or the only field of the prompt template, is the text."""
         if self.columns.prompt_template is not None:
             return fill_single_field(self.columns.prompt_template, text)
         return {self.columns.columns.get("prompt", "prompt"): text}
@@ -56,7 +56,7 @@ class PlainPromptCompletion:
 
 @dataclass(frozen=True)
 class PlainText:
-    """Texts that are learned whole, as in pretraining: a `text` column."""
+    """Raw text from a `text` column, with every token in the loss, as in pretraining."""
 
     name: ClassVar[str] = "text"
     makes: ClassVar[tuple[type[Example], ...]] = (RawText,)
@@ -69,27 +69,27 @@ class PlainText:
     columns: Columns
 
     def used(self, names: Collection[str]) -> list[str]:
-        """The text."""
+        """The text column."""
         return used_columns(self.columns, self.reads, names)
 
     def example(self, values: Values) -> RawText:
-        """The text."""
+        """The text, which must not be empty."""
         text = self._text(values)
         if not text.strip():
             raise RowFaultError("the text is empty", "there is nothing to learn from it; remove the row")
         return RawText(text)
 
     def prompt(self, values: Values) -> PromptCompletion:
-        """The text as one that is to go on."""
+        """The text as a prompt to continue."""
         return PromptCompletion(self._text(values))
 
     def question(self, text: str) -> Values:
-        """The text."""
+        """A row with the text."""
         return {self.columns.columns.get("text", "text"): text}
 
     def answer(self, values: Values) -> str:  # noqa: ARG002 -- the signature is the protocol's
-        """None: nothing in a text is asked for."""
-        raise RowFaultError("a text that is learned whole has no answer", "remove `evaluation.exact_match`")
+        """Always raises `RowFaultError`: raw text has no answer."""
+        raise RowFaultError("raw text has no answer", "remove `evaluation.exact_match`")
 
     def _text(self, values: Values) -> str:
         return cells_of(values, self.columns).text("text")

@@ -1,4 +1,4 @@
-"""The formats by their names: beside the class in a file of this room, its line here is all that a new one needs."""
+"""The registry of formats. A new format needs its class in this room and its line here."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ _CLASSES: tuple[FormatClass, ...] = (
 
 
 FORMATS: Mapping[str, FormatClass] = {form.name: form for form in _CLASSES}
-"""The recipe offers them, and `detect` tries their signs, in this order."""
+"""Formats by name, in the order of the recipe reference and of detection."""

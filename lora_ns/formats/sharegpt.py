@@ -1,4 +1,4 @@
-"""Conversations in the form of ShareGPT, with the tool calls of LLaMA-Factory."""
+"""The ShareGPT format, with the tool calls of LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _ROLES = {
 _SHAREGPT = Spelling("from", "value", _ROLES, (*_ROLES, _CALL))
 
 
-_WITH_ROLES = replace(OPENAI, roles={**OPENAI.roles, **_ROLES}, told=_SHAREGPT.told)
+_WITH_ROLES = replace(OPENAI, roles={**OPENAI.roles, **_ROLES}, shown_roles=_SHAREGPT.shown_roles)
 
 
 @dataclass(frozen=True)
 class ShareGpt(Chat):
-    """Conversations: a `conversations` column of turns by `from` and `value`, and a `system` column beside it."""
+    """Conversations: a `conversations` column of turns with `from` and `value`, optionally a `system` column."""
 
     name: ClassVar[str] = "sharegpt"
     reads: ClassVar[tuple[str, ...]] = ("conversations", "system", "tools")
@@ -44,16 +44,16 @@ class ShareGpt(Chat):
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("conversations",), ("conversation",))
 
     def question(self, text: str) -> Values:
-        """One turn of the human."""
+        """A row with one turn from the human."""
         return {self.columns.columns.get("conversations", "conversations"): [{"from": "human", "value": text}]}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:  # noqa: ARG002 -- a prompt drops the answer
-        """The list, after the system column."""
+        """The turn of the `system` column, then those of `conversations`."""
         turns = list_of_turns(cells.get("conversations"), cells.own("conversations"))
         messages = tuple(_turn(turn, place) for turn, place in turns)
         system = system_turn(cells)
         if system and messages[0].role == "system":
-            raise RowFaultError(f"`{cells.own('system')}`, and a system turn as well", "keep one of them")
+            raise RowFaultError(f"both `{cells.own('system')}` and a system turn are given", "keep one of them")
         return system + messages
 
 

@@ -1,4 +1,4 @@
-"""Words with a tag each, such as the names of persons and places in a sentence."""
+"""The format of tagged words, such as named entities in a sentence."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class TokenClassification:
     columns: Columns
 
     def used(self, names: Collection[str]) -> list[str]:
-        """The words and their tags."""
+        """The columns of the words and of the tags."""
         return used_columns(self.columns, self.reads, names)
 
     @property
     def word_column(self) -> str:
-        """The data's name of the words."""
+        """The column of the words in the data."""
         return self._own("tokens")
 
     @property
     def tag_column(self) -> str:
-        """The data's name of the tags."""
+        """The column of the tags in the data."""
         return self._own("tags")
 
     def example(self, values: Values) -> Tagged:
@@ -44,21 +44,21 @@ class TokenClassification:
         words = self._words(values)
         tags = self._list(values, "tags")
         if len(words) != len(tags):
-            what = f"{len(words):,} words in `{self.word_column}`, and {len(tags):,} tags in `{self.tag_column}`"
-            raise RowFaultError(what, "each word has one tag")
+            what = f"{len(words):,} words in `{self.word_column}`, but {len(tags):,} tags in `{self.tag_column}`"
+            raise RowFaultError(what, "each word needs one tag")
         remedy = "a tag is a name or a whole number"
         return Tagged(words, tuple(class_name(f"{self.tag_column}[{at}]", tag, remedy) for at, tag in enumerate(tags)))
 
     def prompt(self, values: Values) -> Tagged:
-        """The words alone."""
+        """The words without their tags."""
         return Tagged(self._words(values))
 
     def question(self, text: str) -> Values:
-        """The words of a text, split at white space."""
+        """A row with the words of a text, split at white space."""
         return {self.word_column: text.split()}
 
     def answer(self, values: Values) -> str:
-        """The tags, with spaces between them."""
+        """The tags, separated by spaces."""
         return " ".join(self.example(values).tags)
 
     def _own(self, name: str) -> str:
@@ -85,7 +85,7 @@ class TokenClassification:
 
 @dataclass(frozen=True)
 class Entity:
-    """Words that are named together; `end` is the number of the word behind the last one."""
+    """A span of words of one type, from `start` to `end` (exclusive)."""
 
     type: str
     start: int
@@ -93,13 +93,13 @@ class Entity:
 
 
 def has_scheme(tags: Sequence[str]) -> bool:
-    """Whether tags mark the beginning and inside of entities: `O`, `B-x`, `I-x`, and where they are `E-x`, `S-x`."""
+    """True for tags in an IOB scheme: `O`, `B-x`, `I-x`, and optionally `E-x`, `S-x`."""
     marked = [tag for tag in tags if tag != "O"]
     return bool(marked) and all(tag[:2] in {"B-", "I-", "E-", "S-"} for tag in marked)
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities that tags mark, as conlleval reads them: an `I-` that continues nothing begins an entity."""
+    """The entities of a tag sequence, as conlleval reads them: an `I-` tag that continues no entity starts one."""
     found: list[Entity] = []
     before = "O"
     for number, tag in enumerate(tags):

@@ -1,4 +1,4 @@
-"""Trees of messages in the form of Open Assistant: the replies that people ranked best make one conversation."""
+"""The message trees of Open Assistant: the replies that people ranked best form one conversation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHAPE = 'write `{"role": "prompter", "text": ..., "replies": [{"role": "assista
 
 @dataclass(frozen=True)
 class MessageTrees(Chat):
-    """Trees: `prompt` is a message with `replies`, and so is each of these.
+    """Message trees: `prompt` is a message with `replies`, each of which may have replies in turn.
 
-    The conversation goes from the prompt to the reply of the lowest `rank`, and from there on in the same way, as in
-    `OpenAssistant/oasst_top1_2023-08-25`. Messages that are deleted or failed their review are left aside.
+    From each message, the conversation continues with the reply of the lowest `rank`, as in
+    `OpenAssistant/oasst_top1_2023-08-25`. Messages that are deleted or failed their review are skipped.
     """
 
     name: ClassVar[str] = "oasst"
@@ -30,11 +30,11 @@ class MessageTrees(Chat):
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("message_tree_id", "prompt"),)
 
     def question(self, text: str) -> Values:
-        """A tree of the prompt alone."""
+        """A tree of a single prompt."""
         return {self.columns.columns.get("prompt", "prompt"): {"role": "prompter", "text": text}}
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
-        """The messages from the prompt to the last answer; to learn from, a question without one is left out."""
+        """The turns along the best replies. For training, a last question without an answer is dropped."""
         turns = list(_best(cells.get("prompt"), cells.own("prompt")))
         while with_answer and turns and turns[-1].role != "assistant":
             turns.pop()
@@ -43,11 +43,11 @@ class MessageTrees(Chat):
         return tuple(turns)
 
     def tools(self, cells: Cells) -> None:
-        """None."""
+        """Message trees have no tools."""
 
 
 def _best(message: Any, place: str) -> Iterator[Message]:
-    """A message and, from reply to reply, those that are ranked best."""
+    """A message and the best-ranked reply at each level below it."""
     while message is not None:
         if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
             raise RowFaultError(f"`{place}` is {shown(message)} instead of a message", _SHAPE)
@@ -65,7 +65,7 @@ def _best(message: Any, place: str) -> Iterator[Message]:
 
 
 def _rank(numbered: tuple[int, Any]) -> tuple[bool, bool, float, int]:
-    """What the first of some replies has least of: those left aside come last, before them those without a rank."""
+    """Sort key of replies: by rank, then those without a rank, then skipped ones."""
     number, reply = numbered
     rank = reply.get("rank") if isinstance(reply, Mapping) else None
     if not isinstance(rank, (int, float)):

@@ -1,6 +1,6 @@
-"""Turns of a conversation as rows spell them, their tool calls, and the tools that they can call.
+"""Parsing of turns, tool calls and tools.
 
-A key whose value is null is not there: tables of nested columns give every turn the keys of all.
+A key with a null value counts as absent: in Parquet and Arrow, every turn has the keys of all turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FLAGS = ("train", "weight")
 
 
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("human", "gpt"))
-"""Keys of a question and its answer where one object has both."""
+"""Key pairs of a question and its answer in one object."""
 
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -31,18 +31,18 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "assistant": ("name", "tool_calls", "reasoning_content", "thinking", *_FLAGS),
     "tool": ("name", "tool_call_id"),
 }
-"""What a turn of each role can have beside its text."""
+"""Allowed keys of a turn besides its text, by role."""
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """How rows spell a turn: the keys of its role and its text, and the names of the roles."""
+    """Spelling of turns in a format: the keys of role and text, and the role names."""
 
     role: str
     content: str
     roles: Mapping[str, str]
-    told: tuple[str, ...]
-    """The names of the roles that a message tells."""
+    shown_roles: tuple[str, ...]
+    """Role names that messages list."""
 
 
 OPENAI = Spelling(
@@ -51,30 +51,32 @@ OPENAI = Spelling(
 
 
 def list_of_turns(value: Any, column: str) -> list[tuple[Values, str]]:
-    """The turns of a column, each with its place. Raises `RowFaultError`."""
+    """The turns of a column, each with its path for messages. Raises `RowFaultError`."""
     if not isinstance(value, list):
         raise RowFaultError(f"`{column}` is {shown(value)} instead of a list of turns")
     if not value:
-        raise RowFaultError(f"`{column}` has no turns", "give it a question and an answer, or remove the row")
+        raise RowFaultError(f"`{column}` has no turns", "add a question and an answer, or remove the row")
     places = (f"{column}[{number}]" for number in range(len(value)))
     return [side for place, turn in zip(places, value, strict=True) for side in _sides(_object(turn, place), place)]
 
 
 def _sides(turn: Values, place: str) -> list[tuple[Values, str]]:
-    """A turn; of an object that has a question and its answer, both."""
-    asked = [pair for pair in _PAIRS if pair[0] in turn]
-    if not asked or "role" in turn or "from" in turn:
+    """Split an object with a question and its answer into two turns; any other turn stays as it is."""
+    pairs = [pair for pair in _PAIRS if pair[0] in turn]
+    if not pairs or "role" in turn or "from" in turn:
         return [(turn, place)]
-    asks, answers = next((pair for pair in asked if pair[1] in turn), asked[0])
-    others = sorted(set(turn) - {asks, answers})
+    question, answer = next((pair for pair in pairs if pair[1] in turn), pairs[0])
+    others = sorted(set(turn) - {question, answer})
     if others:
-        raise RowFaultError(f"`{place}` has `{others[0]}`, which would be lost", f"a round has `{asks}`, `{answers}`")
-    roles = {asks: "user", answers: "assistant"} if turn.get(answers) is not None else {asks: "user"}
+        raise RowFaultError(
+            f"`{place}` has `{others[0]}`, which would be lost", f"a round has only `{question}`, `{answer}`"
+        )
+    roles = {question: "user", answer: "assistant"} if turn.get(answer) is not None else {question: "user"}
     return [({"role": role, "content": _content(turn[key], f"{place}.{key}")}, place) for key, role in roles.items()]
 
 
 def read_turn(turn: Values, place: str, spelling: Spelling = OPENAI) -> Message:
-    """A turn. Raises `RowFaultError`."""
+    """Parse a turn. Raises `RowFaultError`."""
     given = {key: value for key, value in turn.items() if value is not None and (key, value) != ("tool_calls", [])}
     role = _role(given.pop(spelling.role, None), place, spelling)
     content = given.pop(spelling.content, None)
@@ -93,7 +95,7 @@ def read_turn(turn: Values, place: str, spelling: Spelling = OPENAI) -> Message:
 
 
 def read_tools(cells: Cells) -> tuple[Values, ...] | None:
-    """The tools of a row, from a list or the JSON of one; None where there are none. Raises `RowFaultError`."""
+    """Parse the tools of a row, a list or its JSON; None if there are none. Raises `RowFaultError`."""
     value, place = cells.get("tools"), cells.own("tools")
     if isinstance(value, str):
         value = parsed(value, place, "write a list of tools") if value.strip() else None
@@ -105,7 +107,7 @@ def read_tools(cells: Cells) -> tuple[Values, ...] | None:
 
 
 def read_tool_calls(value: Any, place: str) -> list[Values]:
-    """Tool calls in the form that chat templates read, their arguments as objects. Raises `RowFaultError`."""
+    """Parse tool calls into the form of chat templates, with arguments as objects. Raises `RowFaultError`."""
     if not isinstance(value, list):
         raise RowFaultError(f"`{place}` is {shown(value)} instead of a list of tool calls", _CALL)
     return [_tool_call(call, f"{place}[{number}]") for number, call in enumerate(value)]
@@ -120,16 +122,16 @@ def _object(turn: Any, place: str) -> Values:
 def _role(name: Any, place: str, spelling: Spelling) -> str:
     role = spelling.roles.get(name) if isinstance(name, str) else None
     if role is None:
-        raise RowFaultError(f"`{place}.{spelling.role}` is {shown(name)}", f"one of: {', '.join(spelling.told)}")
+        raise RowFaultError(f"`{place}.{spelling.role}` is {shown(name)}", f"one of: {', '.join(spelling.shown_roles)}")
     return role
 
 
 def _check_keys(given: Values, role: str, place: str, spelling: Spelling) -> None:
-    """Refuse what no chat template would show."""
+    """Refuse keys that no chat template would show."""
     unknown = sorted(set(given) - set(_KEYS[role]))
     if unknown:
         known = listed((spelling.role, spelling.content, *_KEYS[role]))
-        raise RowFaultError(f"`{place}` has `{unknown[0]}`, which would be lost", f"a turn of {role} has {known}")
+        raise RowFaultError(f"`{place}` has `{unknown[0]}`, which would be lost", f"known for role `{role}`: {known}")
 
 
 def _train(given: Values, place: str) -> bool | None:
@@ -147,14 +149,16 @@ def _train(given: Values, place: str) -> bool | None:
 
 
 def _weighed(weight: Any, given: Values, role: str, place: str) -> bool | None:
-    """What a `loss_weight`, which LLaMA-Factory gives every turn, says of this one. Raises `RowFaultError`."""
+    """Parse `loss_weight`, which LLaMA-Factory gives every turn. Raises `RowFaultError`."""
     flag = next((key for key in _FLAGS if key in given), None)
     if flag:
         raise RowFaultError(f"`{place}` has both `{flag}` and `loss_weight`", "keep one of them")
     if isinstance(weight, bool) or weight not in (0, 1):
-        raise RowFaultError(f"`{place}.loss_weight` is {shown(weight)}", "0 or 1: an answer is learned, or it is not")
+        raise RowFaultError(
+            f"`{place}.loss_weight` is {shown(weight)}", "write 0 or 1; an answer is in the loss or not"
+        )
     if role != "assistant" and weight:
-        raise RowFaultError(f"`{place}.loss_weight` is {shown(weight)}", f"0: a turn of {role} is not learned")
+        raise RowFaultError(f"`{place}.loss_weight` is {shown(weight)}", f"write 0; a {role} turn is never in the loss")
     return bool(weight) if role == "assistant" else None
 
 
@@ -173,7 +177,7 @@ def _content(value: Any, place: str) -> str:
 
 
 def _parts(parts: list[Any], place: str) -> tuple[str | None, dict[str, Any]]:
-    """The text of a turn that is given in parts, and what else of the turn they are: reasoning and tool calls."""
+    """Join the parts of a turn: its text, and further keys for reasoning and tool calls."""
     found: dict[str, list[Any]] = {}
     for number, part in enumerate(parts):
         kind, value = _part(part, f"{place}[{number}]")
@@ -187,13 +191,13 @@ def _parts(parts: list[Any], place: str) -> tuple[str | None, dict[str, Any]]:
 
 
 def _part(part: Any, place: str) -> tuple[str, Any]:
-    """The kind of a part of a turn, and what it says."""
+    """Kind and content of a part of a turn."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind not in {"text", "reasoning", "tool_call"}:
-        raise RowFaultError(f"`{place}` is of type `{kind}`", "this version learns from text alone")
+        raise RowFaultError(f"`{place}` is of type `{kind}`", "only text is supported")
     value = (part.get("text") if part.get("text") is not None else part.get("value")) if kind else None
     if kind is None or not isinstance(value, str):
-        raise RowFaultError(f"`{place}` is no text part", 'write `{"type": "text", "text": ...}`')
+        raise RowFaultError(f"`{place}` is not a text part", 'write `{"type": "text", "text": ...}`')
     if kind != "tool_call":
         return kind, value
     calls = parsed(value, place, _CALL)
@@ -214,7 +218,7 @@ def _tool_call(call: Any, place: str) -> Values:
 
 
 def _tool(tool: Any, place: str) -> Values:
-    """A tool in the form in which servers hand it to the chat template, so that training and serving agree."""
+    """Parse a tool into the form that servers give to the chat template, so that training and serving agree."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RowFaultError(f"`{place}` names no function", _TOOL)

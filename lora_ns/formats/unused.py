@@ -1,4 +1,4 @@
-"""Columns of rows that their format does not read: known as metadata, reported, or refused as a likely mistake."""
+"""Columns that the format does not read: known as metadata, reported, or refused as a likely mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METADATA = frozenset(
         *("category", "group", "skill", "topic", "difficulty"),
     }
 )
-"""Columns that say which row it is, of which kind, and where it comes from; no format reads them."""
+"""Columns that identify, classify or locate a row; no format reads them."""
 
 
 _ANSWERED = [form for form in FORMATS.values() if {Conversation, PromptCompletion}.intersection(form.makes)]
@@ -40,53 +40,53 @@ _ANSWERS = frozenset(
         *("target", "targets", "labels", "summary", "highlights", "translation"),
     }
 )
-"""What may be the answer to a `text`, beside the columns of formats."""
+"""Columns that may hold the answer to a `text`, in addition to those of the formats."""
 
 
 @dataclass(frozen=True)
 class Unused:
-    """The columns of a source that are not read and not empty, metadata not among them."""
+    """Columns of a source that are neither read nor empty, without metadata."""
 
     columns: tuple[str, ...]
     meant: tuple[str, ...] = ()
-    """Those whose names mean something to a format, so that a row is likely to lose a part of what it says."""
+    """Those with a name that some format reads, so that rows are likely to lose content."""
 
 
 def find_unused(form: Format, asked: Columns, rows: Sequence[Values]) -> Unused:
-    """The columns of rows that a format leaves unread.
+    """Find the columns of rows that a format does not read.
 
     Args:
-        form: how the rows are read.
-        asked: what the recipe says about columns.
-        rows: all of them; their columns may differ.
+        form: format of the rows.
+        asked: keys of `[dataset]` about columns.
+        rows: all rows; their columns may differ.
     """
     names = names_of(rows)
     read = form.used(names)
     known = {*(column_of(name, names) for name in read), *asked.ignore_columns, *METADATA}
-    rest = [name for name in names if name not in known and any(_says(row.get(name)) for row in rows)]
+    rest = [name for name in names if name not in known and any(_is_filled(row.get(name)) for row in rows)]
     meaning = _meaning(form, asked)
-    shares = {name: _told_share(rows, name, read) for name in rest if name in meaning}
+    shares = {name: _share_contained(rows, name, read) for name in rest if name in meaning}
     left = [name for name in rest if shares.get(name, 0.0) < 1]
     return Unused(tuple(left), tuple(name for name in left if shares.get(name, 1.0) < MOSTLY))
 
 
 def find_unasked(form: Format, rows: Sequence[Values]) -> list[str]:
-    """The columns of rows that a question to a model does not depend on, such as labels; metadata is not among them.
+    """Find the columns that prompts do not depend on, such as labels, without metadata.
 
     Args:
-        form: how the rows are read.
-        rows: all of them. Each column is tried by the first row in which it says something.
+        form: format of the rows.
+        rows: all rows. Each column is tried on the first row in which it is not empty.
     """
     found = []
     for name in names_of(rows):
-        row = next((row for row in rows if _says(row.get(name))), None)
+        row = next((row for row in rows if _is_filled(row.get(name))), None)
         if row is not None and name not in METADATA and _is_unasked(form, row, name):
             found.append(name)
     return found
 
 
 def _is_unasked(form: Format, row: Values, name: str) -> bool:
-    """Whether a row asks the same without a column; of a row that asks nothing, no column is left over."""
+    """True if a row gives the same prompt without a column; False for a row without a prompt."""
     try:
         return form.prompt({key: value for key, value in row.items() if key != name}) == form.prompt(row)
     except RowFaultError:
@@ -94,26 +94,26 @@ def _is_unasked(form: Format, row: Values, name: str) -> bool:
 
 
 def ends_answered(form: Format, rows: Sequence[Values]) -> bool:
-    """Whether a conversation of these rows ends with an answer, which is left out when a model is asked."""
+    """True if a conversation in these rows ends with an answer, which is left out of the prompt."""
     return any(_ends_answered(form, row) for row in rows)
 
 
 def _ends_answered(form: Format, row: Values) -> bool:
     try:
-        asked, whole = form.prompt(row), form.example(row)
+        prompt, example = form.prompt(row), form.example(row)
     except RowFaultError:
         return False
-    if not isinstance(asked, Conversation) or not isinstance(whole, Conversation):
+    if not isinstance(prompt, Conversation) or not isinstance(example, Conversation):
         return False
-    return len(asked.messages) < len(whole.messages)
+    return len(prompt.messages) < len(example.messages)
 
 
 MOSTLY = 0.95
-"""Share of the rows from which on a column that says what others say is one that a few rows spell differently."""
+"""Share of rows from which a column counts as contained in others, even if a few rows spell it differently."""
 
 
 def names_of(rows: Iterable[Values]) -> list[str]:
-    """The columns of rows, in the order in which they come."""
+    """The columns of all rows, in order of first occurrence."""
     names: dict[str, None] = {}
     for row in rows:
         if not row.keys() <= names.keys():
@@ -122,10 +122,10 @@ def names_of(rows: Iterable[Values]) -> list[str]:
 
 
 def _meaning(form: Format, asked: Columns) -> Collection[str]:
-    """The names that mean something beside this format.
+    """Column names that suggest content which this format would lose.
 
-    Where the recipe itself says how rows are read, the columns of other formats are those that it decided against, and
-    only what goes with any question, such as `system`, may have been forgotten.
+    If the recipe itself chooses the format, columns of other formats were rejected on purpose, and only columns that
+    go with any question, such as `system`, may have been forgotten.
     """
     if isinstance(form, TextClassification):
         labels = ("label", "labels")
@@ -139,30 +139,30 @@ def _meaning(form: Format, asked: Columns) -> Collection[str]:
     return beside | _ANSWERS if RawText in form.makes else beside
 
 
-def _says(value: Any) -> bool:
-    """Whether a value is more than an empty one."""
+def _is_filled(value: Any) -> bool:
+    """True for a value that is not empty."""
     return not (value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, ()))
 
 
-def _told_share(rows: Sequence[Values], name: str, read: Sequence[str]) -> float:
-    """Share of rows in which those that are read say all that a column says: UltraChat's `messages` its `prompt`."""
-    filled = [row for row in rows if _says(row.get(name))]
-    return sum(_is_told(row, name, read) for row in filled) / len(filled)
+def _share_contained(rows: Sequence[Values], name: str, read: Sequence[str]) -> float:
+    """Share of rows in which the columns that are read contain a column, as UltraChat's `messages` contain `prompt`."""
+    filled = [row for row in rows if _is_filled(row.get(name))]
+    return sum(_is_contained(row, name, read) for row in filled) / len(filled)
 
 
-def _is_told(row: Values, name: str, read: Sequence[str]) -> bool:
-    said = [text.strip() for text in _texts(row.get(name))]
+def _is_contained(row: Values, name: str, read: Sequence[str]) -> bool:
+    texts = [text.strip() for text in _texts(row.get(name))]
     known = [text.strip() for column in read if is_there(row, column) for text in _texts(find(row, column))]
-    return bool(said) and all(any(_has(whole, text) for whole in known) for text in said)
+    return bool(texts) and all(any(_has(whole, text) for whole in known) for text in texts)
 
 
 def _has(whole: str, text: str) -> bool:
-    """Whether a text is a part of another; one of a few letters has to be all of it, for it is in many by chance."""
+    """True if a text contains another. A short one must match it entirely, since it occurs in many by chance."""
     return text == whole or (len(text) > _BY_CHANCE and text in whole)
 
 
 _BY_CHANCE = 8
-"""Letters."""
+"""Characters of a text that may occur in another by chance."""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -24,7 +24,7 @@ SEMICOLONS = 'if its cells are separated by `;`, write `delimiter = ";"`; '
 NO_ROWS = "no rows (put one row into it at least)"
 PACK = "fetch or pack it again"
 EMPTY_ANSWER = "the answer is empty (it would teach the model to say nothing; remove the row)"
-TEMPLATES = "say how a row becomes text: `prompt_template` and `completion_template` with `{column}` in them"
+TEMPLATES = "write `prompt_template` and `completion_template` with `{column}` in them"
 TWICE = "is there twice in one object (remove one of them: only the last would be read)"
 TRAILING_COMMA = (
     "column 34: illegal trailing comma before end of object"
@@ -34,9 +34,9 @@ TRAILING_COMMA = (
 
 
 def no_format(columns: str, first: str = "") -> str:
-    ways = "`prompt_template` and `completion_template` with `{column}` in them, or its columns, such as"
+    ways = "`prompt_template` and `completion_template` with `{column}` in them, or map the columns, such as"
     example = '`columns = {question = "...", answer = "..."}`'
-    return f"no format has the columns {columns} ({first}say how a row becomes text: {ways} {example})"
+    return f"no format matches the columns {columns} ({first}write {ways} {example})"
 
 
 HEADER = "the first line names the columns: if it is a row, name them by `column_names = [...]`; "
@@ -276,16 +276,16 @@ ROWS = {
     "role of another tool": (turns("human", "assistant"), f"`messages[0].role` is 'human' ({ROLES})"),
     "role in capitals": (turns("user", "Assistant"), f"`messages[1].role` is 'Assistant' ({ROLES})"),
     "null role": (turns("user", "assistant", role=None), f"`messages[1].role` is null ({ROLES})"),
-    "no answer": (turns("user"), "the last turn is user's (a row to learn from ends with an assistant turn)"),
+    "no answer": (turns("user"), "the last turn has the role `user` (a training row must end with an assistant turn)"),
     "answer of a tool": (
         turns("user", "tool"),
-        "the last turn is tool's (a row to learn from ends with an assistant turn)",
+        "the last turn has the role `tool` (a training row must end with an assistant turn)",
     ),
     "empty answer": (turns("user", "assistant", content=""), EMPTY_ANSWER),
     "null content": (turns("user", "assistant", content=None), "`messages[1].content` is null instead of text"),
     "content with a picture": (
         turns("user", "assistant", content=[{"type": "image_url", "image_url": {"url": "a.png"}}]),
-        "`messages[1].content[0]` is of type `image_url` (this version learns from text alone)",
+        "`messages[1].content[0]` is of type `image_url` (only text is supported)",
     ),
     "text for turns": ({"messages": "a"}, "`messages` is 'a' instead of a list of turns"),
     "null for turns": ({"messages": None}, "`messages` is null instead of a list of turns"),
@@ -350,7 +350,7 @@ LABEL_ROWS = {
     "empty label in labels": ({"text": "a", "label": [""]}, f"`label[0]` is '' ({AS_LABEL})"),
     "label twice": (
         {"text": "a", "label": ["x", "y", "x"]},
-        "label `x` is there twice in `label` (name each label that applies once; it is no list of 0 and 1)",
+        "label `x` occurs twice in `label` (list each label that applies once; 0 and 1 are read as names of labels)",
     ),
     "broken list in text": (
         {"text": "a", "label": '["x"'},
@@ -369,7 +369,7 @@ TAG_ROWS = {
     "null for tags": ({"tokens": ["a"], "tags": None}, "`tags` is null instead of a list"),
     "fewer tags": (
         {"tokens": ["a", "b"], "tags": ["O"]},
-        "2 words in `tokens`, and 1 tags in `tags` (each word has one tag)",
+        "2 words in `tokens`, but 1 tags in `tags` (each word needs one tag)",
     ),
     "null word": ({"tokens": ["a", None], "tags": ["O", "O"]}, "`tokens[1]` is null instead of text"),
     "nested words": ({"tokens": [["a"]], "tags": ["O"]}, "`tokens[0]` is a list instead of text"),

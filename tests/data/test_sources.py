@@ -278,7 +278,7 @@ MISTAKES = {
         {"a.jsonl": plain("a", 3), "b.jsonl": [{"x": 1}]},
         TWO,
         [],
-        "recipe.toml:13: b.jsonl: no format has the columns `x`",
+        "recipe.toml:13: b.jsonl: no format matches the columns `x`",
     ),
     "a column that is not there": (
         {"a.jsonl": plain("a", 3), "b.jsonl": plain("b", 3)},
@@ -320,7 +320,7 @@ MISTAKES = {
         {"a.jsonl": plain("a", 3), "b.csv": [{"x": 1}, {"x": 2}]},
         TWO.replace("b.jsonl", "b.csv"),
         [],
-        'recipe.toml:13: b.csv: no format has the columns `{"x": 1}` (the first line names the columns: if it is a ',
+        'recipe.toml:13: b.csv: no format matches the columns `{"x": 1}` (the first line names the columns: if it is ',
     ),
     "a source that is evaluated whole": (
         {"a.jsonl": plain("a", 1), "b.jsonl": plain("b", 1)},
@@ -367,7 +367,7 @@ def test_another_mark_in_a_csv_is_found_and_said(read, tmp_path, mark):
     assert note.startswith(f"{tmp_path}/train.csv: read with `{mark}` between its cells")
     assert notes(read("dataset.path=train.csv", f"dataset.delimiter={mark}")) == []
     (tmp_path / "train.csv").write_text(f"prompt{mark}completion\na{mark}b\n")
-    with pytest.raises(DataError, match="no format has the columns"):
+    with pytest.raises(DataError, match="no format matches the columns"):
         read("dataset.path=train.csv", "dataset.delimiter=,")
 
 

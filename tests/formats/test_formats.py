@@ -170,13 +170,13 @@ def test_a_bare_text_is_the_one_column_of_a_row(columns, row, task, expected):
             Columns(prompt_template="{p}{q}", completion_template="{a}"),
             {"p": "x", "q": "x", "a": "y"},
             "CAUSAL_LM",
-            "the prompt has 2 columns (p, q), and one text was given (put the columns into a .jsonl file)",
+            "the prompt needs 2 columns (p, q), but only one text was given (write the columns to a .jsonl file)",
         ),
         (
             Columns(),
             {"sentence1": "a", "sentence2": "b", "label": 1},
             "SEQ_CLS",
-            "a pair of texts is classified, and one was given (put both into a .jsonl file)",
+            "a pair of texts is needed, but only one was given (write both to a .jsonl file)",
         ),
     ],
 )
@@ -234,8 +234,8 @@ def test_the_columns_tell_the_format(columns, row, task, name, why):
             Columns(),
             {"body": "x", "id": 1},
             "CAUSAL_LM",
-            "no format has the columns `body`, `id` (say how a row becomes text: `prompt_template` and "
-            "`completion_template` with `{column}` in them, or its columns, such as "
+            "no format matches the columns `body`, `id` (write `prompt_template` and "
+            "`completion_template` with `{column}` in them, or map the columns, such as "
             '`columns = {question = "...", answer = "..."}`)',
         ),
         (
@@ -257,12 +257,12 @@ def test_the_columns_tell_the_format(columns, row, task, name, why):
             "SEQ_CLS",
             "dataset.text_column: `txt` is not a column of the data (did you mean `text`? columns: text, label)",
         ),
-        (Columns(), {"text": "a"}, "SEQ_CLS", "no column `label` among `text` (name it by `label_column`)"),
+        (Columns(), {"text": "a"}, "SEQ_CLS", "no column `label` among `text` (set `label_column`)"),
         (
             Columns(),
             {"body": "a", "label": 0},
             "SEQ_CLS",
-            "no text among the columns `body`, `label` (name it by `text_column`)",
+            "no text column among `body`, `label` (set `text_column`)",
         ),
     ],
 )
@@ -364,8 +364,8 @@ def test_a_faulty_tree_is_told(row, told):
 def test_single_messages_of_trees_are_refused():
     row = {"message_id": "a", "parent_id": None, "role": "prompter", "text": "hi", "lang": "en"}
     assert fault(formed, Columns(), row) == (
-        "columns `message_id`, `parent_id`, `role`, `text`: these are single messages of trees "
-        "(take the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1)"
+        "columns `message_id`, `parent_id`, `role`, `text`: each row is a single message of a tree "
+        "(use the file of trees, such as `2023-04-12_oasst_ready.trees.jsonl.gz` of OpenAssistant/oasst1)"
     )
 
 
@@ -377,8 +377,8 @@ TURN = 'write `{"role": ..., "content": ...}`'
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
-        (CHAT[:1], "the last turn is user's (a row to learn from ends with an assistant turn)"),
-        ([], "`messages` has no turns (give it a question and an answer, or remove the row)"),
+        (CHAT[:1], "the last turn has the role `user` (a training row must end with an assistant turn)"),
+        ([], "`messages` has no turns (add a question and an answer, or remove the row)"),
         ("hi", "`messages` is 'hi' instead of a list of turns ()"),
         (None, "`messages` is null instead of a list of turns ()"),
         (["hi"], f"`messages[0]` is 'hi' instead of a turn ({TURN})"),
@@ -386,7 +386,7 @@ TURN = 'write `{"role": ..., "content": ...}`'
         ([{"content": "x"}], f"`messages[0].role` is null (one of: {', '.join(ROLES)})"),
         (
             [{**CHAT[0], "thinking": "x"}],
-            "`messages[0]` has `thinking`, which would be lost (a turn of user has `role`, `content`, `name`)",
+            "`messages[0]` has `thinking`, which would be lost (known for role `user`: `role`, `content`, `name`)",
         ),
         ([{"role": "user", "content": None}], "`messages[0].content` is null instead of text ()"),
         ([{"role": "user", "content": {}}], "`messages[0].content` is an object instead of text ()"),
@@ -450,7 +450,7 @@ def test_what_is_no_class_is_told(label, shown):
 @pytest.mark.parametrize("messages", [CHAT[1:], [CHAT[1], CHAT[1]]])
 def test_there_is_nothing_to_answer_without_a_turn_before(messages):
     row = {"messages": messages}
-    assert fault(formed(Columns(), row).prompt, row) == "no turn to answer (give a user turn)"
+    assert fault(formed(Columns(), row).prompt, row) == "no turn to answer (add a user turn)"
 
 
 def test_a_long_value_is_shown_shortened():
@@ -525,7 +525,7 @@ def test_what_is_read_can_be_a_key_of_a_table():
 
 CALL_FORM = '(write `{"name": ..., "arguments": {...}}`)'
 ANSWER_KEYS = (
-    "(a turn of assistant has `role`, `content`, `name`, `tool_calls`, `reasoning_content`, `thinking`, "
+    "(known for role `assistant`: `role`, `content`, `name`, `tool_calls`, `reasoning_content`, `thinking`, "
     "`train`, `weight`)"
 )
 
@@ -538,9 +538,9 @@ ANSWER_KEYS = (
             {"content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]},
             ".content[1]` is of type `input_audio`",
         ),
-        ({"content": [{"text": "x"}]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
-        ({"content": ["x"]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
-        ({"content": [{"type": "text"}]}, '.content[0]` is no text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": [{"text": "x"}]}, '.content[0]` is not a text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": ["x"]}, '.content[0]` is not a text part (write `{"type": "text", "text": ...}`)'),
+        ({"content": [{"type": "text"}]}, '.content[0]` is not a text part (write `{"type": "text", "text": ...}`)'),
         ({"content": None}, ".content` is null instead of text ()"),
         ({"content": None, "tool_calls": []}, ".content` is null instead of text ()"),
         ({"refusal": "no"}, f"` has `refusal`, which would be lost {ANSWER_KEYS}"),
@@ -585,7 +585,7 @@ def test_only_an_answer_has_what_belongs_to_one(role, key):
 def test_turns_of_sharegpt_among_messages_are_told_apart():
     row = {"messages": [{"from": "human", "value": "hi"}]}
     assert fault(formed(Columns(), row).example, row) == (
-        "`messages[0]` has `from`: these are ShareGPT's turns "
+        "`messages[0]` has the key `from`, as in ShareGPT "
         '(write `format = "sharegpt"` and `columns = {conversations = "messages"}`)'
     )
     columns = Columns(format="sharegpt", columns={"conversations": "messages"})
@@ -679,7 +679,7 @@ def test_a_call_may_be_the_answer_and_several_at_once():
     row = {"conversations": said(("human", "Tea?"), ("function_call", json.dumps([SEEK, SEEK])))}
     form = formed(Columns(), row)
     assert form.example(row).messages[1] == Message("assistant", "", {"tool_calls": [CALL, CALL]})
-    assert fault(form.answer, row) == "the answer is a tool call, and no text to compare with (leave the row out)"
+    assert fault(form.answer, row) == "the answer is a tool call without text to compare with (remove the row)"
 
 
 @pytest.mark.parametrize("column", ["conversations", "conversation"])
@@ -719,10 +719,10 @@ def test_an_empty_system_column_is_no_turn(system):
         ({"conversations": said(("human", None))}, "`conversations[0].value` is null instead of text ()"),
         ({"conversations": ["hi"]}, f"`conversations[0]` is 'hi' instead of a turn ({TURN})"),
         ({"conversations": None}, "`conversations` is null instead of a list of turns ()"),
-        ({"conversation": []}, "`conversation` has no turns (give it a question and an answer, or remove the row)"),
+        ({"conversation": []}, "`conversation` has no turns (add a question and an answer, or remove the row)"),
         (
             {"conversations": [{"from": "human", "value": "hi", "markdown": "x"}]},
-            "`conversations[0]` has `markdown`, which would be lost (a turn of user has `from`, `value`, `name`)",
+            "`conversations[0]` has `markdown`, which would be lost (known for role `user`: `from`, `value`, `name`)",
         ),
         (
             {"conversations": said(("human", "hi"), ("function_call", "seek"))},
@@ -742,11 +742,11 @@ def test_an_empty_system_column_is_no_turn(system):
         ),
         (
             {"conversations": said(("human", "hi"))},
-            "the last turn is user's (a row to learn from ends with an assistant turn)",
+            "the last turn has the role `user` (a training row must end with an assistant turn)",
         ),
         (
             {"conversations": said(("system", "Be kind."), ("gpt", "yo")), "system": "Be kinder."},
-            "`system`, and a system turn as well (keep one of them)",
+            "both `system` and a system turn are given (keep one of them)",
         ),
     ],
 )
@@ -843,7 +843,7 @@ def test_columns_of_a_question_and_its_answer_are_turns(row, why, turns):
         ),
         (
             {"instruction": "hi", "output": "yo", "history": [["a", "b"], ["a"]]},
-            "`history[1]` is no question with its answer (write `[question, answer]`)",
+            "`history[1]` is not a pair of texts (write `[question, answer]`)",
         ),
         (
             {"instruction": "hi", "output": "yo", "history": [["a", ""]]},
@@ -875,7 +875,7 @@ def test_a_text_is_learned_whole_and_goes_on_where_it_is_answered():
     assert form.example(row) == RawText("Once upon a time")
     assert form.prompt(row) == PromptCompletion("Once upon a time")
     assert form.prompt(form.question("Once")) == PromptCompletion("Once")
-    told = "a text that is learned whole has no answer (remove `evaluation.exact_match`)"
+    told = "raw text has no answer (remove `evaluation.exact_match`)"
     assert fault(form.answer, row) == told
 
 
@@ -989,25 +989,25 @@ def test_a_fault_names_the_column_of_the_data():
         (
             Columns(columns={"context": "id"}),
             {"question": "hi", "answer": "yo", "id": 1},
-            "dataset.columns.context: rows of question-answer have no such column (known: `question`, `answer`, "
+            "dataset.columns.context: the format `question-answer` has no such column (known: `question`, `answer`, "
             "`system`, `history`, `tools`, `query`, `response`, `human`, `assistant`, `input`, `output`)",
         ),
         (
             Columns(format="alpaca", columns={"promt": "id"}),
             {"instruction": "hi", "output": "yo", "id": 1},
-            "dataset.columns.promt: rows of alpaca have no such column (known: `instruction`, `input`, `output`, "
+            "dataset.columns.promt: the format `alpaca` has no such column (known: `instruction`, `input`, `output`, "
             "`system`, `history`, `tools`, `context`, `response`)",
         ),
         (
             Columns(columns={"output": "a", "response": "b"}),
             {"instruction": "hi", "a": "yo", "b": "yo"},
-            "dataset.columns.response: `response` and `output` are two names of the same column (keep one of them)",
+            "dataset.columns.response: `response` and `output` are two names for the same column (keep one of them)",
         ),
         (
             Columns(),
             {"instruction": "hi", "output": "yo", "response": "ya"},
-            "the columns `output` and `response` are both there, and differ "
-            '(name the one to read: `columns = {output = "response"}`)',
+            "the columns `output` and `response` have the same meaning, but different values "
+            '(choose one, such as `columns = {output = "response"}`)',
         ),
     ],
 )
@@ -1023,22 +1023,23 @@ def test_columns_by_names_that_do_not_fit_are_told(columns, row, told):
     [
         (
             {"messages": CHAT, "instruction": "hi", "output": "yo"},
-            "the columns are those of messages (`messages`) and alpaca (`instruction`, `output`) "
+            "the columns match several formats: messages (`messages`) and alpaca (`instruction`, `output`) "
             '(write `format = "messages"` or `format = "alpaca"`)',
         ),
         (
             {"messages": CHAT, "prompt": "hi", "completion": "yo"},
-            "the columns are those of messages (`messages`) and prompt-completion (`prompt`, `completion`) "
+            "the columns match several formats: messages (`messages`) and prompt-completion (`prompt`, `completion`) "
             '(write `format = "messages"` or `format = "prompt-completion"`)',
         ),
         (
             {"conversation": [], "query": "hi", "response": "yo"},
-            "the columns are those of sharegpt (`conversation`) and question-answer (`query`, `response`) "
+            "the columns match several formats: sharegpt (`conversation`) and question-answer (`query`, `response`) "
             '(write `format = "sharegpt"` or `format = "question-answer"`)',
         ),
         (
             {"question": "hi", "answer": "yo", "instruction": "hi", "response": "yo"},
-            "the columns are those of alpaca (`instruction`, `response`) and question-answer (`question`, `answer`) "
+            "the columns match several formats: alpaca (`instruction`, `response`) and "
+            "question-answer (`question`, `answer`) "
             '(write `format = "alpaca"` or `format = "question-answer"`)',
         ),
     ],
@@ -1083,7 +1084,7 @@ def test_a_text_column_counts_where_nothing_else_does(sign):
 )
 def test_rows_of_preferences_are_refused(row, named):
     told = fault(detect, Columns(), list(row), row)
-    assert told.startswith(f"columns {named}: these are preference rows, which this version does not train on (")
+    assert told.startswith(f"columns {named}: training on preference data is not supported (")
 
 
 @pytest.mark.parametrize("label", [1, 0, "good", None])
@@ -1109,9 +1110,9 @@ def test_every_format_has_a_name_in_the_recipe():
     [
         (
             ("user", "assistant", "assistant"),
-            "turns 1 and 2 are both the assistant's (join them into one)",
+            "turns 1 and 2 are both from the assistant (join them)",
         ),
-        (("user", "system", "assistant"), "turn 1 is the system's (a system turn comes first)"),
+        (("user", "system", "assistant"), "turn 1 is a system turn (a system turn must come first)"),
     ],
 )
 def test_turns_out_of_order_are_told(roles, told):
@@ -1208,15 +1209,18 @@ def test_a_turn_in_parts_is_one_message(turn, message):
 @pytest.mark.parametrize(
     ("turn", "told"),
     [
-        (parts(("text", "a"), loss_weight=0.5), "`messages[1].loss_weight` is 0.5 (0 or 1: an answer is learned, or"),
+        (
+            parts(("text", "a"), loss_weight=0.5),
+            "`messages[1].loss_weight` is 0.5 (write 0 or 1; an answer is in the loss",
+        ),
         (parts(("text", "a"), loss_weight=True), "`messages[1].loss_weight` is true or false"),
         (parts(("text", "a"), loss_weight=1, train=True), "`messages[1]` has both `train` and `loss_weight`"),
-        (parts(("image_url", "a")), "`messages[1].content[0]` is of type `image_url` (this version learns from text"),
-        (parts(("text", None)), "`messages[1].content[0]` is no text part"),
+        (parts(("image_url", "a")), "`messages[1].content[0]` is of type `image_url` (only text is supported)"),
+        (parts(("text", None)), "`messages[1].content[0]` is not a text part"),
         (parts(("tool_call", "{")), "`messages[1].content[0]` is not JSON"),
         (
             {"role": "user", "content": "a", "loss_weight": 1},
-            "`messages[1].loss_weight` is 1 (0: a turn of user is not",
+            "`messages[1].loss_weight` is 1 (write 0; a user turn is never",
         ),
         ({"human": "a", "assistant": "b", "topic": "c"}, "`messages[1]` has `topic`, which would be lost (a round has"),
         ({"human": "a", "assistant": 7}, "`messages[1].assistant` is 7 instead of text"),
@@ -1233,7 +1237,7 @@ def test_what_such_a_turn_cannot_say_is_told(turn, told):
 def test_rows_of_preferences_are_refused_by_any_names(pair):
     row = {"question": "hi", pair[0]: "yo", pair[1]: "no"}
     assert fault(formed, Columns(), row).startswith(
-        f"columns `{pair[0]}`, `{pair[1]}`: these are preference rows, which this version does not train on"
+        f"columns `{pair[0]}`, `{pair[1]}`: training on preference data is not supported"
     )
 
 

@@ -109,7 +109,7 @@ def said(run, *rows):
 def test_scores_are_learned_and_beat_their_mean(runs, tmp_path):
     manifest = runs["scores"].read()
     assert (manifest.problem_type, manifest.labels) == ("regression", ())
-    assert "regression, as `label` has numbers such as 0.5" in manifest.plan.train_rows.why
+    assert "regression, because `label` has numbers such as 0.5" in manifest.plan.train_rows.why
     always_mean = numpy.std([row["label"] for row in SCORES])
     assert manifest.metrics["eval_rmse"] < 0.5 * always_mean
     assert manifest.metrics["eval_pearson"] > 0.9

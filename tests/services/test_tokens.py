@@ -159,5 +159,5 @@ def test_packed_rows_do_not_see_each_other(prepared, tmp_path, lora_run):
 
 def test_a_format_that_cannot_be_read_is_told_before_anything_is_encoded(prepared, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"colour": "blue"}\n')
-    with pytest.raises(LoransError, match="no format has the columns `colour`"):
+    with pytest.raises(LoransError, match="no format matches the columns `colour`"):
         prepared(PLAIN.replace('format = "messages"\n', ""))
