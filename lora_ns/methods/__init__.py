@@ -1,8 +1,7 @@
-"""`[peft]`: one class per method, and that class is all there is to add for a new one.
+"""`[peft]`: one class per PEFT method. To add a method, add its class.
 
-A class holds the method's keys with their bounds, what it can be combined with, the pure translation into the arguments
-of its PEFT configuration, and its answers to what the rest of lorans asks of a method (see `base.py`). The union at the
-end is the registry.
+A class holds the keys of the method with their bounds, its capabilities, the pure translation into arguments of its
+PEFT configuration, and the hooks that the rest of lorans calls (see `base.py`). The union below is the registry.
 """
 
 from __future__ import annotations
@@ -71,20 +70,20 @@ METHODS: dict[str, type[PeftMethod]] = {method.tag(): method for method in get_a
 
 
 REFUSED: Mapping[str, str] = {
-    "adaption-prompt": "PEFT's code for it does not run with this transformers; prefix-tuning is the nearest",
-    "cpt": "PEFT's code for it does not run in TRL's trainer; prompt-tuning is the nearest",
-    "multitask-prompt-tuning": "rows would have to name their task; prompt-tuning is the nearest",
-    "poly": "rows would have to name their task, and it cannot be merged; lora is the nearest",
-    "shadow": "PEFT's code for it does not run with this transformers; lora is the nearest",
-    "xlora": "what is saved gives other answers than what was trained; lora is the nearest",
+    "adaption-prompt": "PEFT's implementation does not run with this version of transformers; use prefix-tuning",
+    "cpt": "PEFT's implementation does not run in TRL's trainer; use prompt-tuning",
+    "multitask-prompt-tuning": "every row would have to name its task; use prompt-tuning",
+    "poly": "every row would have to name its task, and it cannot be merged; use lora",
+    "shadow": "PEFT's implementation does not run with this version of transformers; use lora",
+    "xlora": "the saved adapter gives other answers than the trained one; use lora",
 }
-"""What PEFT has and a recipe cannot name, with the reason and the nearest method that works."""
+"""PEFT methods that a recipe cannot use, with the reason and the closest method that works."""
 
 
 REFUSED_STARTS: Mapping[str, str] = {
-    "loftq": "PEFT computes it on a GPU alone, and without the adapter's scale; `eva` starts over a base in 4 bits",
+    "loftq": "PEFT computes it on GPUs only, and ignores the adapter's scale; over a 4-bit base, use `eva`",
 }
-"""Starts of LoRA that PEFT has and a recipe cannot name, with the reason and the nearest one that works."""
+"""Initialisations of LoRA in PEFT that a recipe cannot use, with the reason and the closest one that works."""
 
 
 __all__ = ["METHODS", "REFUSED", "REFUSED_STARTS", "Peft", "PeftMethod"]

@@ -1,4 +1,4 @@
-"""AdaLoRA: LoRA that divides its rank among the layers while it trains."""
+"""AdaLoRA: LoRA that allocates its rank among the layers during training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AdaLora(LayeredMethod):
-    """LoRA whose rank moves to the layers where it matters, from `init_r` to `target_r` on average."""
+    """LoRA that moves rank to the layers where it matters, reducing it from `init_r` to `target_r` on average."""
 
     config_class: ClassVar[str] = "AdaLoraConfig"
     config_file: ClassVar[str] = "tuners/adalora/config.py"
@@ -23,60 +23,60 @@ class AdaLora(LayeredMethod):
     capabilities: ClassVar[Capabilities] = Capabilities(
         zero3=GRADIENTS_ARE_DIVIDED,
         fsdp=GRADIENTS_ARE_DIVIDED,
-        resume="its checkpoints have cut ranks, which PEFT does not load into a new adapter",
+        resume="PEFT does not load checkpoints with reduced ranks into a new adapter",
         typical_learning_rate=1e-3,
         benchmark="rank 32: 0.373 in 19 min and 21.2 GB",
     )
-    advice: ClassVar[str] = "when layers differ and parameters are counted (Zhang et al. 2023, arXiv 2303.10512)"
+    advice: ClassVar[str] = "for a small parameter budget over unequal layers (Zhang et al. 2023, arXiv 2303.10512)"
     sizes: ClassVar[frozenset[str]] = frozenset({"init_r", "target_r"})
     rank_key: ClassVar[str] = "init_r"
-    least_steps: ClassVar[int] = 3  # one to weigh the ranks, one to cut them, and one more
+    least_steps: ClassVar[int] = 3  # one to score the ranks, one to reduce them, and one more
 
     method: Literal["adalora"]
     """AdaLoRA."""
     init_r: PositiveInt = 12
-    """Rank of every layer at the beginning."""
+    """Initial rank of every layer."""
     target_r: PositiveInt = 8
-    """Rank at the end, on average over the layers."""
+    """Average rank of the layers after the reduction."""
     tinit: NonNegativeInt | None = None
-    """Steps before ranks are cut; a tenth of the run if absent."""
+    """Steps before the first reduction of ranks; default: a tenth of the run."""
     tfinal: NonNegativeInt | None = None
-    """Steps at the end with the ranks that are left; three tenths of the run if absent."""
+    """Steps after the last reduction; default: three tenths of the run."""
     deltaT: PositiveInt = 1  # noqa: N815 -- PEFT's name
-    """Steps between two cuts."""
+    """Steps between two reductions."""
     beta1: Fraction = 0.85
-    """Decay of the mean of a rank's importance."""
+    """Decay of the moving average of importance."""
     beta2: Fraction = 0.85
-    """Decay of the mean of its uncertainty."""
+    """Decay of the moving average of uncertainty."""
     orth_reg_weight: NonNegativeFloat = 0.5
-    """Weight of the term in the loss that keeps the factors orthogonal."""
+    """Weight of the orthogonality term in the loss."""
     lora_alpha: PositiveFloat = 32
-    """The update is scaled by `lora_alpha / rank`."""
+    """Scale of the update: it is multiplied by `lora_alpha / rank`."""
     lora_dropout: InputDropout = 0.0
 
     @property
     def factors(self) -> Factors:
-        """As it begins."""
+        """The factors before any reduction."""
         return Factors("init_r", self.init_r)
 
     def run_kwargs(self, steps: int, folder: str, gguf_file: str | None) -> dict[str, Any]:
-        """The schedule, which follows from the number of steps.
+        """The rank schedule for a number of steps.
 
         Raises:
-            ValueError: if less than two steps are left to weigh ranks and to cut them.
+            ValueError: if fewer than two steps are left to score and reduce ranks.
         """
         begin = steps // 10 if self.tinit is None else self.tinit
         end = 3 * steps // 10 if self.tfinal is None else self.tfinal
         if begin + end + 1 >= steps:
-            raise ValueError(f"{begin} steps before ranks are cut and {end} after it leave less than 2 of {steps}")
+            raise ValueError(f"of {steps} steps, `tinit = {begin}` and `tfinal = {end}` leave fewer than 2 for ranks")
         return {"tinit": begin, "tfinal": end, "total_step": steps}
 
     def callbacks(self) -> list[TrainerCallback]:
-        """The step that PEFT leaves to who trains: after each optimizer step, ranks are weighed and cut."""
+        """A callback that scores and reduces ranks at each optimizer step, which PEFT leaves to the training loop."""
         import transformers
 
         class RankAllocation(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
-            """Called while the gradients are still there."""
+            """Runs before the gradients are cleared."""
 
             def on_optimizer_step(self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any) -> None:
                 model.base_model.update_and_allocate(state.global_step + 1)
@@ -84,9 +84,9 @@ class AdaLora(LayeredMethod):
         return [RankAllocation()]
 
     def regularization(self, model: Any) -> Tensor | None:
-        """How far the factors are from orthogonal ones, on average (equation 4).
+        """The mean distance of the factors from orthogonality (equation 4), weighted.
 
-        PEFT adds it to a loss that the model computes itself; here the trainers compute it.
+        PEFT adds it only to a loss that the model itself computes; here the trainer computes the loss.
         """
         import torch
 
@@ -101,6 +101,6 @@ class AdaLora(LayeredMethod):
         return self.orth_reg_weight * mean
 
     def refused_together(self, strategy: str) -> Iterable[Refusal]:
-        """Beside what no method trains, what needs each gradient by itself."""
-        what = "AdaLoRA weighs its ranks by the gradient of each, which DeepSpeed joins with others"
+        """Also refuses DeepSpeed, which flattens the gradients that AdaLoRA needs separately."""
+        what = "AdaLoRA scores each rank by its own gradient, and DeepSpeed flattens gradients"
         return (*super().refused_together(strategy), Refusal("peft.method", strategy == "deepspeed", what))

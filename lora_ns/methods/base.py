@@ -1,4 +1,4 @@
-"""What every PEFT method answers: the questions that the rest of lorans asks of `[peft]`, with the usual answers."""
+"""The base classes of PEFT methods: the hooks that the rest of lorans calls, with their defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ModuleNames = tuple[Name, ...]
 
 Shapes = Sequence[tuple[int, int]]
-"""Rows and columns of the weights that are adapted."""
+"""Shapes of the adapted weights, as (rows, columns)."""
 
 
 Rank = Annotated[PositiveInt, Field(description="Rank of the update.")]
@@ -27,166 +27,167 @@ Rank = Annotated[PositiveInt, Field(description="Rank of the update.")]
 InputDropout = Annotated[Fraction, Field(description="Dropout on the input of the adapter.")]
 
 
-AdapterDropout = Annotated[Fraction, Field(description="Share of the adapters that is left out in a step.")]
+AdapterDropout = Annotated[Fraction, Field(description="Probability of skipping an adapter in a step.")]
 
 
-Scale = Annotated[PositiveFloat, Field(description="The update is multiplied by this.")]
+Scale = Annotated[PositiveFloat, Field(description="Factor of the update.")]
 
 
-PACKED_WEIGHTS = "it computes with the base weights themselves, which are packed in a few bits"
-"""Why a method does not train over a quantised base."""
+PACKED_WEIGHTS = "it computes with the base weights themselves, which quantisation packs"
+"""Reason why a method does not train over a quantised base."""
 
 
-CHANGED_IN_PLACE = "it adds to what such a layer gives in place, where autograd needs the old values"
-"""Why a method does not train over quantised layers with biases."""
+CHANGED_IN_PLACE = "it changes the output of such a layer in place, and autograd needs the old values"
+"""Reason why a method does not train over quantised layers with biases."""
 
 
 @dataclass(frozen=True)
 class Divisor:
-    """A key whose value has to divide the sides of every layer that is adapted."""
+    """A key whose value must divide the sides of every adapted layer."""
 
     key: str
     sides: Literal["input", "output", "both"]
     most: int
-    """The largest value that `auto` takes."""
+    """Largest value that `auto` chooses."""
     even: bool = False
-    """Whether the value has to be even."""
+    """Require an even value."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """A key that names parts of the model, each of which has to be there."""
+    """A key that names parts of the model, all of which must exist."""
 
     key: str
     of: Literal["module", "parameter", "adapted layer"]
-    """The parts that it names."""
+    """Kind of the named parts."""
     are_patterns: bool = False
-    """Whether a name may be a pattern."""
+    """Allow patterns as names."""
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A key with tokens whose rows are trained."""
+    """A key with token ids whose embedding rows are trained."""
 
     key: str
     beside_layers: bool
-    """Whether layers are adapted as well, and for text the rows of the head; otherwise the embeddings' rows alone."""
+    """True if the method also adapts layers and, for text, trains the rows of the head; False for embeddings only."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Two factors of low rank for each layer, which together are as many numbers as `rank` rows and columns of it."""
+    """Two low-rank factors for each layer, with `rank * (rows + columns)` parameters."""
 
     key: str
-    """The key of the rank."""
+    """Key of the rank."""
     rank: int
     alpha: float | None = None
-    """`lora_alpha`, if the scale of the update is LoRA's."""
+    """`lora_alpha`, if the update is scaled as in LoRA."""
     is_stabilised: bool = False
-    """Whether `alpha` is divided by the root of the rank, not by the rank."""
+    """Divide `alpha` by the square root of the rank instead of the rank."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """An initialisation of LoRA's factors that needs the base's weights or training rows, computed before the run."""
+    """An initialisation of LoRA's factors from base weights or training rows, computed before the run."""
 
     name: str
     """Its PEFT name."""
     reads_rows: bool
-    """Whether it looks at training rows."""
+    """True if it uses training rows."""
     moves_base: bool
-    """Whether it takes off the base weights what the factors begin with."""
+    """True if it subtracts the initial update from the base weights."""
     samples: int
-    """Training rows that it looks at."""
+    """Number of training rows to use."""
     rho: float
-    """How many times the rank it may give to a layer, of those that move ranks."""
+    """Maximum rank of a layer as a multiple of the configured rank, if it redistributes ranks."""
     kwargs: Mapping[str, Any]
     """Arguments of the method's PEFT configuration."""
 
 
 @dataclass(frozen=True)
 class StartMemory:
-    """What computing the start of an adapter takes beside the weights, before there is an optimizer."""
+    """Memory to compute an initialisation, in addition to the weights and before the optimizer exists."""
 
     size: int = 0
+    """Bytes, without activations."""
     has_backward_pass: bool = False
-    """Whether it keeps activations as a step does."""
+    """True if it also keeps activations, as a training step does."""
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What the rules of a method read of the rest of the recipe."""
+    """The settings outside `[peft]` that the rules of a method read."""
 
     quantization: str
     """`quantization.method`."""
     bits: int | None
-    """Bits of a weight of the base, if it is quantised."""
+    """Bits per weight of a quantised base, otherwise None."""
     has_norms: bool
-    """Whether PEFT unpacks the norms of the base's weights."""
+    """True if PEFT can compute the norms of the base weights, as DoRA needs."""
     adds_tokens: bool
-    """Whether `model.add_tokens` names some."""
+    """True if `model.add_tokens` is not empty."""
     names_optimizer: bool
-    """Whether the recipe itself gives `training.optim`."""
+    """True if the recipe sets `training.optim`."""
 
 
 OwnRule = Callable[[Any, Rest], Conflict | None]
-"""A rule between the keys of one method, or between them and the rest of a recipe."""
+"""A rule between the keys of a method, or between them and the rest of a recipe."""
 
 
 class PeftMethod(Table):
-    """What all methods share."""
+    """Base class of all PEFT methods."""
 
     config_class: ClassVar[str]
-    """Name of the configuration class in `peft`."""
+    """Name of its configuration class in `peft`."""
     config_file: ClassVar[str]
-    """The file inside `peft` that defines it."""
+    """File inside `peft` that defines the configuration class."""
     parents: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Files and names of the configuration classes that `config_class` is built on, beside PEFT's common ones."""
+    """Files and names of the base classes of `config_class`, without those that all PEFT configurations share."""
     left_out: ClassVar[frozenset[str]] = frozenset({"method", "extra"})
-    """Keys that are no fields of the PEFT configuration."""
+    """Keys that are not fields of the PEFT configuration."""
     capabilities: ClassVar[Capabilities]
     advice: ClassVar[str]
-    """When to take this method, in one line, with its paper."""
+    """Purpose of the method in one line, with its paper."""
     rules: ClassVar[tuple[OwnRule, ...]] = ()
-    """Its own rules; the tests have a recipe that breaks each."""
+    """Rules of the method. The tests have a recipe that breaks each."""
     divisors: ClassVar[tuple[Divisor, ...]] = ()
-    """Keys that have to fit the layers."""
+    """Keys whose values must divide the sides of layers."""
     names: ClassVar[tuple[Names, ...]] = ()
-    """Keys that name parts of the model, beside `target_modules`."""
+    """Keys other than `target_modules` that name parts of the model."""
     sizes: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the PEFT configuration that tensors are as large as, beside the rank `r`."""
+    """Fields of the PEFT configuration other than the rank `r` that determine the size of tensors."""
     rank_key: ClassVar[str] = "r"
-    """The key of the rank, if it has one."""
+    """Key of the rank, if it has one."""
     token_rows: ClassVar[TokenRows | None] = None
-    """Where it trains the rows of single tokens."""
+    """Key for training the rows of single tokens, if it has one."""
     adapts_norms: ClassVar[bool] = False
-    """Whether it takes all norms of a family of models that PEFT has no targets for."""
+    """Target all norms if PEFT has no default targets for the model family."""
     least_steps: ClassVar[int] = 1
-    """Steps of the shortest run."""
+    """Minimum number of steps of a run."""
 
     extra: Extra = Field(default={})
     """Further fields of the method's PEFT configuration, by their PEFT names; checked against the installed version."""
 
     @classmethod
     def tag(cls) -> str:
-        """The name that a recipe calls it by."""
+        """The name of the method in a recipe."""
         name: str = get_args(cls.model_fields["method"].annotation)[0]
         return name
 
-    # Its PEFT configuration
+    # PEFT configuration
 
     def to_kwargs(self) -> dict[str, Any]:
-        """Arguments of the PEFT configuration class; targets that need the model are resolved by the engine."""
+        """Arguments of the PEFT configuration class. Targets that depend on the model are resolved later."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name not in self.left_out}
         return {**{name: _plain(value) for name, value in own.items()}, **self.extra}
 
     def run_kwargs(self, steps: int, folder: str, gguf_file: str | None) -> dict[str, Any]:
-        """Arguments that follow from the run.
+        """Arguments of the PEFT configuration class that depend on the run.
 
         Args:
-            steps: how long it is.
-            folder: where the tokenizer is.
-            gguf_file: the file that has the tokenizer, if the folder itself has none.
+            steps: number of training steps.
+            folder: folder of the tokenizer.
+            gguf_file: GGUF file that contains the tokenizer, if the folder has none.
 
         Raises:
             ValueError: if the run is too short.
@@ -194,77 +195,77 @@ class PeftMethod(Table):
         return {}
 
     def check_layers(self, layers: Mapping[str, Any]) -> None:
-        """Refuse modules of a model, by their names, that PEFT would not refuse. Raises `PlanError`."""
+        """Refuse unsuitable target modules, given by name, that PEFT would accept. Raises `PlanError`."""
 
-    # Its size
+    # Size
 
     @property
     def targets(self) -> Literal["all-linear"] | ModuleNames:
-        """Layers that it changes, as far as their weights tell its size: all linear ones, or ends of names."""
+        """Layers whose shapes determine the adapter's size: all linear ones, or suffixes of names."""
         return ()
 
     @property
     def virtual_length(self) -> int:
-        """Positions that it puts before every row."""
+        """Number of positions that it prepends to every row."""
         return 0
 
     @property
     def factors(self) -> Factors | None:
-        """Its factors, if it is a LoRA in what is known of ranks and scales."""
+        """Rank and scale of the factors, if the known rules for LoRA's rank and scale apply."""
         return None
 
     @property
     def open_rank_keys(self) -> tuple[str, ...]:
-        """Keys that leave the rank to task and base where a recipe has none of them; empty if it has a default."""
+        """Keys whose absence lets lorans choose rank and scale by task and base; empty for a fixed default."""
         return ()
 
     def with_rank(self, rank: int, alpha: float) -> PeftMethod:
-        """The method with another rank and scale, if a recipe can leave them open."""
+        """A copy with another rank and scale, if a recipe can leave them open."""
         return self
 
     def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """Parameters of the adapter; None where sizes do not tell.
+        """Number of parameters of the adapter; None if the shapes do not determine it.
 
         Args:
-            shapes: of the weights that are adapted.
-            hidden_size: width of the base.
-            layers: of the base.
+            shapes: shapes of the adapted weights.
+            hidden_size: hidden size of the base.
+            layers: number of layers of the base.
         """
         return None
 
-    # Its start
+    # Initialisation
 
     @property
     def start(self) -> Start | None:
-        """Its start, if that is computed once the trainer is there; the adapter is put onto the base plain."""
+        """An initialisation to compute after the trainer is built. The adapter is first added with the default one."""
         return None
 
     @property
     def starts_later(self) -> bool:
-        """Whether its start is computed once the trainer is there."""
+        """True if its initialisation is computed after the trainer is built."""
         return self.start is not None
 
     @property
     def reads_rows(self) -> bool:
-        """Whether its start looks at the training rows."""
+        """True if its initialisation uses training rows."""
         return self.start is not None and self.start.reads_rows
 
     @property
     def moves_base(self) -> bool:
-        """Whether its start takes off the base weights what the adapter begins with."""
+        """True if its initialisation subtracts the initial update from the base weights."""
         return self.start is not None and self.start.moves_base
 
     def plainly_started(self) -> PeftMethod:
-        """The method without a start that is computed from the base's weights: for a base that has none."""
+        """A copy with an initialisation that does not read base weights, for a base without weights."""
         return self
 
     def start_memory(self, shapes: Shapes, size: int, on_cpu: bool) -> StartMemory:
-        """What PEFT holds while it computes the start.
+        """Memory that PEFT needs to compute the initialisation.
 
         Args:
-            shapes: of the weights that are adapted.
-            size: bytes of one of their numbers.
-            on_cpu: whether what PEFT moves to the host's memory stays in the same one.
+            shapes: shapes of the adapted weights.
+            size: bytes per weight.
+            on_cpu: True if the model is in host memory, to which PEFT moves intermediate results.
         """
         return StartMemory()
 
@@ -272,68 +273,68 @@ class PeftMethod(Table):
 
     @property
     def rows_beside_layers(self) -> tuple[int, ...]:
-        """Tokens whose rows are trained beside the layers."""
+        """Ids of the tokens whose rows are trained in addition to the layers."""
         return tuple(getattr(self, self.token_rows.key)) if self.token_rows and self.token_rows.beside_layers else ()
 
     def with_rows(self, tokens: Sequence[int]) -> PeftMethod:
-        """The method with rows for added tokens, which a rule leaves to methods that train them beside the layers."""
+        """A copy that also trains the rows of added tokens. A rule refuses other methods with added tokens."""
         if not tokens or not self.token_rows or not self.token_rows.beside_layers:
             return self
         return self.model_copy(update={self.token_rows.key: (*self.rows_beside_layers, *tokens)})
 
-    # Its training
+    # Training
 
     def choose_optimizer(self, trainer: Any) -> None:
-        """Give a trainer an optimizer of the method's own: as `optimizer`, or what makes it as `own_optimizer`."""
+        """Set the method's own optimizer, if it has one, as the trainer's `optimizer` or factory `own_optimizer`."""
 
     def callbacks(self) -> list[TrainerCallback]:
-        """What happens at the steps of its training."""
+        """Callbacks for the trainer."""
         return []
 
     def regularization(self, model: Any) -> Tensor | None:
-        """What it adds to the loss of a training step, weighted."""
+        """A weighted term to add to the loss of a training step."""
         return None
 
-    # What it does not go with, beside its rules and capabilities
+    # Settings that it cannot be combined with, in addition to its rules and capabilities
 
     def refused_together(self, strategy: str) -> Iterable[Refusal]:
-        """What several processes do not train, by their `strategy`."""
+        """Settings that do not train in several processes with a `strategy`."""
         can = self.capabilities.ddp
         return (Refusal("peft.method", can is not True, f"{self.tag()} trains in one process: {can}"),)
 
     def refused_divided(self, strategy: str, bits: int | None) -> Iterable[Refusal]:
-        """What needs whole weights, by the `strategy` that divides them and the bits of a quantised base."""
+        """Settings that do not train on sharded weights, by `strategy` and bits of a quantised base."""
         can = self.capabilities.fsdp if strategy == "fsdp" else self.capabilities.zero3
         return (Refusal("peft.method", can is not True, f"{self.tag()} needs whole weights: {can}"),)
 
     def refused_on(self, device: str, quantization: str) -> Iterable[Refusal]:
-        """What does not train on a device over a base that is quantised so."""
+        """Settings that do not train on a device over a base with this quantisation."""
         return ()
 
 
 class TargetedMethod(PeftMethod):
-    """A method that changes some layers."""
+    """A method that adapts modules of the model."""
 
     target_modules: Literal["all-linear"] | ModuleNames = "all-linear"
-    """Layers to adapt: `all-linear` (every linear layer that reads text but the head and routers), or ends of names."""
+    """Layers to adapt: `all-linear` (the text model's linear layers except head and routers), or suffixes of names."""
     modules_to_save: ModuleNames = ()
-    """Modules trained and saved whole beside the adapter; a classification head is always among them."""
+    """Modules to train and save in full, in addition to the adapter. A classification head is always included."""
 
     @property
     def targets(self) -> Literal["all-linear"] | ModuleNames:
-        """As the recipe names them."""
+        """The target modules of the recipe."""
         return self.target_modules
 
 
 class LayeredMethod(TargetedMethod):
-    """A method that can leave some of the model's layers alone."""
+    """A method that can be limited to some of the model's layers."""
 
     layers_to_transform: tuple[NonNegativeInt, ...] = ()
-    """Numbers of the layers to adapt; empty for all."""
+    """Indices of the layers to adapt; empty for all."""
 
 
 def _plain(value: Any) -> Any:
-    """A value as PEFT takes it: lists for tuples, nothing for an empty list or for what PEFT or the engine chooses."""
+    """Convert a value for PEFT: tuples to lists, `auto` and empty tuples to None."""
     if value == "auto":
         return None
     return (list(value) or None) if isinstance(value, tuple) else value

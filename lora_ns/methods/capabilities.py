@@ -1,92 +1,92 @@
-"""What a PEFT method can be combined with, stated once: every check, table and test reads it here."""
+"""Capabilities of a PEFT method, the only source for checks, tables and tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ANOTHER_ADAPTER = "two processes gave another adapter than one"
+ANOTHER_ADAPTER = "two processes train a different adapter than one"
 
 
-SHARES_PARAMETERS = "its layers share parameters, and FSDP divides layer by layer"
+SHARES_PARAMETERS = "its layers share parameters, and FSDP shards layer by layer"
 
 
-READS_WEIGHTS = "PEFT reads the base's weights when it is put onto them, and no process has them"
+READS_WEIGHTS = "PEFT reads the base weights when it adds the adapter, and no process has all of them"
 
 
 LORA_RATE = 2e-4
-"""Peak learning rate of LoRA, and of the methods that learn at its rates."""
+"""Peak learning rate of LoRA, and of methods that train at its rates."""
 
 
-GRADIENTS_ARE_DIVIDED = "its ranks are weighed by whole gradients"
+GRADIENTS_ARE_DIVIDED = "it scores ranks by whole gradients"
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What works with one PEFT method; a string is the reason why something does not."""
+    """Capabilities of a PEFT method. A string is the reason why something does not work."""
 
     merge: bool | str = True
-    """Whether the trained weights can be folded into the base."""
+    """Merging the trained weights into the base."""
     packing: bool | str = True
-    """Whether several documents in one row stay apart."""
+    """Packing: several documents in a row do not see one another."""
     gradient_checkpointing: bool | str = True
-    """Whether activations may be recomputed."""
+    """Recomputing activations in the backward pass."""
     token_classification: bool | str = True
-    """Whether PEFT trains it to tag words."""
+    """Token classification (`TOKEN_CLS`) in PEFT."""
     typical_learning_rate: float = LORA_RATE
-    """Peak learning rate for text on a base of 7 billion parameters; `usual_rate` fits LoRA's to task and base."""
+    """Peak learning rate for text on a 7B base. `usual_rate` adjusts LoRA's to task and base."""
     classifier: bool | str = True
-    """Whether it trains a classifier with its head."""
+    """Sequence classification (`SEQ_CLS`), with the classification head."""
     few_bits: bool | str = True
-    """Whether it trains over a base in 4 or 8 bits at all."""
+    """Training over a 4-bit or 8-bit base of any kind."""
     nf4: bool | str = True
-    """Whether it trains over a base in 4 bits."""
+    """Training over a 4-bit base."""
     int8: bool | str = True
-    """Whether it trains over a base in 8 bits by bitsandbytes."""
+    """Training over an 8-bit base of bitsandbytes."""
     torchao: bool | str = True
-    """Whether it trains over a base in 8 bits by torchao."""
-    gptq: bool | str = "PEFT puts it onto layers with weights, and those of GPTQ and AWQ have packed integers"
-    """Whether it trains over a base that GPTQ or AWQ packed."""
+    """Training over an 8-bit base of torchao."""
+    gptq: bool | str = "PEFT needs layers with weights, and those of GPTQ and AWQ have packed integers"
+    """Training over a GPTQ or AWQ base."""
     quantized_biases: bool | str = True
-    """Whether it trains over a base by bitsandbytes whose layers have biases."""
+    """Training over a bitsandbytes base whose layers have biases."""
     ddp: bool | str = True
-    """Whether several processes with whole weights train the adapter of one: DDP, ZeRO-1 and ZeRO-2."""
+    """Training the same adapter in several processes with whole weights as in one: DDP, ZeRO-1 and ZeRO-2."""
     zero3: bool | str = True
-    """Whether it trains so where ZeRO-3 divides the weights."""
+    """Training the same adapter with weights sharded by ZeRO-3."""
     fsdp: bool | str = True
-    """Whether it trains so where FSDP divides the weights."""
+    """Training the same adapter with weights sharded by FSDP."""
     hidden_tensors: bool = False
-    """Whether it keeps parts of the base where a change of the model's type does not reach them."""
+    """Keeps base tensors that a dtype conversion of the model does not reach."""
     empty_base: bool = True
-    """Whether it can be put onto a base without weights."""
+    """Can be added to a base without weights."""
     resume: bool | str = True
-    """Whether an interrupted run goes on as if it had not been interrupted."""
+    """Resuming an interrupted run with the same result as an uninterrupted one."""
     convertible: bool = False
-    """Whether PEFT can make a LoRA of the trained adapter."""
+    """PEFT can convert the trained adapter to LoRA."""
     vllm: bool = False
-    """Whether vLLM serves the adapter as it is."""
+    """vLLM can serve the adapter."""
     sensitive: bool = False
-    """Whether a slightly wrong learning rate learns nothing."""
+    """A slightly wrong learning rate prevents learning."""
     benchmark: str = ""
-    """What PEFT's own benchmark gave: accuracy on GSM8K after MetaMathQA, Llama-3.2-3B, one run each."""
+    """Result of PEFT's own benchmark: accuracy on GSM8K after MetaMathQA, Llama-3.2-3B, one run each."""
     virtual_tokens: bool = False
-    """Whether the method puts tokens of its own before every row."""
+    """Prepends virtual tokens to every row."""
     key_value_cache: bool = False
-    """Whether these are a cache of keys and values rather than inputs."""
+    """The virtual tokens are a cache of keys and values instead of inputs."""
     divided_rows: bool = False
-    """Whether it trains where several processes share each row."""
+    """Trains in several processes that share each row."""
 
     def __post_init__(self) -> None:
-        """What does not work at all, works in none of its kinds: several processes, and a base in few bits."""
+        """Copy the reason of a general field to its special cases: `ddp` to `zero3` and `fsdp`, `few_bits` to kinds."""
         for whole, kinds in (("ddp", ("zero3", "fsdp")), ("few_bits", ("nf4", "int8", "torchao"))):
             if (reason := getattr(self, whole)) is not True:
                 for kind in kinds:
                     object.__setattr__(self, kind, reason)
 
     def trains(self, task_type: str) -> bool | str:
-        """Whether it trains a model of a task, by PEFT's name; a string is the reason why not."""
+        """Capability for a PEFT task type: True, or the reason why not."""
         return {"SEQ_CLS": self.classifier, "TOKEN_CLS": self.token_classification}.get(task_type, True)
 
     @property
     def is_sensitive(self) -> bool:
-        """Whether the learning rate has to be looked for."""
+        """True if the learning rate must be searched for."""
         return self.sensitive or self.virtual_tokens

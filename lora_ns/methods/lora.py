@@ -1,4 +1,4 @@
-"""LoRA, its forms, initialisations and optimizers."""
+"""LoRA with its variants, initialisations and optimizers."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READ_ROWS = frozenset({"corda", "eva", "lora_ga"})
-"""Starts that look at the training rows."""
+"""Initialisations that use training rows."""
 
 
 MOVE_BASE = frozenset({"corda", "lora_ga", "olora", "pissa", "pissa_niter_16"})
-"""Starts that take off the base weights what the factors begin with."""
+"""Initialisations that subtract the initial update from the base weights."""
 
 
 DECOMPOSE_AT_ONCE = frozenset({"mica", "orthogonal"})
-"""Starts that PEFT computes when it puts the adapter onto the base."""
+"""Initialisations that PEFT computes when it adds the adapter."""
 
 
 def dora_works_on_the_base(method: Lora, rest: Rest) -> Conflict | None:
-    """DoRA computes with the base weights, which PEFT unpacks for some layers only."""
+    """DoRA needs the norms of the base weights, which PEFT can compute only for some quantised layers."""
     if not (method.use_dora and not rest.has_norms):
         return None
-    what = f"DoRA needs the norms of the base weights, which PEFT does not unpack from {rest.quantization}"
-    return Conflict(("quantization.method", "peft.use_dora"), what, "remove `use_dora`, or take another base")
+    what = f"DoRA needs the norms of the base weights, which PEFT cannot unpack from {rest.quantization}"
+    return Conflict(("quantization.method", "peft.use_dora"), what, "remove `use_dora`, or choose another base")
 
 
 def start_works_on_the_base(method: Lora, rest: Rest) -> Conflict | None:
-    """Starts that decompose the base weights need weights that are not packed into 4 or 8 bits."""
+    """Initialisations that decompose the base weights need an unquantised base."""
     start, bits = method.init_lora_weights, rest.bits
     row = first_of(
         Refusal(
             "peft.init_lora_weights",
             start == "olora",
-            f'what "olora" leaves of a base in {bits} bits does not fit into them: the adapter would not reload',
+            f'"olora" changes the base weights to values that {bits} bits cannot store: the adapter would not reload',
         ),
         Refusal(
             "peft.init_lora_weights",
             method.moves_base or start in DECOMPOSE_AT_ONCE,
-            f'"{start}" cannot decompose a base in {bits} bits',
+            f'"{start}" cannot decompose weights of {bits} bits',
         ),
     )
     if not bits or not row:
@@ -82,11 +82,11 @@ _START_OF_KEY = {
     "eva_rho": frozenset({"eva"}),
     "corda_method": frozenset({"corda"}),
 }
-"""Starts that read a key."""
+"""Initialisations that use a key."""
 
 
 def start_keys_are_read(method: Lora, rest: Rest) -> Conflict | None:
-    """The details of a start need the start."""
+    """Keys of an initialisation need that initialisation."""
     for key, starts in _START_OF_KEY.items():
         if key in method.model_fields_set and method.init_lora_weights not in starts:
             named = " or ".join(f'"{start}"' for start in sorted(starts))
@@ -96,15 +96,15 @@ def start_keys_are_read(method: Lora, rest: Rest) -> Conflict | None:
 
 
 def start_fits_the_adapter(method: Lora, rest: Rest) -> Conflict | None:
-    """What a start does not combine with."""
+    """Settings that an initialisation cannot be combined with."""
     start, is_eva = method.init_lora_weights, method.init_lora_weights == "eva"
-    rows = '"eva" does not start embeddings, which `{}` adapts'
+    rows = '"eva" does not initialise embeddings, which `{}` trains'
     odd = next((rank for rank in (method.lora_r, *method.rank_pattern.values()) if rank % 2), 0)
     row = first_of(
         Refusal(
             "peft.target_parameters",
             bool(method.target_parameters) and (method.starts_later or start in DECOMPOSE_AT_ONCE),
-            f'"{start}" starts layers, and `target_parameters` are none',
+            f'"{start}" initialises layers only, and `target_parameters` are not layers',
             'write "default"',
         ),
         Refusal(
@@ -122,13 +122,13 @@ def start_fits_the_adapter(method: Lora, rest: Rest) -> Conflict | None:
         Refusal(
             "peft.use_dora",
             method.use_dora and start == "mica",
-            'PEFT has no DoRA of "mica"',
+            'PEFT does not combine DoRA with "mica"',
             'write "default"',
         ),
         Refusal(
             "peft.lora_r",
             bool(odd) and start == "orthogonal",
-            f'"orthogonal" needs even ranks, and one is {odd}',
+            f'"orthogonal" needs even ranks, not {odd}',
             "write even ranks",
         ),
     )
@@ -136,7 +136,7 @@ def start_fits_the_adapter(method: Lora, rest: Rest) -> Conflict | None:
 
 
 def one_factor_alone_is_trained(method: Lora, rest: Rest) -> Conflict | None:
-    """LoRA-FA is an optimizer of its own, and of the two factors alone."""
+    """LoRA-FA brings its own optimizer, which trains only the second factors."""
     beside = {
         "peft.loraplus_lr_ratio": method.loraplus_lr_ratio is not None,
         "peft.use_dora": method.use_dora,
@@ -150,17 +150,17 @@ def one_factor_alone_is_trained(method: Lora, rest: Rest) -> Conflict | None:
 
 
 def kasa_cuts_the_base_alone(method: Lora, rest: Rest) -> Conflict | None:
-    """KaSA is a form of the adapter and of the base below it, and PEFT combines it with few others."""
+    """KaSA also changes the base weights, and PEFT combines it with few other settings."""
     start, kasa = method.init_lora_weights, "peft.use_kasa"
     if not method.use_kasa:
         inert = next((key for key in ("kasa_beta", "kasa_gamma") if key in method.model_fields_set), None)
         what = f"`{inert}` has no effect without `use_kasa = true`"
         return Conflict((f"peft.{inert}",), what, "add it, or remove this key") if inert else None
     if rest.bits:
-        what = f"over a base in {rest.bits} bits PEFT trains a plain LoRA in the place of KaSA"
+        what = f"over weights of {rest.bits} bits, PEFT trains plain LoRA instead of KaSA"
         return Conflict(("quantization.method", kasa), what, "remove it, or `[quantization]`")
     if start not in {"default", "gaussian"}:
-        what = f'"{start}" starts from the whole base weights, and `use_kasa` cuts them'
+        what = f'"{start}" needs the whole base weights, and `use_kasa` truncates them'
         return Conflict((kasa, "peft.init_lora_weights"), what, 'write "default" or "gaussian"')
     key = next((key for key in ("use_dora", "use_lora_fa", "target_parameters") if getattr(method, key)), None)
     return _not_together(kasa, f"peft.{key}") if key else None
@@ -168,11 +168,11 @@ def kasa_cuts_the_base_alone(method: Lora, rest: Rest) -> Conflict | None:
 
 def _not_together(first: str, second: str) -> Conflict:
     names = (key.rpartition(".")[2] for key in (first, second))
-    return Conflict((first, second), "`{}` and `{}` do not go together".format(*names), "remove one of them")
+    return Conflict((first, second), "`{}` and `{}` cannot be combined".format(*names), "remove one of them")
 
 
 class Lora(LayeredMethod):
-    """Low-rank adapters beside the linear layers."""
+    """Low-rank adapters for linear layers."""
 
     config_class: ClassVar[str] = "LoraConfig"
     config_file: ClassVar[str] = "tuners/lora/config.py"
@@ -186,7 +186,7 @@ class Lora(LayeredMethod):
         benchmark="rank 32: 0.478 in 16 min and 20.8 GB; rank 64 with `use_rslora`: 0.513",
     )
     advice: ClassVar[str] = (
-        "the place to start: rank 16 for text and 8 for labels, on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
+        "as the default: rank 16 for text and 8 for labels, on all linear layers (Hu et al. 2021, arXiv 2106.09685)"
     )
 
     rules: ClassVar[tuple[OwnRule, ...]] = (
@@ -214,51 +214,51 @@ class Lora(LayeredMethod):
     method: Literal["lora"]
     """LoRA."""
     lora_r: PositiveInt = 16
-    """Rank of the update; if `lora_alpha` is absent too, 8 with 16 for labels, and less of both on a narrow base."""
+    """Rank of the update. If `lora_alpha` is absent, too: 8 with 16 for labels, and less of both on a narrow base."""
     lora_alpha: PositiveFloat = 32
-    """The update is scaled by `lora_alpha / lora_r`, or by `lora_alpha / sqrt(lora_r)` with `use_rslora`."""
+    """Scale of the update: `lora_alpha / lora_r`, or `lora_alpha / sqrt(lora_r)` with `use_rslora`."""
     lora_dropout: InputDropout = 0.0
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases to train."""
     use_rslora: bool = False
-    """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); worth it from rank 64."""
+    """Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732); useful from rank 64."""
     use_dora: bool = False
-    """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, slower."""
+    """Weight-decomposed adapters (Liu et al. 2024, arXiv 2402.09353): better at low rank, but slower."""
     use_kasa: bool = False
-    """KaSA: the base weights' least directions, as many as the rank, are cut off, and what is learned instead has
-    singular values of its own (Wang et al. 2024, arXiv 2412.06071). Only PEFT opens what is saved, and cuts again."""
+    """KaSA: remove the smallest singular directions of the base weights, as many as the rank, and train an update with
+    its own singular values (Wang et al. 2024, arXiv 2412.06071). Only PEFT loads the adapter, truncating again."""
     kasa_beta: NonNegativeFloat = 1e-4
-    """Weight of the term in the loss that keeps these singular values small."""
+    """Weight of the loss term that keeps KaSA's singular values small."""
     kasa_gamma: NonNegativeFloat = 1e-3
-    """Weight of the term in the loss that keeps the factors orthogonal."""
+    """Weight of the loss term that keeps KaSA's factors orthogonal."""
     init_lora_weights: Literal[
         "default", "corda", "eva", "gaussian", "lora_ga", "mica", "olora", "orthogonal", "pissa", "pissa_niter_16"
     ] = "default"
-    """Start of the two factors: `pissa` and `olora` take the base weights' main directions, `pissa_niter_16` about the
-    same in less time, `mica` the least ones; `eva` takes those of what the layers see of the training rows, `corda` of
-    both together, `lora_ga` of the gradient."""
+    """Initialisation of the factors: from the largest singular directions of the base weights (`pissa`, `olora`,
+    `pissa_niter_16` for a faster approximation), the smallest ones (`mica`), the layer inputs of training rows (`eva`),
+    both weights and inputs (`corda`), or gradients (`lora_ga`)."""
     init_samples: PositiveInt = 256
-    """Training rows that `eva`, `corda` and `lora_ga` look at; of packed ones, as many packed."""
+    """Number of training rows for `eva`, `corda` and `lora_ga`; with packing, of packed rows."""
     eva_rho: Annotated[float, Field(ge=1.0)] = 2.0
-    """How many times `lora_r` a layer's rank may become with `eva`, which moves ranks; 1 moves none."""
+    """Maximum rank of a layer with `eva`, which redistributes ranks, as a multiple of `lora_r`; 1 keeps them equal."""
     corda_method: Literal["ipm", "kpm"] = "ipm"
     """`ipm` trains the directions that the rows use most, `kpm` those that they use least, to forget less."""
 
     rank_pattern: dict[Pattern, PositiveInt] = Field(default={})
-    """Ranks of some layers, by the ends of their names or by patterns, such as `{ "down_proj" = 32 }`."""
+    """Ranks of some layers, by suffixes of their names or by patterns, such as `{ "down_proj" = 32 }`."""
     alpha_pattern: dict[Pattern, PositiveFloat] = Field(default={})
-    """`lora_alpha` of some layers, named like those of `rank_pattern`."""
+    """`lora_alpha` of some layers, named as in `rank_pattern`."""
     exclude_modules: ModuleNames = ()
-    """Layers to leave alone, by the ends of their names."""
+    """Layers to exclude, by suffixes of their names."""
     target_parameters: ModuleNames = ()
-    """Parameters that are no layers, such as the experts of some models: `mlp.experts.gate_up_proj`."""
+    """Parameters to adapt that are not layers, such as the experts of some models: `mlp.experts.gate_up_proj`."""
     trainable_token_indices: tuple[NonNegativeInt, ...] = ()
-    """Numbers of tokens whose rows are trained, too: those of the embeddings, and for text those of the head."""
+    """Ids of tokens whose embedding rows, and for text the rows of the head, are trained, too."""
     loraplus_lr_ratio: PositiveFloat | None = None
-    """LoRA+: how much higher the second factor's learning rate is, such as 16 (Hayou et al. 2024, arXiv 2402.12354)."""
+    """LoRA+: learning-rate ratio of second to first factor, such as 16 (Hayou et al. 2024, arXiv 2402.12354)."""
     use_lora_fa: bool = False
-    """LoRA-FA: the first factor stays as it starts, and the second gets the gradient that comes closest to that of the
-    whole weight; the optimizer is PEFT's AdamW (Zhang et al. 2023, arXiv 2308.03303)."""
+    """LoRA-FA: freeze the first factor, and correct the second's gradient to approximate that of the whole weight. The
+    optimizer is PEFT's AdamW (Zhang et al. 2023, arXiv 2308.03303)."""
 
     def to_kwargs(self) -> dict[str, Any]:
         """Arguments of `peft.LoraConfig`."""
@@ -269,7 +269,7 @@ class Lora(LayeredMethod):
         return {**kwargs, **self._start_kwargs(), **self.extra}
 
     def _start_kwargs(self) -> dict[str, Any]:
-        """The start's own arguments."""
+        """Arguments of `peft.LoraConfig` for the initialisation."""
         known: dict[str, dict[str, Any]] = {
             "corda": {"corda_config": {"corda_method": self.corda_method}},
             "eva": {"eva_config": {"rho": self.eva_rho}},
@@ -283,7 +283,7 @@ class Lora(LayeredMethod):
         return next(ranks, self.lora_r)
 
     def check_layers(self, layers: Mapping[str, Any]) -> None:
-        """KaSA takes linear layers alone, and leaves something of each. Raises `PlanError`."""
+        """Check that KaSA gets linear layers, with a rank below their full rank. Raises `PlanError`."""
         import torch
 
         if not self.use_kasa:
@@ -291,38 +291,38 @@ class Lora(LayeredMethod):
         found = []
         for name, layer in layers.items():
             if type(layer) is not torch.nn.Linear:
-                what = f"`{name}` is of the kind {type(layer).__name__}, and KaSA cuts linear layers alone"
-                remedy = "leave it out of `target_modules`, or remove `use_kasa`"
+                what = f"`{name}` is of type {type(layer).__name__}, and KaSA supports only linear layers"
+                remedy = "remove it from `target_modules`, or remove `use_kasa`"
                 raise PlanError(Problem("", what, remedy, key="peft.use_kasa"))
             rank = self.rank_of(name)
             found.append((min(layer.weight.shape) - rank, name, rank))
         left, name, rank = min(found, default=(1, "", 0))
         if left < 1:
-            what = f"a rank of {rank} leaves nothing of `{name}`, which has {left + rank} directions"
+            what = f"a rank of {rank} is too high for `{name}`, which has {left + rank} singular directions"
             raise PlanError(Problem("", what, f"write at most {left + rank - 1}", key="peft.use_kasa"))
 
     @property
     def factors(self) -> Factors:
-        """Those of all layers but the ones that patterns name."""
+        """The factors of all layers, except for those in `rank_pattern` and `alpha_pattern`."""
         return Factors("lora_r", self.lora_r, self.lora_alpha, self.use_rslora)
 
     @property
     def open_rank_keys(self) -> tuple[str, ...]:
-        """Rank and scale, each of which is meant with the other one."""
+        """Rank and scale, which are only chosen together."""
         return () if self.rank_pattern or self.alpha_pattern else ("lora_r", "lora_alpha")
 
     def with_rank(self, rank: int, alpha: float) -> Lora:
-        """With another rank and scale."""
+        """A copy with another rank and scale."""
         return self.model_copy(update={"lora_r": rank, "lora_alpha": alpha})
 
     def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """Two factors for each weight, and with KaSA their singular values."""
+        """The size of two factors for each weight, plus KaSA's singular values."""
         of_each = 1 if self.use_kasa else 0
         return sum(self.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
 
     @property
     def start(self) -> Start | None:
-        """A start that is computed from the base's weights or from the training rows."""
+        """An initialisation from the base weights or from training rows."""
         name = self.init_lora_weights
         reads_rows, moves_base = name in READ_ROWS, name in MOVE_BASE
         if not reads_rows and not moves_base:
@@ -330,20 +330,20 @@ class Lora(LayeredMethod):
         return Start(name, reads_rows, moves_base, self.init_samples, self.eva_rho, self.to_kwargs())
 
     def plainly_started(self) -> Lora:
-        """With factors that change nothing."""
+        """A copy with the default initialisation, which leaves the base's output unchanged."""
         return self.model_copy(update={"init_lora_weights": "default"})
 
     def start_memory(self, shapes: Shapes, size: int, on_cpu: bool) -> StartMemory:
-        """What PEFT decomposes, and what it decomposes that from."""
+        """Memory for the matrices that PEFT decomposes and for its decompositions."""
         if not shapes:
             return StartMemory()
         largest = max(rows * columns for rows, columns in shapes)
         decomposed = 4 * 4 * largest if self.moves_base else 0  # a weight and its three parts, one layer at a time
         match self.init_lora_weights:
-            case "lora_ga":  # the gradient of each weight, in its own type
+            case "lora_ga":  # the gradient of each weight, in its dtype
                 gradients = size * sum(rows * columns for rows, columns in shapes)
                 return StartMemory(gradients + decomposed, has_backward_pass=True)
-            case "corda":  # what the inputs of each layer have in common, and all of their directions before cutting
+            case "corda":  # the covariance of each layer's inputs, and all of its directions before truncation
                 common = 4 * sum(columns * columns for _, columns in shapes)
                 directions = 4 * sum(min(shape) * sum(shape) for shape in shapes) if on_cpu else 0
                 return StartMemory(common + directions + decomposed)
@@ -352,10 +352,10 @@ class Lora(LayeredMethod):
         return StartMemory(decomposed)
 
     def choose_optimizer(self, trainer: Any) -> None:
-        """That of LoRA+ or of LoRA-FA.
+        """Set the optimizer of LoRA+ or LoRA-FA.
 
-        LoRA+'s is made when the trainer asks for one, since DeepSpeed's integration takes no other; LoRA-FA's at once,
-        since it freezes the first factors.
+        LoRA+'s is created when the trainer requests it, as DeepSpeed's integration requires. LoRA-FA's is created
+        immediately, because it freezes the first factors.
         """
         if (ratio := self.loraplus_lr_ratio) is not None:
             trainer.own_optimizer = lambda: _loraplus_optimizer(trainer, ratio)
@@ -363,16 +363,16 @@ class Lora(LayeredMethod):
             trainer.optimizer = _lorafa_optimizer(trainer, self)
 
     def regularization(self, model: Any) -> Tensor | None:
-        """The term of KaSA, which PEFT leaves to who trains."""
+        """The loss term of KaSA, which PEFT leaves to the training loop."""
         if not self.use_kasa or not (self.kasa_beta or self.kasa_gamma):
             return None
-        term: Tensor = model.base_model._get_kasa_loss()  # what PEFT's documentation tells to call
+        term: Tensor = model.base_model._get_kasa_loss()  # PEFT's documentation says to call this method
         return term
 
     def refused_together(self, strategy: str) -> Iterable[Refusal]:
-        """Beside what no method trains, forms of LoRA."""
-        fa = "LoRA-FA's optimizer needs the two factors of a layer side by side, which DeepSpeed joins with others"
-        kasa = 'KaSA trains in one process or by "ddp" for now'
+        """Also refuses LoRA-FA with DeepSpeed, and KaSA with anything but DDP."""
+        fa = "LoRA-FA's optimizer needs the two factors of each layer separately, and DeepSpeed flattens them"
+        kasa = 'KaSA trains only in one process or with "ddp"'
         return (
             *super().refused_together(strategy),
             Refusal("peft.use_lora_fa", self.use_lora_fa and strategy == "deepspeed", fa),
@@ -380,24 +380,24 @@ class Lora(LayeredMethod):
         )
 
     def refused_divided(self, strategy: str, bits: int | None) -> Iterable[Refusal]:
-        """Beside what no method trains, forms of LoRA."""
+        """Also refuses frozen factors with FSDP, and DoRA over a quantised base."""
         frozen = strategy == "fsdp" and (self.use_lora_fa or self.init_lora_weights == "mica")
         is_packed = self.use_dora and bits is not None
         return (
             *super().refused_divided(strategy, bits),
-            Refusal("peft.method", frozen, "factors that are frozen cannot be divided with those that are trained"),
-            Refusal("peft.use_dora", is_packed, "DoRA reads packed weights in every step"),
+            Refusal("peft.method", frozen, "FSDP cannot shard frozen factors together with trained ones"),
+            Refusal("peft.use_dora", is_packed, "DoRA reads the packed weights at every step"),
         )
 
     def refused_on(self, device: str, quantization: str) -> Iterable[Refusal]:
-        """DoRA over bitsandbytes' 8 bits."""
+        """Refuses DoRA over an 8-bit base of bitsandbytes on a CPU."""
         is_lost = self.use_dora and quantization == "bnb-8bit" and device == "cpu"
-        what = "over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU"
+        what = "over an 8-bit base, PEFT loses the scales of the base after a step on a CPU"
         return (Refusal("peft.use_dora", is_lost, what, 'write `method = "bnb-4bit"`, or `use_dora = false`'),)
 
 
 def is_matched(name: str, pattern: str) -> bool:
-    """Whether a module is meant by the end of its name or by a pattern of it, as PEFT reads one."""
+    """True if a module name matches a suffix or a pattern, by PEFT's rules."""
     try:
         return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
     except re.error:
@@ -418,7 +418,7 @@ def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
 
 
 def _lorafa_optimizer(trainer: Any, method: Lora) -> Any:
-    """PEFT's AdamW for the second factors; the first ones are frozen here."""
+    """PEFT's AdamW for the second factors. Creating it freezes the first ones."""
     from peft.optimizers import create_lorafa_optimizer
 
     args = trainer.args

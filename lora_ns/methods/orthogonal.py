@@ -1,4 +1,4 @@
-"""Rotations and reflections of the base weights, which keep the angles between their rows."""
+"""Rotations and reflections of the base weights, which preserve the angles between their rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_ns.table import Fraction, PositiveInt
 
 
 class Oft(LayeredMethod):
-    """Rotations of blocks of the input."""
+    """Rotations of blocks of a layer's input."""
 
     config_class: ClassVar[str] = "OFTConfig"
     config_file: ClassVar[str] = "tuners/oft/config.py"
@@ -18,82 +18,82 @@ class Oft(LayeredMethod):
         gptq=True, typical_learning_rate=4e-4, benchmark="0.491 in 20 min and 20.8 GB"
     )
     advice: ClassVar[str] = (
-        "keeps what the base knows; close to LoRA in PEFT's benchmark (Qiu et al. 2023, arXiv 2306.07280)"
+        "to preserve knowledge of the base; close to LoRA in PEFT's benchmark (Qiu et al. 2023, arXiv 2306.07280)"
     )
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("oft_block_size", "input", 32),)
 
     method: Literal["oft"]
     """OFT."""
     oft_block_size: PositiveInt = 32
-    """Size of a block, which divides the input of every layer."""
+    """Block size. It must divide the input size of every layer."""
     module_dropout: Fraction = 0.0
-    """Share of the blocks that is left out in a step."""
+    """Probability of skipping a block in a step."""
     coft: bool = False
-    """Bound the rotation."""
+    """Limit the rotation."""
     block_share: bool = False
-    """One rotation for all blocks of a layer."""
+    """Use one rotation for all blocks of a layer."""
     use_cayley_neumann: bool = True
-    """Approximate the inverse by a series: quicker."""
+    """Approximate the matrix inverse by a series, which is faster."""
 
 
 class Boft(LayeredMethod):
-    """OFT with rotations in the form of butterflies."""
+    """OFT with rotations factorised into butterfly matrices."""
 
     config_class: ClassVar[str] = "BOFTConfig"
     config_file: ClassVar[str] = "tuners/boft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(gptq=True, typical_learning_rate=4e-4)
-    advice: ClassVar[str] = "OFT with fewer parameters; slow (Liu et al. 2024, arXiv 2311.06243)"
+    advice: ClassVar[str] = "for fewer parameters than OFT; slow (Liu et al. 2024, arXiv 2311.06243)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("boft_block_size", "input", 4),)
 
     method: Literal["boft"]
     """BOFT."""
     boft_block_size: PositiveInt = 4
-    """Size of a block, which divides the input of every layer."""
+    """Block size. It must divide the input size of every layer."""
     boft_n_butterfly_factor: PositiveInt = 1
-    """Butterflies in a row."""
+    """Number of butterfly factors."""
     boft_dropout: Fraction = 0.0
-    """Share of the blocks that is left out in a step."""
+    """Probability of skipping a block in a step."""
 
 
 class Hra(LayeredMethod):
-    """A chain of reflections."""
+    """A chain of Householder reflections."""
 
     config_class: ClassVar[str] = "HRAConfig"
     config_file: ClassVar[str] = "tuners/hra/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(few_bits=PACKED_WEIGHTS, typical_learning_rate=4e-4)
-    advice: ClassVar[str] = "between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
+    advice: ClassVar[str] = "for a middle way between LoRA and OFT (Yuan et al. 2024, arXiv 2405.17484)"
 
     method: Literal["hra"]
     """HRA."""
     r: PositiveInt = 8
-    """Reflections; an even number begins with no change."""
+    """Number of reflections. An even number leaves the base unchanged at initialisation."""
     apply_GS: bool = False  # noqa: N815 -- PEFT's name
-    """Make them orthogonal to one another."""
+    """Orthogonalise the reflections."""
 
 
 class Psoft(LayeredMethod):
-    """A rotation among the main singular directions of a layer."""
+    """A rotation among the largest singular directions of a layer."""
 
     config_class: ClassVar[str] = "PsoftConfig"
     config_file: ClassVar[str] = "tuners/psoft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         few_bits=PACKED_WEIGHTS, typical_learning_rate=4e-4, convertible=True
     )
-    advice: ClassVar[str] = "OFT with LoRA's cost (Wu et al. 2025, arXiv 2505.11235)"
+    advice: ClassVar[str] = "for OFT at the cost of LoRA (Wu et al. 2025, arXiv 2505.11235)"
 
     method: Literal["psoft"]
     """PSOFT."""
     r: PositiveInt = 32
-    """Singular directions that are rotated."""
+    """Number of singular directions to rotate."""
     psoft_alpha: PositiveInt = 32
-    """The update is scaled by `psoft_alpha / r`."""
+    """Scale of the update: it is multiplied by `psoft_alpha / r`."""
     psoft_orth: bool = True
-    """Keep the rotation a rotation."""
+    """Constrain the learned matrix to a rotation."""
     psoft_dropout: InputDropout = 0.0
 
 
 class Road(TargetedMethod):
-    """Rotations of pairs of outputs: very few parameters, batches of different adapters."""
+    """Rotations of pairs of outputs, with very few parameters; a batch can mix adapters."""
 
     config_class: ClassVar[str] = "RoadConfig"
     config_file: ClassVar[str] = "tuners/road/config.py"
@@ -104,6 +104,6 @@ class Road(TargetedMethod):
     method: Literal["road"]
     """RoAd."""
     variant: Literal["road_1", "road_2", "road_4"] = "road_1"
-    """How many parameters a pair has."""
+    """Variant, by the number of parameters for each pair."""
     group_size: Literal["auto"] | PositiveInt = "auto"
-    """Outputs in a group, an even divisor of the output of every layer; `auto` takes the largest up to 64 that is."""
+    """Group size, an even divisor of every layer's output size; `auto` chooses the largest such value up to 64."""

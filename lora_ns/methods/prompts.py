@@ -1,4 +1,4 @@
-"""Prompt learning: vectors before every row, which are no change of the weights."""
+"""Prompt learning: trained vectors before every row; the weights stay as they are."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
 
 
-_NO_TAGS = "PEFT makes each row longer by the prompt, and leaves its tags as they are"
+_NO_TAGS = "PEFT prepends the prompt to each row and does not extend its tags"
 
 
-_NO_CHECKPOINTING = "the prefix is a key-value cache, which recomputation switches off"
+_NO_CHECKPOINTING = "the prefix is a key-value cache, which gradient checkpointing disables"
 
 
-_NO_RESUME = "PEFT saves what the network makes and not the network itself"
+_NO_RESUME = "PEFT saves the output of the network, not the network itself"
 
 
-_NO_GPTQ = "PEFT takes the device of its cache from the parameters of the layers, and those of GPTQ have none"
+_NO_GPTQ = "PEFT reads the device of its cache from the parameters of the layers, and GPTQ layers have none"
 
 
 _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row would see one another"
@@ -39,43 +39,44 @@ _PROMPT = replace(_VIRTUAL, token_classification=_NO_TAGS)
 
 
 class VirtualTokens(PeftMethod):
-    """A method that puts tokens of its own before every row."""
+    """A method that prepends virtual tokens to every row."""
 
     sizes: ClassVar[frozenset[str]] = frozenset({"num_virtual_tokens", "token_dim"})
 
     num_virtual_tokens: PositiveInt = 20
-    """Length of what is put before every row, in positions."""
+    """Number of virtual tokens before every row."""
 
     @property
     def virtual_length(self) -> int:
-        """As the recipe says."""
+        """The number of virtual tokens."""
         return self.num_virtual_tokens
 
     def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """An embedding for each token."""
+        """The size of an embedding for each token."""
         return self.num_virtual_tokens * hidden_size
 
 
 class PrefixTuning(VirtualTokens):
-    """Trained key and value vectors before every layer's own."""
+    """Trained key and value vectors in the attention of every layer."""
 
     config_class: ClassVar[str] = "PrefixTuningConfig"
     config_file: ClassVar[str] = "tuners/prefix_tuning/config.py"
     capabilities: ClassVar[Capabilities] = _PREFIX
     advice: ClassVar[str] = (
-        "very sensitive to the learning rate: try 1e-3 to 3e-2 (Li and Liang 2021, arXiv 2101.00190)"
+        "for a prefix in every layer; very sensitive to the learning rate, try 1e-3 to 3e-2 "
+        "(Li and Liang 2021, arXiv 2101.00190)"
     )
 
     method: Literal["prefix-tuning"]
     """Prefix tuning."""
 
     def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """A key and a value in each layer for each token."""
+        """The size of a key and a value in each layer for each token."""
         return self.num_virtual_tokens * hidden_size * 2 * layers
 
 
 def prompt_text_and_init_agree(method: PromptTuning, rest: Rest) -> Conflict | None:
-    """`prompt_tuning_init_text` goes with `TEXT`, and `TEXT` with it."""
+    """`prompt_tuning_init_text` and the initialisation `TEXT` need each other."""
     if (method.prompt_tuning_init == "TEXT") == bool(method.prompt_tuning_init_text):
         return None
     what = '`prompt_tuning_init = "TEXT"` and `prompt_tuning_init_text` need each other'
@@ -83,44 +84,48 @@ def prompt_text_and_init_agree(method: PromptTuning, rest: Rest) -> Conflict | N
 
 
 class PromptTuning(VirtualTokens):
-    """Trained embeddings before every row."""
+    """Trained embeddings before the input of every row."""
 
     config_class: ClassVar[str] = "PromptTuningConfig"
     config_file: ClassVar[str] = "tuners/prompt_tuning/config.py"
     capabilities: ClassVar[Capabilities] = replace(_PROMPT, typical_learning_rate=3e-2)
-    advice: ClassVar[str] = "for large models and steady tasks; needs high rates (Lester et al. 2021, arXiv 2104.08691)"
+    advice: ClassVar[str] = (
+        "for large models and fixed tasks, at a high learning rate (Lester et al. 2021, arXiv 2104.08691)"
+    )
     rules: ClassVar[tuple[OwnRule, ...]] = (prompt_text_and_init_agree,)
 
     method: Literal["prompt-tuning"]
     """Prompt tuning."""
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
-    """Start of the embeddings: random numbers, those of random tokens, or those of `prompt_tuning_init_text`."""
+    """Initialisation: random numbers, embeddings of random tokens, or those of `prompt_tuning_init_text`."""
     prompt_tuning_init_text: str = ""
-    """Text whose embeddings the prompt starts from; only with `TEXT`."""
+    """Text whose embeddings initialise the prompt; only with `TEXT`."""
 
     def to_kwargs(self) -> dict[str, Any]:
         """Arguments of `peft.PromptTuningConfig`."""
         return {**super().to_kwargs(), "prompt_tuning_init_text": self.prompt_tuning_init_text or None, **self.extra}
 
     def run_kwargs(self, steps: int, folder: str, gguf_file: str | None) -> dict[str, Any]:
-        """The tokenizer of `TEXT`."""
+        """The tokenizer for the initialisation `TEXT`."""
         if self.prompt_tuning_init != "TEXT":
             return {}
         in_file = {"tokenizer_kwargs": {"gguf_file": gguf_file}} if gguf_file else {}
         return {"tokenizer_name_or_path": folder, **in_file}
 
     def plainly_started(self) -> PromptTuning:
-        """From random numbers."""
+        """A copy that is initialised with random numbers."""
         return self.model_copy(update={"prompt_tuning_init": "RANDOM"})
 
 
 class PTuning(VirtualTokens):
-    """Embeddings before every row that a small network makes."""
+    """Embeddings before the input of every row, computed by a small network."""
 
     config_class: ClassVar[str] = "PromptEncoderConfig"
     config_file: ClassVar[str] = "tuners/p_tuning/config.py"
     capabilities: ClassVar[Capabilities] = replace(_PROMPT, resume=_NO_RESUME)
-    advice: ClassVar[str] = "steadier than prompt tuning for understanding tasks (Liu et al. 2021, arXiv 2103.10385)"
+    advice: ClassVar[str] = (
+        "for language understanding, more stable than prompt tuning (Liu et al. 2021, arXiv 2103.10385)"
+    )
 
     method: Literal["p-tuning"]
     """P-tuning."""
@@ -129,22 +134,22 @@ class PTuning(VirtualTokens):
     encoder_hidden_size: PositiveInt = 128
     """Width of the network."""
     encoder_num_layers: PositiveInt = 2
-    """Layers of an LSTM; an MLP has three."""
+    """Number of layers of an LSTM; an MLP always has three."""
     encoder_dropout: Fraction = 0.0
     """Dropout in the network."""
 
 
 class Cartridge(VirtualTokens):
-    """A prefix whose first vectors stay as they are, so that attention keeps its sink."""
+    """A prefix with frozen first vectors, so that the attention sink is preserved."""
 
     config_class: ClassVar[str] = "CartridgeConfig"
     config_file: ClassVar[str] = "tuners/cartridge/config.py"
     capabilities: ClassVar[Capabilities] = replace(
-        _PREFIX, fsdp="its first positions are frozen, and FSDP joins them with those that are trained"
+        _PREFIX, fsdp="its first positions are frozen, and FSDP flattens them together with trained ones"
     )
-    advice: ClassVar[str] = "to press a long context into a prefix (Eyuboglu et al. 2025, arXiv 2506.06266)"
+    advice: ClassVar[str] = "to compress a long context into a prefix (Eyuboglu et al. 2025, arXiv 2506.06266)"
 
     method: Literal["cartridge"]
     """Cartridge."""
     num_frozen_tokens: NonNegativeInt = 1
-    """Vectors at its beginning that are not trained."""
+    """Number of vectors at the start of the prefix that are not trained."""

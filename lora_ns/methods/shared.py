@@ -1,4 +1,4 @@
-"""Frozen random projections, or vectors that all layers share: few parameters, high learning rates."""
+"""Methods with frozen random projections or shared vectors: few parameters, high learning rates."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from lora_ns.methods.base import Divisor, InputDropout, LayeredMethod, Rank
 from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
 from lora_ns.table import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
-_PACKED_WEIGHTS = "it decomposes the base weights, which are packed in a few bits"
+_PACKED_WEIGHTS = "it decomposes the base weights, which quantisation packs"
 
 
 class SharedMatrices(LayeredMethod):
-    """Two vectors for each layer around random matrices that all layers share."""
+    """Keys of methods with random matrices that all layers share."""
 
     r: PositiveInt = 256
     """Rank of the shared matrices."""
     projection_prng_key: NonNegativeInt = 0
     """Seed of the shared matrices."""
     save_projection: bool = True
-    """Save the shared matrices, too: a larger file that loads everywhere."""
+    """Save the shared matrices, too. The file is larger and loads everywhere."""
     d_initial: PositiveFloat = 0.1
-    """Start of the inner vector."""
+    """Initial value of the inner vector."""
 
 
 class Vera(SharedMatrices):
-    """Two vectors for each layer around random matrices that all layers share."""
+    """Two trained vectors for each layer around random matrices that all layers share."""
 
     config_class: ClassVar[str] = "VeraConfig"
     config_file: ClassVar[str] = "tuners/vera/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         gptq=True, typical_learning_rate=4e-3, convertible=True, benchmark="0.354"
     )
-    advice: ClassVar[str] = "a tenth of LoRA's parameters; needs a high rate (Kopiczko et al. 2024, arXiv 2310.11454)"
+    advice: ClassVar[str] = (
+        "for a tenth of LoRA's parameters, at a high learning rate (Kopiczko et al. 2024, arXiv 2310.11454)"
+    )
 
     method: Literal["vera"]
     """VeRA."""
@@ -40,14 +42,14 @@ class Vera(SharedMatrices):
 
 
 class Pvera(SharedMatrices):
-    """VeRA that learns a distribution of its inner vector."""
+    """VeRA that learns a distribution of the inner vector."""
 
     config_class: ClassVar[str] = "PveraConfig"
     config_file: ClassVar[str] = "tuners/pvera/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        ddp="its noise is drawn anew in each process", typical_learning_rate=4e-3
+        ddp="each process draws different noise", typical_learning_rate=4e-3
     )
-    advice: ClassVar[str] = "VeRA with less overfitting on small data (PEFT 0.21)"
+    advice: ClassVar[str] = "for less overfitting than VeRA on small datasets (PEFT 0.21)"
 
     method: Literal["pvera"]
     """PVeRA."""
@@ -55,14 +57,14 @@ class Pvera(SharedMatrices):
 
 
 class RandLora(LayeredMethod):
-    """Sums of random low-rank matrices with learned scales: updates of full rank."""
+    """Sums of random low-rank matrices with learned scales, which give updates of full rank."""
 
     config_class: ClassVar[str] = "RandLoraConfig"
     config_file: ClassVar[str] = "tuners/randlora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         fsdp=SHARES_PARAMETERS, typical_learning_rate=1e-3, convertible=True
     )
-    advice: ClassVar[str] = "full rank with few parameters (Albert et al. 2025, arXiv 2502.00987)"
+    advice: ClassVar[str] = "for updates of full rank with few parameters (Albert et al. 2025, arXiv 2502.00987)"
 
     method: Literal["randlora"]
     """RandLoRA."""
@@ -73,12 +75,12 @@ class RandLora(LayeredMethod):
     projection_prng_key: NonNegativeInt = 0
     """Seed of the random matrices."""
     save_projection: bool = True
-    """Save the random matrices, too: a larger file that loads everywhere."""
+    """Save the random matrices, too. The file is larger and loads everywhere."""
     randlora_dropout: InputDropout = 0.0
 
 
 class VbLora(LayeredMethod):
-    """LoRA put together from a bank of vectors that all layers share."""
+    """LoRA composed from a bank of vectors that all layers share."""
 
     config_class: ClassVar[str] = "VBLoRAConfig"
     config_file: ClassVar[str] = "tuners/vblora/config.py"
@@ -93,26 +95,26 @@ class VbLora(LayeredMethod):
     """VB-LoRA."""
     r: Rank = 4
     num_vectors: PositiveInt = 256
-    """Vectors in the bank."""
+    """Number of vectors in the bank."""
     vector_length: Literal["auto"] | PositiveInt = "auto"
-    """Length of a vector, which divides every side of every layer; `auto` takes the longest up to 256 that does."""
+    """Length of a vector, a divisor of every side of every layer; `auto` chooses the largest such value up to 256."""
     topk: PositiveInt = 2
-    """Vectors that are mixed for each part."""
+    """Number of vectors that are mixed for each part of a factor."""
     vblora_dropout: InputDropout = 0.0
 
 
-_ROUNDED_SCALES = "PEFT rounds its scales to the integers that the base is packed in, which makes them 0"
+_ROUNDED_SCALES = "PEFT casts its scales to the integer dtype of the packed base, which makes them 0"
 
 
 class UniLora(LayeredMethod):
-    """LoRA whose numbers all come from one short vector."""
+    """LoRA with all parameters taken from one short trained vector."""
 
     config_class: ClassVar[str] = "UniLoraConfig"
     config_file: ClassVar[str] = "tuners/unilora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         fsdp=SHARES_PARAMETERS, typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
     )
-    advice: ClassVar[str] = "the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
+    advice: ClassVar[str] = "for the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
     sizes: ClassVar[frozenset[str]] = frozenset({"theta_d_length"})
 
     method: Literal["unilora"]
@@ -121,12 +123,12 @@ class UniLora(LayeredMethod):
     theta_d_length: PositiveInt = 256
     """Length of the vector."""
     proj_seed: NonNegativeInt = 42
-    """Seed of which number goes where."""
+    """Seed of the mapping from the vector to the parameters."""
     unilora_dropout: InputDropout = 0.0
 
 
 class TinyLora(LayeredMethod):
-    """A short vector for each layer between the singular directions of its weights."""
+    """A short trained vector for each layer between the singular directions of its weights."""
 
     config_class: ClassVar[str] = "TinyLoraConfig"
     config_file: ClassVar[str] = "tuners/tinylora/config.py"
@@ -137,23 +139,23 @@ class TinyLora(LayeredMethod):
         typical_learning_rate=1e-2,
         convertible=True,
     )
-    advice: ClassVar[str] = "a few hundred parameters (PEFT 0.21)"
+    advice: ClassVar[str] = "for a few hundred parameters (PEFT 0.21)"
 
     method: Literal["tinylora"]
     """TinyLoRA."""
     r: PositiveInt = 2
-    """Singular directions that are used."""
+    """Number of singular directions."""
     u: PositiveInt = 64
     """Length of the vector."""
     weight_tying: Probability = 0.0
-    """Share of the layers that use one vector together."""
+    """Fraction of the layers that share a vector."""
     projection_seed: NonNegativeInt = 42
     """Seed of the projection."""
     tinylora_dropout: InputDropout = 0.0
 
 
 class Frod(LayeredMethod):
-    """A sparse rotation in a basis that the layers share."""
+    """A sparse rotation in a basis that all layers share."""
 
     config_class: ClassVar[str] = "FrodConfig"
     config_file: ClassVar[str] = "tuners/frod/config.py"
@@ -163,19 +165,19 @@ class Frod(LayeredMethod):
         few_bits=_PACKED_WEIGHTS,
         typical_learning_rate=1e-3,
     )
-    advice: ClassVar[str] = "full rank with few parameters (PEFT 0.21)"
+    advice: ClassVar[str] = "for updates of full rank with few parameters (PEFT 0.21)"
 
     method: Literal["frod"]
     """FRoD."""
     sparse_rate: Fraction = 0.01
-    """Share of the rotation that is trained."""
+    """Fraction of the rotation that is trained."""
     projection_prng_key: NonNegativeInt = 0
-    """Seed of which part that is."""
+    """Seed of the positions that are trained."""
     frod_dropout: InputDropout = 0.0
 
 
 class Adamss(LayeredMethod):
-    """Small updates in clusters of the singular directions."""
+    """Low-rank updates in clusters of singular directions."""
 
     config_class: ClassVar[str] = "AdamssConfig"
     config_file: ClassVar[str] = "tuners/adamss/config.py"
@@ -186,14 +188,14 @@ class Adamss(LayeredMethod):
         few_bits=_PACKED_WEIGHTS,
         typical_learning_rate=5e-3,
     )
-    advice: ClassVar[str] = "few parameters where layers differ (Zheng et al. 2025)"
+    advice: ClassVar[str] = "for few parameters over unequal layers (Zheng et al. 2025)"
     sizes: ClassVar[frozenset[str]] = frozenset({"subspace_rank"})
 
     method: Literal["adamss"]
     """AdaMSS."""
     r: PositiveInt = 100
-    """Singular directions that are divided."""
+    """Number of singular directions."""
     num_subspaces: PositiveInt = 5
-    """Clusters they are divided into."""
+    """Number of clusters of singular directions."""
     subspace_rank: PositiveInt = 1
-    """Rank of the update in each."""
+    """Rank of the update in each cluster."""

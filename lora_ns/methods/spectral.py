@@ -1,4 +1,4 @@
-"""Updates that are sparse in a spectrum: Fourier, wavelets, circular convolutions."""
+"""Updates that are sparse in a spectrum: Fourier, wavelets and circular convolutions."""
 
 from __future__ import annotations
 
@@ -10,57 +10,61 @@ from lora_ns.table import Name, NonNegativeInt, PositiveInt
 
 
 class FourierFt(LayeredMethod):
-    """Some frequencies of the update, at random places."""
+    """Trained Fourier coefficients of the update, at random frequencies."""
 
     config_class: ClassVar[str] = "FourierFTConfig"
     config_file: ClassVar[str] = "tuners/fourierft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         typical_learning_rate=3e-2, convertible=True, benchmark="0.000 to 0.096", sensitive=True
     )
-    advice: ClassVar[str] = "few parameters; very sensitive to rate and scale (Gao et al. 2024, arXiv 2405.03003)"
+    advice: ClassVar[str] = (
+        "for few parameters; very sensitive to learning rate and scale (Gao et al. 2024, arXiv 2405.03003)"
+    )
     sizes: ClassVar[frozenset[str]] = frozenset({"n_frequency"})
 
     method: Literal["fourierft"]
     """FourierFT."""
     n_frequency: PositiveInt = 1000
-    """Frequencies that are learned; at most the number of weights of a layer."""
+    """Number of frequencies to train, at most the number of weights of a layer."""
     scaling: Scale = 150.0
     random_loc_seed: NonNegativeInt = 777
-    """Seed of the places."""
+    """Seed of the frequencies."""
 
 
 class WaveFt(LayeredMethod):
-    """Some wavelet coefficients of the update, at random places."""
+    """Trained wavelet coefficients of the update, at random positions."""
 
     config_class: ClassVar[str] = "WaveFTConfig"
     config_file: ClassVar[str] = "tuners/waveft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(typical_learning_rate=3e-3, convertible=True)
-    advice: ClassVar[str] = "like FourierFT, steadier (Bilican et al. 2025, arXiv 2505.12532)"
+    advice: ClassVar[str] = "for more stable training than FourierFT (Bilican et al. 2025, arXiv 2505.12532)"
     sizes: ClassVar[frozenset[str]] = frozenset({"n_frequency"})
 
     method: Literal["waveft"]
     """WaveFT."""
     n_frequency: PositiveInt = 2592
-    """Coefficients that are learned; at most the number of weights of a layer."""
+    """Number of coefficients to train, at most the number of weights of a layer."""
     scaling: Scale = 25.0
     wavelet_family: Name = "db1"
     """Wavelet, by its PyWavelets name."""
     random_loc_seed: NonNegativeInt = 777
-    """Seed of the places."""
+    """Seed of the positions."""
 
 
 class C3a(LayeredMethod):
-    """Circular convolutions by blocks."""
+    """Block-wise circular convolutions."""
 
     config_class: ClassVar[str] = "C3AConfig"
     config_file: ClassVar[str] = "tuners/c3a/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
         quantized_biases=CHANGED_IN_PLACE, typical_learning_rate=1e-1, convertible=True, sensitive=True
     )
-    advice: ClassVar[str] = "few parameters of high rank; needs a very high rate (Chen et al. 2025, arXiv 2407.19342)"
+    advice: ClassVar[str] = (
+        "for a high rank with few parameters, at a very high learning rate (Chen et al. 2025, arXiv 2407.19342)"
+    )
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("block_size", "both", 256),)
 
     method: Literal["c3a"]
     """C3A."""
     block_size: Literal["auto"] | PositiveInt = "auto"
-    """Size of a block, which divides every side of every layer; `auto` takes the largest up to 256 that does."""
+    """Block size, a divisor of every side of every layer; `auto` chooses the largest such value up to 256."""

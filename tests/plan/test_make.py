@@ -375,7 +375,7 @@ def test_only_the_first_of_several_gpus_is_planned_with(write_recipe):
 def test_dora_over_eight_bits_is_refused_on_a_cpu_alone(write_recipe):
     dora = ("peft.use_dora=true", "quantization.method=bnb-8bit")
     assert problems(write_recipe(), *dora) == [
-        "--set: peft.use_dora: over a base in 8 bits, PEFT loses the scales of the base after a step on a CPU "
+        "--set: peft.use_dora: over an 8-bit base, PEFT loses the scales of the base after a step on a CPU "
         '(write `method = "bnb-4bit"`, or `use_dora = false`)'
     ]
     assert plan(write_recipe(), *dora, machine=MACHINES["ampere"])

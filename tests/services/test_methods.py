@@ -210,7 +210,7 @@ def test_adalora_ends_with_the_ranks_that_it_was_given(watched):
 
 
 def test_adalora_needs_steps_to_cut_ranks_in(watched):
-    with pytest.raises(LoransError, match="1 steps before ranks are cut and 1 after it leave less than 2 of 3"):
+    with pytest.raises(LoransError, match="of 3 steps, `tinit = 1` and `tfinal = 1` leave fewer than 2 for ranks"):
         watched(TEXT, "adalora", "peft.tinit=1", "peft.tfinal=1")
 
 

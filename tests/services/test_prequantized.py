@@ -211,10 +211,10 @@ def test_what_reads_a_stored_base_is_named_with_its_extra_where_it_is_missing(
     [
         (
             ["peft.method=loha"],
-            "loha does not train over a base in 4 bits by {}: PEFT puts it onto layers with weights",
+            "loha does not train over a base in 4 bits by {}: PEFT needs layers with weights",
         ),
         (["peft.use_dora=true"], "DoRA needs the norms of the base weights"),
-        (["peft.init_lora_weights=pissa"], '"pissa" cannot decompose a base in 4 bits'),
+        (["peft.init_lora_weights=pissa"], '"pissa" cannot decompose weights of 4 bits'),
         (["quantization.method=bnb-4bit"], "quantization.method: the base is stored quantised already"),
     ],
 )

@@ -94,7 +94,7 @@ REFUSED = {
     "noise": (("sft.neftune_noise_alpha=5",), "`neftune_noise_alpha` is 5"),
     "zero": (ZERO, "ZeRO-2 has divided the optimizer's state"),
     "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has divided the optimizer's state"),
-    "method": (("peft.method=pvera",), "pvera trains in one process: its noise is drawn anew in each process"),
+    "method": (("peft.method=pvera",), "pvera trains in one process: each process draws different noise"),
     "accumulation": (
         ("training.gradient_accumulation_steps=2",),
         "`gradient_accumulation_steps = 2` makes the global batch follow their number",

@@ -142,12 +142,12 @@ def test_kasa_answers_the_same_in_another_process_and_goes_on_where_it_stopped(t
     [
         (
             ("peft.lora_r=96",),
-            r"leaves nothing of `model.*`, which has 96 directions \(write at most 95\)",
+            r"is too high for `model.*`, which has 96 singular directions \(write at most 95\)",
         ),
-        (("peft.lora_r=8", "peft.rank_pattern={down_proj=192}"), "a rank of 192 leaves nothing of `model.*down_proj`"),
+        (("peft.lora_r=8", "peft.rank_pattern={down_proj=192}"), "a rank of 192 is too high for `model.*down_proj`"),
         (
             ("task_type=SEQ_CLS", 'peft.target_modules=["embed_tokens"]'),
-            "is of the kind Embedding, and KaSA cuts linear layers",
+            "is of type Embedding, and KaSA supports only linear layers",
         ),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_start_that_cannot_be_computed_for_several_processes_is_told_before_th
 
 @pytest.mark.parametrize("start", ["loftq", "lora-ga"])
 def test_a_start_that_cannot_be_is_told_with_the_nearest(tmp_path, start):
-    with pytest.raises(LoransError, match="`eva` starts over" if start == "loftq" else '"lora_ga"'):
+    with pytest.raises(LoransError, match="use `eva`" if start == "loftq" else '"lora_ga"'):
         run_recipe(tmp_path, RECIPE, f"peft.init_lora_weights={start}")
 
 
