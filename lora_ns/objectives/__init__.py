@@ -1,4 +1,4 @@
-"""What a run learns: one file per objective, which answers all that the rest of lorans asks about it."""
+"""Training objectives: one class for each, with its keys, examples, trainer, metrics and answers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = [
 ]
 
 AnyObjective = Annotated[Sft | Classification | Tagging, Field(discriminator="table")]
-"""The objective of a recipe, told apart by its `table`."""
+"""The objective of a recipe, a union discriminated by `table`."""
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     kind.model_fields["table"].default: kind for kind in get_args(get_args(AnyObjective)[0])
 }
-"""The objectives, by their tags."""
+"""Objectives by tag."""
 
 OBJECTIVE_TABLES: tuple[str, ...] = tuple(dict.fromkeys(kind.toml for kind in OBJECTIVES.values()))
-"""Names of the TOML tables that have the keys of objectives."""
+"""Names of the TOML tables of objectives."""
 
 
 _BY_TASK: dict[str, list[type[Objective]]] = {}
@@ -46,16 +46,16 @@ for _kind in OBJECTIVES.values():
 
 
 def objective_of(task_type: object, given: Collection[str] = ()) -> type[Objective]:
-    """The objective of a task: the one whose table is given, else the first.
+    """Choose the objective of a task: the first whose table the recipe has, or else the first of all.
 
     Args:
-        task_type: what a recipe says; every objective is looked at if no task is called so.
-        given: names of the tables of a recipe.
+        task_type: value in the recipe. If it is no task type, all objectives are considered.
+        given: names of the tables in the recipe.
     """
     of_task = objectives_of(task_type) or list(OBJECTIVES.values())
     return next((kind for kind in of_task if kind.toml in given), of_task[0])
 
 
 def objectives_of(task_type: object) -> list[type[Objective]]:
-    """The objectives of a task, by PEFT's name; none if no task is called so."""
+    """The objectives of a PEFT task type; empty for anything else."""
     return _BY_TASK.get(task_type, []) if isinstance(task_type, str) else []

@@ -1,4 +1,4 @@
-"""What every objective answers: the questions that the rest of lorans asks of what a run learns."""
+"""The base class of objectives: the hooks that the rest of lorans calls, with their defaults."""
 
 from __future__ import annotations
 
@@ -14,94 +14,94 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Counted = Callable[[Any], Any]
-"""From a trainer class to one whose evaluation loss is the mean over all that `count_of` counts."""
+"""Function that derives a trainer class whose evaluation loss is the mean over all items that `count_of` counts."""
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
 
 Answers = Literal["text", "labels", "tags"]
 
 TEXT_AND_LABEL = ("dataset.text_column", "dataset.text_pair_column", "dataset.label_column")
-"""Keys of texts that have labels."""
+"""Keys of labelled texts."""
 
 _LOWEST_RATE, _HIGHEST_RATE, _LEAST_RANK = 5e-5, 1e-3, 2
 
 
 class Objective(Table):
-    """What a run learns. A new objective is a class of its own file, and a line in `objectives/__init__.py`."""
+    """A training objective. To add one, write its class in a new file and add a line to `objectives/__init__.py`."""
 
     table: str
-    """Tag of the union: the name of the TOML table, but for tagging, whose keys are in `[classification]`."""
+    """Tag of the union: the name of the TOML table, except for tagging, whose keys are in `[classification]`."""
 
     toml: ClassVar[str]
-    """Name of the TOML table that has the keys."""
+    """Name of the TOML table with its keys."""
     task_type: ClassVar[TaskType]
-    """PEFT's name of the task, which decides the head of the model."""
+    """PEFT task type, which determines the head of the model."""
     examples: ClassVar[tuple[type, ...]]
-    """Kinds of examples that it learns from; formats that make others are refused."""
+    """Kinds of examples that it trains on. Formats that produce others are refused."""
     answers: ClassVar[Answers]
-    """What `lorans infer` answers with."""
+    """Kind of answers from `lorans infer`."""
     writes: ClassVar[tuple[str, ...]]
-    """Columns that `lorans infer` writes its answers to."""
+    """Columns that `lorans infer` writes."""
     inert: ClassVar[tuple[str, ...]] = ()
     """Dotted keys of other tables that have no effect with it."""
     forward_passes: ClassVar[int] = 1
-    """Forward passes for each row in a training step, those of a reference model among them."""
+    """Forward passes per row in a training step, including those of a reference model."""
     scores_every_token: ClassVar[bool] = False
-    """Whether a step computes scores over the whole vocabulary for each token, which take memory."""
+    """True if a step computes logits over the vocabulary for each token, which takes memory."""
     next_token_loss: ClassVar[bool] = False
-    """Whether the loss is the cross entropy of next tokens, so that positions outside of it need no scores."""
+    """True if the loss is next-token cross entropy, so that positions outside the loss need no logits."""
     divides_rows: ClassVar[bool] = False
-    """Whether a row can be divided among processes (`context_parallel_size`)."""
+    """True if a row can be split among processes (`context_parallel_size`)."""
     usual_rank: ClassVar[int] = 8
-    """Rank of LoRA in a recipe that names none, on a base that is wide enough."""
+    """Default rank of LoRA on a base that is wide enough."""
 
     max_seq_length: int
 
     @classmethod
     def key(cls, name: str) -> str:
-        """The dotted key of a field, as recipes write it."""
+        """The dotted key of a field in the recipe."""
         return f"{cls.toml}.{name}"
 
     @classmethod
     def key_names(cls) -> tuple[str, ...]:
-        """Names of the keys in the TOML table."""
+        """Keys of the TOML table."""
         return tuple(name for name in cls.model_fields if name != "table")
 
     @property
     def writes_text(self) -> bool:
-        """Whether the model learns to write text."""
+        """True if the model generates text."""
         return self.answers == "text"
 
     @property
     def rendering(self) -> Rendering:
-        """How conversations become text; as it is by default for what has no such keys."""
+        """Rendering of conversations; the default for objectives without such keys."""
         return Rendering()
 
     @property
     def packs(self) -> bool:
-        """Whether several short rows become one of `max_seq_length`."""
+        """True if short rows are packed into rows of `max_seq_length`."""
         return False
 
     @property
     def noise(self) -> float:
-        """Noise on the embeddings in training, which each process draws for itself; 0 is none."""
+        """Scale of the noise on embeddings in training, drawn separately in each process; 0 for none."""
         return 0.0
 
     @classmethod
     def rate(cls, width: int) -> float:
-        """Peak learning rate of LoRA for a base of this width (`hidden_size`)."""
+        """Peak learning rate of LoRA for a base with a `hidden_size` of `width`."""
         raise NotImplementedError
 
     @classmethod
     def usual_rate(cls, typical: float, width: int | None) -> float:
-        """Peak learning rate of a recipe that names none.
+        """Default of the peak learning rate.
 
         Args:
-            typical: the method's rate for text on a base of 7 billion parameters.
-            width: `hidden_size` of the base; None if it is not known yet.
+            typical: learning rate of the method for text on a 7B base.
+            width: `hidden_size` of the base; None if not yet known.
 
         Returns:
-            `typical` for methods whose rates are not LoRA's; else the rate for the width, to one digit.
+            The rate for the width, rounded to one digit, for methods that train at LoRA's rates; otherwise `typical`.
         """
         if typical != LORA_RATE or not width:
             return typical
@@ -109,10 +109,10 @@ class Objective(Table):
 
     @classmethod
     def rank_for(cls, width: int | None) -> int:
-        """Rank of LoRA in a recipe that names none: the usual one, halved to at most a quarter of the width.
+        """Default rank of LoRA: the usual one, halved until it is at most a quarter of the width.
 
         Args:
-            width: `hidden_size` of the base; None if it is not known yet.
+            width: `hidden_size` of the base; None if not yet known.
         """
         rank = cls.usual_rank
         while width and rank > max(width // 4, _LEAST_RANK):
@@ -120,38 +120,38 @@ class Objective(Table):
         return rank
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Keys of this table that do not go together."""
+        """Keys of this table that cannot be combined."""
         yield from ()
 
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
-        """What needs all rows at once, which a stream never has: the dotted key, why, and what to write."""
+        """Settings that need all rows at once, so that a stream is refused: dotted key, reason and remedy."""
         yield from ()
 
     @classmethod
     def starter_rows(cls, asked: str, answered: str) -> Sequence[Mapping[str, Any]]:
-        """A few rows for a new project to replace; templates name the columns `asked` and `answered`."""
+        """A few example rows for a new project. Templates name the columns `asked` and `answered`."""
         raise NotImplementedError
 
-    # The trainer; what it needs of the house is handed in.
+    # The trainer. Code of higher rooms that it needs is passed in.
 
     library: ClassVar[str]
-    """The library whose trainer it is, as messages name it."""
+    """Library of the trainer, by its name in messages."""
 
     def config_class(self) -> Any:
-        """Class of the trainer's arguments."""
+        """Class of the training arguments."""
         raise NotImplementedError
 
     def arguments(self, row_parts: int) -> dict[str, Any]:
-        """Arguments of the trainer beside those of every run; `row_parts` processes share each row."""
+        """Training arguments in addition to those of every run; `row_parts` processes share each row."""
         raise NotImplementedError
 
     def trainer_class(self, counted: Counted) -> Any:
-        """Class of the trainer, made over the library's by `counted`."""
+        """Class of the trainer, derived from the library's with `counted`."""
         raise NotImplementedError
 
     def trainer_kwargs(self, model: Any, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> dict[str, Any]:
-        """What the trainer is made with beside model, rows and tokenizer."""
+        """Arguments of the trainer class in addition to model, rows and tokenizer."""
         raise NotImplementedError
 
     def complete(self, trainer: Any, labels: Sequence[str], rows: datasets.Dataset) -> None:
-        """Give a trainer that was made what its class needs beside the arguments."""
+        """Set further attributes of a trainer after it is created."""

@@ -1,4 +1,4 @@
-"""What a constant answer reaches: a model that is no better has learned nothing of the rows."""
+"""Baselines: the metrics of constant answers. A model that is no better has learned nothing from the rows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _NAMES = {"rmse": "RMSE", "f1": "F1", "f1_macro": "macro F1", "f1_micro": "micro
 
 @dataclass(frozen=True)
 class Baseline:
-    """Constant answers that are best on the training rows, each for a metric."""
+    """The best constant answer on the training rows for each metric."""
 
     problem_type: ProblemType | None
-    """What a label is; None for the tags of words."""
+    """Kind of the labels; None for tags of words."""
     labels: Sequence[str]
     constants: Mapping[str, Any]
-    """By metric a score, the name of a class or tag, or the names of labels: values of JSON."""
+    """Constant answers by metric, as JSON values: a score, the name of a class or tag, or a list of labels."""
 
     @classmethod
     def of(cls, problem_type: ProblemType | None, labels: Sequence[str], learned: Sequence[Any]) -> Baseline:
-        """The constants for training labels: scores, numbers of classes, a 0 or 1 for each label, numbers of tags."""
+        """Compute the constants from training labels: scores, class ids, a 0 or 1 for each label, or tag ids."""
         if problem_type == "regression":
             return cls(problem_type, labels, {"rmse": sum(learned) / len(learned)})
         if problem_type == "multi_label_classification":
@@ -38,11 +38,11 @@ class Baseline:
             tag = OUTSIDE if OUTSIDE in labels else labels[_commonest([tag for row in learned for tag in row])]
             return cls(problem_type, labels, dict.fromkeys(("accuracy", "f1", "f1_macro"), tag))
         common = labels[_commonest(learned)]
-        # Of two classes, F1 is that of the second: to answer it always finds each of its rows.
+        # With two classes, F1 is that of the second one: always answering it finds all of its rows.
         return cls(problem_type, labels, {"accuracy": common, "f1": labels[1] if len(labels) == 2 else common})
 
     def measure(self, expected: Sequence[Any]) -> dict[str, float]:
-        """The metrics of the constants, on labels as of training rows."""
+        """The metrics of the constants on labels, given as in training rows."""
         found = {name: self._metrics(constant, expected).get(name) for name, constant in self.constants.items()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -59,18 +59,18 @@ class Baseline:
         return classification_metrics([number] * len(expected), expected, len(self.labels))
 
     def unbeaten(self, measured: Mapping[str, float], reached: Mapping[str, float]) -> list[str]:
-        """What to say of metrics of a model that are no better than those that the constants reached."""
-        told = []
+        """A warning for each metric of a model that is no better than that of the constant answer."""
+        warnings = []
         for name, constant in self.constants.items():
             if name in measured and name in reached:
                 gain = measured[name] - reached[name]
                 gain = -gain if name in LOWER_IS_BETTER else gain
                 if gain <= 0:
-                    told.append(_told(name, constant, measured[name], reached[name], gain))
-        return told
+                    warnings.append(_warning(name, constant, measured[name], reached[name], gain))
+        return warnings
 
 
-def _told(name: str, constant: Any, measured: float, reached: float, gain: float) -> str:
+def _warning(name: str, constant: Any, measured: float, reached: float, gain: float) -> str:
     always = "the mean" if name == "rmse" else _quoted(constant)
     how = "worse" if gain < 0 else "no better"
     has = "have" if isinstance(constant, list) and len(constant) > 1 else "has"
@@ -89,7 +89,7 @@ def _commonest(numbers: Sequence[int]) -> int:
 
 
 def _label_sets(labels: Sequence[str], learned: Sequence[Sequence[float]]) -> dict[str, list[str]]:
-    """For each metric of several labels the labels that are best answered always."""
+    """The best constant set of labels for each multi-label metric."""
     counts = [sum(int(row[number]) for row in learned) for number in range(len(labels))]
     order = sorted(range(len(labels)), key=lambda number: (-counts[number], number))
 

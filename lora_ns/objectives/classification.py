@@ -1,4 +1,4 @@
-"""`[classification]` of texts: classes, several labels or a score for a text or a pair."""
+"""`[classification]` of texts: a class, several labels or a score for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Classification(LabelObjective):
-    """Labels for a text or a pair, through transformers' `Trainer`."""
+    """Labels for a text or a pair of texts, trained by transformers' `Trainer`."""
 
     task_type: ClassVar[TaskType] = "SEQ_CLS"
     examples: ClassVar[tuple[type, ...]] = (Labelled,)
@@ -28,12 +28,12 @@ class Classification(LabelObjective):
 
     table: Literal["classification"] = "classification"
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
-    """What a label is: one class, a list of labels, or a score; `auto` goes by the training rows and says why."""
+    """Kind of label: one class, a list of labels, or a score. `auto` infers it from the training rows, with a note."""
     threshold: Fraction = 0.5
-    """Probability from which a label applies to a text; only where there may be several."""
+    """Probability from which a label applies; only for `multi_label_classification`."""
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Keys of one kind of labels beside another kind, and weights that are not one for each label."""
+        """Keys that have no effect on the kind of label, and a wrong number of class weights."""
         if "problem_type" in self.model_fields_set and self.problem_type != "auto":
             for name in self.unread(self.problem_type)[:1]:
                 what = f'`{name}` has no effect with `problem_type = "{self.problem_type}"`'
@@ -41,21 +41,21 @@ class Classification(LabelObjective):
         yield from super().conflicts()
 
     def unread(self, problem_type: ProblemType) -> list[str]:
-        """Keys of the recipe that have no effect where labels are of this kind."""
+        """Keys of the recipe that have no effect on this kind of label."""
         return [name for name in _INERT[problem_type] if name in self.model_fields_set]
 
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
-        """As of all labels; scores lose nothing."""
+        """Settings that need all rows at once; none for scores."""
         if self.problem_type != "regression":
             yield from super().lost_in_a_stream()
 
     def problem_type_of(self, model: Any) -> str | None:
-        """What a label is, by transformers' name, of a model that was loaded for it."""
+        """The problem type of a loaded model, by its transformers name."""
         found: str | None = getattr(model.config, "problem_type", None)
         return found
 
     def metrics(self, logits: Any, expected: Any, labels: Sequence[str], problem_type: str | None) -> dict[str, float]:
-        """What is usual for a score, for several labels, for one class."""
+        """The usual metrics for a score, for several labels or for one class."""
         if problem_type == "regression":
             return regression_metrics(logits.reshape(-1).tolist(), expected.tolist())
         if problem_type == "multi_label_classification":
@@ -64,7 +64,7 @@ class Classification(LabelObjective):
         return classification_metrics(logits.argmax(-1).tolist(), expected.tolist(), len(labels))
 
     def said(self, scores: Tensor, labels: Sequence[str], problem_type: ProblemType | None) -> dict[str, Any]:
-        """What the scores of a text say, of shape (labels,)."""
+        """The answer for a text from its logits, of shape (labels,)."""
         if problem_type == "regression":
             return {"output": float(scores.squeeze())}
         if problem_type == "multi_label_classification":
@@ -76,7 +76,7 @@ class Classification(LabelObjective):
 
     @classmethod
     def starter_rows(cls, _asked: str, _answered: str) -> Sequence[Mapping[str, Any]]:
-        """Pairs of sentences that say the same or not."""
+        """Pairs of sentences, equivalent or not."""
         pairs = (
             ("A plum", "The plum", "equivalent"),
             ("A stone", "A leaf", "not_equivalent"),
@@ -93,7 +93,7 @@ _INERT: Mapping[ProblemType, tuple[str, ...]] = {
     "multi_label_classification": (),
     "regression": ("threshold", "labels", "class_weights"),
 }
-"""By what a label is, the keys that are not read."""
+"""Keys that have no effect, by problem type."""
 
 
 def _probable(logits: Any, threshold: float) -> Any:

@@ -1,4 +1,4 @@
-"""The loss of labels, the weights of classes in it, and which labels count."""
+"""The loss of labels, with class weights and masks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def loss_of(
     logits: Tensor, labels: Tensor, problem_type: str | None, weights: Tensor | None, smoothing: float = 0.0
 ) -> Tensor:
-    """The loss summed over what has a label: rows, the labels of rows, or words.
+    """The loss, summed over all labelled items: rows, labels of rows, or words.
 
-    Each is multiplied by the weight of its class, or, of several labels, by the weight of those that apply. Rows whose
-    labels are no numbers only fill up a batch, see `in_whole_batches`.
+    Each term is multiplied by the weight of its class; with several labels, only the terms of labels that apply. Rows
+    with NaN labels only fill up a batch, see `in_whole_batches`, and are skipped.
     """
     from torch.nn import functional
 
@@ -43,19 +43,19 @@ def loss_of(
 
 
 def class_weights(
-    asked: Literal["none", "balanced"] | Sequence[float], labels: Sequence[str], rows: datasets.Dataset
+    weights: Literal["none", "balanced"] | Sequence[float], labels: Sequence[str], rows: datasets.Dataset
 ) -> list[float] | None:
-    """The weight of each class in the loss: given, or the mean number of a class's rows over that of its own.
+    """The weight of each class in the loss, as given or balanced.
 
-    Of several labels, a balanced weight is the number of rows without the label over that of those with it. A class
-    without rows weighs 1.
+    A balanced weight is the mean number of rows per class divided by the number of rows of this class. With several
+    labels, it is the number of rows without the label divided by the number with it. A class without rows has weight 1.
     """
     import numpy
 
-    if asked == "none":
+    if weights == "none":
         return None
-    if not isinstance(asked, str):
-        return list(asked)
+    if not isinstance(weights, str):
+        return list(weights)
     values = rows["labels"][:]
     if values and isinstance(values[0][0] if isinstance(values[0], list) else values[0], float):
         with_label = numpy.asarray(values).sum(axis=0)
@@ -67,7 +67,7 @@ def class_weights(
 
 
 def labels_that_count(rows: datasets.Dataset) -> list[Any]:
-    """The labels of rows, and of words those that are scored; rows that only fill up a batch have none."""
+    """The labels of rows, without masked words and without rows that only fill up a batch."""
     found = []
     for value in rows["labels"][:]:
         kept = [label for label in (value if isinstance(value, list) else [value]) if _counts(label)]

@@ -1,4 +1,4 @@
-"""What objectives that label share: the names of the labels, their weights in the loss, transformers' `Trainer`."""
+"""The base class of classification objectives: label names, class weights, and transformers' `Trainer`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ WRITING_TEXT = (
     "evaluation.group_by",
     "evaluation.max_samples",
 )
-"""Keys of what writes text."""
+"""Keys for generating text, which have no effect on classification."""
 
 _WIDTH, _RATE = 384, 1e-3
 
 
 class LabelObjective(Objective):
-    """An objective of a model with a head made anew, whose keys are in `[classification]`."""
+    """An objective with a new classification head, configured in `[classification]`."""
 
     toml: ClassVar[str] = "classification"
     library: ClassVar[str] = "transformers"
     collator: ClassVar[str]
-    """Name of transformers' class that makes batches."""
+    """Name of the data collator in transformers."""
     names_classes: ClassVar[str] = "name them here"
-    """How a recipe says which classes there are."""
+    """Remedy if the classes are unknown."""
 
     max_seq_length: PositiveInt = 256
-    """Longest row, in tokens; the end of a longer one is cut and counted."""
+    """Maximum length of a row in tokens. Longer rows are truncated at the end, and their number is reported."""
     labels: tuple[Column, ...] = Field(default=(), max_length=10_000)
-    """Names of the classes or tags in the order of their numbers; found in the training rows if absent."""
+    """Names of the classes or tags, in the order of their ids; default: those found in the training rows."""
     class_weights: Literal["none", "balanced"] | tuple[PositiveFloat, ...] = "none"
-    """Weights of the classes in the loss, `balanced` by their number of rows, or in the order of the labels."""
+    """Class weights in the loss: `balanced` by the number of rows, or a list in the order of the labels."""
 
     @classmethod
     def rate(cls, width: int) -> float:
@@ -54,33 +54,33 @@ class LabelObjective(Objective):
         return _RATE * _WIDTH / width
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Weights that are not one for each label."""
+        """A number of class weights that differs from the number of labels."""
         if self.labels and isinstance(self.class_weights, tuple) and len(self.class_weights) != len(self.labels):
             yield Conflict(
                 (self.key("labels"), self.key("class_weights")),
                 f"{len(self.class_weights)} `class_weights` for {len(self.labels)} `labels`",
-                "give one for each, in their order",
+                "write one weight for each label, in the same order",
             )
 
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
-        """The names of classes, and how many rows each has."""
+        """Unknown class names, and balanced class weights."""
         if not self.labels:
             what = "the classes of a stream are not known before it is read"
             yield self.key("labels"), what, self.names_classes
         if self.class_weights == "balanced":
-            what = "how many rows of a stream each class has is not known before it is read"
-            yield self.key("class_weights"), what, "write a weight for each"
+            what = "the number of rows of each class in a stream is not known before it is read"
+            yield self.key("class_weights"), what, "write a weight for each class"
 
     def problem_type_of(self, _model: Any) -> str | None:
-        """What a label is, by transformers' name, of a model that was loaded for it; None for the tags of words."""
+        """The problem type of a loaded model, by its transformers name; None for tags of words."""
         raise NotImplementedError
 
     def metrics(self, logits: Any, expected: Any, labels: Sequence[str], problem_type: str | None) -> dict[str, float]:
-        """What is measured on predictions that `kept_logits` has made."""
+        """Metrics of predictions, which are the output of `kept_logits`."""
         raise NotImplementedError
 
     def kept_logits(self, logits: Any) -> Any:
-        """What is kept of a model's scores until all rows are measured."""
+        """The part of the logits that is kept until all rows are evaluated."""
         return logits
 
     def config_class(self) -> Any:
@@ -90,15 +90,15 @@ class LabelObjective(Objective):
         return transformers.TrainingArguments
 
     def arguments(self, _row_parts: int) -> dict[str, Any]:
-        """None beside those of every run."""
+        """No arguments in addition to those of every run."""
         return {}
 
     def trainer_class(self, counted: Counted) -> Any:
-        """transformers' `Trainer`, with a mean loss that depends on neither the micro-batch nor the batch."""
+        """transformers' `Trainer`, with a mean loss that depends on neither micro-batch nor batch size."""
         return _trainer_class(counted)
 
     def trainer_kwargs(self, model: Any, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> dict[str, Any]:
-        """Collator and metrics; the model pads with the tokenizer's token."""
+        """Data collator and metrics. Also sets the model's padding token to the tokenizer's."""
         import transformers
 
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -117,7 +117,7 @@ class LabelObjective(Objective):
         }
 
     def complete(self, trainer: Any, labels: Sequence[str], rows: datasets.Dataset) -> None:
-        """The kind of problem, the weights of the classes, and the loss."""
+        """Set problem type, class weights and loss function."""
         trainer.problem_type = self.problem_type_of(trainer.model)
         trainer.weights = class_weights(self.class_weights, labels, rows)
         trainer.compute_loss_func = trainer.loss_from
@@ -129,44 +129,43 @@ def _trainer_class(counted: Counted) -> Any:
     from transformers import Trainer
 
     class LabelTrainer(counted(Trainer)):  # type: ignore[misc, unused-ignore]
-        """The mean is over what has a label, in the whole global batch or all evaluation rows.
+        """A trainer whose loss is the mean over all labelled items of the global batch or of the evaluation rows.
 
-        The sum of the weights is not in it: a mean over weights would move with the classes that a batch happens to
-        have.
+        The mean is not divided by the sum of class weights: it would then depend on the classes in a batch.
         """
 
         problem_type: str | None = None
         weights: Sequence[float] | None = None
 
         def _count(self, labels: Any) -> Any:
-            """What has a label, as `Trainer` counts it: no score is left out, whatever number it is."""
+            """Labels in the form that `Trainer` counts, where no score equals the ignored label."""
             return labels.isnan() * IGNORED if labels.is_floating_point() else labels
 
         def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
             if not torch.is_grad_enabled():
-                return None  # an evaluation weighs the batches of each process by themselves, see `counted`
-            # As `shift_labels` they are counted as they are. The trainer leaves out the first token of each row where a
-            # decoder tags words: it takes that loss for one of next tokens.
+                return None  # in an evaluation, each process weights its own batches, see `counted`
+            # `shift_labels` are counted unchanged. From `labels`, the trainer drops the first token of each row if a
+            # decoder tags words, because it assumes a next-token loss.
             found = [self._count(batch["labels"]) for batch in batch_samples]
             counted = [{"labels": labels, "shift_labels": labels} for labels in found]
             return super()._get_num_items_in_batch(counted, device)
 
         def loss_from(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-            """The `compute_loss_func`: the mean over the global batch, or over the one at hand."""
+            """The `compute_loss_func`: the mean over the global batch, or over this batch if its size is unknown."""
             logits = outputs["logits"]
             weights = None if self.weights is None else torch.tensor(self.weights, device=logits.device)
             count = self._count(labels).ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
             return loss_of(logits, labels, self.problem_type, weights, self.args.label_smoothing_factor) / count
 
         def count_of(self, inputs: Any) -> Any:
-            """What has a label."""
+            """The number of labelled items."""
             return self._count(inputs["labels"]).ne(IGNORED).sum()
 
     return LabelTrainer
 
 
 def _that_count(predicted: Any, expected: Any) -> tuple[Any, Any]:
-    """Rows with anything to predict: the last batches of several processes are filled up."""
+    """Rows with a label. With several processes, rows without one fill up the last batches."""
     import numpy
 
     has_label = ~numpy.isnan(expected) if expected.dtype.kind == "f" else expected != IGNORED

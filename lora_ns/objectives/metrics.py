@@ -1,4 +1,4 @@
-"""What is measured: classes, labels and scores by scikit-learn, entities by seqeval, answers by comparing them."""
+"""Metrics: scikit-learn for classes, labels and scores, seqeval for entities, string comparison for answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_ns.safety.deadline import bounded
 def classification_metrics(predicted: Sequence[int], expected: Sequence[int], classes: int) -> dict[str, float]:
     """Accuracy, Matthews correlation, F1, precision and recall.
 
-    The last three are of class 1 if there are two classes, as in GLUE, else the mean over the classes.
+    With two classes, the last three are those of class 1, as in GLUE; otherwise their mean over the classes.
     """
     from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
 
@@ -33,11 +33,11 @@ def classification_metrics(predicted: Sequence[int], expected: Sequence[int], cl
 
 
 def multi_label_metrics(predicted: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]) -> dict[str, float]:
-    """F1 over all labels together and as the mean over the labels, and the share of rows with exactly their labels.
+    """Micro and macro F1, and the share of rows whose labels are all right.
 
     Args:
-        predicted: a 0 or 1 for each label, row by row.
-        expected: the same.
+        predicted: for each row, a 0 or 1 for each label.
+        expected: labels in the same form.
     """
     from sklearn.metrics import f1_score
 
@@ -52,9 +52,9 @@ def multi_label_metrics(predicted: Sequence[Sequence[int]], expected: Sequence[S
 
 
 def regression_metrics(predicted: Sequence[float], expected: Sequence[float]) -> dict[str, float]:
-    """Pearson's and Spearman's correlation, and the root of the mean squared error.
+    """Pearson and Spearman correlation, and root mean squared error.
 
-    A correlation is 0 where one of the sides is all alike, and there is none: scores that say nothing of the rows.
+    A correlation is 0 if one of the sides is constant, for which it is undefined.
     """
     from scipy.stats import rankdata
 
@@ -76,10 +76,10 @@ def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def tag_metrics(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Accuracy over the words, and of entities precision, recall and F1: over all and for each type.
+    """Accuracy over the words, and precision, recall and F1 of entities, overall and for each type.
 
-    An entity counts if type, first and last word are right, as conlleval has it. Tags that mark no entities, such as
-    parts of speech, have the mean F1 over the tags instead.
+    An entity is right if its type, first and last word are, as in conlleval. Tags that mark no entities, such as parts
+    of speech, get the macro F1 over the tags instead.
     """
     from sklearn.metrics import accuracy_score, f1_score
 
@@ -95,7 +95,7 @@ def _entity_metrics(predicted: Sequence[Sequence[str]], expected: Sequence[Seque
 
     names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
     if all(tag == "O" for side in (predicted, expected) for row in side for tag in row):
-        return dict.fromkeys(names, 0.0)  # no entity anywhere: seqeval reports on types, and there is none
+        return dict.fromkeys(names, 0.0)  # seqeval reports by type, and without entities there are no types
     found = classification_report(
         [list(row) for row in expected], [list(row) for row in predicted], output_dict=True, zero_division=0
     )
@@ -107,12 +107,12 @@ def _entity_metrics(predicted: Sequence[Sequence[str]], expected: Sequence[Seque
 
 
 def extract_answer(text: str, pattern: str | None) -> str:
-    """The part of a text that is compared: the last match of the pattern (its group, if it has one), or all of it.
+    """The part of a text to compare: the last match of the pattern (its group, if it has one), or the whole text.
 
-    Space around it does not count. A text without a match has the empty answer.
+    White space around it is removed. A text without a match has an empty answer.
 
     Raises:
-        OverrunError: if the pattern does not come to an end on this text.
+        OverrunError: if matching the pattern takes too much time or memory.
     """
     if pattern is None:
         return text.strip()
@@ -130,12 +130,12 @@ def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
 
 
 def is_match(answer: str, expected: str) -> bool:
-    """Whether an answer, as it was extracted, is the expected one; no answer never is."""
+    """True if an extracted answer equals the expected one. An empty answer never matches."""
     return answer == expected and bool(answer)
 
 
 def exact_match(matches: Sequence[bool], groups: Sequence[Any] | None) -> dict[str, float]:
-    """The share of right answers, over all and over the rows of each group."""
+    """The share of right answers, overall and for each group of rows."""
     scores = {"exact_match": sum(matches) / len(matches)}
     by_group: dict[str, list[bool]] = defaultdict(list)
     for match, group in zip(matches, groups or (), strict=False):

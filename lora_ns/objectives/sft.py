@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Sft(TextObjective):
-    """Supervised fine-tuning of a causal language model, through TRL's `SFTTrainer`."""
+    """Supervised fine-tuning of a causal language model, with TRL's `SFTTrainer`."""
 
     toml: ClassVar[str] = "sft"
     library: ClassVar[str] = "TRL"
@@ -24,26 +24,26 @@ class Sft(TextObjective):
 
     table: Literal["sft"] = "sft"
     packing: bool = False
-    """Put several short rows into one of `max_seq_length`, kept apart exactly (best-fit decreasing)."""
+    """Pack short rows into rows of `max_seq_length` (best-fit decreasing). Packed rows do not see one another."""
     loss_type: Literal["nll", "dft"] = "nll"
-    """Cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
+    """Loss: cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
     neftune_noise_alpha: NonNegativeFloat = 0.0
-    """Noise on the embeddings in training (Jain et al. 2023, arXiv 2310.05914); 0 is none."""
+    """NEFTune: scale of the noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914); 0 for none."""
 
     @property
     def packs(self) -> bool:
-        """Whether several short rows become one of `max_seq_length`."""
+        """True if short rows are packed into rows of `max_seq_length`."""
         return self.packing
 
     @property
     def noise(self) -> float:
-        """Noise on the embeddings in training; 0 is none."""
+        """Scale of the noise on embeddings in training; 0 for none."""
         return self.neftune_noise_alpha
 
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
-        """Packing."""
+        """Packing, which needs all rows."""
         if self.packing:
-            yield self.key("packing"), "rows are packed once all are read", "write `packing = false`"
+            yield self.key("packing"), "rows are packed after all of them are read", "write `packing = false`"
 
     def config_class(self) -> Any:
         """`trl.SFTConfig`."""
@@ -52,7 +52,7 @@ class Sft(TextObjective):
         return trl.SFTConfig
 
     def arguments(self, row_parts: int) -> dict[str, Any]:
-        """The rows come tokenised, masked, cut and packed, and are taken as they are."""
+        """Arguments that make TRL use the rows unchanged: they are already tokenised, masked, truncated and packed."""
         return {
             **({"pad_to_multiple_of": row_parts} if row_parts > 1 else {}),
             "max_length": None,
@@ -62,13 +62,13 @@ class Sft(TextObjective):
         }
 
     def trainer_class(self, counted: Counted) -> Any:
-        """TRL's `SFTTrainer`, which tells the accuracy over all tokens as well."""
+        """TRL's `SFTTrainer`, which also reports the accuracy over all tokens."""
         return _trainer_class(counted)
 
     def trainer_kwargs(
         self, _model: Any, _tokenizer: PreTrainedTokenizerBase, _labels: Sequence[str]
     ) -> dict[str, Any]:
-        """Nothing: TRL makes its own collator."""
+        """No further arguments: TRL creates its own data collator."""
         return {}
 
 
@@ -77,18 +77,18 @@ def _trainer_class(counted: Counted) -> Any:
     import trl
 
     class CountedSftTrainer(counted(trl.SFTTrainer)):  # type: ignore[misc, unused-ignore]
-        """TRL's trainer, whose evaluation is the mean over all tokens in the loss, whatever the batches were."""
+        """TRL's trainer with an evaluation that averages over all tokens in the loss, regardless of the batches."""
 
         def count_of(self, inputs: Any) -> Any:
-            """The tokens whose prediction is in the loss."""
+            """The number of tokens in the loss."""
             return (inputs["labels"][:, 1:] != IGNORED).sum()
 
         def batch_means(self) -> dict[str, float]:
-            """TRL's accuracy of the batch."""
+            """TRL's token accuracy of the batch."""
             return {"mean_token_accuracy": self._metrics["eval"]["mean_token_accuracy"][-1]}
 
         def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
-            """TRL logs the mean of what stands among its own metrics."""
+            """Also replace TRL's own metric, which it logs as a mean."""
             super().tell_means(means, logs)
             self._metrics["eval"]["mean_token_accuracy"] = [means["mean_token_accuracy"]]
 

@@ -1,4 +1,4 @@
-"""`[classification]` of words: a tag for each, as in the recognition of names."""
+"""`[classification]` of words: a tag for each, as in named-entity recognition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_ns.table import IGNORED
 
 
 class Tagging(LabelObjective):
-    """A tag for each word, through transformers' `Trainer`."""
+    """A tag for each word, trained by transformers' `Trainer`."""
 
     task_type: ClassVar[TaskType] = "TOKEN_CLS"
     examples: ClassVar[tuple[type, ...]] = (Tagged,)
@@ -25,7 +25,7 @@ class Tagging(LabelObjective):
     table: Literal["tagging"] = "tagging"
 
     def problem_type_of(self, _model: Any) -> str | None:
-        """None: a tag is the one class of a word."""
+        """None, since each word has exactly one tag."""
         return None
 
     def kept_logits(self, logits: Any) -> Any:
@@ -33,7 +33,7 @@ class Tagging(LabelObjective):
         return logits.argmax(-1)
 
     def metrics(self, logits: Any, expected: Any, labels: Sequence[str], _problem_type: str | None) -> dict[str, float]:
-        """Entities, or tags where they mark none."""
+        """Metrics of entities, or of tags that mark no entities."""
         scored = expected != IGNORED
         sides = [
             [[labels[number] for number in row[kept]] for row, kept in zip(side, scored, strict=True)]
@@ -43,7 +43,7 @@ class Tagging(LabelObjective):
 
     @classmethod
     def starter_rows(cls, _asked: str, _answered: str) -> Sequence[Mapping[str, Any]]:
-        """Sentences with the names of places in them."""
+        """Sentences with tagged place names."""
         return [
             {"tokens": ["Rain", "in", "Oslo"], "tags": ["O", "O", "B-LOC"]},
             {"tokens": ["Lima", "is", "dry"], "tags": ["B-LOC", "O", "O"]},

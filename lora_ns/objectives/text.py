@@ -1,4 +1,4 @@
-"""What objectives that write text share: how conversations become tokens, and which of them are learned."""
+"""The base class of objectives that generate text: length limits, stop tokens and sequences."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PASSED_TO_TEMPLATES = frozenset(
         *("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"),
     }
 )
-"""What a template gets from the rows, the tokenizer or the renderer."""
+"""Variables that a chat template gets from the rows, the tokenizer or the renderer."""
 
 
 class Renders(Protocol):
-    """The renderer of a run, as an objective sees it."""
+    """The interface of a renderer for objectives."""
 
     def examples(self, example: Any) -> Sequence[Any]:
-        """The sequences of an example, each with its tokens and which of them are learned."""
+        """The sequences of an example, each with its tokens and loss mask."""
 
 
 class TextObjective(Rendering, Objective):
-    """An objective of a causal language model."""
+    """An objective for causal language models."""
 
     task_type: ClassVar[TaskType] = "CAUSAL_LM"
     examples: ClassVar[tuple[type, ...]] = TEXT
@@ -45,36 +45,36 @@ class TextObjective(Rendering, Objective):
     usual_rank: ClassVar[int] = 16
 
     max_seq_length: PositiveInt = 1024
-    """Longest row, in tokens."""
+    """Maximum length of a row in tokens."""
     on_overflow: Literal["error", "drop", "truncate-prompt", "truncate", "split"] = "error"
-    """Longer rows are refused, left out, cut at the prompt's beginning or at the end, or, as raw text can be, split."""
+    """Longer rows: refuse, drop, truncate at the start of the prompt or at the end, or split (raw text only)."""
     on_stop_token: Literal["error", "drop", "keep"] = "error"
-    """Rows whose answer spells out a stop token before its end are refused, left out, or learned to stop there."""
+    """Rows with a stop token inside an answer: refuse them, drop them, or keep them and train to stop there."""
 
     @property
     def rendering(self) -> Rendering:
-        """Its own keys."""
+        """The rendering keys of this table."""
         return self
 
     def conflicts(self) -> Iterator[Conflict]:
-        """What the rows and the tokenizer give to a chat template is not given twice."""
+        """Template variables that the rows or the tokenizer already provide."""
         for key in self.chat_template_kwargs:
             if key in PASSED_TO_TEMPLATES:
-                what = f"`{key}` is given to the chat template by the rows or the tokenizer"
+                what = f"`{key}` is set by the rows or the tokenizer"
                 yield Conflict((self.key(f"chat_template_kwargs.{key}"),), what, "remove it")
                 break
 
     def sequences(self, example: Example, renderer: Renders) -> Sequence[Any]:
-        """The sequences that an example is learned as. Raises `RowFaultError`."""
+        """The sequences to train on for an example. Raises `RowFaultError`."""
         return renderer.examples(example)
 
     @classmethod
     def rate(cls, width: int) -> float:
-        """QLoRA's rate, falling with the width as "LoRA Without Regret" (Schulman et al. 2025) has it."""
+        """QLoRA's rate, decreasing with the width as in "LoRA Without Regret" (Schulman et al. 2025)."""
         return LORA_RATE * math.pow(_WIDTH / width, _POWER)
 
     @classmethod
     def starter_rows(cls, asked: str, answered: str) -> Sequence[Mapping[str, Any]]:
-        """Sums."""
+        """Simple sums."""
         sums = (("2 + 3", "5"), ("4 + 1", "5"), ("7 + 2", "9"), ("6 + 3", "9"))
         return [{asked: f"What is {terms}?", answered: result} for terms, result in sums]

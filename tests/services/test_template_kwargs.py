@@ -92,5 +92,5 @@ def test_a_template_without_variables_says_so(tmp_path, shape):
 @pytest.mark.parametrize("name", sorted(PASSED_TO_TEMPLATES))
 def test_what_the_rows_or_the_tokenizer_give_is_refused(tmp_path, name):
     (tmp_path / "recipe.toml").write_text(f"{RECIPE}chat_template_kwargs = {{ {name} = 1 }}\n")
-    with pytest.raises(RecipeError, match=f"`{name}` is given to the chat template"):
+    with pytest.raises(RecipeError, match=f"`{name}` is set by the rows or the tokenizer"):
         load_recipe(tmp_path / "recipe.toml")
