@@ -1,7 +1,7 @@
-"""`[quantization]`: the base in few bits, made so when it is loaded, or read from a base that is stored so.
+"""`[quantization]`: a base quantised when it is loaded, or stored quantised.
 
-One class per quantiser holds its keys and all that is asked of it: what it goes with, what it needs, how a base is
-loaded by it, how one that is stored so is read. The union is the registry: a line there is all that a new one needs.
+One class per quantiser holds its keys, capabilities and packages, the settings to load a base with, and the reading of
+stored bases. The union is the registry: a new quantiser needs its class and a line there.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Quantization = Annotated[
 QUANTIZATIONS: Mapping[str, type[Quantization]] = {
     get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(get_args(Quantization)[0])
 }
-"""The tables by their `method`, in the order of the union."""
+"""Tables by `method`, in the order of the union."""
 
 
 REFUSED_STORED: Mapping[str, str] = {
-    "hqq": "which the installed transformers does not load yet, so that nothing here trains over it",
+    "hqq": "which the installed transformers does not load yet",
 }
-"""What is known of some that bases are stored in, and nothing here trains over."""
+"""Reasons why lorans does not train over bases that are stored by some other quantisers."""
 
 
 __all__ = [

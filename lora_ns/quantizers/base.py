@@ -1,4 +1,4 @@
-"""What a way of keeping the base in few bits answers."""
+"""The base class of quantisers: the hooks that the rest of lorans calls, with their defaults."""
 
 from __future__ import annotations
 
@@ -16,111 +16,111 @@ if TYPE_CHECKING:
 
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""By torch's names of types, those of safetensors."""
+"""Names of dtypes in safetensors, by their names in torch."""
 
 
 class Quantizer(Table):
-    """What all share beside `method` and `bits`, which of some is a key.
+    """Base class of quantisers. Each adds `method` and `bits`, which may be a key.
 
-    A base is quantised when it is loaded, or is stored so: what its settings and tensors say is asked here as well.
+    A base is quantised when it is loaded, or it is stored quantised; the class also reads stored settings and tensors.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """What has to be installed beside what every run needs, by import name."""
+    """Packages it needs in addition to those of every run, by import name."""
     extra: ClassVar[str] = ""
-    """The extra of this package that brings them, if there is one."""
+    """Extra of this package that installs them, if there is one."""
     library: ClassVar[str] = ""
-    """The library by whose name it is told, where that is not its own."""
+    """Name of the library for messages, if it differs from the method's."""
     is_usual: ClassVar[bool] = False
-    """Whether it is meant where a number of bits is told and no name."""
+    """True for the default quantiser of a number of bits."""
 
     capability: ClassVar[str] = ""
-    """The field of `Capabilities` that says whether a PEFT method trains over such layers."""
+    """Field of `Capabilities` for training over its layers."""
     capability_with_biases: ClassVar[str] = ""
-    """The field that says so of such layers that have biases, where that is another thing."""
+    """Field of `Capabilities` for training over its layers with biases, if that differs."""
     has_norms: ClassVar[bool] = True
-    """Whether PEFT unpacks the norms of such weights, which DoRA needs."""
+    """True if PEFT can compute the norms of its weights, as DoRA needs."""
     can_be_divided: ClassVar[bool] = False
-    """Whether FSDP, DeepSpeed and context parallelism train over such layers."""
+    """True if its layers train with FSDP, DeepSpeed and context parallelism."""
     float16_on_gpu: ClassVar[str] = ""
-    """What computes in float16 alone on a GPU, if something does."""
+    """Name of its kernels if they support only float16 on a GPU."""
 
     quant_method: ClassVar[str] = ""
-    """What the `quantization_config` of a stored base calls it; nothing where no base is stored so."""
+    """Its name in the `quantization_config` of a stored base; empty if bases are never stored this way."""
     only_stored: ClassVar[bool] = False
-    """Whether it takes data to make, so that a base has to be stored so."""
+    """True if quantising needs data, so that a base must be stored quantised."""
     packed_weight: ClassVar[str] = ""
-    """How the name of a packed weight ends, where it is stored under another than the plain weight."""
+    """Suffix of a packed weight's name, if it differs from that of a plain weight."""
     packed_beside: ClassVar[tuple[str, ...]] = ()
-    """How the names of the tensors end that are stored beside it."""
+    """Suffixes of the tensors that are stored with a packed weight."""
 
     def works_under(self, method: PeftMethod) -> bool | str:
-        """Whether a PEFT method trains over such layers, or why it does not."""
+        """True if a PEFT method trains over its layers, otherwise the reason why not."""
         return getattr(method.capabilities, self.capability) if self.capability else True
 
     def works_with_biases_under(self, method: PeftMethod) -> bool | str:
-        """Whether it does so where layers have biases, or why it does not."""
+        """True if a PEFT method trains over its layers with biases, otherwise the reason why not."""
         return getattr(method.capabilities, self.capability_with_biases) if self.capability_with_biases else True
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:
-        """The `quantization_config` by which transformers quantises a base that it loads.
+        """The `quantization_config` with which transformers quantises a base while loading it.
 
         Args:
-            whole: full names of the modules that stay as they are.
-            dtype: what is computed in.
-            divided: whether the trainer divides the weights among processes.
+            whole: full names of the modules to leave unquantised.
+            dtype: dtype of the computation.
+            divided: True if the trainer shards the weights among processes.
         """
-        raise NotImplementedError(f"{type(self).__name__} is how a base is stored")
+        raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
 
     def stored_settings(self) -> Any:
-        """What is added to the settings that a stored base has; None for nothing."""
+        """Settings to add to those of a stored base; None for nothing."""
 
     @classmethod
     def is_named_by(cls, settings: Mapping[str, Any]) -> bool:
-        """Whether the settings of a stored base are of this kind."""
+        """True if the settings of a stored base name this quantiser."""
         return bool(cls.quant_method) and settings.get("quant_method") == cls.quant_method
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self | str:  # noqa: ARG003 -- for kinds that bases are stored in
-        """What the settings of a stored base say in the words of a recipe, or why nothing here trains over it."""
-        return "over which nothing here trains"
+    def read(cls, settings: Mapping[str, Any]) -> Self | str:  # noqa: ARG003 -- for quantisers that bases are stored in
+        """Convert the settings of a stored base to the recipe's table, or return the reason why lorans refuses it."""
+        return "over which lorans does not train"
 
     @classmethod
-    def plain_tensors(cls, tensors: Tensors, content: Callable[[str], bytes]) -> Tensors:  # noqa: ARG003 -- for notes
-        """The tensors of a weight file with the plain shapes and types that the file itself notes of such weights.
+    def plain_tensors(cls, tensors: Tensors, content: Callable[[str], bytes]) -> Tensors:  # noqa: ARG003 -- for metadata
+        """The tensors of a weight file with their unquantised shapes and dtypes, if the file contains them.
 
         Args:
-            tensors: what the file's header says of them.
-            content: the bytes of a tensor by its name.
+            tensors: entries of the file's header.
+            content: returns the bytes of a tensor by name.
 
         Raises:
-            ValueError: because of a note that cannot be read.
+            ValueError: if the file's description of a quantised weight is invalid.
         """
         return tensors
 
     @classmethod
-    def plain_shape(cls, shape: list[int], bits: int) -> list[int]:  # noqa: ARG003 -- for kinds that pack several into one
-        """The shape of a weight by that of its packed tensor."""
+    def plain_shape(cls, shape: list[int], bits: int) -> list[int]:  # noqa: ARG003 -- for quantisers that pack weights
+        """The shape of a weight, from that of its packed tensor."""
         return shape
 
     @classmethod
-    def is_linear(cls, module: torch.nn.Module) -> bool:  # noqa: ARG003 -- for kinds with classes of their own
-        """Whether a module is a linear layer of this kind that is no `torch.nn.Linear`."""
+    def is_linear(cls, module: torch.nn.Module) -> bool:  # noqa: ARG003 -- for quantisers with their own classes
+        """True for a linear layer of this quantiser that is not a `torch.nn.Linear`."""
         return False
 
     @classmethod
     def settle(cls, model: PreTrainedModel, dtype: torch.dtype) -> None:
-        """Have the layers of this kind compute as training needs it; no other is touched."""
+        """Prepare the layers of this quantiser for training; other layers stay as they are."""
 
     def in_full(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the weights that its layers compute with as plain numbers in float32."""
+        """The model with dequantised weights in float32."""
         plain: Any = model.dequantize().float()
-        plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False  # PEFT asks before it folds some methods in
+        plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False  # PEFT checks these when it merges some methods
         return plain
 
 
 class NoQuantization(Quantizer):
-    """The base keeps its own type."""
+    """No quantisation: the base keeps its dtype."""
 
     bits: ClassVar[int | None] = None
     can_be_divided: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Bases in 4 and 8 bits by bitsandbytes."""
+"""4-bit and 8-bit bases of bitsandbytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEITHER = "neither in 4 nor in 8 bits"
 
 
 class _BitsAndBytes(Quantizer):
-    """What both share."""
+    """Shared behaviour of both quantisers."""
 
     library: ClassVar[str] = "bitsandbytes"
     is_usual: ClassVar[bool] = True
@@ -34,13 +34,13 @@ class _BitsAndBytes(Quantizer):
 
     @classmethod
     def is_named_by(cls, settings: Mapping[str, Any]) -> bool:
-        """Whether they say so, or have bitsandbytes' own keys and no name."""
+        """True if the settings name bitsandbytes, or have its keys without a name."""
         is_its_own = settings.get("load_in_4bit") or settings.get("load_in_8bit")
         return bool(settings.get("quant_method", cls.quant_method if is_its_own else None) == cls.quant_method)
 
     @classmethod
     def plain_tensors(cls, tensors: Tensors, content: Callable[[str], bytes]) -> Tensors:
-        """Without the scales, and of 4-bit weights with the shape and type that stand beside them."""
+        """The tensors without scales; 4-bit weights have the shape and dtype that the file describes."""
         plain = {name: entry for name, entry in tensors.items() if _STATE not in name and not name.endswith(_SCALES)}
         for name in (name for name in tensors if _STATE in name):
             weight = name.partition(_STATE)[0]
@@ -54,21 +54,21 @@ class _BitsAndBytes(Quantizer):
 
 
 class Bnb4Bit(_BitsAndBytes):
-    """QLoRA's base: 4-bit blocks, dequantised in each product (Dettmers et al. 2023, arXiv 2305.14314)."""
+    """QLoRA: 4-bit blocks, dequantised in each matrix product (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     bits: ClassVar[int | None] = 4
     capability: ClassVar[str] = "nf4"
     can_be_divided: ClassVar[bool] = True
 
     method: Literal["bnb-4bit"]
-    """4-bit base by bitsandbytes."""
+    """4-bit base of bitsandbytes."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
-    """Code book: `nf4` fits weights that are normally distributed, `fp4` is a plain 4-bit float."""
+    """Data type: `nf4` for normally distributed weights, or `fp4`, a plain 4-bit float."""
     bnb_4bit_use_double_quant: bool = True
-    """Quantise the block scales as well: saves about 0.4 bit a parameter."""
+    """Also quantise the block scales, which saves about 0.4 bits per parameter."""
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:
-        """Computed in the run's type; numbers of the type of all else can be divided with it."""
+        """Settings that compute in the run's dtype. Sharded weights are also stored in it, like all others."""
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(
@@ -82,7 +82,7 @@ class Bnb4Bit(_BitsAndBytes):
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:
-        """The code book and whether the scales are quantised; absent ones have bitsandbytes' defaults."""
+        """Read data type and double quantisation, with bitsandbytes' defaults for absent keys."""
         if not settings.get("load_in_4bit"):
             return _NEITHER
         return cls(
@@ -93,11 +93,11 @@ class Bnb4Bit(_BitsAndBytes):
 
     @classmethod
     def settle(cls, model: PreTrainedModel, dtype: torch.dtype) -> None:
-        """Have 4-bit layers compute in the run's type, and do not repack them on processors with AVX512-BF16.
+        """Make 4-bit layers compute in the run's dtype, and disable their repacking on CPUs with AVX512-BF16.
 
-        A base that is stored in 4 bits has the type of whoever wrote it in its settings.
-        The first forward pass without gradients repacks the weights in place for a product that has no backward pass:
-        after an evaluation, training would go on with wrong or missing gradients, and without an error.
+        A base that is stored in 4 bits brings the dtype of its author. On such CPUs, the first forward pass without
+        gradients repacks the weights in place for a kernel that has no backward pass: after an evaluation, training
+        would continue with wrong or missing gradients, without an error.
         """
         for module in model.modules():
             if type(module).__name__ == "Linear4bit":
@@ -106,18 +106,18 @@ class Bnb4Bit(_BitsAndBytes):
 
 
 class Bnb8Bit(_BitsAndBytes):
-    """LLM.int8: 8-bit rows with the outlier columns kept apart (Dettmers et al. 2022, arXiv 2208.07339)."""
+    """LLM.int8: 8-bit rows with separate outlier columns (Dettmers et al. 2022, arXiv 2208.07339)."""
 
     bits: ClassVar[int | None] = 8
     capability: ClassVar[str] = "int8"
 
     method: Literal["bnb-8bit"]
-    """8-bit base by bitsandbytes."""
+    """8-bit base of bitsandbytes."""
     llm_int8_threshold: PositiveFloat = 6.0
-    """Columns with a larger absolute input are computed unquantised."""
+    """Absolute input value above which a column is computed unquantised."""
 
-    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- it has a type
-        """The threshold."""
+    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- dtype is fixed
+        """Settings with the threshold."""
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(
@@ -126,7 +126,7 @@ class Bnb8Bit(_BitsAndBytes):
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:
-        """The threshold."""
+        """Read the threshold."""
         if not settings.get("load_in_8bit"):
             return _NEITHER
         return cls(method="bnb-8bit", llm_int8_threshold=settings.get("llm_int8_threshold", 6.0))

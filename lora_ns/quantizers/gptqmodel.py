@@ -1,4 +1,4 @@
-"""Bases that are stored by GPTQ or AWQ, whose layers GPT-QModel computes."""
+"""Bases that are stored by GPTQ or AWQ, and run by GPT-QModel."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _WORD_BITS = 32
-"""Both pack weights into 32-bit integers."""
+"""Bits of the integers that GPTQ and AWQ pack weights into."""
 
 
 _TRAINABLE = "auto_trainable"
-"""The fastest kernels of GPT-QModel pass no gradient back."""
+"""Backend of GPT-QModel with a backward pass, which its fastest kernels do not have."""
 
 
 class _Packed(Quantizer):
-    """What both share."""
+    """Shared behaviour of both quantisers."""
 
     packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
     extra: ClassVar[str] = "gptq"
@@ -32,15 +32,15 @@ class _Packed(Quantizer):
 
     @classmethod
     def is_linear(cls, module: torch.nn.Module) -> bool:
-        """Whether it has the integers that both pack weights into."""
+        """True for a layer with packed integers."""
         return hasattr(module, "qweight")
 
     @classmethod
     def settle(cls, model: PreTrainedModel, dtype: torch.dtype) -> None:  # noqa: ARG003 -- the layers have their own
-        """Have the layers always compute as in training.
+        """Keep the layers in training mode.
 
-        On a CPU, the first forward pass without gradients changes them for good to a product that passes none back:
-        after an evaluation, training would go on without an error and learn nothing.
+        On a CPU, the first forward pass without gradients switches them permanently to a kernel without a backward
+        pass: after an evaluation, training would continue without an error and learn nothing.
         """
         for module in model.modules():
             if hasattr(module, "linear_mode") and hasattr(module, "qweight"):
@@ -48,28 +48,28 @@ class _Packed(Quantizer):
 
 
 class Gptq(_Packed):
-    """A base that is stored by GPTQ (Frantar et al. 2022, arXiv 2210.17323); needs `pip install 'lora-ns[gptq]'`."""
+    """A base stored by GPTQ (Frantar et al. 2022, arXiv 2210.17323); needs `pip install 'lora-ns[gptq]'`."""
 
     quant_method: ClassVar[str] = "gptq"
     packed_beside: ClassVar[tuple[str, ...]] = (".qzeros", ".scales", ".g_idx")
 
     method: Literal["gptq"]
-    """Base that is stored by GPTQ."""
+    """Base stored by GPTQ."""
     bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a weight, as the base says."""
+    """Bits per weight, which must match the base."""
 
     def stored_settings(self) -> Any:
-        """The kernels that train."""
+        """The backend with a backward pass."""
         from transformers import GPTQConfig
 
         return GPTQConfig(bits=self.bits, backend=_TRAINABLE)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:
-        """The number of bits."""
+        """Read the number of bits."""
         bits = settings.get("bits")
         if settings.get("lm_head"):
-            return "its head with it, whose own weights the loss reads"
+            return "including its head, whose weights the loss reads"
         if bits not in {2, 3, 4, 8}:
             return f"in {bits} bits, which transformers does not load"
         return cls(method="gptq", bits=bits)
@@ -82,7 +82,7 @@ class Gptq(_Packed):
 
 
 class Awq(_Packed):
-    """A base that is stored by AWQ (Lin et al. 2023, arXiv 2306.00978); needs `pip install 'lora-ns[gptq]'`."""
+    """A base stored by AWQ (Lin et al. 2023, arXiv 2306.00978); needs `pip install 'lora-ns[gptq]'`."""
 
     bits: ClassVar[int | None] = 4
     float16_on_gpu: ClassVar[str] = "AWQ's kernels"
@@ -90,20 +90,20 @@ class Awq(_Packed):
     packed_beside: ClassVar[tuple[str, ...]] = (".qzeros", ".scales")
 
     method: Literal["awq"]
-    """Base that is stored by AWQ, in 4 bits."""
+    """Base stored by AWQ in 4 bits."""
 
     def stored_settings(self) -> Any:
-        """The kernels that train."""
+        """The backend with a backward pass."""
         from transformers import AwqConfig
 
         return AwqConfig(bits=self.bits, backend=_TRAINABLE)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:
-        """Nothing more, if it is in 4 bits and the layout that is read here."""
+        """Check for 4 bits and the supported layout."""
         layout, bits = str(settings.get("version") or settings.get("format") or "gemm").lower(), settings.get("bits", 4)
         if layout != "gemm" or bits != 4:
-            return f"in {bits} bits and the layout `{layout}`, of which 4 bits in `gemm` are read here"
+            return f"in {bits} bits and the layout `{layout}`; lorans reads 4 bits in `gemm`"
         return cls(method="awq")
 
     @classmethod

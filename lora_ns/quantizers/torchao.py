@@ -1,4 +1,4 @@
-"""Bases in 8 bits by torchao."""
+"""8-bit bases of torchao."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TorchAo(Quantizer):
-    """8-bit weights by torchao, dequantised in each product; needs `pip install 'lora-ns[torchao]'`."""
+    """8-bit weights of torchao, dequantised in each matrix product; needs `pip install 'lora-ns[torchao]'`."""
 
     bits: ClassVar[int | None] = 8
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
@@ -25,12 +25,12 @@ class TorchAo(Quantizer):
     packed_beside: ClassVar[tuple[str, ...]] = ("._weight_scale", "._weight_zero_point")
 
     method: Literal["torchao"]
-    """8-bit base by torchao."""
+    """8-bit base of torchao."""
     quant_type: Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"] = "Int8WeightOnlyConfig"
-    """Kind of numbers, by the name of torchao's configuration class."""
+    """Data type, by the name of torchao's configuration class."""
 
-    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- of the inputs
-        """The kind of numbers."""
+    def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- the inputs have one
+        """Settings with the data type."""
         import torchao.quantization
         from transformers import TorchAoConfig
 
@@ -39,19 +39,19 @@ class TorchAo(Quantizer):
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:
-        """The kind of numbers."""
+        """Read the data type."""
         kinds = settings.get("quant_type")
         kind = kinds.get("default", {}).get("_type") if isinstance(kinds, dict) else kinds
         if settings.get("include_input_output_embeddings"):
-            return "its embeddings with it, over which nothing here trains"
+            return "including its embeddings, over which lorans does not train"
         if kind == "Int8WeightOnlyConfig" or kind == "Float8WeightOnlyConfig":  # noqa: PLR1714 -- mypy narrows these
             return cls(method="torchao", quant_type=kind)
         if "DynamicActivation" in str(kind):
-            return f"as {kind}, whose layers pass no gradient back"
+            return f"as {kind}, whose layers have no backward pass"
         return f"as {kind}, over which PEFT does not train"
 
     def in_full(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with plain weights: transformers' own `dequantize` does not know these."""
+        """The model with dequantised weights in float32. transformers' `dequantize` does not support torchao."""
         import torch
         from torchao.utils import TorchAOBaseTensor
 

@@ -161,11 +161,11 @@ def test_a_recipe_may_say_what_the_base_is(stored, write_recipe):
         ),
         ({"quant_method": "hqq"}, "by hqq, which the installed transformers does not load yet"),
         ({"quant_method": "gptq", "bits": 5}, "by gptq, in 5 bits, which transformers does not load"),
-        ({"quant_method": "gptq", "bits": 4, "lm_head": True}, "by gptq, its head with it"),
+        ({"quant_method": "gptq", "bits": 4, "lm_head": True}, "by gptq, including its head"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "by awq, in 4 bits and the layout `gemv`"),
         (
             {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}}},
-            "by torchao, as Int8DynamicActivationInt8WeightConfig, whose layers pass no gradient back",
+            "by torchao, as Int8DynamicActivationInt8WeightConfig, whose layers have no backward pass",
         ),
         (
             {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
@@ -174,7 +174,7 @@ def test_a_recipe_may_say_what_the_base_is(stored, write_recipe):
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, "by torchao, as int8_weight_only"),
         (
             {"quant_method": "torchao", "quant_type": {}, "include_input_output_embeddings": True},
-            "by torchao, its embeddings with it",
+            "by torchao, including its embeddings",
         ),
     ],
 )
