@@ -1,1 +1,1 @@
-"""What a trained model says: it is opened, it answers and labels, and its answers are measured."""
+"""Using a trained model: reopen it, generate text, predict labels, and measure its answers."""

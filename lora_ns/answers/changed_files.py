@@ -1,4 +1,4 @@
-"""Files of a run that are not what the run saved."""
+"""Detection of run files that have changed since the run saved them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lora_ns.run.manifest import Manifest
 
 @dataclass(frozen=True)
 class Force:
-    """What becomes of a run whose base, tokenizer, template or adapter is not the one that it was trained with.
+    """The response to a run whose base, tokenizer, template or adapter does not match its manifest.
 
-    It is refused; or, if `tell` is given, that is told and the run is used all the same.
+    Without `tell` the run is refused. With `tell` the mismatch is reported through it, and the run is used anyway.
     """
 
     tell: Callable[[str], None] | None = None
-    hint: str = "; `--force` goes on all the same"
+    hint: str = "; use `--force` to continue anyway"
 
     def refuse(self, problem: Problem, kind: type[UsageError] = UsageError) -> None:
-        """Raise the problem as an error, or tell it."""
+        """Raise the problem as an error of this kind, or report it if the mismatch is tolerated."""
         if self.tell is None:
             raise kind(replace(problem, remedy=f"{problem.remedy}{self.hint}"))
         self.tell(str(replace(problem, remedy="")))
@@ -38,32 +38,32 @@ REFUSED = Force()
 
 
 REFUSED_ALWAYS = Force(hint="")
-"""For commands that have no `--force`."""
+"""The policy of commands without a `--force` option."""
 
 
 def check_unchanged(run: RunDir, manifest: Manifest, base: Base, names: set[str], force: Force) -> None:
-    """Hold the files of a run's adapter against what the run wrote down.
+    """Compare the files of a run's adapter with their hashes in the manifest.
 
     Args:
         run: the run.
-        manifest: of the run.
-        base: the base that it is opened on.
-        names: of the adapter's tensors.
-        force: what becomes of files that were changed.
+        manifest: the run's manifest.
+        base: the base that the run is opened on.
+        names: names of the adapter's tensors.
+        force: the response to a changed file.
 
     Raises:
-        UsageError: with the file that is not the one that the run saved.
+        UsageError: names the file that the run did not save in this form.
     """
     _check_adapter(run, manifest, base, names, force)
     for name in sorted(manifest.adapter.keys() & set(TOKENIZER_FILES)):
         if not _is_saved(run, manifest, name):
-            what = "the tokenizer is not the one that the run was trained with"
+            what = "this is not the tokenizer that the run was trained with"
             force.refuse(Problem(str(run.adapter / name), what, "restore it"))
     _check_others(run, manifest, force)
 
 
 def names_saved(run: RunDir, manifest: Manifest) -> set[str]:
-    """The names of the adapter's tensors. Raises `UsageError` if there is no adapter, or its file is not whole."""
+    """The names of the adapter's tensors. Raises `UsageError` if the adapter is missing or its file is incomplete."""
     if not (run.adapter / WEIGHTS).is_file():
         remedy = f"`lorans train {run.path} --resume` finishes it" if manifest.status != "finished" else "train again"
         raise UsageError(Problem(str(run.path), f"no adapter: the run is {manifest.status}", remedy))
@@ -71,7 +71,7 @@ def names_saved(run: RunDir, manifest: Manifest) -> set[str]:
 
 
 def _is_saved(run: RunDir, manifest: Manifest, name: str) -> bool:
-    """Whether a file of the adapter is the one that the run saved, as far as it has written that down."""
+    """Check a file of the adapter against its recorded hash; true if the run recorded none."""
     file = run.adapter / name
     return name not in manifest.adapter or (file.is_file() and sha256_file(file) == manifest.adapter[name])
 
@@ -95,23 +95,25 @@ def _check_adapter(run: RunDir, manifest: Manifest, base: Base, names: set[str],
             ),
         )
     for name in changed:
-        remedy = "restore it; a changed adapter loads with PEFT, without lorans"
+        remedy = "restore it, or load the changed adapter with PEFT instead of lorans"
         force.refuse(Problem(str(run.adapter / name), "is not the file that the run saved", remedy))
 
 
 _NAMED_APART = ("adapter_config.json", WEIGHTS, "chat_template.jinja", *TOKENIZER_FILES)
-"""Files of an adapter whose changes have messages of their own."""
+"""Adapter files whose changes are reported by their own messages."""
 
 
 _READ_BY_LIBRARIES = (".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors")
-"""How files end that transformers or PEFT may read from an adapter's folder."""
+"""Suffixes of files that transformers or PEFT may read from an adapter's folder."""
 
 
 def _check_others(run: RunDir, manifest: Manifest, force: Force) -> None:
-    """The rest of the adapter is what the run saved, and nothing has been added that is read; a README may have been.
+    """Check that the adapter's other files are unchanged and that no file was added that a library would read.
+
+    README.md may be changed or added.
 
     Raises:
-        UsageError: with the file.
+        UsageError: names the file.
     """
     if not manifest.adapter:
         return

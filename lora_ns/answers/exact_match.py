@@ -1,4 +1,4 @@
-"""Exact match: answers to evaluation prompts, held against the expected ones."""
+"""Exact match: generated answers compared with the expected ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Questions:
     recipe: Recipe
     prompts: Sequence[list[int]]
     expected: Sequence[str]
-    """What is compared of the expected answers."""
+    """The part of each expected answer that is compared."""
     groups: Sequence[Any] | None
     rendered: Sequence[str] = ()
-    """The same of the answers as they are learned: what the chat template puts into them is part of them."""
+    """The compared part of each answer in the form it is learned in, with text that the chat template adds."""
 
     @classmethod
     def of(
@@ -43,7 +43,7 @@ class Questions:
         rows: Sequence[Row],
         vocabulary: Vocabulary | None = None,
     ) -> Questions:
-        """Those of a run's evaluation rows, or of others of their kind. Raises `DataError`."""
+        """The questions of a run's evaluation rows, or of other rows of the same format. Raises `DataError`."""
         recipe = manifest.recipe
         form = format_of(manifest)
         chosen = rows[: recipe.evaluation.max_samples]
@@ -59,7 +59,7 @@ class Questions:
         )
 
     def score(self, answers: Sequence[str]) -> dict[str, float]:
-        """Exact match over all rows and over each group. Raises `DataError` if the pattern has no end."""
+        """Exact match over all rows and over each group. Raises `DataError` if the pattern takes too long."""
         pattern = self.recipe.evaluation.answer_pattern
         matches = []
         rendered = self.rendered or self.expected
@@ -67,17 +67,17 @@ class Questions:
             try:
                 found = extract_answer(answer, pattern)
             except OverrunError as error:
-                what = f"`evaluation.answer_pattern` {error} on what the model wrote for evaluation row {number}"
+                what = f"`evaluation.answer_pattern` {error} on the answer generated for evaluation row {number}"
                 raise DataError(Problem("", what, SIMPLER_PATTERN)) from None
             matches.append(any(is_match(found, one) for one in expected))
         return exact_match(matches, self.groups)
 
 
-SIMPLER_PATTERN = "write one without repetitions inside repetitions, such as `(a+)+`"
+SIMPLER_PATTERN = "avoid nested repetitions such as `(a+)+`"
 
 
 def _expected(answer: str, pattern: str | None) -> str:
-    """What is compared of an expected answer. Raises `RowFaultError`."""
+    """The part of an expected answer that is compared. Raises `RowFaultError`."""
     try:
         return extract_answer(answer, pattern)
     except OverrunError as error:
@@ -85,10 +85,10 @@ def _expected(answer: str, pattern: str | None) -> str:
 
 
 def _learned(renderer: Renderer, form: Format, row: Row, pattern: str | None) -> tuple[list[int], str]:
-    """The prompt of a row, and what is compared of the answer that is learned after it; nothing if none is.
+    """The prompt of a row, and the compared part of the answer that is learned after it; empty if none is learned.
 
     Raises:
-        RowFaultError: if the row cannot be rendered, or the pattern has no end on its answer.
+        RowFaultError: if the row cannot be rendered, or the pattern takes too long on its answer.
     """
     prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
     whole = renderer.examples(form.example(row.values))[-1].input_ids  # type: ignore[arg-type]
@@ -99,17 +99,17 @@ def _learned(renderer: Renderer, form: Format, row: Row, pattern: str | None) ->
 
 @dataclass(frozen=True)
 class Answers:
-    """The questions of a run in training, and the model that is asked."""
+    """The questions of a run that is training, with the model that answers them."""
 
     questions: Questions
     writer: Writer
 
     @classmethod
     def of(cls, manifest: Manifest, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Answers:
-        """The evaluation of a run over its own rows. Raises `DataError`."""
+        """The exact-match evaluation of a run over its own evaluation rows. Raises `DataError`."""
         return cls(Questions.of(manifest, tokenizer, kept_rows(manifest)), make_writer(manifest, model, tokenizer))
 
     def score(self) -> dict[str, float]:
-        """Exact match of what the model writes now."""
+        """Exact match of the model's current answers."""
         written = self.writer.answer(self.questions.prompts, self.questions.recipe.generation)
         return self.questions.score([answer.text for answer in written])

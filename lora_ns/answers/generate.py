@@ -1,4 +1,4 @@
-"""Writing answers: batched, padded on the left, the same for any batch size."""
+"""Text generation in left-padded batches; greedy answers do not depend on the batch size."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 FOLLOWING_LENGTH = ("dynamic", "longrope")
-"""Kinds of rotary positions whose frequencies follow the longest row of a batch."""
+"""RoPE types whose frequencies depend on the longest row of a batch."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model wrote."""
+    """A generated answer."""
 
     text: str
     finish_reason: str
-    """`stop` if it ended its answer, `length` if it was cut off."""
+    """`stop` if the model ended its answer, `length` if the answer was cut off."""
     prompt_tokens: int
     output_tokens: int
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A model that answers prompts."""
+    """A model with its tokenizer, ready to generate answers to prompts."""
 
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ class Writer:
     max_positions: int | None = None
 
     def answer(self, prompts: Sequence[list[int]], generation: Generation) -> list[Answer]:
-        """Answers in the order of the prompts, token ids of which none is empty."""
+        """Generate an answer to each prompt, in order. Prompts are token ids, none of them empty."""
         answers: dict[int, Answer] = {}
         was_training = self.model.training
         self.model.eval()
@@ -52,7 +52,7 @@ class Writer:
         return [answers[index] for index in range(len(prompts))]
 
     def answer_batch(self, prompts: Sequence[list[int]], generation: Generation, number: int) -> list[Answer]:
-        """Answers to prompts that are answered together; what is drawn depends on no batch but this one."""
+        """Generate the answers of one batch. Sampling depends on this batch alone."""
         from transformers import set_seed
 
         if generation.do_sample:
@@ -65,9 +65,9 @@ class Writer:
         return [answers[index] for index in range(len(prompts))]
 
     def _groups(self, lengths: Sequence[int], most: int) -> list[list[int]]:
-        """The numbers of the prompts that share a batch; a prompt that would change what the others see is alone.
+        """Indices of prompts that can share a batch; a prompt that would change the others' positions is alone.
 
-        Frequencies of rotary positions that follow the length are those of the longest row of a batch.
+        With length-dependent RoPE, the longest row of a batch determines the frequencies of all its rows.
         """
         reach = short_reach(self.model.config)
         alone = [] if reach is None else [index for index, length in enumerate(lengths) if length + most > reach]
@@ -75,10 +75,10 @@ class Writer:
         return [*([together] if together else []), *([index] for index in alone)]
 
     def _write(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
-        """What is written after each prompt, up to its stop token or the positions that are left to it alone.
+        """Token ids generated after each prompt, up to a stop token or the last position.
 
-        The rows of a batch go on together as far as the longest has room. It is done then, and the others go on
-        without it, so that an answer is as long as it would be alone.
+        The rows of a batch are generated together until the longest one runs out of positions. The others then
+        continue without it, so that each answer is as long as it would be in a batch of one.
         """
         written: list[list[int]] = [[] for _ in prompts]
         limits = [self._limit(len(prompt), generation.max_new_tokens) for prompt in prompts]
@@ -98,7 +98,7 @@ class Writer:
         return bool(written) and written[-1] in self.stops
 
     def _generate(self, prompts: Sequence[list[int]], generation: Generation, steps: int) -> list[list[int]]:
-        """The next tokens of each row: up to its stop token, or as many as there are steps."""
+        """The next tokens of each row: up to its stop token, at most `steps`."""
         import torch
         from transformers import GenerationConfig
 
@@ -123,19 +123,19 @@ class Writer:
 
 
 def up_to_stop(ids: list[int], stops: Collection[int]) -> list[int]:
-    """The tokens up to the first stop token, and with it; all of them if there is none."""
+    """The tokens up to and including the first stop token; all of them if there is none."""
     end = next((index for index, token in enumerate(ids) if token in stops), None)
     return ids if end is None else ids[: end + 1]
 
 
 def written_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Collection[int]) -> str:
-    """The text of an answer: all that was written but stop and pad tokens. A special token may be part of it."""
+    """The text of an answer, without stop and pad tokens. Other special tokens stay."""
     left_out = {*stops, tokenizer.pad_token_id}
     return str(tokenizer.decode([token for token in ids if token not in left_out]))
 
 
 def _without_padding(penalty: float, padding: Sequence[int]) -> LogitsProcessorList | None:
-    """The penalty on tokens that are in a row already: the padding before it, of so many tokens, is not in it."""
+    """A repetition penalty that ignores the padding before each row; None for a penalty of 1."""
     import torch
     from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
@@ -145,7 +145,7 @@ def _without_padding(penalty: float, padding: Sequence[int]) -> LogitsProcessorL
 
 
 def short_reach(config: Any) -> int | None:
-    """Tokens up to which a row's rotary positions do not depend on the length of its batch; None if they never do."""
+    """Longest batch, in tokens, up to which RoPE frequencies are fixed; None if they never depend on the length."""
     from transformers import PretrainedConfig
 
     if not isinstance(config, PretrainedConfig):
@@ -162,18 +162,18 @@ def short_reach(config: Any) -> int | None:
 
 
 def like_lengths(prompts: Sequence[list[int]], size: int) -> list[list[int]]:
-    """The numbers of the prompts that are answered together: of like length, the shortest first."""
+    """Batches of prompt indices, grouped by similar length, shortest first."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _seed(seed: int, number: int) -> int:
-    """The seed of a batch, so that it can be drawn without those before it, and in another process."""
+    """The seed of one batch, so that any process can sample it independently of the other batches."""
     return random.Random(f"{seed} {number}").randrange(2**32)
 
 
 def _pad_left(prompts: Sequence[list[int]], width: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both (batch, width)."""
+    """Input ids and attention mask, both of shape (batch, width)."""
     import torch
 
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])

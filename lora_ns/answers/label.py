@@ -1,4 +1,4 @@
-"""What a trained classifier says of texts: a class, labels, a score, or the tags of words."""
+"""Predictions of a trained classifier: a class, labels or a score for each text, or a tag for each word."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def said_of(trained: Trained, scores: Tensor) -> dict[str, Any]:
-    """What the scores of a text say."""
+def prediction(trained: Trained, scores: Tensor) -> dict[str, Any]:
+    """The prediction for one text, from its logits."""
     manifest = trained.manifest
     assert isinstance(manifest.recipe.objective, Classification)
     return manifest.recipe.objective.said(scores, manifest.labels, manifest.problem_type)
 
 
 def baseline_of(manifest: Manifest) -> Baseline | None:
-    """The constant answers of a run; None for text, and for a run that wrote none down."""
+    """The constant baseline of a run; None for text generation, and for a run that recorded none."""
     if not manifest.baseline:
         return None
     return Baseline(baseline_kind(manifest), manifest.labels, manifest.baseline)
 
 
 def baseline_kind(manifest: Manifest) -> ProblemType | None:
-    """What a label of a run is; None for the tags of words."""
+    """The problem type of a run's labels; None for token classification."""
     if manifest.recipe.objective.answers == "tags":
         return None
     return manifest.problem_type or "single_label_classification"
 
 
 def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tensor:
-    """What the model gives for inputs that are padded here, in float32 on the CPU: (rows, labels), or by token."""
+    """Logits for inputs that are padded here, in float32 on the CPU.
+
+    The shape is (rows, labels), or (rows, tokens, labels) for token classification.
+    """
     import torch
 
     trained.model.eval()
@@ -58,18 +61,18 @@ def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tenso
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words to tag, encoded as far as one part of the model's goes."""
+    """Words to tag, with the encoding of the first window that fits into the model."""
 
     words: list[str]
     begins: Fitted
 
     def as_json(self) -> dict[str, Any]:
-        """As values of JSON."""
+        """The sentence as JSON values."""
         return {"words": self.words, "begins": vars(self.begins)}
 
     @classmethod
     def of_json(cls, item: Mapping[str, Any]) -> Sentence:
-        """What `as_json` gave, even if it was written since: JSON's keys are texts."""
+        """The sentence from the values of `as_json`, also after a round trip through JSON, which makes keys strings."""
         begins = dict(item["begins"])
         begins["first"] = {int(word): place for word, place in begins["first"].items()}
         begins["tokenless"] = tuple(begins["tokenless"])
@@ -77,16 +80,16 @@ class Sentence:
 
 
 def tag_words(trained: Trained, encoder: WordEncoder, sentences: Sequence[Sentence]) -> list[list[tuple[str, float]]]:
-    """For each word its tag and the probability of it.
+    """The tag of each word and its probability.
 
-    A sentence that is too long is read in parts: each begins with the first word that the part before left out. A word
-    that becomes no token is outside of everything.
+    A sentence that is too long is read in windows, each of which starts at the first word that the previous one left
+    out. A word that yields no token is tagged as outside any entity.
     """
     found: list[list[tuple[str, float]]] = [[] for _ in sentences]
-    while open_ := [number for number, one in enumerate(sentences) if len(found[number]) < len(one.words)]:
-        parts = [_part(encoder, sentences[number], len(found[number])) for number in open_]
+    while pending := [number for number, one in enumerate(sentences) if len(found[number]) < len(one.words)]:
+        parts = [_part(encoder, sentences[number], len(found[number])) for number in pending]
         read = iter(_best(trained, [part for part in parts if part.first]))
-        for number, part in zip(open_, parts, strict=True):
+        for number, part in zip(pending, parts, strict=True):
             rest = len(sentences[number].words) - len(found[number])
             tags = next(read) if part.first else {}
             found[number] += [tags.get(word, _outside(trained)) for word in range(_taken(part, rest))]
@@ -94,12 +97,12 @@ def tag_words(trained: Trained, encoder: WordEncoder, sentences: Sequence[Senten
 
 
 def _part(encoder: WordEncoder, sentence: Sentence, done: int) -> Fitted:
-    """The next part of a sentence of which so many words are tagged."""
+    """The next window of a sentence, after the `done` words that are already tagged."""
     return encoder.encode(Tagged(tuple(sentence.words[done:]))) if done else sentence.begins
 
 
 def _taken(part: Fitted, words: int) -> int:
-    """How many of the words were read; the last one before a cut may have lost a part of itself, and is read again."""
+    """Number of words that a window covers; the last word before a cut may be truncated, and is read again."""
     return max(part.first, default=0) or 1 if part.lost_words else words
 
 
@@ -109,7 +112,7 @@ def _outside(trained: Trained) -> tuple[str, float]:
 
 
 def _best(trained: Trained, parts: Sequence[Fitted]) -> list[dict[int, tuple[str, float]]]:
-    """For each sentence, by the number of a word its best tag and the probability of it."""
+    """For each window, the best tag and its probability by word index."""
     if not parts:
         return []
     labels, padded_left = trained.manifest.labels, trained.tokenizer.padding_side == "left"

@@ -1,4 +1,4 @@
-"""The loss of one sequence."""
+"""The cross-entropy loss of one sequence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_ns.table import IGNORED
 
 
 def sequence_loss(model: Any, input_ids: Sequence[int], labels: Sequence[int], dtype: str) -> tuple[float, int]:
-    """The loss summed over the trained tokens of a sequence, and their number."""
+    """The loss summed over the tokens of a sequence that have a label, and the number of those tokens."""
     import torch
 
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The trained model of a run, opened again from the run directory alone and held against its manifest."""
+"""Reopening a trained run from its run directory and verifying it against the manifest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A finished run whose parts are those of the manifest: it can render rows, and has no weights in memory."""
+    """A finished run, verified against its manifest. It can render rows; weights are not loaded."""
 
     run: RunDir
     manifest: Manifest
@@ -36,7 +36,7 @@ class Opened:
     tokenizer: PreTrainedTokenizerBase
 
     def room(self) -> int | None:
-        """Positions that the model has; None if it does not say."""
+        """Positions for prompt and answer; None if the model does not declare a limit."""
         return room_for_text(self.manifest, positions(self.base, self.manifest.recipe.model.trust_remote_code))
 
     def vocabulary(self) -> Vocabulary:
@@ -46,48 +46,48 @@ class Opened:
 
 @dataclass(frozen=True)
 class Trained(Opened):
-    """A finished run, ready to answer."""
+    """A finished run with its model loaded."""
 
     model: PeftModel
 
     def room(self) -> int | None:
-        """Positions that the model has; None if it does not say."""
+        """Positions for prompt and answer; None if the model does not declare a limit."""
         return room_for_text(self.manifest, max_positions(self.model))
 
 
 def open_trained(
     run: RunDir, base_path: Path | None = None, dtype: str | None = None, force: Force = REFUSED
 ) -> Trained:
-    """Load a run's base and adapter: `load` after `open_run`."""
+    """Open a run and load its base and adapter: `open_run`, then `load`."""
     return load(open_run(run, base_path, dtype, force))
 
 
 def open_run(run: RunDir, base_path: Path | None = None, dtype: str | None = None, force: Force = REFUSED) -> Opened:
-    """Open all of a run but its weights.
+    """Open a run without loading its weights.
 
     Args:
         run: the run directory.
-        base_path: where the base lies now, if not where it was.
-        dtype: the type to compute in, if not the one that was trained in.
-        force: what becomes of parts that are not those of the run.
+        base_path: path to the base model, if it has moved.
+        dtype: the dtype to compute in, if not that of training.
+        force: the response to a part that does not match the manifest.
 
     Raises:
-        UsageError: if the run is not finished, or its adapter, tokenizer or template was changed.
-        ModelError: if the base is not there, or is not the one that was trained on.
+        UsageError: if the run is not finished, or its adapter, tokenizer or template has changed.
+        ModelError: if the base is missing, or is not the one that the adapter was trained on.
     """
     manifest = run.read()
     if dtype is not None:
-        plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="asked for")})
+        plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="requested")})
         manifest = manifest.model_copy(update={"plan": plan})
     base, tokenizer = reopen(run, manifest, base_path, force)
     return Opened(run, manifest, base, tokenizer)
 
 
 def load(opened: Opened) -> Trained:
-    """A run with its weights. Raises `ModelError` if those of the base are not what it says."""
+    """Load the weights of an opened run. Raises `ModelError` if those of the base contradict its configuration."""
     billions = opened.manifest.base.parameters / 1e9
     told = f"out of memory while loading a base of {billions:,.2f} billion parameters"
-    with telling_memory_errors(lambda: told, "end what else uses that memory, or load a smaller type by `--dtype`"):
+    with telling_memory_errors(lambda: told, "free memory, or choose a smaller dtype with `--dtype`"):
         model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
     return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
 
@@ -95,14 +95,14 @@ def load(opened: Opened) -> Trained:
 def reopen(
     run: RunDir, manifest: Manifest, base_path: Path | None = None, force: Force = REFUSED
 ) -> tuple[Base, PreTrainedTokenizerBase]:
-    """The base and the tokenizer of a run, all its parts held against the manifest. Raises as `open_run`."""
+    """The base and tokenizer of a run, after verifying all its parts against the manifest. Raises like `open_run`."""
     names = names_saved(run, manifest)
     base = reopen_base(manifest, base_path, force)
     check_unchanged(run, manifest, base, names, force)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     if template_hash(tokenizer) != manifest.chat_template_sha256:
-        what = "the chat template is not the one that the run was trained with"
+        what = "this is not the chat template that the run was trained with"
         force.refuse(Problem(str(run.adapter), what, "restore chat_template.jinja"))
     return base, tokenizer
 
@@ -110,13 +110,13 @@ def reopen(
 def reopen_base(
     manifest: Manifest, path: Path | None = None, force: Force = REFUSED_ALWAYS, advice: str = "`--base`"
 ) -> Base:
-    """The base of a run, known by its fingerprint. Raises `ModelError`.
+    """Find the base of a run and verify its fingerprint. Raises `ModelError`.
 
     Args:
-        manifest: of the run.
-        path: path to the base, if it has moved.
-        force: what becomes of another base.
-        advice: the option that names the base, as a command that has it.
+        manifest: the run's manifest.
+        path: path to the base model, if it has moved.
+        force: the response to a base with another fingerprint.
+        advice: the option that sets the path, as the message shows it.
     """
     record = manifest.base
     gguf_file = record.gguf_file
@@ -131,19 +131,19 @@ def reopen_base(
     try:
         base = find_base(name, record.commit or "main", [Path.cwd()], download=True, gguf_file=gguf_file)
     except ModelError as error:
-        remedy = f"name the folder where it is now by {advice}"
+        remedy = f"give its current folder with {advice}"
         raise ModelError(
             Problem("", f"the base of this run: {problem.what}", remedy) for problem in error.problems
         ) from None
-    assert base is not None, "a base that may be fetched is there or an error"
+    assert base is not None, "`find_base` with `download` returns a base or raises"
     if not base.is_fingerprint(record.fingerprint):
-        what = f"this base is not the one that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
-        force.refuse(Problem(str(base.path), what, f"restore it, or name the right folder by {advice}"), ModelError)
+        what = f"this is not the base that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
+        force.refuse(Problem(str(base.path), what, f"restore it, or give the right folder with {advice}"), ModelError)
     return replace(base, name=record.name)
 
 
 def loading_of(manifest: Manifest) -> Loading:
-    """How the run loads its base."""
+    """The arguments with which a run loads its base."""
     recipe, plan = manifest.recipe, manifest.plan
     return Loading(
         task_type=recipe.task_type,
@@ -159,7 +159,7 @@ def loading_of(manifest: Manifest) -> Loading:
 
 
 def record_base(base: Base) -> BaseRecord:
-    """What the manifest keeps of a base."""
+    """The manifest's record of a base."""
     return BaseRecord(
         name=base.name,
         path=str(base.path),
@@ -172,7 +172,7 @@ def record_base(base: Base) -> BaseRecord:
 
 
 def format_of(manifest: Manifest) -> Format:
-    """The format that the run read its rows in."""
+    """The row format of a run."""
     form = FORMATS[manifest.data.format](Columns(**manifest.data.columns))
     if isinstance(form, TextClassification) and manifest.problem_type:
         return replace(form, problem_type=manifest.problem_type)
@@ -180,16 +180,16 @@ def format_of(manifest: Manifest) -> Format:
 
 
 def kept_rows(manifest: Manifest) -> list[Row]:
-    """The evaluation rows that the run kept."""
+    """The evaluation rows that the manifest stores."""
     return [Row(f"evaluation row {number}", row) for number, row in enumerate(manifest.data.eval_rows, start=1)]
 
 
 def make_writer(manifest: Manifest, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
-    """The model of a run as it writes answers."""
+    """A text generator for the model of a run."""
     room = room_for_text(manifest, max_positions(model))
     return Writer(model, tokenizer, manifest.stop_token_ids, manifest.plan.dtype.value, room)
 
 
 def room_for_text(manifest: Manifest, found: int | None) -> int | None:
-    """Positions for prompt and answer, of all that the model has: virtual tokens take theirs."""
+    """Positions for prompt and answer: those of the model minus the virtual tokens of the PEFT method."""
     return None if found is None else found - manifest.recipe.peft.virtual_length

@@ -1,4 +1,4 @@
-"""What a run's model is asked, in batches that are computed each on its own: in this process, or in several."""
+"""Inference tasks, divided into batches that this process or several workers can compute independently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from lora_ns.answers.generate import like_lengths
-from lora_ns.answers.label import Sentence, logits, said_of, tag_words
+from lora_ns.answers.label import Sentence, logits, prediction, tag_words
 from lora_ns.answers.loss import sequence_loss
 from lora_ns.answers.opened import Opened, Trained, load, make_writer
 from lora_ns.data.encode_labels import WordEncoder
@@ -19,74 +19,74 @@ Kind = Literal["write", "classify", "tag", "loss"]
 
 @dataclass(frozen=True)
 class Task:
-    """Items, and which of them are computed together. What it holds, and what is found, are values of JSON."""
+    """Items to compute, and their division into batches. Items and results are JSON values."""
 
     kind: Kind
     items: Sequence[Any]
-    """Token ids of prompts; inputs of a classifier; sentences; token ids with their labels."""
+    """By kind: token ids of prompts, inputs of a classifier, sentences, or token ids with their labels."""
     batches: Sequence[Sequence[int]]
-    """Numbers of items, each in one batch."""
+    """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None
-    """How it is written."""
+    """The generation settings; only for `write`."""
 
     def batch(self, number: int) -> list[Any]:
         """The items of a batch."""
         return [self.items[place] for place in self.batches[number]]
 
     def in_order(self, found: Sequence[Sequence[Any]]) -> list[Any]:
-        """What was found for each batch, by item."""
+        """Rearrange the results of all batches into the order of the items."""
         places = [place for batch in self.batches for place in batch]
         by_place = dict(zip(places, (one for batch in found for one in batch), strict=True))
         return [by_place[place] for place in range(len(self.items))]
 
 
-Tell = Callable[[int, int], None]
-"""Told how many items are done, and how many there are."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of items done and the total."""
 
 
-Heard = Callable[[int, int, Any], None]
-"""Told what was found as soon as it is: the number of the task, that of the item, and what was found."""
+OnResult = Callable[[int, int, Any], None]
+"""Called with each result as soon as it is known: index of the task, index of the item, result."""
 
 
-def unheard(task: int, item: int, found: Any) -> None:
-    """Nobody waits for a part of what is found."""
+def ignore_result(task: int, item: int, found: Any) -> None:
+    """Ignore early results: an `OnResult` that does nothing."""
 
 
 class Compute(Protocol):
-    """Where it is computed."""
+    """A function that computes tasks, in this process or in workers."""
 
-    def __call__(self, tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
-        """What is found for the items of each task; `heard` is told of it as it comes, in whatever order."""
+    def __call__(self, tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
+        """Results of each task, in the order of its items. `on_result` gets each one early, in any order."""
 
 
 def writing(prompts: Sequence[list[int]], generation: Generation) -> Task:
-    """Answers to prompts; those of like length are written together."""
+    """A task that generates answers; prompts of similar length share a batch."""
     return Task("write", prompts, like_lengths(prompts, generation.batch_size), generation)
 
 
 def in_turn(kind: Kind, items: Sequence[Any], size: int) -> Task:
-    """Batches in the order of the items."""
+    """A task whose batches follow the order of its items."""
     return Task(kind, items, [range(start, min(start + size, len(items))) for start in range(0, len(items), size)])
 
 
-def telling_rows(tasks: Sequence[Task], tell: Tell) -> Callable[[int], None]:
-    """Tell of rows: one that several tasks have an item for is done once, when so much of all items is."""
+def row_progress(tasks: Sequence[Task], tell: OnProgress) -> Callable[[int], None]:
+    """Convert a number of items done into rows done, for tasks that may hold several items of one row."""
     items, rows = sum(len(task.items) for task in tasks), min((len(task.items) for task in tasks), default=0)
     return lambda done: tell(done * rows // max(1, items), rows)
 
 
-def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
-    """Compute in this process; the weights are loaded when the first task comes, if they are not there yet."""
+def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
+    """Compute in this process. Weights that are not loaded yet are loaded with the first task."""
 
-    def compute(tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
+    def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
         trained = opened if isinstance(opened, Trained) else load(opened)
-        done, found, tell_rows = 0, [], telling_rows(tasks, tell)
+        done, found, tell_rows = 0, [], row_progress(tasks, tell)
         for position, task in enumerate(tasks):
             by_batch = []
             for number, places in enumerate(task.batches):
                 by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
                 for place, one in zip(places, by_batch[-1], strict=True):
-                    heard(position, place, one)
+                    on_result(position, place, one)
                 done += len(task.batches[number])
                 tell_rows(done)
             found.append(task.in_order(by_batch))
@@ -98,13 +98,13 @@ def compute_here(opened: Opened, tell: Tell = lambda *_: None) -> Compute:
 def compute_batch(
     trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
 ) -> list[Any]:
-    """What the model says of the items of one batch, which depends on nothing but them and the batch's number.
+    """The results of one batch, which depend only on its items and its number.
 
     Raises:
-        RunError: if there is too little memory for them.
+        RunError: if there is not enough memory.
     """
-    remedy = "set a smaller `generation.batch_size`" if len(items) > 1 else "free some memory, or shorten the row"
-    with telling_memory_errors(lambda: f"out of memory with {len(items):,} rows at once", remedy):
+    remedy = "set a smaller `generation.batch_size`" if len(items) > 1 else "free memory, or shorten the row"
+    with telling_memory_errors(lambda: f"out of memory at batch size {len(items):,}", remedy):
         return _compute_batch(trained, kind, items, generation, number)
 
 
@@ -113,11 +113,11 @@ def _compute_batch(
 ) -> list[Any]:
     trained.model.eval()
     if kind == "write":
-        assert generation is not None, "who asks for answers says how they are written"
+        assert generation is not None, "a task of kind `write` has generation settings"
         writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
         return [asdict(answer) for answer in writer.answer_batch(items, generation, number)]
     if kind == "classify":
-        return [said_of(trained, scores) for scores in logits(trained, items)]
+        return [prediction(trained, scores) for scores in logits(trained, items)]
     if kind == "tag":
         encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.objective.max_seq_length)
         return list(tag_words(trained, encoder, [Sentence.of_json(item) for item in items]))

@@ -11,7 +11,16 @@ from typing import Any
 
 from lora_ns.answers.changed_files import Force
 from lora_ns.answers.opened import Opened, load, open_run
-from lora_ns.answers.work import Compute, Heard, Task, Tell, compute_batch, compute_here, telling_rows, unheard
+from lora_ns.answers.work import (
+    Compute,
+    OnProgress,
+    OnResult,
+    Task,
+    compute_batch,
+    compute_here,
+    ignore_result,
+    row_progress,
+)
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.launch.workers import WorkerFiles, run_workers, worker_environments
@@ -33,7 +42,7 @@ class Workers:
     force: bool = False
 
 
-def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str], None]) -> Compute:
+def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callable[[str], None]) -> Compute:
     """Compute in so many processes; in this one, if that is one or there is one batch.
 
     What several find is heard of at the end, however that comes: of one that fails or is stopped, what it had found.
@@ -45,7 +54,7 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
         note: told if there are more processes than batches.
     """
 
-    def compute(tasks: Sequence[Task], heard: Heard = unheard) -> list[list[Any]]:
+    def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
         batches = max(1, *(len(task.batches) for task in tasks))
         count = min(workers.count, batches)
         if count < workers.count:
@@ -54,20 +63,26 @@ def compute_by(workers: Workers, opened: Opened, tell: Tell, note: Callable[[str
         if count == 1:
             if workers.count > 1:
                 prepare(workers.machine)
-            return compute_here(opened, tell)(tasks, heard)
+            return compute_here(opened, tell)(tasks, on_result)
         with temporary_folder() as folder:
-            return _divide(tasks, count, workers, opened, folder, tell, heard)
+            return _divide(tasks, count, workers, opened, folder, tell, on_result)
 
     return compute
 
 
 def _divide(
-    tasks: Sequence[Task], count: int, workers: Workers, opened: Opened, folder: Path, tell: Tell, heard: Heard
+    tasks: Sequence[Task],
+    count: int,
+    workers: Workers,
+    opened: Opened,
+    folder: Path,
+    tell: OnProgress,
+    on_result: OnResult,
 ) -> list[list[Any]]:
     files = [WorkerFiles(folder, number) for number in range(count)]
     for own in files:
         write_atomic(own.share, json.dumps(_share(tasks, own.number, count, workers, opened)))
-    device, tell_rows = opened.manifest.plan.device.value, telling_rows(tasks, tell)
+    device, tell_rows = opened.manifest.plan.device.value, row_progress(tasks, tell)
     with StopSignal(is_noted=True).listening() as stop:
         environments = worker_environments(os.environ, count, device, workers.machine)
         try:
@@ -76,7 +91,7 @@ def _divide(
             found = {(task, batch): items for own in files for task, batch, items in _found(own)}
             for (task, batch), items in found.items():
                 for place, one in zip(tasks[task].batches[batch], items, strict=True):
-                    heard(task, place, one)
+                    on_result(task, place, one)
     return [
         task.in_order([found[position, number] for number in range(len(task.batches))])
         for position, task in enumerate(tasks)

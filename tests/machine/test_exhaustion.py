@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_ns.answers.work import Task, telling_rows
+from lora_ns.answers.work import Task, row_progress
 from lora_ns.errors import RunError
 from lora_ns.machine.exhaustion import telling_memory_errors
 
@@ -30,7 +30,7 @@ def test_others_stay_what_they_are(error):
 
 def test_rows_that_are_measured_and_answered_are_counted_once():
     told = []
-    tell = telling_rows(
+    tell = row_progress(
         [Task("loss", range(200), []), Task("write", range(200), [])], lambda *told_: told.append(told_)
     )
     for done in (0, 5, 200, 400):

@@ -167,7 +167,7 @@ def test_a_run_goes_on_with_a_base_that_has_moved(tmp_path):
     shutil.rmtree(run.checkpoints / "checkpoint-2")
     run.update(status="interrupted", adapter={})
     (tmp_path / "base").rename(tmp_path / "moved")
-    assert refused(run).endswith("(name the folder where it is now by `--base`)")
+    assert refused(run).endswith("(give its current folder with `--base`)")
     told_of(run, moved=tmp_path / "moved")
     assert (run.read().adapter[WEIGHTS], run.read().base.path) == (expected, str(tmp_path / "base"))
     assert open_run(run).base.path == tmp_path / "moved"

@@ -108,21 +108,21 @@ PASSED = {
     "other weights": (
         change_weights,
         "{run}/adapter/adapter_model.safetensors: is not the file that the run saved",
-        "restore it; a changed adapter loads with PEFT, without lorans",
+        "restore it, or load the changed adapter with PEFT instead of lorans",
     ),
     "other base": (
         leave_base,
-        "{run}/base: this base is not the one that the adapter was trained on (lorans:nano, {base})",
-        "restore it, or name the right folder by `--base`",
+        "{run}/base: this is not the base that the adapter was trained on (lorans:nano, {base})",
+        "restore it, or give the right folder with `--base`",
     ),
     "other template": (
         change_template,
-        "{run}/adapter: the chat template is not the one that the run was trained with",
+        "{run}/adapter: this is not the chat template that the run was trained with",
         "restore chat_template.jinja",
     ),
     "other tokenizer": (
         change_tokenizer,
-        "{run}/adapter/tokenizer.json: the tokenizer is not the one that the run was trained with",
+        "{run}/adapter/tokenizer.json: this is not the tokenizer that the run was trained with",
         "restore it",
     ),
 }
@@ -175,7 +175,7 @@ def filled(text, run):
 def test_a_run_that_is_not_what_it_was_is_refused(faulty, tmp_path, name):
     plant, told, *remedy = LASTING.get(name) or PASSED[name]
     run, base = faulty(plant)
-    told += f" ({remedy[0]}; `--force` goes on all the same)" if remedy else ""
+    told += f" ({remedy[0]}; use `--force` to continue anyway)" if remedy else ""
     for use in (lambda: open_trained(run, base), lambda: merge(run, tmp_path / "merged", base)):
         with pytest.raises(LoransError) as caught:
             use()

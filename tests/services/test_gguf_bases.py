@@ -103,7 +103,7 @@ def test_a_run_over_a_gguf_base_merges_into_a_plain_model_and_knows_its_file(fil
     assert "quantization_config" not in config
     again = load_base(find(tmp_path / "merged"), LOADING)
     assert not torch.equal(logits(again), logits(load_base(find(files["Q8_0"]), LOADING)))
-    with pytest.raises(ModelError, match="this base is not the one that the adapter was trained on"):
+    with pytest.raises(ModelError, match="this is not the base that the adapter was trained on"):
         open_trained(run, files["Q4_0"])
 
 

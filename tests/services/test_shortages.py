@@ -39,8 +39,8 @@ def not_reached(*_, **__):
 @pytest.mark.parametrize(
     ("command", "module", "name", "told"),
     [
-        (["infer", "-i", "a"], lora_ns.answers.work, "_compute_batch", "out of memory with 1 rows at once"),
-        (["eval", "--data", "rows.jsonl"], lora_ns.answers.work, "_compute_batch", "out of memory with 1 rows"),
+        (["infer", "-i", "a"], lora_ns.answers.work, "_compute_batch", "out of memory at batch size 1"),
+        (["eval", "--data", "rows.jsonl"], lora_ns.answers.work, "_compute_batch", "out of memory at batch size 1"),
         (["infer", "-i", "a"], lora_ns.answers.opened, "load_base", "out of memory while loading a base of 0.00 bil"),
         (["merge", "-o", "merged"], lora_ns.services.merge, "load_base", "out of memory while merging 0.00 billion"),
     ],

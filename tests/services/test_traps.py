@@ -268,7 +268,7 @@ def test_a_template_that_was_changed_after_training_is_refused(asked):
     finally:
         template.write_text(before)
     assert done.exit_code != 0
-    assert "the chat template is not the one" in str(done.exception)
+    assert "this is not the chat template" in str(done.exception)
 
 
 # T4: what is in the loss
