@@ -1,1 +1,1 @@
-"""Fitting: from a prepared run to a saved adapter that was held against what was trained."""
+"""Training: from a prepared run to a saved adapter that is checked against the trained model."""

@@ -1,4 +1,7 @@
-"""From recipe and plan to the arguments of the upstream trainers: pure; a test holds them to the installed versions."""
+"""Translation of recipe and plan into the arguments of the upstream trainers.
+
+Pure functions; a test compares the names with the fields of the installed versions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
-    """Arguments of `transformers.TrainingArguments`, for a plan whose steps are known."""
+    """Arguments of `transformers.TrainingArguments`, for a plan whose number of steps is known."""
     training = recipe.training
     evaluates = bool(plan.eval_rows.value)
     return {
@@ -56,7 +59,7 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
         "prediction_loss_only": recipe.objective.writes_text,
-        # Batches of a stream are of different lengths, and are put together here.
+        # The batches of a stream differ in length, so each process collates its own.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **_strategy(recipe, plan),
         **training.extra,
@@ -64,7 +67,7 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
 
 
 def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """What divides the work among processes; their number comes from the launcher."""
+    """Arguments of the distributed strategy; the number of processes comes from the launcher."""
     asked = recipe.distributed
     found: dict[str, Any] = {
         "ddp_backend": None,
@@ -89,7 +92,7 @@ def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 
 def trainer_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str, Any]:
-    """Arguments of the objective's `config_class`."""
+    """All arguments of the objective's `config_class`."""
     return {**training_arguments(recipe, plan, checkpoints), **recipe.objective.arguments(recipe.distributed.row_parts)}
 
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics to disk, marked checkpoints, a stop on a signal, a watch on the loss."""
+"""Trainer callbacks: write metrics, mark complete checkpoints, stop on a signal, and end a run whose loss is broken."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def make_callbacks(
 
     Args:
         run_id: written into every checkpoint.
-        metrics: where rows are appended; rows after `first_step` are removed.
-        observer: who is told.
-        stop: looked at after every step.
-        first_step: the step that training goes on from, 0 for a new run.
+        metrics: the file that rows are appended to; rows after `first_step` are removed.
+        observer: receives progress and warnings.
+        stop: checked after every step.
+        first_step: the step that training continues from, 0 for a new run.
         marks: whether this process marks checkpoints, once every process has written its part.
-        began: called once the first step is complete and no signal has come.
-        check_there: called after every step; raises if the run can no longer be written.
+        began: called once the first step is complete and no signal has arrived.
+        check_there: called after every step; raises if the run directory can no longer be written.
     """
     if told := forget_after(metrics, first_step):
         observer.warn(told)
@@ -57,12 +57,12 @@ def _recorder(metrics: Path, observer: Observer, first_step: int) -> TrainerCall
     broken = BrokenLoss()
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Appends every logged row, and ends a run whose loss is no longer a loss."""
+        """Appends every logged row to the metrics, and ends the run if its loss is broken."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             row = {"step": state.global_step, **(logs or {})}
             if "train_runtime" in row and state.global_step == first_step:
-                return  # the summary of no step at all: that of the steps before is there, if they came to their end
+                return  # a summary of zero steps; an earlier summary, if the run has one, stays
             with metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             observer.logged(row)
@@ -77,7 +77,7 @@ def _steps(
     from transformers import TrainerCallback
 
     class Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Tells the observer, and stops after a step once a signal came."""
+        """Reports each step to the observer, and stops after the current step once a signal has arrived."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             observer.begin(state.global_step, state.max_steps)
@@ -97,7 +97,7 @@ def _best_metric() -> TrainerCallback:
     from transformers import TrainerCallback
 
     class BestMetric(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Ends a run at its first evaluation if that lacks what the best checkpoint is chosen by."""
+        """Ends the run at its first evaluation if that lacks `metric_for_best_model`."""
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
             _check_best_metric(args.metric_for_best_model, metrics)
@@ -109,7 +109,7 @@ def _marker(run_id: str, marks: bool) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class Marker(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Marks a checkpoint as complete once everything of it is on disk."""
+        """Marks a checkpoint as complete once all its files are on disk."""
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             meet()
@@ -121,25 +121,25 @@ def _marker(run_id: str, marks: bool) -> TrainerCallback:
 
 
 MOST_OVERFLOWS = 10
-"""Logged rows of a run in float16, one after the other, whose gradient may overflow while its scale is looked for."""
+"""Consecutive logged rows whose gradient may overflow in float16, while the loss scaler searches for its scale."""
 
 
 class BrokenLoss:
-    """Ends a run whose loss is no longer a loss."""
+    """Ends a run whose loss or gradient is not finite, or whose loss is exactly 0."""
 
     def __init__(self) -> None:
         self._overflows = 0
 
     def look(self, row: Mapping[str, Any], scales: bool) -> None:
-        """Look at a logged row.
+        """Check a logged row.
 
         Args:
-            row: what the trainer logs.
-            scales: whether the loss is scaled, as in float16: a gradient that overflows is left out, and the scale
+            row: a row that the trainer logs.
+            scales: whether the loss is scaled, as in float16: a step whose gradient overflows is skipped, and the scale
                 halved.
 
         Raises:
-            RunError: if loss or gradient are no finite numbers, or the loss is exactly 0.
+            RunError: if loss or gradient norm is not finite, or the loss is exactly 0.
         """
         broken = [key for key in ("loss", "grad_norm") if not math.isfinite(row.get(key) or 0.0)]
         self._overflows = self._overflows + 1 if broken == ["grad_norm"] and scales else 0
@@ -148,8 +148,8 @@ class BrokenLoss:
             remedy = "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept"
             raise RunError(Problem("", what, remedy))
         if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0:
-            what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label is in it"
-            raise RunError(Problem("", what, "look at the rows by `lorans validate --show`"))
+            what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label contributes"
+            raise RunError(Problem("", what, "inspect the rows with `lorans validate --show`"))
 
 
 def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""An evaluation loss that is the mean over all that is in it, whatever the batches were."""
+"""An evaluation loss that is the mean over all tokens or rows, independent of the batch size."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 
 @functools.cache
 def counted(trainer_class: Any) -> Any:
-    """A trainer class that weighs each evaluation batch by what of it is in the loss.
+    """A trainer class that weights each evaluation batch by the number of its items in the loss.
 
-    transformers and TRL average the means of the batches, so that their `eval_loss` depends on the batch size.
+    transformers and TRL average the means of the batches, which makes their `eval_loss` depend on the batch size.
     """
 
     class CountedTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
-        """What is counted, and which means there are beside the loss, says the class of the task."""
+        """A trainer whose subclass for a task defines the items to count, and further means beside the loss."""
 
         def count_of(self, inputs: Any) -> Any:
-            """How much of a batch is in the loss, as a tensor of one number."""
+            """Number of items of a batch that are in the loss, as a scalar tensor."""
             raise NotImplementedError
 
         def batch_means(self) -> dict[str, float]:
-            """Means of the last batch beside its loss."""
+            """Further means of the last batch, beside its loss."""
             return {}
 
         def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
-            """Put the means over all into the place of those over batches."""
+            """Replace the logged averages over batches by the means over all items."""
             logs["eval_loss"] = means["loss"]
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            """Add the batch to the sums."""
+            """Evaluate a batch and add it to the sums."""
             count = self.count_of(inputs)
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
             counts = self.accelerator.gather_for_metrics(count.to(loss.device)[None])
             losses = self.accelerator.gather_for_metrics(loss.detach()[None])
             sums = self.__dict__.setdefault("_eval_sums", Counter())
             sums["count"] += int(counts.sum())
-            sums["loss"] += float((losses * counts)[counts > 0].sum())  # a batch may only fill up those of its rank
+            sums["loss"] += float((losses * counts)[counts > 0].sum())  # a batch may be nothing but padding of its rank
             for name, mean in self.batch_means().items():
                 sums[name] += mean * int(counts.sum())
             return loss, logits, labels
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            """Take the sums at the end of an evaluation."""
+            """Log, with the means of the sums at the end of an evaluation."""
             sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
             if sums and (count := sums.pop("count")):
                 self.tell_means({name: value / count for name, value in sums.items()}, logs)

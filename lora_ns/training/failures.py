@@ -1,4 +1,4 @@
-"""Failures of a training as one line each: memory, disk, rows."""
+"""One-line messages for failures of training: too little memory, and broken rows of a stream."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from lora_ns.run.manifest import Manifest
 
 @contextlib.contextmanager
 def telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
-    """A row that is broken ends a run that reads while it trains."""
+    """Turn a broken row of a stream into an error that names the last checkpoint. Raises `RunError`."""
     try:
         yield
     except DataError as error:
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
-        remedy = "mend the rows, or leave them out by `dataset.max_bad_rows` if they cannot be read, and train again"
+        remedy = "fix the rows, or skip unreadable ones with `dataset.max_bad_rows`, and train again"
         found_there = [problem.located(lambda _: str(run.recipe)) for problem in error.problems]
-        raise RunError([*found_there, Problem(str(run.path), f"the stream broke off; {kept}", remedy)]) from error
+        raise RunError([*found_there, Problem(str(run.path), f"the stream failed; {kept}", remedy)]) from error
 
 
 def no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
-    """What to say of a base that does not fit, and what to do about it."""
+    """Message and remedy for a base that does not fit into memory."""
     billions, device = manifest.base.parameters / 1e9, manifest.plan.device.value
     told = (
         f"out of memory while loading a base of {billions:,.2f} billion parameters onto {device}, before the first step"
     )
-    remedy = 'end what else uses that memory, write `[quantization] method = "bnb-4bit"`, or divide the weights'
-    return lambda: told, f'{remedy}: `[distributed] strategy = "fsdp"`'
+    remedy = 'free memory, quantise the base with `[quantization] method = "bnb-4bit"`, or shard it'
+    return lambda: told, f'{remedy} with `[distributed] strategy = "fsdp"`'
 
 
 def no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str], str]:
-    """What to say of a step that does not fit, and what to do about it."""
+    """Message and remedy for a training step that does not fit into memory."""
 
     def told() -> str:
         plan = manifest.plan
         size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         kept = f"step {found[1]} is saved" if found else "there is no checkpoint yet"
-        return f"out of memory with {size} rows of up to {length} tokens at once; {kept}"
+        return f"out of memory with {size} rows of up to {length} tokens per batch; {kept}"
 
     return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
 
 
 def no_room_to_start(start: Start) -> tuple[Callable[[], str], str]:
-    """What to say of a start that does not fit, and what to do about it."""
+    """Message and remedy for an initialisation that does not fit into memory."""
     fewer = "halve `per_device_train_batch_size`, " if start.name in {"eva", "lora_ga"} else ""
     told = f'out of memory while computing `init_lora_weights = "{start.name}"`, before the first step'
     return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'

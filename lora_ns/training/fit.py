@@ -1,4 +1,4 @@
-"""Training in one process: from a prepared run to a saved and sealed adapter."""
+"""Training in one process: from a prepared run to a saved and checked adapter."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ T = TypeVar("T")
 
 
 NO_EFFECT = 1e-5
-"""Change of the logits by an adapter, relative to the largest one, that is none."""
+"""Relative change of the logits below which an adapter has no effect."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `lorans train` hands back."""
+    """The result of `lorans train`."""
 
     run: str
     adapter: str
@@ -70,11 +70,11 @@ class TrainResult:
     trainable_parameters: int
     metrics: dict[str, Any]
     seal: SealRecord | None = None
-    """The saved adapter against the trained model."""
+    """The comparison of the saved adapter with the trained model."""
 
 
 def begin_alone(run: RunDir) -> None:
-    """Compute the start of a run of several processes in this one, and keep it for them. Raises `LoransError`."""
+    """Compute and save the adapter's initialisation in this process, for all ranks of a run. Raises `LoransError`."""
     manifest = run.read()
     manifest = manifest.model_copy(
         update={
@@ -88,7 +88,7 @@ def begin_alone(run: RunDir) -> None:
 
 
 def recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
-    """Do the work of a run from its manifest, which says how it ended, whatever happens and whoever writes in it."""
+    """Do the work of a run and record its outcome in the manifest, however it ends."""
     manifest = run.update(status="running", error=None)
     try:
         with run.telling_lost_disk():
@@ -97,7 +97,7 @@ def recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
         run.update(status="interrupted", error=str(error))
         raise
     except KeyboardInterrupt:
-        run.update(status="interrupted", error="stopped at once")
+        run.update(status="interrupted", error="stopped immediately")
         raise
     except BaseException as error:
         with contextlib.suppress(LoransError, OSError):
@@ -113,25 +113,29 @@ def train_and_seal(
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
 ) -> TrainResult | None:
-    """Train and save, then open what was saved and hold it against what was trained; of several ranks, the first."""
+    """Train and save, then reload the adapter and compare it with the trained model.
+
+    Returns:
+        The result; None on every rank but the first.
+    """
     fitted = _fit(run, manifest, prepared, observer, checkpoint, stop)
     if fitted.seal is None:
         return None
     seal, steps = fitted.seal, int(fitted.trainer.state.global_step)
     manifest, metrics = _save(run, prepared, observer, fitted)
-    del fitted  # the model goes before it is loaded again
+    del fitted  # frees the trained model before the saved one is loaded
     _free_memory()
-    observer.stage("opening what was saved")
+    observer.stage("checking the saved adapter")
     manifest = run.amend(manifest, adapter=hash_folder(run.adapter))
     manifest = run.amend(manifest, status="finished", metrics=metrics, seal=seal.check(run))
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
-        observer.warn("the adapter changes nothing: raise `training.learning_rate` or train longer")
+        observer.warn("the adapter has no effect: raise `training.learning_rate`, or train longer")
     trainable = manifest.base.trainable_parameters or 0
     return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal)
 
 
 def _free_memory() -> None:
-    """Let go of the model that was trained, before it is loaded again."""
+    """Release the memory of the trained model."""
     import torch
 
     gc.collect()
@@ -144,13 +148,13 @@ class _Fitted:
     """A model after its last step."""
 
     manifest: Manifest
-    """As it is written by now."""
+    """The manifest in its current state."""
     model: PeftModel
     trainer: Trainer
     answers: Answers | None
     metrics: dict[str, Any]
     seal: Seal | None
-    """What the model answers; of several ranks, in the first."""
+    """The trained model's logits, for the adapter check; None on every rank but the first."""
 
 
 def _fit(
@@ -161,7 +165,7 @@ def _fit(
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
 ) -> _Fitted:
-    """Train, in each of the processes."""
+    """Train the model. Every process of a run calls this."""
     from transformers import set_seed
 
     recipe, rank = manifest.recipe, prepared.rank
@@ -173,10 +177,10 @@ def _fit(
     answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
     if answers and recipe.evaluation.before_training and not checkpoint:
-        observer.stage("answering before training")
+        observer.stage("generating answers before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         manifest = run.amend(manifest, metrics=metrics)
-    set_seed(recipe.training.seed + rank.number)  # what is dropped out of a row does not depend on that of another
+    set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
     observer.stage("training")
@@ -189,9 +193,9 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     _check_finished(run, recipe.distributed, trainer, stop)
     _check_stepped(trainer, observer)
-    metrics = metrics | peak_memory()  # another table than that of the manifest
+    metrics = metrics | peak_memory()  # a new dict: the manifest holds the old one
     leave_training(trainer)
-    # All ranks answer together where none has all the weights.
+    # With sharded weights, all ranks compute the logits together.
     answers_here = rank.is_first or recipe.distributed.shards
     seal = Seal(manifest, model, prepared.data[0], trainer.args.device) if answers_here else None
     if is_one_of_several():
@@ -201,7 +205,7 @@ def _fit(
 
 
 def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:
-    """Save; the manifest, and what was measured."""
+    """Save the adapter and take the final measurements. Returns the manifest and the metrics."""
     manifest, model, trainer = fitted.manifest, fitted.model, fitted.trainer
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
@@ -222,13 +226,13 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
     if recipe.model.trust_remote_code:
         carry_over(prepared.base.path, run.adapter)
     if fitted.answers:
-        observer.stage("answering after training")
+        observer.stage("generating answers after training")
         metrics |= fitted.answers.score()
     return manifest, metrics
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
-    """The base with its adapter, new or as the run began with."""
+    """The base with its adapter: a new one, or the saved initialisation of the run."""
     from transformers import set_seed
 
     recipe = manifest.recipe
@@ -257,10 +261,10 @@ def _make_trainer(
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
 ) -> Trainer:
-    """The trainer of a model, whose adapter is started by it where its start needs the rows or the weights."""
+    """The trainer of a model. Computes the adapter's initialisation if that needs the rows or the base's weights."""
     recipe, plan = manifest.recipe, manifest.plan
     first = checkpoint[1] if checkpoint else 0
-    with telling_broken_rows(run, manifest):  # the first rows of a stream are looked at by the trainer
+    with telling_broken_rows(run, manifest):  # the trainer reads the first rows of a stream
         trainer = make_trainer(
             recipe,
             plan,
@@ -276,7 +280,7 @@ def _make_trainer(
                     stop,
                     first,
                     prepared.rank.is_first,
-                    run.forget_replaced if stop.file is None else lambda: None,  # else the launcher does
+                    run.forget_replaced if stop.file is None else lambda: None,  # otherwise the launcher does
                     run.check_there,
                 ),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer),
@@ -285,7 +289,7 @@ def _make_trainer(
             manifest.labels,
         )
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
-        observer.stage("computing the start of the adapter")
+        observer.stage("initialising the adapter")
         with telling_memory_errors(*no_room_to_start(start)), telling_disk_errors(run.start):
             starts.begin(trainer, start, run.start, recipe.training.seed)
     choose_optimizer(trainer, recipe)
@@ -294,25 +298,25 @@ def _make_trainer(
 
 
 def _check_finished(run: RunDir, asked: Strategy, trainer: Any, stop: StopSignal) -> None:
-    """A run that was stopped has not finished. Raises `InterruptedRunError`."""
+    """Check that no signal stopped the run early. Raises `InterruptedRunError`."""
     if stop.number and trainer.state.global_step < trainer.state.max_steps:
         what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
-        goes_on = f"{resume_command(run.path, asked)} goes on"
+        goes_on = f"{resume_command(run.path, asked)} continues it"
         raise InterruptedRunError(stop.number, Problem("", what, goes_on))
 
 
 def _check_stepped(trainer: Any, observer: Observer) -> None:
-    """A run that made no step has not trained. Raises `RunError`."""
+    """Check that the run made at least one step, and warn if the rows ended early. Raises `RunError`."""
     steps, planned = trainer.state.global_step, trainer.state.max_steps
     if not steps:
-        what = f"no step of {planned} was made: the rows make no batch"
-        raise RunError(Problem("", what, "give more rows, or lower `training.per_device_train_batch_size`"))
+        what = f"no step of {planned} was made: there are too few rows for a batch"
+        raise RunError(Problem("", what, "add rows, or lower `training.per_device_train_batch_size`"))
     if steps < planned:
         observer.warn(f"the rows ended after step {steps} of {planned}")
 
 
 def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
-    """The evaluation before the first step, that of the weights that are saved, and what was said at the end."""
+    """Metrics of the evaluation before training, of the evaluation of the saved weights, and of the final summary."""
     rows = read_metrics(run.metrics).rows
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
@@ -334,7 +338,7 @@ def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
 def _measured_baseline(
     baseline: Baseline, eval_rows: datasets.Dataset | None, metrics: Mapping[str, Any], observer: Observer
 ) -> dict[str, float]:
-    """What a constant answer reaches on the evaluation rows; it is said if the model is no better."""
+    """Metrics of a constant answer on the evaluation rows; warns if the model is no better."""
     if eval_rows is None:
         return {}
     reached = baseline.measure(labels_that_count(eval_rows))
@@ -345,19 +349,19 @@ def _measured_baseline(
 
 
 def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
-    """Say so if the weights that are saved are not those that were measured last."""
+    """Warn if the last evaluation did not measure the weights that are saved."""
     if trainer.args.eval_strategy == "no" or trainer.args.load_best_model_at_end:
         return
     measured = [row["step"] for row in read_metrics(run.metrics).rows if "eval_loss" in row and row["step"]]
     steps = trainer.state.global_step
     if not measured:
-        observer.warn(f"nothing was measured after the {steps} steps (lower `eval_steps`, or `extra.eval_delay`)")
+        observer.warn(f"no evaluation measured the model in {steps} steps (lower `eval_steps`, or `extra.eval_delay`)")
     elif measured[-1] < steps:
-        observer.warn(f"what was measured last is the model after step {measured[-1]} of {steps}")
+        observer.warn(f"the last evaluation measured the model after step {measured[-1]} of {steps}")
 
 
 def _record_stream(run: RunDir, manifest: Manifest, stream: Stream, observer: Observer) -> Manifest:
-    """Write down what became of the rows that were read."""
+    """Record the counts of a stream's rows in the manifest, and report its findings as warnings."""
     train = manifest.data.train.model_copy(update=stream_counts(stream))
     manifest = run.amend(manifest, data=manifest.data.model_copy(update={"train": train}))
     if stream.left_out:

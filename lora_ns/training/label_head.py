@@ -1,4 +1,4 @@
-"""The head of a model that scores, before its first step."""
+"""Initialisation of a regression head."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def begin_at_mean(model: PeftModel, rows: datasets.Dataset) -> None:
-    """Have a new head that scores begin with the mean of the training scores, where its last layer has a bias.
+    """Initialise the bias of a new regression head with the mean of the training scores.
 
-    A head made anew answers about 0. Far from what the scores are, the first steps only move it there, with gradients
-    that spoil what the base knows. The rows of a stream are not known yet: with those, it begins as it was made.
+    A new head predicts about 0. If the scores are far from that, the first steps only move the head there, with
+    gradients that damage what the base has learned. Nothing changes if the head's last layer has no bias, or if the
+    rows are a stream, whose scores are not known yet.
     """
     import datasets
     import torch

@@ -1,4 +1,4 @@
-"""Whether a run learns: every trainable has a gradient and moves, and the loss of a sensitive method falls at all."""
+"""Checks that a run learns: trainable parameters have gradients and change, and the loss falls."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 LOOKED_AT = 5
-"""Optimizer steps before gradients are judged: of two factors, the second has none while the first is zero, and the
-first step of a warm-up changes nothing."""
+"""Optimizer steps before gradients are judged. While one LoRA factor is zero, the other has no gradient, and the first
+step of a warm-up changes nothing."""
 
 
 _MAY_REST = ("ranknum", "trainable_tokens", "experts")
-"""Parts of the names of what need not have a gradient: counts, tokens that the first rows lack, experts not asked."""
+"""Name parts of parameters that may lack a gradient: counts, tokens absent from the first rows, unused experts."""
 
 
 FLAT = 1e-3
-"""Relative change of the evaluation loss that is none."""
+"""Relative change of the evaluation loss below which it counts as flat."""
 
 
 FLAT_IN_TRAINING = 2e-2
-"""Relative fall of the training loss, from the first quarter of a run to the last, that is none."""
+"""Relative fall of the training loss, from the first quarter of a run to the last, below which it counts as flat."""
 
 
 HOPELESS = 0.1
-"""Share of a sensitive method's typical learning rate below which a flat loss comes from the rate."""
+"""Share of a sensitive method's typical learning rate below which a flat loss is blamed on the rate."""
 
 
 _ENOUGH_STEPS = 20
 
 
 def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer) -> TrainerCallback:
-    """A callback that tells what is not learned, and why.
+    """A callback that warns about parameters that do not learn and about a flat loss, with the cause.
 
     Args:
         method: the recipe's `[peft]`.
-        learning_rate: the highest of the schedule.
-        observer: who is told.
+        learning_rate: the peak of the schedule.
+        observer: receives the warnings.
     """
     from transformers import TrainerCallback
 
@@ -83,7 +83,7 @@ def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer)
 
 
 class Gradients:
-    """What the gradients of the first steps say of each trainable."""
+    """The gradients and changes of all trainable parameters in the first steps."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -91,20 +91,20 @@ class Gradients:
         self._reached: set[str] = set()
 
     def begin(self, model: nn.Module) -> None:
-        """Remember where the trainables start."""
+        """Record the initial values of the trainable parameters."""
         self._begun = _numbers(model)
 
     def look(self, model: nn.Module, step: int, overflows: bool = False, warming: bool = False) -> Sequence[str]:
-        """Look at the gradients of one step, and after a few say what has none, or does not move.
+        """Check the gradients of one step; after `LOOKED_AT` steps, report parameters without gradient or change.
 
         Args:
-            model: the model, right after the optimizer's step.
-            step: its number.
-            overflows: whether a gradient that is not finite only means that the loss is scaled anew.
-            warming: whether the learning rate is still so low that a number may stay as it is.
+            model: the model, right after the optimizer step.
+            step: number of the step.
+            overflows: whether a non-finite gradient only means that the loss scale is lowered.
+            warming: whether warm-up may keep the learning rate too low to change a parameter.
 
         Raises:
-            RunError: if a gradient is not finite, or nothing is learned.
+            RunError: if a gradient is not finite, or no parameter has one.
         """
         if self._steps >= LOOKED_AT:
             return ()
@@ -122,23 +122,25 @@ class Gradients:
     def _judged(self, model: nn.Module, warming: bool) -> Sequence[str]:
         now = _numbers(model)
         if not self._reached and any(numbers != self._begun[name] for name, numbers in now.items()):
-            return []  # what moves has gradients: DeepSpeed keeps them elsewhere
+            return []  # parameters that change have gradients: DeepSpeed keeps them elsewhere
         dry = [name for name in now if name not in self._reached]
         moved = {name for name, numbers in now.items() if warming or numbers != self._begun[name]}
         still = [name for name in now if name in self._reached - moved]
         if now and len(dry) == len(now):
-            what = f"no gradient in {LOOKED_AT} steps: nothing that is trained, such as `{dry[0]}`, is in the loss"
+            what = f"no gradient in {LOOKED_AT} steps: no trainable parameter, such as `{dry[0]}`, affects the loss"
             raise RunError(Problem("", what, "choose other `target_modules`, or report this"))
         return [
-            *_told(dry, len(now), "have no gradient", "what they belong to is not in the loss"),
-            *_told(still, len(now), "do not move", "raise `training.learning_rate`, which their numbers round away"),
+            *_told(dry, len(now), "have no gradient", "their modules do not affect the loss"),
+            *_told(still, len(now), "do not change", "their updates round to zero; raise `training.learning_rate`"),
         ]
 
 
 def _told(names: Sequence[str], total: int, fault: str, cause: str) -> list[str]:
     if not names:
         return []
-    return [f"{len(names):,} of {total:,} trained tensors {fault} in {LOOKED_AT} steps, such as `{names[0]}`: {cause}"]
+    return [
+        f"{len(names):,} of {total:,} trainable parameters {fault} in {LOOKED_AT} steps, such as `{names[0]}`: {cause}"
+    ]
 
 
 def _trainables(model: nn.Module) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _trainables(model: nn.Module) -> dict[str, Any]:
 
 
 def _numbers(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Sum and norm of each trainable: they change with any step, and need no copy."""
+    """Sum and norm of each trainable parameter. Any step changes them, and they need no copy of the weights."""
     import torch
 
     sums = {}
@@ -162,7 +164,7 @@ def _numbers(model: nn.Module) -> dict[str, tuple[float, float]]:
 
 
 def _gradient_norms(model: nn.Module) -> dict[str, float]:
-    """The norm of each gradient; nothing for a trainable without one."""
+    """The gradient norm of each trainable parameter that has a gradient."""
     import torch
 
     gradients = {name: value.grad for name, value in _trainables(model).items() if value.grad is not None}
@@ -171,7 +173,7 @@ def _gradient_norms(model: nn.Module) -> dict[str, float]:
 
 
 class Losses:
-    """The losses of a run, as far as they tell a learning rate that cannot work."""
+    """The losses of a run, from which a learning rate that is far too low is detected."""
 
     def __init__(self, method: PeftMethod, learning_rate: float) -> None:
         typical = method.capabilities.typical_learning_rate
@@ -183,26 +185,27 @@ class Losses:
         self.steps = 0
 
     def add(self, logs: dict[str, float]) -> None:
-        """Take what was logged."""
+        """Take the losses of a logged row."""
         if "loss" in logs:
             self._training.append(logs["loss"])
         if "eval_loss" in logs:
             self._evaluation.append(logs["eval_loss"])
 
     def told(self) -> str | None:
-        """That the loss is flat, and why; None if it is not, or if it was told before."""
+        """A warning that the loss is flat, with the cause; None if it is not flat or was reported before."""
         if not self._hopeless:
             return None
         first, last, flat = self._ends()
         if not last > first * (1 - flat):
             return None
         self._hopeless = False
-        return (
-            f"the loss is flat after {self.steps:,} steps, {first:.4f} and {last:.4f}: {self._cause} ({self._remedy})"
-        )
+        return f"the loss is flat after {self.steps:,} steps, {first:.4f} to {last:.4f}: {self._cause} ({self._remedy})"
 
     def _ends(self) -> tuple[float, float, float]:
-        """The first and the last loss, of the same rows if there are any, and the fall that is none."""
+        """The first loss, the last loss, and the relative fall that counts as flat.
+
+        Evaluation losses are preferred, since they come from the same rows.
+        """
         if len(self._evaluation) > 1:
             return self._evaluation[0], self._evaluation[-1], FLAT
         part = max(1, len(self._training) // 4)

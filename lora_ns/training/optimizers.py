@@ -1,4 +1,4 @@
-"""Optimizers that a method brings, and leaving a training behind."""
+"""Optimizers of PEFT methods, and the switch from training to evaluation weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def choose_optimizer(trainer: Trainer, recipe: Recipe) -> None:
-    """Give the trainer an optimizer of the method's own, once nothing else takes the place of what is trained."""
+    """Give the trainer the method's optimizer, once the trainable parameters are final."""
     recipe.peft.choose_optimizer(trainer)
 
 
 def leave_training(trainer: Trainer) -> None:
-    """Schedule-free optimizers have other weights in training than those that are to be evaluated and saved."""
+    """Switch a schedule-free optimizer from its training weights to those that are evaluated and saved."""
     optimizer: Any = trainer.optimizer
     if callable(getattr(optimizer, "eval", None)):
         optimizer.eval()

@@ -1,7 +1,7 @@
-"""What is in a checkpoint that a library unpickles without limits: nothing but tensors and DeepSpeed's own state.
+"""Check of DeepSpeed's pickled states: they may contain only tensors and DeepSpeed's own classes.
 
-transformers reads optimizers and random states by torch's restricted unpickler. DeepSpeed does not, and a pickle can
-name any function of Python.
+transformers reads optimizer and random states with torch's restricted unpickler. DeepSpeed does not, and a pickle can
+name any Python function.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _OF_DEEPSPEED = frozenset(
         "deepspeed.utils.tensor_fragment.fragment_address",
     }
 )
-"""Classes without behaviour of their own that DeepSpeed writes into its states."""
+"""Harmless classes that DeepSpeed writes into its states."""
 
 
 _TAG = re.compile(r"global_step\d+")
 
 
 def check_deepspeed_states(checkpoint: Path) -> None:
-    """Refuse states of DeepSpeed that name anything else than DeepSpeed writes.
+    """Refuse DeepSpeed states that name anything but tensors and DeepSpeed's own classes.
 
     Raises:
-        UsageError: with the file, and what it names.
+        UsageError: names the file and the objects that it refers to.
     """
     latest = checkpoint / "latest"
     tag = read_bytes(latest, most=KIB, remedy=REMEDY).decode("utf-8", "replace").strip() if latest.is_file() else ""
@@ -39,17 +39,17 @@ def check_deepspeed_states(checkpoint: Path) -> None:
         raise UsageError(Problem(str(latest), "does not name the folder of a step", REMEDY))
     for file in (checkpoint / tag, *sorted((checkpoint / tag).rglob("*"))):
         if file.is_symlink():
-            raise UsageError(Problem(str(file), "is a link, and states of DeepSpeed are files", REMEDY))
+            raise UsageError(Problem(str(file), "is a symbolic link; a DeepSpeed state must be a file", REMEDY))
         if file.suffix == ".pt" and (named := _foreign(file)):
-            raise UsageError(Problem(str(file), f"would run code of others: it names {named}", REMEDY))
+            raise UsageError(Problem(str(file), f"would run foreign code: it names {named}", REMEDY))
 
 
-REMEDY = "restore the checkpoint, or remove it to go on from the one before"
-"""What to do about a checkpoint that cannot be read."""
+REMEDY = "restore the checkpoint, or remove it to resume from the previous one"
+"""The remedy for a checkpoint that cannot be read."""
 
 
 def _foreign(file: Path) -> str:
-    """What a file names that neither tensors need nor DeepSpeed writes."""
+    """Names in a pickle that belong neither to tensors nor to DeepSpeed, separated by commas; empty if none."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:

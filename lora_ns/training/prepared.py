@@ -1,4 +1,4 @@
-"""A run before its first step: base, tokenizer and rows, new or from its directory."""
+"""A run before its first step: base, tokenizer and rows, either new or reopened from the run directory."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run before its first step: what is needed besides the manifest."""
+    """Everything besides the manifest that a run needs before its first step."""
 
     base: Base
     tokenizer: PreTrainedTokenizerBase
     data: tuple[datasets.Dataset, datasets.Dataset | None]
     stream: Stream | None = None
-    """The training rows, if they are a stream; `data` has only its first ones then."""
+    """The training rows, if they are a stream; `data` then holds only its first rows."""
     rank: Rank = ALONE
 
 
 def search_checkpoints(run: RunDir, manifest: Manifest, observer: Observer, from_start: bool) -> Search:
-    """The checkpoint to go on from, and what of others is said.
+    """Find the checkpoint to resume from, and warn about damaged ones.
 
     Raises:
-        UsageError: if there were checkpoints and none is whole, or the run cannot be gone on with.
+        UsageError: if every checkpoint is damaged, or the run cannot be resumed.
     """
     check_own(run.checkpoints, manifest.run_id)
     found = search(run.checkpoints, manifest.run_id)
     if found.last is None and found.damaged and not from_start:
         told = [Problem(str(passed.folder), passed.why) for passed in found.damaged]
-        remedy = f"restore one, or start from the first step by `lorans train {run.path} --resume --from-start`"
-        raise UsageError([*told, Problem(str(run.path), "no checkpoint is whole", remedy)])
+        remedy = f"restore one, or start from the first step with `lorans train {run.path} --resume --from-start`"
+        raise UsageError([*told, Problem(str(run.path), "no checkpoint is complete", remedy)])
     for passed in found.passed:
-        observer.warn(f"{passed}; it is passed over")
+        observer.warn(f"{passed}; skipped")
     _check_resumable(run, manifest, found.last)
     if found.last is None:
         observer.warn("no complete checkpoint: starting from the first step")
     elif found.passed:
-        observer.warn(f"going on from {found.last[0].name}")
+        observer.warn(f"resuming from {found.last[0].name}")
     return found
 
 
 def remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manifest:
-    """Write down where the base is by now, for all processes. Raises `ModelError` if it is another one."""
+    """Record the new path of a moved base, for all processes. Raises `ModelError` if it is a different base."""
     if moved is None:
         return manifest
     found = reopen_base(manifest, moved)
@@ -76,7 +76,10 @@ def remember_base(run: RunDir, manifest: Manifest, moved: Path | None) -> Manife
 
 
 def with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
-    """The recipe with the rank that its run began with, where neither says one; versions before had one for all."""
+    """The recipe with the default rank that its run began with, since earlier versions had another default.
+
+    Nothing changes if either recipe sets a rank.
+    """
     begun, rank, recipe = manifest.recipe.peft, manifest.plan.rank, settled.recipe
     if begun.tag() != recipe.peft.tag() or not leaves_rank_open(settled) or rank.origin != "default":
         return recipe
@@ -85,7 +88,7 @@ def with_settled_rank(manifest: Manifest, settled: Settled) -> Recipe:
 
 
 def reopen_prepared(run: RunDir, manifest: Manifest, base: Base) -> PreparedRun:
-    """What a run needs besides its manifest, from its directory. Raises `LoransError`."""
+    """Reopen base, tokenizer and rows of a run from its directory. Raises `LoransError`."""
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
         raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
@@ -93,26 +96,26 @@ def reopen_prepared(run: RunDir, manifest: Manifest, base: Base) -> PreparedRun:
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
-    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+    if not isinstance(run, FollowedRun):  # one rank of each machine checks
         _check_kept(run)
     stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
     return PreparedRun(base, tokenizer, _load_data(run, manifest), stream)
 
 
 def _check_kept(run: RunDir) -> None:
-    """What the run has kept to go on with is what it was. Raises `UsageError`, with the file."""
+    """Check that the rows and the initialisation of the run are intact. Raises `UsageError` that names the file."""
     for folder, remedy in (
-        (run.data, "start a new run by `--overwrite`, which reads the rows again"),
-        (run.start, "start a new run by `--overwrite`"),
+        (run.data, "start a new run with `--overwrite`, which reads the rows again"),
+        (run.start, "start a new run with `--overwrite`"),
     ):
         if folder.is_dir() and (fault := fault_of(folder)):
             raise UsageError(Problem(str(folder / fault.name), fault.what, f"restore it, or {remedy}"))
 
 
 def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokenizerBase, base: Base) -> Stream:
-    """The stream that a run was started on. Raises `UsageError` if it is another one by now."""
+    """The stream that a run was started on. Raises `UsageError` if its files have changed."""
     recipe = manifest.recipe
-    if not isinstance(run, FollowedRun):  # of the ranks of a machine, one looks
+    if not isinstance(run, FollowedRun):  # one rank of each machine checks
         check_stream(recipe.dataset, manifest.data.train)
     return Stream(
         recipe,
@@ -130,19 +133,19 @@ def _reopen_stream(run: RunDir, manifest: Manifest, tokenizer: PreTrainedTokeniz
 
 
 def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, int] | None) -> None:
-    """Some methods would go on as another run."""
+    """Check that the run can be resumed from a checkpoint. Raises `UsageError`."""
     method = manifest.recipe.peft
     resumes = method.capabilities.resume
     if checkpoint is not None and manifest.recipe.peft.starts_later and not starts.is_kept(run.start):
-        what = "the start of the adapter is not there, and the checkpoint was trained from it"
-        raise UsageError(Problem(str(run.start), what, "restore it, or start a new run by `--overwrite`"))
+        what = "the adapter's initialisation is missing, and the checkpoint depends on it"
+        raise UsageError(Problem(str(run.start), what, "restore it, or start a new run with `--overwrite`"))
     if checkpoint is not None and resumes is not True:
         what = f"a run with {method.method} cannot be resumed: {resumes}"
-        raise UsageError(Problem(str(run.path), what, "start it anew with `--overwrite`"))
+        raise UsageError(Problem(str(run.path), what, "start a new run with `--overwrite`"))
 
 
 def save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
-    """Keep the rows for a run that is resumed; of a stream, its first ones, which say what it looks like."""
+    """Save the rows so that the run can be resumed; of a stream, only the first rows, which show its columns."""
     with telling_disk_errors(run.data):
         data[0].save_to_disk(str(run.data / "train"))
         if data[1] is not None:
@@ -156,5 +159,5 @@ def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datas
         eval_rows = saved_rows(run.data / "eval") if manifest.data.eval else None
     except ValueError as error:
         what = f"the rows of the run cannot be read: {error}"
-        raise UsageError(Problem(str(run.data), what, "restore them, or start a new run by `--overwrite`")) from None
+        raise UsageError(Problem(str(run.data), what, "restore them, or start a new run with `--overwrite`")) from None
     return train_rows, eval_rows

@@ -1,4 +1,4 @@
-"""One of several processes of a run: it joins the others, trains, and tells what it made."""
+"""One rank of a run with several processes: join the others, agree on the run, and train."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from lora_ns.training.prepared import reopen_prepared, search_checkpoints
 
 
 def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launched: bool) -> TrainResult | None:
-    """Be one of the processes of a run that is prepared, and train it, or go on with it.
+    """Train or resume a prepared run as one of its processes.
 
     Args:
         run: the run.
-        observer: who is told, by the first rank.
-        noise: goes on in the log of the rank.
-        is_launched: whether `lorans train` started this process, and stops it by a file; else signals do.
+        observer: receives progress and warnings from the first rank.
+        noise: library output, written to the rank's log.
+        is_launched: whether `lorans train` started this process and stops it with a file; otherwise signals stop it.
 
     Returns:
-        The result, from the first rank.
+        The result on the first rank, None on the others.
     """
     rank, manifest = Rank.of(), run.read()
     if rank.world != manifest.plan.world_size.value:
-        what = f"planned for {manifest.plan.world_size.value} processes, and the launcher started {rank.world}"
+        what = f"planned for {manifest.plan.world_size.value} processes, but the launcher started {rank.world}"
         raise UsageError(Problem(str(run.path), what, f"`lorans launch-command {run.path}` prints the command"))
     if not rank.is_first:
         run = FollowedRun(run.path, rank.number)
     with contextlib.ExitStack() as locks:
-        if is_launched:  # by a process that holds the run
+        if is_launched:  # by a process that holds the run's lock
             locks.enter_context(run.joined())
         return _train_rank(run, manifest, rank, observer, noise, None if is_launched else locks)
 
@@ -60,7 +60,7 @@ def _train_rank(
     noise: libraries.Noise,
     locks: contextlib.ExitStack | None,
 ) -> TrainResult | None:
-    """As `train_rank`; `locks` takes those of a run that nobody holds, and is None if `lorans train` does."""
+    """Train as in `train_rank`; `locks` receives the run's locks, and is None if `lorans train` holds them."""
     machine = detect()
     libraries.prepare(machine, rank.local_world)
     noise.attach(run.log)
@@ -79,7 +79,7 @@ def _train_rank(
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
         prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
     stop = StopSignal(file=run.stop_file if locks is None else None)
-    with stop.listening(lambda: f"{resume_command(run.path, asked)} goes on"):
+    with stop.listening(lambda: f"{resume_command(run.path, asked)} continues it"):
         if locks is None:
             with run.telling_lost_disk():
                 return train_and_seal(run, manifest, prepared, observer, found, stop)
@@ -87,10 +87,10 @@ def _train_rank(
 
 
 def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:
-    """The last checkpoint that all machines have; on each, its first rank reads it.
+    """The last checkpoint that all machines have; the first rank of each machine searches.
 
     Raises:
-        UsageError: if there were checkpoints and none is whole.
+        UsageError: if every checkpoint is damaged.
     """
     found = search(run.checkpoints, manifest.run_id, every=True).whole if rank.is_first else None
     if rank.is_first and not found:
@@ -100,7 +100,7 @@ def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[P
 
 
 def _hold_together(run: RunDir, rank: Rank, locks: contextlib.ExitStack) -> None:
-    """Keep others from training the run: on each machine the first rank looks, before any has joined."""
+    """Lock the run against other commands: the first rank of each machine takes the lock before any rank joins."""
     if rank.is_first:
         locks.enter_context(run.held())
     meet()
@@ -108,16 +108,16 @@ def _hold_together(run: RunDir, rank: Rank, locks: contextlib.ExitStack) -> None
 
 
 def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
-    """Begin with what rank 0 begins with: another machine, which computed it too, may have rounded otherwise.
+    """Distribute rank 0's initialisation of the adapter, since another machine may have rounded it differently.
 
     Raises:
-        RunError: if it was not computed.
+        RunError: if the initialisation was not computed.
     """
     if not manifest.recipe.peft.starts_later:
         return
     if not starts.is_kept(run.start):
         remedy = f"`lorans train {run.path} --resume` computes it"
-        raise RunError(Problem(str(run.start), "the start of the adapter is not there", remedy))
+        raise RunError(Problem(str(run.start), "the adapter's initialisation is missing", remedy))
     if manifest.recipe.distributed.nodes > 1:
         for name in starts.FILES:
             hand_out(run.start / name, rank.is_first)
@@ -127,10 +127,10 @@ def _agree_on_start(run: RunDir, manifest: Manifest, rank: Rank) -> None:
 
 
 def _essentials(manifest: Manifest) -> dict[str, Any]:
-    """What all processes of a run have to agree on, whichever machine they are on."""
+    """The values that must be equal in all processes of a run, on every machine."""
     recipe = manifest.recipe.model_dump(mode="json")
     recipe["training"].pop("output_dir")
-    recipe["distributed"].pop("accelerate_config")  # a file of each machine's own; what it says is in the other keys
+    recipe["distributed"].pop("accelerate_config")  # each machine has its own file; its settings are in the other keys
     data, plan = manifest.data, manifest.plan
     numbers = {name: getattr(plan, name).value for name in ("device", "dtype", "max_steps", "global_batch_size")}
     return {

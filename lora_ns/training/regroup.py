@@ -1,4 +1,4 @@
-"""A resumed run with another number of processes: where that gives the adapter that the run would have had."""
+"""Resuming a run with another number of processes, as long as that does not change the adapter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Count = int | Literal["auto"]
 
 
 _OF_THE_BATCH = ("accelerator_config", "average_tokens_across_devices", "dataloader_drop_last")
-"""Keys of `[training.extra]` by which the rows of a step, or their weights, follow from the number of processes."""
+"""Keys of `[training.extra]` that make the rows of a step, or their weights, depend on the number of processes."""
 
 
 def asked_count(begun: Strategy, wanted: Strategy) -> Count | None:
-    """How many processes a recipe asks for, if that is all that it changes of those that a run was begun with."""
+    """The number of processes in a recipe, if the recipe changes nothing else of a run's strategy; otherwise None."""
     if not isinstance(wanted, Processes):
         return None
     if wanted.strategy == begun.strategy or (isinstance(begun, OneProcess) and isinstance(wanted, Ddp)):
@@ -35,25 +35,25 @@ def asked_count(begun: Strategy, wanted: Strategy) -> Count | None:
 
 
 def with_count(begun: Strategy, count: Count) -> Strategy:
-    """The processes of a run, in another number."""
+    """The strategy of a run with another number of processes."""
     if isinstance(begun, Processes):
         return begun.model_copy(update={"num_processes": count})
     return Ddp.model_validate({"strategy": "ddp", "num_processes": count})
 
 
 def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, asked: Strategy) -> Manifest:
-    """The manifest of a run that is to go on with other processes than it has.
+    """The manifest of a run that is resumed with another number of processes.
 
     Raises:
-        UsageError: if the run would then train something else, with the reason.
-        PlanError: if the machine has no room for so many.
+        UsageError: if the run would then train a different adapter, with the reason.
+        PlanError: if the machine cannot run that many processes.
     """
     before, after = manifest.plan.world_size.value, count_processes(asked, machine)
     recipe = manifest.recipe.model_copy(update={"distributed": asked})
     reason = next(_reasons(recipe, manifest.plan, base, after), None)
     if reason:
-        what = f"begun with {_told(before)}, and {_told(after)} would train something else: {reason}"
-        remedy = f"go on by `--num-processes {before}`, or start a new run"
+        what = f"started with {_told(before)}; {_told(after)} would train a different adapter: {reason}"
+        remedy = f"resume with `--num-processes {before}`, or start a new run"
         raise UsageError(Problem(str(run.path), what, remedy))
     if problems := process_problems(recipe, machine):
         raise PlanError(problem.located(lambda _: str(run.recipe)) for problem in problems)
@@ -65,13 +65,13 @@ def _told(count: int) -> str:
 
 
 def _reasons(recipe: Recipe, plan: Plan, base: Base, count: int) -> Iterator[str]:
-    """Why another number of processes would train something else."""
+    """Reasons for which another number of processes would train a different adapter."""
     asked = recipe.distributed
     if isinstance(asked, (DeepSpeed, Fsdp)):
         name = f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else "FSDP"
-        yield f"{name} has divided the optimizer's state among those that began"
+        yield f"{name} has sharded the optimizer state among the original processes"
     if isinstance(asked, Processes) and asked.num_nodes > 1:
-        yield "each of several machines has checkpoints of its own"
+        yield "each machine has its own checkpoints"
     if finding := processes_train_together(recipe):
         yield finding.what
     yield from _batch_reasons(recipe, plan, count)
@@ -79,26 +79,26 @@ def _reasons(recipe: Recipe, plan: Plan, base: Base, count: int) -> Iterator[str
 
 
 def _batch_reasons(recipe: Recipe, plan: Plan, count: int) -> Iterator[str]:
-    """What moves the rows of a step."""
+    """Reasons for which the rows of a step would change."""
     total, micro = plan.global_batch_size.value, plan.per_device_train_batch_size.value
     size = _micro(recipe, plan, count)
     accumulation = recipe.training.gradient_accumulation_steps
     if size is None:
-        yield f"the global batch of {total} does not divide over them with {micro} rows at once"
+        yield f"the global batch of {total} cannot be divided among them with {micro} rows per device"
     elif accumulation and accumulation != total // (size * count):
-        yield f"`gradient_accumulation_steps = {accumulation}` makes the global batch follow their number"
+        yield f"with `gradient_accumulation_steps = {accumulation}` the global batch depends on their number"
     for key in _OF_THE_BATCH:
         if key in recipe.training.extra:
-            yield f"`training.extra.{key}` makes the batches follow their number"
+            yield f"with `training.extra.{key}` the batches depend on their number"
     rows, steps = plan.train_rows.value or 0, plan.max_steps.value or 0
     at_once = ((size or 1) * count, micro * plan.world_size.value)
     if any(rows % unit for unit in at_once) and steps * total > rows:
-        yield f"{rows:,} rows do not divide over both numbers, so that other rows come twice at the end of an epoch"
+        yield f"{rows:,} rows are not divisible by both numbers, so other rows would be repeated at the end of an epoch"
 
 
 def _random_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
-    """What draws random numbers, which are others in each process."""
-    told = ", and each process draws for itself"
+    """Reasons for which random numbers would change, since each process draws its own."""
+    told = ", and each process draws its own random numbers"
     settings = {**recipe.peft.model_dump(mode="json"), **recipe.peft.extra}
     dropped = [name for name, value in settings.items() if "dropout" in name and value]
     if dropped:
@@ -106,23 +106,23 @@ def _random_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
     if recipe.objective.noise:
         yield f"`neftune_noise_alpha` is {recipe.objective.noise:g}{told}"
     if recipe.model.trust_remote_code:
-        yield "what code of its own a base draws is not known"
+        yield "the base runs its own code, whose use of random numbers is unknown"
     elif found := drawing(empty_base(base, recipe.task_type)):
-        yield f"of the base, {found}{told}"
+        yield f"in the base, {found}{told}"
 
 
 def _micro(recipe: Recipe, plan: Plan, count: int) -> int | None:
-    """Rows that a process takes at once: as many as before, or as the recipe leaves open, the most below that."""
+    """Micro-batch size per process: as before, or with `auto` the largest one up to that which divides the batch."""
     total, most = plan.global_batch_size.value, plan.per_device_train_batch_size.value
     sizes = range(most, 0, -1) if recipe.training.per_device_train_batch_size == "auto" else [most]
     return next((size for size in sizes if total % (size * count) == 0), None)
 
 
 def _plan(plan: Plan, recipe: Recipe, before: int, after: int) -> Plan:
-    """The plan with its batch divided anew."""
+    """The plan with its global batch divided among the new number of processes."""
     size = _micro(recipe, plan, after)
-    assert size is not None, "a batch that does not divide was refused"
-    why = f"resumed with {_told(after)}, begun with {before}"
+    assert size is not None, "`_batch_reasons` refuses a batch that cannot be divided"
+    why = f"resumed with {_told(after)}, started with {before}"
 
     def changed(value: int) -> Derived[int]:
         return Derived(value=value, origin="computed", why=why)

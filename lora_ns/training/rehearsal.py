@@ -1,4 +1,4 @@
-"""A trainer, an optimizer and a schedule tried on one weight, before anything is written."""
+"""Rehearsal of trainer, optimizer and schedule on a model of one weight, before the run directory is created."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from lora_ns.training.arguments import trainer_arguments, training_arguments
 
 
 def check_arguments(asked: Recipe, plan: Plan, checkpoints: Path) -> None:
-    """See that trainer, optimizer and schedule take their settings, before anything is written.
+    """Check that trainer, optimizer and schedule accept their settings, before anything is written.
 
     Raises:
-        PlanError: with the value that the installed libraries refuse, and their reason.
+        PlanError: names the value that an installed library refuses, with its reason.
     """
     import torch
     import transformers
 
-    # Who divides the work among processes is asked in them.
+    # The strategy is checked in the processes themselves.
     recipe = asked.model_copy(update={"distributed": OneProcess()})
     alone = plan.model_copy(update={"deepspeed": None})
     key = "training.extra" if recipe.training.extra else "training"
@@ -51,7 +51,11 @@ def check_arguments(asked: Recipe, plan: Plan, checkpoints: Path) -> None:
 
 
 def _check_optimizer(arguments: Any) -> None:
-    """See that the optimizer is there and reads what it is given. Raises `PlanError`, or what the libraries raise."""
+    """Check that the optimizer exists and reads its `optim_args`.
+
+    Raises:
+        PlanError: if the optimizer ignores them. Exceptions of the libraries pass through.
+    """
     from transformers import Trainer
 
     given, kwargs = arguments.optim_args, Trainer.get_optimizer_cls_and_kwargs(arguments)[1]
@@ -60,7 +64,7 @@ def _check_optimizer(arguments: Any) -> None:
     without = copy.copy(arguments)
     without.optim_args = None
     if Trainer.get_optimizer_cls_and_kwargs(without)[1] == kwargs:
-        what = f"{arguments.optim} reads nothing of {given!r}"
+        what = f"{arguments.optim} ignores {given!r}"
         raise PlanError(Problem("", what, "remove it", key="training.extra.optim_args"))
 
 
@@ -68,14 +72,14 @@ _AT_LEAST = {"eval_accumulation_steps": 1, "adam_epsilon": 0, "eval_delay": 0, "
 
 
 _AT_MOST = {"label_smoothing_factor": 1}
-"""Bounds that the installed trainer does not look at; it stops in the middle of a run, or trains nonsense."""
+"""Bounds that the installed trainer does not check: beyond them it fails in the middle of a run, or trains nonsense."""
 
 
 def _check_types(recipe: Recipe) -> None:
-    """See that further arguments have the types of their fields, which the trainer does not look at.
+    """Check the types of `[training.extra]` against the fields of the trainer, which does not check them itself.
 
     Raises:
-        PlanError: with each value that has another one, or is out of bounds.
+        PlanError: names every value of the wrong type or out of bounds.
     """
     import transformers
     from pydantic import TypeAdapter, ValidationError
@@ -109,18 +113,18 @@ def _out_of_bounds(key: str, value: Any) -> str:
 
 
 def _rehearse(arguments: Any) -> None:
-    """Make a trainer of one weight with its loaders and its optimizer.
+    """Build a trainer for a model of one weight, with its data loaders and its optimizer.
 
-    What a trainer refuses when it is made or when it starts, it refuses here, before there is a run.
+    A setting that the trainer refuses at construction or at the start of training is refused here, before the run.
     """
     import torch
     import transformers
 
-    arguments.report_to, arguments.full_determinism = [], False  # packages are looked for elsewhere
+    arguments.report_to, arguments.full_determinism = [], False  # packages are checked elsewhere
     rows = [{"input_ids": [0], "labels": [0], "length": 1}] * arguments.train_batch_size
     model: Any = torch.nn.Linear(1, 1, bias=False)
     model.config = transformers.PretrainedConfig()
-    with tempfile.TemporaryDirectory(prefix="lorans-") as arguments.output_dir:  # which a trainer makes
+    with tempfile.TemporaryDirectory(prefix="lorans-") as arguments.output_dir:  # the trainer creates it
         trainer = transformers.Trainer(model, arguments, list, rows, rows)
     trainer.get_train_dataloader()
     trainer.get_eval_dataloader()
@@ -131,7 +135,7 @@ def _rehearse(arguments: Any) -> None:
 
 @contextlib.contextmanager
 def _telling(key: str) -> Iterator[None]:
-    """Turn what a library says of a value into one line."""
+    """Turn a library's complaint about a value into one line. Raises `PlanError`."""
     try:
         yield
     except (ArithmeticError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:

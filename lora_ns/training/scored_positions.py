@@ -1,4 +1,4 @@
-"""A loss of next tokens that needs no scores of positions outside of it."""
+"""A next-token loss that computes logits only for the positions that have a label."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lora_ns.training.scoring import AnswerScorer, HeadScorer
 
 @functools.cache
 def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
-    """A trainer class that scores the positions in the loss alone where that is less work; see `scoring`."""
+    """A trainer class that computes logits only for labelled positions where that saves work; see `scoring`."""
 
     class ScoringTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `scoring_positions_in_the_loss`."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-            """The trainer's loss, from scores of the positions in it."""
+            """The trainer's loss, from the labelled positions if a scorer fits the model."""
             own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
             in_parts = self.is_fsdp_enabled or self.is_deepspeed_enabled
             kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)

@@ -1,8 +1,8 @@
-"""Scoring what is in the loss, and nothing else.
+"""Log-probabilities of labelled positions only.
 
-TRL's fused head scores the positions in the loss alone on CUDA and XPU devices. Elsewhere it projects every position
-onto the vocabulary, prompts and padding too, and its backward pass projects them again, in float32. Here the same
-numbers come from the positions in the loss, projected once.
+On CUDA and XPU devices, TRL's fused head projects only the positions with a label onto the vocabulary. Elsewhere it
+projects every position, prompts and padding too, and its backward pass projects them again, in float32. This module
+computes the same numbers from the labelled positions, projected once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 POSITIONS_AT_ONCE = 1024
-"""Positions projected at once: what is kept of them is their size times that of the vocabulary."""
+"""Positions projected at once; bounds the memory for logits of shape (positions, vocabulary)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `SFTTrainer` reads of a scored batch; each of shape (rows, positions), 0 where there is no label."""
+    """The fields that `SFTTrainer` reads from a scored batch, each of shape (rows, positions), 0 without a label."""
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
@@ -36,7 +36,7 @@ class Scores:
 
 
 class AnswerScorer:
-    """Called by `SFTTrainer.compute_loss` in the place of the model."""
+    """A stand-in for the model in `SFTTrainer.compute_loss`, for a frozen linear head on the CPU."""
 
     def __init__(self, model: Any, accelerator: Accelerator) -> None:
         self._model = model
@@ -45,7 +45,7 @@ class AnswerScorer:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether a model's scores are those of its backbone and a frozen linear head, alone or by DDP."""
+        """Test that the model is a backbone with a frozen linear head on the CPU, alone or wrapped by DDP."""
         import torch
         from peft import PeftModel
 
@@ -66,9 +66,9 @@ class AnswerScorer:
         """Score a batch.
 
         Args:
-            labels: of shape (rows, positions), `IGNORED` where there is none.
-            fused_lm_head: what TRL asks its own head with.
-            inputs: what the backbone takes.
+            labels: shape (rows, positions), `IGNORED` for positions without a label.
+            fused_lm_head: an argument for TRL's own head, ignored.
+            inputs: the arguments of the backbone.
         """
         del fused_lm_head
         with self._accelerator.autocast():
@@ -80,9 +80,10 @@ class AnswerScorer:
         return Scores(log_probs, entropy, is_top1, mask)
 
     def _hidden(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """What the head is given, of shape (rows, positions, width).
+        """The hidden states before the head, of shape (rows, positions, width).
 
-        DDP adds up the gradients of what went through itself: it is asked for the whole model, and almost no logits.
+        DDP reduces only the gradients of its own forward pass, so there the whole model is called, with as few logits
+        as possible.
         """
         if self._model is _adapted(self._model):
             hidden: torch.Tensor = self._base.base_model(**inputs).last_hidden_state
@@ -93,7 +94,7 @@ class AnswerScorer:
         return last
 
     def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position."""
+        """For each position: log-probability of the target, entropy, and a flag for a target that is most likely."""
         head = self._base.get_output_embeddings()
         scored: tuple[torch.Tensor, ...] = scoring_function().apply(hidden, head.weight, head.bias, targets)
         return scored
@@ -101,12 +102,12 @@ class AnswerScorer:
 
 @functools.cache
 def _keeps_few_logits(forward: Callable[..., Any]) -> bool:
-    """Whether a model can be asked for the logits of its last positions alone."""
+    """Test that a model's forward pass can return the logits of its last positions only."""
     return "logits_to_keep" in inspect.signature(forward).parameters
 
 
 def _adapted(model: Any) -> Any:
-    """The model itself, if DDP or DeepSpeed's engine has it."""
+    """The model without its DDP or DeepSpeed wrapper."""
     from torch.nn.parallel import DistributedDataParallel
 
     is_engine = hasattr(model, "zero_optimization_stage")
@@ -114,14 +115,14 @@ def _adapted(model: Any) -> Any:
 
 
 class HeadScorer(AnswerScorer):
-    """The same for a head that is trained in part, whose own weights TRL's loss would read without that part.
+    """A scorer for a head with trainable token rows, which TRL's loss would read without those rows.
 
-    It is asked as the model asks it, so that its gradient is that of the model, on any device.
+    The head is called as the model calls it, so its gradient equals the model's, on any device.
     """
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether rows of single tokens are trained in the head."""
+        """Test that the head has trainable token rows."""
         from peft import PeftModel
         from peft.utils.other import TrainableTokensWrapper
 
@@ -134,7 +135,7 @@ class HeadScorer(AnswerScorer):
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        # A batch may have no position in the loss, such as one that makes up for rows that are missing.
+        # A batch may have no labelled position, such as one that replaces missing rows.
         starts = range(0, max(1, len(targets)), POSITIONS_AT_ONCE)
         parts = [slice(start, start + POSITIONS_AT_ONCE) for start in starts]
         scored = [checkpoint(self._score_part, hidden[part], targets[part], use_reentrant=False) for part in parts]
@@ -149,14 +150,14 @@ class HeadScorer(AnswerScorer):
 
 @functools.cache
 def scoring_function() -> Any:
-    """The autograd function from hidden states of shape (positions, width) to their scores."""
+    """The autograd function that maps hidden states of shape (positions, width) to their scores."""
     import torch
 
     class Scoring(torch.autograd.Function):
-        """Log-probability of the target, entropy, and whether the target is the likeliest token, of each position.
+        """For each position: log-probability of the target, entropy, and a flag for a target that is most likely.
 
-        A log-probability depends on its own hidden state alone, so its gradient is found beside it, while the
-        probabilities are there, and is only scaled in the backward pass (as in Liger Kernel, arXiv 2410.10989).
+        A log-probability depends only on its own hidden state. Its gradient is computed in the forward pass, while the
+        probabilities are in memory, and only scaled in the backward pass (as in Liger Kernel, arXiv 2410.10989).
         """
 
         @staticmethod

@@ -1,4 +1,4 @@
-"""The seal: what was saved is opened again on a fresh base, and has to answer as the model did that was trained."""
+"""The adapter check: the saved adapter, reloaded on a fresh base, must give the trained model's logits."""
 
 from __future__ import annotations
 
@@ -16,48 +16,51 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ROWS = 4
-"""Rows that both models answer."""
+"""Rows that are compared."""
 
 
 TOKENS = 64
-"""Tokens of a row that they see."""
+"""Tokens of each row that are compared."""
 
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
-"""Largest difference of two logits, relative to the largest one, by the type that is computed in."""
+"""Largest allowed difference of two logits, relative to the largest logit, by compute dtype."""
 
 
 class Seal:
-    """What the trained model answers on a few rows."""
+    """The trained model's logits on a few rows, for comparison with the reloaded adapter."""
 
     def __init__(self, manifest: Manifest, model: Any, rows: datasets.Dataset, device: torch.device) -> None:
-        """Ask the trained model.
+        """Compute the logits of the trained model.
 
         Args:
-            manifest: of its run.
-            model: the model as it was trained.
-            rows: rows as it sees them; the first few are taken.
-            device: where it computes; weights that are offloaded lie elsewhere.
+            manifest: the run's manifest.
+            model: the trained model.
+            rows: tokenised training rows, of which the first few are taken.
+            device: the device that computes; offloaded weights are elsewhere.
         """
         self._dtype = manifest.plan.dtype.value
         self._rows = rows.select(range(min(ROWS, len(rows))))
         self._answers = self._ask(model, device)
 
     def check(self, run: RunDir) -> SealRecord:
-        """Ask what was saved, opened as `infer` opens it.
+        """Reload the saved adapter, as `infer` does, and compare its logits.
 
         Raises:
-            RunError: if it answers otherwise.
+            RunError: if the logits differ by more than the tolerance.
         """
         model = open_trained(run).model
         found = max(map(difference, self._answers, self._ask(model, model.device)))
         if not found <= TOLERANCE[self._dtype]:
-            what = f"the saved adapter answers otherwise than the trained model, by {found:.1e} of the largest logit"
+            what = f"the saved adapter's logits differ from the trained model's, by {found:.1e} of the largest logit"
             raise RunError(Problem(str(run.adapter), what, "do not use it, and report this"))
         return SealRecord(rows=len(self._rows), largest_difference=found, adapter_effect=self._effect(model))
 
     def _effect(self, model: PeftModel) -> float | None:
-        """How far the base alone is; virtual tokens change the number of positions, and leave nothing to compare."""
+        """Difference between the logits of the base alone and those with the adapter, relative to the largest.
+
+        None for methods with virtual tokens, which change the number of positions and leave nothing to compare.
+        """
         if model.active_peft_config.is_prompt_learning:
             return None
         with model.disable_adapter():

@@ -1,9 +1,9 @@
-"""Starts of LoRA that are computed from the base's weights or from the training rows, before the first step.
+"""Initialisations of LoRA that are computed from the base's weights or from training rows, before the first step.
 
-The adapter is put onto the base plain, the trainer is made, and then PEFT computes the start: from the very batches and
-the very loss that the trainer has. Some starts take off the base what the two factors begin with, so that the model
-answers as before. What they begin with is kept: a resumed run goes on from it, and it is taken off the trained adapter
-that is saved, which then fits the untouched base like any LoRA.
+The base first gets an adapter with the default initialisation. Once the trainer exists, PEFT computes the real one from
+the trainer's own batches and loss. Some initialisations subtract the initial product of the two factors from the base,
+so that the model's output does not change. The initial factors are saved: a resumed run needs them, and they are
+subtracted from the trained adapter when it is saved, which then fits the unmodified base like any LoRA adapter.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _ADAPTER = "default"
 
 
 FILES = ("adapter_config.json", WEIGHTS)
-"""What a start that is kept consists of; the weights say that it is whole."""
+"""Files of a saved initialisation; the presence of the weights means that it is complete."""
 
 
 _LAST_PASSES = 8
-"""How often EVA sees all rows at once before it is given up."""
+"""Passes with all rows in one batch after which EVA is abandoned."""
 
 
 def begin(trainer: Trainer, start: Start, folder: Path, seed: int) -> None:
-    """Compute the start of the trainer's adapter, and keep it.
+    """Compute the initialisation of the trainer's adapter, and save it.
 
     Args:
-        trainer: with a plain adapter on its model; its optimizer is made afterwards.
-        start: the recipe's.
-        folder: where the start is kept.
-        seed: which rows are looked at follows from it.
+        trainer: a trainer whose model has a default adapter; its optimizer is created afterwards.
+        start: the initialisation in the recipe.
+        folder: the folder to save it in.
+        seed: determines the rows that are drawn.
 
     Raises:
-        PlanError: if the start does not fit the layers or the rows.
-        RunError: if the adapter is as plain as before.
+        PlanError: if the initialisation does not fit the layers or the rows.
+        RunError: if PEFT left the adapter at its default initialisation.
     """
     from transformers import set_seed
 
@@ -67,17 +67,17 @@ def begin(trainer: Trainer, start: Start, folder: Path, seed: int) -> None:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a run has its start."""
+    """Test that a run has saved its initialisation."""
     return (folder / WEIGHTS).is_file()
 
 
 def put_back(base: PreTrainedModel, start: Start, folder: Path) -> PeftModel:
-    """The base with the adapter as its run began: everything that is trained is in float32."""
+    """The base with the saved initialisation of its adapter; trainable parameters are in float32."""
     import peft
 
     check_config(folder)
-    remedy = "restore it, or start a new run by `--overwrite`"
-    with translating(Problem(str(folder), "the start of the adapter cannot be read", remedy)):
+    remedy = "restore it, or start a new run with `--overwrite`"
+    with translating(Problem(str(folder), "the adapter's initialisation cannot be read", remedy)):
         model = peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     check_keys(model, folder)
     train_in_float32(model)
@@ -89,7 +89,7 @@ def put_back(base: PreTrainedModel, start: Start, folder: Path) -> PeftModel:
 
 
 def _keep(model: PeftModel, folder: Path) -> None:
-    """Write the start as a plain adapter: whole, or not at all."""
+    """Save the initialisation as a PEFT adapter, completely or not at all."""
     staged = folder.with_name(f".{folder.name}.new")
     remove(staged)
     model.save_pretrained(staged, save_embedding_layers=False)
@@ -102,7 +102,7 @@ def _keep(model: PeftModel, folder: Path) -> None:
 
 
 def _layers(model: PeftModel, start: Start) -> dict[str, Any]:
-    """The adapted layers by their names. Raises `PlanError` if one is none that can be started."""
+    """The adapted layers by name. Raises `PlanError` if one of them is not linear."""
     import torch
     from peft.tuners.lora import LoraLayer
     from transformers.pytorch_utils import Conv1D
@@ -110,46 +110,46 @@ def _layers(model: PeftModel, start: Start) -> dict[str, Any]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in found.items():
         if not isinstance(layer.get_base_layer(), (torch.nn.Linear, Conv1D)):
-            what = f'"{start.name}" starts linear layers, and `{_short(name)}` is none'
-            raise PlanError(Problem("", what, 'leave it out of `target_modules`, or write "default"', key=_KEY))
+            what = f'"{start.name}" initialises linear layers only, and `{_short(name)}` is not one'
+            raise PlanError(Problem("", what, 'remove it from `target_modules`, or write "default"', key=_KEY))
     return found
 
 
 def _check_sizes(layers: Mapping[str, Any], start: Start) -> None:
-    """The directions that a rank is made of have to be there. Raises `PlanError`."""
+    """Check that each layer is large enough for the directions that its rank needs. Raises `PlanError`."""
     share = {"eva": start.rho, "lora_ga": 2.0}.get(start.name, 1.0)
     for name, layer in layers.items():
         rank, sides = layer.r[_ADAPTER], (layer.in_features, layer.out_features)
         most = layer.in_features if start.name == "eva" else min(sides)
         if rank * share > most:
             what = f'"{start.name}" needs {int(rank * share)} directions of `{_short(name)}`, which has {most}'
-            raise PlanError(Problem("", what, f"write a `lora_r` of at most {int(most / share)}", key=_KEY))
+            raise PlanError(Problem("", what, f"set `lora_r` to at most {int(most / share)}", key=_KEY))
 
 
 def _check_started(layers: Mapping[str, Any], plain: Mapping[str, Any], start: Start) -> None:
-    """Nothing else says so if a start fell back to a plain one. Raises `RunError`."""
+    """Check that PEFT did not silently fall back to the default initialisation. Raises `RunError`."""
     import torch
 
     for name, layer in layers.items():
         first, second = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
         problem = None
         if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
-            problem = "are no finite numbers"
+            problem = "are not finite"
         elif not (first.any() and second.any() if start.moves_base else not torch.equal(first, plain[name])):
-            problem = "are those of a plain start"
+            problem = "are those of the default initialisation"
         if problem:
-            what = f'"{start.name}": the first weights of `{_short(name)}` {problem}'
-            remedy = 'give it rows that use this layer, leave the layer out, or write "default"'
+            what = f'"{start.name}": the initial weights of `{_short(name)}` {problem}'
+            remedy = 'add rows that use this layer, remove it from `target_modules`, or write "default"'
             raise RunError(Problem("", what, remedy, key=_KEY))
 
 
 def _take_off(layer: Any, weight: Any) -> None:
-    """Set a layer's base to a weight less what its factors add to it."""
+    """Set a layer's base weight to `weight` minus the product of its factors."""
     layer.get_base_layer().weight.data = (weight.float() - layer.get_delta_weight(_ADAPTER)).to(weight.dtype)
 
 
 def _restart(trainer: Trainer, start: Start, _seed: int = 0) -> None:
-    """Let PEFT compute the factors of each layer anew, and take off its base what they add to it in their own type."""
+    """Let PEFT recompute the factors of each layer, and subtract their product, in float32, from its base."""
     from peft import LoraConfig
 
     model: PeftModel = trainer.model
@@ -167,7 +167,10 @@ def _restart(trainer: Trainer, start: Start, _seed: int = 0) -> None:
 
 
 def _corda(trainer: Trainer, start: Start, seed: int) -> None:
-    """Weigh the base's directions by how much the rows use them; row by row, which PEFT's hook takes for granted."""
+    """Initialise with CorDA: directions of the base, weighted by their use in the rows.
+
+    Rows are read one at a time, as PEFT's hook assumes.
+    """
     import torch
     from peft.tuners.lora.corda import preprocess_corda
 
@@ -183,7 +186,7 @@ def _corda(trainer: Trainer, start: Start, seed: int) -> None:
 
 
 def _lora_ga(trainer: Trainer, start: Start, seed: int) -> None:
-    """Take the directions of the gradient of the base's own weights."""
+    """Initialise with LoRA-GA: directions of the gradient of the base's weights."""
     from peft.tuners.lora.loraga import preprocess_loraga
 
     batches = _batches(trainer, start, seed, trainer.args.per_device_train_batch_size)
@@ -199,7 +202,7 @@ def _lora_ga(trainer: Trainer, start: Start, seed: int) -> None:
 
 
 def _eva(trainer: Trainer, start: Start, seed: int) -> None:
-    """Take the directions of what the layers see, and give ranks to those that see most."""
+    """Initialise with EVA: directions of the layers' inputs, with more rank for the layers whose inputs vary most."""
     from peft import EvaConfig, initialize_lora_eva_weights
 
     model: PeftModel = trainer.model
@@ -215,13 +218,13 @@ def _eva(trainer: Trainer, start: Start, seed: int) -> None:
 
 
 def _start_of(start: Start) -> Callable[[Trainer, Start, int], None]:
-    """What computes a start."""
+    """The function that computes an initialisation."""
     by_rows = {"corda": _corda, "eva": _eva, "lora_ga": _lora_ga}
     return by_rows.get(start.name, _restart)
 
 
 def _bare_config(model: PeftModel, start: Start) -> Any:
-    """The configuration that PEFT finds the adapted layers by, inside the adapter that is there already."""
+    """The configuration by which PEFT finds the layers to initialise, inside the existing adapter."""
     from peft import LoraConfig
 
     layers = {f"{name}.base_layer": layer.r[_ADAPTER] for name, layer in _layers(model, start).items()}
@@ -231,14 +234,14 @@ def _bare_config(model: PeftModel, start: Start) -> Any:
 
 
 def _loss(trainer: Trainer, batch: Mapping[str, Any]) -> Any:
-    """The loss of a batch, as the trainer computes it, in the precision that its model is wrapped into later."""
+    """The loss of a batch as the trainer computes it, in the precision of the later training."""
     with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         return trainer.compute_loss(trainer.model, dict(batch))
 
 
 def _batches(trainer: Trainer, start: Start, seed: int, size: int) -> list[dict[str, Any]]:
-    """Training rows, drawn at random and put together by the trainer's own collator."""
-    rows = trainer.train_dataset.shuffle(seed=seed, keep_in_memory=True)  # nothing is added to the rows of the run
+    """Random training rows, collated by the trainer's own collator."""
+    rows = trainer.train_dataset.shuffle(seed=seed, keep_in_memory=True)  # writes no index file beside the run's rows
     rows = rows.select(range(min(start.samples, len(rows))))
     kept = trainer.args.per_device_eval_batch_size
     trainer.args.per_device_eval_batch_size = size
@@ -249,17 +252,17 @@ def _batches(trainer: Trainer, start: Start, seed: int, size: int) -> list[dict[
 
 
 class _WideningPasses:
-    """Passes over the rows, each in batches twice as wide as those before, for EVA to stop in when it has settled.
+    """Passes over the rows for EVA, each with batches twice as large as in the previous pass; EVA stops at convergence.
 
-    In narrow batches that come again and again, PEFT may see some directions change their sign for ever. In the last
-    batch, which is all rows at once and comes again a few times, they do not.
+    Over small batches that repeat, some directions may flip their sign forever, and PEFT never sees them converge. In
+    the last batch, which holds all rows and is repeated a few times, they do not flip.
     """
 
     def __init__(self, trainer: Trainer, start: Start, seed: int, positions: int) -> None:
-        """Find the narrowest batches that show as many positions as there are directions: PEFT waits for others.
+        """Find the smallest batch size whose batches have a position for each direction; PEFT skips smaller batches.
 
         Raises:
-            PlanError: if all rows together have too few.
+            PlanError: if all rows together have too few positions.
         """
         self._take = functools.partial(_batches, trainer, start, seed)
         self._size = trainer.args.per_device_train_batch_size
@@ -268,13 +271,13 @@ class _WideningPasses:
             whole = self._take(self._size)
             if len(whole) == 1:
                 seen = _positions(whole[0])
-                what = f'"{start.name}" takes {positions} directions, and the rows that it looks at have {seen} tokens'
+                what = f'"{start.name}" needs {positions} directions, but its sample of rows has only {seen} tokens'
                 raise PlanError(Problem("", what, "raise `init_samples`, or lower `lora_r` or `eva_rho`", key=_KEY))
             self._size *= 2
         self.first = found[0]
 
     def _wide(self, size: int) -> list[dict[str, Any]]:
-        """The batches of a size; none if more than the last are too narrow."""
+        """The batches of this size; empty if any batch but the last has too few positions."""
         batches = self._take(size)
         wide = [batch for batch in batches if _positions(batch) >= self._positions]
         return wide if len(wide) >= len(batches) - 1 else []
@@ -289,11 +292,11 @@ class _WideningPasses:
             size *= 2
         for _ in range(_LAST_PASSES):
             yield from batches
-        raise ValueError("the directions do not settle")
+        raise ValueError("the directions do not converge")
 
 
 def _positions(batch: Mapping[str, Any]) -> int:
-    """How many positions of a batch EVA looks at: those in the loss, or all of a text that is classified."""
+    """Number of positions of a batch that EVA uses: those with a label, or all tokens of a text to classify."""
     from lora_ns.table import IGNORED
 
     ids, labels = batch["input_ids"], batch["labels"]
@@ -303,7 +306,7 @@ def _positions(batch: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def _uncounted(trainer: Trainer) -> Iterator[None]:
-    """What TRL counts in each batch is of the training alone."""
+    """Restore TRL's counters and the training mode afterwards, so that they reflect training alone."""
     names = {"_metrics", "_total_train_tokens"} & vars(trainer).keys()
     counted = {name: copy.deepcopy(vars(trainer)[name]) for name in names}
     was_training = trainer.model.training
@@ -316,11 +319,11 @@ def _uncounted(trainer: Trainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _telling(start: Start) -> Iterator[None]:
-    """Turn what PEFT says of layers or rows that it cannot start from into one line."""
+    """Turn PEFT's complaint about layers or rows into one line. Raises `PlanError`."""
     try:
         yield
     except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-        remedy = 'write another start, such as "pissa", or "default"'
+        remedy = 'choose another initialisation, such as "pissa" or "default"'
         raise PlanError(
             Problem("", f'"{start.name}": PEFT cannot compute it: {first_line(error)}', remedy, key=_KEY)
         ) from error
@@ -330,5 +333,5 @@ _KEY = "peft.init_lora_weights"
 
 
 def _short(name: str) -> str:
-    """A module by the name that it has in the base."""
+    """The name of a module within the base."""
     return name.removeprefix("base_model.model.")

@@ -1,4 +1,4 @@
-"""The trainers: TRL's for text, transformers' for labels, each with the arguments that the plan decided."""
+"""Construction of the trainer: TRL's for text, transformers' for labels, with the arguments from the plan."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def make_trainer(
 def _of_objective(
     objective: Objective, arguments: dict[str, Any], shared: dict[str, Any], labels: Sequence[str]
 ) -> Any:
-    """The objective's trainer. Raises `PlanError` with what the library cannot train."""
+    """The objective's trainer. Raises `PlanError` if the library cannot train the model."""
     model, kind = shared["model"], objective.trainer_class(counted)
     if objective.next_token_loss:
         kind = scoring_positions_in_the_loss(kind)
-    # Over a quantised base, TRL rounds what is trained to bfloat16. Here it stays in float32, as over any other base.
+    # Over a quantised base, TRL casts trainable parameters to bfloat16. Keep them in float32, as over any other base.
     trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
     own = objective.trainer_kwargs(model, shared["processing_class"], labels)
     try:

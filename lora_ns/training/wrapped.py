@@ -1,4 +1,4 @@
-"""What every trainer class gets: repeatable order, adapter-only checkpoints."""
+"""Extensions of every trainer class: a repeatable order of rows, and checkpoints of the adapter alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_ns.parallel.context import cutting_rows, undealt
 from lora_ns.parallel.group import hand_out
 from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_first
 from lora_ns.run.last_checkpoint import best_of
-from lora_ns.training.going_on import telling_checkpoints
+from lora_ns.training.reading_checkpoints import telling_checkpoints
 from lora_ns.training.sampler import sampler_class
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def epoch_order() -> TrainerCallback:
-    """Tell the sampler its epoch.
+    """A callback that sets the sampler's epoch.
 
-    A run of several processes that is resumed within an epoch skips batches by a loader that hands no epoch on, and
-    would go on in the order of the first one.
+    When a run of several processes is resumed within an epoch, accelerate skips batches through a loader that does not
+    pass the epoch on, and the run would continue in the order of the first epoch.
     """
     import transformers
 
     class EpochOrder(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Called before the batches that are done with are skipped."""
+        """Sets the epoch before the finished batches are skipped."""
 
         def on_epoch_begin(self, _args: Any, state: Any, _control: Any, *, train_dataloader: Any, **_: Any) -> None:
             if hasattr(train_dataloader, "set_epoch"):
@@ -40,13 +40,13 @@ def epoch_order() -> TrainerCallback:
 
 @functools.cache
 def saving_in_parts(trainer_class: Any) -> Any:
-    """A trainer class whose checkpoints have what is trained alone, however the weights are divided."""
+    """A trainer class whose checkpoints hold only trainable weights, with any sharding."""
 
     class SavingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
-        """transformers would put a divided base together for each checkpoint."""
+        """Avoids gathering a sharded base for each checkpoint, as transformers would."""
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            """The adapter of a checkpoint."""
+            """Save the adapter of a checkpoint."""
             if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
                 super().save_model(output_dir, _internal_call)
                 return
@@ -55,9 +55,9 @@ def saving_in_parts(trainer_class: Any) -> Any:
             divide_again()
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-            """What a run is resumed from; of the weights under FSDP, those that are trained.
+            """Save optimizer and scheduler; under FSDP, the trainable weights alone.
 
-            accelerate writes both by rank 0 alone, whether or not each machine has checkpoints of its own.
+            accelerate writes both on rank 0 only, even if each machine has its own checkpoints.
             """
             super()._save_optimizer_and_scheduler(output_dir)
             if not self.is_fsdp_enabled:
@@ -73,14 +73,14 @@ def saving_in_parts(trainer_class: Any) -> Any:
 
 @functools.cache
 def ending_in_time(trainer_class: Any) -> Any:
-    """A trainer class that trains no step after the last one, where a run goes on from its last checkpoint."""
+    """A trainer class that trains no further step when it resumes from the checkpoint of the last step."""
     import datasets
 
     class EndingTrainer(telling_checkpoints(trainer_class)):  # type: ignore[misc, unused-ignore]
-        """transformers would train one more batch before it looks whether it is done."""
+        """Checks for the end before an epoch; transformers would train one more batch first."""
 
         def _init_training_state(self, *asked: Any) -> Any:
-            """The state to go on with; the best checkpoint so far is beside the one that says so."""
+            """The state to resume with; the path of the best checkpoint follows a moved run directory."""
             begun = super()._init_training_state(*asked)
             if checkpoint := asked[3]:
                 best = best_of(Path(checkpoint))
@@ -88,9 +88,9 @@ def ending_in_time(trainer_class: Any) -> Any:
             return begun
 
         def _run_epoch(self, **kwargs: Any) -> None:
-            """An epoch; nothing of it after the last step.
+            """Train an epoch, unless the last step is done.
 
-            A stream says at the end what became of its rows: it is read as far as it was trained on.
+            A stream reports its findings at the end, so it is read up to the last row that was trained on.
             """
             if self.state.global_step < self.state.max_steps:
                 super()._run_epoch(**kwargs)
@@ -106,27 +106,27 @@ def ending_in_time(trainer_class: Any) -> Any:
 
 @functools.cache
 def repeatable(trainer_class: Any) -> Any:
-    """A trainer class whose rows come in the same order whether or not the run was interrupted.
+    """A trainer class with the same order of rows in an interrupted and an uninterrupted run.
 
-    What a method adds to the loss is in that of training steps, and not in that of an evaluation.
+    The regularisation term of a PEFT method is added to the training loss only, not to the evaluation loss.
     """
 
     class RepeatableTrainer(ending_in_time(saving_in_parts(trainer_class))):  # type: ignore[misc, unused-ignore]
-        """See `sampler_class`, and `regularization` of a method."""
+        """Implements `repeatable`; see `sampler_class`, and `regularization` of a method."""
 
         own_optimizer = None
         regularization: Callable[[Any], Tensor | None] | None = None
         row_parts = 1
 
         def get_train_dataloader(self) -> Any:
-            """The rows of this process, or its part of the rows that all share."""
+            """The loader of this process's rows, or of its part of rows that several processes share."""
             if self.row_parts == 1:
                 return super().get_train_dataloader()
             with cutting_rows(self):
                 return undealt(super().get_train_dataloader())
 
         def create_optimizer(self, model: Any = None) -> Any:
-            """The method's own, or the recipe's."""
+            """Create the method's own optimizer, or else the recipe's."""
             if self.own_optimizer is None:
                 return super().create_optimizer(model)
             self.optimizer = self.own_optimizer()
@@ -136,20 +136,20 @@ def repeatable(trainer_class: Any) -> Any:
             sampler = super()._get_train_sampler(train_dataset)
             if self.args.train_sampling_strategy != "group_by_length":
                 return sampler
-            # Of the whole batch: the order of the rows does not depend on the number of processes.
+            # Group by the whole batch, so that the order of rows does not depend on the number of processes.
             size = sampler.batch_size * self.args.world_size // self.row_parts
             repeated = sampler_class()(size, lengths=sampler.lengths)
             repeated.seed = self.args.seed
             return repeated
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-            """The loss of the rows, and in a training step what the method adds to it."""
+            """The loss of the rows, plus the method's regularisation term in a training step."""
             found = super().compute_loss(model, inputs, return_outputs, **kwargs)
             if return_outputs or not model.training or self.regularization is None:
                 return found
             if (term := self.regularization(self.accelerator.unwrap_model(model))) is None:
                 return found
-            # The loss of rows is divided by their number in the whole batch, so that micro-batches add up.
+            # The loss of the rows is divided by their number in the whole batch, so that micro-batches add up.
             steps = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
             return found + term / steps
 

@@ -75,8 +75,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(damaged):
     flip(run.checkpoints / "checkpoint-4" / WEIGHTS)
     run.metrics.write_bytes(run.metrics.read_bytes() + b'{"step": 4, "lo')
     assert told_of(run) == [
-        f"checkpoint-4: {WEIGHTS} is damaged (its SHA-256 differs); it is passed over",
-        "going on from checkpoint-2",
+        f"checkpoint-4: {WEIGHTS} is damaged (its SHA-256 differs); skipped",
+        "resuming from checkpoint-2",
         "metrics.jsonl: 1 line not written to the end, and left out",
     ]
     assert run.read().adapter[WEIGHTS] == expected
@@ -91,7 +91,7 @@ def test_where_every_checkpoint_is_damaged_the_first_step_is_asked_for(damaged):
     for line in (
         f"{run.checkpoints}/checkpoint-4: optimizer.pt is missing\n",
         f"{run.checkpoints}/checkpoint-2: {MARK} is damaged (",
-        f"{run.path}: no checkpoint is whole (restore one, or start from the first step by "
+        f"{run.path}: no checkpoint is complete (restore one, or start from the first step with "
         f"`lorans train {run.path} --resume --from-start`)",
     ):
         assert line in told
@@ -106,7 +106,7 @@ def test_damaged_rows_are_named_before_they_are_read(damaged, name):
     file.write_bytes(file.read_bytes()[:-7])
     told = refused(run)
     assert told.startswith(f"{file}: is damaged (")
-    assert told.endswith("(restore it, or start a new run by `--overwrite`, which reads the rows again)")
+    assert told.endswith("(restore it, or start a new run with `--overwrite`, which reads the rows again)")
 
 
 def test_a_run_with_links_goes_on_and_changes_nothing_of_others_behind_them(damaged, tmp_path):
@@ -131,7 +131,7 @@ def test_a_damaged_start_of_an_adapter_is_named(damaged):
     shutil.copytree(run.checkpoints / "checkpoint-2", run.start)
     mark_folder(run.start)
     flip(run.start / WEIGHTS)
-    fault = "is damaged (its SHA-256 differs) (restore it, or start a new run by `--overwrite`)"
+    fault = "is damaged (its SHA-256 differs) (restore it, or start a new run with `--overwrite`)"
     assert refused(run) == f"{run.start / WEIGHTS}: {fault}"
 
 
@@ -141,7 +141,7 @@ def test_weights_that_were_marked_as_whole_and_cannot_be_read_are_named(damaged)
     with (last / WEIGHTS).open("ab") as file:
         file.write(bytes(8))
     mark_checkpoint(last, run.read().run_id, 4)
-    with pytest.raises(UsageError, match=r"checkpoint-4: the weights in it cannot be read: .*not fully covered"):
+    with pytest.raises(UsageError, match=r"checkpoint-4: its weights cannot be read: .*not fully covered"):
         told_of(run)
 
 
@@ -154,7 +154,7 @@ def test_what_a_library_raises_of_a_checkpoint_that_was_marked_as_whole_is_one_l
     torch.save([], last / name)
     mark_checkpoint(last, run.read().run_id, 4)
     with pytest.raises(
-        ModelError, match=r"checkpoint-4: cannot be gone on from: .* \(restore the checkpoint, or remove"
+        ModelError, match=r"checkpoint-4: cannot be resumed from: .* \(restore the checkpoint, or remove"
     ):
         told_of(run)
 

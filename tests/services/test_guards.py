@@ -39,5 +39,5 @@ def test_a_saved_adapter_that_answers_otherwise_fails_the_run(lora_run):
     assert seal.check(lora_run).largest_difference == 0
     nudge(trained.model)
     other = Seal(trained.manifest, trained.model, rows, trained.model.device)
-    with pytest.raises(RunError, match="the saved adapter answers otherwise than the trained model, by"):
+    with pytest.raises(RunError, match="the saved adapter's logits differ from the trained model's, by"):
         other.check(lora_run)

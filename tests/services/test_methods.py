@@ -235,7 +235,7 @@ def test_a_saved_adapter_that_answers_otherwise_is_no_finished_run(tmp_path):
                     if "lora_B" in name:
                         value.add_(0.1)
 
-    with pytest.raises(RunError, match="answers otherwise than the trained model"):
+    with pytest.raises(RunError, match="logits differ from the trained model's"):
         run_recipe(tmp_path, TEXT, observer=Damaging())
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["status"] == "failed"

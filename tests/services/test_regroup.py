@@ -90,17 +90,17 @@ def test_a_stream_goes_on_with_other_processes(tmp_path):
 
 ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2")
 REFUSED = {
-    "dropout": (("peft.lora_dropout=0.1",), "`lora_dropout` is 0.1, and each process draws for itself"),
+    "dropout": (("peft.lora_dropout=0.1",), "`lora_dropout` is 0.1, and each process draws its own random numbers"),
     "noise": (("sft.neftune_noise_alpha=5",), "`neftune_noise_alpha` is 5"),
-    "zero": (ZERO, "ZeRO-2 has divided the optimizer's state"),
-    "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has divided the optimizer's state"),
+    "zero": (ZERO, "ZeRO-2 has sharded the optimizer state"),
+    "fsdp": (("distributed.strategy=fsdp", *ZERO[1:]), "FSDP has sharded the optimizer state"),
     "method": (("peft.method=pvera",), "pvera trains in one process: each process draws different noise"),
     "accumulation": (
         ("training.gradient_accumulation_steps=2",),
-        "`gradient_accumulation_steps = 2` makes the global batch follow their number",
+        "with `gradient_accumulation_steps = 2` the global batch depends on their number",
     ),
-    "extra": (("training.extra.dataloader_drop_last=true",), "`training.extra.dataloader_drop_last` makes the batches"),
-    "batch": (("training.per_device_train_batch_size=4",), "the global batch of 8 does not divide over them"),
+    "extra": (("training.extra.dataloader_drop_last=true",), "with `training.extra.dataloader_drop_last` the batches"),
+    "batch": (("training.per_device_train_batch_size=4",), "the global batch of 8 cannot be divided among them"),
 }
 
 
@@ -123,15 +123,15 @@ def test_what_would_train_something_else_is_refused(write_recipe, lora_run, whol
     text = RECIPE.replace("global_batch_size = 8\n", "") if name == "accumulation" else RECIPE
     recipe = load_recipe(write_recipe(text), overrides).recipe
     said = refusal(lora_run, whole.model_copy(update={"recipe": recipe}), 3 if name == "batch" else 2)
-    assert said.startswith(f"{lora_run.path}: begun with 1 process, and ")
+    assert said.startswith(f"{lora_run.path}: started with 1 process; ")
     assert told in said
-    assert said.endswith("(go on by `--num-processes 1`, or start a new run)")
+    assert said.endswith("(resume with `--num-processes 1`, or start a new run)")
 
 
 def test_a_base_that_drops_is_refused(write_recipe, lora_run, whole):
     recipe = load_recipe(write_recipe(CLASSES.replace("SEQ_CLS", "TOKEN_CLS"))).recipe
     said = refusal(lora_run, whole.model_copy(update={"recipe": recipe}), 2)
-    assert "of the base, " in said
+    assert "in the base, " in said
     assert "drop" in said
 
 
@@ -142,7 +142,7 @@ def test_rows_that_do_not_divide_are_refused_where_an_epoch_ends(lora_run, whole
         rows_now = plan.train_rows.model_copy(update={"value": rows})
         return whole.model_copy(update={"plan": plan.model_copy(update={"train_rows": rows_now})})
 
-    assert "43 rows do not divide over both numbers" in refusal(lora_run, with_rows(43), 2)
+    assert "43 rows are not divisible by both numbers" in refusal(lora_run, with_rows(43), 2)
     asked = with_count(whole.recipe.distributed, 2)
     found = regrouped(lora_run, with_rows(49), reopen_base(whole), detect(), asked)
     assert found.plan.world_size.value == 2

@@ -116,15 +116,17 @@ def test_a_resumed_run_goes_on_from_the_start_that_it_had(tmp_path, start):
 
 def test_a_start_that_left_the_adapter_plain_is_no_start(monkeypatch, tmp_path):
     monkeypatch.setattr("peft.tuners.lora.loraga.preprocess_loraga", lambda *_: None)
-    with pytest.raises(RunError, match=r'"lora_ga": the first weights of `model.*` are those of a plain start'):
+    with pytest.raises(
+        RunError, match=r'"lora_ga": the initial weights of `model.*` are those of the default initialisation'
+    ):
         run_recipe(tmp_path, RECIPE, *started("lora_ga"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (started("lora_ga", "peft.lora_r=64"), "write a `lora_r` of at most 48"),
-        (started("eva", "peft.lora_r=128"), "write a `lora_r` of at most 96"),
+        (started("lora_ga", "peft.lora_r=64"), "set `lora_r` to at most 48"),
+        (started("eva", "peft.lora_r=128"), "set `lora_r` to at most 96"),
         (("peft.init_lora_weights=eva", "peft.init_samples=1"), "raise `init_samples`"),
     ],
 )
@@ -137,7 +139,7 @@ def test_a_start_without_enough_to_start_from_says_what_to_write(tmp_path, overr
 def test_a_start_that_cannot_be_computed_for_several_processes_is_told_before_they_begin(monkeypatch, tmp_path):
     monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     two = ("distributed.strategy=ddp", "distributed.num_processes=2")
-    with pytest.raises(LoransError, match=r"a process beside this one: .* \(write a `lora_r` of at most 48") as caught:
+    with pytest.raises(LoransError, match=r"a process beside this one: .* \(set `lora_r` to at most 48") as caught:
         run_recipe(tmp_path, RECIPE, *started("lora_ga", "peft.lora_r=64"), *two)
     assert caught.value.exit_code == PlanError.exit_code
     run = RunDir.open(tmp_path / "run")
@@ -178,7 +180,7 @@ def test_a_step_that_does_not_fit_names_the_checkpoint_that_there_is(tmp_path, s
             trainer.add_callback(Full())
 
     few = ("dataset.max_samples=16", "training.max_steps=3", "training.save_steps=1")
-    with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens at once; {told} \(halve"):
+    with pytest.raises(RunError, match=rf"out of memory with 8 rows of up to 128 tokens per batch; {told} \(halve"):
         run_recipe(tmp_path, RECIPE, *few, observer=Filling())
 
 
@@ -188,5 +190,5 @@ def test_a_start_that_cannot_be_read_is_named(trained, tmp_path):
     with (tmp_path / "start" / WEIGHTS).open("ab") as file:
         file.write(bytes(8))
     base = load_base(find_base("lorans:nano", None, [], download=False), Loading("CAUSAL_LM", "float32", "cpu"))
-    with pytest.raises(ModelError, match=r"start: the start of the adapter cannot be read: .*not fully covered"):
+    with pytest.raises(ModelError, match=r"start: the adapter's initialisation cannot be read: .*not fully covered"):
         put_back(base, run.read().recipe.peft.start, tmp_path / "start")

@@ -401,7 +401,7 @@ class Warned(SilentObserver):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("training.extra.eval_delay=100", "nothing was measured after the 2 steps"),
+        ("training.extra.eval_delay=100", "no evaluation measured the model in 2 steps"),
         ("training.eval_steps=1", ""),
     ],
 )
@@ -417,7 +417,7 @@ def test_a_loss_is_told_as_changed_only_if_it_was_measured_twice(trained, overri
 
 def test_a_run_that_made_no_step_is_none():
     state = SimpleNamespace(global_step=0, max_steps=4)
-    with pytest.raises(RunError, match="no step of 4 was made: the rows make no batch"):
+    with pytest.raises(RunError, match="no step of 4 was made: there are too few rows for a batch"):
         lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), SilentObserver())
     observer = Warned()
     state.global_step = 3

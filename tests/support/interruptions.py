@@ -44,7 +44,7 @@ ALONE = ("finding the base", "loading the libraries", "reading the data", "loadi
 TOGETHER = ("loading the libraries", "reading the data", "starting 2 processes", "loading the base", "training")
 NOT_AGAIN = ("finding the base", "loading the libraries", "reading the data")
 """What `--resume` does not say."""
-LAST = ("saving the adapter", "opening what was saved")
+LAST = ("saving the adapter", "checking the saved adapter")
 LONGEST = 240.0
 """Seconds that a command may take."""
 

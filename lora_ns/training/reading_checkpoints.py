@@ -1,4 +1,4 @@
-"""What a trainer reads of a checkpoint: what a library raises meanwhile is a fault of the checkpoint, in one line."""
+"""Reading a checkpoint in the trainer: an exception of a library is reported as a fault of the checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lora_ns.training.pickles import REMEDY
 
 @functools.cache
 def telling_checkpoints(trainer_class: Any) -> Any:
-    """A trainer class that tells which checkpoint cannot be gone on from, or has weights that cannot be read."""
+    """A trainer class that names the checkpoint it cannot resume from, or whose weights it cannot read."""
 
-    class TellingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
-        """Each method of transformers that reads something of a checkpoint."""
+    class ReadingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """Wraps every method of transformers that reads a part of a checkpoint."""
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             with _reading(resume_from_checkpoint):
@@ -42,28 +42,28 @@ def telling_checkpoints(trainer_class: Any) -> Any:
             with _reading(self.state.best_model_checkpoint):
                 super()._load_best_model()
 
-    return TellingTrainer
+    return ReadingTrainer
 
 
 @contextlib.contextmanager
 def _reading(checkpoint: str | None) -> Iterator[None]:
-    """Turn what is raised into one line. Raises `UsageError` and `ModelError`."""
+    """Turn exceptions of the libraries into one line. Raises `UsageError` and `ModelError`."""
     if checkpoint is None:
         yield
         return
-    with translating(Problem(checkpoint, "cannot be gone on from", REMEDY)), _telling_pickles(Path(checkpoint)):
+    with translating(Problem(checkpoint, "cannot be resumed from", REMEDY)), _telling_pickles(Path(checkpoint)):
         yield
 
 
 @contextlib.contextmanager
 def _telling_pickles(checkpoint: Path) -> Iterator[None]:
-    """Turn what is said against a state that is more than tensors, or none, into one line. Raises `UsageError`."""
+    """Turn errors about states that contain more than tensors, or are damaged, into one line. Raises `UsageError`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        raise UsageError(Problem(str(checkpoint), f"the weights in it cannot be read: {error}", REMEDY)) from None
+        raise UsageError(Problem(str(checkpoint), f"its weights cannot be read: {error}", REMEDY)) from None
     except pickle.UnpicklingError as error:
         named = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
         what = "a state in it cannot be read without running code" + (f": it names `{named[1]}`" if named else "")
