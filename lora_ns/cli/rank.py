@@ -40,7 +40,7 @@ def rank(
         )
     run = RunDir.open(run_path.absolute())
 
-    from lora_ns.launch.ranks import Teller, telling_launcher
+    from lora_ns.launch.ranks import LauncherObserver, telling_launcher
     from lora_ns.machine.libraries import Noise
     from lora_ns.run.observer import SilentObserver
     from lora_ns.training.rank import train_rank
@@ -50,7 +50,7 @@ def rank(
     number, is_first = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
     with Progress(2) as progress, Noise() as noise, telling_launcher(run, number, launched):
         if launched and is_first:
-            teller = Teller(run.ranks / "events.jsonl")
+            teller = LauncherObserver(run.ranks / "events.jsonl")
             teller.result(train_rank(run, teller, noise, is_launched=True))
         else:
             train_rank(run, progress if is_first else SilentObserver(), noise, launched)

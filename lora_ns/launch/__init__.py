@@ -1,1 +1,1 @@
-"""Starting processes and waiting for them: torchrun, ranks, workers that answer, jobs."""
+"""Starting processes and waiting for them: torchrun, ranks, inference workers, scheduler jobs."""

@@ -1,4 +1,4 @@
-"""Tasks divided among processes of this machine: dealt by whole batches, and put together again."""
+"""Inference divided among worker processes of this machine, one batch at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lora_ns.run.directory import RunDir
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes that each open a run as it was opened here."""
+    """Number of worker processes, and the arguments with which each of them opens the run."""
 
     count: int
     machine: Machine
@@ -43,15 +43,15 @@ class Workers:
 
 
 def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callable[[str], None]) -> Compute:
-    """Compute in so many processes; in this one, if that is one or there is one batch.
+    """Compute in worker processes, or in this process if one worker or one batch is enough.
 
-    What several find is heard of at the end, however that comes: of one that fails or is stopped, what it had found.
+    Workers report their results at the end. If one fails or is stopped, its finished batches are still reported.
 
     Args:
-        workers: how many, and how each opens the run.
+        workers: number of processes, and how each opens the run.
         opened: the run.
-        tell: told how many items are done.
-        note: told if there are more processes than batches.
+        tell: called with the number of items done.
+        note: called with a note if there are more processes than batches.
     """
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
@@ -59,7 +59,7 @@ def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callabl
         count = min(workers.count, batches)
         if count < workers.count:
             several = f"{batches} batches" if batches > 1 else "one batch"
-            note(f"the rows are {several}: {count} of {workers.count} processes answer{'s' * (count == 1)}")
+            note(f"the rows fit into {several}: using {count} of {workers.count} processes")
         if count == 1:
             if workers.count > 1:
                 prepare(workers.machine)
@@ -99,7 +99,7 @@ def _divide(
 
 
 def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, opened: Opened) -> dict[str, Any]:
-    """What one process is to do: of each task every so many batches, whose lengths are alike then in all shares."""
+    """The work of one process: every `count`-th batch of each task, so that all shares have similar lengths."""
     return {
         "run": str(opened.run.path.absolute()),
         "base": str(workers.base.absolute()) if workers.base else None,
@@ -118,7 +118,7 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
 
 
 def _found(files: WorkerFiles) -> Iterator[tuple[int, int, list[Any]]]:
-    """What a process has found so far: the number of the task, of the batch, and its items; half a line is nothing."""
+    """Results of a process so far: index of the task, index of the batch, and its items. A partial line is ignored."""
     if not files.part.exists():
         return
     with files.part.open("rb") as part:
@@ -127,28 +127,28 @@ def _found(files: WorkerFiles) -> Iterator[tuple[int, int, list[Any]]]:
                 yield json.loads(line)
 
 
-def begin_elsewhere(run: RunDir, device: str, machine: Machine) -> None:
-    """Have the start of a run's adapter computed, by a process that is alone and gives its memory back.
+def initialise_in_subprocess(run: RunDir, device: str, machine: Machine) -> None:
+    """Compute the initialisation of a run's adapter in a process of its own, which then frees its memory.
 
     Raises:
-        LoransError: what went wrong there.
+        LoransError: the error of that process.
     """
     with temporary_folder() as folder:
         own = WorkerFiles(folder, 0)
         write_atomic(own.share, json.dumps({"run": str(run.path.absolute()), "processes": 1, "begins": True}))
         environments = worker_environments(os.environ, 1, device, machine)
-        run_workers(own.folder, environments, lambda _: None, lambda: 0)  # a signal ends what runs: see `StopSignal`
+        run_workers(own.folder, environments, lambda _: None, lambda: 0)  # a signal raises here: see `StopSignal`
 
 
 def work(files: WorkerFiles) -> None:
-    """Be one of the processes: compute a share. Raises `LoransError` as the commands do that use a run."""
+    """Compute a share, as one of the worker processes. Raises `LoransError` like the commands that use a run."""
     share = json.loads(files.share.read_text(encoding="utf-8"))
     run = RunDir.open(Path(share["run"]))
     prepare(detect(), share["processes"])
     if share.get("begins"):
-        from lora_ns.training.fit import begin_alone
+        from lora_ns.training.fit import initialise_alone
 
-        begin_alone(run)
+        initialise_alone(run)
         return
     force = Force(lambda _: None) if share["force"] else Force()
     base = Path(share["base"]) if share["base"] else None

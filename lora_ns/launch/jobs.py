@@ -1,11 +1,11 @@
-"""What is handed to a scheduler: a recipe as it was when it was submitted, kept in the run directory.
+"""Jobs for a scheduler: the recipe as it was submitted, stored in the run directory.
 
 ```
-RUN/jobs/1/job.json      the recipe, and the scheduler's number
-RUN/jobs/1/...           what the scheduler writes: scripts and logs
+RUN/jobs/1/job.json      the recipe and the scheduler's job id
+RUN/jobs/1/...           files of the scheduler: scripts and logs
 ```
 
-A job is frozen: a recipe that is edited while the job waits changes nothing of it.
+A job is frozen: editing the recipe while the job is queued does not change it.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ Mode = Literal["new", "overwrite", "resume"]
 
 
 class Job(BaseModel):
-    """A run that a scheduler is to start, and to start again if it is stopped."""
+    """A run that a scheduler starts, and restarts if it is stopped."""
 
     model_config = ConfigDict(frozen=True)
 
     scheduler: SchedulerName
     mode: Mode
-    """What the first start does; each later one goes on with what that one began."""
+    """The mode of the first start; each later start resumes the run."""
     submitted: str
     run: str
     """The run directory, absolute."""
     recipe_path: str
     recipe_text: str
     accelerate_text: str | None = None
-    """What the file of accelerate's said that the recipe names."""
+    """Content of the accelerate file that the recipe names."""
     overrides: tuple[str, ...]
     working_folder: str
     nodes: int = 1
     options: dict[str, str] = {}
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
-    """The scheduler's number; None before it has one."""
+    """The scheduler's job id; None before the job is submitted."""
     logs: str | None = None
     """The folder of the job's logs, if they are files."""
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
-        """The recipe as it was submitted. Raises `RecipeError`, which only another lorans would."""
+        """The recipe as it was submitted. Raises `RecipeError`, though only under another version of lorans."""
         said = [*self.overrides, *overrides]
         return load_recipe(Path(self.recipe_path), said, self.recipe_text, self.accelerate_text)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What a scheduler says of a job."""
+    """The state of a job, as its scheduler reports it."""
 
     state: str
-    """In the scheduler's own word, such as `PENDING`."""
+    """The scheduler's name for the state, such as `PENDING`."""
     reason: str = ""
     nodes: str = ""
     restarts: int = 0
@@ -71,7 +71,7 @@ class JobState:
 
 
 def new_job(job: Job) -> Path:
-    """Write a job into a new folder of its run; the folder."""
+    """Write a job into a new folder of its run, and return the folder."""
     jobs = RunDir(Path(job.run)).jobs
     with telling_disk_errors(jobs):
         jobs.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def new_job(job: Job) -> Path:
 
 
 def write_job(folder: Path, job: Job) -> None:
-    """Write a job, or write it again with what is known by now."""
+    """Write or update the file of a job."""
     write_atomic(folder / "job.json", job.model_dump_json(indent=2) + "\n")
 
 
@@ -98,7 +98,7 @@ def read_job(folder: Path) -> Job:
 
 
 def last_job(run: RunDir) -> tuple[Path, Job] | None:
-    """The last job of a run that reached its scheduler, and its folder."""
+    """The folder and record of the last job that was submitted; None if there is none."""
     if not run.jobs.is_dir():
         return None
     folders = [folder for folder in run.jobs.iterdir() if folder.name.isdecimal() and (folder / "job.json").is_file()]
@@ -114,10 +114,10 @@ def make_job(loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, options
 
     Args:
         loaded: the recipe.
-        scheduler: who is to start it.
-        mode: what is done with a run that is there already.
-        options: of the scheduler, in its own names.
-        folder: the working folder, which relative paths start at.
+        scheduler: the scheduler that starts the job.
+        mode: the treatment of an existing run.
+        options: options of the scheduler, by its own names.
+        folder: the working folder, against which relative paths are resolved.
     """
     return Job(
         scheduler=scheduler,

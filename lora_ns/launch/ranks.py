@@ -1,4 +1,4 @@
-"""The processes of a run: started, listened to, and in each of them what tells the launcher how it goes."""
+"""The ranks of a run: the launcher's side starts and follows them, the ranks' side reports to the launcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.files.disk import write_atomic
-from lora_ns.launch.torchrun import argv, environment, error_told, ignored_note, launch, lost_meeting_point, strays
+from lora_ns.launch.torchrun import argv, dump_error, environment, ignored_note, launch, lost_meeting_point, strays
 from lora_ns.machine.hardware import Machine
 from lora_ns.parallel.nodes import Node, check_port, is_met, resume_command, this_node
 from lora_ns.parallel.stop import StopSignal
@@ -28,9 +28,15 @@ from lora_ns.run.observer import Observer
 
 
 def forget_strays(observer: Observer, processes: int, read: Path | None = None) -> dict[str, str]:
-    """Take what launchers set out of this process's environment, and say so; the environment as it was before.
+    """Remove launcher variables from this process's environment, with a warning.
 
-    The number of threads is left to who trains in one process. `read` is a file of accelerate's that is read.
+    Args:
+        observer: receives the warning.
+        processes: number of processes; with one, `OMP_NUM_THREADS` stays as the user set it.
+        read: an accelerate file that the recipe reads, and that is therefore not reported as ignored.
+
+    Returns:
+        The environment before the removal.
     """
     before = {name: value for name, value in os.environ.items() if processes > 1 or name != "OMP_NUM_THREADS"}
     if note := ignored_note(before, read):
@@ -48,19 +54,19 @@ def run_ranks(
     observer: Observer,
     stop: StopSignal,
 ) -> dict[str, Any]:
-    """Train a prepared run in as many processes as its plan says; what the first one hands back.
+    """Train a prepared run in as many processes as its plan says, and return the result of the first rank.
 
     Raises:
-        LoransError: what went wrong in a rank, or that all stopped after a signal.
+        LoransError: the error of a rank, or an interruption by a signal.
     """
     result: dict[str, Any] = {}
-    tell = _teller(run, observer, stop, result)
+    tell = _event_handler(run, observer, stop, result)
     asked = manifest.recipe.distributed
     here, node = count_here(asked, machine), this_node(asked)
     observer.stage(f"starting {here} processes")
     if node:
         check_port(node)
-        observer.stage(f"meeting {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
+        observer.stage(f"waiting for {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
     command = argv(run.path, here, "--launched", restarts=asked.restarts, node=node)
     environ = environment(surroundings, here, machine.cores, node)
     for left in range(asked.restarts, -1, -1):
@@ -68,7 +74,7 @@ def run_ranks(
             launch(run, command, environ, tell, lambda: stop.number, asked.restarts)
             break
         except LoransError:
-            if stop.number:  # the signal may have gone to the processes too, as a scheduler's does
+            if stop.number:  # the processes may have received the signal too, as from a scheduler
                 break
             if not (left and node and not node.is_host and lost_meeting_point(run)):
                 raise
@@ -79,14 +85,14 @@ def run_ranks(
         number = stop.number or int(run.stopped_file.read_text())
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
-        raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, asked)} goes on"))
-    raise RunError(Problem(str(run.path), "the processes ended without a result", f"{run.log} has what they said"))
+        raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, asked)} continues it"))
+    raise RunError(Problem(str(run.path), "the processes ended without a result", f"see {run.log}"))
 
 
-def _teller(
+def _event_handler(
     run: RunDir, observer: Observer, stop: StopSignal, result: dict[str, Any]
 ) -> Callable[[dict[str, Any]], None]:
-    """What hands on the events of rank 0, and keeps its result."""
+    """A function that passes events of rank 0 to the observer, and stores its result."""
 
     def tell(event: dict[str, Any]) -> None:
         name, values = event["event"], event["values"]
@@ -101,21 +107,21 @@ def _teller(
 
 
 def _wait_for_host(node: Node, observer: Observer, stop: StopSignal) -> None:
-    """Wait until the machine with the meeting point is there again, as long as processes wait for one another."""
-    observer.warn(f"{node.host} was lost, and is waited for: give its command again there, with `--resume`")
+    """Wait for the rendezvous machine to come back, for at most `distributed.timeout`. Raises `RunError`."""
+    observer.warn(f"lost {node.host}; waiting for it: repeat its command there, with `--resume`")
     until = time.monotonic() + node.timeout
     while not is_met(node) and not stop.number:
         if time.monotonic() > until:
-            what = f"{node.host} was lost, and did not come back within {node.timeout} seconds"
-            raise RunError(Problem("", what, "give its command again there, with `--resume`, and this one too"))
+            what = f"lost {node.host}, which did not come back within {node.timeout} seconds"
+            raise RunError(Problem("", what, "repeat its command there, and this one here, with `--resume`"))
         time.sleep(_LOOK_SECONDS)
 
 
 _LOOK_SECONDS = 1.0
 
 
-class Teller(Observer):
-    """The observer in the first rank: what it is told goes to the launcher, but for model and trainer."""
+class LauncherObserver(Observer):
+    """The first rank's observer, which sends events to the launcher, except those about model and trainer."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -125,52 +131,52 @@ class Teller(Observer):
             file.write(json.dumps({"event": event, "values": values}) + "\n")
 
     def stage(self, text: str) -> None:
-        """What happens now."""
+        """Report the current stage."""
         self._tell("stage", text)
 
     def begin(self, step: int, steps: int) -> None:
-        """Training begins."""
+        """Report the start of training after `step`, of `steps`."""
         self._tell("begin", step, steps)
 
     def step(self, step: int, tokens: int) -> None:
-        """A step was done."""
+        """Report a finished step."""
         self._tell("step", step, tokens)
 
     def logged(self, row: dict[str, Any]) -> None:
-        """A row of metrics."""
+        """Report a row of metrics."""
         self._tell("logged", row)
 
     def warn(self, text: str) -> None:
-        """Something that the user should know."""
+        """Report a warning."""
         self._tell("warn", text)
 
     def result(self, result: Any) -> None:
-        """What `train` hands back; the seal is in the manifest."""
+        """Report the result of `train`, without the adapter check, which is in the manifest."""
         self._tell("result", {**asdict(result), "seal": None})
 
 
 _LOST = re.compile(r"closed by peer|reset by peer|refused|Broken pipe|[Tt]imed? ?out|connectFullMesh|heartbeat")
-"""Parts of what gloo and NCCL say when a process at the other end is gone, or cannot be reached."""
+"""Phrases of gloo and NCCL for a peer process that is gone or cannot be reached."""
 
 
 def _problem(run: RunDir, error: BaseException) -> Problem:
-    """An error that nobody foresaw: another process that is gone, or a fault."""
+    """The problem of an unexpected error: a lost peer process, or a bug."""
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} goes on"
-        remedy = f"its log says why it ended; {goes_on}"
+        goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} continues the run"
+        remedy = f"see its log for the reason; {goes_on}"
         return Problem("", f"another process was lost: {_first_sentence(str(error))}", remedy)
-    return Problem("", said, f"the end of {run.log} or of a file in {run.ranks} has the traceback")
+    return Problem("", said, f"the traceback is at the end of {run.log} or of a file in {run.ranks}")
 
 
 def _first_sentence(text: str) -> str:
-    """What gloo says before its advice, without the place in its source."""
+    """The first sentence of a gloo message, without the source location before it."""
     return " ".join(text.partition("] ")[2].split()).partition(". ")[0] or text
 
 
 @contextlib.contextmanager
 def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None]:
-    """Write down what goes wrong in a rank, where the launcher looks for it; all ranks stop together after a signal."""
+    """Write the error of a rank to a file for the launcher, or the signal after which all ranks stopped."""
     run.ranks.mkdir(exist_ok=True)
     write_atomic(run.ranks / f"rank{rank}.pid", str(os.getpid()))
     try:
@@ -183,6 +189,6 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
         if not isinstance(error, LoransError):
             traceback.print_exc()
         place = {"rank": rank, "host": socket.gethostname(), "time": time.time()}
-        told = {**place, **error_told(error, _problem(run, error))}
+        told = {**place, **dump_error(error, _problem(run, error))}
         run.tell_of_failure(rank, told)
         raise

@@ -1,7 +1,7 @@
-"""A command that ends with the process that started it: `python -m lora_ns.launch.tethered PARENT COMMAND ...`.
+"""Running a command that ends with its parent process: `python -m lora_ns.launch.tethered PARENT COMMAND ...`.
 
-`torchrun` knows nothing of the process that started it, and would train on without it. This takes the command's place
-once the kernel has been asked to end it with its parent, so the command keeps its process id.
+`torchrun` does not watch the process that started it, and would keep training without it. This module asks the kernel
+to kill it with its parent, then replaces itself by the command, which so keeps the process id.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tethered(command: Sequence[str]) -> list[str]:
-    """The command line that starts a command so that it ends with this process, where the system is Linux."""
+    """The command line that runs a command so that, on Linux, it ends with this process."""
     return [*interpreter(), "-m", __name__, str(os.getpid()), *command]
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process as soon as `parent` is gone; end now if it is gone already."""
+    """Ask the kernel to kill this process when `parent` ends; exit now if it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -31,9 +31,9 @@ def end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Become the command of the command line."""
+    """Tie this process to its parent, and replace it by the command."""
     for name in {"SIGUSR1", "SIGUSR2"} & signal.Signals.__members__.keys():
-        signal.signal(signal.Signals[name], signal.SIG_IGN)  # schedulers send them to all; the parent sees to them
+        signal.signal(signal.Signals[name], signal.SIG_IGN)  # schedulers signal all processes; the parent handles it
     end_with(int(sys.argv[1]))
     os.execv(sys.argv[2], sys.argv[2:])
 

@@ -1,6 +1,6 @@
-"""Several processes for one run: torchrun's command line, what it may see of its surroundings, and what comes back.
+"""Launching a run with torchrun: its command line, its environment, its events and its failures.
 
-Everything a rank needs is in the run directory before the first one starts, so that no process group waits for rows.
+Everything that a rank needs is in the run directory before the first rank starts, so no process group waits for rows.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ STRAY = frozenset(
     {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     | {"OMP_NUM_THREADS", "RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "WORLD_SIZE"}
 )
-"""Settings of launchers that decide what torch and accelerate do, whoever set them."""
+"""Environment variables of launchers that change the behaviour of torch and accelerate."""
 
 
 _LAUNCHED = frozenset(
     {"GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK"}
     | {"TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"}
 )
-"""What torchrun, and accelerate with it, sets for each process."""
+"""Environment variables that torchrun, and accelerate through it, set for each process."""
 
 
 _STRAY_PREFIXES = ("ACCELERATE_", "PET_", "TORCHELASTIC_")
 
 
 _SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Without it, workers that are started again may meet the store of those before them."""
+"""Settings for torchrun; without this one, restarted workers may connect to the store of their predecessors."""
 
 
 _POLL_SECONDS = 0.1
@@ -60,14 +60,14 @@ _RANK_EXIT = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\
 
 
 def argv(run: Path, processes: int, *options: str, restarts: int = 0, node: Node | None = None) -> list[str]:
-    """The command that starts the processes of a run on this machine: torchrun.
+    """The torchrun command that starts the processes of a run on this machine.
 
     Args:
         run: the run directory.
-        processes: how many are started here.
-        options: of the command that each executes.
-        restarts: how often all are started again after one was lost.
-        node: this machine among several; else a port is taken that is free.
+        processes: number of processes on this machine.
+        options: options of the command that each process executes.
+        restarts: maximum number of restarts of all processes after one was lost.
+        node: this machine among several; None for a single machine, where torchrun picks a free port.
     """
     return [
         *(*interpreter(), "-m", "torch.distributed.run"),
@@ -79,7 +79,7 @@ def argv(run: Path, processes: int, *options: str, restarts: int = 0, node: Node
 
 
 def _meeting(node: Node) -> list[str]:
-    """Where and how torchrun's agents of all machines meet; none can tell by itself that the place is its own."""
+    """Rendezvous options of torchrun; they name the host, since an agent cannot detect that it is the host itself."""
     conf = f"is_host={int(node.is_host)},join_timeout={node.timeout},last_call_timeout=1"
     return [
         *("--nnodes", str(node.count), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"{node.host}:{node.port}"),
@@ -91,57 +91,57 @@ _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def settings(processes: int, cores: int, node: Node | None = None) -> dict[str, str]:
-    """What is set for the processes: the cores are divided among them, and machines meet on their own network."""
+    """Environment variables of the processes: their share of the cores, and the network between machines."""
     network = dict.fromkeys(_INTERFACES, node.interface) if node and node.interface else {}
     return {**_SETTINGS, "OMP_NUM_THREADS": str(max(1, cores // processes)), **network}
 
 
 def strays(surroundings: Mapping[str, str]) -> list[str]:
-    """Names of settings that are not for a run that launches itself."""
+    """Names of launcher variables that a run must not inherit, since it launches its own processes."""
     return sorted(name for name in surroundings if name in STRAY or name.startswith(_STRAY_PREFIXES))
 
 
 def environment(
     surroundings: Mapping[str, str], processes: int, cores: int, node: Node | None = None
 ) -> dict[str, str]:
-    """The environment of the processes; a network that the user names is kept."""
+    """The environment of the processes; a network interface that the user has set is kept."""
     ignored = set(strays(surroundings))
     kept = {name: value for name, value in surroundings.items() if name not in ignored}
-    # What DeepSpeed compiles at its start is built by a program that lies beside the interpreter.
+    # DeepSpeed compiles extensions at its start with `ninja`, which is beside the interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [surroundings.get("PATH")])])
     named = {name: kept[name] for name in _INTERFACES if name in kept}
     return {**kept, **settings(processes, cores, node), **named, "PATH": path}
 
 
 def ignored_note(surroundings: Mapping[str, str], read: Path | None = None) -> str | None:
-    """What of the surroundings is not read, in one line; `read` is a file of accelerate's that is."""
+    """A note that names ignored launcher settings; None if there are none. `read` is an accelerate file in use."""
     ignored = [f"`{name}`" for name in strays(surroundings)]
     cache = Path(surroundings.get("XDG_CACHE_HOME") or Path(surroundings.get("HOME", "~")).expanduser() / ".cache")
     file = Path(surroundings.get("HF_HOME") or cache / "huggingface") / "accelerate" / "default_config.yaml"
     ignored += [str(file)] if file.is_file() and not (read and read.exists() and read.samefile(file)) else []
-    return f"not read: {', '.join(ignored)}; `[distributed]` says how this run is launched" if ignored else None
+    return f"ignored: {', '.join(ignored)}; `[distributed]` determines how this run is launched" if ignored else None
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """What a launcher of the user's own, torchrun or accelerate's, started around this process."""
+    """A torchrun or accelerate launch, started by the user, that this process is part of."""
 
     processes: int
-    """On this machine."""
+    """Number of processes on this machine."""
     nodes: int
-    """Machines."""
+    """Number of machines."""
     endpoint: str
-    """Address and port of the first one."""
+    """Address and port of the first machine."""
     node: int
-    """This machine among them, from 0."""
+    """Index of this machine, from 0."""
     is_first: bool
-    """Whether this is the first process of its machine."""
+    """True for the first process of a machine."""
     restarts: int
-    """How often all processes were started again so far."""
+    """Number of restarts of all processes so far."""
 
     @classmethod
     def of(cls, surroundings: Mapping[str, str]) -> Launcher | None:
-        """None if a launcher started one process alone, or none did, whatever is left of one in the environment."""
+        """The launch in these environment variables; None without a launcher, or if it started a single process."""
         if not surroundings.keys() >= _LAUNCHED or surroundings["WORLD_SIZE"] == "1":
             return None
         return cls(
@@ -155,11 +155,11 @@ class Launcher:
 
 
 def check_not_launched(surroundings: Mapping[str, str]) -> None:
-    """Refuse to do in each of the processes of a launcher what one process does. Raises `UsageError`."""
+    """Refuse a command that must run once if a launcher started several processes. Raises `UsageError`."""
     if launcher := Launcher.of(surroundings):
         count = launcher.processes * launcher.nodes
-        what = f"started by torchrun or accelerate in {count} processes, and each would do all of it"
-        raise UsageError(Problem("", what, "leave the launcher away, and give the command `--num-processes N`"))
+        what = f"torchrun or accelerate started {count} processes, and each of them would do all the work"
+        raise UsageError(Problem("", what, "run the command without the launcher, with `--num-processes N`"))
 
 
 def launch(
@@ -170,18 +170,18 @@ def launch(
     stopped: Callable[[], int],
     restarts: int = 0,
 ) -> None:
-    """Run the processes to their end, and hand on what rank 0 tells.
+    """Run the processes to their end, and pass on the events of rank 0.
 
     Args:
-        run: its log takes what the launcher says.
+        run: the run, whose log receives the launcher's output.
         command: from `argv`.
         surroundings: from `environment`.
-        tell: takes each event of rank 0.
-        stopped: the number of the signal that asks for a stop, or 0.
-        restarts: how often the launcher starts all processes again after one was lost.
+        tell: called with each event of rank 0.
+        stopped: returns the number of a signal that requests a stop, or 0.
+        restarts: maximum number of restarts of all processes after one was lost.
 
     Raises:
-        LoransError: what the first rank that failed says, with its number.
+        LoransError: the error of the first rank that failed, with its number.
     """
     run.clear_ranks()
     told = _Events(run.ranks / "events.jsonl")
@@ -200,17 +200,17 @@ def launch(
 
 @contextlib.contextmanager
 def _started(command: list[str], surroundings: Mapping[str, str], run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
-    """The launcher, which ends with this process or before.
+    """Start the launcher, and end it with this context.
 
-    The processes that it starts have its standard input, a pipe that this process holds open: they end when it is
-    closed, see `workers.end_with_parent`.
+    The ranks inherit its standard input, a pipe that this process holds open. They end when the pipe is closed, see
+    `workers.end_with_parent`.
     """
-    surroundings = {**surroundings, "PET_LOG_DIR": str(run.ranks)}  # else it leaves a folder among temporary files
+    surroundings = {**surroundings, "PET_LOG_DIR": str(run.ranks)}  # otherwise torchrun leaves a temporary folder
     with run.log.open("ab") as log:
         child = subprocess.Popen(
             tethered(command), env=surroundings, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
-    assert child.stdin, "is a pipe"
+    assert child.stdin, "standard input is a pipe"
     try:
         yield child
     finally:
@@ -220,13 +220,13 @@ def _started(command: list[str], surroundings: Mapping[str, str], run: RunDir) -
 
 
 class _Events:
-    """The lines that rank 0 has written since they were last read."""
+    """Reader of the events that rank 0 appends to a file."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._place = file, 0
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Whole lines only."""
+        """Read the complete lines that were added since the last call."""
         if not self._file.exists():
             return
         with self._file.open("rb") as file:
@@ -239,13 +239,13 @@ class _Events:
 
 
 def _hangs(run: RunDir) -> bool:
-    """Whether a process failed for good a while ago, and the launcher is still there: it may, without its network."""
+    """Detect a launcher that has not ended for a while after a rank failed, as it may without its network."""
     errors = [file.stat().st_mtime for file in run.ranks.glob("rank*.error.json")]
     return bool(errors) and time.time() - min(errors) > _HANG_SECONDS
 
 
 def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:
-    """End the launcher, which ends its processes, and then whatever of them is left."""
+    """End the launcher, which ends its processes, and kill any that are left."""
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_END_SECONDS)
@@ -257,28 +257,28 @@ def _end(child: subprocess.Popen[bytes], run: RunDir) -> None:
         child.wait()
 
 
-def error_told(error: BaseException, unforeseen: Problem) -> dict[str, Any]:
-    """What a process writes down of its failure, for `told_error` in the one that started it.
+def dump_error(error: BaseException, unexpected: Problem) -> dict[str, Any]:
+    """Serialise a process's failure for `load_error` in its parent.
 
     Args:
-        error: what went wrong.
-        unforeseen: what to say of it, if it is no `LoransError`.
+        error: the exception.
+        unexpected: the problem to report if the exception is not a `LoransError`.
     """
     error = exhaustion(error) or error
     expected = isinstance(error, LoransError)
-    problems = error.problems if isinstance(error, LoransError) else (unforeseen,)
+    problems = error.problems if isinstance(error, LoransError) else (unexpected,)
     code = error.exit_code if isinstance(error, LoransError) else 1
     return {"expected": expected, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
 
 
-def told_error(told: Mapping[str, Any], who: str) -> LoransError:
-    """What another process says of its failure, as an error of this one."""
+def load_error(told: Mapping[str, Any], who: str) -> LoransError:
+    """Restore an error of another process, with `who` before its message."""
     kind = {2: UsageError, 3: MissingError}.get(told["exit_code"], RunError)
     return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in told["problems"])
 
 
 def lost_meeting_point(run: RunDir) -> bool:
-    """Whether the launcher ended because the machine with the meeting point did not answer any more."""
+    """Test that the launcher ended because the rendezvous machine stopped responding."""
     text = run.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
     return bool(_LOST_MEETING.search(text.rpartition(_TRACEBACK)[2]))
 
@@ -290,18 +290,18 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 
 _LOST_MEETING = re.compile(r"Rendezvous\w*Error|DistNetworkError|DistStoreError")
-"""What torchrun's agent ends with then; after a process of its own, it ends with `ChildFailedError`."""
+"""Exceptions of a torchrun agent that lost its rendezvous; after a failed rank it raises `ChildFailedError`."""
 
 
 def _failure(run: RunDir, returncode: int) -> LoransError:
-    """What the first rank says that failed on its own, rather than because another one was gone."""
+    """The error of the first rank that failed by itself, rather than because it lost another rank."""
     if found := run.told_failures():
         first = min(found, key=lambda error: (not error["expected"], error["time"]))
-        return told_error(first, f"rank {first['rank']} on {first['host']}")
-    remedy = f"{run.log} has what it said"
+        return load_error(first, f"rank {first['rank']} on {first['host']}")
+    remedy = f"see {run.log}"
     ended = _RANK_EXIT.findall(run.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:])
     if not ended:
-        return RunError(Problem(str(run.path), f"the launcher ended with {returncode}", remedy))
+        return RunError(Problem(str(run.path), f"the launcher exited with code {returncode}", remedy))
     rank, code = ended[-1][0], int(ended[-1][1])
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return RunError(Problem(str(run.path), f"rank {rank} {how}", remedy))

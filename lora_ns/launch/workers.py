@@ -1,6 +1,6 @@
-"""Processes of this machine that each answer a part of the rows: how many, what each sees, and how they end.
+"""Worker processes of this machine for inference: their number, their environment, their end.
 
-They do not talk to each other: each reads its share from a file, and leaves what it found in another.
+Workers do not communicate with each other. Each reads its share from a file and writes its results to another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, UsageError
 from lora_ns.files.disk import write_atomic
-from lora_ns.launch.torchrun import environment, error_told, told_error
+from lora_ns.launch.torchrun import dump_error, environment, load_error
 from lora_ns.machine.hardware import Machine
 from lora_ns.safety.interpreter import interpreter
 from lora_ns.safety.printable import make_file_readable
@@ -31,63 +31,63 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class WorkerFiles:
-    """The files of one process, in the folder of all."""
+    """The files of one worker, in the folder of all workers."""
 
     folder: Path
     number: int
-    """From 0."""
+    """Index of the worker, from 0."""
 
     @property
     def share(self) -> Path:
-        """What it computes."""
+        """The work of this worker."""
         return self.folder / f"share{self.number}.json"
 
     @property
     def done(self) -> Path:
-        """A byte for every item that is done."""
+        """One byte for every item that is done."""
         return self.folder / f"done{self.number}"
 
     @property
     def part(self) -> Path:
-        """What it found, a line for each batch as soon as that is done."""
+        """Results, one line for each finished batch."""
         return self.folder / f"part{self.number}.jsonl"
 
     @property
     def error(self) -> Path:
-        """What went wrong."""
+        """The error, if the worker failed."""
         return self.folder / f"error{self.number}.json"
 
     @property
     def log(self) -> Path:
-        """What it and its libraries print."""
+        """Output of the worker and its libraries."""
         return self.folder / f"{self.number}.log"
 
 
 def count_workers(asked: int | Literal["auto"] | None, by_gpu: bool, device: str, machine: Machine) -> int:
-    """How many processes answer.
+    """Number of worker processes.
 
     Args:
-        asked: so many, one for each GPU, or one.
-        by_gpu: whether they are asked for as GPUs.
-        device: what the run computes on: `cuda`, `mps` or `cpu`.
-        machine: what there is.
+        asked: the number, `auto` for one per GPU (or per core), or None for one.
+        by_gpu: whether `--gpus` gave the number.
+        device: the device of the run: `cuda`, `mps` or `cpu`.
+        machine: this machine.
 
     Raises:
-        UsageError: if there is not a device, or a core, for each.
+        UsageError: if there is not a GPU, or a core, for each process.
     """
     if asked is None:
         return 1
     if device == "mps" and asked != 1:
-        raise UsageError(Problem("", "an Apple GPU answers in one process", "leave `--num-processes` away"))
+        raise UsageError(Problem("", "an Apple GPU supports one process only", "leave out `--num-processes`"))
     if by_gpu and device == "cpu":
-        what = "this run was trained on a CPU, and answers on one"
-        raise UsageError(Problem("--gpus", what, "`--num-processes N` divides its cores"))
+        what = "this run was trained on a CPU, and runs on one"
+        raise UsageError(Problem("--gpus", what, "use `--num-processes N` to divide the cores"))
     kind, most = ("GPU", len(machine.gpus)) if device == "cuda" else ("core", machine.cores)
     count = most if asked == "auto" else asked
     if count > most or not count:
         have = f"{most} {kind}{'s' * (most != 1)}"
-        what = f"{count} processes, and there {'is' if most == 1 else 'are'} {have} here"
-        remedy = f"write at most {most}" if most else "it was trained on a GPU, and answers on one"
+        what = f"{count} processes, but this machine has {have}"
+        remedy = f"write at most {most}" if most else "the run was trained on a GPU, and needs one"
         raise UsageError(Problem("", what, remedy))
     return count
 
@@ -95,7 +95,7 @@ def count_workers(asked: int | Literal["auto"] | None, by_gpu: bool, device: str
 def worker_environments(
     surroundings: Mapping[str, str], count: int, device: str, machine: Machine
 ) -> list[dict[str, str]]:
-    """The environment of each process: its GPU, or its part of the cores, and nothing of other launchers."""
+    """The environment of each process: its GPU or its share of the cores, without variables of other launchers."""
     shared = environment(surroundings, count, machine.cores)
     if device != "cuda":
         return [shared] * count
@@ -110,16 +110,16 @@ def run_workers(
     tell: Callable[[int], None],
     stopped: Callable[[], int],
 ) -> None:
-    """Run a process for each environment to its end; each finds its share in the folder.
+    """Run one process for each environment to its end. Each reads its share from the folder.
 
     Args:
-        folder: holds the files of all.
+        folder: the folder with the files of all workers.
         environments: from `worker_environments`.
-        tell: told how many items are done.
-        stopped: the number of the signal that asks for a stop, or 0.
+        tell: called with the number of items done.
+        stopped: returns the number of a signal that requests a stop, or 0.
 
     Raises:
-        LoransError: what the first one that failed says, with its number; the others are ended.
+        LoransError: the error of the first worker that failed, with its number; the others are killed.
         InterruptedRunError: after a signal.
     """
     files = [WorkerFiles(folder, number) for number in range(len(environments))]
@@ -135,7 +135,7 @@ def run_workers(
             running = None in codes
             tell(sum(own.done.stat().st_size for own in files if own.done.exists()))
             if number := stopped():
-                raise InterruptedRunError(number, Problem("", "stopped before all was answered"))
+                raise InterruptedRunError(number, Problem("", "stopped before all rows were done"))
             if running:
                 time.sleep(_POLL_SECONDS)
     finally:
@@ -144,7 +144,7 @@ def run_workers(
 
 
 def _start(files: WorkerFiles, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process; its standard input is open for as long as this process lives."""
+    """Start a worker, with a standard input that stays open while this process lives."""
     command = [*interpreter(), "-m", "lora_ns", "worker", str(files.folder), str(files.number)]
     with files.log.open("ab") as log:
         return subprocess.Popen(
@@ -153,7 +153,7 @@ def _start(files: WorkerFiles, env: Mapping[str, str]) -> subprocess.Popen[bytes
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a process, which has nothing to save, and whatever it started."""
+    """Kill a worker, which has nothing to save, together with its children."""
     if child.poll() is None:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -163,44 +163,44 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(files: WorkerFiles, code: int, count: int) -> LoransError:
-    """What a process says that failed, or how it ended."""
-    who = f"process {files.number + 1} of {count}" if count > 1 else "a process beside this one"
+    """The error that a failed worker reported, or else its exit."""
+    who = f"process {files.number + 1} of {count}" if count > 1 else "a child process"
     told = json.loads(files.error.read_text(encoding="utf-8")) if files.error.exists() else None
     if told and told["expected"]:
-        return told_error(told, who)
+        return load_error(told, who)
     handle, kept = tempfile.mkstemp(prefix="lorans-", suffix=".log")
     os.close(handle)
     shutil.copyfile(files.log, kept)
     make_file_readable(Path(kept))
     if told:
-        return RunError(Problem("", f"{who}: {told['problems'][0]['what']}", f"{kept} has the traceback"))
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return RunError(Problem("", f"{who}: {told['problems'][0]['what']}", f"the traceback is in {kept}"))
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     remedy = "fewer processes need less memory; " if code == -signal.SIGKILL and count > 1 else ""
-    return RunError(Problem("", f"{who} {how}", f"{remedy}{kept} has what it said"))
+    return RunError(Problem("", f"{who} {how}", f"{remedy}see {kept}"))
 
 
 @contextlib.contextmanager
 def telling_parent(files: WorkerFiles) -> Iterator[None]:
-    """Write down what goes wrong in a process, where the one that started it looks for it."""
+    """Write the error of a worker to the file that its parent reads."""
     try:
         yield
     except Exception as error:
         said = Problem("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        write_atomic(files.error, json.dumps(error_told(error, said)))
+        write_atomic(files.error, json.dumps(dump_error(error, said)))
         raise
 
 
 def end_group() -> None:
-    """End this process at once, and what it has started if it leads a process group."""
+    """End this process at once, together with its process group if it leads one."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
 def end_with_parent(end: Callable[[], object] = end_group) -> None:
-    """End this process as soon as the one that started it is gone, however that ended.
+    """End this process as soon as its parent is gone, however the parent ended.
 
-    Its standard input has to be a pipe, which the parent holds open for as long as it lives.
+    Standard input must be a pipe that the parent holds open while it lives.
     """
 
     def wait() -> None:

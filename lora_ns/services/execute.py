@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lora_ns.launch.answering import begin_elsewhere
+from lora_ns.launch.answering import initialise_in_subprocess
 from lora_ns.launch.ranks import run_ranks
 from lora_ns.machine.hardware import Machine
 from lora_ns.parallel.stop import StopSignal
@@ -22,7 +22,7 @@ def begin_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer:
     if not manifest.recipe.peft.starts_later or starts.is_kept(run.start):
         return
     observer.stage("computing the start of the adapter")
-    recording(run, lambda _: begin_elsewhere(run, manifest.plan.device.value, machine))
+    recording(run, lambda _: initialise_in_subprocess(run, manifest.plan.device.value, machine))
     run.update(status=manifest.status)
 
 

@@ -73,7 +73,7 @@ class TrainResult:
     """The comparison of the saved adapter with the trained model."""
 
 
-def begin_alone(run: RunDir) -> None:
+def initialise_alone(run: RunDir) -> None:
     """Compute and save the adapter's initialisation in this process, for all ranks of a run. Raises `LoransError`."""
     manifest = run.read()
     manifest = manifest.model_copy(

@@ -81,5 +81,5 @@ def test_a_rank_needs_a_launcher(tmp_path, monkeypatch):
 def test_each_process_of_a_launcher_would_do_all_of_it(command, monkeypatch, tmp_path):
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    assert "started by torchrun or accelerate in 8 processes" in told(command, tmp_path)
+    assert "torchrun or accelerate started 8 processes" in told(command, tmp_path)
     assert "torchrun or accelerate started this command and sets" in told("train", tmp_path, "--num-processes", "2")

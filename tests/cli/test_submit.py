@@ -102,8 +102,8 @@ def test_several_recipes_are_an_array(write_recipe, recipe, slurm, tmp_path):
         (("--to", "slurm"), "--time: SLURM jobs need a time limit"),
         (("--to", "slurm", "--time", "soon"), "--time: `soon`"),
         (("--to", "ray", "--time", "9"), "--time: Ray jobs have no time limit"),
-        (("--to", "ray", "-o", "cpu=1"), "--option: Ray has no option `cpu` here (one of: `address`"),
-        (("--to", "ray", "-o", "cpus-per-node=few"), "--option: `cpus-per-node=few` (a number"),
+        (("--to", "ray", "-o", "cpu=1"), "--option: unknown option `cpu` for Ray (one of: `address`"),
+        (("--to", "ray", "-o", "cpus-per-node=few"), "--option: `cpus-per-node=few` (write a number"),
         (("--to", "slurm", "--time", "9", "-o", "export=ALL,HF_TOKEN=x1"), "--option: `export` contains a secret"),
         (("--to", "slurm", "--time", "9", "-o", "token=x1"), "--option: `token` contains a secret"),
         (("--to", "slurm", "--time", "9", "-o", "=x"), "--option: `=x` (write `name=value`"),
@@ -129,7 +129,7 @@ def test_away_from_a_cluster(recipe, tmp_path):
     pytest.importorskip("submitit")
     done = lorans("submit", recipe, *TO_SLURM, PATH=str(tmp_path))
     assert done.returncode == 3
-    assert "`sbatch` is not found" in done.stderr
+    assert "`sbatch` not found" in done.stderr
     assert not Path("run").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from lora_ns.errors import Problem
 from lora_ns.files import shortage
 from lora_ns.files.shortage import check_writable, exhaustion, is_disk_full, is_out_of_memory, unwritable
-from lora_ns.launch.torchrun import error_told
+from lora_ns.launch.torchrun import dump_error
 
 
 class SafetensorError(Exception):
@@ -100,9 +100,9 @@ def test_a_machine_with_too_little_is_a_message_also_as_the_cause(error, told):
 
 def test_another_process_that_has_too_little_says_it_as_the_first_does():
     unforeseen = Problem("", "OSError", "look at the traceback")
-    told = error_told(_caused(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), unforeseen)
+    told = dump_error(_caused(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), unforeseen)
     assert (told["expected"], told["problems"][0]["what"]) == (True, "too many open files")
-    assert error_told(OSError(errno.EINVAL, "x"), unforeseen)["problems"][0]["what"] == "OSError"
+    assert dump_error(OSError(errno.EINVAL, "x"), unforeseen)["problems"][0]["what"] == "OSError"
 
 
 def _caused(error):

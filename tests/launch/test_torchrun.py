@@ -59,7 +59,7 @@ def test_what_is_not_read_is_told_in_one_line(tmp_path):
     file.parent.mkdir()
     file.touch()
     names = ", ".join(f"`{name}`" for name in HOSTILE)
-    told = f"not read: {names}, {file}; `[distributed]` says how this run is launched"
+    told = f"ignored: {names}, {file}; `[distributed]` determines how this run is launched"
     assert ignored_note({**surroundings, **HOSTILE}) == told
     assert ignored_note(surroundings, read=tmp_path / "other.yaml") is not None
     assert ignored_note(surroundings, read=file) is None
@@ -75,7 +75,9 @@ def test_a_launcher_is_known_by_all_that_it_sets():
 
 def test_what_one_process_does_is_refused_in_each_of_several():
     check_not_launched({"WORLD_SIZE": "2", "RANK": "0"})
-    with pytest.raises(UsageError, match=r"in 8 processes, and each would do all of it \(leave the launcher away"):
+    with pytest.raises(
+        UsageError, match=r"started 8 processes, and each of them .* \(run the command without the launcher"
+    ):
         check_not_launched(LAUNCHED)
 
 
@@ -105,9 +107,9 @@ def test_the_first_rank_that_failed_speaks_with_its_exit_code(run, code, kind):
 
 def test_a_rank_that_was_killed_is_named_from_what_torchrun_says(run):
     run.log.write_text("Root Cause:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n")
-    assert "rank 1 was ended by SIGKILL" in str(_failure(run, 1))
+    assert "rank 1 was killed by SIGKILL" in str(_failure(run, 1))
     run.log.write_text("nothing")
-    assert "the launcher ended with 1" in str(_failure(run, 1))
+    assert "the launcher exited with code 1" in str(_failure(run, 1))
 
 
 RANK = "from lora_ns.launch.workers import end_with_parent; end_with_parent(); import time; time.sleep(60)"

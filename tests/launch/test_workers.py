@@ -39,13 +39,13 @@ def test_each_process_has_a_device_or_a_core(asked, by_gpu, device, gpus, count)
 @pytest.mark.parametrize(
     ("asked", "by_gpu", "device", "gpus", "told"),
     [
-        (5, False, "cpu", 0, "5 processes, and there are 4 cores here (write at most 4)"),
-        (3, True, "cuda", 2, "3 processes, and there are 2 GPUs here (write at most 2)"),
-        (2, False, "cuda", 1, "2 processes, and there is 1 GPU here (write at most 1)"),
-        (2, False, "cuda", 0, "2 processes, and there are 0 GPUs here (it was trained on a GPU, and answers on one)"),
-        (2, False, "mps", 0, "an Apple GPU answers in one process (leave `--num-processes` away)"),
-        ("auto", True, "cpu", 2, "--gpus: this run was trained on a CPU, and answers on one (`--num-processes N` "),
-        (2, True, "cpu", 2, "--gpus: this run was trained on a CPU, and answers on one (`--num-processes N` "),
+        (5, False, "cpu", 0, "5 processes, but this machine has 4 cores (write at most 4)"),
+        (3, True, "cuda", 2, "3 processes, but this machine has 2 GPUs (write at most 2)"),
+        (2, False, "cuda", 1, "2 processes, but this machine has 1 GPU (write at most 1)"),
+        (2, False, "cuda", 0, "2 processes, but this machine has 0 GPUs (the run was trained on a GPU, and needs one)"),
+        (2, False, "mps", 0, "an Apple GPU supports one process only (leave out `--num-processes`)"),
+        ("auto", True, "cpu", 2, "--gpus: this run was trained on a CPU, and runs on one (use `--num-processes N` "),
+        (2, True, "cpu", 2, "--gpus: this run was trained on a CPU, and runs on one (use `--num-processes N` "),
     ],
 )
 def test_what_there_is_not_is_refused(asked, by_gpu, device, gpus, told):
@@ -114,27 +114,27 @@ def test_the_first_that_fails_speaks_with_its_exit_code_and_the_others_end(run, 
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process 1 of 2 was ended by SIGKILL (fewer proc"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "process 1 of 2 was ended by SIGSEGV ("),
-        ("raise SystemExit(7)", "process 1 of 2 ended with 7 ("),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "process 1 of 2 was killed by SIGKILL (fewer pro"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "process 1 of 2 was killed by SIGSEGV ("),
+        ("raise SystemExit(7)", "process 1 of 2 exited with code 7 ("),
     ],
 )
 def test_one_that_says_nothing_is_named_with_how_it_ended(run, program, told):
     with pytest.raises(RunError) as caught:
         run(program, SOON)
     assert str(caught.value).startswith(told)
-    assert Path(str(caught.value).rpartition("; ")[2].rpartition("(")[2].split()[0]).is_file()
+    assert Path(str(caught.value).rpartition("see ")[2].removesuffix(")")).is_file()
 
 
 def test_a_fault_of_a_process_keeps_its_log(run, tmp_path):
     raised_in_a_process(WorkerFiles(tmp_path, 0), ZeroDivisionError("by zero"))
-    told = r"a process beside this one: ZeroDivisionError: by zero \(.*\.log has the traceback\)"
+    told = r"a child process: ZeroDivisionError: by zero \(the traceback is in .*\.log\)"
     with pytest.raises(RunError, match=told):
         run("raise SystemExit(1)")
 
 
 def test_a_signal_ends_all(run):
-    with pytest.raises(InterruptedRunError, match="stopped before all was answered") as caught:
+    with pytest.raises(InterruptedRunError, match="stopped before all rows were done") as caught:
         run(SOON, SOON, stopped=lambda: signal.SIGTERM)
     assert caught.value.signal_number == signal.SIGTERM
 

@@ -106,7 +106,7 @@ def without_scores(row):
 def test_there_are_no_more_processes_than_batches(classifier_run, tmp_path, capfd):
     rows = file_of(tmp_path, [{"text": "PLUM"}, {"text": "plum"}])
     assert [row["output"] for row in said(classifier_run.path, "--input-file", rows, *TWO)] == ["loud", "quiet"]
-    assert "note: the rows are one batch: 1 of 2 processes answers" in capfd.readouterr().err
+    assert "note: the rows fit into one batch: using 1 of 2 processes" in capfd.readouterr().err
 
 
 def workers():
@@ -143,8 +143,8 @@ def once_started():
 @pytest.mark.parametrize(
     ("act", "kind", "told"),
     [
-        (lambda found: os.kill(found[1], signal.SIGKILL), RunError, "process 2 of 2 was ended by SIGKILL"),
-        (lambda _: os.kill(os.getpid(), signal.SIGINT), InterruptedRunError, "stopped before all was answered"),
+        (lambda found: os.kill(found[1], signal.SIGKILL), RunError, "process 2 of 2 was killed by SIGKILL"),
+        (lambda _: os.kill(os.getpid(), signal.SIGINT), InterruptedRunError, "stopped before all rows were done"),
     ],
 )
 def test_where_not_all_is_answered_nothing_is_written(lora_run, tmp_path, monkeypatch, once_started, act, kind, told):

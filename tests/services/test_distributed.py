@@ -140,7 +140,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
         os.kill(int((tmp_path / "run/ranks/rank1.pid").read_text()), signal.SIGKILL)
         ended.append(time.monotonic())
 
-    with pytest.raises(RunError, match=r"rank 1 was ended by SIGKILL|rank 0 on .*: another process was lost: "):
+    with pytest.raises(RunError, match=r"rank 1 was killed by SIGKILL|rank 0 on .*: another process was lost: "):
         trained(RECIPE, *SHARED, *TWO, "training.max_steps=500", observer=At(1, kill))
     assert time.monotonic() - ended[0] < 60
     check_nothing_is_left(tmp_path / "run")

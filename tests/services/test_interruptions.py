@@ -21,7 +21,7 @@ from services_recipes import RECIPE, resumed, run_recipe
 
 from lora_ns.errors import InterruptedRunError
 from lora_ns.files.disk import hash_folder
-from lora_ns.launch.ranks import _teller
+from lora_ns.launch.ranks import _event_handler
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.parallel.stop import EndedEarly, StopSignal
@@ -114,7 +114,7 @@ def test_what_would_end_a_process_ends_a_training_that_is_saved_and_has_replaced
 def test_of_several_processes_the_command_forgets_what_is_replaced_at_their_first_step(tmp_path, is_signalled):
     run, result, stop = RunDir(tmp_path), {}, StopSignal(int(signal.SIGHUP) if is_signalled else 0)
     (tmp_path / ".replaced" / "adapter").mkdir(parents=True)
-    tell = _teller(run, SilentObserver(), stop, result)
+    tell = _event_handler(run, SilentObserver(), stop, result)
     tell({"event": "begin", "values": [0, 3]})
     tell({"event": "logged", "values": [{"step": 0, "eval_loss": 1.0}]})
     assert run.put_aside

@@ -114,7 +114,7 @@ def test_the_others_stop_soon_and_say_so(folder, killed):
     told = (folder / f"{names[1 - killed]}.out").read_text().splitlines()[-1]
     assert "another process was lost" in told
     assert f"[{namespaces.address(killed)}]" in told
-    assert "--resume` goes on" in told
+    assert "--resume` continues the run" in told
 
 
 @pytest.mark.cluster

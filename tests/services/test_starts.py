@@ -139,7 +139,7 @@ def test_a_start_without_enough_to_start_from_says_what_to_write(tmp_path, overr
 def test_a_start_that_cannot_be_computed_for_several_processes_is_told_before_they_begin(monkeypatch, tmp_path):
     monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     two = ("distributed.strategy=ddp", "distributed.num_processes=2")
-    with pytest.raises(LoransError, match=r"a process beside this one: .* \(set `lora_r` to at most 48") as caught:
+    with pytest.raises(LoransError, match=r"a child process: .* \(set `lora_r` to at most 48") as caught:
         run_recipe(tmp_path, RECIPE, *started("lora_ga", "peft.lora_r=64"), *two)
     assert caught.value.exit_code == PlanError.exit_code
     run = RunDir.open(tmp_path / "run")

@@ -1,1 +1,1 @@
-"""What starts jobs on a cluster: SLURM and Ray."""
+"""Schedulers that start jobs on a cluster: SLURM and Ray."""

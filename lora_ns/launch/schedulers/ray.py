@@ -1,4 +1,4 @@
-"""Ray: a job of its cluster drives Ray Train, which places the nodes of a run and starts them again."""
+"""Ray: a Ray job drives Ray Train, which places the nodes of a run and restarts them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 _OPTIONS = {
-    "address": "of the cluster, such as `http://10.0.0.1:8265`",
-    "cpus-per-node": "cores that Ray sets aside on each node",
-    "gpus-per-node": "GPUs that Ray sets aside on each node",
-    "max-failures": "how often the run goes on after a node was lost",
+    "address": "address of the cluster, such as `http://10.0.0.1:8265`",
+    "cpus-per-node": "cores that Ray reserves on each node",
+    "gpus-per-node": "GPUs that Ray reserves on each node",
+    "max-failures": "number of restarts after a lost node",
 }
 
 
@@ -31,25 +31,25 @@ _OVER = {"STOPPED", "SUCCEEDED", "FAILED"}
 
 
 class OnRay:
-    """A Ray cluster, by the address of its dashboard."""
+    """A Ray cluster, reached through the address of its dashboard."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """Raises `UsageError` if an option is unknown, or not a number where one is needed."""
+        """Check the options. Raises `UsageError` if one is unknown, or is not a number although it must be."""
         for name, value in options.items():
             if name not in _OPTIONS:
                 known = ", ".join(f"`{known}`" for known in _OPTIONS)
-                raise UsageError(Problem("--option", f"Ray has no option `{name}` here", f"one of: {known}"))
+                raise UsageError(Problem("--option", f"unknown option `{name}` for Ray", f"one of: {known}"))
             if name != "address" and not value.isdecimal():
-                raise UsageError(Problem("--option", f"`{name}={value}`", f"a number: {_OPTIONS[name]}"))
+                raise UsageError(Problem("--option", f"`{name}={value}`", f"write a number: {_OPTIONS[name]}"))
         check_address(options)
         self._options = options
 
     def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
-        """What Ray is asked to run, a line for each job."""
+        """The commands that Ray runs, one line for each job."""
         return "\n".join(_entrypoint(folder) for folder, _ in jobs)
 
     def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
-        """Submit jobs; Ray's names for them. Raises `MissingError` if the cluster cannot be reached."""
+        """Submit jobs and return their Ray ids. Raises `MissingError` if the cluster cannot be reached."""
         client = _client(self._options)
         return [str(_asking(partial(client.submit_job, entrypoint=_entrypoint(folder)))) for folder, _ in jobs]
 
@@ -62,10 +62,10 @@ _ADDRESS = re.compile(r"auto|((https?|ray)://)?[A-Za-z0-9][A-Za-z0-9.\[\]:_-]*(/
 
 
 def check_address(options: Mapping[str, str]) -> None:
-    """Refuse an address by which Ray would import a module that it names. Raises `UsageError`."""
+    """Refuse an address that would make Ray import a module named in it. Raises `UsageError`."""
     address = options.get("address")
     if address is not None and not _ADDRESS.fullmatch(address):
-        raise UsageError(Problem("address", f"`{address}` is no address of a cluster", "such as http://10.0.0.1:8265"))
+        raise UsageError(Problem("address", f"`{address}` is not a cluster address", "such as http://10.0.0.1:8265"))
 
 
 def _client(options: Mapping[str, str]) -> Any:
@@ -78,16 +78,16 @@ def _client(options: Mapping[str, str]) -> Any:
 
 
 def _asking(ask: Callable[[], T]) -> T:
-    """An answer of the cluster. Raises `MissingError` if there is none."""
+    """The response of the cluster. Raises `MissingError` if it cannot be reached."""
     try:
         return ask()
     except (ConnectionError, RuntimeError) as error:
-        remedy = "`ray start --head` starts a cluster, `--option address=http://HOST:8265` or `RAY_ADDRESS` names one"
+        remedy = "start a cluster with `ray start --head`, or set `--option address=http://HOST:8265` or `RAY_ADDRESS`"
         raise MissingError(Problem("ray", first_line(error), remedy)) from None
 
 
 def drive(folder: Path) -> None:
-    """Have the nodes of a job train, by Ray Train. Raises `RunError` if one of them fails more often than it may."""
+    """Train a job on its nodes with Ray Train. Raises `RunError` if a node fails more often than allowed."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -97,7 +97,7 @@ def drive(folder: Path) -> None:
     cpus, gpus = (int(job.options.get(f"{kind}-per-node", 0)) for kind in ("cpus", "gpus"))
     resources = {"CPU": float(cpus or 1), **({"GPU": float(gpus)} if gpus else {})}
     ray.init(address="auto")
-    # Not TorchTrainer: it joins the nodes by a process group of its own, which nobody needs.
+    # Not TorchTrainer, which would create another process group across the nodes.
     trainer = DataParallelTrainer(
         _on_node,
         train_loop_config={"folder": str(folder), "nodes": job.nodes},
@@ -117,27 +117,27 @@ def drive(folder: Path) -> None:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         said = next((line for line in str(error).splitlines() if "lorans job" in line), first_line(error))
-        raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` has what it said")) from None
+        raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` shows its log")) from None
 
 
 def _on_node(config: dict[str, Any]) -> None:
-    """What Ray starts on a node: the job's command, in a process of its own."""
+    """Run the job's command on a node, in its own process. Called by Ray Train."""
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero
 
     node, folder = get_context().get_world_rank(), config["folder"]
     endpoint = broadcast_from_rank_zero(_free_endpoint())
     place = ["--node", str(node), "--rdzv-endpoint", endpoint, "--end-with-parent"]
-    # Ray kills what fails, and what waits for it: the command learns of it by its standard input.
+    # Ray kills this process if it fails or must stop; the command notices when its standard input is closed.
     command = [*interpreter(), "-m", "lora_ns", "job", folder, *place]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         code = child.wait()
     if code:
-        raise RuntimeError(f"`lorans job` ended with {code} on {socket.gethostname()}, node {node}")
+        raise RuntimeError(f"`lorans job` exited with code {code} on {socket.gethostname()}, node {node}")
 
 
 def _free_endpoint() -> str:
-    """An address of this node, with a port that nothing listens on."""
+    """Address of this node with a free port."""
     import ray
 
     address = ray.util.get_node_ip_address()
@@ -147,7 +147,7 @@ def _free_endpoint() -> str:
 
 
 def state(job: Job) -> JobState:
-    """What Ray says of a job. Raises `MissingError` if the cluster cannot be reached."""
+    """The state of a job in Ray. Raises `MissingError` if the cluster cannot be reached."""
     client = _client(job.options)
     info = _asking(lambda: client.get_job_info(job.id))
     status = str(info.status.value)
@@ -156,7 +156,7 @@ def state(job: Job) -> JobState:
 
 
 def log(folder: Path, job: Job) -> str:
-    """What the job said, on all its nodes."""
+    """The job's log, from all its nodes."""
     del folder
     client = _client(job.options)
     return str(_asking(lambda: client.get_job_logs(job.id)))

@@ -1,4 +1,4 @@
-"""SLURM's words: options of `sbatch`, and what `scontrol` says of a job."""
+"""SLURM's text formats: options of `sbatch`, and the output of `scontrol` and `sacct`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lora_ns.launch.jobs import JobState
 from lora_ns.table import control_in
 
 _OURS = {
-    "nodes": "write `distributed.num_nodes` into the recipe",
-    "ntasks": "lorans starts one task on each node, and `distributed.num_processes` in it",
-    "ntasks_per_node": "lorans starts one task on each node, and `distributed.num_processes` in it",
-    "time": "give it by `--time`",
-    "array": "name several recipes",
-    "output": "logs lie in the run directory, see `lorans status RUN`",
-    "error": "logs lie in the run directory, see `lorans status RUN`",
-    "open_mode": "logs are always gone on with",
-    "signal": "`signal-delay-s` says how long before its end a job is told",
-    "requeue": "a job is always queued again",
-    "no_requeue": "a job is always queued again",
+    "nodes": "set `distributed.num_nodes` in the recipe",
+    "ntasks": "lorans starts one task per node, with `distributed.num_processes` processes",
+    "ntasks_per_node": "lorans starts one task per node, with `distributed.num_processes` processes",
+    "time": "use `--time`",
+    "array": "give several recipes",
+    "output": "logs are in the run directory, see `lorans status RUN`",
+    "error": "logs are in the run directory, see `lorans status RUN`",
+    "open_mode": "logs are always appended to",
+    "signal": "`signal-delay-s` sets how long before its end a job gets the signal",
+    "requeue": "a job is always requeued",
+    "no_requeue": "a job is always requeued",
 }
-"""Options that follow from something else."""
+"""Options that lorans sets itself, and the alternative to each."""
 
 
 _WORKING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED"}
@@ -31,22 +31,22 @@ _WORKING |= {"REQUEUE_FED", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"}
 
 
 def check_line(text: str) -> None:
-    """Refuse what would not stay on its line of a script, wherever it came from. Raises `UsageError`."""
+    """Refuse text that would not stay on one line of a script, whatever its source. Raises `UsageError`."""
     if found := control_in(text):
         shown = "".join("?" if control_in(sign) else sign for sign in text)
-        what = f"the control character {found} cannot be a part of a job's script"
+        what = f"contains the control character {found}, which is not allowed in a job script"
         raise UsageError(Problem(shown, what, "choose names and folders without it"))
 
 
 def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[str, object]:
-    """Options of `sbatch` as submitit takes them.
+    """Options of `sbatch` as submitit's parameters.
 
     Args:
-        options: by their long names, with or without the two hyphens.
-        known: submitit's own names, each with its default; all others are handed on as they are.
+        options: options by their long names, with or without the two hyphens.
+        known: submitit's own parameters with their defaults; all other options are passed through.
 
     Raises:
-        UsageError: if an option is one that lorans sets, or is no single line.
+        UsageError: if lorans sets an option itself, or an option is not a single line.
     """
     found: dict[str, object] = {}
     others: dict[str, object] = {}
@@ -60,13 +60,13 @@ def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[
         else:
             others[name.replace("_", "-")] = value or True
     cores = found.get("cpus_per_task")
-    # Since SLURM 22.05 srun does not take the number from the job that it is in.
+    # Since SLURM 22.05, srun does not inherit the number from its job.
     pinned = {"srun_args": [f"--cpus-per-task={cores}"]} if cores else {}
     return {**found, **pinned, "additional_parameters": {"requeue": True, **others}}
 
 
 def read_state(told: str) -> JobState:
-    """What one line of `scontrol --oneliner show job` says."""
+    """The state in one line of `scontrol --oneliner show job`."""
     values = dict(word.split("=", 1) for word in told.split() if "=" in word)
     state = values.get("JobState", "UNKNOWN")
     reason = values.get("Reason", "None")
@@ -81,7 +81,7 @@ def read_state(told: str) -> JobState:
 
 
 def read_account(told: str) -> JobState | None:
-    """What `sacct --parsable2 --noheader --format=State,NodeList` says, if it knows the job."""
+    """The state in the output of `sacct --parsable2 --noheader --format=State,NodeList`; None for an unknown job."""
     lines = told.strip().splitlines()
     if not lines:
         return None

@@ -1,4 +1,4 @@
-"""SLURM, through submitit: scripts, arrays, and jobs that are queued again when they are stopped."""
+"""SLURM, through submitit: scripts, arrays, and jobs that are requeued when they are stopped."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 _TIMEOUTS = 100
-"""How often a job that ran out of its time is queued again."""
+"""Maximum number of times that a job is requeued after its time limit."""
 
 
 _STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM}
 
 
 _AFTER_SIGTERM = 600.0
-"""Seconds that a scheduler may take to end a job after it asked for that."""
+"""Seconds that a scheduler may take to end a job after its SIGTERM."""
 
 
 _PORTS = range(20_000, 30_000)
 
 
 class Slurm:
-    """The cluster that `sbatch` of this machine submits to."""
+    """The cluster to which `sbatch` on this machine submits."""
 
     def __init__(self, minutes: int, options: dict[str, str]) -> None:
         self._minutes, self._options = minutes, options
 
     def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
-        """What is handed to `sbatch`. Raises `MissingError`, `UsageError`."""
+        """The script for `sbatch`. Raises `MissingError` and `UsageError`."""
         executor = self._executor(jobs)
         if len(jobs) > 1:
             executor.parameters["map_count"] = len(jobs)
         return str(executor._make_submission_file_text(executor._submitit_command_str, "")).rstrip()
 
     def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
-        """Submit jobs, several as an array; SLURM's numbers.
+        """Submit jobs, several as an array, and return their SLURM ids.
 
         Raises:
-            MissingError: without submitit, or away from a cluster.
-            UsageError: with what `sbatch` says against the options.
+            MissingError: if submitit is not installed, or this machine has no `sbatch`.
+            UsageError: the reason for which `sbatch` refuses the options.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if shutil.which("sbatch") is None:
-            raise MissingError(Problem("", "`sbatch` is not found: this is no machine of a SLURM cluster", _LOGIN))
+            raise MissingError(Problem("", "`sbatch` not found: this machine is not part of a SLURM cluster", _LOGIN))
         executor = self._executor(jobs)
         try:
             with executor.batch():
@@ -68,10 +68,10 @@ class Slurm:
             return [str(job.job_id) for job in submitted]
         except (FailedJobError, FailedSubmissionError) as error:
             said = " ".join(str(error).split()).removeprefix("sbatch: error: ")
-            raise UsageError(Problem("sbatch", said, "mend `--option`; `--dry-run` prints the script")) from None
+            raise UsageError(Problem("sbatch", said, "correct `--option`; `--dry-run` prints the script")) from None
 
     def _executor(self, jobs: Sequence[tuple[Path, Job]]) -> Any:
-        """submitit's executor; it writes scripts away from a cluster, too."""
+        """submitit's executor, which can write scripts without a cluster, too."""
         if importlib.util.find_spec("submitit") is None:
             raise MissingError(Problem("", "`submitit` is not installed", "`pip install 'lora-ns[slurm]'`"))
         from submitit.slurm.slurm import SlurmExecutor, _get_default_parameters
@@ -83,7 +83,7 @@ class Slurm:
 
         (folder, job), nodes = jobs[0], {job.nodes for _, job in jobs}
         if len(nodes) > 1:
-            what = f"recipes for {' and '.join(map(str, sorted(nodes)))} nodes cannot be one array"
+            what = f"recipes for {' and '.join(map(str, sorted(nodes)))} nodes cannot share an array"
             raise UsageError(Problem("", what, "submit them one by one"))
         check_line(str(folder))
         settings = parameters(self._options, _get_default_parameters())
@@ -95,13 +95,13 @@ class Slurm:
         return executor
 
 
-_LOGIN = "submit where `sbatch` works, or see `--dry-run`"
+_LOGIN = "submit from a machine with `sbatch`, or use `--dry-run`"
 
 
 class Work:
-    """What submitit starts in each task of a job: the job's command, in a process of its own.
+    """The callable that submitit runs in each task of a job: it runs the job's command in its own process.
 
-    submitit asks for `checkpoint` when a job is about to be stopped (SIGUSR2), and queues it again.
+    submitit calls `checkpoint` when a job is about to be stopped (SIGUSR2), and requeues the job.
     """
 
     def __init__(self, folder: str) -> None:
@@ -109,7 +109,7 @@ class Work:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> None:
-        """Train until the run is finished. Raises `SystemExit` with the command's own code if it is not."""
+        """Train until the run is finished. Raises `SystemExit` with the command's exit code if it fails."""
         from submitit import JobEnvironment
 
         here = JobEnvironment()
@@ -118,12 +118,12 @@ class Work:
         self._child = subprocess.Popen([*interpreter(), "-m", "lora_ns", "job", self.folder, *place])
         code = _ended(self._child)
         if code in _STOPPED:
-            time.sleep(_AFTER_SIGTERM)  # a job that ends by itself now would not be queued again
+            time.sleep(_AFTER_SIGTERM)  # SLURM would not requeue a job that ends by itself now
         if code:
             sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Stop after the running step, which is saved; what to start when there is room again."""
+        """Stop after the current step and save it; returns the callable that resumes the job."""
         from submitit.helpers import DelayedSubmission
 
         if self._child is not None:
@@ -133,9 +133,9 @@ class Work:
 
 
 def _ended(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a process; its exit code.
+    """Wait for a process and return its exit code.
 
-    A signal's handler may wait for what is waited for already, which would meet a lock of `Popen.wait`.
+    A signal handler may wait for the same process, which would deadlock on the lock inside `Popen.wait`.
     """
     if child.returncode is None:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -143,31 +143,31 @@ def _ended(child: subprocess.Popen[bytes]) -> int:
 
 
 def state(job: Job) -> JobState:
-    """What SLURM says of a job; it forgets those that ended a while ago, unless it keeps accounts.
+    """The state of a job in SLURM, which forgets old jobs unless it has accounting.
 
     Raises:
-        MissingError: away from a cluster.
-        RunError: if SLURM does not answer.
+        MissingError: if this machine has no `scontrol`.
+        RunError: if SLURM does not respond.
     """
     number = str(job.id)
     if shutil.which("scontrol") is None:
-        raise MissingError(Problem("", "`scontrol` is not found: this is no machine of a SLURM cluster", _LOGIN))
+        raise MissingError(Problem("", "`scontrol` not found: this machine is not part of a SLURM cluster", _LOGIN))
     asked = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", number], capture_output=True, text=True, check=False
     )
     if asked.returncode == 0 and "JobState=" in asked.stdout:
         return read_state(asked.stdout)
     if "Invalid job id" not in asked.stderr:
-        raise RunError(Problem("scontrol", " ".join(asked.stderr.split()), "ask again later"))
+        raise RunError(Problem("scontrol", " ".join(asked.stderr.split()), "try again later"))
     kept = None
     if shutil.which("sacct"):
         words = ["sacct", "--parsable2", "--noheader", "--allocations", "--format=State,NodeList", "--jobs", number]
         kept = read_account(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
-    return kept or JobState("GONE", "SLURM does not know it any more", is_over=True)
+    return kept or JobState("GONE", "SLURM no longer knows it", is_over=True)
 
 
 def log(folder: Path, job: Job) -> str:
-    """What the job said, on all its nodes."""
+    """The job's log, from all its nodes."""
     number = str(job.id)
     files = sorted(Path(job.logs or folder).glob(f"{number}_*_log.*"))
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)

@@ -1,4 +1,4 @@
-"""How long a job may take, as `sbatch` reads it."""
+"""Time limits in the notation of `sbatch`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 def minutes(time: str) -> int:
-    """A time as `sbatch` reads it, in minutes, rounded up.
+    """Convert a time in the notation of `sbatch` to minutes, rounded up.
 
     The forms are `90` (minutes), `90:00`, `1:30:00`, `1-0`, `1-0:30` and `1-0:30:00`. Raises `UsageError`.
     """
@@ -24,5 +24,5 @@ def minutes(time: str) -> int:
     hours, mins, seconds = (*parts, 0, 0, 0)[:3]
     whole = (int(days or 0) * 24 + hours) * 60 + mins + (seconds > 0)
     if not whole:
-        raise UsageError(Problem("--time", f"`{time}` is no time", "write minutes, such as `90`"))
+        raise UsageError(Problem("--time", f"`{time}` is zero", "write minutes, such as `90`"))
     return whole
