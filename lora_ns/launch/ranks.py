@@ -54,7 +54,7 @@ def run_ranks(
     observer: Observer,
     stop: StopSignal,
 ) -> dict[str, Any]:
-    """Train a prepared run in as many processes as its plan says, and return the result of the first rank.
+    """Train a prepared run in as many processes as its plan says, and return the result of its first rank.
 
     Raises:
         LoransError: the error of a rank, or an interruption by a signal.
@@ -92,7 +92,7 @@ def run_ranks(
 def _event_handler(
     run: RunDir, observer: Observer, stop: StopSignal, result: dict[str, Any]
 ) -> Callable[[dict[str, Any]], None]:
-    """A function that passes events of rank 0 to the observer, and stores its result."""
+    """A function that passes events of the first rank to the observer, and stores its result."""
 
     def tell(event: dict[str, Any]) -> None:
         name, values = event["event"], event["values"]
@@ -121,7 +121,7 @@ _LOOK_SECONDS = 1.0
 
 
 class LauncherObserver(Observer):
-    """The first rank's observer, which sends events to the launcher, except those about model and trainer."""
+    """The observer of a machine's first rank: sends events to the launcher, except those about model and trainer."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

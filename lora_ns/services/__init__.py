@@ -1,1 +1,1 @@
-"""The verbs: one public function each, from a run or a recipe and options to a typed result."""
+"""The verbs of lorans: one public function each, from a recipe or run and options to a typed result."""

@@ -1,4 +1,4 @@
-"""Evaluation of a finished run on its own evaluation rows or on others of their kind."""
+"""Evaluation of a finished run, on its own evaluation rows or on other rows of the same format."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from lora_ns.services.infer import infer
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What was measured, on how many rows."""
+    """The metrics of an evaluation, and the number of its rows."""
 
     rows: int
     metrics: dict[str, float]
     truncated: int = 0
-    """Rows of text that were longer than `sft.max_seq_length`: their end was not measured."""
+    """Number of text rows that were cut off at `sft.max_seq_length`."""
     baseline: dict[str, float] = field(default_factory=dict)
-    """What the constant answer that was best on the training rows reaches on these; of labels, scores and tags."""
+    """Metrics of the constant answer that was best on the training rows; only for labels, scores and tags."""
     notes: tuple[str, ...] = ()
-    """Metrics that are no better than those of a constant answer."""
+    """Warnings about metrics that are no better than the baseline's."""
 
 
 def evaluate(
     opened: Opened, rows: Sequence[Row] | None, exact_match: bool, compute: Compute | None = None
 ) -> EvaluateResult:
-    """Loss, and exact match on request, for text; for labels, scores and tags what is usual for each.
+    """Evaluate a run: loss, and optionally exact match, for text; the usual metrics for labels, scores and tags.
 
     Args:
         opened: the run.
-        rows: rows with answers; None for those that the run kept.
-        exact_match: whether to write and compare answers.
-        compute: where it is computed, if not in this process.
+        rows: rows with answers; None for the evaluation rows that the run stores.
+        exact_match: whether to generate answers and compare them.
+        compute: computes the tasks; by default, in this process.
 
     Raises:
-        UsageError: if the run kept no rows and none are given.
-        DataError: with the rows that cannot be read.
+        UsageError: if no rows are given and the run stores none.
+        DataError: names the rows that cannot be read.
     """
     manifest, compute = opened.manifest, compute or compute_here(opened)
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
-        raise UsageError(Problem(str(opened.run.path), "the run kept no evaluation rows", "give a file by `--data`"))
+        raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     if not manifest.recipe.objective.writes_text:
         return _labels(opened, rows, compute)
     sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
@@ -80,7 +80,7 @@ def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateRe
 
 
 def _expected(opened: Opened, rows: Sequence[Row]) -> list[Any]:
-    """The labels of rows as they are learned. Raises `DataError`."""
+    """The expected labels of rows, as class indices or scores. Raises `DataError`."""
     form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
     if isinstance(form, TokenClassification):
         return for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
@@ -104,7 +104,7 @@ def _metrics(opened: Opened, said: Sequence[dict[str, Any]], expected: Sequence[
 
 
 def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
-    """What the loss of rows is measured on. Raises `DataError`."""
+    """The token sequences whose loss is measured. Raises `DataError`."""
     form, objective = format_of(opened.manifest), opened.manifest.recipe.objective
     assert isinstance(objective, TextObjective)
     renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, objective, opened.vocabulary())
@@ -116,10 +116,10 @@ def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
 
 
 def _loss_task(sequences: Sequence[Rendered], limit: int) -> Task:
-    """The loss of one sequence at a time: no padding, no batch to depend on."""
+    """A task that computes the loss of one sequence at a time, so that it depends on no padding and no batch."""
     return in_turn("loss", [[one.input_ids[:limit], one.labels[:limit]] for one in sequences], 1)
 
 
 def _mean(losses: Sequence[Sequence[float]]) -> float:
-    """Mean over all trained tokens of all rows, added up in their order."""
+    """Mean loss per labelled token over all rows, summed in their order."""
     return sum(loss for loss, _ in losses) / max(1, sum(tokens for _, tokens in losses))

@@ -1,4 +1,4 @@
-"""Executing a prepared run, in this process or in several."""
+"""Execution of a prepared run, in this process or in several."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lora_ns.training.fit import TrainResult, recording, train_and_seal
 from lora_ns.training.prepared import PreparedRun
 
 
-def begin_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer: Observer) -> None:
-    """Compute the start of an adapter that needs rows or weights, once for all processes. Raises `LoransError`."""
+def initialise_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer: Observer) -> None:
+    """Compute an initialisation that needs rows or weights, once for all processes. Raises `LoransError`."""
     if not manifest.recipe.peft.starts_later or starts.is_kept(run.start):
         return
-    observer.stage("computing the start of the adapter")
+    observer.stage("initialising the adapter")
     recording(run, lambda _: initialise_in_subprocess(run, manifest.plan.device.value, machine))
     run.update(status=manifest.status)
 
@@ -29,15 +29,15 @@ def begin_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer:
 def execute_here(
     run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
 ) -> TrainResult:
-    """Train, measure, save in this process."""
+    """Train, evaluate and save in this process."""
     result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
-    assert result is not None, "one process alone is the first"
+    assert result is not None, "a single process is the first rank"
     return result
 
 
 def execute_ranks(
     run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
 ) -> TrainResult:
-    """Let several processes do so. Everything that they need is in the run directory."""
+    """Train in several processes, which find everything they need in the run directory."""
     result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
-    return TrainResult(**{**result, "seal": run.read().seal})  # which the first of them has written
+    return TrainResult(**{**result, "seal": run.read().seal})  # written by the first rank

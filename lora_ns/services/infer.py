@@ -1,4 +1,4 @@
-"""Inference: rows in, the same rows with an answer, a label or tags out."""
+"""Inference: adds an answer, a label or tags to each row."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from lora_ns.run.manifest import Manifest
 
 @dataclass(frozen=True)
 class InferResult:
-    """The rows in their order, each with what the model said."""
+    """The rows in their original order, each with the model's output."""
 
     rows: tuple[dict[str, Any], ...]
 
 
 def as_row(opened: Opened, text: str) -> Row:
-    """The row that a bare text stands for. Raises `DataError` where one text is not enough."""
+    """Build the row for a single text. Raises `DataError` if the run's format needs more than one text."""
     try:
         return Row("input", format_of(opened.manifest).question(text))
     except RowFaultError as fault:
@@ -48,7 +48,7 @@ def as_row(opened: Opened, text: str) -> Row:
 
 
 Keep = Callable[[int, dict[str, Any]], None]
-"""Told of a row as soon as it is answered: its number from 0, and the row."""
+"""Called with each row as soon as it is answered: its index, and the row."""
 
 
 def infer(
@@ -62,13 +62,13 @@ def infer(
 
     Args:
         opened: the run.
-        rows: rows of the kind that the run was trained on; an answer in them is left aside.
-        generation: how to write.
-        compute: where it is computed, if not in this process.
-        keep: told of the rows as they are answered, those of like length together.
+        rows: rows in the run's format; answers in them are ignored.
+        generation: the generation settings.
+        compute: computes the tasks; by default, in this process.
+        keep: called with rows as they are answered, in batches of similar length.
 
     Raises:
-        DataError: with the rows that cannot be rendered or leave no room for an answer; nothing is answered then.
+        DataError: names the rows that cannot be rendered or leave no room for an answer; no row is answered then.
     """
     compute = compute or compute_here(opened)
     task, answered = _asked(opened, rows, generation)
@@ -77,11 +77,11 @@ def infer(
 
 
 Answered = Callable[[int, Any], dict[str, Any]]
-"""A row with what was found of it, by its number."""
+"""Builds the output row from the index of a row and its result."""
 
 
 def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple[Task, Answered]:
-    """What the model is asked, and how a row is written with what it says. Raises `DataError`."""
+    """The inference task for rows, and the function that builds an output row. Raises `DataError`."""
     form, own = format_of(opened.manifest), _answer_column(opened.manifest)
     if opened.manifest.recipe.objective.writes_text:
         return writing(prompts(opened, rows), generation), lambda place, answer: {
@@ -104,7 +104,7 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
 
 
 def _sentence(encoder: WordEncoder, tagged: Example) -> Sentence:
-    """A sentence that the model can be asked with. Raises `RowFaultError`."""
+    """The encoded sentence of a row. Raises `RowFaultError`."""
     assert isinstance(tagged, Tagged)
     return Sentence(list(tagged.words), encoder.encode(tagged))
 
@@ -112,7 +112,7 @@ def _sentence(encoder: WordEncoder, tagged: Example) -> Sentence:
 def _tagged(
     form: TokenClassification, row: Row, words: Sequence[str], found: Sequence[tuple[str, float]]
 ) -> dict[str, Any]:
-    """A row with its tags and entities; tags that it had under that name are kept as `expected_tags`."""
+    """A row with its predicted tags and entities; its own `tags`, if any, become `expected_tags`."""
     tags = [tag for tag, _ in found]
     named = [
         {
@@ -130,52 +130,52 @@ def _tagged(
 
 
 def check_answers(output: Path, input_file: Path | None) -> None:
-    """Refuse to replace rows by answers that are no file of their kind. Raises `UsageError`.
+    """Refuse to overwrite the input file with answers, unless it is JSON Lines too. Raises `UsageError`.
 
-    Rows in JSON lines have all their columns beside the answers, and may be replaced by whoever says `--overwrite`.
+    Answers keep all columns of a JSON Lines file, so such a file can be replaced with `--overwrite`.
     """
     kind, packing = kind_of(input_file) if input_file else ("", "")
     if input_file is None or (kind in JsonLines.suffixes and not packing):
         return
     if os.path.realpath(output) == os.path.realpath(input_file):
-        what = "is the file of the rows, and answers are written as JSON lines"
-        raise UsageError(Problem(str(output), what, "name another file, such as one that ends in .jsonl"))
+        what = "is the input file, and answers are written as JSON Lines"
+        raise UsageError(Problem(str(output), what, "choose another file, such as one that ends in .jsonl"))
 
 
 def check_columns(manifest: Manifest, rows: Sequence[Row]) -> None:
-    """Refuse rows whose own columns an answer would replace. Raises `DataError`."""
+    """Refuse rows with columns that an answer would replace. Raises `DataError`."""
     written, answer = _written(manifest), _answer_column(manifest)
     for row in rows:
         own = _given(row, answer)
         if len(own) < len(row.values):
             raise DataError(Problem(row.where, f"column `expected` would be replaced by `{answer}`", "rename it"))
         if taken := [name for name in written if name in own]:
-            what = f"column `{taken[0]}` would be replaced by what the model says"
+            what = f"column `{taken[0]}` would be replaced by the model's output"
             raise DataError(Problem(row.where, what, "rename it"))
 
 
 def unasked_note(manifest: Manifest, rows: Sequence[Row], name: str) -> str | None:
-    """What is said of columns that the model is not asked with, such as labels; None if there are none.
+    """A note about columns that are not part of the input, such as labels; None if there are none.
 
     Args:
-        manifest: of the run.
-        rows: all that are asked.
-        name: what messages call their source.
+        manifest: the run's manifest.
+        rows: all input rows.
+        name: name of their source in messages.
     """
     form, values = format_of(manifest), [row.values for row in rows]
     found = find_unasked(form, values)
     if not found:
         is_answered = ends_answered(form, values)
-        return f"{name}: not used to answer: the answers that the conversations end with" if is_answered else None
+        return f"{name}: not used as input: the answers at the end of the conversations" if is_answered else None
     kept = dict.fromkeys(found) | {
         column: f" as `{new}`" for column, new in _renamed(manifest).items() if column in found
     }
     told = ", ".join(f"`{column}`{new or ''}" for column, new in kept.items())
-    return f"{name}: not used to answer: {listed(found)}; `-o` and `--json` keep {told}"
+    return f"{name}: not used as input: {listed(found)}; `-o` and `--json` keep {told}"
 
 
 def _renamed(manifest: Manifest) -> dict[str, str]:
-    """Columns that are kept under another name, since what the model says has theirs."""
+    """Columns that are renamed because the model's output takes their name, with the new names."""
     form, answer = format_of(manifest), _answer_column(manifest)
     if isinstance(form, TokenClassification):
         return {"tags": "expected_tags"}
@@ -183,12 +183,12 @@ def _renamed(manifest: Manifest) -> dict[str, str]:
 
 
 def _written(manifest: Manifest) -> tuple[str, ...]:
-    """The columns that are written; a score has neither a probability nor the scores of classes."""
+    """The output columns; regression has neither a probability nor scores of classes."""
     return ("output",) if manifest.problem_type == "regression" else manifest.recipe.objective.writes
 
 
 def _answer_column(manifest: Manifest) -> str | None:
-    """The column of the rows' own answers, where what the model says has the same name."""
+    """The column of the rows' own answers, if the model's output has the same name; otherwise None."""
     form = format_of(manifest)
     column = form.columns.label_column if isinstance(form, TextClassification) else "output"
     is_answer = isinstance(form, TextClassification) or column in form.reads
@@ -196,12 +196,12 @@ def _answer_column(manifest: Manifest) -> str | None:
 
 
 def _given(row: Row, answer: str | None) -> Mapping[str, Any]:
-    """What a row has beside what the model says; its own answer is `expected` where that is to stand."""
+    """The columns of a row, with its own answer renamed to `expected` if the output needs that name."""
     return {("expected" if name == answer else name): value for name, value in row.values.items()}
 
 
 def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:
-    """The tokens that the model is asked with, row by row. Raises `DataError`."""
+    """The prompt of each row, as token ids. Raises `DataError`."""
     form, manifest = format_of(opened.manifest), opened.manifest
     rendering = manifest.recipe.objective.rendering
     renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, rendering, opened.vocabulary())
@@ -210,7 +210,7 @@ def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:
     def prompt_of(row: Row) -> list[int]:
         prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
         if not prompt:
-            raise RowFaultError("the prompt is empty", "give it some text")
+            raise RowFaultError("the prompt is empty", "add some text")
         if room and len(prompt) >= room:
             raise RowFaultError(f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it")
         return prompt

@@ -1,4 +1,4 @@
-"""What a job does on a node: it begins its run, or goes on with what an earlier start of it began."""
+"""The work of a scheduler job on a node: start its run, or resume it after a restart of the job."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lora_ns.services.train import train
 from lora_ns.training.fit import TrainResult
 
 _PATIENCE = 60.0
-"""Seconds until a shared disk shows what another machine wrote."""
+"""Seconds until a shared disk shows the files of another machine."""
 
 
 def work(folder: Path, node: int, endpoint: str | None, observer: Observer, noise: Noise) -> TrainResult | None:
     """Train the run of a job, on one of its nodes.
 
     Args:
-        folder: the job's.
-        node: the number of this node among the job's.
-        endpoint: where the nodes meet, if they are several.
-        observer: who is told.
-        noise: goes on in the run's log.
+        folder: the folder of the job.
+        node: index of this node within the job.
+        endpoint: rendezvous address of the nodes, if there are several.
+        observer: receives progress and warnings.
+        noise: library output, written to the run's log.
 
     Returns:
-        The result; None if an earlier start of the job had finished the run.
+        The result; None if an earlier start of the job has finished the run.
 
     Raises:
-        LoransError: as `train` and `resume` do.
+        LoransError: like `train` and `resume`.
     """
     job = _seen(folder)
     _enter(job)
@@ -47,13 +47,13 @@ def work(folder: Path, node: int, endpoint: str | None, observer: Observer, nois
     if not _has_begun(run, job):
         return train(loaded, observer, noise, overwrite=job.mode != "new")
     if run.read().status == "finished":
-        observer.warn(f"{run.path} is finished already")
+        observer.warn(f"{run.path} is already finished")
         return None
     return resume(run, observer, noise, loaded)
 
 
 def _seen(folder: Path) -> Job:
-    """The job of a folder, which a shared disk may show to this node only after a while."""
+    """Read the job of a folder, after waiting for a shared disk to show it to this node."""
     until = time.monotonic() + _PATIENCE
     while not (folder / "job.json").exists() and time.monotonic() < until:
         time.sleep(1)
@@ -61,7 +61,7 @@ def _seen(folder: Path) -> Job:
 
 
 def _enter(job: Job) -> None:
-    """Be where the job was submitted: relative paths start there."""
+    """Change to the folder from which the job was submitted, since paths are relative to it. Raises `UsageError`."""
     try:
         os.chdir(job.working_folder)
     except OSError as error:
@@ -70,7 +70,7 @@ def _enter(job: Job) -> None:
 
 
 def _placed(job: Job, node: int, endpoint: str | None) -> tuple[str, ...]:
-    """What of the recipe depends on the node: each keeps a run of its own, and all have to meet."""
+    """Overrides that depend on the node: its own run directory, and the rendezvous address."""
     if job.nodes == 1:
         return ()
     path = job.run if node == 0 else f"{job.run}.node-{node}"
@@ -78,18 +78,18 @@ def _placed(job: Job, node: int, endpoint: str | None) -> tuple[str, ...]:
 
 
 def _own_run(loaded: LoadedRecipe, node: int) -> Path:
-    """The run of this node, which a scheduler may have given to another machine at the start before."""
+    """The run directory of this node, which had the name of another machine if the previous start ran there."""
     path = RunDir.of(loaded.recipe).path
     own = own_folder(path, loaded.recipe.distributed)
     if node and not own.exists():
         for earlier in sorted(path.parent.glob(f"{path.name}.at-*")):
-            with contextlib.suppress(OSError):  # where each machine has a disk of its own, there is none
+            with contextlib.suppress(OSError):  # with a separate disk for each machine, there is none
                 earlier.rename(own)
     return own
 
 
 def _has_begun(run: RunDir, job: Job) -> bool:
-    """Whether there is something to go on with: of this job, or what it was submitted for."""
+    """Test for a run to resume: one that this job started, or the one that it was submitted to resume."""
     if not run.manifest_file.exists():
         return False
     if job.mode == "resume":

@@ -1,4 +1,4 @@
-"""Merging: the base with the adapter folded in, as a complete Hugging Face folder, proved equal first."""
+"""Merging an adapter into its base: writes a complete Hugging Face model, after comparing the logits."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _PROBE = "The quick brown fox jumps over the lazy dog. 12 + 7 = 19."
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What `lorans merge` hands back."""
+    """The result of `lorans merge`."""
 
     output: str
     parameters: int
     dtype: str
     largest_difference: float
-    """Between the logits of adapter and merged model on a probe, both in float32, relative to the largest."""
+    """Largest difference between the logits before and after merging, both in float32, relative to the largest."""
     rounded_difference: float
-    """The same once the weights are rounded to the type that they are written in."""
+    """The same difference after rounding the weights to the output dtype."""
 
 
 def merge(
@@ -52,29 +52,29 @@ def merge(
     dtype: str | None = None,
     force: Force = REFUSED,
 ) -> MergeResult:
-    """Fold a run's adapter into its base.
+    """Merge a run's adapter into its base.
 
-    The base is loaded afresh, on the CPU, in the type that was trained in; one that was quantised is quantised and then
-    dequantised. So the adapter meets the very values that it was trained on. They are added up in float32, and the sum
-    is rounded once.
+    The base is loaded on the CPU, in the dtype of training. A base that was quantised for training is quantised and
+    dequantised, so that the adapter is added to the same values that it was trained on. The sum is computed in float32
+    and rounded once.
 
     Args:
         run: the run directory.
-        output: the folder to write; of a link its target is written.
-        base_path: where the base lies now, if not where it was.
-        dtype: the type to write, if not the one that the base is stored in.
-        force: what becomes of parts that are not those of the run.
+        output: the folder to write; for a symbolic link, its target.
+        base_path: path to the base model, if it has moved.
+        dtype: the dtype to write, if not that of the stored base.
+        force: the response to a part that does not match the manifest.
 
     Raises:
-        UsageError: if the method cannot be merged, the output folder is not empty or a place of what is read, or a part
-            is not that of the run.
-        RunError: if the merged model does not compute what the adapter computes.
+        UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
+            does not match the manifest.
+        RunError: if the merged model's logits differ from the adapter's.
     """
     manifest = run.read()
     method = manifest.recipe.peft
     if method.capabilities.merge is not True:
         what = f"{method.tag()} cannot be merged: {method.capabilities.merge}"
-        remedy = f"use it as it is: `lorans infer {run.path}`, or PEFT with {run.adapter}"
+        remedy = f"use it unmerged: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
     check_output(output, run, manifest, base_path)
     target = target_of(output)
@@ -85,7 +85,7 @@ def merge(
     told = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
     with (
         folder(target) as staged,
-        telling_memory_errors(lambda: told, "free some memory, or use the adapter unmerged"),
+        telling_memory_errors(lambda: told, "free memory, or use the adapter unmerged"),
     ):
         merged = _merge(run, manifest, target, staged, base_path, dtype, force)
     return replace(merged, output=str(output))
@@ -123,15 +123,15 @@ def _merge(
 
 
 def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
-    """How the base is loaded to be merged into. Raises `UsageError` if its weights cannot be unpacked."""
+    """The arguments for loading the base to merge into. Raises `UsageError` if its weights cannot be dequantised."""
     loading = replace(loading_of(manifest), device="cpu")
     if loading.quantization.bits is not None:
         loading = replace(loading, dtype="float32")
     if not loading.quantization.only_stored:
         return loading
     if base.facts.quantization:
-        what = f"PEFT cannot merge into a base that is stored by {loading.quantization.method}"
-        remedy = "merge into its edition in full precision by `--base FOLDER --force`, or use the adapter as it is"
+        what = f"PEFT cannot merge into a base that is stored in {loading.quantization.method} format"
+        remedy = "merge into the full-precision model with `--base FOLDER --force`, or use the adapter unmerged"
         raise UsageError(Problem(str(run.path), what, remedy))
     return replace(loading, quantization=NoQuantization())
 
@@ -140,7 +140,7 @@ _RESTORE = "restore it, or train again"
 
 
 def _generation(file: Path) -> GenerationConfig:
-    """The settings that go with the merged model, which `--force` may have left in any state. Raises `UsageError`."""
+    """The generation settings of the merged model. Raises `UsageError` if the file is broken, as `--force` allows."""
     from transformers import GenerationConfig
 
     try:
@@ -154,7 +154,7 @@ def _generation(file: Path) -> GenerationConfig:
 
 
 def _round(model: Any, dtype: str) -> None:
-    """Round the weights to a type and keep them in float32, so that they can be compared before they are written."""
+    """Round the weights to a dtype but keep them in float32, so that the logits can be compared before saving."""
     import torch
 
     for parameter in model.parameters():
@@ -171,7 +171,7 @@ def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def _stored_dtype(computed: str, stored: str) -> str:
-    """The type that the base is stored in, or that the run computed in if that is not a plain one."""
+    """The dtype of the stored base, or the compute dtype if the base is stored in a quantised form."""
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
 
 

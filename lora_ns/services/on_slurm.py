@@ -1,4 +1,4 @@
-"""Where jobs of earlier versions, which may be queued still, look for their work."""
+"""Import path of `Work` for queued jobs that an earlier version submitted."""
 
 from lora_ns.launch.schedulers.slurm import Work
 

@@ -1,4 +1,4 @@
-"""`train --resume`: an interrupted run goes on from its directory."""
+"""`train --resume`: continues an interrupted run from its run directory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import put_aside
 from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
-from lora_ns.services.execute import begin_for_ranks, execute_here, execute_ranks
+from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
 from lora_ns.training.fit import TrainResult
 from lora_ns.training.prepared import remember_base, reopen_prepared, search_checkpoints, with_settled_rank
 from lora_ns.training.regroup import Count, asked_count, regrouped, with_count
 
 MAY_CHANGE_ON_RESUME = (
-    "distributed.accelerate_config",  # what it says is in the other keys
+    "distributed.accelerate_config",  # its settings are in the other keys
     "distributed.max_restarts",
     "distributed.rdzv_endpoint",
     "distributed.timeout",
@@ -42,7 +42,7 @@ MAY_CHANGE_ON_RESUME = (
     "tracking.",
     "generation.",
 )
-"""Keys that do not touch what is learned."""
+"""Keys that do not affect the trained adapter."""
 
 
 def resume(
@@ -55,33 +55,33 @@ def resume(
     from_start: bool = False,
     meeting: str | None = None,
 ) -> TrainResult:
-    """Go on with a run from its last complete checkpoint, or from its first step, from the run directory alone.
+    """Resume a run from its last complete checkpoint, or from the first step, using only its run directory.
 
     Args:
-        run: the run; where it lies does not matter.
-        observer: who is told.
-        noise: goes on in the run's log.
-        loaded: the recipe, if one was named; it has to say what the run was started with.
-        count: processes to go on with, if not as many as before; else the recipe's.
-        moved: path to the base, if it has moved.
-        from_start: whether to start again from the first step where every checkpoint is damaged.
-        meeting: where a run of several machines meets the others, if no recipe is named.
+        run: the run, which may have been moved.
+        observer: receives progress and warnings.
+        noise: library output, written to the run's log.
+        loaded: the recipe, if one was given; it must match the recipe that the run was started with.
+        count: number of processes, if it changes; with a recipe, its number is taken.
+        moved: path to the base model, if it has moved.
+        from_start: whether to restart from the first step if every checkpoint is damaged.
+        meeting: rendezvous address of a run on several machines, if no recipe is given.
 
     Raises:
-        UsageError: if the run is finished, its recipe was changed, a file of it is damaged, so many processes would
-            train something else, or it meets other machines somewhere else.
+        UsageError: if the run is finished, its recipe has changed, one of its files is damaged, the number of processes
+            would train a different adapter, or the rendezvous address differs from the run's.
     """
     check_not_launched(os.environ)
     run.mend(observer.warn)
     asked = run.read().recipe.distributed
     if loaded is None:
         check_meeting(run.path, asked, meeting)
-    with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} goes on") as stop, run.held():
-        manifest = remember_base(run, run.read(), moved)  # which who held it until now may have changed
-        return _go_on(run, manifest, observer, noise, loaded, count, stop, from_start)
+    with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} continues it") as stop, run.held():
+        manifest = remember_base(run, run.read(), moved)  # the previous holder of the lock may have changed it
+        return _resume(run, manifest, observer, noise, loaded, count, stop, from_start)
 
 
-def _go_on(
+def _resume(
     run: RunDir,
     manifest: Manifest,
     observer: Observer,
@@ -91,7 +91,7 @@ def _go_on(
     stop: StopSignal,
     from_start: bool,
 ) -> TrainResult:
-    """As `resume`, in a run that nobody else trains."""
+    """Resume a run whose lock this process holds; arguments as in `resume`."""
     machine, base = detect(), reopen_base(manifest)
     if loaded is not None:
         count = asked_count(manifest.recipe.distributed, loaded.recipe.distributed)
@@ -107,7 +107,7 @@ def _go_on(
     libraries.prepare(machine, processes)
     if processes != before:
         manifest = regrouped(run, manifest, base, machine, asked)
-        observer.warn(f"begun with {before} process{'es' * (before > 1)}, and goes on with {processes}")
+        observer.warn(f"started with {before} process{'es' * (before > 1)}, resuming with {processes}")
     prepared = reopen_prepared(run, manifest, base)
     noise.attach(run.log)
     found = search_checkpoints(run, manifest, observer, from_start)
@@ -117,7 +117,7 @@ def _go_on(
     put_aside(found.passed)
     manifest = run.amend(manifest)
     if launched:
-        begin_for_ranks(run, manifest, machine, observer)
+        initialise_for_ranks(run, manifest, machine, observer)
         return execute_ranks(run, surroundings, machine, observer, stop)
     return execute_here(run, prepared, observer, found.last, stop)
 
@@ -129,12 +129,10 @@ def reopen_run(
     moved: Path | None = None,
     from_start: bool = False,
 ) -> RunDir:
-    """A run that goes on with as many processes as before, started by a launcher of the user's own.
-
-    Arguments as of `resume`.
+    """Prepare a run to be resumed by processes that the user's own launcher started; arguments as in `resume`.
 
     Raises:
-        UsageError: if the run is finished, or its recipe, if one is named, was changed.
+        UsageError: if the run is finished, or a recipe is given that does not match it.
     """
     manifest = remember_base(run, run.read(), moved)
     if loaded is not None:
@@ -142,7 +140,7 @@ def reopen_run(
             manifest = _as_asked(manifest, settle_on_base(loaded, reopen_base(manifest).facts), None)
     _check_unfinished(run, manifest)
     put_aside(search_checkpoints(run, manifest, observer, from_start).passed)
-    run.update(recipe=manifest.recipe)  # nobody holds it yet
+    run.update(recipe=manifest.recipe)  # no process holds the lock yet
     return run
 
 
@@ -152,11 +150,11 @@ def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
 
 
 def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Manifest:
-    """The manifest with what may change of a recipe that is to be resumed. Raises `UsageError`."""
+    """The manifest with those changes of the recipe that a resumed run allows. Raises `UsageError`."""
     begun, wanted = manifest.recipe.distributed, settled.recipe.distributed
-    if isinstance(wanted, AutoStrategy):  # which was settled when the run was started
+    if isinstance(wanted, AutoStrategy):  # resolved when the run was started
         wanted = begun
-    elif count is not None:  # which is looked at by itself, see `regrouped`
+    elif count is not None:  # checked separately, see `regrouped`
         kept = {"num_processes": begun.num_processes} if isinstance(begun, Processes) else {}
         wanted = wanted.model_copy(update=kept) if kept else begun
     recipe = with_settled_rank(manifest, settled)
@@ -165,22 +163,22 @@ def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Mani
 
 
 def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:
-    """There is a device for each process of a run that goes on. Raises `UsageError`."""
+    """Check that this machine has a device for each process of the run. Raises `UsageError`."""
     count, device = manifest.plan.world_size.value, manifest.plan.device.value
     if machine.accelerator != device or (device == "cuda" and len(machine.gpus) < count):
-        what = f"has {count} processes on {device}, and this machine has {len(machine.gpus)} GPUs"
-        remedy = "go on where it was started, or with as many by `--num-processes`"
+        what = f"has {count} processes on {device}, but this machine has {len(machine.gpus)} GPUs"
+        remedy = "resume it on its own machine, or set `--num-processes`"
         raise UsageError(Problem(str(run.path), what, remedy))
 
 
 def _check_same(manifest: Manifest, recipe: Recipe) -> None:
-    """A resumed run is the run that was started: whatever would train something else is refused."""
+    """Refuse changes of the recipe that would train a different adapter. Raises `UsageError`."""
     changed = differences(as_tables(manifest.recipe), as_tables(recipe))
     problems = [
         Problem(
             "",
-            f"the run was started with {before!r}, and this says {after!r}",
-            "put it back, or start a new run",
+            f"the run was started with {before!r}, the recipe now says {after!r}",
+            "restore the old value, or start a new run",
             key=key,
         )
         for key, (before, after) in changed.items()

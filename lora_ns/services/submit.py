@@ -1,4 +1,4 @@
-"""Runs that a scheduler starts: submitted, and looked after."""
+"""Submitting runs to a scheduler, and reporting their state."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from lora_ns.safety.credentials import scrubbed
 
 
 class Scheduler(Protocol):
-    """Who starts jobs."""
+    """A scheduler that starts jobs."""
 
     def script(self, jobs: Sequence[tuple[Path, Job]]) -> str:
-        """What it is handed."""
+        """The script or commands that the scheduler would receive."""
 
     def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
-        """Hand it jobs, each with its folder; its names for them."""
+        """Submit jobs, each with its folder, and return their ids."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that waits for its nodes."""
+    """A submitted job."""
 
     run: str
     scheduler: SchedulerName
@@ -43,24 +43,24 @@ class Submitted:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run goes, by its manifest and its scheduler."""
+    """The state of a run, from its manifest and its scheduler."""
 
     run: str
     status: str
-    """As in the manifest; `submitted` before there is one."""
+    """Status in the manifest; `submitted` before there is a manifest."""
     step: int = 0
     max_steps: int | None = None
     metrics: dict[str, float] | None = None
-    """The last row."""
+    """The last row of metrics."""
     updated: str | None = None
     error: str | None = None
     replaces: str | None = None
-    """The status of a run that is put aside until this one has completed a step."""
+    """Status of the previous run, which is kept until this one has completed a step."""
     scheduler: SchedulerName | None = None
     id: str | None = None
     job: JobState | None = None
     notes: tuple[str, ...] = ()
-    """What of the run could not be read."""
+    """Warnings about files of the run that could not be read."""
 
 
 _SCHEDULERS: dict[SchedulerName, ModuleType] = {"slurm": on_slurm, "ray": on_ray}
@@ -74,18 +74,18 @@ def submit(
     options: dict[str, str],
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Submitted]:
-    """Hand the runs of recipes to a scheduler.
+    """Submit the runs of recipes to a scheduler.
 
     Args:
-        recipes: one, or several that become an array where the scheduler has such.
-        name: of the scheduler.
+        recipes: one recipe, or several, which become an array if the scheduler has arrays.
+        name: name of the scheduler.
         scheduler: the scheduler.
-        mode: what is done with runs that are there.
-        options: the scheduler's own, kept with the job.
-        tell: told of a run that a killed command had put aside and that is brought back.
+        mode: the treatment of existing runs.
+        options: options of the scheduler, stored with the job.
+        tell: called with a note about a run that a killed command had put aside and that is restored.
 
     Raises:
-        LoransError: nothing is left of a job that was not taken.
+        LoransError: if the scheduler refuses a job; nothing is left of it then.
     """
     made = _jobs_of(recipes, name, mode, options)
     for job in made:
@@ -110,13 +110,13 @@ def script(
     mode: Mode,
     options: dict[str, str],
 ) -> str:
-    """What a scheduler would be handed; nothing is written. Arguments as of `submit`. Raises `LoransError`."""
+    """The text that a scheduler would receive; writes nothing. Arguments as in `submit`. Raises `LoransError`."""
     made = _jobs_of(recipes, name, mode, options)
     return scheduler.script([(RunDir(Path(job.run)).jobs / "N", job) for job in made])
 
 
 def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]) -> list[Job]:
-    """The jobs of recipes. Raises `UsageError`, `MissingError`."""
+    """The jobs of recipes. Raises `UsageError` and `MissingError`."""
     for loaded in recipes:
         check_named_files(loaded)
         with locating(loaded):
@@ -130,11 +130,11 @@ def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, o
 
 
 def _check_run(job: Job) -> None:
-    """The place of a run is free, or has what is gone on with. Raises `UsageError`."""
+    """Check that the run directory is free, or holds a run to resume. Raises `UsageError`."""
     run = RunDir(Path(job.run))
     if (found := last_job(run)) and not (told := _SCHEDULERS[found[1].scheduler].state(found[1])).is_over:
-        what = f"job {found[1].id} of this run is {told.state} already"
-        raise UsageError(Problem(job.run, what, f"`lorans status {job.run}` looks after it"))
+        what = f"job {found[1].id} of this run is already {told.state}"
+        raise UsageError(Problem(job.run, what, f"`lorans status {job.run}` shows its state"))
     if job.mode != "resume":
         run.check_free(job.mode == "overwrite")
         return
@@ -143,19 +143,19 @@ def _check_run(job: Job) -> None:
 
 
 def _forget(folder: Path, job: Job) -> None:
-    """Leave nothing of a job that was not taken."""
+    """Remove the files of a job that the scheduler refused."""
     shutil.rmtree(folder, ignore_errors=True)
     for parent in (folder.parent, Path(job.run)):
-        with contextlib.suppress(OSError):  # which is what a folder with something else in it raises
+        with contextlib.suppress(OSError):  # raised for a folder that is not empty
             parent.rmdir()
 
 
 def status(path: Path) -> RunStatus:
-    """How a run goes.
+    """The state of a run.
 
     Raises:
         UsageError: if the folder has neither a run nor a job.
-        LoransError: if the scheduler does not answer.
+        LoransError: if the scheduler does not respond.
     """
     run, aside = RunDir(path), RunDir(path).put_aside
     found = last_job(run)
@@ -188,8 +188,8 @@ def status(path: Path) -> RunStatus:
 
 
 def log(path: Path) -> str:
-    """What the job of a run said. Raises `UsageError` if the run was not submitted."""
+    """The log of a run's job. Raises `UsageError` if the run was not submitted."""
     found = last_job(RunDir(path))
     if found is None:
-        raise UsageError(Problem(str(path), "this run was not submitted", f"{RunDir(path).log} is its log"))
+        raise UsageError(Problem(str(path), "this run was not submitted", f"its log is {RunDir(path).log}"))
     return str(_SCHEDULERS[found[1].scheduler].log(*found))

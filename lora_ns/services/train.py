@@ -1,4 +1,4 @@
-"""Training: from a recipe to a run directory, and from an interrupted run directory to a finished one."""
+"""`train`: from a recipe to a finished run in a new run directory."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
-from lora_ns.services.execute import begin_for_ranks, execute_here, execute_ranks
+from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
 from lora_ns.training.fit import TrainResult
 from lora_ns.training.prepared import PreparedRun, save_data
 from lora_ns.training.rehearsal import check_arguments
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A new run, about to be trained."""
+class _NewRun:
+    """A new run, ready for training."""
 
     run: RunDir
     manifest: Manifest
@@ -70,36 +70,36 @@ def train(
 
     Args:
         loaded: the recipe.
-        observer: who is told.
-        noise: goes on in the run's log.
-        overwrite: whether a run that is already there is replaced.
-        use_cache: whether tokenised rows are taken from earlier runs, and kept for later ones.
+        observer: receives progress and warnings.
+        noise: library output, written to the run's log.
+        overwrite: whether to replace an existing run.
+        use_cache: whether to take tokenised rows from the cache, and to add them to it.
 
     Raises:
-        LoransError: see `errors`; nothing is written before recipe, base, data and plan are known to be good.
+        LoransError: see `errors`; nothing is written before recipe, base, data and plan have been checked.
     """
     check_not_launched(os.environ)
     with (
-        StopSignal().listening(_how_to_go_on(loaded, overwrite)) as stop,
+        StopSignal().listening(_resume_remedy(loaded, overwrite)) as stop,
         locating(loaded),
-        _made(loaded, observer, noise, overwrite, use_cache) as made,
+        _new_run(loaded, observer, noise, overwrite, use_cache) as made,
     ):
         if made.is_launched:
-            begin_for_ranks(made.run, made.manifest, made.machine, observer)
+            initialise_for_ranks(made.run, made.manifest, made.machine, observer)
             return execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
         return execute_here(made.run, made.prepared, observer, None, stop)
 
 
-def _how_to_go_on(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
-    """What to do after a new run was ended before its first step."""
+def _resume_remedy(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
+    """The remedy for a new run that was stopped before its first step."""
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     replaces = overwrite and run.path.is_dir() and any(run.path.iterdir())
 
     def told() -> str:
         if replaces:
-            return f"nothing of {run.path} was replaced; give the command again"
-        goes_on = f"{resume_command(run.path, loaded.recipe.distributed)} goes on"
-        return goes_on if run.manifest_file.exists() else "give it again"
+            return f"{run.path} was not replaced; repeat the command"
+        goes_on = f"{resume_command(run.path, loaded.recipe.distributed)} continues it"
+        return goes_on if run.manifest_file.exists() else "repeat the command"
 
     return told
 
@@ -107,31 +107,31 @@ def _how_to_go_on(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
 def prepare_run(
     loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool = False, use_cache: bool = True
 ) -> RunDir:
-    """Make the run of a recipe of several processes, for a launcher of the user's own. Arguments as of `train`.
+    """Create a run of several processes for the user's own launcher; arguments as in `train`.
 
     Raises:
         UsageError: if the recipe trains in one process.
-        LoransError: as `train` does.
+        LoransError: like `train`.
     """
     with (
-        StopSignal().listening(_how_to_go_on(loaded, overwrite)),
+        StopSignal().listening(_resume_remedy(loaded, overwrite)),
         locating(loaded),
-        _made(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
+        _new_run(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
     ):
-        begin_for_ranks(made.run, made.manifest, made.machine, observer)
+        initialise_for_ranks(made.run, made.manifest, made.machine, observer)
         return made.run
 
 
 @contextlib.contextmanager
-def _made(
+def _new_run(
     loaded: LoadedRecipe,
     observer: Observer,
     noise: libraries.Noise,
     overwrite: bool,
     use_cache: bool,
     alone: bool = True,
-) -> Iterator[_Made]:
-    """A run directory with all that its processes need; `alone` says whether it may be one process."""
+) -> Iterator[_NewRun]:
+    """Create a run directory with everything that its processes need; `alone` allows a run of one process."""
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     run.mend(observer.warn)
     run.check_free(overwrite)
@@ -162,20 +162,20 @@ def _made(
     check_arguments(recipe, plan, run.checkpoints)
     _check_adapter(recipe, base, plan, manifest.added_tokens)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
-        run.check_free(overwrite)  # another process may have been quicker
+        run.check_free(overwrite)  # another process may have created it meanwhile
         manifest = run.create(loaded.text, manifest)
         noise.attach(run.log)
         save_data(run, rows.data)
         for note in plan.notes:
             observer.warn(note)
         prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
-        yield _Made(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
+        yield _NewRun(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
 def _manifest(
     settled: Settled, plan: Plan, base: Base, renderer: Renderer, rows: Preparation, machine: Machine
 ) -> Manifest:
-    """All that a run stands on, before its first step."""
+    """The manifest of a new run, before its first step."""
     recipe, tokenizer = settled.recipe, renderer.tokenizer
     return Manifest(
         run_id=new_run_id(),
@@ -199,8 +199,8 @@ def _manifest(
 
 
 def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:
-    """See that the method fits the base before a run is made. Raises `PlanError`."""
-    if recipe.model.trust_remote_code:  # such a model need not be one that can be built without weights
+    """Check that the method fits the base, before the run is created. Raises `PlanError`."""
+    if recipe.model.trust_remote_code:  # such a model may not be buildable without weights
         return
     empty = empty_base(base, recipe.task_type)
     make_room(empty, added)

@@ -1,4 +1,4 @@
-"""`lorans train` in each process of a launcher of the user's own: torchrun's, or accelerate's."""
+"""`lorans train` in each process that the user's own launcher, torchrun or accelerate, has started."""
 
 from __future__ import annotations
 
@@ -27,61 +27,61 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 _LONGEST_PREPARATION = timedelta(days=30)
-"""How long processes wait for rows to be tokenised: the launcher ends them if the one that does so fails."""
+"""Longest wait for the rows to be tokenised; if the process that does so fails, the launcher ends the others."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks for."""
+    """The request of the command line."""
 
     loaded: LoadedRecipe | None
-    """The recipe, with the launcher's processes; None to go on with a run."""
+    """The recipe, with the launcher's number of processes; None to resume a run."""
     run: RunDir
-    """This machine's."""
+    """The run directory on this machine."""
     resume: bool
     overwrite: bool
     use_cache: bool
     moved: Path | None = None
-    """Path to the base of the run, if it has moved."""
+    """Path to the base model, if it has moved."""
     from_start: bool = False
-    """Whether to start again where every checkpoint is damaged."""
+    """Restart from the first step if every checkpoint is damaged."""
 
 
 def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) -> TrainResult | None:
-    """Be one of the processes that train a recipe, or go on with its run.
+    """Train a recipe, or resume its run, as one of the launcher's processes.
 
-    The first process on each machine makes the run, with nothing of the launcher in sight. The others wait for it in
-    the launcher's store, and no process group is there before all rows are.
+    The first process on each machine creates the run, without the launcher's environment variables. The others wait
+    for it through the launcher's store. The process group is formed once all rows are prepared.
 
     Args:
-        launcher: who started this process.
-        asked: what is to be trained.
-        observer: who is told, by the first process.
-        noise: goes on in the run's log.
+        launcher: the launcher of this process.
+        asked: the request of the command line.
+        observer: receives progress and warnings, from the first process of the machine.
+        noise: library output, written to the run's log.
 
     Returns:
-        The result, in the first process of each machine.
+        The result in the first process of each machine, None in the others.
     """
 
     def make() -> RunDir:
-        if asked.loaded is None or asked.resume or _was_begun_by(launcher, asked.run):
+        if asked.loaded is None or asked.resume or _is_restarted_by(launcher, asked.run):
             return reopen_run(asked.run, observer, asked.loaded, asked.moved, asked.from_start)
         return prepare_run(asked.loaded, observer, noise, asked.overwrite, asked.use_cache)
 
-    store = _meeting_point()  # which lives as long as this: the process group is formed at the same place
+    store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)
     with telling_launcher(run, rank.number, is_launched=False):
         return train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
 
 
-def _was_begun_by(launcher: Launcher, run: RunDir) -> bool:
-    """Whether the launcher starts all processes again, after one was lost."""
+def _is_restarted_by(launcher: Launcher, run: RunDir) -> bool:
+    """Test that the launcher is restarting the processes of a run that it started before."""
     file = run.launcher_file
     return launcher.restarts > 0 and file.is_file() and file.read_text(encoding="utf-8") == str(os.getppid())
 
 
 def _meeting_point() -> Store:
-    """The launcher's store, of which all its processes know."""
+    """The launcher's store, which all its processes share."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(rendezvous("env://", timeout=_LONGEST_PREPARATION))[0]
@@ -89,7 +89,7 @@ def _meeting_point() -> Store:
 
 
 def _made_by_first(launcher: Launcher, make: Callable[[], RunDir], store: Store) -> RunDir:
-    """What the first process of this machine makes, in all of them."""
+    """Create the run in the first process of this machine, and hand its path to the others."""
     key = f"lorans/run/{launcher.node}/{launcher.restarts}"
     if not launcher.is_first:
         store.wait([key], _LONGEST_PREPARATION)
@@ -104,7 +104,7 @@ def _made_by_first(launcher: Launcher, make: Callable[[], RunDir], store: Store)
 
 @contextlib.contextmanager
 def _strays_put_aside() -> Iterator[None]:
-    """Let nothing that prepares a run see what the launcher set."""
+    """Hide the launcher's environment variables while a run is prepared."""
     aside = {name: os.environ.pop(name) for name in strays(os.environ)}
     try:
         yield

@@ -116,7 +116,7 @@ def train_and_seal(
     """Train and save, then reload the adapter and compare it with the trained model.
 
     Returns:
-        The result; None on every rank but the first.
+        The result on the first rank of each machine, None on the others.
     """
     fitted = _fit(run, manifest, prepared, observer, checkpoint, stop)
     if fitted.seal is None:
@@ -154,7 +154,7 @@ class _Fitted:
     answers: Answers | None
     metrics: dict[str, Any]
     seal: Seal | None
-    """The trained model's logits, for the adapter check; None on every rank but the first."""
+    """The trained model's logits, for the adapter check; only on the first rank of a machine."""
 
 
 def _fit(

@@ -33,12 +33,12 @@ def train_rank(run: RunDir, observer: Observer, noise: libraries.Noise, is_launc
 
     Args:
         run: the run.
-        observer: receives progress and warnings from the first rank.
+        observer: receives progress and warnings, from the first rank of the machine.
         noise: library output, written to the rank's log.
         is_launched: whether `lorans train` started this process and stops it with a file; otherwise signals stop it.
 
     Returns:
-        The result on the first rank, None on the others.
+        The result on the first rank of each machine, None on the others.
     """
     rank, manifest = Rank.of(), run.read()
     if rank.world != manifest.plan.world_size.value:

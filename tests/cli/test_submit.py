@@ -77,7 +77,7 @@ def test_a_run_is_not_submitted_twice(recipe, slurm):
     lorans("submit", recipe, *TO_SLURM, **slurm)
     done = lorans("submit", recipe, *TO_SLURM, **slurm)
     assert done.returncode == 2
-    assert "job 12 of this run is PENDING already (`lorans status" in done.stderr
+    assert "job 12 of this run is already PENDING (`lorans status" in done.stderr
 
 
 def test_what_sbatch_refuses_is_told_and_nothing_is_left(recipe, slurm):

@@ -76,10 +76,10 @@ def test_infer_keeps_the_answer_of_an_instruction_beside_its_own(trained, tmp_pa
     done = lorans("infer", run.path, "--input-file", tmp_path / "rows.jsonl", "--json")
     assert [row["expected"] for row in rows(done.stdout)] == ["b"] * 4
     told = (
-        f"note: {tmp_path / 'rows.jsonl'}: not used to answer: `output`; `-o` and `--json` keep `output` as `expected`"
+        f"note: {tmp_path / 'rows.jsonl'}: not used as input: `output`; `-o` and `--json` keep `output` as `expected`"
     )
     said = capfd.readouterr().err
-    assert said.count("not used to answer") == said.count(told) == 1
+    assert said.count("not used as input") == said.count(told) == 1
 
 
 def test_infer_keeps_the_fields_of_the_rows(lora_run, tmp_path):

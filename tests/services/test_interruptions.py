@@ -94,7 +94,7 @@ def overwritten(run, undisturbed, observer):
 def test_a_run_that_was_to_be_replaced_is_back_if_no_step_was_completed(tmp_path, undisturbed, number, when):
     run = RunDir(tmp_path / "run")
     before, error = overwritten(run, undisturbed, Signalled(number, when))
-    assert str(error).endswith("run was replaced; give the command again)")
+    assert str(error).endswith("run was not replaced; repeat the command)")
     assert error.signal_number == number
     assert hash_folder(run.path) == before
 

@@ -60,7 +60,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(submitted, write_recipe, lor
     told = Told()
     with Noise() as noise:
         assert work(folder, 0, None, told, noise) is None
-    assert told.notes == [f"{submitted.run} is finished already"]
+    assert told.notes == [f"{submitted.run} is already finished"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_job_brings_back_what_a_killed_one_was_replacing_before_it_looks_wheth
         assert work(folder, 0, None, told, noise) is None
     assert told.notes == [
         f"{run.path}: a command that was to replace this run was killed, and the run is back",
-        f"{run.path} is finished already",
+        f"{run.path} is already finished",
     ]
 
 
