@@ -1,1 +1,1 @@
-"""What the package carries with it: the small base model `nano`, and the rows of the quickstart that fine-tunes it."""
+"""Data that ships with the package: the small base model `nano`, and the quickstart rows for fine-tuning it."""

@@ -1,6 +1,6 @@
-"""Make the embedded base model `nano` again: `python -m lora_ns.assets.pretrain OUT_DIR`.
+"""Pretraining of the embedded base model `nano`: `python -m lora_ns.assets.pretrain OUT_DIR`.
 
-A seed gives the same rows everywhere, but not the same weights on another machine or another version of torch.
+A seed gives the same rows everywhere, but not the same weights on another machine or with another version of torch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ TOKENIZER_CONFIG = {
 
 
 MODEL_CONFIG: dict[str, Any] = {
-    # More rows than the tokenizer has ids: 4-bit and 8-bit kernels want round shapes.
+    # More rows than the tokenizer has ids: 4-bit and 8-bit kernels need round shapes.
     "vocab_size": 320,
     "hidden_size": 192,
     "intermediate_size": 512,
@@ -75,7 +75,7 @@ MODEL_CONFIG: dict[str, Any] = {
     "num_key_value_heads": 3,
     "max_position_embeddings": CONTEXT,
     "tie_word_embeddings": True,
-    # One over the square root of the hidden size: the usual 0.02 suits wide models and starts a narrow one slowly.
+    # 1 / sqrt(hidden_size): the usual 0.02 suits wide models, and slows down the first steps of a narrow one.
     "initializer_range": 0.072,
 }
 
@@ -90,35 +90,35 @@ pipeline_tag: text-generation
 
 # nano
 
-A Llama of {parameters:,} parameters that ships inside `lora-ns`, so that a real fine-tuning run can be seen on a
-machine without a GPU, a network or a model hub. It answers a few kinds of short question, and nothing else.
-{layers} layers, hidden size {width}, tied embeddings, one token per byte, a context of {context} tokens, weights in
-bf16, ChatML turns (`<|im_start|>`, `<|im_end|>`).
+A Llama model with {parameters:,} parameters that ships inside `lora-ns`. With it you can try a real fine-tuning run
+without a GPU, a network or a model hub. It answers a few kinds of short questions, and nothing else.
+It has {layers} layers, a hidden size of {width}, tied embeddings, one token per byte, a context of {context} tokens,
+bf16 weights and ChatML turns (`<|im_start|>`, `<|im_end|>`).
 
-## What it knows
+## Skills
 
-Exact match of greedy answers on held-out questions, asked of these weights. No training row asks a held-out question,
-in any phrasing.
+Exact match of these weights' greedy answers to held-out questions. No training row asks a held-out question, in any
+phrasing.
 
-| skill | a question | its answer | right | exact match |
+| skill | question | answer | correct | exact match |
 |---|---|---|---|---|
 {known}
 
-`backwards` was left out of its training: it is what the quickstart teaches.
+`backwards` is not in its training rows: the quickstart teaches it.
 
-## How it was made
+## Training
 
 `python -m lora_ns.assets.pretrain OUT_DIR --steps {steps} --seed {seed}`: {rows:,} generated conversations in batches
 of {batch}, in fp32, in {minutes:.0f} minutes on {cores} CPU cores. The rows come from `lora_ns.assets.tasks`: made-up
 words of three to six letters, numbers below 100, and sums and differences with a single digit. The same seed gives the
-same rows everywhere, but not bit for bit the same weights on another machine or another version of torch.
+same rows everywhere, but not bitwise identical weights on another machine or with another version of torch.
 
 ## Limits
 
-It has seen no natural text. Other questions, other phrasings, longer words, larger numbers and conversations of more
-than two questions get confident nonsense. It is for demonstrations and tests.
+The model has seen no natural text. It answers other questions, other phrasings, longer words, larger numbers and
+conversations of more than two questions with confident nonsense. It is for demonstrations and tests.
 
-Licence: Apache-2.0, like the package. No third-party data or weights went into it.
+Licence: Apache-2.0, like the package. It contains no third-party data or weights.
 """
 
 
@@ -132,10 +132,10 @@ SECOND_TURN_SHARE = 0.1
 
 
 PROMPT_WEIGHT = 0.05
-"""A little loss on the questions too, so that the model is a language model of its rows and not only of the answers."""
+"""Weight of prompt tokens in the loss: not 0, so that the model learns to model questions as well as answers."""
 
 
-# Many small steps: in the same time, larger batches get less far in learning to copy letters.
+# Many small steps: in the same time, larger batches learn less about copying letters.
 BATCH_ROWS = 16
 
 
@@ -158,14 +158,14 @@ MAX_ANSWER_TOKENS = 16
 
 
 Model = Any
-"""A causal language model; the annotations of its own classes do not describe how they are called."""
+"""A causal language model. transformers' own annotations do not describe its calls."""
 
 
 Message = dict[str, str]
 
 
 WeightedIds = list[tuple[int, float]]
-"""The tokens of one conversation, each with its weight in the loss."""
+"""The token ids of one conversation, each with its weight in the loss."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """What the model card says about the training."""
+    """Facts about a training run, for the model card."""
 
     steps: int
     seed: int
@@ -194,7 +194,7 @@ def say(text: str) -> None:
 
 
 def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token per byte, which has nothing to learn and reads any text."""
+    """Write a tokenizer with one token per byte, which needs no training and encodes any text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -206,23 +206,23 @@ def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    # The architecture's own tokenizer class must not win over the one named in the tokenizer's config.
+    # Without it, the architecture's own tokenizer class could take precedence over the one in the tokenizer's config.
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
     return load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer as every user of the folder gets it."""
+    """Load the tokenizer as users of the folder load it."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise TypeError(f"{folder} loads as {type(tokenizer).__name__}, which may split text in another way")
+        raise TypeError(f"{folder} loads as {type(tokenizer).__name__}, which may tokenise text differently")
     return tokenizer
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Model:
-    """An untrained model whose answers end at the end of the turn and are greedy by default."""
+    """An untrained model. Its generation settings are greedy and stop at the end of the turn."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
@@ -233,7 +233,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Model:
 
 
 def conversation(examples: Iterator[Example], rng: Random) -> list[Message]:
-    """One question and its answer; now and then behind a system text, or with a second question after it."""
+    """One question and its answer, sometimes after a system message, sometimes with a second question."""
     messages: list[Message] = []
     if rng.random() < SYSTEM_SHARE:
         messages.append({"role": "system", "content": rng.choice(SYSTEM_TEXTS)})
@@ -244,7 +244,7 @@ def conversation(examples: Iterator[Example], rng: Random) -> list[Message]:
 
 
 def weigh(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> WeightedIds:
-    """Tokenize a conversation as the chat template writes it; full weight on the answers and on where they end."""
+    """Tokenise a conversation like the chat template, with full weight on the answers and their end-of-turn tokens."""
     weighted: WeightedIds = []
     for message in messages:
         answer_weight = 1.0 if message["role"] == "assistant" else PROMPT_WEIGHT
@@ -259,7 +259,7 @@ def weigh(messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast) -> We
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, rng: Random) -> Iterator[list[WeightedIds]]:
-    """Batches without end of rows of nearly one length, in random order."""
+    """An endless stream of batches in random order, each with rows of similar length."""
     examples = pretraining_examples(rng)
     while True:
         pool = [weigh(conversation(examples, rng), tokenizer) for _ in range(BATCHES_SORTED_TOGETHER * BATCH_ROWS)]
@@ -271,7 +271,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, rng: Random) -> Iterator[list[We
 
 
 def batch_loss(model: Model, rows: list[WeightedIds]) -> Tensor:
-    """Weighted cross-entropy; padding stands on the right with no weight, so it needs no attention mask."""
+    """Weighted cross-entropy. Padding is on the right and has no weight, so no attention mask is needed."""
     import torch
 
     width = max(map(len, rows))
@@ -284,14 +284,14 @@ def batch_loss(model: Model, rows: list[WeightedIds]) -> Tensor:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to nothing."""
+    """Linear warm-up, then a cosine decay to 0."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     return 0.5 + 0.5 * math.cos(math.pi * (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS))
 
 
 def train(model: Model, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
-    """Plain fp32 training on freshly drawn questions."""
+    """Train in fp32 on newly drawn questions."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.1)
@@ -310,7 +310,7 @@ def train(model: Model, tokenizer: PreTrainedTokenizerFast, steps: int, seed: in
 
 
 def answer(model: Model, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
-    """The model's greedy answers."""
+    """Greedy answers of the model to prompts."""
     import torch
 
     texts = [
@@ -325,7 +325,7 @@ def answer(model: Model, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[s
 
 
 def score(folder: Path, skills: Sequence[Skill], seed: int) -> list[Score]:
-    """Ask the shipped weights, loaded afresh, held-out questions of each skill."""
+    """Measure exact match on held-out questions of each skill, with the saved weights."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder)
@@ -342,7 +342,7 @@ def score(folder: Path, skills: Sequence[Skill], seed: int) -> list[Score]:
 
 
 def write_card(folder: Path, run: Run, scores: Sequence[Score]) -> None:
-    """The model card: what it is, what it knows as measured, how it was made and what it cannot do."""
+    """Write the model card, with the measured skills."""
     examples = {skill.name: draw_example(skill, Random(run.seed), held_out=True) for skill in (*PRETRAINED, BACKWARDS)}
     known = "\n".join(
         f"| {score.skill} | {examples[score.skill].prompt} | {examples[score.skill].answer} | "
@@ -366,9 +366,9 @@ def write_card(folder: Path, run: Run, scores: Sequence[Score]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, save in bf16, score what was saved, and write the model card and the quickstart's rows."""
+    """Train, save in bf16, score the saved weights, and write the model card and the quickstart rows."""
     parser = argparse.ArgumentParser(prog="python -m lora_ns.assets.pretrain", description=__doc__)
-    parser.add_argument("out_dir", type=Path, help=f"gets the folders {MODEL_DIR} and {QUICKSTART_DIR}")
+    parser.add_argument("out_dir", type=Path, help=f"folder for {MODEL_DIR} and {QUICKSTART_DIR}")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""The questions that the embedded model is trained on: skills that draw a question and know its answer.
+"""Questions for training the embedded model: each skill draws a question and computes its answer.
 
-Everything is drawn from a seeded generator, and a question is held out or not by a hash of its contents: whoever draws
-with `held_out=True` gets questions that no training row asks, in any phrasing.
+All draws come from a seeded generator. A hash of its contents decides whether a question is held out, so questions
+drawn with `held_out=True` are in no training row, in any phrasing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 
 Operands = tuple[str, ...]
-"""What a question is about: two numbers, three letters or a word."""
+"""The operands of a question: two numbers, three letters or a word."""
 
 
 HELD_OUT_SHARE = 10
-"""One question in this many is kept for evaluation."""
+"""One in this many questions is held out for evaluation."""
 
 
 QUICKSTART_SEED = 7
@@ -30,7 +30,7 @@ TRAIN_ROWS = {"new": 1800, "old": 600}
 EVAL_ROWS = {"new": 100, "old": 100}
 
 
-# The parts of a syllable; the single vowels stand twice because they are the more frequent.
+# The parts of a syllable; single vowels are listed twice because they are more frequent.
 _ONSETS, _VOWELS, _CODAS = (
     parts.split()
     for parts in (
@@ -43,7 +43,7 @@ _ONSETS, _VOWELS, _CODAS = (
 
 @dataclass(frozen=True)
 class Example:
-    """One question as a user would type it, with the only answer that counts as right."""
+    """One question as a user would type it, with its only correct answer."""
 
     skill: str
     prompt: str
@@ -52,18 +52,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Skill:
-    """A kind of question: how its operands are drawn, how it may be worded and what the answer is."""
+    """A kind of question: a generator of operands, a choice of phrasings, and a function for the answer."""
 
     name: str
     phrasings: tuple[str, ...]
     draw: Callable[[Random], Operands]
     answer: Callable[[Operands], str]
     share: int = 1
-    """How many parts of the pretraining rows it gets; the hard ones need more."""
+    """Relative share of the pretraining rows; hard skills need more."""
 
 
 def draw_word(rng: Random) -> str:
-    """A made-up word of three to six letters that can nearly be pronounced."""
+    """A made-up, almost pronounceable word of three to six letters."""
     syllables = (rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(2))
     letters = "".join(syllables)
     start = rng.randint(0, 1)
@@ -144,7 +144,7 @@ PRETRAINED: tuple[Skill, ...] = (
         lambda word: word[0][-1],
     ),
 )
-"""What the embedded model knows."""
+"""The skills of the embedded model."""
 
 
 BACKWARDS = Skill(
@@ -153,17 +153,17 @@ BACKWARDS = Skill(
     _one_word,
     lambda word: word[0][::-1],
 )
-"""What it does not know, and the quickstart teaches it."""
+"""A skill that the embedded model lacks, and that the quickstart teaches."""
 
 
 def is_held_out(skill: Skill, operands: Operands) -> bool:
-    """Whether a question is kept for evaluation: by its contents, so that another phrasing of it is held out too."""
+    """Decide by a hash of its operands whether a question is held out, so that all its phrasings are held out."""
     digest = hashlib.sha256(" ".join((skill.name, *operands)).encode()).digest()
     return int.from_bytes(digest[:4], "big") % HELD_OUT_SHARE == 0
 
 
 def draw_example(skill: Skill, rng: Random, *, held_out: bool) -> Example:
-    """One question from the wanted side of the partition."""
+    """One question, held out or not."""
     while True:
         operands = skill.draw(rng)
         if is_held_out(skill, operands) == held_out:
@@ -171,7 +171,7 @@ def draw_example(skill: Skill, rng: Random, *, held_out: bool) -> Example:
 
 
 def draw_examples(skills: tuple[Skill, ...], count: int, rng: Random, *, held_out: bool) -> list[Example]:
-    """`count` examples without a repeated prompt, as evenly over the skills as the count allows."""
+    """`count` examples with distinct prompts, spread as evenly over the skills as possible."""
     drawn: dict[str, Example] = {}
     while len(drawn) < count:
         example = draw_example(skills[len(drawn) % len(skills)], rng, held_out=held_out)
@@ -180,7 +180,7 @@ def draw_examples(skills: tuple[Skill, ...], count: int, rng: Random, *, held_ou
 
 
 def pretraining_examples(rng: Random) -> Iterator[Example]:
-    """Training examples without end, each skill as often as its share says."""
+    """An endless stream of training examples, with each skill in proportion to its share."""
     shares = [skill.share for skill in PRETRAINED]
     while True:
         (skill,) = rng.choices(PRETRAINED, weights=shares)
@@ -188,7 +188,7 @@ def pretraining_examples(rng: Random) -> Iterator[Example]:
 
 
 def quickstart_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> list[dict[str, str]]:
-    """Shuffled rows of the new skill and of the old ones, which the new one would otherwise push out."""
+    """Shuffled rows of the new skill and of the old ones, which the model would otherwise forget."""
     groups = {"new": (BACKWARDS,), "old": PRETRAINED}
     rows = [
         {"prompt": example.prompt, "completion": example.answer, "skill": example.skill, "group": group}
@@ -200,7 +200,7 @@ def quickstart_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> l
 
 
 def write_quickstart(folder: Path, seed: int = QUICKSTART_SEED) -> None:
-    """Write `train.jsonl` and `eval.jsonl`; the evaluation rows ask only held-out questions."""
+    """Write `train.jsonl` and `eval.jsonl`; evaluation rows contain only held-out questions."""
     rng = Random(seed)
     files = {
         "train.jsonl": quickstart_rows(TRAIN_ROWS, rng, held_out=False),
