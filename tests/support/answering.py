@@ -1,7 +1,7 @@
-"""A process of its own that opens saved runs and says what they answer: it has seen nothing of their training.
+"""A separate process that opens saved runs and computes their logits, without any state from their training.
 
-Its argument is the number of threads, which the last bits depend on. It reads a line for each: the run, and where its
-answer goes.
+Its argument is the number of threads, on which the last bits depend. Each line of its input is a run and, after a tab,
+the file for its logits.
 """
 
 import sys
@@ -20,7 +20,7 @@ PROBE = "Spell plum backwards."
 
 
 def answer(model: Any, tokenizer: Any, dtype: str) -> torch.Tensor:
-    """Logits of a short text, in the precision of the run."""
+    """Logits of a short text, computed in the run's dtype."""
     model.eval()
     with torch.no_grad(), computing("cpu", dtype):
         logits: torch.Tensor = model(**tokenizer(PROBE, return_tensors="pt")).logits
@@ -28,7 +28,7 @@ def answer(model: Any, tokenizer: Any, dtype: str) -> torch.Tensor:
 
 
 def main() -> None:
-    """Answer until there is no more line."""
+    """Answer every line of the input."""
     prepare(detect())
     torch.set_num_threads(int(sys.argv[1]))
     for line in sys.stdin:

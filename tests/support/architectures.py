@@ -1,4 +1,4 @@
-"""Tiny models of well-known architectures, built in place, with what a run on each is to change."""
+"""Tiny models of well-known architectures, built in place, with the layers that a run on each must change."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +22,18 @@ BERT = ("dense", "key", "query", "value")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A configuration of a family, the layers that `all-linear` means in it, and the head of its classifier."""
+    """The configuration of a family, the layers that `all-linear` selects in it, and the head of its classifier."""
 
     config: type
     sizes: dict[str, Any]
     targets: tuple[str, ...]
-    """Ends of the names of the layers of the backbone."""
+    """Name endings of the adapted layers of the backbone."""
     head: tuple[str, ...] = ("score",)
-    """Of a classifier of texts: what is trained whole."""
+    """Modules of a text classifier that are trained in full."""
     attention: str = "sdpa"
     experts: tuple[str, ...] = ()
     word_head: tuple[str, ...] = field(default=())
-    """Of a classifier of words, where that is tested."""
+    """The same for token classification, if that is tested."""
 
 
 MOE = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
@@ -122,7 +122,7 @@ ALL = CAUSAL | ENCODERS
 
 
 def write_architecture(folder: Path, name: str) -> None:
-    """A base of random weights as it would be on the hub: for text, or for filling masks."""
+    """Write a base with random weights, as it would be on the hub: a causal or a masked language model."""
     tokenizer = make_tokenizer(SHAPES["chatml-marked"])
     tokenizer.add_special_tokens({"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"})
     tokenizer.save_pretrained(folder / "base")

@@ -1,4 +1,4 @@
-"""A command line from its words to its exit code and what it prints, without a process of its own."""
+"""Running a command line within this process, from its arguments to its exit code and output."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from lora_ns.cli.app import main
 
 
 def lorans(*arguments: object, stdin: str = "", **surroundings: str) -> subprocess.CompletedProcess[str]:
-    """What `lorans` does with these words; an error that it has no exit code for is raised."""
+    """Run `lorans` with these arguments; an exception that it does not handle is raised."""
     words = list(map(str, arguments))
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

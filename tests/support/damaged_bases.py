@@ -1,4 +1,4 @@
-"""The embedded base with one thing wrong in its folder: what is done to a copy, and the file that is to be named."""
+"""Damaged copies of the embedded base: one mutation for each, and the file that the error message must name."""
 
 import json
 import os
@@ -14,7 +14,7 @@ Mutation = Callable[[Path], None]
 
 
 def settings(file: str, **changed: object) -> Mutation:
-    """Other values of some keys; None removes a key."""
+    """Change some keys of a JSON file; None removes a key."""
 
     def mutate(folder: Path) -> None:
         content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
@@ -25,12 +25,12 @@ def settings(file: str, **changed: object) -> Mutation:
 
 
 def text(file: str, content: str | bytes) -> Mutation:
-    """A file with this in it."""
+    """Replace the content of a file."""
     return lambda folder: (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def cut(file: str, share: float = 0.5) -> Mutation:
-    """A file of which the rest is missing."""
+    """Truncate a file."""
 
     def mutate(folder: Path) -> None:
         content = (folder / file).read_bytes()
@@ -40,7 +40,7 @@ def cut(file: str, share: float = 0.5) -> Mutation:
 
 
 def weights(change: Callable[[dict], object], data: bytes | None = None, file: str = "model.safetensors") -> Mutation:
-    """Weights with another header, and other data if some is given."""
+    """Change the header of the weights, and their data if some is given."""
 
     def mutate(folder: Path) -> None:
         content = (folder / "model.safetensors").read_bytes()
@@ -56,7 +56,7 @@ def weights(change: Callable[[dict], object], data: bytes | None = None, file: s
 
 
 def index(content: object, keep: bool = False) -> Mutation:
-    """An index in the place of the one file of weights."""
+    """Replace the single file of weights by an index."""
 
     def mutate(folder: Path) -> None:
         if not keep:
@@ -67,7 +67,7 @@ def index(content: object, keep: bool = False) -> Mutation:
 
 
 def tokenizer(change: Callable[[dict], object]) -> Mutation:
-    """Another tokenizer.json."""
+    """Change tokenizer.json."""
 
     def mutate(folder: Path) -> None:
         content = json.loads((folder / "tokenizer.json").read_text())
@@ -78,7 +78,7 @@ def tokenizer(change: Callable[[dict], object]) -> Mutation:
 
 
 def one(name: str) -> Callable[[dict], object]:
-    """A header with one entry changed: `name` is dtype, shape or data_offsets, with its value after `=`."""
+    """Change one entry of a header: `name` is dtype, shape or data_offsets, with the new value after `=`."""
     key, _, value = name.partition("=")
 
     def change(header: dict) -> None:
@@ -92,7 +92,7 @@ def one(name: str) -> Callable[[dict], object]:
 
 
 def raw(content: bytes) -> Callable[[dict], object]:
-    """Another header altogether."""
+    """Replace the whole header."""
     return lambda _: content
 
 
@@ -239,11 +239,11 @@ DAMAGED: dict[str, tuple[str, Mutation]] = {
     },
     "settings are a folder": ("", lambda folder: ((folder / CONFIG).unlink(), (folder / CONFIG).mkdir())),
 }
-"""Empty where the folder is named, and not a file of it."""
+"""For each kind of damage, the file that must be named, and the mutation; empty if the folder itself is named."""
 
 
 def damage(folder: Path, name: str) -> str:
-    """Make a copy of the embedded base with something wrong; what has to be named, by its name in the folder."""
+    """Make a damaged copy of the embedded base, and return the name of the file that must be reported."""
     shutil.copytree(NANO, folder)
     file, mutate = DAMAGED[name]
     mutate(folder)

@@ -1,4 +1,4 @@
-"""Damage to the files of a marked folder, each with what is said of it."""
+"""Kinds of damage to files of a marked folder, each with its message."""
 
 import json
 
@@ -12,7 +12,7 @@ def flipped(file, place, value=1):
 
 
 def without_hashes(folder):
-    """The mark of a version that knew sizes alone."""
+    """Reduce the mark to that of a version that recorded only sizes."""
     table = json.loads((folder / MARK).read_text())
     del table["sha256"]
     (folder / MARK).write_text(json.dumps(table))

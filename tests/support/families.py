@@ -1,6 +1,6 @@
-"""Stand-ins for what the shipped recipes name: tiny bases of the same family, and rows of the same schema.
+"""Stand-ins for the bases and datasets of the shipped recipes: tiny models of the same family, rows of the same schema.
 
-They are written under the hub's names below the current folder, so that the recipes run as they are shipped.
+They are written below the current folder under their names on the hub, so that the recipes run unchanged.
 """
 
 import gzip
@@ -62,7 +62,7 @@ SPLITS = {
     "openai/gsm8k": ("main", ("train", "test")),
     "HuggingFaceH4/ultrachat_200k": ("default", ("train_sft", "test_sft")),
 }
-"""Subset and splits, where they are others than `train` of `default`."""
+"""Subset and splits, if they are not `train` of `default`."""
 TREE = {
     "message_tree_id": "1",
     "tree_state": "ready_for_export",
@@ -85,7 +85,7 @@ GLUE = {
     "rte": (("sentence1", "sentence2"), ("entailment", "not_entailment")),
     "wnli": (("sentence1", "sentence2"), ("not_entailment", "entailment")),
 }
-"""The columns of each task's texts, and its classes; a task without any has scores."""
+"""The text columns of each task, and its classes; a task without classes has scores."""
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -96,7 +96,7 @@ SIZES = {
 
 
 def write_everything(folder: Path) -> None:
-    """All that the shipped recipes name."""
+    """Write every base and dataset that the shipped recipes name."""
     write_decoder(folder / "mistralai/Mistral-7B-v0.1", MistralConfig, MistralForCausalLM, chat=False)
     for size in ("7b", "70b"):
         write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
@@ -126,7 +126,7 @@ def write_decoder(folder: Path, config, model, chat: bool) -> None:
 
 
 def write_encoder(folder: Path) -> None:
-    """A RoBERTa with a tokenizer of its own."""
+    """Write a RoBERTa with its tokenizer."""
     tokens = Tokenizer(models.BPE(unk_token="<unk>"))
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -147,7 +147,7 @@ def write_encoder(folder: Path) -> None:
 
 
 def write_data(folder: Path, name: str) -> None:
-    """A data set as the hub has it: a card that names the files of each split, and the files."""
+    """Write a dataset as it is on the hub: a card that names the files of each split, and the files."""
     subset, splits = SPLITS.get(name, ("default", ("train",)))
     (folder / subset).mkdir(parents=True)
     (folder / "README.md").write_text(f"---\nconfigs:\n{_config(subset, splits)}---\n")
@@ -156,7 +156,7 @@ def write_data(folder: Path, name: str) -> None:
 
 
 def write_glue(folder: Path) -> None:
-    """GLUE: its nine tasks with their own columns, classes and splits."""
+    """Write GLUE: nine tasks with their own columns, classes and splits."""
     configs, infos = "", ""
     for task, (texts, classes) in GLUE.items():
         evaluations = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation",)

@@ -1,7 +1,7 @@
-"""Random damage to every file of an interrupted and of a finished run: named or harmless, never believed.
+"""Random damage to files of an interrupted and of a finished run: it must be reported or harmless, never used.
 
-`python tests/support/flips.py COUNT SEED [--first NUMBER]` damages COUNT times from that number on, tells of each, and
-fails if one is another outcome. What is done follows from seed and number: a long list can be cut into pieces.
+`python tests/support/flips.py COUNT SEED [--first NUMBER]` damages a file COUNT times, prints each outcome, and fails
+if one is neither. Seed and number determine the damage, so a long series can be split into parts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS = ("flip", "cut", "zeros", "missing", "foreign")
 
 
 def damage(folder: Path, draw: random.Random) -> tuple[str, Path]:
-    """Damage a file of a folder; what was done, and to which."""
+    """Damage a file of a folder, and return the kind of damage and the file."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
     file, kind = draw.choice(files), draw.choice(KINDS)
     content = bytearray(file.read_bytes())
@@ -59,7 +59,7 @@ def damage(folder: Path, draw: random.Random) -> tuple[str, Path]:
 
 
 def finished_and_broken_off(folder: Path) -> tuple[RunDir, RunDir]:
-    """A run, and the same one as it was before its last step."""
+    """A finished run, and a copy of it in its state before the last step."""
     text = RECIPE.replace("max_steps = 6", "max_steps = 4").replace("max_samples = 64", "max_samples = 32")
     overrides = ("training.save_steps=1", "training.save_total_limit=3", 'peft.init_lora_weights="pissa"')
     finished = run_recipe(folder, text, *overrides)
@@ -72,19 +72,19 @@ def finished_and_broken_off(folder: Path) -> tuple[RunDir, RunDir]:
 
 
 class Told(SilentObserver):
-    """What is said of a run."""
+    """An observer that keeps warnings."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Kept."""
+        """Keep a warning."""
         self.notes.append(text)
 
 
 @dataclass
 class Damages:
-    """A run that is broken off, the same run finished, and what is right for both."""
+    """An interrupted run, the same run finished, and the expected results of both."""
 
     folder: Path
     tell: Callable[[str], None] = lambda _: None
@@ -103,7 +103,7 @@ class Damages:
         return hash_folder(self.folder / "merged")
 
     def one(self, number: int, seed: int) -> None:
-        """Damage one of the runs, use it, and note what came of it."""
+        """Damage a copy of one of the runs, use it, and record the outcome."""
         draw = random.Random(f"{seed}:{number}")
         is_finished = draw.random() < 0.5
         began = time.monotonic()
@@ -143,7 +143,7 @@ class Damages:
 
 
 def answers(run: RunDir) -> object:
-    """What a run answers to two prompts."""
+    """The answers of a run to two prompts."""
     opened = load(open_run(RunDir.open(run.path)))
     rows = [as_row(opened, text) for text in ("Spell plum backwards.", "What is 3 plus 4?")]
     return infer(opened, rows, Generation(max_new_tokens=8)).rows
@@ -158,7 +158,7 @@ def damaged(folder: Path, numbers: Iterable[int], seed: int, tell: Callable[[str
 
 
 def main(count: int, seed: int, first: int) -> int:
-    """Damage so many times; whether something was believed, or ended in a traceback."""
+    """Damage `count` times, and return 1 if damage was used silently or ended in a traceback."""
     prepare(detect())
     with tempfile.TemporaryDirectory() as folder:
         found = damaged(Path(folder), range(first, first + count), seed, _tell)
@@ -173,7 +173,7 @@ def _tell(text: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("count", type=int, help="how often something is damaged")
+    parser.add_argument("count", type=int, help="number of damaged copies")
     parser.add_argument("seed", type=int)
     parser.add_argument("--first", type=int, default=0, help="the first number")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp writes them, of small Llama models."""
+"""GGUF files of small Llama models, as llama.cpp writes them."""
 
 import json
 from pathlib import Path
@@ -24,10 +24,10 @@ _NAMES = {
 
 
 def write_gguf(file: Path, source: Path = NANO, kind: str = "F32", pre: str = "default", **settings: object) -> Path:
-    """Write the Llama model in a folder as a GGUF file, its matrices in a type by llama.cpp's name.
+    """Write the Llama model in a folder as a GGUF file.
 
-    The rows of queries and keys are in llama.cpp's order, as its converter writes them. `settings` are further keys of
-    the architecture, with a dash for their dots.
+    `kind` is llama.cpp's name for the dtype of the matrices. The rows of queries and keys are in the order of
+    llama.cpp's converter. `settings` are further keys of the architecture, with `__` for each dot.
     """
     import gguf
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""A stand-in for the hub: the part of its HTTP API that fetching a model or a data set uses, on this machine."""
+"""A local stand-in for the hub: the part of its HTTP API that is used to fetch a model or a dataset."""
 
 import contextlib
 import hashlib
@@ -20,11 +20,11 @@ REFUSALS = {
     "teapot": (418, ""),
     "broken": (500, ""),
 }
-"""Names of repositories whose every request is answered so: the status and the hub's own code for it."""
+"""Names of repositories that refuse every request, with the HTTP status and the hub's error code."""
 
 
 def offline_environment(**more: str) -> dict[str, str]:
-    """The environment of a process that may reach the stand-in, and nothing through a proxy."""
+    """The environment of a process that can reach the stand-in, without proxies."""
     plain = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     return {**plain, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **more}
 
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(asked.get("paths"))
 
     def _answer(self, paths: list[str] | None = None) -> None:
-        """`/api/KIND/owner/name/...` describes a repository, `/[KIND/]owner/name/resolve/COMMIT/file` is a file."""
+        """Answer `/api/KIND/owner/name/...` or `/[KIND/]owner/name/resolve/COMMIT/file`: a description, or a file."""
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         is_api = parts[0] == "api"
         rest = parts[1:] if is_api else parts
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def describe(folder: Path, name: str, what: list[str], paths: list[str] | None) -> object:
-    """What the API says of a repository, or of the files in it."""
+    """The API's description of a repository, or of the files in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     entries = [
         {

@@ -1,10 +1,10 @@
-"""Trainings that are interrupted at random, again and again, as a user, a scheduler or the kernel would.
+"""Training runs that are interrupted repeatedly and at random, as a user, a scheduler or the kernel would do it.
 
-A case is a recipe that is trained by the command line until it is finished, whatever comes between. What is asked of
-each: the adapter of a run that nobody disturbed, to the byte; while no step is complete, the run that was to be
-replaced; nobody left behind five seconds after a command has ended; nothing hidden left behind at the end.
+A case trains a recipe by commands until it is finished, despite all interruptions. It requires: the same adapter, byte
+for byte, as that of an undisturbed run; the old run intact until the new one has completed a step; no process left
+five seconds after a command has ended; no hidden file left at the end.
 
-The commands are forked from a process that has imported the libraries, which would take most of the time.
+The commands are forked from a process that has already imported the libraries, which would take most of the time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
 
 MARK = "LORANS_TEST_INTERRUPTION"
-"""In the environment of all processes of a case."""
+"""Environment variable that marks all processes of a case."""
 STEPS = 10
 TEXT = (
     RECIPE.replace("max_steps = 6", f"max_steps = {STEPS}\nsave_steps = 3\nlogging_steps = 1\neval_steps = 100")
@@ -43,30 +43,30 @@ SIGNALS = ("KILL", "TERM", "INT", "HUP", "USR1")
 ALONE = ("finding the base", "loading the libraries", "reading the data", "loading the base", "training")
 TOGETHER = ("loading the libraries", "reading the data", "starting 2 processes", "loading the base", "training")
 NOT_AGAIN = ("finding the base", "loading the libraries", "reading the data")
-"""What `--resume` does not say."""
+"""Stages that `--resume` does not report."""
 LAST = ("saving the adapter", "checking the saved adapter")
 LONGEST = 240.0
-"""Seconds that a command may take."""
+"""Longest duration of a command, in seconds."""
 
 
 @dataclass(frozen=True)
 class Interruption:
-    """A signal, whom it is sent to, and when."""
+    """A signal with its target and its time."""
 
     signal: signal.Signals
     target: str
-    """The command, all its processes, or another one of them."""
+    """`the command`, `all` for all its processes, or `another` for one of the others."""
     line: str
-    """How the line of the progress begins that it follows; empty for the start of the command."""
+    """Start of the progress line after which the signal is sent; empty for the start of the command."""
     delay: float
-    """Seconds after that."""
+    """Seconds between that line and the signal."""
 
     def __str__(self) -> str:
         return f"{self.signal.name} to {self.target}, {self.delay:.2f} s after {self.line or 'the start'!r}"
 
 
 def drawn(chance: random.Random, processes: int) -> Interruption:
-    """An interruption at random."""
+    """Draw a random interruption."""
     stages = ALONE if processes == 1 else TOGETHER
     steps = [f"step {step}/" for step in range(STEPS + 1)]
     moments = [*[chance.choice(stages) for _ in range(2)], *[chance.choice(steps) for _ in range(3)]]
@@ -78,26 +78,26 @@ def drawn(chance: random.Random, processes: int) -> Interruption:
 
 @dataclass
 class Case:
-    """One run, and what becomes of it."""
+    """One run, with its interruptions and faults."""
 
     folder: Path
     number: int
     processes: int
     overwrites: bool
     old: Path
-    """A finished run by another recipe."""
+    """A finished run of another recipe."""
     commands: Commands
     told: list[str] = field(default_factory=list)
-    """What was done."""
+    """The commands and interruptions so far."""
     faults: list[str] = field(default_factory=list)
 
     @property
     def run(self) -> RunDir:
-        """The run."""
+        """The run directory."""
         return RunDir(self.folder / "run")
 
     def begin(self) -> None:
-        """The folder before the first command."""
+        """Create the folder of the case."""
         for name in ("tmp", "cache"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "recipe.toml").write_text(TEXT)
@@ -105,11 +105,11 @@ class Case:
             shutil.copytree(self.old, self.run.path)
 
     def environment(self) -> dict[str, str]:
-        """What its commands have of their own: folders for what is temporary."""
+        """Environment variables of its commands: their own temporary folder and cache."""
         return {"TMPDIR": str(self.folder / "tmp"), "LORANS_CACHE": str(self.folder / "cache")}
 
     def command(self) -> list[str]:
-        """What a user would do now."""
+        """The command that a user would run next."""
         count = ["--num-processes", str(self.processes)] if self.processes > 1 else []
         if self.is_new() and self.run.data.joinpath("train", "state.json").exists():
             return ["train", "run", "--resume"]
@@ -118,13 +118,13 @@ class Case:
         return ["train", "recipe.toml", *count]
 
     def is_new(self) -> bool:
-        """Whether what is in the run's place is the new run."""
+        """Test that the run directory holds the new run."""
         if not self.run.manifest_file.exists():
             return False
         return self.run.read().recipe.training.learning_rate == 5e-3 and self.run.put_aside is None
 
     def interrupt(self, interruption: Interruption) -> None:
-        """Start the command and interrupt it, and look at what is there then."""
+        """Start the next command, interrupt it, and check the state afterwards."""
         words = self.command()
         command = self.commands.start(words, self)
         if "--resume" in words and interruption.line in NOT_AGAIN:
@@ -143,7 +143,7 @@ class Case:
         self.check_between(code, interruption, command.said())
 
     def wait_for(self, command: Command, line: str) -> None:
-        """Wait until the command has said a line, or has ended."""
+        """Wait until the command has printed a line, or has ended."""
         until = time.monotonic() + LONGEST
         while line and not command.has_ended() and time.monotonic() < until:
             if any(said.startswith(line) for said in command.said()):
@@ -160,7 +160,7 @@ class Case:
         return [random.Random(len(self.told)).choice(others)] if others else [command.process]
 
     def finish(self, command: Command) -> int:
-        """Wait for a command; its exit code, negative if a signal ended it."""
+        """Wait for a command and return its exit code, negative if a signal ended it."""
         until = time.monotonic() + LONGEST
         while not command.has_ended():
             if time.monotonic() > until:
@@ -172,7 +172,7 @@ class Case:
         return command.code()
 
     def check_between(self, code: int, interruption: Interruption, said: list[str]) -> None:
-        """What holds after each interruption."""
+        """Check the state after an interruption."""
         number = int(interruption.signal)
         allowed = {0, 128 + number, -number, *([1] if interruption.target == "another" else [])}
         if code not in allowed or any("Traceback" in line for line in said):
@@ -182,7 +182,7 @@ class Case:
             self.check_old(interruption)
 
     def check_nobody_is_left(self) -> None:
-        """No process of the case, five seconds after its command has ended."""
+        """Check that no process of the case is left five seconds after its command has ended."""
         until = time.monotonic() + 5
         while (left := self.commands.alive()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -190,7 +190,7 @@ class Case:
             self.faults.append(f"left behind: {[Path(f'/proc/{one}/cmdline').read_bytes()[:200] for one in left]}")
 
     def check_old(self, interruption: Interruption) -> None:
-        """The old run is whole: in its place, or put aside by a process that was killed."""
+        """Check that the old run is intact, in its place or put aside by a killed process."""
         place = self.run.put_aside or self.run
         wanted = hash_folder(self.old)
         found = hash_folder(place.path)
@@ -199,10 +199,10 @@ class Case:
             found = {name.removeprefix(f"{partial.name}/"): value for name, value in found.items()}
         if found != wanted:
             lost = [name for name in wanted if found.get(name) != wanted[name]]
-            self.faults.append(f"the old run is not whole: lost {lost}, foreign {sorted(found.keys() - wanted.keys())}")
+            self.faults.append(f"the old run has changed: lost {lost}, foreign {sorted(found.keys() - wanted.keys())}")
 
     def end(self, expected: str) -> None:
-        """Let it finish, and look at all that is there."""
+        """Finish the run, and check the final state."""
         for _ in range(3):
             if self.is_new() and self.run.read().status == "finished":
                 break
@@ -224,18 +224,18 @@ class Case:
 
 @dataclass
 class Command:
-    """A command that was started."""
+    """A started command."""
 
     process: int
     folder: Path
-    """Of what it says, and of its exit code once it has ended."""
+    """Folder of its output, and of its exit code once it has ended."""
 
     def said(self) -> list[str]:
-        """The lines of its standard error so far."""
+        """Lines of its standard error so far."""
         return (self.folder / f"{self.process}.said").read_text(errors="replace").splitlines(keepends=True)
 
     def has_ended(self) -> bool:
-        """Whether it has an exit code."""
+        """Test for an exit code."""
         return (self.folder / f"{self.process}.code").exists()
 
     def code(self) -> int:
@@ -244,7 +244,7 @@ class Command:
 
 
 class Commands:
-    """Commands of one process that is forked, all with a mark in the environment that they were started with."""
+    """Commands that are forked from one process, with a mark in their environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -256,16 +256,16 @@ class Commands:
         )
 
     def start(self, words: list[str], case: Case) -> Command:
-        """Start `lorans` with these words."""
-        assert self._parent.stdin, "is a pipe"
-        assert self._parent.stdout, "is a pipe"
+        """Start `lorans` with these arguments."""
+        assert self._parent.stdin, "standard input is a pipe"
+        assert self._parent.stdout, "standard output is a pipe"
         asked = {"words": words, "cwd": str(case.folder), "env": case.environment(), "said": str(self._folder)}
         self._parent.stdin.write(json.dumps(asked) + "\n")
         self._parent.stdin.flush()
         return Command(int(self._parent.stdout.readline()), self._folder)
 
     def alive(self) -> list[int]:
-        """Processes that have the mark, and have not ended."""
+        """Process ids of running processes with the mark."""
         wanted, found = f"{MARK}={self._folder}".encode(), []
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -274,12 +274,12 @@ class Commands:
         return found
 
     def end(self) -> None:
-        """No more commands."""
+        """End the process that commands are forked from."""
         self._parent.communicate()
 
 
 def fork_commands() -> None:
-    """Be the process that commands are forked from; its standard input has what to start."""
+    """Fork a command for each line of standard input."""
     from lora_ns.cli.app import main
 
     for name in (
@@ -314,7 +314,7 @@ def fork_commands() -> None:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Be as a process that was just started: a session, a folder, an environment and standard streams of its own."""
+    """Make a forked process like a newly started one, with its own session, folder, environment and streams."""
     os.setsid()
     for name in SIGNALS[1:]:
         signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_DFL)
@@ -330,7 +330,7 @@ def become(asked: dict[str, Any]) -> None:
 
 
 def trained(folder: Path, processes: int, commands: Commands, *overrides: str) -> RunDir:
-    """The run of the recipe that nobody disturbs."""
+    """Train the recipe without interruptions."""
     case = Case(folder, 0, processes, False, folder, commands)
     case.begin()
     words = [*case.command(), *(word for override in overrides for word in ("--set", override))]
@@ -340,7 +340,7 @@ def trained(folder: Path, processes: int, commands: Commands, *overrides: str) -
 
 
 def interrupted_at_random(folder: Path, count: int, seed: int, log: Path) -> list[str]:
-    """So many interruptions; the faults, each with its case."""
+    """Interrupt runs `count` times, and return the faults, each with its case."""
     commands = Commands(folder / "commands")
     old = trained(folder / "old", 1, commands, OLD_RATE, "training.max_steps=4")
     expected = {

@@ -1,4 +1,4 @@
-"""What torchrun sets for the first process of the second of two machines, started again for the third time."""
+"""Environment variables of torchrun for the first process of the second of two machines, after three restarts."""
 
 LAUNCHED = {
     "GROUP_RANK": "1",

@@ -1,6 +1,6 @@
-"""The whole table as cells to run: each form of each method, each task, each type of base, each way to run.
+"""The table of tested combinations: every variant of every method, task, dtype of the base and way to run.
 
-`python matrix.py OUTCOMES` writes the page of the outcomes that a run of `pytest -m matrix` left in a file.
+`python matrix.py OUTCOMES` prints the page for the outcomes that `pytest -m matrix` wrote to a file.
 """
 
 import json
@@ -28,7 +28,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     },
     **{f'"{start}"': (f"peft.init_lora_weights={start}", "peft.lora_r=8") for start in ("corda", "eva", "lora_ga")},
 }
-"""Forms of LoRA by what is added to the recipe."""
+"""Variants of LoRA, with the overrides that select them."""
 SMALL: dict[str, tuple[str, ...]] = {
     "miss": ("peft.r=8",),
     "psoft": ("peft.r=8",),
@@ -37,13 +37,13 @@ SMALL: dict[str, tuple[str, ...]] = {
     "waveft": ("peft.n_frequency=64",),
     "trainable-tokens": (f"peft.token_indices={list(range(3, 250))}",),
 }
-"""What fits tiny layers, and their few rows."""
+"""Overrides that make a method fit tiny layers and few rows."""
 ROWS: dict[str, tuple[str, ...]] = {
     "lora": choosing("lora"),
     **{f"lora, {name}": keys for name, keys in FORMS.items()},
     **{method: (*choosing(method), *SMALL.get(method, ())) for method in METHODS if method != "lora"},
 }
-"""Rows of the table, and how each is written in a recipe."""
+"""Rows of the table, with the overrides for each."""
 BASES: dict[str, tuple[str, ...]] = {
     "fp32": (),
     "bf16": ('model.dtype="bfloat16"',),
@@ -86,41 +86,41 @@ _FAMILIES = {"CAUSAL_LM": "llama", "SEQ_CLS": "bert", "TOKEN_CLS": "bert"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell."""
+    """The outcome of a cell."""
 
     row: str
     task: str
     base: str
     way: str
     refused: str = ""
-    """Why it is refused, if it is."""
+    """The reason, if the combination is refused."""
     merged: str = ""
-    """`yes`, or why it cannot be merged."""
+    """`yes`, or the reason for which it cannot be merged."""
 
 
 def write_task(folder: Path, task: str) -> None:
-    """A base and rows for a task."""
+    """Write a base and rows for a task."""
     write_architecture(folder, _FAMILIES[task])
     write_rows(folder, DATA[task])
 
 
 def architecture(task: str) -> Architecture:
-    """What the base of a task is."""
+    """The architecture of a task's base."""
     return ALL[_FAMILIES[task]]
 
 
 def ways_of(task: str) -> list[str]:
-    """The ways to run a task; packing is for text."""
+    """The ways to run a task; packing is for text only."""
     return [way for way in WAYS if way != "packing" or task == "CAUSAL_LM"]
 
 
 def groups() -> Iterator[tuple[str, str, str]]:
-    """Row, task and base of everything; the cells of a group differ in the way alone, and are compared."""
+    """All combinations of row, task and base. The cells of a group differ only in the way to run, and are compared."""
     yield from ((row, task, base) for row in ROWS for task in TASKS for base in BASES)
 
 
 def sample() -> list[tuple[str, str, str]]:
-    """Two tasks of each row, on bases that take turns as the tasks do: every pair of columns is met by several rows."""
+    """Two tasks of each row, on alternating bases, so that several rows cover each pair of task and base."""
     bases = list(BASES)
     return [
         (row, task, bases[(number + turn) % len(bases)])
@@ -131,7 +131,7 @@ def sample() -> list[tuple[str, str, str]]:
 
 
 def read_outcomes(path: Path) -> dict[tuple[str, str, str], dict[str, Outcome]]:
-    """Outcomes by their groups and ways."""
+    """Read outcomes, by group and way."""
     found: dict[tuple[str, str, str], dict[str, Outcome]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         outcome = Outcome(**json.loads(line))
@@ -140,7 +140,7 @@ def read_outcomes(path: Path) -> dict[tuple[str, str, str], dict[str, Outcome]]:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Add an outcome to a file that several processes write to."""
+    """Append an outcome to a file that several processes write to."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(outcome)) + "\n")
 
@@ -150,15 +150,17 @@ def page(found: Mapping[tuple[str, str, str], Mapping[str, Outcome]]) -> str:
     columns = [(task, base) for task in TASKS for base in BASES]
     heads = ["", *(f"{TASKS[task]} {base}" for task, base in columns)]
     lines = [
-        "# What was run",
+        "# Tested combinations",
         "",
-        "Each form of each method was trained for three steps on a tiny Llama (text) and a tiny BERT (classes, tags),",
-        "over a base in float32, bfloat16, nf4 and int8, with packing and with gradient checkpointing. A cell that is",
-        "marked moved only its own parameters, was saved, answered the same in another process, and began with the",
-        "same loss and gradient whichever way it was run. `nox -s matrix` runs it all again and writes this page.",
+        "Every variant of every method was trained for three steps on a tiny Llama (text) and a tiny BERT (classes,",
+        "tags), over a base in float32, bfloat16, nf4 and int8, with packing and with gradient checkpointing. In",
+        "every marked cell, training changed only the adapter, the saved adapter gave the same logits in another",
+        "process, and all ways to run had the same first loss and gradient. `nox -s matrix` repeats these runs and",
+        "writes this page.",
         "",
-        "**+** trains and reloads; **p** also packed; **c** also with gradient checkpointing; **m** merges; **-** is",
-        "refused by `lorans validate`, for the reason below. Run on a CPU: what is refused there alone says so.",
+        "**+** trains and reloads; **p** also with packing; **c** also with gradient checkpointing; **m** merges;",
+        "**-** is refused by `lorans validate`, for the reason below. The runs used a CPU; a reason that holds only",
+        "there says so.",
         "",
         _line(heads),
         _line(["---"] * len(heads)),
@@ -172,7 +174,7 @@ def page(found: Mapping[tuple[str, str, str], Mapping[str, Outcome]]) -> str:
 
 
 def marks(group: Mapping[str, Outcome]) -> str:
-    """What works of a group, in letters."""
+    """The working cells of a group, as letters."""
     if group["plain"].refused:
         return "-"
     works = [LETTERS[way] for way in group if way != "plain" and not group[way].refused]
@@ -180,7 +182,7 @@ def marks(group: Mapping[str, Outcome]) -> str:
 
 
 def read_page(text: str) -> dict[tuple[str, str, str], str]:
-    """The marks of each group that the page has."""
+    """The marks of each group on the page."""
     columns = [(task, base) for task in TASKS for base in BASES]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     return {
@@ -189,7 +191,7 @@ def read_page(text: str) -> dict[tuple[str, str, str], str]:
 
 
 def _reasons(outcomes: Iterable[Outcome]) -> list[str]:
-    """Each reason with the rows that it is given for."""
+    """Each reason with its rows."""
     rows: dict[str, set[str]] = {}
     for outcome in outcomes:
         if reason := outcome.refused or outcome.merged.removeprefix("yes"):

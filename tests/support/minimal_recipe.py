@@ -1,4 +1,4 @@
-"""The least that a recipe needs."""
+"""The smallest valid recipe."""
 
 MINIMAL = """\
 task_name = "task"

@@ -1,4 +1,4 @@
-"""Machines on this one: network namespaces joined by a bridge. They need root and iproute2."""
+"""Several machines on one: network namespaces joined by a bridge. They need root and iproute2."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ def ip(*words: str) -> None:
 
 
 def can_be_made() -> bool:
-    """Whether there is what they need."""
+    """Test that network namespaces can be created here."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         return False
     try:
@@ -30,13 +30,13 @@ def can_be_made() -> bool:
 
 
 def address(number: int) -> str:
-    """That of a machine."""
+    """The address of a machine."""
     return f"10.77.0.{number + 1}"
 
 
 @contextlib.contextmanager
 def machines(count: int) -> Iterator[list[str]]:
-    """So many, by the names of their namespaces."""
+    """Create machines, and yield the names of their namespaces."""
     mark = f"l{os.getpid() % 100_000}"
     names = [f"{mark}n{number}" for number in range(count)]
     hub = f"{mark}hub"
@@ -62,7 +62,7 @@ def machines(count: int) -> Iterator[list[str]]:
 
 
 def start(name: str, folder: Path, count: int, *options: str) -> subprocess.Popen[bytes]:
-    """`lorans train` on a machine, with what it says in a file of the folder."""
+    """Start `lorans train` on a machine, with its output in a file of the folder."""
     meeting = ["--num-processes", "1", "--nodes", str(count), "--rdzv-endpoint", f"{address(0)}:{PORT}"]
     command = [sys.executable, "-m", "lora_ns", "train", "recipe.toml", *meeting, *options]
     with (folder / f"{name}.out").open("ab") as out:
@@ -76,12 +76,12 @@ def start(name: str, folder: Path, count: int, *options: str) -> subprocess.Pope
 
 
 def run_of(folder: Path, number: int) -> Path:
-    """Where a machine has its run."""
+    """The run directory of a machine."""
     return folder / ("run" if number == 0 else f"run.at-{address(number)}")
 
 
 def kill(process: subprocess.Popen[bytes], run: Path) -> None:
-    """End everything that a machine runs at once, as a power cut does: command, launcher, process."""
+    """Kill all processes of a machine at once, as a power cut does: command, launcher and ranks."""
     found = subprocess.run(["pgrep", "-f", f"{run} --launched"], check=False, capture_output=True, text=True)
     for number in (process.pid, *map(int, found.stdout.split())):
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The embedded base as GPTQ and AWQ store it, packed here: their own packages take data to do it."""
+"""The embedded base in the formats of GPTQ and AWQ, packed here because their packages need calibration data."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ SETTINGS = {
     "awq": {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"},
 }
 _ORDER = {"gptq": range(8), "awq": (0, 2, 4, 6, 1, 3, 5, 7)}
-"""Which of eight codes comes where in a word."""
+"""The order of eight codes in a word."""
 
 
 def pack_nano(folder: Path, kind: str) -> dict[str, torch.Tensor]:
-    """Write the base with its linear layers in 4 bits; hand back what those layers compute with."""
+    """Write the base with its linear layers in 4 bits, and return the dequantised weights of those layers."""
     shutil.copytree(ASSETS / "nano", folder)
     stored, meant = {}, {}
     for name, value in load_file(folder / "model.safetensors").items():
@@ -43,7 +43,7 @@ def pack_nano(folder: Path, kind: str) -> dict[str, torch.Tensor]:
 
 
 def _codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers from 0 to 15 around 8, and the scale of each group by each output."""
+    """Codes from 0 to 15, centred at 8, and the scale of each group and output."""
     groups = weight.reshape(weight.shape[0], -1, GROUP)
     scales = (groups.abs().amax(-1) / 7).half()
     codes = (groups / scales.float()[..., None]).round().clamp(-8, 7) + 8
@@ -51,7 +51,7 @@ def _codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _words(codes: torch.Tensor, order: range | tuple[int, ...]) -> torch.Tensor:
-    """Eight codes of a row in each 32-bit integer."""
+    """Pack eight codes of a row into each 32-bit integer."""
     parts = codes.reshape(codes.shape[0], -1, 8)
     word = sum(parts[..., part] << (4 * place) for place, part in enumerate(order))
     return torch.where(word < 2**31, word, word - 2**32).int()

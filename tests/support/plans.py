@@ -20,5 +20,5 @@ def plan_with_deepspeed(loaded: LoadedRecipe, machine: Machine, base, data: Data
 
 
 def as_asked(loaded: LoadedRecipe) -> Settled:
-    """A recipe that no base has a say in."""
+    """A settled recipe without changes by a base."""
     return Settled(loaded, loaded.recipe)

@@ -1,8 +1,8 @@
-"""A rank that trains one prepared run after another in the same process group: the libraries are imported once.
+"""A rank that trains several prepared runs in one process group, so that libraries are imported only once.
 
-Arguments: the runs. One that follows a `+` is interrupted before its last checkpoint, and goes on. The runs of two
-machines with one process each are joined by a comma, and go on with their ranks exchanged. What goes wrong in one is
-written beside it, and the next is begun.
+The arguments are runs. A run after a `+` is interrupted before its last checkpoint, and resumed. The runs of two
+machines with one process each are joined by a comma, and resumed with exchanged ranks. The error of a run is written
+into its folder, and the next run follows.
 """
 
 import json
@@ -28,11 +28,11 @@ AS_TRAINED_AT_ONCE = "adapter-at-once"
 
 
 _strategies = [""]
-"""That of the run that is trained."""
+"""The strategy of the current run."""
 
 
 def divide_on_a_cpu() -> None:
-    """accelerate divides weights on GPUs alone, though `fully_shard` works on a CPU: call the processes otherwise."""
+    """Make accelerate shard weights on a CPU, which `fully_shard` supports, by renaming the distributed type."""
     begin = accelerate_state.PartialState.__init__
 
     def renamed(self: accelerate_state.PartialState, *arguments: object, **named: object) -> None:
@@ -44,7 +44,7 @@ def divide_on_a_cpu() -> None:
 
 
 def train_one(run: RunDir) -> None:
-    """Train a run, as a rank does."""
+    """Train a run as a rank."""
     accelerate_state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerate_state.GradientState._reset_state()
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
@@ -56,7 +56,7 @@ def train_one(run: RunDir) -> None:
 
 
 def interrupt_once_trained(run: RunDir, rank: Rank) -> None:
-    """Leave a run as it was before its last step, with the adapter that it had saved."""
+    """Reset a run to its state before the last step, keeping the saved adapter aside."""
     meet()
     if rank.is_first:
         shutil.move(run.adapter, run.path / AS_TRAINED_AT_ONCE)
@@ -65,7 +65,7 @@ def interrupt_once_trained(run: RunDir, rank: Rank) -> None:
 
 
 def run_here(runs: Sequence[Path]) -> tuple[RunDir, Rank]:
-    """The run of this process and its place: of several runs, each process has one, as on a machine of its own."""
+    """The run and rank of this process; with several runs, each process has one, as if on its own machine."""
     number = int(os.environ["RANK"])
     is_shared = len(runs) == 1
     os.environ["LOCAL_RANK"] = str(number if is_shared else 0)
@@ -74,7 +74,7 @@ def run_here(runs: Sequence[Path]) -> tuple[RunDir, Rank]:
 
 
 def train_and_go_on(runs: Sequence[Path], is_interrupted: bool) -> None:
-    """Train, as a rank of the runs does, and once more after an interruption."""
+    """Train as a rank of the runs, and resume after an interruption."""
     run, rank = run_here(runs)
     train_one(run)
     if is_interrupted:
@@ -83,7 +83,7 @@ def train_and_go_on(runs: Sequence[Path], is_interrupted: bool) -> None:
 
 
 def main() -> None:
-    """Train all of them."""
+    """Train all runs."""
     rank = Rank.of()
     divide_on_a_cpu()
     join(rank, "cpu", 60)

@@ -1,4 +1,4 @@
-"""Recipes of the runs on the embedded base, and the function that runs one."""
+"""Recipes for runs on the embedded base, and a function that runs one."""
 
 import json
 import os
@@ -65,19 +65,19 @@ def class_rows() -> list[dict[str, object]]:
 
 
 def interrupt(run: RunDir, last: int) -> None:
-    """Leave a finished run as it was before its last checkpoint."""
+    """Reset a finished run to its state before the last checkpoint."""
     run.update(status="interrupted")
     (run.checkpoints / f"checkpoint-{last}").rename(run.path / "later")
 
 
 def resumed(run: RunDir, observer: Observer | None = None) -> None:
-    """Let an interrupted run go on."""
+    """Resume an interrupted run."""
     with Noise() as noise:
         resume(run, observer or SilentObserver(), noise)
 
 
 def check_resumes_to_the_same_bits(run: RunDir, last: int) -> None:
-    """A finished run, interrupted before its last checkpoint and resumed, saves the adapter that it had saved."""
+    """Check that a run, reset to before its last checkpoint and resumed, saves the same adapter as before."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Tokenizers with the chat templates of well-known families, built in place: bytes and the family's special tokens."""
+"""Byte-level tokenizers with the chat templates and special tokens of well-known families, built in place."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ QWEN3 = (
 
 @dataclass(frozen=True)
 class Shape:
-    """A family's template and special tokens, and what the model writes when it gives an answer."""
+    """A family's chat template and special tokens, and the text that its model generates for an answer."""
 
     template: str
     special: tuple[str, ...]
@@ -79,7 +79,7 @@ class Shape:
     pad: str | None = None
     system: bool = True
     splits: bool = False
-    """Whether each answer needs a row of its own."""
+    """True if each answer needs its own row."""
 
 
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -115,7 +115,7 @@ SHAPES = {
 
 
 def make_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes with a shape's special tokens and template."""
+    """A byte-level tokenizer with the special tokens and the template of a shape."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

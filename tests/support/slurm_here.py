@@ -1,4 +1,4 @@
-"""A SLURM cluster of this machine alone, from Debian's `slurm-wlm` and `munge`; it needs root."""
+"""A SLURM cluster on this machine, from Debian's `slurm-wlm` and `munge`. It needs root."""
 
 import contextlib
 import os
@@ -41,17 +41,17 @@ PartitionName=high Nodes={host} PriorityTier=10 PreemptMode=OFF State=UP
 
 
 def can_be_made() -> bool:
-    """Whether its programs are here, and may be started."""
+    """Test that SLURM's programs are installed and can be started."""
     return os.geteuid() == 0 and all(shutil.which(name) for name in PROGRAMS)
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, grace: int = 0) -> Iterator[None]:
-    """Start it, and point `SLURM_CONF` to it.
+    """Start the cluster, and point `SLURM_CONF` to it.
 
     Args:
         folder: a new folder for its files.
-        grace: seconds that a job has to end by itself before a higher partition takes its node.
+        grace: seconds for a job to end by itself before a higher partition takes its node.
     """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
@@ -92,7 +92,7 @@ def cluster(folder: Path, grace: int = 0) -> Iterator[None]:
 
 
 def _wait_until_idle(folder: Path) -> None:
-    """Wait for the node; `scontrol` itself takes a moment to answer."""
+    """Wait until the node is idle; `scontrol` itself needs a moment to respond."""
     for _ in range(300):
         told = subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=False)
         if "idle" in told.stdout:

@@ -1,4 +1,4 @@
-"""Runs of several processes, prepared here and trained in one pair of processes, and what they are held to."""
+"""Runs of two processes: prepared here, trained in one shared pair of processes, and checked."""
 
 import contextlib
 import importlib.util
@@ -22,7 +22,7 @@ from lora_ns.machine.hardware import usable_cores
 from lora_ns.run.directory import RunDir
 
 THREADS = max(1, usable_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-"""Of a run of one process, see `conftest`."""
+"""Number of threads of a run of one process, see `conftest`."""
 ZERO = 'distributed.strategy="deepspeed"'
 STRATEGIES: Mapping[str, Sequence[str]] = {
     "ddp": ('distributed.strategy="ddp"',),
@@ -37,9 +37,9 @@ class Cell:
 
     overrides: Sequence[str] = ()
     interrupted: bool = False
-    """Whether it is interrupted, and has to go on to the same bits."""
+    """The run is interrupted, and must resume to the same bits."""
     seal: float = 1e-6
-    """How far the saved adapter may be from the trained model."""
+    """Largest difference between the logits of the saved adapter and those of the trained model."""
 
 
 NF4 = ('quantization.method="bnb-4bit"',)
@@ -54,7 +54,7 @@ CLUSTER: Mapping[str, Cell] = {
     "checkpointing": Cell(("training.gradient_checkpointing=true",)),
     "accumulation": Cell(("training.per_device_train_batch_size=1",)),
 }
-"""What is trained under every strategy, in a session of its own."""
+"""Cells for every strategy, trained in a separate session."""
 CLUSTER_STEPS = 20
 EPOCHS = ("dataset.max_samples=11", "training.group_by_length=false")
 ROW_PARTS: Mapping[str, Mapping[str, Cell]] = {
@@ -64,12 +64,12 @@ ROW_PARTS: Mapping[str, Mapping[str, Cell]] = {
     },
     "zero3": {"lora": CLUSTER["lora"]},
 }
-"""What two processes train that share each row."""
+"""Cells for two processes that share each row."""
 BY_DDP_ALONE: Mapping[str, Cell] = {
-    "adalora": Cell(('peft.method="adalora"',), seal=1e-5),  # saved with fewer ranks, it adds up in another order
+    "adalora": Cell(('peft.method="adalora"',), seal=1e-5),  # saved with fewer ranks, so the order of summation differs
     "kasa": Cell(("peft.use_kasa=true", "peft.lora_r=8"), interrupted=True),
 }
-"""What no other strategy trains."""
+"""Cells that only DDP supports."""
 STARTS: Mapping[str, Cell] = {
     start: Cell((f"peft.init_lora_weights={start}", *more), interrupted=True, seal=1e-5)
     for start, more in {
@@ -77,20 +77,20 @@ STARTS: Mapping[str, Cell] = {
         **dict.fromkeys(("olora", "pissa", "pissa_niter_16"), ()),
     }.items()
 }
-"""Starts that are computed in one process, for all."""
+"""Initialisations that one process computes for all."""
 _OPTIMIZER = "distributed.offload_optimizer=cpu"
 OFFLOADED: Mapping[str, Cell] = {
     "zero2": Cell((_OPTIMIZER,), interrupted=True),
     "zero3": Cell((_OPTIMIZER, "distributed.offload_param=cpu"), interrupted=True),
 }
-"""What is kept in the host's memory, by strategy."""
+"""Cells with CPU offload, by strategy."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
     "ddp": {"lora_ga": STARTS["lora_ga"]},
     "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
     "fsdp": {"nf4": CLUSTER["nf4"], "prompt-tuning": CLUSTER["prompt-tuning"]},
 }
-"""What is trained whenever the tests run."""
+"""Cells that are trained in every test run."""
 SHARED = (
     "training.per_device_train_batch_size=2",
     "training.per_device_eval_batch_size=2",
@@ -102,19 +102,19 @@ SHARED = (
 
 
 def offered() -> list[str]:
-    """The strategies that can run here."""
+    """Strategies that can run here."""
     has_deepspeed = importlib.util.find_spec("deepspeed") is not None
     return [name for name in STRATEGIES if has_deepspeed or not name.startswith("zero")]
 
 
 def prepare_run(folder: Path, *overrides: str, processes: int = 2) -> RunDir:
-    """A run of two processes, here or on a machine each, up to the point where they would be started."""
+    """Prepare a run of two processes, on one machine or on two, up to the start of the processes."""
     folder.mkdir(parents=True)
     return prepared(lambda: run_recipe(folder, RECIPE, *SHARED, *overrides, f"distributed.num_processes={processes}"))
 
 
 def prepared(start: Callable[[], object]) -> RunDir:
-    """The run of several processes that is started, up to the point where they would be."""
+    """Call `start`, and return its run in the state before the processes are started."""
     found: list[RunDir] = []
 
     def keep(run: RunDir, *_: object) -> object:
@@ -133,7 +133,10 @@ def prepared(start: Callable[[], object]) -> RunDir:
 
 @contextlib.contextmanager
 def as_many_cores_as_threads() -> Iterator[None]:
-    """A start computed elsewhere has the threads of one process here, which the signs of its directions depend on."""
+    """Limit the cores, so that a subprocess computes an initialisation with as many threads as this process.
+
+    The signs of its directions depend on the number of threads.
+    """
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:THREADS])
     try:
@@ -143,7 +146,7 @@ def as_many_cores_as_threads() -> Iterator[None]:
 
 
 def drive(runs: Sequence[str]) -> None:
-    """Train prepared runs, one after the other; a `+` before one has it interrupted once, see `ranks_driver`."""
+    """Train prepared runs, one after the other; a `+` before a run interrupts it once, see `ranks_driver`."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, "--no_python", sys.executable, ranks_driver.__file__, *runs]
     folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -153,7 +156,7 @@ def drive(runs: Sequence[str]) -> None:
 
 
 def check_trained(run: RunDir) -> None:
-    """Fail with what went wrong in a rank, if anything did."""
+    """Raise the error of a rank, if there is one, and check that the run is finished."""
     for file in sorted(run.path.glob("failed-*.json")):
         raise AssertionError(json.loads(file.read_text())["trace"])
     assert run.read().status == "finished"

@@ -1,4 +1,4 @@
-"""Runs on tiny bases that are built in place, for the traps that a training can fall into without a word."""
+"""Runs on tiny bases, built in place, for traps into which a training run can fall silently."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ SIZES = {
 
 
 def write_base(folder: Path, tokenizer: PreTrainedTokenizerFast, config: type = LlamaConfig, **more: Any) -> None:
-    """A base of random weights with this tokenizer."""
+    """Write a base with random weights and this tokenizer."""
     tokenizer.save_pretrained(folder / "base")
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     set_seed(7)
@@ -58,7 +58,7 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def run(folder: Path, *overrides: str, text: str = RECIPE, observer: Observer | None = None) -> RunDir:
-    """Train in a folder with a base and rows, without the cache."""
+    """Train in a folder with a base and rows, without the cache of rows."""
     (folder / "recipe.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch, Noise() as noise:
         patch.chdir(folder)
@@ -68,7 +68,7 @@ def run(folder: Path, *overrides: str, text: str = RECIPE, observer: Observer | 
 
 
 def run_and_keep_trainer(folder: Path, *overrides: str) -> tuple[RunDir, Any]:
-    """Train, and hand out the trainer as well."""
+    """Train, and return the run and the trainer."""
 
     class Keeper(SilentObserver):
         def ready(self, trainer: Any) -> None:
@@ -79,7 +79,7 @@ def run_and_keep_trainer(folder: Path, *overrides: str) -> tuple[RunDir, Any]:
 
 
 def adding_bos(tokenizer: PreTrainedTokenizerFast, bos: str) -> PreTrainedTokenizerFast:
-    """The tokenizer with a beginning token that it puts before every text by itself."""
+    """The tokenizer, changed to put a beginning-of-sequence token before every text."""
     number = tokenizer.convert_tokens_to_ids(bos)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, number)]
@@ -88,6 +88,6 @@ def adding_bos(tokenizer: PreTrainedTokenizerFast, bos: str) -> PreTrainedTokeni
 
 
 def chat(*texts: str) -> dict[str, Any]:
-    """A row of turns, the user's first."""
+    """A row with alternating turns, the user's first."""
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]}
