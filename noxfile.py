@@ -1,4 +1,4 @@
-"""The sessions that hold the project: `nox -l` lists them with what each is for."""
+"""Sessions that check the project; `nox -l` lists them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ LIGHT = ["pydantic", "pyyaml", "rich", "typer", "packaging", "tomli; python_vers
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types and the import contract."""
+    """Check style, types and the import contract."""
     _install(session, "dev")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -21,20 +21,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def light(session: nox.Session) -> None:
-    """All that needs no torch, in an environment that has none."""
+    """Run the tests that need no torch, in an environment without it."""
     _run_light(session, "-c", "constraints.txt", *LIGHT)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything."""
+    """Run all tests."""
     _install(session, "test")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def minimums(session: nox.Session) -> None:
-    """The lowest versions of the light half that are allowed."""
+    """Run the light tests with the lowest supported versions of the dependencies."""
     lowest = (
         "pydantic==2.11.*",
         "pyyaml==6.0.2",
@@ -47,7 +47,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """The whole table of methods, which takes most of an hour; writes docs/matrix.md."""
+    """Run all combinations of method, task and base, and write docs/matrix.md; takes most of an hour."""
     _install(session, "test")
     outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
     outcomes.unlink(missing_ok=True)
@@ -59,14 +59,14 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """Every strategy, machines that are killed (as network namespaces: root), and schedulers: most of an hour."""
+    """Test every strategy, killed machines (network namespaces, as root) and schedulers; takes most of an hour."""
     _install(session, "test,ray")
     session.run("pytest", "-q", "-m", "cluster", "tests/services", *session.posargs)
 
 
 @nox.session
 def extras(session: nox.Session) -> None:
-    """Every extra has a solution with the versions that are tested."""
+    """Check that every extra can be installed with the tested versions."""
     for extra in nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]:
         resolving = ("install", "--dry-run", "--quiet", "--ignore-installed")
         session.run("python", "-m", "pip", *resolving, "-c", "constraints.txt", "torch==2.13.0", f".[{extra}]")
@@ -74,21 +74,21 @@ def extras(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Each guard of tests/house/mutants.toml is broken in turn: the tests that hold it have to fail."""
+    """Break each guard of tests/house/mutants.toml in turn, and check that its tests fail."""
     _install(session, "test")
     session.run("python", "tests/house/mutants.py", *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Random inputs, FUZZ_SECONDS (60, if it is not set) of each kind; `-- -k recipes` chooses one."""
+    """Test with random inputs, for FUZZ_SECONDS (default 60) per kind; `-- -k recipes` selects one kind."""
     _install(session, "test")
     session.run("pytest", "-q", "-s", "-m", "fuzz", "tests/fuzz", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Figures, not tests: see benchmarks/README.md."""
+    """Run the benchmarks that need no model; see benchmarks/README.md."""
     _install(session, "test")
     session.run("python", "benchmarks/startup.py")
     session.run("python", "benchmarks/first_step.py")

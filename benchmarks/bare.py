@@ -1,4 +1,4 @@
-"""The least that a person would write to fine-tune the embedded base: what `first_step.py` compares with."""
+"""The shortest script that fine-tunes the embedded base, for comparison in `first_step.py`."""
 
 import json
 import sys

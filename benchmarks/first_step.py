@@ -1,4 +1,4 @@
-"""Seconds from the start of `lorans train` to its first step, against a bare script with the same imports and loads."""
+"""Time from the start of `lorans train` to its first step, compared with a bare script with the same imports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ global_batch_size = 16
 
 
 def seconds_to_first_step(command: list[str], folder: Path, environment: dict[str, str]) -> float:
-    """Until the process prints a line that begins with `step`; it is then waited for."""
+    """Seconds until the process prints a line that starts with `step`; waits for its end."""
     begin = time.perf_counter()
     with subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -51,7 +51,7 @@ def seconds_to_first_step(command: list[str], folder: Path, environment: dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="pairs; one more, before them, is not counted")
+    parser.add_argument("--rounds", type=int, default=5, help="number of pairs, after one that is not counted")
     rounds = parser.parse_args().rounds
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     pairs = []
@@ -72,7 +72,7 @@ def main() -> None:
     ratios = [lorans / bare for lorans, bare in pairs[1:]]
     for lorans, bare in pairs[1:]:
         print(f"lorans {lorans:6.2f} s   bare {bare:6.2f} s   ratio {lorans / bare:.2f}")
-    print(f"median ratio {statistics.median(ratios):.2f}, at most 1.1 wanted")
+    print(f"median ratio {statistics.median(ratios):.2f}, target: at most 1.1")
 
 
 if __name__ == "__main__":

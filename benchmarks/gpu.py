@@ -1,6 +1,6 @@
-"""A model of a billion parameters on one GPU: one process, DDP of one rank, nf4, ZeRO-2 with its optimizer on the CPU.
+"""A billion parameters on one GPU: one process, DDP with one rank, nf4, ZeRO-2 with the optimizer on the CPU.
 
-Tokens a second, and the memory that was planned against the memory that was taken.
+Reports tokens per second, and planned and used memory.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=1", "distri
 NF4 = ("quantization.method=bnb-4bit",)
 RUNS: dict[str, tuple[str, ...]] = {
     "bf16": (),
-    "bf16, DDP of one rank": DDP,
+    "bf16, DDP with one rank": DDP,
     "nf4": NF4,
-    "nf4, DDP of one rank": (*NF4, *DDP),
+    "nf4, DDP with one rank": (*NF4, *DDP),
     "bf16, ZeRO-2": ZERO,
     "bf16, ZeRO-2, optimizer on the CPU": (*ZERO, "distributed.offload_optimizer=cpu"),
 }
@@ -62,12 +62,12 @@ with torch.device(device):
     model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
 model.save_pretrained(folder)
 tokenizer.save_pretrained(folder)
-print(f"a Llama of {model.num_parameters() / 1e9:.2f} billion parameters, random")
+print(f"Llama with {model.num_parameters() / 1e9:.2f} billion random parameters")
 """
 
 
 def run(words: Sequence[str], folder: Path) -> str:
-    """Run a command, and give what it prints."""
+    """Run a command, and return its output."""
     surroundings = {**os.environ, "HF_HUB_OFFLINE": "1"}
     surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(words, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
@@ -77,10 +77,10 @@ def run(words: Sequence[str], folder: Path) -> str:
 
 
 def trained(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """What a run says of itself: tokens a second, and memory in GB."""
+    """Train with these overrides, and return tokens per second, memory in GB and the other figures."""
     lorans = (sys.executable, "-m", "lora_ns")
     said = [word for override in overrides for word in ("--set", override)]
-    if "distributed.strategy=ddp" in overrides:  # which `lorans train` would give to a single process
+    if "distributed.strategy=ddp" in overrides:  # `lorans train` would use a single process without DDP
         command = run([*lorans, "launch-command", "recipe.toml", "--overwrite", *said], folder)
         run(["bash", "-c", command], folder)
     else:
@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--device", default="cuda", help="where the base is made")
-    parser.add_argument("--only", nargs="*", choices=[*RUNS], help="some of the runs")
+    parser.add_argument("--device", default="cuda", help="device that initialises the base")
+    parser.add_argument("--only", nargs="*", choices=[*RUNS], help="names of the runs to make")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,7 +121,7 @@ def main() -> None:
             found = trained(folder, RUNS[kind])
             taken = f"tensors {found['tensors']:5.1f}   reserved {found['reserved']:5.1f}"
             memory = f"planned {found['planned']:5.1f} GB   {taken}"
-            end = f"loss {found['loss']:.3f}   seal {found['seal']:.1e}"
+            end = f"loss {found['loss']:.3f}   adapter check {found['seal']:.1e}"
             print(f"{kind:<36} {found['tokens/s']:8,.0f} tokens/s   {memory}   {end}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Seconds that `lorans train --num-processes 2` takes beyond preparing the run and a bare torchrun of its processes."""
+"""Overhead of `lorans train --num-processes 2` over preparing the run and running its processes with bare torchrun."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ num_processes = 2
 
 
 def timed(folder: Path, command: str) -> tuple[float, str]:
-    """Seconds of a command, and what it printed."""
+    """Run a command, and return its duration in seconds and its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "LORANS_CACHE": str(folder / "cache")}
     begin = time.perf_counter()
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, capture_output=True, text=True)
@@ -43,7 +43,7 @@ def timed(folder: Path, command: str) -> tuple[float, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="pairs; one more, before them, is not counted")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, after one that is not counted")
     found = []
     for _ in range(parser.parse_args().rounds + 1):
         with tempfile.TemporaryDirectory() as name:
@@ -57,7 +57,7 @@ def main() -> None:
     for all_of_it, preparing, bare in found[1:]:
         rest = all_of_it - preparing - bare
         print(f"lorans {all_of_it:6.1f} s   preparing {preparing:5.1f} s   torchrun {bare:6.1f} s   rest {rest:4.1f} s")
-    print(f"median of the rest {statistics.median(a - p - b for a, p, b in found[1:]):.1f} s, at most 3 wanted")
+    print(f"median of the rest {statistics.median(a - p - b for a, p, b in found[1:]):.1f} s, target: at most 3")
 
 
 if __name__ == "__main__":

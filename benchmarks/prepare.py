@@ -1,4 +1,4 @@
-"""Rows a second that are read, rendered and tokenised: against TRL's preparation of them, and from the cache."""
+"""Rows read, rendered and tokenised per second, compared with TRL's preparation and with the cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ max_seq_length = 4096
 
 
 def lorans(folder: Path) -> float:
-    """Seconds from the file to the data set that the trainer takes."""
+    """Seconds from the file to the trainer's dataset."""
     begin = time.perf_counter()
     prepared = prepare_rows(load_recipe(folder / "recipe.toml"), detect(), SilentObserver())
     as_dataset(prepared.train.sequences)
@@ -50,7 +50,7 @@ def lorans(folder: Path) -> float:
 
 
 def start(folder: Path) -> float:
-    """Seconds from the recipe to the data set that the trainer takes, tokenizer not counted, rows kept for the next."""
+    """Seconds to prepare the trainer's dataset through the cache, without loading the tokenizer."""
     loaded = load_recipe(folder / "recipe.toml")
     base = find_base(loaded.recipe.model.name_or_path, "main", [folder], download=False)
     assert base is not None
@@ -64,7 +64,7 @@ def start(folder: Path) -> float:
 def trl_alone(
     folder: Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> float:
-    """Seconds that the trainer takes longer to make with all rows than with one: its preparation of them."""
+    """Seconds that TRL takes to prepare the rows: construction of the trainer with all rows, minus that with one."""
     times = []
     for count in (None, 1):
         begin = time.perf_counter()
@@ -110,8 +110,8 @@ def main() -> None:
                 speeds = f"lorans {len(rows) / ours:7,.0f} rows/s   trl {len(rows) / theirs:7,.0f} rows/s"
                 print(f"{speeds}   ratio {ratios[-1]:.2f}")
                 print(f"first start {first:.2f} s   second start {second:.3f} s   ratio {starts[-1]:.1f}")
-    print(f"median ratio {statistics.median(ratios):.2f}, at least 1 wanted")
-    print(f"second start {statistics.median(starts):.0f} times faster, at least 20 wanted")
+    print(f"median ratio {statistics.median(ratios):.2f}, target: at least 1")
+    print(f"second start {statistics.median(starts):.0f} times faster, target: at least 20")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two processes of one core each against one process of one core: the same steps of the same batches."""
+"""Two processes with one core each, compared with one process on one core: the same steps on the same batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ max_seq_length = 512
 
 
 def seconds_of_training(folder: Path, recipe: str, processes: int) -> float:
-    """Of all steps, without what comes before and after, on so many cores."""
+    """Duration of all training steps, without preparation and saving, with one core per process."""
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:processes]))
     several = ["--num-processes", str(processes)] if processes > 1 else []
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", default="lorans:nano")
     parser.add_argument("--rows", default="lorans:quickstart/train.jsonl")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3, help="pairs")
+    parser.add_argument("--rounds", type=int, default=3, help="number of pairs")
     asked = parser.parse_args()
     recipe = RECIPE.format(model=asked.model, rows=asked.rows, steps=asked.steps)
     found = []
@@ -61,7 +61,7 @@ def main() -> None:
             one, two = (seconds_of_training(Path(name), recipe, count) for count in (1, 2))
         found.append(one / (2 * two))
         print(f"one process {one:6.1f} s   two {two:6.1f} s   efficiency {found[-1]:.2f}", flush=True)
-    print(f"median efficiency {statistics.median(found):.2f}, at least 0.85 wanted")
+    print(f"median efficiency {statistics.median(found):.2f}, target: at least 0.85")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processor seconds of the commands that need no torch, against their budgets."""
+"""CPU time of the commands that need no torch, compared with their budgets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def processor_seconds(arguments: list[str]) -> float:
-    """User and system time of one command, its child processes included."""
+    """User and system time of one command and its child processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -33,9 +33,9 @@ def processor_seconds(arguments: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each command; the first one is not counted")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each command, after one that is not counted")
     rounds = parser.parse_args().rounds
-    print(f"{'command':<10} {'median':>8} {'minimum':>8} {'budget':>8}  processor seconds")
+    print(f"{'command':<10} {'median':>8} {'minimum':>8} {'budget':>8}  CPU seconds")
     for name, (arguments, budget) in COMMANDS.items():
         times = sorted([processor_seconds(arguments) for _ in range(rounds + 1)][1:])
         print(f"{name:<10} {times[len(times) // 2]:8.2f} {times[0]:8.2f} {budget or '-':>8}")

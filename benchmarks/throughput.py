@@ -1,4 +1,4 @@
-"""Tokens a second of `lorans train` and of `trl sft` with its defaults: the same model, rows, batch and adapter."""
+"""Tokens per second of `lorans train` and of `trl sft` with its defaults, on the same model, rows and adapter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ max_seq_length = 1024
 
 
 def lorans(folder: Path, environment: dict[str, str]) -> float:
-    """Real tokens a second of one epoch: the run's own record of its time, and of its rows."""
+    """Tokens per second over one epoch, without padding, from the time and the tokens that the run records."""
     command = [sys.executable, "-m", "lora_ns", "train", "recipe.toml", "--overwrite", "--json"]
     result = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
     seconds = json.loads(result.stdout)["metrics"]["train_runtime"]
@@ -43,7 +43,7 @@ def lorans(folder: Path, environment: dict[str, str]) -> float:
 
 
 def trl(folder: Path, environment: dict[str, str], model: str) -> float:
-    """Real tokens a second of one epoch, from what the command prints."""
+    """Tokens per second over one epoch, without padding, from the output of the command."""
     program = str(Path(sys.executable).with_name("trl"))
     command = [
         *(program, "sft", "--model_name_or_path", model, "--dataset_name", str(folder / "rows")),
@@ -61,7 +61,7 @@ def trl(folder: Path, environment: dict[str, str], model: str) -> float:
 
 
 def torch_has_cuda() -> bool:
-    """Asked in a process of its own: this one must not hold a GPU's memory."""
+    """Test for a GPU in a child process, so that this process holds no GPU memory."""
     command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "True"
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder of an instruct model")
     parser.add_argument("--rows", required=True, type=Path, help="JSONL with `question` and `answer`")
-    parser.add_argument("--count", type=int, default=32, help="rows that are trained on, from the first on")
+    parser.add_argument("--count", type=int, default=32, help="number of rows to train on")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -90,7 +90,7 @@ def main() -> None:
             theirs, ours = trl(folder, environment, model), lorans(folder, environment)
             ratios.append(ours / theirs)
             print(f"trl sft {theirs:6.1f} tokens/s   lorans {ours:6.1f} tokens/s   ratio {ratios[-1]:.2f}", flush=True)
-    print(f"median ratio {statistics.median(ratios):.2f}, at least 3 wanted")
+    print(f"median ratio {statistics.median(ratios):.2f}, target: at least 3")
 
 
 if __name__ == "__main__":
