@@ -1,1 +1,1 @@
-"""What this machine has, and what its environment lacks."""
+"""The hardware of this machine and the state of its environment."""

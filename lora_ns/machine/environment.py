@@ -1,7 +1,8 @@
-"""Whether this environment can train: facts, and for each fault the command that mends it.
+"""Checks of the environment for `lorans env-check`: facts, and for each fault the command that fixes it.
 
-Nothing heavy is imported in this process. What may raise, hang or abort runs in a child with a time limit (`probes`),
-so that a broken package is named instead of taking the command down. What nobody asked for is never a failure.
+Nothing heavy is imported in this process. Imports that may raise, hang or abort run in a child with a time limit
+(`probes`), so that a broken package is named in the report and does not crash the command. A package that nobody needs
+never fails the check.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _START_SECONDS = 5.0
 
 
 _NF4_ERROR = 0.16
-"""Half of nf4's widest gap, between -1 and -0.6962, and a little for rounding."""
+"""Largest allowed nf4 round-trip error: half of nf4's widest gap (-1 to -0.6962), plus a little for rounding."""
 
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -62,7 +63,7 @@ _SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MLFLOW_
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe asks of the environment; without a recipe, only the core packages."""
+    """Requirements of a recipe on the environment. The defaults, without a recipe, cover the core packages only."""
 
     quantization: bool = False
     deepspeed: bool = False
@@ -72,7 +73,7 @@ class Needs:
     output_dir: Path | None = None
     trackers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
-    """What reads the base, by the name that it is installed by."""
+    """Packages needed to read the base, by their pip names."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,18 @@ class Check:
     status: Status
     fact: str
     remedy: str = ""
-    """The command that mends it, empty where there is nothing to mend."""
+    """The command that fixes it, empty where there is nothing to fix."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Every check, in the order of the table of probes."""
+    """Every check, in the order of `PROBES`."""
 
     checks: tuple[Check, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether everything that is needed works."""
+        """True if no check has failed."""
         return all(check.status != "fail" for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,21 +105,21 @@ class Report:
 
 @dataclass(frozen=True)
 class VersionRanges:
-    """The versions that this release was tested with, from its own metadata."""
+    """The versions that this release was tested with, from its package metadata."""
 
     python: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
-    """Range by package, such as `>=2.13,<2.14`."""
+    """Version range by package, such as `>=2.13,<2.14`."""
 
     def pip(self, package: str) -> str:
-        """The command that installs a tested version."""
+        """The pip command that installs a tested version."""
         wanted = package + self.packages.get(package, "")
         return f"pip install '{wanted}'" if wanted != package else f"pip install {package}"
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What the probes read."""
+    """Input of the probes."""
 
     needs: Needs
     timeout_s: float
@@ -128,7 +129,7 @@ class _Context:
 
 
 def check(needs: Needs, timeout_s: float = 60.0) -> Report:
-    """Run every probe; `timeout_s` is the limit of each import and each program."""
+    """Run every probe; `timeout_s` limits each import and each program, in seconds."""
     context = _Context(needs, timeout_s, detect(), version_ranges())
     with ThreadPoolExecutor(max_workers=max(2, context.machine.cores)) as pool:
         try:
@@ -145,7 +146,7 @@ def check(needs: Needs, timeout_s: float = 60.0) -> Report:
 
 
 def version_ranges() -> VersionRanges:
-    """The tested ranges: from the installed distribution, or from pyproject.toml beside a source checkout."""
+    """Return the tested ranges, from the installed distribution or from the pyproject.toml of a source checkout."""
     try:
         python, requirements = _installed_requirements()
     except metadata.PackageNotFoundError:
@@ -156,7 +157,8 @@ def version_ranges() -> VersionRanges:
         return VersionRanges(python)
     packages = {}
     for requirement in map(Requirement, requirements):
-        # `python_version < "3.11"` asks for a stand-in for what later Pythons have; `>=` says what training needs.
+        # `python_version < "3.11"` marks a backport of something newer Pythons have; a `>=` marker is what training
+        # needs.
         marker = str(requirement.marker or "")
         if "extra" in marker or "<" not in marker or (requirement.marker and requirement.marker.evaluate()):
             packages[requirement.name] = _spell(requirement.specifier)
@@ -182,12 +184,12 @@ def _checkout_requirements(pyproject: Path) -> tuple[str, list[str]]:
 
 
 def _spell(specifier: SpecifierSet) -> str:
-    """A range as people write it, the lower end first."""
+    """Format a range in the usual order, lower bound first."""
     return ",".join(sorted(map(str, specifier), reverse=True))
 
 
 def _distance(version: str, tested: str) -> str:
-    """`older` or `newer` than the tested range, or empty within it or where nothing is known."""
+    """Return `older` or `newer` than the tested range, `other` for an odd version, or "" if it is inside or unknown."""
     if not tested:
         return ""
     from packaging.specifiers import SpecifierSet
@@ -205,7 +207,7 @@ def _distance(version: str, tested: str) -> str:
 
 
 def _installed(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -217,7 +219,7 @@ def _installed(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How one attempt in a child ended: facts, or an error in words."""
+    """Result of one attempt in a child: facts, or an error message."""
 
     error: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -235,7 +237,7 @@ main(program, arguments, float(timeout_s))
 def _run_program(
     context: _Context, program: str, arguments: Sequence[str] = (), timeout_s: float | None = None
 ) -> dict[str, _Outcome]:
-    """Run one program of `probes` in a child that finds modules where this process does; the outcome by attempt."""
+    """Run one program of `probes` in a child that has this process's `sys.path`, and return the outcomes by attempt."""
     each = context.timeout_s if timeout_s is None else timeout_s
     argv = [*interpreter(), "-c", _CHILD, json.dumps(sys.path), program, str(each), *arguments]
     finished = run_limited(argv, each * max(1, len(arguments)) + _START_SECONDS, context.stop)
@@ -243,7 +245,7 @@ def _run_program(
 
 
 def _outcomes(finished: Finished, timeout_s: float) -> dict[str, _Outcome]:
-    """Read what a child wrote; an attempt that began and did not end is what ended the child."""
+    """Parse a child's output; an attempt with a start and no end is the one that ended the child."""
     outcomes: dict[str, _Outcome] = {}
     begun, dump = "", []
     for line in finished.stdout.splitlines():
@@ -269,17 +271,17 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _unfinished(returncode: int | None, dump: Sequence[str], timeout_s: float) -> str:
-    """Why a child did not come to the end of an attempt, in words."""
+    """Explain in words why a child did not finish an attempt."""
     frames = _innermost(dump)
     if returncode is None or dump:
-        return f"hangs: no end after {timeout_s:g} s{frames}"
+        return f"hangs: still running after {timeout_s:g} s{frames}"
     if returncode < 0:
         return f"aborts: {signal.Signals(-returncode).name}"
     return f"ends the process with exit code {returncode}"
 
 
 def _innermost(dump: Sequence[str]) -> str:
-    """Where the main thread was, from faulthandler's traceback; it lists that thread last."""
+    """Return the innermost frame of the main thread from faulthandler's traceback, which lists that thread last."""
     place = ""
     for previous, line in zip(["", *dump], dump, strict=False):
         if "most recent call first" in previous and (match := re.match(r'\s*File "(.+)", line (\d+)', line)):
@@ -292,7 +294,7 @@ def _innermost(dump: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Package:
-    """A package, the module to import (`module:name` reads the name as well) and the packages that it stands on."""
+    """A package, the module to import (`module:name` also reads the name) and the packages that it depends on."""
 
     name: str
     module: str = ""
@@ -313,7 +315,7 @@ PACKAGES = (
     _Package("peft", "peft", ("torch", "accelerate", "transformers")),
     _Package("trl", "trl:SFTTrainer", ("torch", "accelerate", "datasets", "transformers")),
 )
-"""What every run needs, but for bitsandbytes, each after what it stands on, so that the culprit is met first."""
+"""Packages of every run, plus bitsandbytes. Dependencies come first, so that the report blames the package at fault."""
 
 
 def _packages(context: _Context) -> list[Check]:
@@ -326,12 +328,12 @@ def _packages(context: _Context) -> list[Check]:
 
 
 def _needs(needs: Needs, package: str) -> bool:
-    """Whether a package of the table is needed."""
+    """True if this package of the table is needed; only bitsandbytes is optional."""
     return needs.quantization if package == "bitsandbytes" else True
 
 
 def _import_each(context: _Context, packages: Sequence[_Package]) -> dict[str, _Outcome]:
-    """Import packages in as few children as it takes: one that ends its child is left out of the next one."""
+    """Import packages in as few children as possible; a package that ends its child is left out of the next one."""
     outcomes: dict[str, _Outcome] = {}
     left = list(packages)
     while left and not context.stop.is_set():
@@ -347,7 +349,7 @@ def _import_each(context: _Context, packages: Sequence[_Package]) -> dict[str, _
 
 
 def _stands_on_broken(package: _Package, outcomes: dict[str, _Outcome]) -> bool:
-    """Record that a package cannot work because of another one, so that it costs no time."""
+    """Record a package that cannot work because a dependency is broken, so that no time is spent on it."""
     broken = [name for name in package.stands_on if name in outcomes and outcomes[name].error]
     if broken:
         outcomes[package.name] = _Outcome(f"not tried: needs {broken[0]}")
@@ -355,7 +357,7 @@ def _stands_on_broken(package: _Package, outcomes: dict[str, _Outcome]) -> bool:
 
 
 def _package_check(context: _Context, name: str, needed: bool, outcome: _Outcome | None) -> Check:
-    """Version and import of one package in one line."""
+    """Report version and import of one package in one line."""
     version, tested = _installed(name), context.tested.packages.get(name, "")
     worst: Status = "fail" if needed else "warn"
     if version is None:
@@ -368,7 +370,7 @@ def _package_check(context: _Context, name: str, needed: bool, outcome: _Outcome
 
 
 def _import_remedy(context: _Context, name: str, error: str) -> str:
-    """What to do about an import: a slow disk looks like one that hangs, so more time comes first."""
+    """Suggest a fix for a failed import. An import from a slow disk looks like a hang, so more time comes first."""
     if error.startswith("not tried"):
         return ""
     if error.startswith("hangs"):
@@ -389,11 +391,11 @@ def _python(context: _Context) -> list[Check]:
     try:
         distance = _distance(version, tested)
     except ImportError:
-        return [Check("python", "warn", f"{fact}; versions not compared without `packaging`", "pip install packaging")]
+        return [Check("python", "warn", f"{fact}; versions not checked without `packaging`", "pip install packaging")]
     if distance:
-        return [Check("python", "fail", f"{fact}; tested are {tested}", "python3.12 -m venv .venv")]
+        return [Check("python", "fail", f"{fact}; tested with {tested}", "python3.12 -m venv .venv")]
     if not tested:
-        return [Check("python", "warn", f"{fact}; this copy is not installed: no tested ranges", "pip install lora-ns")]
+        return [Check("python", "warn", f"{fact}; not installed: no tested versions known", "pip install lora-ns")]
     if sys.version_info < TRAINING_PYTHON:
         needed = ".".join(map(str, TRAINING_PYTHON))
         return [Check("python", "fail", f"{fact}; transformers and trl need {needed}", "python3.12 -m venv .venv")]
@@ -409,27 +411,27 @@ def _cpu(context: _Context) -> list[Check]:
 def _memory(context: _Context) -> list[Check]:
     machine = context.machine
     if not machine.memory_bytes:
-        return [Check("memory", "warn", "the system does not tell how much there is")]
+        return [Check("memory", "warn", "the system does not report its size")]
     return [Check("memory", "ok", f"{_gib(machine.available_bytes)} available of {_gib(machine.memory_bytes)}")]
 
 
 def _disk(context: _Context) -> list[Check]:
-    """Free space for the run, and whether it may be written."""
+    """Report the free space for the run, and check that the folder is writable."""
     wanted = context.needs.output_dir
     folder = _existing(wanted or Path())
     free = shutil.disk_usage(folder).free
     fact = f"{free / _GIGABYTE:.1f} GB free at {wanted or Path.cwd()}"
     if wanted and not os.access(folder, os.W_OK):
-        return [Check("disk", "fail", f"{folder} cannot be written", "set training.output_dir to another folder")]
+        return [Check("disk", "fail", f"{folder} is not writable", "set training.output_dir to another folder")]
     if wanted and free < _NO_DISK:
         return [Check("disk", "fail", fact, "set training.output_dir to a larger disk")]
     if free < _LITTLE_DISK:
-        return [Check("disk", "warn", f"{fact}: little for checkpoints and models")]
+        return [Check("disk", "warn", f"{fact}: this may be too little for checkpoints and models")]
     return [Check("disk", "ok", fact)]
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest parent that exists."""
+    """Return the folder itself, or its nearest existing parent."""
     absolute = path.expanduser().absolute()
     return next(folder for folder in (absolute, *absolute.parents) if os.access(folder, os.F_OK))
 
@@ -438,7 +440,7 @@ def _existing(path: Path) -> Path:
 
 
 def _torch(context: _Context) -> list[Check]:
-    """Threads, GPUs and 4-bit weights, which only torch can tell about; its own faults are said among the packages."""
+    """Report threads, GPUs and 4-bit support as torch sees them; faults of torch itself are among the packages."""
     if not _installed("torch"):
         return [_threads(context, {}), *_gpus(context, {})]
     attempts = ["torch", "nf4"] if _installed("bitsandbytes") else ["torch"]
@@ -451,12 +453,12 @@ def _threads(context: _Context, facts: Mapping[str, Any]) -> Check:
     cores, asked = context.machine.cores, os.environ.get("OMP_NUM_THREADS")
     threads = facts.get("threads")
     if threads is None:
-        return Check("threads", "ok", f"not known without torch; {_count(cores, 'core')}")
+        return Check("threads", "ok", f"unknown without torch; {_count(cores, 'core')}")
     fact = f"torch uses {_count(threads, 'thread')} on {_count(cores, 'core')}"
     if asked == "1" and cores > 1:
         return Check("threads", "warn", f"{fact}: OMP_NUM_THREADS=1", "unset OMP_NUM_THREADS")
     if threads > cores:
-        return Check("threads", "warn", f"{fact}: they wait for one another", f"export OMP_NUM_THREADS={cores}")
+        return Check("threads", "warn", f"{fact}: more threads than cores", f"export OMP_NUM_THREADS={cores}")
     return Check("threads", "ok", fact)
 
 
@@ -467,7 +469,7 @@ def _gpus(context: _Context, facts: Mapping[str, Any]) -> list[Check]:
     worst: Status = "fail" if context.needs.cuda else "warn"
     if facts and not facts["cuda"]:
         remedy = f"pip uninstall -y torch && {context.tested.pip('torch')}"
-        return [Check("gpu", worst, f"{gpus[0].name} is there, but torch {facts['version']} is built for CPUs", remedy)]
+        return [Check("gpu", worst, f"{gpus[0].name} found, but torch {facts['version']} is a CPU-only build", remedy)]
     if facts.get("cuda_error"):
         fact = f"torch for CUDA {facts['cuda']} and driver {gpus[0].driver}: {facts['cuda_error']}"
         return [Check("gpu", worst, fact, "install a driver for this CUDA version, or a torch for an older CUDA")]
@@ -480,7 +482,7 @@ def _gpus(context: _Context, facts: Mapping[str, Any]) -> list[Check]:
 
 
 def _gpu(context: _Context, gpu: Gpu, facts: Mapping[str, Any]) -> Check:
-    """One GPU: what it is, and whether this torch has code for it that computes."""
+    """Report one GPU: its properties, and a test that this torch has working code for it."""
     name = f"gpu {gpu.index}"
     major, minor = gpu.compute_capability
     kind = "bf16" if gpu.bf16 else "no bf16, fp16 is used"
@@ -489,7 +491,7 @@ def _gpu(context: _Context, gpu: Gpu, facts: Mapping[str, Any]) -> Check:
     archs = facts.get("arch_list", [])
     if archs and not covers(archs, gpu.compute_capability):
         fact = f"{fact}: torch is built for {' '.join(archs)}"
-        return Check(name, worst, fact, "install a torch that is built for it: https://pytorch.org/get-started")
+        return Check(name, worst, fact, "install a torch build for this GPU: https://pytorch.org/get-started")
     errors = [device["error"] for device in facts.get("devices", []) if device["name"] == gpu.name and device["error"]]
     if errors:
         return Check(name, worst, f"{fact}: {errors[0]}", "nvidia-smi")
@@ -497,10 +499,10 @@ def _gpu(context: _Context, gpu: Gpu, facts: Mapping[str, Any]) -> Check:
 
 
 def covers(archs: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether a build with these architectures runs on a device.
+    """True if a build with these architectures runs on a device.
 
     Machine code (`sm_80`) runs on the same major and any later minor version, intermediate code (`compute_90`) on any
-    later device; a letter (`sm_90a`) ties it to one.
+    later device. A letter (`sm_90a`) ties it to one device.
     """
     for arch in archs:
         if match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", arch):
@@ -512,7 +514,7 @@ def covers(archs: Sequence[str], capability: tuple[int, int]) -> bool:
 
 
 def _no_gpu(context: _Context) -> Check:
-    """Why there is none: no driver, hidden by the environment, or a driver that does not answer."""
+    """Explain why there is no GPU: no driver, hidden by the environment, or a driver that does not respond."""
     needed: Status = "fail" if context.needs.cuda else "ok"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and shutil.which("nvidia-smi"):
@@ -528,12 +530,12 @@ def _no_gpu(context: _Context) -> Check:
     elif finished.returncode:
         fact = f"nvidia-smi fails: {said[-1] if said else f'exit code {finished.returncode}'}"
     else:
-        fact = f"nvidia-smi names none{f': {said[-1][:80]}' if said else ''}"
+        fact = f"nvidia-smi lists no GPU{f': {said[-1][:80]}' if said else ''}"
     return Check("gpu", "fail" if context.needs.cuda else "warn", fact, "nvidia-smi")
 
 
 def _nf4(context: _Context, outcomes: Mapping[str, _Outcome]) -> list[Check]:
-    """A matrix to 4 bits and back, if torch got that far."""
+    """Report the error of a 4-bit round trip, if torch got that far."""
     if "nf4" not in outcomes:
         return []
     worst: Status = "fail" if context.needs.quantization else "warn"
@@ -541,13 +543,13 @@ def _nf4(context: _Context, outcomes: Mapping[str, _Outcome]) -> list[Check]:
     if outcome.error:
         return [Check("4-bit", worst, f"bitsandbytes {outcome.error}", _reinstall(context, "bitsandbytes"))]
     error, device = outcome.facts["error"], outcome.facts["device"]
-    fact = f"nf4 and back on {device}: largest error {error:.3f} of the largest weight"
+    fact = f"nf4 round trip on {device}: largest error {error:.3f} of the largest weight"
     if not error <= _NF4_ERROR:
-        return [Check("4-bit", worst, f"{fact}, allowed {_NF4_ERROR}", _reinstall(context, "bitsandbytes"))]
+        return [Check("4-bit", worst, f"{fact}, limit {_NF4_ERROR}", _reinstall(context, "bitsandbytes"))]
     return [Check("4-bit", "ok", fact)]
 
 
-# What only some recipes need
+# Packages of some recipes
 
 
 def _flash_attention(context: _Context) -> list[Check]:
@@ -561,23 +563,23 @@ def _deepspeed(context: _Context) -> list[Check]:
 
 
 def _optional(context: _Context, name: str, module: str, needed: bool, absent: Check) -> Check:
-    """A package that only some recipes need; one that is broken harms others that look for it."""
+    """Check a package that only some recipes need. If it is broken, it still harms packages that look for it."""
     if not _installed(name):
         install = "pip install flash-attn --no-build-isolation" if name == "flash-attn" else context.tested.pip(name)
         return Check(name, "fail", "is not installed", install) if needed else absent
     outcome = _run_program(context, "imports", [module]).get(module, _Outcome("the child process did not start"))
     found = _package_check(context, name, needed, outcome)
     if outcome.error and not needed:
-        return Check(name, "warn", f"{found.fact}; nothing here needs it", f"pip uninstall -y {name}")
+        return Check(name, "warn", f"{found.fact}; not needed here", f"pip uninstall -y {name}")
     return found
 
 
 def _compiler(context: _Context) -> list[Check]:
-    """g++ and ninja, with which DeepSpeed builds its optimizer on the CPU."""
+    """Check for g++ and ninja, which DeepSpeed uses to build its CPU optimizer."""
     found = {name: shutil.which(name) for name in ("g++", "ninja")}
     missing = [name for name, path in found.items() if path is None]
     if not missing:
-        return [Check("compiler", "ok", "g++ and ninja are there")]
+        return [Check("compiler", "ok", "found g++ and ninja")]
     fact = f"{' and '.join(missing)} not found: DeepSpeed's CPU offload needs {'it' if len(missing) == 1 else 'them'}"
     if not context.needs.deepspeed:
         return [Check("compiler", "ok", fact)]
@@ -601,18 +603,18 @@ def _hub(context: _Context) -> list[Check]:
 
 
 def _reachable(context: _Context) -> Check:
-    """Whether the hub answers, and whether that matters."""
+    """Check that the hub responds; this fails only if the recipe needs the hub."""
     needed = context.needs.hub
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").upper() in _TRUE:
-            fact = f"{name} is set: only what the cache holds is used"
+            fact = f"{name} is set: only cached models and datasets are used"
             return Check("hub", "fail", fact, f"unset {name}") if needed else Check("hub", "ok", fact)
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     host = urlsplit(endpoint).hostname or "HF_ENDPOINT"
     limit = min(context.timeout_s, _HUB_LIMIT_SECONDS)
     outcome = _run_program(context, "hub", [endpoint], limit).get("hub", _Outcome("the child process did not start"))
     if not outcome.error:
-        return Check("hub", "ok", f"{host} answers")
+        return Check("hub", "ok", f"{host} is reachable")
     fact = f"{host} is not reachable: {outcome.error}"
     if needed:
         return Check("hub", "fail", fact, "export HTTPS_PROXY=<your proxy>, or HF_ENDPOINT=<a mirror>")
@@ -620,13 +622,13 @@ def _reachable(context: _Context) -> Check:
 
 
 def _token() -> Check:
-    """Whether there is a token; its value is never read into the report."""
+    """Report the source of the token; its value never enters the report."""
     for name in _SECRET_NAMES[:2]:
         if os.environ.get(name):
             return Check("token", "ok", f"set by {name}")
     if os.access(_token_file(), os.R_OK):
         return Check("token", "ok", f"in {_token_file()}")
-    return Check("token", "ok", "none: gated and private models cannot be fetched (`hf auth login`)")
+    return Check("token", "ok", "none: gated and private models cannot be downloaded (`hf auth login`)")
 
 
 def _token_file() -> Path:
@@ -639,7 +641,7 @@ def _hub_home() -> Path:
 
 
 def hub_cache() -> Path:
-    """Where models and data of the hub are kept."""
+    """Return the folder in which the hub's models and datasets are cached."""
     return Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
 
 
@@ -650,14 +652,14 @@ def _cache(context: _Context) -> Check:
     if os.access(existing, os.W_OK):
         return Check("cache", "ok", f"{folder}, {free:.1f} GB free")
     status: Status = "fail" if context.needs.hub else "warn"
-    return Check("cache", status, f"{folder} cannot be written", "export HF_HOME=<a folder that you may write>")
+    return Check("cache", status, f"{folder} is not writable", "export HF_HOME=<a writable folder>")
 
 
 # The table
 
 
 def _secrets() -> list[str]:
-    """The values that must not be shown, whoever puts them into a message."""
+    """Return the values to mask in every message, wherever they come from."""
     values = [os.environ.get(name, "") for name in _SECRET_NAMES]
     values.append(urlsplit(os.environ.get("HF_ENDPOINT", "")).password or "")
     with suppress(OSError, UnicodeDecodeError):
@@ -694,4 +696,4 @@ PROBES: Mapping[str, Callable[[_Context], list[Check]]] = {
     "base": _of_the_base,
     "hub": _hub,
 }
-"""What is looked at, in the order of the report; the probes run side by side, as many as there are cores."""
+"""Every probe, in the order of the report. As many run in parallel as there are cores."""

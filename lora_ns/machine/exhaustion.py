@@ -1,4 +1,4 @@
-"""Too little memory, however Python, torch and safetensors say it, as one message."""
+"""One error message for too little memory, however Python, torch or safetensors report it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lora_ns.files.shortage import is_out_of_memory
 
 @contextlib.contextmanager
 def telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None]:
-    """Turn too little memory into a `RunError`.
+    """Turn an out-of-memory error into a `RunError`.
 
     Args:
-        told: says what it was too little for; called where that is the case.
-        remedy: what to do about it.
+        told: returns the message; called only if memory ran out.
+        remedy: the way to fix it.
     """
     try:
         yield

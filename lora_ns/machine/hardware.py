@@ -1,6 +1,6 @@
-"""What this machine has to train with: cores, memory and GPUs, read without importing torch.
+"""Cores, memory and GPUs of this machine, read without importing torch.
 
-Nothing here fails: what cannot be read has a fallback, and a GPU that `nvidia-smi` cannot describe is no GPU.
+Nothing here fails. An unreadable value has a fallback, and a GPU that `nvidia-smi` cannot describe is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 TRAINING_PYTHON = (3, 11)
-"""The first Python that the libraries which train have releases for; the commands without torch run on 3.10, too."""
+"""The oldest Python that the training libraries support. Commands that need no torch also run on 3.10."""
 
 
 _QUERY = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
@@ -51,10 +51,10 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One CUDA device that this process may use."""
+    """A CUDA device that this process may use."""
 
     index: int
-    """The number that `nvidia-smi` gives it."""
+    """Its index in `nvidia-smi`."""
     name: str
     memory_bytes: int
     free_bytes: int
@@ -63,13 +63,13 @@ class Gpu:
 
     @property
     def bf16(self) -> bool:
-        """Whether it computes in bfloat16: Ampere and later do."""
+        """True if it computes in bfloat16, as Ampere and later do."""
         return self.compute_capability >= (8, 0)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use, limits of its container included; 0 bytes where the system does not tell."""
+    """Resources that this process may use, within the limits of its container. Unknown sizes are 0 bytes."""
 
     cpu: str
     cores: int
@@ -81,14 +81,14 @@ class Machine:
 
     @property
     def accelerator(self) -> str:
-        """What training runs on: `cuda`, `mps` or `cpu`."""
+        """The device type for training: `cuda`, `mps` or `cpu`."""
         if self.gpus:
             return "cuda"
         return "mps" if self.mps else "cpu"
 
 
 def detect() -> Machine:
-    """Describe this machine as this process may use it."""
+    """Describe this machine's resources as far as this process may use them."""
     memory, available = memory_bytes()
     return Machine(
         cpu=cpu_name(),
@@ -106,7 +106,7 @@ def detect() -> Machine:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a child process ended: `returncode` is None where the time limit ended it, negative where a signal did."""
+    """Result of a child process. `returncode` is None after the time limit, and negative after a signal."""
 
     returncode: int | None
     stdout: str
@@ -114,11 +114,10 @@ class Finished:
 
 
 def run_limited(argv: Sequence[str], timeout_s: float, stop: threading.Event | None = None) -> Finished | None:
-    """Run a command without input in a process group of its own; None where it cannot be started.
+    """Run a command without input in its own process group; returns None if it cannot be started.
 
     The group is killed at the time limit, and as soon as `stop` is set. The output goes through files, because a
-    grandchild that survives would keep a pipe open; a child that the kernel does not let die (a driver that hangs) is
-    left alone.
+    surviving grandchild would keep a pipe open. A child that the kernel cannot kill (a hanging driver) is abandoned.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
@@ -134,7 +133,7 @@ def run_limited(argv: Sequence[str], timeout_s: float, stop: threading.Event | N
 
 
 def _wait(child: subprocess.Popen[bytes], deadline: float, stop: threading.Event) -> int | None:
-    """The exit code, or None at the deadline or when it is asked to stop."""
+    """Return the exit code, or None at the deadline or when `stop` is set."""
     while not stop.is_set():
         left = deadline - time.monotonic()
         if left <= 0:
@@ -145,14 +144,14 @@ def _wait(child: subprocess.Popen[bytes], deadline: float, stop: threading.Event
 
 
 def _tail(file: IO[bytes]) -> str:
-    """The end of what was written to a file."""
+    """Read the last part of a file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL_BYTES))
     return file.read().decode(errors="replace")
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child and everything that it started."""
+    """Kill the child's process group."""
     with suppress(OSError):
         os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -160,7 +159,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _first_line(*argv: str) -> str:
-    """What a command prints first, or an empty string."""
+    """Return the first line of a command's output, or an empty string."""
     finished = run_limited(argv, _REAP_SECONDS)
     return finished.stdout.partition("\n")[0].strip() if finished and finished.returncode == 0 else ""
 
@@ -169,7 +168,7 @@ def _first_line(*argv: str) -> str:
 
 
 def cpu_name(root: Path = _ROOT) -> str:
-    """The processor's name as its maker sells it, or the architecture."""
+    """Return the processor's marketing name, or its architecture."""
     fields = _cpuinfo(root)
     if sys.platform == "darwin" and not fields:
         fields = {"model name": _first_line("sysctl", "-n", "machdep.cpu.brand_string")}
@@ -177,7 +176,7 @@ def cpu_name(root: Path = _ROOT) -> str:
 
 
 def cpu_has_bf16(root: Path = _ROOT) -> bool:
-    """Whether the processor has bfloat16 instructions; without them the type works, but slowly."""
+    """Detect bfloat16 instructions. Without them the dtype works, but slowly."""
     fields = _cpuinfo(root)
     if sys.platform == "darwin" and not fields:
         return _first_line("sysctl", "-n", "hw.optional.arm.FEAT_BF16") == "1"
@@ -185,7 +184,7 @@ def cpu_has_bf16(root: Path = _ROOT) -> bool:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """The fields of the first processor, keys in lower case."""
+    """Return the fields of the first processor, keys in lower case."""
     fields: dict[str, str] = {}
     for line in _read(root / "proc/cpuinfo").partition("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
@@ -194,14 +193,14 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """How many cores this process may use: its affinity, and the quota of its control groups rounded up."""
+    """Count the cores that this process may use: its affinity, limited by control group quotas (rounded up)."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _cpu_quotas(root)]
     return max(1, min([cores, *quotas]))
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """The limits, in cores, of every control group that this process is in."""
+    """Yield the limit, in cores, of every control group of this process."""
     for group in _control_groups(root, "cpu"):
         quota, _, period = _read(group / "cpu.max").strip().partition(" ")
         if not quota:
@@ -214,7 +213,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def memory_bytes(root: Path = _ROOT) -> tuple[int, int]:
-    """Total and available memory for this process, the limits of its control groups respected."""
+    """Return total and available memory of this process in bytes, within the limits of its control groups."""
     memory, available = _system_memory(root)
     for limit, free in _memory_limits(root):
         memory, available = min(memory, limit), min(available, free)
@@ -222,7 +221,7 @@ def memory_bytes(root: Path = _ROOT) -> tuple[int, int]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and what is left of it, for every control group that this process is in and that has one."""
+    """Yield limit and remaining bytes of every control group of this process that has a limit."""
     for group in _control_groups(root, "memory"):
         limit = _read(group / "memory.max").strip() or _read(group / "memory.limit_in_bytes").strip()
         used = _read(group / "memory.current").strip() or _read(group / "memory.usage_in_bytes").strip()
@@ -232,14 +231,14 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _reclaimable(group: Path) -> int:
-    """The file cache that the kernel counts as used and gives back when it is asked to."""
+    """Return the page cache that the kernel counts as used and can reclaim, in bytes."""
     stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line)
     value = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"
     return int(value) if value.isdecimal() else 0
 
 
 def _system_memory(root: Path) -> tuple[int, int]:
-    """Total and available memory of the whole system."""
+    """Return total and available memory of the whole system, in bytes."""
     fields = {}
     for line in _read(root / "proc/meminfo").splitlines():
         key, _, value = line.partition(":")
@@ -252,7 +251,7 @@ def _system_memory(root: Path) -> tuple[int, int]:
 
 
 def _pages(name: str) -> int:
-    """A number of memory pages that the system configuration knows, in bytes."""
+    """Return a page count of the system configuration, in bytes, or 0 if it is unknown."""
     try:
         return max(0, os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
@@ -260,7 +259,7 @@ def _pages(name: str) -> int:
 
 
 def _free_elsewhere() -> int:
-    """Available memory on systems without /proc, 0 where it is not known."""
+    """Return available memory on systems without /proc in bytes, or 0 if it is unknown."""
     if sys.platform == "darwin":
         finished = run_limited(["vm_stat"], _REAP_SECONDS)
         return parse_vm_stat(finished.stdout) if finished else 0
@@ -268,7 +267,7 @@ def _free_elsewhere() -> int:
 
 
 def parse_vm_stat(text: str) -> int:
-    """Free, inactive and speculative memory in what macOS's `vm_stat` prints, in bytes."""
+    """Add up free, inactive and speculative memory in the output of macOS's `vm_stat`, in bytes."""
     header, _, body = text.partition("\n")
     sizes = [int(word) for word in header.split() if word.isdecimal()]
     pages = 0
@@ -284,10 +283,10 @@ def parse_vm_stat(text: str) -> int:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and of its parents, for one controller, both versions.
+    """Yield the folders of this process's control group and its parents for one controller, in cgroup v1 and v2.
 
-    A container often sees its own group as the top of the tree while /proc/self/cgroup tells the host's path: folders
-    that do not exist are passed over, and the top is always among the candidates.
+    A container often sees its own group as the root of the tree, while /proc/self/cgroup has the host's path. Folders
+    that do not exist are skipped, and the root is always a candidate.
     """
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
@@ -306,7 +305,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the system, or an empty string."""
+    """Read a system file as text; returns an empty string if that fails."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -317,7 +316,7 @@ def _read(path: Path) -> str:
 
 
 def nvidia_smi() -> Finished | None:
-    """Ask `nvidia-smi` for the GPUs; None where there is no such program."""
+    """Query `nvidia-smi` for the GPUs; returns None if it is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -327,9 +326,10 @@ def nvidia_smi() -> Finished | None:
 
 
 def parse_gpus(text: str, unified: tuple[int, int] = (0, 0)) -> dict[str, Gpu]:
-    """Read what `nvidia-smi` printed, by UUID; a line that makes no sense is passed over.
+    """Parse the output of `nvidia-smi` into GPUs by UUID; malformed lines are skipped.
 
-    A GPU that shares the system's memory reports none of its own: `unified` is the total and free memory to use then.
+    A GPU that shares the system's memory reports no memory itself. For it, `unified` gives total and free memory in
+    bytes.
     """
     gpus = {}
     for line in text.splitlines():
@@ -345,10 +345,10 @@ def parse_gpus(text: str, unified: tuple[int, int] = (0, 0)) -> dict[str, Gpu]:
 
 
 def visible_gpus(gpus: Mapping[str, Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, in its order.
+    """Select the GPUs that CUDA_VISIBLE_DEVICES leaves to this process, in its order.
 
-    CUDA's own rules: unset is all, reading ends at the first entry that names no device, an entry is a number or the
-    unambiguous beginning of a UUID, and a device named twice leaves none.
+    This follows CUDA's rules: unset means all, parsing stops at the first entry that matches no device, an entry is an
+    index or an unambiguous prefix of a UUID, and a device listed twice leaves none.
     """
     if visible is None:
         return tuple(gpus.values())
@@ -364,7 +364,7 @@ def visible_gpus(gpus: Mapping[str, Gpu], visible: str | None) -> tuple[Gpu, ...
 
 
 def _named_gpu(gpus: Mapping[str, Gpu], entry: str) -> Gpu | None:
-    """The one device that an entry of CUDA_VISIBLE_DEVICES means."""
+    """Return the one device that an entry of CUDA_VISIBLE_DEVICES refers to, or None."""
     if entry.isdecimal():
         ordered = list(gpus.values())
         return ordered[int(entry)] if int(entry) < len(ordered) else None
@@ -373,7 +373,7 @@ def _named_gpu(gpus: Mapping[str, Gpu], entry: str) -> Gpu | None:
 
 
 def _detect_gpus(unified: tuple[int, int]) -> tuple[Gpu, ...]:
-    """The GPUs of this process, none where `nvidia-smi` is absent, hangs, fails or prints something else."""
+    """Return the GPUs of this process; none if `nvidia-smi` is missing, hangs, fails or prints something else."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and _named_none(visible):
         return ()
@@ -384,6 +384,6 @@ def _detect_gpus(unified: tuple[int, int]) -> tuple[Gpu, ...]:
 
 
 def _named_none(visible: str) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every GPU, so that none need be asked for."""
+    """True if CUDA_VISIBLE_DEVICES hides every GPU, so that no query is needed."""
     first = visible.partition(",")[0].strip()
     return not (first.isdecimal() or first.startswith("GPU-"))

@@ -1,4 +1,4 @@
-"""The heavy libraries as a whole: their settings before the first import, their noise, their versions."""
+"""Settings, output and versions of the heavy libraries (torch, transformers, PEFT and others)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ALWAYS = (
 
 
 PACKAGES = tuple(sorted({*_ALWAYS, *(name for kind in QUANTIZATIONS.values() for name in kind.packages)}))
-"""The packages whose versions the manifest records."""
+"""Packages whose versions the manifest records."""
 
 
 _SETTINGS = {
@@ -45,14 +45,15 @@ _SETTINGS = {
 
 
 def prepare(machine: Machine, processes: int = 1) -> None:
-    """Set what has to be set before the first import: no telemetry, no progress bars, one GPU, all cores.
+    """Set up the libraries before their first import: no telemetry, no progress bars, one GPU, all cores.
 
     Args:
-        machine: what there is to train with.
-        processes: how many of this kind train together; each keeps all GPUs in sight, and its part of the cores.
+        machine: the resources to train with.
+        processes: number of processes that train together. Each of several sees all GPUs and gets its share of the
+            cores.
 
     Raises:
-        MissingError: if torch or one of the libraries on it is not installed.
+        MissingError: if torch or a library that builds on it is not installed.
     """
     os.environ.update(_SETTINGS)
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
@@ -66,9 +67,9 @@ def prepare(machine: Machine, processes: int = 1) -> None:
         if exhaustion(error):
             raise
         what = f"`{error.name or error}` cannot be imported"
-        remedy = "`pip install lora-ns`; `lorans env-check` shows what is wrong"
+        remedy = "`pip install lora-ns`; `lorans env-check` shows the cause"
         if sys.version_info < TRAINING_PYTHON:
-            remedy = "transformers and trl need Python 3.11 or later: install lora-ns in an environment of that"
+            remedy = "transformers and trl need Python 3.11 or later: install lora-ns in such an environment"
         raise MissingError(Problem("", what, remedy)) from None
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     if not machine.gpus:
@@ -77,9 +78,9 @@ def prepare(machine: Machine, processes: int = 1) -> None:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Let the garbage collector rest while the libraries are imported, and pass over what they made from then on.
+    """Pause garbage collection during the imports, and exempt their objects from collection afterwards.
 
-    That is half a million objects and hardly any garbage: looking through them takes longer than a step of training.
+    The imports create half a million objects and hardly any garbage. Scanning them takes longer than a training step.
     """
     if sys.modules.get("peft") or not gc.isenabled():
         yield
@@ -93,14 +94,14 @@ def _uncollected() -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that a result depends on."""
+    """Return the installed versions of the libraries that influence a result."""
     found = {package: version for package in PACKAGES if (version := _version(package))}
     return {**found, "python": sys.version.split()[0]}
 
 
 @functools.cache
 def _version(package: str) -> str | None:
-    """The version that a package has for as long as the process lives: reading its metadata takes a while."""
+    """Return a package's version, cached for the life of the process because reading metadata is slow."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -108,10 +109,10 @@ def _version(package: str) -> str | None:
 
 
 class Noise:
-    """What libraries print, log and warn, collected in a file instead of on the screen.
+    """Output, logs and warnings of the libraries, collected in a file instead of on the screen.
 
-    It works on the file descriptors, so that it catches what native code prints. Until `attach`, it goes to a temporary
-    file. After an error, `tail` has the end of it.
+    It redirects the file descriptors, so that it also catches output of native code. Until `attach`, it collects in a
+    temporary file.
     """
 
     def __init__(self) -> None:
@@ -144,11 +145,11 @@ class Noise:
         if not self._attached:
             self._path.unlink(missing_ok=True)
         else:
-            with contextlib.suppress(OSError):  # of a folder that is gone, which is told elsewhere
+            with contextlib.suppress(OSError):  # the folder may be gone, which is reported elsewhere
                 make_file_readable(self._path)
 
     def attach(self, path: Path) -> None:
-        """Go on in this file, after what was collected so far. Raises `RunError` if it cannot be written."""
+        """Move the output so far to this file and continue there. Raises `RunError` if it cannot be written."""
         _flush()
         collected = self._path.read_bytes()
         with telling_disk_errors(path):
@@ -161,7 +162,7 @@ class Noise:
         self._redirect()
 
     def detach(self) -> None:
-        """Collect in a temporary file again, since the one of `attach` goes away."""
+        """Collect in a temporary file again, because the attached file is about to go away."""
         _flush()
         self._file.close()
         self._file, self._path = _temporary_file()
@@ -169,14 +170,14 @@ class Noise:
         self._redirect()
 
     def _redirect(self) -> None:
-        """Point the descriptors of the two streams at the file, once they were put aside."""
+        """Point stdout and stderr at the file, once the originals are saved."""
         if self._saved:
             os.dup2(self._file.fileno(), 1)
             os.dup2(self._file.fileno(), 2)
 
     @property
     def terminal(self) -> int:
-        """Descriptor of what standard error was before, for those who still have something to show."""
+        """Descriptor of the original standard error, for output that must still reach the terminal."""
         return self._saved[1] if self._saved else 2
 
 

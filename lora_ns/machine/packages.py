@@ -1,4 +1,4 @@
-"""The packages that a recipe asks for by its optimizer, its trackers, its quantisation and its strategy."""
+"""Packages that a recipe needs for its optimizer, trackers, quantisation and distributed strategy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def check_packages(recipe: Recipe) -> None:
-    """See that they are installed. Raises `MissingError`."""
+    """Check that the packages of a recipe are installed. Raises `MissingError`."""
     optimizer = OPTIMIZERS[recipe.training.optim]
     asked = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
     asked += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in recipe.tracking.report_to]
@@ -28,7 +28,7 @@ def check_packages(recipe: Recipe) -> None:
 
 
 def check_installed(quantization: Quantization, place: str = "") -> None:
-    """See that the packages of a quantisation are there. Raises `MissingError`, with the extra that brings them."""
+    """Check that the packages of a quantisation are installed. Raises `MissingError`, naming the extra to install."""
     missing = [name for name in quantization.packages if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(f"`{name}`" for name in missing)

@@ -1,7 +1,7 @@
-"""The child side of `lorans env-check`: programs that import what may raise, hang or abort.
+"""The child side of `lorans env-check`: programs whose imports may raise, hang or abort.
 
-The parent starts `main` and reads one JSON object a line. Standard output is taken away from everything else before the
-first import, because libraries print there.
+The parent starts `main` and reads one JSON object per line. Standard output is redirected before the first import,
+because libraries print to it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _MATRIX_ROWS = 64
 
 
 def main(name: str, arguments: Sequence[str], timeout_s: float) -> None:
-    """Run one program and write what it finds; at the time limit, where it hangs is written and the process ends."""
+    """Run one program and write its results. At the time limit, write the traceback and end the process."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as results:
         os.dup2(2, 1)
         PROGRAMS[name](_Results(results, timeout_s), arguments)
 
 
 class _Results:
-    """The line to the parent."""
+    """Writer of results to the parent."""
 
     def __init__(self, file: IO[str], timeout_s: float) -> None:
         self._file = file
         self._timeout_s = timeout_s
 
     def attempt(self, name: str, action: Callable[[], Mapping[str, Any] | None]) -> None:
-        """Say that something begins, do it under the time limit, say how it ended."""
+        """Write a start record, run the action under the time limit, and write its result."""
         self._write({"begin": name})
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._file)
         try:
             facts = action() or {}
-        except BaseException as error:  # SystemExit too: a library that ends the process is a broken one
+        except BaseException as error:  # SystemExit too: a library must not end the process
             self._write({"end": name, "error": last_line(error)})
         else:
             self._write({"end": name, "facts": facts})
@@ -54,13 +54,13 @@ class _Results:
 
 
 def last_line(error: BaseException) -> str:
-    """The kind of an error and the last line of its message that says something."""
+    """Return the type of an error and the last non-empty line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
 def _imports(results: _Results, modules: Sequence[str]) -> None:
-    """Import modules one after the other; `trl:SFTTrainer` also reads the name, because some packages import lazily."""
+    """Import modules in turn; `trl:SFTTrainer` also reads the name, because some packages import lazily."""
     for module in modules:
         results.attempt(module, partial(_import, module))
 
@@ -73,14 +73,14 @@ def _import(module: str) -> None:
 
 
 def _torch(results: _Results, attempts: Sequence[str]) -> None:
-    """`torch`, and `nf4` if bitsandbytes is there, in one process: torch is imported once."""
+    """Test `torch`, and `nf4` if bitsandbytes is installed, in one process so that torch is imported once."""
     for name, action in (("torch", _torch_facts), ("nf4", _nf4_facts)):
         if name in attempts:
             results.attempt(name, action)
 
 
 def _torch_facts() -> dict[str, Any]:
-    """How torch was built, and what it does on every device that it sees."""
+    """Report torch's build, and a computation on every device that it sees."""
     import torch
 
     facts: dict[str, Any] = {
@@ -102,7 +102,7 @@ def _torch_facts() -> dict[str, Any]:
 
 
 def _cuda_device(index: int) -> dict[str, Any]:
-    """One CUDA device: what torch says of it, and whether it multiplies."""
+    """Report one CUDA device and test it with a matrix product."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)
@@ -125,7 +125,7 @@ def _cuda_device(index: int) -> dict[str, Any]:
 
 
 def _nf4_facts() -> dict[str, Any]:
-    """Quantise a matrix to 4 bits and back: the largest error, relative to the largest weight."""
+    """Quantise a matrix to 4 bits and back, and return the largest error relative to the largest weight."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -142,7 +142,7 @@ def _hub(results: _Results, endpoint: Sequence[str]) -> None:
 
 
 def _hub_facts(endpoint: str) -> dict[str, Any]:
-    """Ask the hub for its front page; any answer is an answer."""
+    """Request the hub's front page; any HTTP response counts."""
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_HUB_SECONDS) as response:
@@ -158,4 +158,4 @@ PROGRAMS: Mapping[str, Callable[[_Results, Sequence[str]], None]] = {
     "torch": _torch,
     "hub": _hub,
 }
-"""What the parent can ask for, by name."""
+"""Programs that the parent can run, by name."""

@@ -169,7 +169,7 @@ def test_a_package_that_hangs_is_named_with_the_line_where_it_does(install: Inst
     assert found["peft"] == Check(
         "peft",
         "fail",
-        f"0.21.2: import hangs: no end after 2 s, in {where}:3",
+        f"0.21.2: import hangs: still running after 2 s, in {where}:3",
         "lorans env-check --timeout 10",
     )
 
@@ -372,7 +372,7 @@ def test_a_torch_for_cpus_beside_a_gpu_is_a_warning_with_the_command(
     assert lines()["gpu"] == Check(
         "gpu",
         "warn",
-        "NVIDIA H100 is there, but torch 2.13.0+cpu is built for CPUs",
+        "NVIDIA H100 found, but torch 2.13.0+cpu is a CPU-only build",
         "pip uninstall -y torch && pip install 'torch>=2.13,<2.14'",
     )
     assert lines(Needs(cuda=True))["gpu"].status == "fail"
@@ -429,7 +429,7 @@ def test_machine_code_runs_on_its_own_major_version(archs: list[str], capability
     [
         ("print('Driver/library version mismatch'); exit(18)", "nvidia-smi fails: Driver/library version mismatch"),
         ("exit(3)", "nvidia-smi fails: exit code 3"),
-        ("print('No devices were found')", "nvidia-smi names none: No devices were found"),
+        ("print('No devices were found')", "nvidia-smi lists no GPU: No devices were found"),
     ],
 )
 def test_an_nvidia_smi_that_is_there_and_fails_is_a_warning(
@@ -468,7 +468,7 @@ def test_any_answer_of_the_endpoint_means_reachable(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert lines()["hub"] == Check("hub", "ok", "127.0.0.1 answers")
+    assert lines()["hub"] == Check("hub", "ok", "127.0.0.1 is reachable")
 
 
 def test_a_hub_that_does_not_answer_matters_only_if_it_is_needed(
@@ -484,7 +484,7 @@ def test_a_hub_that_does_not_answer_matters_only_if_it_is_needed(
 def test_offline_is_said_and_nothing_is_asked(install: Install, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv(name, "true")
-    assert lines()["hub"] == Check("hub", "ok", f"{name} is set: only what the cache holds is used")
+    assert lines()["hub"] == Check("hub", "ok", f"{name} is set: only cached models and datasets are used")
     assert lines(Needs(hub=True))["hub"].status == "fail"
 
 
