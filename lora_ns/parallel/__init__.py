@@ -1,1 +1,1 @@
-"""Being one of several processes: groups, shards, long rows in parts, machines, and stopping together."""
+"""Training in several processes: groups, sharded weights, context parallelism, nodes, and a common stop."""

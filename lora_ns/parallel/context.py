@@ -1,10 +1,10 @@
-"""Context parallelism: the positions of a training row are divided among the processes, by DeepSpeed's Ulysses.
+"""Context parallelism with DeepSpeed's Ulysses: the positions of a training row are divided among the processes.
 
-Each process computes its positions of every row. Within attention alone they are exchanged, so that it has all
-positions of some heads (Jacobs et al. 2023, arXiv 2309.14509). Evaluation rows stay whole, and are dealt.
+Each process computes its positions of every row. Inside attention, the processes exchange data so that each has all
+positions of some heads (Jacobs et al. 2023, arXiv 2309.14509). Evaluation rows stay whole and are distributed by row.
 
-transformers' own loss for it is a mean of the means of micro-batches, with gradients as many times too large as there
-are processes: here the loss stays TRL's, over the tokens of the whole batch, and each process adds the part of its own.
+With Ulysses, transformers uses a mean of micro-batch means as loss, and its gradients are too large by a factor of the
+number of processes. lorans keeps TRL's loss over the tokens of the whole batch, to which each process adds its part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""What is known to see every earlier position in every layer, and to know a position by `position_ids` alone."""
+"""Model types that attend to all earlier positions in every layer, and take positions from `position_ids` alone."""
 
 
 _KEY = "distributed.context_parallel_size"
@@ -36,10 +36,10 @@ _NAME = "ulysses"
 
 
 def check_heads(model: PreTrainedModel, parts: int) -> None:
-    """See that a base's attention can be divided by its heads.
+    """Check that the attention heads of a base can be divided among `parts` processes.
 
     Raises:
-        PlanError: if it is another one, or its heads do not divide.
+        PlanError: if the model type is not supported, or the number of heads is not divisible.
     """
     if parts == 1:
         return
@@ -49,42 +49,42 @@ def check_heads(model: PreTrainedModel, parts: int) -> None:
     what = None
     if config.model_type not in MODEL_TYPES or not is_full:
         known = ", ".join(MODEL_TYPES)
-        what = f"{config.model_type}{'' if is_full else ' with a sliding window'} is not divided, only {known} are"
+        what = f"{config.model_type}{'' if is_full else ' with a sliding window'} is not supported, only {known}"
     elif config.num_attention_heads % parts or config.num_key_value_heads % parts:
-        heads = f"{config.num_attention_heads} heads and {config.num_key_value_heads} of keys and values"
-        what = f"the base has {heads}, which {parts} processes cannot divide"
+        heads = f"{config.num_attention_heads} attention heads and {config.num_key_value_heads} key-value heads"
+        what = f"the base has {heads}, which {parts} processes cannot divide evenly"
     if what:
         raise PlanError(Problem("", f"{_KEY}: {what}", "write 1"))
 
 
 def _slides(config: Any) -> bool:
-    """Whether a layer sees a window alone, where the settings do not say it layer by layer."""
+    """True if some layer uses a sliding window and the configuration does not list the layers' types."""
     return getattr(config, "layer_types", None) is None and bool(getattr(config, "sliding_window", None))
 
 
 class RowPart:
-    """A collator that hands on one process's positions of each row, with the labels that they predict."""
+    """A collator that returns one process's positions of each row, and the labels that they predict."""
 
     def __init__(
         self, whole: Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]], number: int, parts: int
     ):
-        """Cut what another collator makes.
+        """Wrap another collator.
 
         Args:
-            whole: pads each row to the same number of positions, a multiple of `parts`.
-            number: of this process.
-            parts: processes that share a row.
+            whole: collator that pads each row to the same number of positions, a multiple of `parts`.
+            number: index of this process.
+            parts: number of processes that share a row.
         """
         self._whole, self._number, self._parts = whole, number, parts
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of shape (rows, positions / parts)."""
+        """Return tensors of shape (rows, positions / parts)."""
         import torch
 
         batch = self._whole(rows)
         count, width = batch["input_ids"].shape
         batch["labels"] = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-        batch["shift_labels"] = batch["labels"]  # what is predicted may lie in another process
+        batch["shift_labels"] = batch["labels"]  # the predicted token may be in another process
         batch["position_ids"] = torch.arange(width).expand(count, -1)
         size = width // self._parts
         mine = slice(size * self._number, size * (self._number + 1))
@@ -93,7 +93,7 @@ class RowPart:
 
 @contextlib.contextmanager
 def cutting_rows(trainer: Any) -> Iterator[None]:
-    """A loader that is made meanwhile cuts its rows."""
+    """Divide the rows of every data loader that is created in this context."""
     from torch import distributed
 
     whole = trainer.data_collator
@@ -105,9 +105,9 @@ def cutting_rows(trainer: Any) -> Iterator[None]:
 
 
 def undealt(loader: Any) -> Any:
-    """A loader that gives each process all batches, as one process has them, and not its share of them.
+    """Make a loader yield all batches in each process, not only the process's share.
 
-    This is how transformers takes back what accelerate does, for samplers that deal for themselves.
+    This undoes accelerate's sharding in the same way as transformers, for samplers that shard by themselves.
     """
     batches = loader.batch_sampler
     batches.num_processes, batches.process_index, batches.even_batches = 1, 0, False
@@ -116,7 +116,7 @@ def undealt(loader: Any) -> Any:
 
 @contextlib.contextmanager
 def divided_attention(model: PeftModel, parts: int) -> Iterator[None]:
-    """Attention in training steps is over all positions of a row, of which each process has its part."""
+    """Use divided attention in training steps: over all positions of a row, of which each process holds a part."""
     if parts == 1:
         yield
         return
@@ -124,7 +124,7 @@ def divided_attention(model: PeftModel, parts: int) -> Iterator[None]:
 
     base: Any = model.get_base_model()
     AttentionInterface.register(_NAME, _attention(base.config.get_text_config()))
-    # Rows are padded on the right, where no position of a row sees it: they need no mask but the causal one.
+    # Rows are padded on the right, and no position of a row attends to the padding: the causal mask is enough.
     AttentionMaskInterface.register(_NAME, lambda *_, **__: None)
     base.set_attn_implementation(_NAME)
     try:
@@ -134,7 +134,7 @@ def divided_attention(model: PeftModel, parts: int) -> Iterator[None]:
 
 
 def _attention(config: Any) -> Callable[..., Any]:
-    """DeepSpeed's attention for a model of these settings, as transformers calls it."""
+    """Return DeepSpeed's attention for this model configuration, as a function that transformers can call."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     kernel = ALL_ATTENTION_FUNCTIONS[_KERNEL]

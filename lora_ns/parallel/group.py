@@ -1,4 +1,4 @@
-"""One of the processes that train together: its place among them, and what they agree on."""
+"""A training process in its group: its rank, and the agreement of all ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of this process among those that train together."""
+    """Position of this process in the group of training processes."""
 
     number: int = 0
     local: int = 0
@@ -36,13 +36,13 @@ class Rank:
 
     @classmethod
     def of(cls, surroundings: Mapping[str, str] = os.environ) -> Rank:
-        """What torchrun says."""
+        """Read the rank from torchrun's environment variables."""
         number, local, world = (int(surroundings[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         return cls(number, local, world, int(surroundings.get("LOCAL_WORLD_SIZE", world)))
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes, and tells: of several machines, each has a run of its own."""
+        """True if this process writes files and reports. On several machines, each has its own run directory."""
         return self.local == 0
 
 
@@ -50,10 +50,10 @@ ALONE = Rank()
 
 
 def join(rank: Rank, device: str, timeout: int) -> None:
-    """Become one of the process group.
+    """Join the process group.
 
-    This comes before the first `TrainingArguments`: accelerate takes the group that it finds, and its own would wait
-    half an hour for a process on a CPU, whatever time was asked for.
+    Call it before the first `TrainingArguments`: accelerate uses an existing group. The one that it would create itself
+    waits half an hour for a process on a CPU, regardless of the requested timeout.
     """
     import torch
     from torch import distributed
@@ -67,41 +67,41 @@ _STRATEGY = "distributed.strategy"
 
 
 def check_deepspeed(asked: Strategy, device: str) -> None:
-    """See that DeepSpeed can be imported, and that what it compiles at its start can be compiled.
+    """Check that DeepSpeed can be imported, and that a compiler for its extensions is available.
 
     Args:
         asked: the strategy.
-        device: what is trained on; on a CPU, and for what is offloaded to one, a part of it is compiled.
+        device: the training device. On a CPU, or with CPU offload, DeepSpeed compiles an extension.
 
     Raises:
-        MissingError: before a process is started.
+        MissingError: before any process is started.
     """
     if not isinstance(asked, DeepSpeed):
         return
     compiler = os.environ.get("CXX", "c++")
     if (device == "cpu" or asked.offload_optimizer != "none") and shutil.which(compiler) is None:
-        what = f"DeepSpeed compiles a part of itself for the CPU, and there is no `{compiler}`"
+        what = f"DeepSpeed compiles an extension for the CPU, and there is no `{compiler}`"
         raise MissingError(Problem("", what, 'install a C++ compiler, or write `strategy = "ddp"`', place=_STRATEGY))
     try:
         import deepspeed  # noqa: F401
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        what = f"`deepspeed` is installed, and cannot be imported: {said}"
+        what = f"`deepspeed` is installed but cannot be imported: {said}"
         remedy = '`pip install --force-reinstall --no-deps deepspeed`, or write `strategy = "ddp"`'
         raise MissingError(Problem("", what, remedy, place=_STRATEGY)) from error
 
 
 def is_one_of_several() -> bool:
-    """Whether this process is one of a group."""
+    """True if this process is one of a group."""
     from torch import distributed
 
     return distributed.is_initialized()
 
 
 def leave(trainer: Trainer) -> None:
-    """See that all ranks have trained the same weights, which are whole in each from now on, and end the group.
+    """Gather the trained weights, check that all ranks have the same ones, and end the group.
 
-    A model whose weights are divided cannot be asked any more after this.
+    A model with sharded weights cannot be called after this.
 
     Raises:
         RunError: if the ranks have trained different weights.
@@ -114,11 +114,11 @@ def leave(trainer: Trainer) -> None:
     distributed.all_gather_object(sums, _checksum(trainer.model))
     distributed.barrier()
     distributed.destroy_process_group()
-    unset_hf_deepspeed_config()  # what is opened from now on is opened whole
+    unset_hf_deepspeed_config()  # models loaded from now on are not sharded
     other = next((number for number, found in enumerate(sums) if found != sums[0]), None)
     if other is not None:
-        what = f"rank {other} has trained other weights than rank 0"
-        raise RunError(Problem("", what, "do not use the run, and report this"))
+        what = f"rank {other} has trained different weights than rank 0"
+        raise RunError(Problem("", what, "do not use this run, and report this as a bug"))
 
 
 def _checksum(model: Any) -> str:
@@ -133,13 +133,13 @@ def _checksum(model: Any) -> str:
 
 
 def check_agreed(facts: Mapping[str, Any]) -> None:
-    """See that all ranks are about to train the same.
+    """Check that all ranks are about to train the same thing.
 
     Args:
-        facts: what has to be equal, by what it is called.
+        facts: values that must be equal, by their names in the error.
 
     Raises:
-        RunError: with the first rank that has something else, its machine, and what.
+        RunError: naming the first rank that differs, its machine, and its value.
     """
     from torch import distributed
 
@@ -150,12 +150,14 @@ def check_agreed(facts: Mapping[str, Any]) -> None:
         different = [name for name in first if theirs.get(name) != first[name]]
         if different:
             name = different[0]
-            what = f"rank {number} on {other} has other {name} than rank 0 on {host}"
-            raise RunError(Problem("", f"{what}: {theirs.get(name)}, and {first[name]}", "give all machines the same"))
+            what = f"rank {number} on {other} differs from rank 0 on {host} in {name}"
+            raise RunError(
+                Problem("", f"{what}: {theirs.get(name)} instead of {first[name]}", "use the same on all machines")
+            )
 
 
 def agreed(steps: Iterable[int] | None) -> int | None:
-    """The last of the steps that all ranks have; None if there is none. Ranks that do not say have all of them."""
+    """Return the last step that all ranks have, or None. A rank that passes None accepts every step."""
     from torch import distributed
 
     found: list[Any] = [None] * distributed.get_world_size()
@@ -172,7 +174,7 @@ def meet() -> None:
 
 
 def any_of(flag: int) -> int:
-    """The largest of the numbers that the ranks have."""
+    """Return the largest of the ranks' numbers."""
     import torch
     from torch import distributed
 
@@ -185,7 +187,7 @@ def any_of(flag: int) -> int:
 
 
 def forget_peak_memory() -> None:
-    """Count the peak of a GPU's memory anew."""
+    """Reset the GPU's peak memory statistics."""
     import torch
 
     if torch.cuda.is_available():
@@ -193,9 +195,9 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory() -> dict[str, int]:
-    """What training took at most of a GPU, in the rank that took the most, in bytes; nothing on a CPU.
+    """Return the peak GPU memory of training, of the rank with the highest peak, in bytes; empty on a CPU.
 
-    `peak_memory_bytes` is what tensors took, `peak_reserved_bytes` what torch held to place them.
+    `peak_memory_bytes` counts tensors, `peak_reserved_bytes` the memory that torch reserved for them.
     """
     import torch
 
@@ -206,15 +208,15 @@ def peak_memory() -> dict[str, int]:
 
 
 PIECE = 64 * 2**20
-"""Bytes of a file that are handed out at once."""
+"""Chunk size for copying a file, in bytes."""
 
 
 def hand_out(file: Path, keeps: bool) -> None:
-    """Give other machines a file as rank 0 has it. Every rank has to come here, with its own path.
+    """Copy a file from rank 0 to the other machines. Every rank must call it, with its own path.
 
     Args:
-        file: in the run directory of this rank's machine.
-        keeps: whether this rank writes, on its machine.
+        file: path in the run directory of this rank's machine.
+        keeps: True if this rank writes on its machine.
     """
     from torch import distributed
 
@@ -232,7 +234,7 @@ def hand_out(file: Path, keeps: bool) -> None:
 
 
 def _from_first(value: bytes) -> bytes:
-    """What rank 0 has of it."""
+    """Broadcast a value from rank 0."""
     from torch import distributed
 
     found = [value]
@@ -241,28 +243,28 @@ def _from_first(value: bytes) -> bytes:
 
 
 _KINDS = {"none": {"NO"}, "ddp": {"MULTI_CPU", "MULTI_GPU"}, "fsdp": {"FSDP"}, "deepspeed": {"DEEPSPEED"}}
-"""What accelerate calls the strategies."""
+"""The strategies' names in accelerate."""
 
 
 def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRecord:
-    """What runs is what was asked for: accelerate falls back to fewer processes and simpler strategies silently.
+    """Check that accelerate runs the requested strategy; it silently falls back to fewer processes and simpler ones.
 
     Raises:
-        RunError: if the trainer has other processes than the launcher started, or another strategy.
+        RunError: if the number of processes or the strategy differs from the request.
     """
     from torch import distributed
 
     strategy = asked.strategy if isinstance(asked, Processes) and distributed.is_initialized() else "none"
     found, kind = trainer.accelerator.num_processes, trainer.accelerator.distributed_type.value
     if found != rank.world or kind not in _KINDS[strategy]:
-        what = f"`{strategy}` with {rank.world} processes was asked for, and accelerate runs {kind} with {found}"
-        raise RunError(Problem("", what, "report this"))
+        what = f"`{strategy}` with {rank.world} processes was requested, but accelerate runs {kind} with {found}"
+        raise RunError(Problem("", what, "report this as a bug"))
     backend = distributed.get_backend() if strategy != "none" else None
     return DistributedRecord(strategy=strategy, world_size=found, backend=backend)
 
 
 def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
-    """The model trained as one of several. Raises `RunError` if its gradients or weights were not shared."""
+    """Check that the model trained as one of several. Raises `RunError` if gradients or weights were not shared."""
     from torch import distributed
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
@@ -273,17 +275,17 @@ def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
         is_right = stage == asked.zero_stage
     elif isinstance(asked, Fsdp):
         is_right = isinstance(wrapped, FSDPModule)
-    else:  # accelerate wraps nothing on a GPU where there is nobody to share with
+    else:  # accelerate does not wrap a model on a single GPU
         is_right = isinstance(wrapped, DistributedDataParallel) or distributed.get_world_size() == 1
     if not is_right:
-        what = f'`strategy = "{asked.strategy}"` was asked for, and a {type(wrapped).__name__} was trained'
-        raise RunError(Problem("", what, "report this"))
+        what = f'`strategy = "{asked.strategy}"` was requested, but a {type(wrapped).__name__} was trained'
+        raise RunError(Problem("", what, "report this as a bug"))
 
 
 def in_whole_batches(rows: datasets.Dataset, size: int) -> datasets.Dataset:
-    """Evaluation rows, filled up by rows that have nothing to predict, until all ranks have as many batches.
+    """Pad the evaluation rows with rows without labels until all ranks have the same number of batches.
 
-    accelerate would fill up with rows that count, and cut off what was gathered by their number.
+    accelerate would pad with rows that count, and then truncate the gathered results to the number of rows.
     """
     import datasets
 
@@ -296,7 +298,7 @@ def in_whole_batches(rows: datasets.Dataset, size: int) -> datasets.Dataset:
 
 
 def _nothing(labels: Any) -> Any:
-    """What stands in the place of labels where there is nothing to predict: for a score, no number is ruled out."""
+    """Replace labels by ignored ones: -100 for ids, and NaN for scores, because any number could be a score."""
     if isinstance(labels, list):
         return [_nothing(label) for label in labels]
     return math.nan if isinstance(labels, float) else IGNORED

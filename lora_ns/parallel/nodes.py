@@ -1,4 +1,4 @@
-"""This machine among several that train together: its address, its network, its folder."""
+"""This machine among several that train together: address, network interface and folder."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _KEY = "distributed.rdzv_endpoint"
 
 @dataclass(frozen=True)
 class Node:
-    """This machine, and where it meets the others."""
+    """This machine, and the rendezvous with the others."""
 
     count: int
-    """Machines that train together."""
+    """Number of machines that train together."""
     host: str
     port: int
     address: str
-    """What the others reach this one by."""
+    """Address at which the others reach this machine."""
     interface: str | None
-    """The network device with that address."""
+    """Network interface with that address."""
     is_host: bool
-    """Whether the others come to this one."""
+    """True if the rendezvous is on this machine."""
     timeout: int = 1800
     """Seconds to wait for the others."""
 
     def folder(self, path: Path) -> Path:
-        """Where this machine keeps its copy of a run: they may share a disk, or not."""
+        """Return this machine's folder for its copy of a run, whether or not the machines share a disk."""
         return path if self.is_host else path.with_name(f"{path.name}.at-{self.address}")
 
 
 def this_node(asked: Strategy) -> Node | None:
-    """This machine, if a recipe asks for several.
+    """Describe this machine, if the recipe uses several; None otherwise.
 
     Raises:
-        UsageError: if the meeting point cannot be reached, or another program listens there.
+        UsageError: if the rendezvous cannot be reached, or another program listens there.
     """
     place = _shared_meeting(asked)
     if place is None or not isinstance(asked, Processes):
@@ -49,38 +49,38 @@ def this_node(asked: Strategy) -> Node | None:
     try:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
         with socket.socket(found[0], socket.SOCK_DGRAM) as probe:
-            probe.connect(found[4])  # which sends nothing
+            probe.connect(found[4])  # UDP: this sends nothing
             address = str(probe.getsockname()[0])
-    except (OSError, UnicodeError) as error:  # the second where a part of the name is empty, or too long
+    except (OSError, UnicodeError) as error:  # UnicodeError if a label of the name is empty or too long
         said = error.strerror if isinstance(error, OSError) else None
         what = f"{_KEY}: {host} cannot be reached from here: {said or error}"
-        raise UsageError(Problem("", what, "write address and port of one of the machines")) from None
+        raise UsageError(Problem("", what, "write the address and port of one of the machines")) from None
     is_host = _is_own(found[0], found[4])
     return Node(asked.num_nodes, host, int(port), address, _interface(address), is_host, asked.timeout)
 
 
 def own_folder(path: Path, asked: Strategy) -> Path:
-    """Where this machine keeps its copy of a run. Raises `UsageError`, as `this_node`."""
+    """Return this machine's folder for its copy of a run. Raises `UsageError` like `this_node`."""
     node = this_node(asked)
     return node.folder(path) if node else path
 
 
 def resume_command(path: Path, asked: Strategy) -> str:
-    """What goes on with a run, as one types it."""
+    """Return the command that resumes a run, in backticks."""
     place = f" --rdzv-endpoint {_shared_meeting(asked)}" if _shared_meeting(asked) else ""
     return f"`lorans train {path}{place} --resume`"
 
 
 def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
-    """The user says where a run that goes on by its folder alone meets other machines.
+    """Require the user to name the rendezvous if a run on several machines is resumed from its folder.
 
-    Where processes meet, they unpickle what is handed to them, so it is not the folder, which may be a stranger's, that
-    decides whom this machine trusts.
+    Processes that meet there unpickle data from each other. The folder may be a stranger's, so it must not decide which
+    machine is trusted.
 
     Args:
-        path: the run.
-        asked: how its recipe has it trained.
-        named: the place that the user names.
+        path: the run directory.
+        asked: the strategy of its recipe.
+        named: the rendezvous that the user gives, or None.
 
     Raises:
         UsageError: if it is not the run's.
@@ -89,19 +89,21 @@ def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
     if named == wanted:
         return
     if wanted is None:
-        raise UsageError(Problem(str(path), "is trained on one machine, and meets no other", "leave it away"))
-    what = f"meets other machines at {wanted}, and what answers there can run code on this one"
-    remedy = f"if it is a machine of yours: {resume_command(path, asked)}; to meet elsewhere, name the recipe"
+        raise UsageError(
+            Problem(str(path), "is trained on one machine and has no rendezvous", "remove `--rdzv-endpoint`")
+        )
+    what = f"meets other machines at {wanted}; whoever answers there can run code on this machine"
+    remedy = f"if you trust that machine: {resume_command(path, asked)}; to use another rendezvous, name the recipe"
     raise UsageError(Problem(str(path), what, remedy))
 
 
 def _shared_meeting(asked: Strategy) -> str | None:
-    """Where machines meet; None if there is one."""
+    """Return the rendezvous of several machines; None for a single machine."""
     return asked.rdzv_endpoint if isinstance(asked, Processes) and asked.num_nodes > 1 else None
 
 
 def _is_own(family: int, place: tuple[object, ...]) -> bool:
-    """Whether an address is this machine's."""
+    """True if an address belongs to this machine."""
     with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
         probe.bind((place[0], 0, *place[2:]))
         return True
@@ -109,7 +111,7 @@ def _is_own(family: int, place: tuple[object, ...]) -> bool:
 
 
 def check_port(node: Node) -> None:
-    """The meeting point is free on the machine that it is on. Raises `UsageError`."""
+    """Check on the host of the rendezvous that the port is free. Raises `UsageError`."""
     if not node.is_host:
         return
     family, *_, place = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)[0]
@@ -125,7 +127,7 @@ def check_port(node: Node) -> None:
 
 
 def is_met(node: Node) -> bool:
-    """Whether somebody listens at the meeting point."""
+    """True if a program listens at the rendezvous."""
     with contextlib.suppress(OSError), socket.create_connection((node.host, node.port), timeout=_CONNECT_SECONDS):
         return True
     return False
@@ -135,7 +137,7 @@ _CONNECT_SECONDS = 2.0
 
 
 def _interface(address: str) -> str | None:
-    import psutil  # which accelerate brings
+    import psutil  # a dependency of accelerate
 
     for name, found in psutil.net_if_addrs().items():
         if any(part.address.partition("%")[0] == address for part in found):

@@ -1,4 +1,4 @@
-"""Weights that FSDP or DeepSpeed's ZeRO-3 divide among processes: divided while a base is read, whole to be saved."""
+"""Weights that FSDP or ZeRO-3 shards across processes: sharded while a base is loaded, gathered to be saved."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 WEIGHTS_STAGE = 3
-"""The stage of ZeRO that divides weights."""
+"""The ZeRO stage that shards weights."""
 
 
 @contextlib.contextmanager
 def dividing_at_once(settings: Mapping[str, Any] | None, is_quantised: bool) -> Iterator[None]:
-    """Let a base be divided while it is read, if DeepSpeed divides weights, and an adapter be put onto the parts.
+    """Shard a base while it is loaded, if DeepSpeed shards weights, so that the adapter is added to a sharded model.
 
     Args:
-        settings: DeepSpeed's configuration, if it trains.
-        is_quantised: whether the weights are packed while they are read; those are divided later.
+        settings: DeepSpeed's configuration, or None without DeepSpeed.
+        is_quantised: True if the weights are quantised while they are loaded; such weights are sharded later.
     """
     if is_quantised or not settings or settings["zero_optimization"]["stage"] != WEIGHTS_STAGE:
         yield
@@ -30,18 +30,18 @@ def dividing_at_once(settings: Mapping[str, Any] | None, is_quantised: bool) -> 
     from torch import distributed
     from transformers.integrations import HfDeepSpeedConfig
 
-    deepspeed.init_distributed(distributed.get_backend())  # which takes the group that is there
-    # transformers and PEFT look for it wherever it may be, and keep none themselves.
+    deepspeed.init_distributed(distributed.get_backend())  # uses the existing group
+    # transformers and PEFT look it up through a weak reference, so it must stay alive here.
     config = HfDeepSpeedConfig(copy.deepcopy(dict(settings)))
     yield
     del config
 
 
 def divided_layers(model: Any) -> list[str]:
-    """Names of the classes whose weights FSDP puts together at a time.
+    """Return the class names of the layers that FSDP gathers one at a time.
 
-    accelerate divides the input embeddings by themselves. Encoders name the layer that has them among those that are to
-    be kept together, and its weights cannot be divided twice.
+    accelerate shards the input embeddings separately. Encoders list the layer that contains the embeddings among those
+    that must not be split, but weights cannot be sharded twice.
     """
     embeddings = model.get_input_embeddings()
     kept = set(model._no_split_modules or [])
@@ -50,9 +50,9 @@ def divided_layers(model: Any) -> list[str]:
 
 
 def whole(value: Any) -> Any:
-    """A tensor put together from what the ranks have of it, in each of them; itself if it is not divided.
+    """Gather a sharded tensor in every rank; a tensor that is not sharded is returned as it is.
 
-    Every rank has to ask, in the same order.
+    Every rank must call it, in the same order.
     """
     from torch.distributed.tensor import DTensor
 
@@ -68,7 +68,7 @@ def whole(value: Any) -> Any:
 
 @contextlib.contextmanager
 def written_in_whole(value: Any) -> Iterator[None]:
-    """Have a parameter whole in every rank, and keep what is written into it. Every rank has to ask."""
+    """Gather a parameter in every rank, and keep changes that are made to it. Every rank must call it."""
     if not hasattr(value, "ds_id"):
         yield
         return
@@ -79,12 +79,12 @@ def written_in_whole(value: Any) -> Iterator[None]:
 
 
 def put_together(trainer: Trainer) -> Callable[[], None]:
-    """Have what is trained whole in every rank; what is frozen stays divided.
+    """Gather the trained weights in every rank; frozen weights stay sharded.
 
-    Every rank has to come here. The model can be saved from then on, and not be asked until it is divided again.
+    Every rank must call it. Afterwards the model can be saved, but not called until it is sharded again.
 
     Returns:
-        What divides it again.
+        A function that shards it again.
     """
     import torch
     from torch.distributed.fsdp import FSDPModule
@@ -111,17 +111,17 @@ def put_together(trainer: Trainer) -> Callable[[], None]:
 
 
 def saved_by_first(checkpoint: Path) -> tuple[Path, Path]:
-    """Weights and optimizer state of a checkpoint of FSDP, which rank 0 writes."""
+    """Return the paths of weights and optimizer state in an FSDP checkpoint, which rank 0 writes."""
     from accelerate.utils.constants import FSDP_MODEL_NAME, OPTIMIZER_NAME
 
     return checkpoint / f"{FSDP_MODEL_NAME}.bin", checkpoint / f"{OPTIMIZER_NAME}.bin"
 
 
 def forget_frozen(model: Any, checkpoint: Path) -> None:
-    """Leave only trained weights in what accelerate saved of a divided model.
+    """Remove frozen weights from accelerate's checkpoint of a sharded model.
 
-    torch leaves frozen ones out by their names, and misses those that have two, as embeddings that prompt tuning reads;
-    it cannot load them again either.
+    torch excludes frozen weights by name. It misses those with two names, such as embeddings that prompt tuning reads,
+    and cannot load them again either.
     """
     import torch
 
@@ -134,7 +134,7 @@ def forget_frozen(model: Any, checkpoint: Path) -> None:
 
 
 def _hooks(engine: Any) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What takes the hooks off that ZeRO-3 gathers weights by, and what puts them on again."""
+    """Return two functions that remove and restore the hooks with which ZeRO-3 gathers weights."""
     stage = getattr(engine, "zero_optimization_stage", lambda: None)()
     if stage != WEIGHTS_STAGE:
         return (lambda: None), (lambda: None)

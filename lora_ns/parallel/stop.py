@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: at once before its first step is complete, afterwards once a step is saved."""
+"""Signals that stop training: at once while no step is complete, afterwards when the current step is saved."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 CAUGHT = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
-"""Signals that would end a process, and that terminals, users and schedulers send."""
+"""Signals that would end a process, as sent by terminals, users and schedulers."""
 
 
 class EndedEarly(KeyboardInterrupt):
-    """A signal came before anything was trained. Raised where the program is, as Python does for Ctrl-C."""
+    """A signal arrived before anything was trained. Raised in the running code, as Python does for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -28,26 +28,27 @@ class EndedEarly(KeyboardInterrupt):
 
 @dataclass
 class StopSignal:
-    """A request to end. A second Ctrl-C ends at once; other signals may come more than once, schedulers repeat them."""
+    """A request to stop. A second Ctrl-C stops at once; other signals may repeat, because schedulers repeat them."""
 
     number: int = 0
     file: Path | None = None
-    """Where the launcher of several processes writes the number of a signal that it was sent."""
+    """File in which the launcher of several processes writes the number of a signal that it receives."""
     is_noted: bool = False
-    """Whether a signal is only noted, because `asked` is called after each step; else it ends what runs."""
+    """True once signals are only noted, for `asked` after each step; until then, a signal stops the program."""
 
     def asked(self) -> int:
-        """The number of the signal that any of the processes knows of, or 0; each of them asks."""
+        """Return the number of a signal that any of the processes has received, or 0. Every process must call it."""
         if not self.number and self.file is not None and self.file.exists():
             self.number = int(self.file.read_text() or 0)
         self.number = any_of(self.number)
         return self.number
 
     def begin(self, began: Callable[[], None]) -> None:
-        """Note signals from now on, since a step is complete, and do what waits for that; called after each step.
+        """Note signals from now on, because a step is complete, and run `began`. Called after each step.
 
         Raises:
-            EndedEarly: if any of the processes knows of a signal: what was there before the first step is still there.
+            EndedEarly: if any of the processes has received a signal. Everything from before the first step is still
+                there.
         """
         if self.is_noted:
             return
@@ -57,18 +58,17 @@ class StopSignal:
         began()
 
     @contextlib.contextmanager
-    def listening(self, remedy: Callable[[], str] = lambda: "give the command again") -> Iterator[StopSignal]:
-        """Catch what asks for an end, unless it was ignored before, as `nohup` does with SIGHUP.
+    def listening(self, remedy: Callable[[], str] = lambda: "run the command again") -> Iterator[StopSignal]:
+        """Catch stop signals, except those that were ignored before, as `nohup` does with SIGHUP.
 
-        SIGINT is always caught: shells have what a script starts with `&` ignore it, and `kill -INT` is meant.
-
-        Outside the main thread, where that is impossible, nothing is caught.
+        SIGINT is always caught: shells make commands that a script starts with `&` ignore it, but a `kill -INT` is
+        deliberate. Outside the main thread, where handlers cannot be installed, nothing is caught.
 
         Args:
-            remedy: what to do after an end that came before the first step.
+            remedy: returns advice for a stop before the first step.
 
         Raises:
-            InterruptedRunError: after such an end.
+            InterruptedRunError: after such a stop.
         """
         before = {}
         try:
@@ -80,7 +80,7 @@ class StopSignal:
         try:
             yield self
         except EndedEarly as ended:
-            problem = Problem("", "stopped before a step was complete", remedy())
+            problem = Problem("", "stopped before the first step was complete", remedy())
             raise InterruptedRunError(ended.number, problem) from None
         finally:
             for number, handler in before.items():

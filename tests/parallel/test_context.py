@@ -55,16 +55,16 @@ def told(config, parts):
 )
 def test_heads_are_divided_where_they_divide(config):
     check_heads(SimpleNamespace(config=config), 2)
-    expected = "distributed.context_parallel_size: the base has 4 heads and 2 of keys and values, which 4 processes"
+    expected = "distributed.context_parallel_size: the base has 4 attention heads and 2 key-value heads, which 4"
     assert told(config, 4).startswith(expected)
 
 
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        (MistralConfig(**HEADS, sliding_window=8), "mistral with a sliding window is not divided"),
+        (MistralConfig(**HEADS, sliding_window=8), "mistral with a sliding window is not supported"),
         (Qwen2Config(**HEADS, use_sliding_window=True, max_window_layers=1), "qwen2 with a sliding window is not"),
-        (Gemma2Config(**HEADS), "gemma2 with a sliding window is not divided"),
+        (Gemma2Config(**HEADS), "gemma2 with a sliding window is not supported"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

@@ -35,7 +35,7 @@ def test_before_a_step_is_complete_a_signal_ends_what_runs(number):
         done.append("more")
 
     error = interrupted(work)
-    assert (str(error), error.signal_number) == ("stopped before a step was complete (do it again)", number)
+    assert (str(error), error.signal_number) == ("stopped before the first step was complete (do it again)", number)
     assert done == []
 
 

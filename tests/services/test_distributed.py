@@ -263,8 +263,8 @@ DEEPSPEED = ('distributed.strategy="deepspeed"', "distributed.num_processes=2")
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        ("import", "`deepspeed` is installed, and cannot be imported: ImportError: libaio.so.1: cannot open"),
-        ("compiler", "DeepSpeed compiles a part of itself for the CPU, and there is no `no-such-compiler`"),
+        ("import", "`deepspeed` is installed but cannot be imported: ImportError: libaio.so.1: cannot open"),
+        ("compiler", "DeepSpeed compiles an extension for the CPU, and there is no `no-such-compiler`"),
     ],
 )
 def test_a_deepspeed_that_cannot_work_is_told_before_a_run_is_made(tmp_path, monkeypatch, breaks, message):

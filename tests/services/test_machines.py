@@ -125,7 +125,7 @@ def test_another_recipe_on_a_machine_is_told_with_rank_and_host(folder):
         ]
         assert [process.wait(120) for process in running] == [1, 1]
     told = (folder / f"{names[0]}.out").read_text().splitlines()[-1]
-    assert "has other recipe than rank 0 on" in told
+    assert "differs from rank 0 on" in told and " in recipe: " in told
 
 
 @pytest.fixture
