@@ -1,1 +1,1 @@
-"""The directory of a run: its manifest, its checkpoints, its metrics, and who watches it."""
+"""The directory of a run: manifest, checkpoints, metrics, and the observer of a run in progress."""

@@ -1,6 +1,6 @@
-"""The run directory: its manifest, who may write in it, and the only code that does.
+"""The run directory: its manifest, its locks, and the only code that writes in it.
 
-It is the one hand-over between commands. What is written here is written whole or not at all.
+Commands pass data to each other only through this directory. Every file in it is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class RunDir(RunPaths):
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunDir:
-        """Where a recipe says that its run is, begun or not; of several machines, see `own_folder`."""
+        """Return the run directory of a recipe, which may not exist yet. For several machines, see `own_folder`."""
         return cls(Path(recipe.training.output_dir).expanduser().absolute())
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """A run directory that exists.
+        """Open an existing run directory.
 
         Raises:
             UsageError: if this is not one, or a newer lorans wrote it.
@@ -57,18 +57,20 @@ class RunDir(RunPaths):
         return run
 
     def read(self) -> Manifest:
-        """The manifest as it stands.
+        """Read the current manifest.
 
         Raises:
             UsageError: if it cannot be read.
         """
         for file in (self.manifest_file, self.recipe, self.metrics, self.log):
-            if file.is_symlink():  # what is written there would go on in a file of the user's
-                raise UsageError(Problem(str(file), "is a link, and a run has files of its own", "copy the file there"))
+            if file.is_symlink():  # writing to it would change a file of the user's
+                raise UsageError(
+                    Problem(str(file), "is a link; a run must own its files", "replace the link by a copy of the file")
+                )
         for folder in self._folders:
             if os.path.lexists(folder) and not is_folder(folder):
-                remedy = "restore the folder, or remove this to go on without what was in it"
-                raise UsageError(Problem(str(folder), "is in the place of a folder of the run, and is none", remedy))
+                remedy = "restore the folder, or remove this to continue without its content"
+                raise UsageError(Problem(str(folder), "is not a folder", remedy))
         try:
             text = read_bytes(self.manifest_file, before="not a manifest: ").decode()
             table = json.loads(text)
@@ -94,7 +96,7 @@ class RunDir(RunPaths):
         return stamped
 
     def _check_whole(self, table: dict[str, Any]) -> None:
-        """See that nothing of a manifest was damaged; those of earlier versions do not tell. Raises `UsageError`."""
+        """Check a manifest for damage by its checksum; old versions have none. Raises `UsageError`."""
         written = table.pop("checksum", None)
         if written is not None and written != checksum_of(table):
             what = "is damaged: its checksum differs"
@@ -102,16 +104,16 @@ class RunDir(RunPaths):
             raise UsageError(Problem(str(self.manifest_file), what, remedy))
 
     def update(self, **changes: Any) -> Manifest:
-        """Change some fields of the manifest as it stands, which another process may have written meanwhile."""
+        """Change some fields of the current manifest, which another process may have written in the meantime."""
         return self.write(self.read().model_copy(update=changes))
 
     def amend(self, manifest: Manifest, **changes: Any) -> Manifest:
-        """Change some fields of the manifest of a run that no other process writes. Raises `RunError` if it is gone."""
+        """Change some fields of a manifest that no other process writes. Raises `RunError` if the run is gone."""
         self.check_there()
         return self.write(manifest.model_copy(update=changes))
 
     def create(self, recipe_text: str, manifest: Manifest) -> Manifest:
-        """Make the directory with recipe and manifest; the check for other content comes first, see `check_free`."""
+        """Create the directory with recipe and manifest. Call `check_free` first; it looks for other content."""
         written = self.write(manifest)  # first: a directory with a manifest is a run, whatever else is missing
         write_atomic(self.recipe, recipe_text)
         with telling_disk_errors(self.path):
@@ -119,10 +121,10 @@ class RunDir(RunPaths):
         return written
 
     def check_free(self, overwrite: bool) -> None:
-        """Refuse a directory that holds something else.
+        """Refuse a directory that contains something else.
 
         Raises:
-            UsageError: with what is there and what to do.
+            UsageError: naming the content and a way out.
         """
         if exists(self.path) and not is_folder(self.path):
             what = "is a file" if is_file(self.path) else "is not a folder"
@@ -133,22 +135,22 @@ class RunDir(RunPaths):
             return
         if not self.manifest_file.exists() and not self._replaced.is_left:
             raise UsageError(
-                Problem(str(self.path), "is not empty, and not a run", "choose another `training.output_dir`")
+                Problem(str(self.path), "is not empty and not a run", "choose another `training.output_dir`")
             )
         if not overwrite:
-            status = self.read().status if self.manifest_file.exists() else "put aside to be replaced"
+            status = self.read().status if self.manifest_file.exists() else "put aside for a new run"
             remedy = "`--resume` continues it, `--overwrite` replaces it, or choose another `training.output_dir`"
-            raise UsageError(Problem(str(self.path), f"holds a run already ({status})", remedy))
+            raise UsageError(Problem(str(self.path), f"already contains a run ({status})", remedy))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only process that trains this run; another machine is told on disks that know of locks.
+        """Hold the lock to train this run; another machine is refused too, if the disk supports locks.
 
-        The lock is the operating system's, on the directory itself: it ends with the process, however that ends. What
-        that process has started may be there for some seconds more, and is waited for.
+        The operating system's lock is on the directory itself and ends with the process, however that ends. Child
+        processes of a previous owner may live for some more seconds; this waits for them.
 
         Raises:
-            UsageError: if another process has it, or nothing can be written in it.
+            UsageError: if another process holds the lock, or the directory is not writable.
         """
         with telling_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -158,14 +160,14 @@ class RunDir(RunPaths):
                 raise UsageError(problem)
             if not try_lock(handle):
                 what = "another process is training this run"
-                raise UsageError(Problem(str(self.path), what, "wait for it, end it, or choose another folder"))
+                raise UsageError(Problem(str(self.path), what, "wait for it, stop it, or choose another folder"))
             self._wait_for_ranks()
             yield
         finally:
             os.close(handle)
 
     def check_there(self) -> None:
-        """See that the directory is where it was: a checkpoint would begin another one. Raises `RunError`."""
+        """Check that the directory still exists, because a checkpoint would create a new one. Raises `RunError`."""
         try:
             self.manifest_file.stat()
         except OSError as error:
@@ -175,7 +177,7 @@ class RunDir(RunPaths):
 
     @contextlib.contextmanager
     def telling_lost_disk(self) -> Iterator[None]:
-        """Turn what keeps a run from being written while it is trained into one line.
+        """Turn disk errors of a run in training into one message.
 
         Raises:
             RunError: if the disk is full, read-only or lost, or the directory was removed or moved.
@@ -202,12 +204,12 @@ class RunDir(RunPaths):
 
     @property
     def _lost(self) -> Problem:
-        remedy = "if it was moved, `lorans train FOLDER --resume` goes on where it is now"
-        return Problem(str(self.path), "was removed or moved while it was trained", remedy)
+        remedy = "if it was moved, `lorans train FOLDER --resume` continues it in its new place"
+        return Problem(str(self.path), "was removed or moved during training", remedy)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """Be one of several processes that train this run: until all have ended, nobody else does, see `held`."""
+        """Mark this process as one of several that train this run; `held` waits until all of them have ended."""
         with telling_disk_errors(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.checkpoints, os.O_RDONLY)
@@ -221,8 +223,8 @@ class RunDir(RunPaths):
         until = time.monotonic() + _RANKS_SECONDS
         while self._has_ranks():
             if time.monotonic() > until:
-                what = "another process is training this run: one of several, whose command has ended"
-                remedy = f"wait until it has ended too; the files `rank*.pid` in {self.ranks} have the process ids"
+                what = "a process of an ended command is still training this run"
+                remedy = f"wait until it ends; its process id is in one of the files `rank*.pid` in {self.ranks}"
                 raise UsageError(Problem(str(self.path), what, remedy))
             time.sleep(0.1)
 
@@ -237,14 +239,14 @@ class RunDir(RunPaths):
             os.close(handle)
 
     def clear_ranks(self) -> None:
-        """Make room for what the processes of this run tell."""
+        """Empty the folder in which the processes of this run leave their reports."""
         shutil.rmtree(self.spare, ignore_errors=True)
         with telling_disk_errors(self.ranks):
             remove(self.ranks)
             self.ranks.mkdir(parents=True)
 
     def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
-        """Keep what a process says of its failure, for the launcher to find."""
+        """Write the error of a process to a file for the launcher."""
         name, text = f"rank{rank}.error.json", json.dumps(told)
         try:
             self.check_there()
@@ -253,7 +255,7 @@ class RunDir(RunPaths):
             write_atomic(self.spare / name, text)
 
     def told_failures(self) -> list[dict[str, Any]]:
-        """What processes have said of their failures; what they had to put elsewhere is removed there."""
+        """Return the errors that processes have reported; the spare folder is removed."""
         files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
         found = [told for file in files if (told := _failure_in(file))]
         shutil.rmtree(self.spare, ignore_errors=True)
@@ -261,7 +263,7 @@ class RunDir(RunPaths):
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
-        """Put a run aside that a new one replaces, and bring it back if the new one ends before `forget_replaced`.
+        """Put the existing run aside for a new one; restore it if the new one ends before `forget_replaced`.
 
         Raises:
             RunError: if it cannot be moved.
@@ -280,12 +282,12 @@ class RunDir(RunPaths):
         self._replaced.forget()
 
     def mend(self, tell: Callable[[str], None]) -> None:
-        """Bring back the run that a killed command had put aside, and remove what killed commands have left.
+        """Restore a run that a killed command had put aside, and remove leftovers of killed commands.
 
-        A run that somebody trains is left alone.
+        A run in training is left alone.
 
         Args:
-            tell: told if a run was brought back.
+            tell: receives a note if a run was restored.
 
         Raises:
             RunError: if something cannot be moved.
@@ -299,7 +301,7 @@ class RunDir(RunPaths):
                 return
             with telling_disk_errors(self.path):
                 if not self._awaits_launcher() and self._replaced.bring_back():
-                    tell(f"{self.path}: a command that was to replace this run was killed, and the run is back")
+                    tell(f"{self.path}: restored this run, because the command that was replacing it was killed")
                 self._replaced.clear_forgotten()
                 for file in self._left_by_killed():
                     file.unlink(missing_ok=True)
@@ -309,7 +311,7 @@ class RunDir(RunPaths):
         return self.manifest_file.is_file() and self.read().awaits_launcher
 
     def _left_by_killed(self) -> list[Path]:
-        """Files that were not written to their end, and what the processes of a run tell each other."""
+        """List incomplete files and the messages between processes of a run."""
         beside = [file for part in self._parts for file in self.path.glob(f".{part.name}.*")]
         inside = [file for part in self._parts if not part.is_symlink() for file in part.rglob(".*")]
         temporary = [file for file in (*beside, *inside) if _WRITTEN.fullmatch(file.name)]
@@ -318,13 +320,13 @@ class RunDir(RunPaths):
 
     @classmethod
     def open_to_use(cls, path: Path, tell: Callable[[str], None]) -> RunDir:
-        """A run directory whose adapter is to be used; nothing is written unless it has to be.
+        """Open a run directory whose adapter will be used; writes nothing unless a repair is needed.
 
         A run that is being replaced is used where it was put aside, until the new one has completed a step.
 
         Args:
             path: the directory.
-            tell: told if that is not what is in it now.
+            tell: receives a note if this is not the run that is in it now.
 
         Raises:
             UsageError: as `open` does.
@@ -333,23 +335,23 @@ class RunDir(RunPaths):
         if run._replaced.is_partial:
             run.mend(tell)
         if aside := run.put_aside:
-            tell(f"{path}: the new run has not completed a step; the one that it replaces is used")
+            tell(f"{path}: the new run has not completed a step, so the run that it replaces is used")
             return cls.open(aside.path)
         return cls.open(path)
 
     def owns(self, path: Path) -> bool:
-        """Whether a path is that of a file or folder of the run, or in one; what else is in its directory is not."""
+        """True if a path is a file or folder of the run, or inside one; other content of its directory is not."""
         run = self._directory
         parts = (*run._parts, run.jobs, *run._replaced.folders)
         return any(is_within(path, part) for part in parts)
 
     def holds(self, path: Path) -> bool:
-        """Whether a path is in the directory of the run."""
+        """True if a path is in the directory of the run."""
         return is_within(path, self._directory.path)
 
     @property
     def _directory(self) -> RunDir:
-        """The directory that this run is in, which is another one for a run that was put aside."""
+        """The directory of this run; for a run that was put aside, the directory that contains it."""
         return RunDir(self.path.parent) if self.path in RunDir(self.path.parent)._replaced.folders else self
 
     @property
@@ -363,15 +365,15 @@ class RunDir(RunPaths):
 
 
 _RANKS_SECONDS = 10.0
-"""How long processes of a run are waited for whose command was killed."""
+"""Seconds to wait for the remaining processes of a killed command."""
 
 
 _WRITTEN = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|new)")
-"""What a file is called while it is written, by `write_atomic` or from another machine."""
+"""Names of files in progress, from `write_atomic` or from another machine."""
 
 
 def _failure_in(file: Path) -> dict[str, Any] | None:
-    """What a process has said of its failure; None if that is not written to its end."""
+    """Read the error that a process has reported; None if the file is incomplete."""
     try:
         told = read_json(file)
     except UsageError:
@@ -380,5 +382,5 @@ def _failure_in(file: Path) -> dict[str, Any] | None:
 
 
 def new_run_id() -> str:
-    """A name that no other run has."""
+    """Return a unique run id."""
     return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"

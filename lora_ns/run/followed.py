@@ -9,9 +9,9 @@ from lora_ns.run.manifest import Manifest
 
 
 class FollowedRun(RunDir):
-    """A run as a rank other than the first sees it: it reads, and leaves all writing to the first.
+    """The run in a rank other than the first: it reads, and leaves all writing to the first rank.
 
-    Its own rows of metrics are kept beside what else the ranks tell.
+    Its own metrics are among the reports of the ranks.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -20,17 +20,17 @@ class FollowedRun(RunDir):
 
     @property
     def metrics(self) -> Path:
-        """The rows of this rank."""
+        """The metrics of this rank."""
         return self.ranks / f"rank{self._rank}.metrics.jsonl"
 
     @property
     def log(self) -> Path:
-        """What the libraries say in this rank."""
+        """Output of the libraries in this rank."""
         return self.ranks / f"rank{self._rank}.log"
 
     def write(self, manifest: Manifest) -> Manifest:
-        """Nothing: the manifest is written by the first rank."""
+        """Do nothing, because the first rank writes the manifest."""
         return manifest
 
     def forget_replaced(self) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: marked when they are complete, and held against their marks before one is gone on from."""
+"""Checkpoints of a run: marked when they are complete, and verified against their marks before a resume."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ASIDE = "damaged-"
 
 @dataclass(frozen=True)
 class Passed:
-    """A checkpoint that cannot be gone on from."""
+    """A checkpoint that a run cannot resume from."""
 
     folder: Path
     why: str
     was_finished: bool = True
-    """Whether it was ever complete: what was killed while it wrote one leaves it without a mark."""
+    """True if it was ever complete. A process that is killed while it writes a checkpoint leaves no mark."""
 
     def __str__(self) -> str:
         return f"{self.folder.name}: {self.why}"
@@ -37,32 +37,32 @@ class Passed:
 
 @dataclass(frozen=True)
 class Search:
-    """What there is to go on from."""
+    """The checkpoints that a run can resume from."""
 
     whole: dict[int, Path]
-    """Checkpoints that are what they were, by their steps."""
+    """Intact checkpoints, by step."""
     passed: tuple[Passed, ...]
-    """Those passed over, the last first."""
+    """Skipped checkpoints, latest first."""
 
     @property
     def last(self) -> tuple[Path, int] | None:
-        """The last one that is whole, and its step."""
+        """The latest intact checkpoint and its step."""
         return (self.whole[max(self.whole)], max(self.whole)) if self.whole else None
 
     @property
     def damaged(self) -> tuple[Passed, ...]:
-        """Those passed over that were complete once."""
+        """Skipped checkpoints that were once complete."""
         return tuple(passed for passed in self.passed if passed.was_finished)
 
 
 def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
-    """Say that a checkpoint is complete, which run it belongs to, and what its files are."""
+    """Mark a checkpoint as complete, with its run, its step and its files."""
     follow_umask(folder)
     mark_folder(folder, run_id=run_id, step=step)
 
 
 def search(checkpoints: Path, run_id: str, every: bool = False) -> Search:
-    """Read the checkpoints of a run, the last first, until one is what its mark says; or all of them."""
+    """Check the checkpoints of a run, latest first, until one is intact; with `every`, check all of them."""
     whole, passed = {}, []
     for step, folder in sorted(_folders(checkpoints).items(), reverse=True):
         if found := _why_not(folder, run_id, step):
@@ -75,12 +75,12 @@ def search(checkpoints: Path, run_id: str, every: bool = False) -> Search:
 
 
 def put_aside(passed: tuple[Passed, ...]) -> None:
-    """Take what is passed over out of the way of new checkpoints: what was never complete is removed.
+    """Rename skipped checkpoints to make room for new ones; those that were never complete are removed.
 
-    Where the run has a link in the place of its checkpoints, nothing that the link names is removed.
+    If `checkpoints` is a link, nothing behind it is removed.
 
     Raises:
-        RunError: if it cannot be moved.
+        RunError: if one cannot be moved.
     """
     for found in passed:
         with telling_disk_errors(found.folder):
@@ -91,24 +91,24 @@ def put_aside(passed: tuple[Passed, ...]) -> None:
 
 
 def check_own(checkpoints: Path, run_id: str) -> None:
-    """Where the checkpoints are a link to another place, no other run has its checkpoints there.
+    """Check that a linked checkpoint folder has no checkpoints of other runs.
 
-    The trainer removes those that are too many, by their names alone.
+    The trainer removes surplus checkpoints by name alone.
 
     Raises:
-        UsageError: with the first one of another run.
+        UsageError: naming the first checkpoint of another run.
     """
     if not checkpoints.is_symlink():
         return
     for _, folder in sorted(_folders(checkpoints).items()):
         mark = read_mark(folder)
         if isinstance(mark, Mark) and run_id != mark.told.get("run_id"):
-            what = f"is a link, and where it leads to is {folder.name} of another run, which would be removed"
-            raise UsageError(Problem(str(checkpoints), what, "let it lead to a folder of this run alone"))
+            what = f"is a link to a folder with {folder.name} of another run, which training would remove"
+            raise UsageError(Problem(str(checkpoints), what, "link to a folder that only this run uses"))
 
 
 def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int] | None:
-    """The latest checkpoint of this run whose files have their sizes, and its step: for what is only told."""
+    """Return the latest checkpoint of this run whose files have the right sizes, and its step; for display only."""
     complete = {}
     for step, folder in _folders(checkpoints).items():
         mark = read_mark(folder)
@@ -118,13 +118,13 @@ def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int]
 
 
 def best_of(checkpoint: Path) -> Path | None:
-    """The checkpoint whose weights were the best so far, beside one that says so, wherever the run is by now."""
+    """Return the best checkpoint so far according to this one, wherever the run has been moved to."""
     best = _state(checkpoint).get("best_model_checkpoint")
     return checkpoint.parent / Path(best).name if best else None
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
-    """What the trainer wrote of itself; it has all rows that were logged. Raises `UsageError`."""
+    """Read the trainer's state, which includes all logged rows. Raises `UsageError`."""
     return dict(read_json(checkpoint / _STATE, most=LARGEST_LIST))
 
 
@@ -133,7 +133,7 @@ def _is_elsewhere(folder: Path) -> bool:
 
 
 def _free_place(folder: Path) -> Path:
-    """Where what is passed over goes; what an earlier resume has put aside there makes room, but for links."""
+    """Return a free name for a skipped checkpoint. One from an earlier resume is removed, unless links are involved."""
     target = folder.with_name(f"{_ASIDE}{folder.name}")
     if not _is_elsewhere(folder):
         remove(target)
@@ -143,16 +143,16 @@ def _free_place(folder: Path) -> Path:
 
 
 def _folders(checkpoints: Path) -> dict[int, Path]:
-    """Folders that are named as checkpoints are, by their steps."""
+    """Return the folders with names of checkpoints, by step."""
     named = {folder.name.removeprefix("checkpoint-"): folder for folder in checkpoints.glob("checkpoint-*")}
     return {int(step): folder for step, folder in named.items() if step.isdecimal() and folder.is_dir()}
 
 
 def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
-    """Why a checkpoint cannot be gone on from."""
+    """Explain why a run cannot resume from a checkpoint."""
     mark = read_mark(folder)
     if mark is None:
-        return Passed(folder, f"was not written to the end (it has no {MARK})", was_finished=False)
+        return Passed(folder, f"is incomplete (it has no {MARK})", was_finished=False)
     if isinstance(mark, Mark) and mark.told.get("run_id") != run_id:
         return Passed(folder, "belongs to another run")
     if isinstance(mark, Mark) and mark.told.get("step") != step:
@@ -162,7 +162,7 @@ def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
 
 
 def _state_fault(folder: Path, step: int) -> Fault | None:
-    """What is missing to go on: what a trainer leaves, its own state, the best checkpoint so far."""
+    """Return the first fault that prevents a resume, in the trainer's files, its state or the best checkpoint."""
     for name, (places, why) in _PARTS.items():
         if not any(_has_file(folder, place) for place in places):
             return Fault(name, f"is missing{why}")
@@ -175,7 +175,7 @@ def _state_fault(folder: Path, step: int) -> Fault | None:
     if best is None or best == folder:
         return None
     lost = fault_of(best) if best.is_dir() else Fault(best.name, "is missing")
-    return Fault(best.name, f"has the best weights so far, and is damaged: {lost}") if lost else None
+    return Fault(best.name, f"has the best weights so far but is damaged: {lost}") if lost else None
 
 
 def _has_file(folder: Path, place: str) -> bool:
@@ -195,7 +195,7 @@ def _state_or_fault(folder: Path) -> dict[str, Any] | Fault:
 
 
 def _odd_key(state: Mapping[str, Any]) -> str | None:
-    """The first key that the installed trainer does not know, or whose value it could not go on with."""
+    """Return the first key that the installed trainer does not know, or whose value it could not use."""
     known = dataclass_fields("transformers", "trainer_callback.py", "TrainerState") or state.keys()
     return next((key for key, value in state.items() if key not in known or not _is_right(key, value)), None)
 
@@ -217,7 +217,7 @@ def _is_history(value: object) -> bool:
 
 
 def _is_of_callbacks(value: object) -> bool:
-    """What callbacks keep, by their names: arguments and attributes of one, or of several of a kind."""
+    """True for the state of callbacks by name: arguments and attributes of one callback, or of several of a kind."""
     if not isinstance(value, dict):
         return False
     kept = [one for entry in value.values() for one in (entry if isinstance(entry, list) else [entry])]
@@ -229,12 +229,12 @@ _PARTS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "adapter_model.safetensors": (("adapter_model.*", "*/adapter_model.*", "pytorch_model_fsdp*", "global_step*"), ""),
     "optimizer.pt": (
         ("optimizer*", "global_step*"),
-        ": it was saved with `save_only_model`, and cannot be gone on from",
+        ": it was saved with `save_only_model`, so a run cannot resume from it",
     ),
     "scheduler.pt": (("scheduler.pt", "global_step*"), ""),
     "rng_state.pth": (("rng_state*.pth",), ""),
 }
-"""Without one of them the trainer would fail, or begin anew without a word: where each may be, and why it is not."""
+"""Parts without which the trainer would fail or silently start over, each with its places and why it may be missing."""
 
 
 _KINDS: Mapping[str, Callable[[object], bool]] = {
@@ -251,4 +251,4 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     ),
     **dict.fromkeys(("trial_name", "trial_params"), lambda value: value is None),
 }
-"""What a trainer writes of itself, as far as it is read again."""
+"""Checks of the keys of the trainer's state that are read again."""

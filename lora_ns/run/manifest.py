@@ -1,4 +1,4 @@
-"""The manifest: all that is known of a run."""
+"""The manifest: the complete record of a run."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lora_ns.recipe.objective_tables import fields_of
 from lora_ns.recipe.recipe import Recipe
 
 MANIFEST_VERSION = 2
-"""In version 1, a recipe had the tables of all objectives."""
+"""Version 1 recipes had the tables of all objectives."""
 
 
 Status = Literal["started", "running", "finished", "failed", "interrupted"]
 
 
 class BaseRecord(BaseModel):
-    """Which base the adapter belongs to."""
+    """The base that the adapter belongs to."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     path: str
     moved_to: str | None = None
-    """Where it was found since, by `--base` of `train --resume`."""
+    """New path of the base, from `--base` of `train --resume`."""
     commit: str | None
     gguf_file: str | None = None
     fingerprint: str
@@ -40,7 +40,7 @@ class BaseRecord(BaseModel):
 
 
 class FileRecord(BaseModel):
-    """A file that is read while it is trained on."""
+    """A file that is read during training."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class FileRecord(BaseModel):
 
 
 class SourceRecord(BaseModel):
-    """Which rows were read."""
+    """The rows that were read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,21 +59,21 @@ class SourceRecord(BaseModel):
     rows: int
     """Rows used."""
     dropped: int = 0
-    """Rows left out because they were too long."""
+    """Rows dropped because they were too long."""
     truncated: int = 0
-    """Rows cut because they were too long."""
+    """Rows truncated because they were too long."""
     tokens: int = 0
     trained_tokens: int = 0
     left_out: int = 0
-    """Rows of a stream left out because they cannot be read."""
+    """Unreadable rows that were left out of a stream."""
     commit: str | None = None
-    """Of a stream from the hub, the commit that was read."""
+    """The commit that was read, for a stream from the hub."""
     files: tuple[FileRecord, ...] = ()
-    """The files of a stream, whose rows the run directory does not have."""
+    """The files of a stream, whose rows are not in the run directory."""
 
 
 class PartRecord(BaseModel):
-    """What one of several sources gave."""
+    """The share of one of several data sources."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,18 +82,18 @@ class PartRecord(BaseModel):
     format: str
     columns: dict[str, Any]
     rows: int
-    """Rows to train on, those set aside for evaluation not among them."""
+    """Training rows, without those held out for evaluation."""
     used: int
-    """Rows trained on, each as often as it is."""
+    """Rows trained on, with repetitions."""
     repeated: int = 0
-    """How many of these are repetitions."""
+    """Number of repetitions among them."""
     held_out: int = 0
-    """Rows set aside for evaluation."""
+    """Rows held out for evaluation."""
     weight: float | None = None
 
 
 class DataRecord(BaseModel):
-    """How rows became examples, and which they were."""
+    """The examples, and the format that made them from rows."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,27 +101,27 @@ class DataRecord(BaseModel):
     columns: dict[str, Any]
     train: SourceRecord
     sources: tuple[PartRecord, ...] = ()
-    """The sources of the training rows, where they are several."""
+    """The sources of the training rows, if there are several."""
     eval: SourceRecord | None = None
     eval_rows: list[dict[str, Any]] = []
-    """The evaluation rows that are answered, so that they can be answered again without the file."""
+    """The evaluation rows for generated answers, kept so that the file is not needed again."""
 
 
 class SealRecord(BaseModel):
-    """The saved adapter, opened again on a fresh base, against the model that was trained."""
+    """Comparison of the saved adapter on a fresh base with the trained model."""
 
     model_config = ConfigDict(frozen=True)
 
     rows: int
-    """Rows that both answered."""
+    """Rows that both models computed."""
     largest_difference: float
-    """Between their logits, relative to the largest one."""
+    """Largest difference of their logits, relative to the largest logit."""
     adapter_effect: float | None = None
-    """The same between the trained model and the base; None where the adapter changes the positions."""
+    """The same difference between trained model and base; None if the adapter changes the positions."""
 
 
 class DistributedRecord(BaseModel):
-    """The processes that trained, as the engine reports them."""
+    """The training processes, as reported by the engine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -131,7 +131,7 @@ class DistributedRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All that is known of a run; what `infer`, `merge`, `eval` and `--resume` read."""
+    """Complete record of a run, which `infer`, `merge`, `eval` and `--resume` read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -148,43 +148,43 @@ class Manifest(BaseModel):
     data: DataRecord
     chat_template_sha256: str | None = None
     chat_template: str | None = None
-    """The template that the recipe put in the place of the tokenizer's own."""
+    """The chat template of the recipe, which replaces the tokenizer's."""
     stop_token_ids: tuple[int, ...] = ()
     added_tokens: tuple[int, ...] = ()
-    """Numbers of the tokens that the recipe adds."""
+    """Ids of the tokens that the recipe adds."""
     labels: tuple[str, ...] = ()
     problem_type: ProblemType | None = None
-    """What a label is; None for text, and for runs of versions that knew classes alone."""
+    """Type of the labels; None for text, and in runs of old versions that only knew classes."""
     packages: dict[str, str] = {}
     machine: dict[str, Any] = {}
     seed: int
     metrics: dict[str, Any] = {}
     baseline: dict[str, Any] = {}
-    """By metric the constant answer that is best on the training rows; none for text, and in runs of older versions."""
+    """Best constant answer on the training rows, by metric; empty for text, and in runs of old versions."""
     adapter: dict[str, str] = {}
-    """SHA-256 of every file of the adapter, by its name."""
+    """SHA-256 of every file of the adapter, by name."""
     seal: SealRecord | None = None
     distributed: DistributedRecord | None = None
-    """None before the trainer was there, and in runs of versions that knew one process alone."""
+    """None until the trainer exists, and in runs of old versions that used one process."""
     error: str | None = None
     awaits_launcher: bool = False
-    """Prepared by `launch-command`: what the run replaces stays aside until its first step, however long that takes."""
+    """True for a run prepared by `launch-command`: the run that it replaces stays aside until its first step."""
 
 
 def as_written_now(table: dict[str, Any]) -> dict[str, Any]:
-    """The values of a manifest of an earlier version as this one writes them."""
+    """Upgrade the values of a manifest to the current version."""
     if table["version"] >= MANIFEST_VERSION:
         return table
     return {**table, "version": MANIFEST_VERSION, "recipe": fields_of(table["recipe"])}
 
 
 def checksum_of(table: Mapping[str, Any]) -> str:
-    """SHA-256 over the values of a manifest, whatever their order."""
+    """Return the SHA-256 of a manifest's values, independent of their order."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two nested tables, with both values."""
+    """Compare two nested tables; returns the dotted keys that differ, with both values."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)

@@ -1,6 +1,6 @@
-"""`metrics.jsonl`, read with care: a full disk or a loss of power leaves half a line, an empty one, or zeros.
+"""Tolerant reading of `metrics.jsonl`: a full disk or a power loss leaves half a line, an empty one, or zeros.
 
-Whoever reads it says what was left out.
+The caller reports the lines that were left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lora_ns.files.disk import write_atomic
 from lora_ns.files.reading import LARGEST_LIST, NotAFileError, check_depth, open_file, read_bytes
 
 LAST_STEP = 2**63 - 1
-"""More steps than these no run has."""
+"""Upper limit of step numbers."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class LoggedRows:
 
     rows: tuple[dict[str, Any], ...]
     broken: int = 0
-    """Lines that are no rows."""
+    """Number of invalid lines."""
     fault: str = ""
-    """What is in the place of the file, such as `is a pipe, not a file`."""
+    """Description of something that is not a file, such as `is a pipe, not a file`."""
 
     def left_out(self, name: str) -> tuple[str, ...]:
-        """What is to be said of a file of this name that could not be read, or not all of it."""
+        """Return the notes about a file with this name that could not be read completely."""
         if self.fault:
-            return (f"{name}: {self.fault}, and left out",)
-        lines = "1 line is no row" if self.broken == 1 else f"{self.broken:,} lines are no rows"
-        return (f"{name}: {lines} of this run, and left out",) if self.broken else ()
+            return (f"{name}: {self.fault}, so it is skipped",)
+        lines = "1 line is not a row" if self.broken == 1 else f"{self.broken:,} lines are not rows"
+        return (f"{name}: {lines} of this run, skipped",) if self.broken else ()
 
 
 def read_metrics(file: Path, last: int = LAST_STEP) -> LoggedRows:
-    """The rows of a file that are whole, each with its `step`, of which the `last` is the highest; none without a file.
+    """Read the valid rows of a file, each with a `step` of at most `last`. Without a file there are none.
 
     Raises:
         UsageError: if the file cannot be read, or is too large.
@@ -50,7 +50,7 @@ def read_metrics(file: Path, last: int = LAST_STEP) -> LoggedRows:
 
 
 def _in_place_of(file: Path) -> str:
-    """What is there and is no file; empty if there is nothing."""
+    """Describe something that is not a file; empty if nothing is there."""
     try:
         with open_file(file):
             return ""
@@ -62,7 +62,7 @@ def _row(line: bytes, last: int) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
         check_depth(row)
-    except (ValueError, RecursionError):  # of the first, wrong bytes and wrong JSON are kinds
+    except (ValueError, RecursionError):  # ValueError covers wrong bytes and wrong JSON
         return None
     if not isinstance(row, dict):
         return None
@@ -71,10 +71,10 @@ def _row(line: bytes, last: int) -> dict[str, Any] | None:
 
 
 def forget_after(file: Path, step: int) -> str | None:
-    """Remove the rows after a step, all of them after step 0, and what is no row.
+    """Remove the rows after a step (all rows for step 0), and all invalid lines.
 
     Returns:
-        What is to be said of lines that were broken, or of what was in the place of the file.
+        A note about broken lines, or about something in place of the file.
     """
     if not file.exists():
         return None
@@ -86,4 +86,4 @@ def forget_after(file: Path, step: int) -> str | None:
     if found.fault or not found.broken:
         return next(iter(found.left_out(file.name)), None)
     lines = f"{found.broken} line{'s' * (found.broken > 1)}"
-    return f"{file.name}: {lines} not written to the end, and left out"
+    return f"{file.name}: removed {lines} (not written completely)"

@@ -1,4 +1,4 @@
-"""Who watches a run: its stages, steps and warnings, and the model on its way from the base to what is saved."""
+"""Observers of a run: they see its stages, steps and warnings, and the model from the base to the saved adapter."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Who is told how a run goes: a display, a tracker, a report. Each overrides what it wants to hear of.
+    """Base class of everything that follows a run: a display, a tracker, a report. Override the events that you need.
 
-    `adapted`, `ready`, `begin`, each `step` and `saving` are told in this order, with stages, rows and warnings in
-    between. What an observer raises ends the run.
+    `adapted`, `ready`, `begin`, each `step` and `saving` arrive in this order, with stages, rows and warnings in
+    between. An exception from an observer ends the run.
 
-    `adapted`, `ready` and `saving` hand out what is trained itself, so they are told where it is trained: of several
-    processes, each tells an observer of its own, and none of it reaches that of `lorans train`, which has started them.
-    Who keeps a model keeps its memory too, while what was saved is loaded again beside it.
+    `adapted`, `ready` and `saving` pass the live objects, so they are called in the process that trains. With several
+    processes, each calls its own observer, and none of these events reaches the observer of `lorans train`, which
+    started them. An observer that keeps a model also keeps its memory, while the saved adapter is loaded again beside
+    it.
     """
 
     def stage(self, text: str) -> None:
-        """What happens now, such as `reading the data`."""
+        """Start of a stage, such as `reading the data`."""
 
     def warn(self, text: str) -> None:
-        """Something that the user should know."""
+        """A warning for the user."""
 
     def adapted(self, model: PeftModel) -> None:
-        """The base has its adapter, new or as the run began with, and what is trained of them requires a gradient.
+        """The base has its adapter, new or the run's initial one; all trained parameters require a gradient.
 
-        A start that is computed from rows or weights is there from `ready` on. The checkpoint that a run goes on from
+        An initialisation that is computed from rows or weights is applied before `ready`. A checkpoint to resume from
         is loaded after that.
         """
 
     def ready(self, trainer: Trainer) -> None:
-        """The trainer has its callbacks, and an optimizer if the method brings one; it has trained nothing yet.
+        """The trainer has its callbacks, and its optimizer if the method provides one; nothing is trained yet.
 
-        More callbacks can be added, such as one that looks at every gradient.
+        You can add callbacks here, such as one that inspects every gradient.
         """
 
     def begin(self, step: int, steps: int) -> None:
-        """Training begins after this step, of so many."""
+        """Training starts after `step` of `steps`."""
 
     def step(self, step: int, tokens: int) -> None:
-        """A step was done; tokens so far, padding not counted."""
+        """A step is complete; `tokens` counts all tokens so far, without padding."""
 
     def logged(self, row: dict[str, Any]) -> None:
-        """A row of `metrics.jsonl`."""
+        """A new row of `metrics.jsonl`."""
 
     def saving(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """The adapter of this model is saved next, with this tokenizer, as the last step or the best one has left it.
+        """The adapter of this model is about to be saved, with this tokenizer, from the last step or the best one.
 
-        Of the processes of a machine, the first one saves, and it alone tells this.
+        On each machine only the first process saves, and only its observer is called.
         """
 
 
 class SilentObserver(Observer):
-    """Nobody is told."""
+    """An observer that ignores every event."""

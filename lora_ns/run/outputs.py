@@ -1,4 +1,4 @@
-"""Where a command that reads a run may write: beside the files of the run and its base, and never among them."""
+"""Places where a command may write its output: beside the files of a run and its base, never among them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from lora_ns.model.folder import GENERATION, SETTINGS
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 
-_ELSEWHERE = "name another place"
+_ELSEWHERE = "choose another path"
 
 
 def check_output(output: Path, run: RunDir, manifest: Manifest, base_path: Path | None) -> None:
-    """Refuse to write among the files of a run, or of its base; beside those of the run there is room.
+    """Refuse to write among the files of a run or its base; other paths in the run directory are fine.
 
     Args:
-        output: the file or folder that is to be written.
+        output: the file or folder to write.
         run: the run that is read.
-        manifest: of the run.
-        base_path: where its base lies now, if not where it was.
+        manifest: its manifest.
+        base_path: path to the base, if it has moved.
 
     Raises:
-        UsageError: if it is one of them, or in one of their folders.
+        UsageError: if it is one of these files, or in one of their folders.
     """
     if run.owns(output):
-        raise UsageError(Problem(str(output), "is among the files of the run", _ELSEWHERE))
+        raise UsageError(Problem(str(output), "is a file of the run", _ELSEWHERE))
     if run.holds(output):
         return
     for place in _places_of_base(manifest, base_path):
         if is_within(output, place):
-            raise UsageError(Problem(str(output), "is among the files of the base", _ELSEWHERE))
+            raise UsageError(Problem(str(output), "is a file of the base", _ELSEWHERE))
 
 
 def _places_of_base(manifest: Manifest, base_path: Path | None) -> Iterator[Path]:
-    """The folders of a base, or its files where one of them is in GGUF, beside which may be anything."""
+    """Yield the folders of a base; for a GGUF base, only its files, because its folder may contain anything."""
     record = manifest.base
     for place in (base_path, record.moved_to, record.path):
         if place is None:

@@ -1,4 +1,4 @@
-"""Where everything of a run is: every name in its directory."""
+"""The names of all files and folders in a run directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class RunPaths:
-    """The files and folders of one run, whether they are there or not."""
+    """Paths of the files and folders of a run, existing or not."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,17 +28,17 @@ class RunPaths:
 
     @property
     def metrics(self) -> Path:
-        """A row per logging or evaluation step."""
+        """One row per logging or evaluation step."""
         return self.path / "metrics.jsonl"
 
     @property
     def log(self) -> Path:
-        """What the libraries said."""
+        """Output of the libraries."""
         return self.path / "train.log"
 
     @property
     def checkpoints(self) -> Path:
-        """What a run can be resumed from."""
+        """The checkpoints, from which a run can resume."""
         return self.path / "checkpoints"
 
     @property
@@ -48,7 +48,7 @@ class RunPaths:
 
     @property
     def start(self) -> Path:
-        """The adapter before its first step, where computing it again could give another one."""
+        """The initial adapter, kept if computing it again could give a different one."""
         return self.path / "start"
 
     @property
@@ -58,38 +58,38 @@ class RunPaths:
 
     @property
     def ranks(self) -> Path:
-        """What the processes of a run tell while it is trained, and what went wrong in each."""
+        """Messages between the processes of a run in training, and the error of each."""
         return self.path / "ranks"
 
     @property
     def jobs(self) -> Path:
-        """What was handed to a scheduler, in folders with numbers; it stays when a run is replaced."""
+        """Jobs for a scheduler, in numbered folders; they stay when a run is replaced."""
         return self.path / "jobs"
 
     @property
     def stop_file(self) -> Path:
-        """The number of a signal: the run is to stop after the running step."""
+        """The number of a signal: the run stops after the current step."""
         return self.ranks / "stop"
 
     @property
     def stopped_file(self) -> Path:
-        """The number of the signal that the processes stopped for, on whichever machine it came."""
+        """The number of the signal for which the processes stopped, whichever machine received it."""
         return self.ranks / "stopped"
 
     @property
     def launcher_file(self) -> Path:
-        """Who started the processes of this run, where `lorans train` did not: the number of that process."""
+        """The process id of the launcher, if it is not `lorans train`."""
         return self.ranks / "launcher"
 
     @property
     def spare(self) -> Path:
-        """Where a process tells of its failure if the disk of the run is full."""
+        """Folder for the error of a process, if the disk of the run is full."""
         name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"lorans-ranks-{name}"
 
     @property
     def _parts(self) -> tuple[Path, ...]:
-        """What a run writes."""
+        """Everything that a run writes."""
         return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log)
 
     @property

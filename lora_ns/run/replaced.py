@@ -1,11 +1,11 @@
-"""The run that a new one replaces, put aside until the new one has completed a step.
+"""A run that is being replaced, put aside until the new one has completed a step.
 
-It is in hidden folders of the run directory. Each change from one to the next is a single rename, so that whatever
-a killed process leaves says what it is:
+It is kept in hidden folders of the run directory. Each transition is a single rename, so that the leftovers of a killed
+process are unambiguous:
 
-- `.replacing`: a part of an old run, whose other parts are in their places; nothing of a new run is there.
-- `.replaced`: a whole old run; what is in its place is a new one without a complete step.
-- `.forgotten`: an old run whose place the new one has taken, to be removed.
+- `.replacing`: a part of the old run, whose other parts are in place. Nothing of the new run exists.
+- `.replaced`: the complete old run. The new run in its place has not completed a step.
+- `.forgotten`: the old run after the new one has taken its place, to be removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lora_ns.files.removal import remove
 
 
 class Replaced:
-    """What is put aside of one run directory."""
+    """The parts of a run directory that are put aside."""
 
     def __init__(self, path: Path, parts: Sequence[Path]) -> None:
         """`parts` are the files and folders of a run; everything else in the directory is left alone."""
@@ -27,21 +27,21 @@ class Replaced:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The hidden folders, whether they are there or not."""
+        """The hidden folders, existing or not."""
         return self._partial, self.whole, self._forgotten
 
     @property
     def is_partial(self) -> bool:
-        """Whether a process was killed while it moved a run."""
+        """True if a process was killed while it moved a run."""
         return self._partial.exists()
 
     @property
     def is_left(self) -> bool:
-        """Whether a process that was killed left anything."""
+        """True if a killed process left anything."""
         return self.whole.exists() or self._partial.exists() or self._forgotten.exists()
 
     def put_aside(self) -> None:
-        """Move the run that is there, and make room."""
+        """Move the existing run aside to make room."""
         self.bring_back()
         self.clear_forgotten()
         there = [part for part in self._parts if part.exists() or part.is_symlink()]
@@ -53,7 +53,7 @@ class Replaced:
         self._partial.rename(self.whole)
 
     def bring_back(self) -> bool:
-        """Put the old run in its place again, and remove what is there of a new one; whether there was an old one."""
+        """Restore the old run and remove all of the new one; returns True if there was an old one."""
         if self.whole.exists():
             self._clear(self._parts)
             self.whole.rename(self._partial)
@@ -61,19 +61,19 @@ class Replaced:
             return False
         for part in sorted(self._partial.iterdir()):
             place = self._path / part.name
-            self._clear([place])  # empty, unless something could not be removed before
+            self._clear([place])  # empty, unless an earlier removal failed
             part.rename(place)
         self._partial.rmdir()
         return True
 
     def forget(self) -> None:
-        """Remove the old run: the new one has taken its place."""
+        """Remove the old run, because the new one has taken its place."""
         if self.whole.exists():
             self.whole.rename(self._forgotten)
         self.clear_forgotten()
 
     def clear_forgotten(self) -> None:
-        """Remove what is left of an old run that a new one has replaced."""
+        """Remove the rest of an old run that was replaced."""
         remove(self._forgotten)
 
     def _clear(self, parts: Sequence[Path]) -> None:

@@ -44,7 +44,7 @@ def test_a_run_may_begin_where_jobs_are_kept(job):
     new_job(job)
     RunDir(Path(job.run)).check_free(overwrite=False)
     (Path(job.run) / "notes.txt").touch()
-    with pytest.raises(UsageError, match="is not empty, and not a run"):
+    with pytest.raises(UsageError, match="is not empty and not a run"):
         RunDir(Path(job.run)).check_free(overwrite=False)
 
 

@@ -198,8 +198,8 @@ KINDS = {
     "nothing": (make_nothing, None, None),
     "empty": (Path.mkdir, None, None),
     "file": (make_file, *["is a file (choose another `training.output_dir`)"] * 2),
-    "foreign": (make_foreign, *["is not empty, and not a run (choose another `training.output_dir`)"] * 2),
-    "hidden": (make_hidden, *["is not empty, and not a run (choose another `training.output_dir`)"] * 2),
+    "foreign": (make_foreign, *["is not empty and not a run (choose another `training.output_dir`)"] * 2),
+    "hidden": (make_hidden, *["is not empty and not a run (choose another `training.output_dir`)"] * 2),
 }
 
 
@@ -219,7 +219,7 @@ def test_a_run_is_free_only_to_be_overwritten(run):
     run.update(status="finished")
     run.check_free(overwrite=True)
     assert refusal(run.check_free, False) == (
-        f"{run.path}: holds a run already (finished) (`--resume` continues it, `--overwrite` replaces it, "
+        f"{run.path}: already contains a run (finished) (`--resume` continues it, `--overwrite` replaces it, "
         "or choose another `training.output_dir`)"
     )
 
@@ -354,7 +354,7 @@ def test_what_is_not_replaced_yet_is_used_from_a_folder_that_cannot_be_written(r
         opened = RunDir.open_to_use(run.path, told.append)
         assert opened.read().status == "finished"
         assert (opened.adapter / "adapter_model.safetensors").read_text() == "old"
-    assert told == [f"{run.path}: the new run has not completed a step; the one that it replaces is used"] * 2
+    assert told == [f"{run.path}: the new run has not completed a step, so the run that it replaces is used"] * 2
 
 
 def test_the_status_of_a_run_that_is_being_replaced(run, manifest):
@@ -433,9 +433,7 @@ def test_what_is_read_is_not_written(run, tmp_path, command, name, manifest):
     (problem,) = done.exception.problems
     assert isinstance(done.exception, UsageError)
     assert problem.where == str(output)
-    assert (
-        "Too many levels of symbolic links" in problem.what if "loop" in name else "is among the files" in problem.what
-    )
+    assert "Too many levels of symbolic links" in problem.what if "loop" in name else "is a file of the" in problem.what
     assert everything_in(tmp_path) == before
 
 
@@ -455,19 +453,19 @@ def test_the_files_of_a_base_are_known_wherever_it_lies(run, manifest, tmp_path,
     manifest = manifest.model_copy(update={"base": base})
     named = folder if given == "--base" else None
     for name in ("config.json", *names, "tokenizer.json"):
-        with pytest.raises(UsageError, match="is among the files of the base"):
+        with pytest.raises(UsageError, match="is a file of the base"):
             check_output(folder / name, run, manifest, named)
     check_output(tmp_path / "new", run, manifest, named)
     if names:  # the folder of one file may be any
         check_output(folder / "answers.jsonl", run, manifest, named)
-        with pytest.raises(UsageError, match="is among the files of the base"):
+        with pytest.raises(UsageError, match="is a file of the base"):
             check_output(folder / "model.gguf", run, manifest, folder / "model.gguf")
 
 
 def test_a_run_in_the_folder_of_its_base_has_room_for_answers(run, manifest):
     manifest = manifest.model_copy(update={"base": manifest.base.model_copy(update={"path": str(run.path.parent)})})
     check_output(run.path / "answers.jsonl", run, manifest, None)
-    with pytest.raises(UsageError, match="is among the files of the base"):
+    with pytest.raises(UsageError, match="is a file of the base"):
         check_output(run.path.parent / "answers.jsonl", run, manifest, None)
 
 
@@ -682,7 +680,7 @@ def test_a_folder_is_hashed_file_by_file(tmp_path):
 
 def test_a_run_is_not_trained_beside_processes_that_a_command_has_left(run, monkeypatch):
     monkeypatch.setattr("lora_ns.run.directory._RANKS_SECONDS", 0.2)
-    told = r"another process is training this run: one of several, .* \(wait until it has ended too"
+    told = r"a process of an ended command is still training this run \(wait until it ends"
     with run.joined(), run.joined(), pytest.raises(UsageError, match=told), run.held():
         raise AssertionError("both have it")
     with run.held(), run.joined():
@@ -723,7 +721,7 @@ def test_a_run_whose_files_are_links_is_refused(run, tmp_path, name):
     shutil.copy(run.manifest_file, own)
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(own)
-    assert refusal(RunDir.open, run.path).startswith(f"{run.path / name}: is a link, and a run has files of its own")
+    assert refusal(RunDir.open, run.path).startswith(f"{run.path / name}: is a link; a run must own its files")
 
 
 HOSTILE_MANIFESTS = {
@@ -762,7 +760,7 @@ def test_a_run_is_not_put_where_something_else_is(tmp_path, make):
 def test_a_run_that_is_gone_while_it_is_trained_is_one_message(run):
     run.check_there()
     run.path.rename(run.path.with_name("elsewhere"))
-    told = r"run: was removed or moved while it was trained \(if it was moved, `lorans train FOLDER --resume` goes on"
+    told = r"run: was removed or moved during training \(if it was moved, `lorans train FOLDER --resume` continues it"
     with pytest.raises(RunError, match=told):
         run.check_there()
     with pytest.raises(RunError, match=told), run.telling_lost_disk(), run.metrics.open("a"):
@@ -809,7 +807,7 @@ def test_what_is_in_the_place_of_a_folder_is_named(run, name, kind):
         os.mkfifo(place)
     else:
         place.symlink_to("/nowhere")
-    assert refusal(RunDir.open, run.path).startswith(f"{place}: is in the place of a folder of the run, and is none")
+    assert refusal(RunDir.open, run.path).startswith(f"{place}: is not a folder (restore the folder")
 
 
 # Manifests of earlier versions

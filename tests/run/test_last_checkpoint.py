@@ -68,7 +68,7 @@ def test_one_without_a_mark_was_never_finished(checkpoints):
     (checkpoints / "checkpoint-12" / MARK).unlink()
     found = search(checkpoints, "mine")
     assert (found.last[1], found.damaged) == (8, ())
-    assert told(found) == ["checkpoint-12: was not written to the end (it has no lorans.json)"]
+    assert told(found) == ["checkpoint-12: is incomplete (it has no lorans.json)"]
 
 
 def test_others_are_passed_over(checkpoints):
@@ -84,7 +84,7 @@ def test_the_best_weights_so_far_are_held_against_their_mark_too(checkpoints):
     found = search(checkpoints, "mine")
     lost = "adapter_model.safetensors is damaged (its SHA-256 differs)"
     assert found.last is None
-    assert told(found)[0] == f"checkpoint-12: checkpoint-4 has the best weights so far, and is damaged: {lost}"
+    assert told(found)[0] == f"checkpoint-12: checkpoint-4 has the best weights so far but is damaged: {lost}"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_state_that_cannot_be_gone_on_from_is_named_where_there_is_no_hash(che
     ("name", "why"),
     [
         ("adapter_model.safetensors", ""),
-        ("optimizer.pt", ": it was saved with `save_only_model`, and cannot be gone on from"),
+        ("optimizer.pt", ": it was saved with `save_only_model`, so a run cannot resume from it"),
         ("scheduler.pt", ""),
         ("rng_state.pth", ""),
     ],
@@ -183,7 +183,7 @@ def test_checkpoints_of_another_run_behind_a_link_are_refused(checkpoints, tmp_p
     mark_checkpoint(checkpoints / "checkpoint-16", "theirs", 16)
     check_own(checkpoints, "mine")
     (tmp_path / "run").symlink_to(checkpoints)
-    with pytest.raises(UsageError, match="run: is a link, and where it leads to is checkpoint-16 of another run"):
+    with pytest.raises(UsageError, match="run: is a link to a folder with checkpoint-16 of another run"):
         check_own(tmp_path / "run", "mine")
 
 

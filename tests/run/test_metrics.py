@@ -37,7 +37,7 @@ def test_what_is_no_row_is_left_out_and_said(tmp_path, end):
     file.write_bytes(WHOLE + end)
     assert read_metrics(file).rows == tuple(ROWS)
     assert read_metrics(file).broken == 1
-    assert forget_after(file, 4) == "metrics.jsonl: 1 line not written to the end, and left out"
+    assert forget_after(file, 4) == "metrics.jsonl: removed 1 line (not written completely)"
     assert [json.loads(line) for line in file.read_text().splitlines()] == ROWS[:4]
     assert forget_after(file, 4) is None
 
@@ -46,9 +46,9 @@ def test_what_is_no_row_is_left_out_and_said(tmp_path, end):
 def test_what_is_left_out_can_be_said(tmp_path, end):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(end)
-    assert read_metrics(file).left_out("m") == ("m: 1 line is no row of this run, and left out",)
+    assert read_metrics(file).left_out("m") == ("m: 1 line is not a row of this run, skipped",)
     file.write_bytes(end + b"\n" + end)
-    assert "lines are no rows of this run" in read_metrics(file).left_out("m")[0]
+    assert "lines are not rows of this run" in read_metrics(file).left_out("m")[0]
     file.write_bytes(WHOLE)
     assert read_metrics(file).left_out("m") == ()
 
@@ -71,12 +71,12 @@ def test_what_is_in_the_place_of_the_file_is_said(tmp_path, make, monkeypatch):
     make(file := Path("metrics.jsonl"))
     (told,) = read_metrics(file).left_out("m")
     assert told.startswith("m: is a ")
-    assert told.endswith(", and left out")
+    assert told.endswith(", so it is skipped")
 
 
 def test_a_pipe_in_the_place_of_the_file_is_said_and_replaced(tmp_path):
     os.mkfifo(file := tmp_path / "metrics.jsonl")
-    assert forget_after(file, 3) == "metrics.jsonl: is a pipe, not a file, and left out"
+    assert forget_after(file, 3) == "metrics.jsonl: is a pipe, not a file, so it is skipped"
     assert file.read_bytes() == b""
 
 

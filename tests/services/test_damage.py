@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(damaged):
     assert told_of(run) == [
         f"checkpoint-4: {WEIGHTS} is damaged (its SHA-256 differs); skipped",
         "resuming from checkpoint-2",
-        "metrics.jsonl: 1 line not written to the end, and left out",
+        "metrics.jsonl: removed 1 line (not written completely)",
     ]
     assert run.read().adapter[WEIGHTS] == expected
     assert (run.checkpoints / "damaged-checkpoint-4").is_dir()
@@ -115,7 +115,7 @@ def test_a_run_with_links_goes_on_and_changes_nothing_of_others_behind_them(dama
     run.checkpoints.symlink_to(tmp_path / "scratch")
     shutil.copytree(tmp_path / "scratch" / "checkpoint-2", tmp_path / "scratch" / "checkpoint-3")
     mark_checkpoint(tmp_path / "scratch" / "checkpoint-3", "theirs", 3)
-    assert refused(run).startswith(f"{run.checkpoints}: is a link, and where it leads to is checkpoint-3 of another")
+    assert refused(run).startswith(f"{run.checkpoints}: is a link to a folder with checkpoint-3 of another")
     shutil.rmtree(tmp_path / "scratch" / "checkpoint-3")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "notes").write_text("mine")

@@ -231,7 +231,7 @@ def test_a_run_that_is_moved_while_it_trains_ends_with_a_message_and_nothing_beg
             if step == 2:
                 (tmp_path / "run").rename(tmp_path / "elsewhere")
 
-    with pytest.raises(RunError, match="run: was removed or moved while it was trained"):
+    with pytest.raises(RunError, match="run: was removed or moved during training"):
         run_recipe(
             tmp_path,
             RECIPE,

@@ -86,7 +86,7 @@ def test_a_job_brings_back_what_a_killed_one_was_replacing_before_it_looks_wheth
     with Noise() as noise:
         assert work(folder, 0, None, told, noise) is None
     assert told.notes == [
-        f"{run.path}: a command that was to replace this run was killed, and the run is back",
+        f"{run.path}: restored this run, because the command that was replacing it was killed",
         f"{run.path} is already finished",
     ]
 

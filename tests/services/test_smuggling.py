@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a kernel that the base asks for": (plant_kernel_in_base, "asks for the attention kernel `evil/kernel`"),
     "an adapter that imports a library": (plant_megatron, "has PEFT import Megatron"),
     "an adapter of adapters": (plant_other_method, "XLoraConfig, which is no method of lorans"),
-    "a log that is a file of the user's": (plant_log, "is a link, and a run has files of its own"),
+    "a log that is a file of the user's": (plant_log, "is a link; a run must own its files"),
 }
 """Ways to smuggle code that are refused, and what is said."""
 

@@ -349,7 +349,7 @@ def test_a_rank_that_nobody_wrote_is_the_one_that_the_run_began_with(
 @pytest.mark.parametrize(
     ("override", "overwrite", "told"),
     [
-        ("training.seed=1", False, "holds a run already"),
+        ("training.seed=1", False, "already contains a run"),
         ("training.optim='galore_adamw'", True, "training.optim: "),
         ("peft.target_modules=['no_proj']", True, "target_modules"),
     ],
