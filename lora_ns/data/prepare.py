@@ -41,7 +41,7 @@ def open_renderer(settled: Settled, base: Base) -> Renderer:
     stops = stop_token_ids(tokenizer, base.path)
     choose_pad_token(tokenizer, stops)
     known = vocabulary(base, tokenizer, added_tokens(tokenizer, settled.recipe.model))
-    known.check_special(str(base.path), "end of an answer", stops)
+    known.check_special(str(base.path), "stop token", stops)
     known.check_special(str(base.path), "pad token", [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id])
     return make_renderer(tokenizer, stops, settled.recipe.objective.rendering, known)
 

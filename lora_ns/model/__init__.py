@@ -1,1 +1,1 @@
-"""The base: its files, its weights, its modules, its tokenizer, and the adapter on it."""
+"""The base model: its files, weights, modules and tokenizer, and the adapter on it."""

@@ -1,4 +1,4 @@
-"""The adapter: put onto a base, and saved so that it can be trusted."""
+"""The adapter: added to a base, saved, and verified after saving."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 STARTED_ONCE = READ_ROWS | MOVE_BASE
-"""Starts by their PEFT names that a saved adapter does not need again."""
+"""Initialisations, by their PEFT names, that must not run again when a saved adapter is loaded."""
 
 
 def add_adapter(
     model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int = UNKNOWN_STEPS
 ) -> PeftModel:
-    """The base with a new adapter; everything that is trained is in float32.
+    """Add a new adapter to a base, with all trained parameters in float32.
 
-    What starts later starts plain here; see `starts`. The seeds are to be set before. Nothing but the adapter, and the
-    head of a classifier, has a gradient.
+    An initialisation that is computed later starts as plain LoRA here; see `starts`. Set the seeds before. Only the
+    adapter, and the head of a classifier, get gradients.
 
     Args:
-        model: the base.
-        method: the recipe's `[peft]`.
-        task_type: the recipe's.
-        base: where the model comes from, which is stored in the adapter.
-        steps: how long it will be trained, for methods with a schedule of their own.
+        model: the base model.
+        method: the recipe's `[peft]` table.
+        task_type: the recipe's task type.
+        base: the source of the model, which is recorded in the adapter.
+        steps: number of training steps, for methods with their own schedule.
 
     Raises:
-        PlanError: if a target matches nothing, or the method does not know this family of models.
+        PlanError: if a target matches nothing, or the method does not support this model family.
     """
     import peft
 
@@ -54,7 +54,7 @@ def add_adapter(
         first = method.plainly_started() if method.starts_later else method
         config = make_config(model, first, task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
-    if getattr(method, "target_modules", "all-linear") != "all-linear":  # of all, some may be excluded on purpose
+    if getattr(method, "target_modules", "all-linear") != "all-linear":  # all-linear may exclude some
         check_reached(adapted, getattr(config, "target_modules", None))
     train_in_float32(adapted)
     stored = adapted.peft_config["default"]
@@ -64,38 +64,38 @@ def add_adapter(
 
 
 def train_in_float32(model: PeftModel) -> None:
-    """Bring what is trained into float32, whatever the base is in."""
+    """Convert all trained parameters to float32, whatever the dtype of the base."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.float()
 
 
 def check_head(model: PeftModel, base: Base, task_type: str) -> None:
-    """The head of a classifier, which the base does not have, has to be trained. Raises `PlanError`."""
+    """Check that a classifier's head, which the base does not have, is trained. Raises `PlanError`."""
     if task_type == "CAUSAL_LM":
         return
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     for head in whole_modules(model.get_base_model(), base):
         if not any(f".{head}.modules_to_save." in name for name in trained):
-            what = f"the head `{head}` is frozen: what it was made with by chance would stay"
-            raise PlanError(Problem("", what, f'train it by `modules_to_save = ["{head}"]`'))
+            what = f"the head `{head}` is frozen, so it would keep its random initialisation"
+            raise PlanError(Problem("", what, f'train it with `modules_to_save = ["{head}"]`'))
 
 
 @contextlib.contextmanager
 def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
-    """Turn what PEFT says of a method and a model, or of a package that reads its layers, into one line."""
+    """Turn PEFT's errors about a method and a model, or about a missing package, into one line."""
     try:
         yield
     except ImportError as error:
         raise MissingError(Problem("", first_line(error), "`lorans env-check`")) from error
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        what = f"{method.tag()} cannot be put onto {type(model).__name__}: {first_line(error)}"
+        what = f"{method.tag()} cannot be added to {type(model).__name__}: {first_line(error)}"
         remedy = "choose other `target_modules`, or another method"
         raise PlanError(Problem("", what, remedy, key="peft.method")) from error
 
 
 def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int) -> None:
-    """See that every name of the method means something in a model without weights, and every size fits its layers.
+    """Check on a model without weights that every name of the method matches, and every size fits its layers.
 
     Raises:
         PlanError: as `add_adapter` does.
@@ -115,17 +115,18 @@ def save_adapter(
     folder: Path,
     start: Path | None = None,
 ) -> None:
-    """Write the adapter as plain PEFT with its tokenizer, template and generation settings: whole, or not at all.
+    """Write the adapter as plain PEFT with tokenizer, chat template and generation settings; all of it or nothing.
 
     Args:
         model: the trained model.
-        tokenizer: as it was trained with.
-        generation: its settings.
-        folder: where the adapter goes.
-        start: what it started from, if that was taken off the base: it is taken off the adapter, which fits the base.
+        tokenizer: the tokenizer used in training.
+        generation: the generation settings.
+        folder: destination of the adapter.
+        start: the initial adapter, if it was subtracted from the base. It is then subtracted from the saved adapter
+            too, so that it fits the original base.
 
     Raises:
-        RunError: if what was written is not what was trained.
+        RunError: if the saved weights differ from the trained ones.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file, save_file
@@ -149,9 +150,9 @@ def save_adapter(
 
 
 def without_start(trained: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
-    """Weights of an adapter of the untouched base: what was trained less what it began with, by twice the rank.
+    """Return weights for the original base: the trained update minus the initial one, at twice the rank.
 
-    PEFT's own conversion keeps the two factors alone: it drops what else is trained, and fails on a classifier's head.
+    PEFT's own conversion keeps only the two factors. It drops other trained weights, and fails on a classifier's head.
     """
     import torch
 
@@ -167,11 +168,11 @@ def without_start(trained: dict[str, Any], begun: dict[str, Any]) -> dict[str, A
 
 
 def settle_config(folder: Path, *, widened: bool = False) -> None:
-    """Let a saved adapter that has a start of its own load as any LoRA does, on any version of PEFT.
+    """Make a saved adapter with a special initialisation load like any LoRA, in any version of PEFT.
 
     Args:
-        folder: the adapter's.
-        widened: whether its ranks are twice what its configuration says; the scale of the update stays.
+        folder: folder of the adapter.
+        widened: True if its ranks are twice those of its configuration; the scale of the update stays.
     """
     import peft
 
@@ -189,10 +190,10 @@ def settle_config(folder: Path, *, widened: bool = False) -> None:
 
 
 def check_saved(folder: Path, expected: dict[str, Any]) -> None:
-    """Open a saved adapter again and compare it with the one in memory: names, shapes, numbers.
+    """Load a saved adapter and compare names, shapes and values with the one in memory.
 
     Raises:
-        RunError: with the first difference.
+        RunError: naming the first difference.
     """
     import torch
     from safetensors.torch import load_file
@@ -201,19 +202,21 @@ def check_saved(folder: Path, expected: dict[str, Any]) -> None:
     problem = None
     if saved.keys() != expected.keys():
         first = min(saved.keys() ^ expected.keys())
-        problem = f"`{first}` is {'missing' if first in expected else 'not of this adapter'}"
+        problem = f"`{first}` is {'missing' if first in expected else 'unexpected'}"
     else:
         different = [key for key, value in expected.items() if not torch.equal(value.detach().cpu(), saved[key])]
         if different:
-            problem = f"`{different[0]}` is not what was trained"
+            problem = f"`{different[0]}` differs from the trained weights"
     if problem:
         raise RunError(
-            Problem(str(folder), f"the saved adapter is not the trained one: {problem}", "resume from a checkpoint")
+            Problem(
+                str(folder), f"the saved adapter differs from the trained one: {problem}", "resume from a checkpoint"
+            )
         )
 
 
 def adapted_modules(model: PeftModel) -> dict[str, int]:
-    """How many modules were adapted, by the last part of their names; none for virtual tokens."""
+    """Count the adapted modules by the last part of their names; empty for virtual tokens."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     names = [name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
@@ -221,6 +224,6 @@ def adapted_modules(model: PeftModel) -> dict[str, int]:
 
 
 def trainable_parameters(model: PeftModel) -> int:
-    """Number of parameters with a gradient; AdaLoRA's counts of ranks, which PEFT keeps as parameters, have none."""
+    """Count parameters with a gradient, without AdaLoRA's `ranknum`, which PEFT stores as parameters."""
     parameters = (value for name, value in model.named_parameters() if "ranknum" not in name)
     return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""The PEFT configuration of a recipe's method, its names resolved to modules of the base."""
+"""The PEFT configuration of a recipe's method, with its names resolved to modules of the base."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 UNKNOWN_STEPS = 1000
-"""Steps of a run where nobody says how many: only the schedule of AdaLoRA follows from them."""
+"""Number of steps if it is unknown; it only affects AdaLoRA's schedule."""
 
 
 def make_config(
     model: PreTrainedModel, method: PeftMethod, task_type: str, base: Base, steps: int = UNKNOWN_STEPS
 ) -> PeftConfig:
-    """The method's PEFT configuration, its targets resolved to modules of this model. Raises `PlanError`."""
+    """Create the PEFT configuration, with targets resolved to modules of this model. Raises `PlanError`."""
     import peft
 
     kwargs: dict[str, Any] = {**method.to_kwargs(), "task_type": task_type}
@@ -50,7 +50,7 @@ def make_config(
 
 
 def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration names parts of the model, resolved to its modules. Raises `PlanError`."""
+    """Resolve the configuration's names of model parts to modules. Raises `PlanError`."""
     found: dict[str, Any] = {}
     if kwargs.get("target_modules"):
         found = resolve_targets(model, kwargs, kwargs["task_type"])
@@ -64,7 +64,7 @@ def _targets(model: PreTrainedModel, method: PeftMethod, kwargs: dict[str, Any])
 
 
 def _norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str] | None:
-    """The norms of a model whose family PEFT has no list for; None if it has."""
+    """Return the norms of a model whose family PEFT has no list for; None if it has one."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
 
     known = model.config.model_type in TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
@@ -72,10 +72,10 @@ def _norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str] | None:
 
 
 def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]:
-    """The sizes of virtual tokens: PEFT finds them by some families' names, and takes the wrong one of two widths.
+    """Return the sizes of virtual tokens; PEFT finds them for some families only, and picks the wrong of two widths.
 
     Raises:
-        PlanError: if the method is a cache of keys and values, and the model has none.
+        PlanError: if the method is a key-value cache and the model has none.
     """
     config = model.config.get_text_config()
     sizes = {"num_layers": config.num_hidden_layers, "num_attention_heads": config.num_attention_heads}
@@ -83,13 +83,13 @@ def _virtual_sizes(model: PreTrainedModel, method: PeftMethod) -> dict[str, int]
         return {**sizes, "token_dim": model.get_input_embeddings().embedding_dim}
     parts = (model, model.base_model)
     if not any("past_key_values" in inspect.signature(part.forward).parameters for part in parts):
-        what = f"{method.tag()} is a cache of keys and values, which {type(model).__name__} does not take"
+        what = f"{method.tag()} is a key-value cache, which {type(model).__name__} does not support"
         raise PlanError(Problem("", what, "choose another method, such as lora or prompt-tuning", key="peft.method"))
     return {**sizes, "token_dim": config.hidden_size}
 
 
 def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> dict[str, Any]:
-    """Where the rows of single tokens are trained: in the embeddings, and for text in the head, tied to them or not.
+    """Return the modules whose rows of single tokens are trained: the embeddings, and for text the head, tied or not.
 
     Raises:
         PlanError: if the base has no such row.
@@ -99,16 +99,16 @@ def _token_rows(model: PreTrainedModel, method: PeftMethod, task_type: str) -> d
         return {}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if max(tokens) >= (count := embeddings.weight.shape[0]):
-        what = f"{max(tokens)} is no token of the base, which has {count}"
-        raise PlanError(Problem("", what, f"write numbers below {count}", key=f"peft.{key}"))
+        what = f"{max(tokens)} is not a token of the base, which has {count}"
+        raise PlanError(Problem("", what, f"write token ids below {count}", key=f"peft.{key}"))
     if task_type != "CAUSAL_LM":
         return {}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if is_tied and not rows.beside_layers:
-        what = "the base ties its embeddings to its head, whose own weights TRL's loss reads"
+        what = "the base ties its embeddings to its head, and TRL's loss reads the head's weights directly"
         raise PlanError(Problem("", what, "write lora with `trainable_token_indices`", key=f"peft.{key}"))
     if is_rescaled(model):
-        what = f"{type(model).__name__} does more to its logits than its head, whose rows would be trained"
+        what = f"{type(model).__name__} rescales the logits of its head, whose rows would be trained"
         raise PlanError(Problem("", what, "choose another base", key=f"peft.{key}"))
     if is_tied or not rows.beside_layers:
         return {}

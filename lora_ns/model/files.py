@@ -1,7 +1,7 @@
-"""The base model as files: where it lies, which one it is, how large it is. Nothing here imports torch.
+"""The base model as files: its location, identity and size, read without importing torch.
 
-A model named by hub id is fetched into the hub's own cache first; from there on it is a folder like any other, and
-nothing later asks the network again.
+A model with a hub id is downloaded into the hub cache first. From then on it is a folder like any other, and nothing
+accesses the network again.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from lora_ns.model.packed import as_whole
 from lora_ns.quantizers import QUANTIZATIONS
 
 PACKAGED = "lorans:"
-"""Prefix of what lies inside the package."""
+"""Prefix of files inside the package."""
 
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
 _FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py"]
-"""What is fetched of a hub repository beside the weights: no pickles."""
+"""Files to download from a hub repository besides the weights; no pickles."""
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
-"""What a tokenizer is made of; the chat template is not among them."""
+"""Files that define a tokenizer; the chat template does not count."""
 
 
 _SAMPLE_BYTES = 4096
@@ -55,16 +55,16 @@ class Base:
     """A base model in a folder."""
 
     name: str
-    """As the recipe names it."""
+    """The name in the recipe."""
     path: Path
     commit: str | None = None
-    """Commit on the hub; none for a folder."""
+    """Commit on the hub; None for a folder."""
     gguf_file: str | None = None
-    """The file in the folder that has the weights, if they are stored as GGUF."""
+    """The file in the folder with the weights, if they are stored as GGUF."""
 
     @property
     def location(self) -> Path:
-        """Where it lies: the folder, or the GGUF file in it."""
+        """Path of the folder, or of the GGUF file in it."""
         return self.path / self.gguf_file if self.gguf_file else self.path
 
     @property
@@ -74,20 +74,20 @@ class Base:
 
     @property
     def has_config(self) -> bool:
-        """Whether there is a `config.json`; a GGUF base may have its settings in its header instead."""
+        """True if there is a `config.json`; the settings of a GGUF base may be in its header instead."""
         return (self.path / "config.json").is_file()
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the files of a tokenizer are there; a GGUF base may have it in its header instead."""
+        """True if there are tokenizer files; the tokenizer of a GGUF base may be in its header instead."""
         return any((self.path / name).is_file() for name in TOKENIZER_FILES)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The model's `config.json`, or what the header of its GGUF file has of that.
+        """The model's `config.json`, or the corresponding settings of the GGUF header.
 
         Raises:
-            ModelError: if it is no JSON object, or a setting is of the wrong type.
+            ModelError: if it is not a JSON object, or a setting has the wrong type.
         """
         if self.gguf and not self.has_config:
             check_settings(self.location, self.gguf.config)
@@ -98,7 +98,7 @@ class Base:
 
     @cached_property
     def facts(self) -> BaseFacts:
-        """Its sizes. Raises `ModelError` if a file is broken, or the settings claim more than the weights have."""
+        """Sizes of the model. Raises `ModelError` if a file is broken, or the settings contradict the weights."""
         if self.gguf:
             check_sizes(self.location, self.config, self.gguf.tensors)
             stored = {"quantization_config": {"quant_method": "gguf"}}
@@ -106,27 +106,27 @@ class Base:
         try:
             tensors = as_whole(self.config, _tensors(self.weight_files))
         except (ValueError, TypeError) as error:
-            what = f"not weights as `quantization_config` says: {error}"
+            what = f"the weights do not match `quantization_config`: {error}"
             raise ModelError(Problem(str(self.path / SETTINGS), what, "fetch the model again")) from None
         check_sizes(self.path / SETTINGS, self.config, tensors)
         return replace(read_facts(self.config, tensors), notes=classify(self.path).notes)
 
     @cached_property
     def weight_files(self) -> Sequence[Path]:
-        """The files that transformers loads the weights from. Raises `ModelError`."""
+        """The files from which transformers loads the weights. Raises `ModelError`."""
         return [self.location] if self.gguf_file else classify(self.path).files
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this base from every other one of the same shape.
+        """Identity of the base among others of the same shape.
 
-        SHA-256 over the settings that a forward pass depends on, the headers of the weight files and the first and last
-        bytes of each tensor: a few reads for any size of model.
+        SHA-256 over the settings that affect a forward pass, the headers of the weight files, and the first and last
+        bytes of each tensor: a few reads for a model of any size.
         """
         return self._digest()
 
     def is_fingerprint(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is that of this base, also one of the past that went over all files of weights."""
+        """True if a fingerprint belongs to this base, including old ones that covered all weight files."""
         if fingerprint == self.fingerprint:
             return True
         everything = [] if self.gguf_file else sorted(self.path.glob("*.safetensors"))
@@ -145,7 +145,7 @@ class Base:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """SHA-256 over the tokenizer's own files; the chat template is not among them, it has its own hash."""
+        """SHA-256 over the tokenizer's files, without the chat template, which has its own hash."""
         digest = hashlib.sha256()
         for name in TOKENIZER_FILES:
             file = self.path / name
@@ -165,20 +165,20 @@ class BaseFacts:
     model_type: str
     parameters: int
     largest_dtype: str
-    """Type that most of the stored weights have, by its safetensors name."""
+    """Dtype of most of the stored weights, by its safetensors name."""
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     vocab_size: int
     max_position_embeddings: int | None
     matrices: Mapping[str, tuple[int, int]]
-    """Shapes of the stored matrices by the name of their module; embeddings are among them."""
+    """Shapes of the stored matrices by module name, including embeddings."""
     quantization: Mapping[str, Any] = field(default_factory=dict)
-    """What the model's settings say of a quantisation that it is stored in."""
+    """The quantisation that the model is stored in, from its settings."""
     has_biases: bool = False
-    """Whether some of its layers add a bias."""
+    """True if some layers have a bias."""
     notes: tuple[str, ...] = ()
-    """What of its folder is not used."""
+    """Notes about files in the folder that are not used."""
 
 
 _UNIMPORTANT_SETTINGS = frozenset(
@@ -199,20 +199,20 @@ _UNIMPORTANT_SETTINGS = frozenset(
 def find_base(
     name: str, revision: str, folders: Sequence[Path], download: bool, gguf_file: str | None = None
 ) -> Base | None:
-    """The folder of a base model.
+    """Find the folder of a base model.
 
     Args:
         name: hub id, folder, GGUF file or `lorans:nano`.
         revision: branch, tag or commit on the hub.
-        folders: where relative folders are looked for, in this order.
-        download: whether a model that is not in the hub's cache may be fetched.
-        gguf_file: the GGUF file in the folder or repository, if its weights are to be read.
+        folders: search path for relative folders, in this order.
+        download: True if a model that is not in the hub cache may be downloaded.
+        gguf_file: name of a GGUF file in the folder or repository, to read its weights.
 
     Returns:
-        the base, or None if it is on the hub, not in the cache, and may not be fetched.
+        The base, or None if it is on the hub, not in the cache, and must not be downloaded.
 
     Raises:
-        ModelError: if there is no such model, or it cannot be fetched.
+        ModelError: if there is no such model, or it cannot be downloaded.
     """
     if name.startswith(PACKAGED):
         return _checked(Base(name, packaged(name)))
@@ -229,15 +229,15 @@ def find_base(
 
 
 def _of_file(name: str, file: Path, gguf_file: str | None) -> Base:
-    """The base that is named by its GGUF file."""
+    """Create the base for a name that is a GGUF file."""
     if gguf_file is not None and gguf_file != file.name:
-        what = f"`{gguf_file}` is another file than the one that `name_or_path` names"
+        what = f"`{gguf_file}` is not the file that `name_or_path` names"
         raise ModelError(Problem("", what, "remove `gguf_file`", key="model.gguf_file"))
     return Base(name, file.parent, gguf_file=file.name)
 
 
 def _with_gguf(base: Base) -> Base:
-    """The base with its GGUF file, if it has no other weights and that is the only one."""
+    """Add the GGUF file to a base, if it has no other weights and exactly one such file."""
     found = sorted(file.name for file in base.path.glob(f"*{ENDING}"))
     if base.gguf_file is not None or not found or classify(base.path).weights:
         return base
@@ -248,10 +248,10 @@ def _with_gguf(base: Base) -> Base:
 
 
 def packaged(name: str) -> Path:
-    """Path of something inside the package, such as `lorans:nano`.
+    """Return the path of something inside the package, such as `lorans:nano`.
 
     Raises:
-        ModelError: if there is no such thing; the message lists what there is.
+        ModelError: if it does not exist; the message lists the alternatives.
     """
     relative = name.removeprefix(PACKAGED)
     path = (ASSETS / relative).resolve()
@@ -259,7 +259,7 @@ def packaged(name: str) -> Path:
         models = sorted(folder.parent.name for folder in ASSETS.glob("*/config.json"))
         data = sorted(str(file.relative_to(ASSETS)) for file in ASSETS.glob("*/*.jsonl"))
         there = ", ".join(f"{PACKAGED}{item}" for item in [*models, *data])
-        raise ModelError(Problem("", f"`{name}` is not inside the package", f"there is: {there}"))
+        raise ModelError(Problem("", f"`{name}` is not part of the package", f"available: {there}"))
     return path
 
 
@@ -278,11 +278,11 @@ def _checked(base: Base) -> Base:
     if base.gguf_file is not None:
         if not base.location.is_file():
             what = f"`{base.name}` has no file `{base.gguf_file}`"
-            raise ModelError(Problem("", what, "write the name that it has there", key="model.gguf_file"))
+            raise ModelError(Problem("", what, "write the name of a GGUF file in it", key="model.gguf_file"))
         return base
     check_model(classify(base.path))
     generation_settings(base.path)
-    _ = base.facts  # reads settings and headers, and refuses what does not belong together
+    _ = base.facts  # reads settings and headers, and checks that they match
     return base
 
 
@@ -297,10 +297,10 @@ def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -
         ) from None
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=not download))
-        # From the same commit, the weights that transformers loads: others may take as much room again.
+        # Only the weights that transformers loads, from the same commit: other files may take as much space again.
         wanted = list(weights_named(path)) if gguf_file is None else [gguf_file]
         if not download and not all((path / file).is_file() for file in wanted):
-            return None  # the settings are in the cache, and the weights are not yet
+            return None  # the settings are in the cache, but not yet the weights
         snapshot_download(name, revision=path.name, allow_patterns=wanted, local_files_only=not download)
     except errors.LocalEntryNotFoundError as error:
         if not download:
@@ -322,7 +322,7 @@ def _not_cached(name: str) -> Problem:
 
 
 def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
-    """One line for what the hub answered."""
+    """Describe the hub's answer in one line."""
     key = "model.name_or_path"
     kind = type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -342,23 +342,23 @@ def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
 
 
 def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
-    """Type and shape of every tensor, of one that is stored quantised as it is without. Raises `ModelError`."""
+    """Read dtype and shape of every tensor, as it is without quantisation. Raises `ModelError`."""
     tensors: dict[str, Mapping[str, Any]] = {}
     for file in files:
         found = _unpacked(file, *read_header(file))
         if twice := tensors.keys() & found.keys():
-            raise ModelError(Problem(str(file), f"`{min(twice)}` is in another file, too", "fetch the model again"))
+            raise ModelError(Problem(str(file), f"`{min(twice)}` is also in another file", "fetch the model again"))
         tensors |= found
     return tensors
 
 
 def _unpacked(file: Path, header: Tensors, start: int) -> Tensors:
-    """The tensors of a weight file as they are without quantisation, where the file itself says how.
+    """Return the tensors of a weight file without quantisation, if the file itself describes it.
 
     Args:
-        file: where they are stored.
-        header: type, shape and place of every stored tensor.
-        start: where in the file its data begins.
+        file: the weight file.
+        header: dtype, shape and offsets of every stored tensor.
+        start: offset of the data in the file.
     """
     with file.open("rb") as stream:
 
@@ -399,7 +399,7 @@ def _digest_gguf(digest: Any, file: Path, header: GgufHeader) -> None:
 
 
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> BaseFacts:
-    """Sizes from a model's settings and its tensors as they are without quantisation."""
+    """Compute the sizes of a model from its settings and its unquantised tensors."""
     text: Mapping[str, Any] = config.get("text_config") or config
 
     def size(*names: str, default: int = 0) -> int:

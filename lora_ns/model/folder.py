@@ -1,7 +1,7 @@
-"""What is in the folder of a base: the weights that transformers loads, other files, and settings of the right kind.
+"""Contents of a base's folder: the weights that transformers loads, other files, and settings of the right type.
 
-Everything here is read before a library builds anything from it, so that a folder that is damaged, or claims what its
-weights do not have, is one message with the file's name.
+Everything is checked before a library builds anything from it. A damaged folder, or one whose settings claim more than
+its weights have, gives one message with the file's name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 _LONGEST_NAME, _LONGEST_PART = 1000, 255
-"""Bytes of a path below the folder, and of each of its parts."""
+"""Longest path below the folder, and longest part of it, in bytes."""
 
 
 _AGAIN = "fetch the model again"
@@ -46,39 +46,39 @@ _AGAIN = "fetch the model again"
 
 @dataclass(frozen=True)
 class Contents:
-    """The files in a folder by what they are for."""
+    """Files of a folder, by purpose."""
 
     folder: Path
     weights: tuple[str, ...]
-    """Files that transformers loads the model from; none if the folder has no model."""
+    """Files from which transformers loads the model; empty if the folder has no model."""
     others: tuple[str, ...]
-    """Files of weights that it does not load, such as `consolidated.safetensors`."""
+    """Weight files that it does not load, such as `consolidated.safetensors`."""
     has_adapter: bool
-    """Whether there is an adapter, which transformers would put onto the model."""
+    """True if there is an adapter, which transformers would apply to the model."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is in the folder and not used."""
+        """Notes about files in the folder that are not used."""
         found = [name for name in self.others if not (self.has_adapter and name == _ADAPTER_WEIGHTS)]
-        notes = [f"the base's folder has an adapter, too ({ADAPTER}), which is not loaded"] if self.has_adapter else []
+        notes = [f"the base's folder also has an adapter ({ADAPTER}), which is not loaded"] if self.has_adapter else []
         if found and self.weights:
             named = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             notes.append(
-                f"the base's folder has weights that transformers does not load, which are not counted: {named}"
+                f"the base's folder has weights that transformers does not load; they are not counted: {named}"
             )
         return tuple(notes)
 
     @property
     def files(self) -> list[Path]:
-        """The model's weights."""
+        """Paths of the model's weight files."""
         return [self.folder / name for name in self.weights]
 
 
 def classify(folder: Path) -> Contents:
-    """What the files in a folder are.
+    """Classify the files in a folder.
 
     Raises:
-        ModelError: if the index of the weights is broken, or names a file that is not there or is outside the folder.
+        ModelError: if the weights' index is broken, or names a file that is missing or outside the folder.
     """
     weights = _weights(folder)
     there = {file.name for file in folder.glob("*.safetensors")} if folder.is_dir() else set()
@@ -86,13 +86,13 @@ def classify(folder: Path) -> Contents:
 
 
 def weights_named(folder: Path) -> tuple[str, ...]:
-    """The names of the files that transformers loads, whether they are there or not. Raises `ModelError`."""
+    """Return the names of the files that transformers loads, existing or not. Raises `ModelError`."""
     settings = read_object(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     named = settings.get("transformers_weights")
     if named is None:
         named = INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else WEIGHTS
     elif not isinstance(named, str) or not _is_name(named):
-        what = f"`transformers_weights` is not the name of a file: {shortened(named)}"
+        what = f"`transformers_weights` is not a file name: {shortened(named)}"
         raise ModelError(Problem(str(folder / SETTINGS), what, _AGAIN))
     elif not _is_inside(named):
         what = f"`transformers_weights` is outside the folder: {shortened(named)}"
@@ -106,19 +106,17 @@ def _weights(folder: Path) -> tuple[str, ...]:
     if missing == list(named) == [WEIGHTS]:
         return ()
     if missing:
-        what = f"{len(missing)} of {len(named)} files of the weights are not there, such as {missing[0]}"
+        what = f"{len(missing)} of {len(named)} weight files are missing, such as {missing[0]}"
         raise ModelError(Problem(str(folder), what, _AGAIN))
     return named
 
 
 def _indexed(index: Path) -> tuple[str, ...]:
-    """The files that an index names. Raises `ModelError`."""
+    """Return the files that an index names. Raises `ModelError`."""
     content = read_object(index)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ModelError(
-            Problem(str(index), "`weight_map` is not an object that names the file of each tensor", _AGAIN)
-        )
+        raise ModelError(Problem(str(index), "`weight_map` is not an object with the file of each tensor", _AGAIN))
     if not isinstance(content.get("metadata"), dict):
         raise ModelError(Problem(str(index), "`metadata` is not an object", 'add `"metadata": {}`, or fetch it again'))
     for tensor, name in places.items():
@@ -136,7 +134,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a system takes the text as a path at all."""
+    """True if a text can be a path on this system."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
@@ -156,12 +154,12 @@ def check_model(contents: Contents) -> None:
     if contents.weights:
         return
     if contents.has_adapter:
-        what = f"an adapter without a model: {ADAPTER}, and no {WEIGHTS}"
+        what = f"an adapter without a model: {ADAPTER}, but no {WEIGHTS}"
         raise ModelError(Problem(str(folder), what, "an adapter is not a base model; name its base"))
     if contents.others:
         what = f"no {WEIGHTS} and no {INDEX}, only {', '.join(contents.others[:3])}, which transformers does not load"
-        raise ModelError(Problem(str(folder), what, "fetch the model in transformers' form"))
-    remedy = "pickled weights are not read: convert them first"
+        raise ModelError(Problem(str(folder), what, "download the model in the transformers format"))
+    remedy = "lorans does not read pickled weights: convert them first"
     raise ModelError(Problem(str(folder), "no .safetensors weights", remedy))
 
 
@@ -169,7 +167,7 @@ def check_model(contents: Contents) -> None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model. Raises `ModelError` if there is none."""
+    """Read the object in a JSON file of a model. Raises `ModelError` if it is something else."""
     loaded = read_json(file, ModelError, remedy=_AGAIN)
     if not isinstance(loaded, dict):
         raise ModelError(Problem(str(file), "not a JSON object", _AGAIN))
@@ -185,7 +183,7 @@ _MOST_LAYERS = 10_000
 
 
 _MOST_LABELS = 1_000_000
-"""Of which transformers names each as soon as it reads how many there are."""
+"""Most labels; transformers creates a name for each as soon as it reads their number."""
 
 
 _SIZES = (
@@ -202,14 +200,14 @@ _POSITIONS = ("max_position_embeddings", "n_positions")
 
 
 def _is_size(value: object, least: int = 1, most: int = _LARGEST_SIZE) -> bool:
-    """A size, or one for each layer."""
+    """True for a size, or a list with one size per layer."""
     return is_count(value, least, most) or (
         isinstance(value, list) and all(is_count(part, least, most) for part in value)
     )
 
 
 def _is_token(value: object) -> bool:
-    """The number of a token, or those of several; -1 stands for none in some models."""
+    """True for one or several token ids; some models use -1 for none."""
     return _is_size(value, least=-1)
 
 
@@ -226,7 +224,7 @@ def _is_names(value: object) -> bool:
 
 
 def _is_template(value: object) -> bool:
-    """A template, or several by their names."""
+    """True for a template, or several by name."""
     if isinstance(value, list):
         return all(_is_object(part) and _is_text(part.get("name")) and _is_text(part.get("template")) for part in value)
     return _is_text(value) or (isinstance(value, dict) and all(map(_is_text, value.values())))
@@ -243,7 +241,7 @@ def _is_added(value: object) -> bool:
 Kind = tuple[Callable[[object], bool], str]
 
 
-_TOKEN_KIND: Kind = (_is_token, "the number of a token, or a list of those")
+_TOKEN_KIND: Kind = (_is_token, "a token id, or a list of token ids")
 
 
 _OBJECT: Kind = (_is_object, "an object")
@@ -274,7 +272,7 @@ _SETTING_KINDS: Mapping[str, Kind] = {
 
 _TOKENIZER_KINDS: Mapping[str, Kind] = {
     "chat_template": (_is_template, "a template"),
-    "added_tokens_decoder": (_is_added, "an object of tokens by their numbers"),
+    "added_tokens_decoder": (_is_added, "an object of tokens by id"),
     "tokenizer_class": (_is_text, "a name"),
     **dict.fromkeys(
         ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"), _SPECIAL
@@ -288,12 +286,12 @@ _TOKENIZER_KINDS: Mapping[str, Kind] = {
 
 
 def check_settings(file: Path, settings: Mapping[str, Any], kinds: Mapping[str, Kind] = _SETTING_KINDS) -> None:
-    """Refuse settings of the wrong type or size, as far as they are known. Raises `ModelError` with all of them."""
+    """Refuse known settings of the wrong type or size. Raises `ModelError` with all of them."""
     problems = []
     for key, (is_right, kind) in kinds.items():
         value = settings.get(key)
         if value is not None and not is_right(value):
-            problems.append(Problem(str(file), f"`{key}` is {shortened(value)}, and not {kind}", _AGAIN))
+            problems.append(Problem(str(file), f"`{key}` is {shortened(value)}, not {kind}", _AGAIN))
     if problems:
         raise ModelError(problems)
     text = settings.get("text_config")
@@ -302,7 +300,7 @@ def check_settings(file: Path, settings: Mapping[str, Any], kinds: Mapping[str, 
 
 
 def generation_settings(folder: Path) -> dict[str, Any]:
-    """What the folder says of generation: its own file, or the model's settings. Raises `ModelError`."""
+    """Return the folder's generation settings, from their own file or the model's settings. Raises `ModelError`."""
     for name in (GENERATION, SETTINGS):
         file = folder / name
         if file.exists():
@@ -313,7 +311,7 @@ def generation_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse broken files of a tokenizer, as far as their form goes. Raises `ModelError`."""
+    """Refuse broken tokenizer files, as far as their structure is concerned. Raises `ModelError`."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"):
         file = folder / name
         if file.exists():
@@ -329,23 +327,23 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 _FEW_LAYERS = 64
-"""Layers that are built in no time, whatever the weights are: some models store all of them as one."""
+"""Number of layers that are quick to build whatever the weights are; some models store all layers as one tensor."""
 
 
 def check_sizes(file: Path, settings: Mapping[str, Any], tensors: Tensors) -> None:
-    """Refuse settings that claim a larger model than the weights are, before one is built. Raises `ModelError`."""
+    """Refuse settings that claim a larger model than the weights, before one is built. Raises `ModelError`."""
     text: Mapping[str, Any] = settings.get("text_config") or settings
     largest = largest_side(tensors)
     for key in ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim"):
         claimed = max(_numbers(text.get(key)), default=0)
         if claimed > FREEDOM * largest:
-            what = f"`{key}` is {claimed:,}, and no tensor of the weights has a side longer than {largest:,}"
-            raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
+            what = f"`{key}` is {claimed:,}, but no dimension of the weights is larger than {largest:,}"
+            raise ModelError(Problem(str(file), what, "use the settings that belong to the weights"))
     for key in _LAYERS:
         layers = max(_numbers(text.get(key)), default=0)
         if layers > max(_FEW_LAYERS, len(tensors)):
-            what = f"`{key}` is {layers:,}, and the weights have {len(tensors):,} tensors"
-            raise ModelError(Problem(str(file), what, "take the settings that belong to the weights"))
+            what = f"`{key}` is {layers:,}, but the weights have only {len(tensors):,} tensors"
+            raise ModelError(Problem(str(file), what, "use the settings that belong to the weights"))
 
 
 def _numbers(value: object) -> Iterable[int]:

@@ -1,4 +1,4 @@
-"""GGUF files: what their header says of the model in them. Nothing here imports torch."""
+"""The headers of GGUF files, read without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDING = ".gguf"
 
 
 _SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
-"""How llama.cpp names the parts of a model."""
+"""Pattern of llama.cpp's names for parts of a split model."""
 
 
 _SETTINGS = {
@@ -27,7 +27,7 @@ _SETTINGS = {
     "max_position_embeddings": "context_length",
     "vocab_size": "vocab_size",
 }
-"""Keys of `config.json` by llama.cpp's names, which follow the name of the architecture."""
+"""Keys of `config.json` and llama.cpp's names for them, which follow the name of the architecture."""
 
 
 _MODULES = (
@@ -39,38 +39,40 @@ _MODULES = (
     (r"\.attn_output\.", ".self_attn.o_proj."),
     (r"\.ffn_(gate|up|down)\.", r".mlp.\1_proj."),
 )
-"""llama.cpp's names of modules as the decoders of transformers have them; of others, they stay."""
+"""llama.cpp's module names, translated to those of transformers' decoders; other names stay."""
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What stands before the weights of a GGUF file."""
+    """The header of a GGUF file."""
 
     config: Mapping[str, Any]
-    """What of `config.json` the header says."""
+    """The settings of `config.json` that are in the header."""
     tensors: Mapping[str, Mapping[str, Any]]
-    """Type and shape of the weights, by transformers' names where those are known."""
+    """Dtype and shape of the weights, by transformers' names where those are known."""
     places: tuple[tuple[int, int], ...]
-    """Where the weights begin, and how many bytes they have."""
+    """Offset and size of each weight, in bytes."""
     size: int
-    """Bytes of the header."""
+    """Size of the header in bytes."""
     tokenizer: tuple[str, str]
-    """Kind of the tokenizer, and how it splits a text, by llama.cpp's names."""
+    """Type of the tokenizer and its pre-tokenizer, by llama.cpp's names."""
     scales_positions: bool
-    """Whether the positions are scaled, which transformers does not read of it."""
+    """True if the positions are scaled (RoPE scaling), which transformers does not read from the header."""
 
 
 def read_gguf(file: Path) -> GgufHeader:
-    """The header of a GGUF file.
+    """Read the header of a GGUF file.
 
     Raises:
-        ModelError: if it is none, or not whole.
-        MissingError: if the package that reads it is not installed.
+        ModelError: if it is not a GGUF file, or incomplete.
+        MissingError: if the `gguf` package is not installed.
     """
     if _SPLIT.search(file.name):
         raise ModelError(
             Problem(
-                str(file), "is one part of a model", "join the parts by `llama-gguf-split --merge`, and name the whole"
+                str(file),
+                "is one part of a model",
+                "join the parts with `llama-gguf-split --merge`, and name the result",
             )
         )
     if importlib.util.find_spec("gguf") is None:
@@ -98,7 +100,7 @@ def _read(file: Path, size: int, _changed: int) -> GgufHeader:
 
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a value by its type in the file."""
+"""Size of a value in bytes, by its type code in the file."""
 
 
 _STRING, _LIST = 8, 9
@@ -108,15 +110,15 @@ _LARGEST_HEADER = 256 * 2**20
 
 
 _LONGEST_LIST = 2_000_000
-"""Values of one setting; the largest vocabularies have some hundred thousand."""
+"""Most values of one setting; the largest vocabularies have some hundred thousand."""
 
 
 def _check_lengths(file: Path, size: int) -> None:
-    """Walk over the header by its lengths, which the package believes whatever they say. Raises `ValueError`."""
+    """Verify the lengths in the header, which the `gguf` package trusts blindly. Raises `ValueError`."""
     with file.open("rb") as stream:
         data = stream.read(min(size, _LARGEST_HEADER))
     if data[:4] != b"GGUF":
-        return  # the package tells it
+        return  # the package reports it
     order = "<" if data[4:6] != b"\0\0" else ">"
     place = 8
     tensors, settings = struct.unpack_from(f"{order}QQ", data, place)
@@ -142,7 +144,7 @@ def _after_value(data: bytes, order: str, place: int, kind: int) -> int:
         return _after_text(data, order, place)
     if kind != _LIST:
         if kind not in _SCALARS:
-            raise ValueError(f"a setting has the type {kind}, which there is not")
+            raise ValueError(f"a setting has the unknown type {kind}")
         return _check_place(data, place + _SCALARS[kind])
     inner, length = struct.unpack_from(f"{order}IQ", data, place)
     place += 12
@@ -170,7 +172,7 @@ def _header(reader: Any) -> GgufHeader:
 
     family = value("general.architecture")
     if not isinstance(family, str):
-        raise ValueError("it names no architecture")  # noqa: TRY004 -- of the file, as the other faults
+        raise ValueError("it names no architecture")  # noqa: TRY004 -- a fault of the file, like the others
     config = {key: value(f"{family}.{name}") for key, name in _SETTINGS.items()}
     tokens = reader.get_field("tokenizer.ggml.tokens")
     if config["vocab_size"] is None and tokens is not None:

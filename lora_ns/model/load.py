@@ -1,4 +1,4 @@
-"""The base model in memory: in a stated type, quantised or not, with no weight left to chance."""
+"""The base model in memory: in a given dtype, quantised or not, with no weight left at random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_FOLDER = ".no-adapter"
 
 @dataclass(frozen=True)
 class Loading:
-    """How a base is loaded: the same for training, inference and merging of one run."""
+    """Options for loading a base: the same for training, inference and merging of one run."""
 
     task_type: str
     dtype: str
@@ -38,18 +38,18 @@ class Loading:
     trust_remote_code: bool = False
     labels: Sequence[str] = ()
     problem_type: str | None = None
-    """What the labels of a classifier of texts are, by transformers' name."""
+    """Problem type of a text classifier, by transformers' name."""
     added_tokens: Sequence[int] = ()
-    """Numbers of tokens that the base does not have."""
+    """Ids of tokens that the base does not have."""
     divided: bool = False
-    """Whether the trainer divides the weights among processes, and brings them to where they are computed with."""
+    """True if the trainer shards the weights across processes and moves them to the device."""
 
 
 def load_base(base: Base, loading: Loading) -> PreTrainedModel:
-    """The base with its weights; a classification head that it does not have is made anew, from the seed.
+    """Load the base; a missing classification head is initialised from the seed.
 
     Raises:
-        ModelError: if the weights do not belong to the architecture that the task needs.
+        ModelError: if the weights do not fit the architecture that the task needs.
         MissingError: if a package is missing.
     """
     import torch
@@ -62,7 +62,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
-    for kind in QUANTIZATIONS.values():  # a base may be stored so where the recipe's own was not
+    for kind in QUANTIZATIONS.values():  # the base may be stored quantised when the recipe's own was not
         kind.settle(model, getattr(torch, loading.dtype))
     make_room(model, loading.added_tokens)
     model.generation_config = transformers.GenerationConfig()
@@ -72,7 +72,7 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
 
 
 def make_room(model: PreTrainedModel, tokens: Sequence[int]) -> None:
-    """Give new tokens rows in the embeddings and the head: the mean of all others, the same whenever it is loaded."""
+    """Add rows for new tokens to embeddings and head, set to the mean of all other rows: the same at every load."""
     import torch
 
     if not tokens:
@@ -90,16 +90,16 @@ def make_room(model: PreTrainedModel, tokens: Sequence[int]) -> None:
 
 
 def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The base without its weights: its modules and their shapes, on torch's meta device.
+    """Build the base without weights on torch's meta device: modules and shapes only.
 
     Raises:
-        ModelError: if transformers does not know the architecture, or not for this task.
+        ModelError: if transformers does not know the architecture, or does not support it for this task.
     """
     import torch
 
     auto = _auto_class(task_type)
     code = loading_arguments(base.path, trust_remote_code)
-    with translating(Problem(str(base.location), "the base cannot be built", "take a base that does this task")):
+    with translating(Problem(str(base.location), "the base cannot be built", "choose a base for this task")):
         config = _config(base, trust_remote_code)
         if not _is_of_repository(config, auto):
             code.pop("code_revision", None)
@@ -109,20 +109,18 @@ def empty_base(base: Base, task_type: str, trust_remote_code: bool = False) -> P
 
 
 def _is_of_repository(config: Any, auto: Any) -> bool:
-    """Whether the settings name the class of a model in another repository."""
+    """True if the model class is in another repository according to the settings."""
     return "--" in str((getattr(config, "auto_map", None) or {}).get(auto.__name__))
 
 
 def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
-    """The model's settings, for a GGUF base without its own read from the header. Raises `ModelError`."""
+    """Load the model's configuration, for a GGUF base without `config.json` from its header. Raises `ModelError`."""
     import transformers
 
     if base.gguf and not base.has_config:
         if base.gguf.scales_positions:
-            what = "the positions are scaled, which transformers does not read from the header"
-            raise ModelError(
-                Problem(str(base.location), what, "put config.json of the model that it was made of beside it")
-            )
+            what = "transformers does not read the scaling of positions from the header"
+            raise ModelError(Problem(str(base.location), what, "put the original model's config.json beside it"))
         changed["gguf_file"] = str(base.location)
     _check_attention_settings(base, base.config)
     code = loading_arguments(base.path, trust_remote_code)
@@ -131,11 +129,11 @@ def _config(base: Base, trust_remote_code: bool, **changed: Any) -> Any:
 
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-"""The kernels that transformers and its packages have; it takes any other name for a repository with code."""
+"""Attention kernels of transformers and its packages; it treats any other name as a repository with code."""
 
 
 def _check_attention_settings(base: Base, settings: Any) -> None:
-    """Refuse a kernel that the settings of a base or of one of its parts name. Raises `ModelError`."""
+    """Refuse unknown kernels in the settings of a base or of its parts. Raises `ModelError`."""
     for key, value in settings.items():
         if isinstance(value, dict):
             _check_attention_settings(base, value)
@@ -144,19 +142,19 @@ def _check_attention_settings(base: Base, settings: Any) -> None:
 
 
 def check_attention(name: str, where: Path) -> None:
-    """Refuse a kernel that would be fetched and run. Raises `ModelError`."""
+    """Refuse a kernel that would be downloaded and run. Raises `ModelError`."""
     if name not in ATTENTIONS:
-        what = f"asks for the attention kernel `{name}`, which would be code of another repository"
-        raise ModelError(Problem(str(where), what, f"one of: {', '.join(ATTENTIONS)}"))
+        what = f"requests the attention kernel `{name}`, which would run code from another repository"
+        raise ModelError(Problem(str(where), what, f"use one of: {', '.join(ATTENTIONS)}"))
 
 
 def positions(base: Base, trust_remote_code: bool) -> int | None:
-    """Positions that a base has, without its weights; None if it does not say."""
+    """Return a base's number of positions without loading its weights; None if it is unknown."""
     return _positions(_config(base, trust_remote_code).get_text_config())
 
 
 def max_positions(model: Any) -> int | None:
-    """Positions that a model has; None if it does not say."""
+    """Return a model's number of positions; None if it is unknown."""
     return _positions(model.config.get_text_config())
 
 
@@ -188,8 +186,8 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
         **loading_arguments(base.path, loading.trust_remote_code),
         "local_files_only": True,
         "use_safetensors": True,
-        "ignore_mismatched_sizes": True,  # they are refused with their names and sizes
-        # An adapter that is in the folder, too, would be put onto the base: it is looked for where there is none.
+        "ignore_mismatched_sizes": True,  # `_check_weights` refuses them, with names and sizes
+        # transformers would also apply an adapter in the same folder: let it look for one where there is none.
         "adapter_kwargs": {"subfolder": _NO_FOLDER},
     }
     head = _head(loading) if loading.task_type != "CAUSAL_LM" else {}
@@ -215,7 +213,7 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
 
 
 def _head(loading: Loading) -> dict[str, Any]:
-    """What the configuration says of the head: the labels by their numbers, or that it gives one score."""
+    """Return the head's part of the configuration: the labels by id, or one score."""
     kind = {"problem_type": loading.problem_type} if loading.task_type == "SEQ_CLS" else {}
     if not loading.labels:
         return {**kind, "num_labels": 1}
@@ -225,26 +223,26 @@ def _head(loading: Loading) -> dict[str, Any]:
 
 
 def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
-    """The settings of who quantises; the head, which is trained whole or gives the loss, stays as it is."""
+    """Return the quantisation settings; the head, which is trained fully or computes the loss, is not quantised."""
     empty = empty_base(base, loading.task_type, loading.trust_remote_code)
     names = whole_modules(empty, base)
-    # By their full names: the last part alone is not found again in the names of the layers inside.
+    # Full names: the last part alone is not found in the names of nested layers.
     whole = [name for name, _ in empty.named_modules() if name.rpartition(".")[2] in names]
     return loading.quantization.settings(whole, dtype, loading.divided)
 
 
 def _check_weights(base: Base, model: PreTrainedModel, info: dict[str, Any], loading: Loading) -> None:
-    """No weight may be left as the random numbers that it was made with, save those of a new classification head."""
+    """Check that no weight is left at its random initialisation, except a new classification head."""
     fresh = (*head_names(model), _POOLER) if loading.task_type != "CAUSAL_LM" else ()
     missing = sorted(key for key in info["missing_keys"] if not any(part in key.split(".") for part in fresh))
     if info["mismatched_keys"]:
         first, stored, wanted = min(info["mismatched_keys"])
-        what = f"`{first}` is {list(stored)} in the weights, and {list(wanted)} by these settings"
-        raise ModelError(Problem(str(_settings_of(base)), what, "take the settings that belong to the weights"))
+        what = f"`{first}` has shape {list(stored)} in the weights, but {list(wanted)} by these settings"
+        raise ModelError(Problem(str(_settings_of(base)), what, "use the settings that belong to the weights"))
     if missing:
         kind = base.facts.model_type
-        what = f"the weights do not fit {type(model).__name__}: `{missing[0]}` is not among them"
-        hint = f"a {kind} model of this kind may not do {loading.task_type}; choose a base that does"
+        what = f"the weights do not fit {type(model).__name__}: `{missing[0]}` is missing"
+        hint = f"this {kind} model may not support {loading.task_type}; choose a base that does"
         raise ModelError(Problem(str(base.path), what, hint))
 
 
@@ -253,7 +251,7 @@ def _settings_of(base: Base) -> Path:
 
 
 def head_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """The modules with weights that stand beside the backbone: the head of a classifier."""
+    """Return the modules with weights outside the backbone: the head of a classifier."""
     prefix = model.base_model_prefix
     return tuple(
         name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
@@ -261,9 +259,9 @@ def head_names(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def whole_modules(model: PreTrainedModel, base: Base) -> tuple[str, ...]:
-    """What is not quantised, and what a classifier trains whole: its head, and a pooler if the base has none.
+    """Return the modules that are not quantised and that a classifier trains fully: its head, and a new pooler.
 
-    Such a pooler is made anew with every loading: what it is has to be in the adapter.
+    A pooler that the base does not have is initialised at every load, so it must be part of the adapter.
     """
     heads = head_names(model)
     stored = any(_POOLER in name.split(".") for name in base.facts.matrices)
@@ -272,9 +270,9 @@ def whole_modules(model: PreTrainedModel, base: Base) -> tuple[str, ...]:
 
 
 def never_quantised(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that knows nothing of the quantisation that they were read from.
+    """Return the same weights in a model without any record of the quantisation that they were loaded from.
 
-    transformers keeps with a model how its weights were unpacked, and cannot pack them again when it saves.
+    transformers stores with a model how its weights were dequantised, and cannot quantise them again when it saves.
     """
     import torch
 
@@ -283,7 +281,7 @@ def never_quantised(model: PreTrainedModel) -> PreTrainedModel:
     with torch.device("meta"):
         plain = type(model)(model.config)
     plain.load_state_dict(model.state_dict(), assign=True)
-    for name, buffer in model.named_buffers():  # of which those that no file has are in no state either
+    for name, buffer in model.named_buffers():  # buffers that are not saved are not in the state dict
         owner, _, last = name.rpartition(".")
         setattr(plain.get_submodule(owner), last, buffer)
     plain.tie_weights()
@@ -292,7 +290,7 @@ def never_quantised(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def computing(device: str, dtype: str) -> Iterator[None]:
-    """The precision of a forward pass outside the trainer: the same autocast that it trains under."""
+    """Run forward passes outside the trainer under the autocast of training."""
     import torch
 
     if dtype == "float32":
@@ -303,7 +301,7 @@ def computing(device: str, dtype: str) -> Iterator[None]:
 
 
 def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Largest difference of two logits, relative to the largest one; infinite where their numbers differ."""
+    """Return the largest difference of two logits, relative to the largest logit; infinite if the shapes differ."""
     if expected.shape != found.shape:
         return float("inf")
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))

@@ -1,4 +1,4 @@
-"""What the libraries raise on malformed files, as the problem of the folder that they read."""
+"""Errors of the libraries on malformed files, as problems of the folder that they read."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ _READERS_OF_SETTINGS = frozenset({"transformers.configuration_utils", "transform
 
 
 _OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA", "NCCL", "cuDNN")
-"""What torch says, as a `RuntimeError`, of faults that no file has."""
+"""Words in torch's `RuntimeError`s about faults of the machine, not of a file."""
 
 
 _PLAIN = (ValueError, OSError, NotImplementedError)
-"""Errors whose message is a sentence; others are named before it."""
+"""Errors whose message is a sentence; for others, the type is put before it."""
 
 
 @contextlib.contextmanager
 def translating(problem: Problem) -> Iterator[None]:
-    """Raise as a `ModelError` what a library raises while it reads files of others.
+    """Raise a `ModelError` for an error of a library that reads untrusted files.
 
-    Libraries believe their files: a wrong type ends in whatever Python raises where it is used first. An error counts
-    as one of the files if the last frame of ours or theirs is theirs, so that a bug of ours keeps its traceback.
+    The libraries trust their files, so that a wrong type ends in an arbitrary Python error at its first use. An error
+    counts as the file's fault if the last frame of lorans or a library is the library's. Bugs of lorans keep their
+    traceback.
 
     Args:
-        problem: where the files are, what cannot be done with them, and the remedy; what was raised is added.
+        problem: the place of the files, the failed action, and the remedy; the error's message is added.
 
     Raises:
         ModelError: for an error that the library raised.
-        MissingError: if the library lacks a package for it.
+        MissingError: if the library needs a missing package.
     """
     try:
         yield
@@ -69,7 +70,7 @@ def _is_of_machine(error: Exception) -> bool:
 
 
 def is_of_library(traceback: TracebackType | None) -> bool:
-    """Whether the last frame of ours or of a library is a library's; those of Python itself count for neither."""
+    """True if the last frame of lorans or a library is a library's; frames of Python itself do not count."""
     found = False
     while traceback is not None:
         package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -80,7 +81,7 @@ def is_of_library(traceback: TracebackType | None) -> bool:
 
 
 def _of_settings(traceback: TracebackType | None) -> bool:
-    """Whether an error was raised while `config.json` was read, which is read for a tokenizer, too."""
+    """True if the error occurred while `config.json` was read, which also happens for a tokenizer."""
     while traceback is not None:
         if traceback.tb_frame.f_globals.get("__name__") in _READERS_OF_SETTINGS:
             return True
@@ -89,7 +90,7 @@ def _of_settings(traceback: TracebackType | None) -> bool:
 
 
 def _said(error: Exception, most: int = 300) -> str:
-    """The first line of an error, with its kind where the message alone is no sentence."""
+    """Return the first line of an error, with its type if the message alone is not a sentence."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     kind = "" if isinstance(error, _PLAIN) and line else type(error).__name__

@@ -1,4 +1,4 @@
-"""Which modules of a model a method changes: found by us on the model itself, and no name that means nothing."""
+"""The modules that a method adapts, looked up on the model itself, so that every name matches something."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXPERTS = "experts"
 
 
 def resolve_targets(model: PreTrainedModel, kwargs: Mapping[str, Any], task_type: str) -> dict[str, Any]:
-    """`target_modules` of a PEFT configuration as names of modules of this model, and what else changes with them.
+    """Resolve `target_modules` to modules of this model, with other keys that change as a consequence.
 
     Raises:
         PlanError: if a target matches nothing that can be adapted.
@@ -42,19 +42,19 @@ def resolve_targets(model: PreTrainedModel, kwargs: Mapping[str, Any], task_type
     layers = kwargs.get("layers_to_transform")
     if not layers or "." not in targets[0]:
         return {"target_modules": targets}
-    # PEFT looks at the number of a layer only where a target is the end of a name.
+    # PEFT only checks the layer number if a target is the end of a name.
     kept = [name for name in targets if (number := _LAYER.match(name)) and int(number[1]) in layers]
     return {"target_modules": kept or targets, "layers_to_transform": None if kept else layers}
 
 
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
-"""The number of a layer in a name, as PEFT reads it."""
+"""The layer number in a module name, as PEFT reads it."""
 
 
 def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
-    """Every linear layer of the backbone but routers and modules that are trained whole, by names that say just that.
+    """Return names for every linear layer of the backbone, except routers and fully trained modules.
 
-    Of a model that sees or hears as well, only the part that reads and writes text is meant.
+    For a multimodal model, only the text part is adapted.
     """
     layers = [name for name, _ in _text_part(model) if not {"lm_head", *whole, *_ROUTERS}.intersection(name.split("."))]
     if not layers:
@@ -67,20 +67,20 @@ def all_linear(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
 
 
 def all_norms(model: PreTrainedModel, whole: Sequence[str]) -> list[str]:
-    """Ends of the names of every norm but those of modules that are trained whole. Raises `PlanError` without any."""
+    """Return name endings of all norms outside fully trained modules. Raises `PlanError` if there are none."""
     norms = [
         name
         for name, module in model.named_modules()
         if type(module).__name__.endswith(("LayerNorm", "RMSNorm")) and not set(whole).intersection(name.split("."))
     ]
     if not norms:
-        what = f"{type(model).__name__} has no norms that are known by their class"
+        what = f"{type(model).__name__} has no normalisation layers of a known class"
         raise PlanError(Problem("", what, "name the modules", key="peft.target_modules"))
     return sorted({name.rpartition(".")[2] for name in norms})
 
 
 def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """The linear layers, the output embeddings not among them."""
+    """Return the linear layers of the text part, without the output embeddings."""
 
     output = model.get_output_embeddings()
     inside = set(model.get_decoder().modules()) if model.config.get_text_config() is not model.config else None
@@ -92,7 +92,7 @@ def _text_part(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, also one of a class of a quantiser's own."""
+    """True for a linear layer, including the quantisers' own classes."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -102,30 +102,30 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str], whole: Sequence[str] = ()) -> None:
-    """Every target has to match a module: PEFT itself lets a misspelt one pass beside a right one.
+    """Check that every target matches a module; PEFT ignores a misspelt one beside a correct one.
 
     Args:
         model: the base.
-        targets: ends of names.
-        whole: modules that are trained whole, which PEFT does not adapt.
+        targets: ends of module names.
+        whole: fully trained modules, which PEFT does not adapt.
 
     Raises:
-        PlanError: with the targets that match nothing, and close names.
+        PlanError: with the targets that match nothing, and similar names.
     """
     names = [name for name, _ in model.named_modules() if name]
     problems = _unmatched("target_modules", targets, names, f"no module of {type(model).__name__}")
     if not problems:
         adapted = [name for name in names if not set(whole).intersection(name.split("."))]
-        nothing = f"only what is trained whole ({', '.join(whole)})"
+        nothing = f"only fully trained modules ({', '.join(whole)})"
         problems = _unmatched("target_modules", targets, adapted, nothing)
     if problems:
         raise PlanError(problems)
 
 
 def _check_head(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """The head of a language model is not adapted: TRL's loss reads its weights. Raises `PlanError`.
+    """Refuse to adapt the head of a language model, because TRL's loss reads its weights. Raises `PlanError`.
 
-    Where it is tied to the embeddings, a change of one would moreover be one of both, once it is merged.
+    If it is tied to the embeddings, merging a change of one would also change the other.
     """
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
@@ -136,28 +136,28 @@ def _check_head(model: PreTrainedModel, targets: Sequence[str]) -> None:
         reason = "the base ties its head to its embeddings" if tied else "TRL's loss reads the weights of the head"
         what = f"`{found}` cannot be adapted: {reason}"
         end = name.rpartition(".")[2]
-        remedy = f', or train it whole by `modules_to_save = ["{end}"]`' if module is head else ""
+        remedy = f', or train it fully with `modules_to_save = ["{end}"]`' if module is head else ""
         raise PlanError(Problem("", what, f"remove it{remedy}", key="peft.target_modules"))
 
 
 def check_reached(model: PeftModel, targets: Iterable[str] | None) -> None:
-    """Every target has to be adapted after all: a layer may be excluded, or not be among those to transform.
+    """Check that every target was adapted; a layer may be excluded, or not be in `layers_to_transform`.
 
     Raises:
-        PlanError: with the first target that is not.
+        PlanError: naming the first target that was not.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for target in sorted(targets or ()):
         if not any(is_named(name, target) for name in adapted):
-            what = f"nothing that `{target}` matches is adapted"
-            remedy = "remove it, or look at `exclude_modules` and `layers_to_transform`"
+            what = f"no module that `{target}` matches is adapted"
+            remedy = "remove it, or check `exclude_modules` and `layers_to_transform`"
             raise PlanError(Problem("", what, remedy, key="peft.target_modules"))
 
 
 def expert_notes(model: PeftModel) -> tuple[str, ...]:
-    """What there is to know of experts that have no adapter: as one tensor for all of them, they are no layers."""
+    """Return a note about experts without an adapter: stored as one tensor for all, they are not layers."""
     config = model.active_peft_config
     if config.is_prompt_learning:
         return ()
@@ -171,11 +171,11 @@ def expert_notes(model: PeftModel) -> tuple[str, ...]:
     if not left:
         return ()
     named = ", ".join(f"`{name}`" for name in left)
-    return (f"the experts are not adapted: {named}; LoRA adapts what `peft.target_parameters` names",)
+    return (f"the experts are not adapted: {named}; LoRA can adapt them through `peft.target_parameters`",)
 
 
 def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, value: int | None) -> int:
-    """A value that divides the layers that are adapted: the one that is given, or the largest that does.
+    """Return a value that divides the sizes of the adapted layers: the given one, or the largest possible.
 
     Raises:
         PlanError: if the given value does not, or none does.
@@ -189,13 +189,13 @@ def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, va
     if value is None and largest > 1:
         return largest
     sizes = ", ".join(map(str, sorted(sides)))
-    what = f"{value or 'no size'} does not divide the layers' sizes of {sizes}"
-    remedy = f"write {largest}" if largest > 1 else "name other `target_modules`"
+    what = f"the layer sizes ({sizes}) are not divisible by {value or 'a common size'}"
+    remedy = f"write {largest}" if largest > 1 else "choose other `target_modules`"
     raise PlanError(Problem("", what, remedy, key=f"peft.{divisor.key}"))
 
 
 def _sides(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor) -> set[int]:
-    """The sizes of the layers that are adapted, of the sides that a value has to divide."""
+    """Return the sizes of the adapted layers, on the sides that a value has to divide."""
     found: set[int] = set()
     for name, module in model.named_modules():
         sides: tuple[Any, ...] = (getattr(module, "in_features", None), getattr(module, "out_features", None))
@@ -216,7 +216,7 @@ _READ_AS = {
     "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
     "modules_to_save": r"(^|.*\.){}($|\..*)",
 }
-"""Settings that PEFT makes regular expressions of, and which; lists of the first two are ends of names to it."""
+"""Settings that PEFT turns into regular expressions, and their forms; lists of the first two contain name endings."""
 
 
 _ENDS = ("target_modules", "exclude_modules")
@@ -226,19 +226,21 @@ _SHORTER = "write one without repetitions inside repetitions, such as `(a+)+`"
 
 
 def check_patterns(model: PreTrainedModel, kwargs: Mapping[str, Any], where: str = "") -> None:
-    """Try each regular expression on the names that PEFT will match, since PEFT itself waits for it without end.
+    """Try each regular expression on the names that PEFT will match, because PEFT has no time limit.
 
     Args:
         model: the base.
-        kwargs: of a PEFT configuration, those of a saved one as well.
-        where: what messages name as the place.
+        kwargs: arguments of a PEFT configuration, new or saved.
+        where: the place to name in messages.
 
     Raises:
-        PlanError: with the first that is none, or does not come to an end.
+        PlanError: naming the first pattern that is invalid or takes too long.
     """
     for key in _READ_AS:
         if not isinstance(kwargs.get(key) or (), (str, list, tuple, set, Mapping)):
-            raise PlanError(Problem(where, f"peft.{key} is {kwargs[key]!r}", "name modules, by a text or a list"))
+            raise PlanError(
+                Problem(where, f"peft.{key} is {kwargs[key]!r}", "write a string or a list of module names")
+            )
     names = [f"{before}{name}" for name, _ in model.named_modules() for before in ("", "base_model.model.")]
     for key, form in _READ_AS.items():
         value = kwargs.get(key) or ()
@@ -252,15 +254,17 @@ def _check_pattern(shown: Problem, pattern: str, names: Sequence[str]) -> None:
     try:
         bounded(lambda: [re.match(pattern, name) for name in names])
     except (re.error, RecursionError, OverflowError) as error:
-        what = f"{shown.what} is no regular expression: {error}"
-        raise PlanError(replace(shown, what=what, remedy="write the end of a name, or a pattern of names")) from None
+        what = f"{shown.what} is not a regular expression: {error}"
+        raise PlanError(
+            replace(shown, what=what, remedy="write the end of a module name, or a regular expression")
+        ) from None
     except OverrunError as error:
-        what = f"{shown.what} {error} on the names of modules"
+        what = f"{shown.what} {error} on the module names"
         raise PlanError(replace(shown, what=what, remedy=_SHORTER)) from None
 
 
 def check_names(model: PreTrainedModel, method: PeftMethod, targets: Sequence[str]) -> None:
-    """The other names that a method is given have to match something, too. Raises `PlanError`."""
+    """Check that the other names of a method match something, too. Raises `PlanError`."""
     if not method.names:
         return
     modules = [name for name, _ in model.named_modules() if name]
@@ -285,13 +289,13 @@ def check_names(model: PreTrainedModel, method: PeftMethod, targets: Sequence[st
 
 
 def adapted_layers(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that targets match, by their names."""
+    """Return the modules that the targets match, by name."""
     modules = dict(model.named_modules())
     return {name: module for name, module in modules.items() if any(is_named(name, end) for end in targets)}
 
 
 def is_named(name: str, end: str) -> bool:
-    """Whether a module is meant by the end of its name."""
+    """True if a module name ends with the given parts."""
     return name == end or name.endswith(f".{end}")
 
 
@@ -302,7 +306,7 @@ def _unmatched(
     nothing: str,
     is_meant: Callable[[str, str], bool] = is_named,
 ) -> list[Problem]:
-    """The problems of wanted names that mean none of the names, with close ones."""
+    """Return a problem for each wanted name without a match, with similar names."""
     ends = sorted({name.rpartition(".")[2] for name in names if not name.rpartition(".")[2].isdigit()})
     problems = []
     for name in wanted:
@@ -310,16 +314,16 @@ def _unmatched(
             continue
         hint = did_you_mean(name, ends, most=3)
         if not hint:
-            hint = question(ends) if len(ends) <= 3 else f"there are: {', '.join(ends[:12])}"
+            hint = question(ends) if len(ends) <= 3 else f"available: {', '.join(ends[:12])}"
         problems.append(Problem("", f"`{name}` matches {nothing}", hint, key=f"peft.{key}"))
     return problems
 
 
 _RESCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-"""Settings of models that do more to their logits than the head does."""
+"""Settings of models that change their logits after the head."""
 
 
 def is_rescaled(model: Any) -> bool:
-    """Whether a model does more to its logits than its head does."""
+    """True if a model changes its logits after the head."""
     settings = model.config.get_text_config()
     return any(getattr(settings, name, None) is not None for name in _RESCALED)

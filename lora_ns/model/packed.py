@@ -1,4 +1,4 @@
-"""Tensors that are stored packed, as the weights that they stand for: shapes alone, by the packers' own names."""
+"""Packed tensors as the weights that they represent: shapes only, by the packers' names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKERS = {kind.quant_method: kind for kind in QUANTIZATIONS.values() if kind.p
 
 
 def as_whole(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Mapping[str, Any]]:
-    """The tensors of a base as they are without the quantisation that its settings name."""
+    """Return the tensors of a base as they are without the quantisation in its settings."""
     settings: Mapping[str, Any] = config.get("quantization_config") or {}
     kind = settings.get("quant_method")
     if kind not in _PACKERS:

@@ -1,4 +1,4 @@
-"""What of a base draws random numbers while it is trained: each process draws its own."""
+"""Random numbers in a base during training; each process draws its own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DRAWS = ("drop", "jitter")
-"""Parts of the names of settings that are shares of what is left out, or sizes of noise."""
+"""Parts of the names of settings for dropout shares and noise sizes."""
 
 
 def drawing(model: PreTrainedModel) -> str | None:
-    """The first setting or layer of a model that draws, with its value; None if nothing does.
+    """Return the first setting or layer of a model that draws random numbers, with its value; None if none does.
 
-    Settings are read beside the layers, since attention drops by a function.
+    Settings are checked as well as layers, because attention applies dropout by a function call.
     """
     import torch
 
@@ -25,12 +25,12 @@ def drawing(model: PreTrainedModel) -> str | None:
     for name, module in model.named_modules():
         share = module.p if isinstance(module, torch.nn.modules.dropout._DropoutNd) else 0
         if share:
-            return f"`{name}` drops {share:g}"
+            return f"`{name}` has dropout {share:g}"
     return None
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Settings that are numbers, those of the parts of a composed model too."""
+    """Yield numeric settings, including those of the parts of a composed model."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _numbers(value)

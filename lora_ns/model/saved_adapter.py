@@ -1,4 +1,4 @@
-"""A saved adapter, opened on its base without a silent gap."""
+"""A saved adapter, loaded on its base and checked for gaps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _METHOD_CLASSES = frozenset(method.config_class for method in METHODS.values())
 
 
 def check_config(folder: Path) -> PeftConfig:
-    """The configuration of an adapter of a method that lorans trains, which has PEFT import no other library.
+    """Load the configuration of an adapter whose method lorans supports, and which makes PEFT import no other library.
 
     Raises:
-        UsageError: with the file.
+        UsageError: naming the file.
     """
     import peft
 
@@ -32,36 +32,36 @@ def check_config(folder: Path) -> PeftConfig:
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
-        what = f"not the configuration of an adapter: {first_line(error)}"
+        what = f"not an adapter configuration: {first_line(error)}"
         raise UsageError(Problem(str(file), what, "restore it, or train again")) from None
     if type(config).__name__ not in _METHOD_CLASSES:
-        what = f"{type(config).__name__}, which is no method of lorans"
+        what = f"{type(config).__name__} is not a method of lorans"
         raise UsageError(Problem(str(file), what, "restore it; other adapters load with PEFT, without lorans"))
     if getattr(config, "megatron_config", None):
-        raise UsageError(Problem(str(file), "has PEFT import Megatron, which lorans does not use", "restore it"))
+        raise UsageError(Problem(str(file), "makes PEFT import Megatron, which lorans does not use", "restore it"))
     return config
 
 
 _SIZES = frozenset({"r"}).union(*(method.sizes for method in METHODS.values()))
-"""Settings of PEFT's methods that tensors are as large as."""
+"""Settings of PEFT methods that determine the size of tensors."""
 
 
 def _check_sizes(file: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that claim a larger adapter than its weights are, before one is made. Raises `UsageError`."""
+    """Refuse settings that claim a larger adapter than its weights, before one is created. Raises `UsageError`."""
     largest = largest_side(read_header(file.parent / WEIGHTS, "restore it, or train again")[0])
     for key in sorted(_SIZES & settings.keys()):
         value = settings[key]
         for size in value.values() if isinstance(value, dict) else [value]:
             if isinstance(size, (int, float)) and size > FREEDOM * largest:
-                what = f"`{key}` is {size:,}, and no tensor of the adapter has a side longer than {largest:,}"
+                what = f"`{key}` is {size:,}, but no dimension of the adapter's weights is larger than {largest:,}"
                 raise UsageError(Problem(str(file), what, "restore it, or train again"))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The base with a saved adapter, in evaluation mode.
+    """Load a saved adapter onto the base, in evaluation mode.
 
     Raises:
-        UsageError: if a key of the file has no place in the model, or a place stays empty: PEFT only warns of that.
+        UsageError: if a key of the file has no place in the model, or the other way round: PEFT only warns of that.
     """
     import peft
 
@@ -69,7 +69,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
         check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
         _check_sizes(folder / "adapter_config.json", config.to_dict())
-        # PEFT loads virtual tokens for use alone. All else is opened as it was trained, in float32.
+        # PEFT loads virtual tokens for inference only. Everything else is loaded as it was trained, in float32.
         is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
         _unround(adapted, folder)
@@ -78,7 +78,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def _unround(adapted: PeftModel, folder: Path) -> None:
-    """Bring what is trained into float32, with the values of the file: some is loaded into the base's type."""
+    """Convert trained parameters to float32 with the file's values, because some are loaded in the base's dtype."""
     import torch
     from safetensors.torch import load_file
 
@@ -96,7 +96,7 @@ def _unround(adapted: PeftModel, folder: Path) -> None:
 
 
 def check_keys(adapted: PeftModel, folder: Path) -> None:
-    """Every key of a saved adapter has its place in the model, and every place its key. Raises `UsageError`."""
+    """Check that the keys of a saved adapter and the model's match, in both directions. Raises `UsageError`."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -104,7 +104,7 @@ def check_keys(adapted: PeftModel, folder: Path) -> None:
 
 
 def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None:
-    """Every tensor of an adapter has a place in the model, and every place its tensor. Raises `UsageError`."""
+    """Check that an adapter's tensors and the model's match, in both directions. Raises `UsageError`."""
     from peft import get_peft_model_state_dict
 
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
@@ -119,10 +119,10 @@ def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None
 
 
 def put_in_place(adapted: PeftModel) -> None:
-    """Put each module that is trained whole where the base had its own, as merging does.
+    """Put each fully trained module in the place of the base's own, as merging does.
 
-    PEFT leaves that to its methods: some forget it, and most then look for the weight of a head that has several layers
-    and none itself.
+    PEFT leaves this to its methods. Some forget it, and most then look for the weight of a head that consists of
+    several layers and has none itself.
     """
     from peft.utils.other import ModulesToSaveWrapper
 

@@ -1,4 +1,4 @@
-"""Bases that are stored quantised: what their settings say, and the recipe as it meets them."""
+"""Bases that are stored quantised, and their combination with a recipe."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.rules import findings
 
 _REMEDY = (
-    'take its edition in full precision, with `[quantization] method = "bnb-4bit"`, or one that bitsandbytes wrote'
+    'use its version in full precision with `[quantization] method = "bnb-4bit"`, or one that bitsandbytes quantised'
 )
 
 
 def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> tuple[Quantization, tuple[str, ...]]:
-    """The quantisation that the base is stored in, if it is, else the recipe's, and what is to be told of it.
+    """Return the quantisation of a stored base, or else the recipe's, with notes for the user.
 
     Raises:
-        ModelError: if nothing here trains over a base that is stored so.
-        RecipeError: if the recipe asks for another quantisation, or for what does not go with this one.
-        MissingError: if what reads such a base is not installed.
+        ModelError: if lorans cannot train over a base that is stored this way.
+        RecipeError: if the recipe requests another quantisation, or something that this one does not support.
+        MissingError: if the package that reads such a base is not installed.
     """
     if facts is None or not facts.quantization:
         if facts is not None:
@@ -37,33 +37,31 @@ def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> tuple[Qua
     notes: tuple[str, ...] = ()
     if loaded.recipe.quantization != stored:
         _check_stored(loaded, stored)
-        notes = (
-            f"the base is stored in {stored.bits} bits, and is read as `{stored.method}`, with the settings it has",
-        )
+        notes = (f"the base is stored in {stored.bits} bits and is loaded as `{stored.method}`, with its own settings",)
     check_installed(stored, "model.name_or_path")
     return stored, notes
 
 
 def _unpacked(asked: Quantization) -> str:
-    """What is told of a GGUF base. Raises `RecipeError` if the recipe asks for a quantisation."""
+    """Return the note on a GGUF base. Raises `RecipeError` if the recipe requests a quantisation."""
     if asked.bits is not None:
-        what = "a GGUF base is unpacked to plain numbers, which transformers does not quantise on the way"
-        remedy = "remove `[quantization]`, or take a base in safetensors"
+        what = "a GGUF base is dequantised when it is loaded, and transformers does not quantise it again"
+        remedy = "remove `[quantization]`, or use a base in safetensors"
         raise RecipeError(Problem("", what, remedy, key="quantization.method"))
-    return "the base is a GGUF file: its weights are unpacked to plain numbers, and take the memory of those"
+    return "the base is a GGUF file: its weights are dequantised, and take as much memory as unquantised ones"
 
 
 def _check_not_only_stored(asked: Quantization) -> None:
-    """Refuse what cannot be made while a base is loaded."""
+    """Refuse a quantisation that cannot be applied while a base is loaded."""
     method = asked.method
     if asked.only_stored:
-        what = f"{method} takes data to make, and the base is not stored so"
-        remedy = f'write "bnb-4bit", or name a base that {method} wrote'
+        what = f"{method} needs calibration data, and the base is not quantised with it"
+        remedy = f'write "bnb-4bit", or use a base that was quantised with {method}'
         raise RecipeError(Problem("", what, remedy, key="quantization.method"))
 
 
 def _check_stored(loaded: LoadedRecipe, stored: Quantization) -> None:
-    """See that the recipe goes with the quantisation of its base. Raises `RecipeError`."""
+    """Check that the recipe fits the quantisation of its base. Raises `RecipeError`."""
     _check_asked(loaded, stored)
     recipe = loaded.recipe.model_copy(update={"quantization": stored})
     if broken := list(findings(recipe)):
@@ -74,10 +72,10 @@ def _check_stored(loaded: LoadedRecipe, stored: Quantization) -> None:
 
 
 def _read(settings: Mapping[str, Any]) -> Quantization:
-    """What `quantization_config` of a `config.json` says, in the words of a recipe. Raises `ModelError`."""
+    """Translate `quantization_config` of a `config.json` to the recipe's table. Raises `ModelError`."""
     kinds = [kind for kind in QUANTIZATIONS.values() if kind.is_named_by(settings)]
     name = kinds[0].quant_method if kinds else str(settings.get("quant_method", "an unnamed method"))
-    found: Quantization | str = REFUSED_STORED.get(name, "over which nothing here trains")
+    found: Quantization | str = REFUSED_STORED.get(name, "over which lorans does not train")
     for kind in kinds:
         found = kind.read(settings)
         if not isinstance(found, str):
@@ -87,7 +85,7 @@ def _read(settings: Mapping[str, Any]) -> Quantization:
 
 
 def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:
-    """Refuse a recipe that asks for another quantisation than the base is stored in."""
+    """Refuse a recipe that requests another quantisation than the base is stored in."""
     asked = loaded.recipe.quantization
     if isinstance(asked, NoQuantization):
         return
@@ -101,6 +99,6 @@ def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:
     ]
     if others:
         has = f"`{others[0]} = {json.dumps(getattr(stored, others[0]))}`"
-        what = f"the base is stored quantised already, with {has}"
+        what = f"the base is already quantised, with {has}"
         remedy = "remove `[quantization]`: it is read from the base"
         raise RecipeError(Problem("", what, remedy, key=f"quantization.{others[0]}"))

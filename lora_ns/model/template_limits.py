@@ -1,4 +1,4 @@
-"""Chat templates as programs of others: each rendering has an end, and whatever a template raises is its refusal."""
+"""Limits for chat templates, which are untrusted programs: every rendering ends, and any error is the template's."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LONGEST_REFUSAL = 300
-"""Characters of what a template says that are shown."""
+"""Longest part of a template's error message that is shown, in characters."""
 
 
 _FREE_LENGTH = 1_000_000
 
 
 _MOST_REPEATED = 20
-"""A rendered text may be longer than `_FREE_LENGTH` characters if it is at most this many times its turns."""
+"""A rendered text longer than `_FREE_LENGTH` characters may be at most this many times as long as its turns."""
 
 
 _TEMPLATE = "<template>"
-"""What jinja calls the file of a compiled template in a traceback."""
+"""File name that jinja gives a compiled template in a traceback."""
 
 
 class TemplateRefusalError(Exception):
-    """A template that does not render these turns, in its own words or in Python's."""
+    """A template refuses to render these turns, in its own words or with a Python error."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], **arguments: Any) -> Any:
-    """What the tokenizer's chat template makes of turns: `apply_chat_template` with limits.
+    """Render turns with the tokenizer's chat template: `apply_chat_template` with limits.
 
     Raises:
-        TemplateRefusalError: if the template raises anything, cannot be compiled, or goes too deep.
-        OverrunError: if it takes more time or memory than it may, or writes without end.
+        TemplateRefusalError: if the template raises anything, cannot be compiled, or recurses too deeply.
+        OverrunError: if it exceeds the limits of time, memory or output.
     """
     try:
         rendered = bounded(lambda: tokenizer.apply_chat_template(turns, **arguments))
     except OverrunError:
         raise
     except Exception as error:
-        # Where the template's marks of what is generated lead nowhere, the library's search for their tokens fails.
+        # If the template's generation marks lead nowhere, the library fails while it searches for their tokens.
         is_of_marks = "return_assistant_tokens_mask" in arguments and is_of_library(error.__traceback__)
         if not is_of_marks and not is_of_template(error):
             raise
@@ -57,13 +57,13 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]
 
 
 def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer's own chat template, for messages."""
+    """Describe a tokenizer's chat template for messages."""
     name = tokenizer.name_or_path
     return f"the chat template of the tokenizer in {name}" if name else "the chat template"
 
 
 def is_of_template(error: Exception) -> bool:
-    """Whether an error was raised by a template or by what reads templates, and not by our own code."""
+    """True if an error was raised by a template or by jinja, and not by lorans."""
     frames = _frames(error.__traceback__)
     return any(name == _TEMPLATE or module.partition(".")[0] == "jinja2" for name, module in frames)
 
@@ -76,8 +76,8 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, str]]:
 
 
 def _said(error: Exception) -> str:
-    """One line of what was raised; jinja's own errors and Python's `TypeError` speak for themselves."""
+    """Return one line of an error; jinja's own errors and Python's `TypeError` need no type in front."""
     if isinstance(error, RecursionError):
-        return "it goes too deep"
+        return "it recurses too deeply"
     line = first_line(error)
     return line if len(line) <= _LONGEST_REFUSAL else f"{line[:_LONGEST_REFUSAL]}..."

@@ -1,4 +1,4 @@
-"""The tokenizer, its stop tokens and a pad token that is none of them."""
+"""The tokenizer, its stop tokens, and a pad token that is not one of them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _PAD_CANDIDATES = (
 
 
 def recipe_tokenizer(base: Base, model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base with the tokens that a recipe adds to it.
+    """Load the tokenizer of a base and add the recipe's tokens.
 
     Raises:
         ModelError: if there is none.
-        PlanError: if a token is there already.
+        PlanError: if it already has one of the tokens.
     """
     tokenizer = base_tokenizer(base, model.trust_remote_code)
     known = tokenizer.get_vocab()
     for token in model.add_tokens:
         if token in known:
-            what = f"`{token}` is token {known[token]} already"
+            what = f"`{token}` is already token {known[token]}"
             remedy = f"remove it; `peft.trainable_token_indices = [{known[token]}]` trains its row"
             raise PlanError(Problem("", what, remedy, key="model.add_tokens"))
     tokenizer.add_tokens(list(model.add_tokens))
@@ -52,12 +52,12 @@ def recipe_tokenizer(base: Base, model: Model) -> PreTrainedTokenizerBase:
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase, model: Model) -> tuple[int, ...]:
-    """The numbers of the tokens that a recipe adds."""
+    """Return the ids of the tokens that a recipe adds."""
     return tuple(tokenizer.convert_tokens_to_ids(list(model.add_tokens)))
 
 
 def base_tokenizer(base: Base, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base: that of its folder, or the one in its GGUF file, if that is read without a loss.
+    """Load the tokenizer of a base, from its folder, or from its GGUF file if that can be read without loss.
 
     Raises:
         ModelError: if there is none.
@@ -69,17 +69,17 @@ def base_tokenizer(base: Base, trust_remote_code: bool = False) -> PreTrainedTok
     kind, splits = base.gguf.tokenizer
     if kind == "gpt2" and splits in GGUF_PRE_TOKENIZER_SPLITS:
         tokenizer = load_tokenizer(base.path, trust_remote_code, str(base.location))
-        if len(tokenizer) <= base.facts.vocab_size:  # transformers may add a token that the model has no embedding of
+        if len(tokenizer) <= base.facts.vocab_size:  # transformers may add a token that the model has no embedding for
             return tokenizer
-    what = f"the tokenizer in it (`{kind}`, `{splits}`) is not one that transformers rebuilds exactly"
-    remedy = "put tokenizer.json and tokenizer_config.json of the model that it was made of beside it"
+    what = f"transformers cannot rebuild its tokenizer (`{kind}`, `{splits}`) exactly"
+    remedy = "put tokenizer.json and tokenizer_config.json of the original model beside it"
     raise ModelError(Problem(str(base.location), what, remedy))
 
 
 def load_tokenizer(
     folder: Path, trust_remote_code: bool = False, gguf_file: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, or in a GGUF file there.
+    """Load the tokenizer in a folder, or in a GGUF file there.
 
     Raises:
         ModelError: if there is none.
@@ -90,7 +90,7 @@ def load_tokenizer(
     check_tokenizer_files(folder)
     there = [name for name in (*TOKENIZER_FILES, "tokenizer_config.json") if (folder / name).is_file()]
     named = f" ({', '.join(there)})" if there else ""
-    with translating(Problem(str(folder), f"no tokenizer that can be read{named}", "put its files there")):
+    with translating(Problem(str(folder), f"no readable tokenizer{named}", "put its files into the folder")):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder,
             **code,
@@ -103,15 +103,15 @@ def load_tokenizer(
 
 
 def _check_template(folder: Path, template: object) -> None:
-    """Refuse templates of which none is the one to be taken. Raises `ModelError`."""
+    """Refuse several templates without a default one. Raises `ModelError`."""
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(f"`{name}`" for name in template)
-        what = f"the tokenizer has several chat templates, and none of them is `default`: {names}"
-        raise ModelError(Problem(str(folder), what, "name a file by `sft.chat_template`"))
+        what = f"the tokenizer has several chat templates, but none is named `default`: {names}"
+        raise ModelError(Problem(str(folder), what, "set `sft.chat_template` to a file"))
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, ...]:
-    """Tokens that end an answer: the tokenizer's end token, those of the generation settings, that of a chat turn."""
+    """Return the tokens that end an answer, from the tokenizer, the generation settings and the chat template."""
     ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     ids |= _as_set(folder_generation_settings(folder).get("eos_token_id"))
     ids |= _turn_end(tokenizer)
@@ -119,10 +119,10 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[in
 
 
 def choose_pad_token(tokenizer: PreTrainedTokenizerBase, stops: Iterable[int]) -> None:
-    """Give the tokenizer a pad token that is no stop token, from the tokens that it has.
+    """Give the tokenizer a pad token that is not a stop token, from its vocabulary.
 
-    If it has none to spare, the end token pads. That is harmless here, where masks go by position; it is not written
-    into the generation settings.
+    If there is none to spare, the end-of-sequence token pads. That is harmless here, because masks go by position, and
+    it is not written into the generation settings.
     """
     stops = set(stops)
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
@@ -137,7 +137,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, stops: Iterable[int]) -
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """SHA-256 of the chat template; None if there is none."""
+    """Return the SHA-256 of the chat template; None if there is none."""
     template = tokenizer.chat_template
     if template is None:
         return None
@@ -146,7 +146,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def generation_settings(base: Base, stops: tuple[int, ...], pad: int | None) -> dict[str, Any]:
-    """What goes into `generation_config.json`: how to stop and pad, and nothing that samples."""
+    """Return the content of `generation_config.json`: stop and pad tokens, but no sampling parameters."""
     settings = {key: value for key, value in folder_generation_settings(base.path).items() if key.endswith("_token_id")}
     settings["eos_token_id"] = list(stops)
     settings["pad_token_id"] = pad if pad not in stops else None
@@ -154,24 +154,26 @@ def generation_settings(base: Base, stops: tuple[int, ...], pad: int | None) -> 
 
 
 def _as_set(value: int | list[int] | None) -> set[int]:
-    """The tokens of a setting, where -1 stands for none."""
+    """Return the token ids of a setting, in which -1 means none."""
     if value is None:
         return set()
     return {token for token in (value if isinstance(value, list) else [value]) if token >= 0}
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The special token that a rendered assistant turn ends with. Raises `ModelError` if the template has no end."""
+    """Return the special token that ends a rendered assistant turn. Raises `ModelError` for an endless template."""
     if tokenizer.chat_template is None:
         return set()
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         text = render(tokenizer, messages, tokenize=False)
-    except TemplateRefusalError:  # a template may refuse anything in its own words; the rows will show it
+    except TemplateRefusalError:  # a template may refuse these turns; the rows will show if it matters
         return set()
     except OverrunError as error:
         what = f"{template_name(tokenizer)} {error}"
-        raise ModelError(Problem("", what, "name another by `sft.chat_template`, such as `chatml`", "TPL005")) from None
+        raise ModelError(
+            Problem("", what, "set `sft.chat_template` to another one, such as `chatml`", "TPL005")
+        ) from None
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return {last} if (last := next((token for token in reversed(ids) if token in special), None)) is not None else set()

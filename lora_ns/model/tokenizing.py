@@ -1,4 +1,4 @@
-"""Texts to tokens: what a tokenizer cannot encode is a fault of the row, and no bug."""
+"""From texts to tokens: a text that a tokenizer cannot encode is a fault of the row, not a bug."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 _PANIC = "PanicException"
-"""What Rust's panics are in Python: none of `Exception`, and in no module that can be imported."""
+"""Type name of Rust panics in Python: not an `Exception`, and not importable."""
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, *texts: Any, **arguments: Any) -> BatchEncoding:
-    """What the tokenizer makes of texts; its arguments are the tokenizer's own.
+    """Tokenise texts; the arguments are the tokenizer's own.
 
     Raises:
-        RowFaultError: if it gives up, as a pattern of its `tokenizer.json` does that takes too long on a text.
+        RowFaultError: if the tokenizer fails, for instance because a pattern of `tokenizer.json` takes too long.
     """
     try:
         return tokenizer(*texts, **arguments)
     except BaseException as error:
-        # The tokenizers' own errors are bare ones; those of a kind are of the way they are called.
+        # The tokenizers library raises bare `Exception`s; subclasses come from a wrong call.
         if type(error) is not Exception and type(error).__name__ != _PANIC:
             raise
         what = f"the tokenizer cannot encode it: {first_line(error)}"
-        raise RowFaultError(what, "change the row, or mend `tokenizer.json`") from None
+        raise RowFaultError(what, "change the row, or fix `tokenizer.json`") from None

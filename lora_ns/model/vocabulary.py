@@ -1,4 +1,4 @@
-"""The tokens that a base has embeddings for: a tokenizer may have more, whose numbers are no rows of any matrix."""
+"""The tokens that a base has embeddings for; a tokenizer may have more, with ids beyond the matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_ns.model.files import Base, BaseFacts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_REMEDY = "take the tokenizer that belongs to the base"
+_REMEDY = "use the tokenizer that belongs to the base"
 
 
 _CODE = "TOK001"
@@ -24,24 +24,26 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer held against the embeddings of a base."""
+    """A tokenizer compared with the embeddings of a base."""
 
     embeddings: int = 0
-    """Rows of the matrix; 0 if the base does not say."""
+    """Rows of the embedding matrix; 0 if unknown."""
     beyond: Mapping[int, str] = field(default_factory=dict)
-    """Tokens without a row, by their numbers."""
+    """Tokens without a row, by id."""
     added: frozenset[int] = frozenset()
-    """Tokens that get a row of their own."""
+    """Tokens that get a new row."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What there is to know before rows are looked at."""
+        """Notes for the user, before any row is checked."""
         if not self.beyond:
             return ()
         named = ", ".join(f"{number} (`{token}`)" for number, token in sorted(self.beyond.items())[:_SHOWN])
         more = ", ..." if len(self.beyond) > _SHOWN else ""
         count = f"{len(self.beyond):,} tokens of the tokenizer have"
-        return (f"{count} no embedding in the base, which has {self.embeddings:,}: {named}{more}; no row may use them",)
+        return (
+            f"{count} no embedding in the base, which has {self.embeddings:,}: {named}{more}; rows must not use them",
+        )
 
     def check(self, ids: Iterable[int]) -> None:
         """Refuse a row with a token that has no embedding. Raises `RowFaultError`."""
@@ -61,11 +63,11 @@ class Vocabulary:
 
     def _named(self, number: int) -> str:
         token = f" (`{self.beyond[number]}`)" if number in self.beyond else ""
-        return f"token {number}{token}, and the base has {self.embeddings:,} embeddings"
+        return f"token {number}{token}, but the base has {self.embeddings:,} embeddings"
 
 
 def vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, added: Collection[int] = ()) -> Vocabulary:
-    """What of a tokenizer a base has embeddings for; `added` are tokens that get a row of their own."""
+    """Compare a tokenizer with the embeddings of a base; `added` are tokens that get a new row."""
     count, new = embeddings(base.facts), frozenset(added)
     if not count:
         return Vocabulary()
@@ -75,7 +77,7 @@ def vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, added: Collection
 
 
 def embeddings(facts: BaseFacts) -> int:
-    """Rows of the matrix of embeddings, which some models fill up beyond their vocabulary; 0 if unknown."""
+    """Return the rows of the embedding matrix, which some models pad beyond their vocabulary; 0 if unknown."""
     stored = [
         rows
         for name, (rows, columns) in facts.matrices.items()

@@ -133,7 +133,7 @@ def test_what_takes_the_place_of_generate_is_code_too(tmp_path: Path) -> None:
 )
 def test_a_reference_that_leaves_the_folder_is_refused_whatever_was_allowed(tmp_path: Path, reference: str) -> None:
     (tmp_path / "here" / "evil").mkdir(parents=True)
-    with pytest.raises(ModelError, match="do not use it"):
+    with pytest.raises(ModelError, match="do not use this model"):
         allow_code(a_model(tmp_path / "model", reference), silent)
 
 
@@ -143,7 +143,7 @@ def test_code_of_another_repository_is_part_of_the_digest_and_pinned(tmp_path: P
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     model, commit = a_model(tmp_path / "model", "owner/name--modeling_far.Model"), "0123456789" * 4
-    with pytest.raises(ModelError, match="in another repository, `owner/name`, and not on this machine"):
+    with pytest.raises(ModelError, match="in another repository, `owner/name`, which is not on this machine"):
         loading_arguments(model, is_needed=True)
     repository = tmp_path / "hub" / "models--owner--name"
     (repository / "refs").mkdir(parents=True)
@@ -168,7 +168,7 @@ def test_code_of_several_repositories_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_more_files_than_a_model_has_is_refused(folder: Path) -> None:
     for number in range(1001):
         (folder / "below" / f"n{number}.py").touch()
-    with pytest.raises(ModelError, match="more than 1000 files with code"):
+    with pytest.raises(ModelError, match="more than 1000 code files"):
         code_in(folder)
 
 
@@ -181,14 +181,14 @@ def test_a_damaged_list_of_what_is_trusted_is_told_and_allows_nothing(
     configuration.parent.mkdir()
     configuration.write_bytes(text.encode() if isinstance(text, str) else text)
     for ask in (lambda: loading_arguments(folder, is_needed=True), lambda: allow_code(folder, silent)):
-        with pytest.raises(UsageError, match=r"trusted\.json: cannot be read as what you have allowed"):
+        with pytest.raises(UsageError, match=r"trusted\.json: cannot be read as a list of allowed code"):
             ask()
 
 
 def test_a_configuration_that_cannot_be_written_is_told(folder: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LORANS_CONFIG", str(tmp_path / "file"))
-    with pytest.raises(RunError, match="name a folder that can be written in LORANS_CONFIG"):
+    with pytest.raises(RunError, match="set LORANS_CONFIG to a writable folder"):
         allow_code(folder, silent)
     assert not allowed(folder)
 

@@ -61,7 +61,7 @@ def test_what_is_not_inside_the_package_lists_what_is(name):
     there = "lorans:nano, lorans:quickstart/eval.jsonl, lorans:quickstart/train.jsonl"
     with pytest.raises(ModelError) as caught:
         packaged(name)
-    assert str(caught.value) == f"`{name}` is not inside the package (there is: {there})"
+    assert str(caught.value) == f"`{name}` is not part of the package (available: {there})"
 
 
 def test_data_inside_the_package_is_no_model():
@@ -107,10 +107,10 @@ def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, name):
             ["adapter_config.json", "adapter_model.safetensors"],
             "no config.json, so this is not a model (an adapter is not a base model; name its base)",
         ),
-        (["config.json"], "no .safetensors weights (pickled weights are not read: convert them first)"),
+        (["config.json"], "no .safetensors weights (lorans does not read pickled weights: convert them first)"),
         (
             ["config.json", "pytorch_model.bin"],
-            "no .safetensors weights (pickled weights are not read: convert them first)",
+            "no .safetensors weights (lorans does not read pickled weights: convert them first)",
         ),
     ],
 )

@@ -120,7 +120,7 @@ def test_the_name_that_settings_give_the_weights_is_inside_the_folder(tmp_path, 
 def test_tensors_of_one_name_in_two_files_are_told(tmp_path):
     folder = sharded(tmp_path / "base")
     write_weights(folder / "model-2.safetensors", LARGE)
-    with pytest.raises(ModelError, match=r"model-2.safetensors: `a.weight` is in another file"):
+    with pytest.raises(ModelError, match=r"model-2.safetensors: `a.weight` is also in another file"):
         base(folder)
 
 

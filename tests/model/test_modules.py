@@ -109,7 +109,7 @@ def test_only_what_reads_text_is_adapted_in_a_model_that_sees():
             "CAUSAL_LM",
             {"target_modules": ["q_proj", "lm_head"]},
             "peft.target_modules: `lm_head` cannot be adapted: the base ties its head to its embeddings (remove it, or "
-            'train it whole by `modules_to_save = ["lm_head"]`)',
+            'train it fully with `modules_to_save = ["lm_head"]`)',
         ),
         (
             "tied llama",
@@ -123,7 +123,7 @@ def test_only_what_reads_text_is_adapted_in_a_model_that_sees():
             "CAUSAL_LM",
             {"target_modules": ["lm_head"]},
             "peft.target_modules: `lm_head` cannot be adapted: TRL's loss reads the weights of the head (remove it, or "
-            'train it whole by `modules_to_save = ["lm_head"]`)',
+            'train it fully with `modules_to_save = ["lm_head"]`)',
         ),
         (
             "llama",
@@ -136,21 +136,21 @@ def test_only_what_reads_text_is_adapted_in_a_model_that_sees():
             "electra",
             "SEQ_CLS",
             {"target_modules": ["query", "out_proj"]},
-            "peft.target_modules: `out_proj` matches only what is trained whole (classifier) (there are: ",
+            "peft.target_modules: `out_proj` matches only fully trained modules (classifier) (available: ",
         ),
         (
             "llama",
             "CAUSAL_LM",
             {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["v_proj"]},
-            "peft.target_modules: nothing that `v_proj` matches is adapted (remove it, or look at `exclude_modules` "
+            "peft.target_modules: no module that `v_proj` matches is adapted (remove it, or check `exclude_modules` "
             "and `layers_to_transform`)",
         ),
         (
             "distilbert",
             "SEQ_CLS",
             {"method": "prefix-tuning"},
-            "peft.method: prefix-tuning is a cache of keys and values, which DistilBertForSequenceClassification does "
-            "not take (choose another method, such as lora or prompt-tuning)",
+            "peft.method: prefix-tuning is a key-value cache, which DistilBertForSequenceClassification does not "
+            "support (choose another method, such as lora or prompt-tuning)",
         ),
     ],
 )
@@ -186,13 +186,13 @@ ENDLESS = "([a-z._0-9]+)+X"
 )
 def test_a_pattern_without_an_end_is_refused_in_time(tmp_path, monkeypatch, keys):
     monkeypatch.setattr(lora_ns.safety.deadline.bounded, "__defaults__", (0.2, lora_ns.safety.deadline.MEMORY))
-    with pytest.raises(PlanError, match=r"takes more than 0.2 s on the names of modules"):
+    with pytest.raises(PlanError, match=r"takes more than 0.2 s on the module names"):
         adapt(tmp_path, "llama", "CAUSAL_LM", **keys)
 
 
 def test_a_pattern_that_is_none_is_refused(tmp_path):
     keys = {"target_modules": ["q_proj"], "layers_to_transform": [0], "extra": {"layers_pattern": "("}}
-    with pytest.raises(PlanError, match=r"peft.layers_pattern: `\(` is no regular expression"):
+    with pytest.raises(PlanError, match=r"peft.layers_pattern: `\(` is not a regular expression"):
         adapt(tmp_path, "llama", "CAUSAL_LM", **keys)
 
 

@@ -55,7 +55,9 @@ def base():
 @pytest.mark.parametrize(("key", "value"), SIZES.items())
 def test_a_size_that_the_weights_do_not_have_is_refused_before_it_is_made(forged, base, monkeypatch, key, value):
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", lambda *_, **__: pytest.fail("the adapter was made"))
-    with pytest.raises(UsageError, match=rf"adapter_config.json: `{key}` is 30,000, and no tensor of the adapter has"):
+    with pytest.raises(
+        UsageError, match=rf"adapter_config.json: `{key}` is 30,000, but no dimension of the adapter's weights is"
+    ):
         load_adapter(base, forged(**{key: value}))
 
 

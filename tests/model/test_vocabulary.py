@@ -62,7 +62,7 @@ def test_a_row_with_a_token_beyond_the_embeddings_is_told(readers, known, reader
     with pytest.raises(RowFaultError) as told:
         readers[reader](f"plain {ODD}")
     (number,) = known.beyond
-    assert told.value.what == f"has token {number} (`{ODD}`), and the base has {number:,} embeddings"
+    assert told.value.what == f"has token {number} (`{ODD}`), but the base has {number:,} embeddings"
     assert told.value.code == "TOK001"
 
 
@@ -122,7 +122,7 @@ def opened(folder):
 
 def test_an_end_token_beyond_the_embeddings_is_told_before_rows_are_read(tmp_path):
     nano(tmp_path / "base", eos_token_id=[257, 5000])
-    with pytest.raises(ModelError, match="the end of an answer is token 5000, and the base has 320 embeddings"):
+    with pytest.raises(ModelError, match="the stop token is token 5000, but the base has 320 embeddings"):
         opened(tmp_path)
 
 

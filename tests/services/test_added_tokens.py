@@ -114,8 +114,8 @@ def test_two_processes_train_the_rows_of_one(tmp_path, strategy):
     [
         (("model.add_tokens=['<yes>', '<yes>']",), "model.add_tokens: `<yes>` is given twice"),
         ((ADDED, "peft.method=ia3"), "ia3 does not train the rows of new tokens"),
-        (('model.add_tokens=["plum", "a"]',), "model.add_tokens: `a` is token"),
-        (("peft.trainable_token_indices=[9999]",), "peft.trainable_token_indices: 9999 is no token of the base"),
+        (('model.add_tokens=["plum", "a"]',), "model.add_tokens: `a` is already token"),
+        (("peft.trainable_token_indices=[9999]",), "peft.trainable_token_indices: 9999 is not a token of the base"),
     ],
 )
 def test_what_cannot_be_added_is_told(tmp_path, overrides, told):
@@ -130,5 +130,5 @@ def test_what_cannot_be_added_is_told(tmp_path, overrides, told):
 def test_rows_of_a_head_whose_logits_are_changed_afterwards_are_refused(tmp_path):
     write_base(tmp_path, make_tokenizer(SHAPES["chatml-marked"]), transformers.Gemma2Config, head_dim=16)
     write_rows(tmp_path, ROWS)
-    with pytest.raises(PlanError, match="does more to its logits than its head"):
+    with pytest.raises(PlanError, match="rescales the logits of its head"):
         run(tmp_path, ADDED)

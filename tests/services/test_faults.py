@@ -40,7 +40,7 @@ class FreezingTheHead(SilentObserver):
         ),
         (
             CLASSES,
-            "the head `score` is frozen: what it was made with by chance would stay (train it by "
+            "the head `score` is frozen, so it would keep its random initialisation (train it with "
             '`modules_to_save = ["score"]`)',
         ),
     ],

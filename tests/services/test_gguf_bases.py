@@ -95,7 +95,7 @@ def test_a_run_over_a_gguf_base_merges_into_a_plain_model_and_knows_its_file(fil
     run = run_recipe(tmp_path, SHORT.replace("lorans:nano", str(files["Q8_0"])))
     manifest = run.read()
     assert manifest.base.gguf_file == "nano-Q8_0.gguf"
-    assert any("its weights are unpacked" in note for note in manifest.plan.notes)
+    assert any("its weights are dequantised" in note for note in manifest.plan.notes)
     assert manifest.seal.largest_difference < 1e-5
     assert logits(open_trained(run).model).isfinite().all()
     assert merge(run, tmp_path / "merged").largest_difference < 1e-4
@@ -120,7 +120,7 @@ def test_a_classifier_trains_over_a_gguf_base(files, tmp_path):
     [
         ("", None, 'has 4 GGUF files: .*choose one, such as `gguf_file = "nano-F16.gguf"`'),
         ("", "nano.gguf", "model.gguf_file: .*has no file `nano.gguf`"),
-        ("nano-F32.gguf", "nano-F16.gguf", "model.gguf_file: `nano-F16.gguf` is another file"),
+        ("nano-F32.gguf", "nano-F16.gguf", "model.gguf_file: `nano-F16.gguf` is not the file"),
         ("none.gguf", None, "model.name_or_path: no file `"),
     ],
 )
@@ -166,7 +166,7 @@ def test_without_the_package_its_extra_is_named(alone, monkeypatch):
 def test_a_quantisation_over_a_gguf_base_is_refused(files, write_recipe):
     base = find(files["F32"])
     text = SHORT.replace("lorans:nano", str(files["F32"]))
-    with pytest.raises(RecipeError, match=r"quantization.method: a GGUF base is unpacked to plain numbers"):
+    with pytest.raises(RecipeError, match=r"quantization.method: a GGUF base is dequantised when it is loaded"):
         plan_of(load_recipe(write_recipe(text), ["quantization.method=bnb-4bit"]), MACHINE, base, DataFacts(100, 10))
     assert plan_of(load_recipe(write_recipe(text)), MACHINE, base, DataFacts(100, 10)).adapter_parameters.value
 
@@ -240,7 +240,9 @@ def test_a_run_needs_nothing_but_the_file_where_its_tokenizer_is_known(with_toke
 @pytest.mark.parametrize("pre", ["smollm", "default", "gpt-2"])
 def test_a_tokenizer_that_would_split_otherwise_is_refused(tmp_path, pre):
     file = write_gguf(tmp_path / "model.gguf", pre=pre)
-    with pytest.raises(ModelError, match=rf"the tokenizer in it \(`gpt2`, `{pre}`\) is not one.*put tokenizer.json"):
+    with pytest.raises(
+        ModelError, match=rf"cannot rebuild its tokenizer \(`gpt2`, `{pre}`\) exactly.*put tokenizer.json"
+    ):
         base_tokenizer(find(file))
     shutil.copy(NANO / "tokenizer.json", tmp_path)
     assert base_tokenizer(find(file))("1 a")["input_ids"] == load_tokenizer(NANO)("1 a")["input_ids"]
@@ -248,13 +250,15 @@ def test_a_tokenizer_that_would_split_otherwise_is_refused(tmp_path, pre):
 
 def test_a_tokenizer_to_which_transformers_adds_a_token_without_an_embedding_is_refused(with_tokenizer, tmp_path):
     file = write_gguf(tmp_path / "model.gguf", with_tokenizer("llama-bpe", end="<|end_of_text|>"), pre="llama-bpe")
-    with pytest.raises(ModelError, match="is not one that transformers rebuilds exactly"):
+    with pytest.raises(ModelError, match="transformers cannot rebuild its tokenizer"):
         base_tokenizer(find(file))
 
 
 def test_scaled_positions_are_taken_from_the_settings_beside_it_or_refused(tmp_path):
     file = write_gguf(tmp_path / "model.gguf", rope__scaling__type="yarn")
-    with pytest.raises(ModelError, match=r"the positions are scaled.*put config.json"):
+    with pytest.raises(
+        ModelError, match=r"does not read the scaling of positions.*put the original model's config.json"
+    ):
         load_base(find(file), LOADING)
     config = json.loads((NANO / "config.json").read_text())
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}

@@ -217,8 +217,8 @@ def test_adalora_needs_steps_to_cut_ranks_in(watched):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("peft.block_size=7", "peft.block_size: 7 does not divide the layers' sizes of 96, 192, 512 (write 32)"),
-        ("peft.block_size=256", "peft.block_size: 256 does not divide the layers' sizes of 96, 192, 512 (write 32)"),
+        ("peft.block_size=7", "peft.block_size: the layer sizes (96, 192, 512) are not divisible by 7 (write 32)"),
+        ("peft.block_size=256", "peft.block_size: the layer sizes (96, 192, 512) are not divisible by 256 (write 32)"),
     ],
 )
 def test_a_size_that_does_not_fit_the_layers_is_told_with_one_that_does(watched, override, told):

@@ -131,7 +131,7 @@ def test_the_plan_counts_the_weights_and_not_how_they_are_packed(stored, write_r
     [
         (
             ["quantization.method=bnb-8bit"],
-            r'quantization.method: the base is stored quantised already, with `method = "bnb-4bit"` \(remove',
+            r'quantization.method: the base is already quantised, with `method = "bnb-4bit"` \(remove',
         ),
         (
             ["quantization.method=bnb-4bit", "quantization.bnb_4bit_quant_type=fp4"],
@@ -156,7 +156,7 @@ def test_a_recipe_may_say_what_the_base_is(stored, write_recipe):
     ("settings", "told"),
     [
         *(
-            ({"quant_method": kind}, f"by {kind}, over which nothing here trains")
+            ({"quant_method": kind}, f"by {kind}, over which lorans does not train")
             for kind in ("fp8", "mxfp4", "compressed-tensors", "eetq", "quanto", "bitnet")
         ),
         ({"quant_method": "hqq"}, "by hqq, which the installed transformers does not load yet"),
@@ -215,7 +215,7 @@ def test_what_reads_a_stored_base_is_named_with_its_extra_where_it_is_missing(
         ),
         (["peft.use_dora=true"], "DoRA needs the norms of the base weights"),
         (["peft.init_lora_weights=pissa"], '"pissa" cannot decompose weights of 4 bits'),
-        (["quantization.method=bnb-4bit"], "quantization.method: the base is stored quantised already"),
+        (["quantization.method=bnb-4bit"], "quantization.method: the base is already quantised"),
     ],
 )
 def test_over_packed_layers_what_computes_with_weights_is_refused(
@@ -241,7 +241,7 @@ def test_a_recipe_may_name_what_takes_data_to_make_only_for_a_base_that_has_it(
     override = f"quantization.method={method}"
     made = planned(write_recipe, stored(method), override)
     assert made == planned(write_recipe, stored(method)).model_copy(update={"notes": made.notes})
-    with pytest.raises(RecipeError, match=f"quantization.method: {method} takes data to make, and the base is not"):
+    with pytest.raises(RecipeError, match=f"quantization.method: {method} needs calibration data, and the base is not"):
         planned(write_recipe, ASSETS / "nano", override)
 
 

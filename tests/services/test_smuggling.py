@@ -164,18 +164,18 @@ def plant_log(run: Path, marker: Path) -> None:
     (run / "train.log").symlink_to(marker)
 
 
-UNASKED = "needs code of its own to be run, and the recipe does not ask for that"
+UNASKED = "needs its own code, which the recipe does not enable"
 REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "code beside the tokenizer": (plant_tokenizer, "own.py (digest "),
     "code beside the tokenizer, which nothing asks for": (plant_tokenizer_unsaid, UNASKED),
     "code in a base in the run": (plant_base, "own.py (digest "),
     "a generate of the base's own": (plant_generate, "custom_generate/generate.py (digest "),
-    "a reference to any file": (plant_absolute_reference, "models do not bring code in this way"),
-    "a reference to a folder here": (plant_local_repository, "models do not bring code in this way"),
-    "a kernel of another repository": (plant_kernel, "asks for the attention kernel `evil/kernel`"),
-    "a kernel that the base asks for": (plant_kernel_in_base, "asks for the attention kernel `evil/kernel`"),
-    "an adapter that imports a library": (plant_megatron, "has PEFT import Megatron"),
-    "an adapter of adapters": (plant_other_method, "XLoraConfig, which is no method of lorans"),
+    "a reference to any file": (plant_absolute_reference, "this is not a normal reference to code"),
+    "a reference to a folder here": (plant_local_repository, "this is not a normal reference to code"),
+    "a kernel of another repository": (plant_kernel, "requests the attention kernel `evil/kernel`"),
+    "a kernel that the base asks for": (plant_kernel_in_base, "requests the attention kernel `evil/kernel`"),
+    "an adapter that imports a library": (plant_megatron, "makes PEFT import Megatron"),
+    "an adapter of adapters": (plant_other_method, "XLoraConfig is not a method of lorans"),
     "a log that is a file of the user's": (plant_log, "is a link; a run must own its files"),
 }
 """Ways to smuggle code that are refused, and what is said."""
@@ -363,7 +363,7 @@ def test_a_recipe_that_needs_code_trains_after_consent_and_its_run_is_used_witho
     for words in (["train", "recipe.toml", *few], ["validate", "recipe.toml", "--model"]):
         done = lorans(*words, stdin="y\n")
         assert (done.returncode, marker.exists()) == (2, False)
-        assert "needs code of its own to be run, and the recipe does not ask for that" in done.stderr
+        assert "needs its own code, which the recipe does not enable" in done.stderr
         done = lorans(*words, *said, stdin="y\n")
         assert (done.returncode, marker.exists()) == (2, False)
         assert "own.py (digest " in done.stderr

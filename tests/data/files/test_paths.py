@@ -102,7 +102,9 @@ def test_every_name_that_leads_nowhere_is_told(loaded):
 
 
 def test_what_is_not_in_the_package_is_told_at_its_key(loaded):
-    assert told(loaded, "lorans:none.jsonl").startswith(f"{PLACE}`lorans:none.jsonl` is not inside the package (there ")
+    assert told(loaded, "lorans:none.jsonl").startswith(
+        f"{PLACE}`lorans:none.jsonl` is not part of the package (available: "
+    )
 
 
 def test_a_folder_that_may_not_be_read_is_told_at_its_key(loaded, monkeypatch):
