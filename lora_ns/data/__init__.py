@@ -1,1 +1,1 @@
-"""The way of a row: from where it lies to tokens, mixed, rendered, encoded, looked at and kept."""
+"""From data files to tokens: rows are read, mixed, rendered, encoded, audited and cached."""

@@ -1,4 +1,4 @@
-"""What there is to know of encoded rows before they are trained on: counts, lengths, and what looks wrong in them."""
+"""Audit of encoded rows before training: counts, lengths, and suspicious rows."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ HISTOGRAM_BINS = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """A check that found something: an error stops a training, a warning does not."""
+    """A check that found something: an error stops training, a warning does not."""
 
     code: str
     what: str
     rows: tuple[str, ...] = ()
-    """Where, row by row."""
+    """Places of the rows, such as `train.jsonl:17`."""
     remedy: str = ""
     error: bool = False
 
     @property
     def count(self) -> int:
-        """Rows that it is about."""
+        """Number of rows concerned."""
         return len(self.rows)
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """The rows of one source in numbers."""
+    """Statistics of the rows of one source."""
 
     name: str
     rows: int
     sequences: int
-    """What is trained on: fewer than rows if some are left out, more if a row has several answers of its own."""
+    """Sequences to train on: fewer than rows if some are left out, more if a row has several answers."""
     tokens: int
     trained_tokens: int
     truncated: int
@@ -52,12 +52,12 @@ class SourceReport:
     longest: int
     median: int
     histogram: tuple[tuple[int, int], ...] = ()
-    """Upper end of each class of lengths, and the sequences in it."""
+    """Upper end of each bin of lengths, and the number of sequences in it."""
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Share of the computed positions that is padding, by how rows are put into batches."""
+    """Share of computed positions that is padding, for each way to form batches."""
 
     in_file_order: float
     by_length: float
@@ -66,33 +66,33 @@ class Padding:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What one of several sources gives."""
+    """Statistics of one of several sources."""
 
     name: str
     format: str
     rows: int
     used: int
-    """Rows trained on, repetitions among them."""
+    """Rows trained on, including repetitions."""
     held_out: int
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All of it."""
+    """The complete audit."""
 
     train: SourceReport
     eval: SourceReport | None
     format: str
     padding: Padding
     sources: tuple[PartReport, ...] = ()
-    """Where the training rows come from several sources, those."""
+    """The sources of the training rows, if there are several."""
     findings: tuple[Finding, ...] = field(default=())
     notes: tuple[str, ...] = ()
-    """What there is to know that is no fault."""
+    """Notes that are not faults."""
 
 
 def report(source: Source, encoding: Encoding) -> SourceReport:
-    """The numbers of a source."""
+    """Compute the statistics of a source."""
     lengths = sorted(len(sequence.input_ids) for sequence in encoding.sequences)
     tally = encoding.tally
     return SourceReport(
@@ -120,12 +120,12 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def padding(lengths: Sequence[int], batch: int, packed: int) -> Padding:
-    """What is lost to padding, with rows of these lengths.
+    """Compute the share of padding for rows of these lengths.
 
     Args:
-        lengths: in the order of the file.
-        batch: rows at once.
-        packed: positions of all packed rows; 0 where packing is not possible.
+        lengths: lengths in file order.
+        batch: rows per batch.
+        packed: positions of all packed rows; 0 if packing is not possible.
     """
     return Padding(
         in_file_order=_wasted(lengths, batch),
@@ -145,7 +145,7 @@ def look_at(
     evaluation: tuple[Source, Encoding] | None,
     decode: Callable[[list[int]], str],
 ) -> tuple[Finding, ...]:
-    """Every check on encoded rows."""
+    """Run every check on encoded rows."""
     parts = [train, evaluation] if evaluation else [train]
     found: list[Finding] = []
     for number, (source, encoding) in enumerate(parts):
@@ -159,14 +159,14 @@ def look_at(
 
 
 def unused_columns(sources: Sources) -> Iterator[Finding]:
-    """The columns that nothing reads."""
+    """Yield a finding for each source with unread columns."""
     for unused in sources.unused:
         problem = unused.problem
         yield Finding(problem.code, problem.what, (), problem.remedy, unused.is_refused)
 
 
 def _problems(encoding: Encoding) -> list[Finding]:
-    """The problems of rows, those of one kind together."""
+    """Group the problems of rows by kind."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for problem in encoding.problems:
         groups.setdefault((problem.code or "DATA001", problem.what, problem.remedy), []).append(problem.where)
@@ -191,8 +191,8 @@ def _duplicates(source: Source, encoding: Encoding, keys: Sequence[bytes]) -> li
     for sequence, key in zip(encoding.sequences, keys, strict=True):
         if first.setdefault(key, sequence.where) != sequence.where:
             again.append(f"{sequence.where} (as {first[key]})")
-    what = f"{source.name}: rows that are there already"
-    return [Finding("DUP001", what, tuple(again), "remove them, unless they are to weigh more")] if again else []
+    what = f"{source.name}: duplicate rows"
+    return [Finding("DUP001", what, tuple(again), "remove them, unless they should count more")] if again else []
 
 
 def _key(sequence: Encoded) -> bytes:
@@ -209,31 +209,31 @@ def _leaks(
     keys: Sequence[bytes],
     decode: Callable[[list[int]], str],
 ) -> list[Finding]:
-    """Evaluation rows that are trained on: token by token, or but for case, spaces and punctuation."""
+    """Find evaluation rows that are also training rows: token by token, or except for case, spaces and punctuation."""
     exact = {key: sequence.where for key, sequence in zip(keys, trained.sequences, strict=True)}
     found_keys = ((sequence.where, _key(sequence)) for sequence in evaluated.sequences)
     same = {where: exact[key] for where, key in found_keys if key in exact}
     normal = {_normal(decode(sequence.input_ids)): sequence.where for sequence in trained.sequences}
     rest = {seq.where: _normal(decode(seq.input_ids)) for seq in evaluated.sequences if seq.where not in same}
     alike = {where: normal[text] for where, text in rest.items() if text in normal}
-    remedy = "take them out of one of the two: the evaluation would measure what was memorised"
+    remedy = "remove them from one of the two, or the evaluation measures memorisation"
     found = []
     if same:
-        found.append(Finding("LEAK001", f"{evaluation.name}: rows that are trained on", _pairs(same), remedy))
+        found.append(Finding("LEAK001", f"{evaluation.name}: rows that are also training rows", _pairs(same), remedy))
     if alike:
-        what = f"{evaluation.name}: rows that are trained on but for case, spaces and punctuation"
+        what = f"{evaluation.name}: rows that are also training rows, except for case, spaces and punctuation"
         found.append(Finding("LEAK002", what, _pairs(alike), remedy))
     return found
 
 
 def leaked(trained: datasets.Dataset, evaluated: datasets.Dataset) -> int:
-    """Number of evaluation sequences that are trained on, token by token; rows of an earlier run have no names."""
+    """Count evaluation sequences that are also training sequences, token by token; cached rows have no places."""
     known = set(_token_bytes(trained))
     return sum(tokens in known for tokens in _token_bytes(evaluated))
 
 
 def _token_bytes(data: datasets.Dataset) -> Iterator[bytes]:
-    """The tokens of each row as bytes, without a Python number for each."""
+    """Yield the tokens of each row as bytes, without creating Python integers."""
     for chunk in data.data.column("input_ids").chunks:
         tokens, ends = chunk.values.to_numpy(), chunk.offsets.to_numpy()
         for start, end in pairwise(ends.tolist()):

@@ -1,4 +1,4 @@
-"""Rows encoded ahead: many texts in one call to the tokenizer, on all cores, and found again when they are needed."""
+"""Batch encoding: many texts in one call to the tokenizer, on all cores, kept until they are needed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Memo:
-    """What a renderer has encoded ahead, and what it needs over and over."""
+    """Encodings that a renderer has computed in advance or needs repeatedly."""
 
     texts: dict[Conversation, str] = field(default_factory=dict)
     ids: dict[tuple[str, bool], list[int]] = field(default_factory=dict)
     endless: dict[Conversation, EndlessRowError] = field(default_factory=dict)
     shown: dict[Hashable, bool] = field(default_factory=dict)
-    """Whether the template shows a kind of thing; see `shown`."""
+    """Cache of `check_shown`: True if the template shows a kind of content."""
     _added_ids: frozenset[int] = frozenset()
     _added: re.Pattern[str] | None = None
     _rests: dict[str, list[int]] = field(default_factory=dict)
 
     def clear(self) -> None:
-        """Forget the rows that were encoded ahead."""
+        """Forget the rows that were encoded in advance."""
         self.texts.clear()
         self.endless.clear()
         self.ids.clear()
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], with_special_tokens: bool) -> None:
-        """Encode texts in one call, and remember them; none if the tokenizer gives up at one of them.
+        """Encode texts in one call and remember them; remembers none if the tokenizer fails on one.
 
-        Which one that is, is told when each is encoded by itself.
+        The failing text is reported later, when each text is encoded by itself.
         """
         listed = [text for text in dict.fromkeys(texts) if text]
         if not listed:
@@ -48,17 +48,17 @@ class Memo:
             self.ids |= {(text, with_special_tokens): ids for text, ids in zip(listed, many, strict=True)}
 
     def marks(self, tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[tuple[int, int]]:
-        """Behind each added token of a text: the next character, and the next token.
+        """Return the positions after each added token of a text: the next character, and the next token.
 
-        None at all where the text has other ones than its tokens, as with an added token that is one as a whole word
-        only: then no counting tells which is which.
+        Returns an empty list if text and tokens disagree on the added tokens, for instance because one only matches as
+        a whole word. Then they cannot be aligned by counting.
         """
         behind = [found.end() for found in self._pattern(tokenizer).finditer(text)]
         places = [place for place, token in enumerate(ids, start=1) if token in self._added_ids]
         return list(zip(behind, places, strict=True)) if len(behind) == len(places) else []
 
     def _pattern(self, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-        """Finds the tokenizer's added tokens in a text, the longest first, as the tokenizer itself does."""
+        """Return a pattern for the tokenizer's added tokens, longest first, as the tokenizer itself matches them."""
         if self._added is None:
             tokens = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
             self._added_ids = frozenset(tokens)
@@ -67,7 +67,7 @@ class Memo:
         return self._added
 
     def rest(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        """The tokens of a short text."""
+        """Encode a short text, with a cache."""
         if text not in self._rests:
             self._rests[text] = list(encoded(tokenizer, text, add_special_tokens=False)["input_ids"]) if text else []
         return self._rests[text]
@@ -76,9 +76,9 @@ class Memo:
 def encode_on_all_cores(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], with_special_tokens: bool
 ) -> list[list[int]]:
-    """The tokens of many texts; the tokenizer's threads are on for this call alone, since they survive no fork.
+    """Encode many texts. The tokenizer's threads are enabled for this call only, because they do not survive a fork.
 
-    Raises `RowFaultError` if the tokenizer gives up at one of them.
+    Raises `RowFaultError` if the tokenizer fails on one of the texts.
     """
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"

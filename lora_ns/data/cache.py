@@ -1,4 +1,4 @@
-"""Where tokenised rows are kept between runs: one folder for each set of all that determines them."""
+"""The cache of tokenised rows: one folder for each combination of everything that determines them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNFINISHED = ".unfinished-"
 
 
 def cache_folder() -> Path:
-    """`LORANS_CACHE`, or `lorans` below the user's cache folder."""
+    """Return the cache folder: `LORANS_CACHE`, or `lorans` in the user's cache folder."""
     named = os.environ.get("LORANS_CACHE")
     if named:
         return Path(named).expanduser()
@@ -25,18 +25,18 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """One kept set of rows."""
+    """One cached set of rows."""
 
     key: str
     path: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     used: float
-    """When it was last read or written, in seconds since the epoch."""
+    """Time of the last use, in seconds since the epoch."""
 
 
 def entries() -> list[Entry]:
-    """What is kept, the last used first."""
+    """List the cache entries, last used first."""
     found = [
         Entry(folder.name, str(folder), _size(folder), folder.stat().st_mtime)
         for folder in _folders()
@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
 
 
 def find(key: str) -> Path | None:
-    """The folder of a key, marked as used; None if there is none."""
+    """Return the folder of a key and mark it as used; None if there is none."""
     remove_abandoned(cache_folder(), _UNFINISHED)
     folder = cache_folder() / key
     if not folder.is_dir():
@@ -56,7 +56,7 @@ def find(key: str) -> Path | None:
 
 
 def new_folder() -> Path:
-    """A folder to write an entry in; it counts for nothing until `keep` names it."""
+    """Create a folder for a new entry, which counts only after `keep`."""
     parent = cache_folder()
     parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -67,7 +67,7 @@ def new_folder() -> Path:
 
 
 def keep(folder: Path, key: str) -> Path:
-    """Give a whole entry its name; where another run was first, its entry stays and this one goes."""
+    """Give a complete entry its name. If another run was faster, its entry stays and this one is removed."""
     target = cache_folder() / key
     try:
         folder.rename(target)
@@ -80,13 +80,13 @@ def keep(folder: Path, key: str) -> Path:
 
 
 def drop(folder: Path) -> None:
-    """Remove an entry that cannot be read, or was not finished."""
+    """Remove an entry that is unreadable or unfinished."""
     shutil.rmtree(folder, ignore_errors=True)
     release(folder)
 
 
 def clear() -> int:
-    """Remove everything, what killed runs left unfinished as well; the number of bytes.
+    """Remove everything, including leftovers of killed runs; returns the number of bytes.
 
     Raises:
         UsageError: if something cannot be removed.

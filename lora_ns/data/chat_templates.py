@@ -1,4 +1,4 @@
-"""Chat templates that a recipe can name for a base that has none, or another one than it is to speak."""
+"""Built-in chat templates that a recipe can choose for a base without one, or instead of its own."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "mistral": (_MISTRAL, ""),
     "gemma": (_GEMMA, "<end_of_turn>"),
 }
-"""By name, the template and the token that ends its turns; empty where that is the tokenizer's own end token."""
+"""Template and end-of-turn token, by name; the token is empty if it is the tokenizer's end-of-sequence token."""
 
 
 def use_template(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer the template that the recipe names, if it names one.
+    """Set the chat template of the recipe, if it has one.
 
     Raises:
-        ModelError: if there is no such template, or the tokenizer lacks the token that ends its turns.
+        ModelError: if there is no such template, or the tokenizer lacks its end-of-turn token.
     """
     name = recipe.objective.rendering.chat_template
     if name is None:
@@ -123,17 +123,17 @@ def check_kwargs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _variables(template: str) -> set[str] | None:
-    """The variables that a template reads and neither sets nor is given anyway; None if jinja alone cannot read it."""
+    """Return the variables that a template expects from outside; None if plain jinja cannot parse it."""
     import jinja2
     import jinja2.defaults
     import jinja2.meta
 
-    # It is never run, but jinja computes what is constant in it, such as `'a' * 10**11`.
+    # The template is not run here, but jinja folds its constants, such as `'a' * 10**11`.
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     plain = _GENERATION.sub("", template)
     try:
         found = bounded(lambda: jinja2.meta.find_undeclared_variables(environment.parse(plain)))
-    except OverrunError:  # a row that is rendered tells it
+    except OverrunError:  # reported when a row is rendered
         return None
     except Exception as error:
         if not is_of_template(error):
@@ -144,20 +144,20 @@ def _variables(template: str) -> set[str] | None:
 
 
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""The tags around what is generated, which jinja itself does not know."""
+"""The tags around generated text, which plain jinja does not know."""
 
 
 def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
     vocabulary = tokenizer.get_vocab()
     names = [f'"{name}"' for name, (_, end) in BUILT_IN.items() if not end or end in vocabulary]
-    return f"write {' or '.join(names)}, or a .jinja file that ends turns with a token it has"
+    return f"write {' or '.join(names)}, or a .jinja file that ends turns with a token that the tokenizer has"
 
 
 def read_template(recipe: Recipe, folder: Path) -> str | None:
-    """The template that the recipe names; None if it names none.
+    """Return the template of the recipe; None if it has none.
 
     Raises:
-        ModelError: if there is no such template, or its file cannot be read or has secrets in it.
+        ModelError: if there is no such template, or its file is unreadable or contains secrets.
     """
     name, key = recipe.objective.rendering.chat_template, recipe.objective.key("chat_template")
     if name is None or name in BUILT_IN:
@@ -170,4 +170,4 @@ def read_template(recipe: Recipe, folder: Path) -> str | None:
                 raise ModelError(secrets)
             return text
     what = f"`{name}` is neither a file nor one of {', '.join(BUILT_IN)}"
-    raise ModelError(Problem("", what, "name a .jinja file, or one of these", key=key))
+    raise ModelError(Problem("", what, "use a .jinja file, or one of these", key=key))

@@ -1,4 +1,4 @@
-"""Columns of rows that nothing reads: told, recorded, or refused."""
+"""Unread columns of rows: reported, recorded, or refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lora_ns.formats.cells import listed
 from lora_ns.recipe.dataset import Dataset
 
 UNUSED = "DATA004"
-"""Code of columns that nothing reads."""
+"""Code for unread columns."""
 
 
 def unused_of(key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
-    """The columns of a source that its format does not read; None if there are none, or only metadata."""
+    """Find the columns of a source that its format does not read; None if there are none, or only metadata."""
     found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
     if not found.columns:
         return None
@@ -25,10 +25,10 @@ def unused_of(key: str, table: Dataset, source: Source, form: Format) -> UnusedC
 
 
 def unused_problem(form: Format, found: Unused, name: str) -> Problem:
-    """What is said of the columns of a source that its format does not read."""
+    """Create the problem of a source's unread columns."""
     what = f"{name}: not read by `{form.name}`: {listed(found.columns)}"
     names = ", ".join(f'"{column}"' for column in found.meant or found.columns)
-    ignore = f"`ignore_columns = [{names}]` if they are not to be learned"
+    ignore = f"`ignore_columns = [{names}]` if they should not be learned"
     if not found.meant:
         return Problem("", what, ignore, UNUSED)
     if RawText in form.makes:
@@ -37,26 +37,26 @@ def unused_problem(form: Format, found: Unused, name: str) -> Problem:
     else:
         what += f"; {listed(found.meant)} would be lost"
         keys = "`text_column`, `text_pair_column`" if form.name == "classification" else "`columns` or a template"
-        ignore = f"name what is to be read by {keys}, or {ignore}"
+        ignore = f"select them with {keys}, or {ignore}"
     return Problem("", what, ignore, UNUSED)
 
 
 def told_unused(problem: Problem) -> str:
-    """Columns that nothing reads as a note of a training says them."""
+    """Format unread columns as a note of a training run."""
     return f"[{UNUSED}] {problem.what} ({problem.remedy})"
 
 
 def asked_columns(table: Dataset) -> Columns:
-    """What a source of the recipe says about columns."""
+    """Return the column settings of a source."""
     return Columns(**{name: getattr(table, name) for name in Columns.__dataclass_fields__})
 
 
 def refuse_unused(sources: Sources) -> None:
-    """Refuse rows of which a part would be lost. Raises `DataError`."""
+    """Refuse rows that would lose a part of their content. Raises `DataError`."""
     if refused := [unused.problem for unused in sources.unused if unused.is_refused]:
         raise DataError(refused)
 
 
 def columns_record(columns: Columns) -> dict[str, Any]:
-    """The columns as the manifest keeps them."""
+    """Return the columns as stored in the manifest."""
     return asdict(columns)

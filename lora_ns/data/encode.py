@@ -1,4 +1,4 @@
-"""From the rows of a recipe to tokenised data sets: rendered, cut, packed, counted."""
+"""From the rows of a recipe to tokenised datasets: rendered, truncated, packed, counted."""
 
 from __future__ import annotations
 
@@ -24,67 +24,67 @@ if TYPE_CHECKING:
     import datasets
 
 ROWS_AT_ONCE = 1000
-"""Rows that are tokenised in one call."""
+"""Rows to tokenise in one call."""
 
 
 @dataclass
 class Tally:
-    """What became of the rows of a source."""
+    """Counts of the rows and tokens of a source."""
 
     rows: int = 0
     dropped: int = 0
     truncated: int = 0
     tokens: int = 0
     trained_tokens: int = 0
-    """Tokens in the loss, which are the words that are tagged; none where a whole text has a label."""
+    """Tokens in the loss: for tags, one per tagged word; 0 if whole texts are labelled."""
     longest: int = 0
     lost_words: int = 0
-    """Words that were cut off with their tags."""
+    """Words that were truncated with their tags."""
     too_long: list[tuple[str, int]] = field(default_factory=list)
     is_text: bool = False
-    """Whether the rows are texts that are learned whole."""
+    """True if the rows are raw texts."""
     noted: Noted = field(default_factory=Noted)
 
     @property
     def left_out(self) -> int:
-        """Rows, or answers with a sequence of their own, that are not trained on, whatever the reason."""
+        """Rows, or answers with their own sequence, that are not trained on for any reason."""
         return self.dropped + len(self.noted.rows.get("SPEC002", ()))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sequence as the model sees it, and the row that it comes from."""
+    """A sequence as the model sees it, with the place of its row."""
 
     where: str
     inputs: Mapping[str, Any]
     trained: list[bool] = field(default_factory=list)
-    """For each token, whether its prediction is in the loss; empty for a classifier."""
+    """For each token, True if its prediction is in the loss; empty for a classifier."""
 
     @property
     def input_ids(self) -> list[int]:
-        """Its tokens."""
+        """The tokens of the sequence."""
         ids: list[int] = self.inputs["input_ids"]
         return ids
 
     def row(self) -> Mapping[str, Any]:
-        """What the trainer takes."""
+        """Return the columns that the trainer takes."""
         return {**self.inputs, "labels": Rendered(self.input_ids, self.trained).labels} if self.trained else self.inputs
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """All sequences of a source, what became of its rows, and the problems of those that have one."""
+    """All sequences of a source, with counts and problems of its rows."""
 
     sequences: list[Encoded]
     tally: Tally
     problems: list[Problem]
     overflow: Problem | None = None
-    """That rows are too long, if the recipe does not say what to do with them."""
+    """The problem of rows that are too long, if the recipe does not handle them."""
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as the model sees them, and what became of those that were read."""
+    """Rows as the model sees them, with counts of the rows read."""
 
     dataset: datasets.Dataset
     tally: Tally
@@ -93,9 +93,10 @@ class Tokenized:
 def encode_causal(
     source: Source, form: Format, renderer: Renderer, objective: TextObjective, room: int | None = None
 ) -> Encoding:
-    """Rows of a causal language model, `input_ids` and `trained`, and the problems of those that have one.
+    """Encode the rows of a causal language model, and collect the problems of faulty rows.
 
-    Nothing is longer than the recipe allows: what would be is left out, cut, or counted, as `on_overflow` says.
+    No sequence is longer than the recipe allows. Longer ones are left out, truncated or counted, according to
+    `on_overflow`.
     """
     rows = CausalRows(form, renderer, objective)
     tally = rows.tally
@@ -118,19 +119,19 @@ def encode_causal(
 
 @dataclass
 class CausalRows:
-    """Rows on their way to sequences, some at a time: of whole sources and of streams alike."""
+    """Encoder of rows to sequences, in chunks, for complete sources and for streams."""
 
     form: Format
-    """Of the rows, unless a row has its own."""
+    """Format of the rows that do not have their own."""
     renderer: Renderer
     objective: TextObjective
     tally: Tally = field(default_factory=Tally)
     _contents: dict[int, Contents] = field(default_factory=dict)
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[Encoded], list[Problem]]:
-        """The sequences of some rows, encoded in one go and counted in the tally, and the problems of the others."""
+        """Encode some rows in one go and count them; returns the sequences, and the problems of faulty rows."""
         found, _ = try_each(rows, lambda row: (id(row), self._form(row).example(row.values)))
-        examples: dict[int, Example] = dict(found)  # not by their places: two sources may read one file in two ways
+        examples: dict[int, Example] = dict(found)  # by id, because two sources may read one file in different ways
         self.renderer.ahead(examples.values())  # type: ignore[arg-type]
         of_rows, problems = try_each(rows, lambda row: self._encode(row, examples.get(id(row))))
         self.renderer.memo.clear()
@@ -140,7 +141,7 @@ class CausalRows:
         return row.form or self.form
 
     def _encode(self, row: Row, example: Example | None) -> list[Encoded]:
-        """The sequences of a row; none if it is left out. Raises `RowFaultError`."""
+        """Return the sequences of a row; empty if it is left out. Raises `RowFaultError`."""
         example = example or self._form(row).example(row.values)
         rendered = self.objective.sequences(example, self.renderer)
         _check_learned(example, rendered)
@@ -157,7 +158,7 @@ class CausalRows:
         return kept
 
     def _look_into(self, form: Format) -> Contents:
-        """What looks into the rows of a format; formats live as long as their rows do."""
+        """Return the special-token check for a format; formats live as long as their rows."""
         if id(form) not in self._contents:
             self._contents[id(form)] = look_into(self.renderer.tokenizer, self.renderer.stops, form)
         return self._contents[id(form)]
@@ -167,7 +168,7 @@ class CausalRows:
         return split_text(rendered, self.objective.max_seq_length) if is_split else [rendered]
 
     def _is_left_out(self, row: Row, example: Example, rendered: Sequence[Rendered]) -> bool:
-        """Whether the recipe leaves out a row for a stop token in it. Raises `RowFaultError` where it refuses it."""
+        """Decide if a row is left out because of a stop token in it. Raises `RowFaultError` if it is refused."""
         contents = self._look_into(self._form(row))
         spelled_out = contents.spelled_out(example)
         if not spelled_out:
@@ -189,7 +190,7 @@ class CausalRows:
         return is_left_out
 
     def _note(self, where: str, example: Example, kept: Sequence[Encoded]) -> None:
-        """Remember what is to be told of a row that is trained on."""
+        """Record notices about a row that is trained on."""
         if not kept:
             return
         noted, bos = self.tally.noted, self.renderer.tokenizer.bos_token_id
@@ -206,7 +207,7 @@ class CausalRows:
 
 
 def _check_learned(example: Example, rendered: Sequence[Rendered]) -> None:
-    """A row whose answers are all told not to be learned. Raises `RowFaultError`."""
+    """Refuse a row whose answers are all excluded from learning. Raises `RowFaultError`."""
     if any(any(sequence.trained) for sequence in rendered):
         return
     answers = (
@@ -221,7 +222,7 @@ def _check_learned(example: Example, rendered: Sequence[Rendered]) -> None:
 
 
 def _ends_in_stop(sequence: Encoded, renderer: Renderer) -> bool:
-    """Whether the last that is learned is a stop token, but for the white space that a template puts after a turn."""
+    """True if the last learned token is a stop token, apart from white space that a template adds after a turn."""
     ids = [token for token, learned in zip(sequence.input_ids, sequence.trained, strict=True) if learned]
     place = next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in renderer.stops), None)
     if place is None:
@@ -231,7 +232,7 @@ def _ends_in_stop(sequence: Encoded, renderer: Renderer) -> bool:
 
 
 _MOST_AFTER_STOP = 8
-"""Tokens of white space after a turn, at most."""
+"""Most tokens of white space after a turn."""
 
 
 def encode(
@@ -242,17 +243,17 @@ def encode(
     labels: Sequence[str],
     room: int | None = None,
 ) -> Encoding:
-    """The rows of a source as the recipe's task needs them; `room` is what the base has positions for, if it says."""
+    """Encode the rows of a source for the recipe's task; `room` is the base's number of positions, if known."""
     if isinstance(objective, TextObjective):
         return encode_causal(source, form, renderer, objective, room)
     return encode_labelled_rows(source, form, renderer, objective, labels)
 
 
 def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Tokenized:
-    """The encoded rows of a source as a data set: `input_ids`, `labels`, `length` and what else the model takes.
+    """Return the encoded rows of a source as a dataset with `input_ids`, `labels`, `length` and other model inputs.
 
     Raises:
-        DataError: with the rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
+        DataError: for rows that cannot be rendered, are too long, have nothing to learn or an unknown class.
     """
     if problems := refusals(source, encoding, teaches):
         raise DataError(problems)
@@ -260,12 +261,12 @@ def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Token
 
 
 def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[Problem]:
-    """Why rows are not trained on, or evaluated; an audit has the same as its errors.
+    """List the reasons why rows cannot be used; an audit reports the same ones as errors.
 
     Args:
-        source: where the rows come from.
-        encoding: what became of them.
-        teaches: whether they are trained on.
+        source: source of the rows.
+        encoding: result of encoding them.
+        teaches: True for training rows, False for evaluation rows.
     """
     problems = told(encoding.problems)
     if encoding.overflow:
@@ -275,14 +276,14 @@ def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[P
 
 
 def _of_notice(source: Source, code: str, first: str) -> Problem:
-    """Why what is told of some rows keeps all from being trained on; of tags, which one is the first."""
+    """Turn a notice that stops training into a problem; for tags, it names the first one."""
     notice = NOTICES[code]
     what = f"{notice.what}: the first at {first}" if code == NEVER_TAUGHT else notice.what
     return Problem(source.name, what, notice.remedy, code)
 
 
 def _fit(where: str, rendered: Rendered, objective: TextObjective, tally: Tally) -> Encoded | None:
-    """A sequence that is no longer than the recipe allows; None if it is left out. Raises `RowFaultError`."""
+    """Limit a sequence to the allowed length; None if it is left out. Raises `RowFaultError`."""
     ids, trained = rendered.input_ids, rendered.trained
     tally.longest = max(tally.longest, len(ids))
     if len(ids) > objective.max_seq_length:
@@ -296,7 +297,7 @@ def _fit(where: str, rendered: Rendered, objective: TextObjective, tally: Tally)
 
 
 def split_text(rendered: Rendered, limit: int) -> list[Rendered]:
-    """A long text in pieces that follow one another."""
+    """Split a long text into consecutive pieces."""
     ids, trained = rendered.input_ids, rendered.trained
     starts = range(0, len(ids), limit)
     return [Rendered(ids[start : start + limit], trained[start : start + limit]) for start in starts]
@@ -315,15 +316,15 @@ def _cut(ids: list[int], trained: list[bool], objective: TextObjective) -> tuple
 
 
 def is_refused(objective: TextObjective, tally: Tally) -> bool:
-    """Whether rows are too long, and the recipe has no way for them: text alone is split, before it is looked at."""
+    """True if rows are too long and the recipe does not handle them; raw text has already been split."""
     return bool(tally.too_long) and objective.on_overflow in {"error", "split"}
 
 
 def overflow_problem(objective: TextObjective, share: str, tally: Tally, room: int | None) -> Problem:
-    """How many rows are too long, told as `share`, and what can be written for this base and these rows."""
+    """Create the problem of rows that are too long; `share` tells how many, the remedy depends on base and rows."""
     what = f"{share} longer than {objective.max_seq_length} tokens, the longest has {tally.longest}"
     if objective.on_overflow == "split":
-        what += ", and only raw text can be split"
+        what += ", but only raw text can be split"
     remedy = _overflow_remedy(objective, tally, room)
     return Problem("", what, remedy, "LEN001", key=objective.key("max_seq_length"))
 
@@ -340,7 +341,7 @@ def _overflow_remedy(objective: TextObjective, tally: Tally, room: int | None) -
 
 
 def with_rows(overflow: Problem, tally: Tally) -> Problem:
-    """The problem with the first of its rows."""
+    """Add the first rows that are too long to the problem."""
     rows = ", ".join(f"{where} ({length})" for where, length in tally.too_long[:3])
     more = ", ..." if len(tally.too_long) > 3 else ""
     return replace(overflow, what=f"{overflow.what}: {rows}{more}")
@@ -357,7 +358,7 @@ def _nothing_left(source: Source, objective: TextObjective, tally: Tally) -> Pro
 def encode_labelled_rows(
     source: Source, form: Format, renderer: Renderer, objective: Objective, labels: Sequence[str]
 ) -> Encoding:
-    """Rows of a classifier: the tokenizer's inputs and `labels`, what is to be predicted; and their problems."""
+    """Encode the rows of a classifier: tokenizer outputs and `labels`, and the problems of faulty rows."""
     limit = objective.max_seq_length
     encoder = make_encoder(form, renderer.tokenizer, limit, renderer.vocabulary)
     targets = Targets(labels)
@@ -382,10 +383,10 @@ def encode_labelled_rows(
 
 
 def _note_tags(where: str, example: Tagged, fitted: Fitted, targets: Targets, noted: Noted) -> None:
-    """Remember which tags a sentence teaches, and which are lost with words that become no token."""
+    """Record the tags that a sentence teaches, and those of words that become no token."""
     names = [targets.labels[targets.number(tag, "tag")] for tag in example.tags]
     noted.tags |= {names[word] for word in fitted.first}
-    lost = [word for word in fitted.tokenless if names[word] != OUTSIDE]  # what such a word is taken for
+    lost = [word for word in fitted.tokenless if names[word] != OUTSIDE]  # the tag that such a word gets anyway
     for word in lost:
         noted.lose(names[word], f"{where}, word {word + 1}")
     if lost:
@@ -393,11 +394,11 @@ def _note_tags(where: str, example: Tagged, fitted: Fitted, targets: Targets, no
 
 
 MANY = 20
-"""Rows that a class has on average where a class of one row is told."""
+"""Average rows per class above which a class with a single row is reported."""
 
 
 def lone_classes(sequences: Sequence[Encoded]) -> list[tuple[str, int]]:
-    """Rows that are the only one of their class where others have many, and the numbers of the classes."""
+    """Find rows that are the only one of their class while other classes have many; returns places and class ids."""
     found = [(sequence.where, sequence.inputs["labels"]) for sequence in sequences]
     counts = Counter(number for _, number in found if isinstance(number, int))
     if not counts or len(found) < MANY * len(counts):
@@ -406,7 +407,7 @@ def lone_classes(sequences: Sequence[Encoded]) -> list[tuple[str, int]]:
 
 
 def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
-    """Sequences as an Arrow table, with the length of each."""
+    """Build an Arrow dataset from sequences, with the length of each."""
     import datasets
     import numpy
     import pyarrow
@@ -428,7 +429,7 @@ def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
 
 
 def pack(data: datasets.Dataset, length: int) -> datasets.Dataset:
-    """Several rows in one of at most `length` tokens, best fit decreasing, with their lengths in `seq_lengths`."""
+    """Pack rows into sequences of at most `length` tokens, best fit decreasing, with their lengths in `seq_lengths`."""
     import trl
 
     return trl.pack_dataset(data.select_columns(["input_ids", "labels"]), length, "bfd")

@@ -1,4 +1,4 @@
-"""From rows with labels or tags to what a classifier takes: the same for training, inference and evaluation."""
+"""From rows with labels or tags to the inputs of a classifier: the same in training, inference and evaluation."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAIR_SEPARATOR = "\n"
-"""What stands between two texts where the tokenizer puts nothing there."""
+"""Separator of two texts for tokenizers that put nothing between them."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The inputs of a row, not padded, and no longer than the recipe allows."""
+    """The inputs of one row, unpadded and within the length limit."""
 
     inputs: dict[str, Any]
     length: int
-    """Tokens before the cut."""
+    """Number of tokens before truncation."""
     first: dict[int, int] = field(default_factory=dict)
-    """By the number of a word, its first token: for the words that have one and were not cut off."""
+    """First token of each word, by the word's index; only words that have tokens and were not truncated."""
     lost_words: int = 0
-    """Words that were cut off, with their tags."""
+    """Words that were truncated with their tags."""
     tokenless: tuple[int, ...] = ()
-    """The numbers of words that become no token, such as empty ones."""
+    """Indices of words that become no token, such as empty ones."""
 
     @property
     def tokens(self) -> int:
-        """Tokens after the cut."""
+        """Number of tokens after truncation."""
         return len(self.inputs["input_ids"])
 
 
 def separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts something between the two texts of a pair."""
+    """True if the tokenizer separates the two texts of a pair."""
     alone = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     return len(tokenizer("a", "a")["input_ids"]) > sum(map(len, alone))
 
 
 class TextEncoder:
-    """Encodes texts and pairs."""
+    """Encoder of texts and pairs of texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None) -> None:
         self.tokenizer = tokenizer
@@ -57,10 +57,10 @@ class TextEncoder:
         self._between = "" if separates_pairs(tokenizer) else PAIR_SEPARATOR
 
     def encode(self, example: Example) -> Fitted:
-        """The tokens of a text or a pair; of a pair that is too long, the longer text is cut first.
+        """Encode a text or a pair; of a pair that is too long, the longer text is truncated first.
 
         Raises:
-            RowFaultError: if the tokenizer gives up, or the base has no embedding for one of them.
+            RowFaultError: if the tokenizer fails, or the base has no embedding for a token.
         """
         assert isinstance(example, Labelled)
         texts = [example.text]
@@ -74,7 +74,7 @@ class TextEncoder:
         return Fitted({key: list(value) for key, value in whole.items()}, length)
 
     def learn(self, example: Example, targets: Targets) -> Fitted:
-        """The tokens with what is to be predicted, as `labels`. Raises `RowFaultError`."""
+        """Encode a text or a pair, with its target as `labels`. Raises `RowFaultError`."""
         assert isinstance(example, Labelled)
         labels = targets.of(example.label)
         fitted = self.encode(example)
@@ -83,16 +83,16 @@ class TextEncoder:
 
 
 class WordEncoder:
-    """Encodes sentences that are words already, and knows at which token each word begins.
+    """Encoder of sentences that are split into words, with the first token of each word.
 
-    Where a tokenizer takes the space before a word for a part of it, as RoBERTa's does, each word is given its space:
-    its tokens are those that it has in running text.
+    Some tokenizers, such as RoBERTa's, treat the space before a word as part of it. For them, each word gets a space in
+    front, so that it has the same tokens as in running text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None) -> None:
-        """Raises `ModelError` if the tokenizer cannot tell which token is of which word."""
+        """Raise `ModelError` if the tokenizer cannot map tokens to words."""
         if not tokenizer.is_fast:
-            what = f"{type(tokenizer).__name__} does not tell which token is of which word"
+            what = f"{type(tokenizer).__name__} cannot map tokens to words"
             raise ModelError(Problem("", what, "to tag words, choose a base with a fast tokenizer (tokenizer.json)"))
         self.tokenizer = tokenizer
         self.limit = limit
@@ -106,17 +106,17 @@ class WordEncoder:
         plain = self.tokenizer("a b", add_special_tokens=False)["input_ids"]
         if plain == self._ids(["a", "b"]) or plain != self._ids(["a", " b"]):
             return False
-        # A space that is a token of its own, and the first of every word, would say nothing of the word.
+        # If the space were a token by itself, the first token of every word would say nothing about the word.
         return bool(str(self.tokenizer.decode(self._ids([" b"])[:1])).strip())
 
     def _ids(self, words: Sequence[str]) -> list[int]:
         return list(self.tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"])
 
     def encode(self, example: Example) -> Fitted:
-        """The tokens of a sentence, its end cut off if it is too long.
+        """Encode a sentence, truncated at the end if it is too long.
 
         Raises:
-            RowFaultError: if the tokenizer gives up, or the base has no embedding for one of them.
+            RowFaultError: if the tokenizer fails, or the base has no embedding for a token.
         """
         assert isinstance(example, Tagged)
         words = [f"{self._space}{word}" if word else word for word in example.words]
@@ -132,7 +132,7 @@ class WordEncoder:
         return Fitted(inputs, length, cut, len(first) - len(cut), tokenless)
 
     def learn(self, example: Example, targets: Targets) -> Fitted:
-        """The tokens with `labels`: the tag of each word at its first token, and `IGNORED`. Raises `RowFaultError`."""
+        """Encode a sentence with `labels`: each word's tag at its first token. Raises `RowFaultError`."""
         assert isinstance(example, Tagged)
         tags = [targets.number(tag, "tag") for tag in example.tags]
         fitted = self.encode(example)
@@ -156,20 +156,20 @@ def _first_tokens(encoded: Any) -> dict[int, int]:
 def make_encoder(
     form: Format, tokenizer: PreTrainedTokenizerBase, limit: int, vocabulary: Vocabulary | None = None
 ) -> TextEncoder | WordEncoder:
-    """The encoder for rows of a format. Raises `ModelError` if the tokenizer does not fit it."""
+    """Return the encoder for a format. Raises `ModelError` if the tokenizer does not support it."""
     return (WordEncoder if isinstance(form, TokenClassification) else TextEncoder)(tokenizer, limit, vocabulary)
 
 
 def label_notes(form: Format, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """What there is to know of labels before a training: the class that is measured, and how pairs are joined."""
+    """Return notes on labels before training: the class that metrics refer to, and the separator of pairs."""
     if not isinstance(form, TextClassification):
         return ()
     notes = []
     if form.problem_type == "single_label_classification" and len(labels) == 2:
-        notes.append(f"f1, precision and recall are those of class `{labels[1]}`, the second of two")
+        notes.append(f"f1, precision and recall refer to class `{labels[1]}`, the second of two")
     if form.columns.text_pair_column and not separates_pairs(tokenizer):
         notes.append(
             "the base's tokenizer puts nothing between the two texts of a pair: they are joined by a line break, here "
-            "and in `lorans infer`; whoever loads the adapter elsewhere has to put it there, too"
+            "and in `lorans infer`; do the same if you use the adapter elsewhere"
         )
     return tuple(notes)

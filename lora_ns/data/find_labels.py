@@ -1,4 +1,4 @@
-"""What a classifier is to predict: classes, labels, a score, or tags, as the recipe and the rows have them."""
+"""Targets of a classifier: classes, labels, a score or tags, from the recipe and the rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def settle_problem_type(form: Format, rows: Sequence[Row], objective: Objective) -> tuple[Format, str]:
-    """The format with what its labels are, as the recipe says or else as the rows show, and the reason.
+    """Determine the problem type from the recipe or the rows; returns the format with it, and the reason.
 
     Raises:
-        DataError: if the recipe has keys that do not go with it.
+        DataError: if the recipe has keys that do not apply to it.
     """
     if not isinstance(form, TextClassification) or not isinstance(objective, Classification):
         return form, ""
@@ -42,17 +42,17 @@ def settle_problem_type(form: Format, rows: Sequence[Row], objective: Objective)
 
 
 def with_problem_type(form: Format, problem_type: ProblemType | None) -> Format:
-    """The format with labels of another kind, if it is one of texts with labels."""
+    """Return the format with another problem type, if it is for labelled texts."""
     return replace(form, problem_type=problem_type) if isinstance(form, TextClassification) and problem_type else form
 
 
 def find_labels(source: Source, form: Format, objective: Objective) -> tuple[str, ...]:
-    """The labels: those that the recipe names, else the data set, else those of its rows; none for text and scores.
+    """Find the labels: from the recipe, else the dataset, else the rows; empty for text and scores.
 
-    Those of the rows are in the order of their names or numbers; `O` is the first of tags.
+    Labels from rows are sorted by name or number; among tags, `O` comes first.
 
     Raises:
-        DataError: if there are too few, a row has none, none is named, or the recipe has another number of weights.
+        DataError: if there are too few, a row has none or an unclear one, or the number of class weights differs.
     """
     if problem_type_of(form) in {None, "regression"} or not isinstance(objective, LabelObjective):
         return ()
@@ -66,22 +66,23 @@ def find_labels(source: Source, form: Format, objective: Objective) -> tuple[str
 
 
 _FLAGS = {("0", "1"), ("1", "0")}
-"""Lists of labels that may be a 0 or 1 for each of two labels; one for three or more has a number twice."""
+"""Label lists that may be one flag per label, for two labels; with three or more, a flag would appear twice."""
 
 
 def check_named(rows: Sequence[Row], form: Format, name: str, labels: Sequence[str] = ()) -> None:
-    """Refuse lists that say of each of two labels whether it holds, and would be read as the names of both.
+    """Refuse label lists that are 0/1 flags for two labels, which would be read as the names of both labels.
 
-    One such list may name both; so may all in one order, unless they are all there is to learn of these two.
+    One such list may be meant as both names. So may all, if they have the same order, unless these two are the only
+    labels to learn.
 
     Args:
-        rows: all of a source.
-        form: how they are read, unless a row says it.
-        name: what messages call the source.
-        labels: those that are learned from these rows; none for rows that are evaluated.
+        rows: all rows of a source.
+        form: format of the rows that do not have their own.
+        name: name of the source in messages.
+        labels: the labels learned from these rows; empty for evaluation rows.
 
     Raises:
-        DataError: if nothing else is in any row.
+        DataError: if no row has anything else.
     """
     kinds: dict[int, list[Row]] = {}
     for row in rows:
@@ -93,22 +94,22 @@ def check_named(rows: Sequence[Row], form: Format, name: str, labels: Sequence[s
         found = _flags_of(read, group)
         if len(found) == len(_FLAGS) or (found and len(labels) == 2 and len(kinds) == 1):
             column = read.columns.label_column  # type: ignore[attr-defined]
-            what = f"`{column}` has a 0 and a 1 in every row, by which both labels would hold in all of them"
+            what = f"`{column}` has a 0 and a 1 in every row, so both labels would apply to all of them"
             remedy = (
-                'write the names or the numbers of those that hold, such as ["a"] or [1], [] for none; '
-                "if both do hold in every row, write their names"
+                'write the names or numbers of the labels that apply, such as ["a"] or [1], [] for none; '
+                "if both apply to every row, write their names"
             )
             raise DataError(Problem(name, what, remedy))
 
 
 def _flags_of(form: Format, rows: Sequence[Row]) -> set[tuple[str, ...]]:
-    """The lists of a 0 and a 1 that the rows have; none if one of them has another label."""
+    """Return the 0/1 lists of the rows; empty if a row has any other label."""
     assert isinstance(form, TextClassification)
     found: set[tuple[str, ...]] = set()
     for row in rows:
         try:
             label = form.label(row.values)
-        except RowFaultError:  # it is told with its row
+        except RowFaultError:  # reported with its row
             return set()
         if label not in _FLAGS:
             return set()
@@ -118,7 +119,7 @@ def _flags_of(form: Format, rows: Sequence[Row]) -> set[tuple[str, ...]]:
 
 
 def problem_type_of(form: Format) -> ProblemType | None:
-    """What the labels of a format are; None if it has none. A tag is the one class of a word."""
+    """Return the problem type of a format; None if it has no labels. A tag is the single class of a word."""
     if isinstance(form, TextClassification):
         return form.problem_type
     return "single_label_classification" if isinstance(form, TokenClassification) else None
@@ -138,7 +139,7 @@ def _labels_of_rows(source: Source, form: Format) -> tuple[str, ...]:
     if len(counts) < (1 if several else 2):
         kind = "tag" if isinstance(form, TokenClassification) else "class"
         found = f"only one {kind}, `{next(iter(counts))}`" if counts else "no label in any row"
-        raise DataError(Problem(source.name, found, f"a classifier needs {'one' if several else 'two'} at least"))
+        raise DataError(Problem(source.name, found, f"a classifier needs at least {'one' if several else 'two'}"))
     return _ordered(counts)
 
 

@@ -1,4 +1,4 @@
-"""Rows of data sets on the hub."""
+"""Rows of datasets on the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
-    """The rows of a split of the hub that are asked for. Raises `DataError`."""
+    """Read the requested rows of a split from the hub. Raises `DataError`."""
     name, data = load_hub(recipe, key, split)
     numbers = asked.of(len(data), name)
     data = data.select(numbers)
@@ -25,17 +25,17 @@ def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
         Row(f"{name}, row {number + 1}", _named(values, classes)) for number, values in zip(numbers, data, strict=True)
     ]
     if not rows:
-        raise DataError(Problem(name, "no rows", "name another split"))
+        raise DataError(Problem(name, "no rows", "choose another split"))
     return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, classes)
 
 
 def hub_name(table: Dataset, split: str) -> str:
-    """How a split of the hub is told, such as `nyu-mll/glue/mrpc[train]`."""
+    """Return the displayed name of a split, such as `nyu-mll/glue/mrpc[train]`."""
     return f"{table.name}{f'/{table.subset}' if table.subset else ''}[{split}]"
 
 
 def open_hub_stream(table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]], Iterator[Row]]:
-    """The training split of a hub data set, fetched while it is read: its name, its classes, its rows."""
+    """Open the training split of a hub dataset as a stream; returns name, classes and rows."""
     import datasets
 
     name = hub_name(table, table.train_split)
@@ -59,18 +59,18 @@ def open_hub_stream(table: Dataset) -> tuple[str, Mapping[str, tuple[str, ...]],
 
 
 def hub_commit(table: Dataset) -> str:
-    """The commit that a revision of a hub data set stands for now. Raises `DataError`."""
+    """Resolve the revision of a hub dataset to its current commit. Raises `DataError`."""
     import huggingface_hub
 
     try:
         found = huggingface_hub.HfApi().dataset_info(str(table.name), revision=table.revision).sha
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+    except (OSError, ValueError) as error:  # base classes of the hub's own errors
         raise DataError(_hub_problem("dataset", str(table.name), error)) from None
     return str(found)
 
 
 def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
-    """By column, the names of its classes; also of a column of lists of them."""
+    """Return the class names by column, including columns of lists of classes."""
     import datasets
 
     kinds = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
@@ -78,7 +78,7 @@ def _classes(features: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
 
 
 def load_hub(recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Dataset]:
-    """How a split of the hub is told, and its rows, not yet read."""
+    """Load a split from the hub without reading its rows; returns its displayed name and the dataset."""
     import datasets
 
     name = hub_name(recipe, split)
@@ -89,7 +89,7 @@ def load_hub(recipe: Dataset, key: str, split: str) -> tuple[str, datasets.Datas
 
 
 def _named(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
-    """A row with the names of its classes; a number that is none, such as the -1 of a hidden test set, stays."""
+    """Replace class ids in a row by names; an id without a name, such as the -1 of a hidden test set, stays."""
     row = {column: unpadded(value) for column, value in values.items()}
     return {**row, **{column: _name(values[column], names) for column, names in classes.items()}}
 

@@ -1,4 +1,4 @@
-"""Which tokens of a row are in the loss."""
+"""The loss mask: the tokens of a row that are in the loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Rendered:
 
     input_ids: list[int]
     trained: list[bool]
-    """For each token, whether its prediction is in the loss."""
+    """For each token, True if its prediction is in the loss."""
 
     @property
     def labels(self) -> list[int]:
-        """The tokens that are to be predicted, and `IGNORED` for the others."""
+        """Token ids to predict, and `IGNORED` elsewhere."""
         return [token if learn else IGNORED for token, learn in zip(self.input_ids, self.trained, strict=True)]
 
 
 def is_learned(answer: Message, train_on: TrainOn, is_last: bool) -> bool:
-    """Whether an answer is in the loss: as the row says, or else the recipe."""
+    """True if an answer is in the loss, according to the row, or else the recipe."""
     return answer.train if answer.train is not None else train_on == "assistant" or is_last

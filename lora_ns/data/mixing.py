@@ -1,4 +1,4 @@
-"""Sources mixed, and rows set aside for evaluation."""
+"""Mixing of sources, and held-out rows for evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def set_aside(recipe: Recipe, parts: Sequence[Part]) -> tuple[list[Part], Source]:
-    """Set the evaluation share aside, drawn by the seed; the order of the rest stays."""
+    """Hold out the evaluation share, drawn with the seed; the other rows keep their order."""
     table = recipe.dataset
     rows = [(number, row) for number, part in enumerate(parts) for row in part.source.rows]
     count = max(1, round(table.eval_fraction * len(rows)))
@@ -59,7 +59,7 @@ def _without(part: Part, rows: list[Row]) -> Part:
 
 
 def _draw(groups: Sequence[Any], places: Sequence[int], count: int, seed: int) -> list[int]:
-    """So many of the places, each group's share of them drawn by the seed, in their order."""
+    """Draw a number of places with the seed, in proportion to the size of each group; returns them sorted."""
     members: dict[Any, list[int]] = {}
     for place in places:
         members.setdefault(groups[place], []).append(place)
@@ -70,7 +70,7 @@ def _draw(groups: Sequence[Any], places: Sequence[int], count: int, seed: int) -
 
 
 def _groups(table: Dataset, parts: Sequence[Part]) -> list[tuple[int, str]] | None:
-    """Source and class of every row, or the value of another column; None if rows are drawn without regard to them."""
+    """Return the stratum of every row: source and class, or a column's value; None without stratification."""
     column = table.stratify_by_column
     kind = problem_type_of(parts[0].form)
     has_classes = isinstance(parts[0].form, TextClassification) and kind == "single_label_classification"
@@ -82,7 +82,7 @@ def _groups(table: Dataset, parts: Sequence[Part]) -> list[tuple[int, str]] | No
 
     def group(row: Row, form: Format) -> str:
         if by_class:
-            with contextlib.suppress(RowFaultError):  # a row without a class is told where classes are found
+            with contextlib.suppress(RowFaultError):  # reported by `find_labels`
                 return form.answer(row.values)
             return ""
         if column not in row.values:
@@ -99,11 +99,11 @@ def _groups(table: Dataset, parts: Sequence[Part]) -> list[tuple[int, str]] | No
 
 
 MOST_REPEATED = 100
-"""Times that mixing may repeat all rows; more is a weight that was not meant so."""
+"""Limit on how often mixing may repeat all rows; more is probably a mistake in a weight."""
 
 
 def mix(recipe: Recipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
-    """The training rows of all sources: one after the other, or mixed by their weights."""
+    """Combine the training rows of all sources: concatenated, or mixed by weight."""
     data = recipe.dataset
     sizes = [len(part.source.rows) for part in parts]
     weights = [part.weight for part in parts if part.weight is not None]
@@ -125,19 +125,19 @@ def mix(recipe: Recipe, parts: Sequence[Part]) -> tuple[Source, list[Part]]:
 
 
 def _check_weights(table: Dataset, parts: Sequence[Part], weights: Sequence[float]) -> None:
-    """Refuse weights that would repeat the rows of others for ever until the last source has given all of its own."""
+    """Refuse weights with which `all_exhausted` would repeat the other sources too often."""
     total = sum(len(part.source.rows) for part in parts)
     if table.stopping_strategy == "first_exhausted":
         return
     turns = [len(part.source.rows) * sum(weights) / weight for part, weight in zip(parts, weights, strict=True)]
     if max(turns) > MOST_REPEATED * total:
         key = f"{parts[turns.index(max(turns))].key}.weight"
-        what = f"about {max(turns):,.0f} rows until all {total:,} were there once"
+        what = f"needs about {max(turns):,.0f} rows until all {total:,} have been used once"
         raise DataError(Problem("", what, 'give it more weight, or write "first_exhausted"', key=key))
 
 
 def _shared_classes(parts: Sequence[Part]) -> Mapping[str, tuple[str, ...]]:
-    """The classes of those columns whose names and order are the same in all sources."""
+    """Return the class names of columns for which all sources agree, including their order."""
     first = parts[0].source.classes
     return {
         column: names
@@ -150,9 +150,9 @@ StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
 
 
 def apportion(count: int, sizes: Sequence[int]) -> list[int]:
-    """How many of `count` rows each group gives, in proportion to its size: by largest remainders.
+    """Divide `count` rows among groups in proportion to their sizes, by largest remainders.
 
-    A group of two rows or more gives one at least and keeps one at least, if the numbers allow it for all of them.
+    A group of two or more rows gives at least one and keeps at least one, if that is possible for all groups.
     """
     total = sum(sizes)
     ideal = [Fraction(count * size, total) for size in sizes]
@@ -164,7 +164,7 @@ def apportion(count: int, sizes: Sequence[int]) -> list[int]:
         most = list(sizes)
     given = [min(max(int(part), low), high) for part, low, high in zip(ideal, least, most, strict=True)]
     step = 1 if sum(given) < count else -1
-    # The group that lacks most comes first, then the one that is named first.
+    # The group with the largest deficit comes first; ties go to the first group.
     lacking = [(step * (given[group] - ideal[group]), group) for group in range(len(sizes))]
     heapq.heapify(lacking)
     for _ in range(abs(count - sum(given))):
@@ -180,10 +180,10 @@ def apportion(count: int, sizes: Sequence[int]) -> list[int]:
 def interleave(
     sizes: Sequence[int], weights: Sequence[float], seed: int, strategy: StoppingStrategy
 ) -> list[tuple[int, int]]:
-    """Source and row of each turn, the sources drawn by their weights, the rows of each in their order.
+    """Return source and row of each turn: sources drawn by weight, rows of each in order.
 
-    As in `datasets.interleave_datasets`, it ends when one source has given all its rows, or when all have; until then,
-    a source that has given all begins again.
+    Like `datasets.interleave_datasets`, it ends when one source is exhausted, or when all are. Until then, an exhausted
+    source starts again.
     """
     draw = random.Random(seed)
     bounds = list(itertools.accumulate(weights))

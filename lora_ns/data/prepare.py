@@ -1,4 +1,4 @@
-"""The rows of a recipe as they are trained on: read, encoded, packed, counted, and kept for the next run."""
+"""Preparation of a recipe's rows for training: read, encoded, packed, counted and cached."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def open_renderer(settled: Settled, base: Base) -> Renderer:
-    """The tokenizer with its own and the added tokens, template, stop and pad tokens. Raises `LoransError`."""
+    """Create the renderer: tokenizer with added tokens, chat template, stop and pad tokens. Raises `LoransError`."""
     tokenizer = recipe_tokenizer(base, settled.recipe.model)
     use_template(settled.recipe, settled.folder, tokenizer)
     check_kwargs(settled.recipe, tokenizer)
@@ -48,16 +48,16 @@ def open_renderer(settled: Settled, base: Base) -> Renderer:
 
 @dataclass(frozen=True)
 class OpenedRows:
-    """The rows of a recipe, read and not yet encoded, with what encodes them."""
+    """The rows of a recipe, read but not encoded, with their renderer."""
 
     sources: Sources
     renderer: Renderer
     labels: tuple[str, ...]
     room: int | None = None
-    """Tokens of the longest row that the base has positions for, if it says."""
+    """The base's number of positions for a row, if known."""
 
     def encode(self, source: Source, objective: Objective, form: Format | None = None) -> Encoding:
-        """The rows of a source; `form` is how they are read, if not as the rest."""
+        """Encode the rows of a source; `form` is their format, if it differs."""
         return encode(source, form or self.sources.format, self.renderer, objective, self.labels, self.room)
 
 
@@ -71,10 +71,10 @@ def open_rows(settled: Settled, renderer: Renderer, base: Base) -> OpenedRows:
 
 
 def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer, use_cache: bool) -> Preparation:
-    """The rows of a recipe as its trainer takes them, from an earlier run if that had the same; a stream is never kept.
+    """Prepare the rows of a recipe for its trainer, or take them from the cache; streams are never cached.
 
     Raises:
-        DataError: with the files, rows and columns that cannot be learned from.
+        DataError: for files, rows and columns that cannot be used.
     """
     observer.stage("reading the data")
     if not use_cache or settled.recipe.dataset.streaming or renderer.vocabulary.beyond:
@@ -85,7 +85,7 @@ def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer
         found = _prepare(settled, open_rows(settled, renderer, base), observer)
         keep_preparation(key, found)
     else:
-        observer.stage(f"taking the rows of an earlier run, {found.facts.format}, by {found.facts.format_why}")
+        observer.stage(f"using the cached rows of an earlier run, {found.facts.format}, by {found.facts.format_why}")
     return found
 
 
@@ -118,7 +118,7 @@ class _Encoded:
 def _facts(
     recipe: Recipe, rows: OpenedRows, encoded: _Encoded
 ) -> tuple[DataFacts, tuple[datasets.Dataset, datasets.Dataset | None]]:
-    """What the plan needs to know of the rows, and the rows as they are trained on."""
+    """Return the facts that the plan needs, and the rows as they are trained on."""
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
     told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
@@ -131,7 +131,7 @@ def _facts(
     plain = sources.format.name == "prompt-completion" and recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
         told.append(
-            "the base has a chat template, and the rows are plain text: "
+            "the base has a chat template, but the rows are plain text: "
             'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
         )
     facts = DataFacts(
@@ -147,14 +147,14 @@ def _facts(
 
 
 def _row_notes(sources: Sources, encoded: _Encoded) -> list[str]:
-    """What became of rows, and what is to be told of those that are trained on."""
+    """Return notes on left out and truncated rows, and notices about rows that are trained on."""
     found = notes(sources)
     first = f"the first {encoded.train.tally.rows:,} training" if sources.is_stream else "training"
     for name, part in ((first, encoded.train), ("evaluation", encoded.eval)):
         if part and (part.tally.dropped or part.tally.truncated):
             words = f" ({part.tally.lost_words:,} words with their tags)" if part.tally.lost_words else ""
             found.append(
-                f"{name} rows: {part.tally.dropped:,} left out, {part.tally.truncated:,} cut{words}, for their length"
+                f"{name} rows too long: {part.tally.dropped:,} left out, {part.tally.truncated:,} truncated{words}"
             )
         if part:
             found += as_notes(name, part.tally.noted, teaches=part is encoded.train)
@@ -166,7 +166,7 @@ def _leaks(encoded: _Encoded) -> list[str]:
     if not encoded.eval or not count:
         return []
     same = f"{count:,} of {len(encoded.eval.dataset):,}"
-    return [f"evaluation rows: [LEAK001] {same} are trained on (`lorans validate --data` names them)"]
+    return [f"evaluation rows: [LEAK001] {same} are also training rows (`lorans validate --data` lists them)"]
 
 
 def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream | None) -> DataRecord:
@@ -194,5 +194,5 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream 
 
 
 def _answered(recipe: Recipe) -> int:
-    """Number of evaluation rows that the manifest keeps to answer them."""
+    """Number of evaluation rows to keep in the manifest for generated answers."""
     return recipe.evaluation.max_samples if recipe.evaluation.exact_match else 0

@@ -1,4 +1,4 @@
-"""Rows ready to be trained on that an earlier run kept: found by what determines them, written whole or not at all."""
+"""Cached rows that are ready for training: keyed by everything that determines them, and written atomically."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FACTS = "facts.json"
 
 @dataclass(frozen=True)
 class Preparation:
-    """Rows as the trainer takes them, and what there is to know of them."""
+    """Rows as the trainer takes them, with facts about them."""
 
     train: datasets.Dataset
     eval: datasets.Dataset | None
@@ -39,20 +39,20 @@ class Preparation:
     record: DataRecord
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
-    """What a classifier of whole texts predicts, by transformers' name."""
+    """Problem type of a text classifier, by transformers' name."""
     stream: Stream | None = None
-    """The training rows, if they are a stream; `train` has only its first ones then. Such rows are never kept."""
+    """The training rows, if they are a stream; `train` then only has the first ones. Streams are never cached."""
 
     @property
     def data(self) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-        """Both data sets."""
+        """Training and evaluation dataset."""
         return self.train, self.eval
 
 
 def preparation_key(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> str:
-    """SHA-256 over all that determines the tokens of a recipe's rows and what is learned of them.
+    """Return the SHA-256 over everything that determines the tokens and the loss mask of a recipe's rows.
 
-    The rows themselves are not read, but for the bytes of their files. Raises `DataError` where there are none.
+    The rows are not parsed; only the bytes of their files are hashed. Raises `DataError` if a file is missing.
     """
     evaluation = recipe.evaluation
     installed = versions()
@@ -77,12 +77,12 @@ BETWEEN = (
     *("model/template_limits.py", "model/tokenizer.py", "model/tokenizing.py", "model/vocabulary.py"),
     *("recipe/dataset.py", "recipe/slices.py"),
 )
-"""The code that stands between a file and its tokens: other code may make others of the same file."""
+"""The code between a file and its tokens: a change of it may change the tokens."""
 
 
 @functools.cache
 def code_version(package: Path = Path(lora_ns.__file__).parent) -> str:
-    """SHA-256 over the code that stands between a file and its tokens, in this package or a copy of it."""
+    """Return the SHA-256 over the code between a file and its tokens, in this package or a copy."""
     digest = hashlib.sha256()
     for file in sorted({file for place in BETWEEN for file in package.glob(place)}):
         digest.update(file.relative_to(package).as_posix().encode())
@@ -97,12 +97,12 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> Preparation | None:
-    """The rows of a key, mapped from the disk; None if they are not there, or are not what was kept, which is told."""
+    """Load cached rows, mapped from the disk; None if they are missing, or damaged, which is reported."""
     folder = cache.find(key)
     if folder is None:
         return None
     if fault := fault_of(folder, read_mark(folder) or Fault(MARK, "is missing")):
-        tell(f"rows kept from an earlier run are made anew: {folder / fault.name} {fault.what}")
+        tell(f"the cached rows are damaged and computed again: {folder / fault.name} {fault.what}")
         cache.drop(folder)
         return None
     try:
@@ -118,7 +118,7 @@ def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> 
 
 
 def keep_preparation(key: str, prepared: Preparation) -> None:
-    """Keep rows for later runs. A disk that is full or read-only costs the cache and not the run."""
+    """Cache rows for later runs. If the disk is full or read-only, the run continues without a cache."""
     folder: Path | None = None
     try:
         folder = cache.new_folder()
@@ -143,11 +143,11 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
 
 
 def saved_rows(folder: Path) -> datasets.Dataset:
-    """Rows that were saved, on the disk.
+    """Load saved rows from the disk.
 
     Raises:
-        ValueError: whatever datasets raises of them: it believes its files, so that a wrong value ends in the error
-            that Python has where it is used.
+        ValueError: for any error of datasets. It trusts its files, so that a wrong value ends in an arbitrary Python
+            error.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""From an example to token ids and the tokens that are learned: one renderer for training, inference and evaluation."""
+"""From an example to token ids and loss mask: one renderer for training, inference and evaluation."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "loransmark"
-"""A word that no row has, of letters alone: a template leaves it whole."""
+"""A word that appears in no row, of letters only, so that templates leave it intact."""
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders examples with one tokenizer.
+    """Renderer of examples for one tokenizer.
 
-    Chat rows go through the tokenizer's own chat template, plain ones are the prompt as the tokenizer encodes it
-    followed by the completion and the end token. Either way the tokens before an answer are those that inference feeds.
+    Conversations go through the tokenizer's chat template. Plain rows are the encoded prompt, the completion and the
+    end-of-sequence token. In both cases, the tokens before an answer are those of inference.
     """
 
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
     train_on: TrainOn = "assistant"
     merges_system: bool = False
-    """Whether a system turn becomes the beginning of the first user turn."""
+    """True if a system turn is prepended to the first user turn."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Variables that the chat template reads."""
+    """Variables for the chat template."""
     vocabulary: Vocabulary = field(default_factory=Vocabulary, compare=False)
-    """What the base has embeddings for."""
+    """The tokens that the base has embeddings for."""
     template: str = "the chat template"
-    """Which template it is, for messages."""
+    """Description of the template for messages."""
     memo: Memo = field(default_factory=Memo, compare=False)
 
     def ahead(self, examples: Collection[Conversation | PromptCompletion | RawText]) -> None:
-        """Encode what these examples will need in one go, on all cores; it is forgotten at the next call."""
+        """Encode everything that these examples need in one go, on all cores; the next call discards it."""
         self.memo.clear()
         chats = [self._merged(example) for example in examples if isinstance(example, Conversation)]
         for conversation in chats:
@@ -55,7 +55,7 @@ class Renderer:
                 self.memo.endless[conversation] = fault
                 break
             except RowFaultError:
-                continue  # it is told when the row itself is rendered
+                continue  # reported when the row itself is rendered
         self.memo.encode(self.tokenizer, self.memo.texts.values(), with_special_tokens=False)
         plain = [example.text for example in examples if isinstance(example, RawText)]
         for example in examples:
@@ -64,11 +64,11 @@ class Renderer:
         self.memo.encode(self.tokenizer, plain, with_special_tokens=True)
 
     def examples(self, example: Conversation | PromptCompletion | RawText) -> list[Rendered]:
-        """What a row teaches: one sequence, or one for each answer where the template shows only the last one whole.
+        """Return the sequences of a row: one, or one per answer if the template shows only the last one completely.
 
         Raises:
-            RowFaultError: if the template refuses the row, or does not render it the way it would at inference; or if
-                it has a token that the base has no embedding for.
+            RowFaultError: if the template refuses the row or renders it differently than at inference, or if the base
+                has no embedding for a token.
         """
         rendered = self._examples(example)
         for sequence in rendered:
@@ -90,7 +90,7 @@ class Renderer:
         return rendered
 
     def prompt(self, example: Conversation | PromptCompletion | RawText) -> list[int]:
-        """The tokens that ask for the next answer, or that a text begins with. Raises `RowFaultError`."""
+        """Return the tokens of the prompt for the next answer, or of the start of a text. Raises `RowFaultError`."""
         ids = self._prompt(example)
         self.vocabulary.check(ids)
         return ids
@@ -103,7 +103,7 @@ class Renderer:
         return self._encode(self._text(self._shown(example), add_generation_prompt=True))
 
     def _shown(self, conversation: Conversation) -> Conversation:
-        """The conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
+        """Return the conversation as it is rendered, if the template shows all of it. Raises `RowFaultError`."""
         _check_not_empty(conversation)
         merged = self._merged(conversation)
         if merged is not conversation:
@@ -113,7 +113,7 @@ class Renderer:
         return merged
 
     def _tried(self, conversation: Conversation) -> str | None:
-        """The text of a conversation, ready for the next answer; None if the template refuses it."""
+        """Render a conversation up to the next answer; None if the template refuses it."""
         is_answered = conversation.messages[-1].role == "assistant"
         try:
             return self._applied(conversation, add_generation_prompt=not is_answered)
@@ -130,22 +130,24 @@ class Renderer:
     def _plain(self, example: PromptCompletion) -> Rendered:
         prompt = self._encode_plain(example.prompt)
         whole = self._encode_plain(example.prompt + example.completion)
-        # Where a token reaches over the boundary, inference cannot know it: then both sides are encoded alone.
+        # If a token spans the boundary, inference cannot produce it: then both parts are encoded separately.
         whole_fits = whole[: len(prompt)] == prompt
         completion = self._ended(whole[len(prompt) :] if whole_fits else self._encode(example.completion))
         return Rendered([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
 
     def _ended(self, ids: list[int]) -> list[int]:
-        """Tokens that the end token closes."""
+        """Append the end-of-sequence token, if it is missing."""
         end = self.tokenizer.eos_token_id
         if end is None:
             raise RowFaultError(
-                "the tokenizer has no end token, so the model would never stop", "choose another base", "EOS001"
+                "the tokenizer has no end-of-sequence token, so the model would never stop",
+                "choose another base",
+                "EOS001",
             )
         return ids if ids[-1:] == [end] else [*ids, end]
 
     def _whole(self, conversation: Conversation) -> Rendered:
-        """The tokens of a conversation, none of them trained yet; an answer ends in a stop token among them."""
+        """Encode a conversation without loss mask; one with answers must contain a stop token."""
         ids = self._encode(self._text(conversation))
         answers = [message for message in conversation.messages if message.role == "assistant"]
         if answers:
@@ -162,19 +164,19 @@ class Renderer:
         if whole:
             found = {number: span for number, span in spans.items() if span}
             return [self._with_spans(conversation, text, found, wanted)]
-        # The template drops something of earlier answers, such as their reasoning: each answer gets a row of its own,
-        # rendered as it is asked for.
+        # The template drops parts of earlier answers, such as their reasoning. Each answer then gets its own sequence,
+        # rendered as at inference.
         return [self._alone(_first(conversation, number + 1)) for number in wanted]
 
     def _span(self, conversation: Conversation, number: int, text: str) -> tuple[int, int] | None:
-        """Where in the text a turn stands, end token included; None if it is rendered another way when it is last."""
+        """Return the span of a turn in the text, with its end token; None if it is rendered differently when last."""
         before = self._before(conversation, number)
         is_last = number + 1 == len(conversation.messages)
         up_to = text if is_last else self._text(_first(conversation, number + 1))
         return (len(before), len(up_to)) if text.startswith(before) and text.startswith(up_to) else None
 
     def _before(self, conversation: Conversation, number: int) -> str:
-        """The text up to a turn. What opens a conversation is asked for by nothing: there it is what a mark follows."""
+        """Return the text before a turn. The first turn has no prompt, so a mark in its place is located."""
         if number:
             return self._text(_first(conversation, number), add_generation_prompt=True)
         opening = replace(conversation.messages[0], content=_MARK, extra={})
@@ -186,8 +188,8 @@ class Renderer:
         span = self._span(conversation, last, text)
         if span is None:
             raise RowFaultError(
-                f"the chat template renders turn {last} another way than it asks for it",
-                "choose a base whose template asks for an answer the way it renders one",
+                f"the chat template renders turn {last} without its generation prompt",
+                "choose a base whose template renders answers after its generation prompt",
                 "TPL002",
             )
         return self._with_spans(conversation, text, {last: span}, [last])
@@ -195,7 +197,7 @@ class Renderer:
     def _with_spans(
         self, conversation: Conversation, text: str, spans: Mapping[int, tuple[int, int]], wanted: Sequence[int]
     ) -> Rendered:
-        """The tokens of a text, of which the wanted ones of these turns are trained."""
+        """Encode a text, with the wanted turns in the loss."""
         ids, tokens = self._encode_with_spans(text, list(spans.values()))
         marked = self._marked(conversation, ids)
         trained = [False] * len(ids)
@@ -206,7 +208,7 @@ class Renderer:
         return Rendered(ids, trained)
 
     def _marked(self, conversation: Conversation, ids: Sequence[int]) -> list[bool] | None:
-        """What the template itself marks as generated; None if it marks nothing, or counts its tokens another way."""
+        """Return the template's own generation mask; None if it has none, or its tokens differ."""
         if "generation %}" not in str(self.tokenizer.chat_template):
             return None
         try:
@@ -220,10 +222,10 @@ class Renderer:
     def _encode_with_spans(
         self, text: str, spans: Sequence[tuple[int, int]]
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The tokens of a text, and the spans in tokens.
+        """Encode a text, and convert its spans to tokens.
 
-        The text is encoded whole if the tokens of each part before a boundary come out the same alone, as inference
-        encodes it; otherwise, where a token would reach over a boundary, it is encoded in pieces.
+        The text is encoded as a whole if the tokens of each part before a boundary are the same when it is encoded
+        alone, as at inference. If a token spans a boundary, the text is encoded in pieces.
         """
         whole = self._encode(text)
         marks = self.memo.marks(self.tokenizer, text, whole)
@@ -245,10 +247,10 @@ class Renderer:
         return ids + self._encode(text[end:]), tokens
 
     def _place(self, whole: list[int], text: str, end: int, marks: Sequence[tuple[int, int]]) -> int | None:
-        """How many of a text's tokens the text up to a character has when it is encoded alone; None if others.
+        """Return the number of tokens before a character, if the text before it has the same tokens alone; else None.
 
-        Added tokens are cut out of a text before all else, so what stands before the last of them is encoded the same:
-        only the rest, mostly the same few characters, has to be looked at.
+        A tokenizer splits a text at added tokens first, so the text before the last of them is encoded the same. Only
+        the rest has to be checked, mostly the same few characters.
         """
         if end == len(text):
             return len(whole)
@@ -262,7 +264,7 @@ class Renderer:
         return len(part) if whole[: len(part)] == part else None
 
     def _after_stop(self, ids: Sequence[int], start: int, stop: int) -> int:
-        """Where an answer's end token is behind us; the line break after it is the template's and not learned."""
+        """Return the position after an answer's stop token; the template's line break after it is not learned."""
         for index in range(stop - 1, start - 1, -1):
             if ids[index] in self.stops:
                 return index + 1
@@ -276,8 +278,8 @@ class Renderer:
         _check_not_empty(conversation)
         if self.tokenizer.chat_template is None:
             raise RowFaultError(
-                "the base has no chat template, and the rows are conversations",
-                "take its instruct edition, or write `prompt_template` and `completion_template`",
+                "the base has no chat template, but the rows are conversations",
+                "use its instruct version, or write `prompt_template` and `completion_template`",
                 "TPL001",
             )
         if not add_generation_prompt and conversation in self.memo.texts:
@@ -290,7 +292,7 @@ class Renderer:
             raise refusal(conversation, str(error), self._tried) from None
 
     def _applied(self, conversation: Conversation, add_generation_prompt: bool) -> str:
-        """The text of a conversation. Raises `TemplateRefusalError`, `EndlessRowError`."""
+        """Render a conversation. Raises `TemplateRefusalError`, `EndlessRowError`."""
         return str(self._rendered(conversation, tokenize=False, add_generation_prompt=add_generation_prompt))
 
     def _rendered(self, conversation: Conversation, **arguments: Any) -> Any:
@@ -310,16 +312,16 @@ class Renderer:
         ids = self.memo.ids.get((text, True)) or list(encoded(self.tokenizer, text)["input_ids"])
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[1:2] == [bos] == ids[:1]:
-            ids = ids[1:]  # a text that begins with it by itself
+            ids = ids[1:]  # the text itself starts with it
         if ids and ids[-1] in self.stops and not text.endswith(str(self.tokenizer.eos_token)):
-            return ids[:-1]  # a tokenizer that ends every text by itself
+            return ids[:-1]  # the tokenizer ends every text with it
         return ids
 
 
 def make_renderer(
     tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], asked: Rendering, vocabulary: Vocabulary | None = None
 ) -> Renderer:
-    """The renderer of a recipe: the same for training, validation, inference and evaluation."""
+    """Create the renderer of a recipe: the same in training, validation, inference and evaluation."""
     merges = asked.system_role == "merge-into-user"
     name = f"the chat template `{asked.chat_template}`" if asked.chat_template else template_name(tokenizer)
     known = vocabulary or Vocabulary()
@@ -327,7 +329,7 @@ def make_renderer(
 
 
 def _check_not_empty(conversation: Conversation) -> None:
-    """A conversation without turns, which no template is asked to render. Raises `RowFaultError`."""
+    """Refuse a conversation without turns, which no template can render. Raises `RowFaultError`."""
     if not conversation.messages:
         raise RowFaultError("the conversation has no turns", "give it a question and an answer, or remove the row")
 

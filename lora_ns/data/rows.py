@@ -1,4 +1,4 @@
-"""One row and where it stands, and what becomes of rows one by one."""
+"""Rows with their places, and functions that process them one by one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, RowFaultError
 
 MOST_PROBLEMS = 5
-"""Problems of one file that are told; the rest is counted."""
+"""Problems to show for one file; the rest is counted."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it stands, such as `train.jsonl:17`."""
+    """One row and its place, such as `train.jsonl:17`."""
 
     where: str
     values: Mapping[str, Any]
     form: Format | None = field(default=None, compare=False)
-    """How it is read, where the rows of several sources are read in several ways."""
+    """Its format, if the rows of several sources have different formats."""
 
 
 Outcome = Row | Problem
@@ -34,22 +34,22 @@ class Found:
     rows: list[Row]
     left_out: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-    """How the files were read, where their names do not say so."""
+    """Notes on the way the files were read, if their names do not tell."""
 
 
 def told_left_out(problems: Sequence[Problem]) -> str:
-    """How many rows were left out because they cannot be read, and where to look."""
-    return f"{len(problems):,} left out that cannot be read, the first at {problems[0].where}"
+    """Describe the number of unreadable rows that were left out, and the first of them."""
+    return f"{len(problems):,} left out as unreadable, the first at {problems[0].where}"
 
 
 T = TypeVar("T")
 
 
 def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
-    """What `read` makes of each row, in their order.
+    """Apply `read` to each row in order.
 
     Raises:
-        DataError: with the rows for which it raised `RowFaultError`, all of them looked at.
+        DataError: with all rows for which it raised `RowFaultError`.
     """
     found, problems = try_each(rows, read)
     if problems:
@@ -58,10 +58,10 @@ def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
 
 
 def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], list[Problem]]:
-    """What `read` makes of the rows, and the problems of those for which it raised `RowFaultError`.
+    """Apply `read` to each row, and collect the problems of those for which it raised `RowFaultError`.
 
     Raises:
-        DataError: with the problems so far, at a row after which no other is tried.
+        DataError: with the problems so far, at a fault that ends the processing.
     """
     found: list[T] = []
     problems: list[Problem] = []
@@ -76,12 +76,12 @@ def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], li
 
 
 def told(problems: list[Problem]) -> list[Problem]:
-    """The first few of many problems, and how many more there are."""
+    """Shorten a list of problems to the first few, and the number of the others."""
     if len(problems) <= MOST_PROBLEMS:
         return problems
     return [*problems[:MOST_PROBLEMS], Problem("", f"and {len(problems) - MOST_PROBLEMS:,} more like these")]
 
 
 def no_rows(path: Path) -> Problem:
-    """The problem of a file without rows."""
-    return Problem(str(path), "no rows", "put one row into it at least")
+    """Create the problem of a file without rows."""
+    return Problem(str(path), "no rows", "it needs at least one row")

@@ -1,4 +1,4 @@
-"""A source of rows, and which of them are asked for."""
+"""A source of rows, and the selection of rows from it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from lora_ns.recipe.slices import parse_slice
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of some files or of a split, with what tells them from others."""
+    """Rows of some files or of a split, with their identity."""
 
     name: str
     rows: Sequence[Row]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By column, the names of its classes in the order of their numbers, where the data set has them."""
+    """Class names by column, in the order of their ids, if the dataset has them."""
     left_out: Sequence[Problem] = ()
-    """What is wrong with the rows that cannot be read and were left out."""
+    """Problems of the unreadable rows that were left out."""
     notes: tuple[str, ...] = ()
-    """How its files were read, where they do not say so themselves."""
+    """Notes on the way its files were read, if their names do not tell."""
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 over the rows and the ways in which they are read."""
+        """SHA-256 over the rows and their formats."""
         digest = hashlib.sha256()
         for row in self.rows:
             if row.form is not None:
@@ -45,18 +45,18 @@ class UnusedColumns:
 
     problem: Problem
     is_refused: bool
-    """Whether a row is likely to lose a part of what it says, so that it is not trained on."""
+    """True if a row probably loses content, so that it is not trained on."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several sources: its rows, how they are read, and how many of them are trained on."""
+    """One of several sources: its rows, their format, and the number trained on."""
 
     key: str
-    """Where the recipe says it, such as `dataset.sources.1`."""
+    """Its key in the recipe, such as `dataset.sources.1`."""
     table: Dataset
     source: Source
-    """Its rows to train on, those set aside not among them."""
+    """Its training rows, without those held out."""
     form: Format
     why: str
     weight: float | None = None
@@ -65,26 +65,26 @@ class Part:
 
     @property
     def repeated(self) -> int:
-        """Rows that are trained on once more than once."""
+        """Number of repetitions among the rows trained on."""
         return max(0, self.used - len(self.source.rows))
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The rows of a recipe and how they are read."""
+    """The rows of a recipe and their format."""
 
     train: Source
     eval: Source | None
     format: Format
-    """Of the rows, unless a row has its own."""
+    """Format of the rows that do not have their own."""
     why: str
-    """Why this format."""
+    """Reason for this format."""
     parts: tuple[Part, ...] = ()
-    """Where the training rows come from several sources, those."""
+    """The sources of the training rows, if there are several."""
     is_stream: bool = False
-    """Whether the training rows are only the first ones of a stream."""
+    """True if the training rows are only the first ones of a stream."""
     unused: tuple[UnusedColumns, ...] = ()
-    """By source, the columns that are not read."""
+    """Unread columns of each source."""
 
     @property
     def columns(self) -> Columns:
@@ -93,13 +93,13 @@ class Sources:
 
 
 def columns_of(form: Format) -> Columns:
-    """The columns that a format reads."""
+    """Return the columns that a format reads."""
     columns: Columns = form.columns  # type: ignore[attr-defined]
     return columns
 
 
 def asked_for(table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
-    """Which rows of a source the recipe asks for."""
+    """Return the selection of rows that the recipe asks for."""
     if for_evaluation:
         return Asked(f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
     return Asked(f"{key}.slice", table.slice, table.max_samples)
@@ -107,21 +107,21 @@ def asked_for(table: Dataset, key: str = "dataset", for_evaluation: bool = False
 
 @dataclass(frozen=True)
 class Asked:
-    """Which rows of a source are asked for."""
+    """A selection of rows of a source."""
 
     key: str
     slice: str | None
     limit: int | None
 
     def begin(self) -> int | None:
-        """The number of the first row, from 0; None if it is not known before all are read."""
+        """Return the index of the first row, from 0; None if it depends on the number of rows."""
         start = parse_slice(self.slice or ":").start
         if start is None:
             return 0
         return None if start.is_percent or start.number < 0 else start.number
 
     def reach(self) -> int | None:
-        """Rows that have to be read; None if all."""
+        """Return the number of rows to read; None for all."""
         stop, begin = parse_slice(self.slice or ":").reach(), self.begin()
         if self.limit is None or begin is None:
             return stop
@@ -129,7 +129,7 @@ class Asked:
         return most if stop is None else min(stop, most)
 
     def of(self, count: int, name: str) -> range:
-        """The numbers of the rows, from 0. Raises `DataError` if there are none."""
+        """Return the indices of the rows, from 0. Raises `DataError` if there are none."""
         part = parse_slice(self.slice or ":").of(count)
         if count and not part:
             what = f"no row of {name} is in `{self.slice}`"

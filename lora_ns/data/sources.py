@@ -1,4 +1,4 @@
-"""Where the rows of a recipe come from: files or the hub, what is set aside for evaluation, and in which format."""
+"""The rows of a recipe: read from files or the hub, split into training and evaluation, with their format."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def read_sources(recipe: Recipe, folder: Path) -> Sources:
-    """Read the rows that a recipe names, recognise their formats, and mix those of several sources.
+    """Read the rows of a recipe, detect their formats, and mix the sources.
 
-    Rows that are set aside for evaluation are taken out before anything is mixed: a row that mixing repeats is never
-    both trained on and evaluated.
+    Evaluation rows are held out before the mixing, so that a repeated row is never in both sets.
 
     Raises:
-        DataError: with the files, rows and columns that cannot be read.
+        DataError: for files, rows and columns that cannot be read.
     """
     data = recipe.dataset
     tables = {key: first_rows(table) for key, table in data.parts().items()}
@@ -65,27 +64,27 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
 
 
 PROBE_ROWS = 1000
-"""Rows of a stream that are read before the first step, so that what is wrong with all of them is told at once."""
+"""Rows of a stream to read before the first step, so that their faults are reported at once."""
 
 
 def first_rows(table: Dataset) -> Dataset:
-    """The table of a source, of a stream with no more rows than are looked at beforehand."""
+    """Return the table of a source; for a stream, limited to the rows that are checked in advance."""
     if not table.streaming:
         return table
     return table.model_copy(update={"max_samples": min(PROBE_ROWS, table.max_samples or PROBE_ROWS)})
 
 
 def _check_answered(evaluation: Source) -> None:
-    """Rows that are answered are read in one way: the run keeps them without their sources."""
+    """Check that held-out rows to be answered have one format, because the run keeps them without their sources."""
     forms = list(dict.fromkeys(row.form.name for row in evaluation.rows if row.form))
     if len({str(row.form) for row in evaluation.rows}) > 1:
-        what = f"the rows set aside are read in several ways ({', '.join(forms)})"
-        remedy = "give evaluation rows of one kind by `eval_path`"
+        what = f"the held-out rows have several formats ({', '.join(forms)})"
+        remedy = "use `eval_path` with evaluation rows of one format"
         raise DataError(Problem("", what, remedy, key="evaluation.exact_match"))
 
 
 def _part(recipe: Recipe, folder: Path, key: str, table: Dataset) -> Part:
-    """One source with its format, which its rows have with them if there are several."""
+    """Read one source with its format; if there are several, each row carries its format."""
     source = _read(folder, table, key)
     form, why = _detect(recipe, key, table, source)
     form, more = settle_problem_type(form, source.rows, recipe.objective)
@@ -101,7 +100,7 @@ def _with_form(source: Source, form: Format) -> Source:
 
 
 def _detect(recipe: Recipe, key: str, table: Dataset, source: Source) -> tuple[Format, str]:
-    """The format of a source's rows and the reason. Raises `DataError`."""
+    """Detect the format of a source's rows; returns it with the reason. Raises `DataError`."""
     names = names_of(row.values for row in source.rows)
     columns = asked_columns(table)
     place = _place(source, table)
@@ -112,7 +111,7 @@ def _detect(recipe: Recipe, key: str, table: Dataset, source: Source) -> tuple[F
         remedy = kind.column_remedy(names, fault.remedy) if kind else fault.remedy
         raise DataError(_column_problem(key, source.name, fault, remedy)) from None
     if RawText not in form.makes and kind and kind.is_plain_text:
-        what = f"a {kind_of(place)[0]} file is one text that is learned whole, and no row of {form.name}"
+        what = f"a {kind_of(place)[0]} file is one text that is learned whole, not a row of {form.name}"
         raise DataError(
             Problem(source.name, what, 'write a .jsonl file, one object a line such as `{"messages": [...]}`')
         )
@@ -120,7 +119,7 @@ def _detect(recipe: Recipe, key: str, table: Dataset, source: Source) -> tuple[F
 
 
 def _place(source: Source, table: Dataset) -> PurePath:
-    """The source's file, if it is one file."""
+    """Return the source's file, if it is a single file."""
     name = source.name
     for part in (table.slice, table.eval_slice):
         name = name.removesuffix(f"[{part}]")
@@ -128,18 +127,18 @@ def _place(source: Source, table: Dataset) -> PurePath:
 
 
 def _check_labels_agree(parts: Sequence[Part]) -> None:
-    """Refuse sources with labels that are not of one kind, such as classes and scores."""
+    """Refuse sources with different problem types, such as classes and scores."""
     first, *others = parts
     kinds = [problem_type_of(part.form) for part in parts]
     for part, kind in zip(others, kinds[1:], strict=True):
         if kind != kinds[0]:
-            what = f"its labels are read as {kind}, and those of `{first.key}` as {kinds[0]}"
-            remedy = "write `problem_type` into `[classification]`, or make the labels alike"
+            what = f"its labels are read as {kind}, but those of `{first.key}` as {kinds[0]}"
+            remedy = "write `problem_type` into `[classification]`, or use the same kind of labels"
             raise DataError(Problem("", what, remedy, key=part.key))
 
 
 def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
-    """Each file or split that the rows of a recipe come from, and a hash of what is in it. Raises `DataError`."""
+    """List each file or split of a recipe's rows, with a hash of its content. Raises `DataError`."""
     data = recipe.dataset
     named = [(key, table, table.path, table.train_split, "path") for key, table in data.parts().items()]
     found = []
@@ -156,18 +155,18 @@ def _file_hash(file: Path) -> str:
     try:
         return sha256_file(file)
     except OSError:
-        return "cannot be read"  # who reads it tells why
+        return "cannot be read"  # the reader reports the reason
 
 
 def _column_problem(key: str, source: str, fault: RowFaultError, remedy: str) -> Problem:
-    """What is wrong with the columns of a source, at the key that it is about."""
+    """Create the problem of a source's columns, at the key that it concerns."""
     if not fault.key:
         return Problem("", f"{source}: {fault.what}", remedy, place=key)
     return Problem("", f"{fault.what} ({source})", remedy, key=f"{key}.{fault.key}")
 
 
 def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Source:
-    """The rows of a source, or the evaluation rows that are named."""
+    """Read the rows of a source, or its evaluation rows."""
     if table.eval_path if for_evaluation else table.path:
         name, found = read_part(folder, table, key, for_evaluation)
         return Source(name, found.rows, left_out=found.left_out, notes=found.notes)
@@ -178,13 +177,13 @@ def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bo
         rows = [row for _, row in zip(range(asked.reach() or 0), outcomes, strict=False)]
         rows = [rows[number] for number in asked.of(len(rows), name)]
         if not rows:
-            raise DataError(Problem(name, "no rows", "name another split"))
+            raise DataError(Problem(name, "no rows", "choose another split"))
         return Source(name, rows, classes)
     return read_hub(table, key, split or "train", asked_for(table, key, for_evaluation))
 
 
 def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> tuple[str, Found]:
-    """The rows of files, of their slice no more than asked for, and how they are called. Raises `DataError`."""
+    """Read the selected rows of some files; returns their displayed name as well. Raises `DataError`."""
     name = "eval_path" if for_evaluation else "path"
     names: str | Sequence[str] = getattr(table, name)
     asked = asked_for(table, key, for_evaluation)
@@ -201,21 +200,21 @@ def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation
 
 
 def _check_tables(key: str, name: str, files: Sequence[Path]) -> None:
-    """Refuse names of columns where no file lacks them."""
+    """Refuse `column_names` if none of the files is a table."""
     if not any((kind := find_kind(file)) and kind.is_table for file in files):
-        what = f"{name} is no table without a header"
+        what = f"{name} is not a table without a header"
         raise DataError(Problem("", what, f"remove it: it is for {', '.join(TABLES)}", key=key))
 
 
 def reading_notes(sources: Sources) -> list[str]:
-    """How files were read that do not say so themselves."""
+    """Return notes on the way files were read, if their names do not tell."""
     train = [part.source for part in sources.parts] or [sources.train]
     evaluation = [sources.eval] if sources.eval else []
     return list(dict.fromkeys(note for source in (*train, *evaluation) for note in source.notes))
 
 
 def told_format(sources: Sources) -> tuple[str, str]:
-    """How rows are read, and why; of several sources, of each."""
+    """Return the format and the reason for it; for several sources, those of each."""
     if not sources.parts:
         return sources.format.name, sources.why
     names = list(dict.fromkeys(part.form.name for part in sources.parts))
@@ -224,7 +223,7 @@ def told_format(sources: Sources) -> tuple[str, str]:
 
 
 def notes(sources: Sources) -> list[str]:
-    """What the user should know of rows that were left out, and of how sources were mixed."""
+    """Return notes on left out rows, unread columns and the mix of sources."""
     told = reading_notes(sources)
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
         if source and source.left_out and not (kind == "training" and sources.is_stream):
@@ -239,7 +238,7 @@ def notes(sources: Sources) -> list[str]:
 
 
 def part_record(part: Part) -> dict[str, Any]:
-    """One of several sources as the manifest keeps it."""
+    """Return the record of one of several sources for the manifest."""
     return {
         "source": part.source.name,
         "sha256": part.source.sha256,

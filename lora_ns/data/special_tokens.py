@@ -1,4 +1,4 @@
-"""What the texts of a row spell out that a tokenizer takes for more than text, and questions that ask nothing."""
+"""Special tokens that are spelled out in the texts of a row, and empty questions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contents:
-    """Looks into the texts of rows, before a template is put around them."""
+    """Check of the texts of rows for special tokens, before a template is applied."""
 
     pattern: re.Pattern[str]
-    """Finds special tokens that are spelled out."""
+    """Matches special tokens that are spelled out."""
     ends: tuple[str, ...]
     """Stop tokens as text."""
     templates: tuple[str, ...] = ()
-    """What the recipe itself puts around the columns: special tokens in it are meant."""
+    """The recipe's own templates for columns; special tokens in them are intended."""
 
     def spelled_out(self, example: Example) -> list[str]:
-        """The special tokens that the texts of a row spell out, each once."""
+        """Return the special tokens that the texts of a row spell out, without repetition."""
         if isinstance(example, PromptCompletion):
             return self._in_plain(example)
         found = [token for text in _texts(example) for token in self.pattern.findall(text)]
         return list(dict.fromkeys(found)) if found else found
 
     def _in_plain(self, example: PromptCompletion) -> list[str]:
-        """Those of plain text; the stop token that ends a completion may be written or left to the tokenizer."""
+        """Return those of a plain row; a stop token that ends the completion is allowed."""
         found = self.pattern.findall(example.prompt)
         completion = self.pattern.findall(example.completion)
         if completion and completion[-1] in self.ends and example.completion.rstrip().endswith(completion[-1]):
@@ -48,7 +48,7 @@ class Contents:
 
 
 def look_into(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], form: Format) -> Contents:
-    """What looks into rows of a format that one tokenizer encodes."""
+    """Create the check for rows of a format and a tokenizer."""
     special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = tuple(str(tokenizer.convert_ids_to_tokens(stop)) for stop in stops)
     tokens = sorted({*special.values(), *tokenizer.all_special_tokens, *ends}, key=len, reverse=True)
@@ -59,7 +59,7 @@ def look_into(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], form: Fo
 
 
 def _texts(example: Example) -> Iterator[str]:
-    """The texts of a conversation, those of its tools and calls as JSON; a text learned whole may mean its tokens."""
+    """Yield the texts of a conversation, with tools and calls as JSON. Raw text may intend its special tokens."""
     if not isinstance(example, Conversation):
         return
     if example.tools:
@@ -71,7 +71,7 @@ def _texts(example: Example) -> Iterator[str]:
 
 
 def asks_nothing(example: Example) -> bool:
-    """Whether a question is there and empty."""
+    """True if a row has an empty question."""
     if isinstance(example, PromptCompletion):
         return not example.prompt.strip()
     return isinstance(example, Conversation) and any(
@@ -86,7 +86,7 @@ _ANSWERED = re.compile(r"(?:^|#)\W{0,4}(?:assistant|bot|gpt|answer|response)\W{0
 
 
 def looks_like_chat(example: Example) -> bool:
-    """Whether a text that is learned whole begins as a conversation does."""
+    """True if a raw text starts like a conversation."""
     if not isinstance(example, RawText):
         return False
     beginning = example.text[:2000]
@@ -94,7 +94,7 @@ def looks_like_chat(example: Example) -> bool:
 
 
 def stops_within(ids: Sequence[int], trained: Sequence[bool], stops: Iterable[int]) -> bool:
-    """Whether what is learned goes on after a stop token."""
+    """True if the learned tokens continue after a stop token."""
     within = frozenset(stops)
     places = [place for place, token in enumerate(ids[:-1]) if token in within and trained[place]]
     return any(trained[place + 1] and ids[place + 1] not in within for place in places)

@@ -1,4 +1,4 @@
-"""Training rows that are read, rendered and tokenised while they are trained on, a bounded number at a time."""
+"""Streamed training rows: read, rendered and tokenised during training, with bounded memory."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     import datasets
 
 ROWS_AT_ONCE = 64
-"""Rows that are tokenised in one call: few, since they wait in memory until they are trained on."""
+"""Rows to tokenise in one call; few, because they wait in memory."""
 
 
 @dataclass
 class Stream:
-    """The training rows of a recipe, one pass after the other without end.
+    """The training rows of a recipe, in endless passes.
 
-    The order follows from the recipe's seed and the pass alone: what is skipped when a run is resumed is what was
-    trained on before.
+    The order depends only on the recipe's seed and the pass, so a resumed run skips exactly the rows that it has
+    trained on.
     """
 
     recipe: Recipe
@@ -57,25 +57,25 @@ class Stream:
     renderer: Renderer
     labels: tuple[str, ...] = ()
     files: Sequence[Path] = ()
-    """Empty for rows of the hub."""
+    """Empty for rows from the hub."""
     room: int | None = None
-    """Tokens of the longest row that the base has positions for, if it says."""
+    """The base's number of positions for a row, if known."""
     tally: Tally = field(default_factory=Tally)
-    """What became of the rows of the first pass so far; of its tokens, those of sequences that were handed on."""
+    """Counts of the first pass so far; tokens are counted when their sequence is used."""
     left_out: dict[str, Problem] = field(default_factory=dict)
-    """By their places, the rows that cannot be read."""
+    """Unreadable rows, by place."""
     noted: Counted = field(default_factory=Counted)
-    """What is to be told of the rows of the first pass that are trained on all the same."""
+    """Notices about rows of the first pass that are trained on."""
     known: frozenset[str] = frozenset()
-    """Columns of the rows that were looked at so far: what nothing reads among them is said."""
+    """Columns of the rows seen so far; unread ones among them have been reported."""
     late: dict[str, Problem] = field(default_factory=dict)
-    """By their places, the first rows with other columns that nothing reads."""
+    """First rows with new unread columns, by place."""
 
     def rows(self) -> Iterator[Row]:
-        """One pass over the rows in their order.
+        """Yield the rows of one pass in order.
 
         Raises:
-            DataError: at the row that cannot be read, if no more of them may be left out.
+            DataError: at an unreadable row, if no more of them may be left out.
         """
         asked = asked_for(self.recipe.dataset)
         return itertools.islice(self._readable(), asked.begin(), asked.reach())
@@ -96,7 +96,7 @@ class Stream:
         return rows
 
     def sequences(self) -> Iterator[Encoded]:
-        """What is trained on, without end.
+        """Yield the training sequences without end.
 
         Raises:
             DataError: at a row that cannot be read or rendered, is too long, or has nothing to learn.
@@ -111,7 +111,7 @@ class Stream:
                     self._count(sequence, number)
                     yield sequence
             if not found:
-                what = "no row of the stream can be trained on: there is none, or all are too long"
+                what = "the stream has no row to train on: it is empty, or all rows are too long"
                 raise DataError(Problem("", what, key="dataset.streaming"))
 
     @functools.cached_property
@@ -143,7 +143,7 @@ class Stream:
         return sequences
 
     def _look_at_columns(self, rows: Sequence[Row]) -> None:
-        """Look at columns that the first rows do not have. Raises `DataError` where a part of a row would be lost."""
+        """Check columns that earlier rows do not have. Raises `DataError` if a row would lose content."""
         late = [row for row in rows if not row.values.keys() <= self.known]
         if not late:
             return
@@ -156,7 +156,7 @@ class Stream:
             self.late[late[0].where] = problem
 
     def _overflow(self, tally: Tally) -> list[Problem]:
-        """That a row is too long, if the recipe does not say what to do with it."""
+        """Return the problem of a row that is too long, if the recipe does not handle it."""
         objective = self._causal.objective
         if not is_refused(objective, tally):
             return []
@@ -171,7 +171,7 @@ class Stream:
                 self.tally.trained_tokens += sum(label != IGNORED for label in sequence.inputs["labels"])
 
     def dataset(self) -> datasets.IterableDataset:
-        """What the trainers take: begun anew by whoever iterates over it."""
+        """Return the dataset for the trainers; each iteration starts from the first row."""
         import datasets
         from datasets.iterable_dataset import ExamplesIterable
 
@@ -192,14 +192,14 @@ def open_stream(
     room: int | None = None,
     known: frozenset[str] = frozenset(),
 ) -> Stream:
-    """The stream of a recipe; arguments as the fields of `Stream`. Raises `DataError` if its files are not there."""
+    """Open the stream of a recipe; the arguments are fields of `Stream`. Raises `DataError` if files are missing."""
     names = recipe.dataset.path
     files = find_files(folder, names, "dataset.path") if names else ()
     return Stream(recipe, form, renderer, labels, files, room, known=known)
 
 
 def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:
-    """Rows as a buffer of `size` orders them: each is drawn from it, and the next one that is read takes its place."""
+    """Shuffle rows with a buffer of `size`: one is drawn at random, and the next row takes its place."""
     if not size:
         yield from rows
         return
@@ -214,7 +214,7 @@ def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:
 
 
 def stream_record(stream: Stream) -> SourceRecord:
-    """The stream as the manifest keeps it: its files with their hashes."""
+    """Return the record of the stream for the manifest: its files with their hashes."""
     table = stream.recipe.dataset
     if not stream.files:
         commit = hub_commit(table)
@@ -229,26 +229,26 @@ def stream_record(stream: Stream) -> SourceRecord:
 
 
 def stream_counts(stream: Stream) -> dict[str, int]:
-    """What became of the rows of the first pass as far as it was read, as the manifest keeps it."""
+    """Return the counts of the first pass so far, for the manifest."""
     tally = stream.tally
     names = ("rows", "dropped", "truncated", "tokens", "trained_tokens")
     return {**{name: getattr(tally, name) for name in names}, "left_out": len(stream.left_out)}
 
 
 def check_stream(table: Dataset, record: SourceRecord) -> None:
-    """Refuse to go on with rows that are not those that the run was started on.
+    """Refuse to resume with other rows than the run was started with.
 
     Raises:
-        UsageError: with every file that is gone or was changed, or the commit that the hub has by now.
+        UsageError: with every file that is missing or changed, or the new commit on the hub.
     """
     problems = []
     if record.commit and (commit := hub_commit(table)) != record.commit:
-        what = f"is at commit {commit[:12]} by now, and the run was started on {record.commit[:12]}"
+        what = f"is now at commit {commit[:12]}, but the run was started on {record.commit[:12]}"
         problems.append(Problem(record.source, what, "pin `dataset.revision`, and start a new run"))
     for file in record.files:
         path = Path(file.path)
         if not path.is_file():
-            problems.append(Problem(file.path, "no such file, and the run reads it", "put it back"))
+            problems.append(Problem(file.path, "no such file, but the run reads it", "put it back"))
         elif path.stat().st_size != file.size or sha256_file(path) != file.sha256:
             what = "is not the file that the run was started on"
             problems.append(Problem(file.path, what, "put it back, or start a new run"))

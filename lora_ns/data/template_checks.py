@@ -1,4 +1,4 @@
-"""What a chat template shows of a row besides its plain turns: what it does not print would be lost in silence."""
+"""Checks that a chat template shows all parts of a row; a part that it does not print would be lost silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lora_ns.formats import Conversation, Message, RowFaultError
 
 _MARK, _VALUE = "loransmark", "loransvalue"
-"""Words that no row has, of letters alone: a template that escapes, trims or wraps what it prints leaves them whole."""
+"""Words that appear in no row, of letters only, so that escaping, trimming and wrapping leave them intact."""
 
 
 _REASONING = ("reasoning_content", "thinking")
@@ -18,20 +18,20 @@ _REASONING = ("reasoning_content", "thinking")
 _MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
 
 
-OTHER_TEMPLATE = "name another by `sft.chat_template`, such as `chatml` or a .jinja file, or take it out of the rows"
+OTHER_TEMPLATE = "set `sft.chat_template` to another one, such as `chatml` or a .jinja file, or remove it from the rows"
 
 
-_OWN_TEMPLATE = "take it out of the rows, or name a .jinja file that prints it by `sft.chat_template`"
-"""For what none of the templates that a recipe can name prints."""
+_OWN_TEMPLATE = "remove it from the rows, or set `sft.chat_template` to a .jinja file that prints it"
+"""Remedy for parts that none of the built-in templates prints."""
 
 
 Render = Callable[[Conversation], str | None]
-"""The text of a conversation, ready for the next answer where the last turn is no answer; None if it is refused."""
+"""Renders a conversation, with a generation prompt if the last turn is not an answer; None if it is refused."""
 
 
 @dataclass(frozen=True)
 class _Feature:
-    """Something that a template may show, and a row that has a mark in its place."""
+    """A part of a row that a template may not show, and the row with a mark in its place."""
 
     name: str
     marked: Conversation
@@ -40,23 +40,23 @@ class _Feature:
 
 
 def check_shown(conversation: Conversation, known: dict[Hashable, bool], render: Render) -> None:
-    """Refuse a row of which the template does not print the tools, a tool call, a tool's answer, or the like.
+    """Refuse a row whose tools, tool calls, tool answers or the like are not printed by the template.
 
-    A template decides by roles and keys, so that rows which are alike in those are looked at once.
+    A template decides by roles and keys, so rows that agree in them are checked once.
 
     Args:
         conversation: a row that the template renders.
-        known: what is known so far, by kind; what is found is put there.
+        known: results so far, by kind; new results are added.
         render: renders with the template.
 
     Raises:
-        RowFaultError: with the first thing that is not shown.
+        RowFaultError: with the first part that is not shown.
     """
     for kind, make in _features(conversation):
         if kind not in known:
             shown = _is_shown(make(), render)
             if shown is None:
-                continue  # it refuses the mark, and says nothing about the row
+                continue  # the template refuses the mark, which says nothing about the row
             known[kind] = shown
         if not known[kind]:
             name = make().name
@@ -64,7 +64,7 @@ def check_shown(conversation: Conversation, known: dict[Hashable, bool], render:
 
 
 def _is_shown(feature: _Feature, render: Render) -> bool | None:
-    """Whether each mark is in the text, up to its turn or as a whole; None if neither can be rendered."""
+    """Check that each mark is in the text, up to its turn or as a whole; None if neither can be rendered."""
     up_to = replace(feature.marked, messages=feature.marked.messages[: feature.turn + 1])
     texts = [text for text in map(render, dict.fromkeys((up_to, feature.marked))) if text is not None]
     return any(all(mark in text for mark in feature.marks) for text in texts) if texts else None
@@ -77,14 +77,14 @@ def _remedy(name: str) -> str:
 
 
 def check_merged(system: Message) -> None:
-    """Refuse a system turn that becomes a part of the user's and has a name, which would have no place there."""
+    """Refuse a named system turn that is merged into the user turn, because the name would be lost."""
     if _is_said(system.extra.get("name", "")):
-        what = "`name` of the system turn would be lost, as it becomes a part of the user's turn"
-        raise RowFaultError(what, "take it out of the rows", "TPL004")
+        what = "`name` of the system turn would be lost, because it becomes part of the user turn"
+        raise RowFaultError(what, "remove it from the rows", "TPL004")
 
 
 def _features(conversation: Conversation) -> Iterator[tuple[Hashable, Callable[[], _Feature]]]:
-    """What is in a row that not every template shows: its kind, and what makes the row with a mark."""
+    """Yield the parts of a row that not every template shows: their kind, and a function that marks them."""
     messages, tools = conversation.messages, conversation.tools
     if tools:
         last = len(messages) - 1
@@ -116,7 +116,7 @@ def _in_place(conversation: Conversation, number: int, name: str, turn: Message)
 
 
 def _marked_turns(message: Message, before: Sequence[Message]) -> Iterator[tuple[str, Message]]:
-    """By name, a turn with a mark in the place of each thing that may not be shown; and the turns before it."""
+    """Yield turns with a mark in the place of each part that may not be shown, by the name of the part."""
     if message.role == "system" and message.content.strip():
         yield "the system turn", replace(message, content=_MARK)
     if message.role == "tool":
@@ -137,7 +137,7 @@ def _is_said(name: str) -> bool:
 
 
 def _is_told(message: Message, before: Sequence[Message]) -> bool:
-    """Whether a name is that of a tool, and the turns before have it: in the call that is answered, or in a text."""
+    """True if a name is a tool's and appears in earlier turns: in the answered call, or in a text."""
     name = message.extra["name"]
     return message.role == "tool" and any(
         name in turn.content or any(call["function"]["name"] == name for call in turn.extra.get("tool_calls", ()))
@@ -162,13 +162,13 @@ def _marked_tools(tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, An
 
 
 def refusal(conversation: Conversation, told: str, render: Render) -> RowFaultError:
-    """Why a template refuses a row, as far as leaving something out shows it."""
+    """Explain why a template refuses a row, by leaving out parts of it."""
     without_tools = replace(conversation, messages=_without_tools(conversation), tools=None)
     is_short = len(without_tools.messages) < len(conversation.messages)
     if (is_short or conversation.tools) and any(
         _renders(other, render) for other in _and_without_system(without_tools)
     ):
-        what = f"the chat template has no place for tools, their calls and answers: {told}"
+        what = f"the chat template does not support tools, tool calls and tool answers: {told}"
         return RowFaultError(what, OTHER_TEMPLATE, "TPL003")
     rest = [other for other in _and_without_system(conversation) if other is not conversation]
     has_system = any(_renders(other, render) for other in rest)

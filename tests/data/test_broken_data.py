@@ -21,11 +21,11 @@ AS_TEXT = "save the file as UTF-8"
 AS_CLASS = "a class is a name or a whole number"
 QUOTES = "double a quote inside quotes"
 SEMICOLONS = 'if its cells are separated by `;`, write `delimiter = ";"`; '
-NO_ROWS = "no rows (put one row into it at least)"
+NO_ROWS = "no rows (it needs at least one row)"
 PACK = "fetch or pack it again"
 EMPTY_ANSWER = "the answer is empty (it would teach the model to say nothing; remove the row)"
 TEMPLATES = "write `prompt_template` and `completion_template` with `{column}` in them"
-TWICE = "is there twice in one object (remove one of them: only the last would be read)"
+TWICE = "appears twice in one object (remove one of them: only the last would be read)"
 TRAILING_COMMA = (
     "column 34: illegal trailing comma before end of object"
     if sys.version_info >= (3, 13)
@@ -39,7 +39,7 @@ def no_format(columns: str, first: str = "") -> str:
     return f"no format matches the columns {columns} ({first}write {ways} {example})"
 
 
-HEADER = "the first line names the columns: if it is a row, name them by `column_names = [...]`; "
+HEADER = "the first line is the header: if it is a row, write `column_names = [...]`; "
 
 LINES = {
     "text": (b"prompt: a", f"not JSON at column 1: expecting value ({ON_LINE})"),
@@ -143,9 +143,9 @@ FILES = {
     "JSON in data with a key twice": ("a.json", b'{"data": [{"a": 1, "a": 2}]}', f"a.json: key `a` {TWICE}"),
     "JSON in latin-1": ("a.json", b'["\xe9"]', f"a.json: not UTF-8 at byte 3 ({AS_TEXT})"),
     "table without a row": ("a.csv", HEAD, f"a.csv: {NO_ROWS}"),
-    "column twice": ("a.csv", b"\na,b,a\n1,2,3\n", "a.csv:2: column `a` is there twice (rename one of them)"),
-    "missing cell": ("a.csv", HEAD + b"a,b\nc\n", "a.csv:3: 1 cell, and the header has 2 (check the quotes)"),
-    "cell too many": ("a.csv", HEAD + b"a,b,\n", "a.csv:2: 3 cells, and the header has 2 (check the quotes)"),
+    "column twice": ("a.csv", b"\na,b,a\n1,2,3\n", "a.csv:2: column `a` appears twice (rename one of them)"),
+    "missing cell": ("a.csv", HEAD + b"a,b\nc\n", "a.csv:3: 1 cell, but the header has 2 (check the quotes)"),
+    "cell too many": ("a.csv", HEAD + b"a,b,\n", "a.csv:2: 3 cells, but the header has 2 (check the quotes)"),
     "open quote": (
         "a.csv",
         HEAD + b'a,b\n"c,d\ne,f\n',
@@ -177,12 +177,12 @@ FILES = {
     "quote around a tab": (
         "a.tsv",
         b'prompt\tcompletion\n"a\tb"\tc\n',
-        "a.tsv:2: 3 cells, and the header has 2 (check the tabs)",
+        "a.tsv:2: 3 cells, but the header has 2 (check the tabs)",
     ),
     "spaces for tabs": (
         "a.tsv",
         b"prompt\tcompletion\na    b\n",
-        "a.tsv:2: 1 cell, and the header has 2 (check the tabs)",
+        "a.tsv:2: 1 cell, but the header has 2 (check the tabs)",
     ),
     "commas for tabs": (
         "a.tsv",
@@ -239,17 +239,17 @@ FILES = {
     "word with an empty tag": (
         "a.iob",
         b"a\tO\nb\t\n",
-        "a.iob:2: `b` has an empty tag (a word outside of everything has the tag O)",
+        "a.iob:2: `b` has an empty tag (a word outside of all entities has the tag O)",
     ),
     "tag without a word": (
         "a.bio",
         b"a\tO\n\tO\n",
-        "a.bio:2: a tag without a word (take the line out, or put a blank line there)",
+        "a.bio:2: a tag without a word (remove the line, or make it blank)",
     ),
     "columns that come and go": (
         "a.conll",
         b"a NN O\n\nb O\n",
-        "a.conll:3: 2 columns, and the first line has 3 (a blank line ends a sentence)",
+        "a.conll:3: 2 columns, but the first line has 3 (a blank line ends a sentence)",
     ),
     "CoNLL in latin-1": ("a.conll", b"\xe9 O\n", f"a.conll:1: not UTF-8 at byte 1 of the line ({AS_TEXT})"),
     "CoNLL without a word": ("a.conll", b"# nothing\n\n-DOCSTART- O\n", f"a.conll: {NO_ROWS}"),
@@ -511,7 +511,7 @@ def in_arrow(names, columns):
 
 def test_a_column_that_is_there_twice_in_an_arrow_file_is_told(told):
     content = in_arrow(["a", "a"], lambda pyarrow: [pyarrow.array(["x"]), pyarrow.array(["y"])])
-    assert told("a.arrow", content) == "a.arrow: column `a` is there twice (rename one of them)"
+    assert told("a.arrow", content) == "a.arrow: column `a` appears twice (rename one of them)"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_numbers_of_labels_that_hold_are_read(labels_of, rows, overrides):
 
 
 def test_all_lists_in_one_order_say_nothing_that_can_be_learned(labels_of):
-    with pytest.raises(DataError, match="if both do hold in every row, write their names"):
+    with pytest.raises(DataError, match="if both apply to every row, write their names"):
         labels_of([[0, 1]] * 4)
 
 

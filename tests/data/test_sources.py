@@ -296,31 +296,31 @@ MISTAKES = {
         {"a.jsonl": plain("a", 3), "b.jsonl": plain("b", 3)},
         REPEATED,
         ["dataset.sources.0.weight=1e-9"],
-        "--set: dataset.sources.0.weight: about 9,000,000,003 rows until all 6 were there once (give it more weight, ",
+        "--set: dataset.sources.0.weight: needs about 9,000,000,003 rows until all 6 have been used once (give it more",
     ),
     "answers in two formats": (
         {"a.jsonl": plain("a", 9), "b.jsonl": chats("b", 9)},
         TWO,
         ["dataset.eval_fraction=0.3", "evaluation.exact_match=true"],
-        "--set: evaluation.exact_match: the rows set aside are read in several ways (prompt-completion, messages)",
+        "--set: evaluation.exact_match: the held-out rows have several formats (prompt-completion, messages)",
     ),
     "labels of two kinds": (
         {"a.jsonl": classes(x=3, y=3), "b.jsonl": [{"text": "a", "label": 0.5}]},
         TWO,
         ["task_type=SEQ_CLS"],
-        "recipe.toml:13: dataset.sources.1: its labels are read as regression, and those of `dataset.sources.0` as ",
+        "recipe.toml:13: dataset.sources.1: its labels are read as regression, but those of `dataset.sources.0` as ",
     ),
     "a text that is no row": (
         {"a.jsonl": plain("a", 3), "b.txt": plain("b", 1)},
         TWO.replace("b.jsonl", "b.txt") + 'slice = ":1"\nprompt_template = "{text}"\ncompletion_template = "{text}"\n',
         [],
-        "b.txt[:1]: a .txt file is one text that is learned whole, and no row of prompt-completion",
+        "b.txt[:1]: a .txt file is one text that is learned whole, not a row of prompt-completion",
     ),
     "a table without names": (
         {"a.jsonl": plain("a", 3), "b.csv": [{"x": 1}, {"x": 2}]},
         TWO.replace("b.jsonl", "b.csv"),
         [],
-        'recipe.toml:13: b.csv: no format matches the columns `{"x": 1}` (the first line names the columns: if it is ',
+        'recipe.toml:13: b.csv: no format matches the columns `{"x": 1}` (the first line is the header: if it is a ',
     ),
     "a source that is evaluated whole": (
         {"a.jsonl": plain("a", 1), "b.jsonl": plain("b", 1)},
@@ -354,7 +354,7 @@ def test_tabs_in_a_csv_are_found_and_said(read, tmp_path):
     found = read("dataset.path=train.csv")
     assert dict(found.train.rows[0].values) == {"prompt": 'what, "now', "completion": "b"}
     (note,) = notes(found)
-    assert note.startswith(f"{tmp_path}/train.csv: read with tabs between its cells")
+    assert note.startswith(f"{tmp_path}/train.csv: read with tabs as the delimiter")
     assert notes(read("dataset.path=train.csv", r'dataset.delimiter="\t"')) == []
 
 
@@ -364,7 +364,7 @@ def test_another_mark_in_a_csv_is_found_and_said(read, tmp_path, mark):
     found = read("dataset.path=train.csv")
     assert dict(found.train.rows[0].values) == {"prompt": "a, c", "completion": "b"}
     (note,) = notes(found)
-    assert note.startswith(f"{tmp_path}/train.csv: read with `{mark}` between its cells")
+    assert note.startswith(f"{tmp_path}/train.csv: read with `{mark}` as the delimiter")
     assert notes(read("dataset.path=train.csv", f"dataset.delimiter={mark}")) == []
     (tmp_path / "train.csv").write_text(f"prompt{mark}completion\na{mark}b\n")
     with pytest.raises(DataError, match="no format matches the columns"):

@@ -173,7 +173,7 @@ def test_a_template_that_refuses_tool_turns_is_told_to_have_no_place_for_them():
     refusing = "{%- for message in messages if message.role == 'tool' -%}{{ raise_exception('no') }}{%- endfor -%}"
     fault = told(renderer_of(refusing + SHOWS_ALL), with_call())
     assert fault.code == "TPL003"
-    assert fault.what == "the chat template has no place for tools, their calls and answers: no"
+    assert fault.what == "the chat template does not support tools, tool calls and tool answers: no"
     assert "sft.chat_template" in fault.remedy
 
 

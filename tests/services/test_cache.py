@@ -91,7 +91,7 @@ def test_a_damaged_entry_is_dropped_and_said(folder, name, missing):
         file.write_bytes(content)
     assert find_preparation("d" * 64, told.append) is None
     (said,) = told
-    assert said.startswith("rows kept from an earlier run are made anew: ")
+    assert said.startswith("the cached rows are damaged and computed again: ")
     assert name in said or name == MARK
     assert not cache.entries()
 

@@ -381,7 +381,7 @@ def test_a_sentence_that_is_too_long_is_cut_and_its_words_are_counted(trained_on
     rows = [*TAGGED, {"tokens": ["plum"] * 40, "tags": ["O"] * 40}]
     manifest = trained_on(TAGS, rows, *FEW).read()
     assert manifest.data.train.truncated == 1
-    assert "training rows: 0 left out, 1 cut (24 words with their tags), for their length" in manifest.plan.notes
+    assert "training rows too long: 0 left out, 1 truncated (24 words with their tags)" in manifest.plan.notes
 
 
 def test_a_word_that_becomes_no_token_moves_no_tag(runs):
@@ -428,6 +428,6 @@ def test_a_shown_row_names_what_is_learned(tmp_path, text, rows, expected):
 def test_the_class_that_is_measured_and_the_joint_of_pairs_are_told(tmp_path):
     rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in ("no", "yes")]
     told = shown(tmp_path, CLASSES, rows, "--show", "1")
-    assert "note: f1, precision and recall are those of class `yes`, the second of two" in told
+    assert "note: f1, precision and recall refer to class `yes`, the second of two" in told
     assert "note: the base's tokenizer puts nothing between the two texts of a pair" in told
     assert "\na\nb\n" in told

@@ -166,7 +166,7 @@ def test_evaluation_rows_that_are_trained_on_are_told_by_training(tmp_path, pack
     for folder in ("run", "again"):
         notes = train(tmp_path, *overrides, f"training.output_dir={tmp_path / folder}")
         assert [note for note in notes if "LEAK001" in note] == [
-            "evaluation rows: [LEAK001] 1 of 2 are trained on (`lorans validate --data` names them)"
+            "evaluation rows: [LEAK001] 1 of 2 are also training rows (`lorans validate --data` lists them)"
         ]
 
 
@@ -197,7 +197,7 @@ def test_a_text_file_is_no_row_of_a_conversation(tmp_path):
 def test_a_table_without_a_header_says_what_its_first_line_is(tmp_path, kind, more):
     mark = {"tsv": "\t", "csv": ","}[kind]
     (tmp_path / f"rows.{kind}").write_text(f"What is 1 + 1?{mark}2\nWhat is 2 + 1?{mark}3\n")
-    with pytest.raises(DataError, match="the first line names the columns: if it is a row, name them by"):
+    with pytest.raises(DataError, match="the first line is the header: if it is a row, write `column_names"):
         train(tmp_path, *more, text=without_format(PLAIN).replace("{name}", f"rows.{kind}"))
 
 
@@ -211,12 +211,14 @@ def test_a_header_among_the_rows_of_a_table_is_told_as_the_only_row_of_its_class
     assert found["LABEL002"]["rows"] == ["rows.txt:1 (`Quality`)"]
     assert any("[LABEL002]" in note and "`Quality`" in note for note in train(tmp_path, names, text=text))
     assert validate(tmp_path, names, 'dataset.slice="1:"', text=text) == {}
-    with pytest.raises(DataError, match="if it is a table with tabs, name its columns by `column_names"):
+    with pytest.raises(DataError, match="if it is a table with tabs, write `column_names"):
         train(tmp_path, f"training.output_dir={tmp_path}/other", text=text)
 
 
 def test_columns_of_files_that_name_their_own_are_refused(tmp_path):
     write(tmp_path)
-    told = r"dataset.column_names: \S*rows.jsonl is no table without a header \(remove it: it is for .csv, .tsv, .txt\)"
+    told = (
+        r"dataset.column_names: \S*rows.jsonl is not a table without a header \(remove it: it is for .csv, .tsv, .txt\)"
+    )
     with pytest.raises(DataError, match=told):
         train(tmp_path, 'dataset.column_names=["text", "label"]')

@@ -27,7 +27,7 @@ def test_a_run_on_several_files_says_what_it_left_out(trained, tmp_path):
         "training.max_steps=1",
     )
     manifest = run.read()
-    place = f"2 left out that cannot be read, the first at {tmp_path}/rows/b.jsonl:1"
+    place = f"2 left out as unreadable, the first at {tmp_path}/rows/b.jsonl:1"
     assert manifest.plan.notes[:2] == (f"training rows: {place}", f"evaluation rows: {place}")
     assert (manifest.data.train.source, manifest.data.train.rows) == ("rows, rows/a* (3 files)", 5)
     assert (manifest.data.eval.source, manifest.data.eval.rows) == (str(tmp_path / "rows/b.jsonl"), 1)

@@ -126,7 +126,7 @@ def test_eval_leaves_out_as_many_rows_that_cannot_be_read_as_is_said(classifier_
         lorans(*asked)
     done = lorans(*asked, "--max-bad-rows", "1")
     assert json.loads(done.stdout)["rows"] == 1
-    assert "1 left out that cannot be read, the first at" in done.stderr
+    assert "1 left out as unreadable, the first at" in done.stderr
 
 
 @pytest.mark.parametrize("column", ["output", "score"])

@@ -223,7 +223,7 @@ def test_a_list_in_one_file_is_no_stream(opened, tmp_path):
 def test_a_stream_of_which_nothing_is_left_ends(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PROBE_ROWS", 1)
     write(tmp_path, [row(0, "long " * 200)] * 3)
-    with pytest.raises(DataError, match="no row of the stream can be trained on"):
+    with pytest.raises(DataError, match="the stream has no row to train on"):
         next(opened("sft.on_overflow=drop").sequences())
 
 

@@ -353,7 +353,7 @@ def test_the_end_of_an_answer_is_never_cut_off_unasked(tmp_path, policy, kept, c
     assert len(rows) == kept
     assert all(learned(row)[-1] in manifest.stop_token_ids for row in rows)
     assert (manifest.data.train.dropped, manifest.data.train.truncated) == (3 - kept, cut)
-    assert any("for their length" in note for note in manifest.plan.notes)
+    assert any("rows too long: " in note for note in manifest.plan.notes)
 
 
 def test_a_row_whose_whole_answer_is_cut_off_is_an_error(tmp_path):

@@ -77,7 +77,7 @@ def test_rows_without_a_fault_are_ok_and_warnings_are_errors_if_asked(validate, 
     write(tmp_path / "rows.jsonl", [*rows, rows[3]])
     done = validate(PLAIN, "--data")
     assert done.exit_code == 0
-    assert "warning: [DUP001] rows.jsonl: rows that are there already: 1 row: rows.jsonl:21 (as rows.jsonl:4)" in (
+    assert "warning: [DUP001] rows.jsonl: duplicate rows: 1 row: rows.jsonl:21 (as rows.jsonl:4)" in (
         done.stdout.replace(f"{tmp_path}/", "")
     )
     assert validate(PLAIN, "--data", "--strict").exit_code == 2

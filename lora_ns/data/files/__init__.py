@@ -1,1 +1,1 @@
-"""How each kind of file is read, one file per kind."""
+"""Readers of data files, one module per kind."""

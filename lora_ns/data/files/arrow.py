@@ -25,18 +25,18 @@ class Parquet(FileKind):
     can_be_packed = False
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
-        """The rows of its groups."""
+        """Yield the rows of its row groups."""
         return _parquet(path)
 
 
 class Arrow(FileKind):
-    """An Arrow file, or a stream as `datasets` writes it."""
+    """An Arrow file, or an Arrow stream as `datasets` writes it."""
 
     suffixes = (".arrow",)
     can_be_packed = False
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
-        """The rows of its batches."""
+        """Yield the rows of its batches."""
         return _arrow(path)
 
 
@@ -47,16 +47,16 @@ def _parquet(path: Path) -> Iterator[Outcome]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows > max(MIB, MOST_UNPACKED * path.stat().st_size):
                 what = f"{file.metadata.num_rows:,} rows in {path.stat().st_size:,} bytes"
-                raise DataError(Problem(str(path), what, "write it again with the rows that are meant"))
+                raise DataError(Problem(str(path), what, "write the file again"))
             yield from _batches(path, file.schema_arrow, file.iter_batches(_ROWS_AT_ONCE))
 
 
 _ROWS_AT_ONCE = 1024
-"""Rows of a Parquet file that are there as Python's own values at once."""
+"""Rows of a Parquet file to convert to Python values at once."""
 
 
 def _arrow(path: Path) -> Iterator[Outcome]:
-    """Batches of an Arrow file or stream."""
+    """Yield the rows of an Arrow file or stream."""
     with _arrow_errors(path, "Arrow"):
         import pyarrow
 
@@ -73,7 +73,7 @@ def _arrow(path: Path) -> Iterator[Outcome]:
 
 
 _ARROW_FILE = b"ARROW1"
-"""How an Arrow file begins; a stream has no mark."""
+"""First bytes of an Arrow file; a stream has no such mark."""
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def _arrow_errors(path: Path, name: str) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise  # the disk's, not pyarrow's
+            raise  # an error of the disk, not of pyarrow
         what = f"damaged, or not {name}: {_first_sentence(error)}"
         raise DataError(Problem(str(path), what, "fetch or write it again")) from None
     except (ValueError, OverflowError) as error:
@@ -105,19 +105,19 @@ def _batches(path: Path, schema: Any, batches: Any) -> Iterator[Outcome]:
     number = 0
     for batch in batches:
         if batch.nbytes > LARGEST_TEXT:
-            what = f"rows of more than {shown_size(LARGEST_TEXT)} at once"
-            raise DataError(Problem(f"{path}, row {number + 1}", what, "write fewer or shorter rows at once"))
-        batch.validate(full=True)  # offsets that point beyond the data would end the process
+            what = f"a batch of more than {shown_size(LARGEST_TEXT)}"
+            raise DataError(Problem(f"{path}, row {number + 1}", what, "write smaller batches"))
+        batch.validate(full=True)  # offsets that point beyond the data would crash the process
         for values in batch.to_pylist():
             number += 1
             yield Row(f"{path}, row {number}", {**values, **{name: unpadded(values[name]) for name in nested}})
 
 
 def unpadded(value: Any) -> Any:
-    """A value of an Arrow table without the keys that are null.
+    """Remove null keys from a value of an Arrow table.
 
-    Arrow gives every object of a column the keys of all of them, so that a null key is one that the object never had:
-    the arguments of another tool, for instance. A null that was meant cannot be told from it.
+    Arrow gives every object of a column the keys of all objects, so a null key is usually one that the object never
+    had, for instance an argument of another tool. An intended null cannot be distinguished from it.
     """
     if isinstance(value, dict):
         return {key: unpadded(part) for key, part in value.items() if part is not None}

@@ -1,4 +1,4 @@
-"""Rows of JSON files: an object a line, a list, or one object."""
+"""Rows of JSON files: one object per line, a list, or one object."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise RefusedError(
-            f"key `{shortened_value(name)}` is there twice in one object",
+            f"key `{shortened_value(name)}` appears twice in one object",
             "remove one of them: only the last would be read",
         )
     return values
 
 
 def shortened_value(text: str, most: int = 40) -> str:
-    """A value of a row as a message shows it, cut if it is long."""
+    """Shorten a long value of a row for a message."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -53,12 +53,12 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonLines(FileKind):
-    """An object a line."""
+    """One object per line."""
 
     suffixes = (".jsonl",)
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
-        """The objects."""
+        """Yield the objects."""
         return _json_lines(path)
 
 
@@ -69,7 +69,7 @@ class Json(FileKind):
     whole = ("one list cannot be read row by row", "write it as .jsonl, or remove `streaming`")
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
-        """The objects of the list."""
+        """Yield the objects of the list."""
         return _json(path)
 
 
@@ -105,30 +105,30 @@ def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
 
 
 def _refusal(where: str, error: ValueError | RecursionError) -> Problem:
-    """Why JSON that is well-formed is not read."""
+    """Explain why well-formed JSON is refused."""
     refused = refusal(error)
     return Problem(where, refused.what, refused.remedy)
 
 
 def _check_depth(text: str, values: Any) -> None:
-    if text.count("[") + text.count("{") > DEEPEST:  # most rows have so few that they need not be looked at
+    if text.count("[") + text.count("{") > DEEPEST:  # most rows have so few brackets that no check is needed
         check_depth(values)
 
 
 def _has_halves(text: str) -> bool:
-    """Whether a JSON text writes characters in two halves, or halves of them."""
+    """True if a JSON text contains surrogates, paired or not."""
     return _HALF_CHARACTER.search(text) is not None
 
 
 def _object(where: str, values: Any, has_halves: bool) -> Outcome:
-    """A row, if the values are those of one; `has_halves` is that of the text they were read from."""
+    """Create a row from an object; `has_halves` says if its text contains surrogates."""
     if not isinstance(values, dict):
         return Problem(where, f"{_kind(values)} instead of an object", 'a row is `{"column": value, ...}`')
     if len(values) > MOST_COLUMNS:
         return Problem(
-            where, f"{len(values):,} keys, and a row has up to {MOST_COLUMNS:,}", "leave out what is not read"
+            where, f"{len(values):,} keys, but a row can have at most {MOST_COLUMNS:,}", "remove unused keys"
         )
-    if has_halves:  # most of these are halves that found each other
+    if has_halves:  # most surrogates are paired, which is fine
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -148,7 +148,7 @@ def _json(path: Path) -> Iterator[Outcome]:
         if window.peek() == "[":
             yield from _listed_rows(path, window)
             return
-    text = decoded_text(path, LARGEST_OBJECT, "write it as .jsonl, or as one list, which are read row by row")
+    text = decoded_text(path, LARGEST_OBJECT, "write it as .jsonl, or as one list, which lorans reads row by row")
     try:
         content = _DECODER.decode(text)
         check_depth(content)
@@ -175,7 +175,7 @@ _SYNTAX = "check the syntax"
 
 
 def _listed_rows(path: Path, window: _Window) -> Iterator[Outcome]:
-    """The rows of a list, each parsed when its turn comes."""
+    """Yield the rows of a list, each parsed when it is needed."""
     window.advance()
     number, follows = 0, window.peek()
     while follows != "]":
@@ -195,7 +195,7 @@ def _listed_rows(path: Path, window: _Window) -> Iterator[Outcome]:
 
 
 class _Window:
-    """A part of a JSON text that is read from a file as far as it is needed."""
+    """A window on a JSON text, read from the file as needed."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
@@ -204,7 +204,7 @@ class _Window:
         self._bytes, self._lines, self._columns = 0, 0, 0
 
     def peek(self) -> str:
-        """The next character that is no white space, which the window then begins at; empty at the end."""
+        """Return the next character that is not white space, and move there; empty at the end."""
         while True:
             found = _SPACE.match(self._text, self._place)
             assert found, "matches nothing at least"
@@ -214,16 +214,16 @@ class _Window:
             self._read()
 
     def advance(self) -> None:
-        """Go past a character."""
+        """Skip a character."""
         self._place += 1
 
     def value(self, where: str) -> tuple[Any, str]:
-        """The value that begins here, and its text. Raises `DataError`."""
+        """Parse the value at the current position, and return it with its text. Raises `DataError`."""
         while True:
             try:
                 values, end = _DECODER.raw_decode(self._text, self._place)
                 text = self._text[self._place : end]
-                if self._is_over or end < len(self._text):  # what a number ends with may come yet
+                if self._is_over or end < len(self._text):  # a number may continue in the next block
                     _check_depth(text, values)
                     self._place = end
                     return values, text
@@ -237,14 +237,14 @@ class _Window:
             self._read()
 
     def fault(self, what: str, place: int | None = None) -> DataError:
-        """What is wrong at a place of the window, or where it is now."""
+        """Create the error at a position of the window, by default the current one."""
         place = self._place if place is None else place
         error = json.JSONDecodeError(what, self._text, place)
         error.colno += self._columns if error.lineno == 1 else 0
         return DataError(_not_json(f"{self._path}:{self._lines + error.lineno}", error, _SYNTAX))
 
     def _read(self) -> None:
-        """Let go of what is behind, and read as much again as there is before, at least."""
+        """Drop the text before the position, and read a block at least as long as the rest."""
         lines = self._text.count("\n", 0, self._place)
         last = self._text.rfind("\n", 0, self._place)
         self._columns = self._place - last - 1 if lines else self._columns + self._place
@@ -265,7 +265,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _is_table_by_columns(content: Mapping[str, Any]) -> bool:
-    """Whether an object has the cells of many rows: by the numbers of the rows, or in lists of one length."""
+    """True if an object holds many rows by columns: cells by row number, or in lists of equal length."""
     values = list(content.values())
     if all(isinstance(value, dict) and value and all(key.isdecimal() for key in value) for value in values):
         return True

@@ -1,4 +1,4 @@
-"""What a kind of data file answers."""
+"""Interface of a kind of data file."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from lora_ns.data.rows import Outcome
 
 
 class FileKind(ABC):
-    """A kind of data file: how its names end, and how its rows are read."""
+    """A kind of data file: its suffixes, and its reader."""
 
     suffixes: ClassVar[tuple[str, ...]]
-    """How names of such files end, in lower case."""
+    """Suffixes of such files, in lower case."""
     can_be_packed: ClassVar[bool] = True
-    """Whether such a file is read packed as well."""
+    """True if such a file may also be compressed."""
     is_table: ClassVar[bool] = False
-    """Whether it may be a table without a header, whose columns the recipe names."""
+    """True if it may be a table without a header, whose columns the recipe names."""
     is_plain_text: ClassVar[bool] = False
-    """Whether it is one text that is learned whole; to `infer`, a prompt on each line."""
+    """True if it is one text that is learned whole; for `infer`, each line is a prompt."""
     whole: ClassVar[tuple[str, str] | None] = None
-    """Why its rows cannot be read one by one, and what to do, if they cannot."""
+    """Error message and remedy if its rows cannot be read one by one."""
 
     @abstractmethod
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
-        """The rows of a file, and problems of single ones.
+        """Yield the rows of a file, and the problems of single rows.
 
         Raises:
-            DataError: because of what spoils the whole file.
+            DataError: if the whole file is unusable.
         """
 
     def notes(self, path: Path, layout: Layout) -> Sequence[str]:  # noqa: ARG002 -- for kinds that have some
-        """How a file is read, where its name does not say so."""
+        """Return notes on the way a file is read, if its name does not tell."""
         return ()
 
     def column_remedy(self, names: Sequence[str], remedy: str) -> str:  # noqa: ARG002 -- for kinds that look at them
-        """What to do about columns of these names that fit nothing; `remedy` is what is said of any file."""
+        """Return the remedy for columns of these names that fit no format; `remedy` is the general one."""
         return remedy

@@ -1,4 +1,4 @@
-"""The kinds of data files: beside the class in a file of this room, its line here is all that a new one needs."""
+"""The kinds of data files. A new kind needs its class in a file of this room, and a line here."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _NEVER_PACKED = tuple(suffix for suffix in KINDS if suffix not in PACKED)
 
 
 KNOWN = ", ".join([*PACKED[:-1], f"{PACKED[-1]}, each also with {' or '.join(PACKINGS)}", *_NEVER_PACKED])
-"""All that can be read, as it is told."""
+"""All readable suffixes, as shown in messages."""
 
 
 def find_kind(path: PurePath) -> FileKind | None:
-    """The kind of a file of this name, packed or not; None if there is none."""
+    """Return the kind of a file by its name, compressed or not; None if it is unknown."""
     return KINDS.get(kind_of(path)[0])

@@ -1,4 +1,4 @@
-"""How files are read whose kind leaves it open."""
+"""Options for reading files whose kind allows several ways."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Layout:
-    """How files are read whose kind leaves it open."""
+    """Options for reading files whose kind allows several ways."""
 
     column_names: Sequence[str] = ()
-    """Columns of tables, which have no header then; a `.txt` file becomes a table."""
+    """Columns of tables, which then have no header; a `.txt` file becomes a table."""
     delimiter: str | None = None
-    """What separates the cells of a table; found from the first line of a `.csv` if absent (`sniff_delimiter`)."""
+    """Delimiter of a table's cells; if it is None, that of a `.csv` follows from its first line (`sniff_delimiter`)."""
     sample_by: Literal["document", "line"] = "document"
-    """Whether a `.txt` file is one row, or each of its lines is."""
+    """Reading of `.txt` files: the file is one row, or each line is."""
 
 
 PLAIN = Layout()

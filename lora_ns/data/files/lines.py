@@ -1,4 +1,4 @@
-"""The lines of a text file, numbered, decoded, and no longer than a row may be."""
+"""Lines of a text file: numbered, decoded, and within the length limit of a row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lora_ns.files.reading import LARGEST_ROW, MIB, shown_size
 
 
 def numbered_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a file and their numbers from 1; None for one that is too long, of which nothing is kept.
+    """Yield the lines of a file with their numbers from 1; None for a line that is too long, which is skipped.
 
     Raises:
-        DataError: if such a line does not end soon.
+        DataError: if such a line does not end within the limit.
     """
     for number in itertools.count(1):
         line = file.readline(LARGEST_ROW + 2)
@@ -32,7 +32,7 @@ _MOST_SKIPPED = 256 * MIB
 
 
 def _skip_line(file: IO[bytes]) -> bool:
-    """Read to the end of a line; whether it has one."""
+    """Skip the rest of a line; returns False if its end is not found within the limit."""
     for _ in range(_MOST_SKIPPED // BLOCK):
         part = file.readline(BLOCK)
         if not part or part.endswith(b"\n"):
@@ -41,12 +41,12 @@ def _skip_line(file: IO[bytes]) -> bool:
 
 
 def too_long_line(where: str, what: str = "a line") -> Problem:
-    """The problem of a row that is longer than a row may be."""
+    """Create the problem of a row that is too long."""
     return Problem(where, f"{what} is longer than {shown_size(LARGEST_ROW)}", "split it, or leave it out")
 
 
 def decoded_line(path: Path, number: int, line: bytes | None) -> str:
-    """A line as text, without the mark of the first one. Raises `DataError`."""
+    """Decode a line, without the byte order mark of the first one. Raises `DataError`."""
     if line is None:
         raise DataError(too_long_line(f"{path}:{number}"))
     try:

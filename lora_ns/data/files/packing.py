@@ -1,4 +1,4 @@
-"""Files as they lie on the disk, packed or not, decoded a block at a time."""
+"""Files on the disk, compressed or not, decoded block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def kind_of(path: PurePath) -> tuple[str, str]:
-    """Kind of a file by its name and how it is packed, such as `.jsonl` and `.gz`; in lower case."""
+    """Split the suffixes of a file name into kind and compression, such as `.jsonl` and `.gz`; in lower case."""
     name = path.name.lower()
     packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
     return PurePath(name.removesuffix(packing)).suffix, packing
@@ -28,12 +28,12 @@ def kind_of(path: PurePath) -> tuple[str, str]:
 
 
 class DamagedError(DataError):
-    """A packed file that cannot be unpacked to its end."""
+    """A compressed file that cannot be decompressed to its end."""
 
 
 @contextlib.contextmanager
 def opened_file(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked while they are read."""
+    """Open a file for reading; a compressed file is decompressed on the fly."""
     packing = kind_of(path)[1]
     with _file(path) as file:
         try:
@@ -55,7 +55,7 @@ def _file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
-    """What a packed file has in it, unless that is out of all proportion: a few bytes can stand for a full disk."""
+    """Decompress a file, unless its size is out of proportion: a few bytes could expand to a full disk."""
     unpacked = io.BufferedReader(_Blocks(PACKINGS[kind_of(path)[1]](path, file)), BLOCK)
 
     def blocks() -> Iterator[bytes]:
@@ -64,14 +64,14 @@ def _unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
             size += len(block)
             if size > max(FREELY_UNPACKED, MOST_UNPACKED * file.tell()):
                 what = f"unpacks to more than {MOST_UNPACKED} times its size"
-                raise DamagedError(Problem(str(path), what, "unpack it, and look at what is in it"))
+                raise DamagedError(Problem(str(path), what, "unpack it, and check its content"))
             yield block
 
     return io.BufferedReader(_Blocks(blocks()), BLOCK)
 
 
 class _NotPackedError(Exception):
-    """What is damaged, or not packed as its name says; each library has an error of its own."""
+    """The data is damaged, or not compressed as the name says; each library has its own error for this."""
 
 
 def _gzip(_: Path, file: IO[bytes]) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ def _gzip(_: Path, file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """Unpacked blocks; zstandard's own reader would take a file that is cut short for a whole one."""
+    """Yield decompressed blocks; zstandard's own reader would accept a truncated file."""
     try:
         import zstandard
     except ImportError:
@@ -109,15 +109,15 @@ BLOCK = 1 << 16
 
 
 _PACKED_BLOCK = 1 << 11
-"""Bytes that are unpacked at once, of which each can stand for some ten thousand."""
+"""Bytes to decompress at once; each can expand to some ten thousand."""
 
 
 _LARGEST_WINDOW = 1 << 31
-"""What `zstd --ultra --long=31` packs with; zstandard would stop at 128 MB."""
+"""Window size of `zstd --ultra --long=31`; zstandard would stop at 128 MB."""
 
 
 class _Blocks(io.RawIOBase):
-    """Blocks of bytes as a file."""
+    """A file object for blocks of bytes."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
@@ -140,7 +140,7 @@ class _Blocks(io.RawIOBase):
 
 
 def decoded_text(path: Path, most: int, remedy: str) -> str:
-    """All of a file as text."""
+    """Read a whole file as text."""
     parts, size = [], 0
     with opened_file(path) as file:
         while part := file.read(BLOCK):
@@ -152,17 +152,17 @@ def decoded_text(path: Path, most: int, remedy: str) -> str:
 
 
 def not_utf8(where: str, error: UnicodeDecodeError) -> Problem:
-    """The problem of a file that is not text in UTF-8."""
+    """Create the problem of a file that is not UTF-8."""
     return Problem(where, f"not UTF-8 at byte {error.start + 1} of the line", "save the file as UTF-8")
 
 
 def without_end(line: str) -> str:
-    """The problem of a packed file that was cut short."""
+    """Remove the line end from a line."""
     return line.removesuffix("\n").removesuffix("\r")
 
 
 PACKINGS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[bytes]]] = {".gz": _gzip, ".zst": _zstd}
-"""How a file is packed to what unpacks it, a block at a time.
+"""Decompressors by suffix; each yields blocks.
 
-It raises `_NotPackedError` where the file is damaged, and `EOFError` where it is cut short.
+They raise `_NotPackedError` for damaged data, and `EOFError` for truncated data.
 """

@@ -1,7 +1,7 @@
 """Rows of local files, read one by one so that every problem has its place.
 
-JSON lines are parsed line by line and never by a guessed column type: a value that changes its type in line 10,001 is
-just a value.
+JSON lines are parsed line by line, without guessed column types: a value that changes its type in line 10,001 is just a
+value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_ns.files.reading import LARGEST_TEXT, exists, is_file, shown_size
 
 
 def read_rows(path: Path, limit: int | None = None, layout: Layout = PLAIN) -> list[Row]:
-    """All rows of a file, or the first `limit`.
+    """Read all rows of a file, or the first `limit`.
 
     Raises:
         DataError: with the first problems of the file, or because it has no rows.
@@ -29,7 +29,7 @@ def read_rows(path: Path, limit: int | None = None, layout: Layout = PLAIN) -> l
 
 
 def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: int = 0, layout: Layout = PLAIN) -> Found:
-    """All rows of some files in their order, or the first `limit`; up to `max_bad_rows` broken ones are left out.
+    """Read all rows of some files in order, or the first `limit`; up to `max_bad_rows` faulty rows are skipped.
 
     Raises:
         DataError: with the first problems of the files, or because there are no rows.
@@ -46,10 +46,10 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
 
 
 def each_row(paths: Sequence[Path], layout: Layout = PLAIN) -> Iterator[Outcome]:
-    """The rows of some files one by one, and the problems of those that cannot be read; nothing is kept.
+    """Yield the rows of some files one by one, and the problems of unreadable ones; nothing is kept in memory.
 
     Raises:
-        DataError: because of a file that cannot be read at all, or is one list, which cannot be read in parts.
+        DataError: if a file cannot be read at all, or is one list, which cannot be read in parts.
     """
     unfit = [problem for path in paths if (problem := _unfit(path) or _whole(path))]
     if unfit:
@@ -64,13 +64,13 @@ def _whole(path: Path) -> Problem | None:
 
 
 def is_known(path: PurePath) -> bool:
-    """Whether there is a reader for a file of this name."""
+    """True if there is a reader for this file name."""
     kind, packing = kind_of(path)
     return kind in (PACKED if packing else KINDS)
 
 
 def _unfit(path: Path) -> Problem | None:
-    """Why a path cannot be read at all, as far as can be told without opening it."""
+    """Explain why a path cannot be read, as far as that is known without opening it."""
     if not is_known(path):
         return Problem(str(path), f"cannot read `{''.join(kind_of(path)) or path.name}`", f"known: {KNOWN}")
     if not is_file(path):
@@ -79,13 +79,13 @@ def _unfit(path: Path) -> Problem | None:
 
 
 _MOST_GATHERED = 10_000
-"""Problems after which a file is read no further, if so many are not allowed."""
+"""Problems after which reading stops, unless more are allowed."""
 
 
 def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[list[Row], list[Problem]]:
-    """The rows and the problems, up to so many of these.
+    """Collect rows and problems, up to a number of problems.
 
-    A file that is spoilt ends them, and is told after the problems before it.
+    A file that is unusable ends the collection, and is reported after the problems before it.
     """
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -98,7 +98,7 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[
             if (limit is not None and len(rows) >= limit) or len(problems) > most:
                 break
     except DamagedError:
-        raise  # the rows of a damaged file say nothing
+        raise  # the rows of a damaged file are meaningless
     except DataError as error:
         raise DataError(told([*problems, *error.problems])) from None
     return rows, problems
@@ -112,10 +112,10 @@ def _outcomes(path: Path, layout: Layout) -> Iterator[Outcome]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a `.txt` file, blank ones too, read as those of a data set are; blank ones at the end are none.
+    """Read the lines of a `.txt` file as prompts, including blank lines, except those at the end.
 
     Raises:
-        DataError: because of the first line that cannot be read.
+        DataError: at the first line that cannot be read.
     """
     if problem := _unfit(path):
         raise DataError(problem)
@@ -124,12 +124,12 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def prompts_of(path: Path, file: IO[bytes]) -> list[str]:
-    """The same of a file that is open; `path` is what messages call it."""
+    """Read the prompts from an open file; `path` is its name in messages."""
     texts: list[str] = []
     size = 0
     for number, line in numbered_lines(path, file):
         texts.append(without_end(decoded_line(path, number, line)))
-        size += len(texts[-1]) + 50  # a text of Python takes so much beside its characters
+        size += len(texts[-1]) + 50  # overhead of a Python string
         if size > LARGEST_TEXT:
             raise DataError(Problem(str(path), f"is larger than {shown_size(LARGEST_TEXT)}", "split it"))
     while texts and not texts[-1].strip():

@@ -1,4 +1,4 @@
-"""Rows of tables: cells with commas, tabs or another mark between them."""
+"""Rows of tables: cells separated by commas, tabs or another delimiter."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lora_ns.files.reading import LARGEST_ROW, MOST_COLUMNS
 
 
 class Csv(FileKind):
-    """A table with commas, or with another mark that its first line shows."""
+    """A table with commas, or with another delimiter that its first line shows."""
 
     suffixes = (".csv",)
     is_table = True
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
-        """Its rows; a cell is a string, whatever is in it. With tabs it is read as a `.tsv` file is."""
+        """Yield its rows; every cell is a string. With tabs it is read like a `.tsv` file."""
         return _rows(path, layout, layout.delimiter or sniff_delimiter(path, layout.column_names))
 
     def notes(self, path: Path, layout: Layout) -> Sequence[str]:
-        """That its cells are not separated by commas, as its first line shows."""
+        """Return a note if the cells are not separated by commas."""
         mark = "," if layout.delimiter else sniff_delimiter(path, layout.column_names)
         if mark == ",":
             return ()
         shown = "tabs" if mark == TAB else f"`{mark}`"
-        told = f"{path}: read with {shown} between its cells, as its first line has them"
-        return (f"{told} (`delimiter` names another mark)",)
+        told = f"{path}: read with {shown} as the delimiter, as in its first line"
+        return (f"{told} (set `delimiter` to change it)",)
 
     def column_remedy(self, names: Sequence[str], remedy: str) -> str:
-        """That its first line may be a row, and its cells separated by another mark."""
+        """Suggest that the first line may be a row, or that the delimiter is another one."""
         return "; ".join(filter(None, (_HEADER, other_delimiter(" ".join(names)), remedy)))
 
 
@@ -53,16 +53,16 @@ class Tsv(FileKind):
     is_table = True
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
-        """Its rows; a cell is a string, and quotes are part of it."""
+        """Yield its rows; every cell is a string, and quotes are part of it."""
         return tabbed_rows(path, layout)
 
     def column_remedy(self, names: Sequence[str], remedy: str) -> str:  # noqa: ARG002 -- tabs are in no names
-        """That its first line may be a row."""
+        """Suggest that the first line may be a row."""
         return "; ".join(filter(None, (_HEADER, remedy)))
 
 
 def tabbed_rows(path: Path, layout: Layout) -> Iterator[Outcome]:
-    """Rows of a table whose cells are separated by tabs, unless the recipe names another mark."""
+    """Yield the rows of a table whose delimiter is a tab, unless the recipe sets another one."""
     return _rows(path, layout, layout.delimiter or TAB)
 
 
@@ -72,7 +72,7 @@ def _rows(path: Path, layout: Layout, delimiter: str) -> Iterator[Outcome]:
     return _table(path, layout.column_names, "check the quotes", strict=True, delimiter=delimiter)
 
 
-_HEADER = "the first line names the columns: if it is a row, name them by `column_names = [...]`"
+_HEADER = "the first line is the header: if it is a row, write `column_names = [...]`"
 
 
 TAB = "\t"
@@ -82,13 +82,13 @@ _LONGEST_HEADER = 1 << 16
 
 
 def sniff_delimiter(path: Path, names: Sequence[str] = ()) -> str:
-    """What separates the cells of a table by its first line: a comma, unless it has another mark and no comma.
+    """Detect the delimiter of a table from its first line: a comma, unless the line has another one and no comma.
 
-    A tab is one wherever it stands, `;` and `|` are outside of quotes, where the line has only one of the two.
+    Tabs count anywhere, `;` and `|` outside of quotes and only if the line does not have both.
 
     Args:
-        path: the file, packed or not.
-        names: its columns, if it has no header: the line then has as many cells.
+        path: the file, compressed or not.
+        names: its columns, if it has no header. The line then must have as many cells.
     """
     line = _first_line(path)
     tabs = line.count(TAB)
@@ -108,17 +108,17 @@ _MARKS = (";", "|")
 
 
 def other_delimiter(header: str) -> str:
-    """What to write where the cells of a table are separated by a mark that its header has beside commas; or nothing.
+    """Suggest a delimiter for a table whose header contains `;` or `|` beside commas; empty if there is none.
 
     Args:
-        header: the first line, or what was read as the name of a column.
+        header: the first line, or the text that was read as a column name.
     """
     mark = next((mark for mark in _MARKS if mark in header), None)
     return f'if its cells are separated by `{mark}`, write `delimiter = "{mark}"`' if mark else ""
 
 
 def _sniff_mark(line: str, names: Sequence[str]) -> str:
-    """What separates the cells of a line, from which those in quotes were taken out."""
+    """Detect the delimiter of a line from which quoted cells were removed."""
     counts = {mark: count for mark in _MARKS if (count := line.count(mark))}
     if len(counts) != 1 or "," in line:
         return ","
@@ -127,7 +127,7 @@ def _sniff_mark(line: str, names: Sequence[str]) -> str:
 
 
 def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Iterator[Outcome]:
-    """Rows under the names of the first record, or under those given; a first record of these is a header, too."""
+    """Yield rows under the header or the given names; a first record that equals the given names is a header."""
     csv.field_size_limit(LARGEST_ROW)
     with opened_file(path) as file:
         lines = _RecordLines(path, file)
@@ -141,12 +141,12 @@ def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Ite
             if len(cells) == len(columns):
                 yield Row(where, dict(zip(columns, cells, strict=True)))
             else:
-                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, and {told} has {len(columns)}"
+                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, but {told} has {len(columns)}"
                 yield Problem(where, what, remedy)
 
 
 def _records(path: Path, reader: Any, lines: _RecordLines) -> Iterator[tuple[str, list[str]]]:
-    """The cells of each record that is not blank, and the line that it begins in."""
+    """Yield the cells of each record that is not blank, with the line where it starts."""
     first = 1
     try:
         for cells in reader:
@@ -165,7 +165,7 @@ def _not_csv(where: str, error: csv.Error, other: str) -> Problem:
 
 
 class _RecordLines:
-    """The lines of a table, of which those of one record are together no longer than a row may be."""
+    """The lines of a table; those of one record must not exceed the length limit of a row."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._lines = path, self._read(file)
@@ -175,7 +175,7 @@ class _RecordLines:
         return self._lines
 
     def begin_record(self, first: int) -> None:
-        """Count from here on what belongs to the record that begins in this line."""
+        """Start counting the size of a record that starts in this line."""
         self._first, self._size = first, 0
 
     def _read(self, file: IO[bytes]) -> Iterator[str]:
@@ -184,15 +184,15 @@ class _RecordLines:
             self._size += len(text)
             if self._size > LARGEST_ROW:
                 raise DataError(too_long_line(f"{self._path}:{self._first}", "a record"))
-            # The csv module wants a line that ends in a lone carriage return to end there.
+            # The csv module expects a line to end at a lone carriage return.
             yield from io.StringIO(text, newline="") if "\r" in text.rstrip("\r\n") else (text,)
 
 
 def check_names(where: str, names: Sequence[str]) -> None:
-    """Refuse a header whose names are missing or there twice. Raises `DataError`."""
+    """Refuse a header with too many or duplicate names. Raises `DataError`."""
     if len(names) > MOST_COLUMNS:
-        what = f"{len(names):,} columns, and a table has up to {MOST_COLUMNS:,}"
-        raise DataError(Problem(where, what, "leave out what is not read"))
+        what = f"{len(names):,} columns, but a table can have at most {MOST_COLUMNS:,}"
+        raise DataError(Problem(where, what, "remove unused columns"))
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(Problem(where, f"column `{twice[0]}` is there twice", "rename one of them"))
+        raise DataError(Problem(where, f"column `{twice[0]}` appears twice", "rename one of them"))

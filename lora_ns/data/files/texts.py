@@ -1,4 +1,4 @@
-"""Rows of plain texts, and of sentences in CoNLL form."""
+"""Rows of plain texts, and of sentences in CoNLL format."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lora_ns.files.reading import LARGEST_ROW, LARGEST_TEXT
 
 
 class Conll(FileKind):
-    """Sentences of words with a tag each."""
+    """Sentences as tagged words."""
 
     suffixes = (".conll", ".iob", ".bio")
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:  # noqa: ARG002 -- it leaves nothing open
-        """The sentences."""
+        """Yield the sentences."""
         return _conll(path)
 
 
 def _conll(path: Path) -> Iterator[Outcome]:
-    """Sentences of CoNLL: a word a line, first its token and last its tag, and a blank line after the last word."""
+    """Yield sentences in CoNLL format: one word per line, first column token, last column tag, then a blank line."""
     width = 0
     words: list[tuple[str, str]] = []
     first, broken, size = 1, False, 0
@@ -70,28 +70,28 @@ def _conll_line(path: Path, number: int, line: bytes | None) -> str:
 
 
 def _conll_cells(text: str) -> list[str]:
-    """The columns of a line: between tabs if it has one, otherwise between spaces; other white space is text."""
+    """Split a line at tabs if it has any, otherwise at spaces; other white space belongs to the text."""
     if "\t" in text:
         return [cell.strip(" ") for cell in text.split("\t")]
     return [cell for cell in text.split(" ") if cell]
 
 
 def _is_comment(text: str) -> bool:
-    """Whether a line before a sentence is a remark, such as `# id = 7`, rather than the word `#` with its tag."""
+    """True for a comment before a sentence, such as `# id = 7`, but not for the word `#` with its tag."""
     cells = _conll_cells(text)
     return text.startswith("#") and "\t" not in text and not (len(cells) > 1 and _TAG.fullmatch(cells[-1]))
 
 
 def _conll_problem(cells: Sequence[str], width: int) -> tuple[str, str] | None:
-    """What is wrong with a line, and what to do."""
+    """Return error message and remedy for a line."""
     if len(cells) == 1:
         return f"`{shortened_value(cells[0])}` has no tag", "a line is a word, a tab or space, and its tag"
     if len(cells) != width:
-        return f"{len(cells)} columns, and the first line has {width}", "a blank line ends a sentence"
+        return f"{len(cells)} columns, but the first line has {width}", "a blank line ends a sentence"
     if not cells[0]:
-        return "a tag without a word", "take the line out, or put a blank line there"
+        return "a tag without a word", "remove the line, or make it blank"
     if not cells[-1]:
-        return f"`{shortened_value(cells[0])}` has an empty tag", "a word outside of everything has the tag O"
+        return f"`{shortened_value(cells[0])}` has an empty tag", "a word outside of all entities has the tag O"
     return None
 
 
@@ -106,31 +106,31 @@ class Text(FileKind):
     is_plain_text = True
 
     def rows(self, path: Path, layout: Layout) -> Iterator[Outcome]:
-        """The file as one row, its lines, or the rows of the table."""
+        """Yield the file as one row, its lines, or the rows of the table."""
         if layout.column_names or layout.delimiter:
             return tabbed_rows(path, layout)
         return _text_lines(path) if layout.sample_by == "line" else _text(path)
 
     def column_remedy(self, names: Sequence[str], remedy: str) -> str:  # noqa: ARG002 -- a text has one column
-        """That it may be a table."""
-        return "it is read as one text: if it is a table with tabs, name its columns by `column_names = [...]`"
+        """Suggest that it may be a table."""
+        return "it is read as one text: if it is a table with tabs, write `column_names = [...]`"
 
 
 def _text(path: Path) -> Iterator[Outcome]:
-    """The whole file as one row."""
+    """Yield the whole file as one row."""
     try:
         content = decoded_text(path, LARGEST_TEXT, "split it")
     except DamagedError:
         raise
     except DataError as error:
-        yield from error.problems  # a row that cannot be read
+        yield from error.problems  # an unreadable row
     else:
         if content.strip():
             yield Row(str(path), {"text": content})
 
 
 def _text_lines(path: Path) -> Iterator[Outcome]:
-    """Each line as a row; one that is blank is none."""
+    """Yield each line as a row, except blank lines."""
     with opened_file(path) as file:
         for number, line in numbered_lines(path, file):
             try:

@@ -141,7 +141,7 @@ def test_the_plan_counts_the_rows_of_all_files_and_those_that_are_left_out(loade
     overrides += ["dataset.max_bad_rows=1", "sft.max_seq_length=64"]
     plan = plan_of(load_recipe(write_recipe(), overrides))
     assert (plan.train_rows.value, plan.eval_rows.value) == (2, 1)
-    assert plan.notes[0] == f"training rows: 1 left out that cannot be read, the first at {tmp_path}/data/b.jsonl:2"
+    assert plan.notes[0] == f"training rows: 1 left out as unreadable, the first at {tmp_path}/data/b.jsonl:2"
 
 
 # What `save_to_disk` writes

@@ -168,7 +168,7 @@ def test_a_header_that_is_named_once_more_is_no_row(tmp_path):
 def test_names_of_columns_say_how_many_cells_a_row_has(tmp_path):
     file = written(tmp_path, "a.txt", b"Dummy\nx\t1\n")
     assert [row.where for row in read_files([file], max_bad_rows=1, layout=Layout(("a", "b"))).rows] == [f"{file}:2"]
-    with pytest.raises(DataError, match=r"a\.txt:1: 1 cell, and `column_names` has 2 \(check the tabs\)"):
+    with pytest.raises(DataError, match=r"a\.txt:1: 1 cell, but `column_names` has 2 \(check the tabs\)"):
         read_rows(file, layout=Layout(("a", "b")))
 
 
@@ -367,11 +367,11 @@ def test_a_row_knows_its_place(tmp_path, name, content, places):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.jsonl", b"", "FILE: no rows (put one row into it at least)"),
-        ("a.jsonl", b"\n \n", "FILE: no rows (put one row into it at least)"),
-        ("a.json", b"[]", "FILE: no rows (put one row into it at least)"),
-        ("a.csv", b"", "FILE: no rows (put one row into it at least)"),
-        ("a.csv", b"a,b\n", "FILE: no rows (put one row into it at least)"),
+        ("a.jsonl", b"", "FILE: no rows (it needs at least one row)"),
+        ("a.jsonl", b"\n \n", "FILE: no rows (it needs at least one row)"),
+        ("a.json", b"[]", "FILE: no rows (it needs at least one row)"),
+        ("a.csv", b"", "FILE: no rows (it needs at least one row)"),
+        ("a.csv", b"a,b\n", "FILE: no rows (it needs at least one row)"),
         (
             "a.jsonl",
             b'{"a": 1}\n{"a": \n',
@@ -393,8 +393,8 @@ def test_a_row_knows_its_place(tmp_path, name, content, places):
         ),
         ("a.json", b'[\n{"a": }]', "FILE:2: not JSON at column 7: expecting value (check the syntax)"),
         ("a.json", b'["\xff"]', "FILE: not UTF-8 at byte 3 (save the file as UTF-8)"),
-        ("a.csv", b"a,b\n1\n", "FILE:2: 1 cell, and the header has 2 (check the quotes)"),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", "FILE:3: 3 cells, and the header has 2 (check the quotes)"),
+        ("a.csv", b"a,b\n1\n", "FILE:2: 1 cell, but the header has 2 (check the quotes)"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "FILE:3: 3 cells, but the header has 2 (check the quotes)"),
         ("a.csv", b'a,b\n"1"x,2\n', "FILE:2: not CSV: ',' expected after '\"' (double a quote inside quotes)"),
         ("a.csv", b"a\n\xff\n", "FILE:2: not UTF-8 at byte 1 of the line (save the file as UTF-8)"),
         ("a.xml", b"x", f"FILE: cannot read `.xml` (known: {KNOWN})"),
@@ -494,7 +494,7 @@ def test_a_long_text_in_a_table_is_just_a_value(tmp_path):
 
 def test_a_column_that_is_there_twice_is_told(tmp_path):
     assert (
-        told(written(tmp_path, "a.csv", b"a,b,a\n1,2,3\n")) == "FILE:1: column `a` is there twice (rename one of them)"
+        told(written(tmp_path, "a.csv", b"a,b,a\n1,2,3\n")) == "FILE:1: column `a` appears twice (rename one of them)"
     )
 
 
@@ -539,7 +539,7 @@ def test_files_without_a_row_are_all_told(tmp_path):
     files = [written(tmp_path, name, b"") for name in ("a.jsonl", "b.csv")]
     with pytest.raises(DataError) as caught:
         read_files(files)
-    assert str(caught.value) == "\n".join(f"{file}: no rows (put one row into it at least)" for file in files)
+    assert str(caught.value) == "\n".join(f"{file}: no rows (it needs at least one row)" for file in files)
 
 
 def test_files_that_cannot_be_opened_are_all_told(tmp_path):
@@ -562,7 +562,7 @@ def test_as_many_bad_rows_as_are_allowed_are_left_out(tmp_path):
     found = read_files([file], max_bad_rows=3)
     assert [row.values["a"] for row in found.rows] == [1, 2, 3]
     assert [problem.where for problem in found.left_out] == [f"{file}:{number}" for number in (2, 4, 5)]
-    assert told_left_out(found.left_out) == f"3 left out that cannot be read, the first at {file}:2"
+    assert told_left_out(found.left_out) == f"3 left out as unreadable, the first at {file}:2"
 
 
 def test_one_bad_row_more_is_told_with_the_others(tmp_path):
@@ -614,11 +614,15 @@ TOO_LARGE = {
     "a cell of many lines": ("a.csv", b'a\n1\n"' + b"xxxxxxx\n" * 2**18 + b'"\n', f"FILE:3: a record {TOO_LONG}"),
     "a word": ("a.conll", b"a O\n" + LONG + b" O\n", f"FILE:2: a line {TOO_LONG}"),
     "a sentence": ("a.conll", b"abcdef O\n" * 150_000, f"FILE:1: a sentence {TOO_LONG}"),
-    "columns": ("a.csv", b",".join(b"%d" % n for n in range(10_001)), "FILE:1: 10,001 columns, and a table has up to"),
+    "columns": (
+        "a.csv",
+        b",".join(b"%d" % n for n in range(10_001)),
+        "FILE:1: 10,001 columns, but a table can have at most",
+    ),
     "keys": (
         "a.jsonl",
         b"{%s}" % b",".join(b'"%d":1' % n for n in range(10_001)),
-        "FILE:1: 10,001 keys, and a row has",
+        "FILE:1: 10,001 keys, but a row can have",
     ),
     "depth": ("a.jsonl", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "FILE:1: cannot be read: nested too deeply"),
     "depth in a list": (
@@ -663,7 +667,7 @@ def test_a_file_of_nothing_but_problems_is_not_read_to_its_end(tmp_path):
 
 def test_keys_and_names_that_are_there_twice_take_no_time_to_find(tmp_path):
     many = [f'"{number}": 1' for number in range(200_000)]
-    assert "key `199999` is there twice" in told(
+    assert "key `199999` appears twice" in told(
         written(tmp_path, "a.jsonl", f"{{{', '.join([*many, many[-1]])}}}".encode())
     )
 
