@@ -1,6 +1,6 @@
-"""The files that a recipe names beside its rows, checked alike by everything that is asked of the recipe.
+"""Checks of the files that a recipe names besides its rows, the same for every command.
 
-That which names them is checked as they are read: `distributed.accelerate_config` with the recipe itself.
+`distributed.accelerate_config` is not among them: it is read and checked with the recipe itself.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from lora_ns.recipe.load import LoadedRecipe
 
 
 def check_named_files(loaded: LoadedRecipe) -> None:
-    """Read the chat template and DeepSpeed's file, as far as the recipe names them.
+    """Check the chat template and the DeepSpeed configuration, if the recipe names them.
 
     Raises:
-        UsageError: with what is wrong with each, as a training would tell it.
+        UsageError: with the problems of each, as training would report them.
     """
     from lora_ns.data.chat_templates import read_template
 

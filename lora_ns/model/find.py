@@ -1,4 +1,4 @@
-"""The base that a recipe names, found and settled."""
+"""Search for the base of a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_ns.recipe.model import Model
 
 
 def find_recipe_base(model: Model, folder: Path) -> Base:
-    """The base that a recipe names, fetched if need be. Raises `ModelError`, with the place in the recipe."""
+    """Find the base of a recipe, and download it if necessary. Raises `ModelError`, with the place in the recipe."""
     try:
         folders = [folder, Path.cwd()]
         base = find_base(model.name_or_path, model.revision, folders, download=True, gguf_file=model.gguf_file)
@@ -22,7 +22,7 @@ def find_recipe_base(model: Model, folder: Path) -> Base:
 
 
 def recipe_base_here(model: Model, folder: Path) -> Base | None:
-    """The base that a recipe names, if it is on this machine: nothing is fetched. Raises `ModelError`."""
+    """Find the base of a recipe, if it is on this machine; nothing is downloaded. Raises `ModelError`."""
     folders = [folder, Path.cwd()]
     return find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
 

@@ -1,4 +1,4 @@
-"""Where the data files that a recipe names lie."""
+"""Search for the data files that a recipe names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lora_ns.recipe.recipe import Recipe
 
 
 def find_files(folder: Path, names: str | Sequence[str], key: str) -> list[Path]:
-    """The data files of a name or of several, in their order, relative to the recipe or to the current folder.
+    """Find the data files of one or several names in order, relative to the recipe or to the current folder.
 
-    A name is a file, a folder (all data files in it, but not in its folders) or a pattern such as `data/*.jsonl`.
+    A name is a file, a folder (all data files in it, but not in its subfolders) or a pattern such as `data/*.jsonl`.
 
     Raises:
-        DataError: with every name that leads to no file.
+        DataError: with every name without a file.
     """
     found: list[Path] = []
     problems: list[Problem] = []
@@ -38,7 +38,7 @@ def find_files(folder: Path, names: str | Sequence[str], key: str) -> list[Path]
 
 
 def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
-    """Every name of data files in a recipe that leads to none, or to a pipe or a device; nothing is read."""
+    """List problems of data file names: nothing found, or a pipe or a device. No file is read."""
     data = recipe.dataset
     named = [(f"{key}.path", part.path) for key, part in data.parts().items()]
     problems: list[Problem] = []
@@ -52,12 +52,12 @@ def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
 
 
 def layout_of(table: Dataset) -> Layout:
-    """How the files of a source are read whose kind leaves it open."""
+    """Return the options for reading the files of a source."""
     return Layout(table.column_names, table.delimiter, table.sample_by)
 
 
 def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
-    """Data files as they are told: the one, or what the recipe names and how many files it is."""
+    """Return the displayed name of data files: the only file, or the names in the recipe with the number of files."""
     asked = [names] if isinstance(names, str) else names
     if len(files) > 1:
         return f"{', '.join(asked)} ({len(files):,} files)"
@@ -65,7 +65,7 @@ def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
 
 
 def places(folder: Path, name: str) -> list[Path]:
-    """Where a file that a recipe names may lie: beside the recipe, then in the current folder."""
+    """List the paths to try for a file name: beside the recipe, then in the current folder."""
     path = Path(name).expanduser()
     return list(dict.fromkeys(place / path for place in _folders(folder, name)))
 
@@ -97,7 +97,7 @@ def _find(folder: Path, name: str, key: str) -> list[Path] | Problem:
 
 
 def _in_folder(path: Path, name: str, key: str) -> list[Path] | Problem:
-    """The data files of a folder, or the file itself."""
+    """Return the data files of a folder, or the file itself."""
     if not is_folder(path):
         return [path]
     try:
@@ -116,13 +116,13 @@ def _in_folder(path: Path, name: str, key: str) -> list[Path] | Problem:
 
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
-"""What `save_to_disk` of a `Dataset` and of a `DatasetDict` writes beside the rows."""
+"""Files that `save_to_disk` of a `Dataset` and of a `DatasetDict` writes beside the rows."""
 
 
 def _saved(path: Path, name: str) -> list[Path] | tuple[str, str] | None:
-    """The files of a data set that `save_to_disk` wrote, in its order, or what is wrong and what to do.
+    """Return the files of a dataset from `save_to_disk` in its order, or an error message with its remedy.
 
-    None for a folder that is no such data set.
+    Returns None for any other folder.
     """
     place = name.rstrip("/")
     splits = _named_in(path / _SPLITS, "splits")
@@ -141,7 +141,7 @@ def _saved(path: Path, name: str) -> list[Path] | tuple[str, str] | None:
 
 
 def _named_in(file: Path, key: str) -> list[str]:
-    """The names that a list in a JSON file has; none where the file is not there or is not what it should be."""
+    """Return the names in a list of a JSON file; empty if the file is missing or malformed."""
     try:
         content = read_json(file, DataError)
     except DataError:
@@ -154,6 +154,6 @@ def _named_in(file: Path, key: str) -> list[str]:
 
 
 def _matching(pattern: Path, folder: Path) -> list[Path]:
-    """Files that match a pattern; a name that begins with a dot does so only where the pattern has the dot."""
+    """Return the files that match a pattern; hidden files only match if the pattern has the dot."""
     names = glob.glob(str(pattern), root_dir=folder, recursive=True)  # noqa: PTH207 -- Path.glob takes hidden files, too
     return sorted(path for name in names if (path := folder / name).is_file())
