@@ -78,7 +78,7 @@ def _remedy(name: str) -> str:
 
 def check_merged(system: Message) -> None:
     """Refuse a named system turn that is merged into the user turn, because the name would be lost."""
-    if _is_said(system.extra.get("name", "")):
+    if _is_filled(system.extra.get("name", "")):
         what = "`name` of the system turn would be lost, because it becomes part of the user turn"
         raise RowFaultError(what, "remove it from the rows", "TPL004")
 
@@ -128,15 +128,15 @@ def _marked_turns(message: Message, before: Sequence[Message]) -> Iterator[tuple
     for key in _REASONING:
         if key in message.extra:
             yield f"`{key}`", _with(message, **{key: _MARK})
-    if _is_said(message.extra.get("name", "")) and not _is_told(message, before):
+    if _is_filled(message.extra.get("name", "")) and not _is_known(message, before):
         yield "`name`", _with(message, name=_MARK)
 
 
-def _is_said(name: str) -> bool:
+def _is_filled(name: str) -> bool:
     return bool(name.strip())
 
 
-def _is_told(message: Message, before: Sequence[Message]) -> bool:
+def _is_known(message: Message, before: Sequence[Message]) -> bool:
     """True if a name is a tool's and appears in earlier turns: in the answered call, or in a text."""
     name = message.extra["name"]
     return message.role == "tool" and any(

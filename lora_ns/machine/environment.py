@@ -161,7 +161,7 @@ def version_ranges() -> VersionRanges:
         # needs.
         marker = str(requirement.marker or "")
         if "extra" in marker or "<" not in marker or (requirement.marker and requirement.marker.evaluate()):
-            packages[requirement.name] = _spell(requirement.specifier)
+            packages[requirement.name] = _format_range(requirement.specifier)
     return VersionRanges(python, packages)
 
 
@@ -183,7 +183,7 @@ def _checkout_requirements(pyproject: Path) -> tuple[str, list[str]]:
     return project.get("requires-python", ""), project.get("dependencies", []) + extras
 
 
-def _spell(specifier: SpecifierSet) -> str:
+def _format_range(specifier: SpecifierSet) -> str:
     """Format a range in the usual order, lower bound first."""
     return ",".join(sorted(map(str, specifier), reverse=True))
 
@@ -298,7 +298,7 @@ class _Package:
 
     name: str
     module: str = ""
-    stands_on: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
 
 PACKAGES = (
@@ -344,13 +344,13 @@ def _import_each(context: _Context, packages: Sequence[_Package]) -> dict[str, _
         left = [package for package in left if package.name not in outcomes]
         if not found and left:
             outcomes[left.pop(0).name] = _Outcome("a child process could not be started")
-        left = [package for package in left if not _stands_on_broken(package, outcomes)]
+        left = [package for package in left if not _depends_on_broken(package, outcomes)]
     return outcomes
 
 
-def _stands_on_broken(package: _Package, outcomes: dict[str, _Outcome]) -> bool:
+def _depends_on_broken(package: _Package, outcomes: dict[str, _Outcome]) -> bool:
     """Record a package that cannot work because a dependency is broken, so that no time is spent on it."""
-    broken = [name for name in package.stands_on if name in outcomes and outcomes[name].error]
+    broken = [name for name in package.depends_on if name in outcomes and outcomes[name].error]
     if broken:
         outcomes[package.name] = _Outcome(f"not tried: needs {broken[0]}")
     return bool(broken)
@@ -591,7 +591,7 @@ def _trackers(context: _Context) -> list[Check]:
     return [_package_check(context, tracker, True, None) for tracker in context.needs.trackers]
 
 
-def _of_the_base(context: _Context) -> list[Check]:
+def _base_packages(context: _Context) -> list[Check]:
     return [_package_check(context, package, True, None) for package in context.needs.packages]
 
 
@@ -693,7 +693,7 @@ PROBES: Mapping[str, Callable[[_Context], list[Check]]] = {
     "deepspeed": _deepspeed,
     "compiler": _compiler,
     "trackers": _trackers,
-    "base": _of_the_base,
+    "base": _base_packages,
     "hub": _hub,
 }
 """Every probe, in the order of the report. As many run in parallel as there are cores."""

@@ -375,7 +375,7 @@ def _named_gpu(gpus: Mapping[str, Gpu], entry: str) -> Gpu | None:
 def _detect_gpus(unified: tuple[int, int]) -> tuple[Gpu, ...]:
     """Return the GPUs of this process; none if `nvidia-smi` is missing, hangs, fails or prints something else."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and _named_none(visible):
+    if visible is not None and _hides_all(visible):
         return ()
     finished = nvidia_smi()
     if finished is None or finished.returncode != 0:
@@ -383,7 +383,7 @@ def _detect_gpus(unified: tuple[int, int]) -> tuple[Gpu, ...]:
     return visible_gpus(parse_gpus(finished.stdout, unified), visible)
 
 
-def _named_none(visible: str) -> bool:
+def _hides_all(visible: str) -> bool:
     """True if CUDA_VISIBLE_DEVICES hides every GPU, so that no query is needed."""
     first = visible.partition(",")[0].strip()
     return not (first.isdecimal() or first.startswith("GPU-"))

@@ -59,7 +59,7 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
-        with _uncollected():
+        with _without_garbage_collection():
             import peft  # noqa: F401
             import torch
             import transformers
@@ -77,7 +77,7 @@ def prepare(machine: Machine, processes: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _without_garbage_collection() -> Iterator[None]:
     """Pause garbage collection during the imports, and exempt their objects from collection afterwards.
 
     The imports create half a million objects and hardly any garbage. Scanning them takes longer than a training step.

@@ -50,7 +50,7 @@ def add_adapter(
     """
     import peft
 
-    with _telling_why_not(model, method):
+    with _translating_peft_errors(model, method):
         first = method.plainly_started() if method.starts_later else method
         config = make_config(model, first, task_type, base, steps)
         adapted = peft.get_peft_model(model, config)
@@ -82,7 +82,7 @@ def check_head(model: PeftModel, base: Base, task_type: str) -> None:
 
 
 @contextlib.contextmanager
-def _telling_why_not(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
+def _translating_peft_errors(model: PreTrainedModel, method: PeftMethod) -> Iterator[None]:
     """Turn PEFT's errors about a method and a model, or about a missing package, into one line."""
     try:
         yield
@@ -104,7 +104,7 @@ def check_fit(model: PreTrainedModel, method: PeftMethod, task_type: str, base: 
     if method.capabilities.empty_base:
         add_adapter(model, plain, task_type, base, steps)
         return
-    with _telling_why_not(model, method):
+    with _translating_peft_errors(model, method):
         make_config(model, plain, task_type, base, steps)
 
 

@@ -183,7 +183,7 @@ def _remember(code: Code) -> None:
     file = _store()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(file.parent):
+        with _locked(file.parent):
             entry = {"folder": str(code.folder), "files": list(code.files), "when": now()}
             table = {"version": 1, "trusted": {**_allowed(), code.digest: entry}}
             write_atomic(file, json.dumps(table, indent=2) + "\n")
@@ -193,7 +193,7 @@ def _remember(code: Code) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Wait for other processes that record consent, if the system and the disk support locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -72,12 +72,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         # PEFT loads virtual tokens for inference only. Everything else is loaded as it was trained, in float32.
         is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
-        _unround(adapted, folder)
+        _restore_float32(adapted, folder)
     check_keys(adapted, folder)
     return adapted.requires_grad_(requires_grad=False).eval()
 
 
-def _unround(adapted: PeftModel, folder: Path) -> None:
+def _restore_float32(adapted: PeftModel, folder: Path) -> None:
     """Convert trained parameters to float32 with the file's values, because some are loaded in the base's dtype."""
     import torch
     from safetensors.torch import load_file

@@ -216,7 +216,7 @@ def _is_history(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
-def _is_of_callbacks(value: object) -> bool:
+def _is_callback_state(value: object) -> bool:
     """True for the state of callbacks by name: arguments and attributes of one callback, or of several of a kind."""
     if not isinstance(value, dict):
         return False
@@ -244,7 +244,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     "best_metric": lambda value: value is None or _is_number(value),
     "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
     "log_history": _is_history,
-    "stateful_callbacks": _is_of_callbacks,
+    "stateful_callbacks": _is_callback_state,
     **dict.fromkeys(
         ("is_local_process_zero", "is_world_process_zero", "is_hyper_param_search"),
         lambda value: isinstance(value, bool),

@@ -30,7 +30,7 @@ from lora_ns.files.reading import (
 # JSON
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
@@ -46,7 +46,7 @@ def shortened_value(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=finite, parse_float=finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=finite, parse_float=finite)
 
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
@@ -94,7 +94,7 @@ def _json_line(where: str, line: bytes) -> Outcome:
         return _not_json(where, error, remedy)
     except (ValueError, RecursionError) as error:
         return _refusal(where, error)
-    return _object(where, values, _has_halves(text))
+    return _object(where, values, _has_surrogates(text))
 
 
 def _not_json(where: str, error: json.JSONDecodeError, remedy: str) -> Problem:
@@ -115,20 +115,20 @@ def _check_depth(text: str, values: Any) -> None:
         check_depth(values)
 
 
-def _has_halves(text: str) -> bool:
+def _has_surrogates(text: str) -> bool:
     """True if a JSON text contains surrogates, paired or not."""
     return _HALF_CHARACTER.search(text) is not None
 
 
-def _object(where: str, values: Any, has_halves: bool) -> Outcome:
-    """Create a row from an object; `has_halves` says if its text contains surrogates."""
+def _object(where: str, values: Any, has_surrogates: bool) -> Outcome:
+    """Create a row from an object; `has_surrogates` says if its text contains surrogates."""
     if not isinstance(values, dict):
         return Problem(where, f"{_kind(values)} instead of an object", 'a row is `{"column": value, ...}`')
     if len(values) > MOST_COLUMNS:
         return Problem(
             where, f"{len(values):,} keys, but a row can have at most {MOST_COLUMNS:,}", "remove unused keys"
         )
-    if has_halves:  # most surrogates are paired, which is fine
+    if has_surrogates:  # most surrogates are paired, which is fine
         try:
             json.dumps(values, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -165,10 +165,10 @@ def _json(path: Path) -> Iterator[Outcome]:
     if not isinstance(content, list):
         what = f"{_kind(content)} instead of a list of rows"
         raise DataError(Problem(str(path), what, 'write `[{"column": value, ...}, ...]`'))
-    has_halves = _has_halves(text)
+    has_surrogates = _has_surrogates(text)
     del text
     for number, values in enumerate(content, start=1):
-        yield _object(f"{path}, row {number}", values, has_halves)
+        yield _object(f"{path}, row {number}", values, has_surrogates)
 
 
 _SYNTAX = "check the syntax"
@@ -182,7 +182,7 @@ def _listed_rows(path: Path, window: _Window) -> Iterator[Outcome]:
         number += 1
         where = f"{path}, row {number}"
         values, text = window.value(where)
-        yield _object(where, values, _has_halves(text))
+        yield _object(where, values, _has_surrogates(text))
         follows = window.peek()
         if follows == ",":
             window.advance()
