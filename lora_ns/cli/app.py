@@ -21,6 +21,7 @@ from lora_ns.cli.mcp import mcp
 from lora_ns.cli.merge import merge
 from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
+from lora_ns.cli.problems import Kind, print_problems
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
@@ -117,14 +118,18 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, standalone_mode=True)
     except InterruptedRunError as error:
-        _tell(error)
+        _tell(error, "stopped")
         sys.exit(128 + error.signal_number)
     except LoransError as error:
         _tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _tell(LoransError("interrupted"))
+        _tell(LoransError("stopped"), "stopped")
         sys.exit(128 + signal.SIGINT)
+    except SystemExit as ended:
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # which typer turns into 130
+            _tell(LoransError("stopped"), "stopped")
+        raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
         if (told := exhaustion(error)) is None:
             raise
@@ -132,9 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(told.exit_code)
 
 
-def _tell(error: LoransError) -> None:
+def _tell(error: LoransError, kind: Kind = "error") -> None:
     try:
-        for problem in error.problems:
-            say(f"error: {problem}", err=True)
+        print_problems(error.problems, kind)
     except OSError:  # the terminal was closed; the exit code still reports the failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

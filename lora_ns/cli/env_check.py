@@ -72,7 +72,7 @@ def _is_gguf(model: Model) -> bool:
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:
     """Return whether the model or the rows must be fetched from the hub, because the cache lacks them."""
-    from lora_ns.machine.environment import hub_cache
+    from lora_ns.files.hub_cache import hub_cache
 
     name, rows = loaded.recipe.model.name_or_path, loaded.recipe.dataset.name
     wanted = [] if name.startswith("lorans:") or Path(name).exists() else [f"models--{name}"]

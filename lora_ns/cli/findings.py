@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from lora_ns.cli.problems import COLOURS, Kind
 from lora_ns.cli.show import number, print_pairs
-from lora_ns.cli.terminal import has_colour, say, say_coloured
+from lora_ns.cli.terminal import has_colour, is_terminal, say, say_coloured, wrapped
 
 if TYPE_CHECKING:
     from lora_ns.data.audit import Audit, Finding, PartReport, SourceReport
@@ -36,7 +38,10 @@ def print_audit(audit: Audit) -> None:
     for note in audit.notes:
         say(f"note: {note}")
     for finding in sorted(audit.findings, key=lambda finding: not finding.error):
-        say(_line(finding))
+        if is_terminal():
+            print_by_file(finding)
+        else:
+            say(_line(finding))
 
 
 def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
@@ -55,6 +60,39 @@ def _part(part: PartReport) -> str:
     return f"{part.name}: {number(part.rows)} rows{times}{aside}; {part.format}"
 
 
+def print_by_file(finding: Finding) -> None:
+    """A finding, below it each file with its rows, and what to do."""
+    kind: Kind = "error" if finding.error else "warning"
+    count = f": {_count(finding)}" if finding.rows else ""
+    first, *rest = wrapped(f"{kind}: [{finding.code}] {finding.what}{count}", "", "  ")
+    say_coloured([(kind, COLOURS[kind]), (first.removeprefix(kind), None)])
+    files: dict[str, list[str]] = {}
+    for row in finding.rows[:MOST_ROWS]:
+        file, place, more = _parted(row)
+        files.setdefault(file, []).append(f"{place}{more}")
+    left = finding.count - MOST_ROWS
+    lines = [f"{file}: {', '.join(rows)}" if file else ", ".join(rows) for file, rows in files.items()]
+    lines += [f"and {left:,} more; `--json` has all"] if left > 0 else []
+    below = [line for text in (*lines, finding.remedy) if text for line in wrapped(text, "  ", "    ")]
+    for line in (*rest, *below):
+        say(line)
+
+
+_ROW = re.compile(r"(?P<file>\S.*?)(?::(?P<line>\d+)|, (?P<row>row \d+))(?P<more> \(.*\))?")
+
+
+def _parted(row: str) -> tuple[str, str, str]:
+    """A row that is named, such as `rows.jsonl:21 (as rows.jsonl:4)`, as its file, its number and the rest."""
+    found = _ROW.fullmatch(row)
+    if found is None:
+        return "", row, ""
+    return found["file"], found["row"] or f"line {found['line']}", found["more"] or ""
+
+
+def _count(finding: Finding) -> str:
+    return "1 row" if finding.count == 1 else f"{finding.count:,} rows"
+
+
 def _line(finding: Finding) -> str:
     rows = ", ".join(finding.rows[:MOST_ROWS])
     more = f" and {finding.count - MOST_ROWS:,} more" if finding.count > MOST_ROWS else ""
@@ -62,8 +100,7 @@ def _line(finding: Finding) -> str:
     kind = "error" if finding.error else "warning"
     if not finding.rows:
         return f"{kind}: [{finding.code}] {finding.what}{remedy}"
-    count = "1 row" if finding.count == 1 else f"{finding.count:,} rows"
-    return f"{kind}: [{finding.code}] {finding.what}: {count}: {rows}{more}{remedy}"
+    return f"{kind}: [{finding.code}] {finding.what}: {_count(finding)}: {rows}{more}{remedy}"
 
 
 def print_row(shown: Shown, ids: bool) -> None:

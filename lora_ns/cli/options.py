@@ -16,6 +16,17 @@ RecipePath = Annotated[
 ]
 
 
+RecipePaths = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="RECIPE|FOLDER",
+        help="Recipes, and folders with recipes in them and below them.",
+        show_default=False,
+        autocompletion=complete.recipe_files,
+    ),
+]
+
+
 RunPath = Annotated[
     Path,
     typer.Argument(

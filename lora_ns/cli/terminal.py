@@ -6,15 +6,20 @@ unchanged to a file or a pipe, and made printable on a terminal.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import textwrap
 from collections.abc import Iterable
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
 from lora_ns.errors import Problem, RunError
 from lora_ns.safety.printable import printable, readable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
@@ -22,16 +27,18 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     _write(readable(text) + end, err)
 
 
-def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False) -> None:
+def say_coloured(pieces: Iterable[tuple[str, str | None]], is_row: bool = False, *, err: bool = False) -> None:
     """Print a line of texts, each in its colour; plain where colours are off.
 
     Args:
         pieces: the texts.
         is_row: True for a row of the user's data, which is shown in full.
+        err: True to print on standard error.
     """
     listed = [(printable(text, is_multiline=True) if is_row else readable(text), colour) for text, colour in pieces]
-    coloured = has_colour()
-    _write("".join(typer.style(text, fg=colour) if coloured else text for text, colour in listed) + "\n", err=False)
+    coloured = has_colour(err)
+    line = "".join(typer.style(text, fg=colour) if coloured and colour else text for text, colour in listed) + "\n"
+    _write(line, err, steers=coloured)
 
 
 def hand_over(text: str) -> None:
@@ -39,23 +46,76 @@ def hand_over(text: str) -> None:
     _write((printable(text, is_multiline=True) if sys.stdout.isatty() else text) + "\n", err=False)
 
 
-def draw(renderable: Any) -> None:
+def draw(table: RenderableType) -> None:
     """Print something that rich draws, such as a table; its texts must already be `readable`."""
     from rich.console import Console
 
-    Console(no_color=not has_colour(), highlight=False).print(renderable)
+    coloured = has_colour()
+    console = Console(
+        file=io.StringIO(),
+        width=width(),
+        force_terminal=coloured,
+        color_system="standard" if coloured else None,
+        highlight=False,
+        legacy_windows=False,
+    )
+    with console.capture() as drawn:
+        console.print(table)
+    _write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()), err=False)
 
 
-def has_colour() -> bool:
-    """Return whether standard output is a terminal with colours on."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def is_terminal(err: bool = False) -> bool:
+    """Return whether standard output, or standard error, is a terminal."""
+    return (sys.stderr if err else sys.stdout).isatty()
 
 
-def _write(text: str, err: bool) -> None:
-    """Write text; characters that the stream cannot encode become escapes."""
-    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+def width(err: bool = False) -> int:
+    """Return the width of the terminal in characters; 80 if it is unknown."""
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns):
+        return max(NARROWEST, int(columns))
     try:
-        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=False)
+        found = os.get_terminal_size((sys.stderr if err else sys.stdout).fileno()).columns
+    except (OSError, ValueError):
+        found = 0
+    return max(NARROWEST, found) if found else 80
+
+
+def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) -> list[str]:
+    """Wrap a text to the width of the terminal.
+
+    A word longer than a line, such as a path, stays whole, so that it can be copied.
+
+    Args:
+        text: a text of one line.
+        first: prefix of the first line.
+        rest: prefix of the other lines.
+        err: True for standard error.
+    """
+    return textwrap.wrap(
+        text,
+        width(err),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [first]
+
+
+NARROWEST = 40
+"""Smallest width that is assumed."""
+
+
+def has_colour(err: bool = False) -> bool:
+    """Return whether standard output, or standard error, is a terminal with colours on."""
+    return is_terminal(err) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _write(text: str, err: bool, steers: bool = False) -> None:
+    """Write text, with escapes for characters that the stream cannot encode; `steers` if it has colours in it."""
+    stream = steered_errors() if err and steers else sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, nl=False)
     except BrokenPipeError:
         raise  # the reader is gone: the parser ends the command
     except OSError as error:

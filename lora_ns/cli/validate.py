@@ -1,26 +1,30 @@
-"""`lorans validate`: the recipe and its rules without torch, and on request its rows, its model, one real step."""
+"""`lorans validate`: recipes and their rules without torch, and on request their rows, their model, one real step."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from importlib.util import find_spec
+import gc
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lora_ns.cli.options import AsJson, Overrides, RecipePath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, Overrides, RecipePaths, TrustRemoteCode
+from lora_ns.cli.problems import print_problems, split_place
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
-from lora_ns.cli.terminal import say
+from lora_ns.cli.terminal import is_terminal, say, say_coloured
 from lora_ns.cli.trust import trust_recipe
-from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.errors import InterruptedRunError, LoransError, Problem, UsageError
+from lora_ns.files.reading import is_folder
+from lora_ns.files.shortage import exhaustion
 
 if TYPE_CHECKING:
     from lora_ns.recipe.load import LoadedRecipe
 
 
 def validate(
-    recipe: RecipePath,
+    recipes: RecipePaths = None,
+    below: Annotated[bool, typer.Option("--all", help="Check every recipe below the current folder.")] = False,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     data: Annotated[bool, typer.Option("--data", help="Read, render and check every row.")] = False,
     model: Annotated[bool, typer.Option("--model", help="Put the adapter onto the base, without its weights.")] = False,
@@ -32,59 +36,152 @@ def validate(
         int | None,
         typer.Option("--row", metavar="K", help="Print the row that the file gives this number.", show_default=False),
     ] = None,
-    ids: Annotated[bool, typer.Option("--ids", help="With the tokens' numbers.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Show token ids.")] = False,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Another machine trains: what this one lacks is a warning.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a recipe: every problem at once, each with its place; --data, --model and --step look further."""
+    """Check recipes: every problem at once, each with its line; --data, --model and --step look further.
+
+    Exits with 2 if a recipe, its rows or its base are wrong or missing, with 3 if a package is missing, and with the
+    highest code of all recipes.
+    """
     shows = bool(show) or row is not None
     if ids and not shows:
         raise UsageError(Problem("--ids", "there are no rows to print", "add `--show 2`"))
     levels = {"data": data or shows, "model": model, "step": step}
-    try:
-        loaded = _checked(recipe, overrides)
-        trust_recipe(trust_remote_code, loaded)
-        missing = [] if levels["data"] or levels["step"] else _missing(loaded)
-        found = _look_further(loaded, levels, (show, row)) if any(levels.values()) else {}
-    except LoransError as error:
-        if not as_json:
-            raise
-        print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
-        raise typer.Exit(error.exit_code) from None
-    findings = found["data"].findings if "data" in found else ()
-    ok = not any(finding.error or strict for finding in findings) and not (missing and strict)
-    if as_json:
-        warnings = {"warnings": _plain(missing)} if missing else {}
-        print_json({"ok": ok, "problems": [], **warnings, **{name: _plain(part) for name, part in found.items()}})
+    if elsewhere and any(levels.values()):
+        what = "the rows and the base are used here"
+        raise UsageError(Problem("--elsewhere", what, "leave it away, or leave `--data`, `--model` and `--step` away"))
+    asked = _Asked(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
+    paths = _chosen(recipes or [], below)
+    if isinstance(paths, Path):
+        _validate_one(paths, asked, ids, as_json)
     else:
-        for problem in missing:
-            say(f"warning: {problem}", err=True)
-        _print(str(recipe), found, ok, ids)
-    if not ok:
-        raise typer.Exit(2)
+        _validate_all(paths, asked, ids, as_json)
 
 
-def _checked(recipe: Path, overrides: list[str]) -> LoadedRecipe:
-    from lora_ns.data.named_files import check_named_files
-    from lora_ns.machine.packages import check_installed, check_packages
-    from lora_ns.recipe.load import load_recipe, locating
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of each recipe."""
 
-    loaded = load_recipe(recipe, overrides)
-    for text in loaded.notes:
+    overrides: tuple[str, ...]
+    levels: dict[str, bool]
+    rows: tuple[int, int | None]
+    """How many of the first rows are shown, and the number of one."""
+    is_elsewhere: bool
+    trusts: bool
+    is_strict: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What was found in a recipe."""
+
+    error: LoransError | None = None
+    warnings: tuple[Problem, ...] = ()
+    found: dict[str, Any] = field(default_factory=dict)
+    """The results of the further levels by their names."""
+    exit_code: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        if self.error:
+            return {"ok": False, "problems": [asdict(problem) for problem in self.error.problems]}
+        warnings = {"warnings": _plain(list(self.warnings))} if self.warnings else {}
+        levels = {name: _plain(part) for name, part in self.found.items()}
+        return {"ok": not self.exit_code, "problems": [], **warnings, **levels}
+
+
+def _chosen(named: list[Path], below: bool) -> Path | tuple[Path, ...]:
+    """The one recipe that is named, or all that were found. Raises `UsageError` if there are none."""
+    if below and named:
+        raise UsageError(Problem("--all", "stands for the recipes below the current folder", "name no others, or `.`"))
+    if not below and not named:
+        remedy = "name recipes or folders, or write `--all` for every recipe below this folder"
+        raise UsageError(Problem("", "no recipe is named", remedy))
+    if len(named) == 1 and not is_folder(named[0]):
+        return named[0]
+    from lora_ns.recipe.find import MARKS, find_recipes
+
+    found = find_recipes(named or [Path()])
+    print_problems(found.unread, "warning")
+    if found.others:
+        shown = ", ".join(str(file) for file in found.others[:_MOST_OTHERS])
+        more = f" and {len(found.others) - _MOST_OTHERS:,} more" if len(found.others) > _MOST_OTHERS else ""
+        note(f"not recipes, with neither `{MARKS[0]}` nor `[{MARKS[1]}]`: {shown}{more}")
+    return found.paths
+
+
+_MOST_OTHERS = 3
+
+
+def _validate_one(recipe: Path, asked: _Asked, ids: bool, as_json: bool) -> None:
+    outcome = _outcome(recipe, asked)
+    if as_json:
+        print_json(outcome.plain())
+    elif outcome.error:
+        raise outcome.error
+    else:
+        _print(recipe, outcome, ids)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _validate_all(recipes: tuple[Path, ...], asked: _Asked, ids: bool, as_json: bool) -> None:
+    codes, plain = [], {}
+    for recipe in recipes:
+        outcome = _outcome(recipe, asked, is_alone=False)
+        codes.append(outcome.exit_code)
+        if as_json:
+            plain[str(recipe)] = outcome.plain()
+        else:
+            _print(recipe, outcome, ids)
+        del outcome
+        gc.collect()  # the rows and the model of one recipe, before those of the next
+    if as_json:
+        print_json({"ok": not any(codes), "recipes": plain})
+    else:
+        wrong = sum(map(bool, codes))
+        ending = f", {wrong:,} not ok" if wrong else ""
+        say(f"{len(codes):,} recipe{'s' * (len(codes) != 1)}: {len(codes) - wrong:,} ok{ending}")
+    if any(codes):
+        raise typer.Exit(max(codes))
+
+
+def _outcome(recipe: Path, asked: _Asked, is_alone: bool = True) -> _Outcome:
+    """Everything that is asked of a recipe. Raises what stops the command as a whole."""
+    try:
+        return _checked(recipe, asked)
+    except InterruptedRunError:
+        raise
+    except LoransError as error:
+        return _Outcome(error, exit_code=error.exit_code)
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if is_alone or (told := exhaustion(error)) is None:
+            raise
+        return _Outcome(told, exit_code=told.exit_code)
+
+
+def _checked(recipe: Path, asked: _Asked) -> _Outcome:
+    from lora_ns.machine.packages import can_train
+    from lora_ns.services.check_recipe import check_recipe
+
+    looks_further = any(asked.levels.values())
+    is_elsewhere = asked.is_elsewhere or not (looks_further or can_train())
+    checked = check_recipe(recipe, asked.overrides, is_elsewhere)
+    for text in checked.loaded.notes:
         note(text)
-    check_named_files(loaded)
-    if find_spec("transformers"):  # a machine that only looks at recipes has no packages to train with
-        with locating(loaded):
-            check_packages(loaded.recipe)
-            check_installed(loaded.recipe.quantization, "quantization.method")
-    return loaded
-
-
-def _missing(loaded: LoadedRecipe) -> list[Problem]:
-    from lora_ns.data.files.paths import missing_files
-
-    return [problem.located(loaded.where) for problem in missing_files(loaded.recipe, loaded.folder)]
+    trust_recipe(asked.trusts, checked.loaded)
+    found = _look_further(checked.loaded, asked.levels, asked.rows) if looks_further else {}
+    findings = found["data"].findings if "data" in found else ()
+    is_wrong = any(finding.error or asked.is_strict for finding in findings)
+    return _Outcome(
+        warnings=checked.warnings, found=found, exit_code=2 if is_wrong or (checked.warnings and asked.is_strict) else 0
+    )
 
 
 def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:
@@ -110,7 +207,22 @@ def _plain(part: Any) -> Any:
     return [asdict(item) for item in part] if isinstance(part, list) else asdict(part)
 
 
-def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
+def _print(recipe: Path, outcome: _Outcome, ids: bool) -> None:
+    if outcome.error:
+        print_problems(outcome.error.problems)
+    print_problems(outcome.warnings, "warning")
+    _print_found(outcome.found, ids)
+    if not (outcome.error and _is_heading(recipe, outcome.error)):
+        say_coloured([(f"{recipe}: ", None), ("not ok", "red") if outcome.exit_code else ("ok", "green")])
+
+
+def _is_heading(recipe: Path, error: LoransError) -> bool:
+    """Whether a terminal has just shown the recipe above its problems."""
+    named = any(split_place(problem.where)[0] == str(recipe) for problem in error.problems)
+    return named and is_terminal() and is_terminal(err=True)
+
+
+def _print_found(found: dict[str, Any], ids: bool) -> None:
     from lora_ns.cli import findings
 
     for shown in found.get("rows", ()):
@@ -131,4 +243,3 @@ def _print(recipe: str, found: dict[str, Any], ok: bool, ids: bool) -> None:
         )
     if "step" in found:
         print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and opened again")])
-    say(f"{recipe}: {'ok' if ok else 'not ok'}")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from lora_ns.files.hub_cache import hub_cache, hub_home
 from lora_ns.machine.hardware import TRAINING_PYTHON, Finished, Gpu, Machine, detect, nvidia_smi, run_limited
 from lora_ns.safety.interpreter import interpreter
 
@@ -632,17 +633,7 @@ def _token() -> Check:
 
 
 def _token_file() -> Path:
-    return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").expanduser()
-
-
-def _hub_home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
-
-
-def hub_cache() -> Path:
-    """Return the folder in which the hub's models and datasets are cached."""
-    return Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
+    return Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser()
 
 
 def _cache(context: _Context) -> Check:

@@ -11,6 +11,11 @@ from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 
 
+def can_train() -> bool:
+    """Whether the libraries of training are installed; a machine that only looks at recipes has none of them."""
+    return importlib.util.find_spec("transformers") is not None
+
+
 def check_packages(recipe: Recipe) -> None:
     """Check that the packages of a recipe are installed. Raises `MissingError`."""
     optimizer = OPTIMIZERS[recipe.training.optim]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import MissingError, ModelError, Problem, first_line
+from lora_ns.files.hub_cache import cached_snapshot, is_hub_id, offline_variable
 from lora_ns.files.safetensors import Tensors, read_header
 from lora_ns.model.folder import (
     SETTINGS,
@@ -287,35 +287,49 @@ def _checked(base: Base) -> Base:
 
 
 def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -> Base | None:
+    if not is_hub_id(name):
+        what = f"`{name}` is neither a folder nor a hub id"
+        remedy = "write `owner/name`, or a folder that exists"
+        raise ModelError(Problem("", what, remedy, key="model.name_or_path"))
+    if not download:
+        return _in_cache(name, revision, gguf_file)
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        if not download:
-            return None
         raise MissingError(
             Problem("", "models on the hub need huggingface_hub", "`pip install huggingface_hub`")
         ) from None
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=not download))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
         # Only the weights that transformers loads, from the same commit: other files may take as much space again.
-        wanted = list(weights_named(path)) if gguf_file is None else [gguf_file]
-        if not download and not all((path / file).is_file() for file in wanted):
-            return None  # the settings are in the cache, but not yet the weights
-        snapshot_download(name, revision=path.name, allow_patterns=wanted, local_files_only=not download)
+        snapshot_download(name, revision=path.name, allow_patterns=_weights(path, gguf_file))
     except errors.LocalEntryNotFoundError as error:
-        if not download:
-            return None
         answer = error.__cause__
-        told = _hub_problem(name, revision, answer) if isinstance(answer, errors.HfHubHTTPError) else _not_cached(name)
+        told = _hub_problem(name, revision, answer) if isinstance(answer, errors.HfHubHTTPError) else not_cached(name)
         raise ModelError(told) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise ModelError(_hub_problem(name, revision, error)) from None
     return _checked(Base(name, path, commit=path.name, gguf_file=gguf_file))
 
 
-def _not_cached(name: str) -> Problem:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        what = f"`{name}` is not in the hub's cache, and HF_HUB_OFFLINE is set"
+def _in_cache(name: str, revision: str, gguf_file: str | None) -> Base | None:
+    """The base of a hub id if its settings and all its weights are in the cache."""
+    path = cached_snapshot(name, revision)
+    if path is None or (gguf_file is None and not (path / SETTINGS).is_file()):
+        return None
+    if not all((path / file).is_file() for file in _weights(path, gguf_file)):
+        return None  # the settings are in the cache, and the weights are not yet
+    return _checked(Base(name, path, commit=path.name, gguf_file=gguf_file))
+
+
+def _weights(path: Path, gguf_file: str | None) -> list[str]:
+    return list(weights_named(path)) if gguf_file is None else [gguf_file]
+
+
+def not_cached(name: str) -> Problem:
+    """What is said of a hub id that is not in the cache, and cannot be fetched."""
+    if variable := offline_variable():
+        what = f"`{name}` is not in the hub's cache, and {variable} is set"
         return Problem("", what, 'unset it to download, or name a folder, or "lorans:nano"', key="model.name_or_path")
     what = f"`{name}` is not in the hub's cache, and the hub cannot be reached"
     return Problem("", what, 'check the connection, or name a folder, or "lorans:nano"', key="model.name_or_path")
@@ -334,9 +348,6 @@ def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
     if kind == "RepositoryNotFoundError" or status in {401, 403, 404}:
         what = f"no model `{name}` on the hub, or it is private"
         return Problem("", what, "check the spelling, or `hf auth login`", key=key)
-    if kind == "HFValidationError":
-        what = f"`{name}` is neither a folder nor a hub id"
-        return Problem("", what, "write `owner/name`, or a folder that exists", key=key)
     answer = f"the hub answered {status}" if status else f"{kind}: {first_line(error)}"
     return Problem("", f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder", key=key)
 

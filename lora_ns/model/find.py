@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.errors import ModelError, Problem
-from lora_ns.model.files import Base, find_base
+from lora_ns.files.hub_cache import offline_variable
+from lora_ns.model.files import Base, find_base, not_cached
 from lora_ns.recipe.model import Model
 
 
@@ -25,6 +26,19 @@ def recipe_base_here(model: Model, folder: Path) -> Base | None:
     """Find the base of a recipe, if it is on this machine; nothing is downloaded. Raises `ModelError`."""
     folders = [folder, Path.cwd()]
     return find_base(model.name_or_path, model.revision, folders, download=False, gguf_file=model.gguf_file)
+
+
+def base_problems(model: Model, folder: Path) -> list[Problem]:
+    """What is wrong with the base that a recipe names, as far as that can be told without fetching it.
+
+    Raises:
+        MissingError: if a package is missing that reads it.
+    """
+    try:
+        base = recipe_base_here(model, folder)
+    except ModelError as error:
+        return [_keyed(problem) for problem in error.problems]
+    return [not_cached(model.name_or_path)] if base is None and offline_variable() else []
 
 
 def _keyed(problem: Problem) -> Problem:

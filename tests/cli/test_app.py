@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from command_line import lorans
 from minimal_recipe import MINIMAL
 
 import lora_ns.cli.app
+from lora_ns.errors import InterruptedRunError, Problem
 
 
 def test_a_process_of_its_own_ends_with_the_exit_code():
@@ -65,23 +67,6 @@ def test_validate_prints_json(write_recipe):
     assert json.loads(done.stdout)["problems"][0]["remedy"] == "did you mean `seed`?"
 
 
-def test_data_files_that_are_not_there_are_a_warning(write_recipe, tmp_path):
-    path = write_recipe(MINIMAL.replace("[training]", 'eval_path = "held/*.jsonl"\n[training]'))
-    done = lorans("validate", path)
-    assert done.returncode == 0
-    assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == [
-        f"warning: {path}:11: dataset.path: no file `train.jsonl`",
-        f"warning: {path}:13: dataset.eval_path: no file matches `held/*.jsonl`",
-    ]
-    assert lorans("validate", path, "--strict").returncode == 2
-    shown = json.loads(lorans("validate", path, "--json").stdout)
-    assert (shown["ok"], [problem["where"] for problem in shown["warnings"]]) == (True, [f"{path}:11", f"{path}:13"])
-    (tmp_path / "train.jsonl").touch()
-    (tmp_path / "held").mkdir()
-    (tmp_path / "held" / "a.jsonl").touch()
-    assert lorans("validate", path, "--strict").stderr == ""
-
-
 def test_the_schema_is_json_and_closed():
     schema = json.loads(lorans("schema").stdout)
     assert schema["additionalProperties"] is False
@@ -131,6 +116,26 @@ def test_a_machine_with_too_little_is_a_message_wherever_it_is_found_out(monkeyp
         lora_ns.cli.app.main([])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(("error: out of memory (", "error: too many open files ("))
+
+
+def test_a_stop_by_the_user_is_no_error(monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lora_ns.recipe.load.load_recipe", stop)
+    done = lorans("plan", "recipe.toml")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_a_run_that_was_stopped_is_no_error(monkeypatch):
+    def stop(*_):
+        told = Problem("", "stopped after step 1 of 3, which is saved", "`lorans train run --resume` goes on")
+        raise InterruptedRunError(signal.SIGTERM, told)
+
+    monkeypatch.setattr("lora_ns.recipe.load.load_recipe", stop)
+    done = lorans("plan", "recipe.toml")
+    assert done.returncode == 143
+    assert done.stderr == "stopped after step 1 of 3, which is saved (`lorans train run --resume` goes on)\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -11,44 +11,15 @@ from pathlib import Path
 import pytest
 from command_line import lorans
 from minimal_recipe import MINIMAL
+from terminals import command, on_a_terminal
 
 import lora_ns.cli
 from lora_ns.cli import terminal
-from lora_ns.cli.app import main
 from lora_ns.cli.complete import recipe_files
 from lora_ns.cli.show import Progress, note, print_json, print_pairs
 
 PLANTED = "\x1b]0;title\x07\x1b]52;c;cm0=\x07\u202e\x9b31m"
 HARMFUL = ("\x1b]", "\x07", "\u202e", "\x9b")
-
-
-def on_a_terminal(write):
-    """What a terminal gets while this is called, with both streams on it."""
-    above, below = os.openpty()
-    with pytest.MonkeyPatch.context() as patch, os.fdopen(below, "w", encoding="utf-8") as stream:
-        patch.setattr(sys, "stdout", stream)
-        patch.setattr(sys, "stderr", stream)
-        write(stream)
-        stream.flush()
-        text = b""
-        os.set_blocking(above, False)
-        try:
-            while block := os.read(above, 65536):
-                text += block
-        except BlockingIOError:
-            pass
-    os.close(above)
-    return text.decode("utf-8", "surrogateescape")
-
-
-def command(*words):
-    """A command in this process, on that terminal."""
-
-    def write(_):
-        with pytest.raises(SystemExit):
-            main([str(word) for word in words])
-
-    return write
 
 
 def progress(stream):
@@ -107,6 +78,13 @@ def shown_row(folder):
     return lambda _: (print_row(row, ids=False), print_row(row, ids=True))
 
 
+def finding(_):
+    from lora_ns.cli.findings import print_by_file
+    from lora_ns.data.audit import Finding
+
+    return lambda _: print_by_file(Finding("DUP001", PLANTED, (f"{PLANTED}:3 (as {PLANTED})",), PLANTED))
+
+
 PLACES = {
     "an unknown key": unknown_key,
     "a column": column,
@@ -121,6 +99,7 @@ PLACES = {
     "an option": lambda _: command("validate", f"--{PLANTED}"),
     "a choice": lambda _: command("infer", "x", "--dtype", PLANTED),
     "progress": lambda _: progress,
+    "a finding": finding,
     "a note": lambda _: lambda _: note(PLANTED),
     "a pair": lambda _: lambda _: print_pairs([(PLANTED, PLANTED)]),
     "a result": lambda _: lambda _: print_json({PLANTED: PLANTED}),

@@ -1,6 +1,7 @@
 """The light commands never import a heavy library, and no module imports one at its top."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,27 @@ from minimal_recipe import MINIMAL
 
 import lora_ns
 
-HEAVY = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "peft", "sklearn", "torch", "transformers", "trl"}
+HEAVY = {
+    *("accelerate", "bitsandbytes", "datasets", "deepspeed", "huggingface_hub", "peft"),
+    *("sklearn", "torch", "transformers", "trl"),
+}
 PACKAGE = Path(lora_ns.__file__).parent
 
 
-@pytest.mark.parametrize(
-    "command", [["--help"], ["validate", "recipe.toml"], ["plan", "recipe.toml"], ["init", "new"], ["schema"]]
-)
+COMMANDS = [
+    *(["--help"], ["init", "new"], ["schema"]),
+    *([command, recipe] for command in ("validate", "plan") for recipe in ("recipe.toml", "hub.toml")),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_light_command_imports_nothing_heavy(write_recipe, command):
     recipe = write_recipe(MINIMAL + "\n[sft]\nmax_seq_length = 128\n")
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    hub = MINIMAL.replace("lorans:nano", "owner/base").replace('path = "train.jsonl"', 'name = "owner/rows"')
+    (recipe.parent / "hub.toml").write_text(hub)
     run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
-    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert not imported & HEAVY
     assert "typer" in imported

@@ -82,6 +82,14 @@ def test_a_run_on_what_the_hub_has_is_used_offline_later(trained):
     assert used.stdout
 
 
+def test_what_was_fetched_is_validated_offline_without_the_hubs_libraries(trained):
+    folder, _ = trained
+    checked = python(folder, "-m", "lora_ns", "validate", "run.toml", "absent.toml", "--json", HF_HUB_OFFLINE="1")
+    found = json.loads(checked.stdout)["recipes"]
+    assert (checked.returncode, found["run.toml"]) == (2, {"ok": True, "problems": []})
+    assert [problem["key"] for problem in found["absent.toml"]["problems"]] == ["dataset.name"]
+
+
 @pytest.mark.parametrize("name", ["absent", "gated"])
 def test_a_data_set_that_the_hub_refuses_is_told_and_nothing_is_written(trained, name):
     folder, ended = trained
