@@ -3,42 +3,115 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
 
 from lora_ns.cli.options import AsJson, Overrides, RecipePath
 from lora_ns.cli.show import number, print_json
-from lora_ns.cli.terminal import say
+from lora_ns.cli.terminal import draw, is_terminal, say, wrapped
+from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
-    from lora_ns.plan.plan import DataFacts, Plan
+    from rich.table import Table
+
+    from lora_ns.plan.plan import Derived, Plan
     from lora_ns.recipe.load import LoadedRecipe
-    from lora_ns.recipe.recipe import Recipe
+
+Wide = Annotated[bool, typer.Option("--wide", help="One line for each value, however long, as in a file or a pipe.")]
 
 
-def plan(recipe: RecipePath, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006 -- typer's "none"
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
+    as_json: AsJson = False,
+    wide: Wide = False,
+) -> None:
     """Print every derived value of a run with its origin, without running anything."""
     from lora_ns.recipe.load import load_recipe
 
     made = plan_of(load_recipe(recipe, overrides))
     if as_json:
         print_json(made.model_dump(mode="json"))
-        return
-    for name in type(made).model_fields:
-        if name in ("deepspeed", "notes"):
-            continue
-        value = getattr(made, name)
-        shown = f"{value.value / 1e9:.2f} GB" if name == "memory_bytes" and value.value else number(value.value)
-        why = f"  {value.why}" if value.why else ""
-        say(f"{name:<28} {shown:>12}  {value.origin}{why}".rstrip())
+    elif wide or not is_terminal():
+        _print_lines(made)
+    else:
+        _print_table(made)
+
+
+UNKNOWN, NONE = "unknown", "none"
+
+
+class _Line(NamedTuple):
+    name: str
+    value: str
+    origin: str
+    why: str
+
+    @property
+    def source(self) -> str:
+        if self.value == UNKNOWN and self.why:
+            return self.why
+        return f"{self.origin}: {self.why}" if self.why else self.origin
+
+
+def _lines(made: Plan) -> list[_Line]:
+    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in ("deepspeed", "notes")}
+    return [_Line(name, _shown(name, value), value.origin, value.why) for name, value in derived.items()]
+
+
+def _shown(name: str, derived: Derived[Any]) -> str:
+    from lora_ns.plan.make import NO_EVALUATION
+
+    if derived.value is None:
+        return NONE if name == "rank" or derived.why == NO_EVALUATION else UNKNOWN
+    return f"{derived.value / 1e9:.2f} GB" if name == "memory_bytes" else number(derived.value)
+
+
+def _print_lines(made: Plan) -> None:
+    """A line for each value, in columns that scripts can cut."""
+    for line in _lines(made):
+        say(f"{line.name:<28} {line.value:>12}  {line.origin}{f'  {line.why}' if line.why else ''}")
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
         say(f"note: {note}")
 
 
+_STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan"}
+"""What the user asked for stands out from what lorans decided."""
+
+
+def _print_table(made: Plan) -> None:
+    """A table as wide as the terminal, in which long reasons are broken."""
+    draw(_table(_lines(made)))
+    if made.deepspeed:
+        say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
+    for note in made.notes:
+        for line in wrapped(f"note: {note}", "", "      "):
+            say(line)
+
+
+def _table(lines: list[_Line]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", overflow="fold", max_width=18)
+    table.add_column(overflow="fold", ratio=1)
+    for line in lines:
+        style = "yellow" if line.value == UNKNOWN else "bold"
+        origin = Text(readable(line.source))
+        if line.source.startswith(line.origin):
+            origin.stylize(_STYLES.get(line.origin, "dim"), 0, len(line.origin))
+        table.add_row(Text(line.name), Text(readable(line.value), style=style), origin)
+    return table
+
+
 def plan_of(loaded: LoadedRecipe) -> Plan:
     """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
+    from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.hardware import detect
     from lora_ns.model.find import recipe_base_here
@@ -50,34 +123,6 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     check_named_files(loaded)
     with locating(loaded):
         base = recipe_base_here(loaded.recipe.model, loaded.folder)
-        machine, facts = detect(), _facts(loaded.recipe, loaded.folder)
+        machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
         settled = settle(loaded, machine, base)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))
-
-
-def _facts(recipe: Recipe, folder: Path) -> DataFacts:
-    """What is known of rows in files, which are read and not rendered; packed rows are known once they are packed.
-
-    Raises:
-        DataError: as a training would, with what cannot be read.
-    """
-    from lora_ns.plan.plan import DataFacts
-
-    data = recipe.dataset
-    if not all(part.path for part in data.parts().values()):
-        return DataFacts()
-    from lora_ns.data.columns import refuse_unused
-    from lora_ns.data.sources import notes, read_sources, told_format
-
-    sources = read_sources(recipe, folder)
-    refuse_unused(sources)
-    is_packed = recipe.objective.packs
-    name, why = told_format(sources)
-    return DataFacts(
-        train_rows=None if is_packed or sources.is_stream else len(sources.train.rows),
-        eval_rows=len(sources.eval.rows) if sources.eval else 0,
-        why="" if is_packed or sources.is_stream else "rows of the files",
-        notes=tuple(notes(sources)),
-        format=name,
-        format_why=why,
-    )

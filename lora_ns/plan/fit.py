@@ -144,7 +144,7 @@ def _cut(
     total = micro * accumulation * world
     over = f"{world} processes" if world > 1 else ""
     is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
-    unknown = " (a rule of thumb: the base is not on this machine)" if facts is None else ""
+    unknown = _BY_RULE if facts is None else ""
     why = f"the largest that fits{unknown}" if asked == "auto" else ""
     return Batch(
         micro=computed(micro, why)
@@ -156,17 +156,20 @@ def _cut(
         total=written_value(settled, "training.global_batch_size", total)
         if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
         else computed(total, f"micro-batch x accumulation{over and f' x {over}'}"),
-        checkpointing=_checkpointing(settled, checkpointing),
+        checkpointing=_checkpointing(settled, checkpointing, unknown),
         memory=memory,
     )
 
 
-def _checkpointing(settled: Settled, value: bool) -> Derived[bool]:
+_BY_RULE = " (by rule of thumb: the base is not here)"
+
+
+def _checkpointing(settled: Settled, value: bool, unknown: str) -> Derived[bool]:
     if settled.recipe.training.gradient_checkpointing != "auto":
         return written_value(settled, "training.gradient_checkpointing", value)
     if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
         return computed(value, f"{settled.recipe.peft.method} does not support it")
-    return computed(value, "one row would not fit without it" if value else "it fits without")
+    return computed(value, "one row would not fit without it" if value else f"it fits without{unknown}")
 
 
 def eval_batch(settled: Settled, micro: int) -> Derived[int]:

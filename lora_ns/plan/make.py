@@ -99,12 +99,12 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         logging_steps=interval(
             settled, "logging_steps", training.logging_steps, hundredths(steps.value), "100 rows per run"
         ),
-        eval_steps=interval(settled, "eval_steps", training.eval_steps, regular, often),
+        eval_steps=interval(settled, "eval_steps", training.eval_steps, regular, _eval_often(settled.recipe, often)),
         save_steps=interval(settled, "save_steps", training.save_steps, regular, often),
         learning_rate=planned_rate(settled, facts),
         rank=planned_rank(settled, facts),
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
-        adapter_parameters=computed(adapter, "from the shapes of the base" if adapter else ""),
+        adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
         memory_bytes=planned_memory(batch.memory, machine),
         notes=(
             *dict.fromkeys((*settled.asked.notes, *settled.notes)),
@@ -156,9 +156,19 @@ def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
 def _eval_why(recipe: Recipe, data: DataFacts) -> str:
     if data.eval_rows:
         return ""
-    dataset = recipe.dataset
-    are_named = bool(dataset.eval_path or dataset.eval_split or dataset.eval_fraction)
-    return UNREAD if are_named and data.eval_rows is None else "no evaluation rows"
+    return (data.eval_why or UNREAD) if _names_evaluation(recipe) and data.eval_rows is None else NO_EVALUATION
+
+
+def _eval_often(recipe: Recipe, often: str) -> str:
+    return often if _names_evaluation(recipe) else f"{often}, and there are {NO_EVALUATION}"
+
+
+def _names_evaluation(recipe: Recipe) -> bool:
+    return bool(recipe.dataset.eval_path or recipe.dataset.eval_split or recipe.dataset.eval_fraction)
+
+
+NO_EVALUATION = "no evaluation rows"
+"""Why a run has none: its recipe names none."""
 
 
 def _rows_why(recipe: Recipe, data: DataFacts) -> str:
@@ -176,6 +186,12 @@ def _base_why(base: Base | None) -> str:
         if base
         else "the base is not on this machine yet"
     )
+
+
+def _adapter_why(parameters: int | None, base: Base | None) -> str:
+    if parameters is not None:
+        return "from the shapes of the base"
+    return "`lorans validate --model` counts them" if base else "known once the base is here"
 
 
 def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[str]:

@@ -100,6 +100,8 @@ class DataFacts:
     """Row format, such as `question-answer`."""
     format_why: str = ""
     """Evidence for the format, such as the columns."""
+    eval_why: str = ""
+    """Reason why the number of evaluation rows is unknown."""
 
 
 def written_value(settled: Settled, key: str, value: T) -> Derived[T]:

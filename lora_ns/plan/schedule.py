@@ -15,12 +15,17 @@ from lora_ns.recipe.recipe import Recipe
 UNREAD = "known once the data is read"
 
 
+def _once_counted(value: int | None, why: str) -> Derived[int | None]:
+    """A number that follows from the training rows; None before they are counted."""
+    return computed(value, why if value is not None else f"{why}, known once the training rows are counted")
+
+
 def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> Derived[int | None]:
     """Return the optimizer steps per epoch, None before the rows are known."""
     if rows is None and recipe.dataset.streaming:
         return computed(None, "a stream restarts at its end")
     if rows is None:
-        return computed(None, UNREAD)
+        return computed(None, "known once the training rows are counted")
     whole = rows / (batch.micro.value * world)
     micro_batches = math.floor(whole) if drops_last(recipe) else math.ceil(whole)
     steps = math.ceil(micro_batches / batch.accumulation.value)
@@ -47,7 +52,8 @@ def planned_steps(settled: Settled, per_epoch: int | None) -> Derived[int | None
     if training.max_steps:
         return written_value(settled, "training.max_steps", training.max_steps)
     count = None if per_epoch is None else math.ceil(training.num_train_epochs * per_epoch)
-    return computed(count, f"{training.num_train_epochs:g} epochs")
+    epochs = training.num_train_epochs
+    return _once_counted(count, f"{epochs:g} epoch{'s' * (epochs != 1)}")
 
 
 def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
@@ -56,14 +62,14 @@ def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
     if training.warmup_steps is not None:
         return written_value(settled, "training.warmup_steps", training.warmup_steps)
     count = None if steps is None else max(0, min(math.ceil(training.warmup_ratio * steps), steps - 1))
-    return computed(count, f"{training.warmup_ratio:g} of the steps")
+    return _once_counted(count, f"{training.warmup_ratio:g} of the steps")
 
 
 def interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
     """Return the steps between two events of a kind, from the recipe or computed."""
     if asked is not None:
         return written_value(settled, f"training.{key}", asked)
-    return computed(usual, why)
+    return _once_counted(usual, why)
 
 
 def hundredths(steps: int | None) -> int | None:

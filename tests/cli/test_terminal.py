@@ -85,6 +85,12 @@ def finding(_):
     return lambda _: print_by_file(Finding("DUP001", PLANTED, (f"{PLANTED}:3 (as {PLANTED})",), PLANTED))
 
 
+def plan(_):
+    from lora_ns.cli.plan import _Line, _table
+
+    return lambda _: terminal.draw(_table([_Line("format", PLANTED, "computed", PLANTED)]))
+
+
 PLACES = {
     "an unknown key": unknown_key,
     "a column": column,
@@ -100,6 +106,7 @@ PLACES = {
     "a choice": lambda _: command("infer", "x", "--dtype", PLANTED),
     "progress": lambda _: progress,
     "a finding": finding,
+    "a plan": plan,
     "a note": lambda _: lambda _: note(PLANTED),
     "a pair": lambda _: lambda _: print_pairs([(PLANTED, PLANTED)]),
     "a result": lambda _: lambda _: print_json({PLANTED: PLANTED}),

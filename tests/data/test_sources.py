@@ -426,11 +426,14 @@ def test_the_plan_refuses_what_a_training_refuses(write, write_recipe, minimal):
     assert planned(write_recipe, minimal, 'dataset.ignore_columns=["context"]', SHORT).train_rows.value == 4
 
 
+NOT_FETCHED = "`someone/rows` is on the hub, and not in the cache here: known once it is fetched"
+
+
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("dataset.eval_split=test", "known once the data is read"),
-        ("dataset.eval_fraction=0.1", "known once the data is read"),
+        ("dataset.eval_split=test", NOT_FETCHED),
+        ("dataset.eval_fraction=0.1", "0.1 of the training rows, known once they are counted"),
         ("dataset.max_samples=9", "no evaluation rows"),
     ],
 )
@@ -438,7 +441,7 @@ def test_the_plan_says_what_it_cannot_know_of_rows_on_the_hub(write_recipe, mini
     text = minimal.replace('path = "train.jsonl"', 'name = "someone/rows"')
     made = planned(write_recipe, text, override, SHORT)
     assert (made.format.value, made.eval_rows.value, made.eval_rows.why) == (None, None, why)
-    assert made.format.why == made.train_rows.why == "known once the data is read"
+    assert (made.format.why, made.train_rows.why) == ("known once the data is read", NOT_FETCHED)
 
 
 def test_ignored_columns_of_a_source_are_its_own(read, write):

@@ -242,7 +242,7 @@ def test_steps_follow_from_rows_and_epochs(write_recipe, rows, epochs):
     per_epoch = math.ceil(rows / 16)
     assert made.steps_per_epoch.value == per_epoch
     assert made.max_steps.value == math.ceil(epochs * per_epoch)
-    assert made.max_steps.why == f"{epochs:g} epochs"
+    assert made.max_steps.why == f"{epochs:g} epoch{'s' * (epochs != 1)}"
 
 
 @pytest.mark.parametrize(

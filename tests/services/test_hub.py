@@ -82,12 +82,16 @@ def test_a_run_on_what_the_hub_has_is_used_offline_later(trained):
     assert used.stdout
 
 
-def test_what_was_fetched_is_validated_offline_without_the_hubs_libraries(trained):
+def test_what_was_fetched_is_validated_and_planned_offline_without_the_hubs_libraries(trained):
     folder, _ = trained
     checked = python(folder, "-m", "lora_ns", "validate", "run.toml", "absent.toml", "--json", HF_HUB_OFFLINE="1")
     found = json.loads(checked.stdout)["recipes"]
     assert (checked.returncode, found["run.toml"]) == (2, {"ok": True, "problems": []})
     assert [problem["key"] for problem in found["absent.toml"]["problems"]] == ["dataset.name"]
+    planned = json.loads(python(folder, "-m", "lora_ns", "plan", "run.toml", "--json", HF_HUB_OFFLINE="1").stdout)
+    manifest = json.loads((folder / "run/manifest.json").read_text())
+    for key in ("train_rows", "eval_rows", "steps_per_epoch", "base_parameters"):
+        assert planned[key]["value"] == manifest["plan"][key]["value"]
 
 
 @pytest.mark.parametrize("name", ["absent", "gated"])

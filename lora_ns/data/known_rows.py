@@ -1,0 +1,118 @@
+"""What can be known of the rows of a recipe without downloading or tokenising: counted, or why they are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lora_ns.data.columns import refuse_unused
+from lora_ns.data.files.paths import missing_files
+from lora_ns.data.source import asked_for
+from lora_ns.data.sources import notes, read_part, read_sources, told_format
+from lora_ns.errors import Problem
+from lora_ns.files.hub_cache import cached_split_rows, is_dataset_cached
+from lora_ns.files.reading import is_folder
+from lora_ns.plan.plan import DataFacts
+from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.recipe import Recipe
+
+EVAL_PATH = "dataset.eval_path"
+
+
+def known_facts(recipe: Recipe, folder: Path) -> DataFacts:
+    """What is known of rows before a run: those of files are read, those of the hub are as many as its cache says.
+
+    Rows that are packed are known once they are tokenised.
+
+    Raises:
+        DataError: as a training would, with what cannot be read of files that are there.
+    """
+    problems = missing_files(recipe, folder)
+    missing = {problem.key: problem for problem in problems}
+    parts = recipe.dataset.parts()
+    told = tuple(map(str, problems))
+    if not any(f"{key}.path" in missing or not part.path for key, part in parts.items()):
+        facts = _of_files(recipe, folder, missing.get(EVAL_PATH))
+        return replace(facts, notes=(*told, *facts.notes))
+    if not recipe.dataset.sources and recipe.dataset.name and not recipe.dataset.streaming:
+        facts = _of_hub(recipe)
+    else:
+        key, part = next((key, part) for key, part in parts.items() if f"{key}.path" in missing or not part.path)
+        before = f"{key}: " if len(parts) > 1 else ""
+        facts = DataFacts(why=f"{before}{_why_unknown(part, missing.get(f'{key}.path'))}")
+    return replace(_with_evaluation(facts, recipe, folder, missing.get(EVAL_PATH)), notes=told)
+
+
+def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> DataFacts:
+    """The rows of files, which are read and not rendered."""
+    if no_evaluation:
+        without = recipe.dataset.model_copy(update={"eval_path": None})
+        recipe = recipe.model_copy(update={"dataset": without})
+    sources = read_sources(recipe, folder)
+    refuse_unused(sources)
+    name, format_why = told_format(sources)
+    count, packs = len(sources.train.rows), recipe.objective.packs
+    facts = DataFacts(
+        train_rows=None if packs or sources.is_stream else count,
+        eval_rows=len(sources.eval.rows) if sources.eval else 0,
+        why=_packed(count) if packs else "rows of the files",
+        notes=tuple(notes(sources)),
+        format=name,
+        format_why=format_why,
+    )
+    return replace(facts, eval_rows=None, eval_why=no_evaluation.what) if no_evaluation else facts
+
+
+def _of_hub(recipe: Recipe) -> DataFacts:
+    """The rows of a dataset of the hub, as many as its cache says."""
+    data = recipe.dataset
+    count = _cached_rows(data, data.train_split)
+    if count is None:
+        return DataFacts(why=_why_unknown(data))
+    count = len(asked_for(data).of(count, str(data.name)))
+    aside = max(1, round(data.eval_fraction * count)) if data.eval_fraction else 0
+    if recipe.objective.packs:
+        return DataFacts(why=_packed(count - aside), eval_rows=_fewest(data, aside))
+    return DataFacts(count - aside, _fewest(data, aside), why="rows of the dataset in the cache")
+
+
+def _packed(rows: int) -> str:
+    return f"{rows:,} rows, packed once they are tokenised"
+
+
+def _fewest(data: Dataset, count: int) -> int | None:
+    """Evaluation rows, no more than are asked for; None if there are none among the training rows."""
+    return min(count, data.max_eval_samples or count) or None
+
+
+def _cached_rows(data: Dataset, split: str) -> int | None:
+    name = str(data.name)
+    return None if is_folder(Path(name)) else cached_split_rows(name, data.subset, split)
+
+
+def _with_evaluation(facts: DataFacts, recipe: Recipe, folder: Path, missing: Problem | None) -> DataFacts:
+    """The facts with the evaluation rows that are named apart from the training rows, or why they are not counted."""
+    data = recipe.dataset
+    if missing:
+        return replace(facts, eval_why=missing.what)
+    if data.eval_path:
+        return replace(facts, eval_rows=len(read_part(folder, data, for_evaluation=True)[1].rows))
+    if data.eval_split:
+        count = _cached_rows(data, data.eval_split)
+        rows = None if count is None else len(asked_for(data, for_evaluation=True).of(count, str(data.name)))
+        return replace(facts, eval_rows=rows, eval_why=_why_unknown(data))
+    if data.eval_fraction and facts.eval_rows is None:
+        why = f"{data.eval_fraction:g} of the training rows, known once they are counted"
+        return replace(facts, eval_why=why)
+    return facts
+
+
+def _why_unknown(table: Dataset, missing: Problem | None = None) -> str:
+    """Why the rows of a source are not counted."""
+    if missing:
+        return missing.what
+    if is_folder(Path(str(table.name))):
+        return f"`{table.name}` is a folder here: known once `datasets` reads it"
+    if is_dataset_cached(str(table.name)):
+        return f"`{table.name}` is on the hub: known once it is read"
+    return f"`{table.name}` is on the hub, and not in the cache here: known once it is fetched"

@@ -1,0 +1,182 @@
+"""`lorans plan`: what it says of rows that it cannot count, and how it looks on a terminal and in a pipe."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import lorans
+from minimal_recipe import MINIMAL
+from terminals import command, on_a_terminal, plain, shown
+
+from lora_ns.machine import hardware
+from lora_ns.machine.hardware import Gpu, Machine
+
+FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, (Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580"),) * 4)
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.toml"))
+COUNTED = "known once the training rows are counted"
+FOLLOW = ("steps_per_epoch", "max_steps", "warmup_steps", "logging_steps", "eval_steps", "save_steps")
+"""What follows from the number of training rows."""
+HUB = "dataset={name='owner/rows'}"
+NOT_FETCHED = "`owner/rows` is on the hub, and not in the cache here: known once it is fetched"
+ROWS = [{"prompt": f"{number} + 1", "completion": str(number + 1)} for number in range(40)]
+
+
+@pytest.fixture
+def recipe(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("train", "held"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return write_recipe(MINIMAL + "[sft]\nmax_seq_length = 64\n")
+
+
+def planned(recipe, *overrides):
+    done = lorans("plan", recipe, "--json", *(part for one in overrides for part in ("--set", one)))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+UNKNOWN = {
+    "a dataset of the hub": ([HUB], NOT_FETCHED, (None, "no evaluation rows")),
+    "a share of one": (
+        ["dataset={name='owner/rows', eval_fraction=0.1}"],
+        NOT_FETCHED,
+        (None, "0.1 of the training rows, known once they are counted"),
+    ),
+    "a split beside it": (["dataset={name='owner/rows', eval_split='test'}"], NOT_FETCHED, (None, NOT_FETCHED)),
+    "a file beside it": (["dataset={name='owner/rows', eval_path='held.jsonl'}"], NOT_FETCHED, (40, "")),
+    "no file beside it": (
+        ["dataset={name='owner/rows', eval_path='none.jsonl'}"],
+        NOT_FETCHED,
+        (None, "no file `none.jsonl`"),
+    ),
+    "no file": (["dataset.path=none.jsonl"], "no file `none.jsonl`", (None, "no evaluation rows")),
+    "a share of no file": (
+        ["dataset.path=none.jsonl", "dataset.eval_fraction=0.1"],
+        "no file `none.jsonl`",
+        (None, "0.1 of the training rows, known once they are counted"),
+    ),
+    "one of several sources": (
+        ["dataset={sources=[{path='train.jsonl'}, {name='owner/rows'}]}"],
+        f"dataset.sources.1: {NOT_FETCHED}",
+        (None, "no evaluation rows"),
+    ),
+    "packed rows": (["sft.packing=true"], "40 rows, packed once they are tokenised", (0, "no evaluation rows")),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_cannot_be_counted_is_said_with_all_that_follows_from_it(recipe, name):
+    overrides, why, evaluation = UNKNOWN[name]
+    plan = planned(recipe, *overrides)
+    assert (plan["train_rows"]["value"], plan["train_rows"]["why"]) == (None, why)
+    assert (plan["eval_rows"]["value"], plan["eval_rows"]["why"]) == evaluation
+    assert [plan[key]["value"] for key in FOLLOW] == [None] * len(FOLLOW)
+    assert all(COUNTED in plan[key]["why"] for key in FOLLOW)
+    lines = {line.split()[0]: line.split()[1] for line in lorans("plan", recipe, *sets(overrides)).stdout.splitlines()}
+    assert [lines[key] for key in ("train_rows", *FOLLOW)] == ["unknown"] * (len(FOLLOW) + 1)
+    assert lines["eval_rows"] == (
+        "none"
+        if "no evaluation" in evaluation[1] and evaluation[0] is None
+        else "unknown"
+        if evaluation[0] is None
+        else str(evaluation[0])
+    )
+
+
+def test_a_file_that_is_not_there_is_noted_with_where_it_was_looked_for(recipe, tmp_path):
+    notes = planned(recipe, "dataset.path=none.jsonl", "dataset.eval_path=other.jsonl")["notes"]
+    assert [note.partition(" (looked at ")[0] for note in notes] == [
+        "dataset.path: no file `none.jsonl`",
+        "dataset.eval_path: no file `other.jsonl`",
+    ]
+
+
+KNOWN = {
+    "files": ([], (40, "rows of the files"), (0, "no evaluation rows")),
+    "two files": (["dataset.eval_path=held.jsonl"], (40, "rows of the files"), (40, "")),
+    "a share": (["dataset.eval_fraction=0.1"], (36, "rows of the files"), (4, "")),
+    "no evaluation file": (["dataset.eval_path=none.jsonl"], (40, "rows of the files"), (None, "no file `none.jsonl`")),
+    "a stream": (
+        ["dataset.streaming=true", "training.max_steps=5", "dataset.eval_path=held.jsonl"],
+        (None, "a stream, read while it is trained on, each drawn from 10,000"),
+        (40, ""),
+    ),
+    "a stream of the hub": (
+        ["dataset={name='owner/rows', streaming=true, eval_path='held.jsonl'}", "training.max_steps=5"],
+        (None, "a stream, read while it is trained on, each drawn from 10,000"),
+        (40, ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_can_be_counted_is_counted(recipe, name):
+    overrides, train, evaluation = KNOWN[name]
+    plan = planned(recipe, *overrides)
+    assert (plan["train_rows"]["value"], plan["train_rows"]["why"]) == train
+    assert (plan["eval_rows"]["value"], plan["eval_rows"]["why"]) == evaluation
+    assert plan["max_steps"]["value"]
+
+
+CACHED = {
+    "all": ([HUB], 1000, None),
+    "a slice": (["dataset={name='owner/rows', slice=':10%'}"], 100, None),
+    "the first ones": (["dataset={name='owner/rows', max_samples=7}"], 7, None),
+    "a split": (["dataset={name='owner/rows', eval_split='test'}"], 1000, 30),
+    "a part of a split": (["dataset={name='owner/rows', eval_split='test', max_eval_samples=4}"], 1000, 4),
+    "a share": (["dataset={name='owner/rows', eval_fraction=0.1}"], 900, 100),
+    "a part of a share": (["dataset={name='owner/rows', eval_fraction=0.1, max_eval_samples=4}"], 900, 4),
+    "another configuration": (["dataset={name='owner/rows', subset='other'}"], None, None),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_dataset_in_the_cache_is_counted_as_the_cache_says(recipe, tmp_path, name):
+    overrides, train, evaluation = CACHED[name]
+    folder = tmp_path / "home/datasets/owner___rows/default/0.0.0/0123"
+    folder.mkdir(parents=True)
+    splits = {"train": {"num_examples": 1000}, "test": {"num_examples": 30}}
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+    plan = planned(recipe, *overrides)
+    assert (plan["train_rows"]["value"], plan["eval_rows"]["value"]) == (train, evaluation)
+    if train is None:
+        assert plan["train_rows"]["why"] == "`owner/rows` is on the hub: known once it is read"
+
+
+# How it looks
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_the_plan_of_a_shipped_recipe_fits_80_columns(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if "distributed" in path:
+        monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS)
+    lines, piped = shown("plan", path), lorans("plan", path).stdout
+    assert max(map(len, lines)) <= 80
+    said = [re.sub(r"[\s:]|computed", "", text) for text in ("".join(lines), piped)]
+    assert said[0] == said[1]
+    assert shown("plan", path, "--wide") == piped.splitlines()
+
+
+def test_a_terminal_of_any_width_is_filled_and_not_passed(recipe):
+    for columns in (60, 100, 200):
+        lines = shown("plan", recipe, columns=columns)
+        assert max(map(len, lines)) <= columns
+    assert len(lines) == len(lorans("plan", recipe).stdout.splitlines())
+
+
+@pytest.mark.parametrize("surroundings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_colours_are_left_out_where_they_are_not_wanted(recipe, surroundings):
+    coloured = on_a_terminal(command("plan", recipe))
+    bare = on_a_terminal(command("plan", recipe), **surroundings)
+    assert "\x1b[" in coloured
+    assert "\x1b" not in bare
+    assert [line.rstrip() for line in plain(coloured).splitlines()] == bare.splitlines()
+
+
+def sets(overrides):
+    return [part for one in overrides for part in ("--set", one)]
