@@ -53,6 +53,13 @@ def starts(incomplete: str) -> list[str]:
     return [name for name in STARTS if name.startswith(incomplete)]
 
 
+def tasks(incomplete: str) -> list[str]:
+    """The tasks, by PEFT's names."""
+    from lora_ns.objectives import TASK_TYPES
+
+    return [name for name in TASK_TYPES if name.startswith(incomplete.upper())]
+
+
 def methods(incomplete: str) -> list[str]:
     """Complete PEFT methods."""
     from lora_ns.methods import METHODS

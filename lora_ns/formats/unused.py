@@ -34,7 +34,7 @@ _NAMES = frozenset(name for form in _ANSWERED for name in (*form.reads, *form.al
 _SIGN_COLUMNS = frozenset(name for form in FORMATS.values() for sign in form.signs for name in sign)
 
 
-_ANSWERS = frozenset(
+ANSWERS = frozenset(
     {
         *("code", "program", "sql", "solution", "canonical_solution", "reply", "result", "answers"),
         *("target", "targets", "labels", "summary", "highlights", "translation"),
@@ -136,7 +136,7 @@ def _meaning(form: Format, asked: Columns) -> Collection[str]:
         return _NAMES - _SIGN_COLUMNS
     other_names = {alias for alias, name in form.aliases.items() if name in asked.columns}
     beside = {*_NAMES, *_SIGN_COLUMNS, "label", *(name for pair in PREFERENCES for name in pair)} - other_names
-    return beside | _ANSWERS if RawText in form.makes else beside
+    return beside | ANSWERS if RawText in form.makes else beside
 
 
 def _is_filled(value: Any) -> bool:
@@ -154,6 +154,18 @@ def _is_contained(row: Values, name: str, read: Sequence[str]) -> bool:
     texts = [text.strip() for text in _texts(row.get(name))]
     known = [text.strip() for column in read if is_there(row, column) for text in _texts(find(row, column))]
     return bool(texts) and all(any(_has(whole, text) for whole in known) for text in texts)
+
+
+def is_rendered(rows: Sequence[Values], name: str, read: Sequence[str]) -> bool:
+    """True if a column repeats all that is read, as the text that Alpaca's rows were once rendered to."""
+    filled = [row for row in rows if _is_filled(row.get(name))]
+    return bool(filled) and all(_holds(row, name, read) for row in filled)
+
+
+def _holds(row: Values, name: str, read: Sequence[str]) -> bool:
+    whole = "\n".join(_texts(row.get(name)))
+    parts = [text.strip() for column in read if is_there(row, column) for text in _texts(find(row, column))]
+    return sum(map(len, parts)) > _BY_CHANCE and all(part in whole for part in parts)
 
 
 def _has(whole: str, text: str) -> bool:

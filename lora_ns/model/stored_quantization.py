@@ -33,7 +33,7 @@ def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> tuple[Qua
         return loaded.recipe.quantization, ()
     if facts.quantization.get("quant_method") == "gguf":
         return loaded.recipe.quantization, (_unpacked(loaded.recipe.quantization),)
-    stored = _read(facts.quantization)
+    stored = read_stored(facts.quantization)
     notes: tuple[str, ...] = ()
     if loaded.recipe.quantization != stored:
         _check_stored(loaded, stored)
@@ -71,7 +71,7 @@ def _check_stored(loaded: LoadedRecipe, stored: Quantization) -> None:
         )
 
 
-def _read(settings: Mapping[str, Any]) -> Quantization:
+def read_stored(settings: Mapping[str, Any]) -> Quantization:
     """Translate `quantization_config` of a `config.json` to the recipe's table. Raises `ModelError`."""
     kinds = [kind for kind in QUANTIZATIONS.values() if kind.is_named_by(settings)]
     name = kinds[0].quant_method if kinds else str(settings.get("quant_method", "an unnamed method"))

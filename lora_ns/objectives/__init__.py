@@ -17,6 +17,7 @@ from lora_ns.objectives.text import TextObjective
 __all__ = [
     "OBJECTIVES",
     "OBJECTIVE_TABLES",
+    "TASK_TYPES",
     "AnyObjective",
     "Classification",
     "LabelObjective",
@@ -43,6 +44,9 @@ OBJECTIVE_TABLES: tuple[str, ...] = tuple(dict.fromkeys(kind.toml for kind in OB
 _BY_TASK: dict[str, list[type[Objective]]] = {}
 for _kind in OBJECTIVES.values():
     _BY_TASK.setdefault(_kind.task_type, []).append(_kind)
+
+TASK_TYPES: tuple[str, ...] = tuple(_BY_TASK)
+"""PEFT's names of the tasks."""
 
 
 def objective_of(task_type: object, given: Collection[str] = ()) -> type[Objective]:

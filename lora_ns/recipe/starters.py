@@ -4,6 +4,7 @@ around it.
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import re
@@ -14,7 +15,7 @@ from string import Formatter
 from typing import Any
 
 from lora_ns.objectives import objective_of
-from lora_ns.recipe.keys import UNIONS, tag_of
+from lora_ns.recipe.keys import UNIONS, as_toml, tag_of
 from lora_ns.recipe.objective_tables import json_schema, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
 
@@ -132,6 +133,19 @@ STARTS: Mapping[str, Start] = {
 """The recipes to start from, by name."""
 
 
+BARE = Start(
+    "the least that a recipe needs",
+    {
+        "task_type": "CAUSAL_LM",
+        "model": {"name_or_path": "lorans:nano"},
+        "peft": {"method": "lora"},
+        "dataset": {},
+        "training": {"output_dir": _OUTPUT},
+    },
+)
+"""What is fitted to rows where no recipe to start from is named."""
+
+
 def write_recipe(
     start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
 ) -> str:
@@ -145,14 +159,13 @@ def write_recipe(
         method: another PEFT method, with its defaults and its typical learning rate.
     """
     tables = _tables(start, model, data, method)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", task_name).strip("-._") or "task"
     lines = [
         "#:schema ./recipe.schema.json",
         "",
-        *_keys(Recipe, {"task_name": name, "task_type": tables["task_type"]}),
+        *_keys(Recipe, {"task_name": task_name_of(task_name), "task_type": tables["task_type"]}),
     ]
     task_type = tables.pop("task_type")
-    for table in (name for name in top_level() if name in tables):
+    for table in (name for name in top_level() if tables.get(name)):
         values = tables[table]
         if kinds_of(table):
             model_class: Any = objective_of(task_type, [table])
@@ -164,6 +177,11 @@ def write_recipe(
     return "\n".join(lines) + "\n"
 
 
+def task_name_of(name: str) -> str:
+    """A name as `task_name` takes it; characters that it cannot have become `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "task"
+
+
 def write_folder(
     start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
 ) -> dict[str, str]:
@@ -173,11 +191,12 @@ def write_folder(
     """
     files = {
         "recipe.toml": write_recipe(start, task_name, model, data, method),
-        "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        "recipe.schema.json": _schema(),
         ".gitignore": "outputs/\n",
     }
     tables = _tables(start, model, data, method)
-    path = PurePath(tables["dataset"].get("path", ""))
+    named = tables["dataset"].get("path", "")
+    path = PurePath(named if isinstance(named, str) else "")
     is_beside = not path.is_absolute() and ":" not in str(path) and ".." not in path.parts
     stub = path.suffix == ".jsonl" and is_beside and not glob.has_magic(str(path))
     if stub:
@@ -190,13 +209,26 @@ def _tables(start: Start, model: str | None, data: str | None, method: str | Non
     tables = dict(start.tables)
     if model is not None:
         tables["model"] = {"name_or_path": model}
-    if method is not None and method != tables["peft"]["method"]:
-        tables["peft"] = {"method": method, **_EXAMPLES.get(method, {})}
-        tables["training"] = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
+    if method is not None:
+        tables = with_method(tables, method)
     if data is not None:
         kept = {key: value for key, value in tables["dataset"].items() if key.endswith("_template") or key == "format"}
         tables["dataset"] = {"path": data, "eval_fraction": 0.05, **kept}
     return tables
+
+
+@functools.cache
+def _schema() -> str:
+    """The JSON Schema of recipes as its file, which takes longer to make than all else."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def with_method(tables: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The tables with another PEFT method, its defaults and its typical learning rate."""
+    if method == tables["peft"]["method"]:
+        return dict(tables)
+    training = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
+    return {**tables, "peft": {"method": method, **_EXAMPLES.get(method, {})}, "training": training}
 
 
 _EXAMPLES: Mapping[str, dict[str, Any]] = {"trainable-tokens": {"token_indices": [0]}}
@@ -238,9 +270,26 @@ The run is in `{run}`: the adapter, the metrics, the log, and a manifest of what
 
 
 def _keys(model: Any, values: Mapping[str, Any]) -> list[str]:
-    written = [
-        (f"{key} = {json.dumps(value, ensure_ascii=False)}", model.model_fields[key].description)
-        for key, value in values.items()
-    ]
+    written = [(f"{_bare(key)} = {as_inline(value)}", _described(model, key)) for key, value in values.items()]
     width = min(48, max(len(text) for text, _ in written))
     return [f"{text:<{width}}  # {description}" for text, description in written]
+
+
+def _described(model: Any, key: str) -> str:
+    """The description of a key in one line; of one that is not known, that it is not."""
+    known = model.model_fields.get(key)
+    return " ".join((known.description or "").split()) if known else "unknown"
+
+
+def as_inline(value: Any) -> str:
+    """A value as TOML in one line, tables in braces."""
+    if isinstance(value, Mapping):
+        parts = ", ".join(f"{_bare(key)} = {as_inline(part)}" for key, part in value.items())
+        return f"{{ {parts} }}" if parts else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_inline, value))}]"
+    return as_toml(value)
+
+
+def _bare(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)

@@ -19,7 +19,7 @@ PACKAGE = Path(lora_ns.__file__).parent
 
 
 COMMANDS = [
-    *(["--help"], ["init", "new"], ["schema"]),
+    *(["--help"], ["init", "new"], ["init", "other", "--data", "train.jsonl"], ["schema"]),
     *([command, recipe] for command in ("validate", "plan") for recipe in ("recipe.toml", "hub.toml")),
 ]
 

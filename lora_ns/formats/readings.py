@@ -1,0 +1,283 @@
+"""The ways in which rows can be read, the likeliest first: what a new recipe is chosen from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RawText, RowFaultError, Tagged, Values
+from lora_ns.formats.cells import listed
+from lora_ns.formats.classification import TextClassification
+from lora_ns.formats.detection import PREFERENCES, detect
+from lora_ns.formats.label_columns import LabelColumn, find_label_column, text_columns
+from lora_ns.formats.registry import FORMATS
+from lora_ns.formats.unused import ANSWERS, METADATA, find_unused, is_rendered, names_of
+
+Names = Sequence[str]
+
+SURE, LIKELY, POSSIBLE, UNLIKELY = 3, 2, 1, 0
+"""How much speaks for a reading. An unlikely one is meant only by a user who asks for its task."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read rows."""
+
+    form: Format
+    keys: Mapping[str, Any]
+    """Keys of `[dataset]` that say it."""
+    why: str
+    weight: int = SURE
+    label: LabelColumn | None = None
+    """The column of its labels, if it has some."""
+    lost: tuple[str, ...] = ()
+    """Columns that it leaves out although their names mean something."""
+    unread: tuple[str, ...] = ()
+    """Other columns that it does not read, metadata not among them."""
+    faults: tuple[tuple[int, RowFaultError], ...] = ()
+    """Rows that it cannot read, by their places."""
+    prefers: tuple[str, ...] = ()
+    """Columns that say which answers are good, where all of them would be learned."""
+
+    def makes(self, examples: Sequence[type]) -> bool:
+        """True if its rows become examples of one of these kinds."""
+        return any(kind in examples for kind in self.form.makes)
+
+
+Finder = Callable[[Sequence[Values], Names, Mapping[str, Any]], list[Reading]]
+
+
+def find_readings(rows: Sequence[Values], asked: Mapping[str, Any]) -> list[Reading]:
+    """The ways to read rows, the likeliest first.
+
+    Args:
+        rows: the first rows, one at least.
+        asked: keys of `[dataset]` that are settled already.
+
+    Raises:
+        RowFaultError: if there is none, with the reason.
+    """
+    names = [name for name in names_of(rows) if name not in asked.get("ignore_columns", ())]
+    fault = RowFaultError(f"no way to read the columns {listed(names)}")
+    found: list[Reading] = []
+    for find in _ways(asked):
+        try:
+            found += find(rows, names, asked)
+        except RowFaultError as reason:
+            fault = reason if find is _of_text or not fault.remedy else fault
+    if not found:
+        raise fault
+    return sorted(_weighed(found, names), key=lambda reading: -reading.weight)
+
+
+def _ways(asked: Mapping[str, Any]) -> tuple[Finder, ...]:
+    """The finders of readings that the keys which are settled leave open."""
+    if asked.keys() & {"label_column", "text_column"}:
+        return (_labelled,)
+    if asked.get("format", "auto") != "auto" or "prompt_template" in asked:
+        return (_of_text,)
+    return (_tagged, _of_text) if "columns" in asked else (_tagged, _of_text, _labelled)
+
+
+def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
+    """The readings as they weigh beside one another."""
+    for leads in (lambda reading: reading.makes((Tagged,)), lambda reading: bool(reading.prefers)):
+        if any(map(leads, found)):
+            return [reading if leads(reading) else replace(reading, weight=UNLIKELY - 1) for reading in found]
+    labelled = next((reading for reading in found if reading.label), None)
+    texts = [reading for reading in found if not reading.label]
+    best = max(texts, key=lambda reading: reading.weight, default=None)
+    if labelled is None or best is None:
+        return list(found)
+    of_labels, of_text = _beside(labelled, best, names)
+    return [
+        *(replace(reading, weight=min(reading.weight, of_text)) for reading in texts),
+        replace(labelled, weight=min(labelled.weight, of_labels)),
+    ]
+
+
+def _beside(labelled: Reading, text: Reading, names: Names) -> tuple[int, int]:
+    """What labels weigh at most beside a text, and what the text weighs beside them."""
+    assert labelled.label is not None
+    weight, is_named, is_whole = labelled.label.weight, labelled.label.is_named, text.makes((RawText,))
+    if labelled.label.name in text.form.used(names):  # the label is the text's answer
+        is_label = is_named and weight > POSSIBLE
+        return (SURE, UNLIKELY) if is_label else (POSSIBLE if is_named else UNLIKELY, SURE)
+    if weight <= POSSIBLE:
+        return (POSSIBLE, POSSIBLE) if is_whole and is_named else (UNLIKELY, SURE)
+    if is_named:
+        return (SURE, UNLIKELY) if is_whole or text.weight < SURE else (POSSIBLE, LIKELY)
+    is_document = is_whole and sum(name in METADATA for name in names) > 1  # which says where it comes from
+    is_other = text.weight == SURE and labelled.label.name not in METADATA
+    is_weak = is_document or is_other or (not is_whole and text.weight >= LIKELY)
+    return (POSSIBLE, LIKELY) if is_weak else (SURE, POSSIBLE)
+
+
+# One way
+
+
+def _read(
+    rows: Sequence[Values], asked: Mapping[str, Any], keys: Mapping[str, Any], examples: Sequence[type]
+) -> Reading:
+    """The reading by some keys. Raises `RowFaultError` if it cannot read most of the rows."""
+    both = {**asked, **keys}
+    form, why = detect(_columns(both), names_of(rows), rows[0], examples)
+    return _checked(Reading(form, both, why), _columns(both), rows)
+
+
+def _columns(keys: Mapping[str, Any]) -> Columns:
+    """What keys of `[dataset]` say about columns."""
+    return Columns(**{key: value for key, value in keys.items() if key in Columns.__dataclass_fields__})
+
+
+def _checked(reading: Reading, columns: Columns, rows: Sequence[Values]) -> Reading:
+    """The reading with the rows and columns that it does not read."""
+    faults = []
+    for number, row in enumerate(rows):
+        try:
+            reading.form.example(row)
+        except RowFaultError as fault:
+            faults.append((number, fault))
+    if len(faults) * 2 > len(rows):
+        raise faults[0][1]
+    unused = find_unused(reading.form, columns, rows)
+    read = reading.form.used(names_of(rows))
+    rendered = [name for name in unused.columns if is_rendered(rows, name, read)]
+    keys = dict(reading.keys)
+    if rendered:
+        keys["ignore_columns"] = [*keys.get("ignore_columns", ()), *rendered]
+    lost = tuple(name for name in unused.meant if name not in rendered)
+    unread = tuple(name for name in unused.columns if name not in (*unused.meant, *rendered))
+    return replace(reading, keys=keys, lost=lost, unread=unread, faults=tuple(faults))
+
+
+def _by_format(rows: Sequence[Values], asked: Mapping[str, Any], formats: Sequence[str]) -> list[Reading]:
+    """The readings by those of some formats that read the rows. Raises `RowFaultError` if none does."""
+    found, faults = [], []
+    for name in formats:
+        try:
+            found.append(_read(rows, asked, {"format": name}, TEXT))
+        except RowFaultError as fault:
+            faults.append(fault)
+    if not found:
+        raise faults[0]
+    return found
+
+
+# Tags
+
+
+def _tagged(rows: Sequence[Values], _names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+    return [_read(rows, asked, {}, (Tagged,))]
+
+
+# Labels
+
+
+def _labelled(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+    label = find_label_column(rows, names, asked.get("label_column"))
+    texts = text_columns(rows, [name for name in names if name != label.name], asked)
+    said = dict(zip(("text_column", "text_pair_column"), texts, strict=False))
+    keys = {**asked, **said, "label_column": label.name}
+    columns = _columns(keys)
+    form, why = detect(columns, names_of(rows), rows[0], (Labelled,))
+    assert isinstance(form, TextClassification)
+    form = replace(form, problem_type=label.problem_type)
+    rest = [name for name in names if name not in (*texts, label.name, *METADATA)]
+    weight = label.weight if not rest or label.is_named else min(label.weight, POSSIBLE)
+    if "label_column" in asked:
+        weight = SURE
+    return [_checked(Reading(form, keys, why, weight, label), columns, rows)]
+
+
+# Text
+
+
+def _of_text(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+    try:
+        found = _read(rows, asked, {}, TEXT)
+    except RowFaultError:
+        if preferred := _preferred(rows, names, asked):
+            return preferred
+        if asked.keys() & {"columns", "prompt_template"} or asked.get("format", "auto") != "auto":
+            raise
+        return _by_other_names(rows, names, asked)
+    if not asked.keys() & {"columns", "prompt_template"}:
+        found = replace(found, keys={**found.keys, "format": found.form.name})
+    if found.makes((RawText,)) and (answers := [name for name in found.lost if name in ANSWERS]):
+        return [_pair(rows, asked, "text", answers[0], LIKELY), replace(found, weight=POSSIBLE)]
+    if found.makes((RawText,)) and found.lost and "label" in found.lost:
+        return [_pair(rows, asked, "text", "label", POSSIBLE), replace(found, weight=UNLIKELY)]
+    return [found]
+
+
+def _by_other_names(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+    """Rows whose columns tell several formats, or none: by each of these, or as a question and its answer."""
+    signed = [kind.name for kind in FORMATS.values() if any(set(sign) <= set(names) for sign in kind.signs)]
+    if len(signed) > 1:
+        return [replace(reading, weight=POSSIBLE) for reading in _by_format(rows, asked, signed)]
+    others = [name for name in names if name not in METADATA]
+    texts = [name for name in others if _is_text(rows, name)]
+    if len(texts) == 1:
+        keys = {"format": "text", "columns": {"text": texts[0]}}
+        return [replace(_read(rows, asked, keys, TEXT), weight=LIKELY if len(others) == 1 else POSSIBLE)]
+    answers = [name for name in texts if name in ANSWERS]
+    asking = [name for name in texts if name not in answers and (len(texts) == 2 or name in _QUESTIONS)]
+    if len(answers) == len(asking) == 1:
+        return [_pair(rows, asked, asking[0], answers[0], LIKELY if len(texts) == 2 else POSSIBLE)]
+    if len(texts) != 2 or others != texts:
+        return [_read(rows, asked, {}, TEXT)]  # which says what is missing
+    first, second = texts
+    return [_pair(rows, asked, first, second, POSSIBLE), _pair(rows, asked, second, first, POSSIBLE)]
+
+
+_QUESTIONS = frozenset(
+    {"prompt", "question", "instruction", "query", "input", "problem", "text", "article", "document", "passage"}
+)
+"""Names of what may be asked, beside other texts."""
+
+
+def _is_text(rows: Sequence[Values], name: str) -> bool:
+    values = [row.get(name, "") for row in rows]
+    return all(isinstance(value, str) for value in values) and any(value.strip() for value in values)
+
+
+def _pair(rows: Sequence[Values], asked: Mapping[str, Any], question: str, answer: str, weight: int) -> Reading:
+    """Rows of a question and its answer under other names."""
+    keys = {"format": "question-answer", "columns": {"question": question, "answer": answer}}
+    reading = _read(rows, asked, keys, TEXT)
+    return replace(reading, weight=weight, why=f"`{question}` is followed by `{answer}`")
+
+
+def _preferred(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+    """Rows with good and bad answers, read as if all or the good ones were to be learned; none of others."""
+    pair = next((pair for pair in PREFERENCES if set(pair) <= set(names)), None)
+    if pair:
+        return _first_readable(rows, asked, _ways_of_good(names, *pair), pair)
+    verdict = rows[0].get("label")
+    if not (isinstance(verdict, bool) or str(verdict).lower() in {"true", "false"}):
+        return []
+    ways = [{"format": name, "ignore_columns": ["label"]} for name in FORMATS]
+    return _first_readable(rows, asked, ways, ("label",))
+
+
+def _ways_of_good(names: Names, good: str, bad: str) -> list[dict[str, Any]]:
+    """Keys by which the good answers may be learned."""
+    asking = [name for name in ("prompt", "question", "instruction", "query", "input") if name in names]
+    whole = {"format": "messages", "columns": {"messages": good}, "ignore_columns": [bad, *asking]}
+    sides = [{"prompt": name, "completion": good} for name in asking[:1]]
+    kinds = ("messages", "prompt-completion")
+    return [whole, *({"format": kind, "columns": side, "ignore_columns": [bad]} for side in sides for kind in kinds)]
+
+
+def _first_readable(
+    rows: Sequence[Values], asked: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], prefers: tuple[str, ...]
+) -> list[Reading]:
+    for keys in ways:
+        try:
+            reading = _read(rows, asked, keys, TEXT)
+        except RowFaultError:
+            continue
+        return [replace(reading, weight=UNLIKELY, prefers=prefers)]
+    return []

@@ -1,0 +1,66 @@
+"""The base of a new recipe: looked at if it is on this machine, and named as it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lora_ns.errors import MissingError, ModelError, Problem, UsageError
+from lora_ns.model.abilities import Abilities
+from lora_ns.model.files import PACKAGED, find_base
+from lora_ns.model.stored_quantization import read_stored
+from lora_ns.objectives import objective_of
+from lora_ns.services.init.draft import Draft
+
+
+def fit_base(draft: Draft) -> None:
+    """Write the base and how it is stored. Raises `ModelError` if there is no such base, or it is damaged."""
+    wanted = draft.wanted
+    if wanted.model is not None:
+        draft.tables["model"] = {"name_or_path": wanted.model}
+    name = draft.tables["model"]["name_or_path"]
+    try:
+        base = find_base(name, "main", [Path.cwd()], download=False)
+    except MissingError as error:
+        draft.reasons.append(f"base: {name}, which was not looked at: {error.problems[0].what}")
+        return
+    except ModelError as error:
+        raise ModelError(_as_option(problem) for problem in error.problems) from None
+    if base is None:
+        draft.reasons.append(f"base: {name}, which is not on this machine and was not looked at")
+        return
+    draft.base = Abilities(base)
+    if base.commit is None and not name.startswith(PACKAGED):
+        draft.tables["model"] = {"name_or_path": wanted.from_folder(name)}
+    draft.reasons.append(f"base: {name}, {draft.base.told}{_stored(draft, draft.base)}")
+
+
+def check_task(draft: Draft, task: str) -> None:
+    """Refuse a task that the base cannot be trained for. Raises `UsageError`."""
+    base = draft.base
+    if base and not base.writes_text and objective_of(task).answers == "text":
+        what = f"`{base.base.name}` is {base.told}, which learns labels and writes no text"
+        raise UsageError(Problem("--model", what, "name a causal language model, or rows with labels"))
+
+
+def _as_option(problem: Problem) -> Problem:
+    remedy = problem.remedy or "name a folder with a model, a hub id, or `lorans:nano`"
+    return replace(problem, where=problem.where or "--model", key="", remedy=remedy)
+
+
+def _stored(draft: Draft, base: Abilities) -> str:
+    """How the base is stored, as it is told; `[quantization]` says it, too."""
+    asked = draft.tables.get("quantization")
+    if base.base.gguf_file:
+        draft.tables.pop("quantization", None)
+        return f", a GGUF file whose weights are unpacked{_instead(asked, None)}"
+    if not base.base.facts.quantization:
+        return ""
+    stored = read_stored(base.base.facts.quantization)
+    draft.tables["quantization"] = {"method": stored.method, **stored.model_dump(mode="json", exclude_defaults=True)}
+    return f", stored in {stored.bits} bits ({stored.method}){_instead(asked, stored.method)}"
+
+
+def _instead(asked: dict[str, object] | None, stored: str | None) -> str:
+    """What a recipe asked for that is left out."""
+    return f", so `{asked['method']}` is left out" if asked and asked["method"] != stored else ""

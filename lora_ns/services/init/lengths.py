@@ -1,0 +1,111 @@
+"""The length of the rows of a new recipe: that of the longest one, if the base reads so much."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from lora_ns.data.sample import Sample
+from lora_ns.formats import Conversation, Example, Labelled, PromptCompletion, RawText, RowFaultError
+from lora_ns.formats.readings import Reading
+from lora_ns.model.abilities import Abilities
+from lora_ns.objectives import Objective
+from lora_ns.plan.room import position_offset
+from lora_ns.services.init.draft import Draft
+
+_LONGEST = 8192
+"""Tokens that are proposed at most: longer rows take memory that few have."""
+
+_OF_TEMPLATE = 16
+"""Tokens that a template may add to each turn."""
+
+
+def fit_lengths(
+    draft: Draft, reading: Reading, sample: Sample, kind: type[Objective], own: MutableMapping[str, Any]
+) -> None:
+    """Write `max_seq_length` where the rows need more than the default, and what becomes of longer ones.
+
+    Nothing is written where the tokens cannot be counted.
+
+    Args:
+        draft: the recipe.
+        reading: the way in which the rows are read.
+        sample: the first ones.
+        kind: the objective.
+        own: its keys.
+    """
+    if draft.base is None:
+        return
+    facts = draft.base.base.facts
+    positions = facts.max_position_embeddings
+    room = positions - position_offset(facts) if positions else _LONGEST
+    usual = min(own.get("max_seq_length", kind.model_fields["max_seq_length"].default), room)
+    lengths = _lengths(reading, sample, draft.base, usual)
+    longest, is_label = max(lengths, default=0), kind.answers != "text"
+    if longest <= usual or (is_label and sum(length > usual for length in lengths) <= 0.05 * len(lengths)):
+        return
+    most = min(_power(longest), room, _LONGEST)
+    if "max_seq_length" in draft.said.get(kind.toml, {}):
+        most = usual
+    elif most > usual:
+        own["max_seq_length"] = most
+        draft.reasons.append(f"max_seq_length: {most}, because the longest row has about {longest:,} tokens")
+    longer = sum(length > most for length in lengths)
+    if longer and not is_label and "on_overflow" not in own:
+        _overflow(reading, f"{longer:,} of {len(lengths):,}", longer * 2 < len(lengths), most, own, draft.reasons)
+
+
+def _overflow(
+    reading: Reading, longer: str, are_few: bool, most: int, own: MutableMapping[str, Any], reasons: list[str]
+) -> None:
+    """Write what becomes of rows that are too long, if they are raw text or few."""
+    told = f"{longer} rows are longer than {most:,} tokens"
+    if reading.makes((RawText,)):
+        own["on_overflow"] = "split"
+        reasons.append(f"on_overflow: split, because {told}")
+    elif are_few:
+        own["on_overflow"] = "drop"
+        reasons.append(f"on_overflow: drop, because {told}: they are left out")
+    else:
+        reasons.append(f"warning: {told}; take a base that reads more, or write `sft.on_overflow`")
+
+
+def _power(length: int) -> int:
+    return 1 << (length - 1).bit_length()
+
+
+def _lengths(reading: Reading, sample: Sample, base: Abilities, usual: int) -> list[int]:
+    """About how many tokens each row has, with what a template adds; none where they cannot be counted."""
+    examples = []
+    for row in sample.rows:
+        try:
+            examples.append(reading.form.example(row.values))
+        except RowFaultError:
+            continue  # it is told with the reading
+    added = [_added(example) for example in examples]
+    counted = base.lengths([_text(example) for example in examples], max(0, usual - max(added, default=0)))
+    return [length + more for length, more in zip(counted or (), added, strict=bool(counted))]
+
+
+def _text(example: Example) -> str:
+    parts: Sequence[str | None]
+    if isinstance(example, Conversation):
+        turns = [message.content for message in example.messages]
+        calls = [json.dumps(message.extra, default=str) for message in example.messages if message.extra]
+        parts = [*turns, *calls, *(json.dumps(tool, default=str) for tool in example.tools or ())]
+    elif isinstance(example, PromptCompletion):
+        parts = [example.prompt, example.completion]
+    elif isinstance(example, RawText):
+        parts = [example.text]
+    elif isinstance(example, Labelled):
+        parts = [example.text, example.text_pair]
+    else:
+        parts = example.words
+    return "\n".join(part for part in parts if part)
+
+
+def _added(example: Example) -> int:
+    if isinstance(example, Conversation):
+        return _OF_TEMPLATE * (len(example.messages) + 1)
+    return 0 if isinstance(example, RawText) else _OF_TEMPLATE

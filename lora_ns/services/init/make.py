@@ -1,0 +1,111 @@
+"""From the arguments of `lorans init` to the files of a new folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lora_ns.files import staging
+from lora_ns.files.disk import write_atomic
+from lora_ns.objectives import OBJECTIVE_TABLES, objective_of
+from lora_ns.recipe.load import load_recipe
+from lora_ns.recipe.overrides import apply_overrides
+from lora_ns.recipe.starters import BARE, STARTS, Start, task_name_of, with_method, write_folder
+from lora_ns.services.init.base import check_task, fit_base
+from lora_ns.services.init.draft import Draft, Wanted
+from lora_ns.services.init.question import Ask
+from lora_ns.services.init.rows import fit_rows
+
+_OWN_ROWS = "template"
+"""The recipe that has nothing to keep where there are rows."""
+
+
+def make_files(wanted: Wanted, ask: Ask) -> tuple[dict[str, str], list[str]]:
+    """The files of a new folder, by their names, and a line for each choice. Nothing is written.
+
+    Args:
+        wanted: the arguments.
+        ask: answers what rows and base leave open.
+
+    Raises:
+        UsageError: if rows, base and recipe do not go together, or what is open is not answered.
+    """
+    draft = _begin(wanted)
+    fit_base(draft)
+    if wanted.data:
+        fit_rows(draft, ask)
+    elif wanted.task:
+        _fit_task(draft, wanted.task)
+    name = wanted.folder.resolve().name
+    draft.tables["training"] = {**draft.tables["training"], "output_dir": _free_output(wanted.folder, name)}
+    return _checked(draft, name), draft.reasons
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a new folder whole or not at all. Raises `LoransError` if it cannot be written."""
+    place = folder.resolve()
+    if not place.exists():
+        with staging.folder(place) as staged:
+            for name, text in files.items():
+                write_atomic(staged / name, text)
+            staged.rename(place)
+        return
+    written: list[Path] = []  # an empty folder stays the one that it is: it may be the current one
+    try:
+        for name, text in files.items():
+            written.append(place / name)
+            write_atomic(place / name, text)
+    except BaseException:
+        for file in written:
+            with suppress(OSError):
+                file.unlink()
+        raise
+
+
+def _begin(wanted: Wanted) -> Draft:
+    """The recipe to start from, with the method that is wanted."""
+    is_bare = wanted.start is None and (wanted.data or wanted.task)
+    is_own = wanted.start == _OWN_ROWS and wanted.data
+    start = BARE if is_bare or is_own else STARTS[wanted.start or "quickstart"]
+    tables = copy.deepcopy(dict(start.tables))
+    if wanted.method is not None:
+        tables = with_method(tables, wanted.method)
+    said: dict[str, Any] = {}
+    apply_overrides(said, wanted.overrides)
+    ways = {key: value for key, value in tables["dataset"].items() if key == "format" or key.endswith("_template")}
+    return Draft(wanted, tables, {name: table for name, table in said.items() if isinstance(table, dict)}, ways)
+
+
+def _fit_task(draft: Draft, task: str) -> None:
+    """A task without rows: those that are written to be replaced are of it."""
+    check_task(draft, task)
+    draft.tables["task_type"] = task
+    draft.tables["dataset"] = {"path": "train.jsonl", "eval_fraction": 0.25}
+    draft.reasons.append(f"task: {task}, with a few rows to replace")
+    for table in set(OBJECTIVE_TABLES) - {objective_of(task).toml}:
+        draft.tables.pop(table, None)
+
+
+def _free_output(folder: Path, name: str) -> str:
+    """A run directory that is not there yet, here or in the new folder."""
+    task = task_name_of(name)
+    number, path = 1, f"outputs/{task}"
+    while Path(path).exists() or (folder / path).exists():
+        number += 1
+        path = f"outputs/{task}-{number}"
+    return path
+
+
+def _checked(draft: Draft, name: str) -> dict[str, str]:
+    """The files, once the recipe in them loads. Raises `RecipeError`."""
+    path, overrides = draft.wanted.folder / "recipe.toml", draft.wanted.overrides
+    files = write_folder(Start("", draft.tables), name)
+    load_recipe(path, overrides, files["recipe.toml"])
+    if overrides:
+        apply_overrides(draft.tables, overrides)
+        files = write_folder(Start("", draft.tables), name)
+        load_recipe(path, text=files["recipe.toml"])
+    return files

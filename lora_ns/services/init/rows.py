@@ -1,0 +1,93 @@
+"""The rows of a new recipe: they choose the task, and what the recipe says of them."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+from lora_ns.data.sample import Sample, look_at_files
+from lora_ns.errors import DataError, Problem, UsageError
+from lora_ns.formats import RawText
+from lora_ns.formats.cells import listed
+from lora_ns.formats.readings import Reading
+from lora_ns.model.files import PACKAGED
+from lora_ns.objectives import objective_of
+from lora_ns.services.init.choose import MOST_NAMED, because, choose_reading, task_of
+from lora_ns.services.init.draft import Draft
+from lora_ns.services.init.evaluation import drop_what_is_missing, evaluation_keys
+from lora_ns.services.init.lengths import fit_lengths
+from lora_ns.services.init.question import Ask
+from lora_ns.services.init.text import fit_text
+
+
+def fit_rows(draft: Draft, ask: Ask) -> None:
+    """Write task, format, columns, labels, lengths and evaluation rows as the rows have them.
+
+    Raises:
+        UsageError: if the rows cannot be read, or do not go with base or recipe.
+    """
+    wanted = draft.wanted
+    sample = _look(draft)
+    reading = choose_reading(draft, sample, ask)
+    task = task_of(reading)
+    draft.reasons[:0] = [
+        f"data: {wanted.data}, {_counted(sample)}",
+        *sample.notes,
+        f"task: {task}, because {because(reading)}",
+    ]
+    draft.tables["task_type"] = task
+    place = wanted.from_folder(str(wanted.data if str(wanted.data).startswith(PACKAGED) else sample.path))
+    evaluation = evaluation_keys(draft, sample, reading)
+    draft.tables["dataset"] = {"path": place, **evaluation, **sample.keys, **reading.keys}
+    drop_what_is_missing(draft, sample)
+    kind = objective_of(task)
+    own = draft.tables[kind.toml] = {**draft.tables.get(kind.toml, {}), **draft.said.get(kind.toml, {})}
+    if kind.answers == "text":
+        fit_text(draft, reading, sample.rows, own)
+    else:
+        _fit_labels(reading, sample, own)
+    fit_lengths(draft, reading, sample, kind, own)
+    _tell_left(draft, sample, reading)
+
+
+def _look(draft: Draft) -> Sample:
+    """The rows. Raises `UsageError`."""
+    try:
+        return look_at_files(str(draft.wanted.data), draft.settled)
+    except DataError as error:
+        known = [problem for problem in error.problems if problem.key == "--data"]
+        if not known:
+            raise
+        remedy = f"{known[0].remedy}; a hub data set is `name` in `[dataset]` of the recipe"
+        raise UsageError(Problem("--data", known[0].what, remedy)) from None
+
+
+def _counted(sample: Sample) -> str:
+    if sample.is_all:
+        return f"{sample.count:,} row{'s' * (sample.count != 1)}"
+    return f"more than {len(sample.rows):,} rows, of which the first {len(sample.rows):,} were looked at"
+
+
+def _fit_labels(reading: Reading, sample: Sample, own: MutableMapping[str, object]) -> None:
+    """Names of the labels where they are few and all known, and what kind of labels they are."""
+    label = reading.label
+    if label is None or "problem_type" in own:
+        return
+    if label.problem_type != "single_label_classification":
+        own["problem_type"] = label.problem_type
+    is_number = all(name.lstrip("-").isdecimal() for name in label.names)
+    if sample.is_all and not is_number and len(label.names) <= MOST_NAMED:
+        own.setdefault("labels", list(label.names))
+
+
+def _tell_left(draft: Draft, sample: Sample, reading: Reading) -> None:
+    """What of the rows is not read, and which rows cannot be."""
+    if ignored := reading.keys.get("ignore_columns"):
+        draft.reasons.append(f"not learned: {listed(ignored)}")
+    if reading.unread:
+        draft.reasons.append(f"not read: {listed(reading.unread)}")
+    if reading.makes((RawText,)):
+        draft.reasons.append("loss: on all of each text, which is learned whole")
+    if reading.faults:
+        number, fault = reading.faults[0]
+        told = f"{len(reading.faults):,} of {len(sample.rows):,} rows cannot be trained on"
+        draft.reasons.append(f"warning: {told}, the first at {sample.rows[number].where}: {fault.what}")

@@ -1,0 +1,111 @@
+"""The rendering of the rows of a new recipe: by the base's chat template, by another one, or by prompt templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from lora_ns.data.chat_templates import BUILT_IN
+from lora_ns.data.rows import Row
+from lora_ns.errors import Problem, UsageError
+from lora_ns.formats import Conversation, PromptCompletion, RowFaultError
+from lora_ns.formats.readings import Reading
+from lora_ns.model.abilities import Abilities
+from lora_ns.services.init.draft import Draft
+
+
+def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMapping[str, Any]) -> None:
+    """Write what renders the rows, and the reason.
+
+    Args:
+        draft: the recipe, which has its `[dataset]`.
+        reading: the way in which the rows are read.
+        rows: the first ones.
+        own: the keys of the objective.
+
+    Raises:
+        UsageError: if the rows have tools, and no template at hand shows them.
+    """
+    base, dataset, reasons = draft.base, draft.tables["dataset"], draft.reasons
+    template = base.chat_template if base else None
+    if "chat_template" in own:
+        return
+    if reading.makes((PromptCompletion,)) and template and not draft.asked.keys() & {"prompt_template", "format"}:
+        dataset["format"] = "messages"
+        reasons.append("format: messages, so that the base's chat template renders prompt and completion")
+    if not reading.makes((Conversation,)):
+        return
+    if base is None or template is None:
+        reasons.append(f"format: {reading.form.name}; whether the base has a chat template is not known yet")
+        return
+    examples = list(_examples(reading, rows))
+    has_tools = any(_has_tools(example) for example in examples)
+    if template and (not has_tools or "tool" in template):
+        reasons.append(f"format: {reading.form.name}, rendered by the base's chat template")
+    elif template:
+        _name_template(base, examples, "the base's does not show tools", own, reasons)
+    elif _is_plain(reading, examples) and not draft.asked.keys() & {"columns", "format"}:
+        _fill_templates(reading, dataset, reasons)
+    else:
+        _name_template(base, examples, "the base has none", own, reasons)
+
+
+def _fill_templates(reading: Reading, dataset: MutableMapping[str, Any], reasons: list[str]) -> None:
+    """Read questions and answers as plain text."""
+    names = {"question": "question", "answer": "answer", **_columns_of(reading)}
+    for key in ("format", "columns"):
+        dataset.pop(key, None)
+    dataset["prompt_template"] = f"Question: {{{names['question']}}}\nAnswer:"
+    dataset["completion_template"] = f" {{{names['answer']}}}"
+    reasons.append("format: plain text by `prompt_template`, because the base has no chat template")
+
+
+def _name_template(
+    base: Abilities, examples: Sequence[Conversation], why: str, own: MutableMapping[str, Any], reasons: list[str]
+) -> None:
+    """Take the built-in chat template whose end of a turn the tokenizer has. Raises `UsageError`."""
+    name = next((name for name, (_, end) in BUILT_IN.items() if end and base.has_token(end)), "mistral")
+    if name != "chatml" and any(_has_tools(example) for example in examples):
+        what = f"the rows have tools, and of chat templates {why}; `chatml`, which shows tools, needs `<|im_end|>`"
+        remedy = "name an instruct edition by `--model`, or a .jinja file by `--set sft.chat_template=FILE`"
+        raise UsageError(Problem("--model", what, remedy))
+    own["chat_template"] = name
+    reasons.append(f"chat template: {name}, because {why}, and its tokenizer has what ends such turns")
+    if name in {"mistral", "gemma"} and any(_has_system(example) for example in examples):
+        own["system_role"] = "merge-into-user"
+        reasons.append(f"system turns: merged into the user's, because {name} has no place for them")
+
+
+def _examples(reading: Reading, rows: Sequence[Row]) -> Iterator[Conversation]:
+    for row in rows:
+        try:
+            example = reading.form.example(row.values)
+        except RowFaultError:
+            continue  # it is told with the reading
+        if isinstance(example, Conversation):
+            yield example
+
+
+def _columns_of(reading: Reading) -> Mapping[str, str]:
+    columns: Mapping[str, str] = reading.form.columns.columns  # type: ignore[attr-defined]
+    return columns
+
+
+def _is_plain(reading: Reading, examples: Sequence[Conversation]) -> bool:
+    """True for a question and its answer in each row, with nothing beside them."""
+    roles = {tuple(message.role for message in example.messages) for example in examples}
+    return (
+        reading.form.name == "question-answer"
+        and roles == {("user", "assistant")}
+        and not any(map(_has_tools, examples))
+    )
+
+
+def _has_system(example: Conversation) -> bool:
+    return any(message.role == "system" for message in example.messages)
+
+
+def _has_tools(example: Conversation) -> bool:
+    return bool(example.tools) or any(
+        message.role == "tool" or "tool_calls" in message.extra for message in example.messages
+    )
