@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import MissingError, Problem
+from lora_ns.safety.interpreter import interpreter
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -108,7 +108,7 @@ def _sets(overrides: list[str] | None) -> list[str]:
 
 def _run(*words: str, as_json: bool = True) -> dict[str, Any]:
     """Run a command and return the JSON that it prints, or its errors and exit code."""
-    command = [sys.executable, "-m", "lora_ns", *words, *(["--json"] if as_json else [])]
+    command = [*interpreter(), "-m", "lora_ns", *words, *(["--json"] if as_json else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     try:
         found = json.loads(done.stdout)

@@ -426,7 +426,7 @@ def test_a_gguf_file_is_named_and_takes_no_quantisation(here):
 
 def test_columns_that_say_nothing_are_no_guess(here):
     (here / "rows.jsonl").write_text(lines(name=QUESTIONS, instruction=ANSWERS, instances=[[1]] * COUNT))
-    with pytest.raises(UsageError, match=r"say how a row becomes text: .*; `--set dataset\.KEY=VALUE`"):
+    with pytest.raises(UsageError, match=r"write `prompt_template` and .*; `--set dataset\.KEY=VALUE`"):
         made(here, data="rows.jsonl")
 
 

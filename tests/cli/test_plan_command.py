@@ -102,12 +102,12 @@ KNOWN = {
     "no evaluation file": (["dataset.eval_path=none.jsonl"], (40, "rows of the files"), (None, "no file `none.jsonl`")),
     "a stream": (
         ["dataset.streaming=true", "training.max_steps=5", "dataset.eval_path=held.jsonl"],
-        (None, "a stream, read while it is trained on, each drawn from 10,000"),
+        (None, "a stream, read during training, shuffled in a buffer of 10,000"),
         (40, ""),
     ),
     "a stream of the hub": (
         ["dataset={name='owner/rows', streaming=true, eval_path='held.jsonl'}", "training.max_steps=5"],
-        (None, "a stream, read while it is trained on, each drawn from 10,000"),
+        (None, "a stream, read during training, shuffled in a buffer of 10,000"),
         (40, ""),
     ),
 }

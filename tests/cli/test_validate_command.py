@@ -270,7 +270,7 @@ def test_a_command_to_copy_is_alone_on_the_last_line_however_narrow_the_terminal
         "  this goes on:",
         f"    lorans train {run} --resume",
     ]
-    assert shown("validate", "none.toml") == ["error: none.toml: no such file", "  `lorans init NAME` writes one"]
+    assert shown("validate", "none.toml") == ["error: none.toml: no such file", "  create one with `lorans init NAME`"]
 
 
 @pytest.mark.parametrize("columns", [40, 80, 160])

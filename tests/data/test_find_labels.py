@@ -50,7 +50,7 @@ def test_a_0_or_1_for_each_of_more_labels_is_refused_with_its_row(labels_of, cou
     rows = [[int(number == holds) for number in range(count)] for holds in range(count)]
     (code, said) = validated(labels_of, rows, *overrides)
     assert code == 2
-    assert "it is no list of 0 and 1" in said
+    assert "0 and 1 are read as names of labels" in said
 
 
 @pytest.mark.parametrize(
