@@ -53,7 +53,7 @@ def look_into(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], form: Fo
     ends = tuple(str(tokenizer.convert_ids_to_tokens(stop)) for stop in stops)
     tokens = sorted({*special.values(), *tokenizer.all_special_tokens, *ends}, key=len, reverse=True)
     columns = getattr(form, "columns", None)
-    templates = (getattr(columns, "prompt_template", None), getattr(columns, "completion_template", None))
+    templates = (*getattr(columns, "prompt_templates", ()), getattr(columns, "completion_template", None))
     pattern = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
     return Contents(pattern, ends, tuple(template for template in templates if template))
 

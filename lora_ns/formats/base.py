@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -107,6 +107,8 @@ class Columns:
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Column names in the data, by the name that the format expects."""
     prompt_template: str | None = None
+    fallback_prompt_templates: Sequence[str] = field(default=(), hash=False)
+    """Of rows in which a column of the first is empty."""
     completion_template: str | None = None
     system_template: str | None = None
     text_column: str | None = None
@@ -114,6 +116,11 @@ class Columns:
     label_column: str = "label"
     ignore_columns: Collection[str] = ()
     """Columns that are ignored on purpose; formats do not see them."""
+
+    @property
+    def prompt_templates(self) -> tuple[str, ...]:
+        """The templates of the prompt, in the order in which they are tried."""
+        return () if self.prompt_template is None else (self.prompt_template, *self.fallback_prompt_templates)
 
 
 class Format(Protocol):

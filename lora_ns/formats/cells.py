@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import string
 from collections.abc import Collection, Mapping, Sequence
@@ -135,9 +136,34 @@ def fill(template: str, values: Values) -> str:
     return "".join(parts)
 
 
-def fill_single_field(template: str, given: str) -> Values:
-    """Make a row with a text in the only column of a template. Raises `RowFaultError` if it has more than one."""
-    fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+def fill_first(templates: Sequence[str], values: Values) -> str:
+    """Fill the first template whose own columns a row has, otherwise the last. Raises `RowFaultError`.
+
+    Columns that all templates share do not count.
+    """
+    own = _own_columns(tuple(templates))
+    full = (template for template, names in zip(templates, own, strict=True) if _fills(values, names))
+    return fill(next(full, templates[-1]), values)
+
+
+@functools.lru_cache(maxsize=64)
+def _own_columns(templates: tuple[str, ...]) -> tuple[frozenset[str], ...]:
+    columns = [frozenset(template_columns(template)) for template in templates]
+    return tuple(names - frozenset.intersection(*columns) for names in columns)
+
+
+def _fills(values: Values, names: Collection[str]) -> bool:
+    return all(_has_value(values, name) for name in names)
+
+
+def _has_value(values: Values, name: str) -> bool:
+    return is_there(values, name) and find(values, name) not in (None, "")
+
+
+def fill_single_field(templates: Sequence[str], given: str) -> Values:
+    """Make a row with a text in the only column of a template. Raises `RowFaultError` if each has more than one."""
+    listed_fields = [{*template_columns(template)} for template in templates]
+    fields = next((fields for fields in listed_fields if len(fields) == 1), listed_fields[0])
     if len(fields) != 1:
         raise RowFaultError(
             f"the prompt needs {len(fields)} columns ({', '.join(sorted(fields))}), but only one text was given",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lora_ns.errors import did_you_mean
 from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RowFaultError, Tagged, Values
-from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed
+from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed, template_columns
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion
@@ -208,8 +208,8 @@ def _classification(columns: Columns, text: str, pair: str | None) -> tuple[Form
 
 
 def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
-    for key in ("prompt_template", "completion_template", "system_template"):
-        for _, field, _, _ in string.Formatter().parse(getattr(columns, key) or ""):
+    for key, template in _required_templates(columns, names):
+        for _, field, _, _ in string.Formatter().parse(template):
             if field is not None and column_of(field, names) not in names:
                 what = f"names column `{field}`, which the data does not have"
                 raise RowFaultError(what, _close(field, names), key=key)
@@ -218,6 +218,16 @@ def _check_named_columns(columns: Columns, names: Sequence[str]) -> None:
     for key, name in named.items():
         if name and column_of(name, names) not in names:
             raise RowFaultError(f"`{name}` is not a column of the data", _close(name, names), key=key)
+
+
+def _required_templates(columns: Columns, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Templates whose columns the data must have; of several prompts, one that it has if there is one."""
+    prompts = columns.prompt_templates
+    has_one = any(all(column_of(name, names) in names for name in template_columns(prompt)) for prompt in prompts)
+    if prompts and not has_one:
+        yield ("fallback_prompt_templates" if len(prompts) > 1 else "prompt_template"), prompts[-1]
+    yield "completion_template", columns.completion_template or ""
+    yield "system_template", columns.system_template or ""
 
 
 def _close(name: str, names: Sequence[str]) -> str:

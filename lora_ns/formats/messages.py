@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lora_ns.formats.base import Message, RowFaultError, Values
-from lora_ns.formats.cells import Cells, answered, fill, fill_single_field, template_columns, used_columns
+from lora_ns.formats.cells import (
+    Cells,
+    answered,
+    column_of,
+    fill,
+    fill_first,
+    fill_single_field,
+    template_columns,
+    used_columns,
+)
 from lora_ns.formats.chat import Chat
 from lora_ns.formats.turns import list_of_turns, read_tools, read_turn
 
@@ -20,7 +29,12 @@ class Messages(Chat):
     reads: ClassVar[tuple[str, ...]] = ("messages", "prompt", "completion", "tools")
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",),)
-    templates: ClassVar[tuple[str, ...]] = ("prompt_template", "completion_template", "system_template")
+    templates: ClassVar[tuple[str, ...]] = (
+        "prompt_template",
+        "fallback_prompt_templates",
+        "completion_template",
+        "system_template",
+    )
 
     def used(self, names: Collection[str]) -> list[str]:
         """Columns that are read: messages and tools, those of the templates, or prompt and completion."""
@@ -28,14 +42,15 @@ class Messages(Chat):
         if used_columns(columns, ("messages",), names):
             return used_columns(columns, ("messages", "tools"), names)
         if columns.prompt_template is not None:
-            return template_columns(columns.prompt_template, columns.completion_template, columns.system_template)
+            templates = (*columns.prompt_templates, columns.completion_template, columns.system_template)
+            return [name for name in template_columns(*templates) if column_of(name, names) in names]
         return super().used(names)
 
     def question(self, text: str) -> Values:
         """A row with one user turn."""
         columns = self.columns
         if columns.prompt_template is not None:
-            return fill_single_field(columns.prompt_template, text)
+            return fill_single_field(columns.prompt_templates, text)
         if "prompt" in columns.columns:
             return {columns.columns["prompt"]: text}
         return {columns.columns.get("messages", "messages"): [{"role": "user", "content": text}]}
@@ -58,7 +73,7 @@ class Messages(Chat):
 
     def _filled(self, values: Values, with_answer: bool) -> tuple[Message, ...]:
         columns = self.columns
-        turns = [Message("user", fill(columns.prompt_template or "", values))]
+        turns = [Message("user", fill_first(columns.prompt_templates, values))]
         if columns.system_template is not None:
             turns.insert(0, Message("system", fill(columns.system_template, values)))
         if with_answer:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lora_ns.formats.base import Columns, Example, PromptCompletion, RawText, RowFaultError, Values
-from lora_ns.formats.cells import answered, cells_of, fill, fill_single_field, template_columns, used_columns
+from lora_ns.formats.cells import (
+    answered,
+    cells_of,
+    column_of,
+    fill,
+    fill_first,
+    fill_single_field,
+    template_columns,
+    used_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class PlainPromptCompletion:
     aliases: ClassVar[Mapping[str, str]] = {}
     signs: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt", "completion"),)
     late_signs: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    templates: ClassVar[tuple[str, ...]] = ("prompt_template", "completion_template")
+    templates: ClassVar[tuple[str, ...]] = ("prompt_template", "fallback_prompt_templates", "completion_template")
 
     columns: Columns
 
@@ -29,25 +38,30 @@ class PlainPromptCompletion:
         columns = self.columns
         templates = {"prompt": columns.prompt_template, "completion": columns.completion_template}
         sides = [name for name, template in templates.items() if template is None]
-        return [*template_columns(*templates.values()), *used_columns(columns, sides, names)]
+        named = template_columns(*columns.prompt_templates, columns.completion_template)
+        return [*(name for name in named if column_of(name, names) in names), *used_columns(columns, sides, names)]
 
     def example(self, values: Values) -> PromptCompletion:
         """The prompt with its completion."""
-        return PromptCompletion(self._side("prompt", values), self.answer(values))
+        return PromptCompletion(self._prompt(values), self.answer(values))
 
     def prompt(self, values: Values) -> PromptCompletion:
         """The prompt without its completion."""
-        return PromptCompletion(self._side("prompt", values))
+        return PromptCompletion(self._prompt(values))
 
     def question(self, text: str) -> Values:
         """A row whose prompt, or the only field of the prompt template, is the text."""
         if self.columns.prompt_template is not None:
-            return fill_single_field(self.columns.prompt_template, text)
+            return fill_single_field(self.columns.prompt_templates, text)
         return {self.columns.columns.get("prompt", "prompt"): text}
 
     def answer(self, values: Values) -> str:
         """The completion."""
         return answered(self._side("completion", values))
+
+    def _prompt(self, values: Values) -> str:
+        templates = self.columns.prompt_templates
+        return fill_first(templates, values) if templates else self._side("prompt", values)
 
     def _side(self, name: str, values: Values) -> str:
         template: str | None = getattr(self.columns, f"{name}_template")

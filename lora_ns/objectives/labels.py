@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WRITING_TEXT = (
     "generation",
     "dataset.prompt_template",
+    "dataset.fallback_prompt_templates",
     "dataset.completion_template",
     "dataset.system_template",
     "evaluation.exact_match",

@@ -26,6 +26,7 @@ _FORM = (
     "format",
     "columns",
     "prompt_template",
+    "fallback_prompt_templates",
     "completion_template",
     "system_template",
     "text_column",
@@ -71,6 +72,8 @@ class RowSource(Table):
     """Column mapping, instead of the mapping and the templates of `[dataset]`."""
     prompt_template: str | None = None
     """Prompt template, instead of the template or the column mapping of `[dataset]`."""
+    fallback_prompt_templates: tuple[str, ...] | None = None
+    """Prompt templates for rows in which a column of `prompt_template` is empty."""
     completion_template: str | None = None
     """Completion template."""
     system_template: str | None = None
@@ -93,7 +96,7 @@ class RowSource(Table):
         elif any(key.endswith("_template") for key in said):
             without = {"columns": {}}
         elif "columns" in said:
-            without = {key: None for key in _FORM if key.endswith("_template")}
+            without = {key: None for key in _FORM if key.endswith("_template")} | {"fallback_prompt_templates": ()}
         return {**without, **said}
 
 
@@ -149,6 +152,8 @@ class Dataset(Table):
     """Mapping of the format's columns to yours, such as `{ prompt = "question", completion = "reply" }`."""
     prompt_template: str | None = None
     """Prompt template with columns in braces, such as `"Question: {question}\\nAnswer:"`."""
+    fallback_prompt_templates: tuple[str, ...] = ()
+    """Prompt templates for rows in which a column of `prompt_template` is empty; the first with filled columns is used."""
     completion_template: str | None = None
     """Template of the text to learn, such as `" {answer}"`."""
     system_template: str | None = None

@@ -256,15 +256,19 @@ def templates_come_together(recipe: Recipe) -> Conflict | None:
         if len(given) == 1:
             other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
             return Conflict((key_of(given[0]),), f"`{given[0]}` needs `{other}`", f"add `{other}`")
+        if data.fallback_prompt_templates and data.prompt_template is None:
+            what = "`fallback_prompt_templates` needs `prompt_template`"
+            return Conflict((key_of("fallback_prompt_templates"),), what, "add `prompt_template`")
     return None
 
 
 def templates_are_well_formed(recipe: Recipe) -> Conflict | None:
     """Fields of templates are column names, or paths into columns."""
     for data, key_of in each_form(recipe):
-        for key in ("prompt_template", "completion_template", "system_template"):
+        own = ((key, getattr(data, key)) for key in ("prompt_template", "completion_template", "system_template"))
+        for key, template in (*own, *(("fallback_prompt_templates", text) for text in data.fallback_prompt_templates)):
             try:
-                template_fields(getattr(data, key) or "")
+                template_fields(template or "")
             except ValueError as error:
                 return Conflict(
                     (key_of(key),),
