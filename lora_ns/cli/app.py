@@ -14,6 +14,7 @@ from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Group, is_rich
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
+from lora_ns.cli.import_ import import_
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
 from lora_ns.cli.job import job
@@ -46,6 +47,9 @@ app = typer.Typer(
 
 COMMANDS = (
     Entry("init", init, "Start", ["lorans init my-task --data rows.jsonl", "lorans init --list"]),
+    Entry(
+        "import", import_, "Start", ["lorans import axolotl.yml", "lorans import axolotl.yml -o recipe.toml --gpus 2"]
+    ),
     Entry("env-check", env_check, "Start", ["lorans env-check", "lorans env-check --recipe recipe.toml"]),
     Entry(
         "validate", validate, "Check", ["lorans validate recipe.toml", "lorans validate recipe.toml --data --show 2"]

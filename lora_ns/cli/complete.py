@@ -60,6 +60,13 @@ def tasks(incomplete: str) -> list[str]:
     return [name for name in TASK_TYPES if name.startswith(incomplete.upper())]
 
 
+def tools(incomplete: str) -> list[str]:
+    """Complete the tools that `lorans import` reads."""
+    from lora_ns.importers.registry import IMPORTERS
+
+    return [name for name in IMPORTERS if name.startswith(incomplete)]
+
+
 def methods(incomplete: str) -> list[str]:
     """Complete PEFT methods."""
     from lora_ns.methods import METHODS

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RecipeError, did_you_mean
-from lora_ns.files.reading import DEEPEST, LARGEST_YAML, TOO_DEEP, shown_size
+from lora_ns.files.reading import LARGEST_YAML, shown_size
+from lora_ns.files.yaml_nodes import reading_yaml, yaml_loader
 from lora_ns.safety.credentials import HIDDEN, is_secret_name
 
 if TYPE_CHECKING:
@@ -252,10 +253,8 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
     """Return the keys of a file, and the keys of its strategy tables."""
     import yaml
 
-    try:
-        loader = yaml.SafeLoader(text)
-        _check_events(loader, path)
-        loader = yaml.SafeLoader(text)
+    with reading_yaml(str(path), RecipeError):
+        loader = yaml_loader(text, str(path), RecipeError)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             what = "is empty" if node is None else "is not an accelerate configuration"
@@ -266,30 +265,7 @@ def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], d
             for entry, value in pairs
             if entry.name in _TABLES and isinstance(value, yaml.MappingNode)
         }
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise RecipeError(Problem(where, f"invalid YAML: {what}", "fix it")) from None
     return {entry.name: entry for entry, _ in pairs if entry.name not in tables}, tables
-
-
-_MOST_ALIASES = 16
-"""Maximum number of YAML aliases; a few nested ones can expand to more than the memory holds."""
-
-
-def _check_events(loader: yaml.SafeLoader, path: Path) -> None:
-    """Refuse small files that expand to large values: too many aliases, and deep nesting."""
-    import yaml
-
-    aliases = depth = 0
-    for event in iter(loader.get_event, None):
-        aliases += isinstance(event, yaml.AliasEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        what = f"more than {_MOST_ALIASES} aliases (`*name`)" if aliases > _MOST_ALIASES else TOO_DEEP
-        if aliases > _MOST_ALIASES or depth > DEEPEST:
-            where = f"{path}:{event.start_mark.line + 1}"
-            raise RecipeError(Problem(where, what, "write the values themselves"))
 
 
 def _keys(

@@ -1,0 +1,160 @@
+"""`lorans import`: a configuration of another fine-tuning tool as a recipe."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lora_ns.cli import complete
+from lora_ns.cli.options import AsJson
+from lora_ns.cli.show import print_json
+from lora_ns.cli.terminal import hand_over, say
+from lora_ns.safety.credentials import HIDDEN, is_secret_name, scrubbed
+
+if TYPE_CHECKING:
+    from lora_ns.importers.draft import Outcome, Translation
+    from lora_ns.services.import_ import Imported
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Configuration of the other tool.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Recipe to write; standard output if absent.", show_default=False),
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", metavar="N", min=1, help="GPUs that its per-device batches were meant for.")
+    ] = 1,
+    tool: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TOOL",
+            help="Tool that the file is of, if its keys do not show it.",
+            show_default=False,
+            autocompletion=complete.tools,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a configuration of another tool into a recipe, and account for every key of it."""
+    from lora_ns.services.import_ import import_config
+
+    imported = import_config(file, output, gpus, tool)
+    if as_json:
+        print_json(_plain(imported))
+    else:
+        if imported.text is not None and output is None:
+            hand_over(imported.text.rstrip("\n"))
+        for line in _account(imported):
+            say(line, err=output is None)
+    if not imported.is_whole:
+        raise typer.Exit(2)
+
+
+def _plain(imported: Imported) -> dict[str, Any]:
+    translation = imported.translation
+    return {
+        "ok": imported.is_whole,
+        "tool": translation.tool,
+        "file": str(translation.source.path),
+        "outcomes": [{**asdict(outcome), "value": _safe(outcome)} for outcome in translation.outcomes],
+        "defaults": [asdict(filled) for filled in translation.filled],
+        "notes": list(translation.notes),
+        "problems": [asdict(problem) for problem in translation.problems],
+        "recipe": imported.text,
+        "written": str(imported.output) if imported.output else None,
+    }
+
+
+def _safe(outcome: Outcome) -> Any:
+    """The value of a source key as JSON has it, without secrets."""
+    return HIDDEN if is_secret_name(outcome.key.rpartition(".")[2]) else _as_json(outcome.value)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_json(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _as_json(part) for key, part in value.items()}
+    is_json = value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and isfinite(value))
+    return scrubbed(value) if isinstance(value, str) else value if is_json else str(value)
+
+
+_WIDTH = 80
+
+
+_HEADINGS = {
+    "mapped": "in the recipe",
+    "default": "as lorans does anyway",
+    "unused": "without meaning here",
+    "refused": "not carried over",
+}
+
+
+def _account(imported: Imported) -> Iterator[str]:
+    """The end of every key, by its kind; what needs a decision comes last."""
+    translation = imported.translation
+    total = len(translation.outcomes)
+    yield f"{translation.source.path}: a configuration of {translation.tool} with {total} keys"
+    for fate, heading in _HEADINGS.items():
+        outcomes = [outcome for outcome in translation.outcomes if outcome.fate == fate]
+        if fate == "refused" and translation.filled:
+            yield from _filled(translation)
+        if not outcomes:
+            continue
+        yield ""
+        yield f"{heading}: {len(outcomes)}"
+        for outcome in outcomes:
+            yield from _row(f"{outcome.line:>4}  {outcome.shown}", _told(outcome))
+    yield ""
+    for note in translation.notes:
+        yield from textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="  ", break_long_words=False)
+    for problem in translation.problems:
+        yield from textwrap.wrap(f"error: {problem}", _WIDTH, subsequent_indent="  ", break_long_words=False)
+    yield from _verdict(imported)
+
+
+def _filled(translation: Translation) -> Iterator[str]:
+    from lora_ns.importers.written import toml_value
+
+    yield ""
+    yield f"written out, because the defaults differ: {len(translation.filled)}"
+    for filled in translation.filled:
+        yield from _row(f"      {filled.recipe} = {toml_value(filled.value)}", filled.said)
+
+
+def _told(outcome: Outcome) -> str:
+    became = " and ".join(f"`{key}`" for key in outcome.recipe) if outcome.fate == "mapped" else ""
+    remedy = f" ({outcome.remedy})" if outcome.remedy else ""
+    return ": ".join(part for part in (became, outcome.said) if part) + remedy
+
+
+def _row(left: str, right: str) -> Iterator[str]:
+    """What a key is, and what is said of it, beside it or below."""
+    indent = " " * 34
+    lines = textwrap.wrap(right, _WIDTH - len(indent), break_long_words=False) or [""]
+    if len(left) < len(indent):
+        yield f"{left:<{len(indent)}}{lines[0]}".rstrip()
+        lines = lines[1:]
+    else:
+        yield from textwrap.wrap(left, _WIDTH, subsequent_indent="      ", drop_whitespace=False, break_long_words=True)
+    yield from (f"{indent}{line}" for line in lines)
+
+
+def _verdict(imported: Imported) -> Iterator[str]:
+    refused = len(imported.translation.refused)
+    keys = f"{refused} key{'s' if refused != 1 else ''}"
+    if imported.text is None:
+        yield "nothing is written: this is not a training that a recipe can describe"
+    elif refused:
+        place = f"{imported.output}: " if imported.output else ""
+        yield f"{place}the recipe lacks {keys} that may change the result: see its first lines"
+    elif imported.output:
+        yield f"{imported.output}: next, `lorans validate {imported.output}`"

@@ -1,0 +1,138 @@
+"""Importing: a configuration of another tool, translated, checked as a recipe, and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_ns.errors import Problem, RecipeError, UsageError
+from lora_ns.files.disk import write_atomic
+from lora_ns.files.reading import exists
+from lora_ns.importers.draft import Outcome, Translation
+from lora_ns.importers.registry import importer_for
+from lora_ns.importers.source import read_source
+from lora_ns.importers.written import as_toml
+from lora_ns.recipe.load import load_recipe
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A configuration that was read, and the recipe that trains the same."""
+
+    translation: Translation
+    text: str | None
+    """The recipe as TOML; None if there is none that would train the same."""
+    output: Path | None
+    """The file that it was written to."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was refused."""
+        return self.text is not None and not self.translation.refused
+
+
+def import_config(path: Path, output: Path | None = None, gpus: int = 1, tool: str | None = None) -> Imported:
+    """Read a configuration of another tool, and write its recipe unless it is another training altogether.
+
+    Args:
+        path: the configuration.
+        output: the recipe to write; nothing is written if absent.
+        gpus: the devices that the configuration was written for, where its batches are per device.
+        tool: the tool, if it is not to be found by the keys.
+
+    Raises:
+        UsageError: if the file cannot be read or is of no tool that is known, or if `output` is there already.
+    """
+    if output is not None and exists(output):
+        raise UsageError(Problem(str(output), "is there already", "name a new file, or remove it"))
+    source = read_source(path)
+    translation = importer_for(source, tool).translate(source, gpus)
+    translation = _placed(translation, output)
+    translation = translation if translation.is_fatal else _checked(translation, output or Path("recipe.toml"))
+    if translation.is_fatal:
+        return Imported(translation, None, None)
+    text = as_toml(translation)
+    if output is not None:
+        write_atomic(output, text)
+    return Imported(translation, text, output)
+
+
+def _placed(translation: Translation, output: Path | None) -> Translation:
+    """The same with paths that hold from the folder of the recipe, where what they name is here.
+
+    Other tools read paths from the current folder; a recipe looks beside itself first.
+    """
+    folder = (output or Path("recipe.toml")).parent
+    recipe = dict(translation.recipe)
+    for key in translation.paths:
+        recipe[key] = _moved(recipe[key], folder)
+    return replace(translation, recipe=recipe)
+
+
+def _moved(value: object, folder: Path) -> object:
+    if isinstance(value, list):
+        return [_moved(part, folder) for part in value]
+    if isinstance(value, dict):
+        return {name: _moved(part, folder) if name == "path" else part for name, part in value.items()}
+    if not isinstance(value, str) or Path(value).is_absolute() or not exists(Path(value)):
+        return value
+    return os.path.relpath(value, folder)
+
+
+def _checked(translation: Translation, path: Path) -> Translation:
+    """The same without the keys that the recipe's own checks refuse, each refused at its place in the source."""
+    while not translation.is_fatal:  # each round takes something out
+        try:
+            load_recipe(path, text=as_toml(translation))
+        except RecipeError as error:
+            translation = _without(translation, error.problems)
+        else:
+            break
+    return translation
+
+
+def _without(translation: Translation, problems: tuple[Problem, ...]) -> Translation:
+    recipe, outcomes = dict(translation.recipe), list(translation.outcomes)
+    fatal, notes = list(translation.problems), list(translation.notes)
+    where = str(translation.source.path)
+    for problem in problems:
+        key = next((name for name in _owners(problem.key or problem.place) if name in translation.recipe), None)
+        if key is None:
+            fatal.append(Problem(where, problem.what, problem.remedy, key=problem.key))
+            continue
+        recipe.pop(key, None)
+        origins = translation.origins.get(key, ())
+        outcomes = [
+            _refused(outcome, key, problem) if f"{outcome.key}.".startswith(_starts(origins)) else outcome
+            for outcome in outcomes
+        ]
+        if not origins:
+            notes.append(f"`{key}` is left out: {problem.what}")
+    filled = tuple(one for one in translation.filled if one.recipe in recipe)
+    return replace(
+        translation,
+        recipe=recipe,
+        outcomes=tuple(outcomes),
+        filled=filled,
+        notes=tuple(notes),
+        problems=tuple(fatal),
+    )
+
+
+def _starts(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{key}." for key in keys)
+
+
+def _refused(outcome: Outcome, key: str, problem: Problem) -> Outcome:
+    if outcome.fate == "refused":
+        return outcome
+    return replace(outcome, fate="refused", said=f"`{key}`: {problem.what}", remedy=problem.remedy, recipe=())
+
+
+def _owners(key: str) -> Iterator[str]:
+    """A dotted key and the tables around it."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
