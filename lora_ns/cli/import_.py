@@ -104,7 +104,7 @@ def _account(imported: Imported) -> Iterator[str]:
     total = len(translation.outcomes)
     yield f"{translation.source.path}: a configuration of {translation.tool} with {total} keys"
     for fate, heading in _HEADINGS.items():
-        outcomes = [outcome for outcome in translation.outcomes if outcome.fate == fate]
+        outcomes = [outcome for outcome in translation.outcomes if outcome.fate == fate and not outcome.is_blank]
         if fate == "refused" and translation.filled:
             yield from _filled(translation)
         if not outcomes:
@@ -113,12 +113,20 @@ def _account(imported: Imported) -> Iterator[str]:
         yield f"{heading}: {len(outcomes)}"
         for outcome in outcomes:
             yield from _row(f"{outcome.line:>4}  {outcome.shown}", _told(outcome))
-    yield ""
+    if blank := [outcome.key for outcome in translation.outcomes if outcome.is_blank]:
+        yield ""
+        yield f"blank, which is as good as absent: {len(blank)}"
+        indent = " " * 6
+        yield from textwrap.wrap(", ".join(blank), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    last = [*_remarks(translation), *_verdict(imported)]
+    yield from ("", *last) if last else ()
+
+
+def _remarks(translation: Translation) -> Iterator[str]:
     for note in translation.notes:
         yield from textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="  ", break_long_words=False)
     for problem in translation.problems:
         yield from textwrap.wrap(f"error: {problem}", _WIDTH, subsequent_indent="  ", break_long_words=False)
-    yield from _verdict(imported)
 
 
 def _filled(translation: Translation) -> Iterator[str]:
@@ -152,7 +160,7 @@ def _verdict(imported: Imported) -> Iterator[str]:
     refused = len(imported.translation.refused)
     keys = f"{refused} key{'s' if refused != 1 else ''}"
     if imported.text is None:
-        yield "nothing is written: this is not a training that a recipe can describe"
+        yield "nothing is written: without these keys a recipe would train something else"
     elif refused:
         place = f"{imported.output}: " if imported.output else ""
         yield f"{place}the recipe lacks {keys} that may change the result: see its first lines"

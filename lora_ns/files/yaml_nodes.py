@@ -1,4 +1,4 @@
-"""YAML from strangers: parsed to nodes, which have lines, with limits on references and depth."""
+"""Untrusted YAML, parsed to nodes that know their lines, with limits on aliases and depth."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 MOST_ALIASES = 16
-"""References to what a file said before; a few that refer to one another stand for more than fits into the memory."""
+"""Maximum number of YAML aliases; a few nested ones can expand to more than the memory holds."""
 
 
 def yaml_loader(text: str, where: str, error: type[LoransError] = UsageError) -> yaml.SafeLoader:
-    """A loader of a text that is small and stays small.
+    """Return a loader for a text that does not expand to large values.
 
     Raises:
-        LoransError: of class `error`, for references to references, and nesting that is too deep.
+        LoransError: of class `error`, for too many aliases and deep nesting.
     """
     import yaml
 
@@ -30,21 +30,21 @@ def yaml_loader(text: str, where: str, error: type[LoransError] = UsageError) ->
 
 
 def _check_events(loader: yaml.SafeLoader, where: str, error: type[LoransError]) -> None:
-    """Refuse what is small and becomes large: references to references, and nesting."""
+    """Refuse small files that expand to large values: too many aliases, and deep nesting."""
     import yaml
 
     aliases = depth = 0
     for event in iter(loader.get_event, None):
         aliases += isinstance(event, yaml.AliasEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        what = f"more than {MOST_ALIASES} references (`*name`)" if aliases > MOST_ALIASES else TOO_DEEP
+        what = f"more than {MOST_ALIASES} aliases (`*name`)" if aliases > MOST_ALIASES else TOO_DEEP
         if aliases > MOST_ALIASES or depth > DEEPEST:
             raise error(Problem(f"{where}:{event.start_mark.line + 1}", what, "write the values themselves"))
 
 
 @contextlib.contextmanager
 def reading_yaml(where: str, error: type[LoransError] = UsageError) -> Iterator[None]:
-    """Turn what the parser says of a text into a problem with its line."""
+    """Turn an error of the YAML parser into a problem with its line."""
     import yaml
 
     try:
@@ -53,4 +53,4 @@ def reading_yaml(where: str, error: type[LoransError] = UsageError) -> Iterator[
         mark = getattr(fault, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         what = getattr(fault, "problem", None) or str(fault).partition("\n")[0]
-        raise error(Problem(place, f"not YAML: {what}", "mend it")) from None
+        raise error(Problem(place, f"invalid YAML: {what}", "fix it")) from None

@@ -106,7 +106,7 @@ def _quantization(draft: Draft) -> None:
         elif name in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
             draft.unused(leaf, "lorans computes in `model.dtype`")
         else:
-            draft.refuse(leaf, "lorans does not set this", "remove it if it may go")
+            draft.refuse(leaf, "lorans does not set this", "remove it if you can do without it")
 
 
 def _dtype(draft: Draft) -> None:

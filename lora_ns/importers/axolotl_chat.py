@@ -117,7 +117,7 @@ def _share(draft: Draft) -> None:
     if share is None:
         return
     if 0 < share < 1:
-        draft.put("dataset.eval_fraction", float(share), "val_set_size", said="which rows these are differs")
+        draft.put("dataset.eval_fraction", float(share), "val_set_size", said="axolotl sets other rows aside")
     elif share == 0:
         draft.same("val_set_size", "no rows are set aside")
     else:

@@ -233,7 +233,7 @@ def _check_turns(entry: _Entry) -> None:
         draft.refuse(entry.own("roles_to_train"), "lorans learns the assistant's turns", 'or all: `train_on = "all"`')
     for name, (taken, what) in _TURN_KEYS.items():
         if entry.has(name) and draft.get(entry.own(name)) not in taken:
-            draft.refuse(entry.own(name), what, "remove it if it may go")
+            draft.refuse(entry.own(name), what, "remove it if you can do without it")
 
 
 _TURN_KEYS: Mapping[str, tuple[Sequence[Any], str]] = {

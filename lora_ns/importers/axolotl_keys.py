@@ -138,7 +138,7 @@ _ROWS: Mapping[str, Rule] = {
     "shuffle_before_merging_datasets": unused("rows come in a random order anyway"),
     **_each(
         "curriculum_sampling sample_packing_sequentially",
-        refused("rows come in a random order here", "remove it if it may go"),
+        refused("rows come in a random order here", "remove it if you can do without it"),
     ),
     "streaming": refused("lorans streams plain sources only", "`dataset.streaming = true` and `training.max_steps`"),
     "dataloader_num_workers": maps("training.dataloader_num_workers", whole, own=0),

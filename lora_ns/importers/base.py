@@ -76,7 +76,9 @@ class Importer:
             return Outcome(leaf, value, line, "unused", "it is blank, which is as good as absent")
         owners = [leaf[: len(part)] for part in _owners(leaf)]
         if any(owner in self.known for owner in owners):
-            return Outcome(leaf, value, line, "refused", "lorans does not read this", remedy="remove it if it may go")
+            return Outcome(
+                leaf, value, line, "refused", "lorans does not read this", remedy="remove it if you can do without it"
+            )
         meant = did_you_mean(leaf, self.known)
         return Outcome(leaf, value, line, "refused", f"unknown to {self.name}", remedy=meant or "remove it")
 

@@ -37,6 +37,11 @@ class Outcome:
         """`lora_r: 32`, without secrets."""
         return shown(self.key, self.value)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether the key has no value, and nothing more is said of it."""
+        return self.fate == "unused" and is_blank(self.value)
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -159,7 +164,7 @@ class Draft:
         is_own = own == value and isinstance(own, bool) == isinstance(value, bool)
         if is_own and recipe not in self.recipe:
             for key in given:
-                self._account(key, "default", said or f"`{recipe}` is {_as_text(value)} anyway", (recipe,))
+                self._account(key, "default", said or f"`{recipe}` is {_as_text(value)} by default", (recipe,))
             return
         self.recipe[recipe] = value
         if not given:

@@ -83,14 +83,38 @@ def _moved(value: object, folder: Path) -> object:
 
 def _checked(translation: Translation, path: Path) -> Translation:
     """The same without the keys that the recipe's own checks refuse, each refused at its place in the source."""
-    while not translation.is_fatal:  # each round takes something out
-        try:
-            load_recipe(path, text=as_toml(translation))
-        except RecipeError as error:
-            translation = _without(translation, error.problems)
-        else:
-            break
+    while not translation.is_fatal and (problems := _problems(translation, path)):  # each round takes something out
+        translation = _with_whole_weights(translation, path, problems) or _without(translation, problems)
     return translation
+
+
+def _problems(translation: Translation, path: Path) -> tuple[Problem, ...]:
+    try:
+        load_recipe(path, text=as_toml(translation))
+    except RecipeError as error:
+        return error.problems
+    return ()
+
+
+def _with_whole_weights(translation: Translation, path: Path, problems: tuple[Problem, ...]) -> Translation | None:
+    """The same without `[distributed]`, if that is what something else does not go with.
+
+    A strategy divides the memory and changes no result, so that it gives way to what is learned.
+    """
+    keys = [key for key in translation.recipe if key.startswith("distributed.")]
+    origins = tuple(origin for key in keys for origin in translation.origins.get(key, ()))
+    kept = {key: value for key, value in translation.recipe.items() if key not in keys}
+    lighter = replace(translation, recipe=kept)
+    if not keys or len(_problems(lighter, path)) >= len(problems):
+        return None
+    said = f"left out, as it changes no result: `{problems[0].key}`: {problems[0].what}"
+    outcomes = tuple(
+        replace(outcome, fate="unused", said=said, recipe=())
+        if outcome.fate == "mapped" and _is_below(outcome, origins)
+        else outcome
+        for outcome in translation.outcomes
+    )
+    return replace(lighter, outcomes=outcomes)
 
 
 def _without(translation: Translation, problems: tuple[Problem, ...]) -> Translation:
@@ -104,10 +128,7 @@ def _without(translation: Translation, problems: tuple[Problem, ...]) -> Transla
             continue
         recipe.pop(key, None)
         origins = translation.origins.get(key, ())
-        outcomes = [
-            _refused(outcome, key, problem) if f"{outcome.key}.".startswith(_starts(origins)) else outcome
-            for outcome in outcomes
-        ]
+        outcomes = [_refused(outcome, key, problem) if _is_below(outcome, origins) else outcome for outcome in outcomes]
         if not origins:
             notes.append(f"`{key}` is left out: {problem.what}")
     filled = tuple(one for one in translation.filled if one.recipe in recipe)
@@ -121,8 +142,9 @@ def _without(translation: Translation, problems: tuple[Problem, ...]) -> Transla
     )
 
 
-def _starts(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{key}." for key in keys)
+def _is_below(outcome: Outcome, keys: tuple[str, ...]) -> bool:
+    """Whether a source key is one of these, or in one of them."""
+    return f"{outcome.key}.".startswith(tuple(f"{key}." for key in keys))
 
 
 def _refused(outcome: Outcome, key: str, problem: Problem) -> Outcome:

@@ -40,6 +40,7 @@ def test_a_process_of_its_own_ends_with_the_exit_code():
         (["merge", "nowhere", "--output", "out"], 2),
         (["eval", "nowhere"], 2),
         (["init", "new", "--recipe", "none"], 2),
+        (["import", "none.yaml"], 2),
         (["no-such-command"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),

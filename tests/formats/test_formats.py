@@ -97,6 +97,36 @@ def test_a_row_of_text_is_an_example_a_prompt_and_an_answer(given, expected):
     assert (form.example(row), form.prompt(row), form.answer(row)) == expected
 
 
+WITH_INPUT = {"prompt_template": "{i} ({x})", "fallback_prompt_templates": ["{i}!"], "completion_template": "{o}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("b", "a (b)"), ("", "a!"), (None, "a!"), ("absent", "a!"), (" ", "a ( )")],
+)
+@pytest.mark.parametrize("form", ["auto", "messages"])
+def test_a_row_without_a_column_of_the_prompt_has_the_first_prompt_that_it_fills(given, asked, form):
+    row = {"i": "a", "x": given, "o": "yes"}
+    if given == "absent":
+        del row["x"]
+    made = formed(Columns(format=form, **WITH_INPUT), row).example(row)
+    assert (made.prompt if form == "auto" else made.messages[0].content) == asked
+
+
+def test_columns_that_all_prompts_have_do_not_choose_between_them():
+    row = {"i": "", "x": "b", "o": "yes"}
+    assert formed(Columns(**WITH_INPUT), row).example(row).prompt == " (b)"
+
+
+def test_one_text_fills_the_prompt_that_has_one_column():
+    assert formed(Columns(**WITH_INPUT), {"i": "a", "x": "", "o": "c"}).question("hi") == {"i": "hi"}
+
+
+def test_of_several_prompts_one_has_to_have_its_columns():
+    with pytest.raises(RowFaultError, match="names column `i`"):
+        formed(Columns(**WITH_INPUT), {"x": "b", "o": "c"})
+
+
 @pytest.mark.parametrize(
     ("columns", "row", "expected"),
     [

@@ -16,10 +16,14 @@ HEAVY = {
     *("sklearn", "torch", "transformers", "trl"),
 }
 PACKAGE = Path(lora_ns.__file__).parent
+AXOLOTL = """\
+{base_model: a, adapter: lora, lora_r: 8, lora_alpha: 8, learning_rate: 1e-4, sequence_len: 64, output_dir: out,
+lora_target_linear: true, datasets: [{path: rows.jsonl, type: completion}]}
+"""
 
 
 COMMANDS = [
-    *(["--help"], ["init", "new"], ["init", "other", "--data", "train.jsonl"], ["schema"]),
+    *(["--help"], ["init", "new"], ["init", "other", "--data", "train.jsonl"], ["schema"], ["import", "axolotl.yaml"]),
     *([command, recipe] for command in ("validate", "plan") for recipe in ("recipe.toml", "hub.toml")),
 ]
 
@@ -30,6 +34,7 @@ def test_a_light_command_imports_nothing_heavy(write_recipe, command):
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     hub = MINIMAL.replace("lorans:nano", "owner/base").replace('path = "train.jsonl"', 'name = "owner/rows"')
     (recipe.parent / "hub.toml").write_text(hub)
+    (recipe.parent / "axolotl.yaml").write_text(AXOLOTL)
     run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}

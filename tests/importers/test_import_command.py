@@ -117,6 +117,16 @@ def test_what_the_recipe_refuses_is_refused_at_its_place_in_the_source(here, lin
     assert [(outcome["key"], outcome["line"]) for outcome in refused] == [(key, where)]
 
 
+def test_a_strategy_gives_way_to_what_is_learned(here):
+    (here / "config.yaml").write_text(f"{GOOD}tokens: [x]\ndeepspeed: zero3.json\n")
+    done = lorans("import", "config.yaml", "--json")
+    ends = {outcome["key"]: outcome for outcome in json.loads(done.stdout)["outcomes"]}
+    assert done.returncode == 0
+    assert ends["tokens"]["fate"] == "mapped"
+    assert ends["deepspeed"]["fate"] == "unused"
+    assert ends["deepspeed"]["said"].startswith("left out, as it changes no result: `model.add_tokens`")
+
+
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{n}: &{n} [{', '.join([f'*{b}'] * 9)}]\n" for b, n in zip("abcdefgh", "bcdefghi", strict=True)
 )

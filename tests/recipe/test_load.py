@@ -305,6 +305,8 @@ BROKEN = {
 """What breaks each rule; the last key is the one that is pointed at."""
 
 MORE_BROKEN = [
+    ['dataset.fallback_prompt_templates=["{a}"]'],
+    ["dataset.completion_template={c}", "dataset.prompt_template={a}", 'dataset.fallback_prompt_templates=["{b"]'],
     ["classification={max_seq_length = 8}"],
     ["sft.chat_template_kwargs.tools=1"],
     [
