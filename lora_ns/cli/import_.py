@@ -139,7 +139,10 @@ def _filled(translation: Translation) -> Iterator[str]:
 
 
 def _told(outcome: Outcome) -> str:
-    became = " and ".join(f"`{key}`" for key in outcome.recipe) if outcome.fate == "mapped" else ""
+    became = ""
+    if outcome.fate == "mapped":
+        keys = [f"`{key}`" for key in outcome.recipe]
+        became = " and ".join(keys if len(keys) <= 2 else [keys[0], f"{len(keys) - 1} more"])
     remedy = f" ({outcome.remedy})" if outcome.remedy else ""
     return ": ".join(part for part in (became, outcome.said) if part) + remedy
 

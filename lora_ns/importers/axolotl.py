@@ -38,29 +38,41 @@ def _task(draft: Draft) -> None:
 
 
 def _adapter(draft: Draft) -> None:
-    """The adapter, and how its base is stored."""
+    """The adapter, without which this is another training."""
     adapter = draft.text("adapter")
-    if adapter is None and not draft.is_refused("adapter"):
+    if adapter in ("lora", "qlora"):
+        draft.put("peft.method", "lora", "adapter")
+        _stored(draft, adapter)
+        for name in ("lora_r", "lora_alpha"):
+            if not draft.has(name):
+                draft.note(f"`{name}` is absent, for which axolotl has no default: lorans takes its own")
+        return
+    for key in _STORED:
+        draft.unused(key, "it is of the base of an adapter")
+    if adapter is not None:
+        draft.refuse("adapter", "lorans imports LoRA", "write `lora` or `qlora`", fatal=True)
+    elif not draft.is_refused("adapter"):
         what = "it trains all weights (`adapter` is absent or blank), and lorans trains adapters"
         draft.refuse_file(what, "add `adapter: lora`, `lora_r: 16` and `lora_alpha: 32`, and a higher learning rate")
-        return
-    if adapter not in ("lora", "qlora", None):
-        draft.refuse("adapter", "lorans imports LoRA", "write `lora` or `qlora`", fatal=True)
-        return
-    draft.put("peft.method", "lora", "adapter")
+
+
+_STORED = ("load_in_4bit", "load_in_8bit", "gptq")
+
+
+def _stored(draft: Draft, adapter: str) -> None:
+    """How the base is stored under an adapter."""
     if draft.flag("gptq"):
         draft.put("quantization.method", "gptq", "gptq")
-    elif draft.flag("load_in_4bit") or adapter == "qlora":
-        keys = ("load_in_4bit", "adapter") if adapter == "qlora" else ("load_in_4bit",)
-        draft.put("quantization.method", "bnb-4bit", *keys)
+    elif adapter == "qlora":
+        draft.put("quantization.method", "bnb-4bit", "load_in_4bit", "adapter")
+    elif draft.flag("load_in_4bit"):
+        draft.put("quantization.method", "bnb-4bit", "load_in_4bit")
     elif draft.flag("load_in_8bit"):
         draft.put("quantization.method", "bnb-8bit", "load_in_8bit")
-    for key in ("load_in_4bit", "load_in_8bit", "gptq"):
+    for key in _STORED:
         if draft.has(key) and not draft.is_accounted(key):
+            draft.flag(key)
             draft.same(key, "the base keeps its own type unless `quantization.method` says otherwise")
-    for name in ("lora_r", "lora_alpha"):
-        if not draft.has(name):
-            draft.note(f"`{name}` is absent, for which axolotl has no default: lorans takes its own")
 
 
 _PATTERN = re.compile(r"[\\^$*+?()\[\]|]")
@@ -174,8 +186,11 @@ _ENDS = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "gemma": "<end_of_turn
 
 
 def _ends_turns(draft: Draft, token: str) -> bool:
-    """Whether a token ends the turns of the chat template that was chosen."""
-    return _ENDS.get(str(draft.recipe.get("sft.chat_template"))) == token
+    """Whether a token ends the turns of the chat template that was chosen, or all rows have the base's own."""
+    chosen = draft.recipe.get("sft.chat_template")
+    sources = draft.recipe.get("dataset.sources", [{"format": draft.recipe.get("dataset.format")}])
+    is_chat = all(source["format"] in ("messages", "sharegpt") for source in sources)
+    return _ENDS.get(str(chosen)) == token or (chosen is None and is_chat)
 
 
 # The training
@@ -228,14 +243,21 @@ def _epochs(draft: Draft) -> None:
     draft.put("training.num_train_epochs", draft.number("num_epochs", 1), "num_epochs")
 
 
+_LENGTH = "`sequence_len`"
+
+
 def _lengths(draft: Draft) -> None:
     """The longest row and what becomes of longer ones, packing, and grouping where nothing is packed."""
     draft.put("sft.max_seq_length", draft.whole("sequence_len", 512), "sequence_len")
     key = "excess_length_strategy"
     ways = {"drop": "drop", "truncate": "truncate", "raise": "error"}
     way = draft.text(key, "drop")
-    if draft.recipe.get("dataset.format") == "text" and not draft.has(key):
+    sources = draft.recipe.get("dataset.sources", [{"format": draft.recipe.get("dataset.format")}])
+    texts = [source["format"] == "text" for source in sources]
+    if all(texts) and not draft.has(key):
         way, ways = "split", {"split": "split"}  # as the type `completion` does
+    elif any(texts):
+        draft.note(f"`completion` splits texts that are longer than {_LENGTH}; beside other rows, they go their way")
     if way in ways:
         said = "" if draft.has(key) else f"axolotl's way with longer rows: `{ways[way]}`"
         draft.put("sft.on_overflow", ways[way], key, said=said)

@@ -216,7 +216,9 @@ _LEARNING: Mapping[str, Rule] = {
         "scaling_softmax_bias",
         refused("lorans leaves positions and attention as the base has them", "remove it"),
     ),
-    **_each("fp8 qat quantization", refused("lorans has no such arithmetic", "remove it")),
+    **_each(
+        "fp8 fp8_enable_fsdp_float8_all_gather qat quantization", refused("lorans has no such arithmetic", "remove it")
+    ),
 }
 
 
@@ -276,6 +278,31 @@ _NO_RESULT: Mapping[str, Rule] = {
             if all("liger" in name.lower() or "cut_cross_entropy" in name.lower() for name in listed)
             else refused("lorans has no plugins", "remove those that it can do without", ())
         ),
+    ),
+    **_each(
+        "use_swanlab swanlab_project swanlab_experiment_name swanlab_description swanlab_mode swanlab_workspace "
+        "swanlab_log_model swanlab_web_host swanlab_api_host swanlab_lark_webhook_url swanlab_log_completions "
+        "swanlab_completion_log_interval swanlab_completion_max_buffer lm_eval_tasks lm_eval_batch_size "
+        "lm_eval_post_train lm_eval_model",
+        unused("lorans has no such plugin; `metrics.jsonl` has all numbers"),
+    ),
+    **_each(
+        "expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast use_scattermoe use_sonicmoe "
+        "use_dsv4_kernels use_glm_dsa_kernels expert_parallel_size expert_parallel_backend "
+        "expert_parallel_num_nvl_bytes expert_parallel_num_rdma_bytes "
+        "expert_parallel_token_capacity expert_parallel_fallback_on_unsupported",
+        unused("it makes a step quicker or smaller, and changes no result"),
+    ),
+    **_each(
+        "nonexpert_quantization dsv4_fp8_nonexpert_mode dsv4_bf16_all dsv4_fp4_grouped_mode gemma4_fp8_nonexpert "
+        "gemma4_nf4_nonexpert nvfp4_merge_aware nvfp4_merge_aware_start_step dense_mixer llmcompressor "
+        "spectrum_top_fraction spectrum_model_name grokfast_alpha grokfast_lamb use_mora mora_type mora",
+        refused("lorans has no such plugin", "remove it if you can do without it"),
+    ),
+    **_each(
+        "diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta kd_online_server kd_online_server_base_url "
+        "hatchery nemo_gym_enabled",
+        refused("lorans imports supervised fine-tuning", "keep axolotl for it", fatal=True),
     ),
     "liger_use_token_scaling": refused("lorans has no such loss", "remove it"),
     **_each(

@@ -9,6 +9,7 @@ from lora_ns.errors import did_you_mean
 from lora_ns.importers.draft import Draft, Outcome, Translation
 from lora_ns.importers.rules import Rule
 from lora_ns.importers.source import Source, is_blank
+from lora_ns.safety.credentials import is_secret_name
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Importer:
         value, line = source.values[leaf], source.lines[leaf]
         if is_blank(value):
             return Outcome(leaf, value, line, "unused", "it is blank, which is as good as absent")
+        if is_secret_name(leaf.rpartition(".")[2]):
+            return Outcome(leaf, value, line, "unused", "a secret is read from the environment, such as `HF_TOKEN`")
         owners = [leaf[: len(part)] for part in _owners(leaf)]
         if any(owner in self.known for owner in owners):
             return Outcome(

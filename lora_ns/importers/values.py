@@ -42,7 +42,7 @@ def check_plain(value: Any) -> None:
     elif not isinstance(value, (str, bool, int, float)):
         raise UnreadableError("neither text, number, list nor table", "put a text in quotes")
     elif isinstance(value, (int, float)) and not -_LARGEST <= value < _LARGEST:  # nan is not, either
-        raise UnreadableError("not a number that fits 64 bits", "write another one")
+        raise UnreadableError("not a finite number of 64 bits", "write another one")
 
 
 def number(value: Any) -> float | int:

@@ -124,7 +124,7 @@ def _without(translation: Translation, problems: tuple[Problem, ...]) -> Transla
     for problem in problems:
         key = next((name for name in _owners(problem.key or problem.place) if name in translation.recipe), None)
         if key is None:
-            fatal.append(Problem(where, problem.what, problem.remedy, key=problem.key))
+            fatal.append(_missing(where, problem))
             continue
         recipe.pop(key, None)
         origins = translation.origins.get(key, ())
@@ -140,6 +140,13 @@ def _without(translation: Translation, problems: tuple[Problem, ...]) -> Transla
         notes=tuple(notes),
         problems=tuple(fatal),
     )
+
+
+def _missing(where: str, problem: Problem) -> Problem:
+    """A problem of a recipe key that comes of nothing in the source."""
+    if problem.what != "required":
+        return Problem(where, problem.what, problem.remedy, key=problem.key)
+    return Problem(where, f"nothing says what `{problem.key}` is to be", "mend what it comes from: see above")
 
 
 def _is_below(outcome: Outcome, keys: tuple[str, ...]) -> bool:

@@ -76,7 +76,7 @@ def test_nothing_is_written_of_another_training(here):
 
 def test_json_has_everything(here):
     (here / "config.yaml").write_text(
-        f"{GOOD}hf_token: hf_abcdefghijklmnopqrstuvwxyz\nlora_dropout: 0\nstrict: false\n"
+        f"{GOOD}hf_token: hf_abcdefghijklmnopqrstuvwxyz\nlora_dropout: 0\nlr_scheduler: rex\n"
     )
     done = lorans("import", "config.yaml", "--json")
     told = json.loads(done.stdout)
