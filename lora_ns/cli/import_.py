@@ -161,11 +161,11 @@ def _row(left: str, right: str) -> Iterator[str]:
 
 def _verdict(imported: Imported) -> Iterator[str]:
     refused = len(imported.translation.refused)
-    keys = f"{refused} key{'s' if refused != 1 else ''}"
     if imported.text is None:
         yield "nothing is written: without these keys a recipe would train something else"
     elif refused:
-        place = f"{imported.output}: " if imported.output else ""
-        yield f"{place}the recipe lacks {keys} that may change the result: see its first lines"
+        keys = f"{refused} key{'s' if refused != 1 else ''}"
+        yield f"{imported.output or 'the recipe'} lacks {keys} that may change the result: see its first lines"
     elif imported.output:
-        yield f"{imported.output}: next, `lorans validate {imported.output}`"
+        yield f"{imported.output} is written; to check it:"
+        yield f"  lorans validate {imported.output}"

@@ -23,7 +23,8 @@ def as_toml(translation: Translation) -> str:
     for key, value in translation.recipe.items():
         owner, _, name = key.rpartition(".")
         tables.setdefault(owner, {})[name] = value
-    lines += ["", *_keys("", tables.pop("", {}), translation)]
+    top = tables.pop("", {})
+    lines += ["", *_keys("", {name: top[name] for name in sorted(top)}, translation)]
     order = [*_TABLES, *map(_root, tables)]
     for owner in sorted(tables, key=lambda owner: (order.index(_root(owner)), owner)):
         lines += ["", f"[{owner}]", *_keys(owner, tables[owner], translation)]

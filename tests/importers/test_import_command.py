@@ -43,7 +43,7 @@ def test_a_file_is_written_whole_and_never_replaced(here):
     done = lorans("import", "config.yaml", "-o", "recipe.toml", "--gpus", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert "global_batch_size = 32" in (here / "recipe.toml").read_text()
-    assert done.stdout.endswith("recipe.toml: next, `lorans validate recipe.toml`\n")
+    assert done.stdout.endswith("recipe.toml is written; to check it:\n  lorans validate recipe.toml\n")
     again = lorans("import", "config.yaml", "-o", "recipe.toml")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "error: recipe.toml: is there already (name a new file, or remove it)\n"
@@ -59,9 +59,7 @@ def test_what_is_not_carried_over_is_said_in_the_recipe_and_by_the_exit_code(her
     (here / "config.yaml").write_text(f"{GOOD}early_stopping_patience: 3\n")
     done = lorans("import", "config.yaml", "-o", "recipe.toml")
     assert done.returncode == 2
-    assert done.stdout.splitlines()[-1] == (
-        "recipe.toml: the recipe lacks 1 key that may change the result: see its first lines"
-    )
+    assert done.stdout.splitlines()[-1] == ("recipe.toml lacks 1 key that may change the result: see its first lines")
     assert "# not carried over: `early_stopping_patience: 3` (line 14)" in (here / "recipe.toml").read_text()
     assert lorans("validate", "recipe.toml").returncode == 0
 
