@@ -330,6 +330,8 @@ def _trackers(draft: Draft) -> None:
     """A tracker is on if it is asked for, or if its project is named."""
     used = []
     for tracker, switch, project, run in _TRACKERS:
+        for key in filter(None, (project, run)):
+            draft.text(key)
         is_on = draft.flag(switch) if draft.has(switch) else bool(project) and draft.has(project)
         used += [(tracker, [key for key in (switch, project) if key and draft.has(key)], project, run)] if is_on else []
         for key in (switch, project, run):

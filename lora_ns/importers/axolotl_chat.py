@@ -103,6 +103,8 @@ def evaluation_rows(draft: Draft) -> None:
     tests = draft.get("test_datasets")
     if isinstance(tests, list):
         _tests(draft, tests)
+    elif tests is not None:
+        draft.refuse("test_datasets", "not a list of data sets", "write `- path: ...` with its `type`")
     has_rows = any(f"dataset.{key}" in draft.recipe for key in ("eval_fraction", "eval_path", "eval_split"))
     if has_rows:
         steps.interval(draft, "eval_steps", "eval_strategy", "training.eval_steps", "evals_per_epoch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lora_ns.errors import did_you_mean
@@ -19,6 +19,10 @@ class Step:
     run: Callable[[Draft], None]
     keys: tuple[str, ...]
     """What it accounts for: keys at the top, with all that is in them."""
+
+
+MOST_GUESSES = 100
+"""Unknown keys of which it is found out what was meant, which takes a while for each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Importer:
         for key, rule in self.rules.items():
             if draft.has(key):
                 rule(draft, key)
-        outcomes = tuple(draft.outcomes.get(leaf) or self._left(source, leaf) for leaf in source.leaves)
+        guesses = iter(range(MOST_GUESSES))
+        outcomes = tuple(draft.outcomes.get(leaf) or self._left(source, leaf, guesses) for leaf in source.leaves)
         twice = (f"`{key}` is there twice: the last one counts, as in {self.name}" for key in source.repeated)
         return Translation(
             self.name,
@@ -70,7 +75,7 @@ class Importer:
             tuple(draft.paths),
         )
 
-    def _left(self, source: Source, leaf: str) -> Outcome:
+    def _left(self, source: Source, leaf: str, guesses: Iterator[int]) -> Outcome:
         """The end of a key that no step and no rule accounted for."""
         value, line = source.values[leaf], source.lines[leaf]
         if is_blank(value):
@@ -82,7 +87,7 @@ class Importer:
             return Outcome(
                 leaf, value, line, "refused", "lorans does not read this", remedy="remove it if you can do without it"
             )
-        meant = did_you_mean(leaf, self.known)
+        meant = did_you_mean(leaf, self.known) if next(guesses, None) is not None else ""
         return Outcome(leaf, value, line, "refused", f"unknown to {self.name}", remedy=meant or "remove it")
 
 

@@ -180,6 +180,36 @@ def test_a_tool_can_be_named(here):
     assert unknown.stderr.startswith("error: --from: no tool `axolotel` (did you mean `axolotl`?")
 
 
+ODD = """\
+sequence_len: 2024-01-01
+wandb_project: !!binary aGVsbG8=
+lora_target_modules: {a: 1}
+deepspeed: {a: 1}
+fsdp_config: 7
+bnb_config_kwargs: hi
+special_tokens: [a]
+test_datasets: hi
+plugins: {a: b}
+val_set_size: [1]
+learning_rate: .inf
+? [a, b]
+: 3
+1: 2
+"a.b": 1
+true: 3
+"": 4
+"""
+
+
+def test_values_of_the_wrong_kind_are_refused_one_by_one(here):
+    (here / "config.yaml").write_text("base_model: a/b\nadapter: lora\ndatasets: [{path: a/b, type: alpaca}]\n" + ODD)
+    done = lorans("import", "config.yaml", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert {outcome["fate"] for outcome in told["outcomes"] if outcome["line"] > 3} == {"refused"}
+    assert "report_to" not in told["recipe"]
+
+
 def test_a_key_that_is_there_twice_is_said(here):
     (here / "config.yaml").write_text(f"{GOOD}lora_r: 32\n")
     done = lorans("import", "config.yaml")
