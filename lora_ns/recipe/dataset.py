@@ -153,7 +153,7 @@ class Dataset(Table):
     prompt_template: str | None = None
     """Prompt template with columns in braces, such as `"Question: {question}\\nAnswer:"`."""
     fallback_prompt_templates: tuple[str, ...] = ()
-    """Prompt templates for rows with an empty column of `prompt_template`; the first one with filled columns is used."""
+    """Prompt templates for rows with an empty column of `prompt_template`; the first with filled columns is used."""
     completion_template: str | None = None
     """Template of the text to learn, such as `" {answer}"`."""
     system_template: str | None = None
