@@ -161,7 +161,7 @@ def _cut(
     )
 
 
-_BY_RULE = " (by rule of thumb: the base is not here)"
+_BY_RULE = " (a rule of thumb: the base is not on this machine)"
 
 
 def _checkpointing(settled: Settled, value: bool, unknown: str) -> Derived[bool]:
