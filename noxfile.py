@@ -87,6 +87,29 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site in build/site/site; a broken link is an error."""
+    session.install("-c", "constraints.txt", "zensical>=0.0.73,<0.1")
+    session.run("python", "website/stage.py", "build/site", env={"PYTHONPATH": "."})
+    session.chdir("build/site")
+    session.run("zensical", "build", "--strict")
+
+
+@nox.session
+def tutorial(session: nox.Session) -> None:
+    """Every command of docs/tutorial.md, in order: each has to succeed, and print the lines that the page shows."""
+    _install(session, "test")
+    session.run("python", "website/tutorial.py", *session.posargs)
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """The picture of README, drawn from a run of the quickstart."""
+    _install(session, "test")
+    session.run("python", "website/picture.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks that need no model; see benchmarks/README.md."""
     _install(session, "test")

@@ -1,0 +1,98 @@
+"""The command reference in `docs/commands.md`: `python -m lora_ns.cli.commands_page`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from lora_ns.cli.app import COMMANDS
+from lora_ns.cli.commands import Entry
+
+
+def page() -> str:
+    """All commands with their arguments and options as Markdown."""
+    shown = [entry for entry in COMMANDS if entry.group]
+    lines = [
+        "# Commands",
+        "",
+        "Every command, with its arguments and options, as `lorans COMMAND --help` prints them. The",
+        "[exit codes](overview.md#results-messages-and-exit-codes) are the same for all. Written from the commands; a",
+        "test holds it to them.",
+        "",
+        "| group | command | what it does |",
+        "|---|---|---|",
+    ]
+    for group, entries in groupby(shown, key=lambda entry: entry.group):
+        for place, entry in enumerate(entries):
+            name = f"[`lorans {entry.name}`](#lorans-{entry.name})"
+            lines.append(f"| {'' if place else group} | {name} | {_sentence(entry)} |")
+    for entry in shown:
+        lines += _section(entry)
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(entry: Entry) -> str:
+    return _paragraphs(entry)[0]
+
+
+def _paragraphs(entry: Entry) -> list[str]:
+    text = inspect.getdoc(entry.function) or ""
+    return [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")]
+
+
+def _section(entry: Entry) -> Iterator[str]:
+    yield from ("", f"## `lorans {entry.name}`")
+    for paragraph in _paragraphs(entry):
+        yield from ("", paragraph)
+    yield from ("", "```bash", *entry.examples, "```")
+    rows = [_row(name, *_declared(hint)) for name, hint in _hints(entry).items()]
+    if rows:
+        yield from ("", "| argument or option | takes | effect |", "|---|---|---|", *rows)
+
+
+def _hints(entry: Entry) -> dict[str, Any]:
+    """Return the annotated type of each parameter, in the order of the command."""
+    hints = get_type_hints(entry.function, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(entry.function).parameters}
+
+
+def _declared(hint: Any) -> tuple[Any, ArgumentInfo | OptionInfo]:
+    kind, info = get_args(hint)
+    return kind, info
+
+
+def _row(name: str, kind: Any, info: ArgumentInfo | OptionInfo) -> str:
+    # Within `Annotated`, typer keeps the first name as the default.
+    given = [named for named in (info.default, *(info.param_decls or ())) if str(named).startswith("-")]
+    names = given or [f"--{name.replace('_', '-')}" if isinstance(info, OptionInfo) else name.upper()]
+    cells = (", ".join(f"`{shown}`" for shown in names), _taken(kind, info), info.help or "")
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
+
+
+BAR = "\\|"
+"""How a table of Markdown writes a bar within a cell."""
+
+
+def _taken(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
+    """Describe the value of a parameter; a flag takes none."""
+    if kind is bool:
+        return ""
+    if info.metavar:
+        return f"`{info.metavar}`"
+    parts = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    if get_origin(parts[0]) is Literal:
+        parts = list(get_args(parts[0]))
+    if all(isinstance(part, str) for part in parts):
+        return " or ".join(f"`{part}`" for part in parts)
+    several = get_origin(kind) is list
+    return {int: "a number", float: "a number", Path: "paths" if several else "a path"}.get(parts[0], "a text")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
