@@ -4,6 +4,7 @@
 """
 
 import fcntl
+import inspect
 import io
 import os
 import pty
@@ -15,7 +16,6 @@ import tempfile
 import termios
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
@@ -80,7 +80,8 @@ def draw(text: str) -> str:
     """Return the SVG of a transcript, without fonts from elsewhere."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text))
-    bare = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    usual = inspect.signature(Console.export_svg).parameters["code_format"].default
+    bare = re.sub(r"@font-face \{\{.*?\}\}\n", "", usual, flags=re.DOTALL)
     bare = bare.replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono")
     svg = console.export_svg(title="lorans", theme=DIMMED_MONOKAI, code_format=bare, unique_id="quickstart")
     assert "http" not in svg.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
