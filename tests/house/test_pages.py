@@ -91,9 +91,6 @@ def test_each_page_is_on_the_site_and_in_the_list_for_models():
 
 COMMANDS = typer.main.get_command(app).commands
 
-TO_COME = {("validate", "--all"), ("validate", "--elsewhere"), ("import", ""), "dataset.fallback_prompt_templates"}
-"""Options, commands and keys that are written down and not yet merged."""
-
 
 def lorans_lines(page: Path) -> list[list[str]]:
     """The arguments of each `lorans` command in the shell blocks of a page."""
@@ -114,12 +111,12 @@ def test_each_command_has_the_options_that_a_page_gives_it(page):
         if name.startswith("-"):  # of lorans itself
             continue
         if name not in COMMANDS:
-            unknown += [] if (name, "") in TO_COME else [(name, "")]
+            unknown.append((name, ""))
             continue
         known = COMMANDS[name].params
         options = {option for parameter in known for option in (*parameter.opts, *parameter.secondary_opts)}
         given = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in {*options, "--help"}]
-        unknown += [(name, option) for option in given if (name, option) not in TO_COME]
+        unknown += [(name, option) for option in given]
     assert unknown == []
 
 
@@ -141,7 +138,7 @@ def test_each_key_that_a_page_sets_is_one_of_the_recipe(page):
                 continue
             assert table in top_level(), table
             unknown += [f"{table}.{key}" for key in values if key not in keys_of(table)]
-    assert [key for key in unknown if key not in TO_COME] == []
+    assert unknown == []
 
 
 @pytest.mark.parametrize("page", WORKS_ON, ids=lambda page: str(page.relative_to(PROJECT)))
