@@ -37,6 +37,8 @@ class Importer:
     """By source key, dotted. A rule for a table accounts for all that is in it."""
     steps: tuple[Step, ...]
     """In their order; they run before the rules."""
+    looks: Callable[[Source], bool] | None = None
+    """Tells its files by more than their keys at the top, whatever these are."""
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -45,6 +47,8 @@ class Importer:
 
     def likeness(self, source: Source) -> int:
         """How many of its signs a file has."""
+        if self.looks is not None and self.looks(source):
+            return len(source.names) + 1
         return sum(name in self.signs for name in source.names)
 
     def translate(self, source: Source, gpus: int) -> Translation:

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from lora_ns.errors import Problem, UsageError, did_you_mean
 from lora_ns.importers.axolotl import AXOLOTL
 from lora_ns.importers.base import Importer
+from lora_ns.importers.first_design import FIRST_DESIGN
+from lora_ns.importers.llamafactory import DATASET_INFO, LLAMAFACTORY
 from lora_ns.importers.source import Source
 
-IMPORTERS: Mapping[str, Importer] = {importer.name: importer for importer in (AXOLOTL,)}
+IMPORTERS: Mapping[str, Importer] = {
+    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, DATASET_INFO, FIRST_DESIGN)
+}
 """By their names: beside the tool's file in this room, its line here is all that a new one needs."""
 
 
@@ -45,6 +49,8 @@ def importer_for(source: Source, tool: str | None = None) -> Importer:
             names = f"one of: {', '.join(IMPORTERS)}"
             raise UsageError(Problem("--from", f"no tool `{tool}`", did_you_mean(tool, IMPORTERS, beside=names)))
         return IMPORTERS[tool]
+    if source.path.suffix == ".toml":
+        raise UsageError(_unknown(source))
     ranked = sorted(IMPORTERS.values(), key=lambda importer: -importer.likeness(source))
     best = ranked[0].likeness(source)
     if best and not any(other.likeness(source) == best for other in ranked[1:]):
