@@ -35,7 +35,7 @@ def _use(draft: Draft) -> None:
     if use := other_use(draft.source):
         draft.refuse_file(use.what, use.remedy)
         for leaf in draft.source.leaves:
-            if leaf.partition(".")[0] in LLAMAFACTORY.known:
+            if use.has_own_keys or leaf.partition(".")[0] in LLAMAFACTORY.known:
                 draft.unused(leaf, use.why)
 
 
@@ -115,7 +115,15 @@ def _adapter(draft: Draft) -> None:
 
 
 def _quantization(draft: Draft) -> None:
-    """bitsandbytes in 4 or 8 bits."""
+    """bitsandbytes in 4 or 8 bits, or a base that is stored in fewer bits, as its name says."""
+    base = PurePath(str(draft.get("model_name_or_path") or "")).name
+    if stored := re.search(r"(gptq|awq)(?:-int(\d))?", base, re.IGNORECASE):
+        draft.put("quantization.method", stored[1].lower(), "model_name_or_path")
+        draft.put("quantization.bits", int(stored[2]) if stored[2] else None, "model_name_or_path", own=4)
+        for key in ("quantization_bit", "quantization_method", "quantization_type", "double_quantization"):
+            if draft.has(key):
+                draft.unused(key, "the base is stored in fewer bits already")
+        return
     bits, method = draft.whole("quantization_bit"), draft.text("quantization_method", "bnb")
     own = {"quantization_type": "nf4", "double_quantization": True}
     recipe = {"quantization_type": "bnb_4bit_quant_type", "double_quantization": "bnb_4bit_use_double_quant"}
@@ -308,7 +316,8 @@ LLAMAFACTORY = Importer(
     signs=_keys(
         "stage finetuning_type lora_target cutoff_len template dataset_dir lora_rank plot_loss overwrite_cache "
         "preprocessing_num_workers quantization_bit export_dir export_size export_device export_legacy_format "
-        "adapter_name_or_path infer_backend mask_history neat_packing eval_dataset val_size max_samples"
+        "adapter_name_or_path infer_backend mask_history neat_packing eval_dataset val_size max_samples model_class "
+        "kernel_config dist_config quant_config"
     ),
     rules=RULES,
     steps=_STEPS,

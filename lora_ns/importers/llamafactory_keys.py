@@ -137,7 +137,15 @@ _METHOD: Mapping[str, Rule] = {
         refused("lorans has no such engine", "remove it"),
     ),
     **_each(
-        "hyper_parallel_args hyper_parallel_cp_size fp8_backend", unused("it is of an engine that has to be asked for")
+        "tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size context_parallel_size "
+        "virtual_pipeline_model_parallel_size sequence_parallel recompute_granularity recompute_method "
+        "recompute_num_layers account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split "
+        "bias_activation_fusion apply_rope_fusion masked_softmax_fusion cross_entropy_loss_fusion moe_grouped_gemm "
+        "moe_token_dispatcher_type calculate_per_token_loss use_distributed_optimizer overlap_param_gather "
+        "overlap_grad_reduce use_packed_sequences mixed_precision megatron_pretrained_checkpoint export_hf_on_finish "
+        "extra_config "
+        "hyper_parallel_args hyper_parallel_cp_size fp8_backend",
+        unused("it is of an engine that has to be asked for"),
     ),
 }
 

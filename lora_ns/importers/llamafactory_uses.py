@@ -17,6 +17,8 @@ class Use:
     remedy: str
     why: str
     """Why a key of it has no meaning here."""
+    has_own_keys: bool = False
+    """Whether its keys are not those of a training."""
 
 
 _MERGE = Use(
@@ -48,9 +50,10 @@ _EVALUATE = Use(
 
 
 _V1 = Use(
-    "this is of LLaMA-Factory's version 1 (`train_dataset`), which lorans does not read",
+    "this is of LLaMA-Factory's version 1, which lorans does not read",
     "write the recipe yourself: `lorans init NAME`",
     "it is of LLaMA-Factory's version 1",
+    has_own_keys=True,
 )
 
 
@@ -65,7 +68,7 @@ def other_use(source: Source) -> Use | None:
     """What a file is for if it is no training."""
     if source.has("export_dir"):
         return _MERGE
-    if source.has("train_dataset"):
+    if source.has("train_dataset") or source.has("model_class"):
         return _V1
     return None if _is_on(source, "do_train") else _untrained(source)
 

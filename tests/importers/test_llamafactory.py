@@ -280,6 +280,46 @@ def test_thinking_is_switched_off_by_the_template(lf):
     assert "sft.chat_template_kwargs" not in lf("template: qwen3").recipe
 
 
+@pytest.mark.parametrize(
+    ("base", "method", "bits"), [("a/b-GPTQ-Int8", "gptq", 8), ("a/b-gptq", "gptq", None), ("a/b-AWQ", "awq", None)]
+)
+def test_a_base_that_is_stored_in_fewer_bits_is_known_by_its_name(lf, base, method, bits):
+    translation = lf(f"model_name_or_path: {base}\nquantization_bit: 4")
+    assert (translation.recipe["quantization.method"], translation.recipe.get("quantization.bits")) == (method, bits)
+    assert [outcome.fate for outcome in of(translation, "quantization_bit")] == ["unused"]
+
+
+CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("chatml", CHATML),
+        ("qwen3_nothink", CHATML),
+        (
+            "llama3",
+            "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+            "Q<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>",
+        ),
+        ("gemma", "<s><start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"),
+    ],
+)
+def test_templates_that_are_said_to_print_the_same_do(lf, template, text):
+    """The texts are LLaMA-Factory's, with `<s>` for the beginning token."""
+    jinja2 = pytest.importorskip("jinja2")
+    from lora_ns.data.chat_templates import BUILT_IN
+
+    recipe = lf(f"template: {template}").recipe
+    turns = [("system", "S"), ("user", "Q"), ("assistant", "A")]
+    if recipe.get("sft.system_role") == "merge-into-user":
+        turns = [("user", "S\n\nQ"), turns[2]]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(BUILT_IN[recipe["sft.chat_template"]][0])
+    assert template.render(messages=messages, bos_token="<s>", eos_token="</s>") == text
+
+
 # Rows
 
 
