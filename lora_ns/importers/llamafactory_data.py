@@ -232,14 +232,13 @@ def datasets(draft: Draft) -> None:
     if not names:
         if not draft.is_refused("dataset"):
             draft.refuse_file("no `dataset`, so there is nothing to train on", "name the YAML that is trained with")
+        _leave(draft)
         return
     asked = asked_of(draft)
     tables = [_table(draft, "dataset", name, asked) for name in names]
     found = [table for table in tables if table is not None]
     if len(found) < len(tables):
-        for key in ("dataset", "mix_strategy", "interleave_probs", "max_samples", "dataset_dir"):
-            if draft.has(key) and not draft.is_accounted(key):
-                draft.unused(key, "the data sets are not carried over")
+        _leave(draft)
         return
     if len(found) == 1:
         for key in ("mix_strategy", "interleave_probs"):
@@ -250,11 +249,21 @@ def datasets(draft: Draft) -> None:
         _write_several(draft, found)
 
 
+def _leave(draft: Draft) -> None:
+    for key in ("dataset", "mix_strategy", "interleave_probs", "max_samples", "dataset_dir"):
+        if draft.has(key) and not draft.is_accounted(key):
+            draft.unused(key, "the data sets are not carried over")
+
+
 def asked_of(draft: Draft) -> Asked:
     """What the training says of how rows are read."""
     is_pretraining = draft.get("stage") == "pt"
     frame = None if is_pretraining else frame_of(draft.text("template", ""), draft.text("default_system"))
-    return Asked(is_pretraining, frame, draft.whole("max_samples"))
+    most = draft.whole("max_samples")
+    if most is not None and most < 1:
+        draft.refuse("max_samples", "not a number of rows", "write a number from 1, or remove it")
+        most = None
+    return Asked(is_pretraining, frame, most)
 
 
 def _table(draft: Draft, key: str, name: str, asked: Asked, fatal: bool = True) -> dict[str, Any] | None:

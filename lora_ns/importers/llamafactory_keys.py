@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lora_ns.importers.draft import Draft
 from lora_ns.importers.llamafactory_uses import of_training
 from lora_ns.importers.rules import Rule, maps, refused, same, told_apart, unused
 from lora_ns.importers.values import flag, names, number, plain, text, whole
@@ -11,6 +12,14 @@ from lora_ns.importers.values import flag, names, number, plain, text, whole
 
 def _each(keys: str, rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(keys.split(), rule)
+
+
+def _workers(draft: Draft, key: str) -> None:
+    """Processes that prepare batches, of which a stream has none: each of them would read all of it."""
+    if draft.flag("streaming"):
+        draft.unused(key, "a stream is read by one process")
+    else:
+        maps("training.dataloader_num_workers", whole, own=0)(draft, key)
 
 
 _MODEL: Mapping[str, Rule] = {
@@ -162,7 +171,7 @@ _ROWS: Mapping[str, Rule] = {
     "disable_shuffling": refused("rows come in a random order here", "remove it if it may go"),
     "tool_format": refused("the chat template shows tools its own way", "remove it if it is the template's own", ()),
     "eval_on_each_dataset": unused("lorans evaluates on all rows together"),
-    "dataloader_num_workers": maps("training.dataloader_num_workers", whole, own=0),
+    "dataloader_num_workers": _workers,
     "dataloader_drop_last": refused("lorans trains on the last batch, too", "remove it"),
     "neftune_noise_alpha": maps("sft.neftune_noise_alpha", number),
 }

@@ -101,6 +101,7 @@ MAPPED = [
     ("seed: 7", "training.seed", 7),
     ("logging_steps: 3", "training.logging_steps", 3),
     ("save_steps: 30", "training.save_steps", 30),
+    ("dataloader_num_workers: 4", "training.dataloader_num_workers", 4),
     ("group_by_length: true", "training.group_by_length", True),
     ("train_sampling_strategy: group_by_length", "training.group_by_length", True),
     ("report_to: wandb", "tracking.report_to", ["wandb"]),
@@ -174,6 +175,7 @@ OTHERWISE = [
     ("early_stopping_steps: 3", "refused"),
     ("disable_shuffling: true", "refused"),
     ("pure_bf16: true", "refused"),
+    ("max_samples: 0", "refused"),
     ("use_galore: true", "refused"),
     ("shift_attn: true", "refused"),
     ("use_llama_pro: true", "refused"),
@@ -458,6 +460,12 @@ def test_several_data_sets_are_sources(lf, lines, weights, stopping):
     assert recipe.get("dataset.stopping_strategy") == stopping
     assert (recipe["dataset.eval_path"], recipe["dataset.format"]) == ("data/held.json", "messages")
     assert not translation.refused
+
+
+def test_a_stream_is_read_by_one_process(lf):
+    translation = lf("streaming: true\nmax_steps: 5\ndataloader_num_workers: 4")
+    assert (translation.recipe["dataset.streaming"], translation.recipe["dataset.shuffle_buffer_size"]) == (True, 16384)
+    assert [outcome.fate for outcome in of(translation, "dataloader_num_workers")] == ["unused"]
 
 
 def test_texts_are_learned_whole(lf):
