@@ -108,7 +108,19 @@ def table_of(entry: Entry, asked: Asked) -> dict[str, Any] | None:
             entry.info.unused(leaf, f"LLaMA-Factory reads no such key{_meant(key)}")
     if place is None or form is None or entry.info.is_refused(entry.name):
         return None
-    return {**place, **form, **({"max_samples": min(limits)} if limits else {})}
+    return {**place, **form, **_ignored(entry, form), **({"max_samples": min(limits)} if limits else {})}
+
+
+_BESIDE = ("system", "history", "tools", "input")
+"""Columns that lorans reads or misses where rows have them, and LLaMA-Factory only where an entry names them."""
+
+
+def _ignored(entry: Entry, form: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of these that are not read; texts have none beside them."""
+    named = {entry.text(f"columns.{name}") for name in _COLUMNS if entry.has(f"columns.{name}")}
+    named |= set() if entry.has("columns") or entry.text("formatting", "alpaca") != "alpaca" else {"input"}
+    left = [name for name in _BESIDE if name not in named]
+    return {"ignore_columns": left} if left and form["format"] != "text" else {}
 
 
 def _meant(key: str) -> str:
@@ -414,4 +426,4 @@ def _form_of(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: table[name] for name in _FORM if name in table}
 
 
-_FORM = ("format", "columns", "prompt_template", "fallback_prompt_templates", "completion_template")
+_FORM = ("format", "columns", "ignore_columns", "prompt_template", "fallback_prompt_templates", "completion_template")

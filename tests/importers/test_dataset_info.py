@@ -27,6 +27,7 @@ def test_each_data_set_is_shown_as_keys_of_a_recipe(translate):
         "path": "x.json",
         "format": "question-answer",
         "columns": {"question": "q", "answer": "a"},
+        "ignore_columns": ["system", "history", "tools", "input"],
     }
     assert 'train_split = "test", format = "text", columns = { text = "body" }' in second
 

@@ -381,6 +381,12 @@ TURNS = {
             [("user", "Q"), ("assistant", "A")],
         ),
         (
+            "qwen",
+            {"file_name": "x.json", "formatting": "sharegpt"},
+            {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "not named"},
+            [("user", "Q"), ("assistant", "A")],
+        ),
+        (
             "alpaca",
             ALPACA,
             {"instruction": "Add.", "input": "1 2", "output": "3"},
@@ -412,7 +418,8 @@ PLACES = [
 def test_one_data_set_is_the_table(lf, entry, keys):
     recipe = lf("", {"rows": entry}).recipe
     found = {key.removeprefix("dataset."): value for key, value in recipe.items() if key.startswith("dataset.")}
-    assert {key: value for key, value in found.items() if key != "format" and "template" not in key} == keys
+    assert {key: found[key] for key in keys} == keys
+    assert {key for key in found if "template" not in key} == {*keys, "format", "ignore_columns"}
 
 
 LOST = [
