@@ -154,8 +154,9 @@ def _dtype(draft: Draft) -> None:
 
 def _tokens(draft: Draft) -> None:
     """New tokens, which have rows in the embeddings only where these are enlarged."""
-    keys = [key for key in ("add_tokens", "add_special_tokens") if draft.has(key)]
-    added = [name for key in keys for name in draft.names(key)]
+    found = {key: draft.names(key) for key in ("add_tokens", "add_special_tokens")}
+    keys = [key for key in found if draft.has(key) and not draft.is_refused(key)]
+    added = [name for key in keys for name in found[key]]
     if added:
         said = "each is trained as a row of its own"
         draft.put("model.add_tokens", list(dict.fromkeys(added)), *keys, said=said)

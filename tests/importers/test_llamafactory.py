@@ -282,6 +282,12 @@ def test_thinking_is_switched_off_by_the_template(lf):
     assert "sft.chat_template_kwargs" not in lf("template: qwen3").recipe
 
 
+def test_tokens_of_one_key_are_kept_where_those_of_the_other_cannot_be_read(lf):
+    translation = lf("add_tokens: {a: 1}\nadd_special_tokens: <b>")
+    assert translation.recipe["model.add_tokens"] == ["<b>"]
+    assert [outcome.key for outcome in translation.refused] == ["add_tokens.a"]
+
+
 @pytest.mark.parametrize(
     ("base", "method", "bits"), [("a/b-GPTQ-Int8", "gptq", 8), ("a/b-gptq", "gptq", None), ("a/b-AWQ", "awq", None)]
 )
