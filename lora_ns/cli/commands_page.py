@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +12,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from lora_ns.cli.app import COMMANDS
 from lora_ns.cli.commands import Entry
+from lora_ns.cli.terminal import hand_over
 
 
 def page() -> str:
@@ -95,4 +95,4 @@ def _taken(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    hand_over(page().rstrip("\n"))
