@@ -9,7 +9,7 @@ import typer
 
 from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
-from lora_ns.cli.show import forcing, note, number, print_json
+from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
 
 
@@ -35,9 +35,9 @@ def merge(
 
     opened = RunDir.open_to_use(run, note)
     trust_run(trust_remote_code, opened, base)
-    with forcing(force) as forced, libraries.Noise():
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        result = service(opened, output.absolute(), base, dtype, forced)
+        result = service(opened, output.absolute(), base, dtype, forced, progress)
     if as_json:
         print_json(result)
         return

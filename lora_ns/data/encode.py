@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 """Rows to tokenise in one call."""
+
+
+OnRows = Callable[[int, int], None]
+"""Called with the number of rows that are encoded, and the number of all rows."""
+
+
+def ignore_rows(done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass
@@ -91,7 +99,12 @@ class Tokenized:
 
 
 def encode_causal(
-    source: Source, form: Format, renderer: Renderer, objective: TextObjective, room: int | None = None
+    source: Source,
+    form: Format,
+    renderer: Renderer,
+    objective: TextObjective,
+    room: int | None = None,
+    on_rows: OnRows = ignore_rows,
 ) -> Encoding:
     """Encode the rows of a causal language model, and collect the problems of faulty rows.
 
@@ -108,6 +121,7 @@ def encode_causal(
         found, faults = rows.encode(source.rows[start : start + ROWS_AT_ONCE])
         sequences += found
         problems += faults
+        on_rows(min(start + ROWS_AT_ONCE, len(source.rows)), len(source.rows))
     tally.tokens = sum(len(sequence.input_ids) for sequence in sequences)
     tally.trained_tokens = sum(sum(sequence.trained) for sequence in sequences)
     share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
@@ -242,11 +256,12 @@ def encode(
     objective: Objective,
     labels: Sequence[str],
     room: int | None = None,
+    on_rows: OnRows = ignore_rows,
 ) -> Encoding:
     """Encode the rows of a source for the recipe's task; `room` is the base's number of positions, if known."""
     if isinstance(objective, TextObjective):
-        return encode_causal(source, form, renderer, objective, room)
-    return encode_labelled_rows(source, form, renderer, objective, labels)
+        return encode_causal(source, form, renderer, objective, room, on_rows)
+    return encode_labelled_rows(source, form, renderer, objective, labels, on_rows)
 
 
 def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Tokenized:
@@ -356,15 +371,23 @@ def _nothing_left(source: Source, objective: TextObjective, tally: Tally) -> Pro
 
 
 def encode_labelled_rows(
-    source: Source, form: Format, renderer: Renderer, objective: Objective, labels: Sequence[str]
+    source: Source,
+    form: Format,
+    renderer: Renderer,
+    objective: Objective,
+    labels: Sequence[str],
+    on_rows: OnRows = ignore_rows,
 ) -> Encoding:
     """Encode the rows of a classifier: tokenizer outputs and `labels`, and the problems of faulty rows."""
     limit = objective.max_seq_length
     encoder = make_encoder(form, renderer.tokenizer, limit, renderer.vocabulary)
     targets = Targets(labels)
     tally = Tally(rows=len(source.rows))
+    started = itertools.count()
 
     def encode(row: Row) -> Encoded:
+        if (done := next(started)) % ROWS_AT_ONCE == 0:
+            on_rows(done, len(source.rows))
         example = (row.form or form).example(row.values)
         fitted = encoder.learn(example, targets)
         tally.longest = max(tally.longest, fitted.length)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_ns.data.audit import leaked
 from lora_ns.data.chat_templates import check_kwargs, use_template
 from lora_ns.data.columns import columns_record, refuse_unused
-from lora_ns.data.encode import Encoding, Tokenized, encode, pack, tokenized
+from lora_ns.data.encode import Encoding, OnRows, Tokenized, encode, ignore_rows, pack, tokenized
 from lora_ns.data.encode_labels import label_notes
 from lora_ns.data.find_labels import check_named, find_labels, problem_type_of
 from lora_ns.data.notices import as_notes
@@ -56,9 +56,12 @@ class OpenedRows:
     room: int | None = None
     """The base's number of positions for a row, if known."""
 
-    def encode(self, source: Source, objective: Objective, form: Format | None = None) -> Encoding:
+    def encode(
+        self, source: Source, objective: Objective, form: Format | None = None, on_rows: OnRows = ignore_rows
+    ) -> Encoding:
         """Encode the rows of a source; `form` is their format, if it differs."""
-        return encode(source, form or self.sources.format, self.renderer, objective, self.labels, self.room)
+        form = form or self.sources.format
+        return encode(source, form, self.renderer, objective, self.labels, self.room, on_rows)
 
 
 def open_rows(settled: Settled, renderer: Renderer, base: Base) -> OpenedRows:
@@ -95,8 +98,10 @@ def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparat
     name, why = told_format(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
     encoded = _Encoded(
-        tokenized(sources.train, rows.encode(sources.train, objective)),
-        tokenized(sources.eval, rows.encode(sources.eval, objective), teaches=False) if sources.eval else None,
+        tokenized(sources.train, rows.encode(sources.train, objective, on_rows=observer.rows)),
+        tokenized(sources.eval, rows.encode(sources.eval, objective, on_rows=observer.rows), teaches=False)
+        if sources.eval
+        else None,
     )
     facts, (train, evaluation) = _facts(settled.recipe, rows, encoded)
     stream = None

@@ -27,6 +27,9 @@ class Observer:
     def warn(self, text: str) -> None:
         """A warning for the user."""
 
+    def rows(self, done: int, total: int) -> None:
+        """Called while rows are tokenised or answered, with their number so far and in all."""
+
     def adapted(self, model: PeftModel) -> None:
         """The base has its adapter, new or the run's initial one; all trained parameters require a gradient.
 

@@ -19,6 +19,7 @@ from lora_ns.model.saved_adapter import load_adapter, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
+from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def merge(
     base_path: Path | None = None,
     dtype: str | None = None,
     force: Force = REFUSED,
+    observer: Observer | None = None,
 ) -> MergeResult:
     """Merge a run's adapter into its base.
 
@@ -64,6 +66,7 @@ def merge(
         base_path: path to the base model, if it has moved.
         dtype: the dtype to write, if not that of the stored base.
         force: the response to a part that does not match the manifest.
+        observer: receives the stages.
 
     Raises:
         UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
@@ -83,16 +86,25 @@ def merge(
     if target.exists() and any(target.iterdir()):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
     told = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
+    observer = observer or SilentObserver()
+    observer.stage("loading the base and the adapter")
     with (
         folder(target) as staged,
         telling_memory_errors(lambda: told, "free memory, or use the adapter unmerged"),
     ):
-        merged = _merge(run, manifest, target, staged, base_path, dtype, force)
+        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer)
     return replace(merged, output=str(output))
 
 
 def _merge(
-    run: RunDir, manifest: Manifest, output: Path, staged: Path, base_path: Path | None, dtype: str | None, force: Force
+    run: RunDir,
+    manifest: Manifest,
+    output: Path,
+    staged: Path,
+    base_path: Path | None,
+    dtype: str | None,
+    force: Force,
+    observer: Observer,
 ) -> MergeResult:
     method = manifest.recipe.peft
     base, tokenizer = reopen(run, manifest, base_path, force)
@@ -106,6 +118,7 @@ def _merge(
     if method.capabilities.hidden_tensors:
         model = model.float()
     adapted = load_adapter(model, run.adapter).float()
+    observer.stage("merging, and comparing the logits")
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
@@ -117,6 +130,7 @@ def _merge(
     rounded = difference(before, _logits(merged, tokenizer))
     if loading.quantization.bits is not None:
         merged = never_quantised(merged)
+    observer.stage(f"writing the merged model in {written}")
     _save(merged, written, tokenizer, generation, staged, output)
     parameters = sum(parameter.numel() for parameter in merged.parameters())
     return MergeResult(str(output), parameters, written, exact, rounded)
