@@ -87,7 +87,7 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
     for key, entry in keys:
         default = f", {entry['default']}" if entry.get("default") not in (None, []) else ""
         say(f"{key}: {describe(entry)}{default}")
-        say(f"    {entry.get('description', '')}")
+        say(f"    {' '.join(entry.get('description', '').split())}")
 
 
 def _answer(value: bool | str) -> str:

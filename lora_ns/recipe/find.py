@@ -1,4 +1,4 @@
-"""Recipes in folders: which TOML files are recipes, and which folders are not looked into."""
+"""Search for recipes in folders."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _MARKED_LINE = re.compile(rf"^\s*(?:\[\s*)?(?:{'|'.join(MARKS)})\s*[\].=]", re.M
 
 
 _LEFT_OUT = (frozenset({"manifest.json", "recipe.toml"}), frozenset({"pyvenv.cfg"}))
-"""The files that show a run directory, and a virtual environment."""
+"""Files that mark a run directory, and a virtual environment."""
 
 
 @dataclass(frozen=True)
 class FoundRecipes:
-    """Recipes in the order in which they were named, those of a folder by their paths."""
+    """Recipes in the order of the arguments; those of one folder are sorted by path."""
 
     paths: tuple[Path, ...]
     others: tuple[Path, ...] = ()
-    """TOML files of the folders that are no recipes."""
+    """TOML files in the folders that are not recipes."""
     unread: tuple[Problem, ...] = ()
     """Folders that cannot be read."""
 
 
 def find_recipes(named: Sequence[Path]) -> FoundRecipes:
-    """The recipes that are named, and all recipes in the folders that are named and below them.
+    """Find the recipes among some files, and in some folders and their subfolders.
 
-    A file is taken for a recipe because it is named; in a folder, a TOML file is one if it has `task_type` or `[peft]`.
-    Run directories, which have copies of recipes, virtual environments and hidden folders are left out below a folder.
+    A file that is named always counts as a recipe. In a folder, a TOML file counts if it has `task_type` or `[peft]`.
+    Subfolders that are run directories (which contain copies of recipes), virtual environments or hidden are skipped.
 
     Raises:
         UsageError: if a folder has no recipe.
@@ -64,9 +64,9 @@ def find_recipes(named: Sequence[Path]) -> FoundRecipes:
 
 
 def is_recipe(file: Path) -> bool:
-    """Whether a TOML file is a recipe, right or wrong: it has `task_type` or `[peft]`.
+    """True if a TOML file is a recipe, valid or not: it has `task_type` or `[peft]`.
 
-    Of a text that is not TOML a line that begins with one of them is enough, so that its error is reported.
+    In a file with a syntax error, a line that starts with one of them is enough, so that the error is reported.
     """
     try:
         text = read_text(file, most=LARGEST_RECIPE)
@@ -85,10 +85,10 @@ def _no_recipe(folder: Path, files: Sequence[Path]) -> Problem:
 
 
 def _toml_files(folder: Path, unread: list[Problem]) -> Iterator[Path]:
-    """The TOML files of a folder and of those below it, sorted by their paths."""
+    """Yield the TOML files of a folder and its subfolders, sorted by path."""
 
     def note(error: OSError) -> None:
-        unread.append(Problem(str(error.filename), f"cannot be read: {error.strerror}", "check its rights"))
+        unread.append(Problem(str(error.filename), f"cannot be read: {error.strerror}", "check its permissions"))
 
     for name, folders, files in os.walk(folder, onerror=note):
         here = Path(name)

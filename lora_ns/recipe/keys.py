@@ -62,22 +62,25 @@ def describe(schema: Mapping[str, Any]) -> str:
         return "one of: " + ", ".join(as_toml(value) for value in schema["enum"])
     if "anyOf" in schema:
         return " or ".join(describe(part) for part in schema["anyOf"] if part.get("type") != "null")
-    words = {
-        "integer": "a whole number",
-        "number": "a number",
-        "string": "a string",
-        "boolean": "true or false",
-        "array": "a list",
-        "object": "a table",
-    }[schema["type"]]
-    if "$ref" in schema.get("items", {}):
-        return "a list of tables"
     if schema["type"] == "array":
-        return (
-            f"a list of {describe(schema['items']).removeprefix('a ').removeprefix('one of: ')} values"
-            if "items" in schema
-            else words
-        )
+        return f"a list{_items(schema.get('items', {}))}"
+    return f"a {_noun(schema)}" if schema["type"] in _NOUNS else "true or false"
+
+
+def _items(schema: Mapping[str, Any]) -> str:
+    """Describe the items of a list, such as ` of strings`; empty if they may be anything."""
+    if "$ref" in schema:
+        return " of tables"
+    if "enum" in schema:
+        return f" with any of: {', '.join(map(as_toml, schema['enum']))}"
+    return f" of {_noun(schema, 's')}" if schema.get("type") in _NOUNS else ""
+
+
+_NOUNS = {"integer": "whole number", "number": "number", "string": "string", "object": "table"}
+
+
+def _noun(schema: Mapping[str, Any], plural: str = "") -> str:
+    """Describe values of a JSON type within their limits, such as `whole number from 1` or `non-empty strings`."""
     bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
     found = {text: schema[key] for key, text in bounds.items() if key in schema}
     limits = [text.format(bound if isinstance(bound, int) else f"{bound:g}") for text, bound in found.items()]
@@ -85,9 +88,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         limits.append(_PATTERNS[schema["pattern"]])
     if schema.get("maxLength") == 1:
         limits.append("of one character")
-    elif schema.get("minLength"):
-        limits.append("that is not empty")
-    return " ".join([words, *limits])
+    is_filled = bool(schema.get("minLength")) and not limits
+    return " ".join([f"{'non-empty ' * is_filled}{_NOUNS[schema['type']]}{plural}", *limits])
 
 
 _PATTERNS = {WORD: "of letters, digits, `.`, `_`, `-`", PLACE: "of an address and a port from 1 to 65535"}

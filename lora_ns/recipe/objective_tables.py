@@ -101,6 +101,9 @@ def json_schema() -> dict[str, Any]:
     for name, definition in schema["$defs"].items():
         if name in kinds:
             del definition["properties"][_TAG]
+        for entry in definition.get("properties", {}).values():
+            if "description" in entry:
+                entry["description"] = " ".join(entry["description"].split())
     entries = {
         table: {**_one_of([kind.__name__ for kind in kinds_of(table)]), "description": told(table)}
         for table in OBJECTIVE_TABLES

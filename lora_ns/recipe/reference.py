@@ -49,7 +49,7 @@ def _rows(properties: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, entry in properties.items():
         default = f"`{json.dumps(entry['default'])}`" if entry.get("default") is not None else "-"
-        yield f"| `{name}` | {describe(entry)} | {default} | {entry.get('description', '')} |".replace("\n", "\\n")
+        yield f"| `{name}` | {describe(entry)} | {default} | {' '.join(entry.get('description', '').split())} |"
 
 
 if __name__ == "__main__":

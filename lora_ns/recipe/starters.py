@@ -1,6 +1,4 @@
-"""What `lorans init` writes: a recipe to start from, each of its lines with the field's own description, and a folder
-around it.
-"""
+"""Recipes that `lorans init` starts from, and the folder that it writes: every line of a recipe has a comment."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ _OUTPUT = "outputs/run"
 
 STARTS: Mapping[str, Start] = {
     "quickstart": _start(
-        "the model inside the package learns to spell backwards; no download",
+        "teach the built-in model to spell backwards; nothing to download",
         "CAUSAL_LM",
         "lorans:nano",
         peft={"method": "lora", "lora_r": 16, "lora_alpha": 32},
@@ -121,7 +119,7 @@ STARTS: Mapping[str, Start] = {
         training={"output_dir": _OUTPUT, "num_train_epochs": 10, "global_batch_size": 32, "learning_rate": 0.0004},
     ),
     "template": _start(
-        "your own rows, with the least that a recipe needs",
+        "a minimal recipe for your own rows",
         "CAUSAL_LM",
         "lorans:nano",
         peft={"method": "lora"},
@@ -134,7 +132,7 @@ STARTS: Mapping[str, Start] = {
 
 
 BARE = Start(
-    "the least that a recipe needs",
+    "a minimal recipe",
     {
         "task_type": "CAUSAL_LM",
         "model": {"name_or_path": "lorans:nano"},
@@ -143,20 +141,20 @@ BARE = Start(
         "training": {"output_dir": _OUTPUT},
     },
 )
-"""What is fitted to rows where no recipe to start from is named."""
+"""The recipe that is fitted to your rows if you name none to start from."""
 
 
 def write_recipe(
     start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
 ) -> str:
-    """A recipe as TOML, with the description of every key beside it.
+    """Write a recipe as TOML, with the description of every key beside it.
 
     Args:
-        start: what to start from.
-        task_name: the name of the task; characters that a name cannot have become `-`.
-        model: another base.
-        data: another training file; then the evaluation rows are a share of it.
-        method: another PEFT method, with its defaults and its typical learning rate.
+        start: the recipe to start from.
+        task_name: name of the task; invalid characters become `-`.
+        model: base model, if not that of `start`.
+        data: training file, if not that of `start`; a fraction of its rows is used for evaluation.
+        method: PEFT method, if not that of `start`, with its defaults and its typical learning rate.
     """
     tables = _tables(start, model, data, method)
     lines = [
@@ -178,16 +176,16 @@ def write_recipe(
 
 
 def task_name_of(name: str) -> str:
-    """A name as `task_name` takes it; characters that it cannot have become `-`."""
+    """Turn a name into a valid `task_name`: invalid characters become `-`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "task"
 
 
 def write_folder(
     start: Start, task_name: str, model: str | None = None, data: str | None = None, method: str | None = None
 ) -> dict[str, str]:
-    """The files of a new folder by their names; the arguments are those of `write_recipe`.
+    """Return the files of a new folder by name; the arguments are those of `write_recipe`.
 
-    A few rows to replace are among them if the recipe reads a JSON-lines file beside it.
+    If the recipe reads a JSON Lines file beside it, that file contains a few example rows to replace.
     """
     files = {
         "recipe.toml": write_recipe(start, task_name, model, data, method),
@@ -219,12 +217,12 @@ def _tables(start: Start, model: str | None, data: str | None, method: str | Non
 
 @functools.cache
 def _schema() -> str:
-    """The JSON Schema of recipes as its file, which takes longer to make than all else."""
+    """Return the JSON Schema of recipes as a file. Cached, because it takes longer than everything else here."""
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
 def with_method(tables: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The tables with another PEFT method, its defaults and its typical learning rate."""
+    """Change the PEFT method of some tables, with its defaults and its typical learning rate."""
     if method == tables["peft"]["method"]:
         return dict(tables)
     training = {key: value for key, value in tables["training"].items() if key != "learning_rate"}
@@ -232,11 +230,11 @@ def with_method(tables: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 _EXAMPLES: Mapping[str, dict[str, Any]] = {"trainable-tokens": {"token_indices": [0]}}
-"""Keys of methods that have no default, with something to replace."""
+"""Keys of methods that have no default, with an example value."""
 
 
 def _rows(tables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Rows that the recipe can read: the columns that its templates name, or the plainest ones of its task."""
+    """Example rows that the recipe can read: with the columns of its templates, or the simplest ones of its task."""
     dataset = tables["dataset"]
     asked, answered = (_columns(dataset.get(f"{side}_template", f"{{{side}}}"))[0] for side in ("prompt", "completion"))
     return objective_of(tables["task_type"], tables).starter_rows(asked, answered)
@@ -248,24 +246,31 @@ def _columns(template: str) -> list[str]:
 
 def _readme(task_name: str, tables: Mapping[str, Any], stub: str | None) -> str:
     run = tables["training"]["output_dir"]
-    rows = f"`{stub}` has a few rows to show the columns: put your own in their place.\n\n" if stub else ""
+    rows = f"`{stub}` contains a few example rows. Replace them with your own.\n\n" if stub else ""
     ask = f'lorans infer {run} --input "What is 2 + 3?"'
     if objective_of(tables["task_type"], tables).answers != "text":
         ask = f"lorans infer {run} --input-file rows.jsonl --output-file classes.jsonl"
     return f"""\
 # {task_name}
 
-A fine-tuning run of `{tables["model"]["name_or_path"]}`, described by `recipe.toml`.
+Fine-tuning of `{tables["model"]["name_or_path"]}`, described by `recipe.toml`. Every line there has a comment.
 
-{rows}```bash
-lorans validate recipe.toml        # every mistake at once, before anything is loaded
-lorans plan recipe.toml            # every number that the run will use, and where it comes from
-lorans train recipe.toml
+{rows}Run these commands in this folder:
+
+```bash
+lorans validate recipe.toml        # check the recipe: every error at once, with its line
+lorans plan recipe.toml            # show every number that the run will use, and its origin
+lorans train recipe.toml           # train the adapter
 {ask}
 lorans merge {run} --output merged
 ```
 
-The run is in `{run}`: the adapter, the metrics, the log, and a manifest of what was trained on what.
+| file | content |
+|---|---|
+| `recipe.toml` | the recipe: model, method, data and training |
+| `recipe.schema.json` | the JSON Schema of recipes, so that your editor completes and checks keys |
+| `{run}/adapter` | the trained adapter, in PEFT's format |
+| `{run}` | also the metrics, the log, and a manifest that records model, data and versions |
 """
 
 
@@ -276,13 +281,13 @@ def _keys(model: Any, values: Mapping[str, Any]) -> list[str]:
 
 
 def _described(model: Any, key: str) -> str:
-    """The description of a key in one line; of one that is not known, that it is not."""
+    """Return the description of a key in one line; `unknown` for a key that does not exist."""
     known = model.model_fields.get(key)
     return " ".join((known.description or "").split()) if known else "unknown"
 
 
 def as_inline(value: Any) -> str:
-    """A value as TOML in one line, tables in braces."""
+    """Write a value as TOML in one line, tables in braces."""
     if isinstance(value, Mapping):
         parts = ", ".join(f"{_bare(key)} = {as_inline(part)}" for key, part in value.items())
         return f"{{ {parts} }}" if parts else "{}"

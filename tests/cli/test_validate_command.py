@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_read_is_said(write, tmp_path, monkeypatch):
     done = lorans("validate", "r")
     assert (done.returncode, done.stderr) == (
         0,
-        "warning: r/closed: cannot be read: Permission denied (check its rights)\n",
+        "warning: r/closed: cannot be read: Permission denied (check its permissions)\n",
     )
 
 

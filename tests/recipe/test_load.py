@@ -18,7 +18,7 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules import RULES
 
 METHODS_TOLD = "`lorans methods` lists them"
-FILES = "a string that is not empty or a list of string that is not empty values"
+FILES = "a non-empty string or a list of non-empty strings"
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -133,7 +133,7 @@ def test_five_mistakes_are_five_located_problems(write_recipe, minimal):
         ("lora_r = 2026-01-02", "peft.lora_r: got 2026-01-02 (expected a whole number from 1)"),
         (
             "target_modules = 12:30:00",
-            'peft.target_modules: got 12:30:00 (expected "all-linear" or a list of string that is not empty values)',
+            'peft.target_modules: got 12:30:00 (expected "all-linear" or a list of non-empty strings)',
         ),
     ],
 )
@@ -163,7 +163,8 @@ def test_an_unknown_key_may_be_called_like_a_type_or_a_method(write_recipe, mini
         ("[trainer]\nx = 1", "trainer: unknown key (did you mean `training`?)"),
         (
             '[tracking]\nreport_to = ["wandbb"]',
-            'tracking.report_to: got "wandbb" (expected a list of "tensorboard", "wandb", "mlflow", "trackio" values)',
+            'tracking.report_to: got "wandbb" '
+            '(expected a list with any of: "tensorboard", "wandb", "mlflow", "trackio")',
         ),
         (
             '[quantization]\nbnb_4bit_quant_type = "nf4"',
@@ -493,7 +494,7 @@ slice = 3
     assert problems(write_recipe(text)) == [
         misspelt,
         "recipe.toml:20: dataset.sources.2.weight: got -1 (expected a number above 0)",
-        "recipe.toml:21: dataset.sources.2.slice: got 3 (expected a string that is not empty)",
+        "recipe.toml:21: dataset.sources.2.slice: got 3 (expected a non-empty string)",
         "recipe.toml:25: training.lr: unknown key (write `learning_rate = 3`)",
     ]
     mended = text.replace("lr = 3", "").replace("-1", "1.5").replace("= 3\n", '= ":3"\n')

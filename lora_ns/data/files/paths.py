@@ -103,7 +103,7 @@ def _in_folder(path: Path, name: str, key: str) -> list[Path] | Problem:
     try:
         entries = sorted(path.iterdir())
     except OSError as error:
-        return Problem("", f"folder `{name}` cannot be read: {error.strerror}", "check its rights", key=key)
+        return Problem("", f"folder `{name}` cannot be read: {error.strerror}", "check its permissions", key=key)
     saved = _saved(path, name)
     if isinstance(saved, tuple):
         return Problem("", *saved, key=key)

@@ -112,7 +112,7 @@ def test_a_folder_that_may_not_be_read_is_told_at_its_key(loaded, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert told(loaded, "data") == f"{PLACE}folder `data` cannot be read: Permission denied (check its rights)"
+    assert told(loaded, "data") == f"{PLACE}folder `data` cannot be read: Permission denied (check its permissions)"
 
 
 @pytest.mark.parametrize(
