@@ -77,6 +77,7 @@ class Importer:
             (*draft.notes, *twice),
             tuple(draft.problems),
             tuple(draft.paths),
+            draft.files,
         )
 
     def _left(self, source: Source, leaf: str, guesses: Iterator[int]) -> Outcome:

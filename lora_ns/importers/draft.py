@@ -71,6 +71,8 @@ class Translation:
     """What is wrong with the file as a whole, so that nothing is to be written."""
     paths: tuple[str, ...] = ()
     """Recipe keys whose values, or the `path` in them, are read from the current folder by the other tool."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts by the recipe keys that are to name a file with them, which is written beside the recipe."""
 
     @property
     def refused(self) -> tuple[Outcome, ...]:
@@ -103,6 +105,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     # Reading: the default where a key is absent, blank, or refused because its value cannot be read.
@@ -198,6 +201,12 @@ class Draft:
         self.put(recipe, value, *keys)
         if recipe in self.recipe:
             self.paths.append(recipe)
+
+    def file(self, recipe: str, text: str, suffix: str, *keys: str) -> None:
+        """Write a recipe key that names a file with this text, which is written beside the recipe."""
+        self.put(recipe, suffix, *keys)
+        if recipe in self.recipe:
+            self.files[recipe] = text
 
     def refuse_file(self, what: str, remedy: str) -> None:
         """Say that the file as a whole is another training, so that nothing is written."""

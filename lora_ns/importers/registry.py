@@ -10,9 +10,10 @@ from lora_ns.importers.base import Importer
 from lora_ns.importers.first_design import FIRST_DESIGN
 from lora_ns.importers.llamafactory import DATASET_INFO, LLAMAFACTORY
 from lora_ns.importers.source import Source
+from lora_ns.importers.trl import TRL
 
 IMPORTERS: Mapping[str, Importer] = {
-    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, DATASET_INFO, FIRST_DESIGN)
+    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, DATASET_INFO, FIRST_DESIGN)
 }
 """By their names: beside the tool's file in this room, its line here is all that a new one needs."""
 

@@ -128,3 +128,8 @@ def told_apart(read: Reader, when: Callable[[Any], Rule]) -> Rule:
         when(value)(draft, key)
 
     return rule
+
+
+def each(keys: str, rule: Rule) -> dict[str, Rule]:
+    """The same rule for several keys, divided by spaces."""
+    return dict.fromkeys(keys.split(), rule)

@@ -46,17 +46,47 @@ def import_config(path: Path, output: Path | None = None, gpus: int = 1, tool: s
         UsageError: if the file cannot be read or is of no tool that is known, or if `output` is there already.
     """
     if output is not None and exists(output):
-        raise UsageError(Problem(str(output), "is there already", "name a new file, or remove it"))
+        raise UsageError(_is_there(output))
     source = read_source(path)
     translation = importer_for(source, tool).translate(source, gpus)
-    translation = _placed(translation, output)
+    translation = _with_files(_placed(translation, output), output)
     translation = translation if translation.is_fatal else _checked(translation, output or Path("recipe.toml"))
     if translation.is_fatal:
         return Imported(translation, None, None)
     text = as_toml(translation)
     if output is not None:
+        for key, content in translation.files.items():
+            if key in translation.recipe:
+                write_atomic(output.parent / translation.recipe[key], content)
         write_atomic(output, text)
     return Imported(translation, text, output)
+
+
+def _is_there(path: Path) -> Problem:
+    return Problem(str(path), "is there already", "name a new file, or remove it")
+
+
+def _with_files(translation: Translation, output: Path | None) -> Translation:
+    """The same with the names of the files that stand beside the recipe; without one to write, they are refused.
+
+    Raises:
+        UsageError: if one of them is there already.
+    """
+    recipe, outcomes = dict(translation.recipe), translation.outcomes
+    for key in translation.files:
+        if output is None:
+            del recipe[key]
+            origins = translation.origins[key]
+            said, remedy = "it is a file of its own beside the recipe", "`-o FILE` writes both"
+            outcomes = tuple(
+                replace(one, fate="refused", said=said, remedy=remedy, recipe=()) if _is_below(one, origins) else one
+                for one in outcomes
+            )
+        else:
+            recipe[key] = f"{output.stem}{recipe[key]}"
+            if exists(beside := output.parent / recipe[key]):
+                raise UsageError(_is_there(beside))
+    return replace(translation, recipe=recipe, outcomes=outcomes)
 
 
 def _placed(translation: Translation, output: Path | None) -> Translation:
