@@ -29,8 +29,15 @@ def import_(
         typer.Option("-o", "--output", help="Recipe to write; standard output if absent.", show_default=False),
     ] = None,
     gpus: Annotated[
-        int, typer.Option("--gpus", metavar="N", min=1, help="GPUs that its per-device batches were meant for.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--gpus",
+            metavar="N",
+            min=1,
+            help="GPUs that its per-device batches were meant for; as a script says, or 1, if absent.",
+            show_default=False,
+        ),
+    ] = None,
     tool: Annotated[
         str | None,
         typer.Option(

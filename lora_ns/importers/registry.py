@@ -10,10 +10,11 @@ from lora_ns.importers.base import Importer
 from lora_ns.importers.first_design import FIRST_DESIGN
 from lora_ns.importers.llamafactory import DATASET_INFO, LLAMAFACTORY
 from lora_ns.importers.source import Source
+from lora_ns.importers.swift import SWIFT
 from lora_ns.importers.trl import TRL
 
 IMPORTERS: Mapping[str, Importer] = {
-    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, DATASET_INFO, FIRST_DESIGN)
+    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, SWIFT, DATASET_INFO, FIRST_DESIGN)
 }
 """By their names: beside the tool's file in this room, its line here is all that a new one needs."""
 
@@ -45,6 +46,7 @@ def importer_for(source: Source, tool: str | None = None) -> Importer:
     Raises:
         UsageError: if there is no such tool, or the keys are those of none or of several.
     """
+    tool = tool or source.tool
     if tool is not None:
         if tool not in IMPORTERS:
             names = f"one of: {', '.join(IMPORTERS)}"

@@ -31,6 +31,10 @@ class Source:
     leaves: tuple[str, ...]
     repeated: tuple[str, ...] = ()
     """Keys that the file has twice; the last one counts."""
+    tool: str | None = None
+    """The tool, where the file says it: that of the command of a script."""
+    gpus: int | None = None
+    """The devices that it was written for, where the file says it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,10 +101,10 @@ class SourceBuilder:
 
 
 def read_source(path: Path) -> Source:
-    """The keys of a YAML or JSON file.
+    """The keys of a YAML or JSON file, or of the command in a shell script.
 
     Raises:
-        UsageError: if it cannot be read, is too large, is neither, or is not a table.
+        UsageError: if it cannot be read, is too large, is none of them, or is not a table.
     """
     text = read_text(path, UsageError, most=LARGEST_YAML, if_folder="name the file in it", takes_pipes=True)
     return parse_source(path, text)
@@ -108,6 +112,10 @@ def read_source(path: Path) -> Source:
 
 def parse_source(path: Path, text: str) -> Source:
     """The same of a text; `path` is what messages name."""
+    from lora_ns.importers.shell import is_shell, parse_shell
+
+    if is_shell(path, text):
+        return parse_shell(path, text)
     builder = SourceBuilder(path)
     if path.suffix == ".toml":  # no tool writes it, and it may be a recipe
         for name, value in parse_toml(text, str(path), UsageError).items():

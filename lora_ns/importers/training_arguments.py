@@ -86,6 +86,7 @@ ARGUMENTS: Mapping[str, Rule] = {
     "run_name": maps("tracking.run_name", text),
     **each("trackio_space_id trackio_bucket_id trackio_static_space_id", unused("trackio reads `TRACKIO_*` variables")),
     "torchdynamo": _QUICKER,
+    "environment": unused("it is of the processes and their machine: `--gpus N` says how many there were"),
 }
 """Keys with one meaning in every tool that passes them on; a tool's own defaults are filled in by its steps."""
 
@@ -148,8 +149,8 @@ def _deepspeed(draft: Draft) -> None:
     draft.put("distributed.strategy", "deepspeed", "deepspeed")
     if value in _ZERO:
         for key, ours in _ZERO[value].items():
-            draft.put(f"distributed.{key}", ours, "deepspeed", own=2 if key == "zero_stage" else None)
-    elif PurePath(value).suffix in ("", ".json"):
+            draft.put(f"distributed.{key}", ours, "deepspeed")
+    elif PurePath(value).suffix == ".json":
         draft.path("distributed.deepspeed_config", value, "deepspeed")
     else:
         draft.refuse("deepspeed", "not a JSON file", "save it as JSON: `distributed.deepspeed_config`")

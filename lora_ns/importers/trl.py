@@ -23,6 +23,10 @@ def _task(draft: Draft) -> None:
     steps.task_name(draft, "output_dir", "hub_model_id", "run_name")
     draft.path("model.name_or_path", draft.text("model_name_or_path"), "model_name_or_path")
     draft.put("training.output_dir", draft.text("output_dir", "trainer_output"), "output_dir")
+    if draft.get("command") == "trl sft":
+        draft.same("command", "lorans imports supervised fine-tuning")
+    elif draft.has("command"):
+        draft.refuse("command", "it is not supervised fine-tuning", "keep TRL for it", fatal=True)
     for key, kind in OTHER_TRAININGS.items():
         if draft.has(key):
             draft.refuse(key, f"it is of {kind}", "keep TRL for it: lorans imports fine-tuning", fatal=True)
@@ -274,7 +278,7 @@ def _keys(text: str) -> tuple[str, ...]:
 
 
 _STEPS = (
-    Step(_task, ("model_name_or_path", "output_dir", *OTHER_TRAININGS)),
+    Step(_task, ("model_name_or_path", "output_dir", "command", *OTHER_TRAININGS)),
     Step(_adapter, ("use_peft", *_LORA_KEYS)),
     Step(_dtype, _keys("bf16 fp16 dtype torch_dtype")),
     Step(rows, DATA_KEYS),
@@ -305,8 +309,8 @@ TRL = Importer(
     name="trl",
     signs=_keys(
         "use_peft dataset_name dataset_mixture dataset_mixer datasets dataset_config dataset_train_split "
-        "per_device_train_batch_size per_device_eval_batch_size model_revision torch_dtype attn_implementation "
-        "lora_target_modules max_seq_length max_length assistant_only_loss completion_only_loss hub_strategy "
+        "per_device_train_batch_size per_device_eval_batch_size model_revision attn_implementation "
+        "lora_target_modules max_seq_length assistant_only_loss completion_only_loss hub_strategy "
         "gradient_checkpointing_kwargs log_level logging_strategy lr_scheduler_type num_train_epochs use_vllm "
         "reward_funcs max_prompt_length max_completion_length dataset_text_field"
     ),

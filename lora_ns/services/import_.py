@@ -33,13 +33,14 @@ class Imported:
         return self.text is not None and not self.translation.refused
 
 
-def import_config(path: Path, output: Path | None = None, gpus: int = 1, tool: str | None = None) -> Imported:
+def import_config(path: Path, output: Path | None = None, gpus: int | None = None, tool: str | None = None) -> Imported:
     """Read a configuration of another tool, and write its recipe unless it is another training altogether.
 
     Args:
         path: the configuration.
         output: the recipe to write; nothing is written if absent.
-        gpus: the devices that the configuration was written for, where its batches are per device.
+        gpus: the devices that the configuration was written for, where its batches are per device; as
+            the file says, or one, if absent.
         tool: the tool, if it is not to be found by the keys.
 
     Raises:
@@ -48,7 +49,7 @@ def import_config(path: Path, output: Path | None = None, gpus: int = 1, tool: s
     if output is not None and exists(output):
         raise UsageError(_is_there(output))
     source = read_source(path)
-    translation = importer_for(source, tool).translate(source, gpus)
+    translation = importer_for(source, tool).translate(source, gpus or source.gpus or 1)
     translation = _with_files(_placed(translation, output), output)
     translation = translation if translation.is_fatal else _checked(translation, output or Path("recipe.toml"))
     if translation.is_fatal:
