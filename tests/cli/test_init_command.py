@@ -26,11 +26,11 @@ def here(tmp_path, monkeypatch):
 def on_a_terminal(folder, answers, *words):
     """The exit code of `lorans init` on a terminal and what it shows; each answer follows a prompt."""
     above, below = pty.openpty()
-    code = (
+    program = (
         "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         "from lora_ns.cli.app import main; main(['init', *sys.argv[1:]])"
     )
-    command = [sys.executable, "-c", code, *words]
+    command = [sys.executable, "-c", program, *words]
     process = subprocess.Popen(command, cwd=folder, stdin=below, stdout=below, stderr=below, start_new_session=True)
     os.close(below)
     shown, given, begin = b"", 0, time.monotonic()
@@ -49,8 +49,9 @@ def on_a_terminal(folder, answers, *words):
                 given += 1
         elif process.poll() is not None:
             break
-    os.close(above)
-    return process.wait(timeout=10), shown.decode()
+    code = process.wait(timeout=60)
+    os.close(above)  # not before: a terminal that hangs up ends a process that is still on its way out
+    return code, shown.decode()
 
 
 def test_a_terminal_is_asked_for_all_that_is_not_given(here):
