@@ -142,7 +142,7 @@ def _device_why(machine: Machine, here: int) -> str:
     if machine.gpus:
         more = f", the first of {len(machine.gpus)}" if len(machine.gpus) > 1 else ""
         return f"{machine.gpus[0].name}{more}"
-    return f"{machine.cores} cores, no GPU" if machine.accelerator == "cpu" else "Apple GPU"
+    return f"{machine.cores} core{'s' * (machine.cores > 1)}, no GPU" if machine.accelerator == "cpu" else "Apple GPU"
 
 
 def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
