@@ -1,4 +1,4 @@
-"""`lorans import`: a configuration of another fine-tuning tool as a recipe."""
+"""`lorans import`: convert a configuration of another fine-tuning tool to a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="Configuration of the other tool.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Recipe to write; standard output if absent.", show_default=False),
+        typer.Option("-o", "--output", help="Recipe to write. Standard output if omitted.", show_default=False),
     ] = None,
     gpus: Annotated[
         int | None,
@@ -34,7 +34,7 @@ def import_(
             "--gpus",
             metavar="N",
             min=1,
-            help="GPUs that its per-device batches were meant for; as a script says, or 1, if absent.",
+            help="GPUs that the per-device batch size was meant for; default: as a script says, or 1.",
             show_default=False,
         ),
     ] = None,
@@ -43,14 +43,14 @@ def import_(
         typer.Option(
             "--from",
             metavar="TOOL",
-            help="Tool that the file is of, if its keys do not show it.",
+            help="Tool that the file belongs to, if it is not detected.",
             show_default=False,
             autocompletion=complete.tools,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a configuration of another tool into a recipe, and account for every key of it."""
+    """Convert a configuration of another tool to a recipe, and report on every key."""
     from lora_ns.services.import_ import import_config
 
     imported = import_config(file, output, gpus, tool)
@@ -81,7 +81,7 @@ def _plain(imported: Imported) -> dict[str, Any]:
 
 
 def _safe(outcome: Outcome) -> Any:
-    """The value of a source key as JSON has it, without secrets."""
+    """Convert the value of a source key to JSON, without secrets."""
     return HIDDEN if is_secret_name(outcome.key.rpartition(".")[2]) else _as_json(outcome.value)
 
 
@@ -98,18 +98,18 @@ _WIDTH = 80
 
 
 _HEADINGS = {
-    "mapped": "in the recipe",
-    "default": "as lorans does anyway",
-    "unused": "without meaning here",
+    "mapped": "carried over",
+    "default": "same as lorans's default",
+    "unused": "not needed",
     "refused": "not carried over",
 }
 
 
 def _account(imported: Imported) -> Iterator[str]:
-    """The end of every key, by its kind; what needs a decision comes last."""
+    """Report the outcome of every key, by fate. The keys that need a decision come last."""
     translation = imported.translation
     total = len(translation.outcomes)
-    yield f"{translation.source.path}: a configuration of {translation.tool} with {total} keys"
+    yield f"{translation.source.path}: a configuration of {translation.tool} with {total} key{'s' * (total != 1)}"
     for fate, heading in _HEADINGS.items():
         outcomes = [outcome for outcome in translation.outcomes if outcome.fate == fate and not outcome.is_blank]
         if fate == "refused" and translation.filled:
@@ -122,7 +122,7 @@ def _account(imported: Imported) -> Iterator[str]:
             yield from _row(f"{outcome.line:>4}  {outcome.shown}", _told(outcome))
     if blank := [outcome.key for outcome in translation.outcomes if outcome.is_blank]:
         yield ""
-        yield f"blank, which is as good as absent: {len(blank)}"
+        yield f"blank: {len(blank)}"
         indent = " " * 6
         yield from textwrap.wrap(", ".join(blank), _WIDTH, initial_indent=indent, subsequent_indent=indent)
     last = [*_remarks(translation), *_verdict(imported)]
@@ -140,7 +140,7 @@ def _filled(translation: Translation) -> Iterator[str]:
     from lora_ns.importers.written import toml_value
 
     yield ""
-    yield f"written out, because the defaults differ: {len(translation.filled)}"
+    yield f"added, because the defaults differ: {len(translation.filled)}"
     for filled in translation.filled:
         yield from _row(f"      {filled.recipe} = {toml_value(filled.value)}", filled.said)
 
@@ -155,7 +155,7 @@ def _told(outcome: Outcome) -> str:
 
 
 def _row(left: str, right: str) -> Iterator[str]:
-    """What a key is, and what is said of it, beside it or below."""
+    """Lay out a key and its outcome, side by side if they fit, otherwise below each other."""
     indent = " " * 34
     lines = textwrap.wrap(right, _WIDTH - len(indent), break_long_words=False) or [""]
     if len(left) < len(indent):
@@ -169,10 +169,10 @@ def _row(left: str, right: str) -> Iterator[str]:
 def _verdict(imported: Imported) -> Iterator[str]:
     refused = len(imported.translation.refused)
     if imported.text is None:
-        yield "nothing is written: without these keys a recipe would train something else"
+        yield "no recipe written: without these keys it would train something else"
     elif refused:
         keys = f"{refused} key{'s' if refused != 1 else ''}"
-        yield f"{imported.output or 'the recipe'} lacks {keys} that may change the result: see its first lines"
+        yield f"{imported.output or 'the recipe'} lacks {keys} that may change the result; see its first lines"
     elif imported.output:
-        yield f"{imported.output} is written; to check it:"
+        yield f"wrote {imported.output}; to check it:"
         yield f"  lorans validate {imported.output}"

@@ -1,12 +1,12 @@
-"""Configurations of other fine-tuning tools, as recipes.
+"""Translation of other tools' configurations into recipes.
 
 `lorans import FILE` reads one file. To add a tool, write one file and one line:
 
-1. `importers/TOOL.py` makes an `Importer` (`importers/base.py`): the keys that only this tool has (`signs`), a table of
-   rules, one for each simple key (`importers/rules.py`), and steps, which are functions for keys that belong together
+1. `importers/TOOL.py` defines an `Importer` (`importers/base.py`): the keys that only this tool has (`signs`), a table
+   of rules, one for each simple key (`importers/rules.py`), and steps: functions for keys that belong together
    (`importers/steps.py` has those that several tools share: batches, optimizers, intervals, trackers).
 2. `importers/registry.py` lists it in `IMPORTERS`.
 
-`axolotl.py` is the one to read first. No key can get lost: what no rule and no step accounts for ends as refused.
+Read `axolotl.py` first. No key is lost: a key that no rule and no step handles is refused.
 This room is below `recipe`: it writes dotted keys and plain values, and `services/import_.py` checks them.
 """

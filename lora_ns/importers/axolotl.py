@@ -1,6 +1,6 @@
-"""axolotl: one YAML file for a training; batches are per device, and its own prompts are plain text.
+"""Importer for axolotl: one YAML file per run, batches per device, and prompts in plain text.
 
-Keys, their meaning and their defaults are those of its schema (`src/axolotl/utils/schemas/`) and of what reads them.
+Source for keys, meanings and defaults: axolotl's schema (`src/axolotl/utils/schemas/`) and the code that reads it.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ from lora_ns.importers.axolotl_keys import RULES
 from lora_ns.importers.base import Importer, Step
 from lora_ns.importers.draft import Draft
 
-# What is trained
+# Model and task
 
 
 def _task(draft: Draft) -> None:
-    """A causal language model by supervised fine-tuning, or nothing is written."""
+    """Require supervised fine-tuning of a causal language model; refuse everything else."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft, "output_dir", "hub_model_id")
     draft.path("model.name_or_path", draft.text("base_model"), "base_model")
     draft.put("training.output_dir", draft.text("output_dir", "./model-out"), "output_dir")
     if draft.has("rl"):
-        what = f"lorans imports supervised fine-tuning, and this is `{draft.get('rl')}`"
-        draft.refuse("rl", what, "keep axolotl for it, or remove `rl` to import the rest", fatal=True)
+        what = f"lorans imports supervised fine-tuning only, not `{draft.get('rl')}`"
+        draft.refuse("rl", what, "use axolotl for this run, or remove `rl` to import the rest", fatal=True)
     for key in ("base_model_config", "tokenizer_config", "cls_model_config"):
         if draft.has(key) and draft.get(key) == draft.get("base_model"):
-            draft.same(key, "it is the base's own")
+            draft.same(key, "it is the base model itself")
         elif draft.has(key):
-            draft.refuse(key, "lorans takes the base's own", "save the base with it in one folder")
+            draft.refuse(key, "lorans uses the files of the base model", "save both in one folder")
 
 
-# The adapter and the base under it
+# Adapter and quantisation
 
 
 def _adapter(draft: Draft) -> None:
-    """The adapter, without which this is another training."""
+    """Translate the adapter; full fine-tuning and other adapters are refused."""
     adapter = draft.text("adapter")
     if adapter in ("lora", "qlora"):
         draft.put("peft.method", "lora", "adapter")
         _stored(draft, adapter)
         for name in ("lora_r", "lora_alpha"):
             if not draft.has(name):
-                draft.note(f"`{name}` is absent, for which axolotl has no default: lorans takes its own")
+                draft.note(f"`{name}` is missing, and axolotl has no default: lorans uses its own")
         return
     for key in _STORED:
-        draft.unused(key, "it is of the base of an adapter")
+        draft.unused(key, "it only applies to the base of an adapter")
     if adapter is not None:
-        draft.refuse("adapter", "lorans imports LoRA", "write `lora` or `qlora`", fatal=True)
+        draft.refuse("adapter", "lorans imports LoRA adapters only", "write `lora` or `qlora`", fatal=True)
     elif not draft.is_refused("adapter"):
-        what = "it trains all weights (`adapter` is absent or blank), and lorans trains adapters"
-        draft.refuse_file(what, "add `adapter: lora`, `lora_r: 16` and `lora_alpha: 32`, and a higher learning rate")
+        what = "`adapter` is missing, so this is full fine-tuning; lorans trains adapters"
+        draft.refuse_file(what, "add `adapter: lora`, `lora_r: 16` and `lora_alpha: 32`, and raise the learning rate")
 
 
 _STORED = ("load_in_4bit", "load_in_8bit", "gptq")
 
 
 def _stored(draft: Draft, adapter: str) -> None:
-    """How the base is stored under an adapter."""
+    """Translate the quantisation of the base."""
     if draft.flag("gptq"):
         draft.put("quantization.method", "gptq", "gptq")
     elif adapter == "qlora":
@@ -72,73 +72,73 @@ def _stored(draft: Draft, adapter: str) -> None:
     for key in _STORED:
         if draft.has(key) and not draft.is_accounted(key):
             draft.flag(key)
-            draft.same(key, "the base keeps its own type unless `quantization.method` says otherwise")
+            draft.same(key, "the base keeps its own dtype unless `quantization.method` is set")
 
 
 _PATTERN = re.compile(r"[\\^$*+?()\[\]|]")
 
 
 _OUTSIDE = ("lm_head", "embed_tokens", "embed_out", "wte")
-"""Layers that `all-linear` leaves alone."""
+"""Layers that `all-linear` does not include."""
 
 
 def _targets(draft: Draft) -> None:
-    """`lora_target_linear` adds all linear layers to those that are named."""
+    """Translate the target modules; `lora_target_linear` adds all linear layers to those that are listed."""
     key, every = "lora_target_modules", "lora_target_linear"
     named = draft.names(key)
     if any(_PATTERN.search(name) for name in named):
-        draft.refuse(key, "lorans takes ends of names, not patterns", "list them, such as `q_proj`, `v_proj`")
+        draft.refuse(key, "lorans takes suffixes of names, not patterns", "list them, such as `q_proj`, `v_proj`")
         named = []
     if draft.flag(every):
         if outside := [name for name in named if name in _OUTSIDE]:
-            what = f"`all-linear` does not have `{outside[0]}`, and nothing else can be beside it"
-            draft.refuse(key, what, f"train it whole: `lora_modules_to_save: [{outside[0]}]`")
+            what = f"`all-linear` does not include `{outside[0]}`, and cannot be combined with other names"
+            draft.refuse(key, what, f"train it in full: `lora_modules_to_save: [{outside[0]}]`")
         if draft.has(key) and not draft.is_refused(key):
-            draft.same(key, f"`{every}` adds all other linear layers to these")
-        said = "the head and the routers of experts are not among them"
+            draft.same(key, f"`{every}` includes them")
+        said = "without the head and the experts' routers"
         draft.put("peft.target_modules", "all-linear", every, own="all-linear", said=said)
         return
     if draft.has(every):
-        draft.same(every, f"only the layers of `{key}` are adapted")
+        draft.same(every, f"only the modules in `{key}` are adapted")
     if named == ["all-linear"]:
         draft.put("peft.target_modules", "all-linear", key, own="all-linear")
     elif named:
         draft.put("peft.target_modules", named, key)
     elif not draft.is_refused(key) and draft.has("adapter") and not draft.has("lora_target_parameters"):
-        draft.note(f"neither `{key}` nor `{every}` says what is adapted: lorans adapts all linear layers")
+        draft.note(f"neither `{key}` nor `{every}` is set: lorans adapts all linear layers")
 
 
 def _quantization(draft: Draft) -> None:
-    """Overrides of bitsandbytes' configuration: two of its keys are lorans's, too."""
+    """Translate overrides of bitsandbytes' configuration; lorans has two of its keys."""
     own = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     for leaf in draft.source.below("bnb_config_kwargs"):
         name = leaf.rpartition(".")[2]
         if name in own and draft.recipe.get("quantization.method") == "bnb-4bit":
             draft.put(f"quantization.{name}", draft.get(leaf), leaf, own=own[name])
         elif name in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
-            draft.unused(leaf, "lorans computes in `model.dtype`")
+            draft.unused(leaf, "lorans uses `model.dtype` for computation")
         else:
-            draft.refuse(leaf, "lorans does not set this", "remove it if you can do without it")
+            draft.refuse(leaf, "lorans does not support this setting", "remove it if you do not need it")
 
 
 def _dtype(draft: Draft) -> None:
-    """bf16 before fp16, and float32 where both are switched off; `auto` is what lorans does anyway."""
+    """Translate the dtype: bf16 takes precedence over fp16; float32 if both are off; `auto` is lorans's default."""
     kinds = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16", "float32": "float32"}
     values = {key: draft.get(key) for key in kinds if draft.has(key)}
     asked = [key for key, value in values.items() if value is True or value == "full"]
     for key, value in values.items():
         if value not in (True, False, "auto", "full"):
-            draft.refuse(key, "lorans has no such type", "true, false or auto")
+            draft.refuse(key, "lorans has no such dtype", "write true, false or auto")
         elif key in asked[:1]:
             draft.put("model.dtype", kinds[key], key)
         elif value == "auto" and not asked:
-            draft.same(key, "the best type that the device computes well is what lorans takes anyway")
+            draft.same(key, "lorans chooses the best dtype for the device by default")
         elif value is False:
-            draft.same(key, "another type is taken")
+            draft.same(key, "another dtype is used")
         else:
-            draft.unused(key, f"`{asked[0]}` comes first")
+            draft.unused(key, f"`{asked[0]}` takes precedence")
     if not asked and values.get("bf16") is False:
-        draft.put("model.dtype", "float32", "bf16", said="with bf16 and fp16 switched off, axolotl computes in float32")
+        draft.put("model.dtype", "float32", "bf16", said="axolotl uses float32 if bf16 and fp16 are off")
 
 
 # Tokens
@@ -153,11 +153,11 @@ _USUAL: tuple[tuple[str, dict[str, str]], ...] = (
     (r"qwen", {"eos_token": "<|endoftext|>"}),
     (r"gemma", {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}),
 )
-"""Special tokens of bases, by a pattern of their names."""
+"""Special tokens of base models, by a pattern for their names."""
 
 
 def _tokens(draft: Draft) -> None:
-    """New tokens, and the roles of special ones, which stay as the base has them."""
+    """Translate new tokens, and check that special tokens are those of the base."""
     base = str(draft.get("base_model") or "").lower()
     usual = next((tokens for pattern, tokens in _USUAL if re.search(pattern, base)), {})
     added = draft.names("tokens")
@@ -166,19 +166,21 @@ def _tokens(draft: Draft) -> None:
     for leaf in draft.source.below("special_tokens"):
         role, value = leaf.rpartition(".")[2], draft.get(leaf)
         if role == "pad_token":
-            draft.unused(leaf, "padding is never learned")
+            draft.unused(leaf, "padding has no effect on the loss")
         elif role in ("bos_token", "eos_token", "unk_token") and value is not None:
             if value == usual.get(role):
-                draft.same(leaf, "it is the base's own")
+                draft.same(leaf, "it is the base's own token")
             elif role == "eos_token" and _ends_turns(draft, value):
-                draft.same(leaf, "lorans learns the token that ends an answer in the chat template")
+                draft.same(leaf, "the chat template ends every answer with it")
             else:
-                what = "lorans takes special tokens as the base has them"
-                draft.refuse(leaf, what, "remove it if it is the base's own; save the base's tokenizer with it if not")
+                what = "lorans uses the special tokens of the base"
+                draft.refuse(
+                    leaf, what, "remove it if the base has the same token, otherwise change it in the base's tokenizer"
+                )
         elif role != "additional_special_tokens" and value is not None:
             draft.refuse(leaf, "unknown to axolotl", "remove it")
     if added or extra:
-        said = "each is trained as a row of its own"
+        said = "lorans trains only the rows of these tokens"
         draft.put("model.add_tokens", list(dict.fromkeys([*added, *extra])), *keys, said=said)
 
 
@@ -186,14 +188,14 @@ _ENDS = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "gemma": "<end_of_turn
 
 
 def _ends_turns(draft: Draft, token: str) -> bool:
-    """Whether a token ends the turns of the chat template that was chosen, or all rows have the base's own."""
+    """True if a token ends the turns of the chosen chat template, or all rows use that of the base."""
     chosen = draft.recipe.get("sft.chat_template")
     sources = draft.recipe.get("dataset.sources", [{"format": draft.recipe.get("dataset.format")}])
     is_chat = all(source["format"] in ("messages", "sharegpt") for source in sources)
     return _ENDS.get(str(chosen)) == token or (chosen is None and is_chat)
 
 
-# The training
+# Training
 
 
 def _training(draft: Draft) -> None:
@@ -205,13 +207,13 @@ def _training(draft: Draft) -> None:
     rate = draft.number("learning_rate")
     draft.put("training.learning_rate", rate, "learning_rate")
     if rate is None and not draft.has("learning_rate"):
-        draft.note("`learning_rate` is absent, which axolotl requires: lorans takes its own")
+        draft.note("`learning_rate` is missing, though axolotl requires it: lorans uses its own default")
     steps.interval(draft, "save_steps", "save_strategy", "training.save_steps", "saves_per_epoch")
     draft.put("training.save_total_limit", draft.whole("save_total_limit", 4), "save_total_limit", own=2)
 
 
 def _batches(draft: Draft) -> None:
-    """`batch_size` is per device, too, and counts where the accumulation is absent."""
+    """Translate the batch size. `batch_size` is per device too, and only counts without gradient accumulation steps."""
     total, rows = draft.whole("batch_size"), draft.whole("micro_batch_size", 1)
     if total is not None and not draft.has("gradient_accumulation_steps"):
         accumulation = max(1, total // max(1, rows))
@@ -220,13 +222,13 @@ def _batches(draft: Draft) -> None:
         draft.put("training.global_batch_size", rows * accumulation * draft.gpus, *keys, said=said)
         return
     if draft.has("batch_size"):
-        draft.unused("batch_size", "`gradient_accumulation_steps` takes its place")
+        draft.unused("batch_size", "`gradient_accumulation_steps` takes precedence")
     steps.global_batch(draft, "micro_batch_size", "gradient_accumulation_steps", per_device_default=1)
 
 
 def _warmup(draft: Draft) -> None:
     if draft.get("warmup_steps") in (1, "1"):
-        draft.put("training.warmup_steps", 2, "warmup_steps", said="axolotl takes 2 for 1")
+        draft.put("training.warmup_steps", 2, "warmup_steps", said="axolotl uses 2 instead of 1")
         return
     steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.03)
 
@@ -236,10 +238,10 @@ def _epochs(draft: Draft) -> None:
     if most is not None and most > 0:
         draft.put("training.max_steps", most, "max_steps")
         if draft.has("num_epochs"):
-            draft.unused("num_epochs", "`max_steps` takes its place")
+            draft.unused("num_epochs", "`max_steps` takes precedence")
         return
     if draft.has("max_steps"):
-        draft.unused("max_steps", "it is switched off")
+        draft.unused("max_steps", "it is off")
     draft.put("training.num_train_epochs", draft.number("num_epochs", 1), "num_epochs")
 
 
@@ -247,7 +249,7 @@ _LENGTH = "`sequence_len`"
 
 
 def _lengths(draft: Draft) -> None:
-    """The longest row and what becomes of longer ones, packing, and grouping where nothing is packed."""
+    """Translate the maximum length, the handling of longer rows, packing, and grouping by length without packing."""
     draft.put("sft.max_seq_length", draft.whole("sequence_len", 512), "sequence_len")
     key = "excess_length_strategy"
     ways = {"drop": "drop", "truncate": "truncate", "raise": "error"}
@@ -257,19 +259,21 @@ def _lengths(draft: Draft) -> None:
     if all(texts) and not draft.has(key):
         way, ways = "split", {"split": "split"}  # as the type `completion` does
     elif any(texts):
-        draft.note(f"`completion` splits texts that are longer than {_LENGTH}; beside other rows, they go their way")
+        draft.note(
+            f"axolotl splits `completion` texts longer than {_LENGTH}; here they are treated like the other rows"
+        )
     if way in ways:
-        said = "" if draft.has(key) else f"axolotl's way with longer rows: `{ways[way]}`"
+        said = "" if draft.has(key) else "axolotl's default for longer rows"
         draft.put("sft.on_overflow", ways[way], key, said=said)
     else:
-        draft.refuse(key, "lorans has no such way with longer rows", f"one of: {', '.join(ways)}")
+        draft.refuse(key, "lorans has no such strategy for longer rows", f"write one of: {', '.join(ways)}")
     packs = draft.flag("sample_packing")
     draft.put("sft.packing", packs, "sample_packing", own=False)
     if draft.has("group_by_length") or not packs:
         draft.put("training.group_by_length", draft.flag("group_by_length"), "group_by_length", own=True)
 
 
-# Processes and trackers
+# Strategies and trackers
 
 
 _ZERO: dict[str, dict[str, object]] = {
@@ -280,18 +284,18 @@ _ZERO: dict[str, dict[str, object]] = {
     "zero3_bf16_cpuoffload_all": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_param": "cpu"},
     "zero3_bf16_cpuoffload_params": {"zero_stage": 3, "offload_param": "cpu"},
 }
-"""The DeepSpeed files that come with axolotl, by name, and what they ask for."""
+"""DeepSpeed files that axolotl includes, by name, with the corresponding recipe keys."""
 
 
 def _processes(draft: Draft) -> None:
-    """DeepSpeed or FSDP, which divide the memory and change no result."""
+    """Translate DeepSpeed or FSDP, which distribute memory and do not change results."""
     if draft.has("deepspeed"):
         _deepspeed(draft)
     if not any(draft.has(key) for key in ("fsdp", "fsdp_config")):
         return
     if draft.has("deepspeed"):
         for key in ("fsdp", "fsdp_config"):
-            draft.refuse(key, "`deepspeed` is there as well", "remove one of them")
+            draft.refuse(key, "`deepspeed` is also set", "remove one of them")
         return
     draft.put("distributed.strategy", "fsdp", "fsdp", "fsdp_config")
     for leaf in draft.source.below("fsdp_config"):
@@ -301,13 +305,15 @@ def _processes(draft: Draft) -> None:
             recipe = "distributed.reshard_after_forward" if own else "distributed.cpu_offload"
             draft.put(recipe, draft.flag(leaf), leaf, own=own)
         else:
-            draft.unused(leaf, "it changes no result: lorans divides the weights at the base's own blocks")
+            draft.unused(leaf, "it does not change results; lorans wraps the base's own blocks")
 
 
 def _deepspeed(draft: Draft) -> None:
     value = draft.get("deepspeed")
     if not isinstance(value, str):
-        draft.refuse("deepspeed", "lorans reads it from a file", "save it as JSON: `distributed.deepspeed_config`")
+        draft.refuse(
+            "deepspeed", "lorans reads it from a file", "save it as JSON, and set `distributed.deepspeed_config`"
+        )
         return
     name = PurePath(draft.text("deepspeed", "")).stem.removesuffix("_torch_compile")
     draft.put("distributed.strategy", "deepspeed", "deepspeed")
@@ -327,7 +333,7 @@ _TRACKERS = (
 
 
 def _trackers(draft: Draft) -> None:
-    """A tracker is on if it is asked for, or if its project is named."""
+    """Translate the trackers. A tracker is on if its switch is, or without a switch if its project is set."""
     used = []
     for tracker, switch, project, run in _TRACKERS:
         for key in filter(None, (project, run)):
@@ -336,18 +342,18 @@ def _trackers(draft: Draft) -> None:
         used += [(tracker, [key for key in (switch, project) if key and draft.has(key)], project, run)] if is_on else []
         for key in (switch, project, run):
             if key and draft.has(key) and not is_on:
-                draft.unused(key, f"{tracker} is not used")
+                draft.unused(key, f"{tracker} is off")
     if not used:
         return
     keys = [key for _, given, _, _ in used for key in given]
     draft.put("tracking.report_to", [tracker for tracker, _, _, _ in used], *keys)
-    for number, (tracker, _, project, run) in enumerate(used):
+    for number, (_, _, project, run) in enumerate(used):
         for key, recipe in ((project, "tracking.project"), (run, "tracking.run_name")):
             if key and draft.has(key):
                 if number == 0:
                     draft.put(recipe, draft.text(key), key)
                 else:
-                    draft.unused(key, f"lorans has one name for all trackers: that of {used[0][0]}, not {tracker}")
+                    draft.unused(key, f"lorans has one name for all trackers, here that of {used[0][0]}")
 
 
 def _keys(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""axolotl's `datasets`: where the rows are, and how a row is read."""
+"""Translation of axolotl's `datasets`: the location of rows, and their format."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from lora_ns.importers.draft import Draft
 
 @dataclass(frozen=True)
 class _Entry:
-    """One of `datasets`, with what is said of its keys."""
+    """One entry of `datasets`."""
 
     draft: Draft
     key: str
     """`datasets.0`."""
 
     def own(self, name: str) -> str:
-        """The dotted key of something in it."""
+        """Return the dotted key of a key in this entry."""
         return f"{self.key}.{name}"
 
     def text(self, name: str, default: str | None = None) -> Any:
-        """A text in it."""
+        """Return the string at a key of this entry."""
         return self.draft.text(self.own(name), default)
 
     def has(self, name: str) -> bool:
-        """Whether a key is in it and not blank."""
+        """True if this entry has a key, and it is not blank."""
         return self.draft.has(self.own(name))
 
 
 def datasets(draft: Draft) -> None:
-    """Translate `datasets`, one as `[dataset]` and several as `[[dataset.sources]]`."""
+    """Translate `datasets`: one to `[dataset]`, several to `[[dataset.sources]]`."""
     listed = draft.get("datasets")
     if draft.has("pretraining_dataset"):
-        what = "it streams texts in rows that run into one another, and lorans keeps texts apart"
-        draft.refuse("pretraining_dataset", what, "`datasets` with `type: completion`", fatal=True)
+        what = "it streams and concatenates texts; lorans keeps texts separate"
+        draft.refuse("pretraining_dataset", what, "use `datasets` with `type: completion`", fatal=True)
     if listed is None:
         if not draft.has("pretraining_dataset"):
-            what = "no `datasets`: this is for inference, merging or something else than a training"
-            draft.refuse_file(what, "name the file that axolotl trains with")
+            what = "no `datasets`: this configuration is not for training"
+            draft.refuse_file(what, "name the configuration that you pass to `axolotl train`")
         return
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        draft.refuse("datasets", "not a list of data sets", "write `- path: ...` with its `type`", fatal=True)
+        draft.refuse("datasets", "not a list of datasets", "write `- path: ...` with its `type`", fatal=True)
         return
     entries = [_Entry(draft, f"datasets.{number}") for number in range(len(listed))]
     found = [_one(entry) for entry in entries]
@@ -57,18 +57,18 @@ def datasets(draft: Draft) -> None:
 
 
 def _one(entry: _Entry) -> dict[str, Any] | None:
-    """The keys of one data set; None if one of them is refused, which leaves no training that is the same."""
+    """Translate one dataset; None if one of its keys is refused, so that no recipe would be equivalent."""
     place = _place(entry)
     form = _form(entry)
     return None if place is None or form is None else {**place, **form}
 
 
 def _place(entry: _Entry) -> dict[str, Any] | None:
-    """Where its rows are."""
+    """Translate the location of the rows."""
     path = entry.text("path")
     if path is None:
         if not entry.draft.is_refused(entry.own("path")):
-            entry.draft.refuse(entry.key, "no `path`", "name a file, a folder or a data set of the hub", fatal=True)
+            entry.draft.refuse(entry.key, "no `path`", "name a file, a folder or a dataset on the hub", fatal=True)
         return None
     files = entry.draft.names(entry.own("data_files"))
     if files and path in ("json", "csv", "parquet", "text", "arrow"):
@@ -78,7 +78,7 @@ def _place(entry: _Entry) -> dict[str, Any] | None:
         return {"path": paths if len(paths) > 1 else paths[0], **_split(entry, is_hub=False)}
     if files:
         entry.draft.refuse(
-            entry.own("data_files"), "lorans takes whole data sets of the hub", "download the files, and name them"
+            entry.own("data_files"), "lorans loads whole datasets from the hub", "download the files, and name them"
         )
         return None
     if steps.is_local(path):
@@ -91,16 +91,16 @@ def _place(entry: _Entry) -> dict[str, Any] | None:
 
 
 def _split(entry: _Entry, is_hub: bool) -> dict[str, Any]:
-    """The split, and the part of it that its brackets name."""
+    """Translate the split, and the slice in its brackets."""
     split, _, part = str(entry.text("split", "train")).partition("[")
     if not is_hub and split != "train":
-        entry.draft.refuse(entry.own("split"), "files have no splits", "name the file of that split as `path`")
+        entry.draft.refuse(entry.own("split"), "files have no splits", "write the file of that split to `path`")
     keys = {"split": split} if is_hub and split != "train" else {}
     return {**keys, "slice": part.rstrip("]")} if part else keys
 
 
 def _form(entry: _Entry) -> dict[str, Any] | None:
-    """How a row becomes text; None if lorans cannot do the same."""
+    """Translate the format of a row; None if lorans cannot render the same text."""
     kind = entry.draft.get(entry.own("type"))
     if isinstance(kind, dict):
         return _user_defined(entry)
@@ -117,15 +117,15 @@ def _form(entry: _Entry) -> dict[str, Any] | None:
     known = "alpaca, chat_template, completion, or a table with `field_instruction` and `format`"
     entry.draft.refuse(
         entry.own("type") if kind else entry.key,
-        f"lorans has nothing that makes the same text of a row as `{kind}`" if kind else "no `type`",
-        f"it imports {known}; write such a recipe yourself, with `dataset.prompt_template`",
+        f"lorans cannot render rows as `{kind}` does" if kind else "no `type`",
+        f"supported: {known}; for others, write the recipe yourself with `dataset.prompt_template`",
         fatal=True,
     )
     return None
 
 
 def _user_defined(entry: _Entry) -> dict[str, Any] | None:
-    """`type` as a table: the prompts as the file has them."""
+    """Translate a `type` that is a table of your own prompts."""
     values = {
         name: entry.text(f"type.{name}", default)
         for name, default in (
@@ -154,18 +154,18 @@ def _user_defined(entry: _Entry) -> dict[str, Any] | None:
             prompts = [f"{own}{text}" for text in prompts]
         filled = [renamed(text, names) for text in prompts]
     except ValueError as fault:
-        entry.draft.refuse(entry.own("type"), str(fault), "mend the format", fatal=True)
+        entry.draft.refuse(entry.own("type"), str(fault), "correct the format", fatal=True)
         return None
     return Templates(tuple(filled), f"{{{values['field_output']}}}").keys()
 
 
 def _own_formats(entry: _Entry, with_input: str, without: str) -> list[str]:
-    """The formats of a type of ones own. Raises `ValueError` if no template tells the rows of the two apart."""
+    """Return the formats of a custom type. Raises `ValueError` if no template distinguishes rows with an input."""
     if "{input}" in with_input:
         return [with_input, without]
     if with_input == without or not entry.has("type.field_input"):
-        return [without]  # a column `input` that nothing reads is refused when the rows are read
-    raise ValueError("`format` is for rows with an input, and does not show it")
+        return [without]  # an unread column `input` is an error when the rows are read
+    raise ValueError("`format` is for rows with an input, but does not contain `{input}`")
 
 
 _LORANS_ROLES: Mapping[str, str] = {
@@ -178,11 +178,11 @@ _LORANS_ROLES: Mapping[str, str] = {
     "system": "system",
     "tool": "tool",
 }
-"""Names of roles that lorans's `sharegpt` format reads, and what they are."""
+"""Names of roles that lorans's `sharegpt` format reads, and their meanings."""
 
 
 def _conversation(entry: _Entry, kind: str) -> dict[str, Any] | None:
-    """Conversations that the chat template renders."""
+    """Translate conversations, which the chat template renders."""
     is_old = kind.startswith("sharegpt")
     role, content = _turn_keys(entry, ("from", "value") if is_old else ("role", "content"))
     field = entry.text("field_messages", "conversations" if is_old else "messages")
@@ -196,7 +196,7 @@ def _conversation(entry: _Entry, kind: str) -> dict[str, Any] | None:
         entry.draft.refuse(
             entry.key,
             f"lorans reads turns by `role` and `content` or by `from` and `value`, not by `{role}` and `{content}`",
-            "rename them in the file",
+            "rename these keys in the file",
             fatal=True,
         )
         return None
@@ -204,14 +204,14 @@ def _conversation(entry: _Entry, kind: str) -> dict[str, Any] | None:
     for name, other in (entry.draft.get(entry.own("message_property_mappings")) or {}).items():
         if name not in ("role", "content") and name != other:
             place = entry.own(f"message_property_mappings.{name}")
-            entry.draft.refuse(place, f"lorans reads `{name}` of a turn under that name", "rename it in the file")
+            entry.draft.refuse(place, f"lorans reads the key `{name}` of a turn", "rename it in the file")
     if (tools := entry.text("field_tools", "tools")) != "tools":
         form.setdefault("columns", {})["tools"] = tools
     return form
 
 
 def _turn_keys(entry: _Entry, default: tuple[str, str]) -> tuple[str, str]:
-    """The names that turns have for their role and their text."""
+    """Return the names of the keys with the role and the text of a turn."""
     sides = zip(("role", "content"), default, strict=True)
     role, content = (
         entry.text(f"message_property_mappings.{side}") or entry.text(f"message_field_{side}", own)
@@ -221,35 +221,41 @@ def _turn_keys(entry: _Entry, default: tuple[str, str]) -> tuple[str, str]:
 
 
 def _check_turns(entry: _Entry) -> None:
-    """Refuse what changes which tokens of a conversation are learned, or what of it is shown."""
+    """Refuse settings that change the tokens of a conversation, or those that are trained on."""
     draft = entry.draft
     roles = draft.get(entry.own("roles"))
     for name, others in (roles if isinstance(roles, dict) else {}).items():
         strange = [other for other in others or () if _LORANS_ROLES.get(str(other)) != name]
         if strange:
-            draft.refuse(entry.own(f"roles.{name}"), f"lorans does not read `{strange[0]}` as {name}", "rename it")
+            draft.refuse(
+                entry.own(f"roles.{name}"),
+                f"lorans does not treat the role `{strange[0]}` as {name}",
+                "rename it in the file",
+            )
     trained = draft.names(entry.own("roles_to_train"))
     if trained and {_LORANS_ROLES.get(name) for name in trained} != {"assistant"}:
-        draft.refuse(entry.own("roles_to_train"), "lorans learns the assistant's turns", 'or all: `train_on = "all"`')
+        draft.refuse(
+            entry.own("roles_to_train"), "lorans trains on the assistant's turns", 'or on all: `sft.train_on = "all"`'
+        )
     for name, (taken, what) in _TURN_KEYS.items():
         if entry.has(name) and draft.get(entry.own(name)) not in taken:
-            draft.refuse(entry.own(name), what, "remove it if you can do without it")
+            draft.refuse(entry.own(name), what, "remove it if you do not need it")
 
 
 _TURN_KEYS: Mapping[str, tuple[Sequence[Any], str]] = {
-    "train_on_eos": (("turn",), "lorans learns the token that ends each answer, and no other"),
-    "train_on_eot": (("turn",), "lorans learns the token that ends each answer, and no other"),
-    "message_field_training": (("train",), "lorans reads `train` of a turn"),
-    "message_field_training_detail": ((), "lorans learns a turn whole or not at all"),
-    "split_thinking": ((False,), "lorans reads reasoning from a key of its own, `reasoning_content`"),
-    "field_thinking": (("reasoning_content", "thinking"), "lorans reads `reasoning_content` of a turn"),
-    "template_thinking_key": (("reasoning_content",), "lorans gives templates `reasoning_content`"),
-    "drop_system_message": ((False,), "lorans shows the system turn to the template"),
+    "train_on_eos": (("turn",), "lorans trains on the token that ends each answer, and no other"),
+    "train_on_eot": (("turn",), "lorans trains on the token that ends each answer, and no other"),
+    "message_field_training": (("train",), "lorans reads the key `train` of a turn"),
+    "message_field_training_detail": ((), "lorans trains on whole turns"),
+    "split_thinking": ((False,), "lorans reads reasoning from the key `reasoning_content`"),
+    "field_thinking": (("reasoning_content", "thinking"), "lorans reads the key `reasoning_content` of a turn"),
+    "template_thinking_key": (("reasoning_content",), "lorans passes `reasoning_content` to templates"),
+    "drop_system_message": ((False,), "lorans passes the system turn to the template"),
 }
 
 
 def _write(draft: Draft, entries: Sequence[_Entry], tables: Sequence[dict[str, Any]]) -> None:
-    """Write the data sets, and account for all of their keys."""
+    """Write the datasets to the recipe."""
     if len(tables) > 1:
         keys = [entry.own(name) for entry, table in zip(entries, tables, strict=True) for name in _sources(table)]
         draft.path("dataset.sources", list(tables), *(key for key in dict.fromkeys(keys) if not draft.is_refused(key)))
@@ -280,12 +286,12 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "fallback_prompt_templates": ("type",),
     "completion_template": ("type",),
 }
-"""What each key of `[dataset]` comes of."""
+"""Source keys of each key of `[dataset]`."""
 
 
 _NO_MEANING: Mapping[str, str] = {
-    "ds_type": "lorans knows the kind of a file by its name",
-    "preprocess_shards": "it says how rows are prepared, not which",
+    "ds_type": "lorans recognises a file by its name",
+    "preprocess_shards": "it does not change which rows are used",
 }
 
 
@@ -301,22 +307,22 @@ _READ = frozenset(
 
 
 _REFUSED: Mapping[str, tuple[str, str]] = {
-    "shards": ("lorans has no shards", 'take a part by `dataset.slice`, such as ":10%"'),
-    "shards_idx": ("lorans has no shards", 'take a part by `dataset.slice`, such as ":10%"'),
-    "trust_remote_code": ("lorans runs no code of a data set", "save its rows as a file"),
-    "input_transform": ("lorans has no transforms", "transform the file"),
-    "temperature": ("lorans does not distil", "remove it"),
-    "logprobs_field": ("lorans does not distil", "remove it"),
+    "shards": ("lorans has no shards", 'set `dataset.slice`, such as ":10%"'),
+    "shards_idx": ("lorans has no shards", 'set `dataset.slice`, such as ":10%"'),
+    "trust_remote_code": ("lorans does not run the code of a dataset", "save its rows as a file"),
+    "input_transform": ("lorans does not transform rows", "transform the file"),
+    "temperature": ("lorans does not support distillation", "remove it"),
+    "logprobs_field": ("lorans does not support distillation", "remove it"),
 }
 
 
 def _account(entry: _Entry, is_read: bool) -> None:
-    """Account for what is left of a data set."""
+    """Account for the remaining keys of a dataset."""
     draft = entry.draft
     for leaf in draft.source.below(entry.key):
         name = leaf.removeprefix(f"{entry.key}.").split(".")[0]
         if name in ("chat_template", "chat_template_jinja", "conversation"):
-            continue  # of the next step
+            continue  # for the next step
         if draft.is_accounted(leaf):
             continue
         if name in _NO_MEANING:
@@ -326,8 +332,8 @@ def _account(entry: _Entry, is_read: bool) -> None:
         elif name not in _READ:
             draft.refuse(leaf, "unknown to axolotl", did_you_mean(name, _READ) or "remove it")
         elif is_read:
-            draft.same(leaf, "lorans reads and learns the rows so anyway")
+            draft.same(leaf, "lorans does the same by default")
         else:
-            draft.unused(leaf, "the data set is not carried over")
+            draft.unused(leaf, "the dataset is not carried over")
     if str(draft.get(entry.own("type"))).startswith("sharegpt"):
-        draft.amend(entry.own("type"), "axolotl no longer knows it (it is `chat_template` now)")
+        draft.amend(entry.own("type"), "removed from axolotl (now `chat_template`)")

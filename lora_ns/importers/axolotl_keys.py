@@ -1,4 +1,4 @@
-"""axolotl's keys that stand by themselves, each with its rule."""
+"""Rules for axolotl's independent keys."""
 
 from __future__ import annotations
 
@@ -27,35 +27,38 @@ _MODEL: Mapping[str, Rule] = {
                 unused("lorans loads the base as a causal language model")
                 if name.endswith(("ForCausalLM", "LMHeadModel"))
                 else refused(
-                    "lorans imports causal language models", "write such a recipe yourself: `task_type`", (), True
+                    "lorans imports causal language models only",
+                    "write the recipe yourself, with `task_type`",
+                    (),
+                    True,
                 )
             ),
         ),
     ),
-    "tokenizer_type": unused("the base says which tokenizer it has"),
+    "tokenizer_type": unused("lorans finds the tokenizer in the base"),
     "tokenizer_use_fast": same(
-        "lorans takes the fast tokenizer", True, remedy="remove it: slow ones are not read", read=flag
+        "lorans uses the fast tokenizer", True, remedy="remove it: slow tokenizers are not supported", read=flag
     ),
-    "tokenizer_legacy": unused("the tokenizer's own files say it"),
-    "tokenizer_use_mistral_common": refused("lorans reads tokenizers of transformers", "name a base that has one"),
-    "processor_type": refused("lorans trains on text", "keep axolotl for it", (), fatal=True),
+    "tokenizer_legacy": unused("lorans finds it in the tokenizer's files"),
+    "tokenizer_use_mistral_common": refused("lorans uses tokenizers of transformers", "choose a base that has one"),
+    "processor_type": refused("lorans trains on text only", "use axolotl for this run", (), fatal=True),
     **_each(
         "is_falcon_derived_model is_llama_derived_model is_mistral_derived_model is_qwen_derived_model",
-        unused("lorans goes by the base itself"),
+        unused("lorans finds it in the base"),
     ),
-    "resize_token_embeddings_to_32x": unused("it adds rows that no token has"),
-    "mean_resizing_embeddings": refused("lorans makes the rows of new tokens its own way", "remove it"),
+    "resize_token_embeddings_to_32x": unused("it adds rows that no token uses"),
+    "mean_resizing_embeddings": refused("lorans initialises new tokens in its own way", "remove it"),
     "shrink_embeddings": refused("lorans keeps the base's vocabulary", "remove it"),
-    "embeddings_skip_upcast": unused("it saves memory"),
-    "reinit_weights": refused("lorans starts from the base's weights", "keep axolotl for it", fatal=True),
-    "added_tokens_overrides": refused("lorans adds tokens and renames none", "`model.add_tokens`"),
+    "embeddings_skip_upcast": unused("it only saves memory"),
+    "reinit_weights": refused("lorans starts from the base's weights", "use axolotl for this run", fatal=True),
+    "added_tokens_overrides": refused("lorans adds tokens but does not rename any", "use `model.add_tokens`"),
     **_each(
         "overrides_of_model_config model_config overrides_of_model_kwargs model_kwargs",
-        refused("lorans takes the base's own configuration", "save the base with it", ()),
+        refused("lorans uses the base's own configuration", "change it in the base's folder", ()),
     ),
     **_each(
         "model_quantization_config model_quantization_config_kwargs use_onebitllms quantize_moe_experts",
-        refused("lorans has no such quantisation", "`lorans init --list`, or docs/bases.md"),
+        refused("lorans does not support this quantisation", "see docs/bases.md for those that it supports"),
     ),
     **_each("device_map max_memory gpu_memory_limit low_cpu_mem_usage", unused("lorans places the base itself")),
 }
@@ -70,9 +73,9 @@ _LORA: Mapping[str, Rule] = {
     "lora_exclude_modules": maps("peft.exclude_modules", names),
     "lora_rank_pattern": maps("peft.rank_pattern"),
     "lora_alpha_pattern": maps("peft.alpha_pattern"),
-    "lora_fan_in_fan_out": unused("PEFT sees how the base stores a layer"),
+    "lora_fan_in_fan_out": unused("PEFT detects it"),
     "lora_model_dir": refused(
-        "lorans starts new adapters", "merge that one into the base first, and name the merged folder as `base_model`"
+        "lorans trains new adapters", "merge the old one into the base, and write the merged folder to `base_model`"
     ),
     "peft_layers_to_transform": maps("peft.layers_to_transform"),
     "peft_layers_pattern": maps("peft.extra.layers_pattern", names),
@@ -81,7 +84,7 @@ _LORA: Mapping[str, Rule] = {
     "peft_init_lora_weights": told_apart(
         plain,
         lambda value: (
-            same("it is PEFT's own way", True, "default", remedy="")
+            same("it is PEFT's default", True, "default", remedy="")
             if value in (True, "default")
             else maps("peft.init_lora_weights", text)
         ),
@@ -91,69 +94,76 @@ _LORA: Mapping[str, Rule] = {
         lambda value: (
             maps("peft.trainable_token_indices")
             if isinstance(value, list)
-            else refused("lorans has one list for embeddings and head", "write a list of numbers", ())
+            else refused("lorans has one list for embeddings and head", "write a list of token ids", ())
         ),
     ),
     "peft_autocast_adapter_dtype": same(
-        "adapters are trained in float32", True, remedy="remove it: 16-bit adapters learn worse", read=flag
+        "lorans trains adapters in float32", True, remedy="remove it: adapters in 16 bits learn worse", read=flag
     ),
     "loraplus_lr_ratio": maps("peft.loraplus_lr_ratio", number),
-    "loraplus_lr_embedding": unused("`peft.loraplus_lr_ratio` is for the layers alone"),
-    **_each("lora_on_cpu merge_lora merge_method", unused("it is of merging: `lorans merge`")),
-    "qlora_sharded_model_loading": unused("it saves memory"),
+    "loraplus_lr_embedding": unused("`peft.loraplus_lr_ratio` does not apply to embeddings"),
+    **_each("lora_on_cpu merge_lora merge_method", unused("it is for merging; see `lorans merge`")),
+    "qlora_sharded_model_loading": unused("it only saves memory"),
     **_each(
         "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel",
-        unused("the kernel changes no result"),
+        unused("the kernel does not change results"),
     ),
-    **_each("peft peft_layer_replication peft_ensure_weight_tying", refused("lorans has nothing like it", "remove it")),
+    **_each(
+        "peft peft_layer_replication peft_ensure_weight_tying",
+        refused("lorans does not support this setting", "remove it"),
+    ),
     **_each(
         "relora relora_steps relora_warmup_steps relora_anneal_steps relora_prune_ratio relora_prune_method "
         "relora_cpu_offload jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps",
-        refused("lorans has no ReLoRA", "remove it"),
+        refused("lorans does not support ReLoRA", "remove it"),
     ),
     **_each(
         "lisa_n_layers lisa_step_interval lisa_layers_attribute unfrozen_parameters",
-        refused("lorans trains adapters, and no layers of the base", "`lora_modules_to_save` trains some whole"),
+        refused("lorans keeps the base's layers frozen", "list modules to train in full in `lora_modules_to_save`"),
     ),
-    "freeze_mm_modules": unused("the base stays as it is anyway"),
+    "freeze_mm_modules": unused("lorans keeps the base frozen"),
 }
 
 
 _ROWS: Mapping[str, Rule] = {
-    "dataset_prepared_path": unused("lorans keeps prepared rows in its own cache"),
+    "dataset_prepared_path": unused("lorans has its own cache of prepared rows"),
     **_each(
         "dataset_processes dataset_num_proc dataset_keep_in_memory num_dataset_shards_to_save push_dataset_to_hub "
         "hf_use_auth_token dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns accelerator_config "
         "sample_packing_group_size sample_packing_bin_size sample_packing_mp_start_method sample_packing_eff_est "
         "total_num_tokens total_supervised_tokens eval_sample_packing pad_to_sequence_len pad_to_multiple_of "
         "multipack_real_batches batch_flattening streaming_multipack_buffer_size is_preprocess preprocess_iterable",
-        unused("it says how rows are prepared or batched, and changes nothing that is learned"),
+        unused("it is about preparing and batching rows, and does not change results"),
     ),
     "skip_prepare_dataset": refused("lorans prepares every row", "remove it", fatal=True),
     "dataset_exact_deduplication": refused(
-        "lorans removes no rows", "`lorans validate --data` names those that are there twice: remove them from the file"
+        "lorans does not remove duplicates", "`lorans validate --data` lists them; remove them from the file"
     ),
-    **_each("dataset_shard_num dataset_shard_idx", refused("lorans has no shards", "take a part by `dataset.slice`")),
-    "shuffle_merged_datasets": same("rows come in a random order", True, remedy="remove it", read=flag),
-    "shuffle_before_merging_datasets": unused("rows come in a random order anyway"),
+    **_each("dataset_shard_num dataset_shard_idx", refused("lorans has no shards", "set `dataset.slice`")),
+    "shuffle_merged_datasets": same("lorans shuffles the rows", True, remedy="remove it", read=flag),
+    "shuffle_before_merging_datasets": unused("lorans shuffles the rows"),
     **_each(
         "curriculum_sampling sample_packing_sequentially",
-        refused("rows come in a random order here", "remove it if you can do without it"),
+        refused("lorans shuffles the rows", "remove it if you do not need it"),
     ),
-    "streaming": refused("lorans streams plain sources only", "`dataset.streaming = true` and `training.max_steps`"),
+    "streaming": refused(
+        "lorans streams plain sources only", "set `dataset.streaming = true` and `training.max_steps`"
+    ),
     "dataloader_num_workers": maps("training.dataloader_num_workers", whole, own=0),
-    "dataloader_drop_last": refused("lorans trains on the last batch, too", "remove it"),
-    "min_sample_len": unused("a row without anything to learn is an error here"),
-    "max_prompt_len": unused("it is of reinforcement learning"),
-    "eval_sequence_len": unused("evaluation rows have `sft.max_seq_length`, too"),
+    "dataloader_drop_last": refused("lorans also trains on the last batch of an epoch", "remove it"),
+    "min_sample_len": unused("a row without trained tokens is an error in lorans"),
+    "max_prompt_len": unused("it is for reinforcement learning"),
+    "eval_sequence_len": unused("`sft.max_seq_length` also applies to evaluation rows"),
     "neftune_noise_alpha": maps("sft.neftune_noise_alpha", number),
     "chat_template_kwargs": maps("sft.chat_template_kwargs"),
-    "default_system_message": refused("lorans shows the rows' own system turns", "write it into the rows"),
-    "eot_tokens": unused("lorans learns the token that ends an answer, as the chat template has it"),
-    "fix_untrained_tokens": refused("lorans leaves the base as it is", "`peft.trainable_token_indices` trains tokens"),
+    "default_system_message": refused("lorans uses the system turns in the rows", "add it to the rows"),
+    "eot_tokens": unused("lorans trains on the token that ends an answer in the chat template"),
+    "fix_untrained_tokens": refused(
+        "lorans does not change the base", "set `peft.trainable_token_indices` to train tokens"
+    ),
     **_each(
         "image_size image_resize_algorithm role_boundaries processor_kwargs",
-        refused("lorans trains on text", "remove it"),
+        refused("lorans trains on text only", "remove it"),
     ),
 }
 
@@ -163,12 +173,12 @@ _LEARNING: Mapping[str, Rule] = {
     "adam_beta1": maps("training.adam_beta1", number, own=0.9),
     "adam_beta2": maps("training.adam_beta2", number, own=0.999),
     "adam_epsilon": maps("training.extra.adam_epsilon", number, own=1e-8),
-    **_each("adam_beta3 adam_epsilon2", unused("it is of CAME, which has to be named as the optimizer")),
+    **_each("adam_beta3 adam_epsilon2", unused("it only applies to the optimizer CAME")),
     **_each(
         "dion_lr dion_momentum dion_rank_fraction dion_rank_multiple_of qgalore_rank qgalore_update_proj_gap "
         "qgalore_scale qgalore_proj_type qgalore_proj_quant qgalore_proj_bits qgalore_proj_group_size "
         "qgalore_cos_threshold qgalore_gamma_proj qgalore_queue_size torchdistx_path",
-        unused("it is of an optimizer that lorans does not have"),
+        unused("it only applies to an optimizer that lorans does not have"),
     ),
     "max_grad_norm": maps("training.max_grad_norm", number, own=1.0),
     "optim_args": told_apart(
@@ -176,16 +186,19 @@ _LEARNING: Mapping[str, Rule] = {
         lambda value: (
             maps("training.extra.optim_args", text)
             if isinstance(value, str)
-            else refused("lorans takes a text here", 'write "name=value, ..."', ())
+            else refused("lorans expects a string", 'write "name=value, ..."', ())
         ),
     ),
-    "optim_target_modules": refused("lorans has no GaLore", "remove it"),
+    "optim_target_modules": refused("lorans does not support GaLore", "remove it"),
     "lr_scheduler_kwargs": maps("training.extra.lr_scheduler_kwargs"),
     **_each(
         "cosine_min_lr_ratio cosine_constant_lr_ratio lr_quadratic_warmup lr_div_factor",
-        refused("lorans has no such schedule", "remove it: cosine falls to 0"),
+        refused("lorans does not support this schedule", "remove it; `cosine` decays to 0"),
     ),
-    **_each("embedding_lr embedding_lr_scale lr_groups", refused("lorans has one learning rate for all", "remove it")),
+    **_each(
+        "embedding_lr embedding_lr_scale lr_groups",
+        refused("lorans has one learning rate for all parameters", "remove it"),
+    ),
     "seed": maps("training.seed", whole, own=42),
     "eval_batch_size": maps("training.per_device_eval_batch_size", whole),
     "auto_find_batch_size": unused("lorans computes the largest batch that fits"),
@@ -199,36 +212,40 @@ _LEARNING: Mapping[str, Rule] = {
     ),
     **_each(
         "gradient_checkpointing_kwargs selective_checkpointing activation_offloading layer_offloading",
-        unused("it saves memory, and changes no result"),
+        unused("it only saves memory"),
     ),
     "logging_steps": maps("training.logging_steps", whole),
-    "early_stopping_patience": refused("lorans trains to the end", "set `num_epochs` to what it used to stop at"),
-    "load_best_model_at_end": refused("lorans keeps the last weights", "`lorans` keeps checkpoints; take one of them"),
-    **_each("metric_for_best_model greater_is_better", unused("it is of choosing a checkpoint")),
+    "early_stopping_patience": refused("lorans has no early stopping", "set `num_epochs` to where it used to stop"),
+    "load_best_model_at_end": refused("lorans keeps the last weights", "use one of the checkpoints of the run"),
+    **_each("metric_for_best_model greater_is_better", unused("it only applies to the choice of a checkpoint")),
     **_each(
         "loss_watchdog_threshold loss_watchdog_patience",
-        unused("it ends runs that have gone wrong; lorans ends one whose loss is not a number"),
+        unused("it stops diverging runs; lorans stops a run whose loss is not a number"),
     ),
     "trainer_cls": refused("lorans has its own trainer", "remove it", ()),
-    **_each("use_eaft eaft_alpha eaft_k", refused("lorans has no such loss", "`sft.loss_type`")),
+    **_each(
+        "use_eaft eaft_alpha eaft_k",
+        refused("lorans does not support this loss", "see `sft.loss_type` for those that it supports"),
+    ),
     **_each(
         "use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks scaling_softmax scaling_softmax_factor "
         "scaling_softmax_bias",
-        refused("lorans leaves positions and attention as the base has them", "remove it"),
+        refused("lorans does not change positions and attention", "remove it"),
     ),
     **_each(
-        "fp8 fp8_enable_fsdp_float8_all_gather qat quantization", refused("lorans has no such arithmetic", "remove it")
+        "fp8 fp8_enable_fsdp_float8_all_gather qat quantization",
+        refused("lorans does not support this precision", "remove it"),
     ),
 }
 
 
 _NO_RESULT: Mapping[str, Rule] = {
-    "tf32": unused("it is of float32 products; the base computes in `model.dtype`"),
+    "tf32": unused("it only applies to float32; lorans computes in `model.dtype`"),
     **_each(
         "flash_attention attn_implementation sdp_attention eager_attention flex_attention xformers_attention "
         "sage_attention flash_attn_cross_entropy flash_attn_fuse_mlp flash_optimum flex_attn_compile_kwargs "
         "large_head_attention flash_attn_d512 sdpa_varlen fused_attn_kernel gemma4_hybrid_attn_impl",
-        unused("the kernel changes no result: `model.attn_implementation` chooses another one than `sdpa`"),
+        unused("the kernel does not change results; set `model.attn_implementation` to choose one"),
     ),
     **_each(
         "torch_compile torch_compile_backend torch_compile_mode torch_compile_options deepcompile use_kernels "
@@ -237,21 +254,21 @@ _NO_RESULT: Mapping[str, Rule] = {
         "liger_rms_norm_gated liger_layer_norm liger_swiglu liger_glu_activation liger_cross_entropy "
         "liger_fused_linear_cross_entropy torch_empty_cache_steps gc_steps gc_collect_steps fp32_norms "
         "fp32_norm_classes",
-        unused("it makes a step quicker or smaller, and changes no result"),
+        unused("it only saves time or memory"),
     ),
     **_each(
         "fsdp_version fsdp_final_state_dict_type ddp ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers "
         "ddp_find_unused_parameters local_rank world_size device dp_shard_size dp_replicate_size heads_k_stride "
         "ring_attn_func use_ray ray_run_name ray_num_workers resources_per_worker experimental_skip_move_to_device",
-        unused("lorans starts and joins processes itself: `[distributed]`"),
+        unused("lorans starts processes itself; see `[distributed]`"),
     ),
     **_each(
         "context_parallel_size sequence_parallel_degree tensor_parallel_size",
-        refused("rows that several GPUs share change the batch", "`distributed.context_parallel_size`", (False, 1)),
+        refused("it changes the global batch", "set `distributed.context_parallel_size`", (False, 1)),
     ),
-    **_each("hub_model_id hub_strategy hub_revision", unused("lorans uploads nothing by itself: `hf upload`")),
-    **_each("resume_from_checkpoint auto_resume_from_checkpoints", unused("`lorans train --resume RUN` goes on")),
-    "strict": unused("a recipe is always read strictly"),
+    **_each("hub_model_id hub_strategy hub_revision", unused("lorans uploads nothing; use `hf upload`")),
+    **_each("resume_from_checkpoint auto_resume_from_checkpoints", unused("use `lorans train --resume RUN`")),
+    "strict": unused("lorans always checks every key"),
     **_each(
         "debug profiler_steps profiler_steps_start include_tokens_per_second include_tkps save_first_step "
         "save_only_model save_safetensors tokenizer_save_jinja_files dynamic_checkpoint axolotl_config_path "
@@ -259,24 +276,25 @@ _NO_RESULT: Mapping[str, Rule] = {
         "do_causal_lm_eval eval_causal_lm_metrics generate_samples num_generation_samples generation_max_new_tokens "
         "generation_temperature generation_top_p generation_top_k generation_prompt_ratio generation_do_sample "
         "gradio_title gradio_share gradio_server_name gradio_server_port gradio_max_new_tokens gradio_temperature",
-        unused("it says what is shown or kept, and changes nothing that is learned"),
+        unused("it is about logs and files, and does not change results"),
     ),
     **_each(
-        "wandb_entity wandb_mode wandb_run_id wandb_watch wandb_log_model", unused("W&B reads `WANDB_*` variables")
+        "wandb_entity wandb_mode wandb_run_id wandb_watch wandb_log_model",
+        unused("set W&B's `WANDB_*` variables instead"),
     ),
-    **_each("mlflow_tracking_uri hf_mlflow_log_artifacts", unused("MLflow reads `MLFLOW_*` variables")),
-    "trackio_space_id": unused("trackio reads `TRACKIO_*` variables"),
+    **_each("mlflow_tracking_uri hf_mlflow_log_artifacts", unused("set MLflow's `MLFLOW_*` variables instead")),
+    "trackio_space_id": unused("set trackio's `TRACKIO_*` variables instead"),
     **_each(
         "use_comet comet_api_key comet_workspace comet_project_name comet_experiment_key comet_mode comet_online "
         "comet_experiment_config",
-        unused("lorans does not report to Comet; `metrics.jsonl` has all numbers"),
+        unused("lorans does not report to Comet; all metrics are in `metrics.jsonl`"),
     ),
     "plugins": told_apart(
         names,
         lambda listed: (
-            unused("they make a step quicker or smaller, and change no result")
+            unused("they only save time or memory")
             if all("liger" in name.lower() or "cut_cross_entropy" in name.lower() for name in listed)
-            else refused("lorans has no plugins", "remove those that it can do without", ())
+            else refused("lorans has no plugins", "remove those that you do not need", ())
         ),
     ),
     **_each(
@@ -284,80 +302,80 @@ _NO_RESULT: Mapping[str, Rule] = {
         "swanlab_log_model swanlab_web_host swanlab_api_host swanlab_lark_webhook_url swanlab_log_completions "
         "swanlab_completion_log_interval swanlab_completion_max_buffer lm_eval_tasks lm_eval_batch_size "
         "lm_eval_post_train lm_eval_model",
-        unused("lorans has no such plugin; `metrics.jsonl` has all numbers"),
+        unused("lorans has no such plugin; all metrics are in `metrics.jsonl`"),
     ),
     **_each(
         "expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast use_scattermoe use_sonicmoe "
         "use_dsv4_kernels use_glm_dsa_kernels expert_parallel_size expert_parallel_backend "
         "expert_parallel_num_nvl_bytes expert_parallel_num_rdma_bytes "
         "expert_parallel_token_capacity expert_parallel_fallback_on_unsupported",
-        unused("it makes a step quicker or smaller, and changes no result"),
+        unused("it only saves time or memory"),
     ),
     **_each(
         "nonexpert_quantization dsv4_fp8_nonexpert_mode dsv4_bf16_all dsv4_fp4_grouped_mode gemma4_fp8_nonexpert "
         "gemma4_nf4_nonexpert nvfp4_merge_aware nvfp4_merge_aware_start_step dense_mixer llmcompressor "
         "spectrum_top_fraction spectrum_model_name grokfast_alpha grokfast_lamb use_mora mora_type mora",
-        refused("lorans has no such plugin", "remove it if you can do without it"),
+        refused("lorans has no such plugin", "remove it if you do not need it"),
     ),
     **_each(
         "diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta kd_online_server kd_online_server_base_url "
         "hatchery nemo_gym_enabled",
-        refused("lorans imports supervised fine-tuning", "keep axolotl for it", fatal=True),
+        refused("lorans imports supervised fine-tuning only", "use axolotl for this run", fatal=True),
     ),
-    "liger_use_token_scaling": refused("lorans has no such loss", "remove it"),
+    "liger_use_token_scaling": refused("lorans does not support this loss", "remove it"),
     **_each(
         "trl vllm ebft dpo_use_weighting dpo_label_smoothing precompute_ref_log_probs dpo_use_liger_kernel "
         "dpo_padding_free dpo_loss_type dpo_loss_weights orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
         "kto_undesirable_weight rl_beta center_rewards_coefficient num_labels",
-        unused("it is read with `rl` or a reward model only"),
+        unused("it only applies to `rl` and reward models"),
     ),
     **_each(
         "reward_model process_reward_model",
-        refused("lorans imports supervised fine-tuning", "keep axolotl for it", fatal=True),
+        refused("lorans imports supervised fine-tuning only", "use axolotl for this run", fatal=True),
     ),
 }
 
 
 _OLD: Mapping[str, Rule] = {
-    "noisy_embedding_alpha": _gone("it is `neftune_noise_alpha` now", maps("sft.neftune_noise_alpha", number)),
-    "evaluation_strategy": _gone("it is `eval_strategy` now", unused("once an epoch, or set `training.eval_steps`")),
+    "noisy_embedding_alpha": _gone("now `neftune_noise_alpha`", maps("sft.neftune_noise_alpha", number)),
+    "evaluation_strategy": _gone(
+        "now `eval_strategy`", unused("lorans evaluates once per epoch; see `training.eval_steps`")
+    ),
     "max_packed_sequence_len": _gone(
-        "it is `sample_packing` now", refused("lorans packs to `sequence_len`", "write that")
+        "now `sample_packing`", refused("lorans packs to `sequence_len`", "set `sequence_len`")
     ),
-    "rope_scaling": _gone(
-        "it is in `overrides_of_model_config` now", refused("lorans takes the base's own", "remove it")
-    ),
-    "data_seed": _gone("`seed` is for all", unused("the order of the rows is drawn by `training.seed`")),
+    "rope_scaling": _gone("now in `overrides_of_model_config`", refused("lorans uses that of the base", "remove it")),
+    "data_seed": _gone("now `seed`", unused("`training.seed` also determines the order of the rows")),
     **_each(
         "eval_table_size eval_table_max_new_tokens eval_max_new_tokens",
-        _gone("`generate_samples` has taken its place", unused("it shows samples")),
+        _gone("now `generate_samples`", unused("it only shows samples")),
     ),
     **_each(
         "s2_attention landmark_attention xpos_rope",
-        _gone("it has been removed", refused("lorans leaves attention as the base has it", "remove it")),
+        _gone("", refused("lorans does not change attention", "remove it")),
     ),
     **_each(
         "flash_attn_rms_norm flash_attn_fuse_qkv unsloth_cross_entropy_loss unsloth_lora_mlp unsloth_lora_qkv "
         "unsloth_lora_o unsloth_rms_norm unsloth_rope",
-        _gone("it has been removed", unused("the kernel changes no result")),
+        _gone("", unused("the kernel does not change results")),
     ),
-    **_each("gptq_groupsize gptq_model_v1", _gone("the base says it itself", unused("the base says it itself"))),
-    "load_4bit": _gone("it is `load_in_4bit` now", refused("lorans does not read it", "write `load_in_4bit`")),
+    **_each("gptq_groupsize gptq_model_v1", _gone("", unused("lorans finds it in the base"))),
+    "load_4bit": _gone("now `load_in_4bit`", refused("lorans does not read the old name", "write `load_in_4bit`")),
     **_each(
         "base_model_ignore_patterns lora_out_dir log_sweep_min_lr log_sweep_max_lr sample_packing_seq_len_multiplier "
         "push_to_hub",
-        _gone("it has been removed", unused("nothing reads it")),
+        _gone("", unused("nothing reads it")),
     ),
     **_each(
         "pretrain_multipack_buffer_size pretrain_multipack_attn pretraining_sample_concatenation",
-        unused("it is of `pretraining_dataset`"),
+        unused("it only applies to `pretraining_dataset`"),
     ),
     **_each(
         "dpo_beta rpo_alpha dpo_norm_loss dpo_generate_during_eval dpo_use_logits_to_keep",
-        _gone("it has been removed", unused("it is read with `rl` only")),
+        _gone("", unused("it only applies to `rl`")),
     ),
 }
 
 
 RULES: Mapping[str, Rule] = {**_MODEL, **_LORA, **_ROWS, **_LEARNING, **_NO_RESULT, **_OLD}
-"""Every key of its schema that is not in a step, and keys that it knew once."""
+"""Rules for every key of axolotl's schema that no step handles, and for keys of older versions."""

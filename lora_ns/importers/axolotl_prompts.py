@@ -1,6 +1,6 @@
-"""The text that axolotl's types of rows become, as templates.
+"""Prompt templates of axolotl's dataset types.
 
-They are those of `src/axolotl/prompters.py`, and what they are filled with is in `src/axolotl/prompt_strategies/`.
+Source: `src/axolotl/prompters.py` for the text, and `src/axolotl/prompt_strategies/` for the columns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Style:
-    """A frame around an instruction: with an input, without one, and around the sentence before it."""
+    """Text around an instruction with an input, around one without, and around the system message."""
 
     turn: str
     turn_no_input: str
@@ -57,15 +57,15 @@ _CONCISE = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A type of rows: the sentence before the instruction, its style, and the columns that it reads."""
+    """A dataset type: its system message, its style, and the columns that it reads."""
 
     before: tuple[str, str] = ("", "")
-    """The sentence of rows with an input, and of rows without one."""
+    """System message of rows with an input, and of rows without."""
     style: str = "instruct"
     columns: tuple[str, str, str] = ("instruction", "input", "output")
-    """Instruction, input and answer; no input if the name is empty."""
+    """Columns of instruction, input and answer; the second is empty if the type has no input."""
     system: str = ""
-    """The column whose text stands before the instruction; none if empty."""
+    """Column of the system message; empty if the type has none."""
 
 
 PROMPTS: Mapping[str, Prompt] = {
@@ -94,18 +94,18 @@ PROMPTS: Mapping[str, Prompt] = {
     "gpteacher:chat": Prompt(_ALPACA, "chat", ("instruction", "input", "response")),
     "oasst": Prompt(_ALPACA, columns=("INSTRUCTION", "", "RESPONSE")),
 }
-"""Types whose prompt is plain text, by their names in axolotl."""
+"""Dataset types with prompts in plain text, by their names in axolotl."""
 
 
 @dataclass(frozen=True)
 class Templates:
-    """The prompts of a type: the first whose columns a row has, and the answer."""
+    """Prompt templates of a type, of which the first that a row can fill applies, and the template of the answer."""
 
     prompts: tuple[str, ...]
     completion: str
 
     def keys(self) -> dict[str, Any]:
-        """The keys of `[dataset]`."""
+        """Return the keys of `[dataset]`."""
         more = {"fallback_prompt_templates": list(self.prompts[1:])} if len(self.prompts) > 1 else {}
         return {
             "format": "prompt-completion",
@@ -116,7 +116,7 @@ class Templates:
 
 
 def templates_of(prompt: Prompt) -> Templates:
-    """The templates of a type that axolotl knows by its name."""
+    """Return the templates of one of axolotl's own types."""
     style = _STYLES[prompt.style]
     frame = style.system
     instruction, given, answer = prompt.columns
@@ -130,15 +130,15 @@ def templates_of(prompt: Prompt) -> Templates:
 
 
 def escaped(text: str) -> str:
-    """A text that a template shows as it is."""
+    """Escape the braces of a text, for a template."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def renamed(template: str, names: Mapping[str, str]) -> str:
-    """A template with the data's own names of its columns.
+    """Replace the field names of a template by column names.
 
     Raises:
-        ValueError: if the braces do not balance, or there is something else in them.
+        ValueError: if the braces do not balance, or contain something other than a known field.
     """
     parts = []
     for literal, field, spec, conversion in string.Formatter().parse(template):

@@ -1,4 +1,4 @@
-"""An importer: what a tool's keys become, as a table of rules and a few steps."""
+"""Importers: translations of a tool's keys, as a table of rules and a few steps."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from lora_ns.safety.credentials import is_secret_name
 
 @dataclass(frozen=True)
 class Step:
-    """Source keys that belong together, and the function that translates them; it runs even if none is there."""
+    """Source keys that belong together, and the function that translates them, even if all of them are missing."""
 
     run: Callable[[Draft], None]
     keys: tuple[str, ...]
-    """What it accounts for: keys at the top, with all that is in them."""
+    """Top-level keys that it accounts for, with everything in them."""
 
 
 MOST_GUESSES = 100
-"""Unknown keys of which it is found out what was meant, which takes a while for each."""
+"""Unknown keys for which a similar key is searched, which is slow for many."""
 
 
 @dataclass(frozen=True)
 class Importer:
-    """The keys of one tool."""
+    """Translation of one tool's configurations."""
 
     name: str
-    """As its users and `--from` call it."""
+    """Name of the tool, also for `--from`."""
     signs: tuple[str, ...]
-    """Keys at the top that only this tool has: the tool with most of them in a file is taken."""
+    """Top-level keys that only this tool has. The tool with most of them in a file is chosen."""
     rules: Mapping[str, Rule]
-    """By source key, dotted. A rule for a table accounts for all that is in it."""
+    """Rules by dotted source key. A rule for a table accounts for everything in it."""
     steps: tuple[Step, ...]
-    """In their order; they run before the rules."""
+    """Steps in order; they run before the rules."""
     looks: Callable[[Source], bool] | None = None
-    """Tells its files by more than their keys at the top, whatever these are."""
+    """Recognises the tool's files by more than their keys at the top."""
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every key that it accounts for."""
+        """Every key that the importer accounts for."""
         return (*self.rules, *(key for step in self.steps for key in step.keys))
 
     def likeness(self, source: Source) -> int:
-        """How many of its signs a file has."""
+        """Return the number of this tool's signs in a file."""
         if self.looks is not None and self.looks(source):
             return len(source.names) + 1
         return sum(name in self.signs for name in source.names)
 
     def translate(self, source: Source, gpus: int) -> Translation:
-        """A recipe of a configuration, with the end of each of its keys.
+        """Translate a configuration into a recipe, with an outcome for each of its keys.
 
         Args:
             source: the configuration.
-            gpus: the devices that it was written for, where its batches are per device.
+            gpus: number of devices that it was written for, if its batches are per device.
         """
         draft = Draft(self.name, source, gpus)
         for step in self.steps:
@@ -66,7 +66,7 @@ class Importer:
                 rule(draft, key)
         guesses = iter(range(MOST_GUESSES))
         outcomes = tuple(draft.outcomes.get(leaf) or self._left(source, leaf, guesses) for leaf in source.leaves)
-        twice = (f"`{key}` is there twice: the last one counts, as in {self.name}" for key in source.repeated)
+        twice = (f"`{key}` appears twice; lorans uses the last one, as {self.name} does" for key in source.repeated)
         return Translation(
             self.name,
             source,
@@ -81,22 +81,27 @@ class Importer:
         )
 
     def _left(self, source: Source, leaf: str, guesses: Iterator[int]) -> Outcome:
-        """The end of a key that no step and no rule accounted for."""
+        """Return the outcome of a key that no step and no rule accounted for."""
         value, line = source.values[leaf], source.lines[leaf]
         if is_blank(value):
-            return Outcome(leaf, value, line, "unused", "it is blank, which is as good as absent")
+            return Outcome(leaf, value, line, "unused", "blank")
         if is_secret_name(leaf.rpartition(".")[2]):
-            return Outcome(leaf, value, line, "unused", "a secret is read from the environment, such as `HF_TOKEN`")
+            return Outcome(leaf, value, line, "unused", "lorans reads secrets from the environment, such as `HF_TOKEN`")
         owners = [leaf[: len(part)] for part in _owners(leaf)]
         if any(owner in self.known for owner in owners):
             return Outcome(
-                leaf, value, line, "refused", "lorans does not read this", remedy="remove it if you can do without it"
+                leaf,
+                value,
+                line,
+                "refused",
+                "lorans does not support this key",
+                remedy="remove it if you do not need it",
             )
         meant = did_you_mean(leaf, self.known) if next(guesses, None) is not None else ""
         return Outcome(leaf, value, line, "refused", f"unknown to {self.name}", remedy=meant or "remove it")
 
 
 def _owners(key: str) -> list[str]:
-    """A dotted key and the tables around it."""
+    """Return a dotted key and the tables that contain it."""
     parts = key.split(".")
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]

@@ -1,4 +1,4 @@
-"""The recipe while it is being translated, with the account of the source's keys."""
+"""A translation in progress: the recipe, and the outcomes of the source's keys."""
 
 from __future__ import annotations
 
@@ -11,77 +11,77 @@ from lora_ns.importers.source import Source, is_blank
 from lora_ns.importers.values import UnreadableError, flag, names, number, shown, text, whole
 
 Fate = Literal["mapped", "default", "unused", "refused"]
-"""Ends of a source key: in the recipe, equal to what lorans does anyway, without meaning here, or not to be had."""
+"""Fates of a source key: written to the recipe, equal to lorans's default, not needed, or not carried over."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one key of the source."""
+    """The outcome of one source key."""
 
     key: str
-    """Dotted, as in `Source`."""
+    """Dotted key, as in `Source`."""
     value: Any
     line: int
     fate: Fate
     said: str = ""
-    """Why: for `unused` and `refused` always, for the others where there is something to say."""
+    """The reason; always present for `unused` and `refused`."""
     recipe: tuple[str, ...] = ()
-    """Dotted keys of the recipe that it became."""
+    """Dotted keys of the recipe that it was translated to."""
     remedy: str = ""
-    """What to do; of `refused`."""
+    """Advice to the user about a refused key."""
     fatal: bool = False
-    """Whether a recipe without it would be another training altogether, so that none is written."""
+    """True if no recipe without this key can be equivalent, so that none is written."""
 
     @property
     def shown(self) -> str:
-        """`lora_r: 32`, without secrets."""
+        """Key and value for messages, such as `lora_r: 32`, without secrets."""
         return shown(self.key, self.value)
 
     @property
     def is_blank(self) -> bool:
-        """Whether the key has no value, and nothing more is said of it."""
+        """True if the key has no value, so that only its name is reported."""
         return self.fate == "unused" and is_blank(self.value)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A recipe key that the source leaves out, and that is written because the other tool's default is not ours."""
+    """A recipe key that the source does not have. It is written because the other tool's default differs."""
 
     recipe: str
     value: Any
     said: str
-    """Such as "axolotl's default of `sequence_len`"."""
+    """The reason, such as "axolotl's default of `sequence_len`"."""
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A recipe and the account of every key that it came from."""
+    """A recipe, and the outcome of every source key."""
 
     tool: str
     source: Source
     recipe: Mapping[str, Any]
     """Values by dotted recipe key."""
     outcomes: tuple[Outcome, ...]
-    """One for each leaf of the source, in the order of the file."""
+    """Outcomes of all leaves of the source, in the order of the file."""
     filled: tuple[Filled, ...]
     origins: Mapping[str, tuple[str, ...]]
-    """Source keys by recipe key; empty for what was filled in."""
+    """Source keys by recipe key; empty for keys that were filled in."""
     notes: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
-    """What is wrong with the file as a whole, so that nothing is to be written."""
+    """Problems of the file as a whole, because of which no recipe is written."""
     paths: tuple[str, ...] = ()
-    """Recipe keys whose values, or the `path` in them, are read from the current folder by the other tool."""
+    """Recipe keys with paths (or tables with a `path`) that the other tool resolves from the current folder."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Texts by the recipe keys that are to name a file with them, which is written beside the recipe."""
+    """Texts of files to write beside the recipe, by the recipe key that names the file."""
 
     @property
     def refused(self) -> tuple[Outcome, ...]:
-        """The keys that were not to be had."""
+        """Outcomes of the keys that are not carried over."""
         return tuple(outcome for outcome in self.outcomes if outcome.fate == "refused")
 
     @property
     def is_fatal(self) -> bool:
-        """Whether nothing is to be written."""
+        """True if no recipe is to be written."""
         return bool(self.problems) or any(outcome.fatal for outcome in self.outcomes)
 
 
@@ -90,10 +90,10 @@ T = TypeVar("T")
 
 @dataclass
 class Draft:
-    """A translation in the making: rules and steps read the source, write recipe keys, and account for source keys.
+    """A translation in progress: rules and steps read the source, write recipe keys, and account for source keys.
 
-    Each source key is accounted for by `put`, `same`, `unused` or `refuse`. A refusal stays, whatever comes later, and
-    nothing is written from a key that was refused.
+    Each source key is accounted for by `put`, `same`, `unused` or `refuse`. A refusal is final: later calls do not
+    replace it, and nothing is written from a refused key.
     """
 
     tool: str
@@ -108,38 +108,38 @@ class Draft:
     files: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
-    # Reading: the default where a key is absent, blank, or refused because its value cannot be read.
+    # Reading. A key that is missing, blank, or refused because its value is invalid gives the default.
 
     def get(self, key: str) -> Any:
-        """The value as the file has it; None if it is absent or blank."""
+        """Return a value as in the file; None if it is missing or blank."""
         return self.source.get(key)
 
     def has(self, key: str) -> bool:
-        """Whether a key is there and not blank."""
+        """True if a key is present and not blank."""
         return self.source.has(key)
 
     def number(self, key: str, default: float | None = None) -> Any:
-        """A number."""
+        """Read a number."""
         return self.read(key, number, default)
 
     def whole(self, key: str, default: int | None = None) -> Any:
-        """A whole number."""
+        """Read a whole number."""
         return self.read(key, whole, default)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """True or false."""
+        """Read true or false."""
         return bool(self.read(key, flag, default))
 
     def text(self, key: str, default: str | None = None) -> Any:
-        """A text."""
+        """Read a string."""
         return self.read(key, text, default)
 
     def names(self, key: str) -> list[str]:
-        """A list of texts, empty if there is none."""
+        """Read a list of strings; empty if there is none."""
         return list(self.read(key, names, []))
 
     def read(self, key: str, reader: Any, default: Any = None) -> Any:
-        """A value by a reader of `importers/values.py`."""
+        """Read a value with a reader of `importers/values.py`."""
         value = self.get(key)
         if value is None:
             return default
@@ -149,17 +149,17 @@ class Draft:
             self.refuse(key, fault.what, fault.remedy)
             return default
 
-    # Accounting.
+    # Accounting
 
     def put(self, recipe: str, value: Any, *keys: str, own: Any = None, said: str = "") -> None:
-        """Write a recipe key that comes of these source keys.
+        """Write a recipe key, and account for the source keys that it comes from.
 
         Args:
             recipe: the dotted recipe key.
             value: its value; None writes nothing.
-            keys: the source keys. Where none of them is there, the value is the other tool's default, and is reported.
-            own: lorans's own constant default: a value that equals it is not written.
-            said: what there is to say of it.
+            keys: the source keys. If all are missing, the value is reported as the other tool's default.
+            own: lorans's constant default; an equal value is not written.
+            said: a remark for the report.
         """
         given = tuple(key for key in keys if self.has(key))
         if value is None or any(self.is_refused(key) for key in given):
@@ -178,26 +178,26 @@ class Draft:
         self.origins[recipe] = given
 
     def same(self, key: str, said: str) -> None:
-        """Account for a key that asks for what lorans does anyway."""
+        """Account for a key that asks for lorans's own behaviour."""
         self._account(key, "default", said)
 
     def unused(self, key: str, why: str) -> None:
-        """Account for a key that has no meaning here and changes nothing that is learned."""
+        """Account for a key that lorans does not need, because it does not change results."""
         self._account(key, "unused", why)
 
     def refuse(self, key: str, what: str, remedy: str, fatal: bool = False) -> None:
-        """Account for a key that lorans cannot do.
+        """Account for a key that lorans does not support.
 
         Args:
-            key: a leaf, or a table with all that is in it.
+            key: a leaf, or a table with everything in it.
             what: the reason.
-            remedy: what to do, such as the recipe key that comes nearest.
+            remedy: advice to the user, such as the closest recipe key.
             fatal: see `Outcome.fatal`.
         """
         self._account(key, "refused", what, remedy=remedy, fatal=fatal)
 
     def path(self, recipe: str, value: Any, *keys: str) -> None:
-        """The same of a path, or several: it will hold from the folder of the recipe."""
+        """Like `put`, for a path or several, which are made relative to the recipe's folder later."""
         self.put(recipe, value, *keys)
         if recipe in self.recipe:
             self.paths.append(recipe)
@@ -209,27 +209,27 @@ class Draft:
             self.files[recipe] = text
 
     def refuse_file(self, what: str, remedy: str) -> None:
-        """Say that the file as a whole is another training, so that nothing is written."""
+        """Refuse the file as a whole, so that no recipe is written."""
         self.problems.append(Problem(str(self.source.path), what, remedy))
 
     def amend(self, key: str, text: str) -> None:
-        """Put a remark before what is said of a key that is accounted for."""
+        """Put a remark before the reason of a key that is accounted for."""
         for leaf in self.source.below(key):
             if outcome := self.outcomes.get(leaf):
                 self.outcomes[leaf] = replace(outcome, said="; ".join(part for part in (text, outcome.said) if part))
 
     def note(self, text: str) -> None:
-        """Say something about the whole."""
+        """Add a note about the whole translation."""
         if text not in self.notes:
             self.notes.append(text)
 
     def is_refused(self, key: str) -> bool:
-        """Whether a key, or something in it, was refused."""
+        """True if a key, or something in it, was refused."""
         found = (self.outcomes.get(leaf) for leaf in self.source.below(key))
         return any(outcome is not None and outcome.fate == "refused" for outcome in found)
 
     def is_accounted(self, key: str) -> bool:
-        """Whether every leaf of a key has its outcome."""
+        """True if every leaf of a key has an outcome."""
         return all(leaf in self.outcomes for leaf in self.source.below(key))
 
     def _account(
@@ -241,7 +241,7 @@ class Draft:
                 continue
             value = self.source.values[leaf]
             if is_blank(value) and fate != "refused":
-                continue  # it is said of blank keys that they are
+                continue  # blank keys are reported as such
             if before and before.fate == "mapped" and fate in ("mapped", "default"):
                 recipe = (*dict.fromkeys((*before.recipe, *recipe)),)
                 fate, said = "mapped", said or before.said

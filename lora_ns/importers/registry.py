@@ -1,4 +1,4 @@
-"""The tools whose configurations are read, and what a file that is none of them is."""
+"""Supported tools, and detection of the tool that a file belongs to."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from lora_ns.importers.trl import TRL
 IMPORTERS: Mapping[str, Importer] = {
     importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, SWIFT, DATASET_INFO, FIRST_DESIGN)
 }
-"""By their names: beside the tool's file in this room, its line here is all that a new one needs."""
+"""Importers by name. A new tool needs its own file, and a line here."""
 
 
 _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("model", "peft"), "a recipe of lorans's own", "`lorans validate` checks it"),
-    (("task_type", "dataset"), "a recipe of lorans's own", "`lorans validate` checks it"),
-    (("peft_type", "base_model_name_or_path"), "the configuration of a saved adapter, not of a training", ""),
-    (("model_type", "architectures"), "the configuration of a base model, not of a training", ""),
+    (("model", "peft"), "a lorans recipe already", "run `lorans validate` to check it"),
+    (("task_type", "dataset"), "a lorans recipe already", "run `lorans validate` to check it"),
+    (("peft_type", "base_model_name_or_path"), "the configuration of a saved adapter, not of a training run", ""),
+    (("model_type", "architectures"), "the configuration of a base model, not of a training run", ""),
     (
         ("compute_environment", "distributed_type"),
-        "a file of `accelerate config`",
-        "name it in a recipe: `distributed.accelerate_config`",
+        "a configuration of accelerate",
+        "set `distributed.accelerate_config` to it in a recipe",
     ),
-    (("zero_optimization",), "a DeepSpeed configuration", "name it in a recipe: `distributed.deepspeed_config`"),
-    (("merge_method",), "a configuration of mergekit, which merges models", ""),
+    (("zero_optimization",), "a DeepSpeed configuration", "set `distributed.deepspeed_config` to it in a recipe"),
+    (("merge_method",), "a configuration of mergekit, not of a training run", ""),
     (("tokenizer", "checkpointer"), "a configuration of torchtune", ""),
 )
-"""Files that are taken for a configuration, by the keys that show it."""
+"""Files that are mistaken for a training configuration, with the keys that identify them."""
 
 
 def importer_for(source: Source, tool: str | None = None) -> Importer:
-    """The importer of a file.
+    """Return the importer for a file.
 
     Args:
         source: the file.
-        tool: the tool's name, if it is not to be found by the keys.
+        tool: name of the tool; None to detect it from the keys.
 
     Raises:
-        UsageError: if there is no such tool, or the keys are those of none or of several.
+        UsageError: if there is no such tool, or the keys match none or several.
     """
     tool = tool or source.tool
     if tool is not None:
@@ -62,13 +62,13 @@ def importer_for(source: Source, tool: str | None = None) -> Importer:
 
 
 def _unknown(source: Source) -> Problem:
-    """What a file of no known tool is, as far as its keys show."""
+    """Describe a file that belongs to no supported tool."""
     for signs, what, remedy in _OTHERS:
         if all(sign in source.names for sign in signs):
-            return Problem(str(source.path), f"is {what}", remedy or _remedy())
+            return Problem(str(source.path), f"this is {what}", remedy or _remedy())
     shown = ", ".join(f"`{name}`" for name in source.names[:6])
-    return Problem(str(source.path), f"the keys are those of no tool that lorans reads: {shown}", _remedy())
+    return Problem(str(source.path), f"not a configuration of a supported tool; its keys are {shown}", _remedy())
 
 
 def _remedy() -> str:
-    return f"name the tool by `--from`, one of: {', '.join(IMPORTERS)}"
+    return f"name the tool with `--from`, one of: {', '.join(IMPORTERS)}"

@@ -1,4 +1,4 @@
-"""Rules for keys that stand by themselves: each tool has a table of them, `{"lora_r": maps("peft.lora_r", whole)}`."""
+"""Rules for independent keys. Each tool has a table of them, such as `{"lora_r": maps("peft.lora_r", whole)}`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lora_ns.importers.draft import Draft
 from lora_ns.importers.values import Reader, UnreadableError, plain
 
 Rule = Callable[[Draft, str], None]
-"""Accounts for a source key that is there and not blank."""
+"""Function that accounts for a source key, which is present and not blank."""
 
 
 def maps(recipe: str, read: Reader = plain, own: Any = None, said: str = "") -> Rule:
-    """The value becomes that of a recipe key.
+    """Write the value to a recipe key.
 
     Args:
         recipe: the dotted recipe key.
-        read: how the value is read, such as `number` or `flag` of `importers/values.py`.
-        own: lorans's own constant default, which need not be written.
-        said: what there is to say of it.
+        read: reader of the value, such as `number` or `flag` of `importers/values.py`.
+        own: lorans's constant default, which is not written.
+        said: a remark for the report.
     """
 
     def rule(draft: Draft, key: str) -> None:
@@ -29,14 +29,14 @@ def maps(recipe: str, read: Reader = plain, own: Any = None, said: str = "") -> 
 
 
 def among(recipe: str, values: Mapping[Any, Any], remedy: str = "", own: Any = None, read: Reader = plain) -> Rule:
-    """Some values become others of a recipe key, the rest is refused.
+    """Replace values by those of a recipe key, and refuse other values.
 
     Args:
         recipe: the dotted recipe key.
-        values: the source's values with the recipe's.
-        remedy: what to do about other values; those that are taken, if absent.
-        own: lorans's own constant default.
-        read: how the value is read.
+        values: values of the recipe, by value of the source.
+        remedy: advice about other values; a list of the accepted ones if empty.
+        own: lorans's constant default.
+        read: reader of the value.
     """
 
     def rule(draft: Draft, key: str) -> None:
@@ -47,20 +47,20 @@ def among(recipe: str, values: Mapping[Any, Any], remedy: str = "", own: Any = N
             draft.put(recipe, values[value], key, own=own)
         else:
             taken = ", ".join(f"`{name}`" for name in values)
-            draft.refuse(key, "lorans has no such value", remedy or f"one of: {taken}")
+            draft.refuse(key, "lorans does not support this value", remedy or f"write one of: {taken}")
 
     return rule
 
 
 def same(said: str, *values: Any, remedy: str, read: Reader = plain, fatal: bool = False) -> Rule:
-    """These values ask for what lorans does anyway, others are refused.
+    """Accept values that ask for lorans's own behaviour, and refuse others.
 
     Args:
-        said: what lorans does.
-        values: the values that ask for it.
-        remedy: what to do about other values.
-        read: how the value is read, such as `flag`.
-        fatal: whether other values are another training altogether.
+        said: description of lorans's behaviour.
+        values: accepted values.
+        remedy: advice about other values.
+        read: reader of the value, such as `flag`.
+        fatal: True if no recipe can be equivalent with another value.
     """
 
     def rule(draft: Draft, key: str) -> None:
@@ -70,13 +70,13 @@ def same(said: str, *values: Any, remedy: str, read: Reader = plain, fatal: bool
         if value in values:
             draft.same(key, said)
         else:
-            draft.refuse(key, "lorans cannot do this", remedy, fatal)
+            draft.refuse(key, "lorans does not support this value", remedy, fatal)
 
     return rule
 
 
 def unused(why: str, read: Reader | None = None) -> Rule:
-    """The key has no meaning here, whatever its value, and changes nothing that is learned."""
+    """Ignore a key that does not change results, whatever its value."""
 
     def rule(draft: Draft, key: str) -> None:
         if read is not None:
@@ -87,19 +87,19 @@ def unused(why: str, read: Reader | None = None) -> Rule:
 
 
 def refused(what: str, remedy: str, unless: tuple[Any, ...] = (False,), fatal: bool = False) -> Rule:
-    """The key asks for what lorans cannot do, unless its value switches it off.
+    """Refuse a key that lorans does not support, unless its value turns it off.
 
     Args:
         what: the reason.
-        remedy: what to do.
-        unless: values that switch it off.
-        fatal: whether a recipe without it would be another training altogether.
+        remedy: advice to the user.
+        unless: values that turn it off.
+        fatal: True if no recipe without it can be equivalent.
     """
 
     def rule(draft: Draft, key: str) -> None:
         value = draft.get(key)
         if any(type(value) is type(off) and value == off for off in unless):
-            draft.unused(key, "it is switched off")
+            draft.unused(key, "it is off")
         else:
             draft.refuse(key, what, remedy, fatal)
 
@@ -107,17 +107,17 @@ def refused(what: str, remedy: str, unless: tuple[Any, ...] = (False,), fatal: b
 
 
 def gone(tool: str, since: str, rule: Rule) -> Rule:
-    """A key that its tool no longer knows: what has become of it, and the rule that it had."""
+    """Apply the old rule of a key that its tool has removed; `since` says what replaced it, if anything."""
 
     def told(draft: Draft, key: str) -> None:
         rule(draft, key)
-        draft.amend(key, f"{tool} no longer knows it ({since})")
+        draft.amend(key, f"removed from {tool}{f' ({since})' if since else ''}")
 
     return told
 
 
 def told_apart(read: Reader, when: Callable[[Any], Rule]) -> Rule:
-    """The rule depends on the value, as it is read."""
+    """Choose the rule by the value that is read."""
 
     def rule(draft: Draft, key: str) -> None:
         try:

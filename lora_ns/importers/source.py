@@ -1,4 +1,4 @@
-"""A configuration file as keys and values, each with its line."""
+"""Configuration files as keys and values, each with its line."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 class Source:
     """The keys of a file, dotted: `lora_r`, `gradient_checkpointing_kwargs.use_reentrant`, `datasets.0.path`.
 
-    A leaf is a key whose value is a scalar, a list without tables, or an empty table. Tables have keys, too, so that
-    they can be read whole; only leaves are accounted for.
+    A leaf is a key whose value is a scalar, a list without tables, or an empty table. Tables are also values, so that
+    they can be read as a whole, but only leaves have an outcome.
     """
 
     path: Path
     values: Mapping[str, Any]
-    """Leaves and tables by their dotted key, in the order of the file."""
+    """Leaves and tables by dotted key, in the order of the file."""
     lines: Mapping[str, int]
-    """Lines of these keys, from 1."""
+    """Line of each key, from 1."""
     leaves: tuple[str, ...]
     repeated: tuple[str, ...] = ()
-    """Keys that the file has twice; the last one counts."""
+    """Keys that the file contains twice; the last one counts."""
     tool: str | None = None
-    """The tool, where the file says it: that of the command of a script."""
+    """Tool, if the file names it: that of the command in a script."""
     gpus: int | None = None
-    """The devices that it was written for, where the file says it."""
+    """Number of devices, if the file names it."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys at the top."""
+        """The top-level keys."""
         return tuple(key for key in self.values if "." not in key)
 
     def get(self, key: str) -> Any:
-        """The value of a key; None if it is absent or blank."""
+        """Return the value of a key; None if it is missing or blank."""
         value = self.values.get(key)
         return None if is_blank(value) else value
 
     def below(self, key: str) -> tuple[str, ...]:
-        """The leaves of a key: itself, or those of its table or list."""
+        """Return the leaves of a key: itself, or those in its table or list."""
         return tuple(leaf for leaf in self.leaves if f"{leaf}.".startswith(f"{key}."))
 
     def has(self, key: str) -> bool:
-        """Whether a key is there with a value that is not blank."""
+        """True if a key is present and not blank."""
         return any(not is_blank(self.values[leaf]) for leaf in self.below(key))
 
     def where(self, key: str) -> str:
-        """`config.yaml:13` for the line of a key or of the table that it is missing from."""
+        """Return the place of a key, or of the table that it is missing from, such as `config.yaml:13`."""
         owner = key
         while owner:
             if owner in self.lines:
@@ -65,13 +65,13 @@ class Source:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is as good as absent: nothing after the colon, an empty text, list or table."""
+    """True if a value counts as missing: nothing after the colon, or an empty string, list or table."""
     return value is None or (isinstance(value, (str, list, dict)) and not value)
 
 
 @dataclass
 class SourceBuilder:
-    """Collects keys and lines into a `Source`; a reader of another kind of file fills one of these."""
+    """Builder of a `Source`, for readers of any kind of file."""
 
     path: Path
     values: dict[str, Any] = field(default_factory=dict)
@@ -80,11 +80,11 @@ class SourceBuilder:
     repeated: list[str] = field(default_factory=list)
 
     def table(self, key: str, value: Any, line: int) -> None:
-        """Note a table or a list of tables."""
+        """Add a table or a list of tables."""
         self._place(key, value, line)
 
     def leaf(self, key: str, value: Any, line: int) -> None:
-        """Note a key that has to be accounted for."""
+        """Add a leaf."""
         self._place(key, value, line)
         self.leaves.append(key)
 
@@ -96,28 +96,28 @@ class SourceBuilder:
         self.lines[key] = line
 
     def source(self) -> Source:
-        """What was collected."""
+        """Return the source."""
         return Source(self.path, self.values, self.lines, tuple(self.leaves), tuple(self.repeated))
 
 
 def read_source(path: Path) -> Source:
-    """The keys of a YAML or JSON file, or of the command in a shell script.
+    """Read a YAML or JSON file, or the command in a shell script.
 
     Raises:
-        UsageError: if it cannot be read, is too large, is none of them, or is not a table.
+        UsageError: if it cannot be read, is too large, is none of these, or has no table at the top.
     """
-    text = read_text(path, UsageError, most=LARGEST_YAML, if_folder="name the file in it", takes_pipes=True)
+    text = read_text(path, UsageError, most=LARGEST_YAML, if_folder="name a file in it", takes_pipes=True)
     return parse_source(path, text)
 
 
 def parse_source(path: Path, text: str) -> Source:
-    """The same of a text; `path` is what messages name."""
+    """Parse the text of a file; `path` appears in messages."""
     from lora_ns.importers.shell import is_shell, parse_shell
 
     if is_shell(path, text):
         return parse_shell(path, text)
     builder = SourceBuilder(path)
-    if path.suffix == ".toml":  # no tool writes it, and it may be a recipe
+    if path.suffix == ".toml":  # no supported tool uses TOML, but it may be a recipe
         for name, value in parse_toml(text, str(path), UsageError).items():
             builder.leaf(name, value, 1)
         return builder.source()
@@ -130,7 +130,7 @@ def parse_source(path: Path, text: str) -> Source:
 
 
 def _json_as_yaml(path: Path, text: str) -> str:
-    """JSON that YAML reads as the same: only spaces between its tokens."""
+    """Return JSON in a form that YAML parses to the same values: with only spaces between its tokens."""
     if any(line.lstrip().startswith(("//", "/*")) for line in text.splitlines()):
         raise UsageError(Problem(str(path), "not JSON: it has comments", "remove the comments, or save it as YAML"))
     parse_json(text, str(path), UsageError)
@@ -143,7 +143,7 @@ def _root(loader: yaml.SafeLoader, path: Path) -> yaml.MappingNode:
     node = loader.get_single_node()
     if not isinstance(node, yaml.MappingNode) or not node.value:
         what = "is empty" if node is None or isinstance(node, yaml.MappingNode) else "not a table of settings"
-        raise UsageError(Problem(str(path), what, "name the configuration that the other tool trains with"))
+        raise UsageError(Problem(str(path), what, "name a training configuration of the other tool"))
     return node
 
 

@@ -1,4 +1,4 @@
-"""Translations that several tools share; each tool's importer calls them with its own names of the keys."""
+"""Translations that several tools share, with each tool's own names of the keys."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lora_ns.importers.draft import Draft
 def global_batch(
     draft: Draft, per_device: str, accumulation: str, *, per_device_default: int, accumulation_default: int = 1
 ) -> None:
-    """Write the rows of one optimizer step: per device x accumulation x `--gpus`.
+    """Write the rows per optimizer step: per-device batch size x accumulation steps x `--gpus`.
 
     Args:
         draft: the translation.
-        per_device: the key with the rows of a device, and
-        accumulation: the one with the micro-batches of a step; with the tool's defaults of both.
-        per_device_default: rows of a device if absent.
-        accumulation_default: micro-batches if absent.
+        per_device: key with the batch size per device.
+        accumulation: key with the gradient accumulation steps.
+        per_device_default: the tool's default of the batch size per device.
+        accumulation_default: the tool's default of the accumulation steps.
     """
     rows = draft.whole(per_device, per_device_default)
     steps = draft.whole(accumulation, accumulation_default)
     product = f"{rows} x {steps} x {draft.gpus} GPU{'s' if draft.gpus != 1 else ''}"
     draft.put("training.global_batch_size", rows * steps * draft.gpus, per_device, accumulation, said=product)
     if draft.gpus == 1:
-        draft.note(f"the global batch is that of one GPU ({product}); `--gpus N` if it was trained on N")
+        draft.note(f"the global batch size is for one GPU ({product}); write `--gpus N` for N GPUs")
 
 
 # Optimizers and learning rates
@@ -41,15 +41,15 @@ OPTIMIZERS: Mapping[str, str] = {
     "adamw_hf": "adamw_torch",
     "paged_adamw": "paged_adamw_32bit",
 }
-"""Other names of optimizers; all others are passed on, and the recipe's check knows them."""
+"""Optimizers with other names in the recipe; the rest keep their names, which the recipe checks."""
 
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-"""What `training.lr_scheduler_type` takes, by the names of transformers that all tools use."""
+"""Values of `training.lr_scheduler_type`: transformers' names, which all tools use."""
 
 
 def optimizer(draft: Draft, key: str, default: str) -> None:
-    """Write `training.optim`; names are those of transformers in nearly every tool."""
+    """Write `training.optim`; nearly all tools use the names of transformers."""
     name = draft.text(key, default)
     draft.put("training.optim", OPTIMIZERS.get(name, name), key, own="adamw_torch")
 
@@ -60,17 +60,17 @@ def scheduler(draft: Draft, key: str, default: str) -> None:
     if name in SCHEDULERS:
         draft.put("training.lr_scheduler_type", name, key, own="cosine")
     elif not draft.is_refused(key):
-        draft.refuse(key, "lorans has no such schedule", f"one of: {', '.join(SCHEDULERS)}")
+        draft.refuse(key, "lorans does not support this schedule", f"write one of: {', '.join(SCHEDULERS)}")
 
 
 def warmup(draft: Draft, steps: str, ratio: str, default: float | None) -> None:
-    """Write `training.warmup_steps`, or else `training.warmup_ratio`.
+    """Write `training.warmup_steps` or `training.warmup_ratio`.
 
     Args:
         draft: the translation.
-        steps: the key with the number of steps, which comes first where both are there; below 1 it is a share.
-        ratio: the key with the share of the run.
-        default: the tool's own share, which is written if neither is there.
+        steps: key with the number of steps, which takes precedence; a value below 1 is a fraction of the run.
+        ratio: key with the fraction of the run.
+        default: the tool's default fraction, which is written if both keys are missing.
     """
     number, share = draft.number(steps), draft.number(ratio)
     if number is not None and (number >= 1 or share is None):
@@ -79,10 +79,10 @@ def warmup(draft: Draft, steps: str, ratio: str, default: float | None) -> None:
         else:
             draft.put("training.warmup_steps", int(number), steps)
         if share is not None:
-            draft.unused(ratio, f"`{steps}` takes its place")
+            draft.unused(ratio, f"`{steps}` takes precedence")
         return
     if number is not None:
-        draft.unused(steps, f"it is 0, and `{ratio}` takes its place")
+        draft.unused(steps, f"it is 0, so `{ratio}` applies")
     draft.put("training.warmup_ratio", default if share is None else share, ratio)
 
 
@@ -90,59 +90,59 @@ def warmup(draft: Draft, steps: str, ratio: str, default: float | None) -> None:
 
 
 def interval(draft: Draft, steps: str, strategy: str, recipe: str, per_epoch: str = "") -> None:
-    """Write `training.eval_steps` or `training.save_steps`; once an epoch is what lorans does anyway.
+    """Write `training.eval_steps` or `training.save_steps`; lorans's default is once per epoch.
 
     Args:
         draft: the translation.
-        steps: the key with the steps between two of them.
-        strategy: the key with `no`, `steps` or `epoch`.
+        steps: key with the number of steps.
+        strategy: key with `no`, `steps` or `epoch`.
         recipe: `training.eval_steps` or `training.save_steps`.
-        per_epoch: the key with their number in an epoch.
+        per_epoch: key with the number of times per epoch.
     """
     number = draft.number(steps)
     if number is not None and number >= 1:
         draft.put(recipe, int(number), steps)
     elif number is not None:
-        draft.unused(steps, f"a share of the run changes nothing that is learned: once an epoch, or set `{recipe}`")
+        draft.unused(steps, f"it does not change results; lorans's default is once per epoch (`{recipe}`)")
     if draft.has(strategy):
         kind = draft.text(strategy, "")
         if kind == "epoch" or (kind == "steps" and number):
-            draft.same(strategy, "lorans goes by the steps if there are any, and else by epochs")
+            draft.same(strategy, f"`{recipe}` if set, otherwise once per epoch")
         else:
-            draft.unused(strategy, f"it changes nothing that is learned: once an epoch, or set `{recipe}`")
+            draft.unused(strategy, f"it does not change results; lorans's default is once per epoch (`{recipe}`)")
     if per_epoch and draft.has(per_epoch):
         count = draft.whole(per_epoch, 1)
         if count == 1:
-            draft.same(per_epoch, "once an epoch is what lorans does anyway")
+            draft.same(per_epoch, "once per epoch is lorans's default")
         else:
             draft.unused(
-                per_epoch, f"lorans does so once an epoch; for {count}, set `{recipe}` to a {count}th of its steps"
+                per_epoch, f"lorans's default is once per epoch; for {count}, set `{recipe}` to 1/{count} of its steps"
             )
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-"""What `tracking.report_to` takes."""
+"""Values of `tracking.report_to`."""
 
 
 def report_to(draft: Draft, key: str) -> None:
-    """Write `tracking.report_to`: `none` is none, and other trackers than `TRACKERS` are refused."""
+    """Write `tracking.report_to`; trackers that are not in `TRACKERS` are refused."""
     if not draft.has(key):
         return
     asked = [name for name in draft.names(key) if name != "none"]
     unknown = [name for name in asked if name not in TRACKERS]
     if unknown:
-        draft.refuse(key, f"lorans does not report to `{unknown[0]}`", f"one of: {', '.join(TRACKERS)}")
+        draft.refuse(key, f"lorans does not report to `{unknown[0]}`", f"write one of: {', '.join(TRACKERS)}")
     elif asked:
         draft.put("tracking.report_to", asked, key)
     else:
-        draft.same(key, "lorans reports to no tracker unless it is told to")
+        draft.same(key, "lorans reports to no tracker by default")
 
 
-# Names and places
+# Names and paths
 
 
 def task_name(draft: Draft, *keys: str) -> None:
-    """Write `task_name` of the first of these keys that is there, such as the name of a run, or of the file."""
+    """Write `task_name`, from the first of these keys that is present, or from the name of the file."""
     given = [str(draft.get(key)) for key in keys if isinstance(draft.get(key), str)]
     for name in (*(PurePath(part).name for part in given), draft.source.path.stem):
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")
@@ -153,7 +153,7 @@ def task_name(draft: Draft, *keys: str) -> None:
 
 
 def is_local(path: str) -> bool:
-    """Whether a data set's name is a file or folder, here or by its looks, and not the name of one on the hub."""
+    """True if the name of a dataset is a path, because it exists or looks like one, and not a hub id."""
     if exists(Path(path)):
         return True
     looks = path.startswith((".", "/", "~")) or bool(PurePath(path).suffix in DATA_SUFFIXES) or path.count("/") > 1
@@ -161,4 +161,4 @@ def is_local(path: str) -> bool:
 
 
 DATA_SUFFIXES: Sequence[str] = (".arrow", ".csv", ".gz", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zst")
-"""Ends of file names that cannot be those of a data set on the hub."""
+"""File extensions that names of hub datasets do not have."""

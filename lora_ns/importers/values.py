@@ -1,4 +1,4 @@
-"""Values of other tools' files as what they mean: `2e-4` that YAML reads as text is a number, `"true"` a flag."""
+"""Readers of values: `2e-4`, which YAML parses as a string, is a number, and `"true"` is true."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from lora_ns.safety.credentials import HIDDEN, is_secret_name
 
 Reader = Callable[[Any], Any]
-"""From a value of the file to one of the recipe. Raises `UnreadableError`."""
+"""Function from a value in the file to one in the recipe. Raises `UnreadableError`."""
 
 
 class UnreadableError(Exception):
-    """A value that does not say what its key asks for: what is wrong, what to do."""
+    """A value that is invalid for its key, with the reason and advice."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -29,24 +29,24 @@ _LARGEST = 2**63
 
 
 def check_plain(value: Any) -> None:
-    """Refuse what a recipe cannot say, and `${VAR}` and Jinja, which another program fills in.
+    """Refuse values that TOML cannot express, and placeholders such as `${VAR}` and Jinja.
 
     Raises:
-        UnreadableError: also for something within a list or a table.
+        UnreadableError: also for values in a list or a table.
     """
     if isinstance(value, str) and (found := _PLACEHOLDER.search(value)):
-        raise UnreadableError(f"`{found[0]}` is filled in by another program", "write the value itself")
+        raise UnreadableError(f"`{found[0]}` is a placeholder", "write the value itself")
     if isinstance(value, (list, dict)):
         for part in value.values() if isinstance(value, dict) else value:
             check_plain(part)
     elif not isinstance(value, (str, bool, int, float)):
-        raise UnreadableError("neither text, number, list nor table", "put a text in quotes")
+        raise UnreadableError("not a string, number, list or table", "put quotes around a string")
     elif isinstance(value, (int, float)) and not -_LARGEST <= value < _LARGEST:  # nan is not, either
-        raise UnreadableError("not a finite number of 64 bits", "write another one")
+        raise UnreadableError("not a finite number within 64 bits", "write another number")
 
 
 def number(value: Any) -> float | int:
-    """A finite number, also as text: `2e-4`, `"0.1"`."""
+    """Read a finite number, also from a string: `2e-4`, `"0.1"`."""
     check_plain(value)
     found = value
     if isinstance(value, str):
@@ -61,7 +61,7 @@ def number(value: Any) -> float | int:
 
 
 def whole(value: Any) -> int:
-    """A whole number, also as text or as `3.0`."""
+    """Read a whole number, also from a string or `3.0`."""
     found = number(value)
     if found != int(found):
         raise UnreadableError("not a whole number", "write a whole number")
@@ -69,7 +69,7 @@ def whole(value: Any) -> int:
 
 
 def flag(value: Any) -> bool:
-    """True or false, also as text."""
+    """Read true or false, also from a string."""
     check_plain(value)
     if isinstance(value, bool):
         return value
@@ -80,30 +80,30 @@ def flag(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """A text; numbers that stand where a text is meant, as in `run_name: 7`, are one, too."""
+    """Read a string, also from a number, as in `run_name: 7`."""
     check_plain(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise UnreadableError("not a text", "write a text")
+        raise UnreadableError("not a string", "write a string")
     return str(value)
 
 
 def names(value: Any) -> list[str]:
-    """A list of texts; one text is a list, too, and commas divide it."""
+    """Read a list of strings, also from one string with commas."""
     check_plain(value)
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(parts, list):
-        raise UnreadableError("not a list of texts", "write a list")
+        raise UnreadableError("not a list of strings", "write a list of strings")
     return [text(part) for part in parts if part != ""]
 
 
 def plain(value: Any) -> Any:
-    """Any value, as it is."""
+    """Read any value unchanged."""
     check_plain(value)
     return value
 
 
 def shown(key: str, value: Any) -> str:
-    """A key with its value for messages: `lora_r: 32`, cut if it is long and without secrets."""
+    """Format a key and its value for messages, such as `lora_r: 32`; shortened, and without secrets."""
     said = HIDDEN if is_secret_name(key.rpartition(".")[2]) else json.dumps(value, default=str, ensure_ascii=False)
     return f"{key}: {said if len(said) <= _LONGEST else said[: _LONGEST - 4] + ' ...'}"
 

@@ -1,4 +1,4 @@
-"""A translation as TOML: each line says what it came from, and what was not carried over stands at the top."""
+"""Translations as TOML: every line names its source, and the top lists the keys that were not carried over."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from lora_ns.importers.draft import Translation
 
 _TABLES = ("model", "quantization", "peft", "dataset", "training", "distributed", "sft")
-"""The first tables, in the order in which recipes have them; others follow as they come."""
+"""Order of tables; others follow."""
 
 
 def as_toml(translation: Translation) -> str:
-    """The recipe of a translation, with comments."""
+    """Write the recipe of a translation as TOML, with comments."""
     lines = [f"# Imported from {translation.source.path.name}, a configuration of {translation.tool}."]
     for outcome in translation.refused:
         text = f"not carried over: `{outcome.shown}` (line {outcome.line}): {outcome.said}"
@@ -52,7 +52,7 @@ def _keys(owner: str, values: Mapping[str, Any], translation: Translation) -> It
 
 
 def _origin(owner: str, name: str, translation: Translation) -> str:
-    """The source keys of a recipe key, for a comment."""
+    """Return the source keys of a recipe key, or the reason why it was filled in, for a comment."""
     key = f"{owner}.{name}" if owner else name
     if keys := translation.origins.get(key):
         return ", ".join(keys)
@@ -64,7 +64,7 @@ def _is_list_of_tables(value: Any) -> bool:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML: text, number, flag, list, or a table on one line."""
+    """Write a value as TOML: a string, number, boolean, list, or a table on one line."""
     if isinstance(value, Mapping):
         return (
             f"{{ {', '.join(f'{_key(key)} = {toml_value(part)}' for key, part in value.items())} }}" if value else "{}"
@@ -77,6 +77,6 @@ def toml_value(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    """A key, in quotes if it is not of letters, digits, `_` and `-`."""
+    """Write a key, in quotes if it has other characters than letters, digits, `_` and `-`."""
     is_bare = bool(name) and all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name)
     return name if is_bare else json.dumps(name, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Importing: a configuration of another tool, translated, checked as a recipe, and written."""
+"""Import of another tool's configuration: translate it, check it as a recipe, and write it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from lora_ns.recipe.load import load_recipe
 
 @dataclass(frozen=True)
 class Imported:
-    """A configuration that was read, and the recipe that trains the same."""
+    """A configuration of another tool, and the equivalent recipe."""
 
     translation: Translation
     text: str | None
-    """The recipe as TOML; None if there is none that would train the same."""
+    """The recipe as TOML; None if no recipe is equivalent."""
     output: Path | None
-    """The file that it was written to."""
+    """The file to which the recipe was written."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was refused."""
+        """True if no key was refused."""
         return self.text is not None and not self.translation.refused
 
 
 def import_config(path: Path, output: Path | None = None, gpus: int | None = None, tool: str | None = None) -> Imported:
-    """Read a configuration of another tool, and write its recipe unless it is another training altogether.
+    """Read a configuration of another tool, and write the equivalent recipe if there is one.
 
     Args:
         path: the configuration.
-        output: the recipe to write; nothing is written if absent.
-        gpus: the devices that the configuration was written for, where its batches are per device; as
-            the file says, or one, if absent.
-        tool: the tool, if it is not to be found by the keys.
+        output: the recipe to write; None to write nothing.
+        gpus: number of devices that the configuration was written for, if its batches are per device. Default: the
+            number that the file names, or 1.
+        tool: name of the tool; None to detect it from the keys.
 
     Raises:
-        UsageError: if the file cannot be read or is of no tool that is known, or if `output` is there already.
+        UsageError: if the file cannot be read or belongs to no supported tool, or if `output` already exists.
     """
     if output is not None and exists(output):
         raise UsageError(_is_there(output))
@@ -64,7 +64,7 @@ def import_config(path: Path, output: Path | None = None, gpus: int | None = Non
 
 
 def _is_there(path: Path) -> Problem:
-    return Problem(str(path), "is there already", "name a new file, or remove it")
+    return Problem(str(path), "already exists", "choose a new file, or remove it")
 
 
 def _with_files(translation: Translation, output: Path | None) -> Translation:
@@ -91,9 +91,9 @@ def _with_files(translation: Translation, output: Path | None) -> Translation:
 
 
 def _placed(translation: Translation, output: Path | None) -> Translation:
-    """The same with paths that hold from the folder of the recipe, where what they name is here.
+    """Make paths that exist relative to the folder of the recipe.
 
-    Other tools read paths from the current folder; a recipe looks beside itself first.
+    Other tools resolve paths from the current folder; a recipe resolves them from its own folder first.
     """
     folder = (output or Path("recipe.toml")).parent
     recipe = dict(translation.recipe)
@@ -113,8 +113,8 @@ def _moved(value: object, folder: Path) -> object:
 
 
 def _checked(translation: Translation, path: Path) -> Translation:
-    """The same without the keys that the recipe's own checks refuse, each refused at its place in the source."""
-    while not translation.is_fatal and (problems := _problems(translation, path)):  # each round takes something out
+    """Check the recipe, and refuse the source keys of everything that is invalid."""
+    while not translation.is_fatal and (problems := _problems(translation, path)):  # each round removes something
         translation = _with_whole_weights(translation, path, problems) or _without(translation, problems)
     return translation
 
@@ -128,9 +128,9 @@ def _problems(translation: Translation, path: Path) -> tuple[Problem, ...]:
 
 
 def _with_whole_weights(translation: Translation, path: Path, problems: tuple[Problem, ...]) -> Translation | None:
-    """The same without `[distributed]`, if that is what something else does not go with.
+    """Remove `[distributed]`, if that resolves a conflict; None if it does not.
 
-    A strategy divides the memory and changes no result, so that it gives way to what is learned.
+    A strategy distributes memory and does not change results, so it yields to settings that do.
     """
     keys = [key for key in translation.recipe if key.startswith("distributed.")]
     origins = tuple(origin for key in keys for origin in translation.origins.get(key, ()))
@@ -138,7 +138,7 @@ def _with_whole_weights(translation: Translation, path: Path, problems: tuple[Pr
     lighter = replace(translation, recipe=kept)
     if not keys or len(_problems(lighter, path)) >= len(problems):
         return None
-    said = f"left out, as it changes no result: `{problems[0].key}`: {problems[0].what}"
+    said = f"left out, because it does not change results: `{problems[0].key}`: {problems[0].what}"
     outcomes = tuple(
         replace(outcome, fate="unused", said=said, recipe=())
         if outcome.fate == "mapped" and _is_below(outcome, origins)
@@ -174,14 +174,14 @@ def _without(translation: Translation, problems: tuple[Problem, ...]) -> Transla
 
 
 def _missing(where: str, problem: Problem) -> Problem:
-    """A problem of a recipe key that comes of nothing in the source."""
+    """Report a problem of a recipe key that has no source key."""
     if problem.what != "required":
         return Problem(where, problem.what, problem.remedy, key=problem.key)
-    return Problem(where, f"nothing says what `{problem.key}` is to be", "mend what it comes from: see above")
+    return Problem(where, f"the recipe requires `{problem.key}`", "correct the key that it comes from; see above")
 
 
 def _is_below(outcome: Outcome, keys: tuple[str, ...]) -> bool:
-    """Whether a source key is one of these, or in one of them."""
+    """True if a source key is one of these keys, or in one of them."""
     return f"{outcome.key}.".startswith(tuple(f"{key}." for key in keys))
 
 
@@ -192,7 +192,7 @@ def _refused(outcome: Outcome, key: str, problem: Problem) -> Outcome:
 
 
 def _owners(key: str) -> Iterator[str]:
-    """A dotted key and the tables around it."""
+    """Yield a dotted key and the tables that contain it."""
     while key:
         yield key
         key = key.rpartition(".")[0]

@@ -43,10 +43,10 @@ def test_a_file_is_written_whole_and_never_replaced(here):
     done = lorans("import", "config.yaml", "-o", "recipe.toml", "--gpus", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert "global_batch_size = 32" in (here / "recipe.toml").read_text()
-    assert done.stdout.endswith("recipe.toml is written; to check it:\n  lorans validate recipe.toml\n")
+    assert done.stdout.endswith("wrote recipe.toml; to check it:\n  lorans validate recipe.toml\n")
     again = lorans("import", "config.yaml", "-o", "recipe.toml")
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr == "error: recipe.toml: is there already (name a new file, or remove it)\n"
+    assert again.stderr == "error: recipe.toml: already exists (choose a new file, or remove it)\n"
 
 
 def test_every_line_of_the_account_fits_the_terminal(here):
@@ -59,7 +59,7 @@ def test_what_is_not_carried_over_is_said_in_the_recipe_and_by_the_exit_code(her
     (here / "config.yaml").write_text(f"{GOOD}early_stopping_patience: 3\n")
     done = lorans("import", "config.yaml", "-o", "recipe.toml")
     assert done.returncode == 2
-    assert done.stdout.splitlines()[-1] == ("recipe.toml lacks 1 key that may change the result: see its first lines")
+    assert done.stdout.splitlines()[-1] == ("recipe.toml lacks 1 key that may change the result; see its first lines")
     assert "# not carried over: `early_stopping_patience: 3` (line 14)" in (here / "recipe.toml").read_text()
     assert lorans("validate", "recipe.toml", "--elsewhere").returncode == 0
 
@@ -83,7 +83,7 @@ def test_json_has_everything(here):
     assert {outcome["fate"] for outcome in told["outcomes"]} == {"mapped", "default", "unused", "refused"}
     assert "hf_abcdef" not in done.stdout + done.stderr
     assert told["recipe"].startswith("# Imported from")
-    assert {"recipe": "sft.on_overflow", "value": "split", "said": "axolotl's way with longer rows: `split`"} in (
+    assert {"recipe": "sft.on_overflow", "value": "split", "said": "axolotl's default for longer rows"} in (
         told["defaults"]
     )
 
@@ -122,7 +122,7 @@ def test_a_strategy_gives_way_to_what_is_learned(here):
     assert done.returncode == 0
     assert ends["tokens"]["fate"] == "mapped"
     assert ends["deepspeed"]["fate"] == "unused"
-    assert ends["deepspeed"]["said"].startswith("left out, as it changes no result: `model.add_tokens`")
+    assert ends["deepspeed"]["said"].startswith("left out, because it does not change results: `model.add_tokens`")
 
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
@@ -145,11 +145,11 @@ UNREADABLE = [
     ("config.json", '// settings\n{"base_model": "x"}\n', "config.json: not JSON: it has comments"),
     ("config.json", '{"base_model": "x",}', "config.json:1: not JSON"),
     ("config.json", "[]", "config.json: not a table of settings"),
-    ("recipe.toml", '[model]\nname_or_path = "x"\n[peft]\nmethod = "lora"\n', "a recipe of lorans's own"),
-    ("config.yaml", "compute_environment: LOCAL_MACHINE\ndistributed_type: NO\n", "a file of `accelerate config`"),
+    ("recipe.toml", '[model]\nname_or_path = "x"\n[peft]\nmethod = "lora"\n', "this is a lorans recipe already"),
+    ("config.yaml", "compute_environment: LOCAL_MACHINE\ndistributed_type: NO\n", "a configuration of accelerate"),
     ("config.json", '{"zero_optimization": {"stage": 2}}', "a DeepSpeed configuration"),
     ("config.json", '{"peft_type": "LORA", "base_model_name_or_path": "x"}', "the configuration of a saved adapter"),
-    ("config.yaml", "alpha: 1\nbeta: 2\n", "the keys are those of no tool that lorans reads: `alpha`, `beta`"),
+    ("config.yaml", "alpha: 1\nbeta: 2\n", "not a configuration of a supported tool; its keys are `alpha`, `beta`"),
 ]
 
 
@@ -214,7 +214,7 @@ def test_a_key_that_is_there_twice_is_said(here):
     (here / "config.yaml").write_text(f"{GOOD}lora_r: 32\n")
     done = lorans("import", "config.yaml")
     assert "lora_r = 32" in done.stdout
-    assert "`lora_r` is there twice: the last one counts" in done.stderr
+    assert "`lora_r` appears twice; lorans uses the last one" in done.stderr
 
 
 def test_keys_that_are_merged_are_read(here):
