@@ -271,7 +271,7 @@ def test_no_file_is_replaced_and_none_is_written_for_nothing(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(f'{CHAT}chat_template: "{TEMPLATE}"\n')
     (tmp_path / "mine.jinja").write_text("mine")
-    with pytest.raises(UsageError, match=r"mine\.jinja: is there already"):
+    with pytest.raises(UsageError, match=r"mine\.jinja: already exists"):
         import_config(config, tmp_path / "mine.toml")
     assert (tmp_path / "mine.jinja").read_text() == "mine"
     assert not (tmp_path / "mine.toml").exists()
