@@ -12,9 +12,10 @@ from lora_ns.importers.llamafactory import DATASET_INFO, LLAMAFACTORY
 from lora_ns.importers.source import Source
 from lora_ns.importers.swift import SWIFT
 from lora_ns.importers.trl import TRL
+from lora_ns.importers.unsloth import UNSLOTH
 
 IMPORTERS: Mapping[str, Importer] = {
-    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, SWIFT, DATASET_INFO, FIRST_DESIGN)
+    importer.name: importer for importer in (AXOLOTL, LLAMAFACTORY, TRL, SWIFT, UNSLOTH, DATASET_INFO, FIRST_DESIGN)
 }
 """Importers by name. A new tool needs its own file, and a line here."""
 
