@@ -66,6 +66,12 @@ def _words(text: str) -> Iterator[_Word]:
     yield _Word("", line, ends=True)
 
 
+def _open_quote(text: str) -> int | None:
+    """The line of a quote that never ends."""
+    tokens = _TOKEN.finditer(text)
+    return next((text.count("\n", 0, one.start()) + 1 for one in tokens if one["plain"] in ("'", '"', "`")), None)
+
+
 def _unquoted(kind: str | None, part: str) -> str:
     if kind == "single":
         return part[1:-1]
@@ -160,8 +166,10 @@ def parse_shell(path: Path, text: str) -> Source:
     """The keys of the one training command of a script.
 
     Raises:
-        UsageError: if there is none or more than one, or if it names a file and options beside it.
+        UsageError: if there is none or more than one, if it names a file and options beside it, or if a quote is open.
     """
+    if (line := _open_quote(text)) is not None:
+        raise UsageError(Problem(f"{path}:{line}", "a quote that never ends", "end it"))
     found = list(_commands(text))
     if len(found) != 1:
         listed = " and ".join(f"`{one.does}` in line {one.line}" for one in found[:2])

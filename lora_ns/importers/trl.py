@@ -35,7 +35,9 @@ def _task(draft: Draft) -> None:
 def _adapter(draft: Draft) -> None:
     """LoRA if `use_peft` is true, without which all weights are trained."""
     if not draft.flag("use_peft"):
-        if draft.has("use_peft"):
+        if draft.is_refused("use_peft"):
+            draft.refuse_file("`use_peft` does not say whether it trains an adapter", "`use_peft: true`")
+        elif draft.has("use_peft"):
             what = "all weights are trained, and lorans trains adapters"
             remedy = "`use_peft: true`, and a learning rate ten times as high"
             draft.refuse("use_peft", what, remedy, fatal=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_ns.importers import steps
@@ -32,16 +32,25 @@ def rows(draft: Draft) -> None:
     for key in ways:
         if key != chosen and draft.has(key):
             draft.unused(key, f"`{chosen}` takes its place")
-    if chosen != "dataset_name":
-        for key in _OF_ONE:
-            if draft.has(key) and not draft.is_accounted(key):
-                draft.unused(key, f"`{chosen}` takes its place")
     _streaming(draft, "dataset_streaming" if chosen == "dataset_name" else "streaming")
-    _test_split(draft, "dataset_mixture.test_split_size" if chosen == "dataset_mixture" else "test_split_size")
+    splits = {"dataset_mixture": "dataset_mixture.test_split_size", "datasets": "test_split_size"}
+    if chosen in splits:
+        _test_split(draft, splits[chosen])
+    for way, names in _OF_WAYS.items():
+        for name in names:
+            if draft.has(name) and not draft.is_accounted(name):
+                draft.unused(name, f"`{chosen}` takes its place" if way != chosen else "it is read of other rows only")
     _evaluation(draft)
 
 
-_OF_ONE = ("dataset_config", "dataset_config_name", "dataset_train_split", "dataset_test_split", "dataset_streaming")
+_OF_WAYS: Mapping[str, Sequence[str]] = {
+    "datasets": ("streaming", "test_split_size"),
+    "dataset_mixer": ("dataset_splits", "dataset_configs"),
+    "dataset_name": (
+        *("dataset_config", "dataset_config_name", "dataset_train_split", "dataset_test_split", "dataset_streaming"),
+    ),
+}
+"""Keys that are read with one way of naming the rows alone."""
 
 
 def _one(draft: Draft) -> None:

@@ -80,6 +80,8 @@ REFUSED = [
     ("trl sft --learning_rate 1 --config a.yaml", "names a.yaml and options beside it"),
     ("llamafactory-cli train a.yaml learning_rate=1", "names a.yaml and options beside it"),
     ("trl sft --config $FILE", "is filled in by the shell"),
+    ("swift sft --a 1\nswift sft --b 'x", "train.sh:2: a quote that never ends"),
+    ('swift sft --a "x', "a quote that never ends"),
     ("trl sft --config train.sh", "is no YAML or JSON file"),
     ("trl sft --config nowhere.yaml", "nowhere.yaml"),
 ]

@@ -103,6 +103,8 @@ OTHERWISE = [
     ("shuffle_dataset: true", "unused"),
     ("wandb_project: p", "unused"),
     ("dataset_name: x/y", "unused"),
+    ("dataset_splits: [train, test]", "unused"),
+    ("dataset_train_split: tr", "unused"),
     ("dataset_kwargs: {add_special_tokens: false}", "unused"),
     ("hf_token: hf_notasecretnotasecret", "unused"),
     ("test_split_size: 200", "refused"),
