@@ -145,7 +145,8 @@ _DOES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-_SCRIPTS = {"sft.py": ("trl", "sft"), "dpo.py": ("trl", "dpo"), "grpo.py": ("trl", "grpo"), "orpo.py": ("trl", "orpo")}
+_SCRIPTS = ("sft", "pt", "rlhf", "dpo", "grpo", "orpo", "kto", "reward")
+"""Names of Python files, in TRL and those built on it, and in ms-swift's `swift/cli/`."""
 
 
 def _training(words: Sequence[_Word], variables: Mapping[str, _Word]) -> _Command | None:
@@ -155,10 +156,11 @@ def _training(words: Sequence[_Word], variables: Mapping[str, _Word]) -> _Comman
         tool, does = _DOES.get(name, ("", ()))
         if number == 0 and after in does:
             return _Command(tool, f"{name} {after}", tuple(words[number + 2 :]), variables, word.line)
-        if number > 0 and name in _SCRIPTS and not word.text.startswith("-"):
-            tool, verb = _SCRIPTS[name]
-            before = tuple(words[:number])
-            return _Command(tool, f"trl {verb}", tuple(words[number + 1 :]), variables, word.line, before)
+        verb = name.removesuffix(".py")
+        if number > 0 and verb in _SCRIPTS and name != verb and not word.text.startswith("-"):
+            program = "swift" if "swift" in PurePath(word.text).parts else "trl"
+            before, after_it = tuple(words[:number]), tuple(words[number + 1 :])
+            return _Command(_DOES[program][0], f"{program} {verb}", after_it, variables, word.line, before)
     return None
 
 

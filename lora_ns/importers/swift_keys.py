@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lora_ns.importers.rules import Rule, each, maps, refused, same, told_apart, unused
+from lora_ns.importers.trl_keys import OTHER_TRAININGS
 from lora_ns.importers.values import flag, names, number, plain, text, whole
 
 _OTHER_TUNER = unused("it is of another `tuner_type`")
 _SHOWN = unused("it says what is shown or kept, and changes nothing that is learned")
 
 
+_OTHER_TRAINING = refused(
+    "it is of another training", "keep ms-swift for it: lorans imports fine-tuning", (), fatal=True
+)
+
+
 RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(OTHER_TRAININGS, _OTHER_TRAINING),
+    **each(
+        "ref_model ref_adapters reward_model reward_adapters reward_model_plugin teacher_model teacher_deepspeed "
+        "lmbda seq_kd sft_alpha sleep_level offload_optimizer offload_model move_model_batches overlong_filter epsilon "
+        "steps_per_generation async_generate multi_turn_scheduler max_turns advantage_estimator dynamic_sample "
+        "generation_batch_size vllm_enable_lora vllm_server_pass_dataset kl_in_reward use_gym_env delta log_entropy "
+        "top_entropy_quantile loss_scale_type whiten_rewards chord_sft_dataset",
+        _OTHER_TRAINING,
+    ),
     "model_type": unused("lorans goes by the base itself"),
     "model_revision": told_apart(
         text,

@@ -27,6 +27,9 @@ def rows(draft: Draft) -> None:
     chosen = next((key for key in ways if draft.has(key)), None)
     if chosen is None:
         draft.refuse_file("nothing names the rows", "`dataset_name`, or `datasets` with `- path: ...`")
+        for key in DATA_KEYS:
+            if draft.has(key):
+                draft.unused(key, "nothing names the rows")
         return
     ways[chosen]()
     for key in ways:

@@ -61,6 +61,7 @@ GPUS = [
     ("torchrun --nproc_per_node 4 trl/scripts/sft.py --a 1", "trl", 4),
     ("accelerate launch --config_file x.yaml --num_processes=8 scripts/sft.py --a 1", "trl", 8),
     ("cd work && python sft.py --a 1", "trl", None),
+    ("torchrun --nproc_per_node=2 swift/cli/sft.py --a 1", "ms-swift", 2),
 ]
 
 

@@ -92,6 +92,7 @@ def test_an_option_becomes_nothing_and_it_is_said_why(translate, option, value, 
 
 FATAL = [
     {"command": "swift rlhf"},
+    {"command": "swift rlhf", "beta": "0.1", "reward_funcs": "accuracy", "sleep_level": "1"},
     {"command": "swift sft", "rlhf_type": "dpo"},
     {"command": "swift sft", "tuner_type": "full"},
     {"command": "swift sft", "tuner_type": "adalora"},
@@ -103,7 +104,9 @@ FATAL = [
 
 @pytest.mark.parametrize("options", FATAL)
 def test_another_training_is_refused_as_a_whole(translate, options):
-    assert translate(script(**options), name="train.sh").is_fatal
+    translation = translate(script(**options), name="train.sh")
+    assert translation.is_fatal
+    assert not [outcome for outcome in translation.outcomes if "unknown to" in outcome.said]
 
 
 def test_defaults_that_differ_are_written_out(translate):
@@ -151,6 +154,12 @@ def test_pretraining_learns_all_of_a_text(translate):
 def test_the_accumulation_that_is_absent_makes_a_batch_of_sixteen(translate):
     text = script(before="NPROC_PER_NODE=4 ", per_device_train_batch_size="2")
     assert translate(text, name="train.sh", gpus=4).recipe["training.global_batch_size"] == 16
+
+
+def test_a_factor_of_a_batch_that_cannot_be_read_takes_the_other_with_it(translate):
+    text = script(per_device_train_batch_size="2", gradient_accumulation_steps="$STEPS")
+    ends = {outcome.key: outcome.fate for outcome in translate(text, name="train.sh").outcomes}
+    assert (ends["per_device_train_batch_size"], ends["gradient_accumulation_steps"]) == ("refused", "refused")
 
 
 def test_no_key_is_in_two_places():
