@@ -47,7 +47,8 @@ def importer_for(source: Source, tool: str | None = None) -> Importer:
     Raises:
         UsageError: if there is no such tool, or the keys match none or several.
     """
-    tool = tool or source.tool
+    if tool is None and source.tool in IMPORTERS:
+        tool = source.tool
     if tool is not None:
         if tool not in IMPORTERS:
             names = f"one of: {', '.join(IMPORTERS)}"

@@ -156,6 +156,9 @@ def _training(words: Sequence[_Word], variables: Mapping[str, _Word]) -> _Comman
         tool, does = _DOES.get(name, ("", ()))
         if number == 0 and after in does:
             return _Command(tool, f"{name} {after}", tuple(words[number + 2 :]), variables, word.line)
+        if number > 1 and word.text == "axolotl.cli.train" and words[number - 1].text == "-m":
+            before, after_it = tuple(words[:number]), tuple(words[number + 1 :])
+            return _Command("axolotl", "axolotl train", after_it, variables, word.line, before)
         verb = name.removesuffix(".py")
         if number > 0 and verb in _SCRIPTS and name != verb and not word.text.startswith("-"):
             program = "swift" if "swift" in PurePath(word.text).parts else "trl"

@@ -28,7 +28,7 @@ def rows(draft: Draft) -> None:
     elif tables:
         _weights(draft, tables)
         draft.path("dataset.sources", tables, "dataset")
-    if any("max_samples" in table for table in tables):
+    if any("max_samples" in table for table in tables) and not draft.is_refused("dataset"):
         draft.amend("dataset", "the first rows are taken, and ms-swift draws them")
     for key in ("interleave_prob", "stopping_strategy"):
         if draft.has(key) and not draft.is_accounted(key):

@@ -104,6 +104,19 @@ def test_the_file_that_the_command_names_is_read(tmp_path, monkeypatch):
     assert import_config(Path("train.sh"), gpus=1).translation.recipe["training.global_batch_size"] == 8
 
 
+AXOLOTL = (
+    "base_model: a\nadapter: lora\nmicro_batch_size: 2\nsequence_len: 8\ndatasets: [{path: a/b, type: completion}]\n"
+)
+
+
+@pytest.mark.parametrize("command", ["axolotl train c.yaml", "accelerate launch -m axolotl.cli.train c.yaml"])
+def test_the_file_of_a_tool_without_options_is_read(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(AXOLOTL)
+    Path("train.sh").write_text(f"export CUDA_VISIBLE_DEVICES=0\n{command}\n")
+    assert import_config(Path("train.sh")).translation.tool == "axolotl"
+
+
 def test_nothing_of_a_script_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("train.sh").write_text("touch ran\nswift sft --model $(touch ran) --dataset `touch ran`\n")
