@@ -311,9 +311,8 @@ TRL = Importer(
     name="trl",
     signs=_keys(
         "use_peft dataset_name dataset_mixture dataset_mixer datasets dataset_config dataset_train_split "
-        "per_device_train_batch_size per_device_eval_batch_size model_revision attn_implementation "
-        "lora_target_modules max_seq_length assistant_only_loss completion_only_loss hub_strategy "
-        "gradient_checkpointing_kwargs log_level logging_strategy lr_scheduler_type num_train_epochs use_vllm "
+        "model_revision attn_implementation lora_target_modules max_seq_length assistant_only_loss "
+        "completion_only_loss hub_strategy gradient_checkpointing_kwargs log_level logging_strategy use_vllm "
         "reward_funcs max_prompt_length max_completion_length dataset_text_field"
     ),
     rules=_RULES,
