@@ -203,7 +203,7 @@ class Draft:
             self.paths.append(recipe)
 
     def file(self, recipe: str, text: str, suffix: str, *keys: str) -> None:
-        """Write a recipe key that names a file with this text, which is written beside the recipe."""
+        """Write a recipe key that names a file, which is written beside the recipe with this content."""
         self.put(recipe, suffix, *keys)
         if recipe in self.recipe:
             self.files[recipe] = text

@@ -131,5 +131,5 @@ def told_apart(read: Reader, when: Callable[[Any], Rule]) -> Rule:
 
 
 def each(keys: str, rule: Rule) -> dict[str, Rule]:
-    """The same rule for several keys, divided by spaces."""
+    """Return the same rule for several keys, which are separated by spaces."""
     return dict.fromkeys(keys.split(), rule)

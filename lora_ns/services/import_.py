@@ -68,17 +68,17 @@ def _is_there(path: Path) -> Problem:
 
 
 def _with_files(translation: Translation, output: Path | None) -> Translation:
-    """The same with the names of the files that stand beside the recipe; without one to write, they are refused.
+    """Name the files to write beside the recipe; refuse their keys if no recipe is written.
 
     Raises:
-        UsageError: if one of them is there already.
+        UsageError: if one of them already exists.
     """
     recipe, outcomes = dict(translation.recipe), translation.outcomes
     for key in translation.files:
         if output is None:
             del recipe[key]
             origins = translation.origins[key]
-            said, remedy = "it is a file of its own beside the recipe", "`-o FILE` writes both"
+            said, remedy = "it becomes a separate file beside the recipe", "use `-o FILE` to write both"
             outcomes = tuple(
                 replace(one, fate="refused", said=said, remedy=remedy, recipe=()) if _is_below(one, origins) else one
                 for one in outcomes

@@ -260,7 +260,9 @@ def test_a_chat_template_becomes_a_file_beside_the_recipe(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(f'{CHAT}chat_template: "{TEMPLATE}"\n')
     shown = import_config(config)
-    assert [(one.key, one.remedy) for one in shown.translation.refused] == [("chat_template", "`-o FILE` writes both")]
+    assert [(one.key, one.remedy) for one in shown.translation.refused] == [
+        ("chat_template", "use `-o FILE` to write both")
+    ]
     written = import_config(config, tmp_path / "mine.toml")
     assert written.is_whole
     assert 'chat_template = "mine.jinja"' in (tmp_path / "mine.toml").read_text()
