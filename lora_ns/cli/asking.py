@@ -12,12 +12,12 @@ from lora_ns.safety.printable import readable
 
 
 def can_ask() -> bool:
-    """True if someone sees a question and can answer it."""
+    """True if a user can see a question and answer it."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask_text(question: str, default: str) -> str:
-    """An answer in words; Enter gives the default.
+    """Ask for a text; Enter chooses the default.
 
     Raises:
         UsageError: if the input ends.
@@ -28,12 +28,14 @@ def ask_text(question: str, default: str) -> str:
         if isinstance(abort.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise UsageError(
-            Problem("", "the input ended before all was answered", "answer, or take the defaults by `--yes`")
+            Problem(
+                "", "the input ended before all questions were answered", "answer them, or use `--yes` for the defaults"
+            )
         ) from None
 
 
 def ask_option(question: str, options: tuple[str, ...]) -> int:
-    """The number of the option that is chosen, from 0; Enter gives the first.
+    """Ask for one of several options, and return its index; Enter chooses the first.
 
     Raises:
         UsageError: if the input ends.

@@ -1,4 +1,4 @@
-"""How `lorans validate` prints rows and what was found in them."""
+"""Output of `lorans validate` about rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lora_ns.services.validate import Shown
 
 MOST_ROWS = 5
-"""Rows of a finding that are named; `--json` has them all."""
+"""Largest number of rows to list per finding; `--json` lists all."""
 
 
 _BAR = 40
@@ -24,7 +24,7 @@ _COLOURS = {"trained": "green", "trained special": "bright_green", "context": No
 
 
 def print_audit(audit: Audit) -> None:
-    """Counts, lengths, padding, and the findings: errors first."""
+    """Print counts, lengths and padding, then the findings with errors first."""
     sources = [("source", _part(part)) for part in audit.sources]
     print_pairs([*(sources or [("format", audit.format)]), *_source("train", audit.train)])
     if audit.eval:
@@ -45,7 +45,7 @@ def print_audit(audit: Audit) -> None:
 
 
 def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:
-    # A text that has one label has no tokens that are trained and others that are not.
+    # With one label per text there are no trained tokens.
     share = f", {report.trained_tokens / report.tokens:.1%} trained" if report.trained_tokens else ""
     counts = f"{report.name}: {number(report.rows)} rows, {number(report.sequences)} sequences"
     losses = (("left out", report.dropped), ("cut", report.truncated))
@@ -61,7 +61,7 @@ def _part(part: PartReport) -> str:
 
 
 def print_by_file(finding: Finding) -> None:
-    """A finding, below it each file with its rows, and what to do."""
+    """Print a finding, followed by each file with its rows, and the remedy."""
     kind: Kind = "error" if finding.error else "warning"
     count = f": {_count(finding)}" if finding.rows else ""
     first, *rest = wrapped(f"{kind}: [{finding.code}] {finding.what}{count}", "", "  ")
@@ -72,7 +72,7 @@ def print_by_file(finding: Finding) -> None:
         files.setdefault(file, []).append(f"{place}{more}")
     left = finding.count - MOST_ROWS
     lines = [f"{file}: {', '.join(rows)}" if file else ", ".join(rows) for file, rows in files.items()]
-    lines += [f"and {left:,} more; `--json` has all"] if left > 0 else []
+    lines += [f"and {left:,} more; `--json` lists all"] if left > 0 else []
     below = [line for text in (*lines, finding.remedy) if text for line in wrapped(text, "  ", "    ")]
     for line in (*rest, *below):
         say(line)
@@ -82,7 +82,7 @@ _ROW = re.compile(r"(?P<file>\S.*?)(?::(?P<line>\d+)|, (?P<row>row \d+))(?P<more
 
 
 def _parted(row: str) -> tuple[str, str, str]:
-    """A row that is named, such as `rows.jsonl:21 (as rows.jsonl:4)`, as its file, its number and the rest."""
+    """Split the name of a row, such as `rows.jsonl:21 (as rows.jsonl:4)`, into file, number and rest."""
     found = _ROW.fullmatch(row)
     if found is None:
         return "", row, ""
@@ -104,9 +104,9 @@ def _line(finding: Finding) -> str:
 
 
 def print_row(shown: Shown, ids: bool) -> None:
-    """A row as the model sees it: coloured on a terminal, elsewhere with what is trained between « and »."""
+    """Print a row as the model receives it, with trained tokens in colour, or between « and » without a terminal."""
     if not shown.pieces:
-        say(f"{shown.where}: not trained on: {shown.note}\n")
+        say(f"{shown.where}: not used for training: {shown.note}\n")
         return
     part = f", {shown.note}" if shown.note else ""
     say(f"{shown.where}: {shown.tokens} tokens, {_what_is_learned(shown)}{part}")
@@ -123,7 +123,7 @@ def print_row(shown: Shown, ids: bool) -> None:
 
 
 def _what_is_learned(shown: Shown) -> str:
-    """The class, score, labels or tags of a row, or how many of its tokens are trained."""
+    """Describe the class, score, labels or tags of a row, or the number of its trained tokens."""
     if shown.tags:
         return f"{len(shown.tags)} words with a tag: {' '.join(f'{word}/{tag}' for word, tag in shown.tags)}"
     if isinstance(shown.label, (list, tuple)):

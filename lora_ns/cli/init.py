@@ -1,4 +1,4 @@
-"""`lorans init`."""
+"""`lorans init`: create a folder with a recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICKSTART = "the quickstart"
 
 @dataclass(frozen=True)
 class _Given:
-    """What the command line says; a terminal may be asked for the rest."""
+    """Arguments of the command line, before questions about the rest."""
 
     folder: Path | None
     recipe: str | None
@@ -34,19 +34,19 @@ class _Given:
 
 
 def init(
-    folder: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder to create.", show_default=False)] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             "--recipe",
-            help="Recipe to start from; --list shows them. The quickstart if absent.",
+            help="Recipe to start from (see --list). Default: the quickstart.",
             show_default=False,
             autocompletion=complete.starts,
         ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the recipes to start from.")] = False,
     model: Annotated[
-        str | None, typer.Option("--model", help="Base model: a hub id, a folder, a GGUF file.", show_default=False)
+        str | None, typer.Option("--model", help="Base model: a hub id, a folder or a GGUF file.", show_default=False)
     ] = None,
     method: Annotated[
         str | None,
@@ -54,23 +54,23 @@ def init(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Training rows: a file, a folder or a pattern. They decide.", show_default=False),
+        typer.Option("--data", help="Training rows: a file, a folder or a pattern.", show_default=False),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
             "--task",
-            help="Task, where the rows leave it open: CAUSAL_LM, SEQ_CLS or TOKEN_CLS.",
+            help="CAUSAL_LM, SEQ_CLS or TOKEN_CLS. Default: chosen by the rows.",
             show_default=False,
             autocompletion=complete.tasks,
         ),
     ] = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Use the defaults without asking.")] = False,
 ) -> None:
-    """Make a folder with a recipe that fits your rows and your base. Nothing is overwritten.
+    """Create a folder with a recipe for your rows and your base model.
 
-    Without arguments it asks, on a terminal.
+    Existing files are never overwritten. Without arguments, lorans asks for them on a terminal.
     """
     from lora_ns.recipe.starters import STARTS
 
@@ -82,7 +82,7 @@ def init(
     given = _Given(folder, recipe, model, method, data)
     if folder is None:
         if not (asks or yes):
-            raise UsageError(Problem("", "no folder is named", "`lorans init NAME`"))
+            raise UsageError(Problem("", "no folder given", "write `lorans init NAME`"))
         given = _completed(given, asks)
     _make(given, task, overrides, asks)
 
@@ -96,7 +96,7 @@ def _make(given: _Given, task: str | None, overrides: list[str], asks: bool) -> 
     from lora_ns.services.init.make import make_files, write_files
     from lora_ns.services.init.question import take_defaults
 
-    assert given.folder is not None, "a folder is given, or asked for"
+    assert given.folder is not None, "a folder is given or asked for"
     _check_known("--recipe", "recipe", given.recipe, STARTS)
     _check_known("--method", "method", given.method, METHODS)
     _check_known("--task", "task", task, TASK_TYPES)
@@ -107,7 +107,8 @@ def _make(given: _Given, task: str | None, overrides: list[str], asks: bool) -> 
     for reason in reasons:
         say(reason)
     written = given.folder / "recipe.toml"
-    say(f"{written}: next, `lorans validate {written}`")
+    say(f"wrote {written}; to check it:")
+    say(f"  lorans validate {written}")
 
 
 def _check_known(option: str, kind: str, name: str | None, known: Collection[str]) -> None:
@@ -118,16 +119,16 @@ def _check_known(option: str, kind: str, name: str | None, known: Collection[str
 
 def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(Problem(str(folder), "is not empty", "name a new folder"))
+        raise UsageError(Problem(str(folder), "is not empty", "choose a new folder"))
 
 
 def _completed(given: _Given, asks: bool) -> _Given:
-    """What is given, and the answers of the user, or the defaults, for the rest."""
+    """Complete the arguments with the user's answers, or with defaults."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(given.data).name.split(".")[0]).strip("-") if given.data else ""
     folder = _free_name(stem or "my-task")
     if not asks:
         return _Given(Path(folder), given.recipe, given.model, given.method, given.data)
-    chosen = Path(ask_text("folder to make", folder))
+    chosen = Path(ask_text("folder to create", folder))
     _check_free(chosen)
     data, is_bare = given.data, given.recipe is None
     if data is None and is_bare:

@@ -1,4 +1,4 @@
-"""`lorans plan`: every number that a run would use, and where it comes from."""
+"""`lorans plan`: show every number that a run would use, and its origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_ns.plan.plan import Derived, Plan
     from lora_ns.recipe.load import LoadedRecipe
 
-Wide = Annotated[bool, typer.Option("--wide", help="One line for each value, however long, as in a file or a pipe.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Print one line per value, without wrapping, as for a pipe.")]
 
 
 def plan(
@@ -27,7 +27,7 @@ def plan(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Print every derived value of a run with its origin, without running anything."""
+    """Show every value that a run would use, and its origin. Nothing is run."""
     from lora_ns.recipe.load import load_recipe
 
     made = plan_of(load_recipe(recipe, overrides))
@@ -69,7 +69,7 @@ def _shown(name: str, derived: Derived[Any]) -> str:
 
 
 def _print_lines(made: Plan) -> None:
-    """A line for each value, in columns that scripts can cut."""
+    """Print one line per value, in columns that scripts can parse."""
     for line in _lines(made):
         say(f"{line.name:<28} {line.value:>12}  {line.origin}{f'  {line.why}' if line.why else ''}")
     if made.deepspeed:
@@ -79,11 +79,11 @@ def _print_lines(made: Plan) -> None:
 
 
 _STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan"}
-"""What the user asked for stands out from what lorans decided."""
+"""Colours of origins that are the user's choices."""
 
 
 def _print_table(made: Plan) -> None:
-    """A table as wide as the terminal, in which long reasons are broken."""
+    """Print a table as wide as the terminal, with wrapped reasons."""
     draw(_table(_lines(made)))
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
@@ -110,7 +110,7 @@ def _table(lines: list[_Line]) -> Table:
 
 
 def plan_of(loaded: LoadedRecipe) -> Plan:
-    """The plan of a recipe on this machine, from what can be known without downloading or tokenising."""
+    """Make the plan of a recipe on this machine, without downloading or tokenising."""
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.hardware import detect

@@ -1,4 +1,4 @@
-"""How problems are printed: one line each for programs, and by file for a person at a terminal."""
+"""Output of problems: one line each for programs, grouped by file on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lora_ns.errors import Problem
 
 Kind = Literal["error", "warning", "stopped"]
-"""`stopped` is what a user asked for: it has no word before it."""
+"""`stopped` is for an interruption by the user, which has no label."""
 
 
 COLOURS = {"error": "red", "warning": "yellow", "stopped": None}
@@ -25,7 +25,7 @@ _COMMAND = re.compile(r"`((?:lorans|pip|hf|export|torchrun|accelerate) [^`]+)`")
 
 
 _LEFT_OPEN = re.compile(r"\b[A-Z]+\b|\.\.\.|<")
-"""A command that the user has to complete, such as `lorans init NAME`."""
+"""Placeholders of a command that is incomplete, such as `lorans init NAME`."""
 
 
 def print_problems(problems: Iterable[Problem], kind: Kind = "error") -> None:
@@ -48,7 +48,7 @@ def print_problems(problems: Iterable[Problem], kind: Kind = "error") -> None:
 
 
 def split_place(where: str) -> tuple[str, str]:
-    """A place as its file and what is meant in it: `line 13`, `row 7`, or nothing."""
+    """Split a place into its file and the position in it: `line 13`, `row 7`, or nothing."""
     place = _PLACE.fullmatch(where)
     if place is None:
         return where, ""
@@ -90,7 +90,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _remedy(remedy: str, indent: str) -> Iterator[tuple[str, str | None]]:
-    """The lines of a remedy with their colours; a command to copy is alone on the last one."""
+    """Yield the lines of a remedy with their colours. A command to copy stands alone on the last line."""
     text, command = part_command(remedy)
     if text:
         yield from ((line, None) for line in _wrapped(text, indent))
@@ -99,10 +99,10 @@ def _remedy(remedy: str, indent: str) -> Iterator[tuple[str, str | None]]:
 
 
 def part_command(remedy: str) -> tuple[str, str]:
-    """A remedy as what it says and the command in it, either of which may be empty.
+    """Split a remedy into its text and the command in it, either of which may be empty.
 
-    A sentence that begins with its command says `this` in its place: "`lorans train run --resume` goes on" is "this
-    goes on:", and then the command.
+    If a sentence starts with its command, `this` replaces it: "`lorans train run --resume` continues" becomes "this
+    continues:", followed by the command.
     """
     found = [match for match in _COMMAND.finditer(remedy) if not _LEFT_OPEN.search(match[1])]
     if not found:

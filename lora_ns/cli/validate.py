@@ -1,4 +1,4 @@
-"""`lorans validate`: recipes and their rules without torch, and on request their rows, their model, one real step."""
+"""`lorans validate`: check recipes without torch, and on request their rows, model and one training step."""
 
 from __future__ import annotations
 
@@ -27,35 +27,37 @@ def validate(
     below: Annotated[bool, typer.Option("--all", help="Check every recipe below the current folder.")] = False,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     data: Annotated[bool, typer.Option("--data", help="Read, render and check every row.")] = False,
-    model: Annotated[bool, typer.Option("--model", help="Put the adapter onto the base, without its weights.")] = False,
-    step: Annotated[bool, typer.Option("--step", help="Train one real step, save it, and open it again.")] = False,
+    model: Annotated[
+        bool, typer.Option("--model", help="Add the adapter to the base, without loading weights.")
+    ] = False,
+    step: Annotated[bool, typer.Option("--step", help="Train one step, save the adapter and reload it.")] = False,
     show: Annotated[
-        int, typer.Option("--show", metavar="N", min=0, help="Print the first rows as the model sees them.")
+        int, typer.Option("--show", metavar="N", min=0, help="Print the first N rows as the model receives them.")
     ] = 0,
     row: Annotated[
         int | None,
-        typer.Option("--row", metavar="K", help="Print the row that the file gives this number.", show_default=False),
+        typer.Option("--row", metavar="K", help="Print row number K of the file.", show_default=False),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Show token ids.")] = False,
     elsewhere: Annotated[
-        bool, typer.Option("--elsewhere", help="Another machine trains: what this one lacks is a warning.")
+        bool, typer.Option("--elsewhere", help="Warn about missing rows, base and packages: another machine trains.")
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
     strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check recipes: every problem at once, each with its line; --data, --model and --step look further.
+    """Check recipes, and report every problem with its line.
 
-    Exits with 2 if a recipe, its rows or its base are wrong or missing, with 3 if a package is missing, and with the
-    highest code of all recipes.
+    --data, --model and --step check more. The exit code is 2 if a recipe, its rows or its base are invalid or missing,
+    and 3 if a package is missing. For several recipes it is the highest code.
     """
     shows = bool(show) or row is not None
     if ids and not shows:
-        raise UsageError(Problem("--ids", "there are no rows to print", "add `--show 2`"))
+        raise UsageError(Problem("--ids", "no rows to print", "add `--show 2`"))
     levels = {"data": data or shows, "model": model, "step": step}
     if elsewhere and any(levels.values()):
-        what = "the rows and the base are used here"
-        raise UsageError(Problem("--elsewhere", what, "leave it away, or leave `--data`, `--model` and `--step` away"))
+        what = "`--data`, `--model`, `--step` and `--show` need the rows and the base here"
+        raise UsageError(Problem("--elsewhere", what, "remove `--elsewhere`, or these options"))
     asked = _Asked(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
     paths = _chosen(recipes or [], below)
     if isinstance(paths, Path):
@@ -66,12 +68,12 @@ def validate(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked of each recipe."""
+    """Checks to run on each recipe."""
 
     overrides: tuple[str, ...]
     levels: dict[str, bool]
     rows: tuple[int, int | None]
-    """How many of the first rows are shown, and the number of one."""
+    """Number of first rows to show, and the number of a single row."""
     is_elsewhere: bool
     trusts: bool
     is_strict: bool
@@ -79,16 +81,16 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What was found in a recipe."""
+    """Results for one recipe."""
 
     error: LoransError | None = None
     warnings: tuple[Problem, ...] = ()
     found: dict[str, Any] = field(default_factory=dict)
-    """The results of the further levels by their names."""
+    """Results of the further levels by name."""
     exit_code: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Convert to plain values for JSON."""
         if self.error:
             return {"ok": False, "problems": [asdict(problem) for problem in self.error.problems]}
         warnings = {"warnings": _plain(list(self.warnings))} if self.warnings else {}
@@ -97,12 +99,14 @@ class _Outcome:
 
 
 def _chosen(named: list[Path], below: bool) -> Path | tuple[Path, ...]:
-    """The one recipe that is named, or all that were found. Raises `UsageError` if there are none."""
+    """Return the only recipe that is named, or all that are found. Raises `UsageError` if there are none."""
     if below and named:
-        raise UsageError(Problem("--all", "stands for the recipes below the current folder", "name no others, or `.`"))
+        raise UsageError(
+            Problem("--all", "already means all recipes below the current folder", "remove `--all`, or the names")
+        )
     if not below and not named:
-        remedy = "name recipes or folders, or write `--all` for every recipe below this folder"
-        raise UsageError(Problem("", "no recipe is named", remedy))
+        remedy = "name recipes or folders, or use `--all` for every recipe below this folder"
+        raise UsageError(Problem("", "no recipe given", remedy))
     if len(named) == 1 and not is_folder(named[0]):
         return named[0]
     from lora_ns.recipe.find import MARKS, find_recipes
@@ -112,7 +116,7 @@ def _chosen(named: list[Path], below: bool) -> Path | tuple[Path, ...]:
     if found.others:
         shown = ", ".join(str(file) for file in found.others[:_MOST_OTHERS])
         more = f" and {len(found.others) - _MOST_OTHERS:,} more" if len(found.others) > _MOST_OTHERS else ""
-        note(f"not recipes, with neither `{MARKS[0]}` nor `[{MARKS[1]}]`: {shown}{more}")
+        note(f"skipped TOML files without `{MARKS[0]}` and `[{MARKS[1]}]`: {shown}{more}")
     return found.paths
 
 
@@ -141,7 +145,7 @@ def _validate_all(recipes: tuple[Path, ...], asked: _Asked, ids: bool, as_json: 
         else:
             _print(recipe, outcome, ids)
         del outcome
-        gc.collect()  # the rows and the model of one recipe, before those of the next
+        gc.collect()  # free the rows and the model before the next recipe
     if as_json:
         print_json({"ok": not any(codes), "recipes": plain})
     else:
@@ -153,7 +157,7 @@ def _validate_all(recipes: tuple[Path, ...], asked: _Asked, ids: bool, as_json: 
 
 
 def _outcome(recipe: Path, asked: _Asked, is_alone: bool = True) -> _Outcome:
-    """Everything that is asked of a recipe. Raises what stops the command as a whole."""
+    """Run all checks on a recipe. Raises only errors that end the whole command."""
     try:
         return _checked(recipe, asked)
     except InterruptedRunError:
@@ -217,7 +221,7 @@ def _print(recipe: Path, outcome: _Outcome, ids: bool) -> None:
 
 
 def _is_heading(recipe: Path, error: LoransError) -> bool:
-    """Whether a terminal has just shown the recipe above its problems."""
+    """True if a terminal has just shown the name of the recipe above its problems."""
     named = any(split_place(problem.where)[0] == str(recipe) for problem in error.problems)
     return named and is_terminal() and is_terminal(err=True)
 
@@ -237,9 +241,9 @@ def _print_found(found: dict[str, Any], ids: bool) -> None:
             [
                 ("model", f"{report.model}, {number(report.parameters)} parameters"),
                 ("trained", f"{number(report.trainable_parameters)}, {size}"),
-                ("modules", modules or "none: tokens before every row"),
+                ("modules", modules or "none (virtual tokens before every row)"),
                 *(("note", note) for note in report.notes),
             ]
         )
     if "step" in found:
-        print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and opened again")])
+        print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and reloaded")])

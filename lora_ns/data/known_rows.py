@@ -1,4 +1,4 @@
-"""What can be known of the rows of a recipe without downloading or tokenising: counted, or why they are not."""
+"""Facts about the rows of a recipe that need no download and no tokenisation: counts, or why they are unknown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EVAL_PATH = "dataset.eval_path"
 
 
 def known_facts(recipe: Recipe, folder: Path) -> DataFacts:
-    """What is known of rows before a run: those of files are read, those of the hub are as many as its cache says.
+    """Count the rows before a run: by reading files, and from the hub cache for datasets on the hub.
 
-    Rows that are packed are known once they are tokenised.
+    The number of packed rows is unknown until they are tokenised.
 
     Raises:
-        DataError: as a training would, with what cannot be read of files that are there.
+        DataError: if existing files cannot be read, as in training.
     """
     problems = missing_files(recipe, folder)
     missing = {problem.key: problem for problem in problems}
@@ -44,7 +44,7 @@ def known_facts(recipe: Recipe, folder: Path) -> DataFacts:
 
 
 def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> DataFacts:
-    """The rows of files, which are read and not rendered."""
+    """Read the rows of files, without rendering them."""
     if no_evaluation:
         without = recipe.dataset.model_copy(update={"eval_path": None})
         recipe = recipe.model_copy(update={"dataset": without})
@@ -64,7 +64,7 @@ def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> Da
 
 
 def _of_hub(recipe: Recipe) -> DataFacts:
-    """The rows of a dataset of the hub, as many as its cache says."""
+    """Count the rows of a hub dataset from the cache."""
     data = recipe.dataset
     count = _cached_rows(data, data.train_split)
     if count is None:
@@ -73,15 +73,15 @@ def _of_hub(recipe: Recipe) -> DataFacts:
     aside = max(1, round(data.eval_fraction * count)) if data.eval_fraction else 0
     if recipe.objective.packs:
         return DataFacts(why=_packed(count - aside), eval_rows=_fewest(data, aside))
-    return DataFacts(count - aside, _fewest(data, aside), why="rows of the dataset in the cache")
+    return DataFacts(count - aside, _fewest(data, aside), why="rows of the cached dataset")
 
 
 def _packed(rows: int) -> str:
-    return f"{rows:,} rows, packed once they are tokenised"
+    return f"known once {rows:,} rows are tokenised and packed"
 
 
 def _fewest(data: Dataset, count: int) -> int | None:
-    """Evaluation rows, no more than are asked for; None if there are none among the training rows."""
+    """Return the number of evaluation rows from the training rows, up to `max_eval_samples`; None if 0."""
     return min(count, data.max_eval_samples or count) or None
 
 
@@ -91,7 +91,7 @@ def _cached_rows(data: Dataset, split: str) -> int | None:
 
 
 def _with_evaluation(facts: DataFacts, recipe: Recipe, folder: Path, missing: Problem | None) -> DataFacts:
-    """The facts with the evaluation rows that are named apart from the training rows, or why they are not counted."""
+    """Add the number of separate evaluation rows, or the reason why it is unknown."""
     data = recipe.dataset
     if missing:
         return replace(facts, eval_why=missing.what)
@@ -108,11 +108,11 @@ def _with_evaluation(facts: DataFacts, recipe: Recipe, folder: Path, missing: Pr
 
 
 def _why_unknown(table: Dataset, missing: Problem | None = None) -> str:
-    """Why the rows of a source are not counted."""
+    """Explain why the number of rows of a source is unknown."""
     if missing:
         return missing.what
     if is_folder(Path(str(table.name))):
-        return f"`{table.name}` is a folder here: known once `datasets` reads it"
+        return f"known once `datasets` reads the folder `{table.name}`"
     if is_dataset_cached(str(table.name)):
-        return f"`{table.name}` is on the hub: known once it is read"
-    return f"`{table.name}` is on the hub, and not in the cache here: known once it is fetched"
+        return f"known once `{table.name}` is read from the cache"
+    return f"known once `{table.name}` is downloaded"

@@ -1,6 +1,6 @@
-"""Checks of the files, rows and base that a recipe names. Nothing is fetched and no row is read.
+"""Checks of the files, rows and base that a recipe names. Nothing is downloaded and no row is read.
 
-`distributed.accelerate_config` is not among them: it is read and checked with the recipe itself.
+`distributed.accelerate_config` is checked with the recipe itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_named_files(loaded: LoadedRecipe) -> None:
     """Check the chat template and the DeepSpeed configuration, if the recipe names them.
 
     Raises:
-        UsageError: with the problems of each, as training would report them.
+        UsageError: with the same problems that training would report.
     """
     from lora_ns.data.chat_templates import read_template
 
@@ -37,12 +37,12 @@ def check_named_files(loaded: LoadedRecipe) -> None:
 
 
 def find_missing(loaded: LoadedRecipe) -> list[Problem]:
-    """The rows and the base that a recipe names and this machine does not have, each with its line.
+    """Find missing rows and a missing base, each with its line in the recipe.
 
-    Online, what is on the hub and not in its cache is no problem: a training fetches it.
+    Online, a model or dataset on the hub is never missing, because training downloads it.
 
     Raises:
-        MissingError: if a package is missing that reads the base.
+        MissingError: if a package that reads the base is missing.
     """
     recipe = loaded.recipe
     problems = [
@@ -54,16 +54,16 @@ def find_missing(loaded: LoadedRecipe) -> list[Problem]:
 
 
 def _missing_datasets(recipe: Recipe) -> Iterator[Problem]:
-    """Hub ids of datasets that are none, or that are not in the cache where the hub must not be reached."""
+    """Yield problems for invalid dataset names, and for datasets that are not in the cache while offline."""
     variable = offline_variable("datasets")
     for key, table in recipe.dataset.parts().items():
         name = table.name
-        # `datasets` takes a folder of the current directory for the dataset of that name.
+        # `datasets` prefers a folder in the current directory to the hub.
         if name is None or is_folder(Path(name)) or name.startswith("buckets/"):
             continue
         if not is_hub_id(name):
             what = f"`{name}` is neither a hub id nor a folder here"
-            yield Problem("", what, "write `owner/name`, or give `path` a file", key=f"{key}.name")
+            yield Problem("", what, "write `owner/name`, or use `path` for a file", key=f"{key}.name")
         elif variable and not is_dataset_cached(name):
             what = f"`{name}` is not in the cache of `datasets`, and {variable} is set"
-            yield Problem("", what, "unset it to download, or give `path` a file", key=f"{key}.name")
+            yield Problem("", what, "unset it to download, or use `path` for a file", key=f"{key}.name")

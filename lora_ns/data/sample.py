@@ -1,4 +1,4 @@
-"""The first rows of data files, read before there is a recipe, and the files of evaluation rows beside them."""
+"""The first rows of data files for `lorans init`, and a file of evaluation rows beside them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import is_folder
 
 MOST_ROWS = 2000
-"""Rows that are looked at."""
+"""Largest number of rows to read."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,29 @@ class Sample:
     """The first rows of some files."""
 
     path: Path
-    """The value of `dataset.path`, from the current folder."""
+    """The value of `dataset.path`, relative to the current folder."""
     rows: Sequence[Row]
     is_all: bool
     """True if there are no more rows."""
     count: int
-    """Number of all rows; an estimate by the size of the files if these are not all."""
+    """Number of all rows; an estimate from the size of the files if there are more."""
     keys: Mapping[str, Any]
     """Keys of `[dataset]` about the files, such as the names of their columns."""
     notes: tuple[str, ...] = ()
-    """Ways of reading the files that they do not tell themselves."""
+    """Notes on assumptions about the files."""
     evaluation: Path | None = None
-    """The file beside it that is called as evaluation rows are, and has rows with the same columns."""
+    """File beside it with a name for evaluation rows, such as `test.jsonl`, and the same columns."""
 
 
 def look_at_files(name: str, asked: Mapping[str, Any]) -> Sample:
-    """The first rows of a file, a folder or a pattern, relative to the current folder.
+    """Read the first rows of a file, a folder or a pattern, relative to the current folder.
 
     Args:
-        name: as `dataset.path` may name it.
-        asked: keys of `[dataset]` that are settled already.
+        name: a value of `dataset.path`.
+        asked: keys of `[dataset]` that are already set.
 
     Raises:
-        DataError: if there is no such file, or it cannot be read.
+        DataError: if the file does not exist or cannot be read.
     """
     files, path = find_files(Path(), name, "--data"), Path(name).expanduser()
     if len(files) > 1 and is_folder(path) and (training := _training_file(files)):
@@ -72,14 +72,14 @@ def _layout(asked: Mapping[str, Any], keys: Mapping[str, Any]) -> Layout:
     return Layout(both.get("column_names", ()), both.get("delimiter"), both.get("sample_by", "document"))
 
 
-# Files whose kind leaves it open how they are read
+# Files that can be read in several ways
 
 
 def _layout_keys(file: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The keys by which a table without a header is read, and what is told of them.
+    """Return the keys to read a table without a header, and notes on them.
 
     Raises:
-        DataError: if a text is a table whose columns nobody has named.
+        DataError: if a text file looks like a table, and its columns have no names.
     """
     kind = find_kind(file)
     if kind is None or not kind.is_table or asked.keys() & {"column_names", "delimiter", "sample_by"}:
@@ -87,14 +87,14 @@ def _layout_keys(file: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     lines = _first_lines(file)
     if kind.is_plain_text:
         _check_no_table(file, lines)
-        told = f'{file}: one text; `sample_by = "line"` in `[dataset]` makes a row of each line'
+        told = f'{file}: one row; set `dataset.sample_by = "line"` for one row per line'
         return {}, [told] if len(lines) > 1 else []
     mark = TAB if kind_of(file)[0] == ".tsv" else sniff_delimiter(file)
     header = lines[0].split(mark) if lines else []
     if not _is_row(header):
         return {}, []
     names = _names(header)
-    return {"column_names": names}, [f"{file}: the first line is a row, so the columns are named {', '.join(names)}"]
+    return {"column_names": names}, [f"{file}: no header, so the columns are named {', '.join(names)}"]
 
 
 _LINES = 20
@@ -105,16 +105,16 @@ def _first_lines(file: Path) -> list[str]:
         with opened_file(file) as stream:
             found = [line.decode("utf-8-sig", errors="replace") for line in itertools.islice(stream, _LINES)]
     except OSError:
-        return []  # who reads the rows tells why
+        return []  # reported when the rows are read
     return [line.rstrip("\r\n") for line in found if line.strip()]
 
 
 def _check_no_table(file: Path, lines: Sequence[str]) -> None:
-    """Refuse a text of lines with as many tabs each. Raises `DataError`."""
+    """Refuse a text file whose lines have the same number of tabs. Raises `DataError`."""
     tabs = max((line.count(TAB) for line in lines), default=0)
     if tabs and sum(line.count(TAB) == tabs for line in lines) > 0.8 * len(lines) > 1:
-        what = f"looks like a table of {tabs + 1} columns between tabs, and a {file.suffix} file is read as one text"
-        remedy = 'name its columns by `--set \'dataset.column_names=["label", "text"]\'`, or rename it to .tsv'
+        what = f"looks like a table with {tabs + 1} tab-separated columns, but a {file.suffix} file is read as text"
+        remedy = 'name its columns with `--set \'dataset.column_names=["label", "text"]\'`, or rename it to .tsv'
         raise DataError(Problem(str(file), what, remedy))
 
 
@@ -122,12 +122,12 @@ _LONGEST_NAME = 60
 
 
 def _is_row(header: Sequence[str]) -> bool:
-    """Whether what should be the names of columns are values: numbers, or whole sentences."""
+    """True if a header contains values instead of names: numbers, or whole sentences."""
     return any(re.fullmatch(r"-?[\d.]+", cell) or len(cell) > _LONGEST_NAME for cell in header)
 
 
 def _names(cells: Sequence[str]) -> list[str]:
-    """Names of columns for the cells of a row: the longest is the text, a number that is alone the label."""
+    """Name the columns of a table by its first row: the longest cell is the text, the only other one the label."""
     names = [f"column{number}" for number in range(1, len(cells) + 1)]
     longest = max(range(len(cells)), key=lambda number: len(cells[number]))
     names[longest] = "text"
@@ -137,11 +137,11 @@ def _names(cells: Sequence[str]) -> list[str]:
     return names
 
 
-# How many, and what is beside
+# Number of rows, and files beside
 
 
 def _estimate(files: Sequence[Path], rows: Sequence[Row]) -> int:
-    """About how many rows there are, as the first ones take of their file. Packed ones are counted as they are."""
+    """Estimate the number of rows from the size of the files. Compressed files count by their compressed size."""
     size = sum(len(str(value)) + len(name) + 6 for row in rows for name, value in row.values.items())
     stored = sum(file.stat().st_size for file in files)
     return max(len(rows) + 1, 1000 * round(len(rows) * stored / max(size, 1) / 1000))
@@ -150,7 +150,7 @@ def _estimate(files: Sequence[Path], rows: Sequence[Row]) -> int:
 _TRAINING = ("train", "training")
 
 _EVALUATION = ("validation", "valid", "val", "dev", "eval", "evaluation", "test")
-"""Words in the names of files of evaluation rows; those of the last test come last."""
+"""Words in names of evaluation files; `test` is last, so that validation files are preferred."""
 
 
 def _words(file: PurePath) -> list[str]:
@@ -159,7 +159,7 @@ def _words(file: PurePath) -> list[str]:
 
 
 def _training_file(files: Sequence[Path]) -> Path | None:
-    """The one file of a folder that is called as training rows are, if the others are called as evaluation rows are."""
+    """Return the only training file of a folder, by name, if all other files are evaluation files."""
     training = [file for file in files if any(word in _TRAINING for word in _words(file))]
     others = [file for file in files if file not in training]
     is_split = all(any(word in _EVALUATION for word in _words(file)) for file in others)
@@ -167,7 +167,7 @@ def _training_file(files: Sequence[Path]) -> Path | None:
 
 
 def _beside(file: Path, rows: Sequence[Row], layout: Layout) -> Path | None:
-    """The file of evaluation rows that belongs to a file of training rows; None if none is sure to."""
+    """Return the evaluation file that belongs to a training file; None if there is no certain match."""
     ending = kind_of(file)
     try:
         there = sorted(other for other in file.parent.iterdir() if other != file and kind_of(other) == ending)

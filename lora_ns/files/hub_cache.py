@@ -1,7 +1,7 @@
-"""The caches of the Hugging Face Hub as folders: where they are and what they hold, without importing its libraries.
+"""The caches of the Hugging Face Hub, without importing its libraries.
 
-The layout is that of `huggingface_hub` (`models--owner--name/snapshots/COMMIT`) and of `datasets`
-(`owner___name/CONFIG/VERSION/COMMIT`); the environment variables are theirs, too.
+Layout and environment variables are those of `huggingface_hub` (`models--owner--name/snapshots/COMMIT`) and `datasets`
+(`owner___name/CONFIG/VERSION/COMMIT`).
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 _HUB_ID = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
-"""As `huggingface_hub.utils.validate_repo_id` has it."""
+"""The pattern of `huggingface_hub.utils.validate_repo_id`."""
 
 
-# Where
+# Folders
 
 
 def hub_home() -> Path:
-    """The folder of all that the hub's libraries keep."""
+    """Return the folder of all caches of the hub's libraries."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return _expanded(os.environ.get("HF_HOME") or f"{cache}/huggingface")
 
 
 def hub_cache() -> Path:
-    """The folder of repositories as they were fetched, models and datasets."""
+    """Return the folder of downloaded repositories, models and datasets."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return _expanded(named) if named else hub_home() / "hub"
 
 
 def datasets_cache() -> Path:
-    """The folder of datasets as `datasets` has read them."""
+    """Return the folder of datasets that `datasets` has prepared."""
     named = os.environ.get("HF_DATASETS_CACHE")
     return _expanded(named) if named else hub_home() / "datasets"
 
@@ -53,25 +53,25 @@ def _expanded(path: str) -> Path:
 
 
 def offline_variable(kind: Kind = "models") -> str | None:
-    """The environment variable that forbids to reach the hub; None if it may be reached."""
+    """Return the environment variable that turns on offline mode; None if the hub may be accessed."""
     names = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
     if kind == "datasets" and "HF_DATASETS_OFFLINE" in os.environ:
         names = ["HF_DATASETS_OFFLINE"]
-    # The first one that says something decides, also where it says no.
+    # The first one that is set decides, even if it is false.
     decides = next((name for name in names if os.environ.get(name)), None)
     return decides if decides and os.environ[decides].upper() in _TRUE else None
 
 
-# What
+# Contents
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a repository of the hub can have this name: `name` or `owner/name`."""
+    """True if a name is a valid hub id: `name` or `owner/name`."""
     return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
 def cached_snapshot(name: str, revision: str, kind: Kind = "models") -> Path | None:
-    """The folder with the files of a repository at a branch, tag or commit; None if it is not in the cache."""
+    """Return the cached folder of a repository at a branch, tag or commit; None if it is not cached."""
     repository = hub_cache() / f"{kind}--{name.replace('/', '--')}"
     commit: str | None = revision
     if not _COMMIT.fullmatch(revision):
@@ -81,18 +81,18 @@ def cached_snapshot(name: str, revision: str, kind: Kind = "models") -> Path | N
 
 
 def is_dataset_cached(name: str) -> bool:
-    """Whether a dataset of the hub is in one of the caches, in any revision."""
+    """True if a hub dataset is in one of the caches, in any revision."""
     fetched = hub_cache() / f"datasets--{name.replace('/', '--')}" / "snapshots"
     return is_folder(fetched) or is_folder(_read_dataset(name))
 
 
 def cached_split_rows(name: str, subset: str | None, split: str) -> int | None:
-    """Rows of a split of a dataset as `datasets` read it last; None if it has not, or does not say.
+    """Return the number of rows of a split that `datasets` has prepared; None if it is not known.
 
     Args:
         name: hub id.
-        subset: the configuration; if None, the only one that is there.
-        split: such as `train`.
+        subset: configuration; None for the only one in the cache.
+        split: name of the split, such as `train`.
     """
     folder = _read_dataset(name)
     try:
@@ -108,14 +108,14 @@ def cached_split_rows(name: str, subset: str | None, split: str) -> int | None:
 
 
 def _read_dataset(name: str) -> Path:
-    """The folder that `datasets` keeps a dataset in."""
+    """Return the folder of a dataset in the cache of `datasets`."""
     *owner, last = name.split("/")
     parted = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", last))
     return datasets_cache() / "___".join([*owner, parted.lower()])
 
 
 def _first_word(file: Path) -> str | None:
-    """The commit that a reference stands for."""
+    """Return the commit in a reference file."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
     except (OSError, ValueError):

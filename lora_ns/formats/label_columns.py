@@ -1,4 +1,4 @@
-"""The column of rows that is a label, its kind, and the texts that it is about."""
+"""Detection of the label column, the kind of labels, and the text columns."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LABELS = (
     *("label", "labels", "class", "target", "sentiment", "intent", "emotion", "score", "rating", "stars"),
     *("tag", "tags", "category", "topic", "language", "lang"),
 )
-"""Usual names of columns of labels, the likeliest first."""
+"""Usual names of label columns, the most likely first."""
 
 _OFTEN_METADATA = frozenset({"category", "topic", "language", "lang"})
 
 _LONGEST_NAME = 60
-"""Characters of the name of a class; what is longer is a text."""
+"""Largest number of characters in a class name; longer values are texts."""
 
 _MANY_NUMBERS = 20
-"""Whole numbers from which on they are scores rather than classes."""
+"""Number of different whole numbers above which they are scores rather than classes."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class LabelColumn:
     name: str
     problem_type: ProblemType
     why: str
-    """Such as "`label` has 2 values in 300 rows"."""
+    """The reason, such as "`label` has 2 values in 300 rows"."""
     names: tuple[str, ...] = ()
-    """Names of the classes or labels in their order; none of scores."""
+    """Names of the classes or labels in order; empty for scores."""
     weight: int = 3
-    """The weight of a reading by it, from 0 to 3."""
+    """Weight of a reading with this column, from 0 to 3."""
     is_named: bool = True
-    """True if its name is one of labels alone."""
+    """True if its name is only usual for labels."""
 
 
 def find_label_column(rows: Sequence[Values], names: Sequence[str], asked: str | None) -> LabelColumn:
-    """The column that is a label, rather than a text or a number of the row.
+    """Find the label column, rather than a text or a row number.
 
     Args:
         rows: the first rows.
-        names: of their columns.
-        asked: the column, if it is settled already.
+        names: names of their columns.
+        asked: the column, if it is already chosen.
 
     Raises:
         RowFaultError: if there is none.
@@ -68,11 +68,11 @@ def find_label_column(rows: Sequence[Values], names: Sequence[str], asked: str |
     free = [name for name in named if name not in _OFTEN_METADATA]
     if free:
         return _as_classes(rows, free[0])
-    raise RowFaultError(f"no label among the columns {listed(names)}", "name it by `label_column`")
+    raise RowFaultError(f"no label among the columns {listed(names)}", "set `label_column`")
 
 
 def _described(rows: Sequence[Values], name: str) -> LabelColumn | None:
-    """What the values of a column are as labels; None if they are none."""
+    """Describe a column as labels; None if its values cannot be labels."""
     values = _values(rows, name)
     is_named = name in LABELS and name not in _OFTEN_METADATA
     weight = 3 if is_named else 2
@@ -90,7 +90,7 @@ def _described(rows: Sequence[Values], name: str) -> LabelColumn | None:
 
 
 def _of_classes(name: str, values: Sequence[Any], weight: int, is_named: bool) -> LabelColumn | None:
-    """A column of classes, or of scores in whole numbers; None if its values are texts."""
+    """Describe a column as classes, or as scores if they are many whole numbers; None for texts."""
     found = _ordered({str(value) for value in values})
     if is_named and all(_is_whole(text) for text in found) and len(found) > _MANY_NUMBERS:
         return LabelColumn(name, "regression", f"`{name}` has {len(found)} different numbers", (), 1, is_named)
@@ -102,7 +102,7 @@ def _of_classes(name: str, values: Sequence[Any], weight: int, is_named: bool) -
 
 
 def _as_classes(rows: Sequence[Values], name: str) -> LabelColumn:
-    """A column whose values are taken for classes though they look like texts."""
+    """Describe a column as classes, although its values look like texts."""
     values = _values(rows, name)
     found = _ordered({str(value) for value in values})
     return LabelColumn(name, "single_label_classification", _counted(name, found, values), found, weight=1)
@@ -118,7 +118,7 @@ def _values(rows: Sequence[Values], name: str) -> list[Any]:
 
 
 def _listed_in(value: Any) -> list[Any] | None:
-    """The list in a cell of a table; None if it has none."""
+    """Parse a list in a table cell; None if it is not a list."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return None
     try:
@@ -137,7 +137,7 @@ def _ordered(names: set[str]) -> tuple[str, ...]:
 
 
 def _is_long(rows: Sequence[Values], name: str) -> bool:
-    """Whether a column has texts of several words."""
+    """True if a column has texts with several words."""
     texts = [str(value) for value in _values(rows, name)]
     return sum(text.count(" ") for text in texts) > 2 * len(texts)
 
@@ -146,7 +146,7 @@ _NUMBERED = re.compile(r"^(.*?)[_-]?([12ab])$")
 
 
 def text_columns(rows: Sequence[Values], names: Sequence[str], asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """The text that is labelled, or the two of a pair.
+    """Find the text column, or the two columns of a pair.
 
     Raises:
         RowFaultError: if there is none.
@@ -164,5 +164,5 @@ def text_columns(rows: Sequence[Values], names: Sequence[str], asked: Mapping[st
     if named := [name for name in TEXTS if name in texts]:
         return (named[0],)
     if not texts:
-        raise RowFaultError(f"no text among the columns {listed(names)}", "name it by `text_column`")
+        raise RowFaultError(f"no text among the columns {listed(names)}", "set `text_column`")
     return (max(texts, key=lambda name: sum(len(str(value)) for value in _values(rows, name))),)

@@ -1,4 +1,4 @@
-"""The ways in which rows can be read, the likeliest first: what a new recipe is chosen from."""
+"""Readings: ways to read rows, the most likely first. `lorans init` chooses one of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lora_ns.formats.unused import ANSWERS, METADATA, find_unused, is_rendered, 
 Names = Sequence[str]
 
 SURE, LIKELY, POSSIBLE, UNLIKELY = 3, 2, 1, 0
-"""How much speaks for a reading. An unlikely one is meant only by a user who asks for its task."""
+"""Weights of readings. An unlikely reading is only used if the user asks for its task."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,22 @@ class Reading:
 
     form: Format
     keys: Mapping[str, Any]
-    """Keys of `[dataset]` that say it."""
+    """Keys of `[dataset]` for this reading."""
     why: str
     weight: int = SURE
     label: LabelColumn | None = None
-    """The column of its labels, if it has some."""
+    """The column of labels, if there is one."""
     lost: tuple[str, ...] = ()
-    """Columns that it leaves out although their names mean something."""
+    """Columns that it leaves out, although their names suggest content."""
     unread: tuple[str, ...] = ()
-    """Other columns that it does not read, metadata not among them."""
+    """Other columns that it does not read, without metadata."""
     faults: tuple[tuple[int, RowFaultError], ...] = ()
-    """Rows that it cannot read, by their places."""
+    """Rows that it cannot read: index and reason."""
     prefers: tuple[str, ...] = ()
-    """Columns that say which answers are good, where all of them would be learned."""
+    """Columns that mark good and bad answers, if the rows are for preference tuning."""
 
     def makes(self, examples: Sequence[type]) -> bool:
-        """True if its rows become examples of one of these kinds."""
+        """True if rows become examples of one of these kinds."""
         return any(kind in examples for kind in self.form.makes)
 
 
@@ -49,14 +49,14 @@ Finder = Callable[[Sequence[Values], Names, Mapping[str, Any]], list[Reading]]
 
 
 def find_readings(rows: Sequence[Values], asked: Mapping[str, Any]) -> list[Reading]:
-    """The ways to read rows, the likeliest first.
+    """Find the ways to read rows, the most likely first.
 
     Args:
-        rows: the first rows, one at least.
-        asked: keys of `[dataset]` that are settled already.
+        rows: the first rows, at least one.
+        asked: keys of `[dataset]` that are already set.
 
     Raises:
-        RowFaultError: if there is none, with the reason.
+        RowFaultError: if there is no way, with the reason.
     """
     names = [name for name in names_of(rows) if name not in asked.get("ignore_columns", ())]
     fault = RowFaultError(f"no way to read the columns {listed(names)}")
@@ -72,7 +72,7 @@ def find_readings(rows: Sequence[Values], asked: Mapping[str, Any]) -> list[Read
 
 
 def _ways(asked: Mapping[str, Any]) -> tuple[Finder, ...]:
-    """The finders of readings that the keys which are settled leave open."""
+    """Return the finders of readings that the given keys allow."""
     if asked.keys() & {"label_column", "text_column"}:
         return (_labelled,)
     if asked.get("format", "auto") != "auto" or "prompt_template" in asked:
@@ -81,7 +81,7 @@ def _ways(asked: Mapping[str, Any]) -> tuple[Finder, ...]:
 
 
 def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
-    """The readings as they weigh beside one another."""
+    """Adjust the weights of readings to each other."""
     for leads in (lambda reading: reading.makes((Tagged,)), lambda reading: bool(reading.prefers)):
         if any(map(leads, found)):
             return [reading if leads(reading) else replace(reading, weight=UNLIKELY - 1) for reading in found]
@@ -98,41 +98,41 @@ def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
 
 
 def _beside(labelled: Reading, text: Reading, names: Names) -> tuple[int, int]:
-    """What labels weigh at most beside a text, and what the text weighs beside them."""
+    """Return the largest weights of a reading with labels and of a reading as text, if both are possible."""
     assert labelled.label is not None
     weight, is_named, is_whole = labelled.label.weight, labelled.label.is_named, text.makes((RawText,))
-    if labelled.label.name in text.form.used(names):  # the label is the text's answer
+    if labelled.label.name in text.form.used(names):  # the label is the answer
         is_label = is_named and weight > POSSIBLE
         return (SURE, UNLIKELY) if is_label else (POSSIBLE if is_named else UNLIKELY, SURE)
     if weight <= POSSIBLE:
         return (POSSIBLE, POSSIBLE) if is_whole and is_named else (UNLIKELY, SURE)
     if is_named:
         return (SURE, UNLIKELY) if is_whole or text.weight < SURE else (POSSIBLE, LIKELY)
-    is_document = is_whole and sum(name in METADATA for name in names) > 1  # which says where it comes from
+    is_document = is_whole and sum(name in METADATA for name in names) > 1  # metadata describes its origin
     is_other = text.weight == SURE and labelled.label.name not in METADATA
     is_weak = is_document or is_other or (not is_whole and text.weight >= LIKELY)
     return (POSSIBLE, LIKELY) if is_weak else (SURE, POSSIBLE)
 
 
-# One way
+# A single reading
 
 
 def _read(
     rows: Sequence[Values], asked: Mapping[str, Any], keys: Mapping[str, Any], examples: Sequence[type]
 ) -> Reading:
-    """The reading by some keys. Raises `RowFaultError` if it cannot read most of the rows."""
+    """Create the reading for some keys. Raises `RowFaultError` if it cannot read most of the rows."""
     both = {**asked, **keys}
     form, why = detect(_columns(both), names_of(rows), rows[0], examples)
     return _checked(Reading(form, both, why), _columns(both), rows)
 
 
 def _columns(keys: Mapping[str, Any]) -> Columns:
-    """What keys of `[dataset]` say about columns."""
+    """Select the keys of `[dataset]` about columns."""
     return Columns(**{key: value for key, value in keys.items() if key in Columns.__dataclass_fields__})
 
 
 def _checked(reading: Reading, columns: Columns, rows: Sequence[Values]) -> Reading:
-    """The reading with the rows and columns that it does not read."""
+    """Add the rows and columns that a reading does not read."""
     faults = []
     for number, row in enumerate(rows):
         try:
@@ -153,7 +153,7 @@ def _checked(reading: Reading, columns: Columns, rows: Sequence[Values]) -> Read
 
 
 def _by_format(rows: Sequence[Values], asked: Mapping[str, Any], formats: Sequence[str]) -> list[Reading]:
-    """The readings by those of some formats that read the rows. Raises `RowFaultError` if none does."""
+    """Return the readings for all formats that can read the rows. Raises `RowFaultError` if none can."""
     found, faults = [], []
     for name in formats:
         try:
@@ -213,7 +213,7 @@ def _of_text(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> 
 
 
 def _by_other_names(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
-    """Rows whose columns tell several formats, or none: by each of these, or as a question and its answer."""
+    """Read rows whose columns match several formats or none: by each match, or as question and answer."""
     signed = [kind.name for kind in FORMATS.values() if any(set(sign) <= set(names) for sign in kind.signs)]
     if len(signed) > 1:
         return [replace(reading, weight=POSSIBLE) for reading in _by_format(rows, asked, signed)]
@@ -227,7 +227,7 @@ def _by_other_names(rows: Sequence[Values], names: Names, asked: Mapping[str, An
     if len(answers) == len(asking) == 1:
         return [_pair(rows, asked, asking[0], answers[0], LIKELY if len(texts) == 2 else POSSIBLE)]
     if len(texts) != 2 or others != texts:
-        return [_read(rows, asked, {}, TEXT)]  # which says what is missing
+        return [_read(rows, asked, {}, TEXT)]  # raises an error that says what is missing
     first, second = texts
     return [_pair(rows, asked, first, second, POSSIBLE), _pair(rows, asked, second, first, POSSIBLE)]
 
@@ -235,7 +235,7 @@ def _by_other_names(rows: Sequence[Values], names: Names, asked: Mapping[str, An
 _QUESTIONS = frozenset(
     {"prompt", "question", "instruction", "query", "input", "problem", "text", "article", "document", "passage"}
 )
-"""Names of what may be asked, beside other texts."""
+"""Names of columns that may hold the question, if there are other texts."""
 
 
 def _is_text(rows: Sequence[Values], name: str) -> bool:
@@ -244,14 +244,14 @@ def _is_text(rows: Sequence[Values], name: str) -> bool:
 
 
 def _pair(rows: Sequence[Values], asked: Mapping[str, Any], question: str, answer: str, weight: int) -> Reading:
-    """Rows of a question and its answer under other names."""
+    """Read rows as question and answer in columns with other names."""
     keys = {"format": "question-answer", "columns": {"question": question, "answer": answer}}
     reading = _read(rows, asked, keys, TEXT)
     return replace(reading, weight=weight, why=f"`{question}` is followed by `{answer}`")
 
 
 def _preferred(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
-    """Rows with good and bad answers, read as if all or the good ones were to be learned; none of others."""
+    """Read preference rows as if all or the good answers were to be learned; empty for other rows."""
     pair = next((pair for pair in PREFERENCES if set(pair) <= set(names)), None)
     if pair:
         return _first_readable(rows, asked, _ways_of_good(names, *pair), pair)
@@ -263,7 +263,7 @@ def _preferred(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -
 
 
 def _ways_of_good(names: Names, good: str, bad: str) -> list[dict[str, Any]]:
-    """Keys by which the good answers may be learned."""
+    """Return alternative keys to train on the good answers."""
     asking = [name for name in ("prompt", "question", "instruction", "query", "input") if name in names]
     whole = {"format": "messages", "columns": {"messages": good}, "ignore_columns": [bad, *asking]}
     sides = [{"prompt": name, "completion": good} for name in asking[:1]]

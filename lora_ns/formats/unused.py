@@ -157,7 +157,7 @@ def _is_contained(row: Values, name: str, read: Sequence[str]) -> bool:
 
 
 def is_rendered(rows: Sequence[Values], name: str, read: Sequence[str]) -> bool:
-    """True if a column repeats all that is read, as the text that Alpaca's rows were once rendered to."""
+    """True if a column repeats everything that is read, as the rendered `text` column of Alpaca does."""
     filled = [row for row in rows if _is_filled(row.get(name))]
     return bool(filled) and all(_holds(row, name, read) for row in filled)
 

@@ -1,4 +1,4 @@
-"""The tasks that a base can be trained for, as far as its files say it. Imports neither torch nor transformers."""
+"""Tasks that a base can be trained for, by its files. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _ENCODERS = frozenset(
         *("xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
     }
 )
-"""Families of models that read a text as a whole, by their `model_type`."""
+"""Encoder families by `model_type`."""
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """A base, and the tasks that it can be trained for."""
+    """A base and its abilities."""
 
     base: Base
 
     @property
     def kind(self) -> BaseKind:
-        """Kind of model, by the part of a text that each token sees."""
+        """Kind of model by its attention: causal, encoder or encoder-decoder."""
         config = self.base.config
         if config.get("is_encoder_decoder"):
             return "encoder-decoder"
@@ -49,24 +49,24 @@ class Abilities:
 
     @property
     def writes_text(self) -> bool:
-        """True if it predicts the next token."""
+        """True if the model predicts the next token."""
         return self.kind == "causal"
 
     @property
     def told(self) -> str:
-        """Its kind as messages say it, such as "an encoder (BertForMaskedLM)"."""
+        """Description for messages, such as "an encoder (BertForMaskedLM)"."""
         names = self.base.config.get("architectures") or [str(self.base.config.get("model_type", "unknown"))]
         kinds = {"causal": "a causal language model", "encoder": "an encoder"}
         return f"{kinds.get(self.kind, 'an encoder-decoder')} ({names[0]})"
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The chat template of its tokenizer, of several all together; empty if there is none.
+        """Chat template of the tokenizer, all of them if there are several; empty if there is none.
 
-        None if it is in a GGUF header, which is not read here.
+        None if the tokenizer is in a GGUF header, which is not read here.
 
         Raises:
-            ModelError: if a file of the tokenizer is broken.
+            ModelError: if a tokenizer file is broken.
         """
         folder = self.base.path
         if self.base.gguf_file and not self.base.has_tokenizer:
@@ -91,15 +91,15 @@ class Abilities:
         return frozenset(str(token["content"]) for token in added if isinstance(token, dict) and "content" in token)
 
     def has_token(self, token: str) -> bool:
-        """True if the tokenizer has a special token of this name."""
+        """True if the tokenizer has this special token."""
         return token in self._tokens
 
     def lengths(self, texts: Sequence[str], short: int) -> list[int] | None:
-        """The tokens of each text; None where `tokenizers` is not installed or cannot read the tokenizer.
+        """Count the tokens of each text; None if `tokenizers` is not installed or cannot read the tokenizer.
 
         Args:
-            texts: the texts to count.
-            short: bytes up to which a text is not looked at: it has no more tokens than bytes.
+            texts: texts to count.
+            short: size in bytes up to which a text is not tokenised; its size counts as its number of tokens.
         """
         file = self.base.path / "tokenizer.json"
         try:
@@ -110,7 +110,7 @@ class Abilities:
             return None
         try:
             tokenizer: Any = Tokenizer.from_file(str(file))
-        except Exception:  # whatever its file has: who loads the base tells it
+        except Exception:  # any error in the file, which is reported when the base is loaded
             return None
         tokenizer.no_truncation()
         tokenizer.no_padding()

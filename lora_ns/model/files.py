@@ -313,12 +313,12 @@ def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -
 
 
 def _in_cache(name: str, revision: str, gguf_file: str | None) -> Base | None:
-    """The base of a hub id if its settings and all its weights are in the cache."""
+    """Return the base for a hub id, if its settings and all its weights are in the cache."""
     path = cached_snapshot(name, revision)
     if path is None or (gguf_file is None and not (path / SETTINGS).is_file()):
         return None
     if not all((path / file).is_file() for file in _weights(path, gguf_file)):
-        return None  # the settings are in the cache, and the weights are not yet
+        return None  # the settings are in the cache, but the weights are not
     return _checked(Base(name, path, commit=path.name, gguf_file=gguf_file))
 
 
@@ -327,7 +327,7 @@ def _weights(path: Path, gguf_file: str | None) -> list[str]:
 
 
 def not_cached(name: str) -> Problem:
-    """What is said of a hub id that is not in the cache, and cannot be fetched."""
+    """Describe a hub id that is not in the cache and cannot be downloaded."""
     if variable := offline_variable():
         what = f"`{name}` is not in the hub's cache, and {variable} is set"
         return Problem("", what, 'unset it to download, or name a folder, or "lorans:nano"', key="model.name_or_path")
@@ -349,7 +349,7 @@ def _hub_problem(name: str, revision: str, error: Exception) -> Problem:
         what = f"no model `{name}` on the hub, or it is private"
         return Problem("", what, "check the spelling, or `hf auth login`", key=key)
     answer = f"the hub answered {status}" if status else f"{kind}: {first_line(error)}"
-    return Problem("", f"`{name}` cannot be fetched: {answer}", "try again later, or name a folder", key=key)
+    return Problem("", f"`{name}` cannot be downloaded: {answer}", "try again later, or name a folder", key=key)
 
 
 def _tensors(files: Sequence[Path]) -> dict[str, Mapping[str, Any]]:

@@ -18,7 +18,7 @@ def find_recipe_base(model: Model, folder: Path) -> Base:
         base = find_base(model.name_or_path, model.revision, folders, download=True, gguf_file=model.gguf_file)
     except ModelError as error:
         raise ModelError(_keyed(problem) for problem in error.problems) from None
-    assert base is not None, "a base that may be fetched is there or an error"
+    assert base is not None, "a base that may be downloaded exists, or an error was raised"
     return base
 
 
@@ -29,10 +29,10 @@ def recipe_base_here(model: Model, folder: Path) -> Base | None:
 
 
 def base_problems(model: Model, folder: Path) -> list[Problem]:
-    """What is wrong with the base that a recipe names, as far as that can be told without fetching it.
+    """Check the base of a recipe without downloading it.
 
     Raises:
-        MissingError: if a package is missing that reads it.
+        MissingError: if a package that reads it is missing.
     """
     try:
         base = recipe_base_here(model, folder)

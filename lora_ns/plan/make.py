@@ -168,7 +168,7 @@ def _names_evaluation(recipe: Recipe) -> bool:
 
 
 NO_EVALUATION = "no evaluation rows"
-"""Why a run has none: its recipe names none."""
+"""Reason if the recipe names no evaluation rows."""
 
 
 def _rows_why(recipe: Recipe, data: DataFacts) -> str:
@@ -184,14 +184,14 @@ def _base_why(base: Base | None) -> str:
     return (
         f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
         if base
-        else "the base is not on this machine yet"
+        else "known once the base is on this machine"
     )
 
 
 def _adapter_why(parameters: int | None, base: Base | None) -> str:
     if parameters is not None:
         return "from the shapes of the base"
-    return "`lorans validate --model` counts them" if base else "known once the base is here"
+    return "run `lorans validate --model` to count them" if base else "known once the base is on this machine"
 
 
 def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[str]:

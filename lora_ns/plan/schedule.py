@@ -16,7 +16,7 @@ UNREAD = "known once the data is read"
 
 
 def _once_counted(value: int | None, why: str) -> Derived[int | None]:
-    """A number that follows from the training rows; None before they are counted."""
+    """Derive a number from the training rows; None before they are counted."""
     return computed(value, why if value is not None else f"{why}, known once the training rows are counted")
 
 

@@ -1,4 +1,4 @@
-"""The first level of `lorans validate`: a recipe, what it names, and the packages that it needs; nothing heavy."""
+"""First level of `lorans validate`: the recipe, the files that it names and the packages that it needs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lora_ns.recipe.load import LoadedRecipe, load_recipe, locating
 
 @dataclass(frozen=True)
 class Checked:
-    """A recipe that is right, with what this machine lacks for it."""
+    """A valid recipe, with warnings about what this machine lacks."""
 
     loaded: LoadedRecipe
     warnings: tuple[Problem, ...] = ()
-    """Rows, base and packages that are not here, of a run that will be elsewhere."""
+    """Missing rows, base and packages, if another machine will train."""
 
 
 def check_recipe(path: Path, overrides: Sequence[str] = (), is_elsewhere: bool = False) -> Checked:
-    """Read a recipe and look for what it names, without fetching anything.
+    """Read a recipe, and check that what it names exists. Nothing is downloaded.
 
     Args:
         path: the recipe.
-        overrides: of its keys.
-        is_elsewhere: whether another machine will train it, so that what this one lacks is a warning.
+        overrides: values of `--set`.
+        is_elsewhere: True if another machine will train, so that missing things are warnings.
 
     Raises:
-        LoransError: with every problem, in the class of the one with the highest exit code.
+        LoransError: with every problem, in the class with the highest exit code.
     """
     loaded = load_recipe(path, overrides)
     wrong = _problems_of(check_named_files, loaded)
@@ -46,7 +46,7 @@ def check_recipe(path: Path, overrides: Sequence[str] = (), is_elsewhere: bool =
 
 
 def _problems_of(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) -> list[LoransError]:
-    """What a check raises, if it does."""
+    """Return the error that a check raises, if any."""
     try:
         check(loaded)
     except LoransError as error:

@@ -1,4 +1,4 @@
-"""Validation beyond the recipe itself: its rows, the model that it adapts, one real step."""
+"""Further levels of `lorans validate`: the rows, the adapted model, one training step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of a recipe as its model will see them."""
+    """The encoded rows of a recipe."""
 
     settled: Settled
     base: Base
@@ -49,10 +49,10 @@ class Prepared:
 
 
 def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Prepared:
-    """Read and encode all rows, keeping the problems of those that have one.
+    """Read and encode all rows, and collect the problems of invalid ones.
 
     Raises:
-        LoransError: if there is no base, no tokenizer, or a file cannot be read at all.
+        LoransError: if the base or tokenizer is missing, or a file cannot be read at all.
     """
     with locating(loaded):
         base = _find_base(loaded, machine, observer)
@@ -77,7 +77,7 @@ def _find_base(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Ba
 
 
 def audit(prepared: Prepared, machine: Machine) -> Audit:
-    """Every number and every check of the rows."""
+    """Compute statistics of the rows, and check them."""
     sources, renderer = prepared.rows.sources, prepared.rows.renderer
     evaluation = (sources.eval, prepared.eval) if sources.eval and prepared.eval else None
     return Audit(
@@ -117,7 +117,7 @@ def _padding(prepared: Prepared, machine: Machine) -> Padding:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some tokens of a shown row that are of one kind: `trained`, `context` or `special`."""
+    """Consecutive tokens of one kind in a shown row: `trained` or `context`, each also with ` special`."""
 
     text: str
     kind: str
@@ -126,22 +126,22 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shown:
-    """A row as the model sees it."""
+    """A row as the model receives it."""
 
     where: str
     tokens: int
     trained_tokens: int
     pieces: tuple[Piece, ...]
     label: Label | None = None
-    """Of a row that has one: its class, its score, or its labels."""
+    """Class, score or labels of the row, if it has any."""
     tags: tuple[tuple[str, str], ...] = ()
-    """Words with their tags, as far as they were not cut off."""
+    """Words with their tags, without those that were cut off."""
     note: str = ""
-    """Which of the row's sequences it is, or why the row has none."""
+    """Number of the sequence, if the row has several, or the reason why it has none."""
 
 
 def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
-    """The first rows of the training data, or those that the files give a number, with all their sequences.
+    """Return the first training rows, or those with a number in their files, with all their sequences.
 
     Raises:
         DataError: if there is no such row.
@@ -154,11 +154,11 @@ def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
 
 
 _NUMBER = re.compile(r"(?::|, row )(\d+)$")
-"""How the place of a row ends, such as `rows.jsonl:17` and `rows.parquet, row 17`."""
+"""End of a row's place, as in `rows.jsonl:17` and `rows.parquet, row 17`."""
 
 
 def _numbered(source: Source, number: int) -> list[Row]:
-    """The rows with a number, one of each file; where files are rows themselves, the one that comes there."""
+    """Return the rows with a number, one per file; the row at that position if each file is one row."""
     places = [_NUMBER.search(row.where) for row in source.rows]
     if not any(places):
         found = list(source.rows[number - 1 : number]) if number > 0 else []
@@ -174,7 +174,7 @@ def _numbered(source: Source, number: int) -> list[Row]:
 
 
 def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
-    """The sequences of a row, or why it has none."""
+    """Return the sequences of a row, or one entry with the reason why it has none."""
     encoding, where = _encoding_of(prepared, row), row.where
     sequences = [sequence for sequence in encoding.sequences if sequence.where == where]
     form = row.form or prepared.rows.sources.format
@@ -185,7 +185,7 @@ def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
 
 
 def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
-    """What the row becomes; among several sources, where it may be there again or read in another way, alone."""
+    """Return the encoding of a row. With several sources it is encoded separately, since formats may differ."""
     if row.form is None:
         return prepared.train
     source = replace(prepared.rows.sources.train, rows=[row])
@@ -199,7 +199,7 @@ def _why_not(encoding: Encoding, where: str) -> str:
     long = [str(length) for place, length in encoding.tally.too_long if place == where]
     if long:
         return f"[LEN001] {', '.join(long)} tokens, longer than `sft.max_seq_length`"
-    return "left out: its answer spells out a stop token"
+    return "left out: its answer contains a stop token as text"
 
 
 def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
@@ -228,28 +228,28 @@ def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What would be adapted."""
+    """The adapted model."""
 
     model: str
     parameters: int
     trainable_parameters: int
     adapter_bytes: int
     modules: dict[str, int]
-    """Adapted modules by the last part of their names."""
+    """Number of adapted modules by the last part of their names."""
     notes: tuple[str, ...] = ()
 
 
 def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> ModelReport:
-    """Put the adapter onto a base without weights: every target has to match, and what is trained is counted.
+    """Add the adapter to a base without weights, check that every target matches, and count trainable parameters.
 
     Raises:
-        LoransError: if the method and the base do not fit.
+        LoransError: if the method cannot be used with this base.
     """
     recipe = loaded.recipe
     with locating(loaded):
         base = _find_base(loaded, machine, observer)
         known = open_renderer(Settled(loaded, recipe), base).vocabulary
-        observer.stage("putting the adapter onto an empty base")
+        observer.stage("adding the adapter to a base without weights")
         empty = _bare_base(recipe, base)
         kind = type(empty).__name__
         model = add_adapter(empty, recipe.peft.plainly_started(), recipe.task_type, base)
@@ -260,7 +260,7 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
 
 
 def _bare_base(recipe: Recipe, base: Base) -> PreTrainedModel:
-    """The base without its weights; with them for a method whose start is computed from them."""
+    """Create the base without weights, or load it for a method whose initialisation needs them."""
     task, trusted = recipe.task_type, recipe.model.trust_remote_code
     if recipe.peft.capabilities.empty_base:
         return empty_base(base, task, trusted)
@@ -269,17 +269,17 @@ def _bare_base(recipe: Recipe, base: Base) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One real step, its adapter saved and opened again."""
+    """Result of a training step whose adapter was saved and reloaded."""
 
     loss: float
     trainable_parameters: int
 
 
 def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise) -> StepReport:
-    """Train one step on a few rows in a temporary folder, save, and open what was saved, as every training does.
+    """Train one step on a few rows in a temporary folder, save the adapter, and reload it.
 
     Raises:
-        LoransError: what a training would raise.
+        LoransError: any error of `train`.
     """
     with temporary_folder() as folder:
         result = train(_one_step(loaded, folder / "run"), observer, noise, use_cache=False)
@@ -288,7 +288,7 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
 
 
 def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
-    """The recipe cut down to one step; its rules were asked before."""
+    """Reduce a valid recipe to one step."""
     recipe = loaded.recipe
     few = max(8, recipe.training.global_batch_size or 0)
     tables = {

@@ -81,7 +81,7 @@ FILES = {
 CHATML = {"sft.chat_template": "chatml"}
 PLAIN = {"dataset.prompt_template": "Question: {question}\nAnswer:", "dataset.completion_template": " {answer}"}
 TEXT, LABELS, TAGS = "CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"
-REFUSED = "which learns labels and writes no text"
+REFUSED = "which cannot generate text"
 
 
 def text(file_format, **more):
@@ -107,7 +107,7 @@ SEVERAL = labels(
 HEADERLESS = labels("label", **{"dataset.column_names": ("text", "label")})
 OTHER_PLAIN = {"dataset.prompt_template": "Question: {problem}\nAnswer:", "dataset.completion_template": " {solution}"}
 WITH_CATEGORY = labels("category", text_column="question", **{"classification.labels": ("plums", "trees")})
-NOT_TRAINED = "these are preference rows, which this version does not train on"
+NOT_TRAINED = "preference tuning is not supported"
 
 EXPECTED = {
     # by the file: with the base in the package, with one without a chat template, with an encoder
@@ -292,7 +292,7 @@ def test_a_column_that_would_be_lost_is_asked_about_and_one_that_says_the_same_i
         (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     loaded, reasons = made(here, ask=never, data="whole.jsonl", model="lorans:nano")
     assert loaded.recipe.dataset.ignore_columns == ("text",)
-    assert "not learned: `text`" in reasons
+    assert "ignored columns: `text`" in reasons
     with pytest.raises(UsageError, match=r"dataset\.ignore_columns"):
         made(here, name="other", data="lost.jsonl", model="lorans:nano")
 
@@ -369,18 +369,18 @@ def test_what_a_recipe_says_is_kept_as_far_as_the_rows_have_it(here):
     grouped, reasons = made(here, name="grouped", start="quickstart", data=prompt)
     assert (grouped.recipe.evaluation.exact_match, grouped.recipe.evaluation.group_by) == (True, None)
     assert any("`evaluation.group_by`: left out" in reason for reason in reasons)
-    with pytest.raises(UsageError, match="`glue-mrpc` is for SEQ_CLS, and the rows of question"):
+    with pytest.raises(UsageError, match="`glue-mrpc` is a recipe for SEQ_CLS, but the rows of question"):
         made(here, name="none", start="glue-mrpc", data=question)
 
 
 WRONG = {
     "no base": ({"model": "./nowhere"}, "--model: no folder `./nowhere`"),
     "no data": ({"data": "nowhere.jsonl"}, "--data: no file `nowhere.jsonl`"),
-    "another task": ({"data": "chat.jsonl", "task": TAGS}, "--task: the rows of chat.jsonl are not those of TOKEN_CLS"),
+    "another task": ({"data": "chat.jsonl", "task": TAGS}, "--task: the rows of chat.jsonl do not fit TOKEN_CLS"),
     "an encoder that is to write": ({"model": "encoder", "task": TEXT}, REFUSED),
     "an unknown key": ({"overrides": ["training.sed=1"]}, "did you mean `seed`?"),
     "a method that does not go": ({"data": "names.conll", "method": "prompt-tuning"}, "prompt-tuning does not fit"),
-    "a table in a text": ({"data": "table.txt"}, "looks like a table of 3 columns between tabs"),
+    "a table in a text": ({"data": "table.txt"}, "looks like a table with 3 tab-separated columns"),
 }
 
 
@@ -400,7 +400,7 @@ def test_what_does_not_go_together_is_told_and_nothing_is_written(here, case):
 def test_a_base_that_is_not_here_is_named_and_said_to_be_unseen(here):
     loaded, reasons = made(here, data=put(here, "chat"), model="owner/name")
     assert loaded.recipe.model.name_or_path == "owner/name"
-    assert "base: owner/name, which is not on this machine and was not looked at" in reasons
+    assert "base: owner/name, not inspected because it is not on this machine" in reasons
 
 
 def test_a_base_is_named_from_where_the_recipe_is_and_as_it_is_stored(here, bases):
@@ -421,12 +421,12 @@ def test_a_gguf_file_is_named_and_takes_no_quantisation(here):
     write_gguf(here / "nano.gguf")
     loaded, reasons = made(here, start="gsm8k", data=put(here, "question"), model="nano.gguf")
     assert (loaded.recipe.model.name_or_path, loaded.recipe.quantization.method) == ("../nano.gguf", "none")
-    assert any("a GGUF file whose weights are unpacked, so `bnb-4bit` is left out" in reason for reason in reasons)
+    assert any("a GGUF file, which is dequantised, so `bnb-4bit` is left out" in reason for reason in reasons)
 
 
 def test_columns_that_say_nothing_are_no_guess(here):
     (here / "rows.jsonl").write_text(lines(name=QUESTIONS, instruction=ANSWERS, instances=[[1]] * COUNT))
-    with pytest.raises(UsageError, match=r"write `prompt_template` and .*; `--set dataset\.KEY=VALUE`"):
+    with pytest.raises(UsageError, match=r"write `prompt_template` and .*; here, use `--set dataset\.KEY=VALUE`"):
         made(here, data="rows.jsonl")
 
 
@@ -436,7 +436,7 @@ def test_a_question_and_its_answer_among_other_texts_are_proposed(here):
         made(here, data="rows.jsonl")
     loaded, reasons = made(here, data="rows.jsonl", task=TEXT)
     assert loaded.recipe.dataset.columns == {"question": "prompt", "answer": "canonical_solution"}
-    assert "not read: `number`" in reasons
+    assert "unused columns: `number`" in reasons
 
 
 def test_a_task_without_rows_gets_a_few_to_replace(here):
@@ -484,7 +484,7 @@ def test_a_template_that_shows_no_tools_is_replaced_where_rows_have_some(here, b
     (here / "tools.jsonl").write_text(lines(messages=[WITH_TOOLS] * COUNT, tools=[[TOOL]] * COUNT))
     loaded, reasons = made(here, data="tools.jsonl")
     assert loaded.recipe.objective.chat_template == "chatml"
-    assert any("the base's does not show tools" in reason for reason in reasons)
+    assert any("that of the base does not render tools" in reason for reason in reasons)
     shutil.copytree(bases / "plain", here / "bare")
     tokenizer = (here / "bare/tokenizer.json").read_text().replace("<|im_end|>", "<|the_end|>")
     (here / "bare/tokenizer.json").write_text(tokenizer)

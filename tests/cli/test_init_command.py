@@ -57,7 +57,7 @@ def on_a_terminal(folder, answers, *words):
 def test_a_terminal_is_asked_for_all_that_is_not_given(here):
     code, shown = on_a_terminal(here, [b"mine\n", b"rows.jsonl\n", b"\n", b"\n"])
     assert code == 0
-    assert "folder to make [my-task]:" in shown
+    assert "folder to create [my-task]:" in shown
     assert "base model (a hub id, a folder or a GGUF file) [lorans:nano]:" in shown
     assert "task: CAUSAL_LM, because the rows have the columns `question`, `answer`" in shown
     assert (here / "mine/recipe.toml").is_file()
@@ -86,7 +86,7 @@ def test_who_stops_leaves_nothing_behind(here, end, code):
 
 def test_without_a_terminal_nothing_is_asked(here):
     done = lorans("init")
-    assert (done.returncode, "no folder is named" in done.stderr) == (2, True)
+    assert (done.returncode, "no folder given" in done.stderr) == (2, True)
     done = lorans("init", "mine", "--data", "free.csv")
     assert done.returncode == 2
     assert "`--task CAUSAL_LM` or `--task SEQ_CLS`" in done.stderr

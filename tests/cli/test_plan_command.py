@@ -19,7 +19,7 @@ COUNTED = "known once the training rows are counted"
 FOLLOW = ("steps_per_epoch", "max_steps", "warmup_steps", "logging_steps", "eval_steps", "save_steps")
 """What follows from the number of training rows."""
 HUB = "dataset={name='owner/rows'}"
-NOT_FETCHED = "`owner/rows` is on the hub, and not in the cache here: known once it is fetched"
+NOT_FETCHED = "known once `owner/rows` is downloaded"
 ROWS = [{"prompt": f"{number} + 1", "completion": str(number + 1)} for number in range(40)]
 
 
@@ -64,7 +64,7 @@ UNKNOWN = {
         f"dataset.sources.1: {NOT_FETCHED}",
         (None, "no evaluation rows"),
     ),
-    "packed rows": (["sft.packing=true"], "40 rows, packed once they are tokenised", (0, "no evaluation rows")),
+    "packed rows": (["sft.packing=true"], "known once 40 rows are tokenised and packed", (0, "no evaluation rows")),
 }
 
 
@@ -144,7 +144,7 @@ def test_a_dataset_in_the_cache_is_counted_as_the_cache_says(recipe, tmp_path, n
     plan = planned(recipe, *overrides)
     assert (plan["train_rows"]["value"], plan["eval_rows"]["value"]) == (train, evaluation)
     if train is None:
-        assert plan["train_rows"]["why"] == "`owner/rows` is on the hub: known once it is read"
+        assert plan["train_rows"]["why"] == "known once `owner/rows` is read from the cache"
 
 
 # How it looks

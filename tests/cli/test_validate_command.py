@@ -111,7 +111,7 @@ def test_a_folder_stands_for_the_recipes_in_it_and_below_it(write):
     done = lorans("validate", "r")
     assert (done.returncode, done.stdout) == (0, "r/b.toml: ok\nr/deep/er/a.toml: ok\n2 recipes: 2 ok\n")
     assert done.stderr == (
-        "note: not recipes, with neither `task_type` nor `[peft]`: r/pyproject.toml, r/deep/other.toml\n"
+        "note: skipped TOML files without `task_type` and `[peft]`: r/pyproject.toml, r/deep/other.toml\n"
     )
 
 
@@ -172,17 +172,20 @@ def test_a_recipe_is_told_apart_by_what_only_recipes_have(write, text, is_one):
     write(r__x_toml=text, r__y_toml=GOOD)
     done = lorans("validate", "r")
     assert ("r/x.toml: " in done.stdout) == is_one
-    assert ("not recipes" in done.stderr) != is_one
+    assert ("skipped TOML files" in done.stderr) != is_one
     assert "r/x.toml" in lorans("validate", "r/x.toml").stdout + lorans("validate", "r/x.toml").stderr
 
 
 REFUSED = {
-    "nothing": ((), "no recipe is named"),
+    "nothing": ((), "no recipe given"),
     "no recipe below": (("--all",), "no recipe in this folder or below"),
     "an empty folder": (("a.toml", "empty"), "empty: no recipe in this folder or below"),
     "a folder of others": (("others",), "no recipe in this folder or below, and 1 other TOML file"),
-    "all and one": (("a.toml", "--all"), "--all: stands for the recipes below"),
-    "elsewhere and here": (("a.toml", "--elsewhere", "--data"), "--elsewhere: the rows and the base are used here"),
+    "all and one": (("a.toml", "--all"), "--all: already means all recipes below"),
+    "elsewhere and here": (
+        ("a.toml", "--elsewhere", "--data"),
+        "--elsewhere: `--data`, `--model`, `--step` and `--show` need",
+    ),
 }
 
 
@@ -301,6 +304,6 @@ def test_findings_name_a_file_once_and_then_its_rows():
         "warning: [DUP001] rows.jsonl: rows that are there already: 7 rows",
         "  rows.jsonl: line 21 (as rows.jsonl:4), line 33 (as rows.jsonl:4)",
         "  x.parquet: row 7, row 7, row 7",
-        "  and 2 more; `--json` has all",
+        "  and 2 more; `--json` lists all",
         "  remove them",
     ]

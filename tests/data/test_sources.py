@@ -426,7 +426,7 @@ def test_the_plan_refuses_what_a_training_refuses(write, write_recipe, minimal):
     assert planned(write_recipe, minimal, 'dataset.ignore_columns=["context"]', SHORT).train_rows.value == 4
 
 
-NOT_FETCHED = "`someone/rows` is on the hub, and not in the cache here: known once it is fetched"
+NOT_FETCHED = "known once `someone/rows` is downloaded"
 
 
 @pytest.mark.parametrize(

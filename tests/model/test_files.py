@@ -295,9 +295,9 @@ TOLD = {
     "gated": "model.name_or_path: `owner/gated` is gated (accept its terms on the hub, then `hf auth login`)",
     "revision": 'model.revision: `owner/revision` has no revision `main` (write "main", or a branch, tag or commit)',
     "forbidden": NO_MODEL.format("forbidden"),
-    "teapot": "model.name_or_path: `owner/teapot` cannot be fetched: the hub answered 418 "
+    "teapot": "model.name_or_path: `owner/teapot` cannot be downloaded: the hub answered 418 "
     "(try again later, or name a folder)",
-    "broken": "model.name_or_path: `owner/broken` cannot be fetched: the hub answered 500 "
+    "broken": "model.name_or_path: `owner/broken` cannot be downloaded: the hub answered 500 "
     "(try again later, or name a folder)",
 }
 ASK = """\

@@ -1,1 +1,1 @@
-"""`lorans init`: a recipe for the rows and the base at hand, each choice with its reason."""
+"""`lorans init`: a recipe for your rows and base model, with a reason for each choice."""

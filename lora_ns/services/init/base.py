@@ -1,4 +1,4 @@
-"""The base of a new recipe: looked at if it is on this machine, and named as it is stored."""
+"""Choice of the base model and its quantisation, from the base's files if they are on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_ns.services.init.draft import Draft
 
 
 def fit_base(draft: Draft) -> None:
-    """Write the base and how it is stored. Raises `ModelError` if there is no such base, or it is damaged."""
+    """Write the base and its stored quantisation. Raises `ModelError` if the base does not exist or is damaged."""
     wanted = draft.wanted
     if wanted.model is not None:
         draft.tables["model"] = {"name_or_path": wanted.model}
@@ -22,12 +22,12 @@ def fit_base(draft: Draft) -> None:
     try:
         base = find_base(name, "main", [Path.cwd()], download=False)
     except MissingError as error:
-        draft.reasons.append(f"base: {name}, which was not looked at: {error.problems[0].what}")
+        draft.reasons.append(f"base: {name}, not inspected: {error.problems[0].what}")
         return
     except ModelError as error:
         raise ModelError(_as_option(problem) for problem in error.problems) from None
     if base is None:
-        draft.reasons.append(f"base: {name}, which is not on this machine and was not looked at")
+        draft.reasons.append(f"base: {name}, not inspected because it is not on this machine")
         return
     draft.base = Abilities(base)
     if base.commit is None and not name.startswith(PACKAGED):
@@ -36,24 +36,24 @@ def fit_base(draft: Draft) -> None:
 
 
 def check_task(draft: Draft, task: str) -> None:
-    """Refuse a task that the base cannot be trained for. Raises `UsageError`."""
+    """Check that the base can be trained for a task. Raises `UsageError`."""
     base = draft.base
     if base and not base.writes_text and objective_of(task).answers == "text":
-        what = f"`{base.base.name}` is {base.told}, which learns labels and writes no text"
-        raise UsageError(Problem("--model", what, "name a causal language model, or rows with labels"))
+        what = f"`{base.base.name}` is {base.told}, which cannot generate text"
+        raise UsageError(Problem("--model", what, "choose a causal language model, or rows with labels"))
 
 
 def _as_option(problem: Problem) -> Problem:
-    remedy = problem.remedy or "name a folder with a model, a hub id, or `lorans:nano`"
+    remedy = problem.remedy or "write a folder with a model, a hub id, or `lorans:nano`"
     return replace(problem, where=problem.where or "--model", key="", remedy=remedy)
 
 
 def _stored(draft: Draft, base: Abilities) -> str:
-    """How the base is stored, as it is told; `[quantization]` says it, too."""
+    """Write `[quantization]` for a base that is stored quantised, and return a description of it."""
     asked = draft.tables.get("quantization")
     if base.base.gguf_file:
         draft.tables.pop("quantization", None)
-        return f", a GGUF file whose weights are unpacked{_instead(asked, None)}"
+        return f", a GGUF file, which is dequantised{_instead(asked, None)}"
     if not base.base.facts.quantization:
         return ""
     stored = read_stored(base.base.facts.quantization)
@@ -62,5 +62,5 @@ def _stored(draft: Draft, base: Abilities) -> str:
 
 
 def _instead(asked: dict[str, object] | None, stored: str | None) -> str:
-    """What a recipe asked for that is left out."""
+    """Describe the quantisation of the starting recipe that is left out."""
     return f", so `{asked['method']}` is left out" if asked and asked["method"] != stored else ""

@@ -1,4 +1,4 @@
-"""The way in which the rows of a new recipe are read: the likeliest that its base can learn, or the one asked for."""
+"""Choice of the format and task of the rows: the most likely that the base can learn, or the one asked for."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lora_ns.services.init.draft import Draft
 from lora_ns.services.init.question import Ask, Question, as_option
 
 MOST_NAMED = 20
-"""Labels that are named; more are found in the rows."""
+"""Largest number of labels that the recipe lists. Otherwise training collects them from the rows."""
 
 _LONGEST = 80
-"""Characters of the names that are shown."""
+"""Length up to which label names are shown."""
 
 
 def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
-    """The way to read the rows.
+    """Choose how to read the rows.
 
     Raises:
-        UsageError: if there is none, or what is open is not answered.
+        UsageError: if there is no way, or a question has no answer.
     """
     data, wanted = str(draft.wanted.data), draft.wanted
     found = _readings(draft, sample)
@@ -46,13 +46,13 @@ def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
 def _no_such_task(draft: Draft, task: str, found: Sequence[Reading]) -> Problem:
     wanted, tasks = draft.wanted, " or ".join(dict.fromkeys(task_of(reading) for reading in found))
     if wanted.task:
-        return Problem("--task", f"the rows of {wanted.data} are not those of {task}", f"they fit {tasks}")
-    what = f"`{wanted.start}` is for {task}, and the rows of {wanted.data} are those of {tasks}"
-    return Problem("--recipe", what, "leave `--recipe` out, or name another")
+        return Problem("--task", f"the rows of {wanted.data} do not fit {task}", f"they fit {tasks}")
+    what = f"`{wanted.start}` is a recipe for {task}, but the rows of {wanted.data} fit {tasks}"
+    return Problem("--recipe", what, "leave out `--recipe`, or choose another one")
 
 
 def _readings(draft: Draft, sample: Sample) -> list[Reading]:
-    """The ways to read the rows; keys of the recipe that do not fit them are left out. Raises `DataError`."""
+    """Find the ways to read the rows; keys of the recipe that do not fit are left out. Raises `DataError`."""
     rows = [row.values for row in sample.rows]
     try:
         try:
@@ -67,7 +67,7 @@ def _readings(draft: Draft, sample: Sample) -> list[Reading]:
             draft.kept.clear()
             return found
     except RowFaultError as fault:
-        remedy = f"{fault.remedy}; `--set dataset.KEY=VALUE` says it here" if fault.remedy else ""
+        remedy = f"{fault.remedy}; here, use `--set dataset.KEY=VALUE`" if fault.remedy else ""
         raise DataError(Problem(str(draft.wanted.data), fault.what, remedy)) from None
 
 
@@ -76,26 +76,26 @@ def _has_classes(reading: Reading) -> bool:
 
 
 def _of_several(data: str, able: Sequence[Reading], is_told: bool, ask: Ask) -> Reading:
-    """The one of several readings that is meant. Raises `UsageError`."""
+    """Choose one of several readings. Raises `UsageError`."""
     best = able[0]
     rivals = [reading for reading in able if reading.weight >= POSSIBLE] or [best]
     is_alone = task_of(best) not in [task_of(other) for other in rivals if other is not best]
     if best.weight == SURE or best.prefers or (is_told and is_alone) or (rivals == [best] and best.weight == LIKELY):
         return best
     if len(rivals) == 1:
-        text = f"{data}: {because(best)}: is that what is to be learned?"
+        text = f"{data}: {because(best)}; is this what the model should learn?"
         remedy = _asking_for(best, rivals)
-        if ask(Question(text, (f"yes: {task_of(best)}", "no: stop"), remedy)):
+        if ask(Question(text, (f"yes, {task_of(best)}", "no, stop"), remedy)):
             raise UsageError(Problem("", text, remedy))
         return best
     options = tuple(f"{task_of(reading)}: {because(reading)}" for reading in rivals)
     remedy = " or ".join(dict.fromkeys(_asking_for(reading, rivals) for reading in rivals))
-    text = f"{data}: the rows can be read in several ways"
+    text = f"{data}: there are several ways to read the rows"
     return rivals[ask(Question(text, options, remedy, best.weight == LIKELY))]
 
 
 def _asking_for(reading: Reading, rivals: Sequence[Reading]) -> str:
-    """The option of the command line that asks for one of several readings."""
+    """Return the command line option that selects one of several readings."""
     task = task_of(reading)
     if sum(task_of(other) == task for other in rivals) == 1:
         return f"`--task {task}`"
@@ -104,11 +104,11 @@ def _asking_for(reading: Reading, rivals: Sequence[Reading]) -> str:
 
 
 def _with_preferences(data: str, reading: Reading, ask: Ask) -> Reading:
-    """Rows with good and bad answers, of which only what the user wants is learned. Raises `UsageError`."""
+    """Ask before training on rows with good and bad answers. Raises `UsageError`."""
     if not reading.prefers:
         return reading
-    text = f"{data}: columns {listed(reading.prefers)}: these are preference rows, which this version does not train on"
-    what = f"learn from `{reading.prefers[0]}` alone" if len(reading.prefers) > 1 else "learn from all, good and bad"
+    text = f"{data}: columns {listed(reading.prefers)}: preference tuning is not supported"
+    what = f"train on `{reading.prefers[0]}` only" if len(reading.prefers) > 1 else "train on all rows, good and bad"
     remedy = f"{what}: `{' '.join(as_option(key, value) for key, value in reading.keys.items())}`"
     if ask(Question(text, ("stop", what), remedy)) == 0:
         raise UsageError(Problem("", text, remedy))
@@ -116,24 +116,26 @@ def _with_preferences(data: str, reading: Reading, ask: Ask) -> Reading:
 
 
 def _without_lost(data: str, reading: Reading, ask: Ask) -> Reading:
-    """The reading, once it is said that what it leaves out is not to be learned. Raises `UsageError`."""
+    """Ask before leaving out columns that look important. Raises `UsageError`."""
     if not reading.lost:
         return reading
     ignored = [*reading.keys.get("ignore_columns", ()), *reading.lost]
-    text = f"{data}: `{reading.form.name}` does not read {listed(reading.lost)}, which would not be learned"
-    remedy = f"`{as_option('ignore_columns', ignored)}` leaves it out; `--set dataset.columns=...` names what is read"
+    text = f"{data}: `{reading.form.name}` does not read {listed(reading.lost)}, so the model would not learn it"
+    remedy = (
+        f"leave it out with `{as_option('ignore_columns', ignored)}`, or map columns with `--set dataset.columns=...`"
+    )
     if ask(Question(text, ("stop", "leave it out"), remedy)) == 0:
         raise UsageError(Problem("", text, remedy))
     return replace(reading, keys={**reading.keys, "ignore_columns": ignored}, lost=())
 
 
 def task_of(reading: Reading) -> str:
-    """PEFT's name of the task that learns such rows."""
+    """Return PEFT's name of the task for such rows."""
     return next(kind.task_type for kind in OBJECTIVES.values() if reading.makes(kind.examples))
 
 
 def because(reading: Reading) -> str:
-    """The reason for the task."""
+    """Explain the choice of the task."""
     if reading.label is None:
         starts = {
             "column": "the rows have the ",

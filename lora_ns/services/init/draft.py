@@ -1,4 +1,4 @@
-"""The arguments of `lorans init`, and a recipe while it is fitted to them."""
+"""The arguments of `lorans init`, and a recipe in progress."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ class Wanted:
 
     folder: Path
     start: str | None = None
-    """The recipe to start from; if absent, the quickstart, or for rows of the user's the least that a recipe needs."""
+    """The recipe to start from; if None, a minimal recipe for your own rows, and the quickstart without any."""
     data: str | None = None
     model: str | None = None
     method: str | None = None
     task: str | None = None
-    """PEFT's name of the task, if the rows do not decide."""
+    """PEFT's name of the task; None to choose it by the rows."""
     overrides: Sequence[str] = ()
 
     def from_folder(self, name: str) -> str:
-        """A path that was given from here, as the recipe in the new folder names it."""
+        """Convert a path relative to the current folder to one relative to the new folder."""
         path = Path(name).expanduser()
         return name if name.startswith(PACKAGED) or path.is_absolute() else os.path.relpath(path, self.folder)
 
 
 @dataclass
 class Draft:
-    """A recipe while it is fitted to its rows and its base."""
+    """A recipe in progress."""
 
     wanted: Wanted
     tables: dict[str, Any]
     said: Mapping[str, Mapping[str, Any]]
-    """The tables of the overrides."""
+    """Tables of the overrides."""
     kept: dict[str, Any]
-    """Those of the recipe to start from that say how rows are read."""
+    """Keys of the starting recipe's `[dataset]` about the format of rows."""
     base: Abilities | None = None
     reasons: list[str] = field(default_factory=list)
-    """A line for each choice."""
+    """One line per choice."""
 
     @property
     def settled(self) -> Mapping[str, Any]:
@@ -53,5 +53,5 @@ class Draft:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Keys of `[dataset]` by which the rows are read in any case."""
+        """Keys of `[dataset]` that determine how the rows are read."""
         return {**self.kept, **self.settled}

@@ -1,4 +1,4 @@
-"""The evaluation rows of a new recipe: those of a file beside, or a share that goes by the number of rows."""
+"""Choice of the evaluation rows: a file beside the training file, or a fraction of the training rows."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ROWS = ("eval_path", "eval_fraction")
 
 
 def evaluation_keys(draft: Draft, sample: Sample, reading: Reading) -> dict[str, Any]:
-    """The keys of `[dataset]` that name the evaluation rows; the reason goes into the draft."""
+    """Return the keys of `[dataset]` for the evaluation rows, and add the reason to the draft."""
     if any(key in draft.settled for key in _ROWS):
         return {}
     file = sample.evaluation
     if file and _has_known_labels(draft, sample, reading):
-        draft.reasons.append(f"evaluation rows: {file.name}, which is beside the training rows and has their columns")
+        draft.reasons.append(f"evaluation rows: {file.name}, which has the same columns as the training file beside it")
         if str(draft.wanted.data).startswith(PACKAGED):
             return {"eval_path": f"{PACKAGED}{file.relative_to(ASSETS)}"}
         return {"eval_path": draft.wanted.from_folder(str(file))}
     fraction = eval_fraction(sample.count)
     if not fraction:
-        draft.reasons.append("evaluation rows: none, because there are fewer than ten rows")
+        draft.reasons.append("evaluation rows: none, because the file has fewer than 10 rows")
         return {}
     count = max(1, round(fraction * sample.count))
     told = f"{count:,} of {sample.count:,}" if sample.is_all else f"{fraction:.1%}"
@@ -35,7 +35,7 @@ def evaluation_keys(draft: Draft, sample: Sample, reading: Reading) -> dict[str,
 
 
 def eval_fraction(rows: int) -> float:
-    """The share of rows to set aside: a tenth of a few, a twentieth of some, about a thousand of many."""
+    """Return the fraction of rows for evaluation: 10 % below 400 rows, 5 % up to 20,000, then about 1,000 rows."""
     if rows < 10:
         return 0.0
     if rows < 400:
@@ -44,7 +44,7 @@ def eval_fraction(rows: int) -> float:
 
 
 def _has_known_labels(draft: Draft, sample: Sample, reading: Reading) -> bool:
-    """Whether the file beside can be read, and has no class that the training rows do not have: -1 of GLUE, for one."""
+    """True if the evaluation file is readable and has no unknown class, such as the -1 of GLUE's test files."""
     asked = {**sample.keys, **draft.asked, "eval_fraction": 0.0}
     try:
         rows = look_at_files(str(sample.evaluation), asked).rows
@@ -57,7 +57,7 @@ def _has_known_labels(draft: Draft, sample: Sample, reading: Reading) -> bool:
 
 
 def drop_what_is_missing(draft: Draft, sample: Sample) -> None:
-    """Leave out what a recipe that was named evaluates, as far as the rows do not have it."""
+    """Remove keys of the starting recipe's `[evaluation]` that do not fit the rows."""
     evaluation = dict(draft.tables.get("evaluation", {}))
     group = evaluation.get("group_by")
     if group and not any(group in row.values for row in sample.rows):

@@ -1,4 +1,4 @@
-"""The length of the rows of a new recipe: that of the longest one, if the base reads so much."""
+"""Choice of the maximum length: that of the longest row, up to the limit of the base."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lora_ns.plan.room import position_offset
 from lora_ns.services.init.draft import Draft
 
 _LONGEST = 8192
-"""Tokens that are proposed at most: longer rows take memory that few have."""
+"""Largest length to propose; longer rows need a lot of memory."""
 
 _OF_TEMPLATE = 16
-"""Tokens that a template may add to each turn."""
+"""Tokens that a chat template may add to each turn."""
 
 
 def fit_lengths(
     draft: Draft, reading: Reading, sample: Sample, kind: type[Objective], own: MutableMapping[str, Any]
 ) -> None:
-    """Write `max_seq_length` where the rows need more than the default, and what becomes of longer ones.
+    """Write `max_seq_length` if the rows need more than the default, and `on_overflow` for longer ones.
 
-    Nothing is written where the tokens cannot be counted.
+    Nothing is written if the tokens cannot be counted.
 
     Args:
         draft: the recipe.
-        reading: the way in which the rows are read.
-        sample: the first ones.
+        reading: the format of the rows.
+        sample: the first rows.
         kind: the objective.
-        own: its keys.
+        own: the keys of the objective.
     """
     if draft.base is None:
         return
@@ -59,16 +59,16 @@ def fit_lengths(
 def _overflow(
     reading: Reading, longer: str, are_few: bool, most: int, own: MutableMapping[str, Any], reasons: list[str]
 ) -> None:
-    """Write what becomes of rows that are too long, if they are raw text or few."""
+    """Write `on_overflow`, if the rows are raw text or only a few are too long."""
     told = f"{longer} rows are longer than {most:,} tokens"
     if reading.makes((RawText,)):
         own["on_overflow"] = "split"
         reasons.append(f"on_overflow: split, because {told}")
     elif are_few:
         own["on_overflow"] = "drop"
-        reasons.append(f"on_overflow: drop, because {told}: they are left out")
+        reasons.append(f"on_overflow: drop, because {told}")
     else:
-        reasons.append(f"warning: {told}; take a base that reads more, or write `sft.on_overflow`")
+        reasons.append(f"warning: {told}; choose a base with a longer context, or set `sft.on_overflow`")
 
 
 def _power(length: int) -> int:
@@ -76,13 +76,13 @@ def _power(length: int) -> int:
 
 
 def _lengths(reading: Reading, sample: Sample, base: Abilities, usual: int) -> list[int]:
-    """About how many tokens each row has, with what a template adds; none where they cannot be counted."""
+    """Estimate the tokens of each row, including those of a template; empty if they cannot be counted."""
     examples = []
     for row in sample.rows:
         try:
             examples.append(reading.form.example(row.values))
         except RowFaultError:
-            continue  # it is told with the reading
+            continue  # reported with the reading
     added = [_added(example) for example in examples]
     counted = base.lengths([_text(example) for example in examples], max(0, usual - max(added, default=0)))
     return [length + more for length, more in zip(counted or (), added, strict=bool(counted))]

@@ -1,4 +1,4 @@
-"""From the arguments of `lorans init` to the files of a new folder."""
+"""Creation of a new folder from the arguments of `lorans init`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lora_ns.services.init.question import Ask
 from lora_ns.services.init.rows import fit_rows
 
 _OWN_ROWS = "template"
-"""The recipe that has nothing to keep where there are rows."""
+"""The starting recipe that rows replace entirely."""
 
 
 def make_files(wanted: Wanted, ask: Ask) -> tuple[dict[str, str], list[str]]:
-    """The files of a new folder, by their names, and a line for each choice. Nothing is written.
+    """Return the files of a new folder by name, and one line per choice. Nothing is written.
 
     Args:
         wanted: the arguments.
-        ask: answers what rows and base leave open.
+        ask: function that answers questions.
 
     Raises:
-        UsageError: if rows, base and recipe do not go together, or what is open is not answered.
+        UsageError: if rows, base and recipe do not fit together, or a question has no answer.
     """
     draft = _begin(wanted)
     fit_base(draft)
@@ -45,7 +45,7 @@ def make_files(wanted: Wanted, ask: Ask) -> tuple[dict[str, str], list[str]]:
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a new folder whole or not at all. Raises `LoransError` if it cannot be written."""
+    """Write all files of a new folder or none. Raises `LoransError` if that fails."""
     place = folder.resolve()
     if not place.exists():
         with staging.folder(place) as staged:
@@ -53,7 +53,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
                 write_atomic(staged / name, text)
             staged.rename(place)
         return
-    written: list[Path] = []  # an empty folder stays the one that it is: it may be the current one
+    written: list[Path] = []  # an empty folder is not replaced: it may be the current one
     try:
         for name, text in files.items():
             written.append(place / name)
@@ -66,7 +66,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _begin(wanted: Wanted) -> Draft:
-    """The recipe to start from, with the method that is wanted."""
+    """Create the draft from the starting recipe and the method."""
     is_bare = wanted.start is None and (wanted.data or wanted.task)
     is_own = wanted.start == _OWN_ROWS and wanted.data
     start = BARE if is_bare or is_own else STARTS[wanted.start or "quickstart"]
@@ -80,17 +80,17 @@ def _begin(wanted: Wanted) -> Draft:
 
 
 def _fit_task(draft: Draft, task: str) -> None:
-    """A task without rows: those that are written to be replaced are of it."""
+    """Fit the draft to a task without rows; the folder gets example rows for it."""
     check_task(draft, task)
     draft.tables["task_type"] = task
     draft.tables["dataset"] = {"path": "train.jsonl", "eval_fraction": 0.25}
-    draft.reasons.append(f"task: {task}, with a few rows to replace")
+    draft.reasons.append(f"task: {task}, with a few example rows to replace")
     for table in set(OBJECTIVE_TABLES) - {objective_of(task).toml}:
         draft.tables.pop(table, None)
 
 
 def _free_output(folder: Path, name: str) -> str:
-    """A run directory that is not there yet, here or in the new folder."""
+    """Return a run directory that does not exist yet, here or in the new folder."""
     task = task_name_of(name)
     number, path = 1, f"outputs/{task}"
     while Path(path).exists() or (folder / path).exists():
@@ -100,7 +100,7 @@ def _free_output(folder: Path, name: str) -> str:
 
 
 def _checked(draft: Draft, name: str) -> dict[str, str]:
-    """The files, once the recipe in them loads. Raises `RecipeError`."""
+    """Return the files, after a check that the recipe loads. Raises `RecipeError`."""
     path, overrides = draft.wanted.folder / "recipe.toml", draft.wanted.overrides
     files = write_folder(Start("", draft.tables), name)
     load_recipe(path, overrides, files["recipe.toml"])

@@ -1,4 +1,4 @@
-"""Questions that rows and base leave open, and their answers where nobody can be asked."""
+"""Questions to the user, and default answers if nobody can answer."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from lora_ns.recipe.starters import as_inline
 
 @dataclass(frozen=True)
 class Question:
-    """Something that rows and base leave open."""
+    """A question about something that rows and base do not determine."""
 
     text: str
     options: tuple[str, ...]
     remedy: str
-    """The options of the command line that answer it."""
+    """Command line options that answer it."""
     is_safe: bool = False
-    """True if the first option may be taken without asking."""
+    """True if the first option is a safe default."""
 
 
 Ask = Callable[[Question], int]
-"""The number of the option that is chosen."""
+"""Function that returns the index of the chosen option."""
 
 
 def take_defaults(question: Question) -> int:
-    """The first option, where nobody can be asked. Raises `UsageError` if that is not safe."""
+    """Choose the first option without asking. Raises `UsageError` if it is not a safe default."""
     if question.is_safe:
         return 0
     raise UsageError(Problem("", question.text, question.remedy))
 
 
 def as_option(key: str, value: object) -> str:
-    """The option that says a key of `[dataset]`, for a shell."""
+    """Return the option that sets a key of `[dataset]`, quoted for a shell."""
     return f"--set {shlex.quote(f'dataset.{key}={as_inline(value)}')}"

@@ -1,4 +1,4 @@
-"""The rows of a new recipe: they choose the task, and what the recipe says of them."""
+"""Choice of the task and of the keys that describe the rows."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lora_ns.services.init.text import fit_text
 
 
 def fit_rows(draft: Draft, ask: Ask) -> None:
-    """Write task, format, columns, labels, lengths and evaluation rows as the rows have them.
+    """Write task, format, columns, labels, lengths and evaluation rows according to the rows.
 
     Raises:
-        UsageError: if the rows cannot be read, or do not go with base or recipe.
+        UsageError: if the rows cannot be read, or do not fit base or recipe.
     """
     wanted = draft.wanted
     sample = _look(draft)
@@ -50,25 +50,25 @@ def fit_rows(draft: Draft, ask: Ask) -> None:
 
 
 def _look(draft: Draft) -> Sample:
-    """The rows. Raises `UsageError`."""
+    """Read the first rows. Raises `UsageError`."""
     try:
         return look_at_files(str(draft.wanted.data), draft.settled)
     except DataError as error:
         known = [problem for problem in error.problems if problem.key == "--data"]
         if not known:
             raise
-        remedy = f"{known[0].remedy}; a hub data set is `name` in `[dataset]` of the recipe"
+        remedy = f"{known[0].remedy}; for a hub dataset, set `name` in `[dataset]` of the recipe"
         raise UsageError(Problem("--data", known[0].what, remedy)) from None
 
 
 def _counted(sample: Sample) -> str:
     if sample.is_all:
         return f"{sample.count:,} row{'s' * (sample.count != 1)}"
-    return f"more than {len(sample.rows):,} rows, of which the first {len(sample.rows):,} were looked at"
+    return f"more than {len(sample.rows):,} rows, of which the first {len(sample.rows):,} were read"
 
 
 def _fit_labels(reading: Reading, sample: Sample, own: MutableMapping[str, object]) -> None:
-    """Names of the labels where they are few and all known, and what kind of labels they are."""
+    """Write the kind of labels, and their names if they are few and all known."""
     label = reading.label
     if label is None or "problem_type" in own:
         return
@@ -80,14 +80,14 @@ def _fit_labels(reading: Reading, sample: Sample, own: MutableMapping[str, objec
 
 
 def _tell_left(draft: Draft, sample: Sample, reading: Reading) -> None:
-    """What of the rows is not read, and which rows cannot be."""
+    """Report columns that are not read, and rows that cannot be."""
     if ignored := reading.keys.get("ignore_columns"):
-        draft.reasons.append(f"not learned: {listed(ignored)}")
+        draft.reasons.append(f"ignored columns: {listed(ignored)}")
     if reading.unread:
-        draft.reasons.append(f"not read: {listed(reading.unread)}")
+        draft.reasons.append(f"unused columns: {listed(reading.unread)}")
     if reading.makes((RawText,)):
-        draft.reasons.append("loss: on all of each text, which is learned whole")
+        draft.reasons.append("loss: on all tokens of each text")
     if reading.faults:
         number, fault = reading.faults[0]
-        told = f"{len(reading.faults):,} of {len(sample.rows):,} rows cannot be trained on"
+        told = f"{len(reading.faults):,} of {len(sample.rows):,} rows are invalid"
         draft.reasons.append(f"warning: {told}, the first at {sample.rows[number].where}: {fault.what}")

@@ -1,4 +1,4 @@
-"""The rendering of the rows of a new recipe: by the base's chat template, by another one, or by prompt templates."""
+"""Choice of the rendering: the base's chat template, a built-in one, or prompt templates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lora_ns.services.init.draft import Draft
 
 
 def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMapping[str, Any]) -> None:
-    """Write what renders the rows, and the reason.
+    """Write the keys that render the rows, with the reason.
 
     Args:
         draft: the recipe, which has its `[dataset]`.
-        reading: the way in which the rows are read.
-        rows: the first ones.
+        reading: the format of the rows.
+        rows: the first rows.
         own: the keys of the objective.
 
     Raises:
-        UsageError: if the rows have tools, and no template at hand shows them.
+        UsageError: if the rows have tools, and no available chat template renders them.
     """
     base, dataset, reasons = draft.base, draft.tables["dataset"], draft.reasons
     template = base.chat_template if base else None
@@ -32,18 +32,18 @@ def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMa
         return
     if reading.makes((PromptCompletion,)) and template and not draft.asked.keys() & {"prompt_template", "format"}:
         dataset["format"] = "messages"
-        reasons.append("format: messages, so that the base's chat template renders prompt and completion")
+        reasons.append("format: messages, rendered by the base's chat template")
     if not reading.makes((Conversation,)):
         return
     if base is None or template is None:
-        reasons.append(f"format: {reading.form.name}; whether the base has a chat template is not known yet")
+        reasons.append(f"format: {reading.form.name}, if the base has a chat template, which is not known yet")
         return
     examples = list(_examples(reading, rows))
     has_tools = any(_has_tools(example) for example in examples)
     if template and (not has_tools or "tool" in template):
         reasons.append(f"format: {reading.form.name}, rendered by the base's chat template")
     elif template:
-        _name_template(base, examples, "the base's does not show tools", own, reasons)
+        _name_template(base, examples, "that of the base does not render tools", own, reasons)
     elif _is_plain(reading, examples) and not draft.asked.keys() & {"columns", "format"}:
         _fill_templates(reading, dataset, reasons)
     else:
@@ -51,29 +51,29 @@ def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMa
 
 
 def _fill_templates(reading: Reading, dataset: MutableMapping[str, Any], reasons: list[str]) -> None:
-    """Read questions and answers as plain text."""
+    """Write prompt templates for questions and answers as plain text."""
     names = {"question": "question", "answer": "answer", **_columns_of(reading)}
     for key in ("format", "columns"):
         dataset.pop(key, None)
     dataset["prompt_template"] = f"Question: {{{names['question']}}}\nAnswer:"
     dataset["completion_template"] = f" {{{names['answer']}}}"
-    reasons.append("format: plain text by `prompt_template`, because the base has no chat template")
+    reasons.append("format: plain text with `prompt_template`, because the base has no chat template")
 
 
 def _name_template(
     base: Abilities, examples: Sequence[Conversation], why: str, own: MutableMapping[str, Any], reasons: list[str]
 ) -> None:
-    """Take the built-in chat template whose end of a turn the tokenizer has. Raises `UsageError`."""
+    """Choose the built-in chat template whose end-of-turn token the tokenizer has. Raises `UsageError`."""
     name = next((name for name, (_, end) in BUILT_IN.items() if end and base.has_token(end)), "mistral")
     if name != "chatml" and any(_has_tools(example) for example in examples):
-        what = f"the rows have tools, and of chat templates {why}; `chatml`, which shows tools, needs `<|im_end|>`"
-        remedy = "name an instruct edition by `--model`, or a .jinja file by `--set sft.chat_template=FILE`"
+        what = f"no chat template for rows with tools: {why}, and `chatml` needs the token `<|im_end|>`"
+        remedy = "choose an instruct model with `--model`, or a .jinja file with `--set sft.chat_template=FILE`"
         raise UsageError(Problem("--model", what, remedy))
     own["chat_template"] = name
-    reasons.append(f"chat template: {name}, because {why}, and its tokenizer has what ends such turns")
+    reasons.append(f"chat template: {name}, because {why}, and the tokenizer has its end-of-turn token")
     if name in {"mistral", "gemma"} and any(_has_system(example) for example in examples):
         own["system_role"] = "merge-into-user"
-        reasons.append(f"system turns: merged into the user's, because {name} has no place for them")
+        reasons.append(f"system turns: merged into user turns, because {name} does not support them")
 
 
 def _examples(reading: Reading, rows: Sequence[Row]) -> Iterator[Conversation]:
@@ -81,7 +81,7 @@ def _examples(reading: Reading, rows: Sequence[Row]) -> Iterator[Conversation]:
         try:
             example = reading.form.example(row.values)
         except RowFaultError:
-            continue  # it is told with the reading
+            continue  # reported with the reading
         if isinstance(example, Conversation):
             yield example
 
@@ -92,7 +92,7 @@ def _columns_of(reading: Reading) -> Mapping[str, str]:
 
 
 def _is_plain(reading: Reading, examples: Sequence[Conversation]) -> bool:
-    """True for a question and its answer in each row, with nothing beside them."""
+    """True if every row is one question and its answer, without anything else."""
     roles = {tuple(message.role for message in example.messages) for example in examples}
     return (
         reading.form.name == "question-answer"
