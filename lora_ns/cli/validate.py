@@ -48,8 +48,9 @@ def validate(
 ) -> None:
     """Check recipes, and report every problem with its line.
 
-    --data, --model and --step check more. The exit code is 2 if a recipe, its rows or its base are invalid or missing,
-    and 3 if a package is missing. For several recipes it is the highest code.
+    --data, --model and --step check more. The exit code is 2 if a recipe, its
+    rows or its base are invalid or missing, and 3 if a package is missing. For
+    several recipes it is the highest code.
     """
     shows = bool(show) or row is not None
     if ids and not shows:

@@ -119,7 +119,7 @@ def interval(draft: Draft, steps: str, strategy: str, recipe: str, per_epoch: st
             draft.same(per_epoch, "once per epoch is lorans's default")
         else:
             draft.unused(
-                per_epoch, f"lorans's default is once per epoch; for {count}, set `{recipe}` to 1/{count} of its steps"
+                per_epoch, f"lorans's default is once per epoch; for {count}, set `{recipe}` to 1/{count} of the steps"
             )
 
 
