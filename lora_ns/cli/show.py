@@ -136,7 +136,7 @@ class Progress(Observer):
             if self._bar is None:
                 self._bar = self._rows_bar()
                 self._bar.start()
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, refresh=done == total)
         elif done and now - self._told_rows >= _ROWS_SECONDS:
             self._told_rows = now
             self._say(f"{done:,} of {total:,} done")
