@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lora_ns.cli import complete
+from lora_ns.cli.import_checked import checked_lines, checked_plain
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json
 from lora_ns.cli.terminal import hand_over, say
+from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.credentials import HIDDEN, is_secret_name, scrubbed
 
 if TYPE_CHECKING:
     from lora_ns.importers.draft import Outcome, Translation
     from lora_ns.services.import_ import Imported
+    from lora_ns.services.import_check.check import ImportCheck
 
 
 def import_(
@@ -48,21 +51,71 @@ def import_(
             autocompletion=complete.tools,
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with what the other tool would train, row by row.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="ROWS", help="Rows to check, instead of the recipe's.", show_default=False),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="FOLDER", help="Base with another tokenizer to check with.", show_default=False),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Rows of each dataset to check.")] = 50,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Recipe to check, instead of the imported one.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a configuration of another tool to a recipe, and report on every key."""
+    """Convert a configuration of another tool to a recipe, and report on every key.
+
+    --check compares both trainings. The exit code is 2 if a key was not carried over or something differs, and 3 if
+    the rows or the tokenizer to compare with are not here.
+    """
     from lora_ns.services.import_ import import_config
 
+    _check_options(check, {"--data": data, "--base": base, "--recipe": recipe})
+    if recipe is not None and output is not None:
+        raise UsageError(Problem("--recipe", "`-o` writes a recipe, and this one is there", "leave one of them out"))
     imported = import_config(file, output, gpus, tool)
+    found = _checked(imported, gpus, rows, data, base, recipe) if check and imported.text is not None else None
     if as_json:
-        print_json(_plain(imported))
+        print_json({**_plain(imported), **({"check": checked_plain(found)} if found else {})})
     else:
-        if imported.text is not None and output is None:
+        if imported.text is not None and output is None and recipe is None:
             hand_over(imported.text.rstrip("\n"))
         for line in _account(imported):
             say(line, err=output is None)
-    if not imported.is_whole:
-        raise typer.Exit(2)
+        for line in ("", *checked_lines(found)) if found else ():
+            say(line, err=output is None)
+    if code := _exit_code(imported, found):
+        raise typer.Exit(code)
+
+
+def _check_options(check: bool, options: Mapping[str, object]) -> None:
+    """Refuse options of a check that is not asked for. Raises `UsageError`."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not check:
+        raise UsageError(Problem(given[0], "it is of a check", "add `--check`"))
+
+
+def _checked(
+    imported: Imported, gpus: int, rows: int, data: Path | None, base: str | None, recipe: Path | None
+) -> ImportCheck:
+    from lora_ns.machine.hardware import detect
+    from lora_ns.machine.libraries import Noise
+    from lora_ns.services.import_check.check import Asked, check_import
+
+    with Noise():
+        return check_import(imported, detect(), Asked(gpus, rows, data, base, recipe))
+
+
+def _exit_code(imported: Imported, found: ImportCheck | None) -> int:
+    if not imported.is_whole or (found and found.is_different):
+        return 2
+    return 3 if found and not found.is_proven else 0
 
 
 def _plain(imported: Imported) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""The effective numbers of an axolotl configuration, by its schema and what reads it (`src/axolotl/core/builders/`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lora_ns.importers.source import Source
+from lora_ns.importers.values import UnreadableError, flag, names, number
+from lora_ns.services.import_check.reader import Numbers, Rate
+
+
+def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
+    """Return what axolotl trains with.
+
+    Args:
+        source: the configuration.
+        gpus: number of GPUs.
+        rows: rows of all datasets, if known.
+    """
+    rank, alpha = _number(source, "lora_r"), _number(source, "lora_alpha")
+    batch = _batch(source) * gpus
+    kept = None if rows is None else rows - _held_out(source, rows)
+    packs = _flag(source, "sample_packing")
+    epochs = _number(source, "num_epochs", 1)
+    counted = None if packs or kept is None else math.ceil(kept * epochs / batch)
+    most = int(_number(source, "max_steps", 0))
+    steps = most if most > 0 else counted
+    warmup = _warmup(source, min((count for count in (steps, counted) if count is not None), default=None))
+    peak, shape = _number(source, "learning_rate"), _shape(source)
+    return Numbers(
+        {
+            "rank": rank,
+            "alpha": alpha,
+            "scaling": _scaling(rank, alpha, _flag(source, "peft_use_rslora")),
+            "dropout": _number(source, "lora_dropout", 0.0),
+            "adapted": "all-linear" if _flag(source, "lora_target_linear") else _list(source, "lora_target_modules"),
+            "trained whole": _list(source, "lora_modules_to_save"),
+            "layers": source.get("peft_layers_to_transform") or "all",
+            "learning rate": peak,
+            "schedule": shape,
+            "warm-up steps": warmup,
+            "steps": steps,
+            "epochs": None if most > 0 else epochs,
+            "rows": kept,
+            "rows per step": batch,
+            "longest row": _number(source, "sequence_len", 512),
+            "longer rows": _longer(source),
+            "packing": packs,
+            "precision": _precision(source),
+            "base stored as": _stored(source),
+            "optimizer": str(source.get("optimizer") or "adamw_torch_fused"),
+            "weight decay": _number(source, "weight_decay", 0.0),
+            "gradient clipping": _number(source, "max_grad_norm", 1.0),
+            "loss on": "every token" if _flag(source, "train_on_inputs") else "answers",
+        },
+        Rate(peak, shape, warmup, steps),
+    )
+
+
+WHY: Mapping[str, str] = {
+    "steps": "axolotl divides the rows of all epochs by those of a step, lorans rounds each epoch up: write "
+    "`training.max_steps = {theirs}`",
+    "warm-up steps": "axolotl rounds its share of the steps down, and takes at most 100 by default: write "
+    "`training.warmup_steps = {theirs}`",
+    "rows": "axolotl sets aside a share of the rows rounded up, lorans one rounded to the nearest",
+}
+"""Reasons for differences that follow from how the two count."""
+
+
+def _number(source: Source, key: str, default: float | None = None) -> Any:
+    return _read(source, key, number, default)
+
+
+def _flag(source: Source, key: str) -> bool:
+    return bool(_read(source, key, flag, False))
+
+
+def _list(source: Source, key: str) -> list[str]:
+    return sorted(_read(source, key, names, []))
+
+
+def _read(source: Source, key: str, reader: Any, default: Any) -> Any:
+    value = source.get(key)
+    if value is None:
+        return default
+    try:
+        return reader(value)
+    except UnreadableError:
+        return default  # the account of the import says so
+
+
+def _batch(source: Source) -> int:
+    """Rows of a step on one GPU. `batch_size` counts only without an accumulation."""
+    rows = max(1, int(_number(source, "micro_batch_size", 1)))
+    whole, accumulation = _number(source, "batch_size"), _number(source, "gradient_accumulation_steps")
+    if whole is not None and accumulation is None:
+        return max(1, int(whole) // rows) * rows
+    return rows * max(1, int(accumulation or 1))
+
+
+def _held_out(source: Source, rows: int) -> int:
+    share = _number(source, "val_set_size", 0)
+    return math.ceil(share * rows) if 0 < share < 1 else int(share)
+
+
+def _shape(source: Source) -> str:
+    least, shape = _number(source, "cosine_min_lr_ratio"), str(source.get("lr_scheduler") or "cosine")
+    return f"{shape} down to {least:g} of the peak" if least and shape == "cosine" else shape
+
+
+def _warmup(source: Source, steps: int | None) -> int | None:
+    asked: float | None
+    share: float | None
+    asked, share = _number(source, "warmup_steps"), _number(source, "warmup_ratio")
+    if asked is not None and (asked >= 1 or asked == 0):
+        return 2 if asked == 1 else int(asked)
+    if steps is None:
+        return None
+    if asked is not None:
+        return math.ceil(asked * steps)
+    if share is None:
+        return _beyond_one(min(int(0.03 * steps), 100))
+    return _beyond_one(int(share * steps))
+
+
+def _beyond_one(steps: int) -> int:
+    return 2 if steps == 1 else steps
+
+
+def _scaling(rank: float | None, alpha: float | None, is_stabilised: bool) -> float | None:
+    if not rank or alpha is None:
+        return None
+    return alpha / (math.sqrt(rank) if is_stabilised else rank)
+
+
+def _longer(source: Source) -> str:
+    kinds = [entry.get("type") for entry in source.get("datasets") or [] if isinstance(entry, dict)]
+    if kinds and all(kind == "completion" for kind in kinds):
+        return "split"
+    way = str(source.get("excess_length_strategy") or "drop").lower()
+    return {"raise": "error"}.get(way, way)
+
+
+def _precision(source: Source) -> str:
+    for key, kind in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
+        if source.get(key) in (True, "full"):
+            return kind
+    return "float32" if source.get("bf16") is False else "auto"
+
+
+def _stored(source: Source) -> str:
+    if _flag(source, "gptq"):
+        return "gptq"
+    if source.get("adapter") == "qlora" or _flag(source, "load_in_4bit"):
+        return "bnb-4bit"
+    return "bnb-8bit" if _flag(source, "load_in_8bit") else "none"

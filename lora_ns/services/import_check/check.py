@@ -1,0 +1,229 @@
+"""The check of an import: numbers, learning rates and rows of both sides."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lora_ns.data.columns import refuse_unused
+from lora_ns.data.known_rows import known_facts
+from lora_ns.data.prepare import OpenedRows, open_renderer
+from lora_ns.data.rows import Row
+from lora_ns.data.sources import read_sources
+from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.files.hub_cache import is_dataset_cached
+from lora_ns.files.reading import exists
+from lora_ns.importers.source import Source as Configuration
+from lora_ns.machine import libraries
+from lora_ns.machine.hardware import Machine
+from lora_ns.machine.packages import can_train
+from lora_ns.model.files import Base
+from lora_ns.model.find import recipe_base_here
+from lora_ns.model.tokenizer import base_tokenizer
+from lora_ns.plan.room import room_for_rows
+from lora_ns.plan.settle import settle_on_base
+from lora_ns.plan.settled import Settled
+from lora_ns.recipe.load import LoadedRecipe, load_recipe
+from lora_ns.services.import_ import Imported
+from lora_ns.services.import_check.axolotl import AxolotlRows
+from lora_ns.services.import_check.axolotl_numbers import WHY, axolotl_numbers
+from lora_ns.services.import_check.our_numbers import our_numbers
+from lora_ns.services.import_check.rates import RateReport, compare_rates
+from lora_ns.services.import_check.reader import ORDER, Numbers, ToolReader, UnreadError
+from lora_ns.services.import_check.rows import Compared, RowComparer
+
+READERS: Mapping[str, ToolReader] = {"axolotl": ToolReader(axolotl_numbers, AxolotlRows, WHY)}
+"""By the names of the tools."""
+
+
+@dataclass(frozen=True)
+class NumberPair:
+    """A number of both sides."""
+
+    name: str
+    theirs: Any
+    ours: Any
+    why: str = ""
+    """The reason for a difference, if it is known, with what to write."""
+
+    @property
+    def is_equal(self) -> bool:
+        """True if both are the same, as far as both are known."""
+        return _is_equal(self.theirs, self.ours)
+
+
+@dataclass(frozen=True)
+class ImportCheck:
+    """The result: what both sides train, and whether it is the same."""
+
+    tool: str
+    numbers: tuple[NumberPair, ...]
+    rates: RateReport | str
+    """The learning rates, or why they were not compared."""
+    rows: Compared | str
+    """The rows, or why they were not compared."""
+
+    @property
+    def is_different(self) -> bool:
+        """True if something differs."""
+        rates = isinstance(self.rates, RateReport) and not self.rates.is_equal
+        rows = isinstance(self.rows, Compared) and bool(self.rows.different)
+        return rates or rows or not all(pair.is_equal for pair in self.numbers)
+
+    @property
+    def is_proven(self) -> bool:
+        """True if everything was compared and is the same."""
+        return not self.is_different and isinstance(self.rates, RateReport) and isinstance(self.rows, Compared)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to compare with."""
+
+    gpus: int = 1
+    rows: int = 50
+    """Rows of each dataset."""
+    data: Path | None = None
+    """File of rows that stands in for the recipe's."""
+    base: str | None = None
+    """Base whose tokenizer stands in for the recipe's."""
+    recipe: Path | None = None
+    """Recipe to check in place of the imported one."""
+
+
+def check_import(imported: Imported, machine: Machine, asked: Asked) -> ImportCheck:
+    """Compare a recipe with the configuration that was imported.
+
+    Raises:
+        UsageError: if there is no recipe, the tool has no reader, or `--data` or `--recipe` do not fit.
+    """
+    tool, where = imported.translation.tool, str(imported.translation.source.path)
+    if tool not in READERS:
+        raise UsageError(Problem(where, f"`--check` does not know how {tool} reads its rows", "leave `--check` out"))
+    if asked.recipe is not None:
+        loaded = load_recipe(asked.recipe, _overrides(asked))
+    elif imported.text is not None:
+        loaded = load_recipe(imported.output or Path("recipe.toml"), _overrides(asked), text=imported.text)
+    else:
+        raise UsageError(Problem(where, "there is no recipe to check", "see the keys that were not carried over"))
+    sources = len(loaded.recipe.dataset.parts())
+    if asked.data is not None and sources > 1:
+        what = f"it stands in for one file, and the recipe has {sources} sources"
+        raise UsageError(Problem("--data", what, "leave it out, and put the files where the recipe names them"))
+    return compare(loaded, imported.translation.source, tool, machine, asked)
+
+
+def compare(loaded: LoadedRecipe, source: Configuration, tool: str, machine: Machine, asked: Asked) -> ImportCheck:
+    """Compare a recipe with a configuration of another tool. Raises `LoransError`."""
+    reader = READERS[tool]
+    base = recipe_base_here(loaded.recipe.model, loaded.folder)
+    settled = settle_on_base(loaded, base.facts if base else None)
+    total, kept = _counted(settled)
+    theirs = reader.numbers(source, asked.gpus, total)
+    ours = our_numbers(settled, base.facts if base else None, kept)
+    if not can_train():
+        missing = "torch and transformers are not installed"
+        return ImportCheck(tool, _pairs(reader, theirs, ours), missing, missing)
+    libraries.prepare(machine)
+    return ImportCheck(
+        tool,
+        _pairs(reader, theirs, ours),
+        compare_rates(theirs.rate, ours.rate),
+        _rows(settled, base, source, tool, asked),
+    )
+
+
+def _overrides(asked: Asked) -> list[str]:
+    """The overrides of a recipe that put another file and another base in their places."""
+    found = []
+    if asked.base is not None:
+        folder = Path(asked.base)
+        found.append(f"model.name_or_path={_quoted(str(folder.absolute()) if exists(folder) else asked.base)}")
+    if asked.data is not None:
+        found.append(f"dataset.path={_quoted(str(asked.data.absolute()))}")
+    return found
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _pairs(reader: ToolReader, theirs: Numbers, ours: Numbers) -> tuple[NumberPair, ...]:
+    is_counted = theirs.rate.steps is not None and ours.rate.steps is not None
+    shown = [name for name in ORDER if not (name == "epochs" and is_counted)]  # the steps say it
+    pairs = [NumberPair(name, theirs.values[name], ours.values[name]) for name in shown]
+    return tuple(
+        pair if pair.is_equal else replace(pair, why=reader.why.get(pair.name, "").format(theirs=pair.theirs))
+        for pair in pairs
+    )
+
+
+def _is_equal(theirs: Any, ours: Any) -> bool:
+    if theirs is None or ours is None:
+        return theirs is ours
+    numeric = isinstance(theirs, (int, float)) and isinstance(ours, (int, float))
+    return math.isclose(theirs, ours, rel_tol=1e-9) if numeric else bool(theirs == ours)
+
+
+def _counted(settled: Settled) -> tuple[int | None, int | None]:
+    """Return the number of all rows, and of those that are trained on, as far as they are known."""
+    unpacked = settled.recipe.objective.model_copy(update={"packing": False})
+    data = settled.recipe.dataset
+    try:
+        kept = known_facts(settled.recipe.model_copy(update={"objective": unpacked}), settled.folder).train_rows
+        if not data.eval_fraction:
+            return kept, kept
+        whole = data.model_copy(update={"eval_fraction": None})
+        plain = settled.recipe.model_copy(update={"objective": unpacked, "dataset": whole})
+        return known_facts(plain, settled.folder).train_rows, kept
+    except LoransError:
+        return None, None  # `_rows` says why
+
+
+def _rows(settled: Settled, base: Base | None, source: Configuration, tool: str, asked: Asked) -> Compared | str:
+    """Compare the first rows of each dataset; returns a reason if that cannot be."""
+    model = settled.recipe.model
+    if base is None:
+        return f"`{model.name_or_path}` is not on this machine (`--base FOLDER` takes another tokenizer)"
+    try:
+        chosen = _chosen(settled, asked.rows)
+        renderer = open_renderer(settled, base)
+        comparer = RowComparer(
+            tool,
+            READERS[tool].rows(source, base_tokenizer(base, model.trust_remote_code)),
+            OpenedRows(chosen.sources, renderer, (), room_for_rows(settled.recipe, base.facts)),
+            settled.recipe.objective,
+        )
+        pairs = [comparer.pair(number, dataset, row) for number, (dataset, row) in enumerate(chosen.rows, start=1)]
+    except LoransError as error:
+        return str(error.problems[0])
+    except UnreadError as fault:
+        return str(fault)
+    return Compared(tool, tuple(pairs))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    sources: Any
+    rows: tuple[tuple[int, Row], ...]
+    """Rows with the number of their dataset, from 0."""
+
+
+def _chosen(settled: Settled, count: int) -> _Chosen:
+    """Read the rows, and take the first ones of each dataset. Raises `LoransError`."""
+    data = settled.recipe.dataset
+    for table in data.parts().values():
+        if table.name and not table.path and not is_dataset_cached(table.name) and not exists(Path(table.name)):
+            what = f"`{table.name}` is not on this machine"
+            raise UsageError(Problem("", what, "`--data ROWS` takes the rows of a file"))
+    whole = data.model_copy(update={"eval_fraction": None, "eval_path": None, "eval_split": None})
+    sources = read_sources(settled.recipe.model_copy(update={"dataset": whole}), settled.folder)
+    refuse_unused(sources)
+    if not sources.parts:
+        return _Chosen(sources, tuple((0, row) for row in sources.train.rows[:count]))
+    rows = [(number, row) for number, part in enumerate(sources.parts) for row in part.source.rows[:count]]
+    return _Chosen(sources, tuple(rows))
