@@ -79,7 +79,8 @@ def _rows(rows: Compared) -> Iterator[str]:
     left_out = f"; {rows.left_out:,} of them are left out by both" if rows.left_out else ""
     yield from _wrapped("rows", f"{same:,} of {total:,} rows: same tokens, same labels{left_out}; {trained}")
     for pair in rows.different[:_FIRST]:
-        yield from _lines(f"    {pair.where}: {pair.said}", "      ")
+        place = "" if pair.where.endswith(f"{pair.number}") else f"{pair.where}: "
+        yield from _lines(f"    {place}{pair.said}", "      ")
     if len(rows.different) > _FIRST:
         yield f"    and {len(rows.different) - _FIRST:,} more"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_ns.importers.source import Source
-from lora_ns.importers.values import UnreadableError, flag, names, number
-from lora_ns.services.import_check.reader import Numbers, Rate
+from lora_ns.importers.values import flag, names, number
+from lora_ns.services.import_check.reader import Numbers, Rate, value_of
 
 
 def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
@@ -70,25 +70,15 @@ WHY: Mapping[str, str] = {
 
 
 def _number(source: Source, key: str, default: float | None = None) -> Any:
-    return _read(source, key, number, default)
+    return value_of(source, key, number, default)
 
 
 def _flag(source: Source, key: str) -> bool:
-    return bool(_read(source, key, flag, False))
+    return bool(value_of(source, key, flag, False))
 
 
 def _list(source: Source, key: str) -> list[str]:
-    return sorted(_read(source, key, names, []))
-
-
-def _read(source: Source, key: str, reader: Any, default: Any) -> Any:
-    value = source.get(key)
-    if value is None:
-        return default
-    try:
-        return reader(value)
-    except UnreadableError:
-        return default  # the account of the import says so
+    return sorted(value_of(source, key, names, []))
 
 
 def _batch(source: Source) -> int:

@@ -30,13 +30,20 @@ from lora_ns.plan.settled import Settled
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.services.import_ import Imported
 from lora_ns.services.import_check.axolotl import AxolotlRows
-from lora_ns.services.import_check.axolotl_numbers import WHY, axolotl_numbers
+from lora_ns.services.import_check.axolotl_numbers import WHY as AXOLOTL_WHY
+from lora_ns.services.import_check.axolotl_numbers import axolotl_numbers
+from lora_ns.services.import_check.llamafactory import LlamaFactoryRows
+from lora_ns.services.import_check.llamafactory_numbers import WHY as LLAMAFACTORY_WHY
+from lora_ns.services.import_check.llamafactory_numbers import llamafactory_numbers
 from lora_ns.services.import_check.our_numbers import our_numbers
 from lora_ns.services.import_check.rates import RateReport, compare_rates
 from lora_ns.services.import_check.reader import ORDER, Numbers, ToolReader, UnreadError
 from lora_ns.services.import_check.rows import Compared, RowComparer
 
-READERS: Mapping[str, ToolReader] = {"axolotl": ToolReader(axolotl_numbers, AxolotlRows, WHY)}
+READERS: Mapping[str, ToolReader] = {
+    "axolotl": ToolReader(axolotl_numbers, AxolotlRows, AXOLOTL_WHY),
+    "llamafactory": ToolReader(llamafactory_numbers, LlamaFactoryRows, LLAMAFACTORY_WHY),
+}
 """By the names of the tools."""
 
 
@@ -110,10 +117,8 @@ def check_import(imported: Imported, machine: Machine, asked: Asked) -> ImportCh
         loaded = load_recipe(imported.output or Path("recipe.toml"), _overrides(asked), text=imported.text)
     else:
         raise UsageError(Problem(where, "there is no recipe to check", "see the keys that were not carried over"))
-    sources = len(loaded.recipe.dataset.parts())
-    if asked.data is not None and sources > 1:
-        what = f"it stands in for one file, and the recipe has {sources} sources"
-        raise UsageError(Problem("--data", what, "leave it out, and put the files where the recipe names them"))
+    if asked.data is not None:
+        loaded = _with_rows(loaded, asked.data)
     return compare(loaded, imported.translation.source, tool, machine, asked)
 
 
@@ -138,14 +143,25 @@ def compare(loaded: LoadedRecipe, source: Configuration, tool: str, machine: Mac
 
 
 def _overrides(asked: Asked) -> list[str]:
-    """The overrides of a recipe that put another file and another base in their places."""
-    found = []
-    if asked.base is not None:
-        folder = Path(asked.base)
-        found.append(f"model.name_or_path={_quoted(str(folder.absolute()) if exists(folder) else asked.base)}")
-    if asked.data is not None:
-        found.append(f"dataset.path={_quoted(str(asked.data.absolute()))}")
-    return found
+    """The override of a recipe that puts another base in its place."""
+    if asked.base is None:
+        return []
+    folder = Path(asked.base)
+    return [f"model.name_or_path={_quoted(str(folder.absolute()) if exists(folder) else asked.base)}"]
+
+
+def _with_rows(loaded: LoadedRecipe, data: Path) -> LoadedRecipe:
+    """Put the rows of a file in place of a recipe's. Raises `UsageError`."""
+    table = loaded.recipe.dataset
+    if table.sources:
+        what = f"it stands in for one file, and the recipe has {len(table.sources)} sources"
+        raise UsageError(Problem("--data", what, "leave it out, and put the files where the recipe names them"))
+    if not exists(data):
+        raise UsageError(Problem("--data", f"no file `{data}`", "name the file with the rows"))
+    # Not by an override: what is said of a data set of the hub does not hold for a file.
+    of_hub = ("name", "subset", "revision", "train_split", "slice", "eval_split", "eval_path")
+    changed = table.model_copy(update={**dict.fromkeys(of_hub), "path": str(data.absolute()), "streaming": False})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"dataset": changed}))
 
 
 def _quoted(text: str) -> str:

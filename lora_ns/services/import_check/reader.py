@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_ns.importers.source import Source
+from lora_ns.importers.values import UnreadableError
 from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ class LeftOutError(Exception):
 
 class UnreadError(Exception):
     """Something that the reader does not know, so that nothing is said of these rows; the message names it."""
+
+
+def value_of(source: Source, key: str, reader: Callable[[Any], Any], default: Any) -> Any:
+    """Return a value of a configuration; the default if it is absent or cannot be read, which the account says."""
+    value = source.get(key)
+    try:
+        return default if value is None else reader(value)
+    except UnreadableError:
+        return default
 
 
 class RowReader(Protocol):
