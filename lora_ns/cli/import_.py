@@ -80,7 +80,8 @@ def import_(
     if recipe is not None and output is not None:
         raise UsageError(Problem("--recipe", "`-o` writes a recipe, and this one is there", "leave one of them out"))
     imported = import_config(file, output, gpus, tool)
-    found = _checked(imported, gpus, rows, data, base, recipe) if check and imported.text is not None else None
+    devices = gpus or imported.translation.source.gpus or 1
+    found = _checked(imported, devices, rows, data, base, recipe) if check and imported.text is not None else None
     if as_json:
         print_json({**_plain(imported), **({"check": checked_plain(found)} if found else {})})
     else:
