@@ -8,6 +8,7 @@ from command_line import lorans
 
 pytest.importorskip("torch")
 
+from lora_ns.importers.source import parse_source
 from lora_ns.machine.hardware import detect
 from lora_ns.model.files import packaged
 from lora_ns.recipe.load import load_recipe
@@ -123,6 +124,25 @@ def test_a_number_that_was_changed_is_caught(here, change, name):
     loaded = load_recipe(Path("recipe.toml"), [change], text=imported.text)
     check = compare(loaded, imported.translation.source, "axolotl", detect(), Asked(rows=1))
     assert name in [pair.name for pair in check.numbers if not pair.is_equal]
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": "[1, 2]"}, {"messages": [1]}, {"messages": [{"role": ["a"], "content": "b"}]}, {"messages": 3}]
+)
+def test_rows_of_another_shape_are_no_traceback(here, tmp_path, row):
+    path = here("chat_template")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*ROWS["chat_template"], row])))
+    check = check_import(import_config(path), detect(), Asked())
+    assert not check.is_proven or not check.rows.pairs[-1].theirs.sequences
+
+
+@pytest.mark.parametrize("more", ["    roles: [a]\n", "    roles: {user: 3}\n", "special_tokens: [a]\n"])
+def test_values_of_a_strange_type_are_no_traceback(here, more):
+    imported = import_config(here("chat_template"))
+    source = parse_source(Path("config.yaml"), Path("config.yaml").read_text() + more)
+    check = compare(load_recipe(Path("recipe.toml"), text=imported.text), source, "axolotl", detect(), Asked())
+    assert isinstance(check.rows, str)
+    assert not check.is_proven
 
 
 # The command

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.columns import refuse_unused
 from lora_ns.data.known_rows import known_facts
@@ -37,8 +37,11 @@ from lora_ns.services.import_check.llamafactory_numbers import WHY as LLAMAFACTO
 from lora_ns.services.import_check.llamafactory_numbers import llamafactory_numbers
 from lora_ns.services.import_check.our_numbers import our_numbers
 from lora_ns.services.import_check.rates import RateReport, compare_rates
-from lora_ns.services.import_check.reader import ORDER, Numbers, ToolReader, UnreadError
-from lora_ns.services.import_check.rows import Compared, RowComparer
+from lora_ns.services.import_check.reader import ORDER, Numbers, RowReader, ToolReader, UnreadError
+from lora_ns.services.import_check.rows import MISSHAPEN, Compared, RowComparer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 READERS: Mapping[str, ToolReader] = {
     "axolotl": ToolReader(axolotl_numbers, AxolotlRows, AXOLOTL_WHY),
@@ -210,7 +213,7 @@ def _rows(settled: Settled, base: Base | None, source: Configuration, tool: str,
         renderer = open_renderer(settled, base)
         comparer = RowComparer(
             tool,
-            READERS[tool].rows(source, base_tokenizer(base, model.trust_remote_code)),
+            _reader(tool, source, base_tokenizer(base, model.trust_remote_code)),
             OpenedRows(chosen.sources, renderer, (), room_for_rows(settled.recipe, base.facts)),
             settled.recipe.objective,
         )
@@ -220,6 +223,13 @@ def _rows(settled: Settled, base: Base | None, source: Configuration, tool: str,
     except UnreadError as fault:
         return str(fault)
     return Compared(tool, tuple(pairs))
+
+
+def _reader(tool: str, source: Configuration, tokenizer: PreTrainedTokenizerBase) -> RowReader:
+    try:
+        return READERS[tool].rows(source, tokenizer)
+    except MISSHAPEN:
+        raise UnreadError(f"{source.path} has a value of a type that {tool} does not read") from None
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def _steps(source: Source, gpus: int, rows: int | None) -> int | None:
         return most if most > 0 else None
     per_device, accumulation = _batch(source)
     per_epoch = math.ceil(math.ceil(rows / (per_device * gpus)) / accumulation)
-    return math.ceil(_number(source, "num_train_epochs", 3) * per_epoch)
+    epochs: float = _number(source, "num_train_epochs", 3)
+    return math.ceil(epochs * per_epoch)
 
 
 def _warmup(source: Source, steps: int | None) -> int | None:

@@ -10,7 +10,7 @@ from lora_ns.data.prepare import OpenedRows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.objectives import Objective
-from lora_ns.services.import_check.reader import LeftOutError, RowReader, Tokens
+from lora_ns.services.import_check.reader import LeftOutError, RowReader, Tokens, UnreadError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +61,10 @@ class Compared:
         return tuple(pair for pair in self.pairs if pair.said)
 
 
+MISSHAPEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What a reader raises for a value of a strange type, as the tool itself does."""
+
+
 @dataclass(frozen=True)
 class RowComparer:
     """Compares rows one by one."""
@@ -80,6 +84,9 @@ class RowComparer:
             return Side(tuple(self.reader.read(dataset, row.values)))
         except LeftOutError as fault:
             return Side((), str(fault))
+        except MISSHAPEN:
+            what = f"{row.where} is of another shape than the configuration says, and {self.tool} would stop there"
+            raise UnreadError(what) from None
 
     def _ours(self, row: Row) -> Side:
         source = Source(row.where, [row])
