@@ -17,6 +17,7 @@ from lora_ns.cli.options import AsJson
 from lora_ns.cli.show import print_json
 from lora_ns.cli.terminal import hand_over, say
 from lora_ns.errors import Problem, UsageError
+from lora_ns.files.reading import exists
 from lora_ns.safety.credentials import HIDDEN, is_secret_name, scrubbed
 
 if TYPE_CHECKING:
@@ -96,10 +97,13 @@ def import_(
 
 
 def _check_options(check: bool, options: Mapping[str, object]) -> None:
-    """Refuse options of a check that is not asked for. Raises `UsageError`."""
+    """Refuse options of a check that is not asked for, and files that are not there. Raises `UsageError`."""
     given = [name for name, value in options.items() if value is not None]
     if given and not check:
         raise UsageError(Problem(given[0], "it is of a check", "add `--check`"))
+    for name in given:
+        if name != "--base" and not exists(Path(str(options[name]))):  # before anything is written
+            raise UsageError(Problem(name, f"no file `{options[name]}`", "name a file that is there"))
 
 
 def _checked(

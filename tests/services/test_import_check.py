@@ -181,3 +181,11 @@ def test_options_of_the_check_need_it(here, option):
     done = lorans("import", "config.yaml", *option)
     assert (done.returncode, done.stdout) == (2, "")
     assert "add `--check`" in done.stderr
+
+
+def test_nothing_is_written_if_the_rows_to_check_are_not_there(here, tmp_path):
+    here("alpaca")
+    done = lorans("import", "config.yaml", "-o", "new.toml", "--check", "--data", "none.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--data: no file `none.jsonl`" in done.stderr
+    assert not (tmp_path / "new.toml").exists()
