@@ -125,11 +125,11 @@ def test_a_row_is_the_one_that_the_file_calls_so_whatever_became_of_it(validate,
     write(tmp_path / "eval.jsonl", [{"prompt": "e?", "completion": "f"}])
     text = PLAIN.replace("[dataset]", "[dataset]\nmax_bad_rows = 1") + 'on_overflow = "drop"\non_stop_token = "drop"\n'
     assert "seventh?" in validate(text, "--row", "7").stdout
-    assert "rows.jsonl:3: not trained on: [LEN001]" in validate(text, "--row", "3").stdout
-    assert "rows.jsonl:4: not trained on: left out: its answer spells out a stop token" in (
+    assert "rows.jsonl:3: not used for training: [LEN001]" in validate(text, "--row", "3").stdout
+    assert "rows.jsonl:4: not used for training: left out: its answer contains a stop token as text" in (
         validate(text, "--row", "4").stdout
     )
-    assert "rows.jsonl:5: not trained on: [MASK001] no token" in validate(text, "--row", "5").stdout
+    assert "rows.jsonl:5: not used for training: [MASK001] no token" in validate(text, "--row", "5").stdout
     with pytest.raises(LoransError, match=r"rows.jsonl:6: left out: not JSON"):
         validate(text, "--row", "6")
     with pytest.raises(LoransError, match="no row 2"):
