@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from lora_ns.data.encode_labels import Fitted, make_encoder
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
 from lora_ns.data.render import Renderer
-from lora_ns.data.rows import Row, told, try_each
+from lora_ns.data.rows import OnRows, Row, ignore_rows, told, try_each
 from lora_ns.data.source import Source
 from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.errors import DataError, Problem
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 """Rows to tokenise in one call."""
-
-
-OnRows = Callable[[int, int], None]
-"""Called with the number of rows that are encoded, and the number of all rows."""
-
-
-def ignore_rows(done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from lora_ns.data.audit import leaked
 from lora_ns.data.chat_templates import check_kwargs, use_template
 from lora_ns.data.columns import columns_record, refuse_unused
-from lora_ns.data.encode import Encoding, OnRows, Tokenized, encode, ignore_rows, pack, tokenized
+from lora_ns.data.encode import Encoding, Tokenized, encode, pack, tokenized
 from lora_ns.data.encode_labels import label_notes
 from lora_ns.data.find_labels import check_named, find_labels, problem_type_of
 from lora_ns.data.notices import as_notes
 from lora_ns.data.prepared import Preparation, find_preparation, keep_preparation, preparation_key
 from lora_ns.data.render import Renderer, make_renderer
+from lora_ns.data.rows import OnRows, ignore_rows
 from lora_ns.data.source import Source, Sources
 from lora_ns.data.sources import notes, part_record, read_sources, told_format
 from lora_ns.data.stream import Stream, open_stream, stream_record

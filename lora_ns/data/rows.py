@@ -42,6 +42,14 @@ def told_left_out(problems: Sequence[Problem]) -> str:
     return f"{len(problems):,} left out as unreadable, the first at {problems[0].where}"
 
 
+OnRows = Callable[[int, int], None]
+"""Called with the number of rows that are done, and the number of all rows."""
+
+
+def ignore_rows(done: int, total: int) -> None:
+    """Report nothing."""
+
+
 T = TypeVar("T")
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from terminals import on_a_terminal
 
 from lora_ns.cli.show import Progress
 
@@ -45,16 +46,15 @@ def test_an_error_that_nobody_reads_has_its_exit_code(tmp_path, behind):
 
 
 def test_a_terminal_gets_a_bar_for_rows_with_the_stage_and_the_count():
-    above, below = os.openpty()
-    with Progress(below) as progress:
-        progress.stage("tokenising")
-        progress.rows(500, 2000)
-        progress.warn("a note above the bar")
-        progress.rows(2000, 2000)
-        progress.stage("training")
-    os.close(below)
-    shown = os.read(above, 65536).decode()
-    os.close(above)
+    def count_rows(stream):
+        with Progress(stream.fileno()) as progress:
+            progress.stage("tokenising")
+            progress.rows(500, 2000)
+            progress.warn("a note above the bar")
+            progress.rows(2000, 2000)
+            progress.stage("training")
+
+    shown = on_a_terminal(count_rows)
     assert "tokenising" in shown
     assert "2000/2000" in shown
     assert "a note above the bar" in shown
