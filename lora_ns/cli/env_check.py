@@ -72,12 +72,12 @@ def _is_gguf(model: Model) -> bool:
 
 def _needs_hub(loaded: LoadedRecipe) -> bool:
     """Return whether the model or the rows must be fetched from the hub, because the cache lacks them."""
-    from lora_ns.files.hub_cache import hub_cache
+    from lora_ns.files.hub_cache import is_downloaded
 
     name, rows = loaded.recipe.model.name_or_path, loaded.recipe.dataset.name
-    wanted = [] if name.startswith("lorans:") or Path(name).exists() else [f"models--{name}"]
-    wanted += [] if rows is None or rows.startswith("lorans:") else [f"datasets--{rows}"]
-    return any(not (hub_cache() / folder.replace("/", "--") / "snapshots").is_dir() for folder in wanted)
+    needs_base = not (name.startswith("lorans:") or Path(name).exists() or is_downloaded(name))
+    needs_rows = not (rows is None or rows.startswith("lorans:") or is_downloaded(rows, "datasets"))
+    return needs_base or needs_rows
 
 
 def _progress() -> AbstractContextManager[object]:

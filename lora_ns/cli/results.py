@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.cli.show import beside_baseline, number, print_json, print_pairs
-from lora_ns.cli.terminal import draw, say
+from lora_ns.cli.terminal import draw, is_terminal, say
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def show_result(title: str, pairs: Iterable[tuple[str, str]], commands: Sequence
         pairs: names and values.
         commands: command lines to run next; each stands alone on a line, so that it can be copied.
     """
-    if not sys.stdout.isatty():
+    if not is_terminal():
         print_pairs(pairs)
     else:
         _draw(title, list(pairs))

@@ -70,9 +70,18 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
+def is_downloaded(name: str, kind: Kind = "models") -> bool:
+    """True if the cache has a repository, in any revision."""
+    return is_folder(_repository(name, kind) / "snapshots")
+
+
+def _repository(name: str, kind: Kind) -> Path:
+    return hub_cache() / f"{kind}--{name.replace('/', '--')}"
+
+
 def cached_snapshot(name: str, revision: str, kind: Kind = "models") -> Path | None:
     """Return the cached folder of a repository at a branch, tag or commit; None if it is not cached."""
-    repository = hub_cache() / f"{kind}--{name.replace('/', '--')}"
+    repository = _repository(name, kind)
     commit: str | None = revision
     if not _COMMIT.fullmatch(revision):
         commit = _first_word(repository / "refs" / revision)
@@ -82,8 +91,7 @@ def cached_snapshot(name: str, revision: str, kind: Kind = "models") -> Path | N
 
 def is_dataset_cached(name: str) -> bool:
     """True if a hub dataset is in one of the caches, in any revision."""
-    fetched = hub_cache() / f"datasets--{name.replace('/', '--')}" / "snapshots"
-    return is_folder(fetched) or is_folder(_read_dataset(name))
+    return is_downloaded(name, "datasets") or is_folder(_read_dataset(name))
 
 
 def cached_split_rows(name: str, subset: str | None, split: str) -> int | None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, among, gone, maps, refused, same, told_apart, unused
+from lora_ns.importers.rules import Rule, among, each, gone, maps, refused, same, told_apart, unused
 from lora_ns.importers.values import flag, names, number, plain, text, whole
-
-
-def _each(keys: str, rule: Rule) -> dict[str, Rule]:
-    return dict.fromkeys(keys.split(), rule)
 
 
 def _gone(since: str, rule: Rule) -> Rule:
@@ -17,9 +13,9 @@ def _gone(since: str, rule: Rule) -> Rule:
 
 
 _MODEL: Mapping[str, Rule] = {
-    **_each("revision_of_model model_revision", maps("model.revision", text, own="main")),
+    **each("revision_of_model model_revision", maps("model.revision", text, own="main")),
     "trust_remote_code": maps("model.trust_remote_code", flag, own=False),
-    **_each(
+    **each(
         "model_type type_of_model",
         told_apart(
             text,
@@ -42,7 +38,7 @@ _MODEL: Mapping[str, Rule] = {
     "tokenizer_legacy": unused("lorans finds it in the tokenizer's files"),
     "tokenizer_use_mistral_common": refused("lorans uses tokenizers of transformers", "choose a base that has one"),
     "processor_type": refused("lorans trains on text only", "use axolotl for this run", (), fatal=True),
-    **_each(
+    **each(
         "is_falcon_derived_model is_llama_derived_model is_mistral_derived_model is_qwen_derived_model",
         unused("lorans finds it in the base"),
     ),
@@ -52,15 +48,15 @@ _MODEL: Mapping[str, Rule] = {
     "embeddings_skip_upcast": unused("it only saves memory"),
     "reinit_weights": refused("lorans starts from the base's weights", "use axolotl for this run", fatal=True),
     "added_tokens_overrides": refused("lorans adds tokens but does not rename any", "use `model.add_tokens`"),
-    **_each(
+    **each(
         "overrides_of_model_config model_config overrides_of_model_kwargs model_kwargs",
         refused("lorans uses the base's own configuration", "change it in the base's folder", ()),
     ),
-    **_each(
+    **each(
         "model_quantization_config model_quantization_config_kwargs use_onebitllms quantize_moe_experts",
         refused("lorans does not support this quantisation", "see docs/bases.md for those that it supports"),
     ),
-    **_each("device_map max_memory gpu_memory_limit low_cpu_mem_usage", unused("lorans places the base itself")),
+    **each("device_map max_memory gpu_memory_limit low_cpu_mem_usage", unused("lorans places the base itself")),
 }
 
 
@@ -102,22 +98,22 @@ _LORA: Mapping[str, Rule] = {
     ),
     "loraplus_lr_ratio": maps("peft.loraplus_lr_ratio", number),
     "loraplus_lr_embedding": unused("`peft.loraplus_lr_ratio` does not apply to embeddings"),
-    **_each("lora_on_cpu merge_lora merge_method", unused("it is for merging; see `lorans merge`")),
+    **each("lora_on_cpu merge_lora merge_method", unused("it is for merging; see `lorans merge`")),
     "qlora_sharded_model_loading": unused("it only saves memory"),
-    **_each(
+    **each(
         "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel",
         unused("the kernel does not change results"),
     ),
-    **_each(
+    **each(
         "peft peft_layer_replication peft_ensure_weight_tying",
         refused("lorans does not support this setting", "remove it"),
     ),
-    **_each(
+    **each(
         "relora relora_steps relora_warmup_steps relora_anneal_steps relora_prune_ratio relora_prune_method "
         "relora_cpu_offload jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps",
         refused("lorans does not support ReLoRA", "remove it"),
     ),
-    **_each(
+    **each(
         "lisa_n_layers lisa_step_interval lisa_layers_attribute unfrozen_parameters",
         refused("lorans keeps the base's layers frozen", "list modules to train in full in `lora_modules_to_save`"),
     ),
@@ -127,7 +123,7 @@ _LORA: Mapping[str, Rule] = {
 
 _ROWS: Mapping[str, Rule] = {
     "dataset_prepared_path": unused("lorans has its own cache of prepared rows"),
-    **_each(
+    **each(
         "dataset_processes dataset_num_proc dataset_keep_in_memory num_dataset_shards_to_save push_dataset_to_hub "
         "hf_use_auth_token dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns accelerator_config "
         "sample_packing_group_size sample_packing_bin_size sample_packing_mp_start_method sample_packing_eff_est "
@@ -139,10 +135,10 @@ _ROWS: Mapping[str, Rule] = {
     "dataset_exact_deduplication": refused(
         "lorans does not remove duplicates", "`lorans validate --data` lists them; remove them from the file"
     ),
-    **_each("dataset_shard_num dataset_shard_idx", refused("lorans has no shards", "set `dataset.slice`")),
+    **each("dataset_shard_num dataset_shard_idx", refused("lorans has no shards", "set `dataset.slice`")),
     "shuffle_merged_datasets": same("lorans shuffles the rows", True, remedy="remove it", read=flag),
     "shuffle_before_merging_datasets": unused("lorans shuffles the rows"),
-    **_each(
+    **each(
         "curriculum_sampling sample_packing_sequentially",
         refused("lorans shuffles the rows", "remove it if you do not need it"),
     ),
@@ -161,7 +157,7 @@ _ROWS: Mapping[str, Rule] = {
     "fix_untrained_tokens": refused(
         "lorans does not change the base", "set `peft.trainable_token_indices` to train tokens"
     ),
-    **_each(
+    **each(
         "image_size image_resize_algorithm role_boundaries processor_kwargs",
         refused("lorans trains on text only", "remove it"),
     ),
@@ -173,8 +169,8 @@ _LEARNING: Mapping[str, Rule] = {
     "adam_beta1": maps("training.adam_beta1", number, own=0.9),
     "adam_beta2": maps("training.adam_beta2", number, own=0.999),
     "adam_epsilon": maps("training.extra.adam_epsilon", number, own=1e-8),
-    **_each("adam_beta3 adam_epsilon2", unused("it only applies to the optimizer CAME")),
-    **_each(
+    **each("adam_beta3 adam_epsilon2", unused("it only applies to the optimizer CAME")),
+    **each(
         "dion_lr dion_momentum dion_rank_fraction dion_rank_multiple_of qgalore_rank qgalore_update_proj_gap "
         "qgalore_scale qgalore_proj_type qgalore_proj_quant qgalore_proj_bits qgalore_proj_group_size "
         "qgalore_cos_threshold qgalore_gamma_proj qgalore_queue_size torchdistx_path",
@@ -191,11 +187,11 @@ _LEARNING: Mapping[str, Rule] = {
     ),
     "optim_target_modules": refused("lorans does not support GaLore", "remove it"),
     "lr_scheduler_kwargs": maps("training.extra.lr_scheduler_kwargs"),
-    **_each(
+    **each(
         "cosine_min_lr_ratio cosine_constant_lr_ratio lr_quadratic_warmup lr_div_factor",
         refused("lorans does not support this schedule", "remove it; `cosine` decays to 0"),
     ),
-    **_each(
+    **each(
         "embedding_lr embedding_lr_scale lr_groups",
         refused("lorans has one learning rate for all parameters", "remove it"),
     ),
@@ -210,29 +206,29 @@ _LEARNING: Mapping[str, Rule] = {
             else among("training.gradient_checkpointing", {"unsloth": True, "offload": True, "offload_disk": True})
         ),
     ),
-    **_each(
+    **each(
         "gradient_checkpointing_kwargs selective_checkpointing activation_offloading layer_offloading",
         unused("it only saves memory"),
     ),
     "logging_steps": maps("training.logging_steps", whole),
     "early_stopping_patience": refused("lorans has no early stopping", "set `num_epochs` to where it used to stop"),
     "load_best_model_at_end": refused("lorans keeps the last weights", "use one of the checkpoints of the run"),
-    **_each("metric_for_best_model greater_is_better", unused("it only applies to the choice of a checkpoint")),
-    **_each(
+    **each("metric_for_best_model greater_is_better", unused("it only applies to the choice of a checkpoint")),
+    **each(
         "loss_watchdog_threshold loss_watchdog_patience",
         unused("it stops diverging runs; lorans stops a run whose loss is not a number"),
     ),
     "trainer_cls": refused("lorans has its own trainer", "remove it", ()),
-    **_each(
+    **each(
         "use_eaft eaft_alpha eaft_k",
         refused("lorans does not support this loss", "see `sft.loss_type` for those that it supports"),
     ),
-    **_each(
+    **each(
         "use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks scaling_softmax scaling_softmax_factor "
         "scaling_softmax_bias",
         refused("lorans does not change positions and attention", "remove it"),
     ),
-    **_each(
+    **each(
         "fp8 fp8_enable_fsdp_float8_all_gather qat quantization",
         refused("lorans does not support this precision", "remove it"),
     ),
@@ -241,13 +237,13 @@ _LEARNING: Mapping[str, Rule] = {
 
 _NO_RESULT: Mapping[str, Rule] = {
     "tf32": unused("it only applies to float32; lorans computes in `model.dtype`"),
-    **_each(
+    **each(
         "flash_attention attn_implementation sdp_attention eager_attention flex_attention xformers_attention "
         "sage_attention flash_attn_cross_entropy flash_attn_fuse_mlp flash_optimum flex_attn_compile_kwargs "
         "large_head_attention flash_attn_d512 sdpa_varlen fused_attn_kernel gemma4_hybrid_attn_impl",
         unused("the kernel does not change results; set `model.attn_implementation` to choose one"),
     ),
-    **_each(
+    **each(
         "torch_compile torch_compile_backend torch_compile_mode torch_compile_options deepcompile use_kernels "
         "experts_implementation chunked_cross_entropy chunked_cross_entropy_num_chunks tiled_mlp tiled_mlp_num_shards "
         "tiled_mlp_use_original_mlp llama4_linearized_experts cut_cross_entropy liger_rope liger_rms_norm "
@@ -256,20 +252,20 @@ _NO_RESULT: Mapping[str, Rule] = {
         "fp32_norm_classes",
         unused("it only saves time or memory"),
     ),
-    **_each(
+    **each(
         "fsdp_version fsdp_final_state_dict_type ddp ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers "
         "ddp_find_unused_parameters local_rank world_size device dp_shard_size dp_replicate_size heads_k_stride "
         "ring_attn_func use_ray ray_run_name ray_num_workers resources_per_worker experimental_skip_move_to_device",
         unused("lorans starts processes itself; see `[distributed]`"),
     ),
-    **_each(
+    **each(
         "context_parallel_size sequence_parallel_degree tensor_parallel_size",
         refused("it changes the global batch", "set `distributed.context_parallel_size`", (False, 1)),
     ),
-    **_each("hub_model_id hub_strategy hub_revision", unused("lorans uploads nothing; use `hf upload`")),
-    **_each("resume_from_checkpoint auto_resume_from_checkpoints", unused("use `lorans train --resume RUN`")),
+    **each("hub_model_id hub_strategy hub_revision", unused("lorans uploads nothing; use `hf upload`")),
+    **each("resume_from_checkpoint auto_resume_from_checkpoints", unused("use `lorans train --resume RUN`")),
     "strict": unused("lorans always checks every key"),
-    **_each(
+    **each(
         "debug profiler_steps profiler_steps_start include_tokens_per_second include_tkps save_first_step "
         "save_only_model save_safetensors tokenizer_save_jinja_files dynamic_checkpoint axolotl_config_path "
         "use_otel_metrics otel_metrics_host otel_metrics_port do_bench_eval bench_dataset bench_split "
@@ -278,13 +274,13 @@ _NO_RESULT: Mapping[str, Rule] = {
         "gradio_title gradio_share gradio_server_name gradio_server_port gradio_max_new_tokens gradio_temperature",
         unused("it is about logs and files, and does not change results"),
     ),
-    **_each(
+    **each(
         "wandb_entity wandb_mode wandb_run_id wandb_watch wandb_log_model",
         unused("set W&B's `WANDB_*` variables instead"),
     ),
-    **_each("mlflow_tracking_uri hf_mlflow_log_artifacts", unused("set MLflow's `MLFLOW_*` variables instead")),
+    **each("mlflow_tracking_uri hf_mlflow_log_artifacts", unused("set MLflow's `MLFLOW_*` variables instead")),
     "trackio_space_id": unused("set trackio's `TRACKIO_*` variables instead"),
-    **_each(
+    **each(
         "use_comet comet_api_key comet_workspace comet_project_name comet_experiment_key comet_mode comet_online "
         "comet_experiment_config",
         unused("lorans does not report to Comet; all metrics are in `metrics.jsonl`"),
@@ -297,39 +293,39 @@ _NO_RESULT: Mapping[str, Rule] = {
             else refused("lorans has no plugins", "remove those that you do not need", ())
         ),
     ),
-    **_each(
+    **each(
         "use_swanlab swanlab_project swanlab_experiment_name swanlab_description swanlab_mode swanlab_workspace "
         "swanlab_log_model swanlab_web_host swanlab_api_host swanlab_lark_webhook_url swanlab_log_completions "
         "swanlab_completion_log_interval swanlab_completion_max_buffer lm_eval_tasks lm_eval_batch_size "
         "lm_eval_post_train lm_eval_model",
         unused("lorans has no such plugin; all metrics are in `metrics.jsonl`"),
     ),
-    **_each(
+    **each(
         "expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast use_scattermoe use_sonicmoe "
         "use_dsv4_kernels use_glm_dsa_kernels expert_parallel_size expert_parallel_backend "
         "expert_parallel_num_nvl_bytes expert_parallel_num_rdma_bytes "
         "expert_parallel_token_capacity expert_parallel_fallback_on_unsupported",
         unused("it only saves time or memory"),
     ),
-    **_each(
+    **each(
         "nonexpert_quantization dsv4_fp8_nonexpert_mode dsv4_bf16_all dsv4_fp4_grouped_mode gemma4_fp8_nonexpert "
         "gemma4_nf4_nonexpert nvfp4_merge_aware nvfp4_merge_aware_start_step dense_mixer llmcompressor "
         "spectrum_top_fraction spectrum_model_name grokfast_alpha grokfast_lamb use_mora mora_type mora",
         refused("lorans has no such plugin", "remove it if you do not need it"),
     ),
-    **_each(
+    **each(
         "diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta kd_online_server kd_online_server_base_url "
         "hatchery nemo_gym_enabled",
         refused("lorans imports supervised fine-tuning only", "use axolotl for this run", fatal=True),
     ),
     "liger_use_token_scaling": refused("lorans does not support this loss", "remove it"),
-    **_each(
+    **each(
         "trl vllm ebft dpo_use_weighting dpo_label_smoothing precompute_ref_log_probs dpo_use_liger_kernel "
         "dpo_padding_free dpo_loss_type dpo_loss_weights orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
         "kto_undesirable_weight rl_beta center_rewards_coefficient num_labels",
         unused("it only applies to `rl` and reward models"),
     ),
-    **_each(
+    **each(
         "reward_model process_reward_model",
         refused("lorans imports supervised fine-tuning only", "use axolotl for this run", fatal=True),
     ),
@@ -346,31 +342,31 @@ _OLD: Mapping[str, Rule] = {
     ),
     "rope_scaling": _gone("now in `overrides_of_model_config`", refused("lorans uses that of the base", "remove it")),
     "data_seed": _gone("now `seed`", unused("`training.seed` also determines the order of the rows")),
-    **_each(
+    **each(
         "eval_table_size eval_table_max_new_tokens eval_max_new_tokens",
         _gone("now `generate_samples`", unused("it only shows samples")),
     ),
-    **_each(
+    **each(
         "s2_attention landmark_attention xpos_rope",
         _gone("", refused("lorans does not change attention", "remove it")),
     ),
-    **_each(
+    **each(
         "flash_attn_rms_norm flash_attn_fuse_qkv unsloth_cross_entropy_loss unsloth_lora_mlp unsloth_lora_qkv "
         "unsloth_lora_o unsloth_rms_norm unsloth_rope",
         _gone("", unused("the kernel does not change results")),
     ),
-    **_each("gptq_groupsize gptq_model_v1", _gone("", unused("lorans finds it in the base"))),
+    **each("gptq_groupsize gptq_model_v1", _gone("", unused("lorans finds it in the base"))),
     "load_4bit": _gone("now `load_in_4bit`", refused("lorans does not read the old name", "write `load_in_4bit`")),
-    **_each(
+    **each(
         "base_model_ignore_patterns lora_out_dir log_sweep_min_lr log_sweep_max_lr sample_packing_seq_len_multiplier "
         "push_to_hub",
         _gone("", unused("nothing reads it")),
     ),
-    **_each(
+    **each(
         "pretrain_multipack_buffer_size pretrain_multipack_attn pretraining_sample_concatenation",
         unused("it only applies to `pretraining_dataset`"),
     ),
-    **_each(
+    **each(
         "dpo_beta rpo_alpha dpo_norm_loss dpo_generate_during_eval dpo_use_logits_to_keep",
         _gone("", unused("it only applies to `rl`")),
     ),

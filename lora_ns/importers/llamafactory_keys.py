@@ -6,12 +6,9 @@ from collections.abc import Mapping
 
 from lora_ns.importers.draft import Draft
 from lora_ns.importers.llamafactory_uses import of_training
-from lora_ns.importers.rules import Rule, maps, refused, same, told_apart, unused
+from lora_ns.importers.rules import Rule, each, maps, refused, same, told_apart, unused
+from lora_ns.importers.training_arguments import ARGUMENTS
 from lora_ns.importers.values import flag, names, number, plain, text, whole
-
-
-def _each(keys: str, rule: Rule) -> dict[str, Rule]:
-    return dict.fromkeys(keys.split(), rule)
 
 
 def _workers(draft: Draft, key: str) -> None:
@@ -63,36 +60,36 @@ _MODEL: Mapping[str, Rule] = {
             else maps("training.gradient_checkpointing", lambda _: True)
         ),
     ),
-    **_each(
+    **each(
         "low_cpu_mem_usage use_unsloth use_unsloth_gc enable_liger_kernel use_reentrant_gc upcast_lmhead_output "
         "use_v1_kernels gradient_checkpointing gradient_checkpointing_kwargs use_liger_kernel liger_kernel_config "
         "activation_checkpointing activation_checkpointing_kwargs torch_compile torch_compile_backend "
         "torch_compile_mode torch_empty_cache_steps tf32 quantization_device_map",
         unused("it makes a step quicker or smaller, and changes no result"),
     ),
-    **_each(
+    **each(
         "cache_dir hf_hub_token ms_hub_token om_hub_token", unused("the hub's own variables say it: `HF_HOME`, ...")
     ),
-    **_each("offload_folder infer_backend infer_dtype use_kv_cache print_param_status", unused("it is of inference")),
-    **_each("use_kt kt_weight_path kt_config", refused("lorans has no KTransformers", "remove it")),
-    **_each(
+    **each("offload_folder infer_backend infer_dtype use_kv_cache print_param_status", unused("it is of inference")),
+    **each("use_kt kt_weight_path kt_config", refused("lorans has no KTransformers", "remove it")),
+    **each(
         "kt_cpu_activation kt_non_expert_weight_path kt_expert_checkpoint_path kt_use_lora_experts kt_lora_expert_num "
         "kt_lora_expert_intermediate_size",
         unused("it is of KTransformers"),
     ),
-    **_each(
+    **each(
         "image_max_pixels image_min_pixels image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels "
         "video_fps video_maxlen use_audio_in_video audio_sampling_rate media_dir image_resolution video_resolution",
         unused("it is of pictures and sounds"),
     ),
-    **_each("freeze_vision_tower freeze_multi_modal_projector", unused("the base stays as it is anyway")),
+    **each("freeze_vision_tower freeze_multi_modal_projector", unused("the base stays as it is anyway")),
     "freeze_language_model": refused("lorans trains the language model", "remove it", fatal=True),
-    **_each(
+    **each(
         "export_dir export_size export_device export_quantization_bit export_quantization_dataset "
         "export_quantization_nsamples export_quantization_maxlen export_legacy_format export_hub_model_id",
         unused("it is of merging: `lorans merge`"),
     ),
-    **_each(
+    **each(
         "vllm_maxlen vllm_gpu_util vllm_enforce_eager vllm_max_lora_rank vllm_config sglang_maxlen "
         "sglang_mem_fraction sglang_tp_size sglang_config sglang_lora_backend",
         unused("it is of serving"),
@@ -116,36 +113,36 @@ _METHOD: Mapping[str, Rule] = {
             maps("sft.loss_type", lambda _: "dft") if is_on else same("the loss is cross entropy", False, remedy="")
         ),
     ),
-    **_each("use_asft_loss use_eaft_loss", refused("lorans has no such loss", "`sft.loss_type`")),
-    **_each("asft_alpha eaft_alpha", unused("it is of a loss that has to be asked for")),
-    **_each(
+    **each("use_asft_loss use_eaft_loss", refused("lorans has no such loss", "`sft.loss_type`")),
+    **each("asft_alpha eaft_alpha", unused("it is of a loss that has to be asked for")),
+    **each(
         "use_galore use_apollo use_badam use_adam_mini use_muon",
         refused("lorans has no such optimizer", "remove it, and name another one by `optim`"),
     ),
-    **_each(
+    **each(
         "galore_target galore_rank galore_update_interval galore_scale galore_proj_type galore_layerwise "
         "apollo_target apollo_rank apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_scale_type "
         "apollo_layerwise apollo_scale_front badam_mode badam_start_block badam_switch_mode badam_switch_interval "
         "badam_update_ratio badam_mask_mode badam_verbose",
         unused("it is of an optimizer that has to be asked for"),
     ),
-    **_each(
+    **each(
         "freeze_trainable_layers freeze_trainable_modules freeze_extra_modules",
         unused("it is of `finetuning_type: freeze`"),
     ),
-    **_each("oft_rank oft_block_size oft_target module_dropout", unused("it is of `finetuning_type: oft`")),
-    **_each(
+    **each("oft_rank oft_block_size oft_target module_dropout", unused("it is of `finetuning_type: oft`")),
+    **each(
         "pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing kto_chosen_weight kto_rejected_weight "
         "simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model "
         "ref_model_adapters ref_model_quantization_bit reward_model reward_model_adapters "
         "reward_model_quantization_bit reward_model_type ld_alpha",
         unused("it is of preference or reinforcement learning"),
     ),
-    **_each(
+    **each(
         "use_mca use_megatron_bridge use_hyper_parallel parallelism_config fp8 fp8_enable_fsdp_float8_all_gather",
         refused("lorans has no such engine", "remove it"),
     ),
-    **_each(
+    **each(
         "tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size context_parallel_size "
         "virtual_pipeline_model_parallel_size sequence_parallel recompute_granularity recompute_method "
         "recompute_num_layers account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split "
@@ -160,7 +157,7 @@ _METHOD: Mapping[str, Rule] = {
 
 
 _ROWS: Mapping[str, Rule] = {
-    **_each(
+    **each(
         "overwrite_cache preprocessing_batch_size preprocessing_num_workers data_shared_file_system tokenized_path "
         "cache_path dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
         "remove_unused_columns accelerator_config label_names length_column_name sortish_sampler "
@@ -177,18 +174,16 @@ _ROWS: Mapping[str, Rule] = {
 }
 
 
+_AS_IN_TRANSFORMERS = (
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args", "lr_scheduler_kwargs"),
+    *("seed", "data_seed", "per_device_eval_batch_size"),
+)
+"""Keys that LLaMA-Factory passes to `TrainingArguments` unchanged."""
+
+
 _LEARNING: Mapping[str, Rule] = {
-    "weight_decay": maps("training.weight_decay", number, own=0.0),
-    "adam_beta1": maps("training.adam_beta1", number, own=0.9),
-    "adam_beta2": maps("training.adam_beta2", number, own=0.999),
-    "adam_epsilon": maps("training.extra.adam_epsilon", number, own=1e-8),
-    "max_grad_norm": maps("training.max_grad_norm", number, own=1.0),
-    "optim_args": maps("training.extra.optim_args", text),
-    "lr_scheduler_kwargs": maps("training.extra.lr_scheduler_kwargs"),
+    **{key: ARGUMENTS[key] for key in _AS_IN_TRANSFORMERS},
     "label_smoothing_factor": maps("training.extra.label_smoothing_factor", number, own=0.0),
-    "seed": maps("training.seed", whole, own=42),
-    "data_seed": unused("the order of the rows is drawn by `training.seed`"),
-    "per_device_eval_batch_size": maps("training.per_device_eval_batch_size", whole),
     "auto_find_batch_size": unused("lorans computes the largest batch that fits"),
     "logging_steps": told_apart(
         number,
@@ -201,7 +196,7 @@ _LEARNING: Mapping[str, Rule] = {
     "save_total_limit": maps("training.save_total_limit", whole, own=2),
     "early_stopping_steps": refused("lorans trains to the end", "set `num_train_epochs` to what it used to stop at"),
     "load_best_model_at_end": refused("lorans keeps the last weights", "take one of the checkpoints"),
-    **_each("metric_for_best_model greater_is_better", unused("it is of choosing a checkpoint")),
+    **each("metric_for_best_model greater_is_better", unused("it is of choosing a checkpoint")),
     "average_tokens_across_devices": same(
         "the loss is the mean over the tokens of the global batch", True, remedy="remove it", read=flag
     ),
@@ -210,7 +205,7 @@ _LEARNING: Mapping[str, Rule] = {
 
 
 _NO_RESULT: Mapping[str, Rule] = {
-    **_each(
+    **each(
         "plot_loss overwrite_output_dir disable_tqdm logging_dir logging_first_step logging_strategy log_level "
         "log_level_replica log_on_each_node logging_nan_inf_filter save_only_model save_on_each_node save_safetensors "
         "include_effective_tokens_per_second include_num_input_tokens_seen include_tokens_per_second "
@@ -223,13 +218,13 @@ _NO_RESULT: Mapping[str, Rule] = {
         "profile_modules bf16_full_eval fp16_full_eval full_determinism",
         unused("it says what is shown or kept, and changes nothing that is learned"),
     ),
-    **_each(
+    **each(
         "do_sample temperature top_p top_k num_beams max_length max_new_tokens repetition_penalty length_penalty "
         "skip_special_tokens",
         unused("it is of answering: `[generation]`"),
     ),
-    **_each("task_dir batch_size n_shot lang save_dir download_mode task", unused("it is of a benchmark")),
-    **_each(
+    **each("task_dir batch_size n_shot lang save_dir download_mode task", unused("it is of a benchmark")),
+    **each(
         "ddp_timeout ddp_find_unused_parameters ddp_backend ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph "
         "local_rank use_cpu use_ipex no_cuda fsdp_transformer_layer_cls_to_wrap fsdp_min_num_params use_ray "
         "ray_run_name ray_storage_path ray_storage_filesystem ray_num_workers resources_per_worker "
@@ -238,18 +233,16 @@ _NO_RESULT: Mapping[str, Rule] = {
     ),
     "resume_from_checkpoint": unused("`lorans train --resume RUN` goes on"),
     "ignore_data_skip": unused("a run that is resumed goes on as if it had not been interrupted"),
-    **_each(
+    **each(
         "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_revision hub_always_push",
         unused("lorans uploads nothing by itself: `hf upload`"),
     ),
-    **_each(
+    **each(
         "use_swanlab swanlab_project swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir "
         "swanlab_lark_webhook_url swanlab_lark_secret",
         unused("lorans does not report to SwanLab; `metrics.jsonl` has all numbers"),
     ),
-    **_each(
-        "trackio_space_id trackio_bucket_id trackio_static_space_id", unused("trackio reads `TRACKIO_*` variables")
-    ),
+    **each("trackio_space_id trackio_bucket_id trackio_static_space_id", unused("trackio reads `TRACKIO_*` variables")),
 }
 
 

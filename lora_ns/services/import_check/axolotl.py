@@ -56,11 +56,7 @@ class AxolotlRows:
         """See `RowReader`."""
         if self._learns_inputs and theirs.count > ours.count:
             return "`train_on_inputs: true`"
-        only = [
-            token
-            for token, here, there in zip(theirs.ids, theirs.trained, ours.trained, strict=False)
-            if there and not here
-        ]
+        only = ours.learned_beyond(theirs)
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         if only and all(token in special for token in only):
             shown = self._tokenizer.decode(only[:1])

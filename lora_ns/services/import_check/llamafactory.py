@@ -59,11 +59,7 @@ class LlamaFactoryRows:
         """See `RowReader`."""
         if self._learns_inputs and theirs.count > ours.count:
             return "`train_on_prompt: true`"
-        only = [
-            token
-            for token, learned, other in zip(theirs.ids, theirs.trained, ours.trained, strict=False)
-            if learned and not other
-        ]
+        only = theirs.learned_beyond(ours)
         if only and not str(self._tokenizer.decode(only)).strip():
             return "LLaMA-Factory also learns the white space that its template prints after an answer"
         return ""

@@ -31,6 +31,11 @@ class Tokens:
         """Number of tokens in the loss; the first token is never predicted."""
         return sum(self.trained[1:])
 
+    def learned_beyond(self, other: Tokens) -> list[int]:
+        """Return the tokens of this sequence that are learned where those of another with the same ids are not."""
+        pairs = zip(self.ids, self.trained, other.trained, strict=False)
+        return [token for token, here, there in pairs if here and not there]
+
     def teaches_the_same(self, other: Tokens) -> bool:
         """True if ids are equal, and labels are wherever they count."""
         return self.ids == other.ids and self.trained[1:] == other.trained[1:]
