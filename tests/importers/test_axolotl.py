@@ -1,6 +1,7 @@
 """axolotl's keys, one by one: what of the recipe each becomes, or why it becomes nothing."""
 
 import pytest
+from import_accounts import check_mapped, ends, without
 
 from lora_ns.importers.axolotl import AXOLOTL
 from lora_ns.importers.axolotl_prompts import PROMPTS, templates_of
@@ -22,14 +23,6 @@ output_dir: out
 """
 PLAIN = BASE.format(type="completion")
 CHAT = BASE.format(type="chat_template")
-
-
-def without(text, *keys):
-    return "".join(line for line in text.splitlines(True) if line.partition(":")[0] not in keys)
-
-
-def ends(translation, key):
-    return next(outcome for outcome in translation.outcomes if outcome.key == key)
 
 
 MAPPED = [
@@ -96,11 +89,7 @@ MAPPED = [
 def test_a_key_becomes_one_of_the_recipe(translate, text, key, value):
     source = text.partition(":")[0]
     translation = translate(f"{without(PLAIN, source)}{text}\n", "axolotl")
-    assert translation.recipe[key] == value
-    assert type(translation.recipe[key]) is type(value)
-    found = [outcome for outcome in translation.outcomes if f"{outcome.key}.".startswith(f"{source}.")]
-    assert {outcome.fate for outcome in found} == {"mapped"}
-    assert all(key in outcome.recipe for outcome in found), found
+    check_mapped(translation, source, key, value)
 
 
 OTHERWISE = [

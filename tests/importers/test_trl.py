@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import pytest
+from import_accounts import check_mapped, ends, without
 
 from lora_ns.importers.trl import TRL
 from lora_ns.services.import_ import import_config
@@ -18,14 +19,6 @@ output_dir: out
 """
 ROWS = "datasets: [{path: a/b, columns: [%s]}]\n"
 CHAT = BASE + ROWS % "messages"
-
-
-def without(text, *keys):
-    return "".join(line for line in text.splitlines(True) if line.partition(":")[0] not in keys)
-
-
-def ends(translation, key):
-    return next(outcome for outcome in translation.outcomes if outcome.key == key)
 
 
 MAPPED = [
@@ -77,11 +70,7 @@ MAPPED = [
 def test_a_key_becomes_one_of_the_recipe(translate, text, key, value):
     source = text.partition(":")[0]
     translation = translate(f"{without(CHAT, source)}{text}\n", "trl")
-    assert translation.recipe[key] == value
-    assert type(translation.recipe[key]) is type(value)
-    found = [outcome for outcome in translation.outcomes if f"{outcome.key}.".startswith(f"{source}.")]
-    assert {outcome.fate for outcome in found} == {"mapped"}
-    assert all(key in outcome.recipe for outcome in found), found
+    check_mapped(translation, source, key, value)
 
 
 OTHERWISE = [
