@@ -1,6 +1,6 @@
 """The table of tested combinations: every variant of every method, task, dtype of the base and way to run.
 
-`python matrix.py OUTCOMES` prints the page for the outcomes that `pytest -m matrix` wrote to a file.
+`python matrix.py OUTCOMES PAGE` writes the page for the outcomes that `pytest -m matrix` wrote to a file.
 """
 
 import json
@@ -204,4 +204,4 @@ def _line(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(read_outcomes(Path(sys.argv[1]))))
+    Path(sys.argv[2]).write_text(page(read_outcomes(Path(sys.argv[1]))), encoding="utf-8")
