@@ -38,7 +38,7 @@ def import_(
             "--gpus",
             metavar="N",
             min=1,
-            help="GPUs that the per-device batch size was meant for; default: as a script says, or 1.",
+            help="Number of GPUs of the original run. Default: that of the script, or 1.",
             show_default=False,
         ),
     ] = None,
@@ -53,17 +53,21 @@ def import_(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with what the other tool would train, row by row.")
+        bool, typer.Option("--check", help="Compare settings, learning rates and tokens with the other tool's.")
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="ROWS", help="Rows to check, instead of the recipe's.", show_default=False),
+        typer.Option(
+            "--data", metavar="ROWS", help="File of rows to check with, instead of the recipe's.", show_default=False
+        ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="FOLDER", help="Base with another tokenizer to check with.", show_default=False),
+        typer.Option("--base", metavar="FOLDER", help="Base model whose tokenizer the check uses.", show_default=False),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Rows of each dataset to check.")] = 50,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=1, help="Number of rows of each dataset to check.")
+    ] = 50,
     recipe: Annotated[
         Path | None,
         typer.Option("--recipe", help="Recipe to check, instead of the imported one.", show_default=False),
@@ -72,14 +76,16 @@ def import_(
 ) -> None:
     """Convert a configuration of another tool to a recipe, and report on every key.
 
-    --check compares both trainings. The exit code is 2 if a key was not carried over or something differs, and 3 if
-    the rows or the tokenizer to compare with are not here.
+    --check compares the recipe with the other tool. The exit code is 2 if a key was not carried over or something
+    differs, and 3 if the rows, the tokenizer or torch are missing, so that not everything was compared.
     """
     from lora_ns.services.import_ import import_config
 
     _check_options(check, {"--data": data, "--base": base, "--recipe": recipe})
     if recipe is not None and output is not None:
-        raise UsageError(Problem("--recipe", "`-o` writes a recipe, and this one is there", "leave one of them out"))
+        raise UsageError(
+            Problem("--recipe", "it names an existing recipe, but `-o` writes a new one", "leave out one of them")
+        )
     imported = import_config(file, output, gpus, tool)
     devices = gpus or imported.translation.source.gpus or 1
     found = _checked(imported, devices, rows, data, base, recipe) if check and imported.text is not None else None
@@ -97,13 +103,13 @@ def import_(
 
 
 def _check_options(check: bool, options: Mapping[str, object]) -> None:
-    """Refuse options of a check that is not asked for, and files that are not there. Raises `UsageError`."""
+    """Refuse options of the check without `--check`, and missing files. Raises `UsageError`."""
     given = [name for name, value in options.items() if value is not None]
     if given and not check:
-        raise UsageError(Problem(given[0], "it is of a check", "add `--check`"))
+        raise UsageError(Problem(given[0], "this option has no effect without `--check`", "add `--check`"))
     for name in given:
         if name != "--base" and not exists(Path(str(options[name]))):  # before anything is written
-            raise UsageError(Problem(name, f"no file `{options[name]}`", "name a file that is there"))
+            raise UsageError(Problem(name, f"no file `{options[name]}`", "name an existing file"))
 
 
 def _checked(
@@ -111,10 +117,10 @@ def _checked(
 ) -> ImportCheck:
     from lora_ns.machine.hardware import detect
     from lora_ns.machine.libraries import Noise
-    from lora_ns.services.import_check.check import Asked, check_import
+    from lora_ns.services.import_check.check import CheckOptions, check_import
 
     with Noise():
-        return check_import(imported, detect(), Asked(gpus, rows, data, base, recipe))
+        return check_import(imported, detect(), CheckOptions(gpus, rows, data, base, recipe))
 
 
 def _exit_code(imported: Imported, found: ImportCheck | None) -> int:
@@ -177,7 +183,7 @@ def _account(imported: Imported) -> Iterator[str]:
         yield ""
         yield f"{heading}: {len(outcomes)}"
         for outcome in outcomes:
-            yield from _row(f"{outcome.line:>4}  {outcome.shown}", _told(outcome))
+            yield from _row(f"{outcome.line:>4}  {outcome.shown}", _described(outcome))
     if blank := [outcome.key for outcome in translation.outcomes if outcome.is_blank]:
         yield ""
         yield f"blank: {len(blank)}"
@@ -203,7 +209,7 @@ def _filled(translation: Translation) -> Iterator[str]:
         yield from _row(f"      {filled.recipe} = {toml_value(filled.value)}", filled.said)
 
 
-def _told(outcome: Outcome) -> str:
+def _described(outcome: Outcome) -> str:
     became = ""
     if outcome.fate == "mapped":
         keys = [f"`{key}`" for key in outcome.recipe]

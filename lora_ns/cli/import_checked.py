@@ -1,4 +1,4 @@
-"""The check of an import, as `lorans import --check` prints it."""
+"""Output of `lorans import --check`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def checked_lines(check: ImportCheck) -> Iterator[str]:
-    """The numbers of both sides with differences marked, then learning rates and rows, then the verdict."""
+    """Yield the lines of the report: settings with differences marked, learning rates, rows, and the verdict."""
     from lora_ns.services.import_check.rates import RateReport
     from lora_ns.services.import_check.rows import Compared
 
@@ -23,16 +23,16 @@ def checked_lines(check: ImportCheck) -> Iterator[str]:
         yield from _number(pair)
     yield ""
     rates, rows = check.rates, check.rows
-    told = _rates(check.tool, rates) if isinstance(rates, RateReport) else f"not compared: {rates}"
-    yield from _wrapped("learning rate", told)
+    text = _rates(check.tool, rates) if isinstance(rates, RateReport) else f"not compared: {rates}"
+    yield from _wrapped("learning rate", text)
     yield from _rows(rows) if isinstance(rows, Compared) else _wrapped("rows", f"not compared: {rows}")
     yield ""
     if check.is_different:
-        yield f"check: this recipe does not train what {check.tool} would: see the lines above"
+        yield f"check failed: this recipe differs from {check.tool}, as shown above"
     elif check.is_proven:
-        yield f"check: this recipe trains what {check.tool} would"
+        yield f"check passed: this recipe trains as {check.tool} does"
     else:
-        yield "check: the numbers are the same, and the rest was not compared"
+        yield "check incomplete: no difference found, but not everything was compared"
 
 
 _NAME, _VALUE, _WIDTH = 19, 26, 80
@@ -40,7 +40,7 @@ _NAME, _VALUE, _WIDTH = 19, 26, 80
 
 def _number(pair: NumberPair) -> Iterator[str]:
     mark = " " if pair.is_equal else "!"
-    theirs, ours = _told(pair.theirs), _told(pair.ours)
+    theirs, ours = _shown(pair.theirs), _shown(pair.ours)
     if len(theirs) < _VALUE and len(ours) <= _WIDTH - _VALUE - _NAME - 2:
         yield f"{mark} {pair.name:<{_NAME}}{theirs:<{_VALUE}}{ours}"
     else:
@@ -51,9 +51,9 @@ def _number(pair: NumberPair) -> Iterator[str]:
         yield from _lines(f"    {pair.why}", "    ")
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if value is None:
-        return "not known"
+        return "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -65,28 +65,28 @@ def _rates(tool: str, rates: RateReport) -> str:
     note = f" ({rates.note})" if rates.note else ""
     steps = f"{rates.steps:,} steps"
     if rates.is_equal:
-        return f"the same in each of {steps}{note}"
+        return f"equal in all {steps}{note}"
     at = f"{tool} {rates.theirs:.3g}, this recipe {rates.ours:.3g}"
-    return f"differs by up to {rates.largest:.2g} within {steps}, at step {rates.at:,}: {at}{note}"
+    return f"differs by up to {rates.largest:.2g} in {steps}; at step {rates.at:,}: {at}{note}"
 
 
 def _rows(rows: Compared) -> Iterator[str]:
     same, total = len(rows.pairs) - len(rows.different), len(rows.pairs)
     theirs, ours = (sum(side.count for side in sides) for sides in _sides(rows))
-    trained = f"{theirs:,} trained tokens on both sides"
+    trained = f"both train on {theirs:,} tokens"
     if theirs != ours:
-        trained = f"{rows.tool} trains {theirs:,} tokens, this recipe {ours:,}"
-    left_out = f"; {rows.left_out:,} of them are left out by both" if rows.left_out else ""
-    yield from _wrapped("rows", f"{same:,} of {total:,} rows: same tokens, same labels{left_out}; {trained}")
+        trained = f"{rows.tool} trains on {theirs:,} tokens, this recipe on {ours:,}"
+    left_out = f"; both leave out {rows.left_out:,} of them" if rows.left_out else ""
+    yield from _wrapped("rows", f"{same:,} of {total:,} have equal tokens and labels{left_out}; {trained}")
     for pair in rows.different[:_FIRST]:
         place = "" if pair.where.endswith(f"{pair.number}") else f"{pair.where}: "
-        yield from _lines(f"    {place}{pair.said}", "      ")
+        yield from _lines(f"    {place}{pair.difference}", "      ")
     if len(rows.different) > _FIRST:
         yield f"    and {len(rows.different) - _FIRST:,} more"
 
 
 _FIRST = 3
-"""Differing rows to show."""
+"""Maximum number of differing rows to show."""
 
 
 def _sides(rows: Compared) -> tuple[list[Side], list[Side]]:
@@ -104,7 +104,7 @@ def _lines(text: str, indent: str) -> list[str]:
 
 
 def checked_plain(check: ImportCheck) -> dict[str, Any]:
-    """The check as JSON has it, with token ids and labels of every row."""
+    """Convert the result for `--json`, with token ids and labels of every row."""
     from lora_ns.services.import_check.rates import RateReport
     from lora_ns.services.import_check.rows import Compared
 
@@ -131,8 +131,8 @@ def _plain_rows(rows: Compared) -> dict[str, Any]:
             {
                 "row": pair.number,
                 "where": pair.where,
-                "same": not pair.said,
-                "difference": pair.said,
+                "same": not pair.difference,
+                "difference": pair.difference,
                 "theirs": _plain_side(pair.theirs),
                 "ours": _plain_side(pair.ours),
             }

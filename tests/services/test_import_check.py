@@ -13,7 +13,7 @@ from lora_ns.machine.hardware import detect
 from lora_ns.model.files import packaged
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.import_ import import_config
-from lora_ns.services.import_check.check import Asked, check_import, compare
+from lora_ns.services.import_check.check import CheckOptions, check_import, compare
 
 HEAD = """\
 base_model: lorans:nano
@@ -69,20 +69,20 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_an_imported_recipe_trains_the_same(here, kind):
-    check = check_import(import_config(here(kind)), detect(), Asked())
+    check = check_import(import_config(here(kind)), detect(), CheckOptions())
     assert [pair.name for pair in check.numbers if not pair.is_equal] == []
     assert check.rates.is_equal
-    assert [pair.said for pair in check.rows.pairs] == [""] * 8
+    assert [pair.difference for pair in check.rows.pairs] == [""] * 8
     assert all(pair.theirs.count > 2 for pair in check.rows.pairs)
     assert check.is_proven
 
 
 CHANGES = [
-    ("alpaca", "", 'sft.train_on="all"', "axolotl trains", '`sft.train_on = "all"`'),
-    ("alpaca", "train_on_inputs: true\n", 'sft.train_on="assistant"', "axolotl trains", "`train_on_inputs: true`"),
-    ("chat_template", "", 'sft.train_on="last"', "axolotl trains", "the first token that only axolotl learns"),
+    ("alpaca", "", 'sft.train_on="all"', "axolotl trains on", '`sft.train_on = "all"`'),
+    ("alpaca", "train_on_inputs: true\n", 'sft.train_on="assistant"', "axolotl trains on", "`train_on_inputs: true`"),
+    ("chat_template", "", 'sft.train_on="last"', "axolotl trains on", "only axolotl trains on token"),
     ("alpaca", "", 'dataset.completion_template=" {output}"', "differs from token", "this recipe"),
-    ("alpaca", "", "sft.max_seq_length=8", "this recipe leaves row 1 out", "longer than"),
+    ("alpaca", "", "sft.max_seq_length=8", "this recipe leaves out row 1", "longer than"),
     (
         "sharegpt",
         "",
@@ -93,16 +93,16 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "more", "change", "said", "why"), CHANGES)
-def test_a_recipe_that_was_changed_is_caught_in_words(here, kind, more, change, said, why):
+@pytest.mark.parametrize(("kind", "more", "change", "difference", "why"), CHANGES)
+def test_a_recipe_that_was_changed_is_caught_in_words(here, kind, more, change, difference, why):
     imported = import_config(here(kind, more))
     Path("other.jinja").write_text(f"Note: {packaged('lorans:nano/chat_template.jinja').read_text()}")
     loaded = load_recipe(Path("recipe.toml"), [change], text=imported.text)
-    check = compare(loaded, imported.translation.source, "axolotl", detect(), Asked(rows=2))
+    check = compare(loaded, imported.translation.source, "axolotl", detect(), CheckOptions(rows=2))
     assert check.is_different
     assert len(check.rows.different) == 2
-    assert said in check.rows.different[0].said
-    assert why in check.rows.different[0].said
+    assert difference in check.rows.different[0].difference
+    assert why in check.rows.different[0].difference
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,17 @@ def test_a_recipe_that_was_changed_is_caught_in_words(here, kind, more, change, 
         ("peft.lora_alpha=8", "scaling"),
         ("training.learning_rate=1e-4", "learning rate"),
         ("training.warmup_steps=3", "warm-up steps"),
-        ("training.global_batch_size=8", "rows per step"),
+        ("training.global_batch_size=8", "global batch size"),
         ('training.optim="adamw_torch"', "optimizer"),
         ('sft.on_overflow="truncate"', "longer rows"),
         ("sft.packing=true", "packing"),
-        ('peft.target_modules=["q_proj"]', "adapted"),
+        ('peft.target_modules=["q_proj"]', "target modules"),
     ],
 )
 def test_a_number_that_was_changed_is_caught(here, change, name):
     imported = import_config(here("alpaca"))
     loaded = load_recipe(Path("recipe.toml"), [change], text=imported.text)
-    check = compare(loaded, imported.translation.source, "axolotl", detect(), Asked(rows=1))
+    check = compare(loaded, imported.translation.source, "axolotl", detect(), CheckOptions(rows=1))
     assert name in [pair.name for pair in check.numbers if not pair.is_equal]
 
 
@@ -132,7 +132,7 @@ def test_a_number_that_was_changed_is_caught(here, change, name):
 def test_rows_of_another_shape_are_no_traceback(here, tmp_path, row):
     path = here("chat_template")
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*ROWS["chat_template"], row])))
-    check = check_import(import_config(path), detect(), Asked())
+    check = check_import(import_config(path), detect(), CheckOptions())
     assert not check.is_proven or not check.rows.pairs[-1].theirs.sequences
 
 
@@ -140,7 +140,7 @@ def test_rows_of_another_shape_are_no_traceback(here, tmp_path, row):
 def test_values_of_a_strange_type_are_no_traceback(here, more):
     imported = import_config(here("chat_template"))
     source = parse_source(Path("config.yaml"), Path("config.yaml").read_text() + more)
-    check = compare(load_recipe(Path("recipe.toml"), text=imported.text), source, "axolotl", detect(), Asked())
+    check = compare(load_recipe(Path("recipe.toml"), text=imported.text), source, "axolotl", detect(), CheckOptions())
     assert isinstance(check.rows, str)
     assert not check.is_proven
 
@@ -152,9 +152,9 @@ def test_the_command_proves_an_import_and_says_so(here):
     here("alpaca")
     done = lorans("import", "config.yaml", "-o", "recipe.toml", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "rows: 8 of 8 rows: same tokens, same labels" in done.stdout
-    assert "learning rate: the same in each of 6 steps" in done.stdout
-    assert done.stdout.endswith("check: this recipe trains what axolotl would\n")
+    assert "rows: 8 of 8 have equal tokens and labels" in done.stdout
+    assert "learning rate: equal in all 6 steps" in done.stdout
+    assert done.stdout.endswith("check passed: this recipe trains as axolotl does\n")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
@@ -164,10 +164,10 @@ def test_the_command_exits_with_2_at_a_difference_and_3_without_a_tokenizer(here
     text = (tmp_path / "mine.toml").read_text().replace("[sft]\n", '[sft]\ntrain_on = "all"\n')
     (tmp_path / "mine.toml").write_text(text)
     done = lorans("import", "config.yaml", "--check", "--recipe", "mine.toml", "--json")
-    told = json.loads(done.stdout)["check"]
+    found = json.loads(done.stdout)["check"]
     assert done.returncode == 2
-    assert (told["same"], told["different"], told["rows"]["same"]) == (False, True, 0)
-    assert told["rows"]["rows"][0]["theirs"]["sequences"][0]["labels"].count(-100) > 10
+    assert (found["same"], found["different"], found["rows"]["same"]) == (False, True, 0)
+    assert found["rows"]["rows"][0]["theirs"]["sequences"][0]["labels"].count(-100) > 10
     (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text().replace("lorans:nano", "no/such-base"))
     done = lorans("import", "config.yaml", "--check")
     assert done.returncode == 3

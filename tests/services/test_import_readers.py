@@ -13,7 +13,7 @@ from lora_ns.services.import_check.axolotl_numbers import axolotl_numbers
 from lora_ns.services.import_check.llamafactory import LlamaFactoryRows
 from lora_ns.services.import_check.llamafactory_numbers import llamafactory_numbers
 from lora_ns.services.import_check.rates import compare_rates
-from lora_ns.services.import_check.reader import LeftOutError, Rate, UnreadError
+from lora_ns.services.import_check.reader import LeftOutError, Rate, UnsupportedError
 
 # A tokenizer whose tokens are words: `<s>` begins a text, `</s>` ends it, `<|end|>` ends a turn.
 
@@ -166,9 +166,9 @@ def test_axolotls_tokens_are_those_that_its_rules_give_by_hand(theirs, text, row
     ("text", "row", "why"),
     [
         (f"{OWN}sequence_len: 4", {"q": "one", "a": "two"}, "5 tokens, longer than `sequence_len: 4`"),
-        (f"{OWN}sequence_len: 3\nexcess_length_strategy: truncate", {"q": "one", "a": "two"}, "no token"),
-        (CHAT % "", {"messages": []}, "no turns"),
-        (CHAT % "", {"messages": [TURNS["messages"][0]]}, "no token"),
+        (f"{OWN}sequence_len: 3\nexcess_length_strategy: truncate", {"q": "one", "a": "two"}, "none of its tokens"),
+        (CHAT % "", {"messages": []}, "has no turns"),
+        (CHAT % "", {"messages": [TURNS["messages"][0]]}, "none of its tokens"),
         (f"{CHAT % ''}chat_template: gemma", {"messages": TURNS["messages"][1:]}, "gemma"),
     ],
 )
@@ -187,7 +187,7 @@ def test_rows_that_axolotl_leaves_out(theirs, text, row, why):
     ],
 )
 def test_what_the_check_does_not_know_is_named_and_not_guessed(theirs, text, row):
-    with pytest.raises(UnreadError, match="this check does not"):
+    with pytest.raises(UnsupportedError, match="`--check` does not support"):
         theirs(text, row)
 
 
@@ -272,21 +272,26 @@ def test_llamafactorys_tokens_are_those_that_its_rules_give_by_hand(of_llamafact
 def test_what_the_check_does_not_know_of_llamafactory_is_named(of_llamafactory, change):
     lines = {"dataset": "dataset: alpaca", "template": "template: empty", "stage": "stage: sft"}
     lines[change.partition(":")[0]] = change
-    with pytest.raises(UnreadError):
+    with pytest.raises(UnsupportedError):
         of_llamafactory("\n".join(lines.values()), ASK)
 
 
 @pytest.mark.parametrize(
     ("text", "gpus", "rows", "expected"),
     [
-        ("", 1, 100, {"rank": 8, "alpha": 16, "rows per step": 8, "epochs": 3, "steps": 39, "learning rate": 5e-5}),
-        ("per_device_train_batch_size: 2\ngradient_accumulation_steps: 4", 2, 100, {"rows per step": 16, "steps": 21}),
+        ("", 1, 100, {"rank": 8, "alpha": 16, "global batch size": 8, "epochs": 3, "steps": 39, "learning rate": 5e-5}),
+        (
+            "per_device_train_batch_size: 2\ngradient_accumulation_steps: 4",
+            2,
+            100,
+            {"global batch size": 16, "steps": 21},
+        ),
         ("warmup_ratio: 0.1", 1, 100, {"warm-up steps": 4, "schedule": "linear"}),
         ("warmup_steps: 7\nmax_steps: 20", 1, None, {"warm-up steps": 7, "steps": 20}),
         ("val_size: 0.1", 1, 101, {"rows": 90}),
         ("lora_rank: 16\nuse_rslora: true", 1, None, {"alpha": 32, "scaling": 8.0}),
         ("mask_history: true", 1, None, {"loss on": "the last answer"}),
-        ("quantization_bit: 4\nbf16: true", 1, None, {"base stored as": "bnb-4bit", "precision": "bfloat16"}),
+        ("quantization_bit: 4\nbf16: true", 1, None, {"quantization": "bnb-4bit", "precision": "bfloat16"}),
     ],
 )
 def test_llamafactorys_numbers_are_those_that_its_rules_give_by_hand(text, gpus, rows, expected):
@@ -300,8 +305,8 @@ def test_llamafactorys_numbers_are_those_that_its_rules_give_by_hand(text, gpus,
 @pytest.mark.parametrize(
     ("text", "gpus", "rows", "expected"),
     [
-        ("micro_batch_size: 2\ngradient_accumulation_steps: 4", 2, 100, {"rows per step": 16, "steps": 7}),
-        ("micro_batch_size: 4\nbatch_size: 10", 1, 100, {"rows per step": 8, "steps": 13}),
+        ("micro_batch_size: 2\ngradient_accumulation_steps: 4", 2, 100, {"global batch size": 16, "steps": 7}),
+        ("micro_batch_size: 4\nbatch_size: 10", 1, 100, {"global batch size": 8, "steps": 13}),
         ("num_epochs: 3\nmicro_batch_size: 8", 1, 100, {"steps": 38}),  # 300 / 8, and not 3 times 13
         ("num_epochs: 3\nmicro_batch_size: 8\nval_set_size: 0.1", 1, 101, {"rows": 90, "steps": 34}),
         ("max_steps: 7\nmicro_batch_size: 8", 1, 100, {"steps": 7}),
@@ -312,8 +317,8 @@ def test_llamafactorys_numbers_are_those_that_its_rules_give_by_hand(text, gpus,
         ("sample_packing: true", 1, 100, {"steps": None, "rows": 100, "packing": True}),
         ("lora_r: 16\nlora_alpha: 32", 1, None, {"scaling": 2.0}),
         ("lora_r: 16\nlora_alpha: 32\npeft_use_rslora: true", 1, None, {"scaling": 8.0}),
-        ("adapter: qlora\nbf16: true", 1, None, {"base stored as": "bnb-4bit", "precision": "bfloat16"}),
-        ("bf16: false", 1, None, {"precision": "float32", "longest row": 512, "optimizer": "adamw_torch_fused"}),
+        ("adapter: qlora\nbf16: true", 1, None, {"quantization": "bnb-4bit", "precision": "bfloat16"}),
+        ("bf16: false", 1, None, {"precision": "float32", "max length": 512, "optimizer": "adamw_torch_fused"}),
         ("learning_rate: 2e-4", 1, None, {"learning rate": 2e-4, "schedule": "cosine", "loss on": "answers"}),
     ],
 )

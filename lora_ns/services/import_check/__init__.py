@@ -1,6 +1,6 @@
-"""`lorans import --check`: what the other tool would train, beside what the imported recipe trains.
+"""Comparison of an imported recipe with the configuration of the other tool, for `lorans import --check`.
 
-One small reader per tool (`axolotl.py`) follows the rules that its documentation and source state, and shares nothing
-with the importer but the parsing of values. A mistake in one of the two therefore shows up as a difference. To add a
-tool, write its reader and a line in `READERS` of `check.py`.
+Each tool has a small reader, such as `axolotl.py`, that follows the tool's documentation and source. It shares only the
+parsing of values with the importer, so a mistake in either of them shows up as a difference. To add a tool, write its
+reader and add it to `READERS` in `check.py`.
 """

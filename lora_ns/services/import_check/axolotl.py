@@ -1,8 +1,9 @@
-"""The tokens that axolotl makes of a row, by the rules of its `prompt_tokenizers.py` and `prompt_strategies/`.
+"""Token ids and loss mask of a row in axolotl, after its `prompt_tokenizers.py` and `prompt_strategies/`.
 
-Instructions: the prompt and the answer are tokenised apart, the answer without the token that begins a text and with
-the one that ends it. Conversations: the chat template is applied to the whole; what a turn adds is where the tokens
-differ from those of the same turn with other words, and the token that ends it is the next one, at most three further.
+Instructions: axolotl tokenises prompt and answer separately. The answer gets an end-of-sequence token, but no
+beginning-of-sequence token. Conversations: axolotl applies the chat template to all turns. To find the tokens of a
+turn, it renders the turn again with other content and looks for the tokens that change. The next end-of-turn token
+belongs to the turn if it is at most three tokens further.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from lora_ns.importers.source import Source
 from lora_ns.importers.values import UnreadableError, flag, names, whole
 from lora_ns.model.template_limits import TemplateRefusalError, render
 from lora_ns.safety.deadline import OverrunError
-from lora_ns.services.import_check.axolotl_prompts import NAMED, OWN_DEFAULTS, printed_chat
-from lora_ns.services.import_check.reader import LeftOutError, Tokens, UnreadError
+from lora_ns.services.import_check.axolotl_prompts import CUSTOM_DEFAULTS, NAMED, rendered_chat
+from lora_ns.services.import_check.reader import LeftOutError, Tokens, UnsupportedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class AxolotlRows:
-    """Reader of rows by an axolotl configuration. Implements `RowReader`."""
+    """Row reader for an axolotl configuration. Implements `RowReader`."""
 
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
         self._source = source
         self._tokenizer = tokenizer
         self._limit = int(_read(source.get("sequence_len"), whole, 512))
-        self._learns_inputs = bool(_read(source.get("train_on_inputs"), flag, False))
-        self._way = str(source.get("excess_length_strategy") or "drop").lower()
+        self._trains_on_inputs = bool(_read(source.get("train_on_inputs"), flag, False))
+        self._overflow = str(source.get("excess_length_strategy") or "drop").lower()
         _change_tokens(source, tokenizer)
 
     def read(self, dataset: int, row: Mapping[str, Any]) -> list[Tokens]:
@@ -45,36 +46,36 @@ class AxolotlRows:
         if kind == "completion":
             return self._kept(self._completion(str(row.get(entry.get("field") or "text") or "")))
         if isinstance(kind, Mapping):
-            return self._kept([self._instruction(*_own_prompt(kind, row))])
+            return self._kept([self._instruction(*_custom_prompt(kind, row))])
         if isinstance(kind, str) and kind in NAMED:
             return self._kept([self._instruction(*NAMED[kind](row))])
         if isinstance(kind, str) and (kind == "chat_template" or kind.startswith("sharegpt")):
-            return self._kept([self._conversation(_Turns(self._source, entry, kind), row)])
-        raise UnreadError(f"this check does not know rows of type `{kind}`")
+            return self._kept([self._conversation(_TurnReader(self._source, entry, kind), row)])
+        raise UnsupportedError(f"`--check` does not support rows of type `{kind}`")
 
     def reason(self, theirs: Tokens, ours: Tokens) -> str:
         """See `RowReader`."""
-        if self._learns_inputs and theirs.count > ours.count:
+        if self._trains_on_inputs and theirs.count > ours.count:
             return "`train_on_inputs: true`"
-        only = ours.learned_beyond(theirs)
+        only = ours.trained_only_here(theirs)
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         if only and all(token in special for token in only):
             shown = self._tokenizer.decode(only[:1])
-            return f"axolotl learns the end of a turn only if `eot_tokens` or the tokenizer names it: `{shown}`"
+            return f"axolotl trains on the end-of-turn token `{shown}` only if `eot_tokens` or the tokenizer names it"
         return ""
 
     def _kept(self, sequences: Sequence[Tokens]) -> list[Tokens]:
-        """Handle what is too short or too long. Raises `LeftOutError` if nothing is left."""
+        """Drop or truncate sequences as axolotl does. Raises `LeftOutError` if none remains."""
         found = []
-        why = "there is nothing in it"
+        why = "it is empty"
         for sequence in sequences:
             cut = Tokens(sequence.ids[: self._limit], sequence.trained[: self._limit])
             if len(sequence.ids) < _LEAST:
                 why = f"shorter than {_LEAST} tokens"
-            elif len(sequence.ids) > self._limit and self._way != "truncate":
+            elif len(sequence.ids) > self._limit and self._overflow != "truncate":
                 why = f"{len(sequence.ids)} tokens, longer than `sequence_len: {self._limit}`"
             elif not any(cut.trained):
-                why = "no token of it would be learned"
+                why = "none of its tokens are in the loss"
             else:
                 found.append(cut)
         if not found:
@@ -84,7 +85,7 @@ class AxolotlRows:
     # Plain text
 
     def _encode(self, text: str, ends: bool, limit: int) -> list[int]:
-        """Tokenise a text up to a limit; the end token is added if it is missing and there is room."""
+        """Tokenise a text up to `limit` tokens; with `ends`, add a missing end-of-sequence token if there is room."""
         if not text:
             return []
         ids = list(self._tokenizer(text, truncation=True, max_length=limit)["input_ids"])
@@ -97,7 +98,7 @@ class AxolotlRows:
         after = self._encode(answer, True, self._limit)
         if after[:1] == [self._tokenizer.bos_token_id]:
             after = after[1:]
-        return Tokens((*before, *after), (self._learns_inputs,) * len(before) + (True,) * len(after))
+        return Tokens((*before, *after), (self._trains_on_inputs,) * len(before) + (True,) * len(after))
 
     def _completion(self, text: str) -> list[Tokens]:
         ids = tuple(self._encode(text, True, _PIECES * self._limit))
@@ -106,17 +107,17 @@ class AxolotlRows:
 
     # Conversations
 
-    def _conversation(self, how: _Turns, row: Mapping[str, Any]) -> Tokens:
-        turns, wanted = how.turns(row, self._learns_inputs)
-        tools = _parsed(row.get(how.tools))
-        ids = self._chat(how, turns, tools)
+    def _conversation(self, reader: _TurnReader, row: Mapping[str, Any]) -> Tokens:
+        turns, wanted = reader.turns(row, self._trains_on_inputs)
+        tools = _parsed(row.get(reader.tools))
+        ids = self._chat(reader, turns, tools)
         trained = [False] * len(ids)
-        ends = how.end_tokens(self._tokenizer)
+        ends = reader.end_tokens(self._tokenizer)
         last = {"eot": -1, "eos": -1}
         for number, is_wanted in enumerate(wanted):
-            if not is_wanted and "all" not in how.learned_ends.values():
+            if not is_wanted and "all" not in reader.trained_ends.values():
                 continue
-            start, stop = self._span(how, turns[: number + 1], tools)
+            start, stop = self._span(reader, turns[: number + 1], tools)
             if is_wanted and start >= 0:
                 trained[start:stop] = [True] * (min(stop, len(ids)) - start)
             for kind, tokens in ends.items():
@@ -124,18 +125,18 @@ class AxolotlRows:
                 if place is None or abs(place - stop) > _REACH:
                     continue
                 last[kind] = place
-                rule = how.learned_ends[kind]
+                rule = reader.trained_ends[kind]
                 if rule == "all" or (rule == "turn" and is_wanted):
                     trained[place] = True
         for kind, place in last.items():
-            if how.learned_ends[kind] == "last" and place >= 0:
+            if reader.trained_ends[kind] == "last" and place >= 0:
                 trained[place] = True
         return Tokens(tuple(ids), tuple(trained))
 
-    def _span(self, how: _Turns, turns: list[dict[str, Any]], tools: Any) -> tuple[int, int]:
-        """Find the tokens of the last turn's words: where they differ from those of other words."""
-        other = [*turns[:-1], {"role": turns[-1].get("role"), "content": _OTHER_WORDS}]
-        full, dummy = self._chat(how, turns, tools), self._chat(how, other, tools)
+    def _span(self, reader: _TurnReader, turns: list[dict[str, Any]], tools: Any) -> tuple[int, int]:
+        """Return start and end of the last turn's content: the tokens that change with it; -1 if there are none."""
+        other = [*turns[:-1], {"role": turns[-1].get("role"), "content": _DUMMY_CONTENT}]
+        full, dummy = self._chat(reader, turns, tools), self._chat(reader, other, tools)
         shorter = range(min(len(full), len(dummy)))
         start = next((at for at in shorter if full[at] != dummy[at]), None)
         back = next((at for at in shorter if full[-1 - at] != dummy[-1 - at]), None)
@@ -143,33 +144,33 @@ class AxolotlRows:
             return -1, -1
         return start, len(full) - back
 
-    def _chat(self, how: _Turns, turns: Sequence[dict[str, Any]], tools: Any) -> list[int]:
-        name = how.template
-        text = printed_chat(name, turns, str(self._tokenizer.bos_token or "")) if name else None
+    def _chat(self, reader: _TurnReader, turns: Sequence[dict[str, Any]], tools: Any) -> list[int]:
+        name = reader.template
+        text = rendered_chat(name, turns, str(self._tokenizer.bos_token or "")) if name else None
         if text is None:
             more = {"tools": tools} if tools else {}
-            chosen = {"chat_template": how.jinja} if how.jinja else {}
+            chosen = {"chat_template": reader.jinja} if reader.jinja else {}
             try:
                 text = str(render(self._tokenizer, turns, tokenize=False, **more, **chosen))
             except (TemplateRefusalError, OverrunError) as error:
-                raise LeftOutError(f"the chat template refuses it: {error}") from None
+                raise LeftOutError(f"the chat template rejects it: {error}") from None
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
 _LEAST = 2
-"""Tokens of the shortest row that axolotl keeps."""
+"""Minimum number of tokens of a row; axolotl drops shorter ones."""
 
 
 _PIECES = 64
-"""Pieces of `sequence_len` that a text of type `completion` is divided into at most."""
+"""Maximum number of pieces of `sequence_len` tokens that a text of type `completion` is split into."""
 
 
 _REACH = 3
-"""Tokens between the words of a turn and the token that ends it."""
+"""Maximum number of tokens between the content of a turn and its end-of-turn token."""
 
 
-_OTHER_WORDS = "[[dummy_message]]"
-"""The words that axolotl puts in a turn's place. They matter where real ones begin with the same tokens."""
+_DUMMY_CONTENT = "[[dummy_message]]"
+"""Content that axolotl substitutes. It must be the same here, since real content may share tokens with it."""
 
 
 def _change_tokens(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -190,16 +191,16 @@ def _read(value: Any, reader: Any, default: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """Parse what some data sets keep as JSON in a text."""
+    """Parse a value that some datasets store as a JSON string."""
     try:
         return json.loads(value) if isinstance(value, str) and value else value
     except ValueError:
-        raise LeftOutError("not JSON") from None
+        raise LeftOutError("its turns or tools are not valid JSON") from None
 
 
-def _own_prompt(kind: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, str]:
-    """The prompt and the answer of a type of one's own."""
-    form = {**OWN_DEFAULTS, **{name: value for name, value in kind.items() if value is not None}}
+def _custom_prompt(kind: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the prompt and the answer of a custom type."""
+    form = {**CUSTOM_DEFAULTS, **{name: value for name, value in kind.items() if value is not None}}
     instruction = row.get(form["field_instruction"], "")
     given = row.get(form["field_input"], "")
     system = row.get(form["field_system"], form["system_prompt"])
@@ -213,14 +214,14 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise UnreadError(f"a format cannot be read: {error}") from None
+        raise UnsupportedError(f"a prompt format is not a valid template: {error}") from None
     if unknown := [name for _, name, spec, conversion in parts if name is not None and (spec or conversion)]:
-        raise UnreadError(f"this check does not fill in `{unknown[0]}` of a format")
+        raise UnsupportedError(f"`--check` does not support format specifications, such as that of `{unknown[0]}`")
     return "".join(text + ("" if name is None else values.get(name, "")) for text, name, _, _ in parts)
 
 
-class _Turns:
-    """How axolotl reads the turns of a data set, and what of them it learns."""
+class _TurnReader:
+    """Reader of a dataset's turns that also decides which of them are in the loss."""
 
     def __init__(self, source: Source, entry: Mapping[str, Any], kind: str) -> None:
         is_old = kind.startswith("sharegpt")
@@ -235,38 +236,38 @@ class _Turns:
         self._trained = {self._roles.get(name, name) for name in trained}
         self.tools = str(entry.get("field_tools") or "tools")
         eos = entry.get("train_on_eos") or "turn"
-        self.learned_ends = {"eot": entry.get("train_on_eot") or eos, "eos": eos}
+        self.trained_ends = {"eot": entry.get("train_on_eot") or eos, "eos": eos}
         self._eot = source.get("eot_tokens")
         for name in ("message_field_training_detail", "split_thinking"):
             if entry.get(name):
-                raise UnreadError(f"this check does not know `{name}`")
+                raise UnsupportedError(f"`--check` does not support `{name}`")
         self.template, self.jinja = _template(source, entry)
 
-    def turns(self, row: Mapping[str, Any], learns_inputs: bool) -> tuple[list[dict[str, Any]], list[bool]]:
-        """Return the turns as the template gets them, and which of them are learned."""
+    def turns(self, row: Mapping[str, Any], trains_on_inputs: bool) -> tuple[list[dict[str, Any]], list[bool]]:
+        """Return the turns for the chat template, and for each of them whether it is in the loss."""
         messages = _parsed(row.get(self._field))
         if not isinstance(messages, Sequence) or not messages:
-            raise LeftOutError(f"no turns in `{self._field}`")
+            raise LeftOutError(f"`{self._field}` has no turns")
         turns, wanted = [], []
         for message in messages:
             turn = {name: message[own] for name, own in self._names.items() if message.get(own) is not None}
             turn |= {name: message[name] for name in _MORE if message.get(name) is not None}
             if isinstance(turn.get("content"), list):
-                raise UnreadError("this check does not know turns in parts")
+                raise UnsupportedError("`--check` does not support turns whose content is a list")
             turn["role"] = self._roles.get(turn.get("role"), turn.get("role"))
             key = self._entry.get("message_field_training")
             own = message.get(key) if key else None
             turns.append(turn)
-            wanted.append(bool(own) if own is not None else learns_inputs or turn["role"] in self._trained)
+            wanted.append(bool(own) if own is not None else trains_on_inputs or turn["role"] in self._trained)
         if turns[0]["role"] != "system" and (system := row.get("system")) is not None:
             turns.insert(0, {"role": "system", "content": system})
-            wanted.insert(0, learns_inputs or "system" in self._trained)
+            wanted.insert(0, trains_on_inputs or "system" in self._trained)
         if self._entry.get("drop_system_message") and turns[0]["role"] == "system":
             turns, wanted = turns[1:], wanted[1:]
         return turns, wanted
 
     def end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, set[int]]:
-        """Return the tokens that end a turn, and the one that ends a text."""
+        """Return the ids of the end-of-turn tokens (`eot`) and of the end-of-sequence token (`eos`)."""
         eos = {tokenizer.eos_token_id} - {None}
         if self._eot is None:
             return {"eot": eos, "eos": eos}
@@ -283,11 +284,11 @@ _ROLES: Mapping[str, Sequence[str]] = {
 
 
 _MORE = ("reasoning_content", "tool_calls", "tool_call_id", "name")
-"""Further keys of a turn that templates print."""
+"""Other keys of a turn that chat templates render."""
 
 
 def _template(source: Source, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the name of a chat template of axolotl's own, or else Jinja; both are empty for the tokenizer's."""
+    """Return the name of an axolotl chat template, or Jinja source; both are empty for the tokenizer's template."""
     owner: Mapping[str, Any] = entry if entry.get("chat_template") else source.values
     name = str(owner.get("chat_template") or entry.get("conversation") or "tokenizer_default")
     if name == "jinja":
@@ -296,7 +297,7 @@ def _template(source: Source, entry: Mapping[str, Any]) -> tuple[str, str]:
             try:
                 jinja = read_text(Path(jinja), UsageError, most=1_000_000)
             except UsageError as error:
-                raise UnreadError(str(error)) from None
+                raise UnsupportedError(str(error)) from None
         return "", jinja
     if name.startswith("tokenizer_default"):
         return "", ""

@@ -1,4 +1,4 @@
-"""The effective numbers of an axolotl configuration, by its schema and what reads it (`src/axolotl/core/builders/`)."""
+"""Effective settings of an axolotl configuration, after its schema and `src/axolotl/core/builders/`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_ns.services.import_check.reader import Numbers, Rate, value_of
 
 
 def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
-    """Return what axolotl trains with.
+    """Return the settings that axolotl trains with, including its defaults.
 
     Args:
         source: the configuration.
         gpus: number of GPUs.
-        rows: rows of all datasets, if known.
+        rows: number of rows of all datasets; None if unknown.
     """
     rank, alpha = _number(source, "lora_r"), _number(source, "lora_alpha")
     batch = _batch(source) * gpus
@@ -27,16 +27,17 @@ def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
     counted = None if packs or kept is None else math.ceil(kept * epochs / batch)
     most = int(_number(source, "max_steps", 0))
     steps = most if most > 0 else counted
-    warmup = _warmup(source, min((count for count in (steps, counted) if count is not None), default=None))
+    warmup = _warmup(source, min((known for known in (steps, counted) if known is not None), default=None))
     peak, shape = _number(source, "learning_rate"), _shape(source)
+    is_all_linear = _flag(source, "lora_target_linear")
     return Numbers(
         {
             "rank": rank,
             "alpha": alpha,
             "scaling": _scaling(rank, alpha, _flag(source, "peft_use_rslora")),
             "dropout": _number(source, "lora_dropout", 0.0),
-            "adapted": "all-linear" if _flag(source, "lora_target_linear") else _list(source, "lora_target_modules"),
-            "trained whole": _list(source, "lora_modules_to_save"),
+            "target modules": "all-linear" if is_all_linear else _list(source, "lora_target_modules"),
+            "modules to save": _list(source, "lora_modules_to_save"),
             "layers": source.get("peft_layers_to_transform") or "all",
             "learning rate": peak,
             "schedule": shape,
@@ -44,12 +45,12 @@ def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
             "steps": steps,
             "epochs": None if most > 0 else epochs,
             "rows": kept,
-            "rows per step": batch,
-            "longest row": _number(source, "sequence_len", 512),
-            "longer rows": _longer(source),
+            "global batch size": batch,
+            "max length": _number(source, "sequence_len", 512),
+            "longer rows": _overflow(source),
             "packing": packs,
             "precision": _precision(source),
-            "base stored as": _stored(source),
+            "quantization": _quantization(source),
             "optimizer": str(source.get("optimizer") or "adamw_torch_fused"),
             "weight decay": _number(source, "weight_decay", 0.0),
             "gradient clipping": _number(source, "max_grad_norm", 1.0),
@@ -60,13 +61,13 @@ def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
 
 
 WHY: Mapping[str, str] = {
-    "steps": "axolotl divides the rows of all epochs by those of a step, lorans rounds each epoch up: write "
+    "steps": "axolotl rounds up the steps of all epochs together, lorans those of each epoch: write "
     "`training.max_steps = {theirs}`",
-    "warm-up steps": "axolotl rounds its share of the steps down, and takes at most 100 by default: write "
+    "warm-up steps": "axolotl rounds the warm-up down, by default to at most 100 steps: write "
     "`training.warmup_steps = {theirs}`",
-    "rows": "axolotl sets aside a share of the rows rounded up, lorans one rounded to the nearest",
+    "rows": "axolotl rounds the number of evaluation rows up, lorans rounds it to the nearest",
 }
-"""Reasons for differences that follow from how the two count."""
+"""Known reasons for a difference, by the name of the setting."""
 
 
 def _number(source: Source, key: str, default: float | None = None) -> Any:
@@ -82,7 +83,7 @@ def _list(source: Source, key: str) -> list[str]:
 
 
 def _batch(source: Source) -> int:
-    """Rows of a step on one GPU. `batch_size` counts only without an accumulation."""
+    """Return the rows per step and GPU. axolotl reads `batch_size` only without `gradient_accumulation_steps`."""
     rows = max(1, int(_number(source, "micro_batch_size", 1)))
     whole, accumulation = _number(source, "batch_size"), _number(source, "gradient_accumulation_steps")
     if whole is not None and accumulation is None:
@@ -101,15 +102,15 @@ def _shape(source: Source) -> str:
 
 
 def _warmup(source: Source, steps: int | None) -> int | None:
-    asked: float | None
+    count: float | None
     share: float | None
-    asked, share = _number(source, "warmup_steps"), _number(source, "warmup_ratio")
-    if asked is not None and (asked >= 1 or asked == 0):
-        return 2 if asked == 1 else int(asked)
+    count, share = _number(source, "warmup_steps"), _number(source, "warmup_ratio")
+    if count is not None and (count >= 1 or count == 0):
+        return 2 if count == 1 else int(count)
     if steps is None:
         return None
-    if asked is not None:
-        return math.ceil(asked * steps)
+    if count is not None:
+        return math.ceil(count * steps)
     if share is None:
         return _beyond_one(min(int(0.03 * steps), 100))
     return _beyond_one(int(share * steps))
@@ -125,12 +126,12 @@ def _scaling(rank: float | None, alpha: float | None, is_stabilised: bool) -> fl
     return alpha / (math.sqrt(rank) if is_stabilised else rank)
 
 
-def _longer(source: Source) -> str:
+def _overflow(source: Source) -> str:
     kinds = [entry.get("type") for entry in source.get("datasets") or [] if isinstance(entry, dict)]
     if kinds and all(kind == "completion" for kind in kinds):
         return "split"
-    way = str(source.get("excess_length_strategy") or "drop").lower()
-    return {"raise": "error"}.get(way, way)
+    strategy = str(source.get("excess_length_strategy") or "drop").lower()
+    return {"raise": "error"}.get(strategy, strategy)
 
 
 def _precision(source: Source) -> str:
@@ -140,7 +141,7 @@ def _precision(source: Source) -> str:
     return "float32" if source.get("bf16") is False else "auto"
 
 
-def _stored(source: Source) -> str:
+def _quantization(source: Source) -> str:
     if _flag(source, "gptq"):
         return "gptq"
     if source.get("adapter") == "qlora" or _flag(source, "load_in_4bit"):

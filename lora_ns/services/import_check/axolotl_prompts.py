@@ -1,14 +1,14 @@
-"""The texts of axolotl's types and chat templates, as its documentation shows them, printed line by line."""
+"""Prompts of axolotl's dataset types, and its chat templates, built line by line after its documentation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lora_ns.services.import_check.reader import LeftOutError, UnreadError
+from lora_ns.services.import_check.reader import LeftOutError, UnsupportedError
 
 Prompt = Callable[[Mapping[str, Any]], tuple[str, str]]
-"""From a row to its prompt and its answer."""
+"""Function from a row to its prompt and its answer."""
 
 
 def _instruct(before: str, ask: str, given: str) -> str:
@@ -65,7 +65,7 @@ def _prompt(
     opening: Callable[[bool], str] | None = _alpaca,
     names: tuple[str, str, str] = _USUAL,
 ) -> Prompt:
-    """A type whose opening sentence is fixed."""
+    """Return a dataset type with a fixed opening sentence."""
 
     def read(row: Mapping[str, Any]) -> tuple[str, str]:
         ask, given, answer = (_text(row, name) for name in names)
@@ -75,7 +75,7 @@ def _prompt(
 
 
 def _with_system(style: _Style, column: str, names: tuple[str, str, str] = _USUAL) -> Prompt:
-    """A type whose rows have a system text of their own."""
+    """Return a dataset type whose rows have a system prompt, in `column`."""
 
     def read(row: Mapping[str, Any]) -> tuple[str, str]:
         ask, given, answer = (_text(row, name) for name in names)
@@ -111,10 +111,10 @@ NAMED: Mapping[str, Prompt] = {
     "gpteacher:chat": _prompt(_chat, names=_TEACHER),
     "oasst": _prompt(_instruct, names=("INSTRUCTION", "", "RESPONSE")),
 }
-"""Types by name."""
+"""Dataset types, by name."""
 
 
-OWN_DEFAULTS: Mapping[str, str] = {
+CUSTOM_DEFAULTS: Mapping[str, str] = {
     "system_prompt": "",
     "field_system": "system",
     "field_instruction": "instruction",
@@ -124,28 +124,28 @@ OWN_DEFAULTS: Mapping[str, str] = {
     "no_input_format": "{instruction} ",
     "system_format": "{system}",
 }
-"""Keys of a type of one's own."""
+"""Defaults of the keys of a custom type."""
 
 
-def printed_chat(name: str, turns: Sequence[Mapping[str, Any]], bos: str) -> str:
-    """Print a conversation by a chat template of axolotl's own.
+def rendered_chat(name: str, turns: Sequence[Mapping[str, Any]], bos: str) -> str:
+    """Render a conversation with one of axolotl's own chat templates.
 
     Raises:
-        LeftOutError: if the template refuses it.
-        UnreadError: for a template that this check does not know.
+        LeftOutError: if the template rejects the conversation.
+        UnsupportedError: if the template is not among those below.
     """
-    said = [(str(turn.get("role")), str(turn.get("content") or "")) for turn in turns]
+    messages = [(str(turn.get("role")), str(turn.get("content") or "")) for turn in turns]
     if name == "chatml":
-        return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in said)
+        return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in messages)
     if name == "llama3":
         return bos + "".join(
-            f"<|start_header_id|>{role}<|end_header_id|>\n\n{text.strip()}<|eot_id|>" for role, text in said
+            f"<|start_header_id|>{role}<|end_header_id|>\n\n{text.strip()}<|eot_id|>" for role, text in messages
         )
     if name == "gemma":
-        if any((role == "user") != (number % 2 == 0) for number, (role, _) in enumerate(said)):
-            raise LeftOutError("the chat template `gemma` takes turns of user and assistant only")
+        if any((role == "user") != (number % 2 == 0) for number, (role, _) in enumerate(messages)):
+            raise LeftOutError("the chat template `gemma` supports only alternating user and assistant turns")
         names = {"assistant": "model"}
         return bos + "".join(
-            f"<start_of_turn>{names.get(role, role)}\n{text.strip()}<end_of_turn>\n" for role, text in said
+            f"<start_of_turn>{names.get(role, role)}\n{text.strip()}<end_of_turn>\n" for role, text in messages
         )
-    raise UnreadError(f"this check does not know the chat template `{name}`")
+    raise UnsupportedError(f"`--check` does not support the chat template `{name}`")

@@ -1,4 +1,4 @@
-"""The check of an import: numbers, learning rates and rows of both sides."""
+"""Comparison of settings, learning rates and rows between an imported recipe and its source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lora_ns.services.import_check.llamafactory_numbers import WHY as LLAMAFACTO
 from lora_ns.services.import_check.llamafactory_numbers import llamafactory_numbers
 from lora_ns.services.import_check.our_numbers import our_numbers
 from lora_ns.services.import_check.rates import RateReport, compare_rates
-from lora_ns.services.import_check.reader import ORDER, Numbers, RowReader, ToolReader, UnreadError
+from lora_ns.services.import_check.reader import ORDER, Numbers, RowReader, ToolReader, UnsupportedError
 from lora_ns.services.import_check.rows import MISSHAPEN, Compared, RowComparer
 
 if TYPE_CHECKING:
@@ -47,35 +47,35 @@ READERS: Mapping[str, ToolReader] = {
     "axolotl": ToolReader(axolotl_numbers, AxolotlRows, AXOLOTL_WHY),
     "llamafactory": ToolReader(llamafactory_numbers, LlamaFactoryRows, LLAMAFACTORY_WHY),
 }
-"""By the names of the tools."""
+"""Readers, by the name of their tool."""
 
 
 @dataclass(frozen=True)
 class NumberPair:
-    """A number of both sides."""
+    """A setting on both sides."""
 
     name: str
     theirs: Any
     ours: Any
     why: str = ""
-    """The reason for a difference, if it is known, with what to write."""
+    """Known reason for a difference, and its remedy; empty if there is none."""
 
     @property
     def is_equal(self) -> bool:
-        """True if both are the same, as far as both are known."""
+        """True if both values are equal, or both are unknown."""
         return _is_equal(self.theirs, self.ours)
 
 
 @dataclass(frozen=True)
 class ImportCheck:
-    """The result: what both sides train, and whether it is the same."""
+    """Result of the comparison."""
 
     tool: str
     numbers: tuple[NumberPair, ...]
     rates: RateReport | str
-    """The learning rates, or why they were not compared."""
+    """Learning rates, or the reason why they were not compared."""
     rows: Compared | str
-    """The rows, or why they were not compared."""
+    """Rows, or the reason why they were not compared."""
 
     @property
     def is_different(self) -> bool:
@@ -86,52 +86,54 @@ class ImportCheck:
 
     @property
     def is_proven(self) -> bool:
-        """True if everything was compared and is the same."""
+        """True if everything was compared and nothing differs."""
         return not self.is_different and isinstance(self.rates, RateReport) and isinstance(self.rows, Compared)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to compare with."""
+class CheckOptions:
+    """Options of `lorans import --check`."""
 
     gpus: int = 1
     rows: int = 50
-    """Rows of each dataset."""
+    """Number of rows of each dataset to compare."""
     data: Path | None = None
-    """File of rows that stands in for the recipe's."""
+    """File of rows that replaces the recipe's dataset."""
     base: str | None = None
-    """Base whose tokenizer stands in for the recipe's."""
+    """Base model that replaces the recipe's, for its tokenizer."""
     recipe: Path | None = None
-    """Recipe to check in place of the imported one."""
+    """Recipe to check instead of the imported one."""
 
 
-def check_import(imported: Imported, machine: Machine, asked: Asked) -> ImportCheck:
-    """Compare a recipe with the configuration that was imported.
+def check_import(imported: Imported, machine: Machine, options: CheckOptions) -> ImportCheck:
+    """Compare the imported recipe, or `options.recipe`, with the source configuration.
 
     Raises:
-        UsageError: if there is no recipe, the tool has no reader, or `--data` or `--recipe` do not fit.
+        UsageError: if there is no recipe, the tool has no reader, or `--data` or `--recipe` is unusable.
     """
     tool, where = imported.translation.tool, str(imported.translation.source.path)
     if tool not in READERS:
-        raise UsageError(Problem(where, f"`--check` does not know how {tool} reads its rows", "leave `--check` out"))
-    if asked.recipe is not None:
-        loaded = load_recipe(asked.recipe, _overrides(asked))
+        raise UsageError(Problem(where, f"`--check` does not support {tool}", "leave out `--check`"))
+    if options.recipe is not None:
+        loaded = load_recipe(options.recipe, _overrides(options))
     elif imported.text is not None:
-        loaded = load_recipe(imported.output or Path("recipe.toml"), _overrides(asked), text=imported.text)
+        loaded = load_recipe(imported.output or Path("recipe.toml"), _overrides(options), text=imported.text)
     else:
         raise UsageError(Problem(where, "there is no recipe to check", "see the keys that were not carried over"))
-    if asked.data is not None:
-        loaded = _with_rows(loaded, asked.data)
-    return compare(loaded, imported.translation.source, tool, machine, asked)
+    if options.data is not None:
+        loaded = _with_rows(loaded, options.data)
+    return compare(loaded, imported.translation.source, tool, machine, options)
 
 
-def compare(loaded: LoadedRecipe, source: Configuration, tool: str, machine: Machine, asked: Asked) -> ImportCheck:
+def compare(
+    loaded: LoadedRecipe, source: Configuration, tool: str, machine: Machine, options: CheckOptions
+) -> ImportCheck:
     """Compare a recipe with a configuration of another tool. Raises `LoransError`."""
     reader = READERS[tool]
     base = recipe_base_here(loaded.recipe.model, loaded.folder)
     settled = settle_on_base(loaded, base.facts if base else None)
     total, kept = _counted(settled)
-    theirs = reader.numbers(source, asked.gpus, total)
+    theirs = reader.numbers(source, options.gpus, total)
     ours = our_numbers(settled, base.facts if base else None, kept)
     if not can_train():
         missing = "torch and transformers are not installed"
@@ -141,27 +143,27 @@ def compare(loaded: LoadedRecipe, source: Configuration, tool: str, machine: Mac
         tool,
         _pairs(reader, theirs, ours),
         compare_rates(theirs.rate, ours.rate),
-        _rows(settled, base, source, tool, asked),
+        _rows(settled, base, source, tool, options),
     )
 
 
-def _overrides(asked: Asked) -> list[str]:
-    """The override of a recipe that puts another base in its place."""
-    if asked.base is None:
+def _overrides(options: CheckOptions) -> list[str]:
+    """Return the override that sets the base model to `--base`."""
+    if options.base is None:
         return []
-    folder = Path(asked.base)
-    return [f"model.name_or_path={_quoted(str(folder.absolute()) if exists(folder) else asked.base)}"]
+    folder = Path(options.base)
+    return [f"model.name_or_path={_quoted(str(folder.absolute()) if exists(folder) else options.base)}"]
 
 
 def _with_rows(loaded: LoadedRecipe, data: Path) -> LoadedRecipe:
-    """Put the rows of a file in place of a recipe's. Raises `UsageError`."""
+    """Replace the dataset of a recipe by a file of rows. Raises `UsageError`."""
     table = loaded.recipe.dataset
     if table.sources:
-        what = f"it stands in for one file, and the recipe has {len(table.sources)} sources"
-        raise UsageError(Problem("--data", what, "leave it out, and put the files where the recipe names them"))
+        what = f"it replaces one file, but the recipe has {len(table.sources)} sources"
+        raise UsageError(Problem("--data", what, "leave it out, and provide the files that the recipe names"))
     if not exists(data):
-        raise UsageError(Problem("--data", f"no file `{data}`", "name the file with the rows"))
-    # Not by an override: what is said of a data set of the hub does not hold for a file.
+        raise UsageError(Problem("--data", f"no file `{data}`", "name an existing file of rows"))
+    # An override of `dataset.path` would keep the keys that apply only to a dataset of the hub.
     of_hub = ("name", "subset", "revision", "train_split", "slice", "eval_split", "eval_path")
     changed = table.model_copy(update={**dict.fromkeys(of_hub), "path": str(data.absolute()), "streaming": False})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"dataset": changed}))
@@ -173,7 +175,7 @@ def _quoted(text: str) -> str:
 
 def _pairs(reader: ToolReader, theirs: Numbers, ours: Numbers) -> tuple[NumberPair, ...]:
     is_counted = theirs.rate.steps is not None and ours.rate.steps is not None
-    shown = [name for name in ORDER if not (name == "epochs" and is_counted)]  # the steps say it
+    shown = [name for name in ORDER if not (name == "epochs" and is_counted)]  # steps determine them
     pairs = [NumberPair(name, theirs.values[name], ours.values[name]) for name in shown]
     return tuple(
         pair if pair.is_equal else replace(pair, why=reader.why.get(pair.name, "").format(theirs=pair.theirs))
@@ -189,7 +191,7 @@ def _is_equal(theirs: Any, ours: Any) -> bool:
 
 
 def _counted(settled: Settled) -> tuple[int | None, int | None]:
-    """Return the number of all rows, and of those that are trained on, as far as they are known."""
+    """Return the number of all rows and of training rows; None if unknown."""
     unpacked = settled.recipe.objective.model_copy(update={"packing": False})
     data = settled.recipe.dataset
     try:
@@ -200,16 +202,18 @@ def _counted(settled: Settled) -> tuple[int | None, int | None]:
         plain = settled.recipe.model_copy(update={"objective": unpacked, "dataset": whole})
         return known_facts(plain, settled.folder).train_rows, kept
     except LoransError:
-        return None, None  # `_rows` says why
+        return None, None  # `_rows` reports the reason
 
 
-def _rows(settled: Settled, base: Base | None, source: Configuration, tool: str, asked: Asked) -> Compared | str:
-    """Compare the first rows of each dataset; returns a reason if that cannot be."""
+def _rows(
+    settled: Settled, base: Base | None, source: Configuration, tool: str, options: CheckOptions
+) -> Compared | str:
+    """Compare the first rows of each dataset, or return the reason why this is not possible."""
     model = settled.recipe.model
     if base is None:
-        return f"`{model.name_or_path}` is not on this machine (`--base FOLDER` takes another tokenizer)"
+        return f"`{model.name_or_path}` is not on this machine (use `--base FOLDER` for another tokenizer)"
     try:
-        chosen = _chosen(settled, asked.rows)
+        chosen = _chosen(settled, options.rows)
         renderer = open_renderer(settled, base)
         comparer = RowComparer(
             tool,
@@ -220,7 +224,7 @@ def _rows(settled: Settled, base: Base | None, source: Configuration, tool: str,
         pairs = [comparer.pair(number, dataset, row) for number, (dataset, row) in enumerate(chosen.rows, start=1)]
     except LoransError as error:
         return str(error.problems[0])
-    except UnreadError as fault:
+    except UnsupportedError as fault:
         return str(fault)
     return Compared(tool, tuple(pairs))
 
@@ -229,23 +233,23 @@ def _reader(tool: str, source: Configuration, tokenizer: PreTrainedTokenizerBase
     try:
         return READERS[tool].rows(source, tokenizer)
     except MISSHAPEN:
-        raise UnreadError(f"{source.path} has a value of a type that {tool} does not read") from None
+        raise UnsupportedError(f"{source.path} has a value of a type that {tool} does not accept") from None
 
 
 @dataclass(frozen=True)
 class _Chosen:
     sources: Any
     rows: tuple[tuple[int, Row], ...]
-    """Rows with the number of their dataset, from 0."""
+    """Rows, each with the index of its dataset."""
 
 
 def _chosen(settled: Settled, count: int) -> _Chosen:
-    """Read the rows, and take the first ones of each dataset. Raises `LoransError`."""
+    """Read the first rows of each dataset. Raises `LoransError`."""
     data = settled.recipe.dataset
     for table in data.parts().values():
         if table.name and not table.path and not is_dataset_cached(table.name) and not exists(Path(table.name)):
             what = f"`{table.name}` is not on this machine"
-            raise UsageError(Problem("", what, "`--data ROWS` takes the rows of a file"))
+            raise UsageError(Problem("", what, "use `--data ROWS` for the rows of a file"))
     whole = data.model_copy(update={"eval_fraction": None, "eval_path": None, "eval_split": None})
     sources = read_sources(settled.recipe.model_copy(update={"dataset": whole}), settled.folder)
     refuse_unused(sources)

@@ -1,4 +1,4 @@
-"""The effective numbers of a LLaMA-Factory configuration, with the defaults of its arguments and of transformers."""
+"""Effective settings of a LLaMA-Factory configuration, with the defaults of its arguments and of transformers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_ns.services.import_check.reader import Numbers, Rate, value_of
 
 
 def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
-    """Return what LLaMA-Factory trains with.
+    """Return the settings that LLaMA-Factory trains with, including its defaults.
 
     Args:
         source: the configuration.
         gpus: number of GPUs.
-        rows: rows of all datasets, if known.
+        rows: number of rows of all datasets; None if unknown.
     """
     rank = _number(source, "lora_rank", 8)
     alpha = _number(source, "lora_alpha") or 2 * rank
@@ -36,8 +36,8 @@ def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers
             "alpha": alpha,
             "scaling": alpha / (math.sqrt(rank) if _flag(source, "use_rslora") else rank),
             "dropout": _number(source, "lora_dropout", 0.0),
-            "adapted": "all-linear" if targets == ["all"] else sorted(targets),
-            "trained whole": sorted(value_of(source, "additional_target", names, [])),
+            "target modules": "all-linear" if targets == ["all"] else sorted(targets),
+            "modules to save": sorted(value_of(source, "additional_target", names, [])),
             "layers": "all",
             "learning rate": peak,
             "schedule": shape,
@@ -45,12 +45,12 @@ def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers
             "steps": steps,
             "epochs": None if _number(source, "max_steps", -1) > 0 else _number(source, "num_train_epochs", 3),
             "rows": kept,
-            "rows per step": per_device * accumulation * gpus,
-            "longest row": _number(source, "cutoff_len", 2048),
-            "longer rows": "cut on both sides",
+            "global batch size": per_device * accumulation * gpus,
+            "max length": _number(source, "cutoff_len", 2048),
+            "longer rows": "truncate both sides",
             "packing": packs,
             "precision": _precision(source),
-            "base stored as": f"bnb-{bits}bit" if bits else "none",
+            "quantization": f"bnb-{bits}bit" if bits else "none",
             "optimizer": str(source.get("optim") or "adamw_torch"),
             "weight decay": _number(source, "weight_decay", 0.0),
             "gradient clipping": _number(source, "max_grad_norm", 1.0),
@@ -61,10 +61,10 @@ def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers
 
 
 WHY: Mapping[str, str] = {
-    "longer rows": "LLaMA-Factory cuts the question and the answer in proportion, which lorans cannot: raise "
-    "`sft.max_seq_length`, or remove longer rows",
+    "longer rows": "LLaMA-Factory truncates prompt and answer in proportion, which lorans does not support: raise "
+    "`sft.max_seq_length`, or remove the longer rows",
 }
-"""Reasons for differences that follow from how the two count."""
+"""Known reasons for a difference, by the name of the setting."""
 
 
 def _number(source: Source, key: str, default: float | None = None) -> Any:
@@ -76,7 +76,7 @@ def _flag(source: Source, key: str) -> bool:
 
 
 def _batch(source: Source) -> tuple[int, int]:
-    """Return the rows of a device, and the micro-batches of a step."""
+    """Return the per-device batch size and the gradient accumulation steps."""
     rows = max(1, int(_number(source, "per_device_train_batch_size", 8)))
     return rows, max(1, int(_number(source, "gradient_accumulation_steps", 1)))
 
@@ -92,11 +92,11 @@ def _steps(source: Source, gpus: int, rows: int | None) -> int | None:
 
 
 def _warmup(source: Source, steps: int | None) -> int | None:
-    """Return the steps of the warm-up; below 1, `warmup_steps` is a share."""
-    asked: float = _number(source, "warmup_steps", 0)
-    share: float = asked or _number(source, "warmup_ratio", 0)
-    if asked >= 1 or not share:
-        return int(asked)
+    """Return the number of warm-up steps. A value of `warmup_steps` below 1 is a fraction of all steps."""
+    count: float = _number(source, "warmup_steps", 0)
+    share: float = count or _number(source, "warmup_ratio", 0)
+    if count >= 1 or not share:
+        return int(count)
     return None if steps is None else math.ceil(share * steps)
 
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's templates by name, as the text around each turn (`src/llamafactory/data/template.py`)."""
+"""LLaMA-Factory's templates by name: the text around each turn, after `src/llamafactory/data/template.py`."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Slots = tuple[str, ...]
-"""Texts that are tokenised one by one, with `BOS` and `EOS` for special tokens and `{}` where the words are."""
+"""Texts to tokenise separately; `BOS` and `EOS` stand for special tokens, `{}` for the content of the turn."""
 
 
 BOS, EOS = "\0bos", "\0eos"
-"""The token that begins a text, and the one that ends it."""
+"""Placeholders of the beginning-of-sequence and end-of-sequence tokens."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """The text around turns."""
+    """Text around each turn, by role."""
 
     user: Slots = ("{}",)
     assistant: Slots = ("{}", EOS)
     system: Slots = ("{}",)
     prefix: Slots = ()
-    """What stands before the first turn."""
+    """Text before the first turn."""
     system_text: str = ""
-    """The system text of rows without one."""
+    """Default system prompt."""
     end: str = ""
-    """The token that takes the place of the tokenizer's end token."""
+    """Token that replaces the tokenizer's end-of-sequence token."""
     joins_system: bool = False
-    """True if the system text is part of the first user turn."""
+    """True if the system prompt is part of the first user turn."""
 
 
-def filled(slots: Slots, words: str) -> Slots:
-    """Put words into their place."""
-    return tuple(slot if slot in (BOS, EOS) else slot.replace("{}", words, 1) for slot in slots)
+def filled(slots: Slots, content: str) -> Slots:
+    """Insert the content of a turn."""
+    return tuple(slot if slot in (BOS, EOS) else slot.replace("{}", content, 1) for slot in slots)
 
 
 def _marked(begin: str, end: str, after: str = "\n") -> Template:
-    """A template that has the role after a token, and another token after the words."""
+    """Return a template with the role in a header and an end-of-turn token after the content."""
 
     def turn(role: str) -> str:
         return begin.replace("ROLE", role) + "{}" + end
@@ -87,4 +87,4 @@ TEMPLATES: Mapping[str, Template] = {
     ),
     "empty": Template(assistant=("{}",)),
 }
-"""The templates that this check knows. Others print tools or thoughts, or are of bases with their own."""
+"""Supported templates. The others render tools or thoughts, or imitate the chat template of a base."""

@@ -1,4 +1,4 @@
-"""The effective numbers of the imported recipe."""
+"""Effective settings of the imported recipe."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from lora_ns.services.import_check.reader import Numbers, Rate
 
 
 def our_numbers(settled: Settled, facts: BaseFacts | None, rows: int | None) -> Numbers:
-    """Return what the recipe trains with, whatever the machine.
+    """Return the settings that the recipe trains with on any machine.
 
     Args:
-        settled: the recipe, fitted to its base.
-        facts: facts about the base; None if it is not here.
-        rows: training rows, if known.
+        settled: the recipe, adapted to its base.
+        facts: facts about the base; None if it is not on this machine.
+        rows: number of training rows; None if unknown.
     """
     recipe, training, objective = settled.recipe, settled.recipe.training, settled.recipe.objective
     factors = recipe.peft.factors
     alpha = factors.alpha if factors else None
     divisor = (factors.rank**0.5 if factors.is_stabilised else factors.rank) if factors else None
     per_step = training.global_batch_size or DEFAULT_GLOBAL_BATCH
-    # How a step is divided depends on the machine; the number of steps does not.
+    # The machine determines only how a step is divided into micro-batches, not the number of steps.
     batch = Batch(computed(per_step), computed(1), computed(per_step), computed(False), None)
     counted = None if objective.packs else rows
     steps = planned_steps(settled, epoch_steps(recipe, counted, batch, 1).value).value
@@ -37,8 +37,8 @@ def our_numbers(settled: Settled, facts: BaseFacts | None, rows: int | None) -> 
             "alpha": alpha,
             "scaling": alpha / divisor if alpha is not None and divisor else None,
             "dropout": getattr(recipe.peft, "lora_dropout", 0.0),
-            "adapted": targets if isinstance(targets, str) else sorted(targets),
-            "trained whole": sorted(getattr(recipe.peft, "modules_to_save", None) or ()),
+            "target modules": targets if isinstance(targets, str) else sorted(targets),
+            "modules to save": sorted(getattr(recipe.peft, "modules_to_save", None) or ()),
             "layers": _listed(getattr(recipe.peft, "layers_to_transform", None)) or "all",
             "learning rate": peak,
             "schedule": training.lr_scheduler_type,
@@ -46,12 +46,12 @@ def our_numbers(settled: Settled, facts: BaseFacts | None, rows: int | None) -> 
             "steps": steps,
             "epochs": None if training.max_steps else training.num_train_epochs,
             "rows": rows,
-            "rows per step": per_step,
-            "longest row": objective.max_seq_length,
+            "global batch size": per_step,
+            "max length": objective.max_seq_length,
             "longer rows": getattr(objective, "on_overflow", None),
             "packing": objective.packs,
             "precision": recipe.model.dtype,
-            "base stored as": recipe.quantization.method,
+            "quantization": recipe.quantization.method,
             "optimizer": training.optim,
             "weight decay": training.weight_decay,
             "gradient clipping": training.max_grad_norm,

@@ -1,4 +1,4 @@
-"""The learning rate of each step on both sides, by the schedules of transformers."""
+"""Learning rate of each step on both sides, from the schedules of transformers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from lora_ns.services.import_check.reader import Rate
 
 @dataclass(frozen=True)
 class RateReport:
-    """How far the learning rates of both sides are apart."""
+    """Largest difference between the learning rates of both sides."""
 
     steps: int
-    """Steps that were compared: those that both sides have."""
+    """Number of compared steps: those that both sides have."""
     largest: float
-    """Largest difference."""
+    """Absolute difference."""
     at: int
     """Step of the largest difference, from 1."""
     theirs: float
     ours: float
-    """The rates there."""
+    """Learning rate of the recipe at this step; `theirs` is that of the other tool."""
     note: str = ""
-    """Why other steps were taken than those of the run."""
+    """Remark that the number of steps is assumed; empty if it is known."""
 
     @property
     def is_equal(self) -> bool:
-        """True if no rate differs by more than rounding."""
+        """True if the rates differ by rounding at most."""
         return self.largest <= _ROUNDING * max(self.theirs, self.ours)
 
 
@@ -34,20 +34,20 @@ _ROUNDING = 1e-9
 
 
 NOMINAL_STEPS = 1000
-"""Steps of a run whose own are not known."""
+"""Assumed number of steps of a run whose length is unknown."""
 
 
 _MOST_STEPS = 20_000
-"""Steps to evaluate; of longer runs, evenly spaced ones."""
+"""Maximum number of steps to evaluate; longer runs are sampled evenly."""
 
 
 def compare_rates(theirs: Rate, ours: Rate) -> RateReport | str:
-    """Evaluate both schedules at each step; returns a reason if one of them cannot be."""
+    """Compare both schedules at each step, or return the reason why this is not possible."""
     if theirs.peak is None or ours.peak is None:
-        return "the learning rate is not stated"
+        return "the learning rate is not set"
     note = ""
     if theirs.steps is None or ours.steps is None:
-        note = f"the steps are not known, so those of a run of {NOMINAL_STEPS:,}"
+        note = f"the number of steps is unknown; {NOMINAL_STEPS:,} assumed"
         theirs, ours = _nominal(theirs), _nominal(ours)
     try:
         their_rate, our_rate = _curve(theirs), _curve(ours)
@@ -61,12 +61,12 @@ def compare_rates(theirs: Rate, ours: Rate) -> RateReport | str:
 
 
 def _nominal(rate: Rate) -> Rate:
-    """The same for a run of `NOMINAL_STEPS`; an unknown warm-up is the same on both sides."""
+    """Return the schedule of a run of `NOMINAL_STEPS`; an unknown warm-up becomes 0 steps."""
     return Rate(rate.peak, rate.shape, 0 if rate.warmup is None else rate.warmup, NOMINAL_STEPS)
 
 
 def _curve(rate: Rate) -> Callable[[int], float]:
-    """Return the learning rate by step, from 0."""
+    """Return a function from the step, counted from 0, to the learning rate."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""A reader of another tool's configuration: its effective numbers, and the tokens that it makes of a row."""
+"""Interface of a tool's reader: effective settings of a configuration, and token ids and loss mask of its rows."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A sequence of a row, with the tokens that are in the loss."""
+    """A sequence of a row and its loss mask."""
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
 
     @property
     def labels(self) -> list[int]:
-        """Token ids to predict, and `IGNORED` elsewhere."""
-        return [token if learn else IGNORED for token, learn in zip(self.ids, self.trained, strict=True)]
+        """Token ids in the loss, and `IGNORED` elsewhere."""
+        return [token if in_loss else IGNORED for token, in_loss in zip(self.ids, self.trained, strict=True)]
 
     @property
     def count(self) -> int:
         """Number of tokens in the loss; the first token is never predicted."""
         return sum(self.trained[1:])
 
-    def learned_beyond(self, other: Tokens) -> list[int]:
-        """Return the tokens of this sequence that are learned where those of another with the same ids are not."""
+    def trained_only_here(self, other: Tokens) -> list[int]:
+        """Return the token ids that are in the loss here but not in `other`, which has the same ids."""
         pairs = zip(self.ids, self.trained, other.trained, strict=False)
         return [token for token, here, there in pairs if here and not there]
 
-    def teaches_the_same(self, other: Tokens) -> bool:
-        """True if ids are equal, and labels are wherever they count."""
+    def trains_like(self, other: Tokens) -> bool:
+        """Return whether ids and labels are equal. The label of the first token does not count."""
         return self.ids == other.ids and self.trained[1:] == other.trained[1:]
 
 
 class LeftOutError(Exception):
-    """The tool does not train on a row; the message says why."""
+    """The tool does not train on a row; the message is the reason."""
 
 
-class UnreadError(Exception):
-    """Something that the reader does not know, so that nothing is said of these rows; the message names it."""
+class UnsupportedError(Exception):
+    """The reader does not support a key, value or row, so rows cannot be compared; the message names it."""
 
 
 def value_of(source: Source, key: str, reader: Callable[[Any], Any], default: Any) -> Any:
-    """Return a value of a configuration; the default if it is absent or cannot be read, which the account says."""
+    """Return a value of a configuration; the default if it is absent or unreadable, which the import reports."""
     value = source.get(key)
     try:
         return default if value is None else reader(value)
@@ -59,22 +59,22 @@ def value_of(source: Source, key: str, reader: Callable[[Any], Any], default: An
 
 
 class RowReader(Protocol):
-    """What a tool makes of rows, by its configuration and with its own copy of the tokenizer."""
+    """Conversion of rows to tokens as a tool does it, with its own copy of the tokenizer."""
 
     def read(self, dataset: int, row: Mapping[str, Any]) -> list[Tokens]:
-        """Return the sequences of a row.
+        """Convert a row to its sequences.
 
         Args:
-            dataset: number of the dataset in the configuration, from 0.
-            row: the columns.
+            dataset: index of the dataset in the configuration.
+            row: values by column.
 
         Raises:
             LeftOutError: if the tool does not train on the row.
-            UnreadError: if the reader does not know what the tool does with it.
+            UnsupportedError: if the reader does not support the row or its dataset.
         """
 
     def reason(self, theirs: Tokens, ours: Tokens) -> str:
-        """Return the source's key that explains a difference of labels, such as `train_on_inputs: true`, or nothing."""
+        """Explain a difference of labels, if possible by a key such as `train_on_inputs: true`; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +89,28 @@ class Rate:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The effective numbers of one side, by the names of `ORDER`; None for what is not known."""
+    """Effective settings of one side, by the names in `ORDER`; None if unknown."""
 
     values: Mapping[str, Any]
     rate: Rate
 
 
 ORDER = (
-    *("rank", "alpha", "scaling", "dropout", "adapted", "trained whole", "layers"),
-    *("learning rate", "schedule", "warm-up steps", "steps", "epochs", "rows", "rows per step"),
-    *("longest row", "longer rows", "packing", "precision", "base stored as"),
+    *("rank", "alpha", "scaling", "dropout", "target modules", "modules to save", "layers"),
+    *("learning rate", "schedule", "warm-up steps", "steps", "epochs", "rows", "global batch size"),
+    *("max length", "longer rows", "packing", "precision", "quantization"),
     *("optimizer", "weight decay", "gradient clipping", "loss on"),
 )
-"""The numbers, in the order in which they are shown."""
+"""Names of the settings, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class ToolReader:
-    """The reader of a tool."""
+    """Reader of a tool's configuration and rows."""
 
     numbers: Callable[[Source, int, int | None], Numbers]
-    """From a configuration, the number of GPUs and the number of rows, if known."""
+    """Function of a configuration, the number of GPUs and the number of rows, None if unknown."""
     rows: Callable[[Source, PreTrainedTokenizerBase], RowReader]
-    """From a configuration and a tokenizer that the reader may change."""
+    """Function of a configuration and a tokenizer, which the reader may change."""
     why: Mapping[str, str]
-    """Known reasons for a difference, by the name of the number."""
+    """Known reasons for a difference, by the name of the setting."""

@@ -1,4 +1,4 @@
-"""The tokens of rows on both sides, and what differs, in words."""
+"""Comparison of the tokens of rows, with a description of each difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_ns.data.prepare import OpenedRows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.objectives import Objective
-from lora_ns.services.import_check.reader import LeftOutError, RowReader, Tokens, UnreadError
+from lora_ns.services.import_check.reader import LeftOutError, RowReader, Tokens, UnsupportedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """What one side makes of a row."""
+    """The sequences of a row on one side."""
 
     sequences: tuple[Tokens, ...]
     left_out: str = ""
-    """Why there is none."""
+    """Reason for having no sequence; empty if there is one."""
 
     @property
     def count(self) -> int:
@@ -35,17 +35,17 @@ class RowPair:
     """A row on both sides."""
 
     number: int
-    """From 1, over all rows that were compared."""
+    """Position among the compared rows, from 1."""
     where: str
     theirs: Side
     ours: Side
-    said: str = ""
-    """The difference in words; empty if there is none."""
+    difference: str = ""
+    """Description of the difference; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Rows of both sides: all were read by both, and some may differ."""
+    """The compared rows, equal or not."""
 
     tool: str
     pairs: tuple[RowPair, ...]
@@ -58,16 +58,16 @@ class Compared:
     @property
     def different(self) -> tuple[RowPair, ...]:
         """The rows that differ."""
-        return tuple(pair for pair in self.pairs if pair.said)
+        return tuple(pair for pair in self.pairs if pair.difference)
 
 
 MISSHAPEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What a reader raises for a value of a strange type, as the tool itself does."""
+"""Exceptions of a reader, and of the tool itself, for a value of an unexpected type."""
 
 
 @dataclass(frozen=True)
 class RowComparer:
-    """Compares rows one by one."""
+    """Comparison of single rows."""
 
     tool: str
     reader: RowReader
@@ -75,7 +75,7 @@ class RowComparer:
     objective: Objective
 
     def pair(self, number: int, dataset: int, row: Row) -> RowPair:
-        """Compare a row. Raises `UnreadError`."""
+        """Compare a row. Raises `UnsupportedError`."""
         theirs, ours = self._theirs(dataset, row), self._ours(row)
         return RowPair(number, row.where, theirs, ours, self._difference(number, theirs, ours))
 
@@ -85,8 +85,8 @@ class RowComparer:
         except LeftOutError as fault:
             return Side((), str(fault))
         except MISSHAPEN:
-            what = f"{row.where} is of another shape than the configuration says, and {self.tool} would stop there"
-            raise UnreadError(what) from None
+            what = f"{row.where} does not have the format that the configuration names; {self.tool} would fail there"
+            raise UnsupportedError(what) from None
 
     def _ours(self, row: Row) -> Side:
         source = Source(row.where, [row])
@@ -102,21 +102,21 @@ class RowComparer:
         if not there or not here:
             return self._left_out(number, theirs, ours)
         if len(there) != len(here):
-            return f"{self.tool} makes {len(there)} sequences of row {number}, this recipe {len(here)}"
+            return f"row {number} becomes {len(there)} sequences in {self.tool}, {len(here)} in this recipe"
         for their, our in zip(there, here, strict=True):
             if their.ids != our.ids:
                 return self._other_tokens(number, their, our)
-            if not their.teaches_the_same(our):
+            if not their.trains_like(our):
                 return self._other_labels(number, their, our, (theirs, ours))
         return ""
 
     def _left_out(self, number: int, theirs: Side, ours: Side) -> str:
         if theirs.sequences:
-            trained = f"{self.tool} trains {_tokens(theirs)} of it"
-            return f"this recipe leaves row {number} out ({ours.left_out}), {trained}"
+            trained = f"{self.tool} trains on {_tokens(theirs)} of it"
+            return f"this recipe leaves out row {number} ({ours.left_out}); {trained}"
         if ours.sequences:
-            trained = f"this recipe trains {_tokens(ours)} of it"
-            return f"{self.tool} leaves row {number} out ({theirs.left_out}), {trained}"
+            trained = f"this recipe trains on {_tokens(ours)} of it"
+            return f"{self.tool} leaves out row {number} ({theirs.left_out}); {trained}"
         return ""
 
     def _other_tokens(self, number: int, theirs: Tokens, ours: Tokens) -> str:
@@ -125,7 +125,7 @@ class RowComparer:
         if not there or not here:
             longer, ids = (self.tool, there) if there else ("this recipe", here)
             shorter = "this recipe" if there else self.tool
-            return f"row {number} ends with {self._shown(ids)} in {longer}, and before it in {shorter}"
+            return f"row {number} continues with {self._shown(ids)} in {longer}, but ends before it in {shorter}"
         return (
             f"row {number} differs from token {at + 1} on: {self.tool} has {self._shown(there)}, "
             f"this recipe {self._shown(here)}"
@@ -139,8 +139,8 @@ class RowComparer:
         if not reason:
             at = next(at for at in range(1, len(ours.ids)) if ours.trained[at] != theirs.trained[at])
             by = self.tool if theirs.trained[at] else "this recipe"
-            reason = f"the first token that only {by} learns is {at + 1}, {self._shown(ours.ids[at:])}"
-        return f"{self.tool} trains {there} tokens of row {number}, this recipe {here}: {reason}"
+            reason = f"only {by} trains on token {at + 1}, {self._shown(ours.ids[at:])}"
+        return f"{self.tool} trains on {there} tokens of row {number}, this recipe on {here}: {reason}"
 
     def _shown(self, ids: Sequence[int]) -> str:
         tokenizer: PreTrainedTokenizerBase = self.rows.renderer.tokenizer
@@ -149,7 +149,7 @@ class RowComparer:
 
 
 _SHOWN = 4
-"""Tokens of a difference to show."""
+"""Maximum number of tokens to show of a difference."""
 
 
 def _tokens(side: Side) -> str:
