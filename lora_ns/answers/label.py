@@ -23,7 +23,7 @@ def prediction(trained: Trained, scores: Tensor) -> dict[str, Any]:
     """The prediction for one text, from its logits."""
     manifest = trained.manifest
     assert isinstance(manifest.recipe.objective, Classification)
-    return manifest.recipe.objective.said(scores, manifest.labels, manifest.problem_type)
+    return manifest.recipe.objective.prediction(scores, manifest.labels, manifest.problem_type)
 
 
 def baseline_of(manifest: Manifest) -> Baseline | None:

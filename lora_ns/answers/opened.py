@@ -86,8 +86,8 @@ def open_run(run: RunDir, base_path: Path | None = None, dtype: str | None = Non
 def load(opened: Opened) -> Trained:
     """Load the weights of an opened run. Raises `ModelError` if those of the base contradict its configuration."""
     billions = opened.manifest.base.parameters / 1e9
-    told = f"out of memory while loading a base of {billions:,.2f} billion parameters"
-    with telling_memory_errors(lambda: told, "free memory, or choose a smaller dtype with `--dtype`"):
+    message = f"out of memory while loading a base of {billions:,.2f} billion parameters"
+    with telling_memory_errors(lambda: message, "free memory, or choose a smaller dtype with `--dtype`"):
         model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
     return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
 

@@ -63,7 +63,7 @@ class Classification(LabelObjective):
             return multi_label_metrics(applies.astype(int).tolist(), expected.astype(int).tolist())
         return classification_metrics(logits.argmax(-1).tolist(), expected.tolist(), len(labels))
 
-    def said(self, scores: Tensor, labels: Sequence[str], problem_type: ProblemType | None) -> dict[str, Any]:
+    def prediction(self, scores: Tensor, labels: Sequence[str], problem_type: ProblemType | None) -> dict[str, Any]:
         """The answer for a text from its logits, of shape (labels,)."""
         if problem_type == "regression":
             return {"output": float(scores.squeeze())}
