@@ -135,10 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
             _tell(LoransError("stopped"), "stopped")
         raise
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        if (told := exhaustion(error)) is None:
+        if (failure := exhaustion(error)) is None:
             raise
-        _tell(told)
-        sys.exit(told.exit_code)
+        _tell(failure)
+        sys.exit(failure.exit_code)
 
 
 def _tell(error: LoransError, kind: Kind = "error") -> None:

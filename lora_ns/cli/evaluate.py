@@ -79,8 +79,8 @@ def evaluate(
         return
     if result.truncated:
         say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated", err=True)
-    for told in result.notes:
-        note(told)
+    for text in result.notes:
+        note(text)
     show_result(
         "evaluation",
         [

@@ -98,8 +98,8 @@ def infer(
             opened = open_run(asked.folder, base, dtype, forced)
             rows = _rows(opened, texts, input_file)
             check_columns(opened.manifest, rows)
-            if told := unasked_note(opened.manifest, rows, str(input_file)):
-                progress.warn(told)
+            if warning := unasked_note(opened.manifest, rows, str(input_file)):
+                progress.warn(warning)
             compute = asked.compute(opened, progress, base, dtype, force)
             with _keeping(file, len(rows), progress.warn) as keep:
                 result = service(opened, rows, generation, compute, keep)

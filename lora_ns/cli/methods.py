@@ -78,7 +78,7 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
             ("advice", kind.advice),
             ("learning rate", _rate(capabilities.typical_learning_rate)),
             *([("benchmark", capabilities.benchmark)] if capabilities.benchmark else []),
-            *((told, _answer(getattr(capabilities, field))) for field, told in QUESTIONS.items()),
+            *((question, _answer(getattr(capabilities, field))) for field, question in QUESTIONS.items()),
         ]
     )
     say()

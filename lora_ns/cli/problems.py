@@ -62,14 +62,14 @@ def _print_file(file: str, found: list[tuple[str, Problem]], kind: Kind) -> None
     most = max(len(line) for line, _ in found)
     for line, problem in found:
         code = f"[{problem.code}]" if problem.code else ""
-        said = "  ".join(part for part in (code, problem.key, problem.what) if part)
+        text = "  ".join(part for part in (code, problem.key, problem.what) if part)
         if is_heading:
             indent = " " * (2 + most + 2)
-            first, *rest = _wrapped(said, indent)
+            first, *rest = _wrapped(text, indent)
             say_coloured([(f"  {line:<{most}}  ", "cyan"), (first[len(indent) :], None)], err=True)
         else:
             indent = "  "
-            first, *rest = _wrapped(f"{file}: {said}" if file else said, " " * len(_mark(kind)))
+            first, *rest = _wrapped(f"{file}: {text}" if file else text, " " * len(_mark(kind)))
             _print_marked(kind, first.lstrip())
         for more in rest:
             say(more, err=True)

@@ -106,7 +106,7 @@ class Progress(Observer):
         self._state: dict[str, Any] = {}
         self._losses: deque[float] = deque(maxlen=24)
         self._begin, self._first_step, self._step, self._steps, self._tokens = 0.0, 0, 0, 0, 0
-        self._told_rows, self._stage = time.monotonic(), ""
+        self._rows_shown_at, self._stage = time.monotonic(), ""
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -137,8 +137,8 @@ class Progress(Observer):
                 self._bar = self._rows_bar()
                 self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, refresh=done == total)
-        elif done and now - self._told_rows >= _ROWS_SECONDS:
-            self._told_rows = now
+        elif done and now - self._rows_shown_at >= _ROWS_SECONDS:
+            self._rows_shown_at = now
             self._say(f"{done:,} of {total:,} done")
 
     def _rows_bar(self) -> Any:

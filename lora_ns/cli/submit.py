@@ -173,8 +173,8 @@ def status(
         say(service.log(path), end="")
         return
     found = service.status(path)
-    for told in found.notes:
-        note(told)
+    for text in found.notes:
+        note(text)
     if as_json:
         print_json(found)
         return

@@ -169,9 +169,9 @@ def _trust(is_given: bool, loaded: LoadedRecipe | None, run: RunDir, resume: boo
         trust_recipe(is_given, loaded)
 
 
-def _check_left_to(launcher: Launcher | None, *said: object) -> None:
+def _check_left_to(launcher: Launcher | None, *options: object) -> None:
     """Refuse options that contradict the launcher of this process, if it has one. Raises `UsageError`."""
-    if launcher and any(value is not None for value in said):
+    if launcher and any(value is not None for value in options):
         what = "torchrun or accelerate started this command and sets the number of processes and machines"
         raise UsageError(Problem("", what, "remove the launcher, or the options"))
 
@@ -207,8 +207,8 @@ def _processes(
     }
     from lora_ns.recipe.load import written as written_in
 
-    said = written_in(recipe, overrides, "distributed", "strategy") if is_file(recipe) else None
+    strategy = written_in(recipe, overrides, "distributed", "strategy") if is_file(recipe) else None
     return [
-        *([] if said not in (None, "none") else ['distributed.strategy="ddp"']),
+        *([] if strategy not in (None, "none") else ['distributed.strategy="ddp"']),
         *(f"distributed.{key}={value}" for key, value in written.items() if value),
     ]

@@ -166,9 +166,9 @@ def _outcome(recipe: Path, asked: _Asked, is_alone: bool = True) -> _Outcome:
     except LoransError as error:
         return _Outcome(error, exit_code=error.exit_code)
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        if is_alone or (told := exhaustion(error)) is None:
+        if is_alone or (failure := exhaustion(error)) is None:
             raise
-        return _Outcome(told, exit_code=told.exit_code)
+        return _Outcome(failure, exit_code=failure.exit_code)
 
 
 def _checked(recipe: Path, asked: _Asked) -> _Outcome:
