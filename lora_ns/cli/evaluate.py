@@ -97,10 +97,10 @@ def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]
     """Read the rows of a file, and report those that cannot be read. Raises `DataError`."""
     from lora_ns.data.files.paths import layout_of
     from lora_ns.data.files.read import read_files
-    from lora_ns.data.rows import told_left_out
+    from lora_ns.data.rows import left_out_note
 
     most = table.max_bad_rows if max_bad_rows is None else max_bad_rows
     found = read_files([data], max_bad_rows=most, layout=layout_of(table))
     if found.left_out:
-        note(told_left_out(found.left_out))
+        note(left_out_note(found.left_out))
     return found.rows

@@ -41,7 +41,7 @@ def unused_problem(form: Format, found: Unused, name: str) -> Problem:
     return Problem("", what, ignore, UNUSED)
 
 
-def told_unused(problem: Problem) -> str:
+def unused_note(problem: Problem) -> str:
     """Format unread columns as a note of a training run."""
     return f"[{UNUSED}] {problem.what} ({problem.remedy})"
 

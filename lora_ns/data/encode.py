@@ -12,7 +12,7 @@ from lora_ns.data.encode_labels import Fitted, make_encoder
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
 from lora_ns.data.render import Renderer
-from lora_ns.data.rows import OnRows, Row, ignore_rows, told, try_each
+from lora_ns.data.rows import OnRows, Row, ignore_rows, shortened, try_each
 from lora_ns.data.source import Source
 from lora_ns.data.special_tokens import Contents, asks_nothing, look_into, looks_like_chat, stops_within
 from lora_ns.errors import DataError, Problem
@@ -275,7 +275,7 @@ def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[P
         encoding: result of encoding them.
         teaches: True for training rows, False for evaluation rows.
     """
-    problems = told(encoding.problems)
+    problems = shortened(encoding.problems)
     if encoding.overflow:
         problems.append(with_rows(encoding.overflow, encoding.tally))
     noted = [(code, rows[0]) for code, rows in encoding.tally.noted.found(teaches) if NOTICES[code].error]

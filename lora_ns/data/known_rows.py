@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_ns.data.columns import refuse_unused
 from lora_ns.data.files.paths import missing_files
 from lora_ns.data.source import asked_for
-from lora_ns.data.sources import notes, read_part, read_sources, told_format
+from lora_ns.data.sources import format_and_reason, notes, read_part, read_sources
 from lora_ns.errors import Problem
 from lora_ns.files.hub_cache import cached_split_rows, is_dataset_cached
 from lora_ns.files.reading import is_folder
@@ -30,17 +30,17 @@ def known_facts(recipe: Recipe, folder: Path) -> DataFacts:
     problems = missing_files(recipe, folder)
     missing = {problem.key: problem for problem in problems}
     parts = recipe.dataset.parts()
-    told = tuple(map(str, problems))
+    texts = tuple(map(str, problems))
     if not any(f"{key}.path" in missing or not part.path for key, part in parts.items()):
         facts = _of_files(recipe, folder, missing.get(EVAL_PATH))
-        return replace(facts, notes=(*told, *facts.notes))
+        return replace(facts, notes=(*texts, *facts.notes))
     if not recipe.dataset.sources and recipe.dataset.name and not recipe.dataset.streaming:
         facts = _of_hub(recipe)
     else:
         key, part = next((key, part) for key, part in parts.items() if f"{key}.path" in missing or not part.path)
         before = f"{key}: " if len(parts) > 1 else ""
         facts = DataFacts(why=f"{before}{_why_unknown(part, missing.get(f'{key}.path'))}")
-    return replace(_with_evaluation(facts, recipe, folder, missing.get(EVAL_PATH)), notes=told)
+    return replace(_with_evaluation(facts, recipe, folder, missing.get(EVAL_PATH)), notes=texts)
 
 
 def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> DataFacts:
@@ -50,7 +50,7 @@ def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> Da
         recipe = recipe.model_copy(update={"dataset": without})
     sources = read_sources(recipe, folder)
     refuse_unused(sources)
-    name, format_why = told_format(sources)
+    name, format_why = format_and_reason(sources)
     count, packs = len(sources.train.rows), recipe.objective.packs
     facts = DataFacts(
         train_rows=None if packs or sources.is_stream else count,

@@ -135,5 +135,5 @@ def as_notes(name: str, noted: Noted | Counted, teaches: bool = True) -> Iterato
     names_all = "; `lorans validate --data` lists all" if isinstance(noted, Noted) else ""
     for code, number, first in noted.counted(teaches):
         count = "1 row" if number == 1 else f"{number:,} rows"
-        told = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {first}"
-        yield f"{told} ({NOTICES[code].remedy}{names_all})"
+        text = f"{name} rows: [{code}] {NOTICES[code].what}: {count}, the first at {first}"
+        yield f"{text} ({NOTICES[code].remedy}{names_all})"

@@ -16,7 +16,7 @@ from lora_ns.data.prepared import Preparation, find_preparation, keep_preparatio
 from lora_ns.data.render import Renderer, make_renderer
 from lora_ns.data.rows import OnRows, ignore_rows
 from lora_ns.data.source import Source, Sources
-from lora_ns.data.sources import notes, part_record, read_sources, told_format
+from lora_ns.data.sources import format_and_reason, notes, part_record, read_sources
 from lora_ns.data.stream import Stream, open_stream, stream_record
 from lora_ns.formats import Format, names_of
 from lora_ns.model.files import Base
@@ -96,7 +96,7 @@ def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer
 def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparation:
     sources, objective = rows.sources, settled.recipe.objective
     refuse_unused(sources)
-    name, why = told_format(sources)
+    name, why = format_and_reason(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
     encoded = _Encoded(
         tokenized(sources.train, rows.encode(sources.train, objective, on_rows=observer.rows)),
@@ -127,8 +127,8 @@ def _facts(
     """Return the facts that the plan needs, and the rows as they are trained on."""
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
-    told = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
-    name, format_why = told_format(sources)
+    found = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
+    name, format_why = format_and_reason(sources)
     why = f"read as {sources.format.name} ({sources.why})"
     objective = recipe.objective
     if objective.packs:
@@ -136,7 +136,7 @@ def _facts(
         why = f"{len(encoded.train.dataset):,} rows packed into {len(dataset):,}"
     plain = sources.format.name == "prompt-completion" and recipe.dataset.format == "auto"
     if plain and tokenizer.chat_template is not None:
-        told.append(
+        found.append(
             "the base has a chat template, but the rows are plain text: "
             'write `format = "messages"` to train in its chat form, or "prompt-completion" to keep plain text'
         )
@@ -145,7 +145,7 @@ def _facts(
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
         longest=None if sources.is_stream else min(encoded.train.tally.longest, objective.max_seq_length),
         why=why,
-        notes=tuple(told),
+        notes=tuple(found),
         format=name,
         format_why=format_why,
     )

@@ -37,7 +37,7 @@ class Found:
     """Notes on the way the files were read, if their names do not tell."""
 
 
-def told_left_out(problems: Sequence[Problem]) -> str:
+def left_out_note(problems: Sequence[Problem]) -> str:
     """Describe the number of unreadable rows that were left out, and the first of them."""
     return f"{len(problems):,} left out as unreadable, the first at {problems[0].where}"
 
@@ -61,7 +61,7 @@ def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
     """
     found, problems = try_each(rows, read)
     if problems:
-        raise DataError(told(problems))
+        raise DataError(shortened(problems))
     return found
 
 
@@ -79,11 +79,11 @@ def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], li
         except RowFaultError as fault:
             problems.append(Problem(row.where, fault.what, fault.remedy, fault.code))
             if fault.is_last:
-                raise DataError(told(problems)) from None
+                raise DataError(shortened(problems)) from None
     return found, problems
 
 
-def told(problems: list[Problem]) -> list[Problem]:
+def shortened(problems: list[Problem]) -> list[Problem]:
     """Shorten a list of problems to the first few, and the number of the others."""
     if len(problems) <= MOST_PROBLEMS:
         return problems

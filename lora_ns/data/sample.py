@@ -87,8 +87,8 @@ def _layout_keys(file: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     lines = _first_lines(file)
     if kind.is_plain_text:
         _check_no_table(file, lines)
-        told = f'{file}: one row; set `dataset.sample_by = "line"` for one row per line'
-        return {}, [told] if len(lines) > 1 else []
+        text = f'{file}: one row; set `dataset.sample_by = "line"` for one row per line'
+        return {}, [text] if len(lines) > 1 else []
     mark = TAB if kind_of(file)[0] == ".tsv" else sniff_delimiter(file)
     header = lines[0].split(mark) if lines else []
     if not _is_row(header):

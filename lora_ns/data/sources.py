@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_ns.data.columns import asked_columns, columns_record, told_unused, unused_of
+from lora_ns.data.columns import asked_columns, columns_record, unused_note, unused_of
 from lora_ns.data.files.kinds import TABLES, find_kind
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.files.paths import find_files, layout_of, shown
@@ -15,7 +15,7 @@ from lora_ns.data.files.read import read_files
 from lora_ns.data.find_labels import problem_type_of, settle_problem_type, with_problem_type
 from lora_ns.data.hub import load_hub, open_hub_stream, read_hub
 from lora_ns.data.mixing import mix, set_aside
-from lora_ns.data.rows import Found, told_left_out
+from lora_ns.data.rows import Found, left_out_note
 from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.disk import sha256_file
@@ -49,8 +49,8 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
             part = replace(part, source=replace(part.source, name=name))
         if evaluation and not data.eval_fraction:
             unused.append(unused_of("dataset", data, evaluation, part.form))
-        told = tuple(filter(None, unused))
-        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=told)
+        refused_late = tuple(filter(None, unused))
+        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=refused_late)
     train, parts = mix(recipe, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
@@ -146,8 +146,8 @@ def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
         if names:
             found += [(str(file), _file_hash(file)) for file in find_files(folder, names, f"{key}.{name}")]
         elif split and table.name:
-            told, rows = load_hub(table, key, split)
-            found.append((told, rows._fingerprint))
+            place, rows = load_hub(table, key, split)
+            found.append((place, rows._fingerprint))
     return found
 
 
@@ -191,12 +191,12 @@ def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation
     if table.column_names and (not for_evaluation or table.sources):
         _check_tables(f"{key}.column_names", shown(names, files), files)
     found = read_files(files, asked.reach(), table.max_bad_rows, layout_of(table))
-    told = shown(names, files)
-    rows = [found.rows[number] for number in asked.of(len(found.rows), told)]
+    origin = shown(names, files)
+    rows = [found.rows[number] for number in asked.of(len(found.rows), origin)]
     layout = layout_of(table)
     notes = tuple(note for file in files if (kind := find_kind(file)) for note in kind.notes(file, layout))
     found = replace(found, rows=rows, notes=notes)
-    return f"{told}[{asked.slice}]" if asked.slice else told, found
+    return f"{origin}[{asked.slice}]" if asked.slice else origin, found
 
 
 def _check_tables(key: str, name: str, files: Sequence[Path]) -> None:
@@ -213,7 +213,7 @@ def reading_notes(sources: Sources) -> list[str]:
     return list(dict.fromkeys(note for source in (*train, *evaluation) for note in source.notes))
 
 
-def told_format(sources: Sources) -> tuple[str, str]:
+def format_and_reason(sources: Sources) -> tuple[str, str]:
     """Return the format and the reason for it; for several sources, those of each."""
     if not sources.parts:
         return sources.format.name, sources.why
@@ -224,17 +224,17 @@ def told_format(sources: Sources) -> tuple[str, str]:
 
 def notes(sources: Sources) -> list[str]:
     """Return notes on left out rows, unread columns and the mix of sources."""
-    told = reading_notes(sources)
+    lines = reading_notes(sources)
     for kind, source in (("training", sources.train), ("evaluation", sources.eval)):
         if source and source.left_out and not (kind == "training" and sources.is_stream):
-            told.append(f"{kind} rows: {told_left_out(source.left_out)}")
-    told += [told_unused(unused.problem) for unused in sources.unused]
+            lines.append(f"{kind} rows: {left_out_note(source.left_out)}")
+    lines += [unused_note(unused.problem) for unused in sources.unused]
     for part in sources.parts:
         if part.weight is not None:
             repeated = f", {part.repeated:,} of them repetitions" if part.repeated else ""
             share = f"{part.used / len(sources.train.rows):.1%} of the training rows"
-            told.append(f"{part.source.name}: {share}, {part.used:,} from {len(part.source.rows):,} rows{repeated}")
-    return told
+            lines.append(f"{part.source.name}: {share}, {part.used:,} from {len(part.source.rows):,} rows{repeated}")
+    return lines
 
 
 def part_record(part: Part) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from lora_ns.data.files.read import each_row
 from lora_ns.data.hub import hub_commit, hub_name, open_hub_stream
 from lora_ns.data.notices import Counted
 from lora_ns.data.render import Renderer
-from lora_ns.data.rows import Outcome, Row, told
+from lora_ns.data.rows import Outcome, Row, shortened
 from lora_ns.data.source import Source, asked_for
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
@@ -89,7 +89,7 @@ class Stream:
                 continue
             self.left_out[outcome.where] = outcome
             if len(self.left_out) > table.max_bad_rows:
-                raise DataError(told(list(self.left_out.values())))
+                raise DataError(shortened(list(self.left_out.values())))
 
     def _hub_rows(self) -> Iterator[Row]:
         _, _, rows = open_hub_stream(self.recipe.dataset)
@@ -126,11 +126,11 @@ class Stream:
         if self.recipe.objective.writes_text:
             tally = self._causal.tally = Tally(rows=len(rows), is_text=RawText in self.form.makes)
             sequences, faults = self._causal.encode(rows)
-            problems = [*told(faults), *self._overflow(tally)]
+            problems = [*shortened(faults), *self._overflow(tally)]
         else:
             source = Source("the stream", rows)
             encoding = encode_labelled_rows(source, self.form, self.renderer, self.recipe.objective, self.labels)
-            sequences, problems, tally = encoding.sequences, told(encoding.problems), encoding.tally
+            sequences, problems, tally = encoding.sequences, shortened(encoding.problems), encoding.tally
         if problems:
             raise DataError(problems)
         if number == 0:

@@ -161,21 +161,21 @@ def _marked_tools(tools: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, An
     return tuple({**tool, "function": {**tool["function"], "name": _MARK}} for tool in tools)
 
 
-def refusal(conversation: Conversation, told: str, render: Render) -> RowFaultError:
+def refusal(conversation: Conversation, reason: str, render: Render) -> RowFaultError:
     """Explain why a template refuses a row, by leaving out parts of it."""
     without_tools = replace(conversation, messages=_without_tools(conversation), tools=None)
     is_short = len(without_tools.messages) < len(conversation.messages)
     if (is_short or conversation.tools) and any(
         _renders(other, render) for other in _and_without_system(without_tools)
     ):
-        what = f"the chat template does not support tools, tool calls and tool answers: {told}"
+        what = f"the chat template does not support tools, tool calls and tool answers: {reason}"
         return RowFaultError(what, OTHER_TEMPLATE, "TPL003")
     rest = [other for other in _and_without_system(conversation) if other is not conversation]
     has_system = any(_renders(other, render) for other in rest)
     opens = next((message.role for message in conversation.messages if message.role != "system"), "")
     change = "begin with a user turn" if opens in {"assistant", "tool"} else "change its turns"
     remedy = _MERGE if has_system else change
-    return RowFaultError(f"the chat template refuses the row: {told}", remedy, "TPL003")
+    return RowFaultError(f"the chat template refuses the row: {reason}", remedy, "TPL003")
 
 
 def _without_tools(conversation: Conversation) -> tuple[Message, ...]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_ns.answers.exact_match import Answers
 from lora_ns.answers.label import baseline_kind
 from lora_ns.answers.opened import loading_of, reopen_base
-from lora_ns.data.columns import told_unused
+from lora_ns.data.columns import unused_note
 from lora_ns.data.notices import as_notes
-from lora_ns.data.rows import told_left_out
+from lora_ns.data.rows import left_out_note
 from lora_ns.data.stream import Stream, stream_counts
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.files.disk import hash_folder, telling_disk_errors
@@ -365,7 +365,7 @@ def _record_stream(run: RunDir, manifest: Manifest, stream: Stream, observer: Ob
     train = manifest.data.train.model_copy(update=stream_counts(stream))
     manifest = run.amend(manifest, data=manifest.data.model_copy(update={"train": train}))
     if stream.left_out:
-        observer.warn(f"training rows: {told_left_out(list(stream.left_out.values()))}")
-    for note in (*map(told_unused, stream.late.values()), *as_notes("training", stream.noted)):
+        observer.warn(f"training rows: {left_out_note(list(stream.left_out.values()))}")
+    for note in (*map(unused_note, stream.late.values()), *as_notes("training", stream.noted)):
         observer.warn(note)
     return manifest

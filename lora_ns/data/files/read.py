@@ -14,7 +14,7 @@ from lora_ns.data.files.kinds import KINDS, KNOWN, PACKED, find_kind
 from lora_ns.data.files.layout import PLAIN, Layout
 from lora_ns.data.files.lines import decoded_line, numbered_lines
 from lora_ns.data.files.packing import DamagedError, kind_of, opened_file, without_end
-from lora_ns.data.rows import Found, Outcome, Row, no_rows, told
+from lora_ns.data.rows import Found, Outcome, Row, no_rows, shortened
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.reading import LARGEST_TEXT, exists, is_file, shown_size
 
@@ -35,13 +35,13 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
         DataError: with the first problems of the files, or because there are no rows.
     """
     if unfit := [problem for path in paths if (problem := _unfit(path))]:
-        raise DataError(told(unfit))
+        raise DataError(shortened(unfit))
     outcomes = (outcome for path in paths for outcome in _outcomes(path, layout))
     rows, problems = _gather(outcomes, limit, max(max_bad_rows, _MOST_GATHERED))
     if len(problems) > max_bad_rows or (problems and not rows):
-        raise DataError(told(problems))
+        raise DataError(shortened(problems))
     if not rows:
-        raise DataError(told([no_rows(path) for path in paths]))
+        raise DataError(shortened([no_rows(path) for path in paths]))
     return Found(rows, tuple(problems))
 
 
@@ -53,7 +53,7 @@ def each_row(paths: Sequence[Path], layout: Layout = PLAIN) -> Iterator[Outcome]
     """
     unfit = [problem for path in paths if (problem := _unfit(path) or _whole(path))]
     if unfit:
-        raise DataError(told(unfit))
+        raise DataError(shortened(unfit))
     for path in paths:
         yield from _outcomes(path, layout)
 
@@ -100,7 +100,7 @@ def _gather(outcomes: Iterator[Outcome], limit: int | None, most: int) -> tuple[
     except DamagedError:
         raise  # the rows of a damaged file are meaningless
     except DataError as error:
-        raise DataError(told([*problems, *error.problems])) from None
+        raise DataError(shortened([*problems, *error.problems])) from None
     return rows, problems
 
 

@@ -38,8 +38,8 @@ class Csv(FileKind):
         if mark == ",":
             return ()
         shown = "tabs" if mark == TAB else f"`{mark}`"
-        told = f"{path}: read with {shown} as the delimiter, as in its first line"
-        return (f"{told} (set `delimiter` to change it)",)
+        text = f"{path}: read with {shown} as the delimiter, as in its first line"
+        return (f"{text} (set `delimiter` to change it)",)
 
     def column_remedy(self, names: Sequence[str], remedy: str) -> str:
         """Suggest that the first line may be a row, or that the delimiter is another one."""
@@ -135,13 +135,13 @@ def _table(path: Path, names: Sequence[str], remedy: str, **dialect: Any) -> Ite
         where, first = next(records, ("", []))
         if names and first and first != list(names):
             records = itertools.chain([(where, first)], records)
-        columns, told = (names, "`column_names`") if names else (first, "the header")
+        columns, origin = (names, "`column_names`") if names else (first, "the header")
         check_names(where, columns)
         for where, cells in records:
             if len(cells) == len(columns):
                 yield Row(where, dict(zip(columns, cells, strict=True)))
             else:
-                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, but {told} has {len(columns)}"
+                what = f"{len(cells)} cell{'s' * (len(cells) > 1)}, but {origin} has {len(columns)}"
                 yield Problem(where, what, remedy)
 
 

@@ -18,7 +18,7 @@ from lora_ns.data.files.layout import PLAIN, Layout
 from lora_ns.data.files.packing import PACKINGS
 from lora_ns.data.files.read import each_row, read_files, read_rows
 from lora_ns.data.files.tables import sniff_delimiter
-from lora_ns.data.rows import MOST_PROBLEMS, told_left_out
+from lora_ns.data.rows import MOST_PROBLEMS, left_out_note
 from lora_ns.errors import DataError, MissingError
 
 ROWS = [{"a": "x", "b": "1"}, {"a": "zwei, drei\nvier", "b": 'quo"te é'}]
@@ -562,7 +562,7 @@ def test_as_many_bad_rows_as_are_allowed_are_left_out(tmp_path):
     found = read_files([file], max_bad_rows=3)
     assert [row.values["a"] for row in found.rows] == [1, 2, 3]
     assert [problem.where for problem in found.left_out] == [f"{file}:{number}" for number in (2, 4, 5)]
-    assert told_left_out(found.left_out) == f"3 left out as unreadable, the first at {file}:2"
+    assert left_out_note(found.left_out) == f"3 left out as unreadable, the first at {file}:2"
 
 
 def test_one_bad_row_more_is_told_with_the_others(tmp_path):
