@@ -39,16 +39,16 @@ class Mark:
     """Size of each file in bytes, by its path in the folder."""
     sha256: Mapping[str, str]
     """SHA-256 of each file; empty in marks of earlier versions, which stored sizes only."""
-    told: Mapping[str, Any]
+    extra: Mapping[str, Any]
     """Further entries, as given to `mark_folder`."""
 
 
-def mark_folder(folder: Path, **told: Any) -> None:
+def mark_folder(folder: Path, **extra: Any) -> None:
     """Mark a folder as complete, with the size and SHA-256 of every file and any further entries."""
     names = sorted(_names(folder))
     sizes = {name: (folder / name).stat().st_size for name in names}
     hashes = {name: sha256_file(folder / name) for name in names}
-    write_atomic(folder / MARK, json.dumps({**told, "files": sizes, "sha256": hashes}, indent=2))
+    write_atomic(folder / MARK, json.dumps({**extra, "files": sizes, "sha256": hashes}, indent=2))
 
 
 def read_mark(folder: Path) -> Mark | Fault | None:

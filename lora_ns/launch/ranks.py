@@ -190,5 +190,5 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
             traceback.print_exc()
         place = {"rank": rank, "host": socket.gethostname(), "time": time.time()}
         told = {**place, **dump_error(error, _problem(run, error))}
-        run.tell_of_failure(rank, told)
+        run.report_failure(rank, told)
         raise

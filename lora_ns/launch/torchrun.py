@@ -295,7 +295,7 @@ _LOST_MEETING = re.compile(r"Rendezvous\w*Error|DistNetworkError|DistStoreError"
 
 def _failure(run: RunDir, returncode: int) -> LoransError:
     """The error of the first rank that failed by itself, rather than because it lost another rank."""
-    if found := run.told_failures():
+    if found := run.reported_failures():
         first = min(found, key=lambda error: (not error["expected"], error["time"]))
         return load_error(first, f"rank {first['rank']} on {first['host']}")
     remedy = f"see {run.log}"

@@ -245,19 +245,19 @@ class RunDir(RunPaths):
             remove(self.ranks)
             self.ranks.mkdir(parents=True)
 
-    def tell_of_failure(self, rank: int, told: Mapping[str, Any]) -> None:
+    def report_failure(self, rank: int, report: Mapping[str, Any]) -> None:
         """Write the error of a process to a file for the launcher."""
-        name, text = f"rank{rank}.error.json", json.dumps(told)
+        name, text = f"rank{rank}.error.json", json.dumps(report)
         try:
             self.check_there()
             write_atomic(self.ranks / name, text)
         except (RunError, OSError):
             write_atomic(self.spare / name, text)
 
-    def told_failures(self) -> list[dict[str, Any]]:
+    def reported_failures(self) -> list[dict[str, Any]]:
         """Return the errors that processes have reported; the spare folder is removed."""
         files = [file for folder in (self.ranks, self.spare) for file in folder.glob("rank*.error.json")]
-        found = [told for file in files if (told := _failure_in(file))]
+        found = [report for file in files if (report := _failure_in(file))]
         shutil.rmtree(self.spare, ignore_errors=True)
         return found
 
@@ -315,8 +315,8 @@ class RunDir(RunPaths):
         beside = [file for part in self._parts for file in self.path.glob(f".{part.name}.*")]
         inside = [file for part in self._parts if not part.is_symlink() for file in part.rglob(".*")]
         temporary = [file for file in (*beside, *inside) if _WRITTEN.fullmatch(file.name)]
-        told = [] if self.ranks.is_symlink() else [*self.ranks.glob("rank*.pid"), self.stop_file, self.stopped_file]
-        return [file for file in (*temporary, *told) if file.is_file()]
+        messages = [] if self.ranks.is_symlink() else [*self.ranks.glob("rank*.pid"), self.stop_file, self.stopped_file]
+        return [file for file in (*temporary, *messages) if file.is_file()]
 
     @classmethod
     def open_to_use(cls, path: Path, tell: Callable[[str], None]) -> RunDir:
@@ -375,10 +375,10 @@ _WRITTEN = re.compile(r"\.(.+)\.(?:[a-z0-9_]{8}|new)")
 def _failure_in(file: Path) -> dict[str, Any] | None:
     """Read the error that a process has reported; None if the file is incomplete."""
     try:
-        told = read_json(file)
+        report = read_json(file)
     except UsageError:
         return None
-    return told if isinstance(told, dict) else None
+    return report if isinstance(report, dict) else None
 
 
 def new_run_id() -> str:

@@ -102,7 +102,7 @@ def check_own(checkpoints: Path, run_id: str) -> None:
         return
     for _, folder in sorted(_folders(checkpoints).items()):
         mark = read_mark(folder)
-        if isinstance(mark, Mark) and run_id != mark.told.get("run_id"):
+        if isinstance(mark, Mark) and run_id != mark.extra.get("run_id"):
             what = f"is a link to a folder with {folder.name} of another run, which training would remove"
             raise UsageError(Problem(str(checkpoints), what, "link to a folder that only this run uses"))
 
@@ -112,7 +112,7 @@ def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int]
     complete = {}
     for step, folder in _folders(checkpoints).items():
         mark = read_mark(folder)
-        if isinstance(mark, Mark) and mark.told.get("run_id") == run_id and has_all_files(folder, mark):
+        if isinstance(mark, Mark) and mark.extra.get("run_id") == run_id and has_all_files(folder, mark):
             complete[step] = folder
     return (complete[max(complete)], max(complete)) if complete else None
 
@@ -153,10 +153,10 @@ def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
     mark = read_mark(folder)
     if mark is None:
         return Passed(folder, f"is incomplete (it has no {MARK})", was_finished=False)
-    if isinstance(mark, Mark) and mark.told.get("run_id") != run_id:
+    if isinstance(mark, Mark) and mark.extra.get("run_id") != run_id:
         return Passed(folder, "belongs to another run")
-    if isinstance(mark, Mark) and mark.told.get("step") != step:
-        return Passed(folder, f"is of step {mark.told.get('step')}, by its {MARK}")
+    if isinstance(mark, Mark) and mark.extra.get("step") != step:
+        return Passed(folder, f"is of step {mark.extra.get('step')}, by its {MARK}")
     fault = fault_of(folder, mark) or _state_fault(folder, step)
     return Passed(folder, str(fault)) if fault else None
 

@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 def test_a_folder_that_is_what_it_was_has_no_fault(folder):
     assert fault_of(folder) is None
-    assert read_mark(folder).told == {"step": 4}
+    assert read_mark(folder).extra == {"step": 4}
     (folder / ".nfs0001").write_text("left by a file system")
     assert fault_of(folder) is None
     without_hashes(folder)

@@ -250,7 +250,7 @@ def use(path, drawn, is_finished):
         manifest = run.read()
         submit.status(path)
         last_complete_checkpoint(run.checkpoints, manifest.run_id)
-        run.told_failures()
+        run.reported_failures()
         if drawn.random() < 0.3:
             load_recipe(run.recipe)
         if not is_finished or drawn.random() < 0.1:

@@ -539,11 +539,11 @@ def test_what_killed_processes_left_is_not_looked_for_behind_links(run, tmp_path
 
 def test_what_a_process_could_not_tell_to_its_end_is_left_out(run):
     run.clear_ranks()
-    run.tell_of_failure(0, {"rank": 0})
+    run.report_failure(0, {"rank": 0})
     for number, text in enumerate(("", "{", "[1]", "[" * 100_000, "9" * 10_000), start=1):
         (run.ranks / f"rank{number}.error.json").write_text(text)
     os.mkfifo(run.ranks / "rank9.error.json")
-    assert run.told_failures() == [{"rank": 0}]
+    assert run.reported_failures() == [{"rank": 0}]
 
 
 # The manifest
@@ -767,9 +767,9 @@ def test_a_run_that_is_gone_while_it_is_trained_is_one_message(run):
         pass
     with pytest.raises(RunError, match=told), run.telling_lost_disk():
         run.read()
-    run.tell_of_failure(0, {"rank": 0})
+    run.report_failure(0, {"rank": 0})
     assert not run.path.exists()
-    assert run.told_failures() == [{"rank": 0}]
+    assert run.reported_failures() == [{"rank": 0}]
 
 
 def test_a_run_on_a_disk_that_is_lost_is_one_message_and_a_bug_is_not(run):
