@@ -11,7 +11,7 @@ from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, ProblemType, RowFaultError, TextClassification, TokenClassification
 from lora_ns.formats.cells import find, is_there
-from lora_ns.formats.classification import told_problem_type
+from lora_ns.formats.classification import infer_problem_type
 from lora_ns.objectives import Classification, LabelObjective, Objective
 from lora_ns.objectives.targets import OUTSIDE, listed_labels
 
@@ -33,7 +33,7 @@ def settle_problem_type(form: Format, rows: Sequence[Row], objective: Objective)
     column = form.columns.label_column
     if asked != "auto":
         return replace(form, problem_type=asked), ""
-    found, why = told_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
+    found, why = infer_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
     if unread := objective.unread(found):
         what = f"`{unread[0]}` has no effect with {why or 'classes'}"
         remedy = "remove it, or write `problem_type`"

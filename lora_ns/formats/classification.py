@@ -69,7 +69,7 @@ class TextClassification:
         return text(values, self.columns.text_column or "text"), text(values, pair) if pair else None
 
 
-def told_problem_type(column: str, values: Iterable[Any]) -> tuple[ProblemType, str]:
+def infer_problem_type(column: str, values: Iterable[Any]) -> tuple[ProblemType, str]:
     """Infer the problem type from the labels of all rows, with the reason, which is empty for classes.
 
     If the first label is a list, the problem is multi-label. If all labels are numbers and one has a fraction, it is a

@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_ns.formats.base import RowFaultError, Values
 from lora_ns.formats.cells import find, is_there, listed, parsed
-from lora_ns.formats.classification import ProblemType, told_problem_type
+from lora_ns.formats.classification import ProblemType, infer_problem_type
 from lora_ns.formats.detection import TEXT_PAIRS, TEXTS
 from lora_ns.formats.unused import METADATA
 
@@ -81,7 +81,7 @@ def _described(rows: Sequence[Values], name: str) -> LabelColumn | None:
         found = _ordered({str(part) for value in several for part in value or ()})
         why = f"`{name}` is a list of labels"
         return LabelColumn(name, "multi_label_classification", why, found, weight, is_named)
-    kind, why = told_problem_type(name, values)
+    kind, why = infer_problem_type(name, values)
     if kind == "regression":
         return LabelColumn(name, kind, why.removeprefix("regression, as "), (), weight, is_named)
     if not values or not all(isinstance(value, (str, int)) for value in values):

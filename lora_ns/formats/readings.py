@@ -178,8 +178,8 @@ def _tagged(rows: Sequence[Values], _names: Names, asked: Mapping[str, Any]) -> 
 def _labelled(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
     label = find_label_column(rows, names, asked.get("label_column"))
     texts = text_columns(rows, [name for name in names if name != label.name], asked)
-    said = dict(zip(("text_column", "text_pair_column"), texts, strict=False))
-    keys = {**asked, **said, "label_column": label.name}
+    chosen = dict(zip(("text_column", "text_pair_column"), texts, strict=False))
+    keys = {**asked, **chosen, "label_column": label.name}
     columns = _columns(keys)
     form, why = detect(columns, names_of(rows), rows[0], (Labelled,))
     assert isinstance(form, TextClassification)
