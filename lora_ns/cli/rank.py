@@ -40,7 +40,7 @@ def rank(
         )
     run = RunDir.open(run_path.absolute())
 
-    from lora_ns.launch.ranks import LauncherObserver, telling_launcher
+    from lora_ns.launch.ranks import LauncherObserver, reporting_to_launcher
     from lora_ns.machine.libraries import Noise
     from lora_ns.run.observer import SilentObserver
     from lora_ns.training.rank import train_rank
@@ -48,10 +48,10 @@ def rank(
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
         del os.environ[name]  # the run has its own settings, whatever launches it
     number, is_first = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
-    with Progress(2) as progress, Noise() as noise, telling_launcher(run, number, launched):
+    with Progress(2) as progress, Noise() as noise, reporting_to_launcher(run, number, launched):
         if launched and is_first:
-            teller = LauncherObserver(run.ranks / "events.jsonl")
-            teller.result(train_rank(run, teller, noise, is_launched=True))
+            observer = LauncherObserver(run.ranks / "events.jsonl")
+            observer.result(train_rank(run, observer, noise, is_launched=True))
         else:
             train_rank(run, progress if is_first else SilentObserver(), noise, launched)
 

@@ -10,11 +10,11 @@ import typer
 
 def worker(folder: Annotated[Path, typer.Argument()], number: Annotated[int, typer.Argument(min=0)]) -> None:
     """Answer a share of the rows; `lorans infer` and `lorans eval` start this command."""
-    from lora_ns.launch.workers import WorkerFiles, end_with_parent, telling_parent
+    from lora_ns.launch.workers import WorkerFiles, end_with_parent, reporting_to_parent
 
     end_with_parent()
     files = WorkerFiles(folder, number)
-    with telling_parent(files):
+    with reporting_to_parent(files):
         from lora_ns.launch.answering import work
 
         work(files)

@@ -54,8 +54,8 @@ class Job(BaseModel):
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
         """The recipe as it was submitted. Raises `RecipeError`, though only under another version of lorans."""
-        said = [*self.overrides, *overrides]
-        return load_recipe(Path(self.recipe_path), said, self.recipe_text, self.accelerate_text)
+        all_overrides = [*self.overrides, *overrides]
+        return load_recipe(Path(self.recipe_path), all_overrides, self.recipe_text, self.accelerate_text)
 
 
 @dataclass(frozen=True)

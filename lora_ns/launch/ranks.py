@@ -161,12 +161,12 @@ _LOST = re.compile(r"closed by peer|reset by peer|refused|Broken pipe|[Tt]imed? 
 
 def _problem(run: RunDir, error: BaseException) -> Problem:
     """The problem of an unexpected error: a lost peer process, or a bug."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if isinstance(error, RuntimeError) and _LOST.search(str(error)):
         goes_on = f"{resume_command(run.path, run.read().recipe.distributed)} continues the run"
         remedy = f"see its log for the reason; {goes_on}"
         return Problem("", f"another process was lost: {_first_sentence(str(error))}", remedy)
-    return Problem("", said, f"the traceback is at the end of {run.log} or of a file in {run.ranks}")
+    return Problem("", what, f"the traceback is at the end of {run.log} or of a file in {run.ranks}")
 
 
 def _first_sentence(text: str) -> str:
@@ -175,7 +175,7 @@ def _first_sentence(text: str) -> str:
 
 
 @contextlib.contextmanager
-def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None]:
+def reporting_to_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None]:
     """Write the error of a rank to a file for the launcher, or the signal after which all ranks stopped."""
     run.ranks.mkdir(exist_ok=True)
     write_atomic(run.ranks / f"rank{rank}.pid", str(os.getpid()))
@@ -189,6 +189,6 @@ def telling_launcher(run: RunDir, rank: int, is_launched: bool) -> Iterator[None
         if not isinstance(error, LoransError):
             traceback.print_exc()
         place = {"rank": rank, "host": socket.gethostname(), "time": time.time()}
-        told = {**place, **dump_error(error, _problem(run, error))}
-        run.report_failure(rank, told)
+        report = {**place, **dump_error(error, _problem(run, error))}
+        run.report_failure(rank, report)
         raise

@@ -184,15 +184,15 @@ def launch(
         LoransError: the error of the first rank that failed, with its number.
     """
     run.clear_ranks()
-    told = _Events(run.ranks / "events.jsonl")
+    events = _Events(run.ranks / "events.jsonl")
     with _started(command, surroundings, run) as child:
         while child.poll() is None and (restarts or not _hangs(run)):
             if stopped() and not run.stop_file.exists():
                 write_atomic(run.stop_file, str(stopped()))
-            for event in told.read():
+            for event in events.read():
                 tell(event)
             time.sleep(_POLL_SECONDS)
-    for event in told.read():
+    for event in events.read():
         tell(event)
     if child.returncode:
         raise _failure(run, child.returncode)
@@ -271,10 +271,10 @@ def dump_error(error: BaseException, unexpected: Problem) -> dict[str, Any]:
     return {"expected": expected, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
 
 
-def load_error(told: Mapping[str, Any], who: str) -> LoransError:
+def load_error(report: Mapping[str, Any], who: str) -> LoransError:
     """Restore an error of another process, with `who` before its message."""
-    kind = {2: UsageError, 3: MissingError}.get(told["exit_code"], RunError)
-    return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in told["problems"])
+    kind = {2: UsageError, 3: MissingError}.get(report["exit_code"], RunError)
+    return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in report["problems"])
 
 
 def lost_meeting_point(run: RunDir) -> bool:

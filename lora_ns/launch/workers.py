@@ -165,28 +165,28 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def _failure(files: WorkerFiles, code: int, count: int) -> LoransError:
     """The error that a failed worker reported, or else its exit."""
     who = f"process {files.number + 1} of {count}" if count > 1 else "a child process"
-    told = json.loads(files.error.read_text(encoding="utf-8")) if files.error.exists() else None
-    if told and told["expected"]:
-        return load_error(told, who)
+    report = json.loads(files.error.read_text(encoding="utf-8")) if files.error.exists() else None
+    if report and report["expected"]:
+        return load_error(report, who)
     handle, kept = tempfile.mkstemp(prefix="lorans-", suffix=".log")
     os.close(handle)
     shutil.copyfile(files.log, kept)
     make_file_readable(Path(kept))
-    if told:
-        return RunError(Problem("", f"{who}: {told['problems'][0]['what']}", f"the traceback is in {kept}"))
+    if report:
+        return RunError(Problem("", f"{who}: {report['problems'][0]['what']}", f"the traceback is in {kept}"))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     remedy = "fewer processes need less memory; " if code == -signal.SIGKILL and count > 1 else ""
     return RunError(Problem("", f"{who} {how}", f"{remedy}see {kept}"))
 
 
 @contextlib.contextmanager
-def telling_parent(files: WorkerFiles) -> Iterator[None]:
+def reporting_to_parent(files: WorkerFiles) -> Iterator[None]:
     """Write the error of a worker to the file that its parent reads."""
     try:
         yield
     except Exception as error:
-        said = Problem("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        write_atomic(files.error, json.dumps(dump_error(error, said)))
+        problem = Problem("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        write_atomic(files.error, json.dumps(dump_error(error, problem)))
         raise
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.files.disk import write_atomic
-from lora_ns.launch.ranks import telling_launcher
+from lora_ns.launch.ranks import reporting_to_launcher
 from lora_ns.launch.torchrun import Launcher, strays
 from lora_ns.machine.libraries import Noise
 from lora_ns.parallel.group import Rank
@@ -70,7 +70,7 @@ def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) ->
 
     store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)
-    with telling_launcher(run, rank.number, is_launched=False):
+    with reporting_to_launcher(run, rank.number, is_launched=False):
         return train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, RunError, UsageError
-from lora_ns.launch.workers import WorkerFiles, count_workers, run_workers, telling_parent, worker_environments
+from lora_ns.launch.workers import WorkerFiles, count_workers, reporting_to_parent, run_workers, worker_environments
 from lora_ns.machine.hardware import Gpu, Machine
 
 
@@ -72,7 +72,7 @@ def test_each_process_has_its_part_of_the_cores_and_nothing_of_other_launchers()
 
 
 def raised_in_a_process(files, error):
-    with pytest.raises(type(error)), telling_parent(files):
+    with pytest.raises(type(error)), reporting_to_parent(files):
         raise error
 
 

@@ -116,8 +116,8 @@ def drive(folder: Path) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        said = next((line for line in str(error).splitlines() if "lorans job" in line), first_line(error))
-        raise RunError(Problem(job.run, said.strip(), f"`lorans status {job.run} --log` shows its log")) from None
+        message = next((line for line in str(error).splitlines() if "lorans job" in line), first_line(error))
+        raise RunError(Problem(job.run, message.strip(), f"`lorans status {job.run} --log` shows its log")) from None
 
 
 def _on_node(config: dict[str, Any]) -> None:
@@ -151,8 +151,8 @@ def state(job: Job) -> JobState:
     client = _client(job.options)
     info = _asking(lambda: client.get_job_info(job.id))
     status = str(info.status.value)
-    said = (info.message or "").partition(",")[0] if status == "FAILED" else ""
-    return JobState(status, said, is_over=status in _OVER)
+    message = (info.message or "").partition(",")[0] if status == "FAILED" else ""
+    return JobState(status, message, is_over=status in _OVER)
 
 
 def log(folder: Path, job: Job) -> str:

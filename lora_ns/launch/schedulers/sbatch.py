@@ -65,9 +65,9 @@ def parameters(options: Mapping[str, str], known: Mapping[str, object]) -> dict[
     return {**found, **pinned, "additional_parameters": {"requeue": True, **others}}
 
 
-def read_state(told: str) -> JobState:
+def read_state(output: str) -> JobState:
     """The state in one line of `scontrol --oneliner show job`."""
-    values = dict(word.split("=", 1) for word in told.split() if "=" in word)
+    values = dict(word.split("=", 1) for word in output.split() if "=" in word)
     state = values.get("JobState", "UNKNOWN")
     reason = values.get("Reason", "None")
     nodes = values.get("NodeList", "(null)")
@@ -80,9 +80,9 @@ def read_state(told: str) -> JobState:
     )
 
 
-def read_account(told: str) -> JobState | None:
+def read_account(output: str) -> JobState | None:
     """The state in the output of `sacct --parsable2 --noheader --format=State,NodeList`; None for an unknown job."""
-    lines = told.strip().splitlines()
+    lines = output.strip().splitlines()
     if not lines:
         return None
     state, _, nodes = lines[0].partition("|")

@@ -67,8 +67,8 @@ class Slurm:
                 submitted = [executor.submit(Work(str(folder))) for folder, _ in jobs]
             return [str(job.job_id) for job in submitted]
         except (FailedJobError, FailedSubmissionError) as error:
-            said = " ".join(str(error).split()).removeprefix("sbatch: error: ")
-            raise UsageError(Problem("sbatch", said, "correct `--option`; `--dry-run` prints the script")) from None
+            message = " ".join(str(error).split()).removeprefix("sbatch: error: ")
+            raise UsageError(Problem("sbatch", message, "correct `--option`; `--dry-run` prints the script")) from None
 
     def _executor(self, jobs: Sequence[tuple[Path, Job]]) -> Any:
         """submitit's executor, which can write scripts without a cluster, too."""
