@@ -525,13 +525,13 @@ def _no_gpu(context: _Context) -> Check:
     if finished is None:
         device = "the Apple GPU (mps)" if context.machine.mps else "the CPU"
         return Check("gpu", needed, f"none: training runs on {device}")
-    said = (finished.stdout.strip() or finished.stderr.strip()).splitlines()
+    lines = (finished.stdout.strip() or finished.stderr.strip()).splitlines()
     if finished.returncode is None:
         fact = "nvidia-smi hangs"
     elif finished.returncode:
-        fact = f"nvidia-smi fails: {said[-1] if said else f'exit code {finished.returncode}'}"
+        fact = f"nvidia-smi fails: {lines[-1] if lines else f'exit code {finished.returncode}'}"
     else:
-        fact = f"nvidia-smi lists no GPU{f': {said[-1][:80]}' if said else ''}"
+        fact = f"nvidia-smi lists no GPU{f': {lines[-1][:80]}' if lines else ''}"
     return Check("gpu", "fail" if context.needs.cuda else "warn", fact, "nvidia-smi")
 
 

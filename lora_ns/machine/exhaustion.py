@@ -10,16 +10,16 @@ from lora_ns.files.shortage import is_out_of_memory
 
 
 @contextlib.contextmanager
-def telling_memory_errors(told: Callable[[], str], remedy: str) -> Iterator[None]:
+def telling_memory_errors(message: Callable[[], str], remedy: str) -> Iterator[None]:
     """Turn an out-of-memory error into a `RunError`.
 
     Args:
-        told: returns the message; called only if memory ran out.
+        message: returns the message; called only if memory ran out.
         remedy: the way to fix it.
     """
     try:
         yield
     except (RuntimeError, MemoryError, OSError, ImportError, SystemError) as error:
         if is_out_of_memory(error):
-            raise RunError(Problem("", told(), remedy)) from error
+            raise RunError(Problem("", message(), remedy)) from error
         raise

@@ -53,7 +53,7 @@ class Abilities:
         return self.kind == "causal"
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Description for messages, such as "an encoder (BertForMaskedLM)"."""
         names = self.base.config.get("architectures") or [str(self.base.config.get("model_type", "unknown"))]
         kinds = {"causal": "a causal language model", "encoder": "an encoder"}

@@ -59,7 +59,7 @@ class Code:
     """Commit of the other repository, if the code is in one."""
 
     @property
-    def told(self) -> str:
+    def file_list(self) -> str:
         """The files, in one line."""
         more = f" and {len(self.files) - _SHOWN} more" if len(self.files) > _SHOWN else ""
         return f"{', '.join(self.files[:_SHOWN]) or 'no file'}{more}"
@@ -124,7 +124,7 @@ def check_allowed(code: Code) -> None:
     """Refuse code that the user has not allowed on this machine. Raises `ModelError`."""
     if code.digest in _allowed():
         return
-    what = f"contains code that you have not allowed on this machine: {code.told} (digest {code.digest})"
+    what = f"contains code that you have not allowed on this machine: {code.file_list} (digest {code.digest})"
     remedy = f"read it, then repeat the command with `{OPTION}`, which remembers this digest"
     raise ModelError(Problem(str(code.folder), what, remedy))
 
@@ -139,7 +139,7 @@ def allow_code(folder: Path, tell: Callable[[str], None]) -> None:
     code = code_in(folder, download=True)
     if code is None or code.digest in _allowed():
         return
-    tell(f"allowed on this machine from now on: the code of {folder}, {code.told} (digest {code.digest})")
+    tell(f"allowed on this machine from now on: the code of {folder}, {code.file_list} (digest {code.digest})")
     _remember(code)
 
 

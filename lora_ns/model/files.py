@@ -305,8 +305,10 @@ def _from_hub(name: str, revision: str, download: bool, gguf_file: str | None) -
         snapshot_download(name, revision=path.name, allow_patterns=_weights(path, gguf_file))
     except errors.LocalEntryNotFoundError as error:
         answer = error.__cause__
-        told = _hub_problem(name, revision, answer) if isinstance(answer, errors.HfHubHTTPError) else not_cached(name)
-        raise ModelError(told) from None
+        problem = (
+            _hub_problem(name, revision, answer) if isinstance(answer, errors.HfHubHTTPError) else not_cached(name)
+        )
+        raise ModelError(problem) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise ModelError(_hub_problem(name, revision, error)) from None
     return _checked(Base(name, path, commit=path.name, gguf_file=gguf_file))

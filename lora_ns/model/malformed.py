@@ -51,16 +51,16 @@ def translating(problem: Problem) -> Iterator[None]:
     except ImportError as error:
         if not is_of_library(error.__traceback__) or exhaustion(error):
             raise
-        what = f"{problem.what}: {_said(error)}"
+        what = f"{problem.what}: {_message(error)}"
         raise MissingError(Problem(problem.where, what, "`lorans env-check`")) from None
     except Exception as error:
         if not is_of_library(error.__traceback__) or _is_of_machine(error):
             raise
-        told = replace(problem, what=f"{problem.what}: {_said(error)}")
+        found = replace(problem, what=f"{problem.what}: {_message(error)}")
         settings = Path(problem.where) / SETTINGS
         if _of_settings(error.__traceback__) and settings.is_file():
-            told = Problem(str(settings), f"cannot be read: {_said(error)}", "fetch the model again")
-        raise ModelError(missing_code(Path(problem.where), error) or told) from None
+            found = Problem(str(settings), f"cannot be read: {_message(error)}", "fetch the model again")
+        raise ModelError(missing_code(Path(problem.where), error) or found) from None
 
 
 def _is_of_machine(error: Exception) -> bool:
@@ -89,10 +89,10 @@ def _of_settings(traceback: TracebackType | None) -> bool:
     return False
 
 
-def _said(error: Exception, most: int = 300) -> str:
+def _message(error: Exception, most: int = 300) -> str:
     """Return the first line of an error, with its type if the message alone is not a sentence."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     kind = "" if isinstance(error, _PLAIN) and line else type(error).__name__
-    said = ": ".join(part for part in (kind, line) if part)
-    return said if len(said) <= most else f"{said[:most]}..."
+    message = ": ".join(part for part in (kind, line) if part)
+    return message if len(message) <= most else f"{message[:most]}..."

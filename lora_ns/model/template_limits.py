@@ -48,7 +48,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]
         is_of_marks = "return_assistant_tokens_mask" in arguments and is_of_library(error.__traceback__)
         if not is_of_marks and not is_of_template(error):
             raise
-        raise TemplateRefusalError(_said(error)) from None
+        raise TemplateRefusalError(_message(error)) from None
     if isinstance(rendered, str) and len(rendered) > _FREE_LENGTH:
         given = sum(len(str(turn)) for turn in turns) + len(str(arguments))
         if len(rendered) > _MOST_REPEATED * given:
@@ -75,7 +75,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, str]]:
         traceback = traceback.tb_next
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """Return one line of an error; jinja's own errors and Python's `TypeError` need no type in front."""
     if isinstance(error, RecursionError):
         return "it recurses too deeply"

@@ -85,8 +85,8 @@ def check_deepspeed(asked: Strategy, device: str) -> None:
     try:
         import deepspeed  # noqa: F401
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        what = f"`deepspeed` is installed but cannot be imported: {said}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = f"`deepspeed` is installed but cannot be imported: {reason}"
         remedy = '`pip install --force-reinstall --no-deps deepspeed`, or write `strategy = "ddp"`'
         raise MissingError(Problem("", what, remedy, place=_STRATEGY)) from error
 

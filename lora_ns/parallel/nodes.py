@@ -52,8 +52,8 @@ def this_node(asked: Strategy) -> Node | None:
             probe.connect(found[4])  # UDP: this sends nothing
             address = str(probe.getsockname()[0])
     except (OSError, UnicodeError) as error:  # UnicodeError if a label of the name is empty or too long
-        said = error.strerror if isinstance(error, OSError) else None
-        what = f"{_KEY}: {host} cannot be reached from here: {said or error}"
+        reason = error.strerror if isinstance(error, OSError) else None
+        what = f"{_KEY}: {host} cannot be reached from here: {reason or error}"
         raise UsageError(Problem("", what, "write the address and port of one of the machines")) from None
     is_host = _is_own(found[0], found[4])
     return Node(asked.num_nodes, host, int(port), address, _interface(address), is_host, asked.timeout)

@@ -32,14 +32,14 @@ def fit_base(draft: Draft) -> None:
     draft.base = Abilities(base)
     if base.commit is None and not name.startswith(PACKAGED):
         draft.tables["model"] = {"name_or_path": wanted.from_folder(name)}
-    draft.reasons.append(f"base: {name}, {draft.base.told}{_stored(draft, draft.base)}")
+    draft.reasons.append(f"base: {name}, {draft.base.description}{_stored(draft, draft.base)}")
 
 
 def check_task(draft: Draft, task: str) -> None:
     """Check that the base can be trained for a task. Raises `UsageError`."""
     base = draft.base
     if base and not base.writes_text and objective_of(task).answers == "text":
-        what = f"`{base.base.name}` is {base.told}, which cannot generate text"
+        what = f"`{base.base.name}` is {base.description}, which cannot generate text"
         raise UsageError(Problem("--model", what, "choose a causal language model, or rows with labels"))
 
 
