@@ -52,7 +52,7 @@ def cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
     if cpu is None or device == "cpu":
         return []
     remedy = "hide it with `CUDA_VISIBLE_DEVICES= lorans ...`" if device == "cuda" else "remove it"
-    return [Problem(cpu.where, f"{cpu.told}, but this machine has a GPU", remedy)]
+    return [Problem(cpu.where, f"{cpu.shown}, but this machine has a GPU", remedy)]
 
 
 def quantization_problems(recipe: Recipe, machine: Machine, facts: BaseFacts | None) -> list[Problem]:

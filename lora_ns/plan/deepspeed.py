@@ -141,16 +141,16 @@ def _conflicts(
         asks = table if not isinstance(table, dict) else table.get("enabled", True) not in (False, "auto")
         if key in own and asks and not (key in {"optimizer", "scheduler"} and _is_automatic(table)):
             yield Problem(file, f"`{key}` cannot be set in this file", f"remove it, and {instead}")
-    said, decided = dict(_leaves(own)), dict(_leaves(settings))
+    given, decided = dict(_leaves(own)), dict(_leaves(settings))
     for key in {**decided, **_KEYS}:
-        value, ours = said.get(key, "auto"), decided.get(key)
+        value, ours = given.get(key, "auto"), decided.get(key)
         if key in left_open or value in ("auto", ours) or key.partition(".")[0] in OWNED:
             continue
         if ours is None and value in ("none", None):
             continue
-        told = "nothing" if ours is None else json.dumps(ours)
+        expected = "nothing" if ours is None else json.dumps(ours)
         where = f" (`{_KEYS[key]}`)" if key in _KEYS else ""
-        yield Problem(file, f"`{key}` is {json.dumps(value)}, but the recipe{where} says {told}", "make them agree")
+        yield Problem(file, f"`{key}` is {json.dumps(value)}, but the recipe{where} says {expected}", "make them agree")
 
 
 def _is_automatic(table: Any) -> bool:

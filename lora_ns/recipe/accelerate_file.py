@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class Setting:
     """A key of the file that sets a key of the recipe."""
 
     key: str
     """Dotted key of the recipe."""
     value: Any
     where: str
-    told: str
+    shown: str
     """Key and value as the file has them, such as `zero_stage: 2`."""
 
 
 @dataclass(frozen=True)
 class AccelerateFile:
-    """Content of a file. In `said`, the strategy comes first."""
+    """Content of a file. In `settings`, the strategy comes first."""
 
     path: Path
     text: str
-    said: tuple[Said, ...]
-    cpu: Said | None
+    settings: tuple[Setting, ...]
+    cpu: Setting | None
     """The key that forces training on the CPU, if any."""
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -56,14 +56,14 @@ class _Entry:
     where: str
 
     @property
-    def told(self) -> str:
+    def shown(self) -> str:
         """Key and value as the file has them, with secrets hidden."""
         value = HIDDEN if is_secret_name(self.name.rpartition(".")[2]) else json.dumps(self.value, default=str)
         return f"`{self.name}: {value}`"
 
-    def stands_for(self, key: str, value: Any) -> Said:
+    def stands_for(self, key: str, value: Any) -> Setting:
         """Return the recipe key and value that this key sets."""
-        return Said(key, value, self.where, self.told)
+        return Setting(key, value, self.where, self.shown)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Rule:
 
     same: tuple[Any, ...] = ()
     """Values that state what lorans does anyway."""
-    told: tuple[Any, ...] = ()
+    noted: tuple[Any, ...] = ()
     """Values that are accepted with `note`."""
     note: str = ""
     key: str = ""
@@ -84,15 +84,15 @@ class _Rule:
 
 @dataclass
 class _Found:
-    said: list[Said] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def note(self, entry: _Entry, text: str) -> None:
-        self.notes.append(f"{entry.where}: {entry.told}: {text}")
+        self.notes.append(f"{entry.where}: {entry.shown}: {text}")
 
     def refuse(self, entry: _Entry, remedy: str) -> None:
-        self.problems.append(Problem(entry.where, f"{entry.told} is not supported", remedy))
+        self.problems.append(Problem(entry.where, f"{entry.shown} is not supported", remedy))
 
 
 _FLAGS = (True, False)
@@ -130,7 +130,7 @@ _TOP: Mapping[str, _Rule] = {
     "main_training_function": _Rule(same=("main",)),
     "megatron_lm_config": _Rule(same=({},)),
     "mixed_precision": _Rule(
-        told=("no", False),
+        noted=("no", False),
         note="has no effect; `model.dtype` sets the precision",
         key="model.dtype",
         values=(("bf16", "bfloat16"), ("fp16", "float16")),
@@ -172,20 +172,20 @@ _FSDP: Mapping[str, _Rule] = {
     "fsdp_min_num_params": _Rule(same=(0,), remedy=_BLOCKS),
     "fsdp_state_dict_type": _Rule(
         same=("FULL_STATE_DICT",),
-        told=("SHARDED_STATE_DICT",),
+        noted=("SHARDED_STATE_DICT",),
         note="checkpoints and adapters are saved whole",
         remedy="write FULL_STATE_DICT",
     ),
     "fsdp_cpu_ram_efficient_loading": _Rule(
-        same=(False,), told=(True,), note="every process reads the whole base before sharding it"
+        same=(False,), noted=(True,), note="every process reads the whole base before sharding it"
     ),
     "fsdp_activation_checkpointing": _Rule(
         same=(False,), key="training.gradient_checkpointing", values=((True, True),)
     ),
     "fsdp_activation_checkpointing_offload": _Rule(same=(False,)),
-    "fsdp_backward_prefetch": _Rule(told=("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"), note=_OF_FSDP1),
+    "fsdp_backward_prefetch": _Rule(noted=("BACKWARD_PRE", "BACKWARD_POST", "NO_PREFETCH"), note=_OF_FSDP1),
     **{
-        name: _Rule(told=_FLAGS, note=_OF_FSDP1)
+        name: _Rule(noted=_FLAGS, note=_OF_FSDP1)
         for name in ("fsdp_forward_prefetch", "fsdp_use_orig_params", "fsdp_sync_module_states")
     },
 }
@@ -204,7 +204,7 @@ _DEEPSPEED: Mapping[str, _Rule] = {
     "gradient_accumulation_steps": _Rule(same=("auto",), key="training.gradient_accumulation_steps"),
     "gradient_clipping": _Rule(same=("auto",), key="training.max_grad_norm"),
     "zero3_init_flag": _Rule(same=_FLAGS),
-    "zero3_save_16bit_model": _Rule(same=(True,), told=(False,), note="adapters are always saved whole"),
+    "zero3_save_16bit_model": _Rule(same=(True,), noted=(False,), note="adapters are always saved whole"),
     "deepspeed_multinode_launcher": _Rule(same=("standard",), remedy="write `standard`: torchrun is the launcher"),
     **{
         name: _Rule(remedy=_TORCHRUN)
@@ -246,7 +246,7 @@ def parse_accelerate(path: Path, text: str, folder: Path) -> AccelerateFile:
     for entry in top.values():
         _apply(entry, entry.name, _TOP, found)
     _tables(tables, strategy, found, folder)
-    return AccelerateFile(path, text, tuple(found.said), cpu, tuple(found.notes), tuple(found.problems))
+    return AccelerateFile(path, text, tuple(found.settings), cpu, tuple(found.notes), tuple(found.problems))
 
 
 def _entries(path: Path, text: str, found: _Found) -> tuple[dict[str, _Entry], dict[str, tuple[_Entry, list[_Entry]]]]:
@@ -296,18 +296,18 @@ def _strategy(entry: _Entry | None, path: Path, found: _Found) -> str | None:
         return None
     for value, strategy in _TYPES:
         if _is_among(entry.value, (value,)):
-            found.said.append(entry.stands_for("distributed.strategy", strategy))
+            found.settings.append(entry.stands_for("distributed.strategy", strategy))
             return strategy
     found.refuse(entry, remedy)
     return None
 
 
-def _cpu(top: Mapping[str, _Entry], found: _Found) -> Said | None:
+def _cpu(top: Mapping[str, _Entry], found: _Found) -> Setting | None:
     """Return the key that forces training on the CPU, if any."""
     entry = top.get("use_cpu")
     if entry is not None and entry.value is True:
         return entry.stands_for("", True)
-    return next((said for said in found.said if "MULTI_CPU" in said.told), None)
+    return next((setting for setting in found.settings if "MULTI_CPU" in setting.shown), None)
 
 
 def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None:
@@ -316,7 +316,9 @@ def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None
     for name, least in _LEAST.items():
         entry = given.get(name)
         if entry and (type(entry.value) is not int or (entry.value < 1 and entry.value != least)):
-            found.problems.append(Problem(entry.where, f"{entry.told} is not a valid number", "write a number above 0"))
+            found.problems.append(
+                Problem(entry.where, f"{entry.shown} is not a valid number", "write a number above 0")
+            )
             return
     if strategy == "none":
         _alone(given, found)
@@ -325,14 +327,14 @@ def _counts(top: dict[str, _Entry], strategy: str | None, found: _Found) -> None
     processes = given.get("num_processes")
     if processes and processes.value > 0:
         if processes.value % machines:
-            what = f"{processes.told} is not divisible by {machines} machines"
+            what = f"{processes.shown} is not divisible by {machines} machines"
             found.problems.append(
                 Problem(processes.where, what, "write the number of processes on all machines together")
             )
         else:
-            found.said.append(processes.stands_for("distributed.num_processes", processes.value // machines))
+            found.settings.append(processes.stands_for("distributed.num_processes", processes.value // machines))
     if "num_machines" in given:
-        found.said.append(given["num_machines"].stands_for("distributed.num_nodes", machines))
+        found.settings.append(given["num_machines"].stands_for("distributed.num_nodes", machines))
     _meeting(given, machines, found)
 
 
@@ -350,7 +352,7 @@ def _meeting(given: Mapping[str, _Entry], machines: int, found: _Found) -> None:
     address, port, rank = (given.get(name) for name in ("main_process_ip", "main_process_port", "machine_rank"))
     if address:
         place = f"{address.value}:{port.value if port else _PORT}"
-        found.said.append(address.stands_for("distributed.rdzv_endpoint", place))
+        found.settings.append(address.stands_for("distributed.rdzv_endpoint", place))
     elif port:
         one = "has no effect: a single machine uses any free port"
         found.note(port, one if machines == 1 else "has no effect without `main_process_ip`")
@@ -368,15 +370,15 @@ def _apply(entry: _Entry, name: str, rules: Mapping[str, _Rule], found: _Found) 
         return
     if value is None or _is_among(value, rule.same):
         return
-    if _is_among(value, rule.told):
+    if _is_among(value, rule.noted):
         found.note(entry, rule.note)
         return
     values = ((value, value),) if rule.key and rule.values is None else rule.values or ()
-    theirs = next((ours for said, ours in values if _is_among(value, (said,))), None)
+    theirs = next((ours for given, ours in values if _is_among(value, (given,))), None)
     if theirs is None:
         found.refuse(entry, rule.remedy)
     else:
-        found.said.append(entry.stands_for(rule.key, theirs))
+        found.settings.append(entry.stands_for(rule.key, theirs))
 
 
 def _is_taken(name: str, value: Any, rules: Mapping[str, _Rule]) -> bool:
@@ -386,7 +388,7 @@ def _is_taken(name: str, value: Any, rules: Mapping[str, _Rule]) -> bool:
         return True
     if rule.key and rule.values is None:
         return True
-    return _is_among(_plain(name, value), (None, *rule.same, *rule.told, *(said for said, _ in rule.values or ())))
+    return _is_among(_plain(name, value), (None, *rule.same, *rule.noted, *(given for given, _ in rule.values or ())))
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -417,7 +419,7 @@ def _fsdp(table: tuple[_Entry, list[_Entry]] | None, found: _Found) -> None:
         names.append(last if last.startswith("fsdp_") else f"fsdp_{last}")  # as accelerate reads it
         _apply(entry, names[-1], _FSDP, found)
     if "fsdp_version" not in names:
-        where = table[0].where if table else found.said[0].where
+        where = table[0].where if table else found.settings[0].where
         what = "`fsdp_config.fsdp_version` is missing, which means FSDP1 to accelerate"
         found.problems.append(Problem(where, what, "add `fsdp_version: 2`, or let `accelerate to-fsdp2` convert it"))
 
@@ -431,11 +433,11 @@ def _deepspeed(entries: list[_Entry], found: _Found, folder: Path) -> None:
     init = values.get("zero3_init_flag")
     if init and init.value is False and "zero_stage" in values and values["zero_stage"].value == 3:
         found.note(init, "has no effect: an unquantised base is partitioned while it is loaded")
-    found.said[:] = [_placed(said, folder) for said in found.said]
+    found.settings[:] = [_placed(setting, folder) for setting in found.settings]
 
 
-def _placed(said: Said, folder: Path) -> Said:
+def _placed(setting: Setting, folder: Path) -> Setting:
     """Make the path of a DeepSpeed file relative to the recipe, not to the file that names it."""
-    if said.key != "distributed.deepspeed_config" or not isinstance(said.value, str):
-        return said
-    return Said(said.key, str(folder / Path(said.value).expanduser()), said.where, said.told)
+    if setting.key != "distributed.deepspeed_config" or not isinstance(setting.value, str):
+        return setting
+    return Setting(setting.key, str(folder / Path(setting.value).expanduser()), setting.where, setting.shown)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_ns.errors import Problem, RecipeError
 from lora_ns.files.reading import LARGEST_YAML, read_text
-from lora_ns.recipe.accelerate_file import AccelerateFile, Said, parse_accelerate
+from lora_ns.recipe.accelerate_file import AccelerateFile, Setting, parse_accelerate
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.keys import as_toml
 from lora_ns.table import control_in
@@ -52,8 +52,8 @@ def fill(
         path.parent / given, _read(path.parent / given, where) if text is None else text, given.parent
     )
     filling = _Filling(table, origin)
-    for said in file.said:
-        filling.take(said)
+    for setting in file.settings:
+        filling.take(setting)
     if file.problems:
         asked.setdefault("strategy", "ddp")  # so that the rest of the recipe can be checked
     return Filled(file, filling.places, (*file.notes, *filling.notes), (*file.problems, *filling.problems))
@@ -82,39 +82,39 @@ class _Filling:
         self.notes: list[str] = []
         self.problems: list[Problem] = []
 
-    def take(self, said: Said) -> None:
+    def take(self, setting: Setting) -> None:
         """Set a value, or record a note or a problem if the recipe has another one."""
-        owner, _, name = said.key.partition(".")
+        owner, _, name = setting.key.partition(".")
         table = self._table.get(owner)
         if not isinstance(table, dict):
             return  # reported as a problem of its own
         strategy = "distributed.strategy"
-        if owner == "distributed" and said.key != strategy and not self._has(name):
+        if owner == "distributed" and setting.key != strategy and not self._has(name):
             if self._origin(strategy) == "--set":
-                self._pass_over(said, strategy)
+                self._pass_over(setting, strategy)
             return  # the strategies contradict, which is reported once
-        rival = _RIVALS.get(said.key)
-        key = rival if rival and rival.partition(".")[2] in table else said.key
+        rival = _RIVALS.get(setting.key)
+        key = rival if rival and rival.partition(".")[2] in table else setting.key
         now = table.get(key.partition(".")[2], "auto")
-        if now == said.value and key == said.key:
+        if now == setting.value and key == setting.key:
             return
         if self._origin(key) == "--set":
-            self._pass_over(said, key)
+            self._pass_over(setting, key)
         elif now == "auto":
-            table[name] = said.value
-            self.places[said.key] = said.where
+            table[name] = setting.value
+            self.places[setting.key] = setting.where
         else:
             who = self.places.get(key, f"the recipe (`{key}`)")
-            what = f"{said.told}, but {who} says {as_toml(now)}"
-            self.problems.append(Problem(said.where, what, "make them agree"))
+            what = f"{setting.shown}, but {who} says {as_toml(now)}"
+            self.problems.append(Problem(setting.where, what, "make them agree"))
 
     def _has(self, name: str) -> bool:
         """Return whether the strategy has a key."""
         strategy = STRATEGIES.get(str(self._table["distributed"].get("strategy")))
         return strategy is not None and name in strategy.model_fields
 
-    def _pass_over(self, said: Said, key: str) -> None:
-        self.notes.append(f"{said.where}: {said.told} has no effect: `--set {key}` overrides it")
+    def _pass_over(self, setting: Setting, key: str) -> None:
+        self.notes.append(f"{setting.where}: {setting.shown} has no effect: `--set {key}` overrides it")
 
 
 _RIVALS = {"training.gradient_accumulation_steps": "training.global_batch_size"}

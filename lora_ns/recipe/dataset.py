@@ -89,15 +89,15 @@ class RowSource(Table):
 
     def form(self) -> dict[str, Any]:
         """Return the format keys given here, and defaults for the keys of `[dataset]` that they replace."""
-        said = {key: value for key in _FORM if (value := getattr(self, key)) is not None}
+        given = {key: value for key in _FORM if (value := getattr(self, key)) is not None}
         without: dict[str, Any] = {}
-        if "format" in said:
+        if "format" in given:
             without = {key: info.get_default() for key, info in Dataset.model_fields.items() if key in _FORM}
-        elif any(key.endswith("_template") for key in said):
+        elif any(key.endswith("_template") for key in given):
             without = {"columns": {}}
-        elif "columns" in said:
+        elif "columns" in given:
             without = {key: None for key in _FORM if key.endswith("_template")} | {"fallback_prompt_templates": ()}
-        return {**without, **said}
+        return {**without, **given}
 
 
 class Dataset(Table):

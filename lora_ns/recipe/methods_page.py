@@ -69,13 +69,13 @@ def page() -> str:
 
 def _details(kind: type[PeftMethod]) -> list[str]:
     capabilities = kind.capabilities
-    reasons = {told: getattr(capabilities, field) for field, told in QUESTIONS.items()}
-    told = [f"- no {what}: {why}" for what, why in reasons.items() if isinstance(why, str)]
+    reasons = {question: getattr(capabilities, field) for field, question in QUESTIONS.items()}
+    lines = [f"- no {what}: {why}" for what, why in reasons.items() if isinstance(why, str)]
     if isinstance(capabilities.quantized_biases, str):
-        told.append(f"- no 4-bit and 8-bit layers with biases: {capabilities.quantized_biases}")
+        lines.append(f"- no 4-bit and 8-bit layers with biases: {capabilities.quantized_biases}")
     if capabilities.benchmark:
-        told.append(f"- PEFT's MetaMathQA benchmark (Llama-3.2-3B, one run): {capabilities.benchmark}")
-    return ["", *told] if told else []
+        lines.append(f"- PEFT's MetaMathQA benchmark (Llama-3.2-3B, one run): {capabilities.benchmark}")
+    return ["", *lines] if lines else []
 
 
 def _row(cells: tuple[str, ...] | list[str]) -> str:

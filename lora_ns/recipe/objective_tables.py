@@ -105,7 +105,7 @@ def json_schema() -> dict[str, Any]:
             if "description" in entry:
                 entry["description"] = " ".join(entry["description"].split())
     entries = {
-        table: {**_one_of([kind.__name__ for kind in kinds_of(table)]), "description": told(table)}
+        table: {**_one_of([kind.__name__ for kind in kinds_of(table)]), "description": summary(table)}
         for table in OBJECTIVE_TABLES
     }
     properties: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def json_schema() -> dict[str, Any]:
     return {**schema, "properties": properties, "required": required}
 
 
-def told(table: str) -> str:
+def summary(table: str) -> str:
     """Return the description of an objective's table, from the docstring of its first class."""
     return (kinds_of(table)[0].__doc__ or "").partition("\n")[0]
 

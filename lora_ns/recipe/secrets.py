@@ -45,9 +45,9 @@ def secrets_of_named(path: Path, text: str, table: Any = None) -> Iterator[Probl
 
 def _secrets_of_text(path: Path, text: str) -> Iterator[Problem]:
     """Find secrets by line: by their form anywhere, and by the names that comments give them."""
-    told = dict(comments(text))
+    comment_texts = dict(comments(text))
     for number, line in enumerate(split_lines(text), start=1):
-        if found := secret_in(line) or secret_told_in(told.get(number, "")):
+        if found := secret_in(line) or secret_told_in(comment_texts.get(number, "")):
             yield Problem(f"{path}:{number}", f"{found[0]}, but a recipe is copied into its run", _instead(found[1]))
 
 
