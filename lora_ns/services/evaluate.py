@@ -71,8 +71,8 @@ def evaluate(
 
 def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:
     expected = _expected(opened, rows)
-    said = list(infer(opened, rows, Generation(batch_size=32), compute).rows)
-    metrics, baseline = _metrics(opened, said, expected), baseline_of(opened.manifest)
+    predicted = list(infer(opened, rows, Generation(batch_size=32), compute).rows)
+    metrics, baseline = _metrics(opened, predicted, expected), baseline_of(opened.manifest)
     if baseline is None:
         return EvaluateResult(len(rows), metrics)
     reached = baseline.measure(expected)
@@ -89,13 +89,13 @@ def _expected(opened: Opened, rows: Sequence[Row]) -> list[Any]:
     return for_each(rows, lambda row: targets.of(form.label(row.values)))
 
 
-def _metrics(opened: Opened, said: Sequence[dict[str, Any]], expected: Sequence[Any]) -> dict[str, float]:
+def _metrics(opened: Opened, predicted: Sequence[dict[str, Any]], expected: Sequence[Any]) -> dict[str, float]:
     form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
     if isinstance(form, TokenClassification):
         named = [[targets.labels[number] for number in numbers] for numbers in expected]
-        return tag_metrics([row["tags"] for row in said], named)
+        return tag_metrics([row["tags"] for row in predicted], named)
     assert isinstance(form, TextClassification)
-    found = [row["output"] for row in said]
+    found = [row["output"] for row in predicted]
     if form.problem_type == "regression":
         return regression_metrics(found, expected)
     if form.problem_type == "multi_label_classification":

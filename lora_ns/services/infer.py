@@ -170,8 +170,8 @@ def unasked_note(manifest: Manifest, rows: Sequence[Row], name: str) -> str | No
     kept = dict.fromkeys(found) | {
         column: f" as `{new}`" for column, new in _renamed(manifest).items() if column in found
     }
-    told = ", ".join(f"`{column}`{new or ''}" for column, new in kept.items())
-    return f"{name}: not used as input: {listed(found)}; `-o` and `--json` keep {told}"
+    columns = ", ".join(f"`{column}`{new or ''}" for column, new in kept.items())
+    return f"{name}: not used as input: {listed(found)}; `-o` and `--json` keep {columns}"
 
 
 def _renamed(manifest: Manifest) -> dict[str, str]:

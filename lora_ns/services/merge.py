@@ -85,12 +85,12 @@ def merge(
         raise UsageError(Problem(str(output), "is not a folder", "choose another `--output`"))
     if target.exists() and any(target.iterdir()):
         raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
-    told = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
+    message = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
     observer = observer or SilentObserver()
     observer.stage("loading the base and the adapter")
     with (
         folder(target) as staged,
-        telling_memory_errors(lambda: told, "free memory, or use the adapter unmerged"),
+        telling_memory_errors(lambda: message, "free memory, or use the adapter unmerged"),
     ):
         merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer)
     return replace(merged, output=str(output))

@@ -132,8 +132,8 @@ def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, o
 def _check_run(job: Job) -> None:
     """Check that the run directory is free, or holds a run to resume. Raises `UsageError`."""
     run = RunDir(Path(job.run))
-    if (found := last_job(run)) and not (told := _SCHEDULERS[found[1].scheduler].state(found[1])).is_over:
-        what = f"job {found[1].id} of this run is already {told.state}"
+    if (found := last_job(run)) and not (state := _SCHEDULERS[found[1].scheduler].state(found[1])).is_over:
+        what = f"job {found[1].id} of this run is already {state.state}"
         raise UsageError(Problem(job.run, what, f"`lorans status {job.run}` shows its state"))
     if job.mode != "resume":
         run.check_free(job.mode == "overwrite")
@@ -164,7 +164,7 @@ def status(path: Path) -> RunStatus:
     if found is None and not run.manifest_file.is_file():
         raise UsageError(Problem(str(path), "neither a run nor a job", "name the `output_dir` of a recipe"))
     job = found[1] if found else None
-    told = _SCHEDULERS[job.scheduler].state(job) if job else None
+    state = _SCHEDULERS[job.scheduler].state(job) if job else None
     shown = RunStatus(str(path), "submitted")
     if run.manifest_file.is_file():
         manifest = run.read()
@@ -184,7 +184,7 @@ def status(path: Path) -> RunStatus:
         )
     if job is None:
         return shown
-    return replace(shown, scheduler=job.scheduler, id=job.id, job=told)
+    return replace(shown, scheduler=job.scheduler, id=job.id, job=state)
 
 
 def log(path: Path) -> str:

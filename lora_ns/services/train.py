@@ -95,13 +95,13 @@ def _resume_remedy(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
     replaces = overwrite and run.path.is_dir() and any(run.path.iterdir())
 
-    def told() -> str:
+    def message() -> str:
         if replaces:
             return f"{run.path} was not replaced; repeat the command"
         goes_on = f"{resume_command(run.path, loaded.recipe.distributed)} continues it"
         return goes_on if run.manifest_file.exists() else "repeat the command"
 
-    return told
+    return message
 
 
 def prepare_run(

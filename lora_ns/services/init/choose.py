@@ -38,8 +38,8 @@ def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
     able = [reading for reading in fitting if not (is_limited and reading.makes(TEXT))]
     if not able:
         check_task(draft, task_of(fitting[0]))
-    is_told = task is not None or (len(able) < len(fitting) and _has_classes(able[0]))
-    reading = _of_several(data, able, is_told, ask)
+    is_settled = task is not None or (len(able) < len(fitting) and _has_classes(able[0]))
+    reading = _of_several(data, able, is_settled, ask)
     return _without_lost(data, _with_preferences(data, reading, ask), ask)
 
 
@@ -75,12 +75,12 @@ def _has_classes(reading: Reading) -> bool:
     return reading.label is not None and reading.label.weight >= LIKELY
 
 
-def _of_several(data: str, able: Sequence[Reading], is_told: bool, ask: Ask) -> Reading:
+def _of_several(data: str, able: Sequence[Reading], is_settled: bool, ask: Ask) -> Reading:
     """Choose one of several readings. Raises `UsageError`."""
     best = able[0]
     rivals = [reading for reading in able if reading.weight >= POSSIBLE] or [best]
     is_alone = task_of(best) not in [task_of(other) for other in rivals if other is not best]
-    if best.weight == SURE or best.prefers or (is_told and is_alone) or (rivals == [best] and best.weight == LIKELY):
+    if best.weight == SURE or best.prefers or (is_settled and is_alone) or (rivals == [best] and best.weight == LIKELY):
         return best
     if len(rivals) == 1:
         text = f"{data}: {because(best)}; is this what the model should learn?"

@@ -38,7 +38,7 @@ class Draft:
 
     wanted: Wanted
     tables: dict[str, Any]
-    said: Mapping[str, Mapping[str, Any]]
+    overrides: Mapping[str, Mapping[str, Any]]
     """Tables of the overrides."""
     kept: dict[str, Any]
     """Keys of the starting recipe's `[dataset]` about the format of rows."""
@@ -49,7 +49,7 @@ class Draft:
     @property
     def settled(self) -> Mapping[str, Any]:
         """Keys of `[dataset]` among the overrides."""
-        return self.said.get("dataset", {})
+        return self.overrides.get("dataset", {})
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -29,8 +29,8 @@ def evaluation_keys(draft: Draft, sample: Sample, reading: Reading) -> dict[str,
         draft.reasons.append("evaluation rows: none, because the file has fewer than 10 rows")
         return {}
     count = max(1, round(fraction * sample.count))
-    told = f"{count:,} of {sample.count:,}" if sample.is_all else f"{fraction:.1%}"
-    draft.reasons.append(f"evaluation rows: {told}, drawn from the training rows")
+    share = f"{count:,} of {sample.count:,}" if sample.is_all else f"{fraction:.1%}"
+    draft.reasons.append(f"evaluation rows: {share}, drawn from the training rows")
     return {"eval_fraction": fraction}
 
 

@@ -46,7 +46,7 @@ def fit_lengths(
     if longest <= usual or (is_label and sum(length > usual for length in lengths) <= 0.05 * len(lengths)):
         return
     most = min(_power(longest), room, _LONGEST)
-    if "max_seq_length" in draft.said.get(kind.toml, {}):
+    if "max_seq_length" in draft.overrides.get(kind.toml, {}):
         most = usual
     elif most > usual:
         own["max_seq_length"] = most
@@ -60,15 +60,15 @@ def _overflow(
     reading: Reading, longer: str, are_few: bool, most: int, own: MutableMapping[str, Any], reasons: list[str]
 ) -> None:
     """Write `on_overflow`, if the rows are raw text or only a few are too long."""
-    told = f"{longer} rows are longer than {most:,} tokens"
+    reason = f"{longer} rows are longer than {most:,} tokens"
     if reading.makes((RawText,)):
         own["on_overflow"] = "split"
-        reasons.append(f"on_overflow: split, because {told}")
+        reasons.append(f"on_overflow: split, because {reason}")
     elif are_few:
         own["on_overflow"] = "drop"
-        reasons.append(f"on_overflow: drop, because {told}")
+        reasons.append(f"on_overflow: drop, because {reason}")
     else:
-        reasons.append(f"warning: {told}; choose a base with a longer context, or set `sft.on_overflow`")
+        reasons.append(f"warning: {reason}; choose a base with a longer context, or set `sft.on_overflow`")
 
 
 def _power(length: int) -> int:

@@ -73,10 +73,10 @@ def _begin(wanted: Wanted) -> Draft:
     tables = copy.deepcopy(dict(start.tables))
     if wanted.method is not None:
         tables = with_method(tables, wanted.method)
-    said: dict[str, Any] = {}
-    apply_overrides(said, wanted.overrides)
+    overridden: dict[str, Any] = {}
+    apply_overrides(overridden, wanted.overrides)
     ways = {key: value for key, value in tables["dataset"].items() if key == "format" or key.endswith("_template")}
-    return Draft(wanted, tables, {name: table for name, table in said.items() if isinstance(table, dict)}, ways)
+    return Draft(wanted, tables, {name: table for name, table in overridden.items() if isinstance(table, dict)}, ways)
 
 
 def _fit_task(draft: Draft, task: str) -> None:

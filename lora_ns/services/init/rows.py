@@ -40,13 +40,13 @@ def fit_rows(draft: Draft, ask: Ask) -> None:
     draft.tables["dataset"] = {"path": place, **evaluation, **sample.keys, **reading.keys}
     drop_what_is_missing(draft, sample)
     kind = objective_of(task)
-    own = draft.tables[kind.toml] = {**draft.tables.get(kind.toml, {}), **draft.said.get(kind.toml, {})}
+    own = draft.tables[kind.toml] = {**draft.tables.get(kind.toml, {}), **draft.overrides.get(kind.toml, {})}
     if kind.answers == "text":
         fit_text(draft, reading, sample.rows, own)
     else:
         _fit_labels(reading, sample, own)
     fit_lengths(draft, reading, sample, kind, own)
-    _tell_left(draft, sample, reading)
+    _report_unread(draft, sample, reading)
 
 
 def _look(draft: Draft) -> Sample:
@@ -79,7 +79,7 @@ def _fit_labels(reading: Reading, sample: Sample, own: MutableMapping[str, objec
         own.setdefault("labels", list(label.names))
 
 
-def _tell_left(draft: Draft, sample: Sample, reading: Reading) -> None:
+def _report_unread(draft: Draft, sample: Sample, reading: Reading) -> None:
     """Report columns that are not read, and rows that cannot be."""
     if ignored := reading.keys.get("ignore_columns"):
         draft.reasons.append(f"ignored columns: {listed(ignored)}")
@@ -89,5 +89,5 @@ def _tell_left(draft: Draft, sample: Sample, reading: Reading) -> None:
         draft.reasons.append("loss: on all tokens of each text")
     if reading.faults:
         number, fault = reading.faults[0]
-        told = f"{len(reading.faults):,} of {len(sample.rows):,} rows are invalid"
-        draft.reasons.append(f"warning: {told}, the first at {sample.rows[number].where}: {fault.what}")
+        text = f"{len(reading.faults):,} of {len(sample.rows):,} rows are invalid"
+        draft.reasons.append(f"warning: {text}, the first at {sample.rows[number].where}: {fault.what}")
