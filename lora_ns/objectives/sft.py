@@ -87,9 +87,9 @@ def _trainer_class(counted: Counted) -> Any:
             """TRL's token accuracy of the batch."""
             return {"mean_token_accuracy": self._metrics["eval"]["mean_token_accuracy"][-1]}
 
-        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+        def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Also replace TRL's own metric, which it logs as a mean."""
-            super().tell_means(means, logs)
+            super().log_means(means, logs)
             self._metrics["eval"]["mean_token_accuracy"] = [means["mean_token_accuracy"]]
 
     return CountedSftTrainer

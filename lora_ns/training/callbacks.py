@@ -41,8 +41,8 @@ def make_callbacks(
         began: called once the first step is complete and no signal has arrived.
         check_there: called after every step; raises if the run directory can no longer be written.
     """
-    if told := forget_after(metrics, first_step):
-        observer.warn(told)
+    if text := forget_after(metrics, first_step):
+        observer.warn(text)
     return [
         _recorder(metrics, observer, first_step),
         _steps(observer, stop, began, check_there),

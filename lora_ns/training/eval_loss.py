@@ -25,7 +25,7 @@ def counted(trainer_class: Any) -> Any:
             """Further means of the last batch, beside its loss."""
             return {}
 
-        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+        def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Replace the logged averages over batches by the means over all items."""
             logs["eval_loss"] = means["loss"]
 
@@ -46,7 +46,7 @@ def counted(trainer_class: Any) -> Any:
             """Log, with the means of the sums at the end of an evaluation."""
             sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
             if sums and (count := sums.pop("count")):
-                self.tell_means({name: value / count for name, value in sums.items()}, logs)
+                self.log_means({name: value / count for name, value in sums.items()}, logs)
             super().log(logs, start_time)
 
     return CountedTrainer

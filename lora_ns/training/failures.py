@@ -28,28 +28,28 @@ def telling_broken_rows(run: RunDir, manifest: Manifest) -> Iterator[None]:
 def no_room_to_load(manifest: Manifest) -> tuple[Callable[[], str], str]:
     """Message and remedy for a base that does not fit into memory."""
     billions, device = manifest.base.parameters / 1e9, manifest.plan.device.value
-    told = (
+    message = (
         f"out of memory while loading a base of {billions:,.2f} billion parameters onto {device}, before the first step"
     )
     remedy = 'free memory, quantise the base with `[quantization] method = "bnb-4bit"`, or shard it'
-    return lambda: told, f'{remedy} with `[distributed] strategy = "fsdp"`'
+    return lambda: message, f'{remedy} with `[distributed] strategy = "fsdp"`'
 
 
 def no_room_to_train(run: RunDir, manifest: Manifest) -> tuple[Callable[[], str], str]:
     """Message and remedy for a training step that does not fit into memory."""
 
-    def told() -> str:
+    def message() -> str:
         plan = manifest.plan
         size, length = plan.per_device_train_batch_size.value, plan.max_seq_length.value
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         kept = f"step {found[1]} is saved" if found else "there is no checkpoint yet"
         return f"out of memory with {size} rows of up to {length} tokens per batch; {kept}"
 
-    return told, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
+    return message, "halve `per_device_train_batch_size`, set `gradient_checkpointing = true`, or quantise the base"
 
 
 def no_room_to_start(start: Start) -> tuple[Callable[[], str], str]:
     """Message and remedy for an initialisation that does not fit into memory."""
     fewer = "halve `per_device_train_batch_size`, " if start.name in {"eva", "lora_ga"} else ""
-    told = f'out of memory while computing `init_lora_weights = "{start.name}"`, before the first step'
-    return lambda: told, f'{fewer}name fewer `target_modules`, or write "default"'
+    message = f'out of memory while computing `init_lora_weights = "{start.name}"`, before the first step'
+    return lambda: message, f'{fewer}name fewer `target_modules`, or write "default"'

@@ -209,7 +209,7 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
     manifest, model, trainer = fitted.manifest, fitted.model, fitted.trainer
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
-    _tell_unmeasured(run, trainer, observer)
+    _warn_of_unmeasured(run, trainer, observer)
     if not recipe.objective.writes_text:
         baseline = Baseline.of(baseline_kind(manifest), manifest.labels, labels_that_count(prepared.data[0]))
         manifest = run.amend(manifest, baseline=dict(baseline.constants))
@@ -343,12 +343,12 @@ def _measured_baseline(
         return {}
     reached = baseline.measure(labels_that_count(eval_rows))
     measured = {name: metrics[f"eval_{name}"] for name in reached if f"eval_{name}" in metrics}
-    for told in baseline.unbeaten(measured, reached):
-        observer.warn(told)
+    for text in baseline.unbeaten(measured, reached):
+        observer.warn(text)
     return {f"baseline/eval_{name}": value for name, value in reached.items()}
 
 
-def _tell_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
+def _warn_of_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
     """Warn if the last evaluation did not measure the weights that are saved."""
     if trainer.args.eval_strategy == "no" or trainer.args.load_best_model_at_end:
         return

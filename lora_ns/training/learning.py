@@ -59,8 +59,8 @@ def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
             warming = args.get_warmup_steps(state.max_steps) > LOOKED_AT
-            for told in gradients.look(model, state.global_step + 1, args.fp16, warming):
-                observer.warn(told)
+            for text in gradients.look(model, state.global_step + 1, args.fp16, warming):
+                observer.warn(text)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             losses.add(logs)
@@ -70,14 +70,14 @@ def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer)
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             early = max(_ENOUGH_STEPS, args.get_warmup_steps(state.max_steps), state.max_steps // 10)
-            self._tell(early)
+            self._warn(early)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._tell(LOOKED_AT)
+            self._warn(LOOKED_AT)
 
-        def _tell(self, least: int) -> None:
-            if losses.steps >= least and (told := losses.told()):
-                observer.warn(told)
+        def _warn(self, least: int) -> None:
+            if losses.steps >= least and (warning := losses.warning()):
+                observer.warn(warning)
 
     return LearningWatch()
 
@@ -130,12 +130,12 @@ class Gradients:
             what = f"no gradient in {LOOKED_AT} steps: no trainable parameter, such as `{dry[0]}`, affects the loss"
             raise RunError(Problem("", what, "choose other `target_modules`, or report this"))
         return [
-            *_told(dry, len(now), "have no gradient", "their modules do not affect the loss"),
-            *_told(still, len(now), "do not change", "their updates round to zero; raise `training.learning_rate`"),
+            *_warnings(dry, len(now), "have no gradient", "their modules do not affect the loss"),
+            *_warnings(still, len(now), "do not change", "their updates round to zero; raise `training.learning_rate`"),
         ]
 
 
-def _told(names: Sequence[str], total: int, fault: str, cause: str) -> list[str]:
+def _warnings(names: Sequence[str], total: int, fault: str, cause: str) -> list[str]:
     if not names:
         return []
     return [
@@ -191,7 +191,7 @@ class Losses:
         if "eval_loss" in logs:
             self._evaluation.append(logs["eval_loss"])
 
-    def told(self) -> str | None:
+    def warning(self) -> str | None:
         """A warning that the loss is flat, with the cause; None if it is not flat or was reported before."""
         if not self._hopeless:
             return None

@@ -54,9 +54,9 @@ def search_checkpoints(run: RunDir, manifest: Manifest, observer: Observer, from
     check_own(run.checkpoints, manifest.run_id)
     found = search(run.checkpoints, manifest.run_id)
     if found.last is None and found.damaged and not from_start:
-        told = [Problem(str(passed.folder), passed.why) for passed in found.damaged]
+        damaged = [Problem(str(passed.folder), passed.why) for passed in found.damaged]
         remedy = f"restore one, or start from the first step with `lorans train {run.path} --resume --from-start`"
-        raise UsageError([*told, Problem(str(run.path), "no checkpoint is complete", remedy)])
+        raise UsageError([*damaged, Problem(str(run.path), "no checkpoint is complete", remedy)])
     for passed in found.passed:
         observer.warn(f"{passed}; skipped")
     _check_resumable(run, manifest, found.last)

@@ -52,7 +52,7 @@ def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, ask
     recipe = manifest.recipe.model_copy(update={"distributed": asked})
     reason = next(_reasons(recipe, manifest.plan, base, after), None)
     if reason:
-        what = f"started with {_told(before)}; {_told(after)} would train a different adapter: {reason}"
+        what = f"started with {_counted(before)}; {_counted(after)} would train a different adapter: {reason}"
         remedy = f"resume with `--num-processes {before}`, or start a new run"
         raise UsageError(Problem(str(run.path), what, remedy))
     if problems := process_problems(recipe, machine):
@@ -60,7 +60,7 @@ def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, ask
     return manifest.model_copy(update={"recipe": recipe, "plan": _plan(manifest.plan, recipe, before, after)})
 
 
-def _told(count: int) -> str:
+def _counted(count: int) -> str:
     return f"{count} process{'es' * (count > 1)}"
 
 
@@ -98,17 +98,17 @@ def _batch_reasons(recipe: Recipe, plan: Plan, count: int) -> Iterator[str]:
 
 def _random_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
     """Reasons for which random numbers would change, since each process draws its own."""
-    told = ", and each process draws its own random numbers"
+    reason = ", and each process draws its own random numbers"
     settings = {**recipe.peft.model_dump(mode="json"), **recipe.peft.extra}
     dropped = [name for name, value in settings.items() if "dropout" in name and value]
     if dropped:
-        yield f"`{dropped[0]}` is {settings[dropped[0]]}{told}"
+        yield f"`{dropped[0]}` is {settings[dropped[0]]}{reason}"
     if recipe.objective.noise:
-        yield f"`neftune_noise_alpha` is {recipe.objective.noise:g}{told}"
+        yield f"`neftune_noise_alpha` is {recipe.objective.noise:g}{reason}"
     if recipe.model.trust_remote_code:
         yield "the base runs its own code, whose use of random numbers is unknown"
     elif found := drawing(empty_base(base, recipe.task_type)):
-        yield f"in the base, {found}{told}"
+        yield f"in the base, {found}{reason}"
 
 
 def _micro(recipe: Recipe, plan: Plan, count: int) -> int | None:
@@ -122,7 +122,7 @@ def _plan(plan: Plan, recipe: Recipe, before: int, after: int) -> Plan:
     """The plan with its global batch divided among the new number of processes."""
     size = _micro(recipe, plan, after)
     assert size is not None, "`_batch_reasons` refuses a batch that cannot be divided"
-    why = f"resumed with {_told(after)}, started with {before}"
+    why = f"resumed with {_counted(after)}, started with {before}"
 
     def changed(value: int) -> Derived[int]:
         return Derived(value=value, origin="computed", why=why)

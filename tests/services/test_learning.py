@@ -180,5 +180,5 @@ def test_a_flat_loss_is_told_once_and_only_with_a_rate_that_explains_it(method, 
     found = Losses(METHODS[method](method=method), rate)
     for loss in losses:
         found.add({"eval_loss": loss})
-    assert (found.told() is not None) == flat
-    assert found.told() is None
+    assert (found.warning() is not None) == flat
+    assert found.warning() is None
