@@ -85,16 +85,16 @@ def launch_command(
     else:
         run = _prepared(path, overrides, overwrite, trust_remote_code)
     manifest, machine = run.read(), detect()
-    asked = manifest.recipe.distributed
-    if not isinstance(asked, Processes):
+    strategy = manifest.recipe.distributed
+    if not isinstance(strategy, Processes):
         raise UsageError(
             Problem(str(path), "this run trains in one process", f"continue it with `lorans train {path} --resume`")
         )
     if manifest.status == "finished":
         raise UsageError(Problem(str(path), "this run is finished", f"use it with `lorans infer {path}`"))
-    here, node = count_here(asked, machine), this_node(asked)
+    here, node = count_here(strategy, machine), this_node(strategy)
     values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]
-    hand_over(" ".join([*values, shlex.join(argv(run.path, here, restarts=asked.restarts, node=node))]))
+    hand_over(" ".join([*values, shlex.join(argv(run.path, here, restarts=strategy.restarts, node=node))]))
 
 
 def _prepared(recipe: Path, overrides: list[str], overwrite: bool, trust_remote_code: bool) -> RunDir:

@@ -184,8 +184,8 @@ def _own_run(recipe: Path, loaded: LoadedRecipe | None, exists: bool) -> RunDir:
     path = RunDir.of(loaded.recipe).path if loaded else recipe.absolute()
     if exists:
         RunDir(path).mend(note)
-    asked = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
-    own = own_folder(path, asked)
+    strategy = loaded.recipe.distributed if loaded else RunDir.open(path).read().recipe.distributed
+    own = own_folder(path, strategy)
     found = own if loaded or own.exists() else path
     return RunDir.open(found) if exists else RunDir(found)
 

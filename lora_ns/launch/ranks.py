@@ -61,17 +61,17 @@ def run_ranks(
     """
     result: dict[str, Any] = {}
     tell = _event_handler(run, observer, stop, result)
-    asked = manifest.recipe.distributed
-    here, node = count_here(asked, machine), this_node(asked)
+    strategy = manifest.recipe.distributed
+    here, node = count_here(strategy, machine), this_node(strategy)
     observer.stage(f"starting {here} processes")
     if node:
         check_port(node)
         observer.stage(f"waiting for {node.count - 1} other machine{'s' * (node.count > 2)} at {node.host}:{node.port}")
-    command = argv(run.path, here, "--launched", restarts=asked.restarts, node=node)
+    command = argv(run.path, here, "--launched", restarts=strategy.restarts, node=node)
     environ = environment(surroundings, here, machine.cores, node)
-    for left in range(asked.restarts, -1, -1):
+    for left in range(strategy.restarts, -1, -1):
         try:
-            launch(run, command, environ, tell, lambda: stop.number, asked.restarts)
+            launch(run, command, environ, tell, lambda: stop.number, strategy.restarts)
             break
         except LoransError:
             if stop.number:  # the processes may have received the signal too, as from a scheduler
@@ -85,7 +85,7 @@ def run_ranks(
         number = stop.number or int(run.stopped_file.read_text())
         found = last_complete_checkpoint(run.checkpoints, manifest.run_id)
         what = f"stopped after step {found[1] if found else 0} of {manifest.plan.max_steps.value}, which is saved"
-        raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, asked)} continues it"))
+        raise InterruptedRunError(number, Problem("", what, f"{resume_command(run.path, strategy)} continues it"))
     raise RunError(Problem(str(run.path), "the processes ended without a result", f"see {run.log}"))
 
 

@@ -66,20 +66,20 @@ def join(rank: Rank, device: str, timeout: int) -> None:
 _STRATEGY = "distributed.strategy"
 
 
-def check_deepspeed(asked: Strategy, device: str) -> None:
+def check_deepspeed(strategy: Strategy, device: str) -> None:
     """Check that DeepSpeed can be imported, and that a compiler for its extensions is available.
 
     Args:
-        asked: the strategy.
+        strategy: the strategy.
         device: the training device. On a CPU, or with CPU offload, DeepSpeed compiles an extension.
 
     Raises:
         MissingError: before any process is started.
     """
-    if not isinstance(asked, DeepSpeed):
+    if not isinstance(strategy, DeepSpeed):
         return
     compiler = os.environ.get("CXX", "c++")
-    if (device == "cpu" or asked.offload_optimizer != "none") and shutil.which(compiler) is None:
+    if (device == "cpu" or strategy.offload_optimizer != "none") and shutil.which(compiler) is None:
         what = f"DeepSpeed compiles an extension for the CPU, and there is no `{compiler}`"
         raise MissingError(Problem("", what, 'install a C++ compiler, or write `strategy = "ddp"`', place=_STRATEGY))
     try:
@@ -246,7 +246,7 @@ _KINDS = {"none": {"NO"}, "ddp": {"MULTI_CPU", "MULTI_GPU"}, "fsdp": {"FSDP"}, "
 """The strategies' names in accelerate."""
 
 
-def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRecord:
+def check_world(trainer: Trainer, rank: Rank, requested: Strategy) -> DistributedRecord:
     """Check that accelerate runs the requested strategy; it silently falls back to fewer processes and simpler ones.
 
     Raises:
@@ -254,7 +254,7 @@ def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRec
     """
     from torch import distributed
 
-    strategy = asked.strategy if isinstance(asked, Processes) and distributed.is_initialized() else "none"
+    strategy = requested.strategy if isinstance(requested, Processes) and distributed.is_initialized() else "none"
     found, kind = trainer.accelerator.num_processes, trainer.accelerator.distributed_type.value
     if found != rank.world or kind not in _KINDS[strategy]:
         what = f"`{strategy}` with {rank.world} processes was requested, but accelerate runs {kind} with {found}"
@@ -263,22 +263,22 @@ def check_world(trainer: Trainer, rank: Rank, asked: Strategy) -> DistributedRec
     return DistributedRecord(strategy=strategy, world_size=found, backend=backend)
 
 
-def check_wrapped(trainer: Trainer, asked: Strategy) -> None:
+def check_wrapped(trainer: Trainer, strategy: Strategy) -> None:
     """Check that the model trained as one of several. Raises `RunError` if gradients or weights were not shared."""
     from torch import distributed
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
     wrapped: Any = trainer.model_wrapped
-    if isinstance(asked, DeepSpeed):
+    if isinstance(strategy, DeepSpeed):
         stage = getattr(wrapped, "zero_optimization_stage", lambda: None)()
-        is_right = stage == asked.zero_stage
-    elif isinstance(asked, Fsdp):
+        is_right = stage == strategy.zero_stage
+    elif isinstance(strategy, Fsdp):
         is_right = isinstance(wrapped, FSDPModule)
     else:  # accelerate does not wrap a model on a single GPU
         is_right = isinstance(wrapped, DistributedDataParallel) or distributed.get_world_size() == 1
     if not is_right:
-        what = f'`strategy = "{asked.strategy}"` was requested, but a {type(wrapped).__name__} was trained'
+        what = f'`strategy = "{strategy.strategy}"` was requested, but a {type(wrapped).__name__} was trained'
         raise RunError(Problem("", what, "report this as a bug"))
 
 

@@ -36,14 +36,14 @@ class Node:
         return path if self.is_host else path.with_name(f"{path.name}.at-{self.address}")
 
 
-def this_node(asked: Strategy) -> Node | None:
+def this_node(strategy: Strategy) -> Node | None:
     """Describe this machine, if the recipe uses several; None otherwise.
 
     Raises:
         UsageError: if the rendezvous cannot be reached, or another program listens there.
     """
-    place = _shared_meeting(asked)
-    if place is None or not isinstance(asked, Processes):
+    place = _shared_meeting(strategy)
+    if place is None or not isinstance(strategy, Processes):
         return None
     host, _, port = place.rpartition(":")
     try:
@@ -56,22 +56,22 @@ def this_node(asked: Strategy) -> Node | None:
         what = f"{_KEY}: {host} cannot be reached from here: {reason or error}"
         raise UsageError(Problem("", what, "write the address and port of one of the machines")) from None
     is_host = _is_own(found[0], found[4])
-    return Node(asked.num_nodes, host, int(port), address, _interface(address), is_host, asked.timeout)
+    return Node(strategy.num_nodes, host, int(port), address, _interface(address), is_host, strategy.timeout)
 
 
-def own_folder(path: Path, asked: Strategy) -> Path:
+def own_folder(path: Path, strategy: Strategy) -> Path:
     """Return this machine's folder for its copy of a run. Raises `UsageError` like `this_node`."""
-    node = this_node(asked)
+    node = this_node(strategy)
     return node.folder(path) if node else path
 
 
-def resume_command(path: Path, asked: Strategy) -> str:
+def resume_command(path: Path, strategy: Strategy) -> str:
     """Return the command that resumes a run, in backticks."""
-    place = f" --rdzv-endpoint {_shared_meeting(asked)}" if _shared_meeting(asked) else ""
+    place = f" --rdzv-endpoint {_shared_meeting(strategy)}" if _shared_meeting(strategy) else ""
     return f"`lorans train {path}{place} --resume`"
 
 
-def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
+def check_meeting(path: Path, strategy: Strategy, named: str | None) -> None:
     """Require the user to name the rendezvous if a run on several machines is resumed from its folder.
 
     Processes that meet there unpickle data from each other. The folder may be a stranger's, so it must not decide which
@@ -79,13 +79,13 @@ def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
 
     Args:
         path: the run directory.
-        asked: the strategy of its recipe.
+        strategy: the strategy of its recipe.
         named: the rendezvous that the user gives, or None.
 
     Raises:
         UsageError: if it is not the run's.
     """
-    wanted = _shared_meeting(asked)
+    wanted = _shared_meeting(strategy)
     if named == wanted:
         return
     if wanted is None:
@@ -93,13 +93,13 @@ def check_meeting(path: Path, asked: Strategy, named: str | None) -> None:
             Problem(str(path), "is trained on one machine and has no rendezvous", "remove `--rdzv-endpoint`")
         )
     what = f"meets other machines at {wanted}; whoever answers there can run code on this machine"
-    remedy = f"if you trust that machine: {resume_command(path, asked)}; to use another rendezvous, name the recipe"
+    remedy = f"if you trust that machine: {resume_command(path, strategy)}; to use another rendezvous, name the recipe"
     raise UsageError(Problem(str(path), what, remedy))
 
 
-def _shared_meeting(asked: Strategy) -> str | None:
+def _shared_meeting(strategy: Strategy) -> str | None:
     """Return the rendezvous of several machines; None for a single machine."""
-    return asked.rdzv_endpoint if isinstance(asked, Processes) and asked.num_nodes > 1 else None
+    return strategy.rdzv_endpoint if isinstance(strategy, Processes) and strategy.num_nodes > 1 else None
 
 
 def _is_own(family: int, place: tuple[object, ...]) -> bool:

@@ -24,9 +24,9 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     The trainer keeps the optimizer and its schedule. Autocast sets the precision, as in a run of one process:
     DeepSpeed's own precision would round the adapter's weights, which are kept in float32.
     """
-    asked = recipe.distributed
-    assert isinstance(asked, DeepSpeed), "only for DeepSpeed"
-    decided = _of_recipe(recipe, asked)
+    strategy = recipe.distributed
+    assert isinstance(strategy, DeepSpeed), "only for DeepSpeed"
+    decided = _of_recipe(recipe, strategy)
     for key in ("offload_optimizer", "offload_param"):
         if key in decided["zero_optimization"]:
             decided["zero_optimization"][key]["pin_memory"] = plan.device.value == "cuda"
@@ -34,7 +34,7 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     return {
         **decided,
         # DeepSpeed counts rows per process, even if processes share rows.
-        "train_batch_size": plan.global_batch_size.value * asked.row_parts,
+        "train_batch_size": plan.global_batch_size.value * strategy.row_parts,
         "train_micro_batch_size_per_gpu": plan.per_device_train_batch_size.value,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps.value,
         "zero_allow_untested_optimizer": True,
@@ -42,34 +42,34 @@ def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _of_recipe(recipe: Recipe, asked: DeepSpeed) -> dict[str, Any]:
+def _of_recipe(recipe: Recipe, strategy: DeepSpeed) -> dict[str, Any]:
     """Return the settings that follow from the recipe alone."""
-    zero: dict[str, Any] = {"stage": asked.zero_stage}
-    for key, place in (("offload_optimizer", asked.offload_optimizer), ("offload_param", asked.offload_param)):
+    zero: dict[str, Any] = {"stage": strategy.zero_stage}
+    for key, place in (("offload_optimizer", strategy.offload_optimizer), ("offload_param", strategy.offload_param)):
         if place != "none":
-            zero[key] = {"device": place, **({"nvme_path": asked.nvme_path} if place == "nvme" else {})}
-    if asked.zero_stage == 3:
+            zero[key] = {"device": place, **({"nvme_path": strategy.nvme_path} if place == "nvme" else {})}
+    if strategy.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    several = {"checkpoint": {"use_node_local_storage": True}} if asked.num_nodes > 1 else {}
+    several = {"checkpoint": {"use_node_local_storage": True}} if strategy.num_nodes > 1 else {}
     return {**several, "gradient_clipping": recipe.training.max_grad_norm, "zero_optimization": zero}
 
 
 def with_deepspeed(recipe: Recipe, folder: Path, plan: Plan) -> Plan:
     """Add DeepSpeed's configuration to a plan, if the recipe uses DeepSpeed. Raises `UsageError`."""
-    asked = recipe.distributed
-    if not isinstance(asked, DeepSpeed):
+    strategy = recipe.distributed
+    if not isinstance(strategy, DeepSpeed):
         return plan
     settings = deepspeed_settings(recipe, plan)
     own = read_own(recipe, folder)
-    return plan.model_copy(update={"deepspeed": joined(own, settings, str(asked.deepspeed_config))})
+    return plan.model_copy(update={"deepspeed": joined(own, settings, str(strategy.deepspeed_config))})
 
 
 def check_own(recipe: Recipe, folder: Path) -> None:
     """Check the user's own DeepSpeed configuration before there is a plan. Raises `UsageError`."""
-    asked = recipe.distributed
-    if isinstance(asked, DeepSpeed) and asked.deepspeed_config is not None:
-        decided = _of_recipe(recipe, asked)
-        if problems := list(_conflicts(read_own(recipe, folder), decided, asked.deepspeed_config, _PLANNED)):
+    strategy = recipe.distributed
+    if isinstance(strategy, DeepSpeed) and strategy.deepspeed_config is not None:
+        decided = _of_recipe(recipe, strategy)
+        if problems := list(_conflicts(read_own(recipe, folder), decided, strategy.deepspeed_config, _PLANNED)):
             raise UsageError(problems)
 
 
@@ -79,10 +79,10 @@ def read_own(recipe: Recipe, folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file is missing, is not a JSON object, or has secrets, which the manifest would contain.
     """
-    asked = recipe.distributed
-    if not isinstance(asked, DeepSpeed) or asked.deepspeed_config is None:
+    strategy = recipe.distributed
+    if not isinstance(strategy, DeepSpeed) or strategy.deepspeed_config is None:
         return {}
-    file = folder / Path(asked.deepspeed_config).expanduser()
+    file = folder / Path(strategy.deepspeed_config).expanduser()
     remedy = "name a DeepSpeed configuration in JSON"
     with at_key("distributed.deepspeed_config"):
         text = read_text(file, where="", before=f"{file} ", remedy=remedy, if_missing=remedy, if_folder=remedy)

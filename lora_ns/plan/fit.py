@@ -101,8 +101,8 @@ def _step_memory(
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
-    peft, asked, objective = recipe.peft, recipe.distributed, recipe.objective
-    tokens = math.ceil(tokens * objective.forward_passes / asked.row_parts)
+    peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
+    tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
     whole = estimate(
         facts,
         dtype=dtype,
@@ -114,7 +114,7 @@ def _step_memory(
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,
     )
-    return in_each_process(whole, asked, count_processes(asked, machine), facts.num_hidden_layers)
+    return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
 
 
 def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:

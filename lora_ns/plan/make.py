@@ -123,13 +123,13 @@ def _strategy(settled: Settled) -> Derived[str]:
 
 
 def _world_size(settled: Settled, machine: Machine) -> Derived[int]:
-    asked, count = settled.recipe.distributed, count_processes(settled.recipe.distributed, machine)
-    if not isinstance(asked, Processes):
+    strategy, count = settled.recipe.distributed, count_processes(settled.recipe.distributed, machine)
+    if not isinstance(strategy, Processes):
         return written_value(settled, "distributed.strategy", count)
-    if asked.num_processes == "auto":
+    if strategy.num_processes == "auto":
         return computed(count, "one per GPU")
-    if asked.num_nodes > 1:
-        why = f"{asked.num_processes} on each of {asked.num_nodes} machines"
+    if strategy.num_nodes > 1:
+        why = f"{strategy.num_processes} on each of {strategy.num_nodes} machines"
         return computed(count, why)
     return written_value(settled, "distributed.num_processes", count)
 

@@ -14,21 +14,21 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.distributed import processes_train_together, weights_can_be_divided
 
 
-def count_here(asked: Strategy, machine: Machine) -> int:
+def count_here(strategy: Strategy, machine: Machine) -> int:
     """Return the number of processes on this machine, from the recipe and the GPUs."""
-    if not isinstance(asked, Processes):
+    if not isinstance(strategy, Processes):
         return 1
-    return max(1, len(machine.gpus)) if asked.num_processes == "auto" else asked.num_processes
+    return max(1, len(machine.gpus)) if strategy.num_processes == "auto" else strategy.num_processes
 
 
-def count_processes(asked: Strategy, machine: Machine) -> int:
+def count_processes(strategy: Strategy, machine: Machine) -> int:
     """Return the number of processes on all machines; each has as many as this one."""
-    return asked.nodes * count_here(asked, machine)
+    return strategy.nodes * count_here(strategy, machine)
 
 
-def data_parallel_size(asked: Strategy, count: int) -> int:
+def data_parallel_size(strategy: Strategy, count: int) -> int:
     """Return how many of `count` processes have rows of their own; processes that share each row count as one."""
-    return max(1, count // asked.row_parts)
+    return max(1, count // strategy.row_parts)
 
 
 def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], bool]) -> tuple[Strategy, str]:
@@ -39,11 +39,11 @@ def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], b
         machine: cores, memory and GPUs.
         fits: returns whether one row of a recipe fits into memory with its strategy.
     """
-    asked = recipe.distributed
-    if not isinstance(asked, AutoStrategy):
-        return asked, ""
-    count = count_processes(asked, machine)
-    shared = asked.model_dump(exclude={"strategy"})
+    requested = recipe.distributed
+    if not isinstance(requested, AutoStrategy):
+        return requested, ""
+    count = count_processes(requested, machine)
+    shared = requested.model_dump(exclude={"strategy"})
     ddp = Ddp.model_validate({"strategy": "ddp", **shared})
     if count == 1:
         return OneProcess(), "one process"
@@ -68,40 +68,40 @@ def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], b
 _ON_CPU = {"offload_optimizer": "cpu", "offload_param": "cpu"}
 
 
-def in_each_process(memory: MemoryEstimate, asked: Strategy, count: int, layers: int) -> MemoryEstimate:
+def in_each_process(memory: MemoryEstimate, strategy: Strategy, count: int, layers: int) -> MemoryEstimate:
     """Return the memory that one of several processes needs.
 
     Args:
         memory: estimate for a single process.
-        asked: the strategy.
+        strategy: the strategy.
         count: number of processes.
         layers: layers of the base; sharded weights are gathered for two of them at a time.
     """
-    if not isinstance(asked, (Fsdp, DeepSpeed)):
+    if not isinstance(strategy, (Fsdp, DeepSpeed)):
         return memory
-    is_offloaded = asked.cpu_offload if isinstance(asked, Fsdp) else asked.offload_param != "none"
+    is_offloaded = strategy.cpu_offload if isinstance(strategy, Fsdp) else strategy.offload_param != "none"
     gathered = min(memory.weights, 2 * memory.weights // max(1, layers))
     weights = gathered + (0 if is_offloaded else (memory.weights - gathered) // count)
-    at_cpu = is_offloaded if isinstance(asked, Fsdp) else asked.offload_optimizer != "none"
+    at_cpu = is_offloaded if isinstance(strategy, Fsdp) else strategy.offload_optimizer != "none"
     return replace(
         memory,
-        weights=weights if asked.shards else memory.weights,
+        weights=weights if strategy.shards else memory.weights,
         optimizer=0 if at_cpu else memory.optimizer // count,
     )
 
 
 def process_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     """Check that each process has its own device, and an equal part of every batch."""
-    asked, key = recipe.distributed, "distributed.num_processes"
-    count = count_processes(asked, machine)
-    if not isinstance(asked, Processes):
+    strategy, key = recipe.distributed, "distributed.num_processes"
+    count = count_processes(strategy, machine)
+    if not isinstance(strategy, Processes):
         return []
-    if not machine.gpus and asked.num_processes == "auto":
+    if not machine.gpus and strategy.num_processes == "auto":
         what = '"auto" is one process per GPU, but this machine has no GPU'
         return [Problem("", what, "write a number, such as `--num-processes 2`", key=key)]
     if machine.accelerator == "mps" and count > 1:
         return [Problem("", "an Apple GPU trains in a single process", "write 1", key=key)]
-    most, here = len(machine.gpus) or machine.cores, count_here(asked, machine)
+    most, here = len(machine.gpus) or machine.cores, count_here(strategy, machine)
     if here > most:
         have = f"{most} GPU{'s' * (most > 1)}" if machine.gpus else f"{most} core{'s' * (most > 1)}"
         what = f"{here} processes, but this machine has {have}"
@@ -109,7 +109,7 @@ def process_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     return [
         *_division_problems(recipe, machine, count),
         *_row_part_problems(recipe, count),
-        *_share_problems(recipe, data_parallel_size(asked, count)),
+        *_share_problems(recipe, data_parallel_size(strategy, count)),
     ]
 
 

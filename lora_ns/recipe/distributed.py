@@ -142,6 +142,6 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
 """Table classes by `strategy`."""
 
 
-def is_launched(asked: Strategy, processes: int) -> bool:
+def is_launched(strategy: Strategy, processes: int) -> bool:
     """Return whether a launcher starts the processes of a run. DeepSpeed needs one even for a single process."""
-    return processes > 1 or isinstance(asked, DeepSpeed)
+    return processes > 1 or isinstance(strategy, DeepSpeed)

@@ -73,10 +73,10 @@ def resume(
     """
     check_not_launched(os.environ)
     run.mend(observer.warn)
-    asked = run.read().recipe.distributed
+    strategy = run.read().recipe.distributed
     if loaded is None:
-        check_meeting(run.path, asked, meeting)
-    with StopSignal().listening(lambda: f"{resume_command(run.path, asked)} continues it") as stop, run.held():
+        check_meeting(run.path, strategy, meeting)
+    with StopSignal().listening(lambda: f"{resume_command(run.path, strategy)} continues it") as stop, run.held():
         manifest = remember_base(run, run.read(), moved)  # the previous holder of the lock may have changed it
         return _resume(run, manifest, observer, noise, loaded, count, stop, from_start)
 
@@ -99,14 +99,14 @@ def _resume(
             manifest = _as_asked(manifest, settle_on_base(loaded, base.facts), count)
     _check_unfinished(run, manifest)
     before = processes = manifest.plan.world_size.value
-    asked: Strategy = manifest.recipe.distributed
+    strategy: Strategy = manifest.recipe.distributed
     if count is not None:
-        asked = with_count(asked, count)
-        processes = count_processes(asked, machine)
+        strategy = with_count(strategy, count)
+        processes = count_processes(strategy, machine)
     surroundings = forget_strays(observer, processes)
     libraries.prepare(machine, processes)
     if processes != before:
-        manifest = regrouped(run, manifest, base, machine, asked)
+        manifest = regrouped(run, manifest, base, machine, strategy)
         observer.warn(f"started with {before} process{'es' * (before > 1)}, resuming with {processes}")
     prepared = reopen_prepared(run, manifest, base)
     noise.attach(run.log)

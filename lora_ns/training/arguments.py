@@ -68,24 +68,26 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
 
 def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     """Arguments of the distributed strategy; the number of processes comes from the launcher."""
-    asked = recipe.distributed
+    strategy = recipe.distributed
     found: dict[str, Any] = {
         "ddp_backend": None,
-        "ddp_timeout": asked.timeout if isinstance(asked, Processes) else Processes.model_fields["timeout"].default,
+        "ddp_timeout": strategy.timeout
+        if isinstance(strategy, Processes)
+        else Processes.model_fields["timeout"].default,
         "deepspeed": copy.deepcopy(plan.deepspeed),  # transformers and accelerate write into it
         "fsdp": None,
         "fsdp_config": None,
-        "save_on_each_node": isinstance(asked, Processes) and asked.num_nodes > 1,
+        "save_on_each_node": isinstance(strategy, Processes) and strategy.num_nodes > 1,
     }
-    if not isinstance(asked, Fsdp):
+    if not isinstance(strategy, Fsdp):
         return found
     return {
         **found,
         "fsdp": True,
         "fsdp_config": {
             "version": 2,
-            "reshard_after_forward": asked.reshard_after_forward,
-            "cpu_offload": asked.cpu_offload,
+            "reshard_after_forward": strategy.reshard_after_forward,
+            "cpu_offload": strategy.cpu_offload,
             "state_dict_type": "FULL_STATE_DICT",
         },
     }

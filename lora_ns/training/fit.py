@@ -297,11 +297,11 @@ def _make_trainer(
     return trainer
 
 
-def _check_finished(run: RunDir, asked: Strategy, trainer: Any, stop: StopSignal) -> None:
+def _check_finished(run: RunDir, strategy: Strategy, trainer: Any, stop: StopSignal) -> None:
     """Check that no signal stopped the run early. Raises `InterruptedRunError`."""
     if stop.number and trainer.state.global_step < trainer.state.max_steps:
         what = f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved"
-        goes_on = f"{resume_command(run.path, asked)} continues it"
+        goes_on = f"{resume_command(run.path, strategy)} continues it"
         raise InterruptedRunError(stop.number, Problem("", what, goes_on))
 
 

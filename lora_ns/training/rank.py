@@ -64,9 +64,9 @@ def _train_rank(
     machine = detect()
     libraries.prepare(machine, rank.local_world)
     noise.attach(run.log)
-    asked = manifest.recipe.distributed
-    assert isinstance(asked, Processes), "a run of several processes has a strategy"
-    join(rank, manifest.plan.device.value, asked.timeout)
+    strategy = manifest.recipe.distributed
+    assert isinstance(strategy, Processes), "a run of several processes has a strategy"
+    join(rank, manifest.plan.device.value, strategy.timeout)
     if locks is not None:
         _hold_together(run, rank, locks)
     base = reopen_base(manifest, advice=f"`lorans train {run.path} --resume --base FOLDER`")
@@ -79,7 +79,7 @@ def _train_rank(
         size = manifest.plan.per_device_eval_batch_size.value * rank.world
         prepared = replace(prepared, data=(prepared.data[0], in_whole_batches(evaluation, size)))
     stop = StopSignal(file=run.stop_file if locks is None else None)
-    with stop.listening(lambda: f"{resume_command(run.path, asked)} continues it"):
+    with stop.listening(lambda: f"{resume_command(run.path, strategy)} continues it"):
         if locks is None:
             with run.telling_lost_disk():
                 return train_and_seal(run, manifest, prepared, observer, found, stop)

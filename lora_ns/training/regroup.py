@@ -41,15 +41,15 @@ def with_count(begun: Strategy, count: Count) -> Strategy:
     return Ddp.model_validate({"strategy": "ddp", "num_processes": count})
 
 
-def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, asked: Strategy) -> Manifest:
+def regrouped(run: RunDir, manifest: Manifest, base: Base, machine: Machine, strategy: Strategy) -> Manifest:
     """The manifest of a run that is resumed with another number of processes.
 
     Raises:
         UsageError: if the run would then train a different adapter, with the reason.
         PlanError: if the machine cannot run that many processes.
     """
-    before, after = manifest.plan.world_size.value, count_processes(asked, machine)
-    recipe = manifest.recipe.model_copy(update={"distributed": asked})
+    before, after = manifest.plan.world_size.value, count_processes(strategy, machine)
+    recipe = manifest.recipe.model_copy(update={"distributed": strategy})
     reason = next(_reasons(recipe, manifest.plan, base, after), None)
     if reason:
         what = f"started with {_counted(before)}; {_counted(after)} would train a different adapter: {reason}"
@@ -66,11 +66,11 @@ def _counted(count: int) -> str:
 
 def _reasons(recipe: Recipe, plan: Plan, base: Base, count: int) -> Iterator[str]:
     """Reasons for which another number of processes would train a different adapter."""
-    asked = recipe.distributed
-    if isinstance(asked, (DeepSpeed, Fsdp)):
-        name = f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else "FSDP"
+    strategy = recipe.distributed
+    if isinstance(strategy, (DeepSpeed, Fsdp)):
+        name = f"ZeRO-{strategy.zero_stage}" if isinstance(strategy, DeepSpeed) else "FSDP"
         yield f"{name} has sharded the optimizer state among the original processes"
-    if isinstance(asked, Processes) and asked.num_nodes > 1:
+    if isinstance(strategy, Processes) and strategy.num_nodes > 1:
         yield "each machine has its own checkpoints"
     if finding := processes_train_together(recipe):
         yield finding.what

@@ -7,19 +7,21 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.table import Conflict, Refusal, first_of
 
 
-def _called(asked: Strategy) -> str:
-    return f"ZeRO-{asked.zero_stage}" if isinstance(asked, DeepSpeed) else f'`strategy = "{asked.strategy}"`'
+def _called(strategy: Strategy) -> str:
+    return f"ZeRO-{strategy.zero_stage}" if isinstance(strategy, DeepSpeed) else f'`strategy = "{strategy.strategy}"`'
 
 
 def processes_train_together(recipe: Recipe) -> Conflict | None:
     """Settings that may train a different adapter in several processes than in one are refused."""
-    asked = recipe.distributed
-    if not isinstance(asked, Processes) or isinstance(asked, AutoStrategy):
+    strategy = recipe.distributed
+    if not isinstance(strategy, Processes) or isinstance(strategy, AutoStrategy):
         return None
-    if isinstance(asked, Ddp) and asked.num_processes == asked.num_nodes == 1:
+    if isinstance(strategy, Ddp) and strategy.num_processes == strategy.num_nodes == 1:
         return None
-    row = first_of(*recipe.peft.refused_together(asked.strategy))
-    return row and Conflict(("distributed.strategy", row.key), f"{row.what}, not with {_called(asked)}", _ONE_PROCESS)
+    row = first_of(*recipe.peft.refused_together(strategy.strategy))
+    return row and Conflict(
+        ("distributed.strategy", row.key), f"{row.what}, not with {_called(strategy)}", _ONE_PROCESS
+    )
 
 
 _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
@@ -27,12 +29,12 @@ _ONE_PROCESS = 'change it, or write `strategy = "none"` into `[distributed]`'
 
 def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
     """Settings that need whole weights cannot be combined with a strategy that shards them."""
-    asked, method, base = recipe.distributed, recipe.peft, recipe.quantization
-    if not asked.shards:
+    strategy, method, base = recipe.distributed, recipe.peft, recipe.quantization
+    if not strategy.shards:
         return None
-    is_later = method.starts_later and not isinstance(asked, Fsdp)
+    is_later = method.starts_later and not isinstance(strategy, Fsdp)
     row = first_of(
-        *method.refused_divided(asked.strategy, base.bits),
+        *method.refused_divided(strategy.strategy, base.bits),
         Refusal("quantization.method", not base.can_be_divided, _ONLY_4_BIT),
         Refusal("peft.init_lora_weights", is_later, "a computed initialisation needs whole weights"),
         Refusal("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
@@ -42,7 +44,7 @@ def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
     )
     return row and Conflict(
         ("distributed.strategy", row.key),
-        f"{row.what}, but {_called(asked)} shards them",
+        f"{row.what}, but {_called(strategy)} shards them",
         'write "ddp", or "deepspeed" with `zero_stage = 2`',
     )
 
@@ -55,32 +57,32 @@ _ONLY_4_BIT = "only unquantised weights and 4-bit weights of bitsandbytes can be
 
 def zero_keys_fit_together(recipe: Recipe) -> Conflict | None:
     """Offloading fits the ZeRO stage, and offloading to NVMe has a folder."""
-    asked = recipe.distributed
-    if not isinstance(asked, DeepSpeed):
+    strategy = recipe.distributed
+    if not isinstance(strategy, DeepSpeed):
         return None
-    on_disk = "nvme" in (asked.offload_optimizer, asked.offload_param)
+    on_disk = "nvme" in (strategy.offload_optimizer, strategy.offload_param)
     row = first_of(
         Refusal(
             "distributed.offload_param",
-            asked.offload_param != "none" and not asked.shards,
+            strategy.offload_param != "none" and not strategy.shards,
             "needs ZeRO stage 3",
             "write `zero_stage = 3`",
         ),
         Refusal(
             "distributed.offload_optimizer",
-            asked.offload_optimizer == "nvme" and not asked.shards,
+            strategy.offload_optimizer == "nvme" and not strategy.shards,
             '= "nvme" needs ZeRO stage 3',
             "write `zero_stage = 3`",
         ),
         Refusal(
             "distributed.nvme_path",
-            on_disk and asked.nvme_path is None,
+            on_disk and strategy.nvme_path is None,
             'is missing, but offloading to "nvme" needs it',
             "add it",
         ),
         Refusal(
             "distributed.nvme_path",
-            asked.nvme_path is not None and not on_disk,
+            strategy.nvme_path is not None and not on_disk,
             'has no effect without offloading to "nvme"',
             "remove it",
         ),
@@ -147,11 +149,11 @@ _SDPA = 'needs "sdpa"'
 
 def machines_can_meet(recipe: Recipe) -> Conflict | None:
     """Several machines need a rendezvous endpoint."""
-    asked = recipe.distributed
-    if not isinstance(asked, Processes) or asked.num_nodes == 1:
+    strategy = recipe.distributed
+    if not isinstance(strategy, Processes) or strategy.num_nodes == 1:
         return None
-    if asked.rdzv_endpoint is None:
-        what = f"{asked.num_nodes} machines need a rendezvous endpoint"
+    if strategy.rdzv_endpoint is None:
+        what = f"{strategy.num_nodes} machines need a rendezvous endpoint"
         remedy = 'write `rdzv_endpoint = "10.0.0.1:29500"`, with the address of one of them'
         return Conflict(("distributed.num_nodes",), what, remedy)
     return None
