@@ -29,10 +29,10 @@ def settle_problem_type(form: Format, rows: Sequence[Row], objective: Objective)
     """
     if not isinstance(form, TextClassification) or not isinstance(objective, Classification):
         return form, ""
-    asked = objective.problem_type
+    wanted = objective.problem_type
     column = form.columns.label_column
-    if asked != "auto":
-        return replace(form, problem_type=asked), ""
+    if wanted != "auto":
+        return replace(form, problem_type=wanted), ""
     found, why = infer_problem_type(column, (find(row.values, column) for row in rows if is_there(row.values, column)))
     if unread := objective.unread(found):
         what = f"`{unread[0]}` has no effect with {why or 'classes'}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.files.arrow import unpadded
 from lora_ns.data.rows import Row
-from lora_ns.data.source import Asked, Source
+from lora_ns.data.source import Selection, Source
 from lora_ns.errors import DataError, Problem, first_line
 from lora_ns.recipe.dataset import Dataset
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import datasets
 
 
-def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
+def read_hub(recipe: Dataset, key: str, split: str, selection: Selection) -> Source:
     """Read the requested rows of a split from the hub. Raises `DataError`."""
     name, data = load_hub(recipe, key, split)
-    numbers = asked.of(len(data), name)
+    numbers = selection.of(len(data), name)
     data = data.select(numbers)
     classes = _classes(data.features)
     rows = [
@@ -26,7 +26,7 @@ def read_hub(recipe: Dataset, key: str, split: str, asked: Asked) -> Source:
     ]
     if not rows:
         raise DataError(Problem(name, "no rows", "choose another split"))
-    return Source(f"{name}[{asked.slice}]" if asked.slice else name, rows, classes)
+    return Source(f"{name}[{selection.slice}]" if selection.slice else name, rows, classes)
 
 
 def hub_name(table: Dataset, split: str) -> str:

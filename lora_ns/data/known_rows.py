@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_ns.data.columns import refuse_unused
 from lora_ns.data.files.paths import missing_files
-from lora_ns.data.source import asked_for
+from lora_ns.data.source import selection_of
 from lora_ns.data.sources import format_and_reason, notes, read_part, read_sources
 from lora_ns.errors import Problem
 from lora_ns.files.hub_cache import cached_split_rows, is_dataset_cached
@@ -69,7 +69,7 @@ def _of_hub(recipe: Recipe) -> DataFacts:
     count = _cached_rows(data, data.train_split)
     if count is None:
         return DataFacts(why=_why_unknown(data))
-    count = len(asked_for(data).of(count, str(data.name)))
+    count = len(selection_of(data).of(count, str(data.name)))
     aside = max(1, round(data.eval_fraction * count)) if data.eval_fraction else 0
     if recipe.objective.packs:
         return DataFacts(why=_packed(count - aside), eval_rows=_fewest(data, aside))
@@ -99,7 +99,7 @@ def _with_evaluation(facts: DataFacts, recipe: Recipe, folder: Path, missing: Pr
         return replace(facts, eval_rows=len(read_part(folder, data, for_evaluation=True)[1].rows))
     if data.eval_split:
         count = _cached_rows(data, data.eval_split)
-        rows = None if count is None else len(asked_for(data, for_evaluation=True).of(count, str(data.name)))
+        rows = None if count is None else len(selection_of(data, for_evaluation=True).of(count, str(data.name)))
         return replace(facts, eval_rows=rows, eval_why=_why_unknown(data))
     if data.eval_fraction and facts.eval_rows is None:
         why = f"{data.eval_fraction:g} of the training rows, known once they are counted"

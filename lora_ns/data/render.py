@@ -319,13 +319,16 @@ class Renderer:
 
 
 def make_renderer(
-    tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], asked: Rendering, vocabulary: Vocabulary | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    stops: tuple[int, ...],
+    rendering: Rendering,
+    vocabulary: Vocabulary | None = None,
 ) -> Renderer:
     """Create the renderer of a recipe: the same in training, validation, inference and evaluation."""
-    merges = asked.system_role == "merge-into-user"
-    name = f"the chat template `{asked.chat_template}`" if asked.chat_template else template_name(tokenizer)
+    merges = rendering.system_role == "merge-into-user"
+    name = f"the chat template `{rendering.chat_template}`" if rendering.chat_template else template_name(tokenizer)
     known = vocabulary or Vocabulary()
-    return Renderer(tokenizer, stops, asked.train_on, merges, asked.chat_template_kwargs, known, name)
+    return Renderer(tokenizer, stops, rendering.train_on, merges, rendering.chat_template_kwargs, known, name)
 
 
 def _check_not_empty(conversation: Conversation) -> None:

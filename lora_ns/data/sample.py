@@ -42,12 +42,12 @@ class Sample:
     """File beside it with a name for evaluation rows, such as `test.jsonl`, and the same columns."""
 
 
-def look_at_files(name: str, asked: Mapping[str, Any]) -> Sample:
+def look_at_files(name: str, given: Mapping[str, Any]) -> Sample:
     """Read the first rows of a file, a folder or a pattern, relative to the current folder.
 
     Args:
         name: a value of `dataset.path`.
-        asked: keys of `[dataset]` that are already set.
+        given: keys of `[dataset]` that are already set.
 
     Raises:
         DataError: if the file does not exist or cannot be read.
@@ -55,34 +55,34 @@ def look_at_files(name: str, asked: Mapping[str, Any]) -> Sample:
     files, path = find_files(Path(), name, "--data"), Path(name).expanduser()
     if len(files) > 1 and is_folder(path) and (training := _training_file(files)):
         files, path = [training], training
-    keys, notes = _layout_keys(files[0], asked)
-    layout = _layout(asked, keys)
-    rows = read_files(files, MOST_ROWS + 1, asked.get("max_bad_rows", 0), layout).rows
+    keys, notes = _layout_keys(files[0], given)
+    layout = _layout(given, keys)
+    rows = read_files(files, MOST_ROWS + 1, given.get("max_bad_rows", 0), layout).rows
     is_all, rows = len(rows) <= MOST_ROWS, rows[:MOST_ROWS]
     notes += [note for file in files if (kind := find_kind(file)) for note in kind.notes(file, layout)]
     evaluation = None
-    if len(files) == 1 and not asked.keys() & {"eval_path", "eval_fraction"}:
+    if len(files) == 1 and not given.keys() & {"eval_path", "eval_fraction"}:
         evaluation = _beside(files[0], rows, layout)
     count = len(rows) if is_all else _estimate(files, rows)
     return Sample(path, rows, is_all, count, keys, tuple(notes), evaluation)
 
 
-def _layout(asked: Mapping[str, Any], keys: Mapping[str, Any]) -> Layout:
-    both = {**keys, **asked}
+def _layout(given: Mapping[str, Any], keys: Mapping[str, Any]) -> Layout:
+    both = {**keys, **given}
     return Layout(both.get("column_names", ()), both.get("delimiter"), both.get("sample_by", "document"))
 
 
 # Files that can be read in several ways
 
 
-def _layout_keys(file: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _layout_keys(file: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the keys to read a table without a header, and notes on them.
 
     Raises:
         DataError: if a text file looks like a table, and its columns have no names.
     """
     kind = find_kind(file)
-    if kind is None or not kind.is_table or asked.keys() & {"column_names", "delimiter", "sample_by"}:
+    if kind is None or not kind.is_table or given.keys() & {"column_names", "delimiter", "sample_by"}:
         return {}, []
     lines = _first_lines(file)
     if kind.is_plain_text:

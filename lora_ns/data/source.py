@@ -98,15 +98,15 @@ def columns_of(form: Format) -> Columns:
     return columns
 
 
-def asked_for(table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Asked:
+def selection_of(table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> Selection:
     """Return the selection of rows that the recipe asks for."""
     if for_evaluation:
-        return Asked(f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
-    return Asked(f"{key}.slice", table.slice, table.max_samples)
+        return Selection(f"{key}.eval_slice", table.eval_slice, table.max_eval_samples)
+    return Selection(f"{key}.slice", table.slice, table.max_samples)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Selection:
     """A selection of rows of a source."""
 
     key: str

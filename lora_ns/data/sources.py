@@ -16,7 +16,7 @@ from lora_ns.data.find_labels import problem_type_of, settle_problem_type, with_
 from lora_ns.data.hub import load_hub, open_hub_stream, read_hub
 from lora_ns.data.mixing import mix, set_aside
 from lora_ns.data.rows import Found, left_out_note
-from lora_ns.data.source import Part, Source, Sources, asked_for, columns_of
+from lora_ns.data.source import Part, Source, Sources, columns_of, selection_of
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, RawText, RowFaultError, detect, names_of
@@ -49,8 +49,8 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
             part = replace(part, source=replace(part.source, name=name))
         if evaluation and not data.eval_fraction:
             unused.append(unused_of("dataset", data, evaluation, part.form))
-        refused_late = tuple(filter(None, unused))
-        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=refused_late)
+        reported = tuple(filter(None, unused))
+        return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=reported)
     train, parts = mix(recipe, parts)
     form, why = parts[0].form, parts[0].why
     if evaluation and not data.eval_fraction:
@@ -173,30 +173,30 @@ def _read(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bo
     split = table.eval_split if for_evaluation else table.train_split
     if table.streaming and not for_evaluation:
         name, classes, outcomes = open_hub_stream(table)
-        asked = asked_for(table, key)
-        rows = [row for _, row in zip(range(asked.reach() or 0), outcomes, strict=False)]
-        rows = [rows[number] for number in asked.of(len(rows), name)]
+        selection = selection_of(table, key)
+        rows = [row for _, row in zip(range(selection.reach() or 0), outcomes, strict=False)]
+        rows = [rows[number] for number in selection.of(len(rows), name)]
         if not rows:
             raise DataError(Problem(name, "no rows", "choose another split"))
         return Source(name, rows, classes)
-    return read_hub(table, key, split or "train", asked_for(table, key, for_evaluation))
+    return read_hub(table, key, split or "train", selection_of(table, key, for_evaluation))
 
 
 def read_part(folder: Path, table: Dataset, key: str = "dataset", for_evaluation: bool = False) -> tuple[str, Found]:
     """Read the selected rows of some files; returns their displayed name as well. Raises `DataError`."""
     name = "eval_path" if for_evaluation else "path"
     names: str | Sequence[str] = getattr(table, name)
-    asked = asked_for(table, key, for_evaluation)
+    selection = selection_of(table, key, for_evaluation)
     files = find_files(folder, names, f"{key}.{name}")
     if table.column_names and (not for_evaluation or table.sources):
         _check_tables(f"{key}.column_names", shown(names, files), files)
-    found = read_files(files, asked.reach(), table.max_bad_rows, layout_of(table))
+    found = read_files(files, selection.reach(), table.max_bad_rows, layout_of(table))
     origin = shown(names, files)
-    rows = [found.rows[number] for number in asked.of(len(found.rows), origin)]
+    rows = [found.rows[number] for number in selection.of(len(found.rows), origin)]
     layout = layout_of(table)
     notes = tuple(note for file in files if (kind := find_kind(file)) for note in kind.notes(file, layout))
     found = replace(found, rows=rows, notes=notes)
-    return f"{origin}[{asked.slice}]" if asked.slice else origin, found
+    return f"{origin}[{selection.slice}]" if selection.slice else origin, found
 
 
 def _check_tables(key: str, name: str, files: Sequence[Path]) -> None:

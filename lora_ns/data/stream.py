@@ -27,7 +27,7 @@ from lora_ns.data.hub import hub_commit, hub_name, open_hub_stream
 from lora_ns.data.notices import Counted
 from lora_ns.data.render import Renderer
 from lora_ns.data.rows import Outcome, Row, shortened
-from lora_ns.data.source import Source, asked_for
+from lora_ns.data.source import Source, selection_of
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
 from lora_ns.formats import Format, RawText, TokenClassification, find_unused
@@ -77,8 +77,8 @@ class Stream:
         Raises:
             DataError: at an unreadable row, if no more of them may be left out.
         """
-        asked = asked_for(self.recipe.dataset)
-        return itertools.islice(self._readable(), asked.begin(), asked.reach())
+        selection = selection_of(self.recipe.dataset)
+        return itertools.islice(self._readable(), selection.begin(), selection.reach())
 
     def _readable(self) -> Iterator[Row]:
         table = self.recipe.dataset

@@ -58,10 +58,10 @@ def layout_of(table: Dataset) -> Layout:
 
 def shown(names: str | Sequence[str], files: Sequence[Path]) -> str:
     """Return the displayed name of data files: the only file, or the names in the recipe with the number of files."""
-    asked = [names] if isinstance(names, str) else names
+    written = [names] if isinstance(names, str) else names
     if len(files) > 1:
-        return f"{', '.join(asked)} ({len(files):,} files)"
-    return asked[0] if asked[0].startswith(PACKAGED) else str(files[0])
+        return f"{', '.join(written)} ({len(files):,} files)"
+    return written[0] if written[0].startswith(PACKAGED) else str(files[0])
 
 
 def places(folder: Path, name: str) -> list[Path]:
