@@ -45,19 +45,19 @@ class LabelColumn:
     """True if its name is only usual for labels."""
 
 
-def find_label_column(rows: Sequence[Values], names: Sequence[str], asked: str | None) -> LabelColumn:
+def find_label_column(rows: Sequence[Values], names: Sequence[str], chosen: str | None) -> LabelColumn:
     """Find the label column, rather than a text or a row number.
 
     Args:
         rows: the first rows.
         names: names of their columns.
-        asked: the column, if it is already chosen.
+        chosen: the column, if it is already chosen.
 
     Raises:
         RowFaultError: if there is none.
     """
-    if asked:
-        return _described(rows, asked) or _as_classes(rows, asked)
+    if chosen:
+        return _described(rows, chosen) or _as_classes(rows, chosen)
     named = [name for name in LABELS if name in names]
     others = [name for name in names if name not in (*LABELS, *METADATA) and not _is_long(rows, name)]
     for name in named:
@@ -145,14 +145,14 @@ def _is_long(rows: Sequence[Values], name: str) -> bool:
 _NUMBERED = re.compile(r"^(.*?)[_-]?([12ab])$")
 
 
-def text_columns(rows: Sequence[Values], names: Sequence[str], asked: Mapping[str, Any]) -> tuple[str, ...]:
+def text_columns(rows: Sequence[Values], names: Sequence[str], given: Mapping[str, Any]) -> tuple[str, ...]:
     """Find the text column, or the two columns of a pair.
 
     Raises:
         RowFaultError: if there is none.
     """
-    if asked.get("text_column"):
-        return tuple(asked[key] for key in ("text_column", "text_pair_column") if asked.get(key))
+    if given.get("text_column"):
+        return tuple(given[key] for key in ("text_column", "text_pair_column") if given.get(key))
     for pair in TEXT_PAIRS:
         if set(pair) <= set(names):
             return pair

@@ -48,22 +48,22 @@ class Reading:
 Finder = Callable[[Sequence[Values], Names, Mapping[str, Any]], list[Reading]]
 
 
-def find_readings(rows: Sequence[Values], asked: Mapping[str, Any]) -> list[Reading]:
+def find_readings(rows: Sequence[Values], given: Mapping[str, Any]) -> list[Reading]:
     """Find the ways to read rows, the most likely first.
 
     Args:
         rows: the first rows, at least one.
-        asked: keys of `[dataset]` that are already set.
+        given: keys of `[dataset]` that are already set.
 
     Raises:
         RowFaultError: if there is no way, with the reason.
     """
-    names = [name for name in names_of(rows) if name not in asked.get("ignore_columns", ())]
+    names = [name for name in names_of(rows) if name not in given.get("ignore_columns", ())]
     fault = RowFaultError(f"no way to read the columns {listed(names)}")
     found: list[Reading] = []
-    for find in _ways(asked):
+    for find in _ways(given):
         try:
-            found += find(rows, names, asked)
+            found += find(rows, names, given)
         except RowFaultError as reason:
             fault = reason if find is _of_text or not fault.remedy else fault
     if not found:
@@ -71,13 +71,13 @@ def find_readings(rows: Sequence[Values], asked: Mapping[str, Any]) -> list[Read
     return sorted(_weighed(found, names), key=lambda reading: -reading.weight)
 
 
-def _ways(asked: Mapping[str, Any]) -> tuple[Finder, ...]:
+def _ways(given: Mapping[str, Any]) -> tuple[Finder, ...]:
     """Return the finders of readings that the given keys allow."""
-    if asked.keys() & {"label_column", "text_column"}:
+    if given.keys() & {"label_column", "text_column"}:
         return (_labelled,)
-    if asked.get("format", "auto") != "auto" or "prompt_template" in asked:
+    if given.get("format", "auto") != "auto" or "prompt_template" in given:
         return (_of_text,)
-    return (_tagged, _of_text) if "columns" in asked else (_tagged, _of_text, _labelled)
+    return (_tagged, _of_text) if "columns" in given else (_tagged, _of_text, _labelled)
 
 
 def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
@@ -118,10 +118,10 @@ def _beside(labelled: Reading, text: Reading, names: Names) -> tuple[int, int]:
 
 
 def _read(
-    rows: Sequence[Values], asked: Mapping[str, Any], keys: Mapping[str, Any], examples: Sequence[type]
+    rows: Sequence[Values], given: Mapping[str, Any], keys: Mapping[str, Any], examples: Sequence[type]
 ) -> Reading:
     """Create the reading for some keys. Raises `RowFaultError` if it cannot read most of the rows."""
-    both = {**asked, **keys}
+    both = {**given, **keys}
     form, why = detect(_columns(both), names_of(rows), rows[0], examples)
     return _checked(Reading(form, both, why), _columns(both), rows)
 
@@ -152,12 +152,12 @@ def _checked(reading: Reading, columns: Columns, rows: Sequence[Values]) -> Read
     return replace(reading, keys=keys, lost=lost, unread=unread, faults=tuple(faults))
 
 
-def _by_format(rows: Sequence[Values], asked: Mapping[str, Any], formats: Sequence[str]) -> list[Reading]:
+def _by_format(rows: Sequence[Values], given: Mapping[str, Any], formats: Sequence[str]) -> list[Reading]:
     """Return the readings for all formats that can read the rows. Raises `RowFaultError` if none can."""
     found, faults = [], []
     for name in formats:
         try:
-            found.append(_read(rows, asked, {"format": name}, TEXT))
+            found.append(_read(rows, given, {"format": name}, TEXT))
         except RowFaultError as fault:
             faults.append(fault)
     if not found:
@@ -168,25 +168,25 @@ def _by_format(rows: Sequence[Values], asked: Mapping[str, Any], formats: Sequen
 # Tags
 
 
-def _tagged(rows: Sequence[Values], _names: Names, asked: Mapping[str, Any]) -> list[Reading]:
-    return [_read(rows, asked, {}, (Tagged,))]
+def _tagged(rows: Sequence[Values], _names: Names, given: Mapping[str, Any]) -> list[Reading]:
+    return [_read(rows, given, {}, (Tagged,))]
 
 
 # Labels
 
 
-def _labelled(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
-    label = find_label_column(rows, names, asked.get("label_column"))
-    texts = text_columns(rows, [name for name in names if name != label.name], asked)
+def _labelled(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
+    label = find_label_column(rows, names, given.get("label_column"))
+    texts = text_columns(rows, [name for name in names if name != label.name], given)
     chosen = dict(zip(("text_column", "text_pair_column"), texts, strict=False))
-    keys = {**asked, **chosen, "label_column": label.name}
+    keys = {**given, **chosen, "label_column": label.name}
     columns = _columns(keys)
     form, why = detect(columns, names_of(rows), rows[0], (Labelled,))
     assert isinstance(form, TextClassification)
     form = replace(form, problem_type=label.problem_type)
     rest = [name for name in names if name not in (*texts, label.name, *METADATA)]
     weight = label.weight if not rest or label.is_named else min(label.weight, POSSIBLE)
-    if "label_column" in asked:
+    if "label_column" in given:
         weight = SURE
     return [_checked(Reading(form, keys, why, weight, label), columns, rows)]
 
@@ -194,42 +194,42 @@ def _labelled(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) ->
 # Text
 
 
-def _of_text(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+def _of_text(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
     try:
-        found = _read(rows, asked, {}, TEXT)
+        found = _read(rows, given, {}, TEXT)
     except RowFaultError:
-        if preferred := _preferred(rows, names, asked):
+        if preferred := _preferred(rows, names, given):
             return preferred
-        if asked.keys() & {"columns", "prompt_template"} or asked.get("format", "auto") != "auto":
+        if given.keys() & {"columns", "prompt_template"} or given.get("format", "auto") != "auto":
             raise
-        return _by_other_names(rows, names, asked)
-    if not asked.keys() & {"columns", "prompt_template"}:
+        return _by_other_names(rows, names, given)
+    if not given.keys() & {"columns", "prompt_template"}:
         found = replace(found, keys={**found.keys, "format": found.form.name})
     if found.makes((RawText,)) and (answers := [name for name in found.lost if name in ANSWERS]):
-        return [_pair(rows, asked, "text", answers[0], LIKELY), replace(found, weight=POSSIBLE)]
+        return [_pair(rows, given, "text", answers[0], LIKELY), replace(found, weight=POSSIBLE)]
     if found.makes((RawText,)) and found.lost and "label" in found.lost:
-        return [_pair(rows, asked, "text", "label", POSSIBLE), replace(found, weight=UNLIKELY)]
+        return [_pair(rows, given, "text", "label", POSSIBLE), replace(found, weight=UNLIKELY)]
     return [found]
 
 
-def _by_other_names(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+def _by_other_names(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
     """Read rows whose columns match several formats or none: by each match, or as question and answer."""
     signed = [kind.name for kind in FORMATS.values() if any(set(sign) <= set(names) for sign in kind.signs)]
     if len(signed) > 1:
-        return [replace(reading, weight=POSSIBLE) for reading in _by_format(rows, asked, signed)]
+        return [replace(reading, weight=POSSIBLE) for reading in _by_format(rows, given, signed)]
     others = [name for name in names if name not in METADATA]
     texts = [name for name in others if _is_text(rows, name)]
     if len(texts) == 1:
         keys = {"format": "text", "columns": {"text": texts[0]}}
-        return [replace(_read(rows, asked, keys, TEXT), weight=LIKELY if len(others) == 1 else POSSIBLE)]
+        return [replace(_read(rows, given, keys, TEXT), weight=LIKELY if len(others) == 1 else POSSIBLE)]
     answers = [name for name in texts if name in ANSWERS]
     asking = [name for name in texts if name not in answers and (len(texts) == 2 or name in _QUESTIONS)]
     if len(answers) == len(asking) == 1:
-        return [_pair(rows, asked, asking[0], answers[0], LIKELY if len(texts) == 2 else POSSIBLE)]
+        return [_pair(rows, given, asking[0], answers[0], LIKELY if len(texts) == 2 else POSSIBLE)]
     if len(texts) != 2 or others != texts:
-        return [_read(rows, asked, {}, TEXT)]  # raises an error that says what is missing
+        return [_read(rows, given, {}, TEXT)]  # raises an error that says what is missing
     first, second = texts
-    return [_pair(rows, asked, first, second, POSSIBLE), _pair(rows, asked, second, first, POSSIBLE)]
+    return [_pair(rows, given, first, second, POSSIBLE), _pair(rows, given, second, first, POSSIBLE)]
 
 
 _QUESTIONS = frozenset(
@@ -243,23 +243,23 @@ def _is_text(rows: Sequence[Values], name: str) -> bool:
     return all(isinstance(value, str) for value in values) and any(value.strip() for value in values)
 
 
-def _pair(rows: Sequence[Values], asked: Mapping[str, Any], question: str, answer: str, weight: int) -> Reading:
+def _pair(rows: Sequence[Values], given: Mapping[str, Any], question: str, answer: str, weight: int) -> Reading:
     """Read rows as question and answer in columns with other names."""
     keys = {"format": "question-answer", "columns": {"question": question, "answer": answer}}
-    reading = _read(rows, asked, keys, TEXT)
+    reading = _read(rows, given, keys, TEXT)
     return replace(reading, weight=weight, why=f"`{question}` is followed by `{answer}`")
 
 
-def _preferred(rows: Sequence[Values], names: Names, asked: Mapping[str, Any]) -> list[Reading]:
+def _preferred(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
     """Read preference rows as if all or the good answers were to be learned; empty for other rows."""
     pair = next((pair for pair in PREFERENCES if set(pair) <= set(names)), None)
     if pair:
-        return _first_readable(rows, asked, _ways_of_good(names, *pair), pair)
+        return _first_readable(rows, given, _ways_of_good(names, *pair), pair)
     verdict = rows[0].get("label")
     if not (isinstance(verdict, bool) or str(verdict).lower() in {"true", "false"}):
         return []
     ways = [{"format": name, "ignore_columns": ["label"]} for name in FORMATS]
-    return _first_readable(rows, asked, ways, ("label",))
+    return _first_readable(rows, given, ways, ("label",))
 
 
 def _ways_of_good(names: Names, good: str, bad: str) -> list[dict[str, Any]]:
@@ -272,11 +272,11 @@ def _ways_of_good(names: Names, good: str, bad: str) -> list[dict[str, Any]]:
 
 
 def _first_readable(
-    rows: Sequence[Values], asked: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], prefers: tuple[str, ...]
+    rows: Sequence[Values], given: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], prefers: tuple[str, ...]
 ) -> list[Reading]:
     for keys in ways:
         try:
-            reading = _read(rows, asked, keys, TEXT)
+            reading = _read(rows, given, keys, TEXT)
         except RowFaultError:
             continue
         return [replace(reading, weight=UNLIKELY, prefers=prefers)]

@@ -52,19 +52,19 @@ class Unused:
     """Those with a name that some format reads, so that rows are likely to lose content."""
 
 
-def find_unused(form: Format, asked: Columns, rows: Sequence[Values]) -> Unused:
+def find_unused(form: Format, settings: Columns, rows: Sequence[Values]) -> Unused:
     """Find the columns of rows that a format does not read.
 
     Args:
         form: format of the rows.
-        asked: keys of `[dataset]` about columns.
+        settings: keys of `[dataset]` about columns.
         rows: all rows; their columns may differ.
     """
     names = names_of(rows)
     read = form.used(names)
-    known = {*(column_of(name, names) for name in read), *asked.ignore_columns, *METADATA}
+    known = {*(column_of(name, names) for name in read), *settings.ignore_columns, *METADATA}
     rest = [name for name in names if name not in known and any(_is_filled(row.get(name)) for row in rows)]
-    meaning = _meaning(form, asked)
+    meaning = _meaning(form, settings)
     shares = {name: _share_contained(rows, name, read) for name in rest if name in meaning}
     left = [name for name in rest if shares.get(name, 0.0) < 1]
     return Unused(tuple(left), tuple(name for name in left if shares.get(name, 1.0) < MOSTLY))
@@ -121,7 +121,7 @@ def names_of(rows: Iterable[Values]) -> list[str]:
     return list(names)
 
 
-def _meaning(form: Format, asked: Columns) -> Collection[str]:
+def _meaning(form: Format, settings: Columns) -> Collection[str]:
     """Column names that suggest content which this format would lose.
 
     If the recipe itself chooses the format, columns of other formats were rejected on purpose, and only columns that
@@ -129,12 +129,12 @@ def _meaning(form: Format, asked: Columns) -> Collection[str]:
     """
     if isinstance(form, TextClassification):
         labels = ("label", "labels")
-        return () if asked.text_column else {*TEXTS, *(name for pair in TEXT_PAIRS for name in pair), *labels}
+        return () if settings.text_column else {*TEXTS, *(name for pair in TEXT_PAIRS for name in pair), *labels}
     if isinstance(form, TokenClassification):
         return {*form.reads, *form.aliases}
-    if asked.format != "auto" or asked.prompt_template is not None:
+    if settings.format != "auto" or settings.prompt_template is not None:
         return _NAMES - _SIGN_COLUMNS
-    other_names = {alias for alias, name in form.aliases.items() if name in asked.columns}
+    other_names = {alias for alias, name in form.aliases.items() if name in settings.columns}
     beside = {*_NAMES, *_SIGN_COLUMNS, "label", *(name for pair in PREFERENCES for name in pair)} - other_names
     return beside | ANSWERS if RawText in form.makes else beside
 
