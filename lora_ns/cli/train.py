@@ -133,8 +133,8 @@ def train(
     _trust(trust_remote_code, loaded, run, resume, base)
     with Progress(2) as progress, Noise() as noise:
         if launcher:
-            asked = launched.Asked(loaded, run, resume, overwrite, not no_cache, base, from_start)
-            result: TrainResult | None = launched.train(launcher, asked, progress, noise)
+            request = launched.TrainRequest(loaded, run, resume, overwrite, not no_cache, base, from_start)
+            result: TrainResult | None = launched.train(launcher, request, progress, noise)
         elif resume:
             result = resuming.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
         else:

@@ -59,16 +59,16 @@ def validate(
     if elsewhere and any(levels.values()):
         what = "`--data`, `--model`, `--step` and `--show` need the rows and the base here"
         raise UsageError(Problem("--elsewhere", what, "remove `--elsewhere`, or these options"))
-    asked = _Asked(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
+    options = _Options(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
     paths = _chosen(recipes or [], below)
     if isinstance(paths, Path):
-        _validate_one(paths, asked, ids, as_json)
+        _validate_one(paths, options, ids, as_json)
     else:
-        _validate_all(paths, asked, ids, as_json)
+        _validate_all(paths, options, ids, as_json)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Options:
     """Checks to run on each recipe."""
 
     overrides: tuple[str, ...]
@@ -124,8 +124,8 @@ def _chosen(named: list[Path], below: bool) -> Path | tuple[Path, ...]:
 _MOST_OTHERS = 3
 
 
-def _validate_one(recipe: Path, asked: _Asked, ids: bool, as_json: bool) -> None:
-    outcome = _outcome(recipe, asked)
+def _validate_one(recipe: Path, options: _Options, ids: bool, as_json: bool) -> None:
+    outcome = _outcome(recipe, options)
     if as_json:
         print_json(outcome.plain())
     elif outcome.error:
@@ -136,10 +136,10 @@ def _validate_one(recipe: Path, asked: _Asked, ids: bool, as_json: bool) -> None
         raise typer.Exit(outcome.exit_code)
 
 
-def _validate_all(recipes: tuple[Path, ...], asked: _Asked, ids: bool, as_json: bool) -> None:
+def _validate_all(recipes: tuple[Path, ...], options: _Options, ids: bool, as_json: bool) -> None:
     codes, plain = [], {}
     for recipe in recipes:
-        outcome = _outcome(recipe, asked, is_alone=False)
+        outcome = _outcome(recipe, options, is_alone=False)
         codes.append(outcome.exit_code)
         if as_json:
             plain[str(recipe)] = outcome.plain()
@@ -157,10 +157,10 @@ def _validate_all(recipes: tuple[Path, ...], asked: _Asked, ids: bool, as_json: 
         raise typer.Exit(max(codes))
 
 
-def _outcome(recipe: Path, asked: _Asked, is_alone: bool = True) -> _Outcome:
+def _outcome(recipe: Path, options: _Options, is_alone: bool = True) -> _Outcome:
     """Run all checks on a recipe. Raises only errors that end the whole command."""
     try:
-        return _checked(recipe, asked)
+        return _checked(recipe, options)
     except InterruptedRunError:
         raise
     except LoransError as error:
@@ -171,21 +171,23 @@ def _outcome(recipe: Path, asked: _Asked, is_alone: bool = True) -> _Outcome:
         return _Outcome(failure, exit_code=failure.exit_code)
 
 
-def _checked(recipe: Path, asked: _Asked) -> _Outcome:
+def _checked(recipe: Path, options: _Options) -> _Outcome:
     from lora_ns.machine.packages import can_train
     from lora_ns.services.check_recipe import check_recipe
 
-    looks_further = any(asked.levels.values())
-    is_elsewhere = asked.is_elsewhere or not (looks_further or can_train())
-    checked = check_recipe(recipe, asked.overrides, is_elsewhere)
+    looks_further = any(options.levels.values())
+    is_elsewhere = options.is_elsewhere or not (looks_further or can_train())
+    checked = check_recipe(recipe, options.overrides, is_elsewhere)
     for text in checked.loaded.notes:
         note(text)
-    trust_recipe(asked.trusts, checked.loaded)
-    found = _look_further(checked.loaded, asked.levels, asked.rows) if looks_further else {}
+    trust_recipe(options.trusts, checked.loaded)
+    found = _look_further(checked.loaded, options.levels, options.rows) if looks_further else {}
     findings = found["data"].findings if "data" in found else ()
-    is_wrong = any(finding.error or asked.is_strict for finding in findings)
+    is_wrong = any(finding.error or options.is_strict for finding in findings)
     return _Outcome(
-        warnings=checked.warnings, found=found, exit_code=2 if is_wrong or (checked.warnings and asked.is_strict) else 0
+        warnings=checked.warnings,
+        found=found,
+        exit_code=2 if is_wrong or (checked.warnings and options.is_strict) else 0,
     )
 
 

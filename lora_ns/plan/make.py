@@ -44,7 +44,7 @@ def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None
     """Check that a recipe can work on this machine and with this base. Raises `PlanError` with every problem."""
     facts, recipe = base.facts if base else None, settled.recipe
     problems = [
-        *cpu_problems(settled.asked, machine.accelerator),
+        *cpu_problems(settled.loaded, machine.accelerator),
         *device_problems(recipe, machine),
         *quantization_problems(recipe, machine, facts),
         *attention_problems(recipe, facts),
@@ -107,7 +107,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
         memory_bytes=planned_memory(batch.memory, machine),
         notes=(
-            *dict.fromkeys((*settled.asked.notes, *settled.notes)),
+            *dict.fromkeys((*settled.loaded.notes, *settled.notes)),
             *data.notes,
             *plan_notes(settled.recipe, machine, batch, shares, data.train_rows),
             *unusual(settled.recipe, facts, batch.total.value),

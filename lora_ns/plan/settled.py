@@ -13,7 +13,7 @@ from lora_ns.recipe.recipe import Recipe
 class Settled:
     """A recipe as written, and as trained, with everything resolved that depends on the base or the machine."""
 
-    asked: LoadedRecipe
+    loaded: LoadedRecipe
     recipe: Recipe
     notes: tuple[str, ...] = ()
     """Notes on the base, in addition to those on the recipe."""
@@ -23,8 +23,8 @@ class Settled:
     @property
     def folder(self) -> Path:
         """The folder of the recipe."""
-        return self.asked.folder
+        return self.loaded.folder
 
     def origin(self, key: str) -> str:
         """Return the origin of a dotted key's value in the recipe as written."""
-        return self.asked.origin(key)
+        return self.loaded.origin(key)

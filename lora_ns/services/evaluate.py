@@ -61,8 +61,8 @@ def evaluate(
         return _labels(opened, rows, compute)
     sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
-    asked = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    losses, *answers = compute([_loss_task(sequences, limit), *asked])
+    tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
+    losses, *answers = compute([_loss_task(sequences, limit), *tasks])
     metrics = {"loss": _mean(losses)}
     if questions:
         metrics |= questions.score([answer["text"] for answer in answers[0]])

@@ -182,7 +182,7 @@ def _manifest(
         created=now(),
         updated=now(),
         recipe=recipe,
-        overrides=settled.asked.overrides,
+        overrides=settled.loaded.overrides,
         plan=plan,
         base=record_base(base),
         data=rows.record,

@@ -31,7 +31,7 @@ _LONGEST_PREPARATION = timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainRequest:
     """The request of the command line."""
 
     loaded: LoadedRecipe | None
@@ -47,7 +47,7 @@ class Asked:
     """Restart from the first step if every checkpoint is damaged."""
 
 
-def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) -> TrainResult | None:
+def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: Noise) -> TrainResult | None:
     """Train a recipe, or resume its run, as one of the launcher's processes.
 
     The first process on each machine creates the run, without the launcher's environment variables. The others wait
@@ -55,7 +55,7 @@ def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) ->
 
     Args:
         launcher: the launcher of this process.
-        asked: the request of the command line.
+        request: the request of the command line.
         observer: receives progress and warnings, from the first process of the machine.
         noise: library output, written to the run's log.
 
@@ -64,9 +64,9 @@ def train(launcher: Launcher, asked: Asked, observer: Observer, noise: Noise) ->
     """
 
     def make() -> RunDir:
-        if asked.loaded is None or asked.resume or _is_restarted_by(launcher, asked.run):
-            return reopen_run(asked.run, observer, asked.loaded, asked.moved, asked.from_start)
-        return prepare_run(asked.loaded, observer, noise, asked.overwrite, asked.use_cache)
+        if request.loaded is None or request.resume or _is_restarted_by(launcher, request.run):
+            return reopen_run(request.run, observer, request.loaded, request.moved, request.from_start)
+        return prepare_run(request.loaded, observer, noise, request.overwrite, request.use_cache)
 
     store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)

@@ -108,7 +108,7 @@ def _padding(prepared: Prepared, machine: Machine) -> Padding:
     limit = recipe.objective.max_seq_length
     lengths = [len(sequence.input_ids) for sequence in prepared.train.sequences]
     facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, limit))
-    with locating(prepared.settled.asked):
+    with locating(prepared.settled.loaded):
         plan = make_plan(prepared.settled, machine, prepared.base, facts)
     packs = bool(lengths) and "packing" in recipe.objective.key_names() and recipe.peft.capabilities.packing is True
     rows = pack(as_dataset(prepared.train.sequences), limit) if packs else ()

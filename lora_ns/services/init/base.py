@@ -50,17 +50,17 @@ def _as_option(problem: Problem) -> Problem:
 
 def _stored(draft: Draft, base: Abilities) -> str:
     """Write `[quantization]` for a base that is stored quantised, and return a description of it."""
-    asked = draft.tables.get("quantization")
+    quantization = draft.tables.get("quantization")
     if base.base.gguf_file:
         draft.tables.pop("quantization", None)
-        return f", a GGUF file, which is dequantised{_instead(asked, None)}"
+        return f", a GGUF file, which is dequantised{_instead(quantization, None)}"
     if not base.base.facts.quantization:
         return ""
     stored = read_stored(base.base.facts.quantization)
     draft.tables["quantization"] = {"method": stored.method, **stored.model_dump(mode="json", exclude_defaults=True)}
-    return f", stored in {stored.bits} bits ({stored.method}){_instead(asked, stored.method)}"
+    return f", stored in {stored.bits} bits ({stored.method}){_instead(quantization, stored.method)}"
 
 
-def _instead(asked: dict[str, object] | None, stored: str | None) -> str:
+def _instead(quantization: dict[str, object] | None, stored: str | None) -> str:
     """Describe the quantisation of the starting recipe that is left out."""
-    return f", so `{asked['method']}` is left out" if asked and asked["method"] != stored else ""
+    return f", so `{quantization['method']}` is left out" if quantization and quantization["method"] != stored else ""

@@ -56,7 +56,7 @@ def _readings(draft: Draft, sample: Sample) -> list[Reading]:
     rows = [row.values for row in sample.rows]
     try:
         try:
-            return find_readings(rows, draft.asked)
+            return find_readings(rows, draft.given)
         except RowFaultError as fault:
             if not draft.kept:
                 raise

@@ -52,6 +52,6 @@ class Draft:
         return self.overrides.get("dataset", {})
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """Keys of `[dataset]` that determine how the rows are read."""
         return {**self.kept, **self.settled}

@@ -45,9 +45,9 @@ def eval_fraction(rows: int) -> float:
 
 def _has_known_labels(draft: Draft, sample: Sample, reading: Reading) -> bool:
     """True if the evaluation file is readable and has no unknown class, such as the -1 of GLUE's test files."""
-    asked = {**sample.keys, **draft.asked, "eval_fraction": 0.0}
+    given = {**sample.keys, **draft.given, "eval_fraction": 0.0}
     try:
-        rows = look_at_files(str(sample.evaluation), asked).rows
+        rows = look_at_files(str(sample.evaluation), given).rows
         answers = {reading.form.answer(row.values) for row in rows} if reading.label else set()
     except (LoransError, RowFaultError):
         return False

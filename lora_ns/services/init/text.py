@@ -30,7 +30,7 @@ def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMa
     template = base.chat_template if base else None
     if "chat_template" in own:
         return
-    if reading.makes((PromptCompletion,)) and template and not draft.asked.keys() & {"prompt_template", "format"}:
+    if reading.makes((PromptCompletion,)) and template and not draft.given.keys() & {"prompt_template", "format"}:
         dataset["format"] = "messages"
         reasons.append("format: messages, rendered by the base's chat template")
     if not reading.makes((Conversation,)):
@@ -44,7 +44,7 @@ def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMa
         reasons.append(f"format: {reading.form.name}, rendered by the base's chat template")
     elif template:
         _name_template(base, examples, "that of the base does not render tools", own, reasons)
-    elif _is_plain(reading, examples) and not draft.asked.keys() & {"columns", "format"}:
+    elif _is_plain(reading, examples) and not draft.given.keys() & {"columns", "format"}:
         _fill_templates(reading, dataset, reasons)
     else:
         _name_template(base, examples, "the base has none", own, reasons)
