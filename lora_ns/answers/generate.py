@@ -59,9 +59,9 @@ class Writer:
             set_seed(_seed(generation.seed, number))
         answers: dict[int, Answer] = {}
         for group in self._groups([len(prompt) for prompt in prompts], generation.max_new_tokens):
-            asked = [prompts[index] for index in group]
-            written = self._write(asked, generation)
-            answers.update(zip(group, map(self._read, asked, written), strict=True))
+            batch = [prompts[index] for index in group]
+            written = self._write(batch, generation)
+            answers.update(zip(group, map(self._read, batch, written), strict=True))
         return [answers[index] for index in range(len(prompts))]
 
     def _groups(self, lengths: Sequence[int], most: int) -> list[list[int]]:

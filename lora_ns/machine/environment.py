@@ -451,12 +451,12 @@ def _torch(context: _Context) -> list[Check]:
 
 
 def _threads(context: _Context, facts: Mapping[str, Any]) -> Check:
-    cores, asked = context.machine.cores, os.environ.get("OMP_NUM_THREADS")
+    cores, variable = context.machine.cores, os.environ.get("OMP_NUM_THREADS")
     threads = facts.get("threads")
     if threads is None:
         return Check("threads", "ok", f"unknown without torch; {_count(cores, 'core')}")
     fact = f"torch uses {_count(threads, 'thread')} on {_count(cores, 'core')}"
-    if asked == "1" and cores > 1:
+    if variable == "1" and cores > 1:
         return Check("threads", "warn", f"{fact}: OMP_NUM_THREADS=1", "unset OMP_NUM_THREADS")
     if threads > cores:
         return Check("threads", "warn", f"{fact}: more threads than cores", f"export OMP_NUM_THREADS={cores}")

@@ -19,13 +19,13 @@ def can_train() -> bool:
 def check_packages(recipe: Recipe) -> None:
     """Check that the packages of a recipe are installed. Raises `MissingError`."""
     optimizer = OPTIMIZERS[recipe.training.optim]
-    asked = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
-    asked += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in recipe.tracking.report_to]
+    required = [("training.optim", optimizer.package, optimizer.install)] if optimizer.package else []
+    required += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in recipe.tracking.report_to]
     if isinstance(recipe.distributed, DeepSpeed):
-        asked += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
+        required += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
     problems = [
         Problem("", f"`{package}` is not installed", f"`pip install {name}`", key=key)
-        for key, package, name in asked
+        for key, package, name in required
         if importlib.util.find_spec(package) is None
     ]
     if problems:

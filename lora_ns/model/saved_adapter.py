@@ -109,12 +109,12 @@ def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None
 
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     missing, extra = sorted(expected - saved), sorted(saved - expected)
-    said = [
+    differences = [
         *([f"`{missing[0]}` is missing"] if missing else []),
         *([f"`{extra[0]}` has no place in the model"] if extra else []),
     ]
-    if said:
-        what = f"not an adapter of this base: {', and '.join(said)}"
+    if differences:
+        what = f"not an adapter of this base: {', and '.join(differences)}"
         raise UsageError(Problem(str(folder / WEIGHTS), what, "restore it, or use the base that it was trained on"))
 
 

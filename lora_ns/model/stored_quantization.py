@@ -42,19 +42,19 @@ def fit_quantization(loaded: LoadedRecipe, facts: BaseFacts | None) -> tuple[Qua
     return stored, notes
 
 
-def _unpacked(asked: Quantization) -> str:
+def _unpacked(quantization: Quantization) -> str:
     """Return the note on a GGUF base. Raises `RecipeError` if the recipe requests a quantisation."""
-    if asked.bits is not None:
+    if quantization.bits is not None:
         what = "a GGUF base is dequantised when it is loaded, and transformers does not quantise it again"
         remedy = "remove `[quantization]`, or use a base in safetensors"
         raise RecipeError(Problem("", what, remedy, key="quantization.method"))
     return "the base is a GGUF file: its weights are dequantised, and take as much memory as unquantised ones"
 
 
-def _check_not_only_stored(asked: Quantization) -> None:
+def _check_not_only_stored(quantization: Quantization) -> None:
     """Refuse a quantisation that cannot be applied while a base is loaded."""
-    method = asked.method
-    if asked.only_stored:
+    method = quantization.method
+    if quantization.only_stored:
         what = f"{method} needs calibration data, and the base is not quantised with it"
         remedy = f'write "bnb-4bit", or use a base that was quantised with {method}'
         raise RecipeError(Problem("", what, remedy, key="quantization.method"))
@@ -86,16 +86,16 @@ def read_stored(settings: Mapping[str, Any]) -> Quantization:
 
 def _check_asked(loaded: LoadedRecipe, stored: Quantization) -> None:
     """Refuse a recipe that requests another quantisation than the base is stored in."""
-    asked = loaded.recipe.quantization
-    if isinstance(asked, NoQuantization):
+    quantization = loaded.recipe.quantization
+    if isinstance(quantization, NoQuantization):
         return
-    others = ["method"] if asked.method != stored.method else []
+    others = ["method"] if quantization.method != stored.method else []
     others += [
         name
-        for name in type(asked).model_fields
+        for name in type(quantization).model_fields
         if not others
         and loaded.origin(f"quantization.{name}") != "default"
-        and getattr(asked, name) != getattr(stored, name)
+        and getattr(quantization, name) != getattr(stored, name)
     ]
     if others:
         has = f"`{others[0]} = {json.dumps(getattr(stored, others[0]))}`"

@@ -34,9 +34,9 @@ class StopSignal:
     file: Path | None = None
     """File in which the launcher of several processes writes the number of a signal that it receives."""
     is_noted: bool = False
-    """True once signals are only noted, for `asked` after each step; until then, a signal stops the program."""
+    """True once signals are only noted, for `requested` after each step; until then, a signal stops the program."""
 
-    def asked(self) -> int:
+    def requested(self) -> int:
         """Return the number of a signal that any of the processes has received, or 0. Every process must call it."""
         if not self.number and self.file is not None and self.file.exists():
             self.number = int(self.file.read_text() or 0)
@@ -53,7 +53,7 @@ class StopSignal:
         if self.is_noted:
             return
         self.is_noted = True
-        if number := self.asked():
+        if number := self.requested():
             raise EndedEarly(number)
         began()
 

@@ -46,9 +46,9 @@ def device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     return problems
 
 
-def cpu_problems(asked: LoadedRecipe, device: str) -> list[Problem]:
+def cpu_problems(loaded: LoadedRecipe, device: str) -> list[Problem]:
     """Report an accelerate configuration that forces the CPU on a machine with a GPU."""
-    cpu = asked.filled.file.cpu if asked.filled.file else None
+    cpu = loaded.filled.file.cpu if loaded.filled.file else None
     if cpu is None or device == "cpu":
         return []
     remedy = "hide it with `CUDA_VISIBLE_DEVICES= lorans ...`" if device == "cuda" else "remove it"

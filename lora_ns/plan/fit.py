@@ -139,22 +139,23 @@ def _cut(
     world: int,
 ) -> Batch:
     training = settled.recipe.training
-    asked = training.per_device_train_batch_size
+    batch_size = training.per_device_train_batch_size
     accumulation = training.gradient_accumulation_steps or max(1, _share(settled.recipe, world) // micro)
     total = micro * accumulation * world
     over = f"{world} processes" if world > 1 else ""
     is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
     unknown = _BY_RULE if facts is None else ""
-    why = f"the largest that fits{unknown}" if asked == "auto" else ""
+    why = f"the largest that fits{unknown}" if batch_size == "auto" else ""
     return Batch(
         micro=computed(micro, why)
-        if asked == "auto"
+        if batch_size == "auto"
         else written_value(settled, "training.per_device_train_batch_size", micro),
         accumulation=written_value(settled, "training.gradient_accumulation_steps", accumulation)
         if training.gradient_accumulation_steps
         else computed(accumulation, f"global batch / micro-batch{over and f' / {over}'}"),
         total=written_value(settled, "training.global_batch_size", total)
-        if is_own and (training.global_batch_size or (not training.gradient_accumulation_steps and asked == "auto"))
+        if is_own
+        and (training.global_batch_size or (not training.gradient_accumulation_steps and batch_size == "auto"))
         else computed(total, f"micro-batch x accumulation{over and f' x {over}'}"),
         checkpointing=_checkpointing(settled, checkpointing, unknown),
         memory=memory,
@@ -174,10 +175,10 @@ def _checkpointing(settled: Settled, value: bool, unknown: str) -> Derived[bool]
 
 def eval_batch(settled: Settled, micro: int) -> Derived[int]:
     """Return the rows of an evaluation batch in each process."""
-    asked = settled.recipe.training.per_device_eval_batch_size
-    if asked == "auto":
+    batch_size = settled.recipe.training.per_device_eval_batch_size
+    if batch_size == "auto":
         return computed(2 * micro, "evaluation stores no gradients")
-    return written_value(settled, "training.per_device_eval_batch_size", asked)
+    return written_value(settled, "training.per_device_eval_batch_size", batch_size)
 
 
 def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:

@@ -65,10 +65,10 @@ def planned_warmup(settled: Settled, steps: int | None) -> Derived[int | None]:
     return _once_counted(count, f"{training.warmup_ratio:g} of the steps")
 
 
-def interval(settled: Settled, key: str, asked: int | None, usual: int | None, why: str) -> Derived[int | None]:
+def interval(settled: Settled, key: str, steps: int | None, usual: int | None, why: str) -> Derived[int | None]:
     """Return the steps between two events of a kind, from the recipe or computed."""
-    if asked is not None:
-        return written_value(settled, f"training.{key}", asked)
+    if steps is not None:
+        return written_value(settled, f"training.{key}", steps)
     return _once_counted(usual, why)
 
 
@@ -92,9 +92,9 @@ def _at_most(per_epoch: int | None, steps: int | None) -> int | None:
 
 def planned_rate(settled: Settled, facts: BaseFacts | None) -> Derived[float]:
     """Return the peak learning rate, from the recipe or the usual one."""
-    asked, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
-    if asked is not None:
-        return written_value(settled, "training.learning_rate", asked)
+    learning_rate, method = settled.recipe.training.learning_rate, settled.recipe.peft.method
+    if learning_rate is not None:
+        return written_value(settled, "training.learning_rate", learning_rate)
     usual = usual_rate_of(settled.recipe, facts)
     if facts is None or usual == settled.recipe.peft.capabilities.typical_learning_rate:
         return Derived(value=usual, origin="default", why=f"typical for {method}")

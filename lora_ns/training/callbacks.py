@@ -86,7 +86,7 @@ def _steps(
             check_there()
             stop.begin(began)
             observer.step(state.global_step, int(state.num_input_tokens_seen))
-            if stop.asked():
+            if stop.requested():
                 control.should_save = True
                 control.should_training_stop = True
 

@@ -154,9 +154,9 @@ def _restart(trainer: Trainer, start: Start, _seed: int = 0) -> None:
 
     model: PeftModel = trainer.model
     config = copy.copy(model.peft_config[_ADAPTER])
-    asked = LoraConfig(**{**start.kwargs, "target_modules": None})
+    chosen = LoraConfig(**{**start.kwargs, "target_modules": None})
     for field in ("init_lora_weights", "corda_config", "lora_ga_config"):
-        setattr(config, field, getattr(asked, field))
+        setattr(config, field, getattr(chosen, field))
     for layer in _layers(model, start).values():
         weight = layer.get_base_layer().weight.data.clone()
         layer.update_layer(_ADAPTER, layer.r[_ADAPTER], lora_alpha=layer.lora_alpha[_ADAPTER], config=config)

@@ -43,9 +43,9 @@ def test_before_a_step_is_complete_a_signal_ends_what_runs(number):
 def test_afterwards_it_is_noted_and_may_come_again(number):
     with StopSignal().listening() as stop:
         stop.begin(lambda: None)
-        assert stop.asked() == 0
+        assert stop.requested() == 0
         signal.raise_signal(number)
-        assert stop.asked() == number
+        assert stop.requested() == number
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)

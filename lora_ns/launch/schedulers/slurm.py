@@ -152,13 +152,13 @@ def state(job: Job) -> JobState:
     number = str(job.id)
     if shutil.which("scontrol") is None:
         raise MissingError(Problem("", "`scontrol` not found: this machine is not part of a SLURM cluster", _LOGIN))
-    asked = subprocess.run(
+    finished = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", number], capture_output=True, text=True, check=False
     )
-    if asked.returncode == 0 and "JobState=" in asked.stdout:
-        return read_state(asked.stdout)
-    if "Invalid job id" not in asked.stderr:
-        raise RunError(Problem("scontrol", " ".join(asked.stderr.split()), "try again later"))
+    if finished.returncode == 0 and "JobState=" in finished.stdout:
+        return read_state(finished.stdout)
+    if "Invalid job id" not in finished.stderr:
+        raise RunError(Problem("scontrol", " ".join(finished.stderr.split()), "try again later"))
     kept = None
     if shutil.which("sacct"):
         words = ["sacct", "--parsable2", "--noheader", "--allocations", "--format=State,NodeList", "--jobs", number]
