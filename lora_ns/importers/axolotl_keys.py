@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, among, each, gone, maps, refused, same, told_apart, unused
+from lora_ns.importers.rules import Rule, among, by_value, each, gone, maps, refused, same, unused
 from lora_ns.importers.values import flag, names, number, plain, text, whole
 
 
@@ -17,7 +17,7 @@ _MODEL: Mapping[str, Rule] = {
     "trust_remote_code": maps("model.trust_remote_code", flag, own=False),
     **each(
         "model_type type_of_model",
-        told_apart(
+        by_value(
             text,
             lambda name: (
                 unused("lorans loads the base as a causal language model")
@@ -54,7 +54,7 @@ _MODEL: Mapping[str, Rule] = {
     ),
     **each(
         "model_quantization_config model_quantization_config_kwargs use_onebitllms quantize_moe_experts",
-        refused("lorans does not support this quantisation", "see docs/bases.md for those that it supports"),
+        refused("lorans does not support this quantisation", "see docs/bases.md for supported quantisations"),
     ),
     **each("device_map max_memory gpu_memory_limit low_cpu_mem_usage", unused("lorans places the base itself")),
 }
@@ -77,7 +77,7 @@ _LORA: Mapping[str, Rule] = {
     "peft_layers_pattern": maps("peft.extra.layers_pattern", names),
     "peft_use_dora": maps("peft.use_dora", flag, own=False),
     "peft_use_rslora": maps("peft.use_rslora", flag, own=False),
-    "peft_init_lora_weights": told_apart(
+    "peft_init_lora_weights": by_value(
         plain,
         lambda value: (
             same("it is PEFT's default", True, "default", remedy="")
@@ -85,7 +85,7 @@ _LORA: Mapping[str, Rule] = {
             else maps("peft.init_lora_weights", text)
         ),
     ),
-    "peft_trainable_token_indices": told_apart(
+    "peft_trainable_token_indices": by_value(
         plain,
         lambda value: (
             maps("peft.trainable_token_indices")
@@ -177,7 +177,7 @@ _LEARNING: Mapping[str, Rule] = {
         unused("it only applies to an optimizer that lorans does not have"),
     ),
     "max_grad_norm": maps("training.max_grad_norm", number, own=1.0),
-    "optim_args": told_apart(
+    "optim_args": by_value(
         plain,
         lambda value: (
             maps("training.extra.optim_args", text)
@@ -198,7 +198,7 @@ _LEARNING: Mapping[str, Rule] = {
     "seed": maps("training.seed", whole, own=42),
     "eval_batch_size": maps("training.per_device_eval_batch_size", whole),
     "auto_find_batch_size": unused("lorans computes the largest batch that fits"),
-    "gradient_checkpointing": told_apart(
+    "gradient_checkpointing": by_value(
         plain,
         lambda value: (
             maps("training.gradient_checkpointing", flag)
@@ -221,7 +221,7 @@ _LEARNING: Mapping[str, Rule] = {
     "trainer_cls": refused("lorans has its own trainer", "remove it", ()),
     **each(
         "use_eaft eaft_alpha eaft_k",
-        refused("lorans does not support this loss", "see `sft.loss_type` for those that it supports"),
+        refused("lorans does not support this loss", "see `sft.loss_type` for supported losses"),
     ),
     **each(
         "use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks scaling_softmax scaling_softmax_factor "
@@ -285,7 +285,7 @@ _NO_RESULT: Mapping[str, Rule] = {
         "comet_experiment_config",
         unused("lorans does not report to Comet; all metrics are in `metrics.jsonl`"),
     ),
-    "plugins": told_apart(
+    "plugins": by_value(
         names,
         lambda listed: (
             unused("they only save time or memory")

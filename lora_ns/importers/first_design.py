@@ -1,4 +1,4 @@
-"""Recipes of lorans's first design, in YAML: the tables are those of today, and some keys have new names."""
+"""Importer for lorans's first design: YAML recipes with today's tables, in which some keys had other names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RENAMED: Mapping[str, str] = {
     "sft.max_length": "sft.max_seq_length",
     "sft.dataset_text_field": "dataset.columns.text",
 }
-"""Keys by their old names, and what they are called now."""
+"""Present names of keys by their old names."""
 
 
 def _dtype_name(value: Any) -> str:
@@ -62,24 +62,24 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "tracking.report_to": names,
     "model.dtype": _dtype_name,
 }
-"""What YAML may read as text, such as `2e-4`; the recipe's own checks know the rest."""
+"""Readers of values that YAML may parse as strings, such as `2e-4`. The recipe's own checks cover other keys."""
 
 
 _NO_MEANING: Mapping[str, str] = {
-    "training.fp16": "`model.dtype` says it",
-    "training.bf16": "`model.dtype` says it",
-    "training.do_train": "`lorans train` trains",
-    "training.do_eval": "lorans evaluates wherever there are evaluation rows",
+    "training.fp16": "set `model.dtype` instead",
+    "training.bf16": "set `model.dtype` instead",
+    "training.do_train": "it is what `lorans train` does",
+    "training.do_eval": "lorans evaluates if there are evaluation rows",
     "training.overwrite_output_dir": "`lorans train --overwrite` replaces a run",
-    "training.eval_strategy": "lorans evaluates once an epoch, or every `eval_steps`",
-    "training.evaluation_strategy": "lorans evaluates once an epoch, or every `eval_steps`",
-    "training.save_strategy": "lorans saves once an epoch, or every `save_steps`",
-    "training.remove_unused_columns": "rows have columns that the model does not take",
+    "training.eval_strategy": "lorans evaluates once per epoch, or every `eval_steps` steps",
+    "training.evaluation_strategy": "lorans evaluates once per epoch, or every `eval_steps` steps",
+    "training.save_strategy": "lorans saves once per epoch, or every `save_steps` steps",
+    "training.remove_unused_columns": "lorans ignores columns that the model does not use",
 }
 
 
 def _move(draft: Draft) -> None:
-    """Carry each key over under the name that it has now."""
+    """Write each key under its present name."""
     for key in ("task_name", "task_type"):
         draft.put(key, draft.text(key), key)
     draft.recipe.setdefault("task_name", "task")
@@ -89,11 +89,11 @@ def _move(draft: Draft) -> None:
     for table in _TABLES:
         value = draft.get(table)
         if value is not None and not isinstance(value, dict):
-            draft.refuse(table, "not a table of keys", "write the keys of it, indented", fatal=True)
+            draft.refuse(table, "not a table of keys", "write its keys below it, indented", fatal=True)
             continue
         for name in value or {}:
             _key(draft, f"{table}.{name}")
-    draft.note("keys that are absent take lorans's defaults of today: `lorans plan` shows them")
+    draft.note("missing keys get lorans's present defaults; `lorans plan` shows them")
 
 
 def _key(draft: Draft, key: str) -> None:
@@ -103,9 +103,9 @@ def _key(draft: Draft, key: str) -> None:
         draft.unused(key, _NO_MEANING[key])
         return
     recipe = _RENAMED.get(key, key)
-    said = "by its name of today" if recipe != key else ""
+    said = "under its present name" if recipe != key else ""
     if recipe in draft.recipe:
-        draft.refuse(key, f"`{recipe}` is there as well", "keep one of them")
+        draft.refuse(key, f"`{recipe}` is also set", "remove one of them")
         return
     value = draft.read(key, _READERS.get(recipe, plain))
     if recipe in ("dataset.path", "dataset.eval_path", "model.name_or_path"):
@@ -122,26 +122,26 @@ def _is_table_of_recipe(key: str) -> bool:
 
 
 def _quantization(draft: Draft) -> None:
-    """`load_in_4bit` and `load_in_8bit` were keys of their own."""
+    """Translate `load_in_4bit` and `load_in_8bit`, which are now values of `quantization.method`."""
     for table in ("model", "quantization", "peft"):
         for name, method in (("load_in_4bit", "bnb-4bit"), ("load_in_8bit", "bnb-8bit")):
             key = f"{table}.{name}"
             if draft.has(key) and draft.flag(key):
-                draft.put("quantization.method", method, key, said="it is a method now")
+                draft.put("quantization.method", method, key, said="now a quantisation method")
             elif draft.has(key) and not draft.is_refused(key):
-                draft.same(key, "the base keeps its own type unless `quantization.method` says otherwise")
+                draft.same(key, "the base keeps its own dtype unless `quantization.method` is set")
     key = "quantization.bnb_4bit_compute_dtype"
     if draft.has(key):
-        draft.unused(key, "lorans computes in `model.dtype`")
+        draft.unused(key, "lorans uses `model.dtype` for computation")
 
 
 def _dtype(draft: Draft) -> None:
-    """`training.bf16` and `training.fp16`, where the model does not say its type."""
+    """Translate `training.bf16` and `training.fp16`, unless the model names its dtype."""
     if draft.has("model.dtype") or draft.has("model.torch_dtype"):
         return
     for name, kind in (("training.bf16", "bfloat16"), ("training.fp16", "float16")):
         if draft.has(name) and draft.flag(name):
-            draft.put("model.dtype", kind, name, said="by its name of today")
+            draft.put("model.dtype", kind, name, said="under its present name")
             return
 
 

@@ -1,7 +1,7 @@
-"""LLaMA-Factory: a YAML file each for training, merging and inference, and `dataset_info.json` for the rows.
+"""Importer for LLaMA-Factory: one YAML file per run, and `dataset_info.json` for the datasets.
 
-Keys, their meaning and their defaults are those of `src/llamafactory/hparams/` and of transformers'
-`TrainingArguments`, which it extends.
+Source for keys, meanings and defaults: `src/llamafactory/hparams/`, and transformers' `TrainingArguments`, which
+LLaMA-Factory extends.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import PurePath
 from lora_ns.importers import steps
 from lora_ns.importers.base import Importer, Step
 from lora_ns.importers.draft import Draft
-from lora_ns.importers.llamafactory_chat import chat_template, learned
+from lora_ns.importers.llamafactory_chat import chat_template, trained_tokens
 from lora_ns.importers.llamafactory_data import (
-    Asked,
     Entry,
+    RowOptions,
     datasets,
     entries_of,
     evaluation_rows,
@@ -27,11 +27,11 @@ from lora_ns.importers.llamafactory_keys import RULES
 from lora_ns.importers.llamafactory_uses import of_training, other_use
 from lora_ns.importers.written import toml_value
 
-# What is trained
+# Model and task
 
 
 def _use(draft: Draft) -> None:
-    """Nothing is written of a file that is for something else than a training."""
+    """Refuse a file that does not configure a training run."""
     if use := other_use(draft.source):
         draft.refuse_file(use.what, use.remedy)
         for leaf in draft.source.leaves:
@@ -40,32 +40,33 @@ def _use(draft: Draft) -> None:
 
 
 def _task(draft: Draft) -> None:
-    """A causal language model that learns answers or texts, by an adapter, or nothing is written."""
+    """Require fine-tuning or continued pretraining of a causal language model with LoRA; refuse everything else."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft)
     draft.path("model.name_or_path", draft.text("model_name_or_path"), "model_name_or_path")
     if not draft.has("model_name_or_path"):
-        draft.refuse_file("no `model_name_or_path`", "name the base")
+        draft.refuse_file("no `model_name_or_path`", "add it, with the name of the base model")
     draft.put("training.output_dir", draft.text("output_dir", draft.recipe["task_name"]), "output_dir")
     stage = draft.text("stage", "sft")
     if stage == "sft" and draft.has("stage"):
-        draft.same("stage", "answers are learned")
+        draft.same("stage", "lorans trains on answers by default")
     elif stage == "pt":
         draft.put("dataset.format", "text", "stage")
     elif stage != "sft":
-        what = f"lorans imports supervised fine-tuning and continued pretraining, and this is `{stage}`"
-        draft.refuse("stage", what, "keep LLaMA-Factory for it, or train `sft` on the answers", fatal=True)
+        what = f"lorans imports supervised fine-tuning and continued pretraining, not `{stage}`"
+        remedy = "use LLaMA-Factory for this run, or train on the answers with `stage: sft`"
+        draft.refuse("stage", what, remedy, fatal=True)
     kind = draft.text("finetuning_type", "lora")
     if kind == "lora":
         draft.put("peft.method", "lora", "finetuning_type")
     else:
-        what = f"`{kind}` trains weights of the base, and lorans trains adapters"
-        remedy = "write `lora`, with `lora_rank: 16` and about ten times the learning rate"
+        what = f"`{kind}` trains the base's own weights; lorans trains adapters"
+        remedy = "write `lora`, with `lora_rank: 16`, and make the learning rate about ten times as high"
         if kind == "oft":
-            what, remedy = "lorans imports LoRA", 'write such a recipe yourself: `peft.method = "oft"`'
+            what, remedy = "lorans imports LoRA adapters only", 'write the recipe yourself, with `peft.method = "oft"`'
         draft.refuse("finetuning_type", what, remedy, fatal=True)
     if draft.has("do_train"):
-        draft.same("do_train", "`lorans train` trains")
+        draft.same("do_train", "it is what `lorans train` does")
     _remote_code(draft)
 
 
@@ -74,20 +75,20 @@ _IN_TRANSFORMERS = re.compile(
     r"|yi-|deepseek-(llm|coder)|phi-(2|3|4)",
     re.IGNORECASE,
 )
-"""Names of bases whose code is in transformers; LLaMA-Factory's examples allow code of their own to all bases."""
+"""Names of bases whose code is in transformers; LLaMA-Factory's examples set `trust_remote_code` for all bases."""
 
 
 def _remote_code(draft: Draft) -> None:
-    """`trust_remote_code`, which most files have, and few bases need."""
+    """Translate `trust_remote_code`, which most files set and few bases need."""
     key, base = "trust_remote_code", str(draft.get("model_name_or_path") or "")
     is_pinned = draft.has("model_revision")
     if draft.flag(key) and not is_pinned and (found := _IN_TRANSFORMERS.search(PurePath(base).name)):
-        draft.unused(key, f"the code of `{found[0]}` bases is in transformers")
+        draft.unused(key, f"transformers has the code of `{found[0]}` models")
     else:
         draft.put("model.trust_remote_code", draft.flag(key), key, own=False)
 
 
-# The adapter and the base under it
+# Adapter, base and tokens
 
 
 def _adapter(draft: Draft) -> None:
@@ -100,36 +101,36 @@ def _adapter(draft: Draft) -> None:
     draft.put("peft.lora_alpha", alpha, "lora_alpha")
     named = draft.names("lora_target") or ["all"]
     if named == ["all"]:
-        said = "the head and the routers of experts are not among them"
+        said = "without the head and the experts' routers"
         draft.put("peft.target_modules", "all-linear", "lora_target", own="all-linear", said=said)
     else:
         draft.put("peft.target_modules", named, "lora_target")
     if draft.flag("pissa_init"):
         times = draft.whole("pissa_iter", 16)
-        start = "pissa" if times == -1 else f"pissa_niter_{times}"
-        draft.put("peft.init_lora_weights", start, "pissa_init", "pissa_iter")
+        value = "pissa" if times == -1 else f"pissa_niter_{times}"
+        draft.put("peft.init_lora_weights", value, "pissa_init", "pissa_iter")
     else:
         for key in ("pissa_init", "pissa_iter"):
             if draft.has(key):
-                draft.unused(key, "PiSSA is not asked for")
+                draft.unused(key, "PiSSA is off")
 
 
 def _quantization(draft: Draft) -> None:
-    """bitsandbytes in 4 or 8 bits, or a base that is stored in fewer bits, as its name says."""
+    """Translate the quantisation: that of a base that is already quantised, as its name shows, or bitsandbytes."""
     base = PurePath(str(draft.get("model_name_or_path") or "")).name
     if stored := re.search(r"(gptq|awq)(?:-int(\d))?", base, re.IGNORECASE):
         draft.put("quantization.method", stored[1].lower(), "model_name_or_path")
         draft.put("quantization.bits", int(stored[2]) if stored[2] else None, "model_name_or_path", own=4)
         for key in ("quantization_bit", "quantization_method", "quantization_type", "double_quantization"):
             if draft.has(key):
-                draft.unused(key, "the base is stored in fewer bits already")
+                draft.unused(key, "the base is already quantised")
         return
     bits, method = draft.whole("quantization_bit"), draft.text("quantization_method", "bnb")
     own = {"quantization_type": "nf4", "double_quantization": True}
     recipe = {"quantization_type": "bnb_4bit_quant_type", "double_quantization": "bnb_4bit_use_double_quant"}
     if bits is not None and (bits not in (4, 8) or method not in ("bnb", "bitsandbytes")):
-        what = f"lorans has no {bits} bits by `{method}`"
-        draft.refuse("quantization_bit", what, "4 or 8 by bitsandbytes")
+        what = f"lorans does not quantise to {bits} bits with `{method}`"
+        draft.refuse("quantization_bit", what, "write 4 or 8, with `quantization_method: bnb`")
     elif bits is not None:
         draft.put("quantization.method", f"bnb-{bits}bit", "quantization_bit", "quantization_method")
     for key, value in own.items():
@@ -137,9 +138,9 @@ def _quantization(draft: Draft) -> None:
             found = draft.flag(key, True) if value is True else draft.text(key, "nf4")
             draft.put(f"quantization.{recipe[key]}", found, key, own=value)
         elif draft.has(key):
-            draft.unused(key, "it is of 4 bits by bitsandbytes")
+            draft.unused(key, "it only applies to 4 bits with bitsandbytes")
     if draft.has("quantization_method") and not draft.is_accounted("quantization_method"):
-        draft.unused("quantization_method", "nothing is quantised")
+        draft.unused("quantization_method", "the base is not quantised")
 
 
 def _dtype(draft: Draft) -> None:
@@ -149,25 +150,26 @@ def _dtype(draft: Draft) -> None:
         if key in asked[:1]:
             draft.put("model.dtype", kind, key)
         elif draft.has(key) and not draft.is_refused(key):
-            draft.same(key, "another type is taken" if asked else "the best type that the device computes well")
+            said = "another dtype is used" if asked else "lorans chooses the best dtype for the device by default"
+            draft.same(key, said)
 
 
 def _tokens(draft: Draft) -> None:
-    """New tokens, which have rows in the embeddings only where these are enlarged."""
+    """Translate new tokens; lorans always adds their embeddings."""
     found = {key: draft.names(key) for key in ("add_tokens", "add_special_tokens")}
     keys = [key for key in found if draft.has(key) and not draft.is_refused(key)]
     added = [name for key in keys for name in found[key]]
     if added:
-        said = "each is trained as a row of its own"
+        said = "lorans trains only the embeddings of these tokens"
         draft.put("model.add_tokens", list(dict.fromkeys(added)), *keys, said=said)
     if draft.has("resize_vocab"):
-        draft.same("resize_vocab", "embeddings have a row for every token")
+        draft.same("resize_vocab", "lorans always adds embeddings for new tokens")
     if draft.has("new_special_tokens_config"):
-        what = "lorans starts new rows from the others, not from descriptions"
-        draft.refuse("new_special_tokens_config", what, "list the tokens by `add_tokens`")
+        what = "lorans initialises new tokens in its own way, not from descriptions"
+        draft.refuse("new_special_tokens_config", what, "list the tokens in `add_tokens`")
 
 
-# The training
+# Training
 
 
 def _training(draft: Draft) -> None:
@@ -180,10 +182,10 @@ def _training(draft: Draft) -> None:
     if most is not None and most > 0:
         draft.put("training.max_steps", most, "max_steps")
         if draft.has("num_train_epochs"):
-            draft.unused("num_train_epochs", "`max_steps` takes its place")
+            draft.unused("num_train_epochs", "`max_steps` takes precedence")
     else:
         if draft.has("max_steps"):
-            draft.unused("max_steps", "it is switched off")
+            draft.unused("max_steps", "it is off")
         draft.put("training.num_train_epochs", draft.number("num_train_epochs", 3), "num_train_epochs")
     steps.interval(draft, "save_steps", "save_strategy", "training.save_steps")
 
@@ -194,19 +196,19 @@ def _evaluation(draft: Draft) -> None:
         steps.interval(draft, "eval_steps", strategy, "training.eval_steps")
     for key in ("eval_steps", "eval_strategy", "evaluation_strategy", "do_eval"):
         if draft.has(key) and not draft.is_accounted(key):
-            draft.unused(key, "lorans evaluates wherever there are evaluation rows, and these say which there are")
+            draft.unused(key, "lorans evaluates if there are evaluation rows; see `val_size` and `eval_dataset`")
 
 
 def _lengths(draft: Draft) -> None:
-    """The longest row, what becomes of longer ones, packing, and grouping where nothing is packed."""
+    """Translate the maximum length, the handling of longer rows, packing, and grouping by length without packing."""
     draft.put("sft.max_seq_length", draft.whole("cutoff_len", 2048), "cutoff_len")
     is_text = draft.get("stage") == "pt"
     packs = draft.flag("packing", is_text) or draft.flag("neat_packing")
     way, said = _overflow(draft, is_text, packs)
-    draft.put("sft.on_overflow", way, said=f"LLaMA-Factory cuts longer rows: {said}")
+    draft.put("sft.on_overflow", way, said=said)
     keys = [key for key in ("packing", "neat_packing") if draft.has(key)] or ["packing"]
     if packs:
-        draft.put("sft.packing", True, *keys, said="rows are kept apart, as by `neat_packing`")
+        draft.put("sft.packing", True, *keys, said="rows do not attend to one another, as with `neat_packing`")
     else:
         draft.put("sft.packing", False, *keys, own=False)
     keys = ["group_by_length", "train_sampling_strategy"]
@@ -216,13 +218,15 @@ def _lengths(draft: Draft) -> None:
 
 
 def _overflow(draft: Draft, is_text: bool, packs: bool) -> tuple[str, str]:
-    """The way with longer rows that comes nearest."""
+    """Return the closest strategy for longer rows, and LLaMA-Factory's own strategy in words."""
+    if is_text and packs:
+        return "split", "LLaMA-Factory splits longer texts"
     if is_text:
-        return ("split", "into pieces") if packs else ("truncate", "at the end")
+        return "truncate", "LLaMA-Factory truncates longer texts"
     forms = [draft.recipe.get("dataset.format"), *(one["format"] for one in draft.recipe.get("dataset.sources", []))]
     if "sharegpt" in forms or ("messages" in forms and "dataset.prompt_template" not in draft.recipe):
-        return "truncate", "here, at the end"
-    return "truncate-prompt", "both sides there, the beginning of the prompt here"
+        return "truncate", "LLaMA-Factory shortens prompt and answer; lorans truncates at the end"
+    return "truncate-prompt", "LLaMA-Factory shortens prompt and answer; lorans removes the beginning of the prompt"
 
 
 def _stream(draft: Draft) -> None:
@@ -231,10 +235,10 @@ def _stream(draft: Draft) -> None:
     if is_stream:
         draft.put("dataset.shuffle_buffer_size", draft.whole("buffer_size", 16384), "buffer_size")
     elif draft.has("buffer_size"):
-        draft.unused("buffer_size", "it is of streams")
+        draft.unused("buffer_size", "it only applies to streaming")
 
 
-# Processes and trackers
+# Strategies and trackers
 
 
 _ZERO: Mapping[str, Mapping[str, object]] = {
@@ -244,15 +248,16 @@ _ZERO: Mapping[str, Mapping[str, object]] = {
     "ds_z3_config": {"zero_stage": 3},
     "ds_z3_offload_config": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_param": "cpu"},
 }
-"""The DeepSpeed files that come with LLaMA-Factory, by name, and what they ask for."""
+"""LLaMA-Factory's own DeepSpeed files, by name, with the corresponding recipe keys."""
 
 
 def _processes(draft: Draft) -> None:
-    """DeepSpeed or FSDP, which divide the memory and change no result."""
+    """Translate DeepSpeed or FSDP, which distribute memory and do not change results."""
     if draft.has("deepspeed"):
         value = draft.get("deepspeed")
         if not isinstance(value, str):
-            draft.refuse("deepspeed", "lorans reads it from a file", "save it as JSON: `distributed.deepspeed_config`")
+            remedy = "save it as JSON, and set `distributed.deepspeed_config`"
+            draft.refuse("deepspeed", "lorans reads it from a file", remedy)
         else:
             draft.put("distributed.strategy", "deepspeed", "deepspeed")
             for key, ours in _ZERO.get(PurePath(value).stem, {}).items():
@@ -262,9 +267,9 @@ def _processes(draft: Draft) -> None:
     keys = [key for key in ("fsdp", "fsdp_config") if draft.has(key)]
     if keys and draft.has("deepspeed"):
         for key in keys:
-            draft.refuse(key, "`deepspeed` is there as well", "remove one of them")
+            draft.refuse(key, "`deepspeed` is also set", "remove one of them")
     elif keys:
-        draft.put("distributed.strategy", "fsdp", *keys, said="lorans divides the weights at the base's own blocks")
+        draft.put("distributed.strategy", "fsdp", *keys, said="lorans wraps the base's own blocks")
         draft.put("distributed.cpu_offload", "offload" in str(draft.get("fsdp")).split() or None, "fsdp")
 
 
@@ -274,7 +279,7 @@ def _trackers(draft: Draft) -> None:
         if draft.has(key) and "tracking.report_to" in draft.recipe:
             draft.put(f"tracking.{key}", draft.text(key), key)
         elif draft.has(key):
-            draft.unused(key, "no tracker is used")
+            draft.unused(key, "lorans reports to no tracker")
 
 
 def _keys(text: str) -> tuple[str, ...]:
@@ -297,7 +302,7 @@ _STEPS = (
         _keys("eval_dataset val_size eval_steps eval_strategy evaluation_strategy do_eval"),
     ),
     Step(of_training(chat_template), _keys("template default_system enable_thinking preserve_thinking")),
-    Step(of_training(learned), _keys("train_on_prompt mask_history")),
+    Step(of_training(trained_tokens), _keys("train_on_prompt mask_history")),
     Step(
         of_training(_training),
         _keys(
@@ -325,18 +330,18 @@ LLAMAFACTORY = Importer(
 )
 
 
-# `dataset_info.json` by itself
+# `dataset_info.json` on its own
 
 
 def _listed(draft: Draft) -> None:
-    """Each data set as a table, for a recipe that is written by hand."""
+    """Show each dataset as keys of `[dataset]`, for a recipe that you write yourself."""
     names = entries_of(draft.source)
-    remedy = "import the YAML that is trained with: this file is read along"
-    draft.refuse_file("it names data sets, and no training", remedy)
+    remedy = "import the YAML of the training run; lorans reads this file with it"
+    draft.refuse_file("this file lists datasets and does not configure a training run", remedy)
     tables = []
     for name in names:
         is_text = draft.has(f"{name}.columns.prompt") and not draft.has(f"{name}.columns.response")
-        table = table_of(Entry(draft, name, draft.source.path.parent), Asked(is_pretraining=is_text))
+        table = table_of(Entry(draft, name, draft.source.path.parent), RowOptions(is_pretraining=is_text))
         if table is not None:
             rows = {("train_split" if key == "split" else key): value for key, value in table.items()}
             text = ", ".join(f"{key} = {toml_value(value)}" for key, value in rows.items())
@@ -345,7 +350,7 @@ def _listed(draft: Draft) -> None:
         else:
             for leaf in draft.source.below(name):
                 if not draft.is_accounted(leaf):
-                    draft.unused(leaf, "the data set cannot be had")
+                    draft.unused(leaf, "the dataset is not carried over")
     leaves = [leaf for name, _ in tables for leaf in draft.source.below(name) if not draft.is_accounted(leaf)]
     if leaves:
         draft.put("dataset.sources", [table for _, table in tables], *leaves)
@@ -358,4 +363,4 @@ DATASET_INFO = Importer(
     steps=(Step(_listed, ()),),
     looks=is_dataset_info,
 )
-"""LLaMA-Factory's list of data sets, where it is given instead of the training."""
+"""Importer for LLaMA-Factory's list of datasets, if you name it instead of the training configuration."""

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's templates, and what of a conversation is learned."""
+"""Translation of LLaMA-Factory's templates, and of the tokens that are trained on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BUILT_IN: Mapping[str, str] = {
     "llama3": "llama-3",
     "qwen3_nothink": "chatml",
 }
-"""Its templates that print the same as lorans's own."""
+"""LLaMA-Factory's templates that render the same text as lorans's own."""
 
 
-_NOBODYS = ("alpaca", "chatml_de", "default", "empty", "fewshot", "vicuna")
-"""Templates that are no model's own, and that lorans does not have."""
+_GENERIC = ("alpaca", "chatml_de", "default", "empty", "fewshot", "vicuna")
+"""Templates that belong to no model, and that lorans does not have."""
 
 
 _REASONING = (
@@ -31,12 +31,12 @@ _REASONING = (
 
 
 def chat_template(draft: Draft) -> None:
-    """Write the chat template of the rows, and their system text."""
+    """Translate the chat template of the rows, and their system message."""
     forms = _forms(draft)
     name = draft.text("template", "")
     chats = [form for form in forms if form.get("format") not in ("text", "prompt-completion")]
     if not forms or draft.is_refused("template"):
-        _drop(draft, "the data sets are not carried over")
+        _drop(draft, "the datasets are not carried over")
     elif not chats and draft.get("stage") == "pt":
         _drop(draft, "the rows are plain text")
     elif not chats:
@@ -44,11 +44,11 @@ def chat_template(draft: Draft) -> None:
     else:
         _template(draft, name, chats)
         _system(draft, forms)
-    _thoughts(draft, name)
+    _reasoning(draft, name)
 
 
 def _plain(draft: Draft, name: str) -> None:
-    """The rows are plain text that the template says: the prompts are there already."""
+    """Account for a template that renders plain text, which the prompt templates already contain."""
     recipe = "dataset.sources" if "dataset.sources" in draft.recipe else "dataset.prompt_template"
     before, frame = draft.origins[recipe], frame_of(name, None)
     draft.put(recipe, draft.recipe[recipe], "template", "default_system", said=frame.said if frame else "")
@@ -56,7 +56,7 @@ def _plain(draft: Draft, name: str) -> None:
 
 
 def _forms(draft: Draft) -> list[Mapping[str, Any]]:
-    """How the rows of each data set are read."""
+    """Return the keys of each dataset in the recipe."""
     if "dataset.format" in draft.recipe and "dataset.sources" not in draft.recipe:
         return [{key.removeprefix("dataset."): value for key, value in draft.recipe.items() if "dataset." in key}]
     return list(draft.recipe.get("dataset.sources", []))
@@ -71,61 +71,62 @@ def _drop(draft: Draft, why: str) -> None:
 def _template(draft: Draft, name: str, chats: list[Mapping[str, Any]]) -> None:
     has_tools = any("tools" in form.get("columns", {}) for form in chats)
     if not name:
-        draft.note("`template` is absent: LLaMA-Factory reads the base's own chat template, and so does lorans")
-    elif name in _NOBODYS:
-        what = f"lorans has no chat template that prints the same as `{name}`"
-        remedy = "LLaMA-Factory saves it with an adapter: name that `chat_template.jinja` by `sft.chat_template`"
+        draft.note("`template` is missing: LLaMA-Factory uses the base's own chat template, and so does lorans")
+    elif name in _GENERIC:
+        what = f"lorans has no chat template equal to `{name}`"
+        remedy = "set `sft.chat_template` to the `chat_template.jinja` that LLaMA-Factory saves with an adapter"
         draft.refuse("template", what, remedy)
     elif name in _BUILT_IN and not (has_tools and name not in ("chatml", "qwen3_nothink")):
-        draft.put("sft.chat_template", _BUILT_IN[name], "template", said="it prints the same")
+        draft.put("sft.chat_template", _BUILT_IN[name], "template", said="it renders the same text")
         if name == "gemma":
             draft.put("sft.system_role", "merge-into-user", "template")
     else:
-        said = "the base's own chat template is taken: `lorans validate --show 1` shows what it prints"
+        said = "lorans uses the base's own chat template; `lorans validate --show 1` shows its output"
         draft.same("template", said)
 
 
 def _system(draft: Draft, forms: list[Mapping[str, Any]]) -> None:
-    """`default_system` is for rows without a system text, which rows that templates fill are."""
+    """Translate `default_system`, which lorans supports for one dataset with a prompt template."""
     key = "default_system"
     if not draft.has(key) or draft.is_refused(key):
         return
     if "dataset.sources" not in draft.recipe and "prompt_template" in forms[0]:
         draft.put("dataset.system_template", escaped(draft.text(key, "")), key)
     else:
-        draft.refuse(key, "lorans shows the rows' own system turns", "write it into the rows")
+        draft.refuse(key, "lorans uses the system turns in the rows", "add it to the rows")
 
 
-def _thoughts(draft: Draft, name: str) -> None:
-    """Templates of models that think first: an empty thought stands before answers without one."""
+def _reasoning(draft: Draft, name: str) -> None:
+    """Translate the keys of reasoning models' templates, and note their empty thoughts."""
     is_reasoning = name in _REASONING and draft.get("stage") != "pt"
     if is_reasoning and draft.has("enable_thinking") and not draft.flag("enable_thinking", True):
         draft.put("sft.chat_template_kwargs", {"enable_thinking": False}, "enable_thinking")
     elif draft.has("enable_thinking"):
-        why = "it is so anyway" if is_reasoning else "it is of templates of models that think first"
+        why = "the template does so by default" if is_reasoning else "it only applies to templates of reasoning models"
         draft.unused("enable_thinking", why)
     if is_reasoning:
         draft.note(
-            f"`template: {name}` puts an empty thought before each answer without one, and learns it unless "
-            "`enable_thinking` is false; the base's own template decides where one stands"
+            f"`template: {name}` puts an empty thought before each answer without one, and trains on it unless "
+            "`enable_thinking` is false; in lorans, the base's own template decides this"
         )
     if draft.has("preserve_thinking"):
         if is_reasoning and draft.flag("preserve_thinking"):
-            draft.refuse("preserve_thinking", "the base's own template decides it", "remove it if it may go")
+            what = "in lorans, the base's own template decides this"
+            draft.refuse("preserve_thinking", what, "remove it if you do not need it")
         else:
-            draft.unused("preserve_thinking", "it is switched off, or of another template")
+            draft.unused("preserve_thinking", "it is off, or only applies to other templates")
 
 
-def learned(draft: Draft) -> None:
-    """Which tokens of a row are in the loss."""
+def trained_tokens(draft: Draft) -> None:
+    """Translate the choice of tokens that are trained on."""
     whole, last = draft.flag("train_on_prompt"), draft.flag("mask_history")
     if draft.get("stage") == "pt":
         for key in ("train_on_prompt", "mask_history"):
             if draft.has(key):
-                draft.unused(key, "texts are learned whole")
+                draft.unused(key, "lorans trains on whole texts")
         return
     draft.put("sft.train_on", "all" if whole else "assistant", "train_on_prompt", own="assistant")
     if last:
         draft.put("sft.train_on", "last", "mask_history")
     elif draft.has("mask_history"):
-        draft.same("mask_history", "every answer is learned")
+        draft.same("mask_history", "lorans trains on every answer by default")

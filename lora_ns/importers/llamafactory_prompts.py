@@ -1,4 +1,4 @@
-"""The text that LLaMA-Factory makes of instructions: a user turn, or plain text by some of its templates."""
+"""Prompt templates for LLaMA-Factory's instructions: a user turn, or plain text with some of its templates."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from lora_ns.importers.axolotl_prompts import escaped
 
 @dataclass(frozen=True)
 class Frame:
-    """A plain text around an instruction."""
+    """Plain text around an instruction."""
 
     turn: str
-    """With `{content}` where the instruction is."""
+    """Text of one round, with `{content}` in place of the instruction."""
     system: str = ""
-    """What stands before it where a row has no system text of its own."""
+    """Text before it, for rows without a system message."""
     said: str = ""
-    """What is not the same."""
+    """Difference from LLaMA-Factory's text."""
 
 
 _FRAMES: Mapping[str, Frame] = {
     "alpaca": Frame(
         "### Instruction:\n{content}\n\n### Response:\n",
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n",
-        "it is plain text here, without the two line breaks behind the end token",
+        "lorans renders it as plain text, without the two line breaks after the end-of-sequence token",
     ),
     "vicuna": Frame(
         "USER: {content} ASSISTANT:",
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions.",
-        "it is plain text here",
+        "lorans renders it as plain text",
     ),
-    "empty": Frame("{content}", said="it is plain text here, and the token that ends an answer is learned, too"),
+    "empty": Frame("{content}", said="lorans renders it as plain text, and also trains on the end-of-sequence token"),
 }
-"""Templates of which lorans writes the text of one round; they are those of `src/llamafactory/data/template.py`."""
+"""Text of one round by the name of its template. Source: `src/llamafactory/data/template.py`."""
 
 
 def frame_of(template: str, default_system: str | None) -> Frame | None:
-    """The plain text of a template, with another text before it if one is named; None of chat templates."""
+    """Return the plain text of a template, with `default_system` as its system message; None for chat templates."""
     frame = _FRAMES.get(template)
     return frame and (frame if default_system is None else replace(frame, system=default_system))
 
 
 def instruction_form(columns: Mapping[str, str], frame: Frame | None) -> tuple[dict[str, Any], str]:
-    """The keys of `[dataset]` for rows of an instruction, perhaps an input below it, and an answer.
+    """Return the keys of `[dataset]` for rows with an instruction, an optional input, and an answer.
 
     Args:
-        columns: the data's names of `prompt`, `query`, `response`, `system`, `history` and `tools`, of those that
-            are read.
-        frame: the plain text that rows become; a user turn if absent.
+        columns: names of the columns that are read, by LLaMA-Factory's names `prompt`, `query`, `response`, `system`,
+            `history` and `tools`.
+        frame: the plain text around the instruction; None for a user turn.
 
     Returns:
-        The keys, and what is not the same.
+        The keys, and a note about the difference from LLaMA-Factory; empty if there is none.
     """
     contents = ["{" + columns["prompt"] + "}"]
     if "query" in columns:
@@ -72,7 +72,7 @@ def instruction_form(columns: Mapping[str, str], frame: Frame | None) -> tuple[d
         return {"format": "question-answer", "columns": names}, ""
     names = {"instruction": columns["prompt"], "input": columns["query"], "output": columns["response"], **beside}
     others = {ours: theirs for ours, theirs in names.items() if ours != theirs}
-    note = "LLaMA-Factory puts one line break between instruction and input, and lorans two"
+    note = "LLaMA-Factory puts one line break between instruction and input, lorans puts two"
     return {"format": "alpaca", **({"columns": others} if others else {})}, note
 
 

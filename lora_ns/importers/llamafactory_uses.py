@@ -1,4 +1,4 @@
-"""What LLaMA-Factory's files are for that are no training, by the keys that show it."""
+"""LLaMA-Factory's files that do not configure a training run, recognised by their keys."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from lora_ns.importers.source import Source
 
 @dataclass(frozen=True)
 class Use:
-    """Something else than a training."""
+    """A purpose of a file other than training."""
 
     what: str
     remedy: str
     why: str
-    """Why a key of it has no meaning here."""
+    """Reason why lorans does not need the keys of such a file."""
     has_own_keys: bool = False
-    """Whether its keys are not those of a training."""
+    """True if such files have other keys than training configurations."""
 
 
 _MERGE = Use(
-    "this merges an adapter into its base (`export_dir`), and trains nothing",
-    "`lorans merge RUN --output DIR` does so with a run of lorans; import the YAML that is trained with",
-    "it is of merging: `lorans merge`",
+    "this configuration merges an adapter into its base (`export_dir`), and is not for training",
+    "import the YAML of the training run; to merge a lorans run, use `lorans merge RUN --output DIR`",
+    "it is for merging; see `lorans merge`",
 )
 
 
 _PREDICT = Use(
-    "this writes answers to rows (`do_predict`), and trains nothing",
-    "`lorans infer RUN --input-file ROWS.jsonl` does so with a run of lorans; import the YAML that is trained with",
-    "it is of answering: `lorans infer`",
+    "this configuration generates answers (`do_predict`), and is not for training",
+    "import the YAML of the training run; to answer with a lorans run, use `lorans infer RUN --input-file ROWS.jsonl`",
+    "it is for inference; see `lorans infer`",
 )
 
 
 _BENCHMARK = Use(
-    "this scores a benchmark (`task`), and trains nothing",
-    "`lorans merge RUN --output DIR`, and lm-eval on that folder; import the YAML that is trained with",
-    "it is of a benchmark",
+    "this configuration runs a benchmark (`task`), and is not for training",
+    "import the YAML of the training run; for a benchmark, use `lorans merge RUN --output DIR`, and lm-eval on DIR",
+    "it only applies to benchmarks",
 )
 
 
 _EVALUATE = Use(
-    "this measures the loss (`do_eval`), and trains nothing",
-    "`lorans eval RUN` does so with a run of lorans; import the YAML that is trained with",
-    "it is of evaluating: `lorans eval`",
+    "this configuration measures the loss (`do_eval`), and is not for training",
+    "import the YAML of the training run; to evaluate a lorans run, use `lorans eval RUN`",
+    "it is for evaluation; see `lorans eval`",
 )
 
 
 _V1 = Use(
-    "this is of LLaMA-Factory's version 1, which lorans does not read",
-    "write the recipe yourself: `lorans init NAME`",
-    "it is of LLaMA-Factory's version 1",
+    "this configuration is for LLaMA-Factory's version 1, which lorans does not support",
+    "write the recipe yourself, starting with `lorans init NAME`",
+    "it belongs to LLaMA-Factory's version 1",
     has_own_keys=True,
 )
 
 
 _INFER = Use(
-    "this is for answering: it has no `dataset` to train on",
-    "`lorans infer RUN` answers with a run of lorans; import the YAML that is trained with",
-    "it is of answering: `lorans infer`",
+    "no `dataset`: this configuration is for inference",
+    "import the YAML of the training run; to answer with a lorans run, use `lorans infer RUN`",
+    "it is for inference; see `lorans infer`",
 )
 
 
 def other_use(source: Source) -> Use | None:
-    """What a file is for if it is no training."""
+    """Return the purpose of a file that is not for training; None for a training configuration."""
     if source.has("export_dir"):
         return _MERGE
     if source.has("train_dataset") or source.has("model_class"):
@@ -74,7 +74,7 @@ def other_use(source: Source) -> Use | None:
 
 
 def _untrained(source: Source) -> Use | None:
-    """What a file is for that does not say `do_train`, which some forget."""
+    """Return the purpose of a file without `do_train`, which some training configurations lack."""
     if _is_on(source, "do_predict"):
         return _PREDICT
     if source.has("task") and not source.has("dataset"):
@@ -89,10 +89,10 @@ def _is_on(source: Source, key: str) -> bool:
 
 
 def of_training(run: Callable[..., None]) -> Callable[..., None]:
-    """A step or a rule that leaves files of another use alone."""
+    """Restrict a step or a rule to training configurations."""
 
-    def runs(draft: Any, *key: str) -> None:
+    def restricted(draft: Any, *key: str) -> None:
         if other_use(draft.source) is None:
             run(draft, *key)
 
-    return runs
+    return restricted

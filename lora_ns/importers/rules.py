@@ -109,15 +109,15 @@ def refused(what: str, remedy: str, unless: tuple[Any, ...] = (False,), fatal: b
 def gone(tool: str, since: str, rule: Rule) -> Rule:
     """Apply the old rule of a key that its tool has removed; `since` says what replaced it, if anything."""
 
-    def told(draft: Draft, key: str) -> None:
+    def amended(draft: Draft, key: str) -> None:
         rule(draft, key)
         draft.amend(key, f"removed from {tool}{f' ({since})' if since else ''}")
 
-    return told
+    return amended
 
 
-def told_apart(read: Reader, when: Callable[[Any], Rule]) -> Rule:
-    """Choose the rule by the value that is read."""
+def by_value(read: Reader, choose: Callable[[Any], Rule]) -> Rule:
+    """Choose the rule by the value of the key."""
 
     def rule(draft: Draft, key: str) -> None:
         try:
@@ -125,7 +125,7 @@ def told_apart(read: Reader, when: Callable[[Any], Rule]) -> Rule:
         except UnreadableError as fault:
             draft.refuse(key, fault.what, fault.remedy)
             return
-        when(value)(draft, key)
+        choose(value)(draft, key)
 
     return rule
 

@@ -1,4 +1,4 @@
-"""The one training command of a shell script, as keys and values; nothing of it is ever run."""
+"""Reader of shell scripts: the options of their training command as keys and values. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_ns.importers.source import Source, SourceBuilder, read_source
 
 
 def is_shell(path: Path, text: str) -> bool:
-    """Whether a file is a script, by its name or by its first line."""
+    """True if a file is a shell script, by its name or its first line."""
     return path.suffix in (".sh", ".bash") or (not path.suffix and text.startswith("#!"))
 
 
@@ -24,7 +24,7 @@ class _Word:
     text: str
     line: int
     ends: bool = False
-    """Whether it is no word but the end of a command."""
+    """True for the end of a command, which has no text."""
 
 
 _TOKEN = re.compile(
@@ -46,7 +46,7 @@ _TOKEN = re.compile(
 
 
 def _words(text: str) -> Iterator[_Word]:
-    """The words of a script, and the ends of its commands. What a shell would fill in stands in `${...}`."""
+    """Yield the words of a script, and the ends of its commands; values that a shell would insert become `${...}`."""
     word: str | None = None
     start = line = 1
     for token in _TOKEN.finditer(text):
@@ -67,7 +67,7 @@ def _words(text: str) -> Iterator[_Word]:
 
 
 def _open_quote(text: str) -> int | None:
-    """The line of a quote that never ends."""
+    """Return the line of the first quote that is not closed; None if there is none."""
     tokens = _TOKEN.finditer(text)
     return next((text.count("\n", 0, one.start()) + 1 for one in tokens if one["plain"] in ("'", '"', "`")), None)
 
@@ -89,15 +89,16 @@ def _unquoted(kind: str | None, part: str) -> str:
 
 @dataclass(frozen=True)
 class _Command:
-    """A command that trains: the tool, what it does, its arguments, and variables that are set for it."""
+    """A training command: the tool, its subcommand, its arguments, and the variables that are set for it."""
 
     tool: str
-    does: str
+    name: str
+    """Program and subcommand, such as `swift sft`."""
     arguments: tuple[_Word, ...]
     variables: Mapping[str, _Word]
     line: int
     launcher: tuple[_Word, ...] = ()
-    """What stands before it, such as `torchrun --nproc_per_node 2`."""
+    """Words before it, such as `torchrun --nproc_per_node 2`."""
 
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -137,7 +138,7 @@ _FILES = {
 }
 
 
-_DOES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+_SUBCOMMANDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "swift": ("ms-swift", ("sft", "pt", "rlhf")),
     "trl": ("trl", ("sft", "dpo", "kto", "grpo", "reward", "rloo")),
     "unsloth": ("unsloth", ("train",)),
@@ -146,15 +147,15 @@ _DOES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 _SCRIPTS = ("sft", "pt", "rlhf", "dpo", "grpo", "orpo", "kto", "reward")
-"""Names of Python files, in TRL and those built on it, and in ms-swift's `swift/cli/`."""
+"""Names of training scripts in Python: of TRL, of projects that are built on it, and of ms-swift's `swift/cli/`."""
 
 
 def _training(words: Sequence[_Word], variables: Mapping[str, _Word]) -> _Command | None:
     for number, word in enumerate(words):
         name = PurePath(word.text).name
         after = words[number + 1].text if number + 1 < len(words) else ""
-        tool, does = _DOES.get(name, ("", ()))
-        if number == 0 and after in does:
+        tool, subcommands = _SUBCOMMANDS.get(name, ("", ()))
+        if number == 0 and after in subcommands:
             return _Command(tool, f"{name} {after}", tuple(words[number + 2 :]), variables, word.line)
         if number > 1 and word.text == "axolotl.cli.train" and words[number - 1].text == "-m":
             before, after_it = tuple(words[:number]), tuple(words[number + 1 :])
@@ -163,23 +164,23 @@ def _training(words: Sequence[_Word], variables: Mapping[str, _Word]) -> _Comman
         if number > 0 and verb in _SCRIPTS and name != verb and not word.text.startswith("-"):
             program = "swift" if "swift" in PurePath(word.text).parts else "trl"
             before, after_it = tuple(words[:number]), tuple(words[number + 1 :])
-            return _Command(_DOES[program][0], f"{program} {verb}", after_it, variables, word.line, before)
+            return _Command(_SUBCOMMANDS[program][0], f"{program} {verb}", after_it, variables, word.line, before)
     return None
 
 
 def parse_shell(path: Path, text: str) -> Source:
-    """The keys of the one training command of a script.
+    """Parse the training command of a script.
 
     Raises:
-        UsageError: if there is none or more than one, if it names a file and options beside it, or if a quote is open.
+        UsageError: if there is none or more than one, if it has a file as well as options, or if a quote is not closed.
     """
     if (line := _open_quote(text)) is not None:
-        raise UsageError(Problem(f"{path}:{line}", "a quote that never ends", "end it"))
+        raise UsageError(Problem(f"{path}:{line}", "this quote is not closed", "close it"))
     found = list(_commands(text))
     if len(found) != 1:
-        listed = " and ".join(f"`{one.does}` in line {one.line}" for one in found[:2])
-        what = f"has several commands that train: {listed}" if found else "has no command that trains"
-        remedy = "leave one of them in a copy" if found else f"such as `swift sft`; or {_NAME_FILE}"
+        listed = " and ".join(f"`{one.name}` in line {one.line}" for one in found[:2])
+        what = f"has several training commands: {listed}" if found else "has no training command, such as `swift sft`"
+        remedy = "copy the file, and keep one of them" if found else _NAME_FILE
         raise UsageError(Problem(str(path), what, remedy))
     command = found[0]
     gpus = _gpus(command)
@@ -187,7 +188,7 @@ def parse_shell(path: Path, text: str) -> Source:
         source = read_source(named)
         return replace(source, tool=command.tool, gpus=gpus)
     builder = SourceBuilder(path)
-    builder.leaf("command", command.does, command.line)
+    builder.leaf("command", command.name, command.line)
     if command.variables:
         builder.table("environment", {key: word.text for key, word in command.variables.items()}, command.line)
     for key, word in command.variables.items():
@@ -196,11 +197,11 @@ def parse_shell(path: Path, text: str) -> Source:
     return replace(builder.source(), tool=command.tool, gpus=gpus)
 
 
-_NAME_FILE = "name the file that the tool trains with"
+_NAME_FILE = "name the configuration file of the training run"
 
 
 def _named_file(path: Path, command: _Command) -> Path | None:
-    """The configuration that the command names instead of options."""
+    """Return the configuration file that the command has instead of options; None if it has options."""
     words = [word.text for word in command.arguments]
     if words[:1] == ["--config"]:
         words = words[1:]
@@ -211,27 +212,28 @@ def _named_file(path: Path, command: _Command) -> Path | None:
     if not words or words[0].startswith("-"):
         return None
     if "${" in words[0]:
-        raise UsageError(Problem(f"{path}:{command.line}", f"`{words[0]}` is filled in by the shell", _NAME_FILE))
+        what = f"the shell would insert `{words[0]}`, and lorans does not run the script"
+        raise UsageError(Problem(f"{path}:{command.line}", what, _NAME_FILE))
     if len(words) > 1:
         raise UsageError(_beside(path, command, words[:1]))
     if Path(words[0]).suffix not in (".yaml", ".yml", ".json"):
-        raise UsageError(Problem(f"{path}:{command.line}", f"`{words[0]}` is no YAML or JSON file", _NAME_FILE))
+        raise UsageError(Problem(f"{path}:{command.line}", f"`{words[0]}` is not a YAML or JSON file", _NAME_FILE))
     return Path(words[0])
 
 
 def _beside(path: Path, command: _Command, named: Sequence[str]) -> Problem:
     name = named[0] if named else "a file"
-    what = f"`{command.does}` names {name} and options beside it"
-    return Problem(f"{path}:{command.line}", what, f"write the options into a copy of {name}, and import that")
+    what = f"`{command.name}` has options in addition to {name}"
+    return Problem(f"{path}:{command.line}", what, f"copy {name}, add the options to it, and import the copy")
 
 
 def _options(path: Path, command: _Command, builder: SourceBuilder) -> None:
-    """`--key value ...`, `--key=value` and `--key` as keys and values."""
+    """Add the options `--key value ...`, `--key=value` and `--key` as keys and values."""
     key, values, line = "", list[str](), 0
     for word in (*command.arguments, _Word("--", 0)):
         if not word.text.startswith("--"):
             if not key:
-                what = f"`{word.text}` belongs to no option"
+                what = f"`{word.text}` does not belong to an option"
                 raise UsageError(Problem(f"{path}:{word.line}", what, "write it after its `--option`"))
             values.append(word.text)
             continue
@@ -267,7 +269,7 @@ _PROCESSES = ("nproc_per_node", "num_processes")
 
 
 def _gpus(command: _Command) -> int | None:
-    """The processes that the command is started in."""
+    """Return the number of processes that the command starts; None if it is not known."""
     given = {key: word.text for key, word in command.variables.items()}
     per_node, nodes = given.get("NPROC_PER_NODE"), given.get("NNODES", "1")
     words = [part for word in command.launcher for part in word.text.split("=", 1)]

@@ -30,7 +30,8 @@ def global_batch(
     draft.put("training.global_batch_size", rows * steps * draft.gpus, per_device, accumulation, said=product)
     for key in (per_device, accumulation):
         if draft.has(key) and not draft.is_accounted(key):
-            draft.refuse(key, "what it is multiplied by cannot be read", "`training.global_batch_size`")
+            what = "the other factor of the global batch size is invalid"
+            draft.refuse(key, what, "correct it, or set `training.global_batch_size`")
     if draft.gpus == 1:
         draft.note(f"the global batch size is for one GPU ({product}); write `--gpus N` for N GPUs")
 

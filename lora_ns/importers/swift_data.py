@@ -1,4 +1,4 @@
-"""ms-swift's data sets: `[HF::|MS::]name[:subset][#rows]`, or files."""
+"""Translation of ms-swift's datasets: files, or names such as `[HF::|MS::]name[:subset][#rows]`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ DATA_KEYS = (
 
 
 def rows(draft: Draft) -> None:
-    """Write where the rows are, as one data set or several, and which are set aside."""
+    """Translate the location of the rows and of evaluation rows: one dataset, or several."""
     listed = draft.names("dataset")
     if not listed and not draft.is_refused("dataset"):
-        draft.refuse_file("no `dataset`", "name the options that ms-swift trains with")
+        draft.refuse_file(
+            "no `dataset`: this configuration is not for training", "name the configuration of the training run"
+        )
     tables = [_table(draft, one) for one in listed]
     if len(tables) == 1:
         for name, value in tables[0].items():
@@ -29,22 +31,22 @@ def rows(draft: Draft) -> None:
         _weights(draft, tables)
         draft.path("dataset.sources", tables, "dataset")
     if any("max_samples" in table for table in tables) and not draft.is_refused("dataset"):
-        draft.amend("dataset", "the first rows are taken, and ms-swift draws them")
+        draft.amend("dataset", "lorans takes the first rows, ms-swift draws them at random")
     for key in ("interleave_prob", "stopping_strategy"):
         if draft.has(key) and not draft.is_accounted(key):
-            draft.unused(key, "data sets follow one another")
+            draft.unused(key, "the datasets are concatenated")
     _columns(draft)
     streams = draft.flag("streaming")
     draft.put("dataset.streaming", streams, "streaming", own=False)
     if streams:
         draft.put("dataset.shuffle_buffer_size", draft.whole("shuffle_buffer_size", 1000), "shuffle_buffer_size")
     elif draft.has("shuffle_buffer_size"):
-        draft.unused("shuffle_buffer_size", "nothing is streamed")
-    _set_aside(draft)
+        draft.unused("shuffle_buffer_size", "it only applies to streaming")
+    _evaluation(draft)
 
 
 def _table(draft: Draft, text: str) -> dict[str, Any]:
-    """One data set: a file, or a name with its subset and its number of rows."""
+    """Translate one dataset: a file, or a name with its subset and its number of rows."""
     name, _, count = text.partition("#")
     table: dict[str, Any]
     if steps.is_local(name):
@@ -54,24 +56,25 @@ def _table(draft: Draft, text: str) -> dict[str, Any]:
         name, _, subset = name.partition(":")
         table = {"name": name, **({"subset": subset} if subset not in ("", "default") else {})}
         if name.endswith("/self-cognition"):
-            draft.refuse("dataset", "its rows have gaps that ms-swift fills in", "save them as a file, filled in", True)
+            what = "its rows have placeholders that only ms-swift fills in"
+            draft.refuse("dataset", what, "fill them in, and save the rows as a file", fatal=True)
     if count:
         if count.isdecimal() and 0 < len(count) < 10 and int(count) > 0:
             table["max_samples"] = int(count)
         else:
-            draft.refuse("dataset", f"`#{count}` is no number of rows", "write one, such as `#1000`")
+            draft.refuse("dataset", f"`#{count}` is not a number of rows", "write a number, such as `#1000`")
     return table
 
 
 def _weights(draft: Draft, tables: list[dict[str, Any]]) -> None:
-    """Shares of the mixture, which is one data set after the other without them."""
+    """Translate the shares of an interleaved mixture; without them, ms-swift concatenates the datasets."""
     key = "interleave_prob"
     shares = draft.read(key, plain)
     if shares is None:
         return
     listed = shares if isinstance(shares, list) else [shares]
     if len(listed) != len(tables):
-        draft.refuse(key, "not a number for each data set", "write as many as there are")
+        draft.refuse(key, "not one number for each dataset", f"write {len(tables)} numbers")
         return
     for table, share in zip(tables, listed, strict=True):
         table["weight"] = number(share)
@@ -80,7 +83,7 @@ def _weights(draft: Draft, tables: list[dict[str, Any]]) -> None:
     draft.put("dataset.stopping_strategy", way, "stopping_strategy", own="first_exhausted")
 
 
-_OURS: Mapping[str, tuple[str, str]] = {
+_COLUMN_NAMES: Mapping[str, tuple[str, str]] = {
     "query": ("question-answer", "question"),
     "response": ("question-answer", "answer"),
     "messages": ("messages", "messages"),
@@ -89,54 +92,54 @@ _OURS: Mapping[str, tuple[str, str]] = {
     "output": ("alpaca", "output"),
     "input": ("alpaca", "input"),
 }
-"""ms-swift's names of columns, with lorans's formats and theirs."""
+"""Formats of lorans and their columns, by ms-swift's names of the columns."""
 
 
 def _columns(draft: Draft) -> None:
-    """Other names of columns, which ms-swift writes the other way round."""
+    """Translate the names of columns; ms-swift maps a dataset's names to its own, lorans the other way round."""
     key = "columns"
     named = draft.get(key)
     if named is None:
         return
-    found = [_OURS.get(str(value)) for value in named.values()] if isinstance(named, dict) else [None]
-    kept = [one for one in found if one is not None]
-    if len(kept) < len(found) or len({form for form, _ in kept}) != 1:
-        what = "lorans has other names for these columns"
-        draft.refuse(key, what, "write them by `dataset.format` and `dataset.columns`", fatal=True)
+    found = [_COLUMN_NAMES.get(str(value)) for value in named.values()] if isinstance(named, dict) else [None]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found) or len({form for form, _ in known}) != 1:
+        what = "these columns do not belong to one of lorans's formats"
+        draft.refuse(key, what, "write the recipe yourself, with `dataset.format` and `dataset.columns`", fatal=True)
         return
-    draft.put("dataset.format", kept[0][0], key)
-    draft.put("dataset.columns", {ours: name for (_, ours), name in zip(kept, named, strict=True)}, key)
+    draft.put("dataset.format", known[0][0], key)
+    draft.put("dataset.columns", {ours: name for (_, ours), name in zip(known, named, strict=True)}, key)
 
 
-def _set_aside(draft: Draft) -> None:
-    """Evaluation rows: a share of the training rows, or a file; and how often they are looked at."""
+def _evaluation(draft: Draft) -> None:
+    """Translate the source of evaluation rows, and the interval between evaluations."""
     key = "eval_strategy" if draft.has("eval_strategy") else "evaluation_strategy"
     when = draft.text(key, draft.text("save_strategy", "steps"))
     share, tests = draft.number("split_dataset_ratio", 0), draft.names("val_dataset")
     if tests:
         _test_file(draft, tests)
     if when == "no" or tests or not 0 < share < 1:
-        why = "there is no evaluation" if when == "no" else "`val_dataset` takes its place" if tests else ""
+        why = "evaluation is off" if when == "no" else "`val_dataset` takes precedence" if tests else ""
         if draft.has("split_dataset_ratio"):
             if why:
                 draft.unused("split_dataset_ratio", why)
             elif share == 0:
-                draft.same("split_dataset_ratio", "no rows are set aside")
+                draft.same("split_dataset_ratio", "no evaluation rows")
             else:
-                draft.refuse("split_dataset_ratio", "not a share of the rows", "write one, such as 0.01")
+                draft.refuse("split_dataset_ratio", "not a fraction of the rows", "write a fraction, such as 0.05")
     else:
-        said = "ms-swift sets other rows aside"
+        said = "ms-swift draws other rows"
         draft.put("dataset.eval_fraction", float(share), "split_dataset_ratio", said=said)
     has_rows = any(f"dataset.{name}" in draft.recipe for name in ("eval_fraction", "eval_path"))
     if has_rows:
         steps.interval(draft, "eval_steps", key, "training.eval_steps")
     for name in ("eval_steps", "eval_strategy", "evaluation_strategy"):
         if draft.has(name) and not draft.is_accounted(name):
-            draft.unused(name, f"`{key}` says when" if has_rows else "there are no evaluation rows")
+            draft.unused(name, f"`{key}` takes precedence" if has_rows else "there are no evaluation rows")
 
 
 def _test_file(draft: Draft, tests: list[str]) -> None:
     if all(steps.is_local(one.partition("#")[0]) and "#" not in one for one in tests):
         draft.path("dataset.eval_path", tests if len(tests) > 1 else tests[0], "val_dataset")
     else:
-        draft.refuse("val_dataset", "lorans takes evaluation rows from whole files", "save them as a file")
+        draft.refuse("val_dataset", "lorans takes evaluation rows from whole files only", "save them as a file")

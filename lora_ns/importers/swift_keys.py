@@ -1,20 +1,18 @@
-"""ms-swift's keys that stand by themselves, each with its rule."""
+"""Rules for ms-swift's independent keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, each, maps, refused, same, told_apart, unused
+from lora_ns.importers.rules import Rule, by_value, each, maps, refused, same, unused
 from lora_ns.importers.trl_keys import OTHER_TRAININGS
 from lora_ns.importers.values import flag, names, number, plain, text, whole
 
-_OTHER_TUNER = unused("it is of another `tuner_type`")
-_SHOWN = unused("it says what is shown or kept, and changes nothing that is learned")
+_OTHER_TUNER = unused("it only applies to another `tuner_type`")
+_LOGS = unused("it is about logs and files, and does not change results")
 
 
-_OTHER_TRAINING = refused(
-    "it is of another training", "keep ms-swift for it: lorans imports fine-tuning", (), fatal=True
-)
+_OTHER_TRAINING = refused("lorans imports supervised fine-tuning only", "use ms-swift for this run", (), fatal=True)
 
 
 RULES: Mapping[str, Rule] = {
@@ -27,81 +25,93 @@ RULES: Mapping[str, Rule] = {
         "top_entropy_quantile loss_scale_type whiten_rewards chord_sft_dataset",
         _OTHER_TRAINING,
     ),
-    "model_type": unused("lorans goes by the base itself"),
-    "model_revision": told_apart(
+    "model_type": unused("lorans finds it in the base"),
+    "model_revision": by_value(
         text,
-        lambda name: maps("model.revision", text, own="main") if name != "master" else unused("ModelScope's `main`"),
+        lambda name: (
+            maps("model.revision", text, own="main") if name != "master" else unused("it is ModelScope's `main`")
+        ),
     ),
     "new_special_tokens": maps("model.add_tokens", names),
-    "adapters": refused("lorans starts new adapters", "merge that one into the base first", ()),
+    "adapters": refused(
+        "lorans trains new adapters", "merge the old one into the base, and write the merged folder to `model`", ()
+    ),
     "lora_bias": maps("peft.bias", text, own="none"),
-    "lora_dtype": same("adapters are trained in float32", "float32", "fp32", remedy="remove it"),
+    "lora_dtype": same(
+        "lorans trains adapters in float32", "float32", "fp32", remedy="remove it: adapters in 16 bits learn worse"
+    ),
     "lorap_lr_ratio": maps("peft.loraplus_lr_ratio", number),
     "use_rslora": maps("peft.use_rslora", flag, own=False),
     "use_dora": maps("peft.use_dora", flag, own=False),
     "modules_to_save": maps("peft.modules_to_save", names),
     "target_parameters": maps("peft.target_parameters", names),
-    "init_weights": told_apart(
+    "init_weights": by_value(
         plain,
         lambda value: (
-            same("it is PEFT's own way", True, "true", remedy="")
+            same("it is PEFT's default", True, "true", remedy="")
             if value in (True, "true")
             else maps("peft.init_lora_weights", text)
         ),
     ),
-    "enable_dft_loss": told_apart(
+    "enable_dft_loss": by_value(
         flag,
-        lambda is_on: (
-            (lambda draft, key: draft.put("sft.loss_type", "dft", key)) if is_on else unused("it is switched off")
-        ),
+        lambda is_on: (lambda draft, key: draft.put("sft.loss_type", "dft", key)) if is_on else unused("it is off"),
     ),
-    "loss_type": refused("lorans has no such loss", "`sft.loss_type`", ("cross_entropy",)),
-    "max_epochs": refused("lorans ends with its epochs or its steps", "`num_train_epochs` or `max_steps`"),
-    "acc_strategy": unused("it is a number that is shown"),
-    "router_aux_loss_coef": refused("lorans leaves the routers alone", "remove it", (0, 0.0)),
-    "system": refused("lorans shows the rows' own system turns", "write it into the rows", ()),
-    "response_prefix": refused("lorans puts nothing before an answer", "write it into the rows", ()),
-    "enable_thinking": told_apart(
-        flag, lambda _: refused("it is a variable of the chat template", "`sft.chat_template_kwargs`", ())
+    "loss_type": refused(
+        "lorans does not support this loss", "see `sft.loss_type` for supported losses", ("cross_entropy",)
     ),
-    "preserve_thinking": refused("it is a variable of the chat template", "`sft.chat_template_kwargs`"),
-    "add_non_thinking_prefix": unused("the chat template says what stands before an answer"),
-    "disable_ignore_empty_think": unused("lorans learns a turn whole"),
-    "agent_template": unused("the chat template prints tools and their calls"),
-    "template_backend": unused("lorans renders by the chat template"),
-    "is_binary_loss_scale": unused("the loss has no weights but 0 and 1"),
-    "sequence_parallel_size": refused(
-        "rows that several GPUs share change the batch", "`distributed.context_parallel_size`", (1,)
+    "max_epochs": refused("lorans limits a run by epochs or steps", "set `num_train_epochs` or `max_steps`"),
+    "acc_strategy": unused("it only changes the accuracy in logs"),
+    "router_aux_loss_coef": refused("lorans does not train the experts' routers", "remove it", (0, 0.0)),
+    "system": refused("lorans uses the system turns in the rows", "add it to the rows", ()),
+    "response_prefix": refused("lorans adds no prefix to answers", "add it to the rows", ()),
+    "enable_thinking": by_value(
+        flag, lambda _: refused("it is a variable of the chat template", "set it in `sft.chat_template_kwargs`", ())
     ),
-    "strict": unused("a row that cannot be read is an error here: `dataset.max_bad_rows`"),
-    "remove_unused_columns": unused("columns that nothing reads are reported"),
-    "disable_auto_column_mapping": unused("`dataset.format` says how a row is read"),
-    **each("model_name model_author", refused("lorans fills nothing into the rows", "fill `{{NAME}}` in yourself", ())),
+    "preserve_thinking": refused("it is a variable of the chat template", "set it in `sft.chat_template_kwargs`"),
+    "add_non_thinking_prefix": unused("in lorans, the chat template decides what precedes an answer"),
+    "disable_ignore_empty_think": unused("lorans trains on whole turns"),
+    "agent_template": unused("in lorans, the chat template renders tools and their calls"),
+    "template_backend": unused("lorans renders rows with the chat template"),
+    "is_binary_loss_scale": unused("lorans's loss weights are always 0 or 1"),
+    "sequence_parallel_size": refused("it changes the global batch", "set `distributed.context_parallel_size`", (1,)),
+    "strict": unused("unreadable rows are errors in lorans; see `dataset.max_bad_rows`"),
+    "remove_unused_columns": unused("lorans reports columns that it does not read"),
+    "disable_auto_column_mapping": unused("lorans reads columns by `dataset.format`"),
+    **each(
+        "model_name model_author",
+        refused("lorans does not fill placeholders in rows", "fill in `{{NAME}}` yourself", ()),
+    ),
     **each(
         "custom_dataset_info custom_register_path external_plugins plugin",
-        refused("lorans runs no code of other tools, and has no list of data sets", "name the files: `dataset`", ()),
+        refused(
+            "lorans reads neither other tools' code nor their lists of datasets", "write the files to `dataset`", ()
+        ),
     ),
-    **each("cached_dataset cached_val_dataset", refused("it is ms-swift's own cache", "name the rows: `dataset`", ())),
-    "dataset_shuffle": unused("rows come in a random order anyway"),
-    "train_dataloader_shuffle": refused("rows come in a random order here", "remove it", (True,)),
+    **each(
+        "cached_dataset cached_val_dataset",
+        refused("lorans does not read ms-swift's cache", "write the original rows to `dataset`", ()),
+    ),
+    "dataset_shuffle": unused("lorans shuffles the rows"),
+    "train_dataloader_shuffle": refused("lorans shuffles the rows", "remove it", (True,)),
     **each(
         "val_dataset_shuffle dataset_num_proc load_from_cache_file download_mode lazy_tokenize packing_num_proc "
         "packing_strategy padding_free padding_side use_logits_to_keep max_model_len",
-        unused("it says how rows are prepared or batched, and changes nothing that is learned"),
+        unused("it is about preparing and batching rows, and does not change results"),
     ),
-    "packing_length": refused("lorans packs to `max_length`", "write that", ()),
-    **each("rope_scaling init_strategy", refused("lorans takes the base's own", "remove it", ())),
-    "tuner_backend": same("it changes no result", "peft", "unsloth", remedy="remove it"),
-    "attn_impl": unused("the kernel changes no result: `model.attn_implementation` chooses another one than `sdpa`"),
-    "early_stop_interval": refused("lorans trains to the end", "set `num_train_epochs` to what it used to stop at"),
-    "optimizer": refused("lorans has no such optimizer", "`optim`", ("adamw",)),
-    **each("callbacks", refused("lorans runs no code of other tools", "remove it", ())),
-    "use_galore": refused("lorans has no GaLore", "remove it"),
-    "lisa_activated_layers": refused("lorans trains adapters, and no layers of the base", "remove it", (0,)),
+    "packing_length": refused("lorans packs to `max_length`", "set `max_length`", ()),
+    **each("rope_scaling init_strategy", refused("lorans uses the base as it is", "remove it", ())),
+    "tuner_backend": same("it does not change results", "peft", "unsloth", remedy="remove it"),
+    "attn_impl": unused("the kernel does not change results; set `model.attn_implementation` to choose one"),
+    "early_stop_interval": refused("lorans has no early stopping", "set `num_train_epochs` to where it used to stop"),
+    "optimizer": refused("lorans does not support this optimizer", "choose one with `optim`", ("adamw",)),
+    "callbacks": refused("lorans does not run other tools' code", "remove it", ()),
+    "use_galore": refused("lorans does not support GaLore", "remove it"),
+    "lisa_activated_layers": refused("lorans keeps the base's layers frozen", "remove it", (0,)),
     **each(
         "freeze_parameters freeze_parameters_regex freeze_parameters_ratio trainable_parameters "
         "trainable_parameters_regex freeze_llm freeze_vit freeze_aligner vit_gradient_checkpointing vit_lr aligner_lr",
-        unused("the base stays as it is, and lorans trains on text"),
+        unused("lorans keeps the base frozen"),
     ),
     **each(
         "lora_ga_batch_size lora_ga_iters lora_ga_max_length lora_ga_direction lora_ga_scale lora_ga_stable_gamma "
@@ -116,26 +126,28 @@ RULES: Mapping[str, Rule] = {
         "galore_target_modules galore_rank galore_update_proj_gap galore_scale galore_proj_type "
         "galore_optim_per_parameter galore_with_embedding galore_quantization galore_proj_quant galore_proj_bits "
         "galore_proj_group_size galore_cos_threshold galore_gamma_proj galore_queue_size lisa_step_interval",
-        unused("it is of GaLore or LISA, which have to be switched on"),
+        unused("it only applies to GaLore and LISA"),
     ),
     **each(
         "max_new_tokens temperature top_k top_p repetition_penalty num_beams stream stop_words logprobs top_logprobs "
         "structured_outputs_regex predict_with_generate eval_use_evalscope eval_dataset eval_dataset_args eval_limit "
         "eval_generation_config extra_eval_args eval_metric metric metric_warmup_step",
-        unused("it is of answers that are written in an evaluation: `[generation]` and `[evaluation]`"),
+        unused("it only applies to generation during evaluation; see `[generation]` and `[evaluation]`"),
     ),
-    **each("num_labels problem_type mrl_dims", unused("it is of classifiers and embeddings")),
-    **each("max_pixels norm_bbox", unused("it is of pictures, and lorans trains on text")),
-    **each("hqq_axis bnb_4bit_compute_dtype bnb_4bit_quant_storage", unused("lorans computes in `model.dtype`")),
+    **each("num_labels problem_type mrl_dims", unused("it only applies to classifiers and embeddings")),
+    **each("max_pixels norm_bbox", unused("it only applies to images")),
+    **each(
+        "hqq_axis bnb_4bit_compute_dtype bnb_4bit_quant_storage", unused("lorans uses `model.dtype` for computation")
+    ),
     **each(
         "device_map max_memory local_repo_path model_kwargs experts_impl enable_npu_model_patch device_count",
-        unused("lorans loads and places the base itself"),
+        unused("lorans places the base itself"),
     ),
     **each(
         "swanlab_token swanlab_project swanlab_workspace swanlab_exp_name swanlab_notification_method "
         "swanlab_webhook_url swanlab_secret swanlab_sender_email swanlab_receiver_email swanlab_smtp_server "
         "swanlab_smtp_port swanlab_email_language swanlab_mode",
-        unused("lorans does not report to SwanLab; `metrics.jsonl` has all numbers"),
+        unused("lorans does not report to SwanLab; all metrics are in `metrics.jsonl`"),
     ),
     **each(
         "add_version create_checkpoint_symlink safe_serialization max_shard_size enable_channel_loss check_model "
@@ -143,10 +155,10 @@ RULES: Mapping[str, Rule] = {
         "model_info model_meta model_dir model_suffix training_args hub local_world_size rank logging_first_step "
         "zero_hpz_partition_size deepspeed_autotp_size ds3_gather_for_generation use_hf use_ray quantization_config "
         "torch_dtype_str task_name ray_exp_name device_groups",
-        _SHOWN,
+        _LOGS,
     ),
-    "data_seed": unused("the order of the rows is drawn by `training.seed`"),
+    "data_seed": unused("`training.seed` also determines the order of the rows"),
     "dataloader_num_workers": maps("training.dataloader_num_workers", whole, own=0),
-    "accelerator_config": _SHOWN,
+    "accelerator_config": _LOGS,
 }
-"""Keys of ms-swift that are in no step, beside those of transformers."""
+"""Rules for ms-swift's own keys that no step handles."""

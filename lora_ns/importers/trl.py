@@ -1,7 +1,7 @@
-"""TRL: the YAML of `trl sft --config`, also as the alignment handbook and open-r1 write it; batches are per device.
+"""Importer for TRL: the YAML of `trl sft --config`, and its variants in the alignment handbook and open-r1.
 
-Keys, their meaning and their defaults are those of `ScriptArguments`, `DatasetMixtureConfig`, `SFTConfig` and
-`ModelConfig` in `trl/`, and of `TrainingArguments` in transformers.
+Source for keys, meanings and defaults: `ScriptArguments`, `DatasetMixtureConfig`, `SFTConfig` and `ModelConfig` in
+`trl/`, and `TrainingArguments` in transformers. Batches are per device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lora_ns.importers.trl_keys import OTHER_TRAININGS, RULES
 
 
 def _task(draft: Draft) -> None:
-    """A causal language model by supervised fine-tuning, or nothing is written."""
+    """Require supervised fine-tuning of a causal language model; refuse everything else."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft, "output_dir", "hub_model_id", "run_name")
     draft.path("model.name_or_path", draft.text("model_name_or_path"), "model_name_or_path")
@@ -26,27 +26,28 @@ def _task(draft: Draft) -> None:
     if draft.get("command") == "trl sft":
         draft.same("command", "lorans imports supervised fine-tuning")
     elif draft.has("command"):
-        draft.refuse("command", "it is not supervised fine-tuning", "keep TRL for it", fatal=True)
+        draft.refuse("command", "lorans imports supervised fine-tuning only", "use TRL for this run", fatal=True)
     for key, kind in OTHER_TRAININGS.items():
         if draft.has(key):
-            draft.refuse(key, f"it is of {kind}", "keep TRL for it: lorans imports fine-tuning", fatal=True)
+            what = f"it is for {kind}; lorans imports supervised fine-tuning only"
+            draft.refuse(key, what, "use TRL for this run", fatal=True)
 
 
 def _adapter(draft: Draft) -> None:
-    """LoRA if `use_peft` is true, without which all weights are trained."""
+    """Translate LoRA and the quantisation; refuse full fine-tuning, which is TRL's default."""
     if not draft.flag("use_peft"):
         if draft.is_refused("use_peft"):
-            draft.refuse_file("`use_peft` does not say whether it trains an adapter", "`use_peft: true`")
+            draft.refuse_file("`use_peft` is neither true nor false", "write `use_peft: true`")
         elif draft.has("use_peft"):
-            what = "all weights are trained, and lorans trains adapters"
-            remedy = "`use_peft: true`, and a learning rate ten times as high"
+            what = "this is full fine-tuning; lorans trains adapters"
+            remedy = "write `use_peft: true`, and make the learning rate about ten times as high"
             draft.refuse("use_peft", what, remedy, fatal=True)
         else:
-            what = "it trains all weights (`use_peft` is absent), and lorans trains adapters"
-            draft.refuse_file(what, "`use_peft: true`, and a learning rate ten times as high")
+            what = "`use_peft` is missing, so this is full fine-tuning; lorans trains adapters"
+            draft.refuse_file(what, "add `use_peft: true`, and make the learning rate about ten times as high")
         for key in _LORA_KEYS:
             if draft.has(key):
-                draft.unused(key, "it is read with `use_peft: true` only")
+                draft.unused(key, "TRL only reads it with `use_peft: true`")
         return
     draft.put("peft.method", "lora", "use_peft")
     draft.put("peft.lora_r", draft.whole("lora_r", 16), "lora_r")
@@ -63,7 +64,7 @@ def _adapter(draft: Draft) -> None:
         draft.put("quantization.method", "bnb-8bit", "load_in_8bit")
     for key in ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"):
         if draft.has(key) and not draft.is_accounted(key):
-            draft.same(key, "the base is not stored in 4 bits, or not in 8")
+            draft.same(key, "the base keeps its own dtype unless `quantization.method` is set")
 
 
 _LORA_KEYS = (
@@ -80,7 +81,7 @@ _USUAL: tuple[tuple[str, list[str]], ...] = (
     (r"gpt2|gpt-2", ["c_attn"]),
     (r"phi-(1|2)", ["q_proj", "v_proj", "fc1", "fc2"]),
 )
-"""Layers that PEFT adapts where none are named, by a pattern of the base's name; for others they are `_MOST`."""
+"""PEFT's default target modules by a pattern for the base's name; for other bases they are `_MOST`."""
 
 
 _MOST = ["q_proj", "v_proj"]
@@ -90,7 +91,7 @@ def _targets(draft: Draft) -> None:
     key = "lora_target_modules"
     named = draft.names(key)
     if any(_PATTERN.search(name) for name in named):
-        draft.refuse(key, "lorans takes ends of names, not patterns", "list them, such as `q_proj`, `v_proj`")
+        draft.refuse(key, "lorans takes suffixes of names, not patterns", "list them, such as `q_proj`, `v_proj`")
     elif named == ["all-linear"]:
         draft.put("peft.target_modules", "all-linear", key, own="all-linear")
     elif named:
@@ -98,11 +99,11 @@ def _targets(draft: Draft) -> None:
     elif not draft.is_refused(key):
         base = str(draft.get("model_name_or_path") or "").lower()
         usual = next((layers for pattern, layers in _USUAL if re.search(pattern, base)), _MOST)
-        draft.put("peft.target_modules", usual, key, said="PEFT's choice for such a base where none are named")
+        draft.put("peft.target_modules", usual, key, said="PEFT's default for this base")
 
 
 def _forms(draft: Draft) -> list[str | None]:
-    """The format of each data set, as far as the file says it."""
+    """Return the format of each dataset; None if the file does not name it."""
     sources = draft.recipe.get("dataset.sources")
     if sources is None:
         return [draft.recipe.get("dataset.format")]
@@ -110,7 +111,7 @@ def _forms(draft: Draft) -> list[str | None]:
 
 
 def _pin(draft: Draft, form: str, why: str) -> None:
-    """Say the format of the rows whose file does not, so that other rows are an error and not learned otherwise."""
+    """Set the format of datasets without one, so that rows in another format are errors."""
     if "dataset.sources" in draft.recipe:
         sources = draft.recipe["dataset.sources"]
         draft.recipe["dataset.sources"] = [{**one, "format": one.get("format", form)} for one in sources]
@@ -122,7 +123,7 @@ _COMPLETION, _ASSISTANT = "completion_only_loss", "assistant_only_loss"
 
 
 def _loss(draft: Draft) -> None:
-    """The tokens that are learned: TRL goes by the columns of the rows unless it is told."""
+    """Translate the choice of tokens that are trained on; TRL's default depends on the columns of the rows."""
     _text_field(draft)
     key = "sft.train_on"
     if draft.flag(_ASSISTANT):
@@ -137,11 +138,11 @@ def _loss(draft: Draft) -> None:
         _loss_by_columns(draft, key)
     for name in (_COMPLETION, _ASSISTANT):
         if draft.has(name) and not draft.is_accounted(name):
-            draft.same(name, f"`{key}` says what is learned")
+            draft.same(name, f"`{key}` selects the trained tokens")
 
 
 def _text_field(draft: Draft) -> None:
-    """The column of plain text, which says that the rows are texts where nothing else does."""
+    """Translate the column of plain text, which also sets the format if nothing else does."""
     key = "dataset_text_field"
     column = draft.text(key)
     if column is None or draft.is_accounted(key):
@@ -150,26 +151,26 @@ def _text_field(draft: Draft) -> None:
         draft.put("dataset.format", "text", key)
         draft.put("dataset.columns", {"text": column} if column != "text" else None, key)
     else:
-        draft.same(key, "it is read of rows of plain text only")
+        draft.same(key, "it only applies to rows of plain text")
 
 
 def _loss_by_columns(draft: Draft, key: str) -> None:
     forms = _forms(draft)
     if "prompt-completion" in forms and set(forms) <= {"prompt-completion", "text"}:
-        return  # lorans learns completions, and texts whole
+        return  # lorans does the same by default
     if None in forms:
-        _pin(draft, "messages", "the file does not say what its rows are")
+        _pin(draft, "messages", "the file does not name the format of its rows")
         draft.note(
-            "the file does not say what its rows are, and conversations (`messages`) are assumed, of which TRL "
-            'learns all tokens. For texts, write `format = "text"`; for prompts with completions, write '
+            "the file does not name the format of its rows; lorans assumes conversations (`messages`), and TRL trains "
+            'on all of their tokens. For texts, write `format = "text"`; for prompts with completions, write '
             '`format = "prompt-completion"` and `train_on = "assistant"`'
         )
-    said = "" if draft.has(_ASSISTANT) else "TRL learns all tokens of conversations and texts"
+    said = "" if draft.has(_ASSISTANT) else "TRL trains on all tokens of conversations and texts"
     draft.put(key, "all", _ASSISTANT, said=said)
 
 
 def _template(draft: Draft) -> None:
-    """The chat template: Jinja in the file, a path, or the base's own."""
+    """Translate the chat template: Jinja in the file, a path, or the base's own template."""
     text, path = "chat_template", "chat_template_path"
     conversations = any(form in ("messages", "sharegpt") for form in _forms(draft))
     value = draft.get(text)
@@ -178,20 +179,22 @@ def _template(draft: Draft) -> None:
     elif isinstance(value, str) and ("{{" in value or "{%" in value):
         draft.file("sft.chat_template", value, ".jinja", text)
     elif value is not None:
-        draft.refuse(text, "not a template in Jinja", "name a .jinja file: `chat_template_path`")
+        draft.refuse(text, "not a Jinja template", "write the path of a .jinja file to `chat_template_path`")
     where = draft.text(path)
     if where is not None and where.endswith((".jinja", ".jinja2", ".j2")):
         draft.path("sft.chat_template", where, path)
     elif where is not None and where == draft.text("model_name_or_path"):
-        draft.same(path, "it is the base's own template")
+        draft.same(path, "lorans uses the base's own template")
     elif where is not None:
-        draft.refuse(path, "lorans reads a template from a file", "save that model's template as a .jinja file")
+        remedy = "save that model's template as a .jinja file, and write its path"
+        draft.refuse(path, "lorans reads a template from a file", remedy)
     if draft.has("eos_token"):
         if conversations:
-            draft.same("eos_token", "lorans learns the token that ends an answer in the chat template")
+            draft.same("eos_token", "lorans trains on the token that ends an answer in the chat template")
         else:
-            what = "lorans takes special tokens as the base has them"
-            draft.refuse("eos_token", what, "remove it if it is the base's own; save the tokenizer with it if not")
+            what = "lorans uses the special tokens of the base"
+            remedy = "remove it if the base has the same token, otherwise change it in the base's tokenizer"
+            draft.refuse("eos_token", what, remedy)
 
 
 def _training(draft: Draft) -> None:
@@ -200,8 +203,8 @@ def _training(draft: Draft) -> None:
     steps.scheduler(draft, "lr_scheduler_type", "linear")
     steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.0)
     if draft.has("warmup_ratio"):
-        draft.amend("warmup_ratio", "transformers no longer knows it (it is `warmup_steps` below 1 now)")
-    training_arguments.ends(draft, "num_train_epochs", 3)
+        draft.amend("warmup_ratio", "removed from transformers (now `warmup_steps`, with a value below 1)")
+    training_arguments.duration(draft, "num_train_epochs", 3)
     draft.put("training.learning_rate", draft.number("learning_rate", 2e-5), "learning_rate")
     steps.interval(draft, "save_steps", "save_strategy", "training.save_steps")
     steps.report_to(draft, "report_to")
@@ -211,58 +214,59 @@ _LENGTHS = ("max_length", "max_seq_length")
 
 
 def _lengths(draft: Draft) -> None:
-    """The longest row, at whose end TRL cuts, and packing."""
+    """Translate the maximum length, packing, and the handling of longer rows, which TRL truncates at the end."""
     for name in _LENGTHS:
         if draft.source.values.get(name, "") is None:
-            what = "TRL cuts nothing then, and lorans needs a longest row"
-            draft.refuse(name, what, "write the longest row's tokens")
+            what = "TRL does not truncate rows without it, but lorans needs a maximum length"
+            draft.refuse(name, what, "write the number of tokens of the longest row")
     given = next((name for name in _LENGTHS if draft.has(name)), _LENGTHS[0])
     draft.put("sft.max_seq_length", draft.whole(given, 1024), given)
     if given == _LENGTHS[0] and draft.has(_LENGTHS[1]):
-        draft.unused(_LENGTHS[1], "`max_length` takes its place")
+        draft.unused(_LENGTHS[1], "`max_length` takes precedence")
     if draft.has(_LENGTHS[1]):
-        draft.amend(_LENGTHS[1], "TRL no longer knows it (it is `max_length` now)")
+        draft.amend(_LENGTHS[1], "removed from TRL (now `max_length`)")
     way = _packing(draft)
     if draft.text("truncation_mode", "keep_start") != "keep_start":
-        draft.refuse("truncation_mode", "lorans cuts at the end, or at the prompt's beginning", "`sft.on_overflow`")
+        what = "lorans removes the end of a row, or the beginning of its prompt"
+        draft.refuse("truncation_mode", what, "set `sft.on_overflow`")
     key = "truncation_mode" if way == "truncate" else "packing_strategy"
-    draft.put("sft.on_overflow", way, key, said="" if draft.has(key) else f"TRL's way with longer rows: `{way}`")
+    draft.put("sft.on_overflow", way, key, said="" if draft.has(key) else "TRL's default for longer rows")
     if "sft.packing" not in draft.recipe:
         _grouping(draft)
 
 
 def _packing(draft: Draft) -> str:
-    """Write `sft.packing`, and say what becomes of rows that are too long."""
+    """Write `sft.packing`, and return the value of `sft.on_overflow`."""
     packs, key = draft.flag("packing"), "packing_strategy"
     strategy = draft.text(key, "bfd")
     draft.put("sft.packing", packs, "packing", own=False)
     if not packs and draft.has(key):
-        draft.unused(key, "nothing is packed")
+        draft.unused(key, "packing is off")
     elif strategy in ("bfd_split", "bfd-requeue") and _forms(draft) == ["text"]:
         return "split"
     elif strategy != "bfd":
-        draft.refuse(key, "lorans keeps rows whole and apart", "write `bfd`")
+        draft.refuse(key, "lorans packs whole rows only", "write `bfd`")
     elif draft.has(key):
-        draft.same(key, "lorans packs so, too")
+        draft.same(key, "lorans packs whole rows by default")
     return "truncate"
 
 
 def _grouping(draft: Draft) -> None:
-    """Rows come in a random order, unless they are grouped by length, which lorans does anyway."""
+    """Translate grouping by length, which is lorans's default; refuse to keep the order of the rows."""
     key = "group_by_length" if draft.has("group_by_length") else "train_sampling_strategy"
     value: Any = draft.flag(key) if key == "group_by_length" else draft.text(key, "random") == "group_by_length"
     if draft.text("train_sampling_strategy", "random") == "sequential":
-        draft.refuse(key, "rows come in a random order here", "remove it if you can do without it")
+        draft.refuse(key, "lorans shuffles the rows", "remove it if you do not need it")
     draft.put("training.group_by_length", value, key, own=True)
 
 
 def _dtype(draft: Draft) -> None:
     old = draft.has("torch_dtype") and not draft.has("dtype")
-    training_arguments.computing_dtype(draft, "torch_dtype" if old else "dtype", "float32")
+    training_arguments.dtype(draft, "torch_dtype" if old else "dtype", "float32")
     if draft.has("torch_dtype"):
         if not old:
-            draft.unused("torch_dtype", "`dtype` takes its place")
-        draft.amend("torch_dtype", "TRL no longer knows it (it is `dtype` now)")
+            draft.unused("torch_dtype", "`dtype` takes precedence")
+        draft.amend("torch_dtype", "removed from TRL (now `dtype`)")
 
 
 def _project(draft: Draft) -> None:
@@ -270,9 +274,9 @@ def _project(draft: Draft) -> None:
     if "wandb" in draft.recipe.get("tracking.report_to", ()) or key == "project":
         draft.put("tracking.project", draft.text(key), key)
     elif draft.has(key):
-        draft.unused(key, "wandb is not used")
+        draft.unused(key, "W&B is not used")
     if draft.has("project") and not draft.is_accounted("project"):
-        draft.unused("project", f"`{key}` takes its place")
+        draft.unused("project", f"`{key}` takes precedence")
 
 
 def _keys(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""TRL's rows: a data set of the hub, or a mixture of several, as TRL and the alignment handbook write it."""
+"""Translation of TRL's rows: one dataset, or a mixture of several as in TRL and the alignment handbook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA_KEYS = (
 
 
 def rows(draft: Draft) -> None:
-    """Write where the rows are: `datasets`, `dataset_mixture`, `dataset_mixer` or `dataset_name`, the first there."""
+    """Translate the rows of `datasets`, `dataset_mixture`, `dataset_mixer` or `dataset_name`, in this precedence."""
     ways = {
         "datasets": lambda: _mixture(draft, "datasets", is_handbook=False),
         "dataset_mixture": lambda: _mixture(draft, "dataset_mixture.datasets", is_handbook=True),
@@ -26,15 +26,16 @@ def rows(draft: Draft) -> None:
     }
     chosen = next((key for key in ways if draft.has(key)), None)
     if chosen is None:
-        draft.refuse_file("nothing names the rows", "`dataset_name`, or `datasets` with `- path: ...`")
+        what, remedy = "no dataset to train on", "add `dataset_name`, or `datasets` with `- path: ...`"
+        draft.refuse_file(what, remedy)
         for key in DATA_KEYS:
             if draft.has(key):
-                draft.unused(key, "nothing names the rows")
+                draft.unused(key, "there is no dataset to train on")
         return
     ways[chosen]()
     for key in ways:
         if key != chosen and draft.has(key):
-            draft.unused(key, f"`{chosen}` takes its place")
+            draft.unused(key, f"`{chosen}` takes precedence")
     _streaming(draft, "dataset_streaming" if chosen == "dataset_name" else "streaming")
     splits = {"dataset_mixture": "dataset_mixture.test_split_size", "datasets": "test_split_size"}
     if chosen in splits:
@@ -42,7 +43,7 @@ def rows(draft: Draft) -> None:
     for way, names in _OF_WAYS.items():
         for name in names:
             if draft.has(name) and not draft.is_accounted(name):
-                draft.unused(name, f"`{chosen}` takes its place" if way != chosen else "it is read of other rows only")
+                draft.unused(name, f"`{chosen}` takes precedence" if way != chosen else "it only applies to other rows")
     _evaluation(draft)
 
 
@@ -53,11 +54,11 @@ _OF_WAYS: Mapping[str, Sequence[str]] = {
         *("dataset_config", "dataset_config_name", "dataset_train_split", "dataset_test_split", "dataset_streaming"),
     ),
 }
-"""Keys that are read with one way of naming the rows alone."""
+"""Keys that TRL only reads together with one of the keys that name the rows."""
 
 
 def _one(draft: Draft) -> None:
-    """`dataset_name` with its configuration and its splits."""
+    """Translate `dataset_name` with its configuration and its splits."""
     name = draft.text("dataset_name")
     if name is None:
         return
@@ -66,9 +67,9 @@ def _one(draft: Draft) -> None:
         draft.path("dataset.path", name, "dataset_name")
         if split != "train":
             what = "files have no splits"
-            draft.refuse("dataset_train_split", what, "name the file of that split as `dataset_name`")
+            draft.refuse("dataset_train_split", what, "write the file of that split to `dataset_name`")
         elif draft.has("dataset_train_split"):
-            draft.same("dataset_train_split", "all rows of the file are trained on")
+            draft.same("dataset_train_split", "lorans trains on all rows of the file")
     else:
         draft.put("dataset.name", name, "dataset_name")
         draft.put("dataset.train_split", split, "dataset_train_split", own="train")
@@ -76,27 +77,27 @@ def _one(draft: Draft) -> None:
     draft.put("dataset.subset", draft.text(key), key)
     if _strategy(draft) == "no":
         if draft.has("dataset_test_split"):
-            draft.unused("dataset_test_split", "there is no evaluation without `eval_strategy`")
+            draft.unused("dataset_test_split", "TRL does not evaluate without `eval_strategy`")
         return
     test = draft.text("dataset_test_split", "test")
     if not steps.is_local(name):
         draft.put("dataset.eval_split", test, "dataset_test_split")
     elif draft.has("dataset_test_split"):
-        draft.refuse("dataset_test_split", "files have no splits", "name a file: `dataset.eval_path`")
+        draft.refuse("dataset_test_split", "files have no splits", "write a file to `dataset.eval_path`")
     else:
-        draft.note("evaluation rows are those of the split `test`, and files have none: name a `dataset.eval_path`")
+        draft.note("TRL evaluates on the split `test`, but files have no splits: write a file to `dataset.eval_path`")
 
 
 def _mixture(draft: Draft, key: str, is_handbook: bool) -> None:
-    """A list of data sets, one after the other."""
+    """Translate a list of datasets."""
     listed = draft.get(key)
     if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
         place = key if draft.has(key) else key.partition(".")[0]
-        draft.refuse(place, "not a list of data sets", "write `- path: ...` with its `split`", fatal=True)
+        draft.refuse(place, "not a list of datasets", "write `- path: ...` with its `split`", fatal=True)
         return
     tables = [_entry(draft, f"{key}.{number}", is_handbook) for number in range(len(listed))]
     if is_handbook and draft.has("dataset_mixture.seed"):
-        draft.unused("dataset_mixture.seed", "rows are drawn by `training.seed`")
+        draft.unused("dataset_mixture.seed", "`training.seed` also determines the order of the rows")
     found = [table for table in tables if table is not None]
     if len(found) < len(tables):
         return
@@ -107,21 +108,21 @@ def _mixture(draft: Draft, key: str, is_handbook: bool) -> None:
 
 
 def _entry(draft: Draft, key: str, is_handbook: bool) -> dict[str, Any] | None:
-    """The keys of one data set; None if one of them is refused."""
+    """Translate one dataset; None if it is refused."""
     place, subset = ("id", "config") if is_handbook else ("path", "name")
     name = draft.text(f"{key}.{place}")
     if name is None:
         if not draft.is_refused(f"{key}.{place}"):
-            draft.refuse(key, f"no `{place}`", "name a file, a folder or a data set of the hub", fatal=True)
+            draft.refuse(key, f"no `{place}`", "name a file, a folder or a dataset on the hub", fatal=True)
         return None
     files = draft.names(f"{key}.data_files") if not is_handbook else []
     if not is_handbook and draft.has(f"{key}.data_dir"):
-        draft.refuse(f"{key}.data_dir", "lorans takes whole data sets", "name the folder as `path`", fatal=True)
+        draft.refuse(f"{key}.data_dir", "lorans loads whole datasets", "write the folder to `path`", fatal=True)
     table: dict[str, Any]
     if files and name in ("json", "csv", "parquet", "text", "arrow"):
         table = {"path": files if len(files) > 1 else files[0]}
     elif files:
-        what = "lorans takes whole data sets of the hub"
+        what = "lorans loads whole datasets from the hub"
         draft.refuse(f"{key}.data_files", what, "download the files, and name them", fatal=True)
         return None
     else:
@@ -132,7 +133,7 @@ def _entry(draft: Draft, key: str, is_handbook: bool) -> dict[str, Any] | None:
         value = draft.text(f"{key}.{subset}")
         table |= {"subset": value} if value not in (None, "default") else {}
     elif split != "train":
-        draft.refuse(f"{key}.split", "files have no splits", "name the file of that split", fatal=True)
+        draft.refuse(f"{key}.split", "files have no splits", "write the file of that split", fatal=True)
     if part:
         table["slice"] = part.rstrip("]")
     if is_handbook and not _weight(draft, f"{key}.weight", table):
@@ -142,29 +143,30 @@ def _entry(draft: Draft, key: str, is_handbook: bool) -> dict[str, Any] | None:
 
 
 def _weight(draft: Draft, key: str, table: dict[str, Any]) -> bool:
-    """The handbook's `weight`: the share of its own rows that a data set gives, before all follow one another."""
+    """Translate the handbook's `weight`, a fraction of the dataset's own rows, to `slice`; False if it is refused."""
     share = draft.number(key, 1.0)
     if draft.is_refused(key) or share == 1:
         if draft.has(key):
-            draft.same(key, "the data set gives all its rows, as a source without a weight does")
+            draft.same(key, "lorans uses all rows of a dataset by default")
         return True
     percent = share * 100
     if 0 < share < 1 and "slice" not in table and abs(percent - round(percent)) < 1e-9:
         table["slice"] = f":{round(percent)}%"
         return True
-    draft.refuse(key, "lorans takes a share of whole percents of the rows", "a number such as 0.25", fatal=True)
+    draft.refuse(key, "lorans takes whole percentages of the rows", "write a number such as 0.25", fatal=True)
     return False
 
 
 def _fractions(draft: Draft, tables: list[dict[str, Any]], keys: list[str]) -> None:
-    """TRL's `fraction`: shares of the mixture, which ends when one data set has given all its rows."""
+    """Translate TRL's `fraction`, the share of a dataset in the mixture, to `weight`."""
     if len(keys) != len(tables):
         for key in keys:
-            draft.refuse(key, "TRL takes it for all data sets or for none", "write one for each", fatal=True)
+            what = "TRL requires a fraction for all datasets or for none"
+            draft.refuse(key, what, "write one for each dataset", fatal=True)
         return
     values = [draft.number(key, 1.0) for key in keys]
     if len(tables) == 1:
-        draft.same(keys[0], "the only data set gives all rows")
+        draft.same(keys[0], "lorans uses all rows of the only dataset")
         return
     for table, value in zip(tables, values, strict=True):
         table["weight"] = value
@@ -176,14 +178,14 @@ _FORMS: Mapping[str, str] = {
     "text": "text",
     "completion": "prompt-completion",
 }
-"""Columns by which TRL tells what a row is, with lorans's formats."""
+"""lorans's formats by the columns from which TRL infers the format of a row."""
 
 
 _BESIDE = frozenset({"prompt", "tools", "chat_template_kwargs"})
 
 
 def _form(draft: Draft, key: str) -> dict[str, Any] | None:
-    """The format that the columns say; nothing if they say none."""
+    """Translate the columns of a dataset to its format; empty without columns, None if they are refused."""
     columns = draft.names(key)
     text = draft.text("dataset_text_field", "text")
     known = {**_FORMS, text: "text"}
@@ -192,11 +194,11 @@ def _form(draft: Draft, key: str) -> dict[str, Any] | None:
         return {}
     wrong = [name for name in columns if name in ("chosen", "rejected")]
     if wrong:
-        what = "these are rows of preferences, and lorans imports supervised fine-tuning"
-        draft.refuse(key, what, "keep TRL for it", fatal=True)
+        what = "these are columns of preferences; lorans imports supervised fine-tuning only"
+        draft.refuse(key, what, "use TRL for this run", fatal=True)
     elif len(forms) != 1 or any(name not in known and name not in _BESIDE for name in columns):
-        what = "these are not the columns of one of TRL's forms"
-        draft.refuse(key, what, f"one of: {', '.join(_FORMS)}", fatal=True)
+        what = "these columns do not belong to one of TRL's formats"
+        draft.refuse(key, what, f"name exactly one of: {', '.join(_FORMS)}", fatal=True)
     else:
         own = {"columns": {"text": text}} if forms[0] == "text" and text != "text" else {}
         return {"format": forms[0], **own}
@@ -204,7 +206,7 @@ def _form(draft: Draft, key: str) -> dict[str, Any] | None:
 
 
 def _write(draft: Draft, tables: list[dict[str, Any]], keys: list[str]) -> None:
-    """Write `[dataset]` of one data set, or `[[dataset.sources]]`."""
+    """Write one dataset to `[dataset]`, several to `[[dataset.sources]]`."""
     leaves = [leaf for key in keys for leaf in draft.source.below(key) if not draft.is_refused(leaf)]
     if len(tables) > 1:
         draft.path("dataset.sources", tables, *(leaf for leaf in leaves if not draft.is_accounted(leaf)))
@@ -217,19 +219,19 @@ def _write(draft: Draft, tables: list[dict[str, Any]], keys: list[str]) -> None:
         (draft.path if name == "path" else draft.put)(recipe, value, *sources)
     for leaf in leaves:
         if draft.has(leaf) and not draft.is_accounted(leaf):
-            draft.same(leaf, "it is what lorans takes anyway")
+            draft.same(leaf, "lorans does the same by default")
 
 
 def _mixer(draft: Draft) -> None:
-    """The handbook's first way: shares by name, of the first rows, with the same splits in all."""
+    """Translate the handbook's older `dataset_mixer`: fractions by name, with the same splits for all datasets."""
     mixer = draft.get("dataset_mixer")
     splits = draft.names("dataset_splits") or ["train", "test"]
     train = [name for name in splits if "train" in name]
     tests = [name for name in splits if "train" not in name]
     if not isinstance(mixer, dict) or len(train) != 1:
-        what = "lorans reads one training split of each data set" if isinstance(mixer, dict) else "not a table"
+        what = "lorans reads one training split of each dataset" if isinstance(mixer, dict) else "not a table"
         key = "dataset_splits" if isinstance(mixer, dict) and draft.has("dataset_splits") else "dataset_mixer"
-        draft.refuse(key, what, "name them one by one: `dataset_mixture`", fatal=True)
+        draft.refuse(key, what, "list the datasets in `dataset_mixture`", fatal=True)
         return
     configs = draft.names("dataset_configs") or [""] * len(mixer)
     tables = []
@@ -245,7 +247,7 @@ def _mixer(draft: Draft) -> None:
     if len(tables) > 1:
         draft.path("dataset.sources", tables, *keys)
         if tests and draft.has("dataset_splits"):
-            draft.amend("dataset_splits", f"the rows of `{tests[0]}` are left out: name a `dataset.eval_path`")
+            draft.amend("dataset_splits", f"without the rows of `{tests[0]}`: write a file to `dataset.eval_path`")
         return
     for key, value in tables[0].items():
         draft.put(f"dataset.{'train_split' if key == 'split' else key}", value, *keys)
@@ -258,15 +260,15 @@ def _streaming(draft: Draft, key: str) -> None:
 
 
 def _test_split(draft: Draft, key: str) -> None:
-    """The rows that are set aside: a share of them, as lorans has it."""
+    """Translate the size of the test split, which lorans supports as a fraction of the rows."""
     share = draft.number(key)
     if share is None:
         return
     if 0 < share < 1:
-        draft.put("dataset.eval_fraction", float(share), key, said="TRL sets other rows aside")
+        draft.put("dataset.eval_fraction", float(share), key, said="TRL draws other rows")
     else:
-        what = f"lorans sets a share aside, and {share} is a number of rows"
-        draft.refuse(key, what, "write the share, such as 0.05")
+        what = f"lorans takes a fraction of the rows, and {share} is a count"
+        draft.refuse(key, what, "write a fraction, such as 0.05")
 
 
 def _strategy(draft: Draft) -> str:
@@ -275,7 +277,7 @@ def _strategy(draft: Draft) -> str:
 
 
 def _evaluation(draft: Draft) -> None:
-    """How often evaluation rows are looked at; the old name of the key is named."""
+    """Translate the interval between evaluations, and mark the old name of its key."""
     key = "eval_strategy" if draft.has("eval_strategy") else "evaluation_strategy"
     has_rows = any(f"dataset.{name}" in draft.recipe for name in ("eval_fraction", "eval_path", "eval_split"))
     if has_rows and _strategy(draft) == "steps":
@@ -283,8 +285,9 @@ def _evaluation(draft: Draft) -> None:
     for name in ("eval_steps", "eval_strategy", "evaluation_strategy"):
         if draft.has(name) and not draft.is_accounted(name):
             if has_rows and _strategy(draft) == "epoch" and name == key:
-                draft.same(name, "once an epoch is what lorans does anyway")
+                draft.same(name, "lorans evaluates once per epoch by default")
             else:
-                draft.unused(name, f"`{key}` says when" if has_rows else "there are no evaluation rows")
+                usual = "lorans evaluates once per epoch unless `training.eval_steps` is set"
+                draft.unused(name, usual if has_rows else "there are no evaluation rows")
     if draft.has("evaluation_strategy"):
-        draft.amend("evaluation_strategy", "TRL no longer knows it (it is `eval_strategy` now)")
+        draft.amend("evaluation_strategy", "removed from TRL (now `eval_strategy`)")

@@ -1,10 +1,10 @@
-"""TRL's keys that stand by themselves, each with its rule, and those of trainings that are no fine-tuning."""
+"""Rules for TRL's independent keys, and keys that only TRL's other trainers have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, among, each, gone, maps, refused, same, told_apart, unused
+from lora_ns.importers.rules import Rule, among, by_value, each, gone, maps, refused, same, unused
 from lora_ns.importers.values import flag, names, number, plain, text
 
 _RL = (
@@ -27,65 +27,68 @@ _REWARDS = "center_rewards_coefficient disable_dropout"
 
 OTHER_TRAININGS: Mapping[str, str] = {
     **dict.fromkeys(_RL.split(), "reinforcement learning"),
-    **dict.fromkeys(_PREFERENCES.split(), "learning of preferences"),
+    **dict.fromkeys(_PREFERENCES.split(), "preference tuning"),
     **dict.fromkeys(_REWARDS.split(), "a reward model"),
 }
-"""Keys that only other trainings have, and which these are."""
+"""Keys of other trainers than that of supervised fine-tuning, with the kind of training."""
 
 
-_KERNEL = unused("the kernel changes no result: `model.attn_implementation` chooses another one than `sdpa`")
+_KERNEL = unused("the kernel does not change results; set `model.attn_implementation` to choose one")
 
 
 RULES: Mapping[str, Rule] = {
     "model_revision": maps("model.revision", text, own="main"),
     "trust_remote_code": maps("model.trust_remote_code", flag, own=False),
     **each("attn_implementation use_flash_attention_2 experts_implementation", _KERNEL),
-    "bnb_4bit_quant_storage": unused("lorans computes in `model.dtype`"),
+    "bnb_4bit_quant_storage": unused("lorans uses `model.dtype` for computation"),
     "lora_target_parameters": maps("peft.target_parameters", names),
     "lora_modules_to_save": maps("peft.modules_to_save", names),
-    "lora_task_type": same("it is a causal language model", "CAUSAL_LM", remedy="write such a recipe yourself"),
+    "lora_task_type": same(
+        "lorans imports causal language models only", "CAUSAL_LM", remedy="write the recipe yourself, with `task_type`"
+    ),
     "use_rslora": maps("peft.use_rslora", flag, own=False),
     "use_dora": maps("peft.use_dora", flag, own=False),
-    "loss_type": told_apart(
+    "loss_type": by_value(
         text,
         lambda name: (
             among("sft.loss_type", {"nll": "nll", "chunked_nll": "nll", "dft": "dft"}, own="nll")
             if name in ("nll", "chunked_nll", "dft")
-            else refused("it is of another training, and lorans imports supervised fine-tuning", "keep TRL for it", ())
+            else refused("lorans does not support this loss", "see `sft.loss_type` for supported losses", ())
         ),
     ),
-    "router_aux_loss_coef": refused("lorans leaves the routers alone", "remove it", (0, 0.0)),
+    "router_aux_loss_coef": refused("lorans does not train the experts' routers", "remove it", (0, 0.0)),
     **each(
         "model_init_kwargs model_kwargs",
-        refused("lorans takes the base's own configuration", "save the base with it", ()),
+        refused("lorans uses the base's own configuration", "change it in the base's folder", ()),
     ),
-    "tokenizer_name_or_path": refused("lorans takes the base's own tokenizer", "save it with the base", ()),
-    "dataset_kwargs": told_apart(
+    "tokenizer_name_or_path": refused("lorans uses the base's own tokenizer", "save both in one folder", ()),
+    "dataset_kwargs": by_value(
         plain,
         lambda value: (
-            unused("lorans prepares every row its own way, and adds the begin token as the tokenizer does")
+            unused("lorans prepares rows itself, and adds the beginning-of-sequence token as the tokenizer does")
             if isinstance(value, dict)
             and set(value) <= {"add_special_tokens", "append_concat_token", "skip_prepare_dataset"}
             and not value.get("skip_prepare_dataset")
             else refused("lorans prepares every row", "remove it", (), fatal=True)
         ),
     ),
-    "shuffle_dataset": unused("rows come in a random order anyway"),
-    "eval_packing": unused("evaluation rows are measured one by one"),
+    "shuffle_dataset": unused("lorans shuffles the rows"),
+    "eval_packing": unused("lorans does not pack evaluation rows"),
     **each(
         "padding_free pad_to_multiple_of preprocessing_num_workers dataset_batch_size",
-        unused("it says how rows are batched, and changes nothing that is learned"),
+        unused("it is about preparing and batching rows, and does not change results"),
     ),
-    **each("pad_token padding_side", unused("padding is never learned")),
-    "num_of_sequences": gone("TRL", "rows are packed whole", unused("it is of an older way of packing")),
-    "chars_per_token": gone("TRL", "rows are packed whole", unused("it is of an older way of packing")),
-    "text_column": refused("lorans finds the text by its name", "`dataset.columns`"),
-    "preprocess_columns": unused("it names what is taken out of the rows"),
-    "auto_insert_empty_system_msg": refused("lorans shows the rows' own system turns", "set it to false", (False,)),
-    "system_prompt": unused("it is read by reinforcement learning and benchmarks; rows have their own system turns"),
-    **each("benchmarks callbacks ignore_bias_buffers gradient_accumulation_kwargs", unused("it changes no result")),
-    "env": unused("variables of the environment are yours to set"),
-    **each("wandb_entity wandb_run_group wandb_mode", unused("W&B reads `WANDB_*` variables")),
+    **each("pad_token padding_side", unused("lorans never trains on padding")),
+    **each("num_of_sequences chars_per_token", gone("TRL", "", unused("it only applies to TRL's old packing"))),
+    "text_column": refused("lorans reads texts from the column `text`", "name another column in `dataset.columns`"),
+    "preprocess_columns": unused("it only removes columns that are not trained on"),
+    "auto_insert_empty_system_msg": refused("lorans uses the system turns in the rows", "set it to false", (False,)),
+    "system_prompt": unused("it only applies to reinforcement learning and benchmarks"),
+    **each(
+        "benchmarks callbacks ignore_bias_buffers gradient_accumulation_kwargs", unused("it does not change results")
+    ),
+    "env": unused("set environment variables yourself"),
+    **each("wandb_entity wandb_run_group wandb_mode", unused("set W&B's `WANDB_*` variables instead")),
     "weight_decay": maps("training.weight_decay", number, own=0.0),
 }
-"""Keys of TRL, the alignment handbook and open-r1 that are in no step."""
+"""Rules for the keys of TRL, the alignment handbook and open-r1 that no step handles."""

@@ -1,6 +1,6 @@
-"""unsloth: the YAML or JSON of `unsloth train --config`, which Unsloth Studio writes as well, or its options.
+"""Importer for unsloth: the YAML or JSON of `unsloth train --config`, also from Unsloth Studio, or its options.
 
-Keys, their meaning and their defaults are those of `unsloth_cli/config.py` and of the trainer that reads them.
+Source for keys, meanings and defaults: `unsloth_cli/config.py`, and the trainer that reads them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lora_ns.importers.values import flag, number, whole
 
 
 def _task(draft: Draft) -> None:
-    """A causal language model by supervised fine-tuning with LoRA, or nothing is written."""
+    """Require supervised fine-tuning of a causal language model with LoRA; refuse everything else."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft, "training.output_dir", "model")
     draft.path("model.name_or_path", draft.text("model"), "model")
@@ -27,8 +27,9 @@ def _task(draft: Draft) -> None:
         draft.same("command", "lorans imports supervised fine-tuning")
     key = "training.training_type"
     if draft.text(key, "lora").lower() != "lora":
-        what = "it trains all weights, and lorans trains adapters"
-        draft.refuse(key, what, "`training_type: lora`, and a learning rate ten times as high", fatal=True)
+        what = "this is full fine-tuning; lorans trains adapters"
+        remedy = "write `training_type: lora`, and make the learning rate about ten times as high"
+        draft.refuse(key, what, remedy, fatal=True)
     draft.put("peft.method", "lora", key)
 
 
@@ -46,7 +47,7 @@ def _adapter(draft: Draft) -> None:
     if draft.flag(stored, True):
         draft.put("quantization.method", "bnb-4bit", stored)
     elif draft.has(stored):
-        draft.same(stored, "the base keeps its own type")
+        draft.same(stored, "the base keeps its own dtype unless `quantization.method` is set")
 
 
 _FORMS: Mapping[str, dict[str, Any]] = {
@@ -70,39 +71,39 @@ _ALPACA: Mapping[str, Any] = {
     "fallback_prompt_templates": [f"{_BEFORE}\n\n### Response:\n"],
     "completion_template": "{output}",
 }
-"""unsloth's text of an Alpaca row, whose frame has room for an input even where there is none."""
+"""unsloth's text of an Alpaca row, which has an input section even if the row has no input."""
 
 
 def _rows(draft: Draft) -> None:
-    """Where the rows are, how a row is read, and what of it is learned."""
+    """Translate the location of the rows, their format, and the choice of tokens that are trained on."""
     files, name = draft.names("data.local_dataset"), draft.text("data.dataset")
     if files:
         draft.path("dataset.path", files if len(files) > 1 else files[0], "data.local_dataset")
         if name is not None:
-            draft.unused("data.dataset", "`local_dataset` takes its place")
+            draft.unused("data.dataset", "`local_dataset` takes precedence")
     elif name is not None and steps.is_local(name):
         draft.path("dataset.path", name, "data.dataset")
     elif name is not None:
         draft.put("dataset.name", name, "data.dataset")
     elif not (draft.is_refused("data.dataset") or draft.is_refused("data.local_dataset")):
-        draft.refuse_file("nothing names the rows", "`data.dataset` or `data.local_dataset`")
+        draft.refuse_file("no dataset to train on", "add `data.dataset` or `data.local_dataset`")
     key = "data.format_type"
     kind = draft.text(key, "auto").lower()
     if kind == "auto":
-        said = "the file does not say what its rows are"
+        said = "the file does not name the format of its rows"
         draft.put("dataset.format", "messages", key, said=said)
         draft.note(
-            "the file does not say what its rows are, and conversations (`messages`) are assumed. For `conversations`, "
-            'write `format = "sharegpt"`; for rows of Alpaca, import it with `format_type: alpaca`'
+            "the file does not name the format of its rows; lorans assumes conversations (`messages`). For rows with "
+            '`conversations`, write `format = "sharegpt"`; for Alpaca rows, import it with `format_type: alpaca`'
         )
     elif kind == "alpaca" or kind in _FORMS:
         for recipe, value in (_ALPACA if kind == "alpaca" else _FORMS[kind]).items():
             draft.put(f"dataset.{recipe}", value, key)
     else:
-        draft.refuse(key, "unsloth has no such format", "alpaca, chatml, sharegpt, raw or auto", fatal=True)
+        draft.refuse(key, "unsloth has no such format", "write one of: alpaca, chatml, sharegpt, raw, auto", fatal=True)
     only = "training.train_on_completions"
-    learned = "assistant" if draft.flag(only) and kind != "raw" else "all"
-    draft.put("sft.train_on", learned, only, own="assistant")
+    trained = "assistant" if draft.flag(only) and kind != "raw" else "all"
+    draft.put("sft.train_on", trained, only, own="assistant")
 
 
 def _training(draft: Draft) -> None:
@@ -121,36 +122,36 @@ def _training(draft: Draft) -> None:
     if most > 0:
         draft.put("training.max_steps", most, f"{own}max_steps")
         if draft.has(f"{own}num_epochs"):
-            draft.unused(f"{own}num_epochs", "`max_steps` takes its place")
+            draft.unused(f"{own}num_epochs", "`max_steps` takes precedence")
     else:
         if draft.has(f"{own}max_steps"):
-            draft.unused(f"{own}max_steps", "it is switched off")
+            draft.unused(f"{own}max_steps", "it is off")
         draft.put("training.num_train_epochs", draft.number(f"{own}num_epochs", 3), f"{own}num_epochs")
     draft.put("training.learning_rate", draft.number(f"{own}learning_rate", 2e-4), f"{own}learning_rate")
     draft.put("training.weight_decay", draft.number(f"{own}weight_decay", 0.01), f"{own}weight_decay", own=0.0)
     draft.put("training.seed", draft.whole(f"{own}random_seed", 3407), f"{own}random_seed", own=42)
     draft.put("sft.max_seq_length", draft.whole(f"{own}max_seq_length", 2048), f"{own}max_seq_length")
-    draft.put("sft.on_overflow", "truncate", said="unsloth cuts longer rows at their end")
+    draft.put("sft.on_overflow", "truncate", said="unsloth truncates longer rows at the end")
     packs = draft.flag(f"{own}packing")
     draft.put("sft.packing", packs, f"{own}packing", own=False)
     if not packs:
-        draft.put("training.group_by_length", False, own=True, said="unsloth draws rows of any length")
+        draft.put("training.group_by_length", False, own=True, said="unsloth does not group rows by length")
     every = draft.whole(f"{own}save_steps", 0)
     if every > 0:
         draft.put("training.save_steps", every, f"{own}save_steps")
     elif draft.has(f"{own}save_steps"):
-        draft.unused(f"{own}save_steps", "it is switched off; lorans keeps a checkpoint once an epoch")
+        draft.unused(f"{own}save_steps", "it is off; lorans saves a checkpoint once per epoch")
 
 
 def _warmup(draft: Draft) -> None:
-    """A number of steps, unless there is a share."""
-    number_of, share = "training.warmup_steps", "training.warmup_ratio"
-    if not draft.has(share):
-        draft.put("training.warmup_steps", draft.whole(number_of, 5), number_of)
+    """Translate the warm-up: a fraction of the run takes precedence over a number of steps."""
+    number, ratio = "training.warmup_steps", "training.warmup_ratio"
+    if not draft.has(ratio):
+        draft.put("training.warmup_steps", draft.whole(number, 5), number)
         return
-    draft.put("training.warmup_ratio", draft.number(share), share)
-    if draft.has(number_of):
-        draft.unused(number_of, "`warmup_ratio` takes its place")
+    draft.put("training.warmup_ratio", draft.number(ratio), ratio)
+    if draft.has(number):
+        draft.unused(number, "`warmup_ratio` takes precedence")
 
 
 def _trackers(draft: Draft) -> None:
@@ -163,11 +164,10 @@ def _trackers(draft: Draft) -> None:
         draft.put("tracking.project", draft.text(f"{own}wandb_project", "unsloth-training"), f"{own}wandb_project")
     for key in (*switches.values(), f"{own}wandb_project"):
         if draft.has(key) and not draft.is_accounted(key):
-            draft.unused(key, "the tracker is not used")
+            draft.unused(key, "lorans does not report to this tracker")
 
 
-_SECRET = unused("a secret is read from the environment, such as `HF_TOKEN`")
-_KEPT = "the layers that are adapted are those of `target_modules`"
+_SECRET = unused("lorans reads secrets from the environment, such as `HF_TOKEN`")
 
 
 _RULES: Mapping[str, Rule] = {
@@ -177,17 +177,24 @@ _RULES: Mapping[str, Rule] = {
     ),
     "lora.use_rslora": maps("peft.use_rslora", flag, own=False),
     "lora.use_dora": maps("peft.use_dora", flag, own=False),
-    "lora.use_loftq": refused("lorans has no LoftQ", "`peft.init_lora_weights` has others, such as `pissa`"),
-    **each("lora.vision_all_linear lora.finetune_vision_layers", unused("it is of pictures; lorans trains on text")),
+    "lora.use_loftq": refused(
+        "lorans does not support LoftQ", "see `peft.init_lora_weights` for other initialisations, such as `pissa`"
+    ),
+    **each("lora.vision_all_linear lora.finetune_vision_layers", unused("lorans trains on text only")),
     **each(
         "lora.finetune_language_layers lora.finetune_attention_modules lora.finetune_mlp_modules",
-        same(_KEPT, True, remedy="leave those layers out of `target_modules`", read=flag),
+        same(
+            "lorans adapts the layers in `target_modules`",
+            True,
+            remedy="remove these layers from `target_modules`",
+            read=flag,
+        ),
     ),
     **each("logging.wandb_token logging.hf_token hf_token wandb_token", _SECRET),
-    "logging.tensorboard_dir": unused("lorans writes them into the run directory"),
-    **each("dry_run resume resume_from_checkpoint", unused("`lorans train --resume RUN` goes on")),
+    "logging.tensorboard_dir": unused("lorans writes its logs to the run directory"),
+    **each("dry_run resume resume_from_checkpoint", unused("use `lorans train --resume RUN`")),
     "environment": training_arguments.ARGUMENTS["environment"],
-    "training.eval_steps": unused("there are no evaluation rows; or set `dataset.eval_fraction`", number),
+    "training.eval_steps": unused("there are no evaluation rows; set `dataset.eval_fraction` to evaluate", number),
     "training.logging_steps": maps("training.logging_steps", whole),
 }
 
@@ -214,7 +221,7 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class _Unsloth(Importer):
-    """Its file has tables of names that others have, too; its options have no tables."""
+    """Importer that recognises unsloth by keys within tables, and puts options into the tables of its files."""
 
     def likeness(self, source: Source) -> int:
         tables = [source.values.get(name) for name in ("data", "training")]
@@ -226,7 +233,7 @@ class _Unsloth(Importer):
 
 
 def _in_tables(source: Source, known: tuple[str, ...]) -> Source:
-    """Options with the tables that a file has them in: `--lora-r` is `lora.lora_r`."""
+    """Return options under their keys in a file: `--lora-r` as `lora.lora_r`."""
     places = {key.rpartition(".")[2]: key for key in known if "." in key}
     names = {key: places.get(key, key) for key in source.values}
     return replace(

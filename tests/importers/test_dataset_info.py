@@ -12,7 +12,7 @@ def listed(translate, info):
 def test_it_is_known_by_its_tables_and_asks_for_the_training(translate):
     translation = listed(translate, {"model": {"file_name": "x.json"}, "template": {"hf_hub_url": "a/b"}})
     assert translation.tool == "dataset_info"
-    assert "import the YAML that is trained with" in translation.problems[0].remedy
+    assert "import the YAML of the training run" in translation.problems[0].remedy
 
 
 def test_each_data_set_is_shown_as_keys_of_a_recipe(translate):

@@ -219,7 +219,7 @@ def test_a_key_becomes_nothing_and_it_is_said_why(lf, text, fate):
 def test_another_training_is_refused_as_a_whole(lf, text):
     translation = lf(text)
     assert translation.is_fatal
-    assert all(outcome.said != "lorans does not read this" for outcome in translation.outcomes)
+    assert all(outcome.said != "lorans does not support this key" for outcome in translation.outcomes)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_every_leaf_has_exactly_one_end_which_says_something(path):
         assert outcome.fate in ("mapped", "default", "unused", "refused")
         assert outcome.said or outcome.recipe, outcome
         assert bool(outcome.remedy) or outcome.fate != "refused", outcome
-        assert outcome.said != "lorans does not read this", f"a step has forgotten {outcome.key}"
+        assert outcome.said != "lorans does not support this key", f"a step has forgotten {outcome.key}"
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=IDS)

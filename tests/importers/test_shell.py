@@ -72,18 +72,18 @@ def test_the_command_says_the_tool_and_its_processes(text, tool, gpus):
 
 
 REFUSED = [
-    ("", "no command that trains"),
-    ("echo swift sft --model m", "no command that trains"),
-    ("swift infer --model m", "no command that trains"),
-    ("# swift sft --model m", "no command that trains"),
-    ("swift sft --a 1\nswift sft --a 2", "several commands that train"),
-    ("trl sft --config a.yaml --learning_rate 1", "names a.yaml and options beside it"),
-    ("trl sft --learning_rate 1 --config a.yaml", "names a.yaml and options beside it"),
-    ("llamafactory-cli train a.yaml learning_rate=1", "names a.yaml and options beside it"),
-    ("trl sft --config $FILE", "is filled in by the shell"),
-    ("swift sft --a 1\nswift sft --b 'x", "train.sh:2: a quote that never ends"),
-    ('swift sft --a "x', "a quote that never ends"),
-    ("trl sft --config train.sh", "is no YAML or JSON file"),
+    ("", "no training command"),
+    ("echo swift sft --model m", "no training command"),
+    ("swift infer --model m", "no training command"),
+    ("# swift sft --model m", "no training command"),
+    ("swift sft --a 1\nswift sft --a 2", "several training commands"),
+    ("trl sft --config a.yaml --learning_rate 1", "has options in addition to a.yaml"),
+    ("trl sft --learning_rate 1 --config a.yaml", "has options in addition to a.yaml"),
+    ("llamafactory-cli train a.yaml learning_rate=1", "has options in addition to a.yaml"),
+    ("trl sft --config $FILE", "the shell would insert"),
+    ("swift sft --a 1\nswift sft --b 'x", "train.sh:2: this quote is not closed"),
+    ('swift sft --a "x', "this quote is not closed"),
+    ("trl sft --config train.sh", "is not a YAML or JSON file"),
     ("trl sft --config nowhere.yaml", "nowhere.yaml"),
 ]
 

@@ -191,9 +191,9 @@ def test_the_loss_is_on_what_trl_learns_of_such_rows(translate, columns, more, f
 
 
 def test_what_the_rows_are_is_said_where_it_is_assumed(translate):
-    told = translate(f"{BASE}dataset_name: a/b\n", "trl")
-    assert told.recipe["dataset.format"] == "messages"
-    assert any("assumed" in note for note in told.notes)
+    translation = translate(f"{BASE}dataset_name: a/b\n", "trl")
+    assert translation.recipe["dataset.format"] == "messages"
+    assert any("lorans assumes" in note for note in translation.notes)
 
 
 DATA = [
@@ -237,9 +237,9 @@ OLD = ["max_seq_length: 99", "torch_dtype: bfloat16", "warmup_ratio: 0.1", "eval
 @pytest.mark.parametrize("text", OLD)
 def test_old_names_are_understood_and_named(translate, text):
     key = text.partition(":")[0]
-    told = ends(translate(f"{without(CHAT, 'max_length')}test_split_size: 0.1\n{text}\n", "trl"), key)
-    assert told.fate in ("mapped", "default")
-    assert "no longer knows it" in told.said
+    outcome = ends(translate(f"{without(CHAT, 'max_length')}test_split_size: 0.1\n{text}\n", "trl"), key)
+    assert outcome.fate in ("mapped", "default")
+    assert "removed from" in outcome.said
 
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"

@@ -123,9 +123,9 @@ def test_a_row_of_alpaca_has_the_text_that_unsloth_makes(translate, given, shown
 
 
 def test_what_the_rows_are_is_said_where_it_is_assumed(translate):
-    told = translate(config(data__format_type="auto"), "unsloth")
-    assert told.recipe["dataset.format"] == "messages"
-    assert any("assumed" in note for note in told.notes)
+    translation = translate(config(data__format_type="auto"), "unsloth")
+    assert translation.recipe["dataset.format"] == "messages"
+    assert any("lorans assumes" in note for note in translation.notes)
 
 
 def test_options_are_the_keys_of_a_file(translate):
