@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, among, by_value, each, gone, maps, refused, same, unused
+from lora_ns.importers.rules import Rule, among, by_value, each, gone, initialisation, maps, refused, same, unused
 from lora_ns.importers.values import flag, names, number, plain, text, whole
 
 
@@ -77,14 +77,7 @@ _LORA: Mapping[str, Rule] = {
     "peft_layers_pattern": maps("peft.extra.layers_pattern", names),
     "peft_use_dora": maps("peft.use_dora", flag, own=False),
     "peft_use_rslora": maps("peft.use_rslora", flag, own=False),
-    "peft_init_lora_weights": by_value(
-        plain,
-        lambda value: (
-            same("it is PEFT's default", True, "default", remedy="")
-            if value in (True, "default")
-            else maps("peft.init_lora_weights", text)
-        ),
-    ),
+    "peft_init_lora_weights": initialisation("default"),
     "peft_trainable_token_indices": by_value(
         plain,
         lambda value: (

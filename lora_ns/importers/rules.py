@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_ns.importers.draft import Draft
-from lora_ns.importers.values import Reader, UnreadableError, plain
+from lora_ns.importers.values import Reader, UnreadableError, plain, text
 
 Rule = Callable[[Draft, str], None]
 """Function that accounts for a source key, which is present and not blank."""
@@ -128,6 +128,18 @@ def by_value(read: Reader, choose: Callable[[Any], Rule]) -> Rule:
         choose(value)(draft, key)
 
     return rule
+
+
+def initialisation(default: str) -> Rule:
+    """Write `peft.init_lora_weights`, unless the value is true or the tool's word for PEFT's default."""
+    return by_value(
+        plain,
+        lambda value: (
+            same("it is PEFT's default", True, default, remedy="")
+            if value in (True, default)
+            else maps("peft.init_lora_weights", text)
+        ),
+    )
 
 
 def each(keys: str, rule: Rule) -> dict[str, Rule]:

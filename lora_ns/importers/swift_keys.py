@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_ns.importers.rules import Rule, by_value, each, maps, refused, same, unused
+from lora_ns.importers.rules import Rule, by_value, each, initialisation, maps, refused, same, unused
 from lora_ns.importers.trl_keys import OTHER_TRAININGS
-from lora_ns.importers.values import flag, names, number, plain, text, whole
+from lora_ns.importers.values import flag, names, number, text, whole
 
 _OTHER_TUNER = unused("it only applies to another `tuner_type`")
 _LOGS = unused("it is about logs and files, and does not change results")
@@ -45,14 +45,7 @@ RULES: Mapping[str, Rule] = {
     "use_dora": maps("peft.use_dora", flag, own=False),
     "modules_to_save": maps("peft.modules_to_save", names),
     "target_parameters": maps("peft.target_parameters", names),
-    "init_weights": by_value(
-        plain,
-        lambda value: (
-            same("it is PEFT's default", True, "true", remedy="")
-            if value in (True, "true")
-            else maps("peft.init_lora_weights", text)
-        ),
-    ),
+    "init_weights": initialisation("true"),
     "enable_dft_loss": by_value(
         flag,
         lambda is_on: (lambda draft, key: draft.put("sft.loss_type", "dft", key)) if is_on else unused("it is off"),
