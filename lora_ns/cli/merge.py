@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Dtype, Force, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
@@ -19,7 +19,10 @@ def merge(
         Path, typer.Option("--output", "-o", help="Folder to write the merged model to.", show_default=False)
     ],
     base: BasePath = None,
-    dtype: Dtype = None,
+    dtype: Annotated[
+        DtypeName | None,
+        typer.Option("--dtype", help="Dtype of the merged weights; default: the base's own.", show_default=False),
+    ] = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,

@@ -49,8 +49,11 @@ Overrides = Annotated[
 ]
 
 
+DtypeName = Literal["float32", "bfloat16", "float16"]
+
+
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
+    DtypeName | None,
     typer.Option("--dtype", help="Dtype to compute in; default: the run's own.", show_default=False),
 ]
 
