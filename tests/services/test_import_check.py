@@ -77,6 +77,74 @@ def test_an_imported_recipe_trains_the_same(here, kind):
     assert check.is_proven
 
 
+# TRL
+
+OF_TRL = """\
+model_name_or_path: lorans:nano
+use_peft: true
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 2
+learning_rate: 2e-4
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+max_length: 64
+output_dir: out
+"""
+
+
+TRL_ROWS = {
+    "messages": ROWS["chat_template"],
+    "prompt, completion": [{"prompt": f"{n} and {n} is", "completion": f" {2 * n}."} for n in range(8)],
+    "text": [{"text": f"{n} and {n} is {2 * n}. " * 20} for n in range(8)],
+}
+
+
+@pytest.fixture
+def here_for_trl(tmp_path, monkeypatch):
+    """Writes a configuration of TRL with its rows into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(columns, more="", rows=None):
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows or TRL_ROWS[columns])))
+        entry = f"datasets: [{{path: json, data_files: rows.jsonl, columns: [{columns}]}}]\n"
+        (tmp_path / "config.yaml").write_text(f"{OF_TRL}{entry}{more}")
+        return tmp_path / "config.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize("columns", TRL_ROWS)
+def test_an_imported_recipe_trains_the_same_as_trl(here_for_trl, columns):
+    check = check_import(import_config(here_for_trl(columns)), detect(), CheckOptions())
+    assert [pair.name for pair in check.numbers if not pair.is_equal] == []
+    assert [pair.said for pair in check.rows.pairs] == [""] * 8
+    assert all(pair.theirs.count > 2 for pair in check.rows.pairs)
+    assert check.is_proven
+
+
+TRL_DIFFERENCES = [
+    ("messages", "", 'sft.train_on="assistant"', "loss on", "TRL learns every token of conversations"),
+    ("prompt, completion", "completion_only_loss: false\n", 'sft.train_on="assistant"', "loss on", "`completion_only"),
+    ("prompt, completion", "", 'dataset.format="messages"', "", "differs from token 1 on"),
+    ("text", "", "sft.max_seq_length=32", "longest row", "ends with"),
+]
+
+
+@pytest.mark.parametrize(("columns", "more", "change", "number", "said"), TRL_DIFFERENCES)
+def test_a_recipe_that_no_longer_trains_as_trl_is_caught(here_for_trl, columns, more, change, number, said):
+    imported = import_config(here_for_trl(columns, more))
+    loaded = load_recipe(Path("recipe.toml"), [change], text=imported.text)
+    check = compare(loaded, imported.translation.source, "trl", detect(), Asked(rows=2))
+    assert [pair.name for pair in check.numbers if not pair.is_equal] == [number] * bool(number)
+    assert said in check.rows.different[0].said
+
+
+@pytest.mark.parametrize("row", [{"messages": []}, {"messages": [1]}, {"messages": "no turns"}, {"messages": None}])
+def test_rows_at_which_trl_stops_are_no_traceback(here_for_trl, row):
+    path = here_for_trl("messages", rows=[row, *TRL_ROWS["messages"]])
+    assert not check_import(import_config(path), detect(), CheckOptions()).is_proven
+
+
 CHANGES = [
     ("alpaca", "", 'sft.train_on="all"', "axolotl trains on", '`sft.train_on = "all"`'),
     ("alpaca", "train_on_inputs: true\n", 'sft.train_on="assistant"', "axolotl trains on", "`train_on_inputs: true`"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from word_tokenizer import shown, word_tokenizer
 
 pytest.importorskip("torch")
 
@@ -15,56 +16,13 @@ from lora_ns.services.import_check.llamafactory_numbers import llamafactory_numb
 from lora_ns.services.import_check.rates import compare_rates
 from lora_ns.services.import_check.reader import LeftOutError, Rate, UnsupportedError
 
-# A tokenizer whose tokens are words: `<s>` begins a text, `</s>` ends it, `<|end|>` ends a turn.
-
-WORDS = (
-    "<unk> <s> </s> <|end|> one two three : user: assistant: system: Below is an instruction that describes a task, "
-    "task. paired with input provides further context. Write response appropriately completes the request. ### "
-    "Instruction: Input: Response: be brief USER: ASSISTANT: SYSTEM:"
-)
-
-
-@pytest.fixture(scope="module")
-def make_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    def make():
-        words = {word: number for number, word in enumerate(dict.fromkeys(WORDS.split()))}
-        tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", words["<s>"])]
-        )
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            additional_special_tokens=["<|end|>"],
-            chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }} <|end|> {% endfor %}",
-        )
-
-    return make
-
-
-def shown(tokenizer, sequences):
-    """Each sequence as words, with those in brackets that are learned."""
-    return [
-        " ".join(
-            f"[{word}]" if learned else word
-            for word, learned in zip(tokenizer.convert_ids_to_tokens(list(one.ids)), one.trained, strict=True)
-        )
-        for one in sequences
-    ]
-
 
 @pytest.fixture
-def theirs(make_tokenizer):
+def theirs():
     """What axolotl makes of a row."""
 
     def reads(text, row):
-        tokenizer = make_tokenizer()
+        tokenizer = word_tokenizer()
         return shown(tokenizer, AxolotlRows(parse_source(Path("config.yaml"), text), tokenizer).read(0, row))
 
     return reads
@@ -217,14 +175,14 @@ LONG = {"conversations": [*SHAREGPT["conversations"], *SHAREGPT["conversations"]
 
 
 @pytest.fixture
-def of_llamafactory(make_tokenizer, tmp_path, monkeypatch):
+def of_llamafactory(tmp_path, monkeypatch):
     """What LLaMA-Factory makes of a row."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(INFO))
 
     def reads(text, row):
-        tokenizer = make_tokenizer()
+        tokenizer = word_tokenizer()
         source = parse_source(Path("config.yaml"), f"stage: sft\n{text}")
         return shown(tokenizer, LlamaFactoryRows(source, tokenizer).read(0, row))
 
@@ -336,3 +294,7 @@ def test_learning_rates_are_compared_step_by_step():
     assert not compare_rates(cosine, Rate(1e-3, "linear", 2, 10)).is_equal
     assert "rex" in compare_rates(Rate(1e-3, "rex", 2, 10), cosine)
     assert compare_rates(Rate(1e-3, "cosine", None, None), cosine).note
+    twice = Rate(1e-3, "cosine", 2, 10, {"num_cycles": 2})
+    assert not compare_rates(twice, cosine).is_equal
+    assert compare_rates(twice, Rate(1e-3, "cosine", 2, 10, '{"num_cycles": 2}')).is_equal
+    assert "cosine" in compare_rates(Rate(1e-3, "cosine", 2, 10, {"no_such": 2}), cosine)

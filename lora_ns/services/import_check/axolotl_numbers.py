@@ -56,7 +56,7 @@ def axolotl_numbers(source: Source, gpus: int, rows: int | None) -> Numbers:
             "gradient clipping": _number(source, "max_grad_norm", 1.0),
             "loss on": "every token" if _flag(source, "train_on_inputs") else "answers",
         },
-        Rate(peak, shape, warmup, steps),
+        Rate(peak, shape, warmup, steps, source.get("lr_scheduler_kwargs")),
     )
 
 

@@ -39,6 +39,9 @@ from lora_ns.services.import_check.our_numbers import our_numbers
 from lora_ns.services.import_check.rates import RateReport, compare_rates
 from lora_ns.services.import_check.reader import ORDER, Numbers, RowReader, ToolReader, UnsupportedError
 from lora_ns.services.import_check.rows import MISSHAPEN, Compared, RowComparer
+from lora_ns.services.import_check.trl import TrlRows
+from lora_ns.services.import_check.trl_numbers import WHY as TRL_WHY
+from lora_ns.services.import_check.trl_numbers import trl_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 READERS: Mapping[str, ToolReader] = {
     "axolotl": ToolReader(axolotl_numbers, AxolotlRows, AXOLOTL_WHY),
     "llamafactory": ToolReader(llamafactory_numbers, LlamaFactoryRows, LLAMAFACTORY_WHY),
+    "trl": ToolReader(trl_numbers, TrlRows, TRL_WHY),
 }
 """Readers, by the name of their tool."""
 
@@ -133,12 +137,14 @@ def compare(
     base = recipe_base_here(loaded.recipe.model, loaded.folder)
     settled = settle_on_base(loaded, base.facts if base else None)
     total, kept = _counted(settled)
+    is_installed = can_train()
+    if is_installed:
+        libraries.prepare(machine)  # a reader may ask PEFT for its defaults
     theirs = reader.numbers(source, options.gpus, total)
     ours = our_numbers(settled, base.facts if base else None, kept)
-    if not can_train():
+    if not is_installed:
         missing = "torch and transformers are not installed"
         return ImportCheck(tool, _pairs(reader, theirs, ours), missing, missing)
-    libraries.prepare(machine)
     return ImportCheck(
         tool,
         _pairs(reader, theirs, ours),
@@ -175,7 +181,8 @@ def _quoted(text: str) -> str:
 
 def _pairs(reader: ToolReader, theirs: Numbers, ours: Numbers) -> tuple[NumberPair, ...]:
     is_counted = theirs.rate.steps is not None and ours.rate.steps is not None
-    shown = [name for name in ORDER if not (name == "epochs" and is_counted)]  # steps determine them
+    known = [name for name in ORDER if name in theirs.values]
+    shown = [name for name in known if not (name == "epochs" and is_counted)]  # steps determine them
     pairs = [NumberPair(name, theirs.values[name], ours.values[name]) for name in shown]
     return tuple(
         pair if pair.is_equal else replace(pair, why=reader.why.get(pair.name, "").format(theirs=pair.theirs))

@@ -56,7 +56,7 @@ def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers
             "gradient clipping": _number(source, "max_grad_norm", 1.0),
             "loss on": _loss(source),
         },
-        Rate(peak, shape, warmup, steps),
+        Rate(peak, shape, warmup, steps, source.get("lr_scheduler_kwargs")),
     )
 
 

@@ -57,7 +57,7 @@ def our_numbers(settled: Settled, facts: BaseFacts | None, rows: int | None) -> 
             "gradient clipping": training.max_grad_norm,
             "loss on": _LOSS.get(str(getattr(objective, "train_on", "")), "the last answer"),
         },
-        Rate(peak, training.lr_scheduler_type, warmup, steps),
+        Rate(peak, training.lr_scheduler_type, warmup, steps, training.extra.get("lr_scheduler_kwargs")),
     )
 
 

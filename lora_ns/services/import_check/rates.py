@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_ns.services.import_check.reader import Rate
 
@@ -62,7 +63,7 @@ def compare_rates(theirs: Rate, ours: Rate) -> RateReport | str:
 
 def _nominal(rate: Rate) -> Rate:
     """Return the schedule of a run of `NOMINAL_STEPS`; an unknown warm-up becomes 0 steps."""
-    return Rate(rate.peak, rate.shape, 0 if rate.warmup is None else rate.warmup, NOMINAL_STEPS)
+    return replace(rate, warmup=0 if rate.warmup is None else rate.warmup, steps=NOMINAL_STEPS)
 
 
 def _curve(rate: Rate) -> Callable[[int], float]:
@@ -72,6 +73,7 @@ def _curve(rate: Rate) -> Callable[[int], float]:
 
     peak = float(rate.peak or 0.0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-    schedule = transformers.get_scheduler(rate.shape, optimizer, rate.warmup, rate.steps)
+    settings = json.loads(rate.settings) if isinstance(rate.settings, str) else rate.settings
+    schedule = transformers.get_scheduler(rate.shape, optimizer, rate.warmup, rate.steps, dict(settings or {}))
     factor = schedule.lr_lambdas[0]
     return lambda step: peak * float(factor(step))

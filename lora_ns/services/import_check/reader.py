@@ -85,6 +85,8 @@ class Rate:
     shape: str
     warmup: int | None
     steps: int | None
+    settings: Mapping[str, Any] | str | None = None
+    """Further arguments of the schedule, or their JSON: `lr_scheduler_kwargs`."""
 
 
 @dataclass(frozen=True)
