@@ -117,16 +117,16 @@ def here_for_trl(tmp_path, monkeypatch):
 def test_an_imported_recipe_trains_the_same_as_trl(here_for_trl, columns):
     check = check_import(import_config(here_for_trl(columns)), detect(), CheckOptions())
     assert [pair.name for pair in check.numbers if not pair.is_equal] == []
-    assert [pair.said for pair in check.rows.pairs] == [""] * 8
+    assert [pair.difference for pair in check.rows.pairs] == [""] * 8
     assert all(pair.theirs.count > 2 for pair in check.rows.pairs)
     assert check.is_proven
 
 
 TRL_DIFFERENCES = [
-    ("messages", "", 'sft.train_on="assistant"', "loss on", "TRL learns every token of conversations"),
+    ("messages", "", 'sft.train_on="assistant"', "loss on", "TRL trains on all tokens of conversations"),
     ("prompt, completion", "completion_only_loss: false\n", 'sft.train_on="assistant"', "loss on", "`completion_only"),
     ("prompt, completion", "", 'dataset.format="messages"', "", "differs from token 1 on"),
-    ("text", "", "sft.max_seq_length=32", "longest row", "ends with"),
+    ("text", "", "sft.max_seq_length=32", "max length", "ends before it in this recipe"),
 ]
 
 
@@ -134,9 +134,9 @@ TRL_DIFFERENCES = [
 def test_a_recipe_that_no_longer_trains_as_trl_is_caught(here_for_trl, columns, more, change, number, said):
     imported = import_config(here_for_trl(columns, more))
     loaded = load_recipe(Path("recipe.toml"), [change], text=imported.text)
-    check = compare(loaded, imported.translation.source, "trl", detect(), Asked(rows=2))
+    check = compare(loaded, imported.translation.source, "trl", detect(), CheckOptions(rows=2))
     assert [pair.name for pair in check.numbers if not pair.is_equal] == [number] * bool(number)
-    assert said in check.rows.different[0].said
+    assert said in check.rows.different[0].difference
 
 
 @pytest.mark.parametrize("row", [{"messages": []}, {"messages": [1]}, {"messages": "no turns"}, {"messages": None}])

@@ -60,13 +60,13 @@ class TrlRows:
 
     def reason(self, theirs: Tokens, ours: Tokens) -> str:
         """See `RowReader`."""
-        only = theirs.learned_beyond(ours)
+        only = theirs.trained_only_here(ours)
         if only and not str(self._tokenizer.decode(only)).strip():
-            return "TRL also learns the white space that the chat template prints after an answer"
+            return "TRL also trains on the white space that the chat template prints after an answer"
         if all(theirs.trained) and self._completions is False:
             return "`completion_only_loss: false`"
         if all(theirs.trained):
-            return "TRL learns every token of conversations and texts without `assistant_only_loss: true`"
+            return "TRL trains on all tokens of conversations and texts without `assistant_only_loss: true`"
         return ""
 
     def _ended(self, row: Mapping[str, Any]) -> dict[str, Any]:
