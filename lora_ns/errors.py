@@ -137,16 +137,37 @@ LONGEST_NAME = 80
 
 
 def close_to(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Return known names that are spelt nearly like this one, the nearest first.
+    """Return known names that are spelt nearly like this one, the nearest first; of equally near ones, the first known.
 
     Case and separators do not count: `Learning-Rate` is `learning_rate`. A name longer than `LONGEST_NAME` has none.
+
+    Args:
+        name: the name as written.
+        known: the names it could be, the commonest first.
+        most: maximum number of names to return.
+        cutoff: required similarity, from 0 to 1.
     """
     if len(name) > LONGEST_NAME:
         return []
     listed = [other for other in known if len(other) <= LONGEST_NAME]
     if same := [other for other in listed if plain_name(other) == plain_name(name)]:
         return same[:most]
-    return difflib.get_close_matches(name, listed, n=most, cutoff=cutoff)
+    alike = set(difflib.get_close_matches(name, listed, n=max(1, len(listed)), cutoff=cutoff))
+    return sorted((other for other in listed if other in alike), key=lambda other: _distance(name, other))[:most]
+
+
+def _distance(name: str, other: str) -> tuple[bool, float]:
+    """Return a key by which names are sorted: first those that one slip explains, then the more similar."""
+    return not _is_one_slip(plain_name(name), plain_name(other)), -difflib.SequenceMatcher(None, other, name).ratio()
+
+
+def _is_one_slip(name: str, other: str) -> bool:
+    """True if one letter is missing, added or wrong, or two neighbours are swapped."""
+    pairs = zip(name, other, strict=False)
+    same = next((place for place, (one, two) in enumerate(pairs) if one != two), min(len(name), len(other)))
+    left, right = name[same:], other[same:]
+    swapped = left[1::-1] + left[2:]
+    return left[1:] == right or left == right[1:] or left[1:] == right[1:] or swapped == right
 
 
 def plain_name(name: object) -> str:
@@ -167,7 +188,7 @@ def did_you_mean(
 
     Args:
         name: the name as written.
-        known: the names it could be.
+        known: the names it could be, the commonest first.
         most: maximum number of suggestions.
         cutoff: required similarity, from 0 to 1.
         write: returns the text to suggest for a known name, or None to skip it.

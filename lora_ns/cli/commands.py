@@ -69,7 +69,7 @@ class Command(TyperCommand):
 
     def _advice(self, option: str, given: Sequence[str]) -> str:
         """Return the replacement for an option that the command does not have, empty if there is none."""
-        own = {name for parameter in self.params for name in parameter.opts}
+        own = [name for parameter in self.params for name in parameter.opts]
         if meant := _OPTIONS.get((self.name or "", option)) or _OPTIONS.get(("", option)):
             return meant
         if close := did_you_mean(option, own, cutoff=0.85):

@@ -22,6 +22,7 @@ from lora_ns.files.reading import (
     read_text,
     split_lines,
 )
+from lora_ns.methods import METHODS
 
 
 def fault(call) -> str:
@@ -181,6 +182,18 @@ def test_a_name_that_is_spelt_nearly_like_others_is_asked_for():
     assert did_you_mean("lora_alfa", known, write="peft.{}".format) == "did you mean `peft.lora_alpha`?"
     assert did_you_mean("lora_alfa", known, write=lambda _: None) == did_you_mean("x", known) == ""
     assert did_you_mean("x", known, beside="known: all") == "known: all"
+
+
+@pytest.mark.parametrize("name", ["lroa", "olra", "loar", "lor", "loraa", "lira"])
+def test_one_slip_is_nearer_than_two(name):
+    assert close_to(name, ["lora", "road"]) == close_to(name, ["road", "lora"]) == ["lora"]
+    assert close_to(name, METHODS) == ["lora"]
+
+
+@pytest.mark.parametrize("known", [["seed", "feed"], ["feed", "seed"]])
+def test_of_equally_near_names_the_first_is_asked_for(known):
+    assert close_to("weed", known, most=2) == known
+    assert did_you_mean("weed", known) == f"did you mean `{known[0]}`?"
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ def test_a_wrong_line_at_the_end_says_what_to_write(write_recipe, minimal, line,
 @pytest.mark.parametrize(
     ("method", "told"),
     [
+        ('"lroa"', f'got "lroa" (did you mean `lora`? {METHODS_TOLD})'),
         ('"lorra"', f'got "lorra" (did you mean `lora`? {METHODS_TOLD})'),
         ('"nothing-like-it"', f'got "nothing-like-it" ({METHODS_TOLD})'),
         ("3", f"got 3 ({METHODS_TOLD})"),
