@@ -29,9 +29,7 @@ def print_audit(audit: Audit) -> None:
     print_pairs([*(sources or [("format", audit.format)]), *_source("train", audit.train)])
     if audit.eval:
         print_pairs(_source("eval", audit.eval))
-    most = max((count for _, count in audit.train.histogram), default=0)
-    for upper, count in audit.train.histogram:
-        say(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
+    _print_lengths(audit.train)
     waste = audit.padding
     packed = "" if waste.packed is None else f", {waste.packed:.0%} packed"
     print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
@@ -42,6 +40,23 @@ def print_audit(audit: Audit) -> None:
             print_by_file(finding)
         else:
             say(_line(finding))
+
+
+def _print_lengths(report: SourceReport) -> None:
+    """Print a histogram of the lengths, or one line if all are in one bin."""
+    most = max((count for _, count in report.histogram), default=0)
+    if most and most == report.sequences:
+        say(f"every sequence has {_only_length(report)} tokens")
+        return
+    for upper, count in report.histogram:
+        say(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
+
+
+def _only_length(report: SourceReport) -> str:
+    if report.tokens == report.longest * report.sequences:
+        return number(report.longest)
+    width, upper = report.histogram[0][0], next(upper for upper, count in report.histogram if count)
+    return f"{number(upper - width + 1)} to {number(min(upper, report.longest))}"
 
 
 def _source(name: str, report: SourceReport) -> list[tuple[str, str]]:

@@ -7,9 +7,9 @@ from command_line import lorans
 from minimal_recipe import MINIMAL
 from terminals import command, on_a_terminal, plain, shown
 
-from lora_ns.cli.findings import print_by_file
+from lora_ns.cli.findings import print_audit, print_by_file
 from lora_ns.cli.problems import part_command, print_problems
-from lora_ns.data.audit import Finding
+from lora_ns.data.audit import Audit, Finding, Padding, SourceReport
 from lora_ns.errors import MissingError, Problem, RunError
 from lora_ns.services import check_recipe as service
 
@@ -307,3 +307,25 @@ def test_findings_name_a_file_once_and_then_its_rows():
         "  and 2 more; `--json` lists all",
         "  remove them",
     ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "tokens", "longest", "lines"),
+    [
+        ([0] * 9 + [4], 228, 57, ["every sequence has 57 tokens"]),
+        ([0] * 9 + [4], 226, 57, ["every sequence has 55 to 57 tokens"]),
+        ([0] * 9 + [4], 240, 300, ["every sequence has 55 to 60 tokens"]),  # cut at 60
+        ([0] * 8 + [1, 3], 200, 57, [" " * 7 + "6" + " " * 42 + "0"]),
+        ([], 0, 0, []),
+    ],
+)
+def test_lengths_are_bars_only_if_they_differ(capsys, counts, tokens, longest, lines):
+    histogram = tuple((6 * (place + 1), count) for place, count in enumerate(counts))
+    rows = sum(counts)
+    report = SourceReport("rows.jsonl", rows, rows, tokens, tokens, 0, 0, longest, 57, histogram)
+    print_audit(Audit(report, None, "text", Padding(0.0, 0.0)))
+    shown = capsys.readouterr().out.splitlines()
+    between = shown[3:-1]
+    assert between[: len(lines)] == lines
+    assert len(between) == (10 if sum(map(bool, counts)) > 1 else len(lines))
+    assert sum("█" in line for line in shown) == (2 if sum(map(bool, counts)) > 1 else 0)
