@@ -10,9 +10,8 @@ import typer
 
 from lora_ns.cli.answering import AskedRun
 from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode
-from lora_ns.cli.results import show_result
-from lora_ns.cli.show import Progress, beside_baseline, forcing, note, number, print_json
-from lora_ns.cli.terminal import say
+from lora_ns.cli.results import show_evaluation
+from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.trust import trust_run
 
 if TYPE_CHECKING:
@@ -74,23 +73,7 @@ def evaluate(
         opened = open_run(asked.folder, base, force=forced)
         compute = asked.compute(opened, progress, base, None, force)
         result = service(opened, rows, exact_match or recipe.evaluation.exact_match, compute)
-    if as_json:
-        print_json(result)
-        return
-    if result.truncated:
-        say(f"note: {result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated", err=True)
-    for text in result.notes:
-        note(text)
-    show_result(
-        "evaluation",
-        [
-            ("rows", number(result.rows)),
-            *(
-                (name, beside_baseline(number(value), result.baseline.get(name)))
-                for name, value in result.metrics.items()
-            ),
-        ],
-    )
+    show_evaluation(result, as_json)
 
 
 def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:

@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.cli.show import beside_baseline, number, print_json, print_pairs
+from lora_ns.cli.show import beside_baseline, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import draw, is_terminal, say
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from lora_ns.run.manifest import SealRecord
+    from lora_ns.services.evaluate import EvaluateResult
     from lora_ns.training.fit import TrainResult
 
 
@@ -77,6 +78,19 @@ def _adapter_check(seal: SealRecord | None) -> list[tuple[str, str]]:
     if seal.adapter_effect is not None:
         match += f"; the adapter changes the base's logits by {seal.adapter_effect:.2g} of the largest"
     return [("adapter check", f"passed ({match})")]
+
+
+def show_evaluation(result: EvaluateResult, as_json: bool) -> None:
+    """Show the result of an evaluation: its measurements, and notes about them on standard error."""
+    if as_json:
+        print_json(result)
+        return
+    if result.truncated:
+        note(f"{result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated")
+    for told in result.notes:
+        note(told)
+    baseline = {f"baseline/{name}": value for name, value in result.baseline.items()}
+    show_result("evaluation", [("rows", number(result.rows)), *measurements({**result.metrics, **baseline})])
 
 
 def measurements(metrics: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from lora_ns.cli.results import measurements, show_training
+from lora_ns.cli.results import measurements, show_evaluation, show_training
 from lora_ns.run.manifest import SealRecord
+from lora_ns.services.evaluate import EvaluateResult
 from lora_ns.training.fit import TrainResult
 
 RUN = "outputs/my run"
@@ -22,6 +23,15 @@ def test_a_measure_is_shown_with_an_arrow_only_if_it_was_taken_before_and_after(
         ("eval_f1", "0.25 -> 0.5"),
         ("train_loss", "1.5"),
     ]
+
+
+def test_training_and_evaluation_show_a_share_alike(capsys):
+    metrics = {"loss": 1.25, "exact_match": 1.0, "exact_match/sum": 0.4275, "accuracy": 0.75}
+    show_evaluation(EvaluateResult(8, metrics, baseline={"accuracy": 0.5}), as_json=False)
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines == {"rows": "8", **dict(measurements({**metrics, "baseline/accuracy": 0.5}))}
+    assert lines["exact_match"] == "100.0%"
+    assert lines["exact_match/sum"] == "42.8%"
 
 
 @pytest.mark.parametrize(
