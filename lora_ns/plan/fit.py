@@ -170,7 +170,9 @@ def _checkpointing(settled: Settled, value: bool, unknown: str) -> Derived[bool]
         return written_value(settled, "training.gradient_checkpointing", value)
     if settled.recipe.peft.capabilities.gradient_checkpointing is not True:
         return computed(value, f"{settled.recipe.peft.method} does not support it")
-    return computed(value, "one row would not fit without it" if value else f"it fits without{unknown}")
+    if value:
+        return computed(value, "one row would not fit in memory without it")
+    return computed(value, f"the batch fits in memory without it{unknown}")
 
 
 def eval_batch(settled: Settled, micro: int) -> Derived[int]:

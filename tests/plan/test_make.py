@@ -190,8 +190,8 @@ def test_evaluation_takes_twice_the_batch_or_what_is_asked(write_recipe, overrid
 @pytest.mark.parametrize(
     ("overrides", "facts", "expected"),
     [
-        ([], SMALL, (False, "computed", "it fits without")),
-        ([], LARGE, (True, "computed", "one row would not fit without it")),
+        ([], SMALL, (False, "computed", "the batch fits in memory without it")),
+        ([], LARGE, (True, "computed", "one row would not fit in memory without it")),
         (["training.gradient_checkpointing=true"], SMALL, (True, "--set", "")),
         (["training.gradient_checkpointing=false"], LARGE, (False, "--set", "")),
         (["peft.method=prefix-tuning"], LARGE, (False, "computed", "prefix-tuning does not support it")),
