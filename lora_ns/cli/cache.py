@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from lora_ns.cli.options import AsJson
+from lora_ns.cli.results import draw_panel
 from lora_ns.cli.show import print_json
-from lora_ns.cli.terminal import say
+from lora_ns.cli.terminal import is_terminal, say, wrapped
 from lora_ns.data import cache as kept
 
 
@@ -29,8 +30,23 @@ def cache(
     if as_json:
         print_json({"folder": str(kept.cache_folder()), "entries": [vars(entry) for entry in found]})
         return
-    for entry in found:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        say(f"{entry.key[:12]}  {entry.size / 1e6:10,.1f} MB  last used {when}")
-    total = sum(entry.size for entry in found) / 1e6
-    say(f"{len(found)} cached, {total:,.1f} MB in {kept.cache_folder()}")
+    _show(found)
+
+
+def _show(found: list[kept.Entry]) -> None:
+    """Show the entries, a panel on a terminal, and their total."""
+    rows = [(entry.key[:12], f"{entry.size / 1e6:10,.1f} MB", f"last used {_time(entry)}") for entry in found]
+    size = sum(entry.size for entry in found) / 1e6
+    total = f"{len(found)} cached, {size:,.1f} MB in {kept.cache_folder()}"
+    if not is_terminal():
+        lines = [*("  ".join(row) for row in rows), total]
+    else:
+        lines = wrapped(total, "", "  ")
+        if rows:
+            draw_panel("cache", (list(zip(row, ("bold", "", "dim"), strict=True)) for row in rows))
+    for line in lines:
+        say(line)
+
+
+def _time(entry: kept.Entry) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_ns.cli.results import draw_panel
 from lora_ns.cli.show import print_json
-from lora_ns.cli.terminal import say, say_coloured, steered_errors
+from lora_ns.cli.terminal import is_terminal, say, say_coloured, steered_errors
 
 if TYPE_CHECKING:
     from lora_ns.machine.environment import Check, Needs, Report
@@ -90,7 +91,33 @@ def _progress() -> AbstractContextManager[object]:
 
 
 def _show(report: Report) -> None:
-    """Print one line per check, and under a fault the command that fixes it; the terminal wraps long lines."""
+    """Show every check, and for each fault the command that fixes it."""
+    if is_terminal():
+        _draw(report)
+    else:
+        _print_lines(report)
+
+
+def _draw(report: Report) -> None:
+    """Draw a panel of the checks, and below it each remedy alone on a line, so that it can be copied."""
+    worst = max((check.status for check in report.checks), key=list(_COLOURS).index)
+    draw_panel(
+        "environment",
+        ([(check.status, _COLOURS[check.status]), (check.name, "bold"), (check.fact, "")] for check in report.checks),
+        _COLOURS[worst],
+    )
+    remedies: dict[str, list[str]] = {}
+    for check in report.checks:
+        if check.remedy and check.status != "ok":
+            remedies.setdefault(check.remedy, []).append(check.name)
+    for remedy, names in remedies.items():
+        say(f"to fix {', '.join(names)}:")
+        say_coloured([(f"  {remedy}", "cyan")])
+    say_coloured([(_summary(report.checks), _COLOURS[worst])])
+
+
+def _print_lines(report: Report) -> None:
+    """Print one line per check, and under a fault the command that fixes it."""
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
         say_coloured([(f"{check.status:<6}", _COLOURS[check.status]), (f"{check.name:<{width}}  {check.fact}", None)])

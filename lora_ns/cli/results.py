@@ -27,25 +27,34 @@ def show_result(title: str, pairs: Iterable[tuple[str, str]], commands: Sequence
     if not is_terminal():
         print_pairs(pairs)
     else:
-        _draw(title, list(pairs))
+        draw_panel(title, ([(name, "bold"), (value, "")] for name, value in pairs))
     if commands:
         say("next:")
         for command in commands:
             say(f"  {command}")
 
 
-def _draw(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+def draw_panel(title: str, rows: Iterable[Sequence[tuple[str, str]]], colour: str = "green") -> None:
+    """Draw a panel of rows in columns on the terminal. Only the last column wraps.
+
+    Args:
+        title: the heading of the panel.
+        rows: rows of cells, each a text with its style; all rows have the same number of cells.
+        colour: colour of the border.
+    """
     from rich import box
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
+    listed = list(rows)
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
+    for _ in listed[0][1:]:
+        grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in pairs:
-        grid.add_row(Text(readable(name)), Text(readable(value)))
-    draw(Panel(grid, title=title, title_align="left", box=box.ROUNDED, border_style="green", expand=False))
+    for row in listed:
+        grid.add_row(*(Text(readable(text), style=style) for text, style in row))
+    draw(Panel(grid, title=title, title_align="left", box=box.ROUNDED, border_style=colour, expand=False))
 
 
 def show_training(result: TrainResult, as_json: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from terminals import command, on_a_terminal, plain
 from typer.testing import CliRunner
 
 from lora_ns.cli.env_check import env_check, needs_of
@@ -81,6 +83,47 @@ def test_long_lines_and_brackets_are_printed_as_they_are(monkeypatch: pytest.Mon
     assert CliRunner().invoke(app, []).stdout == (
         f"warn  hub  {fact}\n           pip install 'lora-ns[deepspeed]'\neverything necessary works, 1 warning\n"
     )
+
+
+def drawn(**surroundings: Any) -> str:
+    """What a terminal has once the spinner is gone."""
+    return on_a_terminal(command("env-check"), **surroundings).rpartition("\x1b[2K")[2]
+
+
+LONG = Check("hub", "warn", "huggingface.co is not reachable: " + "no route to the host, " * 3 + "after 7 s", "x" * 100)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_terminal_gets_a_panel_that_fits_it_and_commands_that_are_whole(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    answer(monkeypatch, OK, LONG, FAIL)
+    lines = plain(drawn(columns=columns)).splitlines()
+    end = next(place for place, line in enumerate(lines) if line.startswith("╰"))
+    assert lines[0].startswith("╭─ environment ─")
+    assert max(map(len, lines[: end + 1])) <= columns
+    assert len(lines[: end + 1]) == 5 if columns == 160 else len(lines[: end + 1]) > 5
+    assert lines[end + 1 :] == [
+        "to fix hub:",
+        "  " + "x" * 100,
+        "to fix trl:",
+        f"  {FAIL.remedy}",
+        "does not work: trl",
+    ]
+
+
+def test_a_remedy_of_several_checks_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, FAIL, Check("peft", "warn", "is old", FAIL.remedy))
+    assert plain(drawn()).count(FAIL.remedy) == 1
+
+
+@pytest.mark.parametrize(("checks", "colour"), [((OK,), "32"), ((OK, WARN), "33"), ((WARN, FAIL, OK), "31")])
+def test_the_worst_check_colours_the_panel(
+    monkeypatch: pytest.MonkeyPatch, checks: tuple[Check, ...], colour: str
+) -> None:
+    answer(monkeypatch, *checks)
+    assert drawn().startswith(f"\x1b[{colour}m╭")
+    assert "\x1b" not in drawn(NO_COLOR="1")
 
 
 @pytest.mark.parametrize(("checks", "code"), [((OK,), 0), ((OK, WARN), 0), ((OK, WARN, FAIL), 3)])
