@@ -227,10 +227,9 @@ def _batches(draft: Draft) -> None:
 
 
 def _warmup(draft: Draft) -> None:
-    if draft.get("warmup_steps") in (1, "1"):
+    steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.03, takes_one=True, zero_wins=True)
+    if draft.recipe.get("training.warmup_steps") == 1:
         draft.put("training.warmup_steps", 2, "warmup_steps", said="axolotl uses 2 instead of 1")
-        return
-    steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.03)
 
 
 def _epochs(draft: Draft) -> None:

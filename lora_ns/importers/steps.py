@@ -67,7 +67,9 @@ def scheduler(draft: Draft, key: str, default: str) -> None:
         draft.refuse(key, "lorans does not support this schedule", f"write one of: {', '.join(SCHEDULERS)}")
 
 
-def warmup(draft: Draft, steps: str, ratio: str, default: float | None) -> None:
+def warmup(
+    draft: Draft, steps: str, ratio: str, default: float | None, *, takes_one: bool = False, zero_wins: bool = False
+) -> None:
     """Write `training.warmup_steps` or `training.warmup_ratio`.
 
     Args:
@@ -75,19 +77,25 @@ def warmup(draft: Draft, steps: str, ratio: str, default: float | None) -> None:
         steps: key with the number of steps, which takes precedence; a value below 1 is a fraction of the run.
         ratio: key with the fraction of the run.
         default: the tool's default fraction, which is written if both keys are missing.
+        takes_one: True if the tool refuses two keys that ask for a warm-up.
+        zero_wins: True if 0 steps take precedence too, False if they are the same as a missing key.
     """
     number, share = draft.number(steps), draft.number(ratio)
-    if number is not None and (number >= 1 or share is None):
-        if 0 < number < 1:
-            draft.put("training.warmup_ratio", number, steps)
-        else:
-            draft.put("training.warmup_steps", int(number), steps)
-        if share is not None:
-            draft.unused(ratio, f"`{steps}` takes precedence")
+    if number is None or (number == 0 and share is not None and not zero_wins):
+        if number is not None:
+            draft.unused(steps, f"it is 0, so `{ratio}` applies")
+        draft.put("training.warmup_ratio", default if share is None else share, ratio)
         return
-    if number is not None:
-        draft.unused(steps, f"it is 0, so `{ratio}` applies")
-    draft.put("training.warmup_ratio", default if share is None else share, ratio)
+    if 0 < number < 1:
+        draft.put("training.warmup_ratio", number, steps)
+    else:
+        draft.put("training.warmup_steps", int(number), steps)
+    if number and share and takes_one:
+        draft.refuse(ratio, f"{draft.tool} takes no `{ratio}` beside `{steps}`", f"remove it, or `{steps}`")
+    elif number and share:
+        draft.unused(ratio, f"`{steps}` takes precedence, as in transformers 4 (early versions of 5 use `{ratio}`)")
+    elif share is not None:
+        draft.unused(ratio, f"`{steps}` takes precedence")
 
 
 # Evaluations, checkpoints, trackers

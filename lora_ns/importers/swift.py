@@ -187,7 +187,7 @@ def _training(draft: Draft) -> None:
     )
     steps.optimizer(draft, "optim", "adamw_torch_fused")
     steps.scheduler(draft, "lr_scheduler_type", "cosine")
-    steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.0)
+    steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.0, takes_one=True)
     training_arguments.duration(draft, "num_train_epochs", 3)
     draft.put("training.learning_rate", draft.number("learning_rate", 1e-4), "learning_rate")
     draft.put("training.weight_decay", draft.number("weight_decay", 0.1), "weight_decay", own=0.0)

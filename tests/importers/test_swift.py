@@ -65,6 +65,8 @@ OTHERWISE = [
     ("freeze_vit", "true", "unused"),
     ("use_galore", "false", "unused"),
     ("eval_steps", "20", "unused"),
+    ("warmup_steps", "0 --warmup_ratio 0.1", "unused"),
+    ("warmup_ratio", "0.1 --warmup_steps 20", "refused"),
     ("loss_scale", "hermes", "refused"),
     ("template", "llama3", "refused"),
     ("truncation_strategy", "left", "refused"),
