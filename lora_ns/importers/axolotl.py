@@ -9,7 +9,7 @@ import re
 from pathlib import PurePath
 
 from lora_ns.importers import steps
-from lora_ns.importers.axolotl_chat import chat_template, evaluation_rows
+from lora_ns.importers.axolotl_chat import chat_template, evaluation_rows, interval
 from lora_ns.importers.axolotl_data import datasets
 from lora_ns.importers.axolotl_keys import RULES
 from lora_ns.importers.base import Importer, Step
@@ -208,7 +208,7 @@ def _training(draft: Draft) -> None:
     draft.put("training.learning_rate", rate, "learning_rate")
     if rate is None and not draft.has("learning_rate"):
         draft.note("`learning_rate` is missing, though axolotl requires it: lorans uses its own default")
-    steps.interval(draft, "save_steps", "save_strategy", "training.save_steps", "saves_per_epoch")
+    interval(draft, "save")
     draft.put("training.save_total_limit", draft.whole("save_total_limit", 4), "save_total_limit", own=2)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lora_ns.importers import steps
 from lora_ns.importers.draft import Draft
@@ -107,11 +108,33 @@ def evaluation_rows(draft: Draft) -> None:
         draft.refuse("test_datasets", "not a list of datasets", "write `- path: ...` with its `type`")
     has_rows = any(f"dataset.{key}" in draft.recipe for key in ("eval_fraction", "eval_path", "eval_split"))
     if has_rows:
-        steps.interval(draft, "eval_steps", "eval_strategy", "training.eval_steps", "evals_per_epoch")
+        interval(draft, "eval")
     else:
         for key in ("eval_steps", "eval_strategy", "evals_per_epoch"):
             if draft.has(key):
                 draft.unused(key, "there are no evaluation rows")
+
+
+def interval(draft: Draft, what: Literal["eval", "save"]) -> None:
+    """Write `training.eval_steps` or `training.save_steps`; lorans's default is once per epoch."""
+    recipe = f"training.{what}_steps"
+    steps.interval(draft, f"{what}_steps", f"{what}_strategy", recipe)
+    key = f"{what}s_per_epoch"
+    if not draft.has(key):
+        return
+    times, most, epochs = draft.whole(key, 1), draft.whole("max_steps", 0), draft.number("num_epochs", 1)
+    if times < 1:
+        draft.unused(key, f"it is off; lorans's default is once per epoch (`{recipe}`)")
+    elif recipe in draft.recipe:
+        draft.unused(key, f"`{what}_steps` takes precedence")
+    elif times == 1:
+        draft.same(key, "once per epoch is lorans's default")
+    elif most > 0 and times * epochs > 1:
+        said = f"{most} steps / ({times} x {epochs} epochs)"
+        draft.put(recipe, math.ceil(most / (times * epochs)), key, said=said)
+    else:
+        how = f"divide `steps_per_epoch` of `lorans plan` by {times}, and write `{recipe}`"
+        draft.unused(key, f"lorans's default is once per epoch; for {times} times, {how}")
 
 
 def _share(draft: Draft) -> None:

@@ -101,7 +101,7 @@ def warmup(
 # Evaluations, checkpoints, trackers
 
 
-def interval(draft: Draft, steps: str, strategy: str, recipe: str, per_epoch: str = "") -> None:
+def interval(draft: Draft, steps: str, strategy: str, recipe: str) -> None:
     """Write `training.eval_steps` or `training.save_steps`; lorans's default is once per epoch.
 
     Args:
@@ -109,7 +109,6 @@ def interval(draft: Draft, steps: str, strategy: str, recipe: str, per_epoch: st
         steps: key with the number of steps.
         strategy: key with `no`, `steps` or `epoch`.
         recipe: `training.eval_steps` or `training.save_steps`.
-        per_epoch: key with the number of times per epoch.
     """
     number = draft.number(steps)
     if number is not None and number >= 1:
@@ -122,14 +121,6 @@ def interval(draft: Draft, steps: str, strategy: str, recipe: str, per_epoch: st
             draft.same(strategy, f"`{recipe}` if set, otherwise once per epoch")
         else:
             draft.unused(strategy, f"it does not change results; lorans's default is once per epoch (`{recipe}`)")
-    if per_epoch and draft.has(per_epoch):
-        count = draft.whole(per_epoch, 1)
-        if count == 1:
-            draft.same(per_epoch, "once per epoch is lorans's default")
-        else:
-            draft.unused(
-                per_epoch, f"lorans's default is once per epoch; for {count}, set `{recipe}` to 1/{count} of the steps"
-            )
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")

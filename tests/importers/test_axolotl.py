@@ -49,6 +49,8 @@ MAPPED = [
     ("seed: 7", "training.seed", 7),
     ("logging_steps: 3", "training.logging_steps", 3),
     ("save_steps: 30", "training.save_steps", 30),
+    ("saves_per_epoch: 4\nmax_steps: 90", "training.save_steps", 23),
+    ("evals_per_epoch: 2\nmax_steps: 90\nval_set_size: 0.1", "training.eval_steps", 45),
     ("save_total_limit: 5", "training.save_total_limit", 5),
     ("gradient_checkpointing: true", "training.gradient_checkpointing", True),
     ("gradient_checkpointing: unsloth", "training.gradient_checkpointing", True),
@@ -112,7 +114,14 @@ OTHERWISE = [
     ("hub_model_id: a/b", "unused"),
     ("evals_per_epoch: 4", "unused"),
     ("saves_per_epoch: 4", "unused"),
+    ("saves_per_epoch: 0", "unused"),
+    ("saves_per_epoch: 4\nsave_steps: 10", "unused"),
+    ("saves_per_epoch: 4\nmax_steps: 9\nnum_epochs: 0", "unused"),
+    ("saves_per_epoch: 1", "default"),
+    ("saves_per_epoch: often", "refused"),
     ("early_stopping_patience: false", "unused"),
+    ("warmup_ratio: 0.1\nwarmup_steps: 0", "unused"),
+    ("warmup_ratio: 0.1\nwarmup_steps: 20", "refused"),
     ("wandb_entity: e", "unused"),
     ("wandb_name: n", "unused"),
     ("chat_template: chatml", "unused"),
@@ -120,8 +129,6 @@ OTHERWISE = [
     ("plugins: [axolotl.integrations.liger.LigerPlugin]", "unused"),
     ("lora_fan_in_fan_out:", "unused"),
     ("eval_table_size: 5", "unused"),
-    ("warmup_ratio: 0.1\nwarmup_steps: 0", "unused"),
-    ("warmup_ratio: 0.1\nwarmup_steps: 20", "refused"),
     ("rl_beta: 0.1", "unused"),
     ("early_stopping_patience: 3", "refused"),
     ("lora_model_dir: a", "refused"),
@@ -354,3 +361,11 @@ def test_no_key_is_in_two_places():
     keys = [key for step in AXOLOTL.steps for key in step.keys]
     assert len(keys) == len(set(keys))
     assert not set(keys) & set(AXOLOTL.rules)
+
+
+def test_several_times_per_epoch_say_how_to_write_them(translate):
+    translation = translate(f"{PLAIN}val_set_size: 0.1\nevals_per_epoch: 4\nsaves_per_epoch: 2\n", "axolotl")
+    for key, times, ours in (("evals_per_epoch", 4, "eval_steps"), ("saves_per_epoch", 2, "save_steps")):
+        how = f"divide `steps_per_epoch` of `lorans plan` by {times}, and write `training.{ours}`"
+        assert ends(translation, key).said == f"lorans's default is once per epoch; for {times} times, {how}"
+        assert f"training.{ours}" not in translation.recipe
