@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,10 +30,16 @@ class Entry:
         app.command(
             self.name,
             cls=Command,
+            help=_in_paragraphs(inspect.getdoc(self.function) or ""),
             hidden=not self.group,
             rich_help_panel=self.group or None,
             epilog=_epilog(self.examples),
         )(self.function)
+
+
+def _in_paragraphs(text: str) -> str:
+    """Join the lines of each paragraph, so that a terminal of any width wraps them."""
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in text.split("\n\n"))
 
 
 def is_rich() -> bool:
@@ -53,8 +60,37 @@ _Usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if ki
 """The parser's error for a wrong command line; its module depends on the version of typer."""
 
 
+def _problem_of(error: Any, command: str, advice: str = "") -> Problem:
+    """Describe a wrong command line.
+
+    Args:
+        error: the parser's error.
+        command: the command with its parents.
+        advice: the replacement for an option that the command does not have, if one is known.
+    """
+    remedy = advice or f"`{command} --help` lists the options"
+    if option := getattr(error, "option_name", "") if hasattr(error, "possibilities") else "":
+        return Problem(option, f"`{command}` has no such option", remedy)
+    parameter = getattr(error, "param", None)
+    what = error.message if parameter and error.message else error.format_message()
+    where = max(parameter.opts, key=len) if parameter and error.message else ""
+    return Problem(where, f"{what[:1].lower()}{what[1:]}".rstrip("."), remedy)
+
+
+def _without_flag_types(parameters: Sequence[Any]) -> list[Any]:
+    """Show no type beside a flag in the help: it takes no value."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return list(parameters)
+
+
 class Command(TyperCommand):
     """A command that knows the options of other tools."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options, for the help."""
+        return _without_flag_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; an option of another tool is an error that names the key to set."""
@@ -62,10 +98,9 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except _Usage as error:
-            option = getattr(error, "option_name", "")
-            if not hasattr(error, "possibilities") or not (advice := self._advice(option, given)):
-                raise
-            raise UsageError(Problem(option, f"`lorans {self.name}` has no such option", advice)) from None
+            option = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
+            advice = self._advice(option, given) if option else ""
+            raise UsageError(_problem_of(error, f"lorans {self.name}", advice)) from None
 
     def _advice(self, option: str, given: Sequence[str]) -> str:
         """Return the replacement for an option that the command does not have, empty if there is none."""
@@ -115,6 +150,19 @@ _OPTIONS: Mapping[tuple[str, str], str] = {
 
 class Group(TyperGroup):
     """The commands, in groups."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, for the help."""
+        return _without_flag_types(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command."""
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        try:
+            return super().parse_args(ctx, args)
+        except _Usage as error:
+            raise UsageError(_problem_of(error, "lorans")) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; a wrong name is an error that says which to use."""

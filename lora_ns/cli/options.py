@@ -77,7 +77,7 @@ Force = Annotated[
 
 NumProcesses = Annotated[
     int | None,
-    typer.Option("--num-processes", min=1, help="Number of worker processes.", show_default=False),
+    typer.Option("--num-processes", metavar="N", min=1, help="Number of worker processes.", show_default=False),
 ]
 
 

@@ -52,7 +52,7 @@ Options = Annotated[
 
 
 Nodes = Annotated[
-    int | None, typer.Option("--nodes", min=1, help="Number of machines to train on.", show_default=False)
+    int | None, typer.Option("--nodes", metavar="N", min=1, help="Number of machines to train on.", show_default=False)
 ]
 
 

@@ -52,6 +52,7 @@ TrainingProcesses = Annotated[
     int | None,
     typer.Option(
         "--num-processes",
+        metavar="N",
         min=1,
         help="Number of processes to train with (DDP). A run can be resumed with another number.",
         show_default=False,
@@ -61,7 +62,13 @@ TrainingProcesses = Annotated[
 
 Nodes = Annotated[
     int | None,
-    typer.Option("--nodes", min=1, help="Number of machines to train on. Give it on each of them.", show_default=False),
+    typer.Option(
+        "--nodes",
+        metavar="N",
+        min=1,
+        help="Number of machines to train on. Give it on each of them.",
+        show_default=False,
+    ),
 ]
 
 

@@ -3,9 +3,12 @@
 import re
 
 import pytest
+import typer
 from command_line import lorans
+from terminals import command, on_a_terminal, plain
 
 from lora_ns.cli.app import COMMANDS, app
+from lora_ns.cli.commands import Group
 
 
 @pytest.mark.parametrize(
@@ -38,10 +41,56 @@ def test_an_option_of_another_tool_leads_to_what_does_the_same(arguments, told):
     assert done.stderr == f"error: {option}: `lorans {arguments[0]}` has no such option ({told})\n"
 
 
-def test_an_option_that_nobody_knows_is_a_usage_error():
-    done = lorans("train", "r.toml", "--colour", "red")
-    assert done.returncode == 2
-    assert "No such option: --colour" in done.stderr
+WRONG = [
+    ("train r.toml --colour red", "--colour: `lorans train` has no such option"),
+    ("train r.toml --nodes few", "--nodes: input should be a valid integer, unable to parse string as an integer"),
+    ("train r.toml --set", "option '--set' requires an argument"),
+    ("train", "missing argument 'recipe'"),
+    ("plan r.toml more", "got unexpected extra argument(s) (more)"),
+    ("--colour train", "--colour: `lorans` has no such option"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG)
+def test_a_wrong_command_line_is_a_usage_error(words, told):
+    command_line = "lorans" if words.startswith("-") else f"lorans {words.split()[0]}"
+    done = lorans(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {told} (`{command_line} --help` lists the options)\n"
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG)
+def test_a_terminal_gets_a_wrong_command_line_in_colour_and_no_escapes_in_words(words, told):
+    got = on_a_terminal(command(*words.split()))
+    assert "\x1b[31merror" in got
+    assert "x1b" not in plain(got)
+    assert " ".join(plain(got).split()).startswith("error: ")
+
+
+def help_on_a_terminal(columns, *words):
+    """The lines of a help with panels, which an application has that starts on a terminal."""
+
+    def write(_):
+        fresh = typer.Typer(cls=Group, rich_markup_mode="rich")
+        for entry in COMMANDS:
+            entry.add_to(fresh)
+        with pytest.raises(SystemExit):
+            fresh(args=list(words), prog_name="lorans")
+
+    return plain(on_a_terminal(write, COLUMNS=str(columns))).splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("words", [["--help"], *([entry.name, "--help"] for entry in COMMANDS if entry.group)])
+def test_help_fits_a_terminal_and_shows_no_type_beside_a_flag(words, columns):
+    done = help_on_a_terminal(columns, *words)
+    assert max(map(len, done)) <= columns
+    assert not [line for line in done if "bool" in line or "…" in line]
+
+
+def test_help_wraps_a_paragraph_at_the_width_of_the_terminal():
+    lines = help_on_a_terminal(160, "train", "--help")
+    assert any("The saved adapter is reloaded and checked against the trained model." in line for line in lines)
 
 
 @pytest.mark.parametrize(
