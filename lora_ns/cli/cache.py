@@ -10,7 +10,7 @@ import typer
 from lora_ns.cli.options import AsJson
 from lora_ns.cli.results import draw_panel
 from lora_ns.cli.show import print_json
-from lora_ns.cli.terminal import is_terminal, say, wrapped
+from lora_ns.cli.terminal import is_terminal, say, say_wrapped
 from lora_ns.data import cache as kept
 
 
@@ -36,16 +36,13 @@ def cache(
 def _show(found: list[kept.Entry]) -> None:
     """Show the entries, a panel on a terminal, and their total."""
     rows = [(entry.key[:12], f"{entry.size / 1e6:10,.1f} MB", f"last used {_time(entry)}") for entry in found]
-    size = sum(entry.size for entry in found) / 1e6
-    total = f"{len(found)} cached, {size:,.1f} MB in {kept.cache_folder()}"
     if not is_terminal():
-        lines = [*("  ".join(row) for row in rows), total]
-    else:
-        lines = wrapped(total, "", "  ")
-        if rows:
-            draw_panel("cache", (list(zip(row, ("bold", "", "dim"), strict=True)) for row in rows))
-    for line in lines:
-        say(line)
+        for row in rows:
+            say("  ".join(row))
+    elif rows:
+        draw_panel("cache", (list(zip(row, ("bold", "", "dim"), strict=True)) for row in rows))
+    total = sum(entry.size for entry in found) / 1e6
+    say_wrapped(f"{len(found)} cached, {total:,.1f} MB in {kept.cache_folder()}", "", "  ")
 
 
 def _time(entry: kept.Entry) -> str:

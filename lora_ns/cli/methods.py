@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +11,9 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson
+from lora_ns.cli.results import draw_panel
 from lora_ns.cli.show import print_json, print_pairs
-from lora_ns.cli.terminal import say, say_coloured
+from lora_ns.cli.terminal import is_terminal, say, say_coloured, say_wrapped, width
 from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ def methods(
         str | None,
         typer.Argument(help="Method to describe in detail.", show_default=False, autocompletion=complete.methods),
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, which need 161 characters.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show all columns, as on a terminal where they fit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the PEFT methods and their combinations, or describe one in detail."""
@@ -52,14 +55,33 @@ def _print_all(wide: bool, as_json: bool) -> None:
     if as_json:
         print_json({"methods": [_facts(name, kind) for name, kind in METHODS.items()], "refused": dict(REFUSED)})
         return
-    fields = tuple(QUESTIONS) if wide else NARROW
-    rows = [columns(fields), *(marks(name, kind, fields) for name, kind in METHODS.items())]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+
+    def table(fields: Sequence[str]) -> list[tuple[str, ...]]:
+        return [columns(fields), *(marks(name, kind, fields) for name, kind in METHODS.items())]
+
+    rows = table(tuple(QUESTIONS))
+    gap = _widest_gap(rows) if is_terminal() else None
+    shows_all = wide or gap is not None
+    _print_rows(rows if shows_all else table(NARROW), gap or 2)
+    more = "" if shows_all else "; `lorans methods --wide` shows all columns"
+    say_wrapped(f"`lorans methods NAME` describes its keys, its limits and its uses{more}.")
+
+
+def _widest_gap(rows: Sequence[tuple[str, ...]]) -> int | None:
+    """Return the spaces between the columns with which a table fits the terminal, None if it does not."""
+    free = width() - sum(_widths(rows))
+    return next((gap for gap in (2, 1) if gap * (len(rows[0]) - 1) <= free), None)
+
+
+def _widths(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]], gap: int) -> None:
+    widths = _widths(rows)
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        say_coloured([*((f"{cell}  ", _COLOURS.get(cell.strip())) for cell in cells), (row[-1], None)])
-    more = "" if wide else "; `lorans methods --wide` shows all columns"
-    say(f"`lorans methods NAME` describes its keys, its limits and its uses{more}.")
+        cells = [cell.ljust(length + gap) for cell, length in zip(row[:-1], widths, strict=False)]
+        say_coloured([*((cell, _COLOURS.get(cell.strip())) for cell in cells), (row[-1], None)])
 
 
 def _facts(name: str, kind: type[PeftMethod]) -> dict[str, Any]:
@@ -72,22 +94,28 @@ def _print_one(name: str, kind: type[PeftMethod]) -> None:
     from lora_ns.recipe.methods_page import QUESTIONS
 
     capabilities = kind.capabilities
-    print_pairs(
-        [
-            ("method", f"{name}: {kind.__doc__}"),
-            ("advice", kind.advice),
-            ("learning rate", _rate(capabilities.typical_learning_rate)),
-            *([("benchmark", capabilities.benchmark)] if capabilities.benchmark else []),
-            *((question, _answer(getattr(capabilities, field))) for field, question in QUESTIONS.items()),
-        ]
-    )
+    pairs = [
+        ("method", f"{name}: {kind.__doc__}"),
+        ("advice", kind.advice),
+        ("learning rate", _rate(capabilities.typical_learning_rate)),
+        *([("benchmark", capabilities.benchmark)] if capabilities.benchmark else []),
+        *((question, _answer(getattr(capabilities, field))) for field, question in QUESTIONS.items()),
+    ]
+    if is_terminal():
+        draw_panel(name, ([(question, "bold"), (answer, _style(answer))] for question, answer in pairs))
+    else:
+        print_pairs(pairs)
     say()
     properties = kind.model_json_schema()["properties"]
     keys = [(key, entry) for key, entry in properties.items() if key not in {"method", "extra"}]
     for key, entry in keys:
-        default = f", {entry['default']}" if entry.get("default") not in (None, []) else ""
-        say(f"{key}: {describe(entry)}{default}")
-        say(f"    {' '.join(entry.get('description', '').split())}")
+        default = f"; default: {json.dumps(entry['default'])}" if entry.get("default") not in (None, [], {}) else ""
+        say_wrapped(f"{key}: {describe(entry)}{default}", rest="    ", head=(key, "cyan"))
+        say_wrapped(" ".join(entry.get("description", "").split()), "    ", "    ")
+
+
+def _style(answer: str) -> str:
+    return "green" if answer == "yes" else "yellow" if answer.startswith("no: ") else ""
 
 
 def _answer(value: bool | str) -> str:

@@ -101,6 +101,22 @@ def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) ->
     ) or [first]
 
 
+def say_wrapped(text: str, first: str = "", rest: str = "", head: tuple[str, str] = ("", "")) -> None:
+    """Print a text for people: wrapped on a terminal, on one line elsewhere.
+
+    Args:
+        text: a text of one line.
+        first: prefix of the first line.
+        rest: prefix of the other lines.
+        head: the beginning of the first line, and its colour.
+    """
+    top, *below = wrapped(readable(text), first, rest) if is_terminal() else [first + text]
+    begin, colour = head
+    say_coloured([(begin, colour or None), (top.removeprefix(begin), None)])
+    for line in below:
+        say(line)
+
+
 NARROWEST = 40
 """Smallest width that is assumed."""
 

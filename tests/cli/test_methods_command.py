@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from terminals import command, on_a_terminal, plain, shown
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -29,6 +30,30 @@ def test_every_method_has_a_row_that_says_what_its_class_says(arguments):
         capabilities = METHODS[name].capabilities
         assert row[0] == ("yes" if capabilities.merge is True else "-")
         assert float(row[-1]) == capabilities.typical_learning_rate
+
+
+@pytest.mark.parametrize(("columns", "is_wide"), [(80, False), (120, False), (160, True), (200, True)])
+def test_a_terminal_gets_all_columns_if_they_fit(columns, is_wide):
+    lines = shown("methods", columns=columns)
+    assert max(map(len, lines)) <= columns
+    assert all(column in lines[0] for column in QUESTIONS.values()) == is_wide
+    assert ("--wide" in " ".join(lines)) != is_wide
+    assert [line.split() for line in lines[: len(METHODS) + 1]] == [
+        line.split() for line in run(*["--wide"] * is_wide).splitlines()[:-1]
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("name", ["lora", "cartridge"])
+def test_a_terminal_gets_one_method_in_a_panel_and_its_keys_wrapped(name, columns):
+    drawn = on_a_terminal(command("methods", name), columns=columns)
+    lines = plain(drawn).splitlines()
+    assert lines[0].startswith(f"╭─ {name} ─")
+    assert max(map(len, lines)) <= columns
+    keys = run(name).partition("\n\n")[2]
+    assert " ".join(plain(drawn).partition("╯\n")[2].split()) == " ".join(keys.split())
+    assert "\x1b[36m" in drawn
+    assert "\x1b" not in on_a_terminal(command("methods", name), NO_COLOR="1")
 
 
 @pytest.mark.parametrize("name", METHODS)
