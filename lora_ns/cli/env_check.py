@@ -26,7 +26,7 @@ def env_check(
         Path | None, typer.Option("--recipe", help="Check for the needs of this recipe.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Time limit for each import, in seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Time limit for each import.")] = 60.0,
 ) -> None:
     """Check Python, packages, memory, disk, GPUs and the hub, and print the command that fixes each fault.
 

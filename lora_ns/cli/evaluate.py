@@ -36,6 +36,7 @@ MaxBadRows = Annotated[
     int | None,
     typer.Option(
         "--max-bad-rows",
+        metavar="N",
         min=0,
         help="Skip up to this many unreadable rows of --data; default: as in the run's recipe.",
         show_default=False,

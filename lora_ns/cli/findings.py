@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_ns.cli.problems import COLOURS, Kind
 from lora_ns.cli.show import number, print_pairs
-from lora_ns.cli.terminal import has_colour, is_terminal, say, say_coloured, wrapped
+from lora_ns.cli.terminal import has_colour, is_terminal, say, say_coloured, say_wrapped, wrapped
 
 if TYPE_CHECKING:
     from lora_ns.data.audit import Audit, Finding, PartReport, SourceReport
@@ -34,7 +34,7 @@ def print_audit(audit: Audit) -> None:
     packed = "" if waste.packed is None else f", {waste.packed:.0%} packed"
     print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
     for note in audit.notes:
-        say(f"note: {note}")
+        say_wrapped(f"note: {note}", rest="      ")
     for finding in sorted(audit.findings, key=lambda finding: not finding.error):
         if is_terminal():
             print_by_file(finding)
@@ -49,7 +49,8 @@ def _print_lengths(report: SourceReport) -> None:
         say(f"every sequence has {_only_length(report)} tokens")
         return
     for upper, count in report.histogram:
-        say(f"{upper:>8,} {'█' * round(_BAR * count / most):<{_BAR}} {count:,}")
+        bar = f"{'█' * round(_BAR * count / most):<{_BAR}}"
+        say_coloured([(f"{upper:>8,} ", None), (bar, "cyan"), (f" {count:,}", None)])
 
 
 def _only_length(report: SourceReport) -> str:

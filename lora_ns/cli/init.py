@@ -13,7 +13,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.asking import ask_option, ask_text, can_ask
 from lora_ns.cli.options import Overrides
-from lora_ns.cli.terminal import say
+from lora_ns.cli.terminal import say, say_coloured, say_wrapped
 from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def init(
 
     if listing:
         for name, start in STARTS.items():
-            say(f"{name:<14} {start.summary}")
+            say_wrapped(start.summary, f"{name:<14} ", " " * 15, (name, "cyan"))
         return
     asks = can_ask() and not yes
     given = _Given(folder, recipe, model, method, data)
@@ -105,10 +105,10 @@ def _make(given: _Given, task: str | None, overrides: list[str], asks: bool) -> 
     files, reasons = make_files(wanted, _ask if asks else take_defaults)
     write_files(given.folder, files)
     for reason in reasons:
-        say(reason)
+        say_wrapped(reason, rest="  ", head=(reason.partition(":")[0], "cyan"))
     written = given.folder / "recipe.toml"
     say(f"wrote {written}; to check it:")
-    say(f"  lorans validate {written}")
+    say_coloured([(f"  lorans validate {written}", "cyan")])
 
 
 def _check_known(option: str, kind: str, name: str | None, known: Collection[str]) -> None:

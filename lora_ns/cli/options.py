@@ -54,7 +54,12 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Dtype = Annotated[
     DtypeName | None,
-    typer.Option("--dtype", help="Dtype to compute in; default: the run's own.", show_default=False),
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="Dtype to compute in: float32, bfloat16 or float16; default: the run's own.",
+        show_default=False,
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.cli.show import beside_baseline, note, number, print_json, print_pairs
-from lora_ns.cli.terminal import draw, is_terminal, say
+from lora_ns.cli.terminal import draw, is_terminal, say, say_coloured
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def show_result(title: str, pairs: Iterable[tuple[str, str]], commands: Sequence
     if commands:
         say("next:")
         for command in commands:
-            say(f"  {command}")
+            say_coloured([(f"  {command}", "cyan")])
 
 
 def draw_panel(title: str, rows: Iterable[Sequence[tuple[str, str]]], colour: str = "green") -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lora_ns.cli.terminal import hand_over, say
+from lora_ns.cli.terminal import hand_over, say, say_wrapped
 from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
 
@@ -39,11 +39,11 @@ def beside_baseline(shown: str, constant: float | None) -> str:
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
+    """Print names and values in two columns; a terminal wraps the second."""
     listed = list(pairs)
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        say(f"{name:<{width}}  {value}")
+        say_wrapped(value, f"{name:<{width}}  ", " " * (width + 2), (name, "cyan"))
 
 
 def number(value: Any) -> str:
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 def note(text: str) -> None:
     """Print a note on standard error."""
-    say(f"note: {text}", err=True)
+    say_wrapped(f"note: {text}", rest="      ", err=True)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,9 @@ def wrapped(text: str, first: str = "", rest: str = "", *, err: bool = False) ->
     ) or [first]
 
 
-def say_wrapped(text: str, first: str = "", rest: str = "", head: tuple[str, str] = ("", "")) -> None:
+def say_wrapped(
+    text: str, first: str = "", rest: str = "", head: tuple[str, str] = ("", ""), *, err: bool = False
+) -> None:
     """Print a text for people: wrapped on a terminal, on one line elsewhere.
 
     Args:
@@ -109,12 +111,13 @@ def say_wrapped(text: str, first: str = "", rest: str = "", head: tuple[str, str
         first: prefix of the first line.
         rest: prefix of the other lines.
         head: the beginning of the first line, and its colour.
+        err: True to print on standard error.
     """
-    top, *below = wrapped(readable(text), first, rest) if is_terminal() else [first + text]
+    top, *below = wrapped(readable(text), first, rest, err=err) if is_terminal(err) else [first + text]
     begin, colour = head
-    say_coloured([(begin, colour or None), (top.removeprefix(begin), None)])
+    say_coloured([(begin, colour or None), (top.removeprefix(begin), None)], err=err)
     for line in below:
-        say(line)
+        say(line, err=err)
 
 
 NARROWEST = 40

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from command_line import lorans
+from terminals import plain
 
 ROWS = "".join(json.dumps({"question": f"How many are {n}?", "answer": f"{n} plums"}) + "\n" for n in range(20))
 FREE = "text,label\n" + "".join(f"a plum {n},it fell {n} times\n" for n in range(20))
@@ -51,7 +52,7 @@ def on_a_terminal(folder, answers, *words):
             break
     code = process.wait(timeout=60)
     os.close(above)  # not before: a terminal that hangs up ends a process that is still on its way out
-    return code, shown.decode()
+    return code, plain(shown.decode())
 
 
 def test_a_terminal_is_asked_for_all_that_is_not_given(here):

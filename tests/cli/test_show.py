@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from terminals import on_a_terminal
+from terminals import on_a_terminal, plain
 
-from lora_ns.cli.show import Progress
+from lora_ns.cli.show import Progress, note, print_pairs
 
 
 def closed_pipe():
@@ -58,3 +58,30 @@ def test_a_terminal_gets_a_bar_for_rows_with_the_stage_and_the_count():
     assert "tokenising" in shown
     assert "2000/2000" in shown
     assert "a note above the bar" in shown
+
+
+LONG = "one two three four five six seven eight nine ten " * 4
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_terminal_wraps_pairs_below_their_values_and_notes_below_their_texts(columns):
+    def write(_):
+        print_pairs([("name", LONG), ("longer name", "value")])
+        note(LONG)
+
+    got = on_a_terminal(write, columns=columns)
+    lines = plain(got).splitlines()
+    assert max(map(len, lines)) <= columns
+    place = lines.index("longer name  value")
+    assert lines[0].startswith("name         one two")
+    assert all(line.startswith(" " * 13) for line in lines[1:place])
+    assert lines[place + 1].startswith("note: one")
+    assert all(line.startswith(" " * 6) for line in lines[place + 2 :])
+    assert "\x1b[36mname\x1b[0m" in got
+
+
+def test_a_pipe_gets_each_pair_and_each_note_on_one_line(capsys):
+    print_pairs([("name", LONG)])
+    note(LONG)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"name  {LONG}\n", f"note: {LONG}\n")
