@@ -72,7 +72,7 @@ def _problem_of(error: Any, command: str, advice: str = "") -> Problem:
     if option := getattr(error, "option_name", "") if hasattr(error, "possibilities") else "":
         return Problem(option, f"`{command}` has no such option", remedy)
     parameter = getattr(error, "param", None)
-    what = error.message if parameter and error.message else error.format_message()
+    what = error.message.removeprefix("Value error, ") if parameter and error.message else error.format_message()
     where = max(parameter.opts, key=len) if parameter and error.message else ""
     return Problem(where, f"{what[:1].lower()}{what[1:]}".rstrip("."), remedy)
 

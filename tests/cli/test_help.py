@@ -44,6 +44,7 @@ def test_an_option_of_another_tool_leads_to_what_does_the_same(arguments, told):
 WRONG = [
     ("train r.toml --colour red", "--colour: `lorans train` has no such option"),
     ("train r.toml --nodes few", "--nodes: input should be a valid integer, unable to parse string as an integer"),
+    ("infer run --dtype int8", "--dtype: 'int8' is not one of 'float32', 'bfloat16', 'float16'"),
     ("train r.toml --set", "option '--set' requires an argument"),
     ("train", "missing argument 'recipe'"),
     ("plan r.toml more", "got unexpected extra argument(s) (more)"),
