@@ -21,7 +21,12 @@ def merge(
     base: BasePath = None,
     dtype: Annotated[
         DtypeName | None,
-        typer.Option("--dtype", help="Dtype of the merged weights; default: the base's own.", show_default=False),
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Dtype of the merged weights: float32, bfloat16 or float16; default: the base's own.",
+            show_default=False,
+        ),
     ] = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
