@@ -39,7 +39,7 @@ def minimums(session: nox.Session) -> None:
         "pydantic==2.11.*",
         "pyyaml==6.0.2",
         "rich==13.9.*",
-        "typer==0.16.*",
+        "typer==0.19.*",
         "tomli==2.2.*; python_version < '3.11'",
     )
     _run_light(session, *lowest, "packaging")
