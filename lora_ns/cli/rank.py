@@ -26,11 +26,10 @@ def rank(
     launched: Annotated[bool, typer.Option("--launched", help="Started by `lorans train`.")] = False,
 ) -> None:
     """Run one of the processes of a training; a launcher such as torchrun starts this command."""
+    from lora_ns.launch.workers import end_done, end_with_parent
     from lora_ns.run.directory import RunDir
 
     if launched:
-        from lora_ns.launch.workers import end_with_parent
-
         end_with_parent()
 
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
@@ -54,6 +53,8 @@ def rank(
             observer.result(train_rank(run, observer, noise, is_launched=True))
         else:
             train_rank(run, progress if is_first else SilentObserver(), noise, launched)
+    if number:  # rank 0 may have trackers to finish; while it saves the adapter, no other rank may fail
+        end_done()
 
 
 def launch_command(

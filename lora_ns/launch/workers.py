@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError, UsageError
 from lora_ns.files.disk import write_atomic
@@ -195,6 +197,18 @@ def end_group() -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
+
+
+def end_done() -> NoReturn:
+    """End this process, whose work is done, without the destructors of its libraries.
+
+    A thread of theirs that still runs would abort it: PyTorch's with "terminate called without an active exception".
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def end_with_parent(end: Callable[[], object] = end_group) -> None:

@@ -133,6 +133,16 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(trained, pair, tmp_path)
     assert rows(run, "loss", "eval_loss") == rows(whole, "loss", "eval_loss")
 
 
+def test_a_rank_that_breaks_after_its_work_does_not_lose_the_run(tmp_path, monkeypatch):
+    ending = "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+    (tmp_path / "sitecustomize.py").write_text(ending)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    )
+    run = run_recipe(tmp_path, RECIPE, *SHARED, *TWO, "training.max_steps=2")
+    assert run.read().status == "finished"
+
+
 def test_a_rank_that_is_killed_ends_the_run_and_is_named(trained, tmp_path):
     ended = []
 
