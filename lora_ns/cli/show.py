@@ -96,6 +96,10 @@ class _Unheard(io.FileIO):
         return len(data)
 
 
+_APART: Any = {"redirect_stdout": False, "redirect_stderr": False}
+"""Arguments of a display that does not print the output of libraries, which is collected in a file."""
+
+
 class Progress(Observer):
     """Progress of a training: a live display on a terminal, plain lines elsewhere."""
 
@@ -147,7 +151,8 @@ class Progress(Observer):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=self._stream), transient=True)
+        console = Console(file=self._stream)
+        bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, **_APART)
         bar.add_task(readable(self._stage) or "rows", total=None)
         return bar
 
@@ -159,7 +164,7 @@ class Progress(Observer):
             from rich.live import Live
 
             console = Console(file=self._stream)
-            self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=4, transient=False)
+            self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=4, **_APART)
             self._live.start()
 
     def step(self, step: int, tokens: int) -> None:

@@ -1,5 +1,6 @@
 """Progress that nobody can read any more ends nothing, and the exit code says what a closed terminal does not show."""
 
+import io
 import os
 import subprocess
 import sys
@@ -58,6 +59,29 @@ def test_a_terminal_gets_a_bar_for_rows_with_the_stage_and_the_count():
     assert "tokenising" in shown
     assert "2000/2000" in shown
     assert "a note above the bar" in shown
+
+
+DISPLAYS = {
+    "a bar for rows": lambda progress: progress.rows(500, 2000),
+    "a training": lambda progress: progress.begin(0, 2),
+}
+
+
+@pytest.mark.parametrize("begin", DISPLAYS.values(), ids=DISPLAYS)
+def test_output_of_libraries_goes_past_a_display(begin, monkeypatch):
+    noise = io.StringIO()  # as while `Noise` collects it
+
+    def write(stream):
+        monkeypatch.setattr(sys, "stdout", noise)
+        monkeypatch.setattr(sys, "stderr", noise)
+        with Progress(stream.fileno()) as progress:
+            progress.stage("tokenising")
+            begin(progress)
+            for of_library in (sys.stdout, sys.stderr):
+                print("Saving the dataset", file=of_library)
+
+    assert "Saving" not in on_a_terminal(write)
+    assert noise.getvalue() == "Saving the dataset\n" * 2
 
 
 LONG = "one two three four five six seven eight nine ten " * 4
