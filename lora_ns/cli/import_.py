@@ -26,52 +26,75 @@ if TYPE_CHECKING:
     from lora_ns.services.import_check.check import ImportCheck
 
 
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Recipe to write. Standard output if omitted.", show_default=False),
+]
+
+
+OriginalGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        min=1,
+        help="Number of GPUs of the original run. Default: that of the script, or 1.",
+        show_default=False,
+    ),
+]
+
+
+Tool = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="TOOL",
+        help="Tool that the file belongs to, if it is not detected.",
+        show_default=False,
+        autocompletion=complete.tools,
+    ),
+]
+
+
+Check = Annotated[
+    bool, typer.Option("--check", help="Compare settings, learning rates and tokens with the other tool's.")
+]
+
+
+CheckedData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="ROWS", help="File of rows to check with, instead of the recipe's.", show_default=False
+    ),
+]
+
+
+CheckedBase = Annotated[
+    str | None,
+    typer.Option("--base", metavar="FOLDER", help="Base model whose tokenizer the check uses.", show_default=False),
+]
+
+
+CheckedRows = Annotated[
+    int, typer.Option("--rows", metavar="N", min=1, help="Number of rows of each dataset to check.")
+]
+
+
+CheckedRecipe = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe to check, instead of the imported one.", show_default=False)
+]
+
+
 def import_(
     file: Annotated[Path, typer.Argument(help="Configuration of the other tool.", show_default=False)],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Recipe to write. Standard output if omitted.", show_default=False),
-    ] = None,
-    gpus: Annotated[
-        int | None,
-        typer.Option(
-            "--gpus",
-            metavar="N",
-            min=1,
-            help="Number of GPUs of the original run. Default: that of the script, or 1.",
-            show_default=False,
-        ),
-    ] = None,
-    tool: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="TOOL",
-            help="Tool that the file belongs to, if it is not detected.",
-            show_default=False,
-            autocompletion=complete.tools,
-        ),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare settings, learning rates and tokens with the other tool's.")
-    ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="ROWS", help="File of rows to check with, instead of the recipe's.", show_default=False
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="FOLDER", help="Base model whose tokenizer the check uses.", show_default=False),
-    ] = None,
-    rows: Annotated[
-        int, typer.Option("--rows", metavar="N", min=1, help="Number of rows of each dataset to check.")
-    ] = 50,
-    recipe: Annotated[
-        Path | None,
-        typer.Option("--recipe", help="Recipe to check, instead of the imported one.", show_default=False),
-    ] = None,
+    output: Output = None,
+    gpus: OriginalGpus = None,
+    tool: Tool = None,
+    check: Check = False,
+    data: CheckedData = None,
+    base: CheckedBase = None,
+    rows: CheckedRows = 50,
+    recipe: CheckedRecipe = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a configuration of another tool to a recipe, and report on every key.
