@@ -16,7 +16,7 @@ import datasets
 import transformers
 import trl
 
-from lora_ns.data.encode import as_dataset
+from lora_ns.data.encoded import as_dataset
 from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.machine.hardware import detect
 from lora_ns.model.files import find_base

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lora_ns.data.encode import Encoded, Encoding
+from lora_ns.data.encoded import Encoded, Encoding
 from lora_ns.data.notices import NOTICES
 from lora_ns.data.source import Source, Sources
 
@@ -93,7 +93,7 @@ class Audit:
 
 def report(source: Source, encoding: Encoding) -> SourceReport:
     """Compute the statistics of a source."""
-    lengths = sorted(len(sequence.input_ids) for sequence in encoding.sequences)
+    lengths = sorted(sequence.length for sequence in encoding.sequences)
     tally = encoding.tally
     return SourceReport(
         name=source.name,

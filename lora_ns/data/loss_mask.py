@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lora_ns.formats import Message
+from lora_ns.objectives.rendering import LossOn
 from lora_ns.table import IGNORED
-
-TrainOn = Literal["assistant", "last", "all"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,6 @@ class Rendered:
         return [token if learn else IGNORED for token, learn in zip(self.input_ids, self.trained, strict=True)]
 
 
-def is_learned(answer: Message, train_on: TrainOn, is_last: bool) -> bool:
+def is_learned(answer: Message, loss_on: LossOn, is_last: bool) -> bool:
     """True if an answer is in the loss, according to the row, or else the recipe."""
-    return answer.train if answer.train is not None else train_on == "assistant" or is_last
+    return answer.train if answer.train is not None else loss_on == "assistant" or is_last

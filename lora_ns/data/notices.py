@@ -17,6 +17,13 @@ UNTOLD = "TAG001"
 NEVER_TAUGHT = "TAG002"
 
 
+IDENTICAL = "PAIR001"
+
+
+LEFT_OUT = ("SPEC002", IDENTICAL)
+"""Notices of rows that are not trained on."""
+
+
 @dataclass(frozen=True)
 class Notice:
     """Description and remedy of a notice."""
@@ -41,6 +48,7 @@ NOTICES: Mapping[str, Notice] = {
         "a text that looks like a conversation, but is learned whole, including the questions",
         "write conversations as .jsonl with `messages`",
     ),
+    IDENTICAL: Notice("left out: both answers are the same", "remove the row, or correct one of its answers"),
     "LABEL002": Notice(
         "the only row of its class, while other classes have many",
         "a misspelt class, or the header of a table: fix it, skip it with `slice`, or keep it if it is intended",

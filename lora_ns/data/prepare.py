@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from lora_ns.data.audit import leaked
 from lora_ns.data.chat_templates import check_kwargs, use_template
 from lora_ns.data.columns import columns_record, refuse_unused
-from lora_ns.data.encode import Encoding, Tokenized, encode, pack, tokenized
+from lora_ns.data.encode import encode, tokenized
 from lora_ns.data.encode_labels import label_notes
+from lora_ns.data.encoded import Encoding, Tokenized, pack
 from lora_ns.data.find_labels import check_named, find_labels, problem_type_of
 from lora_ns.data.notices import as_notes
 from lora_ns.data.prepared import Preparation, find_preparation, keep_preparation, preparation_key

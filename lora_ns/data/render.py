@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.batch_encoder import Memo
-from lora_ns.data.loss_mask import Rendered, TrainOn, is_learned
+from lora_ns.data.loss_mask import Rendered, is_learned
 from lora_ns.data.template_checks import OTHER_TEMPLATE, check_merged, check_shown, refusal
 from lora_ns.formats import Conversation, EndlessRowError, PromptCompletion, RawText, RowFaultError
 from lora_ns.model.template_limits import TemplateRefusalError, render, template_name
 from lora_ns.model.tokenizing import encoded
 from lora_ns.model.vocabulary import Vocabulary
-from lora_ns.objectives.rendering import Rendering
+from lora_ns.objectives.rendering import LossOn, Rendering
 from lora_ns.safety.deadline import OverrunError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Renderer:
 
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
-    train_on: TrainOn = "assistant"
+    loss_on: LossOn = "assistant"
     merges_system: bool = False
     """True if a system turn is prepended to the first user turn."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -81,11 +81,11 @@ class Renderer:
             return [Rendered(ids, [True] * len(ids))]
         if isinstance(example, PromptCompletion):
             rendered = [self._plain(example)]
-        elif self.train_on == "all":
+        elif self.loss_on == "all":
             rendered = [self._whole(self._shown(example))]
         else:
             rendered = self._chat(self._shown(example))
-        if self.train_on == "all":
+        if self.loss_on == "all":
             return [Rendered(whole.input_ids, [True] * len(whole.input_ids)) for whole in rendered]
         return rendered
 
@@ -157,7 +157,7 @@ class Renderer:
     def _chat(self, conversation: Conversation) -> list[Rendered]:
         messages = conversation.messages
         answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
-        wanted = [number for number in answers if is_learned(messages[number], self.train_on, number == answers[-1])]
+        wanted = [number for number in answers if is_learned(messages[number], self.loss_on, number == answers[-1])]
         text = self._text(conversation)
         spans = {number: self._span(conversation, number, text) for number in answers}
         whole = all(spans.values()) or not wanted
@@ -328,7 +328,7 @@ def make_renderer(
     merges = rendering.system_role == "merge-into-user"
     name = f"the chat template `{rendering.chat_template}`" if rendering.chat_template else template_name(tokenizer)
     known = vocabulary or Vocabulary()
-    return Renderer(tokenizer, stops, rendering.train_on, merges, rendering.chat_template_kwargs, known, name)
+    return Renderer(tokenizer, stops, rendering.loss_on, merges, rendering.chat_template_kwargs, known, name)
 
 
 def _check_not_empty(conversation: Conversation) -> None:

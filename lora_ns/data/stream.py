@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.columns import asked_columns, unused_problem
-from lora_ns.data.encode import (
-    CausalRows,
-    Encoded,
-    Tally,
-    encode_labelled_rows,
-    is_refused,
-    overflow_problem,
-    with_rows,
-)
+from lora_ns.data.encode import encode_labelled_rows, rows_of
+from lora_ns.data.encode_text import CausalRows, is_refused, overflow_problem, with_rows
+from lora_ns.data.encoded import Encoded, Tally
 from lora_ns.data.files.paths import find_files, layout_of, shown
 from lora_ns.data.files.read import each_row
 from lora_ns.data.hub import hub_commit, hub_name, open_hub_stream
@@ -118,7 +112,7 @@ class Stream:
     def _causal(self) -> CausalRows:
         objective = self.recipe.objective
         assert isinstance(objective, TextObjective)
-        return CausalRows(self.form, self.renderer, objective)
+        return rows_of(self.form, self.renderer, objective)
 
     def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
         if number == 0:

@@ -72,7 +72,20 @@ class Tagged:
     tags: tuple[str, ...] = ()
 
 
-Example = Conversation | PromptCompletion | RawText | Labelled | Tagged
+@dataclass(frozen=True)
+class Preference:
+    """Two conversations with the same prompt, one with the preferred answer and one with the rejected answer."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+    @property
+    def sides(self) -> tuple[Conversation, Conversation]:
+        """Both conversations, the preferred one first."""
+        return self.chosen, self.rejected
+
+
+Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference
 
 TEXT = (Conversation, PromptCompletion, RawText)
 """Examples for causal language models."""

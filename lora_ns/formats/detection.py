@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from lora_ns.errors import did_you_mean
-from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RowFaultError, Tagged, Values
+from lora_ns.formats.base import TEXT, Columns, Format, Labelled, Preference, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed, template_columns
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion
+from lora_ns.formats.preference import PreferencePairs
 from lora_ns.formats.registry import FORMATS, FormatClass
 from lora_ns.formats.tokens import TokenClassification
 
@@ -58,6 +59,8 @@ def detect(
         return _detect_classification(columns, names)
     if Tagged in examples:
         return _detect_tokens(columns, names, first)
+    if Preference in examples:
+        return _detect_pairs(columns, names, first)
     if columns.format != "auto":
         return _opened(FORMATS[columns.format], columns, names, first), f'`format = "{columns.format}"`'
     if columns.prompt_template is not None:
@@ -150,7 +153,8 @@ def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
     prompts = [name for name in ("prompt", "conversations", "messages") if name in seen]
     for pair in PREFERENCES:
         if set(pair) <= set(seen):
-            _refuse([*prompts, *pair], cells, "use rows with a single answer, or map its column with `columns`")
+            remedy = "write `[dpo]` to train on both answers, or map the good one with `columns`"
+            _refuse([*prompts, *pair], cells, remedy)
     has_answer = "messages" in seen or "conversations" in seen or {"prompt", "completion"} <= set(seen)
     if has_answer and _is_verdict(cells.get("label")):
         names = [*prompts, *(["completion"] if "prompt" in prompts and "completion" in seen else []), "label"]
@@ -167,11 +171,22 @@ def _refuse_single_messages(seen: Sequence[str]) -> None:
 
 def _refuse(names: Sequence[str], cells: Cells, remedy: str) -> None:
     own = listed([cells.own(name) for name in names])
-    raise RowFaultError(f"columns {own}: training on preference data is not supported", remedy)
+    raise RowFaultError(f"columns {own}: `[sft]` would learn the bad answers of preference rows, too", remedy)
 
 
 def _is_verdict(label: Any) -> bool:
     return isinstance(label, bool) or (isinstance(label, str) and label.lower() in {"true", "false"})
+
+
+def _detect_pairs(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:
+    form = _opened(PreferencePairs, columns, names, first)
+    known = [name for name in PreferencePairs.reads if _is_read(name, form.columns, names)]  # type: ignore[attr-defined]
+    if "rejected" not in known:
+        aliases = " or ".join(f"`{alias}`" for alias, own in PreferencePairs.aliases.items() if own == "rejected")
+        found = f"no column `rejected` ({aliases}) among {listed(names)}"
+        what = f"{found}: preference rows have a chosen and a rejected answer"
+        raise RowFaultError(what, 'map it with `columns = {rejected = "..."}`')
+    return form, _reason(form, names)
 
 
 def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:

@@ -27,7 +27,8 @@ class Alpaca(Chat):
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
         """The system turn, the history, the instruction with its input, and the answer."""
         parts = (cells.text("instruction"), cells.optional_text("input"))
-        prompt = (*system_turn(cells), *_history(cells), Message("user", "\n\n".join(part for part in parts if part)))
+        question = Message("user", "\n\n".join(part for part in parts if part))
+        prompt = (*system_turn(cells), *history_turns(cells), question)
         return (*prompt, _answer(cells, "output")) if with_answer else prompt
 
 
@@ -59,7 +60,7 @@ class QuestionAnswer(Chat):
 
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:
         """The system turn, the history, the question and its answer."""
-        prompt = (*system_turn(cells), *_history(cells), Message("user", cells.text("question")))
+        prompt = (*system_turn(cells), *history_turns(cells), Message("user", cells.text("question")))
         return (*prompt, _answer(cells, "answer")) if with_answer else prompt
 
 
@@ -67,7 +68,8 @@ def _answer(cells: Cells, name: str) -> Message:
     return Message("assistant", answered(cells.text(name)))
 
 
-def _history(cells: Cells) -> Iterator[Message]:
+def history_turns(cells: Cells) -> Iterator[Message]:
+    """Yield the earlier rounds of a row, from its `history` column. Raises `RowFaultError`."""
     rounds, place = cells.get("history") or [], cells.own("history")
     if not isinstance(rounds, list):
         raise RowFaultError(f"`{place}` is {shown(rounds)} instead of a list of rounds", "`[[question, answer], ...]`")

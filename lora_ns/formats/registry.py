@@ -9,6 +9,7 @@ from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.instructions import Alpaca, QuestionAnswer
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion, PlainText
+from lora_ns.formats.preference import PreferencePairs
 from lora_ns.formats.sharegpt import ShareGpt
 from lora_ns.formats.tokens import TokenClassification
 from lora_ns.formats.trees import MessageTrees
@@ -26,6 +27,7 @@ _CLASSES: tuple[FormatClass, ...] = (
     PlainText,
     TextClassification,
     TokenClassification,
+    PreferencePairs,
 )
 
 

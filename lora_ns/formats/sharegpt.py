@@ -50,14 +50,15 @@ class ShareGpt(Chat):
     def turns(self, cells: Cells, with_answer: bool) -> tuple[Message, ...]:  # noqa: ARG002 -- a prompt drops the answer
         """The turn of the `system` column, then those of `conversations`."""
         turns = list_of_turns(cells.get("conversations"), cells.own("conversations"))
-        messages = tuple(_turn(turn, place) for turn, place in turns)
+        messages = tuple(sharegpt_turn(turn, place) for turn, place in turns)
         system = system_turn(cells)
         if system and messages[0].role == "system":
             raise RowFaultError(f"both `{cells.own('system')}` and a system turn are given", "keep one of them")
         return system + messages
 
 
-def _turn(turn: Values, place: str) -> Message:
+def sharegpt_turn(turn: Values, place: str) -> Message:
+    """Parse a turn with `from` and `value`, or with `role` and `content`. Raises `RowFaultError`."""
     spelling = _SHAREGPT if "from" in turn else _WITH_ROLES
     if turn.get(spelling.role) != _CALL:
         return read_turn(turn, place, spelling)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.objectives.base import Counted
+from lora_ns.objectives.rendering import LossOn
 from lora_ns.objectives.text import TextObjective
 from lora_ns.table import IGNORED, NonNegativeFloat
 
@@ -23,12 +24,19 @@ class Sft(TextObjective):
     divides_rows: ClassVar[bool] = True
 
     table: Literal["sft"] = "sft"
+    train_on: LossOn = "assistant"
+    """Tokens in the loss: every answer with its end token, only the last answer, or all tokens."""
     packing: bool = False
     """Pack short rows into rows of `max_seq_length` (best-fit decreasing). Packed rows do not see one another."""
     loss_type: Literal["nll", "dft"] = "nll"
     """Loss: cross entropy, or dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
     neftune_noise_alpha: NonNegativeFloat = 0.0
     """NEFTune: scale of the noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914); 0 for none."""
+
+    @property
+    def loss_on(self) -> LossOn:
+        """Tokens in the loss."""
+        return self.train_on
 
     @property
     def packs(self) -> bool:

@@ -10,17 +10,18 @@ from lora_ns.answers.exact_match import Questions
 from lora_ns.answers.label import baseline_of
 from lora_ns.answers.opened import Opened, format_of, kept_rows
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
-from lora_ns.data.encode import split_text
+from lora_ns.data.encode_text import split_text
 from lora_ns.data.find_labels import check_named
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import RawText, TextClassification, TokenClassification
+from lora_ns.formats import Preference, RawText, TextClassification, TokenClassification
 from lora_ns.objectives import TextObjective
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
+from lora_ns.services.evaluate_pairs import evaluate_pairs
 from lora_ns.services.infer import infer
 
 
@@ -57,6 +58,9 @@ def evaluate(
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
+    if Preference in manifest.recipe.objective.examples:
+        found = evaluate_pairs(opened, rows)
+        return EvaluateResult(found.pairs, found.metrics, found.truncated)
     if not manifest.recipe.objective.writes_text:
         return _labels(opened, rows, compute)
     sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length

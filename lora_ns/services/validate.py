@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.data.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
-from lora_ns.data.encode import Encoded, Encoding, as_dataset, pack
 from lora_ns.data.encode_labels import WordEncoder, label_notes
+from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
@@ -106,7 +106,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
 def _padding(prepared: Prepared, machine: Machine) -> Padding:
     recipe = prepared.settled.recipe
     limit = recipe.objective.max_seq_length
-    lengths = [len(sequence.input_ids) for sequence in prepared.train.sequences]
+    lengths = [sequence.length for sequence in prepared.train.sequences]
     facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, limit))
     with locating(prepared.settled.loaded):
         plan = make_plan(prepared.settled, machine, prepared.base, facts)
@@ -137,7 +137,7 @@ class Shown:
     tags: tuple[tuple[str, str], ...] = ()
     """Words with their tags, without those that were cut off."""
     note: str = ""
-    """Number of the sequence, if the row has several, or the reason why it has none."""
+    """Number or side of the sequence, if the row has several, or the reason why it has none."""
 
 
 def show_rows(prepared: Prepared, count: int, row: int | None) -> list[Shown]:
@@ -178,8 +178,9 @@ def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
     encoding, where = _encoding_of(prepared, row), row.where
     sequences = [sequence for sequence in encoding.sequences if sequence.where == where]
     form = row.form or prepared.rows.sources.format
-    shown = [_shown(sequence, prepared, form.example(row.values)) for sequence in sequences]
-    if len(shown) > 1:
+    sides = [side for sequence in sequences for side in sequence.sides()]
+    shown = [replace(_shown(side, prepared, form.example(row.values)), note=name) for name, side in sides]
+    if len(shown) > 1 and not any(part.note for part in shown):
         shown = [replace(part, note=f"sequence {number} of {len(shown)}") for number, part in enumerate(shown, start=1)]
     return shown or [Shown(where, 0, 0, (), note=_why_not(encoding, where))]
 

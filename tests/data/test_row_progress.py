@@ -6,7 +6,7 @@ pytest.importorskip("transformers")
 
 from shapes import SHAPES, make_tokenizer
 
-from lora_ns.data import encode
+from lora_ns.data import encode, encode_text
 from lora_ns.data.render import Renderer
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
@@ -23,7 +23,8 @@ from lora_ns.recipe.load import load_recipe
     ],
 )
 def test_every_chunk_of_rows_is_reported(write_recipe, monkeypatch, overrides, form, row):
-    monkeypatch.setattr(encode, "ROWS_AT_ONCE", 2)
+    for module in (encode, encode_text):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
     recipe = load_recipe(write_recipe(), overrides).recipe
     source = Source("r", [Row(f"r:{number}", row) for number in range(5)])
     reported: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ import zstandard
 from services_recipes import RECIPE
 
 from lora_ns.answers.opened import open_trained
-from lora_ns.data.encode import Encoding, as_dataset, pack
+from lora_ns.data.encoded import Encoding, as_dataset, pack
 from lora_ns.data.stream import open_stream
 from lora_ns.errors import LoransError
 from lora_ns.machine.hardware import detect

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import lora_ns
 from lora_ns.answers.opened import open_trained
 from lora_ns.cli.app import app
-from lora_ns.data.encode import pack
+from lora_ns.data.encoded import pack
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError
 from lora_ns.run.directory import RunDir

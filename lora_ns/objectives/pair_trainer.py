@@ -1,0 +1,100 @@
+"""Collation and evaluation of preference pairs, shared by the trainers of pairs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.objectives.base import Counted
+from lora_ns.table import IGNORED
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Collator of pairs, as of TRL's `DataCollatorForPreference`: first all preferred sides, then all rejected ones.
+
+    Unlike TRL's, which takes everything after the prompt for the answer, it takes the answer from the labels, so that
+    a user turn between two answers is not in the loss.
+    """
+
+    pad_token_id: int
+    multiple: int = 1
+    """The length of a batch is a multiple of this."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return `input_ids`, `attention_mask` and `completion_mask`, of shape (2 * pairs, positions)."""
+        import torch
+
+        sides = [
+            *((row["input_ids"], row["labels"]) for row in rows),
+            *((row["rejected_input_ids"], row["rejected_labels"]) for row in rows),
+        ]
+        longest = max(len(ids) for ids, _ in sides)
+        shape = (len(sides), -(-longest // self.multiple) * self.multiple)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_token_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "completion_mask": torch.zeros(shape, dtype=torch.long),
+        }
+        for place, (ids, labels) in enumerate(sides):
+            batch["input_ids"][place, : len(ids)] = torch.tensor(ids)
+            batch["attention_mask"][place, : len(ids)] = 1
+            batch["completion_mask"][place, : len(ids)] = torch.tensor(labels).ne(IGNORED).long()
+        return batch
+
+
+@functools.cache
+def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer of pairs that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
+
+    class PairTrainer(counted(trainer_class)):  # type: ignore[misc, unused-ignore]
+        """See `pair_trainer_class`."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with
+            # it. A fresh adapter changes nothing, so the base without it is the reference, as for `ref_model = None`.
+            super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)
+            self.ref_model = None
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            """The rows as they are: they are already tokenised."""
+            return dataset
+
+        def count_of(self, inputs: Any) -> Any:
+            """The number of pairs."""
+            return _counts(inputs).sum()
+
+        def batch_means(self) -> dict[str, float]:
+            """TRL's metrics of the batch."""
+            return {name: values[-1] for name, values in self._metrics["eval"].items() if name != "num_tokens"}
+
+        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+            """Also replace TRL's own metrics, which it logs as means over batches."""
+            super().tell_means(means, logs)
+            for name in self._metrics["eval"].keys() & means.keys():
+                self._metrics["eval"][name] = [means[name]]
+
+        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Evaluate a batch without the pairs that only fill it up."""
+            real = _counts(inputs)
+            if real.any() and not real.all():
+                inputs = {name: value[real.repeat(2)] for name, value in inputs.items()}
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+    return PairTrainer
+
+
+def _stand_in(config: Any) -> Any:
+    """A module without parameters in the place of a reference model while the trainer is created."""
+    import torch
+
+    module = torch.nn.Module()
+    module.config = config
+    return module
+
+
+def _counts(inputs: Any) -> Any:
+    """For each pair of a batch, True if it has an answer: pairs that fill up the last batch of a rank have none."""
+    return inputs["completion_mask"].chunk(2)[0].bool().any(1)

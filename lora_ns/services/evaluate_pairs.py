@@ -1,0 +1,69 @@
+"""Evaluation of a preference run: the trainer's own loss and metrics on pairs, with an interval for the accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_ns.answers.opened import Opened, format_of, load
+from lora_ns.data.encode import encode, refusals
+from lora_ns.data.encoded import as_dataset
+from lora_ns.data.render import make_renderer
+from lora_ns.data.rows import Row
+from lora_ns.data.source import Source
+from lora_ns.errors import DataError
+from lora_ns.files.temporary import temporary_folder
+from lora_ns.recipe.distributed import OneProcess
+from lora_ns.training.trainer import make_trainer
+
+ACCURACY = "rewards/accuracies"
+
+_Z = 1.959964
+"""Standard deviations of a normal distribution that hold 95 % of it."""
+
+
+@dataclass(frozen=True)
+class PairMetrics:
+    """Metrics of a preference run on pairs."""
+
+    pairs: int
+    metrics: dict[str, float]
+    truncated: int
+
+
+def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
+    """Measure a preference run on pairs. The reference is the base without the adapter, as in training.
+
+    Raises:
+        DataError: names the rows that cannot be read, or are too long.
+    """
+    manifest = opened.manifest
+    alone = manifest.recipe.model_copy(update={"distributed": OneProcess()})
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, alone.objective.rendering, opened.vocabulary())
+    source = Source(rows[0].where, rows)
+    encoding = encode(source, format_of(manifest), renderer, alone.objective, ())
+    if problems := refusals(source, encoding, teaches=False):
+        raise DataError(problems)
+    pairs, trained = as_dataset(encoding.sequences), load(opened)
+    plan = manifest.plan.model_copy(update={"deepspeed": None})
+    with temporary_folder() as folder:
+        trainer = make_trainer(
+            alone, plan, Path(folder), trained.model, trained.tokenizer, (pairs, pairs), [], evaluate_first=False
+        )
+        found = trainer.evaluate()
+    skipped = ("_runtime", "_per_second", "num_tokens", "epoch")
+    metrics = {name.removeprefix("eval_"): value for name, value in found.items() if not name.endswith(skipped)}
+    if ACCURACY in metrics:
+        lowest, highest = wilson_interval(metrics[ACCURACY], len(pairs))
+        metrics |= {f"{ACCURACY} from": lowest, f"{ACCURACY} to": highest}
+    return PairMetrics(len(pairs), metrics, encoding.tally.truncated)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` independent rows (Wilson 1927)."""
+    squared = _Z * _Z
+    middle = (share + squared / (2 * count)) / (1 + squared / count)
+    half = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count * count)) / (1 + squared / count)
+    return middle - half, middle + half
