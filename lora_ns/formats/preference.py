@@ -64,9 +64,14 @@ class PreferencePairs:
     def prompt(self, values: Values) -> Conversation:
         """The conversation before the answers."""
         cells = cells_of(values, self.columns)
-        if not cells.has("chosen"):
-            return Conversation(_context(cells), read_tools(cells))
-        return Conversation(_pair(cells)[0], read_tools(cells))
+        if cells.has("rejected") and any(cells.has(name) for name in ("chosen", *_CONVERSATIONS)):
+            return Conversation(_pair(cells)[0], read_tools(cells))
+        turns = _context(cells)
+        while turns and turns[-1].role == "assistant":
+            turns = turns[:-1]
+        if not turns:
+            raise RowFaultError("no turn to answer", "add a user turn")
+        return Conversation(turns, read_tools(cells))
 
     def question(self, text: str) -> Values:
         """A row with a prompt only."""

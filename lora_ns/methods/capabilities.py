@@ -13,6 +13,10 @@ SHARES_PARAMETERS = "its layers share parameters, and FSDP shards layer by layer
 READS_WEIGHTS = "PEFT reads the base weights when it adds the adapter, and no process has all of them"
 
 
+STARTS_RANDOM = "its random start changes the outputs of the base"
+"""Reason why a new adapter is not the base."""
+
+
 LORA_RATE = 2e-4
 """Peak learning rate of LoRA, and of methods that train at its rates."""
 
@@ -72,6 +76,8 @@ class Capabilities:
     """Prepends virtual tokens to every row."""
     key_value_cache: bool = False
     """The virtual tokens are a cache of keys and values instead of inputs."""
+    starts_at_base: bool | str = True
+    """A new adapter leaves the outputs of the base unchanged, so that the base alone is the start of training."""
     divided_rows: bool = False
     """Trains in several processes that share each row."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from lora_ns.methods.base import OwnRule, PeftMethod, Rest, Shapes
-from lora_ns.methods.capabilities import Capabilities
+from lora_ns.methods.capabilities import STARTS_RANDOM, Capabilities
 from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
@@ -28,7 +28,12 @@ _NO_PACKING = "PEFT drops the position ids, so the documents of a packed row wou
 
 
 _VIRTUAL = Capabilities(
-    merge=_NO_MERGE, packing=_NO_PACKING, typical_learning_rate=1e-2, virtual_tokens=True, gptq=True
+    merge=_NO_MERGE,
+    packing=_NO_PACKING,
+    typical_learning_rate=1e-2,
+    virtual_tokens=True,
+    gptq=True,
+    starts_at_base=STARTS_RANDOM,
 )
 
 

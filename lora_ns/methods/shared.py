@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from lora_ns.methods.base import Divisor, InputDropout, LayeredMethod, Rank
-from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
+from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, STARTS_RANDOM, Capabilities
 from lora_ns.table import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 _PACKED_WEIGHTS = "it decomposes the base weights, which quantisation packs"
@@ -85,7 +85,7 @@ class VbLora(LayeredMethod):
     config_class: ClassVar[str] = "VBLoRAConfig"
     config_file: ClassVar[str] = "tuners/vblora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        fsdp=SHARES_PARAMETERS, typical_learning_rate=4e-3, convertible=True
+        starts_at_base=STARTS_RANDOM, fsdp=SHARES_PARAMETERS, typical_learning_rate=4e-3, convertible=True
     )
     advice: ClassVar[str] = "for many adapters of one base (Li et al. 2024, arXiv 2405.15179)"
     divisors: ClassVar[tuple[Divisor, ...]] = (Divisor("vector_length", "both", 256),)
@@ -112,7 +112,12 @@ class UniLora(LayeredMethod):
     config_class: ClassVar[str] = "UniLoraConfig"
     config_file: ClassVar[str] = "tuners/unilora/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        fsdp=SHARES_PARAMETERS, typical_learning_rate=5e-3, convertible=True, nf4=_ROUNDED_SCALES, int8=_ROUNDED_SCALES
+        starts_at_base=STARTS_RANDOM,
+        fsdp=SHARES_PARAMETERS,
+        typical_learning_rate=5e-3,
+        convertible=True,
+        nf4=_ROUNDED_SCALES,
+        int8=_ROUNDED_SCALES,
     )
     advice: ClassVar[str] = "for the fewest parameters (Li et al. 2025, arXiv 2506.00799)"
     sizes: ClassVar[frozenset[str]] = frozenset({"theta_d_length"})

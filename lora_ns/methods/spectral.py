@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from lora_ns.methods.base import CHANGED_IN_PLACE, Divisor, LayeredMethod, Scale
-from lora_ns.methods.capabilities import Capabilities
+from lora_ns.methods.capabilities import STARTS_RANDOM, Capabilities
 from lora_ns.table import Name, NonNegativeInt, PositiveInt
 
 
@@ -15,7 +15,11 @@ class FourierFt(LayeredMethod):
     config_class: ClassVar[str] = "FourierFTConfig"
     config_file: ClassVar[str] = "tuners/fourierft/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        typical_learning_rate=3e-2, convertible=True, benchmark="0.000 to 0.096", sensitive=True
+        starts_at_base=STARTS_RANDOM,
+        typical_learning_rate=3e-2,
+        convertible=True,
+        benchmark="0.000 to 0.096",
+        sensitive=True,
     )
     advice: ClassVar[str] = (
         "for few parameters; very sensitive to learning rate and scale (Gao et al. 2024, arXiv 2405.03003)"
@@ -57,7 +61,11 @@ class C3a(LayeredMethod):
     config_class: ClassVar[str] = "C3AConfig"
     config_file: ClassVar[str] = "tuners/c3a/config.py"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        quantized_biases=CHANGED_IN_PLACE, typical_learning_rate=1e-1, convertible=True, sensitive=True
+        starts_at_base=STARTS_RANDOM,
+        quantized_biases=CHANGED_IN_PLACE,
+        typical_learning_rate=1e-1,
+        convertible=True,
+        sensitive=True,
     )
     advice: ClassVar[str] = (
         "for a high rank with few parameters, at a very high learning rate (Chen et al. 2025, arXiv 2407.19342)"

@@ -50,6 +50,10 @@ class Objective(Table):
     """True if a step computes logits over the vocabulary for each token, which takes memory."""
     next_token_loss: ClassVar[bool] = False
     """True if the loss is next-token cross entropy, so that positions outside the loss need no logits."""
+    has_reference: ClassVar[bool] = False
+    """True if the loss compares the model with the base alone, which has to be the start of training."""
+    divides_weights: ClassVar[bool | str] = True
+    """Training with DeepSpeed or FSDP: True, or the reason why not."""
     divides_rows: ClassVar[bool] = False
     """True if a row can be split among processes (`context_parallel_size`)."""
     usual_rank: ClassVar[int] = 8

@@ -25,6 +25,8 @@ class PairObjective(TextObjective):
 
     examples: ClassVar[tuple[type, ...]] = (Preference,)
     inert: ClassVar[tuple[str, ...]] = (*TEXT_AND_LABEL, *_TEMPLATES)
+    has_reference: ClassVar[bool] = True
+    divides_weights: ClassVar[bool | str] = "the reference has been compared with the start on whole weights only"
     forward_passes: ClassVar[int] = 2
     scores_every_token: ClassVar[bool] = False
 

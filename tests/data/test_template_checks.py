@@ -86,7 +86,7 @@ LOST = {
 @pytest.mark.parametrize("name", LOST)
 def test_what_the_template_does_not_show_is_an_error_in_training_and_in_inference(name, train_on):
     template, conversation = LOST[name]
-    renderer = renderer_of(template, train_on=train_on)
+    renderer = renderer_of(template, loss_on=train_on)
     fault = told(renderer, conversation)
     assert fault.code == "TPL004"
     assert fault.what == f"the chat template does not show {name.partition(',')[0]}, which would be lost"

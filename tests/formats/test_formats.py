@@ -1114,7 +1114,7 @@ def test_a_text_column_counts_where_nothing_else_does(sign):
 )
 def test_rows_of_preferences_are_refused(row, named):
     told = fault(detect, Columns(), list(row), row)
-    assert told.startswith(f"columns {named}: training on preference data is not supported (")
+    assert told.startswith(f"columns {named}: `[sft]` would learn the bad answers of preference rows, too (")
 
 
 @pytest.mark.parametrize("label", [1, 0, "good", None])
@@ -1267,7 +1267,7 @@ def test_what_such_a_turn_cannot_say_is_told(turn, told):
 def test_rows_of_preferences_are_refused_by_any_names(pair):
     row = {"question": "hi", pair[0]: "yo", pair[1]: "no"}
     assert fault(formed, Columns(), row).startswith(
-        f"columns `{pair[0]}`, `{pair[1]}`: training on preference data is not supported"
+        f"columns `{pair[0]}`, `{pair[1]}`: `[sft]` would learn the bad answers of preference rows, too"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from lora_ns.formats import FORMATS, Columns, Unused, detect, ends_answered, find_unasked, find_unused, names_of
 from lora_ns.formats.detection import PREFERENCES
 from lora_ns.formats.unused import METADATA
-from lora_ns.objectives import objective_of
+from lora_ns.objectives import OBJECTIVES, objective_of
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 QA = {"question": "hi", "answer": "yo"}
@@ -23,9 +23,10 @@ ROWS: Mapping[str, tuple[str, dict]] = {
     "text": ("CAUSAL_LM", {"text": "hi"}),
     "classification": ("SEQ_CLS", {"sentence": "hi", "label": "x"}),
     "token-classification": ("TOKEN_CLS", {"tokens": ["a"], "tags": ["O"]}),
+    "preference": ("dpo", {"prompt": "hi", "chosen": "yo", "rejected": "no"}),
 }
-"""A row of each format, and its task."""
-WRITTEN = [name for name in ROWS if not name.endswith("classification")]
+"""A row of each format, and its task or its objective."""
+WRITTEN = [name for name, (task, _) in ROWS.items() if task == "CAUSAL_LM"]
 MEANT = sorted(
     {name for form in WRITTEN if form != "text" for name in (*FORMATS[form].reads, *FORMATS[form].aliases)}
     | {name for form in FORMATS.values() for sign in form.signs for name in sign}
@@ -35,9 +36,13 @@ MEANT = sorted(
 """What a format gives a meaning to."""
 
 
+def examples_of(task):
+    return (OBJECTIVES.get(task) or objective_of(task)).examples
+
+
 def unused(rows, columns=Columns(), task="CAUSAL_LM"):  # noqa: B008 -- it is frozen
     rows = rows if isinstance(rows, list) else [rows]
-    form, _ = detect(columns, names_of(rows), rows[0], objective_of(task).examples)
+    form, _ = detect(columns, names_of(rows), rows[0], examples_of(task))
     return find_unused(form, columns, rows)
 
 
@@ -48,7 +53,7 @@ def test_every_format_has_a_row_to_try():
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_becomes_what_its_format_says_that_it_makes(name):
     task, row = deepcopy(ROWS[name])
-    form, _ = detect(Columns(), names_of([row]), row, objective_of(task).examples)
+    form, _ = detect(Columns(), names_of([row]), row, examples_of(task))
     assert form.name == name
     if name == "oasst":  # a tree without a reply has no answer
         row["prompt"]["replies"] = [{"role": "assistant", "text": "yo"}]
@@ -187,6 +192,7 @@ ANSWERS = {
     "prompt-completion": ["completion"],
     "classification": ["label"],
     "token-classification": ["tags"],
+    "preference": ["chosen", "rejected"],
 }
 """What a question does not depend on; other formats have the answer in the column of the question, or none."""
 
@@ -195,7 +201,7 @@ ANSWERS = {
 def test_what_a_question_does_not_depend_on_is_found_in_every_format(name):
     task, row = ROWS[name]
     columns = Columns(text_column="sentence") if name == "classification" else Columns()
-    form, _ = detect(columns, list(row), row, objective_of(task).examples)
+    form, _ = detect(columns, list(row), row, examples_of(task))
     answers = ANSWERS.get(name, [])
     assert find_unasked(form, [row]) == answers
     assert find_unasked(form, [{**row, "id": 7, "empty": ""}, {**row, "body": "x"}]) == [*answers, "body"]

@@ -270,6 +270,8 @@ BROKEN = {
     "pair_needs_its_first_text": ["task_type=SEQ_CLS", "dataset.text_pair_column=b"],
     "method_fits_the_task": ["task_type=TOKEN_CLS", "peft.method=prompt-tuning"],
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
+    "reference_is_the_start": ["dpo={}", "peft.method=prompt-tuning"],
+    "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
     "dora_works_on_the_base": ["quantization.method=gptq", "peft.use_dora=true"],

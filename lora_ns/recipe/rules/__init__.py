@@ -48,7 +48,9 @@ from lora_ns.recipe.rules.model import remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
     format_fits_the_task,
     method_fits_the_task,
+    objective_divides_weights,
     packing_keeps_documents_apart,
+    reference_is_the_start,
     tables_fit_the_task,
 )
 from lora_ns.recipe.rules.training import (
@@ -100,6 +102,8 @@ RULES: tuple[Rule, ...] = (
     pair_needs_its_first_text,
     method_fits_the_task,
     packing_keeps_documents_apart,
+    reference_is_the_start,
+    objective_divides_weights,
     checkpointing_works,
     remote_code_is_pinned,
     *OWN_RULES.values(),

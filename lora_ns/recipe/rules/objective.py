@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
+from lora_ns.recipe.distributed import DeepSpeed, Fsdp
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.dataset import each_form
 from lora_ns.recipe.rules.written import is_written
-from lora_ns.table import Conflict
+from lora_ns.table import Conflict, Refusal, first_of
 
 
 def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
@@ -46,6 +47,33 @@ def method_fits_the_task(recipe: Recipe) -> Conflict | None:
         what = f'{recipe.peft.method} does not fit `task_type = "{recipe.task_type}"`: {works}'
         return Conflict(("task_type", "peft.method"), what, "write `lora`; `lorans methods` lists the methods")
     return None
+
+
+def reference_is_the_start(recipe: Recipe) -> Conflict | None:
+    """An objective that compares the model with the base needs an adapter that starts as the base, and no dropout."""
+    method, toml = recipe.peft, recipe.objective.toml
+    if not recipe.objective.has_reference:
+        return None
+    starts = method.capabilities.starts_at_base
+    dropout = next((key for key in type(method).model_fields if key.endswith("dropout") and getattr(method, key)), "")
+    row = first_of(
+        Refusal("peft.method", starts is not True, f"{method.tag()}: {starts}", "write `lora`"),
+        Refusal("peft.init_lora_weights", method.starts_later, _COMPUTED, 'write "default"'),
+        Refusal(f"peft.{dropout}", bool(dropout), "the reference would differ by chance", "write 0"),
+    )
+    return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
+
+
+_COMPUTED = "the reference is the base without the adapter, from which this initialisation takes a part"
+
+
+def objective_divides_weights(recipe: Recipe) -> Conflict | None:
+    """DeepSpeed and FSDP need an objective that was shown to train the same with them."""
+    strategy, works = recipe.distributed, recipe.objective.divides_weights
+    if works is True or not isinstance(strategy, DeepSpeed | Fsdp):
+        return None
+    what = f'`[{recipe.objective.toml}]` does not train with `strategy = "{strategy.strategy}"`: {works}'
+    return Conflict((recipe.objective.toml, "distributed.strategy"), what, 'write "ddp"')
 
 
 def packing_keeps_documents_apart(recipe: Recipe) -> Conflict | None:

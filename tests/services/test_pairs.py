@@ -1,0 +1,173 @@
+"""Preference runs: the trainer is TRL's, the reference is the start, and a run can be resumed, measured and proven."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
+
+from lora_ns.answers.opened import open_run
+from lora_ns.data.rows import Row
+from lora_ns.objectives.pair_trainer import PairCollator
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.evaluate import evaluate
+from lora_ns.services.evaluate_pairs import wilson_interval
+from lora_ns.table import IGNORED
+
+WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint")
+ROWS = [
+    {"prompt": f"Spell {word} backwards.", "chosen": word[::-1], "rejected": f"It is {word[::-1]}."} for word in WORDS
+]
+PAIRS = (
+    RECIPE.replace("lorans:quickstart/train.jsonl", "pairs.jsonl")
+    .replace("lorans:quickstart/eval.jsonl", "pairs.jsonl")
+    .replace('format = "messages"\n', "")
+    .replace("[sft]", "[dpo]")
+    .replace("learning_rate = 5e-3", "learning_rate = 3e-4\nwarmup_steps = 0\nlogging_steps = 1")
+    .replace("max_eval_samples = 8\n", "")
+)
+FEW = ("training.max_steps=3", "training.global_batch_size=4", "training.save_steps=2")
+
+
+class Keeper(SilentObserver):
+    """Keeps the trainer of a run, and a copy of its adapter before the first step."""
+
+    def adapted(self, model):
+        self.config = copy.deepcopy(model.peft_config["default"])
+        self.start = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    def ready(self, trainer):
+        self.trainer = trainer
+
+
+def run_pairs(folder: Path, *overrides: str, observer=None):
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return run_recipe(folder, PAIRS, *FEW, *overrides, observer=observer)
+
+
+def logged(run, key):
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [row[key] for row in rows if key in row and "loss" in row]
+
+
+LOSSES = {
+    "dpo": ([], {}),
+    "ipo": (["dpo.loss_type=['ipo']", "dpo.beta=0.2"], {"loss_type": ["ipo"], "beta": 0.2}),
+    "mpo": (
+        ["dpo.loss_type=['sigmoid','bco_pair','sft']", "dpo.loss_weights=[0.8,0.2,1.0]"],
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+    ),
+    "robust": (
+        ["dpo.loss_type=['robust']", "dpo.label_smoothing=0.1"],
+        {"loss_type": ["robust"], "label_smoothing": 0.1},
+    ),
+    "length": (["dpo.ld_alpha=0.5"], {"ld_alpha": 0.5}),
+    "weighted": (["dpo.use_weighting=true"], {"use_weighting": True}),
+    "js": (["dpo.f_divergence_type='js_divergence'"], {"f_divergence_type": "js_divergence"}),
+}
+
+
+def trls_own_losses(folder, keeper, run, arguments):
+    """Train the same rows from the same adapter with TRL's own trainer, called as its users do; its log."""
+    import trl
+    from datasets import Dataset
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    args, tokenizer = keeper.trainer.args, keeper.trainer.processing_class
+    bare = AutoModelForCausalLM.from_pretrained(run.read().base.path, dtype=torch.float32)
+    model = get_peft_model(bare, keeper.config)
+    model.load_state_dict(keeper.start, strict=False)
+
+    def texts(row):
+        turns = [{"role": "user", "content": row["prompt"]}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return {"prompt": prompt, **{side: row[side] + tokenizer.eos_token for side in ("chosen", "rejected")}}
+
+    same = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_steps")
+    same += ("lr_scheduler_type", "seed", "data_seed", "max_grad_norm", "optim", "weight_decay", "adam_beta2")
+    fixed = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
+    own = trl.DPOTrainer(
+        model=model,
+        args=trl.DPOConfig(
+            output_dir=str(folder / "trl"),
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+            **fixed,
+            **{name: getattr(args, name) for name in same},
+            **arguments,
+        ),
+        train_dataset=Dataset.from_list([texts(row) for row in ROWS]),
+        processing_class=tokenizer,
+    )
+    own.train()
+    return own.state.log_history
+
+
+@pytest.mark.parametrize(("overrides", "arguments"), LOSSES.values(), ids=LOSSES)
+def test_losses_and_margins_are_those_of_trls_own_trainer(tmp_path, overrides, arguments):
+    keeper = Keeper()
+    run = run_pairs(tmp_path, *overrides, "training.group_by_length=false", observer=keeper)
+    own = trls_own_losses(tmp_path, keeper, run, arguments)
+    for key in ("loss", "rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
+        expected = [row[key] for row in own if key in row]
+        assert len(expected) == 3
+        assert logged(run, key) == pytest.approx(expected, abs=1e-5, rel=1e-5), key
+
+
+def test_a_run_starts_at_its_reference_and_saves_one_adapter(tmp_path):
+    run = run_pairs(tmp_path)
+    first = json.loads(run.metrics.read_text().splitlines()[0])
+    assert first["eval_rewards/margins"] == 0
+    assert first["eval_loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert [path.name for path in (*run.adapter.rglob("ref"), *run.checkpoints.rglob("ref"))] == []
+    assert logged(run, "rewards/margins")[-1] > 0
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
+    check_resumes_to_the_same_bits(run_pairs(tmp_path, "training.max_steps=4"), 4)
+
+
+def test_eval_measures_the_saved_adapter_as_the_last_evaluation_did(tmp_path):
+    run = run_pairs(tmp_path)
+    metrics = run.read().metrics
+    rows = [Row(f"pairs.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
+    found = evaluate(open_run(run), rows, exact_match=False)
+    assert found.rows == len(ROWS)
+    for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen"):
+        assert found.metrics[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-4)
+    lowest, highest = (found.metrics[f"rewards/accuracies {end}"] for end in ("from", "to"))
+    assert 0 <= lowest <= found.metrics["rewards/accuracies"] <= highest <= 1
+
+
+@pytest.mark.parametrize(("share", "count", "ends"), [(0.5, 10, (0.2366, 0.7634)), (1.0, 20, (0.8389, 1.0))])
+def test_the_interval_is_wilsons(share, count, ends):
+    assert wilson_interval(share, count) == pytest.approx(ends, abs=1e-4)
+
+
+def test_identical_pairs_are_left_out_and_counted(tmp_path):
+    same = {**ROWS[0], "rejected": ROWS[0]["chosen"]}
+    keeper = Keeper()
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, same]))
+    run = run_recipe(tmp_path, PAIRS, *FEW, observer=keeper)
+    assert run.read().data.train.rows == len(ROWS) + 1
+    assert run.read().data.train.dropped == 1
+    assert len(keeper.trainer.train_dataset) == len(ROWS)
+
+
+def test_the_answer_alone_is_in_the_loss():
+    row = {
+        "input_ids": [1, 2, 3, 4, 5],
+        "labels": [IGNORED, 2, IGNORED, 4, IGNORED],
+        "rejected_input_ids": [1, 6],
+        "rejected_labels": [IGNORED, 6],
+    }
+    batch = PairCollator(0, multiple=4)([row])
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 0, 0, 0], [1, 6, 0, 0, 0, 0, 0, 0]]
+    assert batch["attention_mask"].sum(1).tolist() == [5, 2]
+    assert batch["completion_mask"].tolist() == [[0, 1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
