@@ -13,6 +13,7 @@ from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, Run
 from lora_ns.cli.results import show_evaluation
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.trust import trust_run
+from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from lora_ns.data.rows import Row
@@ -58,12 +59,16 @@ def evaluate(
 ) -> None:
     """Measure a run's adapter on rows with answers.
 
-    Text gets the loss, and exact match on request; classes, scores and tags get their usual metrics.
+    Text gets the loss, and exact match on request; preference pairs get the loss and the share of pairs that the model
+    ranks right; classes, scores and tags get their usual metrics.
     """
     from lora_ns.machine import libraries
 
     asked = AskedRun.of(run, num_processes, gpus, "measures")
     recipe = asked.manifest.recipe
+    if asked.processes > 1 and recipe.objective.has_reference:
+        what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
+        raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():

@@ -94,8 +94,6 @@ def show_evaluation(result: EvaluateResult, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    if result.truncated:
-        note(f"{result.truncated:,} rows are longer than `sft.max_seq_length` and were truncated")
     for told in result.notes:
         note(told)
     baseline = {f"baseline/{name}": value for name, value in result.baseline.items()}

@@ -32,17 +32,17 @@ class EvaluateResult:
     rows: int
     metrics: dict[str, float]
     truncated: int = 0
-    """Number of text rows that were cut off at `sft.max_seq_length`."""
+    """Number of text rows that were cut off at `max_seq_length`."""
     baseline: dict[str, float] = field(default_factory=dict)
     """Metrics of the constant answer that was best on the training rows; only for labels, scores and tags."""
     notes: tuple[str, ...] = ()
-    """Warnings about metrics that are no better than the baseline's."""
+    """Warnings about truncated rows, and about metrics that are no better than the baseline's."""
 
 
 def evaluate(
     opened: Opened, rows: Sequence[Row] | None, exact_match: bool, compute: Compute | None = None
 ) -> EvaluateResult:
-    """Evaluate a run: loss, and optionally exact match, for text; the usual metrics for labels, scores and tags.
+    """Evaluate a run: loss, and optionally exact match, for text; the usual metrics for pairs, labels, scores and tags.
 
     Args:
         opened: the run.
@@ -58,19 +58,22 @@ def evaluate(
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
-    if Preference in manifest.recipe.objective.examples:
-        found = evaluate_pairs(opened, rows)
-        return EvaluateResult(found.pairs, found.metrics, found.truncated)
     if not manifest.recipe.objective.writes_text:
         return _labels(opened, rows, compute)
-    sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    losses, *answers = compute([_loss_task(sequences, limit), *tasks])
-    metrics = {"loss": _mean(losses)}
+    if Preference in manifest.recipe.objective.examples:
+        pairs = evaluate_pairs(opened, rows)
+        metrics, truncated, answers = pairs.metrics, pairs.truncated, compute(tasks) if tasks else []
+    else:
+        sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
+        losses, *answers = compute([_loss_task(sequences, limit), *tasks])
+        metrics, truncated = {"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences)
     if questions:
         metrics |= questions.score([answer["text"] for answer in answers[0]])
-    return EvaluateResult(len(rows), metrics, sum(len(one.input_ids) > limit for one in sequences))
+    limit = manifest.recipe.objective.key("max_seq_length")
+    notes = (f"{truncated:,} rows are longer than `{limit}` and were truncated",) if truncated else ()
+    return EvaluateResult(len(rows), metrics, truncated, notes=notes)
 
 
 def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:
