@@ -71,8 +71,8 @@ def evaluate(
         metrics, truncated = {"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences)
     if questions:
         metrics |= questions.score([answer["text"] for answer in answers[0]])
-    limit = manifest.recipe.objective.key("max_seq_length")
-    notes = (f"{truncated:,} rows are longer than `{limit}` and were truncated",) if truncated else ()
+    key = manifest.recipe.objective.key("max_seq_length")
+    notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
     return EvaluateResult(len(rows), metrics, truncated, notes=notes)
 
 
