@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_ns.formats.base import TEXT, Columns, Format, Labelled, RawText, RowFaultError, Tagged, Values
+from lora_ns.formats.base import TEXT, Columns, Format, Labelled, Preference, RawText, RowFaultError, Tagged, Values
 from lora_ns.formats.cells import listed
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.detection import PREFERENCES, detect
@@ -251,8 +252,11 @@ def _pair(rows: Sequence[Values], given: Mapping[str, Any], question: str, answe
 
 
 def _preferred(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
-    """Read preference rows as if all or the good answers were to be learned; empty for other rows."""
+    """Read preference rows as pairs, or else as if all or the good answers were to be learned; empty for other rows."""
     pair = next((pair for pair in PREFERENCES if set(pair) <= set(names)), None)
+    if pair and not given.keys() & {"columns", "format"}:
+        with contextlib.suppress(RowFaultError):
+            return [_read(rows, given, {"format": "preference"}, (Preference,))]
     if pair:
         return _first_readable(rows, given, _ways_of_good(names, *pair), pair)
     verdict = rows[0].get("label")

@@ -107,6 +107,8 @@ SEVERAL = labels(
 HEADERLESS = labels("label", **{"dataset.column_names": ("text", "label")})
 OTHER_PLAIN = {"dataset.prompt_template": "Question: {problem}\nAnswer:", "dataset.completion_template": " {solution}"}
 WITH_CATEGORY = labels("category", text_column="question", **{"classification.labels": ("plums", "trees")})
+DPO = {"dpo.max_seq_length": 512}
+DPO_CHATML = {"dpo.chat_template": "chatml", "dpo.beta": 0.1}
 NOT_TRAINED = "preference tuning is not supported"
 
 EXPECTED = {
@@ -130,7 +132,7 @@ EXPECTED = {
     "tags": ({"task_type": TAGS},) * 3,
     "text": (text("text"), text("text"), REFUSED),
     "texts": (text("text"), text("text"), REFUSED),
-    "preference": (NOT_TRAINED, NOT_TRAINED, REFUSED),
+    "preference": (text("preference", **DPO), text("preference", **DPO_CHATML), REFUSED),
     "verdicts": (NOT_TRAINED, NOT_TRAINED, REFUSED),
     "trees": (text("oasst"), text("oasst", **CHATML), REFUSED),
 }
@@ -232,13 +234,6 @@ ASKED = {
     "free label over an encoder": ("free label", "encoder", 2, 0, labels("label")),
     "category": ("category", "lorans:nano", 2, 1, WITH_CATEGORY),
     "no names": ("no names", "lorans:nano", 2, 1, {"dataset.columns": {"question": "second", "answer": "first"}}),
-    "preferences": (
-        "preference",
-        "lorans:nano",
-        2,
-        1,
-        {"dataset.columns": {"prompt": "prompt", "completion": "chosen"}, "dataset.ignore_columns": ("rejected",)},
-    ),
     "verdicts": ("verdicts", "lorans:nano", 2, 1, text("messages", **{"dataset.ignore_columns": ("label",)})),
 }
 

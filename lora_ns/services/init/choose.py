@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from lora_ns.data.sample import Sample
 from lora_ns.errors import DataError, Problem, UsageError
-from lora_ns.formats import TEXT, RowFaultError
+from lora_ns.formats import TEXT, Preference, RowFaultError
 from lora_ns.formats.cells import listed
 from lora_ns.formats.readings import LIKELY, POSSIBLE, SURE, Reading, find_readings
-from lora_ns.objectives import OBJECTIVES
+from lora_ns.objectives import OBJECTIVES, Objective
 from lora_ns.services.init.base import check_task
 from lora_ns.services.init.draft import Draft
 from lora_ns.services.init.question import Ask, Question, as_option
@@ -35,7 +35,7 @@ def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
     if not fitting:
         raise UsageError(_no_such_task(draft, str(task), found))
     is_limited = draft.base is not None and not draft.base.writes_text
-    able = [reading for reading in fitting if not (is_limited and reading.makes(TEXT))]
+    able = [reading for reading in fitting if not (is_limited and reading.makes((*TEXT, Preference)))]
     if not able:
         check_task(draft, task_of(fitting[0]))
     is_settled = task is not None or (len(able) < len(fitting) and _has_classes(able[0]))
@@ -131,7 +131,12 @@ def _without_lost(data: str, reading: Reading, ask: Ask) -> Reading:
 
 def task_of(reading: Reading) -> str:
     """Return PEFT's name of the task for such rows."""
-    return next(kind.task_type for kind in OBJECTIVES.values() if reading.makes(kind.examples))
+    return objective_for(reading).task_type
+
+
+def objective_for(reading: Reading) -> type[Objective]:
+    """Return the first objective that trains on such rows."""
+    return next(kind for kind in OBJECTIVES.values() if reading.makes(kind.examples))
 
 
 def because(reading: Reading) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from lora_ns.data.sample import Sample
@@ -37,10 +37,8 @@ def fit_lengths(
     """
     if draft.base is None:
         return
-    facts = draft.base.base.facts
-    positions = facts.max_position_embeddings
-    room = positions - position_offset(facts) if positions else _LONGEST
-    usual = min(own.get("max_seq_length", kind.model_fields["max_seq_length"].default), room)
+    room = _room(draft.base)
+    usual = usual_length(draft, kind, own)
     lengths = _lengths(reading, sample, draft.base, usual)
     longest, is_label = max(lengths, default=0), kind.answers != "text"
     if longest <= usual or (is_label and sum(length > usual for length in lengths) <= 0.05 * len(lengths)):
@@ -53,11 +51,30 @@ def fit_lengths(
         draft.reasons.append(f"max_seq_length: {most}, because the longest row has about {longest:,} tokens")
     longer = sum(length > most for length in lengths)
     if longer and not is_label and "on_overflow" not in own:
-        _overflow(reading, f"{longer:,} of {len(lengths):,}", longer * 2 < len(lengths), most, own, draft.reasons)
+        _overflow(kind, reading, f"{longer:,} of {len(lengths):,}", longer * 2 < len(lengths), most, own, draft.reasons)
+
+
+def usual_length(draft: Draft, kind: type[Objective], own: Mapping[str, Any]) -> int:
+    """Return the maximum length of the recipe or the objective, up to the limit of the base."""
+    length: int = own.get("max_seq_length", kind.model_fields["max_seq_length"].default)
+    return length if draft.base is None else min(length, _room(draft.base))
+
+
+def _room(base: Abilities) -> int:
+    """Return the positions of a base, or the largest length to propose if it declares no limit."""
+    facts = base.base.facts
+    positions = facts.max_position_embeddings
+    return positions - position_offset(facts) if positions else _LONGEST
 
 
 def _overflow(
-    reading: Reading, longer: str, are_few: bool, most: int, own: MutableMapping[str, Any], reasons: list[str]
+    kind: type[Objective],
+    reading: Reading,
+    longer: str,
+    are_few: bool,
+    most: int,
+    own: MutableMapping[str, Any],
+    reasons: list[str],
 ) -> None:
     """Write `on_overflow`, if the rows are raw text or only a few are too long."""
     reason = f"{longer} rows are longer than {most:,} tokens"
@@ -68,7 +85,7 @@ def _overflow(
         own["on_overflow"] = "drop"
         reasons.append(f"on_overflow: drop, because {reason}")
     else:
-        reasons.append(f"warning: {reason}; choose a base with a longer context, or set `sft.on_overflow`")
+        reasons.append(f"warning: {reason}; choose a base with a longer context, or set `{kind.key('on_overflow')}`")
 
 
 def _power(length: int) -> int:

@@ -11,10 +11,10 @@ from lora_ns.formats.cells import listed
 from lora_ns.formats.readings import Reading
 from lora_ns.model.files import PACKAGED
 from lora_ns.objectives import objective_of
-from lora_ns.services.init.choose import MOST_NAMED, because, choose_reading, task_of
+from lora_ns.services.init.choose import MOST_NAMED, because, choose_reading, objective_for, task_of
 from lora_ns.services.init.draft import Draft
 from lora_ns.services.init.evaluation import drop_what_is_missing, evaluation_keys
-from lora_ns.services.init.lengths import fit_lengths
+from lora_ns.services.init.lengths import fit_lengths, usual_length
 from lora_ns.services.init.question import Ask
 from lora_ns.services.init.text import fit_text
 
@@ -39,13 +39,16 @@ def fit_rows(draft: Draft, ask: Ask) -> None:
     evaluation = evaluation_keys(draft, sample, reading)
     draft.tables["dataset"] = {"path": place, **evaluation, **sample.keys, **reading.keys}
     drop_what_is_missing(draft, sample)
-    kind = objective_of(task)
+    kind = objective_for(reading)
     own = draft.tables[kind.toml] = {**draft.tables.get(kind.toml, {}), **draft.overrides.get(kind.toml, {})}
     if kind.answers == "text":
         fit_text(draft, reading, sample.rows, own)
     else:
         _fit_labels(reading, sample, own)
     fit_lengths(draft, reading, sample, kind, own)
+    if kind is not objective_of(task):
+        own.setdefault("max_seq_length", usual_length(draft, kind, own))  # the table selects the objective
+        draft.reasons.append(f"objective: [{kind.toml}], because the rows have a preferred and a rejected answer")
     _report_unread(draft, sample, reading)
 
 
