@@ -19,7 +19,15 @@ from lora_ns.plan.checks import (
 )
 from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory
 from lora_ns.plan.notes import plan_notes
-from lora_ns.plan.plan import DataFacts, Derived, Plan, computed, planned_length, written_value
+from lora_ns.plan.plan import (
+    DataFacts,
+    Derived,
+    Plan,
+    computed,
+    planned_length,
+    planned_objective,
+    written_value,
+)
 from lora_ns.plan.processes import count_here, count_processes, data_parallel_size, process_problems
 from lora_ns.plan.rank import planned_rank
 from lora_ns.plan.rates import batch_note, rank_note, rate_note, scale_note, targets_note, usual_rate_of
@@ -82,6 +90,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         device=computed(machine.accelerator, _device_why(machine, here)),
         strategy=_strategy(settled),
         world_size=world,
+        objective=planned_objective(settled),
         dtype=dtype,
         attn_implementation=_attention(settled, facts),
         format=computed(data.format, data.format_why or UNREAD),

@@ -37,6 +37,8 @@ class Plan(BaseModel):
     """Distributed strategy."""
     world_size: Derived[int] = Derived[int](value=1, origin="default")
     """Number of processes."""
+    objective: Derived[str | None] = Derived[str | None](value=None, origin="default")
+    """Training objective, by the name of its table; None in runs of older versions."""
     dtype: Derived[str]
     attn_implementation: Derived[str]
     format: Derived[str | None] = Derived[str | None](value=None, origin="computed")
@@ -108,6 +110,13 @@ def written_value(settled: Settled, key: str, value: T) -> Derived[T]:
     """Return a value that the recipe sets or leaves at its default, with its origin."""
     origin: Any = settled.origin(key)
     return Derived(value=value, origin=origin)
+
+
+def planned_objective(settled: Settled) -> Derived[str | None]:
+    """Return the objective, with its origin and its upstream trainer."""
+    objective, origin = settled.recipe.objective, settled.origin(settled.recipe.objective.toml)
+    why = (type(objective).__doc__ or "").partition("\n")[0].removesuffix(".")
+    return Derived[str | None].model_validate({"value": objective.table, "origin": origin, "why": why})
 
 
 def planned_length(settled: Settled) -> Derived[int]:

@@ -57,6 +57,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "device": ("cpu", "computed"),
         "strategy": ("none", "default"),
         "world_size": (1, "default"),
+        "objective": ("sft", "default"),
         "dtype": ("float32", "computed"),
         "attn_implementation": ("sdpa", "computed"),
         "format": (None, "computed"),
