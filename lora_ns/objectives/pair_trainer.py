@@ -45,6 +45,10 @@ class PairCollator:
         return batch
 
 
+_OF_PAIRS = ("rewards/", "logps/")
+"""Metrics that are means over pairs; the others are means over tokens."""
+
+
 @functools.cache
 def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     """A TRL trainer of pairs that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
@@ -67,21 +71,29 @@ def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
             return _counts(inputs).sum()
 
         def batch_means(self) -> dict[str, float]:
-            """TRL's metrics of the batch."""
-            return {name: values[-1] for name, values in self._metrics["eval"].items() if name != "num_tokens"}
+            """TRL's metrics of the batch; a pair that only fills it up has rewards and log-probabilities of 0."""
+            found = {name: values[-1] for name, values in self._metrics["eval"].items() if name != "num_tokens"}
+            return {name: value / self._share if name.startswith(_OF_PAIRS) else value for name, value in found.items()}
 
-        def tell_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+        def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Also replace TRL's own metrics, which it logs as means over batches."""
-            super().tell_means(means, logs)
+            super().log_means(means, logs)
             for name in self._metrics["eval"].keys() & means.keys():
                 self._metrics["eval"][name] = [means[name]]
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            """Evaluate a batch without the pairs that only fill it up."""
-            real = _counts(inputs)
-            if real.any() and not real.all():
-                inputs = {name: value[real.repeat(2)] for name, value in inputs.items()}
-            return super().prediction_step(model, inputs, *args, **kwargs)
+            """Evaluate a batch; the last ones of several processes pair by pair, since they are filled up unevenly."""
+            counts = _counts(inputs)
+            together = self.accelerator.gather(counts)
+            if together.all():
+                self._share = 1.0
+                return super().prediction_step(model, inputs, *args, **kwargs)
+            found: Any = None
+            for number, share in enumerate(together.view(-1, len(counts)).float().mean(0).tolist()):
+                self._share = share or 1.0
+                pair = {name: value[number :: len(counts)] for name, value in inputs.items()}
+                found = super().prediction_step(model, pair, *args, **kwargs)
+            return found
 
     return PairTrainer
 

@@ -293,7 +293,7 @@ def in_whole_batches(rows: datasets.Dataset, size: int) -> datasets.Dataset:
     if not missing:
         return rows
     shortest = min(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))
-    row = {**rows[shortest], "labels": _nothing(rows[shortest]["labels"])}
+    row = {name: _nothing(value) if name.endswith("labels") else value for name, value in rows[shortest].items()}
     return datasets.concatenate_datasets([rows, datasets.Dataset.from_list([row] * missing, features=rows.features)])
 
 

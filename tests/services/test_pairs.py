@@ -9,10 +9,12 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from safetensors.torch import load_file
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
 from lora_ns.data.rows import Row
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.objectives.pair_trainer import PairCollator
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
@@ -171,3 +173,18 @@ def test_the_answer_alone_is_in_the_loss():
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 0, 0, 0], [1, 6, 0, 0, 0, 0, 0, 0]]
     assert batch["attention_mask"].sum(1).tolist() == [5, 2]
     assert batch["completion_mask"].tolist() == [[0, 1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_adapter_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
+    sizes = ("training.per_device_train_batch_size=2", "training.per_device_eval_batch_size=2")
+    found = []
+    for name, overrides in (("one", ()), ("two", ("distributed.strategy=ddp", "distributed.num_processes=2"))):
+        (tmp_path / name).mkdir()
+        run = run_pairs(tmp_path / name, *sizes, *overrides, "dataset.max_eval_samples=7")
+        found.append((load_file(run.adapter / WEIGHTS), run.read().metrics))
+    (alone, metrics), (together, others) = found
+    assert all(torch.allclose(together[key], value, atol=1e-5) for key, value in alone.items())
+    for name in ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"):
+        assert others[name] == pytest.approx(metrics[name], abs=1e-5)
