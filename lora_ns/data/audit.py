@@ -213,9 +213,13 @@ def _leaks(
     exact = {key: sequence.where for key, sequence in zip(keys, trained.sequences, strict=True)}
     found_keys = ((sequence.where, _key(sequence)) for sequence in evaluated.sequences)
     same = {where: exact[key] for where, key in found_keys if key in exact}
-    normal = {_normal(decode(sequence.input_ids)): sequence.where for sequence in trained.sequences}
-    rest = {seq.where: _normal(decode(seq.input_ids)) for seq in evaluated.sequences if seq.where not in same}
-    alike = {where: normal[text] for where, text in rest.items() if text in normal}
+
+    def text(sequence: Encoded) -> tuple[str, ...]:
+        return tuple(normal_text(decode(side.input_ids)) for _, side in sequence.sides())
+
+    normal = {text(sequence): sequence.where for sequence in trained.sequences}
+    rest = {sequence.where: text(sequence) for sequence in evaluated.sequences if sequence.where not in same}
+    alike = {where: normal[words] for where, words in rest.items() if words in normal}
     remedy = "remove them from one of the two, or the evaluation measures memorisation"
     found = []
     if same:
@@ -232,9 +236,14 @@ def leaked(trained: datasets.Dataset, evaluated: datasets.Dataset) -> int:
     return sum(tokens in known for tokens in _token_bytes(evaluated))
 
 
-def _token_bytes(data: datasets.Dataset) -> Iterator[bytes]:
-    """Yield the tokens of each row as bytes, without creating Python integers."""
-    for chunk in data.data.column("input_ids").chunks:
+def _token_bytes(data: datasets.Dataset) -> Iterator[tuple[bytes, ...]]:
+    """Yield the tokens of each row as bytes, of a pair those of both sides, without creating Python integers."""
+    names = [name for name in ("input_ids", "rejected_input_ids") if name in data.column_names]
+    yield from zip(*(_column_bytes(data, name) for name in names), strict=True)
+
+
+def _column_bytes(data: datasets.Dataset, name: str) -> Iterator[bytes]:
+    for chunk in data.data.column(name).chunks:
         tokens, ends = chunk.values.to_numpy(), chunk.offsets.to_numpy()
         for start, end in pairwise(ends.tolist()):
             yield tokens[start:end].tobytes()
@@ -247,5 +256,6 @@ def _pairs(found: Mapping[str, str]) -> tuple[str, ...]:
 _INSIGNIFICANT = re.compile(r"[\W_]+")
 
 
-def _normal(text: str) -> str:
+def normal_text(text: str) -> str:
+    """Return a text without case and punctuation, with single spaces."""
     return _INSIGNIFICANT.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

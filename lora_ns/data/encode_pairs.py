@@ -9,7 +9,7 @@ from typing import Any
 from lora_ns.data.encode_text import CausalRows
 from lora_ns.data.encoded import Encoded
 from lora_ns.data.loss_mask import Rendered
-from lora_ns.data.notices import IDENTICAL
+from lora_ns.data.notices import CHOSEN_CUT, IDENTICAL
 from lora_ns.data.rows import Row
 from lora_ns.formats import Example, Preference, RowFaultError
 
@@ -25,6 +25,20 @@ class EncodedPair(Encoded):
     def rejected(self) -> Rendered:
         """The sequence with the rejected answer."""
         return Rendered(self.inputs["rejected_input_ids"], self.rejected_trained)
+
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens before both answers."""
+        return self.input_ids[: self.trained.index(True)]
+
+    @property
+    def answers(self) -> tuple[list[int], list[int]]:
+        """The tokens from the first learned one on: of the chosen answer, and of the rejected one."""
+        rejected = self.rejected
+        return (
+            self.input_ids[self.trained.index(True) :],
+            rejected.input_ids[rejected.trained.index(True) :],
+        )
 
     @property
     def tokens(self) -> int:
@@ -98,6 +112,8 @@ class PairRows(CausalRows):
         if cut[0] == cut[1]:
             what = "both answers of this pair are the same up to the allowed length"
             raise RowFaultError(what, f"raise `{self.objective.key('max_seq_length')}`", "LEN001")
+        if lengths[1] <= limit:
+            self.tally.noted.add(CHOSEN_CUT, where)
         return cut
 
     def _without_begin(self, sides: Sequence[Rendered], excess: int) -> list[Rendered]:

@@ -20,6 +20,9 @@ NEVER_TAUGHT = "TAG002"
 IDENTICAL = "PAIR001"
 
 
+CHOSEN_CUT = "PAIR007"
+
+
 LEFT_OUT = ("SPEC002", IDENTICAL)
 """Notices of rows that are not trained on."""
 
@@ -36,11 +39,11 @@ class Notice:
 
 NOTICES: Mapping[str, Notice] = {
     NEVER_ENDS: Notice(
-        "no row teaches the model to stop", 'raise `sft.max_seq_length`, or `on_overflow = "drop"`', error=True
+        "no row teaches the model to stop", 'raise `max_seq_length`, or `on_overflow = "drop"`', error=True
     ),
     CUT: Notice(
         "the token that ends the last answer is cut off or not trained",
-        'raise `sft.max_seq_length`, or `on_overflow = "truncate-prompt"`',
+        'raise `max_seq_length`, or `on_overflow = "truncate-prompt"`',
     ),
     "BOS001": Notice("the beginning-of-sequence token appears twice", "remove it from the template"),
     "DATA002": Notice("an empty question", "write it, or remove the row"),
@@ -49,6 +52,10 @@ NOTICES: Mapping[str, Notice] = {
         "write conversations as .jsonl with `messages`",
     ),
     IDENTICAL: Notice("left out: both answers are the same", "remove the row, or correct one of its answers"),
+    CHOSEN_CUT: Notice(
+        "the chosen answer is cut off and the rejected one is not, so the model learns not to finish",
+        'raise `max_seq_length`, or write `on_overflow = "drop"` or "truncate-prompt"',
+    ),
     "LABEL002": Notice(
         "the only row of its class, while other classes have many",
         "a misspelt class, or the header of a table: fix it, skip it with `slice`, or keep it if it is intended",

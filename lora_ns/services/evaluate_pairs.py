@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from lora_ns.answers.opened import Opened, format_of, load
 from lora_ns.data.encode import encode, refusals
 from lora_ns.data.encoded import as_dataset
+from lora_ns.data.interval import wilson_interval
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
@@ -19,9 +19,6 @@ from lora_ns.recipe.distributed import OneProcess
 from lora_ns.training.trainer import make_trainer
 
 ACCURACY = "rewards/accuracies"
-
-_Z = 1.959964
-"""Standard deviations of a normal distribution that hold 95 % of it."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,3 @@ def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
         lowest, highest = wilson_interval(metrics[ACCURACY], len(pairs))
         metrics |= {f"{ACCURACY} from": lowest, f"{ACCURACY} to": highest}
     return PairMetrics(len(pairs), metrics, encoding.tally.truncated)
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent rows (Wilson 1927)."""
-    squared = _Z * _Z
-    middle = (share + squared / (2 * count)) / (1 + squared / count)
-    half = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count * count)) / (1 + squared / count)
-    return middle - half, middle + half

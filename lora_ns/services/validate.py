@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from lora_ns.data.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
+from lora_ns.data.notices import IDENTICAL, NOTICES
+from lora_ns.data.pair_checks import check_pairs
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
@@ -80,12 +82,21 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
     """Compute statistics of the rows, and check them."""
     sources, renderer = prepared.rows.sources, prepared.rows.renderer
     evaluation = (sources.eval, prepared.eval) if sources.eval and prepared.eval else None
+
+    def decode(ids: list[int]) -> str:
+        return str(renderer.tokenizer.decode(ids, skip_special_tokens=True))
+
+    of_pairs, pair_notes = check_pairs((sources.train, prepared.train), evaluation, decode)
     return Audit(
         train=report(sources.train, prepared.train),
         eval=report(*evaluation) if evaluation else None,
         format=f"{sources.format.name}, by {sources.why}",
         padding=_padding(prepared, machine),
-        notes=(*reading_notes(sources), *label_notes(sources.format, prepared.rows.labels, renderer.tokenizer)),
+        notes=(
+            *reading_notes(sources),
+            *label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
+            *pair_notes,
+        ),
         sources=tuple(
             PartReport(
                 part.source.name, f"{part.form.name}, by {part.why}", len(part.source.rows), part.used, part.held_out
@@ -94,11 +105,8 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         ),
         findings=(
             *unused_columns(sources),
-            *look_at(
-                (sources.train, prepared.train),
-                evaluation,
-                lambda ids: str(renderer.tokenizer.decode(ids, skip_special_tokens=True)),
-            ),
+            *look_at((sources.train, prepared.train), evaluation, decode),
+            *of_pairs,
         ),
     )
 
@@ -182,7 +190,7 @@ def _shown_row(prepared: Prepared, row: Row) -> list[Shown]:
     shown = [replace(_shown(side, prepared, form.example(row.values)), note=name) for name, side in sides]
     if len(shown) > 1 and not any(part.note for part in shown):
         shown = [replace(part, note=f"sequence {number} of {len(shown)}") for number, part in enumerate(shown, start=1)]
-    return shown or [Shown(where, 0, 0, (), note=_why_not(encoding, where))]
+    return shown or [Shown(where, 0, 0, (), note=_why_not(prepared, encoding, where))]
 
 
 def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
@@ -193,13 +201,16 @@ def _encoding_of(prepared: Prepared, row: Row) -> Encoding:
     return prepared.rows.encode(source, prepared.settled.recipe.objective, row.form)
 
 
-def _why_not(encoding: Encoding, where: str) -> str:
+def _why_not(prepared: Prepared, encoding: Encoding, where: str) -> str:
     for problem in encoding.problems:
         if problem.where == where:
             return str(replace(problem, where=""))
     long = [str(length) for place, length in encoding.tally.too_long if place == where]
     if long:
-        return f"[LEN001] {', '.join(long)} tokens, longer than `sft.max_seq_length`"
+        limit = prepared.settled.recipe.objective.key("max_seq_length")
+        return f"[LEN001] {', '.join(long)} tokens, longer than `{limit}`"
+    if where in encoding.tally.noted.rows.get(IDENTICAL, ()):
+        return NOTICES[IDENTICAL].what
     return "left out: its answer contains a stop token as text"
 
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
+from lora_ns.data.interval import wilson_interval
 from lora_ns.data.rows import Row
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.objectives.pair_trainer import PairCollator
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
-from lora_ns.services.evaluate_pairs import wilson_interval
 from lora_ns.table import IGNORED
 
 WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint")

@@ -28,6 +28,7 @@ TEXT = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace(
     "lorans:quickstart/eval.jsonl", "eval.jsonl"
 )
 TEXT = TEXT.replace("max_samples = 64\n", "").replace("max_eval_samples = 8\n", "").replace('format = "messages"\n', "")
+PAIRS = TEXT.replace("[sft]", "[dpo]")
 LABELS = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.jsonl"').replace(
     "[training]", 'eval_path = "eval.jsonl"\n[training]'
 )
@@ -37,6 +38,7 @@ LONG = {"prompt": "a", "completion": "plum " * 60}
 GOOD = [{"prompt": f"What is {number} + 1?", "completion": f"{number + 1}"} for number in range(8)]
 HELD_OUT = [{"prompt": "Say plum.", "completion": "plum"}]
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+LOUD = {"role": "assistant", "content": "B"}
 CHATS = [{"messages": CHAT}]
 UNSEEN = [{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}]
 NEVER = [{"messages": [CHAT[0], {**CHAT[1], "train": False}]}]
@@ -45,12 +47,19 @@ GREETED = [{"messages": [{"role": "assistant", "content": "hello"}, *CHAT]}]
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TEMPLATES = {
     "endless.jinja": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "quiet.jinja": CHATML.replace("m.content", "(m.content if loop.last or m.role == 'user' else m.content | lower)")
+    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "other.jinja": CHATML + "{% if add_generation_prompt %}<|im_start|>bot\n{% endif %}",
     "twice.jinja": "{{ bos_token + bos_token }}"
     + CHATML
     + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 }
 CLASSED = [{"text": f"{name} {number}", "label": name} for name in "ab" for number in range(30)]
+
+PREFERRED = [{"prompt": f"What is {number} + 1?", "chosen": f"{number + 1}", "rejected": "No."} for number in range(8)]
+UNPREFERRED = [{"prompt": "Say plum.", "chosen": "plum", "rejected": "stone"}]
+LONGER = [{**row, "prompt": f"{row['prompt']} {n}", "rejected": "I do not know."} for row in PREFERRED for n in "abc"]
+CIRCLE = [{"prompt": "a", "chosen": one, "rejected": two} for one, two in ("bc", "cd", "db")]
 
 NO_TAGS = [{"tokens": ["c"], "tags": ["O"]}]
 TAGGED = [{"tokens": ["plum", str(number)], "tags": ["B-x", "O"]} for number in range(4)]
@@ -75,6 +84,23 @@ CASES = {
     "LEN001": ([*GOOD, LONG], HELD_OUT, []),
     "LEN001 of evaluation": (GOOD, [LONG], []),
     "MASK001": ([*CHATS, *NEVER], UNSEEN, []),
+    "PAIR001": ([*PREFERRED, {"prompt": "a", "chosen": "b", "rejected": "b"}], UNPREFERRED, []),
+    "PAIR002": (
+        [*PREFERRED, {"prompt": "a", "chosen": [CHAT[1], CHAT[0], LOUD, CHAT[0], CHAT[1]], "rejected": [CHAT[1]]}],
+        UNPREFERRED,
+        ["dpo.chat_template=quiet.jinja"],
+    ),
+    "PAIR003": ([*PREFERRED, {"prompt": "a", "chosen": "Plum.", "rejected": "plum"}], UNPREFERRED, []),
+    "PAIR004": ([*PREFERRED, {**PREFERRED[0], "chosen": "No.", "rejected": "1"}], UNPREFERRED, []),
+    "PAIR005": ([*PREFERRED, *CIRCLE], UNPREFERRED, []),
+    "PAIR006": (LONGER, UNPREFERRED, []),
+    "PAIR007 with EOS003": (
+        [*PREFERRED, {"prompt": "a", "chosen": "plum " * 60, "rejected": "plum"}],
+        UNPREFERRED,
+        ['dpo.on_overflow="truncate"', "dpo.max_seq_length=64"],
+    ),
+    "PAIR008": (PREFERRED, [{**PREFERRED[0], "chosen": "one"}], []),
+    "none of PAIRs": (PREFERRED, UNPREFERRED, []),
     "SPEC001": ([*GOOD, {"prompt": "What is <|im_end|>?", "completion": "a"}], HELD_OUT, []),
     "SPEC002": ([*GOOD, {"prompt": "a", "completion": "It is <|im_end|>, then b"}], HELD_OUT, []),
     "SPEC002 left out": (
@@ -95,18 +121,18 @@ CASES = {
     "none of a greeting": (GREETED, UNSEEN, []),
 }
 """By what is found, training rows, evaluation rows, and overrides."""
+CODE = r"[A-Z]{3,5}\d{3}"
 RAISED_WHILE_OPENING = {"TPL005"}
 """A template that does not end stops both while the base is opened."""
 WARNINGS = {
-    "none", "BOS001", "DATA002", "DATA003", "DATA004", "DUP001", "EOS003", "LABEL002", "LEAK001", "LEAK002", "SPEC001",
-    "SPEC002 left out", "TAG001", "TAG001 of evaluation",
+    "none", "BOS001", "DATA002", "DATA003", "DATA004", "DUP001", "EOS003", "LABEL002", "LEAK001", "LEAK002", "PAIR001",
+    "PAIR003", "PAIR004", "PAIR005", "PAIR006", "PAIR007 with EOS003", "PAIR008", "SPEC001", "SPEC002 left out",
+    "TAG001", "TAG001 of evaluation",
 }  # fmt: skip
 
 
 def test_every_code_has_a_case():
-    found = {
-        code for file in PACKAGE.rglob("*.py") for code in re.findall(r'"([A-Z]{3,5}\d{3})"', file.read_text("utf-8"))
-    }
+    found = {code for file in PACKAGE.rglob("*.py") for code in re.findall(f'"({CODE})"', file.read_text("utf-8"))}
     assert found - RAISED_WHILE_OPENING == {case.split()[0] for case in CASES} - {"none"}
 
 
@@ -136,7 +162,7 @@ def write(tmp_path, bases):
             (tmp_path / name).write_text(template)
         for base in bases.iterdir():
             (tmp_path / base.name).symlink_to(base)
-        text = {"LABEL": LABELS, "TAG00": TAGS}.get(case[:5], TEXT)
+        text = {"LABE": LABELS, "TAG0": TAGS, "PAIR": PAIRS}.get(case.removeprefix("none of ")[:4], TEXT)
         (tmp_path / "recipe.toml").write_text(text)
         return overrides
 
@@ -163,7 +189,7 @@ def test_validate_and_train_judge_alike(case, write, tmp_path):
     done = invoke("validate", overrides, "--data", "--json")
     found = {finding["code"]: finding["error"] for finding in json.loads(done.stdout)["data"]["findings"]}
     code, refuses = case.split()[0], case not in WARNINGS and not case.startswith(("none", "EOS003"))
-    assert set(found) == ({code} - {"none"})
+    assert set(found) == set(re.findall(CODE, case))
     assert (found.get(code, False), done.exit_code) == (refuses, 2 if refuses else 0)
     if refuses:
         trained = invoke("train", overrides)
