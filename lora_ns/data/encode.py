@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 
+from lora_ns.data.encode_completions import CompletionRows
 from lora_ns.data.encode_labels import Fitted, make_encoder
 from lora_ns.data.encode_pairs import PairRows
 from lora_ns.data.encode_text import ROWS_AT_ONCE, CausalRows, encode_causal, with_rows
@@ -15,7 +16,7 @@ from lora_ns.data.render import Renderer
 from lora_ns.data.rows import OnRows, Row, ignore_rows, shortened, try_each
 from lora_ns.data.source import Source
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Format, Preference, Tagged
+from lora_ns.formats import Format, LabelledCompletion, Preference, Tagged
 from lora_ns.objectives import Objective, TextObjective
 from lora_ns.objectives.targets import OUTSIDE, Targets
 
@@ -37,7 +38,9 @@ def encode(
 
 def rows_of(form: Format, renderer: Renderer, objective: TextObjective) -> CausalRows:
     """Create the encoder of rows for an objective that generates text."""
-    return (PairRows if Preference in objective.examples else CausalRows)(form, renderer, objective)
+    kinds = ((LabelledCompletion, CompletionRows), (Preference, PairRows))
+    kind = next((rows for example, rows in kinds if example in objective.examples), CausalRows)
+    return kind(form, renderer, objective)
 
 
 def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Tokenized:

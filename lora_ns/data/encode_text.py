@@ -37,6 +37,7 @@ def encode_causal(rows: CausalRows, source: Source, room: int | None = None, on_
         sequences += found
         problems += faults
         on_rows(min(start + ROWS_AT_ONCE, len(source.rows)), len(source.rows))
+    rows.look_at_all(sequences)
     tally.tokens = sum(sequence.tokens for sequence in sequences)
     tally.trained_tokens = sum(sequence.trained_tokens for sequence in sequences)
     share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
@@ -69,6 +70,9 @@ class CausalRows:
     def _rendered_ahead(self, examples: Iterable[Example]) -> list[Any]:
         """Return what is rendered for these examples."""
         return list(examples)
+
+    def look_at_all(self, sequences: Sequence[Encoded]) -> None:
+        """Record what only all sequences of a source show."""
 
     def _form(self, row: Row) -> Format:
         return row.form or self.form

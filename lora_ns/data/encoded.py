@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ class Tally:
     too_long: list[tuple[str, int]] = field(default_factory=list)
     is_text: bool = False
     """True if the rows are raw texts."""
+    labels: Counter[bool] = field(default_factory=Counter)
+    """Number of desirable and undesirable answers, if the answers are labelled."""
     noted: Noted = field(default_factory=Noted)
 
     @property

@@ -23,6 +23,9 @@ IDENTICAL = "PAIR001"
 CHOSEN_CUT = "PAIR007"
 
 
+ONE_LABEL = "KTO001"
+
+
 LEFT_OUT = ("SPEC002", IDENTICAL)
 """Notices of rows that are not trained on."""
 
@@ -59,6 +62,11 @@ NOTICES: Mapping[str, Notice] = {
     "LABEL002": Notice(
         "the only row of its class, while other classes have many",
         "a misspelt class, or the header of a table: fix it, skip it with `slice`, or keep it if it is intended",
+    ),
+    ONE_LABEL: Notice(
+        "all answers have the same label, so there is nothing to prefer",
+        "add answers with the other label; mix the rows of a stream",
+        error=True,
     ),
     NEVER_TAUGHT: Notice(
         "a tag that no row teaches, because its words become no tokens",
@@ -109,6 +117,8 @@ class Noted(_Taught):
     def found(self, teaches: bool = True) -> Iterator[tuple[str, Sequence[str]]]:
         """Yield each code with its rows, in the order of `NOTICES`; `teaches` is True for training rows."""
         for code in NOTICES:
+            if code == ONE_LABEL and not teaches:
+                continue
             if code == UNTOLD and teaches and (untaught := self.untaught()):
                 yield NEVER_TAUGHT, untaught
             elif rows := self.rows.get(code):

@@ -128,7 +128,9 @@ def _facts(
     """Return the facts that the plan needs, and the rows as they are trained on."""
     sources, tokenizer = rows.sources, rows.renderer.tokenizer
     dataset = encoded.train.dataset
+    counts = encoded.train.tally.labels
     found = [*label_notes(sources.format, rows.labels, tokenizer), *_row_notes(sources, encoded), *_leaks(encoded)]
+    found += recipe.objective.label_notes(counts[True], counts[False])
     name, format_why = format_and_reason(sources)
     why = f"read as {sources.format.name} ({sources.why})"
     objective = recipe.objective

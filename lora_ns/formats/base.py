@@ -85,7 +85,15 @@ class Preference:
         return self.chosen, self.rejected
 
 
-Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference
+@dataclass(frozen=True)
+class LabelledCompletion:
+    """A conversation whose last answer is labelled as desirable or not."""
+
+    conversation: Conversation
+    is_desirable: bool
+
+
+Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference | LabelledCompletion
 
 TEXT = (Conversation, PromptCompletion, RawText)
 """Examples for causal language models."""

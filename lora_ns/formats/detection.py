@@ -8,9 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 from lora_ns.errors import did_you_mean
-from lora_ns.formats.base import TEXT, Columns, Format, Labelled, Preference, RowFaultError, Tagged, Values
+from lora_ns.formats.base import (
+    TEXT,
+    Columns,
+    Format,
+    Labelled,
+    LabelledCompletion,
+    Preference,
+    RowFaultError,
+    Tagged,
+    Values,
+)
 from lora_ns.formats.cells import Cells, cells_of, column_of, is_seen, listed, template_columns
 from lora_ns.formats.classification import TextClassification
+from lora_ns.formats.labelled_completion import LabelledCompletions
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion
 from lora_ns.formats.preference import PreferencePairs
@@ -57,10 +68,9 @@ def detect(
     _check_named_columns(columns, names)
     if Labelled in examples:
         return _detect_classification(columns, names)
-    if Tagged in examples:
-        return _detect_tokens(columns, names, first)
-    if Preference in examples:
-        return _detect_pairs(columns, names, first)
+    own = {Tagged: _detect_tokens, LabelledCompletion: _detect_completions, Preference: _detect_pairs}
+    if kind := next((kind for kind in own if kind in examples), None):
+        return own[kind](columns, names, first)
     if columns.format != "auto":
         return _opened(FORMATS[columns.format], columns, names, first), f'`format = "{columns.format}"`'
     if columns.prompt_template is not None:
@@ -186,6 +196,20 @@ def _detect_pairs(columns: Columns, names: Sequence[str], first: Values) -> tupl
         found = f"no column `rejected` ({aliases}) among {listed(names)}"
         what = f"{found}: preference rows have a chosen and a rejected answer"
         raise RowFaultError(what, 'map it with `columns = {rejected = "..."}`')
+    return form, _reason(form, names)
+
+
+def _detect_completions(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:
+    """Labelled completions, or pairs that become two of them."""
+    seen = _seen(columns, names)
+    paired = "rejected" in {PreferencePairs.aliases.get(name, name) for name in seen}
+    if columns.format == PreferencePairs.name or (columns.format == "auto" and paired):
+        return _detect_pairs(columns, names, first)
+    form = _opened(LabelledCompletions, columns, names, first)
+    if not _is_read("label", form.columns, names):  # type: ignore[attr-defined]
+        what = f"no column `label` (`kto_tag`) among {listed(names)}: each answer needs a label, true or false"
+        remedy = 'map it with `columns = {label = "..."}`; rows with `chosen` and `rejected` work, too'
+        raise RowFaultError(what, remedy)
     return form, _reason(form, names)
 
 

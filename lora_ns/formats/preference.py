@@ -66,7 +66,7 @@ class PreferencePairs:
         cells = cells_of(values, self.columns)
         if cells.has("rejected") and any(cells.has(name) for name in ("chosen", *_CONVERSATIONS)):
             return Conversation(_pair(cells)[0], read_tools(cells))
-        turns = _context(cells)
+        turns = context_turns(cells)
         while turns and turns[-1].role == "assistant":
             turns = turns[:-1]
         if not turns:
@@ -93,7 +93,7 @@ def _pair(cells: Cells) -> tuple[Turns, Turns, Turns]:
     if chosen[0].role != "assistant":
         prompt, chosen, rejected = _divided(cells, chosen, rejected)
     else:
-        prompt = _context(cells)
+        prompt = context_turns(cells)
         if prompt[-1].role == "assistant":
             what = "the prompt ends with an assistant turn, so the answers would follow another answer"
             raise RowFaultError(what, "end it with a user turn")
@@ -107,11 +107,11 @@ def _pair(cells: Cells) -> tuple[Turns, Turns, Turns]:
 def _answers(cells: Cells) -> tuple[Turns, Turns]:
     """The turns of both answer columns; in rows of ms-swift, the conversation holds the preferred one."""
     if cells.has("chosen"):
-        return _turns(cells, "chosen"), _turns(cells, "rejected")
+        return turns_of(cells, "chosen"), turns_of(cells, "rejected")
     column = next((name for name in _CONVERSATIONS if cells.has(name)), None)
     if column is None or not cells.has("rejected"):
         raise RowFaultError(f"no column `{cells.own('chosen')}`", _WAYS)
-    whole, rejected = _turns(cells, column), _turns(cells, "rejected")
+    whole, rejected = turns_of(cells, column), turns_of(cells, "rejected")
     if whole[-1].role != "assistant":
         what = f"no column `{cells.own('chosen')}`, and `{cells.own(column)}` does not end with an answer"
         raise RowFaultError(what, _WAYS)
@@ -155,12 +155,12 @@ def _check_prompt_column(cells: Cells, prompt: Turns) -> None:
             raise RowFaultError(what, f'correct it, or write `ignore_columns = ["{cells.own(name)}"]`')
 
 
-def _context(cells: Cells) -> Turns:
+def context_turns(cells: Cells) -> Turns:
     """The turns of the prompt's own columns. Raises `RowFaultError`."""
     system = system_turn(cells)
     column = next((name for name in _CONVERSATIONS if cells.has(name)), None)
     if column or isinstance(cells.get("prompt"), list):
-        turns = _turns(cells, column or "prompt")
+        turns = turns_of(cells, column or "prompt")
         return _with_system(cells, turns)
     asked = next((name for name in ("instruction", "prompt", "input") if cells.has(name)), None)
     if asked is None:
@@ -170,7 +170,7 @@ def _context(cells: Cells) -> Turns:
     return (*system, *history_turns(cells), Message("user", question))
 
 
-def _turns(cells: Cells, name: str) -> Turns:
+def turns_of(cells: Cells, name: str) -> Turns:
     """A column as turns: a text, one turn, or a list of turns. Raises `RowFaultError`."""
     value, own = cells.get(name), cells.own(name)
     if isinstance(value, str):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lora_ns.formats.base import Format
 from lora_ns.formats.classification import TextClassification
 from lora_ns.formats.instructions import Alpaca, QuestionAnswer
+from lora_ns.formats.labelled_completion import LabelledCompletions
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.preference import PreferencePairs
@@ -28,6 +29,7 @@ _CLASSES: tuple[FormatClass, ...] = (
     TextClassification,
     TokenClassification,
     PreferencePairs,
+    LabelledCompletions,
 )
 
 

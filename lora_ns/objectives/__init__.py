@@ -10,6 +10,7 @@ from pydantic import Field
 from lora_ns.objectives.base import Objective
 from lora_ns.objectives.classification import Classification
 from lora_ns.objectives.dpo import Dpo
+from lora_ns.objectives.kto import Kto
 from lora_ns.objectives.labels import LabelObjective
 from lora_ns.objectives.sft import Sft
 from lora_ns.objectives.tagging import Tagging
@@ -22,6 +23,7 @@ __all__ = [
     "AnyObjective",
     "Classification",
     "Dpo",
+    "Kto",
     "LabelObjective",
     "Objective",
     "Sft",
@@ -31,7 +33,7 @@ __all__ = [
     "objectives_of",
 ]
 
-AnyObjective = Annotated[Sft | Dpo | Classification | Tagging, Field(discriminator="table")]
+AnyObjective = Annotated[Sft | Dpo | Kto | Classification | Tagging, Field(discriminator="table")]
 """The objective of a recipe, a union discriminated by `table`."""
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

@@ -87,6 +87,11 @@ class Objective(Table):
         return False
 
     @property
+    def compares_rows(self) -> bool:
+        """True if the loss of a row depends on the others of its batch: two rows or more, drawn at random."""
+        return False
+
+    @property
     def noise(self) -> float:
         """Scale of the noise on embeddings in training, drawn separately in each process; 0 for none."""
         return 0.0
@@ -129,6 +134,10 @@ class Objective(Table):
 
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
         """Settings that need all rows at once, so that a stream is refused: dotted key, reason and remedy."""
+        yield from ()
+
+    def label_notes(self, _desirable: int, _undesirable: int) -> Iterator[str]:
+        """Notes on the numbers of desirable and undesirable answers, for objectives with labelled answers."""
         yield from ()
 
     @classmethod

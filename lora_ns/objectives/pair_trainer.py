@@ -1,4 +1,4 @@
-"""Collation and evaluation of preference pairs, shared by the trainers of pairs."""
+"""Collation and evaluation of preference pairs, and what all trainers with a reference share."""
 
 from __future__ import annotations
 
@@ -25,24 +25,35 @@ class PairCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return `input_ids`, `attention_mask` and `completion_mask`, of shape (2 * pairs, positions)."""
-        import torch
-
         sides = [
             *((row["input_ids"], row["labels"]) for row in rows),
             *((row["rejected_input_ids"], row["rejected_labels"]) for row in rows),
         ]
-        longest = max(len(ids) for ids, _ in sides)
-        shape = (len(sides), -(-longest // self.multiple) * self.multiple)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_token_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "completion_mask": torch.zeros(shape, dtype=torch.long),
-        }
-        for place, (ids, labels) in enumerate(sides):
-            batch["input_ids"][place, : len(ids)] = torch.tensor(ids)
-            batch["attention_mask"][place, : len(ids)] = 1
-            batch["completion_mask"][place, : len(ids)] = torch.tensor(labels).ne(IGNORED).long()
-        return batch
+        return padded(sides, self.pad_token_id, self.multiple)
+
+
+def padded(sides: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int, multiple: int) -> dict[str, Any]:
+    """Pad sequences on the right to the longest; returns `input_ids`, `attention_mask` and `completion_mask`.
+
+    Args:
+        sides: token ids of each sequence, and its labels, which mark the answer.
+        pad_token_id: token for the positions after a sequence.
+        multiple: the length of the batch is a multiple of this.
+    """
+    import torch
+
+    longest = max(len(ids) for ids, _ in sides)
+    shape = (len(sides), -(-longest // multiple) * multiple)
+    batch = {
+        "input_ids": torch.full(shape, pad_token_id),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "completion_mask": torch.zeros(shape, dtype=torch.long),
+    }
+    for place, (ids, labels) in enumerate(sides):
+        batch["input_ids"][place, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][place, : len(ids)] = 1
+        batch["completion_mask"][place, : len(ids)] = torch.tensor(labels).ne(IGNORED).long()
+    return batch
 
 
 _OF_PAIRS = ("rewards/", "logps/")
@@ -50,11 +61,17 @@ _OF_PAIRS = ("rewards/", "logps/")
 
 
 @functools.cache
-def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
-    """A TRL trainer of pairs that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
+def reference_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer with tokenised rows, whose reference is the base without the adapter.
 
-    class PairTrainer(counted(trainer_class)):  # type: ignore[misc, unused-ignore]
-        """See `pair_trainer_class`."""
+    In an evaluation, its metrics are means over all rows instead of means over batches.
+    """
+
+    class ReferenceTrainer(counted(trainer_class)):  # type: ignore[misc, unused-ignore]
+        """See `reference_trainer_class`; a subclass defines `count_of`."""
+
+        _share = 1.0
+        """Share of the rows of a batch, in all processes, that do not only fill it up."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with
@@ -66,10 +83,6 @@ def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
             """The rows as they are: they are already tokenised."""
             return dataset
 
-        def count_of(self, inputs: Any) -> Any:
-            """The number of pairs."""
-            return _counts(inputs).sum()
-
         def batch_means(self) -> dict[str, float]:
             """TRL's metrics of the batch; a pair that only fills it up has rewards and log-probabilities of 0."""
             found = {name: values[-1] for name, values in self._metrics["eval"].items() if name != "num_tokens"}
@@ -78,8 +91,22 @@ def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
         def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Also replace TRL's own metrics, which it logs as means over batches."""
             super().log_means(means, logs)
-            for name in self._metrics["eval"].keys() & means.keys():
+            for name in means.keys() - {"loss"}:
                 self._metrics["eval"][name] = [means[name]]
+
+    return ReferenceTrainer
+
+
+@functools.cache
+def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer of pairs that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
+
+    class PairTrainer(reference_trainer_class(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `pair_trainer_class`."""
+
+        def count_of(self, inputs: Any) -> Any:
+            """The number of pairs."""
+            return _counts(inputs).sum()
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             """Evaluate a batch; the last ones of several processes pair by pair, since they are filled up unevenly."""

@@ -98,7 +98,10 @@ def length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
 
 
 def batch_problems(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> list[Problem]:
-    """Check that a run that drops incomplete batches has a complete one."""
+    """Check that batches hold enough rows: two if they are compared, and one whole batch if others are dropped."""
+    if recipe.objective.compares_rows and batch.micro.value < 2:
+        what = f"each process would train on one row at a time, but `[{recipe.objective.toml}]` compares rows"
+        return [Problem("", what, f"write at least {2 * world}", key="training.global_batch_size")]
     at_once = batch.micro.value * world
     if rows is None or not drops_last(recipe) or rows >= at_once:
         return []

@@ -85,9 +85,11 @@ def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
         return [training.per_device_train_batch_size]
     largest = LARGEST_MICRO_BATCH[machine.accelerator]
     if training.gradient_accumulation_steps:
-        return [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
-    total = _share(recipe, world)
-    return [size for size in range(min(total, largest), 0, -1) if total % size == 0]
+        sizes = [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= min(largest, 8)]
+    else:
+        total = _share(recipe, world)
+        sizes = [size for size in range(min(total, largest), 0, -1) if total % size == 0]
+    return [size for size in sizes if size > 1 or not recipe.objective.compares_rows] or sizes
 
 
 def _row_length(recipe: Recipe, longest: int | None) -> int:

@@ -87,6 +87,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         return str(renderer.tokenizer.decode(ids, skip_special_tokens=True))
 
     of_pairs, pair_notes = check_pairs((sources.train, prepared.train), evaluation, decode)
+    counts = prepared.train.tally.labels
     return Audit(
         train=report(sources.train, prepared.train),
         eval=report(*evaluation) if evaluation else None,
@@ -96,6 +97,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
             *reading_notes(sources),
             *label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
             *pair_notes,
+            *prepared.settled.recipe.objective.label_notes(counts[True], counts[False]),
         ),
         sources=tuple(
             PartReport(

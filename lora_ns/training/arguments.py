@@ -99,4 +99,6 @@ def trainer_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str
 
 
 def _groups_by_length(recipe: Recipe) -> bool:
-    return recipe.training.group_by_length and not recipe.objective.packs and not recipe.dataset.streaming
+    objective = recipe.objective
+    can_group = not (objective.packs or objective.compares_rows or recipe.dataset.streaming)
+    return recipe.training.group_by_length and can_group

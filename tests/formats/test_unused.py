@@ -24,6 +24,7 @@ ROWS: Mapping[str, tuple[str, dict]] = {
     "classification": ("SEQ_CLS", {"sentence": "hi", "label": "x"}),
     "token-classification": ("TOKEN_CLS", {"tokens": ["a"], "tags": ["O"]}),
     "preference": ("dpo", {"prompt": "hi", "chosen": "yo", "rejected": "no"}),
+    "labelled-completion": ("kto", {"prompt": "hi", "completion": "yo", "label": True}),
 }
 """A row of each format, and its task or its objective."""
 WRITTEN = [name for name, (task, _) in ROWS.items() if task == "CAUSAL_LM"]
@@ -193,6 +194,7 @@ ANSWERS = {
     "classification": ["label"],
     "token-classification": ["tags"],
     "preference": ["chosen", "rejected"],
+    "labelled-completion": ["completion", "label"],
 }
 """What a question does not depend on; other formats have the answer in the column of the question, or none."""
 

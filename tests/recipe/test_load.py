@@ -272,6 +272,7 @@ BROKEN = {
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
     "reference_is_the_start": ["dpo={}", "peft.method=prompt-tuning"],
     "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
+    "compared_rows_are_mixed": ["kto={}", "training.per_device_train_batch_size=1"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
     "dora_works_on_the_base": ["quantization.method=gptq", "peft.use_dora=true"],

@@ -32,6 +32,7 @@ PAIRS = TEXT.replace("[sft]", "[dpo]")
 LABELS = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.jsonl"').replace(
     "[training]", 'eval_path = "eval.jsonl"\n[training]'
 )
+PREFERRED = TEXT.replace("[sft]", "[kto]")
 TAGS = LABELS.replace("SEQ_CLS", "TOKEN_CLS")
 CUT = 'sft.on_overflow="truncate"'
 LONG = {"prompt": "a", "completion": "plum " * 60}
@@ -77,6 +78,7 @@ CASES = {
     "EOS002": ([LONG], HELD_OUT, [CUT]),
     "EOS003": ([*GOOD, LONG], HELD_OUT, [CUT]),
     "EOS003 of evaluation": (GOOD, [LONG], [CUT]),
+    "KTO001": ([{**row, "label": True} for row in GOOD], [{**HELD_OUT[0], "label": True}], []),
     "LABEL001": (CLASSED, [{"text": "x", "label": "c"}], []),
     "LABEL002": ([*CLASSED, {"text": "x", "label": "c"}], [{"text": "y", "label": "a"}], []),
     "LEAK001": (GOOD, GOOD[:1], []),
@@ -162,7 +164,8 @@ def write(tmp_path, bases):
             (tmp_path / name).write_text(template)
         for base in bases.iterdir():
             (tmp_path / base.name).symlink_to(base)
-        text = {"LABE": LABELS, "TAG0": TAGS, "PAIR": PAIRS}.get(case.removeprefix("none of ")[:4], TEXT)
+        kinds = {"LABE": LABELS, "TAG0": TAGS, "PAIR": PAIRS, "KTO0": PREFERRED}
+        text = kinds.get(case.removeprefix("none of ")[:4], TEXT)
         (tmp_path / "recipe.toml").write_text(text)
         return overrides
 

@@ -46,6 +46,7 @@ from lora_ns.recipe.rules.evaluation import (
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
+    compared_rows_are_mixed,
     format_fits_the_task,
     method_fits_the_task,
     objective_divides_weights,
@@ -104,6 +105,7 @@ RULES: tuple[Rule, ...] = (
     packing_keeps_documents_apart,
     reference_is_the_start,
     objective_divides_weights,
+    compared_rows_are_mixed,
     checkpointing_works,
     remote_code_is_pinned,
     *OWN_RULES.values(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
+from lora_ns.objectives import objective_of
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.dataset import each_form
@@ -22,7 +23,10 @@ def tables_fit_the_task(recipe: Recipe) -> Conflict | None:
         ]
         for place in [key] if is_written(recipe, key) else places:
             shown = f"`{key}`" if "." in key else f"`[{key}]`"
-            what = f'{shown} has no effect with `task_type = "{recipe.task_type}"`'
+            is_usual = isinstance(recipe.objective, objective_of(recipe.task_type))
+            what = f"{shown} has no effect with `" + (
+                f'task_type = "{recipe.task_type}"`' if is_usual else f"[{recipe.objective.toml}]`"
+            )
             return Conflict(("task_type", place), what, "remove it")
     return None
 
@@ -74,6 +78,23 @@ def objective_divides_weights(recipe: Recipe) -> Conflict | None:
         return None
     what = f'`[{recipe.objective.toml}]` does not train with `strategy = "{strategy.strategy}"`: {works}'
     return Conflict((recipe.objective.toml, "distributed.strategy"), what, 'write "ddp"')
+
+
+def compared_rows_are_mixed(recipe: Recipe) -> Conflict | None:
+    """A loss that compares the rows of a batch needs two of them, in random order."""
+    objective, training = recipe.objective, recipe.training
+    if not objective.compares_rows:
+        return None
+    sizes = {name: getattr(training, name) for name in ("per_device_train_batch_size", "per_device_eval_batch_size")}
+    alone = next((name for name, size in sizes.items() if size == 1), "")
+    grouped = training.group_by_length and is_written(recipe, "training.group_by_length")
+    row = first_of(
+        Refusal(f"training.{alone}", bool(alone), "its loss compares the rows of a batch", "write 2 or more"),
+        Refusal("training.group_by_length", grouped, "its loss compares rows drawn at random", "write false"),
+    )
+    return row and Conflict(
+        (objective.toml, row.key), f"`{row.key}` does not fit `[{objective.toml}]`: {row.what}", row.remedy
+    )
 
 
 def packing_keeps_documents_apart(recipe: Recipe) -> Conflict | None:

@@ -7,7 +7,16 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from lora_ns.data.sample import Sample
-from lora_ns.formats import Conversation, Example, Labelled, Preference, PromptCompletion, RawText, RowFaultError
+from lora_ns.formats import (
+    Conversation,
+    Example,
+    Labelled,
+    LabelledCompletion,
+    Preference,
+    PromptCompletion,
+    RawText,
+    RowFaultError,
+)
 from lora_ns.formats.readings import Reading
 from lora_ns.model.abilities import Abilities
 from lora_ns.objectives import Objective
@@ -109,6 +118,8 @@ def _text(example: Example) -> str:
     parts: Sequence[str | None]
     if isinstance(example, Preference):
         return max(map(_text, example.sides), key=len)
+    if isinstance(example, LabelledCompletion):
+        return _text(example.conversation)
     if isinstance(example, Conversation):
         turns = [message.content for message in example.messages]
         calls = [json.dumps(message.extra, default=str) for message in example.messages if message.extra]
@@ -127,6 +138,8 @@ def _text(example: Example) -> str:
 def _added(example: Example) -> int:
     if isinstance(example, Preference):
         return max(map(_added, example.sides))
+    if isinstance(example, LabelledCompletion):
+        return _added(example.conversation)
     if isinstance(example, Conversation):
         return _OF_TEMPLATE * (len(example.messages) + 1)
     return 0 if isinstance(example, RawText) else _OF_TEMPLATE

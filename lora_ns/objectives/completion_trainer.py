@@ -1,0 +1,132 @@
+"""Collation and evaluation of labelled completions, for TRL's `KTOTrainer`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.objectives.base import Counted
+from lora_ns.objectives.pair_trainer import padded, reference_trainer_class
+from lora_ns.table import IGNORED
+
+_WEIGHED_BY = {
+    "rewards/chosen": "desirable rows",
+    "logps/chosen": "desirable rows",
+    "logits/chosen": "desirable tokens",
+    "rewards/rejected": "undesirable rows",
+    "logps/rejected": "undesirable rows",
+    "logits/rejected": "undesirable tokens",
+}
+"""What the metrics of a batch are means over, apart from those over all of its rows."""
+
+_WEIGHT = "weight of "
+
+
+@dataclass(frozen=True)
+class CompletionCollator:
+    """Collator of labelled answers, as of TRL's `DataCollatorForUnpairedPreference`.
+
+    For the estimate of the distance from the reference, each prompt also gets the answer of the row before it in the
+    batch, the first one that of the last row. TRL pairs rows so when it tokenises them, in the order of the file, and
+    therefore trains in that order. Pairing the rows of a batch gives the same in that order, and is right in any other.
+    """
+
+    pad_token_id: int
+    pairs_rows: bool = True
+    """Add the sequences for the estimate."""
+    multiple: int = 1
+    """The length of a batch is a multiple of this."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return `label` and three tensors of shape (rows, positions), each also with the prefix `KL_`."""
+        import torch
+
+        own = [(row["input_ids"], row["labels"]) for row in rows]
+        batch = padded(own, self.pad_token_id, self.multiple)
+        if self.pairs_rows:
+            mismatched = padded(_mismatched(own), self.pad_token_id, self.multiple)
+            batch |= {f"KL_{name}": value for name, value in mismatched.items()}
+        return {**batch, "label": torch.tensor([bool(row["label"]) for row in rows])}
+
+
+Sides = list[tuple[Sequence[int], Sequence[int]]]
+
+
+def _mismatched(own: Sides) -> Sides:
+    """Each prompt with the answer of the row before it; rows without an answer only fill up a batch, and stay."""
+    starts = [next((place for place, label in enumerate(labels) if label != IGNORED), None) for _, labels in own]
+    answered = [(number, start) for number, start in enumerate(starts) if start is not None]
+    found = list(own)
+    for (number, start), (before, begin) in zip(answered, [*answered[-1:], *answered[:-1]], strict=True):
+        (ids, labels), (other_ids, other_labels) = own[number], own[before]
+        found[number] = ([*ids[:start], *other_ids[begin:]], [*labels[:start], *other_labels[begin:]])
+    return found
+
+
+@functools.cache
+def completion_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """TRL's KTO trainer with rows in random order, whose evaluation reports means over all rows of a label."""
+
+    class CompletionTrainer(reference_trainer_class(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `completion_trainer_class`."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if self.calculate_KL:  # TRL has checked for "sequential", which only its own pairs of rows need
+                self.args.train_sampling_strategy = "random"
+
+        def count_of(self, inputs: Any) -> Any:
+            """The number of rows."""
+            return inputs["completion_mask"].any(1).sum()
+
+        def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            """Evaluate a batch without the rows that only fill it up."""
+            real = inputs["completion_mask"].any(1)
+            if real.any() and not real.all():
+                inputs = {name: value[real] for name, value in inputs.items()}
+            self._sizes = _sizes(inputs, self.accelerator)
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+        def batch_means(self) -> dict[str, float]:
+            """TRL's metrics of the batch as shares of those of all rows, and the shares themselves."""
+            return _shares(super().batch_means(), self._sizes)
+
+        def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+            """Log the means, and the margin between those of the two labels."""
+            super().log_means({**_means(means), "loss": means["loss"]}, logs)
+
+    return CompletionTrainer
+
+
+def _shares(means: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Weigh the means of a batch by what they are means over, per row of the batch, and add the weights."""
+    rows = sizes["desirable rows"] + sizes["undesirable rows"]
+    found: dict[str, float] = {}
+    for name, mean in means.items():
+        weight = sizes[_WEIGHED_BY[name]] if name in _WEIGHED_BY else rows
+        if rows and weight:
+            found |= {name: mean * weight / rows, f"{_WEIGHT}{name}": weight / rows}
+    return found
+
+
+def _means(shares: Mapping[str, float]) -> dict[str, float]:
+    """The means over all batches, from the means of `_shares`; the margin is that between the two labels."""
+    means = {name: mean / shares[_WEIGHT + name] for name, mean in shares.items() if _WEIGHT + name in shares}
+    if {"rewards/chosen", "rewards/rejected"} <= means.keys():
+        means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+    return means
+
+
+def _sizes(inputs: Any, accelerator: Any) -> dict[str, int]:
+    """The number of rows and of answer tokens of each label in a batch of all processes."""
+    import torch
+
+    tokens = inputs["completion_mask"][:, 1:].sum(1)
+    counts = []
+    for chosen in (inputs["label"].bool(), ~inputs["label"].bool()):
+        counts += [(chosen & tokens.bool()).sum(), tokens[chosen].sum()]
+    gathered = accelerator.gather_for_metrics(torch.stack(counts)[None]).sum(0).tolist()
+    names = ("desirable rows", "desirable tokens", "undesirable rows", "undesirable tokens")
+    return dict(zip(names, gathered, strict=True))
