@@ -11,7 +11,7 @@ from lora_ns.answers.opened import format_of, kept_rows, make_writer
 from lora_ns.data.render import Renderer, make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import EndlessRowError, Format
+from lora_ns.formats import EndlessRowError, Format, expected_of
 from lora_ns.model.vocabulary import Vocabulary
 from lora_ns.objectives.metrics import exact_match, extract_answer, is_match
 from lora_ns.recipe.recipe import Recipe
@@ -91,7 +91,7 @@ def _learned(renderer: Renderer, form: Format, row: Row, pattern: str | None) ->
         RowFaultError: if the row cannot be rendered, or the pattern takes too long on its answer.
     """
     prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
-    whole = renderer.examples(form.example(row.values))[-1].input_ids  # type: ignore[arg-type]
+    whole = renderer.examples(expected_of(form.example(row.values)))[-1].input_ids  # type: ignore[arg-type]
     answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
     text = written_text(renderer.tokenizer, up_to_stop(answer, renderer.stops), renderer.stops)
     return prompt, _expected(text, pattern)

@@ -22,6 +22,7 @@ from lora_ns.formats.base import (
     RawText,
     RowFaultError,
     Tagged,
+    expected_of,
 )
 from lora_ns.formats.classification import ProblemType, TextClassification
 from lora_ns.formats.detection import detect
@@ -53,6 +54,7 @@ __all__ = [
     "Unused",
     "detect",
     "ends_answered",
+    "expected_of",
     "find_unasked",
     "find_unused",
     "names_of",

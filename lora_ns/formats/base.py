@@ -95,6 +95,14 @@ class LabelledCompletion:
 
 Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference | LabelledCompletion
 
+
+def expected_of(example: Example) -> Example:
+    """The part of an example that has the answer to expect: the preferred conversation of a pair."""
+    if isinstance(example, Preference):
+        return example.chosen
+    return example.conversation if isinstance(example, LabelledCompletion) else example
+
+
 TEXT = (Conversation, PromptCompletion, RawText)
 """Examples for causal language models."""
 

@@ -75,8 +75,7 @@ def logged(run, key):
 
 
 LOSSES = {
-    "kto": ([], {}),
-    "weighted": (
+    "kto": (
         ["kto.beta=0.5", "kto.desirable_weight=1.2", "kto.undesirable_weight=0.7"],
         {"beta": 0.5, "desirable_weight": 1.2, "undesirable_weight": 0.7},
     ),
@@ -143,6 +142,10 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits_and_is_measured_as_it_was(t
     metrics = run.read().metrics
     rows = [Row(f"rows.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
     found = evaluate(open_run(run), rows, exact_match=False)
+    matched = evaluate(open_run(run), [row for row in rows if row.values["label"]], exact_match=True).metrics
+    assert 0 <= matched["exact_match"] <= 1
+    with pytest.raises(DataError, match="the answer is not the one to expect"):
+        evaluate(open_run(run), rows, exact_match=True)
     assert found.rows == len(ROWS)
     for name in ("loss", "kl", "rewards/margins", "rewards/rejected", "logps/chosen"):
         assert found.metrics[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-4)

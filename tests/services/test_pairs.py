@@ -139,8 +139,9 @@ def test_eval_measures_the_saved_adapter_as_the_last_evaluation_did(tmp_path):
     run = run_pairs(tmp_path)
     metrics = run.read().metrics
     rows = [Row(f"pairs.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
-    found = evaluate(open_run(run), rows, exact_match=False)
+    found = evaluate(open_run(run), rows, exact_match=True)
     assert found.rows == len(ROWS)
+    assert 0 <= found.metrics["exact_match"] <= 1
     for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen"):
         assert found.metrics[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-4)
     lowest, highest = (found.metrics[f"rewards/accuracies {end}"] for end in ("from", "to"))
