@@ -148,6 +148,18 @@ def test_eval_measures_the_saved_adapter_as_the_last_evaluation_did(tmp_path):
     assert 0 <= lowest <= found.metrics["rewards/accuracies"] <= highest <= 1
 
 
+def test_metrics_of_an_evaluation_do_not_depend_on_its_batches(tmp_path):
+    found = {}
+    for size in (3, 8):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        sizes = ("training.max_steps=1", f"training.per_device_eval_batch_size={size}")
+        metrics = run_pairs(folder, *sizes).read().metrics
+        names = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/rejected")
+        found[size] = {name: metrics[f"eval_{name}"] for name in names}
+    assert found[3] == pytest.approx(found[8], rel=1e-4)
+
+
 @pytest.mark.parametrize(("share", "count", "ends"), [(0.5, 10, (0.2366, 0.7634)), (1.0, 20, (0.8389, 1.0))])
 def test_the_interval_is_wilsons(share, count, ends):
     assert wilson_interval(share, count) == pytest.approx(ends, abs=1e-4)
