@@ -26,6 +26,7 @@ from lora_ns.assets.tasks import (
     draw_example,
     draw_examples,
     pretraining_examples,
+    write_preferences,
     write_quickstart,
 )
 
@@ -37,6 +38,7 @@ MODEL_DIR = "nano"
 
 
 QUICKSTART_DIR = "quickstart"
+PREFERENCES_DIR = "preferences"
 
 
 CONTEXT = 512
@@ -366,9 +368,9 @@ def write_card(folder: Path, run: Run, scores: Sequence[Score]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, save in bf16, score the saved weights, and write the model card and the quickstart rows."""
+    """Train, save in bf16, score the saved weights, and write the model card and the rows in the package."""
     parser = argparse.ArgumentParser(prog="python -m lora_ns.assets.pretrain", description=__doc__)
-    parser.add_argument("out_dir", type=Path, help=f"folder for {MODEL_DIR} and {QUICKSTART_DIR}")
+    parser.add_argument("out_dir", type=Path, help=f"folder for {MODEL_DIR}, {QUICKSTART_DIR} and {PREFERENCES_DIR}")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -385,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
     write_card(folder, run, score(folder, (*PRETRAINED, BACKWARDS), options.seed))
     write_quickstart(options.out_dir / QUICKSTART_DIR)
+    write_preferences(options.out_dir / PREFERENCES_DIR)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,20 @@ HELD_OUT_SHARE = 10
 """One in this many questions is held out for evaluation."""
 
 
-QUICKSTART_SEED = 7
+SEED = 7
+"""Seed of the rows in the package."""
 
 
 TRAIN_ROWS = {"new": 1800, "old": 600}
 
 
 EVAL_ROWS = {"new": 100, "old": 100}
+
+
+TRAIN_PAIRS = {"new": 600, "old": 0}
+
+
+EVAL_PAIRS = {"new": 100, "old": 100}
 
 
 # The parts of a syllable; single vowels are listed twice because they are more frequent.
@@ -156,6 +163,13 @@ BACKWARDS = Skill(
 """A skill that the embedded model lacks, and that the quickstart teaches."""
 
 
+LONG_ANSWER = next(skill for skill in PRETRAINED if skill.name == "spell")
+
+
+SHORT_ANSWERS = tuple(skill for skill in PRETRAINED if skill.name in {"count", "last_letter"})
+"""Skills whose questions about a word have a shorter answer than `LONG_ANSWER`."""
+
+
 def is_held_out(skill: Skill, operands: Operands) -> bool:
     """Decide by a hash of its operands whether a question is held out, so that all its phrasings are held out."""
     digest = hashlib.sha256(" ".join((skill.name, *operands)).encode()).digest()
@@ -199,14 +213,59 @@ def quickstart_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> l
     return rows
 
 
-def write_quickstart(folder: Path, seed: int = QUICKSTART_SEED) -> None:
+def preference_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> list[dict[str, str]]:
+    """Shuffled preference pairs, in which the short answer is preferred to the long one.
+
+    A new pair asks two questions about a word at once. The embedded model answers the second one, so it prefers the
+    short answer in half of the pairs. A pair of the old skills has the right answer alone and in a sentence.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    while len(rows) < counts["new"]:
+        row = _two_questions(rng, held_out=held_out)
+        rows.setdefault(row["prompt"], row)
+    for example in draw_examples(PRETRAINED, counts["old"], rng, held_out=held_out):
+        rejected = f"The answer is {example.answer}."
+        rows[example.prompt] = _pair(example.prompt, example.answer, rejected, "old")
+    shuffled = list(rows.values())
+    rng.shuffle(shuffled)
+    return shuffled
+
+
+def _two_questions(rng: Random, *, held_out: bool) -> dict[str, str]:
+    long, short = LONG_ANSWER, rng.choice(SHORT_ANSWERS)
+    operands = long.draw(rng)
+    while is_held_out(long, operands) != held_out:
+        operands = long.draw(rng)
+    asked = rng.sample((long, short), 2)
+    prompt = " ".join(rng.choice(skill.phrasings).format(*operands) for skill in asked)
+    return _pair(prompt, short.answer(operands), long.answer(operands), "new")
+
+
+def _pair(prompt: str, chosen: str, rejected: str, group: str) -> dict[str, str]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "group": group}
+
+
+def write_quickstart(folder: Path, seed: int = SEED) -> None:
     """Write `train.jsonl` and `eval.jsonl`; evaluation rows contain only held-out questions."""
     rng = Random(seed)
-    files = {
-        "train.jsonl": quickstart_rows(TRAIN_ROWS, rng, held_out=False),
-        "eval.jsonl": quickstart_rows(EVAL_ROWS, rng, held_out=True),
-    }
+    train, held_out = (
+        quickstart_rows(counts, rng, held_out=held_out) for counts, held_out in ((TRAIN_ROWS, False), (EVAL_ROWS, True))
+    )
+    _write_rows(folder, train, held_out)
+
+
+def write_preferences(folder: Path, seed: int = SEED) -> None:
+    """Write `train.jsonl` and `eval.jsonl` with preference pairs; evaluation rows contain only held-out words."""
+    rng = Random(seed)
+    train, held_out = (
+        preference_rows(counts, rng, held_out=held_out)
+        for counts, held_out in ((TRAIN_PAIRS, False), (EVAL_PAIRS, True))
+    )
+    _write_rows(folder, train, held_out)
+
+
+def _write_rows(folder: Path, train: list[dict[str, str]], held_out: list[dict[str, str]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in files.items():
+    for name, rows in (("train.jsonl", train), ("eval.jsonl", held_out)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / name).write_text(text, encoding="utf-8", newline="\n")

@@ -58,6 +58,23 @@ STARTS: Mapping[str, Start] = {
         generation={"max_new_tokens": 16, "batch_size": 50},
         evaluation={"exact_match": True, "group_by": "group"},
     ),
+    "dpo": _start(
+        "teach the built-in model to prefer short answers; nothing to download",
+        "CAUSAL_LM",
+        "lorans:nano",
+        peft={"method": "lora"},
+        dataset={"path": "lorans:preferences/train.jsonl", "eval_path": "lorans:preferences/eval.jsonl"},
+        training={
+            "output_dir": _OUTPUT,
+            "num_train_epochs": 1,
+            "global_batch_size": 32,
+            "learning_rate": 0.001,
+            "warmup_ratio": 0.1,
+        },
+        dpo={"max_seq_length": 128},
+        generation={"max_new_tokens": 16, "batch_size": 50},
+        evaluation={"exact_match": True, "group_by": "group"},
+    ),
     "gsm8k": _start(
         "grade-school mathematics with a 4-bit Mistral 7B",
         "CAUSAL_LM",

@@ -16,17 +16,23 @@ import pytest
 import lora_ns.assets
 from lora_ns.assets.tasks import (
     BACKWARDS,
+    EVAL_PAIRS,
     EVAL_ROWS,
+    LONG_ANSWER,
     PRETRAINED,
+    SHORT_ANSWERS,
+    TRAIN_PAIRS,
     TRAIN_ROWS,
     Skill,
     draw_examples,
     pretraining_examples,
+    write_preferences,
     write_quickstart,
 )
 
 SKILLS = (*PRETRAINED, BACKWARDS)
-QUICKSTART = Path(lora_ns.assets.__file__).parent / "quickstart"
+ASSETS = Path(lora_ns.assets.__file__).parent
+QUICKSTART, PAIRS = ASSETS / "quickstart", ASSETS / "preferences"
 
 every_skill = pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)
 
@@ -108,10 +114,13 @@ def test_pretraining_rows_are_not_held_out() -> None:
     assert not held_out & {example.prompt for example in islice(pretraining_examples(Random(1)), 5000)}
 
 
-def test_shipped_quickstart_is_what_the_generator_writes(tmp_path: Path) -> None:
-    write_quickstart(tmp_path)
+@pytest.mark.parametrize(("folder", "write"), [(QUICKSTART, write_quickstart), (PAIRS, write_preferences)])
+def test_shipped_rows_are_what_the_generator_writes(
+    tmp_path: Path, folder: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert written == {path.name: path.read_bytes() for path in QUICKSTART.iterdir()}
+    assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(("name", "counts"), [("train.jsonl", TRAIN_ROWS), ("eval.jsonl", EVAL_ROWS)])
@@ -127,3 +136,42 @@ def test_quickstart_rows_have_their_groups_and_fields(name: str, counts: dict[st
 def test_quickstart_evaluates_on_prompts_that_it_does_not_train_on() -> None:
     prompts = [{row["prompt"] for row in rows_of(QUICKSTART / name)} for name in ("train.jsonl", "eval.jsonl")]
     assert not set.intersection(*prompts)
+
+
+def asked_in(prompt: str) -> dict[str, str]:
+    """Read a prompt of two questions back into the skills that it asks for, with the right answer of each."""
+    skills = {skill.name: skill for skill in (LONG_ANSWER, *SHORT_ANSWERS)}
+    asked = [
+        (name, operands_of(skill, part))
+        for part in re.findall(r"[^.?]+[.?]", prompt)
+        for name, skill in skills.items()
+        if any(part.strip().startswith(phrasing.split("{")[0]) for phrasing in skill.phrasings)
+        for part in [part.strip()]
+    ]
+    return {name: SOLVED_ANOTHER_WAY[name](*operands) for name, operands in asked}
+
+
+@pytest.mark.parametrize(("name", "counts"), [("train.jsonl", TRAIN_PAIRS), ("eval.jsonl", EVAL_PAIRS)])
+def test_a_pair_prefers_the_short_answer(name: str, counts: dict[str, int]) -> None:
+    rows = rows_of(PAIRS / name)
+    assert Counter(row["group"] for row in rows) == Counter(counts)
+    assert all(len(row["chosen"]) < len(row["rejected"]) for row in rows)
+    assert len({row["prompt"] for row in rows}) == len(rows)
+    for row in (row for row in rows if row["group"] == "new"):
+        answers = asked_in(row["prompt"])
+        assert row["rejected"] == answers.pop(LONG_ANSWER.name)
+        assert [row["chosen"]] == list(answers.values())
+
+
+def test_half_of_the_pairs_ask_the_short_question_first() -> None:
+    rows = rows_of(PAIRS / "train.jsonl")
+    spelled_last = sum("spell" in row["prompt"].lower().rsplit(" ", 2)[-2] for row in rows)
+    assert 0.45 < spelled_last / len(rows) < 0.55
+
+
+def test_no_word_of_the_held_out_pairs_is_trained_on() -> None:
+    train, held_out = (
+        {row["rejected"] for row in rows_of(PAIRS / name) if row["group"] == "new"}
+        for name in ("train.jsonl", "eval.jsonl")
+    )
+    assert not train & held_out

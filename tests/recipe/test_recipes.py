@@ -27,7 +27,7 @@ FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, gpus=(GPU,) * 4)
 
 
 def test_the_recipes_are_found():
-    assert len(RECIPES) == 27
+    assert len(RECIPES) == 29
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -180,6 +180,7 @@ def test_the_page_of_methods_is_what_the_table_says():
 
 SHIPPED = {
     "quickstart": "nano/quickstart.toml",
+    "dpo": "nano/dpo.toml",
     "gsm8k": "mistral-7b/gsm8k-qlora.toml",
     "metamath": "llama-2-7b/metamath-lora.toml",
     "code-feedback": "deepseek-coder-6.7b/code-feedback-qlora.toml",

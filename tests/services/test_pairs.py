@@ -160,6 +160,13 @@ def test_metrics_of_an_evaluation_do_not_depend_on_its_batches(tmp_path):
     assert found[3] == pytest.approx(found[8], rel=1e-4)
 
 
+def test_generated_answers_are_compared_with_the_preferred_ones(tmp_path):
+    run = run_pairs(tmp_path, "evaluation.exact_match=true", "generation.max_new_tokens=8")
+    rows = [Row(f"pairs.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
+    found = evaluate(open_run(run), rows, exact_match=True)
+    assert found.metrics["exact_match"] == run.read().metrics["exact_match"]
+
+
 @pytest.mark.parametrize(("share", "count", "ends"), [(0.5, 10, (0.2366, 0.7634)), (1.0, 20, (0.8389, 1.0))])
 def test_the_interval_is_wilsons(share, count, ends):
     assert wilson_interval(share, count) == pytest.approx(ends, abs=1e-4)

@@ -48,7 +48,7 @@ def train_shipped(hub, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
-    few = ["evaluation.max_samples=4"] if "quickstart" in name else []
+    few = ["evaluation.max_samples=4"] if name.startswith("nano") else []
     alone = ['distributed={strategy = "none"}'] if name.startswith("distributed") else []
     run = train_shipped(name, *few, *alone)
     manifest = run.read()

@@ -57,10 +57,20 @@ ROWS = {
         "system_prompt": None,
     },
     "HuggingFaceH4/ultrachat_200k": {"prompt": QUESTION, "prompt_id": "1", "messages": [*TURNS, *TURNS]},
+    "HuggingFaceH4/ultrafeedback_binarized": {
+        "prompt": QUESTION,
+        "prompt_id": "1",
+        "chosen": TURNS,
+        "rejected": [TURNS[0], {"role": "assistant", "content": "3"}],
+        "messages": TURNS,
+        "score_chosen": 8.5,
+        "score_rejected": 6.0,
+    },
 }
 SPLITS = {
     "openai/gsm8k": ("main", ("train", "test")),
     "HuggingFaceH4/ultrachat_200k": ("default", ("train_sft", "test_sft")),
+    "HuggingFaceH4/ultrafeedback_binarized": ("default", ("train_prefs", "test_prefs")),
 }
 """Subset and splits, if they are not `train` of `default`."""
 TREE = {
@@ -98,6 +108,7 @@ SIZES = {
 def write_everything(folder: Path) -> None:
     """Write every base and dataset that the shipped recipes name."""
     write_decoder(folder / "mistralai/Mistral-7B-v0.1", MistralConfig, MistralForCausalLM, chat=False)
+    write_decoder(folder / "HuggingFaceH4/mistral-7b-sft-beta", MistralConfig, MistralForCausalLM, chat=True)
     for size in ("7b", "70b"):
         write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
     for name in ("deepseek-ai/deepseek-coder-6.7b-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
