@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -65,6 +65,11 @@ class Dpo(PairObjective):
     """WPO (arXiv 2406.11827): weight pairs by their probability under the model."""
     discopop_tau: PositiveFloat = 0.05
     """Temperature of `discopop` (arXiv 2406.08414)."""
+
+    @classmethod
+    def losses(cls) -> tuple[str, ...]:
+        """Names of the losses."""
+        return get_args(LossType)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Keys that need another loss, and a wrong number of weights."""

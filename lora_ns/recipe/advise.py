@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.errors import plain_name
-from lora_ns.objectives import OBJECTIVE_TABLES
+from lora_ns.objectives import OBJECTIVE_TABLES, objective_of
 from lora_ns.recipe.foreign_names import KEYS, OWN, VALUES, Advice
 from lora_ns.recipe.keys import UNIONS, as_toml, known_keys, schema_of, tag_of, types_of
-from lora_ns.recipe.objective_tables import chosen_objective
+from lora_ns.recipe.objective_tables import chosen_objective, kinds_of
 
 _LONGEST_VALUE = 60
 """Characters of a value that is repeated in advice."""
@@ -80,6 +80,7 @@ class Adviser:
         found: list[tuple[str, str]] = []
         for keys, setting in advice.keys.items():
             key = next((key for key in keys if key.partition(".")[0] in chosen or self._has(key)), None)
+            key = key or next(filter(self._could_have, keys), None)
             if key is None:
                 return None
             written = self._own(key, value) if setting is OWN else as_toml(setting)
@@ -93,6 +94,12 @@ class Adviser:
         if owner in OBJECTIVE_TABLES and owner != chosen_objective(self.tables).toml:
             return False
         return dotted in set(known_keys(self.tables)) or dotted in {f"{name}.{tag_of(name)}" for name in UNIONS}
+
+    def _could_have(self, dotted: str) -> bool:
+        """Return whether this recipe, with the usual objective of its task, could choose another that has a key."""
+        chosen = chosen_objective(self.tables)
+        is_usual = chosen is objective_of(chosen.task_type)
+        return is_usual and any(kind.task_type == chosen.task_type for kind in kinds_of(dotted.partition(".")[0]))
 
     def _written(self, dotted: str) -> Any:
         found: Any = self.tables

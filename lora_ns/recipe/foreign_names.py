@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lora_ns.errors import plain_name
+from lora_ns.objectives import OBJECTIVES, Dpo
 
 OWN: Final = object()
 """Stands for the user's own value in `Advice.keys`."""
@@ -46,6 +47,12 @@ def _write(remark: str = "", /, values: Mapping[Any, Advice] | None = None, **se
     return Advice(keys, remark, {plain_name(value): advice for value, advice in (values or {}).items()})
 
 
+def _of_objective(name: str, remark: str = "") -> Advice:
+    """A key of the same name in each table of an objective that has it."""
+    keys = dict.fromkeys(kind.key(name) for kind in OBJECTIVES.values() if name in kind.key_names())
+    return _key(*keys, remark=remark)
+
+
 def _named(names: str, advice: Advice) -> dict[str, Advice]:
     """Give the same advice for several names, which are separated by spaces."""
     return dict.fromkeys(names.split(), advice)
@@ -59,7 +66,7 @@ def _none(remark: str, values: Mapping[Any, Advice] | None = None) -> Advice:
 REMOVE: Final = _none("remove it: this is what happens anyway")
 
 _4BIT, _8BIT = _write(quantization__method="bnb-4bit"), _write(quantization__method="bnb-8bit")
-_LENGTH = _key("sft.max_seq_length", "classification.max_seq_length")
+_LENGTH = _of_objective("max_seq_length")
 _BF16, _FP16, _FP32 = (_write(model__dtype=name) for name in ("bfloat16", "float16", "float32"))
 _FLASH = _write(model__attn_implementation="flash_attention_2")
 _SDPA = _write(model__attn_implementation="sdpa")
@@ -155,7 +162,16 @@ _KERNELS: Mapping[Any, Advice] = {
     "xformers": _SDPA,
 }
 
-_OBJECTIVE_SOON = _none("lorans does not train from preferences or rewards yet")
+_OBJECTIVE_SOON = _none("lorans has no such objective yet; `[dpo]` learns from preferences")
+
+_DPO_LOSSES: Mapping[Any, Advice] = {
+    **{loss: _write(dpo__loss_type=[loss]) for loss in Dpo.losses()},
+    "exo_pair": _write(dpo__loss_type=["exo_pair"], dpo__label_smoothing=0.001),
+    "dpo": _write(dpo__loss_type=["sigmoid"]),
+    **_named("rpo sigmoid+sft", _write("`loss_weights` weights them", dpo__loss_type=["sigmoid", "sft"])),
+    "mpo": _write("with `loss_weights = [0.8, 0.2, 1.0]`", dpo__loss_type=["sigmoid", "bco_pair", "sft"]),
+    **_named("cpo grpo kto kto_pair orpo ppo reward rm simpo", _OBJECTIVE_SOON),
+}
 
 _TASKS: Mapping[Any, Advice] = {
     **_named(
@@ -167,7 +183,11 @@ _TASKS: Mapping[Any, Advice] = {
         _write(task_type="SEQ_CLS"),
     ),
     **_named("ner pos tagging token-classification", _write(task_type="TOKEN_CLS")),
-    **_named("dpo grpo kto orpo ppo reward rm simpo", _OBJECTIVE_SOON),
+    **{
+        name: _write(task_type="CAUSAL_LM", dpo__loss_type=[loss])
+        for name, loss in {"dpo": "sigmoid", "ipo": "ipo"}.items()
+    },
+    **_named("cpo grpo kto orpo ppo reward rm simpo", _OBJECTIVE_SOON),
 }
 
 _FORMATS: Mapping[Any, Advice] = {
@@ -240,6 +260,7 @@ VALUES: Mapping[str, Mapping[str, Advice]] = {
             **_named("everything full inputs prompt", _LOSS_ON_ALL),
             "last_turn": _write(sft__train_on="last"),
         },
+        "dpo.loss_type": _DPO_LOSSES,
         "tracking.report_to": {
             **{name: _write(tracking__report_to=[name]) for name in ("tensorboard", "wandb", "mlflow", "trackio")},
             **_named("none no all", _none('write a list: `[]` for none, or such as `["wandb"]`')),
@@ -353,9 +374,34 @@ _SFT_KEYS = {
         _write(values={False: _LOSS_ON_ALL}, sft__train_on="assistant"),
     ),
     "mask_history": _write(sft__train_on="last"),
-    "template": _key("sft.chat_template", remark="leave it out to use the tokenizer's own"),
+    "template": _of_objective("chat_template", "leave it out to use the tokenizer's own"),
     **_named("neftune neftune_alpha noise_alpha", _key("sft.neftune_noise_alpha")),
     "enable_thinking": _none("write `chat_template_kwargs = { enable_thinking = false }` in `[sft]`, or true"),
+}
+
+_REFERENCE = _none("remove it: the reference is the base without the adapter")
+
+_PREFERENCE_KEYS = {
+    **_named("rl rlhf_type pref_loss dpo_loss dpo_loss_type", _key("dpo.loss_type", values=_DPO_LOSSES)),
+    **_named("dpo_beta pref_beta", _key("dpo.beta")),
+    "dpo_label_smoothing": _key("dpo.label_smoothing", remark='with `loss_type = ["robust"]`'),
+    "dpo_use_weighting": _key("dpo.use_weighting"),
+    **_named(
+        "pref_ftx rpo_alpha",
+        _none('write `loss_type = ["sigmoid", "sft"]` and the weight of each as `loss_weights` in `[dpo]`'),
+    ),
+    **_named("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
+    **_named("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
+    **_named("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
+    **_named(
+        "precompute_ref_log_probs precompute_ref_batch_size",
+        _none("remove it: the reference is computed with each batch, from the base without the adapter"),
+    ),
+    "reference_free": _none("lorans always compares with the base; a small `beta` in `[dpo]` holds the model less"),
+    **_named(
+        "max_prompt_length max_completion_length max_prompt_len max_target_length",
+        _none("each side is limited as a whole: write `max_seq_length` in `[dpo]`, and `on_overflow` for longer ones"),
+    ),
 }
 
 _TRAINING_KEYS = {
@@ -398,7 +444,6 @@ _TRAINING_KEYS = {
     **_named("hub_model_id push_to_hub hub_strategy", _UPLOAD),
     "early_stopping_patience": _none("lorans has no early stopping; every evaluation is in `metrics.jsonl`"),
     "stage": _key("task_type", values=_TASKS),
-    "rl": _OBJECTIVE_SOON,
 }
 
 _OTHER_KEYS = {
@@ -419,7 +464,7 @@ _OTHER_KEYS = {
 
 KEYS: Mapping[str, Advice] = {
     plain_name(name): advice
-    for table in (_MODEL_KEYS, _PEFT_KEYS, _DATASET_KEYS, _SFT_KEYS, _TRAINING_KEYS, _OTHER_KEYS)
+    for table in (_MODEL_KEYS, _PEFT_KEYS, _DATASET_KEYS, _SFT_KEYS, _PREFERENCE_KEYS, _TRAINING_KEYS, _OTHER_KEYS)
     for name, advice in table.items()
 }
 """Advice by the plain spelling of the foreign key."""
