@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-from lora_ns.importers import steps
+from lora_ns.importers import preferences, steps
 from lora_ns.importers.axolotl_chat import chat_template, evaluation_rows, interval
 from lora_ns.importers.axolotl_data import datasets
 from lora_ns.importers.axolotl_keys import RULES
@@ -19,19 +19,34 @@ from lora_ns.importers.draft import Draft
 
 
 def _task(draft: Draft) -> None:
-    """Require supervised fine-tuning of a causal language model; refuse everything else."""
+    """Translate the base, which has to be a causal language model, and the name of the run."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft, "output_dir", "hub_model_id")
     draft.path("model.name_or_path", draft.text("base_model"), "base_model")
     draft.put("training.output_dir", draft.text("output_dir", "./model-out"), "output_dir")
-    if draft.has("rl"):
-        what = f"lorans imports supervised fine-tuning only, not `{draft.get('rl')}`"
-        draft.refuse("rl", what, "use axolotl for this run, or remove `rl` to import the rest", fatal=True)
     for key in ("base_model_config", "tokenizer_config", "cls_model_config"):
         if draft.has(key) and draft.get(key) == draft.get("base_model"):
             draft.same(key, "it is the base model itself")
         elif draft.has(key):
             draft.refuse(key, "lorans uses the files of the base model", "save both in one folder")
+
+
+_RL = {"dpo": "sigmoid", "ipo": "ipo"}
+"""Values of `rl` that lorans imports, with their loss."""
+
+
+def _objective(draft: Draft) -> None:
+    """Translate `rl` to `[dpo]`, and refuse other training than that."""
+    kind = draft.text("rl")
+    if kind in _RL:
+        draft.objective = "dpo"
+        preferences.losses(draft, "dpo_loss_type", _RL[kind], "dpo_loss_weights", "rl")
+    elif draft.has("rl"):
+        what = f"lorans imports supervised fine-tuning and DPO only, not `{draft.get('rl')}`"
+        draft.refuse("rl", what, "use axolotl for this run, or remove `rl` to import the rest", fatal=True)
+    for key in ("dpo_loss_type", "dpo_loss_weights"):
+        if draft.has(key) and not draft.is_accounted(key):
+            draft.unused(key, "it only applies to `rl: dpo`")
 
 
 # Adapter and quantisation
@@ -189,9 +204,9 @@ _ENDS = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "gemma": "<end_of_turn
 
 def _ends_turns(draft: Draft, token: str) -> bool:
     """True if a token ends the turns of the chosen chat template, or all rows use that of the base."""
-    chosen = draft.recipe.get("sft.chat_template")
+    chosen = draft.recipe.get(draft.own("sft.chat_template"))
     sources = draft.recipe.get("dataset.sources", [{"format": draft.recipe.get("dataset.format")}])
-    is_chat = all(source["format"] in ("messages", "sharegpt") for source in sources)
+    is_chat = all(source["format"] in ("messages", "sharegpt", "preference") for source in sources)
     return _ENDS.get(str(chosen)) == token or (chosen is None and is_chat)
 
 
@@ -360,7 +375,8 @@ def _keys(text: str) -> tuple[str, ...]:
 
 
 _STEPS = (
-    Step(_task, _keys("rl base_model output_dir base_model_config tokenizer_config cls_model_config")),
+    Step(_task, _keys("base_model output_dir base_model_config tokenizer_config cls_model_config")),
+    Step(_objective, _keys("rl dpo_loss_type dpo_loss_weights")),
     Step(_adapter, _keys("adapter load_in_4bit load_in_8bit gptq")),
     Step(_targets, _keys("lora_target_linear lora_target_modules")),
     Step(_quantization, ("bnb_config_kwargs",)),

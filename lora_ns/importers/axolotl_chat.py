@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lora_ns.importers import steps
+from lora_ns.importers.axolotl_data import pair_template
 from lora_ns.importers.draft import Draft
+from lora_ns.importers.preferences import trains_pairs
 
 # Chat templates and loss
 
@@ -21,9 +23,11 @@ def chat_template(draft: Draft) -> None:
 
     The template of a dataset takes precedence over that of the file; without either, it is that of the base.
     """
+    if trains_pairs(draft) and not _template_of_types(draft):
+        return
     entries = [key for key in _entries(draft) if _is_conversation(draft, key)]
     inputs = draft.flag("train_on_inputs")
-    if entries and inputs:
+    if entries and inputs and not trains_pairs(draft):
         what = "axolotl trains on the text of all turns, without the template's own tokens"
         draft.refuse("train_on_inputs", what, '`sft.train_on = "all"` trains on every token')
     else:
@@ -46,6 +50,23 @@ def chat_template(draft: Draft) -> None:
         draft.unused("chat_template", "the dataset's own template takes precedence")
 
 
+def _template_of_types(draft: Draft) -> bool:
+    """Translate the template that the types of preference rows name; True if they leave the choice to other keys."""
+    chosen = {f"{key}.type": pair_template(draft.get(f"{key}.type")) for key in _entries(draft)}
+    if not any(chosen.values()):
+        return True
+    if len(set(chosen.values())) > 1:
+        for key in chosen:
+            draft.refuse(key, "lorans uses one chat template for all rows", "use the same one for all datasets", True)
+    else:
+        draft.put("sft.chat_template", next(iter(chosen.values())), *chosen)
+    for key in ("", *_entries(draft)):
+        _drop_template(draft, key, "the type of the rows names their chat template")
+    if draft.has("train_on_inputs"):
+        draft.put("sft.train_on", "assistant", "train_on_inputs")
+    return False
+
+
 def _entries(draft: Draft) -> list[str]:
     listed = draft.get("datasets")
     return [f"datasets.{number}" for number in range(len(listed))] if isinstance(listed, list) else []
@@ -53,7 +74,7 @@ def _entries(draft: Draft) -> list[str]:
 
 def _is_conversation(draft: Draft, key: str) -> bool:
     kind = draft.get(f"{key}.type")
-    return isinstance(kind, str) and (kind == "chat_template" or kind.startswith("sharegpt"))
+    return isinstance(kind, str) and kind.startswith(("chat_template", "sharegpt"))
 
 
 def _drop_template(draft: Draft, key: str, why: str) -> None:

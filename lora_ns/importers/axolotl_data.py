@@ -11,6 +11,7 @@ from lora_ns.errors import did_you_mean
 from lora_ns.importers import steps
 from lora_ns.importers.axolotl_prompts import PROMPTS, Templates, escaped, renamed, templates_of
 from lora_ns.importers.draft import Draft
+from lora_ns.importers.preferences import trains_pairs
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def datasets(draft: Draft) -> None:
 def _one(entry: _Entry) -> dict[str, Any] | None:
     """Translate one dataset; None if one of its keys is refused, so that no recipe would be equivalent."""
     place = _place(entry)
-    form = _form(entry)
+    form = _pairs(entry) if trains_pairs(entry.draft) else _form(entry)
     return None if place is None or form is None else {**place, **form}
 
 
@@ -119,6 +120,38 @@ def _form(entry: _Entry) -> dict[str, Any] | None:
         entry.own("type") if kind else entry.key,
         f"lorans cannot render rows as `{kind}` does" if kind else "no `type`",
         f"supported: {known}; for others, write the recipe yourself with `dataset.prompt_template`",
+        fatal=True,
+    )
+    return None
+
+
+_PAIR_TYPES = ("argilla", "argilla_chat", "icr", "intel", "prompt_pairs", "ultra")
+"""Types of preference rows after `chatml.` or `llama3.`: the columns of all of them are read by their names."""
+
+
+def pair_template(kind: object) -> str | None:
+    """Return the chat template that a type of preference rows names; None for the one of the file or base."""
+    return {"chatml": "chatml", "llama3": "llama-3"}.get(str(kind).partition(".")[0])
+
+
+def _pairs(entry: _Entry) -> dict[str, Any] | None:
+    """Translate the format of preference rows; None if it is refused."""
+    kind = entry.draft.get(entry.own("type"))
+    name = str(kind).partition(".")[2]
+    if kind in ("chat_template", "chat_template.default", "chat_template.argilla_chat"):
+        _check_turns(entry)
+        if _turn_keys(entry, ("role", "content")) in (("role", "content"), ("from", "value")):
+            names = {side: entry.text(f"field_{side}", side) for side in ("messages", "chosen", "rejected")}
+            columns = {side: own for side, own in names.items() if side != own}
+            return {"format": "preference", **({"columns": columns} if columns else {})}
+    elif pair_template(kind) and name in _PAIR_TYPES:
+        return {"format": "preference"}
+    known = f"chat_template.default, chat_template.argilla_chat, and {', '.join(_PAIR_TYPES)} after chatml. or llama3."
+    shown = f"`{kind}` rows" if isinstance(kind, str) else "rows of your own type"
+    entry.draft.refuse(
+        entry.own("type") if kind else entry.key,
+        f"lorans cannot read {shown} as preferences" if kind else "no `type`",
+        f"supported with `rl`: {known}; or write the recipe yourself, with the columns `chosen` and `rejected`",
         fatal=True,
     )
     return None
@@ -281,7 +314,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "split": ("split",),
     "slice": ("split",),
     "format": _TURNS,
-    "columns": ("field", "field_messages", "field_tools"),
+    "columns": ("field", "field_messages", "field_tools", "field_chosen", "field_rejected"),
     "prompt_template": ("type",),
     "fallback_prompt_templates": ("type",),
     "completion_template": ("type",),
@@ -298,7 +331,15 @@ _NO_MEANING: Mapping[str, str] = {
 _READ = frozenset(
     {
         *("path", "name", "split", "revision", "type", "data_files", "field"),
-        *("field_messages", "field_tools", "field_thinking", "template_thinking_key", "split_thinking"),
+        *(
+            "field_messages",
+            "field_chosen",
+            "field_rejected",
+            "field_tools",
+            "field_thinking",
+            "template_thinking_key",
+            "split_thinking",
+        ),
         *("roles", "roles_to_train", "train_on_eos", "train_on_eot", "drop_system_message"),
         *("message_property_mappings", "message_field_role", "message_field_content"),
         *("message_field_training", "message_field_training_detail"),

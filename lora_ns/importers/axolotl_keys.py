@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lora_ns.importers.preferences import BETA, SAME_REFERENCE, SMOOTHING, on_pairs
 from lora_ns.importers.rules import Rule, among, by_value, each, gone, initialisation, maps, refused, same, unused
 from lora_ns.importers.values import flag, names, number, plain, text, whole
+
+_NO_RL = "it only applies to `rl: dpo`"
 
 
 def _gone(since: str, rule: Rule) -> Rule:
@@ -141,7 +144,10 @@ _ROWS: Mapping[str, Rule] = {
     "dataloader_num_workers": maps("training.dataloader_num_workers", whole, own=0),
     "dataloader_drop_last": refused("lorans also trains on the last batch of an epoch", "remove it"),
     "min_sample_len": unused("a row without trained tokens is an error in lorans"),
-    "max_prompt_len": unused("it is for reinforcement learning"),
+    "max_prompt_len": on_pairs(
+        refused("lorans limits prompt and answer together", "set `sequence_len`", ()),
+        "it is for preferences and reinforcement learning",
+    ),
     "eval_sequence_len": unused("`sft.max_seq_length` also applies to evaluation rows"),
     "neftune_noise_alpha": maps("sft.neftune_noise_alpha", number),
     "chat_template_kwargs": maps("sft.chat_template_kwargs"),
@@ -313,11 +319,15 @@ _NO_RESULT: Mapping[str, Rule] = {
     ),
     "liger_use_token_scaling": refused("lorans does not support this loss", "remove it"),
     **each(
-        "trl vllm ebft dpo_use_weighting dpo_label_smoothing precompute_ref_log_probs dpo_use_liger_kernel "
-        "dpo_padding_free dpo_loss_type dpo_loss_weights orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
-        "kto_undesirable_weight rl_beta center_rewards_coefficient num_labels",
+        "trl vllm ebft orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight kto_undesirable_weight "
+        "center_rewards_coefficient num_labels",
         unused("it only applies to `rl` and reward models"),
     ),
+    "rl_beta": on_pairs(BETA, _NO_RL),
+    "dpo_label_smoothing": on_pairs(SMOOTHING, _NO_RL),
+    "dpo_use_weighting": on_pairs(maps("dpo.use_weighting", flag, own=False), _NO_RL),
+    "precompute_ref_log_probs": on_pairs(SAME_REFERENCE, _NO_RL),
+    **each("dpo_use_liger_kernel dpo_padding_free", on_pairs(unused("it only saves time or memory"), _NO_RL)),
     **each(
         "reward_model process_reward_model",
         refused("lorans imports supervised fine-tuning only", "use axolotl for this run", fatal=True),
@@ -360,8 +370,17 @@ _OLD: Mapping[str, Rule] = {
         unused("it only applies to `pretraining_dataset`"),
     ),
     **each(
-        "dpo_beta rpo_alpha dpo_norm_loss dpo_generate_during_eval dpo_use_logits_to_keep",
-        _gone("", unused("it only applies to `rl`")),
+        "dpo_generate_during_eval dpo_use_logits_to_keep",
+        _gone("", on_pairs(unused("it does not change results"), _NO_RL)),
+    ),
+    "dpo_beta": _gone("now `rl_beta`", on_pairs(BETA, _NO_RL)),
+    "rpo_alpha": _gone(
+        "now the loss `sft` in `dpo_loss_type`",
+        on_pairs(refused("lorans takes it as a loss", "write `sft` to `dpo.loss_type`, with its weight"), _NO_RL),
+    ),
+    "dpo_norm_loss": _gone(
+        "now `dpo_loss_type: [sigmoid_norm]`",
+        on_pairs(refused("lorans takes it as a loss", 'write `dpo.loss_type = ["sigmoid_norm"]`'), _NO_RL),
     ),
 }
 

@@ -85,6 +85,16 @@ class Translation:
         return bool(self.problems) or any(outcome.fatal for outcome in self.outcomes)
 
 
+_NOT_FOR_PAIRS: Mapping[str, str] = {
+    "sft.train_on": "with preferences, both answers of a pair are trained",
+    "sft.packing": "pairs are not packed",
+    "sft.loss_type": "it is a loss of fine-tuning",
+    "sft.neftune_noise_alpha": "with preferences, lorans adds no noise to embeddings",
+    "peft.lora_dropout": "with preferences, dropout is off: the reference would differ by chance",
+}
+"""Recipe keys that preference training does not have, with the reason."""
+
+
 T = TypeVar("T")
 
 
@@ -107,6 +117,8 @@ class Draft:
     paths: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    objective: str = "sft"
+    """Table of the recipe that keys of `[sft]` are written to."""
 
     # Reading. A key that is missing, blank, or refused because its value is invalid gives the default.
 
@@ -162,6 +174,11 @@ class Draft:
             said: a remark for the report.
         """
         given = tuple(key for key in keys if self.has(key))
+        if self.objective != "sft" and recipe in _NOT_FOR_PAIRS:
+            for key in given:
+                self.unused(key, _NOT_FOR_PAIRS[recipe])
+            return
+        recipe = self.own(recipe)
         if value is None or any(self.is_refused(key) for key in given):
             return
         is_own = own == value and isinstance(own, bool) == isinstance(value, bool)
@@ -176,6 +193,10 @@ class Draft:
         for key in given:
             self._account(key, "mapped", said, (recipe,))
         self.origins[recipe] = given
+
+    def own(self, recipe: str) -> str:
+        """Return a key of `[sft]` as that of the chosen objective; other keys are unchanged."""
+        return f"{self.objective}.{recipe.removeprefix('sft.')}" if recipe.startswith("sft.") else recipe
 
     def same(self, key: str, said: str) -> None:
         """Account for a key that asks for lorans's own behaviour."""
@@ -199,14 +220,14 @@ class Draft:
     def path(self, recipe: str, value: Any, *keys: str) -> None:
         """Like `put`, for a path or several, which are made relative to the recipe's folder later."""
         self.put(recipe, value, *keys)
-        if recipe in self.recipe:
-            self.paths.append(recipe)
+        if (own := self.own(recipe)) in self.recipe:
+            self.paths.append(own)
 
     def file(self, recipe: str, text: str, suffix: str, *keys: str) -> None:
         """Write a recipe key that names a file, which is written beside the recipe with this content."""
         self.put(recipe, suffix, *keys)
-        if recipe in self.recipe:
-            self.files[recipe] = text
+        if (own := self.own(recipe)) in self.recipe:
+            self.files[own] = text
 
     def refuse_file(self, what: str, remedy: str) -> None:
         """Refuse the file as a whole, so that no recipe is written."""

@@ -158,8 +158,81 @@ def test_a_key_becomes_nothing_and_it_is_said_why(translate, text, fate):
     assert not translation.is_fatal
 
 
+PAIRS = BASE.format(type="chat_template.default") + "rl: dpo\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("rl: dpo", "dpo.loss_type", ["sigmoid"]),
+        ("rl: ipo", "dpo.loss_type", ["ipo"]),
+        ("dpo_loss_type: [sigmoid, sft]", "dpo.loss_type", ["sigmoid", "sft"]),
+        ("dpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1, 0.5]", "dpo.loss_weights", [1.0, 0.5]),
+        ("rl_beta: 0.3", "dpo.beta", 0.3),
+        ("dpo_beta: 0.3", "dpo.beta", 0.3),
+        ("dpo_label_smoothing: 0.1", "dpo.label_smoothing", 0.1),
+        ("dpo_use_weighting: true", "dpo.use_weighting", True),
+        ("sequence_len: 512", "dpo.max_seq_length", 512),
+        ("chat_template: chatml", "dpo.chat_template", "chatml"),
+    ],
+)
+def test_a_key_of_preference_training_becomes_one_of_its_table(translate, text, key, value):
+    names = [line.partition(":")[0] for line in text.splitlines()]
+    translation = translate(f"{without(PAIRS, *names)}{text}\n{'' if 'rl' in names else 'rl: dpo'}\n", "axolotl")
+    assert translation.recipe[key] == value
+    assert ends(translation, key="rl").fate == "mapped"
+    assert not translation.is_fatal
+    assert not [name for name in translation.recipe if name.startswith("sft.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "fate"),
+    [
+        ("lora_dropout: 0.1", "unused"),
+        ("sample_packing: true", "unused"),
+        ("train_on_inputs: true", "unused"),
+        ("precompute_ref_log_probs: true", "unused"),
+        ("rpo_alpha: 1.0", "refused"),
+        ("max_prompt_len: 256", "refused"),
+    ],
+)
+def test_a_key_without_meaning_for_preferences_is_left_out(translate, text, fate):
+    assert ends(translate(f"{PAIRS}{text}\n", "axolotl"), text.partition(":")[0]).fate == fate
+
+
+PAIR_ROWS = [
+    ("{path: a/b, type: chat_template.default}", {"format": "preference"}, None),
+    ("{path: a/b, type: chat_template.argilla_chat}", {"format": "preference"}, None),
+    (
+        "{path: a/b, type: chat_template.default, field_messages: turns, field_chosen: good, field_rejected: bad}",
+        {"format": "preference", "columns": {"messages": "turns", "chosen": "good", "rejected": "bad"}},
+        None,
+    ),
+    ("{path: a/b, type: chatml.intel}", {"format": "preference"}, "chatml"),
+    ("{path: a/b, type: chatml.argilla}", {"format": "preference"}, "chatml"),
+    ("{path: a/b, type: llama3.ultra}", {"format": "preference"}, "llama-3"),
+    ("{path: a/b, type: llama3.icr}", {"format": "preference"}, "llama-3"),
+]
+ONE_DATASET = "datasets:\n  - path: rows.jsonl\n    type: chat_template.default\n"
+
+
+@pytest.mark.parametrize(("entry", "keys", "template"), PAIR_ROWS, ids=[row[0] for row in PAIR_ROWS])
+def test_rows_of_preferences_are_read_with_the_template_of_their_type(translate, entry, keys, template):
+    translation = translate(PAIRS.replace(ONE_DATASET, f"datasets: [{entry}]\n"), "axolotl")
+    found = {key.removeprefix("dataset."): value for key, value in translation.recipe.items() if "dataset." in key}
+    assert found == {"name": "a/b", **keys}
+    assert translation.recipe.get("dpo.chat_template") == template
+    assert not translation.refused
+
+
+@pytest.mark.parametrize("kind", ["alpaca", "zephyr.nectar", "chatml.unheard", "{field_prompt: a}"])
+def test_other_rows_of_preferences_are_refused(translate, kind):
+    text = PAIRS.replace("type: chat_template.default", f"type: {kind}")
+    assert translate(text, "axolotl").is_fatal
+
+
 FATAL = [
-    "rl: dpo",
+    "rl: kto",
     "rl: grpo",
     "reward_model: true",
     "adapter: llama-adapter",
