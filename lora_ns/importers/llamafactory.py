@@ -40,22 +40,13 @@ def _use(draft: Draft) -> None:
 
 
 def _task(draft: Draft) -> None:
-    """Require fine-tuning or continued pretraining of a causal language model with LoRA; refuse everything else."""
+    """Translate the base, which has to be a causal language model, and require LoRA."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft)
     draft.path("model.name_or_path", draft.text("model_name_or_path"), "model_name_or_path")
     if not draft.has("model_name_or_path"):
         draft.refuse_file("no `model_name_or_path`", "add it, with the name of the base model")
     draft.put("training.output_dir", draft.text("output_dir", draft.recipe["task_name"]), "output_dir")
-    stage = draft.text("stage", "sft")
-    if stage == "sft" and draft.has("stage"):
-        draft.same("stage", "lorans trains on answers by default")
-    elif stage == "pt":
-        draft.put("dataset.format", "text", "stage")
-    elif stage != "sft":
-        what = f"lorans imports supervised fine-tuning and continued pretraining, not `{stage}`"
-        remedy = "use LLaMA-Factory for this run, or train on the answers with `stage: sft`"
-        draft.refuse("stage", what, remedy, fatal=True)
     kind = draft.text("finetuning_type", "lora")
     if kind == "lora":
         draft.put("peft.method", "lora", "finetuning_type")
@@ -68,6 +59,45 @@ def _task(draft: Draft) -> None:
     if draft.has("do_train"):
         draft.same("do_train", "it is what `lorans train` does")
     _remote_code(draft)
+
+
+def _stage(draft: Draft) -> None:
+    """Choose the objective, and refuse those that lorans does not import."""
+    stage = draft.text("stage", "sft")
+    if stage == "sft" and draft.has("stage"):
+        draft.same("stage", "lorans trains on answers by default")
+    elif stage == "pt":
+        draft.put("dataset.format", "text", "stage")
+    elif stage == "dpo":
+        draft.objective = "dpo"
+        _preferences(draft)
+    elif stage != "sft":
+        what = f"lorans imports supervised fine-tuning, continued pretraining and DPO, not `{stage}`"
+        remedy = "use LLaMA-Factory for this run, or train on the answers with `stage: sft`"
+        draft.refuse("stage", what, remedy, fatal=True)
+    for key in _OF_PAIRS:
+        if draft.has(key) and not draft.is_accounted(key):
+            draft.unused(key, "it only applies to `stage: dpo`")
+
+
+_OF_PAIRS = ("pref_loss", "pref_ftx")
+
+
+def _preferences(draft: Draft) -> None:
+    """Translate the loss of `stage: dpo`, to which `pref_ftx` adds that of the chosen answers."""
+    loss, share = draft.text("pref_loss", "sigmoid"), draft.number("pref_ftx", 0.0)
+    if loss not in ("sigmoid", "hinge", "ipo"):
+        what, remedy = f"lorans imports DPO, not `{loss}`", "write one of: sigmoid, hinge, ipo"
+        for key in ("pref_loss", "stage"):
+            draft.refuse(key, what, remedy, fatal=True)
+    elif share:
+        draft.put("dpo.loss_type", [loss, "sft"], "stage", "pref_loss", "pref_ftx")
+        said = "lorans averages this loss over all tokens of a batch, LLaMA-Factory first over those of a row"
+        draft.put("dpo.loss_weights", [1.0, float(share)], "pref_ftx", said=said)
+    else:
+        draft.put("dpo.loss_type", [loss], "stage", "pref_loss")
+        if draft.has("pref_ftx"):
+            draft.same("pref_ftx", "no loss of the chosen answers is added")
 
 
 _IN_TRANSFORMERS = re.compile(
@@ -288,7 +318,8 @@ def _keys(text: str) -> tuple[str, ...]:
 
 _STEPS = (
     Step(_use, ()),
-    Step(of_training(_task), _keys("stage finetuning_type do_train model_name_or_path output_dir trust_remote_code")),
+    Step(of_training(_task), _keys("finetuning_type do_train model_name_or_path output_dir trust_remote_code")),
+    Step(of_training(_stage), ("stage", *_OF_PAIRS)),
     Step(of_training(_adapter), _keys("lora_rank lora_alpha lora_target pissa_init pissa_iter")),
     Step(
         of_training(_quantization),
@@ -341,7 +372,8 @@ def _listed(draft: Draft) -> None:
     tables = []
     for name in names:
         is_text = draft.has(f"{name}.columns.prompt") and not draft.has(f"{name}.columns.response")
-        table = table_of(Entry(draft, name, draft.source.path.parent), RowOptions(is_pretraining=is_text))
+        options = RowOptions(is_pretraining=is_text, are_pairs=draft.flag(f"{name}.ranking"))
+        table = table_of(Entry(draft, name, draft.source.path.parent), options)
         if table is not None:
             rows = {("train_split" if key == "split" else key): value for key, value in table.items()}
             text = ", ".join(f"{key} = {toml_value(value)}" for key, value in rows.items())

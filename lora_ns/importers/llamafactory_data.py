@@ -12,6 +12,7 @@ from lora_ns.errors import did_you_mean
 from lora_ns.files.reading import exists
 from lora_ns.importers.draft import Draft
 from lora_ns.importers.llamafactory_prompts import Frame, frame_of, instruction_form
+from lora_ns.importers.preferences import trains_pairs
 from lora_ns.importers.source import Source, SourceBuilder, read_source
 
 INFO = "dataset_info.json"
@@ -59,6 +60,8 @@ class RowOptions:
     """Plain text that `template` renders; None if it is a chat template."""
     most: int | None = None
     """`max_samples`."""
+    are_pairs: bool = False
+    """True for preference training."""
 
 
 @dataclass(frozen=True)
@@ -162,17 +165,13 @@ def _place(entry: Entry) -> dict[str, Any] | None:
 def _form(entry: Entry, options: RowOptions) -> dict[str, Any] | None:
     columns = {name: entry.text(f"columns.{name}") for name in _COLUMNS if entry.has(f"columns.{name}")}
     formatting = entry.text("formatting", "alpaca")
-    if entry.info.flag(entry.own("ranking")) or entry.has("columns.kto_tag"):
-        key = "ranking" if entry.has("ranking") else "columns.kto_tag"
-        what = "its rows are preferences; lorans imports supervised fine-tuning only"
-        entry.refuse(key, what, "use a dataset with one answer per row")
+    if _has_other_rows(entry, options):
         return None
+    if options.are_pairs:
+        return _pair_form(entry, formatting, columns, options)
     for name in ("chosen", "rejected"):
         if entry.has(f"columns.{name}"):
             entry.info.unused(entry.own(f"columns.{name}"), "LLaMA-Factory only reads it with `ranking`")
-    if media := next((name for name in _MEDIA if entry.has(f"columns.{name}")), None):
-        entry.refuse(f"columns.{media}", f"its rows have {media}; lorans trains on text only", "use a dataset of text")
-        return None
     if options.is_pretraining:
         return _text_form(entry, formatting, columns)
     if formatting == "alpaca":
@@ -181,6 +180,43 @@ def _form(entry: Entry, options: RowOptions) -> dict[str, Any] | None:
         return _conversation_form(entry, formatting, columns)
     entry.refuse("formatting", "unknown to LLaMA-Factory", "write one of: alpaca, sharegpt, openai")
     return None
+
+
+def _has_other_rows(entry: Entry, options: RowOptions) -> bool:
+    """Refuse rows that the objective does not train on, or cannot; True if there are any."""
+    if entry.info.flag(entry.own("ranking")) != options.are_pairs or entry.has("columns.kto_tag"):
+        key = next((key for key in ("columns.kto_tag", "ranking") if entry.has(key)), "")
+        what = "its rows have one answer" if options.are_pairs else "its rows are preferences"
+        remedy = "one with `ranking`" if options.are_pairs else "one with one answer per row"
+        entry.refuse(key, f"{what}, which is not for this `stage`", f"use another dataset, {remedy}")
+        return True
+    if media := next((name for name in _MEDIA if entry.has(f"columns.{name}")), None):
+        entry.refuse(f"columns.{media}", f"its rows have {media}; lorans trains on text only", "use a dataset of text")
+        return True
+    return False
+
+
+def _pair_form(entry: Entry, formatting: str, columns: Mapping[str, str], options: RowOptions) -> dict[str, Any] | None:
+    """Translate preference pairs, whose columns lorans reads by their names in either formatting."""
+    if options.frame is not None:
+        entry.refuse("ranking", "lorans renders pairs by a chat template", "set `template` to one")
+        return None
+    sides = {side: entry.text(f"columns.{side}") for side in ("chosen", "rejected")}
+    if missing := next((side for side, own in sides.items() if own is None), None):
+        entry.refuse("columns", f"no column for `{missing}`", "name the columns of both answers")
+        return None
+    if formatting == "alpaca":
+        beside = {"instruction": columns.get("prompt", "instruction"), "history": columns.get("history", "history")}
+        if "query" in columns:
+            beside["input"] = columns["query"]
+            text = "LLaMA-Factory puts one line break between prompt and query, lorans an empty line"
+            entry.info.note(f"`{entry.name}`: {text}")
+    elif _conversation_form(entry, formatting, dict(columns)) is None:
+        return None
+    else:
+        beside = {"conversations": columns.get("messages", "conversations")}
+    beside |= {name: columns.get(name, name) for name in ("system", "tools")}
+    return {"format": "preference", **_renamed({**beside, **{side: str(own) for side, own in sides.items()}})}
 
 
 def _text_form(entry: Entry, formatting: str, columns: Mapping[str, str]) -> dict[str, Any] | None:
@@ -280,7 +316,7 @@ def row_options(draft: Draft) -> RowOptions:
     if most is not None and most < 1:
         draft.refuse("max_samples", "not a number of rows", "write 1 or more, or remove it")
         most = None
-    return RowOptions(is_pretraining, frame, most)
+    return RowOptions(is_pretraining, frame, most, trains_pairs(draft))
 
 
 def _table(draft: Draft, key: str, name: str, options: RowOptions, fatal: bool = True) -> dict[str, Any] | None:

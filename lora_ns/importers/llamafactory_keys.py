@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from lora_ns.importers.draft import Draft
 from lora_ns.importers.llamafactory_uses import of_training
+from lora_ns.importers.preferences import BETA, on_pairs
 from lora_ns.importers.rules import Rule, by_value, each, maps, refused, same, unused
 from lora_ns.importers.training_arguments import ARGUMENTS
 from lora_ns.importers.values import flag, names, number, plain, text, whole
+
+_NO_DPO = "it only applies to `stage: dpo`"
 
 
 def _workers(draft: Draft, key: str) -> None:
@@ -149,11 +152,22 @@ _METHOD: Mapping[str, Rule] = {
     ),
     **each("oft_rank oft_block_size oft_target module_dropout", unused("it only applies to `finetuning_type: oft`")),
     **each(
-        "pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing kto_chosen_weight kto_rejected_weight "
-        "simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model "
-        "ref_model_adapters ref_model_quantization_bit reward_model reward_model_adapters "
-        "reward_model_quantization_bit reward_model_type ld_alpha",
-        unused("it only applies to preference tuning and reinforcement learning"),
+        "kto_chosen_weight kto_rejected_weight simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target "
+        "ppo_whiten_rewards reward_model reward_model_adapters reward_model_quantization_bit reward_model_type",
+        unused("it only applies to other preference tuning and reinforcement learning"),
+    ),
+    "pref_beta": on_pairs(BETA, _NO_DPO),
+    "ld_alpha": on_pairs(maps("dpo.ld_alpha", number), _NO_DPO),
+    "pref_bco_weight": on_pairs(
+        refused("lorans adds `bco_pair` in another way", "write it to `dpo.loss_type`, with its weight", (0, 0.0)),
+        _NO_DPO,
+    ),
+    "dpo_label_smoothing": on_pairs(
+        refused("`sigmoid` has no smoothing in lorans", 'write `dpo.loss_type = ["robust"]` with it', (0, 0.0)), _NO_DPO
+    ),
+    **each(
+        "ref_model ref_model_adapters ref_model_quantization_bit",
+        on_pairs(refused("the reference of lorans is the base without the adapter", "remove it", ()), _NO_DPO),
     ),
     **each(
         "use_mca use_megatron_bridge use_hyper_parallel parallelism_config fp8 fp8_enable_fsdp_float8_all_gather",

@@ -33,6 +33,7 @@ INFO = {
     "held": {"file_name": "held.json"},
     "texts": {"file_name": "texts.txt", "columns": {"prompt": "text"}},
     "hub": {"hf_hub_url": "a/b", "subset": "c", "split": "test[:5%]"},
+    "pairs": {"file_name": "p.json", "ranking": True, "columns": {"prompt": "q", "chosen": "c", "rejected": "r"}},
 }
 
 
@@ -205,7 +206,10 @@ def test_a_key_becomes_nothing_and_it_is_said_why(lf, text, fate):
 @pytest.mark.parametrize(
     "text",
     [
-        *(f"stage: {name}" for name in ("dpo", "kto", "ppo", "rm")),
+        *(f"stage: {name}" for name in ("kto", "ppo", "rm")),
+        "stage: dpo",  # on rows with one answer
+        "stage: dpo\ndataset: pairs\ntemplate: llama3\npref_loss: orpo",
+        "dataset: pairs",
         *(f"finetuning_type: {name}" for name in ("full", "freeze", "oft")),
         "dataset: nobody",
         "dataset:",
@@ -431,6 +435,66 @@ def test_one_data_set_is_the_table(lf, entry, keys):
     found = {key.removeprefix("dataset."): value for key, value in recipe.items() if key.startswith("dataset.")}
     assert {key: found[key] for key in keys} == keys
     assert {key for key in found if "template" not in key} == {*keys, "format", "ignore_columns"}
+
+
+DPO = "stage: dpo\ndataset: pairs\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "value"),
+    [
+        ("", "dpo.loss_type", ["sigmoid"]),
+        ("pref_loss: ipo", "dpo.loss_type", ["ipo"]),
+        ("pref_loss: hinge", "dpo.loss_type", ["hinge"]),
+        ("pref_ftx: 0.2", "dpo.loss_type", ["sigmoid", "sft"]),
+        ("pref_ftx: 0.2", "dpo.loss_weights", [1.0, 0.2]),
+        ("pref_beta: 0.3", "dpo.beta", 0.3),
+        ("ld_alpha: 0.5", "dpo.ld_alpha", 0.5),
+        ("cutoff_len: 512", "dpo.max_seq_length", 512),
+        ("template: llama3", "dpo.chat_template", "llama-3"),
+        ("", "dataset.format", "preference"),
+        ("", "dataset.columns", {"instruction": "q", "chosen": "c", "rejected": "r"}),
+    ],
+)
+def test_preference_training_becomes_its_table(lf, lines, key, value):
+    translation = lf(DPO + lines)
+    assert translation.recipe[key] == value
+    assert not translation.refused
+    assert not [name for name in translation.recipe if name.startswith("sft.")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "columns"),
+    [
+        (
+            {"formatting": "sharegpt", "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "bad"}},
+            {"rejected": "bad"},
+        ),
+        (
+            {"columns": {"prompt": "p", "query": "x", "chosen": "a", "rejected": "b", "system": "s"}},
+            {"instruction": "p", "input": "x", "chosen": "a", "rejected": "b", "system": "s"},
+        ),
+    ],
+)
+def test_the_columns_of_pairs_are_named(lf, entry, columns):
+    info = {"rows": {"file_name": "x.json", "ranking": True, **entry}}
+    assert lf("stage: dpo", info).recipe["dataset.columns"] == columns
+
+
+@pytest.mark.parametrize(
+    ("line", "fate"),
+    [
+        ("lora_dropout: 0.1", "unused"),
+        ("packing: true", "unused"),
+        ("ref_model: other/base", "refused"),
+        ("dpo_label_smoothing: 0.1", "refused"),
+        ("pref_bco_weight: 0.5", "refused"),
+    ],
+)
+def test_a_key_that_pairs_do_not_have_is_left_out(lf, line, fate):
+    translation = lf(DPO + line)
+    assert [outcome.fate for outcome in of(translation, line.partition(":")[0])] == [fate]
+    assert not translation.is_fatal
 
 
 LOST = [
