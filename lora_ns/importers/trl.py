@@ -13,24 +13,19 @@ from typing import Any
 from lora_ns.importers import steps, training_arguments
 from lora_ns.importers.base import Importer, Step
 from lora_ns.importers.draft import Draft
+from lora_ns.importers.preferences import trains_pairs
 from lora_ns.importers.trl_data import DATA_KEYS, rows
 from lora_ns.importers.trl_keys import OTHER_TRAININGS, RULES
+from lora_ns.importers.trl_pairs import objective
 
 
 def _task(draft: Draft) -> None:
-    """Require supervised fine-tuning of a causal language model; refuse everything else."""
+    """Translate the base, which has to be a causal language model, and the objective."""
     draft.recipe["task_type"] = "CAUSAL_LM"
     steps.task_name(draft, "output_dir", "hub_model_id", "run_name")
     draft.path("model.name_or_path", draft.text("model_name_or_path"), "model_name_or_path")
     draft.put("training.output_dir", draft.text("output_dir", "trainer_output"), "output_dir")
-    if draft.get("command") == "trl sft":
-        draft.same("command", "lorans imports supervised fine-tuning")
-    elif draft.has("command"):
-        draft.refuse("command", "lorans imports supervised fine-tuning only", "use TRL for this run", fatal=True)
-    for key, kind in OTHER_TRAININGS.items():
-        if draft.has(key):
-            what = f"it is for {kind}; lorans imports supervised fine-tuning only"
-            draft.refuse(key, what, "use TRL for this run", fatal=True)
+    objective(draft)
 
 
 def _adapter(draft: Draft) -> None:
@@ -124,6 +119,12 @@ _COMPLETION, _ASSISTANT = "completion_only_loss", "assistant_only_loss"
 
 def _loss(draft: Draft) -> None:
     """Translate the choice of tokens that are trained on; TRL's default depends on the columns of the rows."""
+    if trains_pairs(draft):
+        _pin(draft, "preference", "`trl dpo` trains pairs")
+        for name in (_COMPLETION, _ASSISTANT, "dataset_text_field"):
+            if draft.has(name):
+                draft.unused(name, "both answers of a pair are trained")
+        return
     _text_field(draft)
     key = "sft.train_on"
     if draft.flag(_ASSISTANT):
@@ -172,7 +173,7 @@ def _loss_by_columns(draft: Draft, key: str) -> None:
 def _template(draft: Draft) -> None:
     """Translate the chat template: Jinja in the file, a path, or the base's own template."""
     text, path = "chat_template", "chat_template_path"
-    conversations = any(form in ("messages", "sharegpt") for form in _forms(draft))
+    conversations = any(form in ("messages", "sharegpt", "preference") for form in _forms(draft))
     value = draft.get(text)
     if value is not None and not conversations:
         draft.unused(text, "the rows are plain text")
@@ -205,7 +206,8 @@ def _training(draft: Draft) -> None:
     if draft.has("warmup_ratio"):
         draft.amend("warmup_ratio", "removed from transformers (now `warmup_steps`, with a value below 1)")
     training_arguments.duration(draft, "num_train_epochs", 3)
-    draft.put("training.learning_rate", draft.number("learning_rate", 2e-5), "learning_rate")
+    usual = 1e-6 if trains_pairs(draft) else 2e-5
+    draft.put("training.learning_rate", draft.number("learning_rate", usual), "learning_rate")
     steps.interval(draft, "save_steps", "save_strategy", "training.save_steps")
     steps.report_to(draft, "report_to")
 
@@ -231,7 +233,7 @@ def _lengths(draft: Draft) -> None:
         draft.refuse("truncation_mode", what, "set `sft.on_overflow`")
     key = "truncation_mode" if way == "truncate" else "packing_strategy"
     draft.put("sft.on_overflow", way, key, said="" if draft.has(key) else "TRL's default for longer rows")
-    if "sft.packing" not in draft.recipe:
+    if draft.own("sft.packing") not in draft.recipe:
         _grouping(draft)
 
 
@@ -284,7 +286,7 @@ def _keys(text: str) -> tuple[str, ...]:
 
 
 _STEPS = (
-    Step(_task, ("model_name_or_path", "output_dir", "command", *OTHER_TRAININGS)),
+    Step(_task, ("model_name_or_path", "output_dir", "command", "loss_weights", *OTHER_TRAININGS)),
     Step(_adapter, ("use_peft", *_LORA_KEYS)),
     Step(_dtype, _keys("bf16 fp16 dtype torch_dtype")),
     Step(rows, DATA_KEYS),

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_ns.importers import steps
 from lora_ns.importers.draft import Draft
+from lora_ns.importers.preferences import trains_pairs
 
 DATA_KEYS = (
     *("dataset_name", "dataset_config", "dataset_config_name", "dataset_train_split", "dataset_test_split"),
@@ -193,6 +194,8 @@ def _form(draft: Draft, key: str) -> dict[str, Any] | None:
     if not columns and not draft.is_refused(key):
         return {}
     wrong = [name for name in columns if name in ("chosen", "rejected")]
+    if trains_pairs(draft) and len(wrong) == 2 and set(columns) <= {*wrong, *_BESIDE}:
+        return {"format": "preference"}
     if wrong:
         what = "these are columns of preferences; lorans imports supervised fine-tuning only"
         draft.refuse(key, what, "use TRL for this run", fatal=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lora_ns.importers.draft import Draft
+from lora_ns.importers.preferences import trains_pairs
 from lora_ns.importers.rules import Rule, among, by_value, each, gone, maps, refused, same, unused
 from lora_ns.importers.values import flag, names, number, plain, text
 
@@ -17,23 +19,33 @@ _RL = (
     "num_ppo_epochs kl_coef missing_eos_penalty response_length code_language code_provider "
     "parallel_code_exec_per_proc e2b_router_url morph_router_url ref_model_sync_steps ref_model_mixup_alpha"
 )
-_PREFERENCES = (
-    "beta label_smoothing desirable_weight undesirable_weight precompute_ref_log_probs reference_free rpo_alpha "
-    "ref_model_init_kwargs simpo_gamma cpo_alpha ld_alpha f_divergence_type max_target_length "
-    "ref_adapter_name model_adapter_name use_weighting generate_during_eval discopop_tau"
+PREFERENCES = (
+    *("beta", "label_smoothing", "desirable_weight", "undesirable_weight", "precompute_ref_log_probs"),
+    *("reference_free", "rpo_alpha", "ref_model_init_kwargs", "simpo_gamma", "cpo_alpha", "ld_alpha"),
+    *("f_divergence_type", "max_target_length", "ref_adapter_name", "model_adapter_name", "use_weighting"),
+    *("generate_during_eval", "discopop_tau"),
 )
+"""Keys of preference training, which several trainers share."""
 _REWARDS = "center_rewards_coefficient disable_dropout"
 
 
 OTHER_TRAININGS: Mapping[str, str] = {
     **dict.fromkeys(_RL.split(), "reinforcement learning"),
-    **dict.fromkeys(_PREFERENCES.split(), "preference tuning"),
+    **dict.fromkeys(PREFERENCES, "preference tuning"),
     **dict.fromkeys(_REWARDS.split(), "a reward model"),
 }
 """Keys of other trainers than that of supervised fine-tuning, with the kind of training."""
 
 
 _KERNEL = unused("the kernel does not change results; set `model.attn_implementation` to choose one")
+
+
+def _loss(draft: Draft, key: str) -> None:
+    """Translate the loss of fine-tuning; that of DPO has been translated with its other keys."""
+    if trains_pairs(draft):
+        return
+    known = {"nll": "nll", "chunked_nll": "nll", "dft": "dft"}
+    among("sft.loss_type", known, "see `sft.loss_type` for supported losses", own="nll", read=text)(draft, key)
 
 
 RULES: Mapping[str, Rule] = {
@@ -48,14 +60,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "use_rslora": maps("peft.use_rslora", flag, own=False),
     "use_dora": maps("peft.use_dora", flag, own=False),
-    "loss_type": by_value(
-        text,
-        lambda name: (
-            among("sft.loss_type", {"nll": "nll", "chunked_nll": "nll", "dft": "dft"}, own="nll")
-            if name in ("nll", "chunked_nll", "dft")
-            else refused("lorans does not support this loss", "see `sft.loss_type` for supported losses", ())
-        ),
-    ),
+    "loss_type": _loss,
     "router_aux_loss_coef": refused("lorans does not train the experts' routers", "remove it", (0, 0.0)),
     **each(
         "model_init_kwargs model_kwargs",

@@ -127,6 +127,62 @@ def test_a_key_becomes_nothing_and_it_is_said_why(translate, text, fate):
     assert not translation.is_fatal
 
 
+PAIRS = "command: trl dpo\n" + BASE + ROWS % "prompt, chosen, rejected"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("", "dpo.loss_type", ["sigmoid"]),
+        ("", "dataset.format", "preference"),
+        ("loss_type: ipo", "dpo.loss_type", ["ipo"]),
+        ("loss_type: [sigmoid, sft]", "dpo.loss_type", ["sigmoid", "sft"]),
+        ("loss_type: [sigmoid, sft]\nloss_weights: [1.0, 0.5]", "dpo.loss_weights", [1.0, 0.5]),
+        ("beta: 0.3", "dpo.beta", 0.3),
+        ("ld_alpha: 0.5", "dpo.ld_alpha", 0.5),
+        ("f_divergence_type: js_divergence", "dpo.f_divergence_type", "js_divergence"),
+        ("use_weighting: true", "dpo.use_weighting", True),
+        ("max_length: 512", "dpo.max_seq_length", 512),
+        ("learning_rate:", "training.learning_rate", 1e-6),
+    ],
+)
+def test_dpo_becomes_its_table(translate, text, key, value):
+    translation = translate(f"{without(PAIRS, *(line.partition(':')[0] for line in text.splitlines()))}{text}\n", "trl")
+    assert translation.recipe[key] == value
+    assert not translation.refused
+    assert not [name for name in translation.recipe if name.startswith("sft.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "fate"),
+    [
+        ("lora_dropout: 0.1", "unused"),
+        ("precompute_ref_log_probs: true", "unused"),
+        ("disable_dropout: true", "default"),
+        ("disable_dropout: false", "refused"),
+        ("max_prompt_length: 512", "refused"),
+        ("sync_ref_model: true", "refused"),
+        ("rpo_alpha: 1.0", "refused"),
+    ],
+)
+def test_a_key_of_dpo_without_the_same_meaning_is_left_out(translate, text, fate):
+    translation = translate(f"{PAIRS}{text}\n", "trl")
+    assert ends(translation, text.partition(":")[0]).fate == fate
+    assert not translation.is_fatal
+
+
+@pytest.mark.parametrize("text", ["desirable_weight: 1.0", "num_generations: 8", "loss_type: simpo"])
+def test_another_trainers_keys_are_refused_beside_dpo(translate, text):
+    assert translate(f"{PAIRS}{text}\n", "trl").is_fatal
+
+
+@pytest.mark.parametrize(("name", "is_fatal"), [("config_dpo.yaml", False), ("config.yaml", True)])
+def test_the_name_of_a_file_says_which_preferences_it_is_for(translate, name, is_fatal):
+    translation = translate(without(PAIRS, "command") + "beta: 0.1\n", "trl", name=name)
+    assert translation.is_fatal == is_fatal
+    assert is_fatal or any("`trl dpo` from the name" in note for note in translation.notes)
+
+
 FATAL = [
     "use_peft: false",
     "use_peft:",
