@@ -35,7 +35,7 @@ _DPO_KEYS: dict[str, Rule] = {
 def _is_dpo(draft: Draft) -> bool:
     """True for the command `trl dpo`, or a file of preferences whose name says so."""
     if draft.has("command"):
-        return draft.get("command") == "trl dpo"
+        return bool(draft.get("command") == "trl dpo")
     named = "dpo" in draft.source.path.stem.lower() and any(draft.has(key) for key in (*PREFERENCES, "loss_type"))
     if named:
         draft.note("TRL's YAML does not name its trainer: lorans takes `trl dpo` from the name of the file")
