@@ -31,7 +31,7 @@ TRAIN_ROWS = {"new": 1800, "old": 600}
 EVAL_ROWS = {"new": 100, "old": 100}
 
 
-TRAIN_PAIRS = {"new": 600, "old": 0}
+TRAIN_PAIRS = {"new": 600, "old": 200}
 
 
 EVAL_PAIRS = {"new": 100, "old": 100}
@@ -163,11 +163,10 @@ BACKWARDS = Skill(
 """A skill that the embedded model lacks, and that the quickstart teaches."""
 
 
-LONG_ANSWER = next(skill for skill in PRETRAINED if skill.name == "spell")
-
-
-SHORT_ANSWERS = tuple(skill for skill in PRETRAINED if skill.name in {"count", "last_letter"})
-"""Skills whose questions about a word have a shorter answer than `LONG_ANSWER`."""
+LONG_ANSWER, SHORT_ANSWER = (
+    next(skill for skill in PRETRAINED if skill.name == name) for name in ("spell", "last_letter")
+)
+"""Two skills that ask about a word; in preference pairs, the answer to the second is preferred."""
 
 
 def is_held_out(skill: Skill, operands: Operands) -> bool:
@@ -232,7 +231,7 @@ def preference_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> l
 
 
 def _two_questions(rng: Random, *, held_out: bool) -> dict[str, str]:
-    long, short = LONG_ANSWER, rng.choice(SHORT_ANSWERS)
+    long, short = LONG_ANSWER, SHORT_ANSWER
     operands = long.draw(rng)
     while is_held_out(long, operands) != held_out:
         operands = long.draw(rng)
