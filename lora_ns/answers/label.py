@@ -1,4 +1,4 @@
-"""Predictions of a trained classifier: a class, labels or a score for each text, or a tag for each word."""
+"""Predictions of a trained classifier: a class, labels or a score for each text, a tag for each word, or a reward."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def logits(trained: Trained, inputs: Sequence[Mapping[str, list[int]]]) -> Tenso
     with torch.no_grad(), computing(device.type, trained.manifest.plan.dtype.value):
         found: Tensor = trained.model(**batch).logits.float().cpu()
     return found
+
+
+def score_sequences(trained: Trained, items: Sequence[Sequence[list[int]]]) -> list[list[float]]:
+    """The reward of each sequence of token ids, in lists as given."""
+    found = iter(logits(trained, [{"input_ids": ids} for item in items for ids in item]).squeeze(-1).tolist())
+    return [[next(found) for _ in item] for item in items]
 
 
 # Words

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from lora_ns.answers.generate import like_lengths
-from lora_ns.answers.label import Sentence, logits, prediction, tag_words
+from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
 from lora_ns.answers.loss import sequence_loss
 from lora_ns.answers.opened import Opened, Trained, load, make_writer
 from lora_ns.data.encode_labels import WordEncoder
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.recipe.generation import Generation
 
-Kind = Literal["write", "classify", "tag", "loss"]
+Kind = Literal["write", "classify", "tag", "score", "loss"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Task:
 
     kind: Kind
     items: Sequence[Any]
-    """By kind: token ids of prompts, inputs of a classifier, sentences, or token ids with their labels."""
+    """By kind: token ids of prompts, inputs of a classifier, sentences, sequences to score, or token ids with labels."""
     batches: Sequence[Sequence[int]]
     """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None
@@ -121,4 +121,6 @@ def _compute_batch(
     if kind == "tag":
         encoder = WordEncoder(trained.tokenizer, trained.manifest.recipe.objective.max_seq_length)
         return list(tag_words(trained, encoder, [Sentence.of_json(item) for item in items]))
+    if kind == "score":
+        return score_sequences(trained, items)
     return [list(sequence_loss(trained.model, ids, labels, trained.manifest.plan.dtype.value)) for ids, labels in items]

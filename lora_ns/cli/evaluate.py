@@ -14,6 +14,7 @@ from lora_ns.cli.results import show_evaluation
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.trust import trust_run
 from lora_ns.errors import Problem, UsageError
+from lora_ns.formats import Preference
 
 if TYPE_CHECKING:
     from lora_ns.data.rows import Row
@@ -66,7 +67,7 @@ def evaluate(
 
     asked = AskedRun.of(run, num_processes, gpus, "measures")
     recipe = asked.manifest.recipe
-    if asked.processes > 1 and recipe.objective.has_reference:
+    if asked.processes > 1 and Preference in recipe.objective.examples:
         what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)

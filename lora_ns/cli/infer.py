@@ -153,9 +153,11 @@ def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -
 
 
 def _plain(row: dict[str, Any]) -> str:
-    """Format an answer, a class or labels with their probability, a score, or words with their tags."""
+    """Format an answer, a class or labels with their probability, scores, or words with their tags."""
     if "entities" in row:
         return _plain_tags(row)
+    if "output" not in row:
+        return "  ".join(f"{row[name]:.4f}" for name in ("score", "rejected_score") if name in row)
     output = row["output"]
     if isinstance(output, list):
         return ", ".join(f"{name}  {row['scores'][name]:.4f}" for name in output) or "no label"

@@ -181,8 +181,9 @@ class Progress(Observer):
 
     def _line(self, row: dict[str, Any]) -> str:
         keys = (
-            *("epoch", "loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_accuracy"),
-            *("eval_rewards/accuracies", "eval_rewards/margins", "learning_rate", "grad_norm"),
+            *("epoch", "loss", "rewards/accuracies", "rewards/margins", "accuracy", "margin", "eval_loss"),
+            *("eval_accuracy", "eval_margin", "eval_rewards/accuracies", "eval_rewards/margins"),
+            *("learning_rate", "grad_norm"),
         )
         values = " ".join(f"{key}={number(float(row[key]))}" for key in keys if key in row)
         return f"step {row['step']}/{self._steps} {values} elapsed={duration(self._elapsed())} left={self._left()}"
@@ -210,9 +211,10 @@ class Progress(Observer):
         facts.add_row(
             f"loss {number(state.get('loss'))}", sparkline(self._losses), f"eval {number(state.get('eval_loss'))}"
         )
-        if "rewards/margins" in state:
-            accuracy, margin = state.get("rewards/accuracies"), state.get("rewards/margins")
-            facts.add_row(f"pairs right {number(accuracy)}", "", f"margin {number(margin)}")
+        for accuracy, margin in (("rewards/accuracies", "rewards/margins"), ("accuracy", "margin")):
+            if margin not in state:
+                continue
+            facts.add_row(f"pairs right {number(state.get(accuracy))}", "", f"margin {number(state.get(margin))}")
         rest = Table.grid(padding=(0, 1))
         speed = self._tokens / max(1e-9, self._elapsed())
         rest.add_row(

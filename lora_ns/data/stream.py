@@ -117,7 +117,7 @@ class Stream:
     def _encoded(self, rows: Sequence[Row], number: int) -> list[Encoded]:
         if number == 0:
             self._look_at_columns(rows)
-        if self.recipe.objective.writes_text:
+        if isinstance(self.recipe.objective, TextObjective):
             tally = self._causal.tally = Tally(rows=len(rows), is_text=RawText in self.form.makes)
             sequences, faults = self._causal.encode(rows)
             problems = [*shortened(faults), *self._overflow(tally)]

@@ -57,9 +57,23 @@ class PreferencePairs:
         """The conversation with each answer, which alone is learned."""
         cells = cells_of(values, self.columns)
         prompt, chosen, rejected = _pair(cells)
-        tools = read_tools(cells)
-        context = tuple(replace(turn, train=False) if turn.role == "assistant" else turn for turn in prompt)
-        return Preference(Conversation(context + chosen, tools), Conversation(context + rejected, tools))
+        return Preference(_whole(prompt, chosen, cells), _whole(prompt, rejected, cells))
+
+    def answered(self, values: Values) -> tuple[Conversation, ...]:
+        """The conversation with each answer that the row has: the preferred and the rejected one, or a single one."""
+        cells = cells_of(values, self.columns)
+        if cells.has("rejected"):
+            return self.example(values).sides
+        turns = _turns(cells, "chosen") if cells.has("chosen") else _context(cells)
+        if cells.has("chosen") and turns[0].role == "assistant":
+            return (_whole(_context(cells), turns, cells),)
+        if turns[-1].role != "assistant":
+            what = "the row has no answer to score"
+            raise RowFaultError(what, "end `messages` with an assistant turn, or write the answer into `chosen`")
+        prompt = _with_system(cells, turns[:-1]) if turns[:-1] else ()
+        if cells.has("chosen"):
+            _check_prompt_column(cells, prompt)
+        return (_whole(prompt, turns[-1:], cells),)
 
     def prompt(self, values: Values) -> Conversation:
         """The conversation before the answers."""
@@ -80,6 +94,12 @@ class PreferencePairs:
     def answer(self, values: Values) -> str:
         """The text of the preferred answer."""
         return _pair(cells_of(values, self.columns))[1][-1].content
+
+
+def _whole(prompt: Turns, answer: Turns, cells: Cells) -> Conversation:
+    """A conversation in which the answers of the prompt are not learned."""
+    context = tuple(replace(turn, train=False) if turn.role == "assistant" else turn for turn in prompt)
+    return Conversation(context + answer, read_tools(cells))
 
 
 def _pair(cells: Cells) -> tuple[Turns, Turns, Turns]:

@@ -12,6 +12,7 @@ from lora_ns.objectives.classification import Classification
 from lora_ns.objectives.dpo import Dpo
 from lora_ns.objectives.kto import Kto
 from lora_ns.objectives.labels import LabelObjective
+from lora_ns.objectives.reward import Reward
 from lora_ns.objectives.sft import Sft
 from lora_ns.objectives.tagging import Tagging
 from lora_ns.objectives.text import TextObjective
@@ -26,6 +27,7 @@ __all__ = [
     "Kto",
     "LabelObjective",
     "Objective",
+    "Reward",
     "Sft",
     "Tagging",
     "TextObjective",
@@ -33,7 +35,7 @@ __all__ = [
     "objectives_of",
 ]
 
-AnyObjective = Annotated[Sft | Dpo | Kto | Classification | Tagging, Field(discriminator="table")]
+AnyObjective = Annotated[Sft | Dpo | Kto | Classification | Reward | Tagging, Field(discriminator="table")]
 """The objective of a recipe, a union discriminated by `table`."""
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

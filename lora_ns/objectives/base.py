@@ -18,7 +18,7 @@ Counted = Callable[[Any], Any]
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
 
-Answers = Literal["text", "labels", "tags"]
+Answers = Literal["text", "labels", "tags", "score"]
 
 TEXT_AND_LABEL = ("dataset.text_column", "dataset.text_pair_column", "dataset.label_column")
 """Keys of labelled texts."""
@@ -52,6 +52,8 @@ class Objective(Table):
     """True if the loss is next-token cross entropy, so that positions outside the loss need no logits."""
     has_reference: ClassVar[bool] = False
     """True if the loss compares the model with the base alone, which has to be the start of training."""
+    disables_dropout: ClassVar[bool] = False
+    """True if its trainer turns all dropout off, that of the adapter too."""
     divides_weights: ClassVar[bool | str] = True
     """Training with DeepSpeed or FSDP: True, or the reason why not."""
     divides_rows: ClassVar[bool] = False

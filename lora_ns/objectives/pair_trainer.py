@@ -106,11 +106,11 @@ def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
 
         def count_of(self, inputs: Any) -> Any:
             """The number of pairs."""
-            return _counts(inputs).sum()
+            return pairs_that_count(inputs).sum()
 
         def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             """Evaluate a batch; the last ones of several processes pair by pair, since they are filled up unevenly."""
-            counts = _counts(inputs)
+            counts = pairs_that_count(inputs)
             together = self.accelerator.gather(counts)
             if together.all():
                 self._share = 1.0
@@ -134,6 +134,6 @@ def _stand_in(config: Any) -> Any:
     return module
 
 
-def _counts(inputs: Any) -> Any:
+def pairs_that_count(inputs: Any) -> Any:
     """For each pair of a batch, True if it has an answer: pairs that fill up the last batch of a rank have none."""
     return inputs["completion_mask"].chunk(2)[0].bool().any(1)

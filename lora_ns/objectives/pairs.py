@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from lora_ns.formats import Preference, RowFaultError
+from lora_ns.formats import Conversation, Preference, RowFaultError
 from lora_ns.objectives.base import TEXT_AND_LABEL
 from lora_ns.objectives.text import Renders, TextObjective
 
@@ -15,9 +15,6 @@ _TEMPLATES = (
     "dataset.completion_template",
     "dataset.system_template",
 )
-
-_SHARE = 0.05
-"""Learning rate of preference objectives for adapters, as a share of that of supervised fine-tuning."""
 
 
 class PairObjective(TextObjective):
@@ -29,22 +26,28 @@ class PairObjective(TextObjective):
     divides_weights: ClassVar[bool | str] = "the reference has been compared with the start on whole weights only"
     forward_passes: ClassVar[int] = 2
     scores_every_token: ClassVar[bool] = False
+    rate_share: ClassVar[float] = 0.05
+    """Learning rate for adapters, as a share of `rate`."""
 
     on_overflow: Literal["error", "drop", "truncate-prompt", "truncate"] = "error"
     """Pairs with a longer side: refuse, drop, truncate both at the start of the prompt, or each at the end."""
 
     def sequences(self, example: Any, renderer: Renders) -> Sequence[Any]:
         """The preferred and the rejected sequence. Raises `RowFaultError`."""
-        sides = [renderer.examples(side) for side in example.sides]
-        if any(len(side) > 1 for side in sides):
+        return [self.sequence(side, renderer) for side in example.sides]
+
+    def sequence(self, side: Conversation, renderer: Renders) -> Any:
+        """The sequence of one side. Raises `RowFaultError`."""
+        found = renderer.examples(side)
+        if len(found) > 1:
             what = "the chat template shows earlier answers differently, and this row has several answers to learn"
             raise RowFaultError(what, "keep one answer after the common prompt", "PAIR002")
-        return [side[0] for side in sides]
+        return found[0]
 
     @classmethod
     def usual_rate(cls, typical: float, width: int | None) -> float:
-        """A twentieth of the rate for supervised fine-tuning: 1e-5 for LoRA on a 7B base."""
-        return float(f"{super().usual_rate(typical, width) * _SHARE:.0e}")
+        """A share of the usual rate: a twentieth of that for supervised fine-tuning is 1e-5 for LoRA on a 7B base."""
+        return float(f"{super().usual_rate(typical, width) * cls.rate_share:.0e}")
 
     @classmethod
     def starter_rows(cls, _asked: str, _answered: str) -> Sequence[Mapping[str, Any]]:

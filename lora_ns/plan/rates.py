@@ -25,7 +25,7 @@ from lora_ns.recipe.recipe import Recipe
 
 def usual_why(recipe: Recipe, facts: BaseFacts | None) -> str:
     """Explain a usual rate or rank: by method, task and width of the base."""
-    kind = "text" if recipe.objective.writes_text else "labels"
+    kind = {"text": "text", "score": "rewards"}.get(recipe.objective.answers, "labels")
     if facts is None or not facts.hidden_size:
         return f"usual for {recipe.peft.method} and {kind}"
     return f"usual for {recipe.peft.method}, {kind} and a base of width {facts.hidden_size:,}"

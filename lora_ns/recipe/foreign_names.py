@@ -182,12 +182,14 @@ _TASKS: Mapping[Any, Advice] = {
         "classification multi-label-classification regression sequence-classification text-classification",
         _write(task_type="SEQ_CLS"),
     ),
+    **_named("reward rm", _write("with the table `[reward]`", task_type="SEQ_CLS")),
     **_named("ner pos tagging token-classification", _write(task_type="TOKEN_CLS")),
     **{
         name: _write(task_type="CAUSAL_LM", dpo__loss_type=[loss])
         for name, loss in {"dpo": "sigmoid", "ipo": "ipo"}.items()
     },
-    **_named("cpo grpo kto orpo ppo reward rm simpo", _OBJECTIVE_SOON),
+    "kto": _write("with the table `[kto]`", task_type="CAUSAL_LM"),
+    **_named("cpo grpo orpo ppo simpo", _OBJECTIVE_SOON),
 }
 
 _FORMATS: Mapping[Any, Advice] = {

@@ -25,7 +25,7 @@ class Recipe(Table):
     task_name: Annotated[str, Field(pattern=WORD)]
     """Short name of the task: letters, digits, `.`, `_`, `-`."""
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
-    """PEFT's task type: `CAUSAL_LM` generates text, `SEQ_CLS` classifies it, `TOKEN_CLS` tags its words."""
+    """PEFT's task type: `CAUSAL_LM` generates text, `SEQ_CLS` classifies or scores it, `TOKEN_CLS` tags its words."""
     model: Model
     """The base model."""
     quantization: Quantization = NoQuantization()

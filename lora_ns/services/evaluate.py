@@ -58,11 +58,14 @@ def evaluate(
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
-    if not manifest.recipe.objective.writes_text:
+    of_pairs = Preference in manifest.recipe.objective.examples
+    if not manifest.recipe.objective.writes_text and not of_pairs:
         return _labels(opened, rows, compute)
+    if exact_match and not manifest.recipe.objective.writes_text:
+        raise UsageError(Problem("--exact-match", "a reward model scores answers and writes none", "leave it out"))
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    if Preference in manifest.recipe.objective.examples:
+    if of_pairs:
         pairs = evaluate_pairs(opened, rows)
         metrics, truncated, answers = pairs.metrics, pairs.truncated, compute(tasks) if tasks else []
     else:

@@ -18,7 +18,8 @@ from lora_ns.files.temporary import temporary_folder
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.training.trainer import make_trainer
 
-ACCURACY = "rewards/accuracies"
+ACCURACIES = ("rewards/accuracies", "accuracy")
+"""Names of the share of pairs that a model ranks right."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PairMetrics:
 
 
 def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
-    """Measure a preference run on pairs. The reference is the base without the adapter, as in training.
+    """Measure a preference run on pairs. A reference is the base without the adapter, as in training.
 
     Raises:
         DataError: names the rows that cannot be read, or are too long.
@@ -52,7 +53,7 @@ def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
         found = trainer.evaluate()
     skipped = ("_runtime", "_per_second", "num_tokens", "epoch")
     metrics = {name.removeprefix("eval_"): value for name, value in found.items() if not name.endswith(skipped)}
-    if ACCURACY in metrics:
-        lowest, highest = wilson_interval(metrics[ACCURACY], len(pairs))
-        metrics |= {f"{ACCURACY} from": lowest, f"{ACCURACY} to": highest}
+    for name in [name for name in ACCURACIES if name in metrics]:
+        lowest, highest = wilson_interval(metrics[name], len(pairs))
+        metrics |= {f"{name} from": lowest, f"{name} to": highest}
     return PairMetrics(len(pairs), metrics, encoding.tally.truncated)

@@ -25,9 +25,12 @@ from lora_ns.formats import (
     TokenClassification,
     ends_answered,
     find_unasked,
+    find_unused,
 )
 from lora_ns.formats.cells import listed
+from lora_ns.formats.preference import PreferencePairs
 from lora_ns.formats.tokens import entities, has_scheme
+from lora_ns.objectives.pairs import PairObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
 
@@ -92,6 +95,12 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
             "output_tokens": answer["output_tokens"],
         }
     limit, size = opened.manifest.recipe.objective.max_seq_length, generation.batch_size
+    if isinstance(form, PreferencePairs):
+        names = opened.manifest.recipe.objective.writes
+        return in_turn("score", _scored(opened, form, rows), size), lambda place, found: {
+            **rows[place].values,
+            **dict(zip(names, found, strict=False)),
+        }
     if isinstance(form, TokenClassification):
         tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
         sentences = for_each(rows, lambda row: _sentence(tagger, form.prompt(row.values)))
@@ -163,7 +172,10 @@ def unasked_note(manifest: Manifest, rows: Sequence[Row], name: str) -> str | No
         name: name of their source in messages.
     """
     form, values = format_of(manifest), [row.values for row in rows]
-    found = find_unasked(form, values)
+    if isinstance(form, PreferencePairs) and not manifest.recipe.objective.writes_text:
+        found = list(find_unused(form, form.columns, values).columns)
+    else:
+        found = find_unasked(form, values)
     if not found:
         is_answered = ends_answered(form, values)
         return f"{name}: not used as input: the answers at the end of the conversations" if is_answered else None
@@ -198,6 +210,24 @@ def _answer_column(manifest: Manifest) -> str | None:
 def _given(row: Row, answer: str | None) -> Mapping[str, Any]:
     """The columns of a row, with its own answer renamed to `expected` if the output needs that name."""
     return {("expected" if name == answer else name): value for name, value in row.values.items()}
+
+
+def _scored(opened: Opened, form: PreferencePairs, rows: Sequence[Row]) -> list[list[list[int]]]:
+    """The sequences to score of each row, as token ids: one for each of its answers. Raises `DataError`."""
+    manifest, objective, room = opened.manifest, opened.manifest.recipe.objective, opened.room()
+    assert isinstance(objective, PairObjective)
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, objective.rendering, opened.vocabulary())
+
+    def sequences_of(row: Row) -> list[list[int]]:
+        found: list[list[int]] = []
+        for conversation in form.answered(row.values):
+            ids = objective.sequence(conversation, renderer).input_ids
+            if room and len(ids) > room:
+                raise RowFaultError(f"the row has {len(ids)} tokens, and the model {room} positions", "shorten it")
+            found.append(ids)
+        return found
+
+    return for_each(rows, sequences_of)
 
 
 def prompts(opened: Opened, rows: Sequence[Row]) -> list[list[int]]:

@@ -9,6 +9,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from lora_ns.objectives import LabelObjective
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes
 from lora_ns.recipe.recipe import Recipe
@@ -58,7 +59,7 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
-        "prediction_loss_only": recipe.objective.writes_text,
+        "prediction_loss_only": not isinstance(recipe.objective, LabelObjective),
         # The batches of a stream differ in length, so each process collates its own.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **_strategy(recipe, plan),

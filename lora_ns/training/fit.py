@@ -25,6 +25,7 @@ from lora_ns.model.files import Base
 from lora_ns.model.load import load_base
 from lora_ns.model.modules import expert_notes
 from lora_ns.model.tokenizer import generation_settings
+from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
 from lora_ns.objectives.label_loss import labels_that_count
 from lora_ns.parallel.context import divided_attention
@@ -210,7 +211,7 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
     recipe = manifest.recipe
     metrics = fitted.metrics | _final_metrics(run, trainer)
     _warn_of_unmeasured(run, trainer, observer)
-    if not recipe.objective.writes_text:
+    if isinstance(recipe.objective, LabelObjective):
         baseline = Baseline.of(baseline_kind(manifest), manifest.labels, labels_that_count(prepared.data[0]))
         manifest = run.amend(manifest, baseline=dict(baseline.constants))
         metrics |= _measured_baseline(baseline, prepared.data[1], metrics, observer)

@@ -47,6 +47,7 @@ from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, met
 from lora_ns.recipe.rules.model import remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
     compared_rows_are_mixed,
+    dropout_is_used,
     format_fits_the_task,
     method_fits_the_task,
     objective_divides_weights,
@@ -104,6 +105,7 @@ RULES: tuple[Rule, ...] = (
     method_fits_the_task,
     packing_keeps_documents_apart,
     reference_is_the_start,
+    dropout_is_used,
     objective_divides_weights,
     compared_rows_are_mixed,
     checkpointing_works,

@@ -59,13 +59,28 @@ def reference_is_the_start(recipe: Recipe) -> Conflict | None:
     if not recipe.objective.has_reference:
         return None
     starts = method.capabilities.starts_at_base
-    dropout = next((key for key in type(method).model_fields if key.endswith("dropout") and getattr(method, key)), "")
+    dropout = _dropout_of(recipe)
     row = first_of(
         Refusal("peft.method", starts is not True, f"{method.tag()}: {starts}", "write `lora`"),
         Refusal("peft.init_lora_weights", method.starts_later, _COMPUTED, 'write "default"'),
         Refusal(f"peft.{dropout}", bool(dropout), "the reference would differ by chance", "write 0"),
     )
     return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
+
+
+def dropout_is_used(recipe: Recipe) -> Conflict | None:
+    """Dropout has no effect with an objective whose trainer turns it off."""
+    key, toml = _dropout_of(recipe), recipe.objective.toml
+    if not recipe.objective.disables_dropout or not key:
+        return None
+    what = f"`peft.{key}` has no effect with `[{toml}]`, whose trainer turns dropout off"
+    return Conflict((toml, f"peft.{key}"), what, "remove it")
+
+
+def _dropout_of(recipe: Recipe) -> str:
+    """The key of the method's dropout, if it is above 0."""
+    method = recipe.peft
+    return next((key for key in type(method).model_fields if key.endswith("dropout") and getattr(method, key)), "")
 
 
 _COMPUTED = "the reference is the base without the adapter, from which this initialisation takes a part"
