@@ -23,7 +23,7 @@ class Task:
 
     kind: Kind
     items: Sequence[Any]
-    """By kind: token ids of prompts, inputs of a classifier, sentences, sequences to score, or token ids with labels."""
+    """By kind: token ids of prompts, classifier inputs, sentences, sequences to score, or token ids with labels."""
     batches: Sequence[Sequence[int]]
     """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None

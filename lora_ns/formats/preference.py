@@ -64,9 +64,9 @@ class PreferencePairs:
         cells = cells_of(values, self.columns)
         if cells.has("rejected"):
             return self.example(values).sides
-        turns = _turns(cells, "chosen") if cells.has("chosen") else _context(cells)
+        turns = turns_of(cells, "chosen") if cells.has("chosen") else context_turns(cells)
         if cells.has("chosen") and turns[0].role == "assistant":
-            return (_whole(_context(cells), turns, cells),)
+            return (_whole(context_turns(cells), turns, cells),)
         if turns[-1].role != "assistant":
             what = "the row has no answer to score"
             raise RowFaultError(what, "end `messages` with an assistant turn, or write the answer into `chosen`")
