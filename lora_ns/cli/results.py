@@ -57,12 +57,18 @@ def draw_panel(title: str, rows: Iterable[Sequence[tuple[str, str]]], colour: st
     draw(Panel(grid, title=title, title_align="left", box=box.ROUNDED, border_style=colour, expand=False))
 
 
-def show_training(result: TrainResult, as_json: bool) -> None:
-    """Show the result of a training: its measurements, its place, the adapter check, and the commands that follow."""
+def show_training(result: TrainResult, as_json: bool, takes_text: bool = True) -> None:
+    """Show the result of a training: its measurements, its place, the adapter check, and the commands that follow.
+
+    Args:
+        result: the result.
+        as_json: print JSON instead.
+        takes_text: True if the model answers a single text; a reward model scores rows with an answer.
+    """
     if as_json:
         print_json(result)
         return
-    run = shlex.quote(result.run)
+    run, rows = shlex.quote(result.run), '--input "..."' if takes_text else "--input-file rows.jsonl"
     show_result(
         "trained",
         [
@@ -73,7 +79,7 @@ def show_training(result: TrainResult, as_json: bool) -> None:
             *_adapter_check(result.seal),
             *measurements(result.metrics),
         ],
-        [f'lorans infer {run} --input "..."', f"lorans merge {run} --output merged"],
+        [f"lorans infer {run} {rows}", f"lorans merge {run} --output merged"],
     )
 
 

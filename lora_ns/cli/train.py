@@ -148,7 +148,9 @@ def train(
             assert loaded is not None, "without --resume there is a recipe"
             result = service.train(loaded, progress, noise, overwrite, not no_cache)
     if result is not None:  # only the first process has one
-        show_training(result, as_json)
+        from lora_ns.run.directory import RunDir
+
+        show_training(result, as_json, RunDir(Path(result.run)).read().recipe.objective.answers != "score")
 
 
 def _check_options(resume: bool, overwrite: bool, base: Path | None, from_start: bool) -> None:

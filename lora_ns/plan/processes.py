@@ -12,6 +12,7 @@ from lora_ns.plan.memory import MemoryEstimate
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.distributed import processes_train_together, weights_can_be_divided
+from lora_ns.recipe.rules.objective import objective_divides_weights
 
 
 def count_here(strategy: Strategy, machine: Machine) -> int:
@@ -47,6 +48,8 @@ def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], b
     ddp = Ddp.model_validate({"strategy": "ddp", **shared})
     if count == 1:
         return OneProcess(), "one process"
+    if recipe.objective.compares_rows:
+        return OneProcess(), "one process, because the loss compares the rows of a batch"
     if not machine.gpus:
         return ddp, "sharding needs GPUs"
     choices = (
@@ -59,7 +62,8 @@ def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], b
     )
     for strategy, why in choices:
         candidate = recipe.model_copy(update={"distributed": strategy})
-        broken = processes_train_together(candidate) or weights_can_be_divided(candidate)
+        rules = (processes_train_together, weights_can_be_divided, objective_divides_weights)
+        broken = next(filter(None, (rule(candidate) for rule in rules)), None)
         if broken is None and fits(candidate):
             return strategy, why
     return ddp, "no other strategy fits either"

@@ -426,6 +426,12 @@ MORE_BROKEN = [
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
     ["distributed.strategy=fsdp", 'model.add_tokens=["<a>"]'],
     ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.init_lora_weights=pissa"],
+    ["kto={}", "distributed.num_processes=2", "distributed.strategy=ddp"],
+    ["dpo={}", "peft.lora_dropout=0.1"],
+    ["dpo={}", "peft.init_lora_weights=pissa"],
+    ["dpo.discopop_tau=0.1"],
+    ['dpo.loss_type=["exo_pair"]'],
+    ['dpo.loss_type=["sigmoid", "hinge"]', "dpo.loss_weights=[1.0]"],
     ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.trainable_token_indices=[5]"],
     ["peft.extra.peft_type=LORA"],
 ]
