@@ -56,53 +56,45 @@ def padded(sides: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: i
     return batch
 
 
-_OF_PAIRS = ("rewards/", "logps/")
-"""Metrics that are means over pairs; the others are means over tokens."""
-
-
 @functools.cache
-def reference_trainer_class(trainer_class: Any, counted: Counted) -> Any:
-    """A TRL trainer with tokenised rows, whose reference is the base without the adapter.
+def counting_rows(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer whose evaluation reports means over all rows instead of means over batches."""
 
-    In an evaluation, its metrics are means over all rows instead of means over batches.
-    """
+    class CountingTrainer(counted(trainer_class)):  # type: ignore[misc, unused-ignore]
+        """See `counting_rows`; a subclass defines `count_of`."""
 
-    class ReferenceTrainer(counted(trainer_class)):  # type: ignore[misc, unused-ignore]
-        """See `reference_trainer_class`; a subclass defines `count_of`."""
-
+        of_pairs = ("rewards/", "logps/")
+        """Starts of the names of metrics that are means over pairs; the others are means over tokens."""
         _share = 1.0
         """Share of the rows of a batch, in all processes, that do not only fill it up."""
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with
-            # it. A fresh adapter changes nothing, so the base without it is the reference, as for `ref_model = None`.
-            super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)
-            self.ref_model = None
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            """The rows as they are: they are already tokenised."""
-            return dataset
+        def eval_metrics(self) -> dict[str, list[float]]:
+            """TRL's metrics of the evaluated batches, which it logs as means over batches."""
+            found: dict[str, list[float]] = self._metrics["eval"]
+            return found
 
         def batch_means(self) -> dict[str, float]:
-            """TRL's metrics of the batch; a pair that only fills it up has rewards and log-probabilities of 0."""
-            found = {name: values[-1] for name, values in self._metrics["eval"].items() if name != "num_tokens"}
-            return {name: value / self._share if name.startswith(_OF_PAIRS) else value for name, value in found.items()}
+            """TRL's metrics of the batch; those over pairs are 0 for a pair that only fills it up."""
+            found = {name: values[-1] for name, values in self.eval_metrics().items() if name != "num_tokens"}
+            of_pairs = self.of_pairs
+            return {name: value / self._share if name.startswith(of_pairs) else value for name, value in found.items()}
 
         def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
-            """Also replace TRL's own metrics, which it logs as means over batches."""
+            """Also replace TRL's own metrics."""
             super().log_means(means, logs)
+            metrics = self.eval_metrics()
             for name in means.keys() - {"loss"}:
-                self._metrics["eval"][name] = [means[name]]
+                metrics[name] = [means[name]]
 
-    return ReferenceTrainer
+    return CountingTrainer
 
 
 @functools.cache
-def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
-    """A TRL trainer of pairs that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
+def counting_pairs(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer that takes rows from `PairCollator`, and evaluates the mean over all pairs."""
 
-    class PairTrainer(reference_trainer_class(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
-        """See `pair_trainer_class`."""
+    class CountingPairsTrainer(counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `counting_pairs`."""
 
         def count_of(self, inputs: Any) -> Any:
             """The number of pairs."""
@@ -121,6 +113,40 @@ def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
                 pair = {name: value[number :: len(counts)] for name, value in inputs.items()}
                 found = super().prediction_step(model, pair, *args, **kwargs)
             return found
+
+    return CountingPairsTrainer
+
+
+class ReferringTrainer:
+    """A part of TRL's trainers with tokenised rows, whose reference is the base without the adapter."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with it. A
+        # fresh adapter changes nothing, so the base without it is the reference, as for `ref_model = None`.
+        super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)
+        self.ref_model = None
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        """The rows as they are: they are already tokenised."""
+        return dataset
+
+
+@functools.cache
+def reference_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer of single rows whose reference is the base without the adapter. See `counting_rows`."""
+
+    class ReferenceTrainer(ReferringTrainer, counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `reference_trainer_class`; a subclass defines `count_of`."""
+
+    return ReferenceTrainer
+
+
+@functools.cache
+def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer of pairs whose reference is the base without the adapter. See `counting_pairs`."""
+
+    class PairTrainer(ReferringTrainer, counting_pairs(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `pair_trainer_class`."""
 
     return PairTrainer
 
