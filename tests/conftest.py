@@ -44,7 +44,6 @@ SET_BY_LIBRARIES = {
     "TOKENIZERS_PARALLELISM",
     "TORCHINDUCTOR_CACHE_DIR",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS",
-    "TRL_EXPERIMENTAL_SILENCE",
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }
 """What the heavy libraries set for the whole process when they are imported, and the engine just before."""

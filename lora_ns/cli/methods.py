@@ -18,9 +18,19 @@ from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lora_ns.methods import PeftMethod
+    from lora_ns.objectives import Objective
 
 
 _COLOURS = {"yes": "green", "-": "bright_black"}
+_ROWS = {
+    "Conversation": "chats",
+    "PromptCompletion": "prompts",
+    "RawText": "text",
+    "Labelled": "labelled texts",
+    "Tagged": "tagged words",
+    "Preference": "pairs",
+}
+"""Kinds of examples in words."""
 
 
 def methods(
@@ -28,12 +38,19 @@ def methods(
         str | None,
         typer.Argument(help="Method to describe in detail.", show_default=False, autocompletion=complete.methods),
     ] = None,
+    objectives: Annotated[bool, typer.Option("--objectives", help="List the training objectives instead.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns, as on a terminal where they fit.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the PEFT methods and their combinations, or describe one in detail."""
+    """List the PEFT methods and their combinations, describe one in detail, or list the training objectives."""
     from lora_ns.methods import METHODS, REFUSED
 
+    if objectives:
+        if name is not None or wide:
+            what = f"`{name or '--wide'}` is about methods, and `--objectives` lists objectives"
+            raise UsageError(Problem("", what, "leave one of them out"))
+        _print_objectives(as_json)
+        return
     if name is None:
         _print_all(wide, as_json)
         return
@@ -65,6 +82,35 @@ def _print_all(wide: bool, as_json: bool) -> None:
     _print_rows(rows if shows_all else table(NARROW), gap or 2)
     more = "" if shows_all else "; `lorans methods --wide` shows all columns"
     say_wrapped(f"`lorans methods NAME` describes its keys, its limits and its uses{more}.")
+
+
+def _print_objectives(as_json: bool) -> None:
+    from lora_ns.objectives import OBJECTIVES
+
+    found = [_objective(kind) for kind in OBJECTIVES.values()]
+    if as_json:
+        print_json({"objectives": found})
+        return
+    rows = [("table", "task_type", "trainer", "upstream", "rows")]
+    for facts in found:
+        trainer, upstream = facts["trainer"].rpartition(".")[2], "experimental" if facts["experimental"] else "stable"
+        rows.append((f"[{facts['table']}]", facts["task_type"], trainer, upstream, facts["rows"]))
+    _print_rows(rows, 2)
+    say_wrapped("Experimental upstream: TRL may change, move or remove the trainer in any release.")
+
+
+def _objective(kind: type[Objective]) -> dict[str, Any]:
+    """Collect the facts about an objective."""
+    from lora_ns.objectives.experimental import PREFIX
+
+    return {
+        "table": kind.toml,
+        "task_type": kind.task_type,
+        "trainer": kind.upstream,
+        "experimental": kind.upstream.startswith(PREFIX),
+        "rows": ", ".join(_ROWS.get(example.__name__, example.__name__) for example in kind.examples),
+        "description": " ".join((kind.__doc__ or "").partition("\n")[0].split()),
+    }
 
 
 def _widest_gap(rows: Sequence[tuple[str, ...]]) -> int | None:

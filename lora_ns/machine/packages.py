@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from lora_ns.errors import MissingError, Problem
+from lora_ns.objectives.experimental import missing_module
 from lora_ns.quantizers import Quantization
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.optimizers import OPTIMIZERS
@@ -28,6 +29,8 @@ def check_packages(recipe: Recipe) -> None:
         for key, package, name in required
         if importlib.util.find_spec(package) is None
     ]
+    if moved := missing_module(recipe.objective.upstream, recipe.objective.toml):
+        problems.append(moved)
     if problems:
         raise MissingError(problems)
 

@@ -9,9 +9,11 @@ from pydantic import Field
 
 from lora_ns.objectives.base import Objective
 from lora_ns.objectives.classification import Classification
+from lora_ns.objectives.cpo import Cpo
 from lora_ns.objectives.dpo import Dpo
 from lora_ns.objectives.kto import Kto
 from lora_ns.objectives.labels import LabelObjective
+from lora_ns.objectives.orpo import Orpo
 from lora_ns.objectives.reward import Reward
 from lora_ns.objectives.sft import Sft
 from lora_ns.objectives.tagging import Tagging
@@ -23,10 +25,12 @@ __all__ = [
     "TASK_TYPES",
     "AnyObjective",
     "Classification",
+    "Cpo",
     "Dpo",
     "Kto",
     "LabelObjective",
     "Objective",
+    "Orpo",
     "Reward",
     "Sft",
     "Tagging",
@@ -35,7 +39,7 @@ __all__ = [
     "objectives_of",
 ]
 
-AnyObjective = Annotated[Sft | Dpo | Kto | Classification | Reward | Tagging, Field(discriminator="table")]
+AnyObjective = Annotated[Sft | Dpo | Kto | Orpo | Cpo | Classification | Reward | Tagging, Field(discriminator="table")]
 """The objective of a recipe, a union discriminated by `table`."""
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

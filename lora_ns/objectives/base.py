@@ -151,6 +151,8 @@ class Objective(Table):
 
     library: ClassVar[str]
     """Library of the trainer, by its name in messages."""
+    upstream: ClassVar[str]
+    """Dotted name of the library's trainer. One of `trl.experimental` may move or go in any release of TRL."""
 
     def config_class(self) -> Any:
         """Class of the training arguments."""

@@ -45,6 +45,7 @@ class Dpo(PairObjective):
 
     toml: ClassVar[str] = "dpo"
     library: ClassVar[str] = "TRL"
+    upstream: ClassVar[str] = "trl.DPOTrainer"
 
     table: Literal["dpo"] = "dpo"
     beta: PositiveFloat = 0.1

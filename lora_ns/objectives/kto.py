@@ -28,6 +28,7 @@ class Kto(TextObjective):
 
     toml: ClassVar[str] = "kto"
     library: ClassVar[str] = "TRL"
+    upstream: ClassVar[str] = "trl.KTOTrainer"
     examples: ClassVar[tuple[type, ...]] = (LabelledCompletion, Preference)
     inert: ClassVar[tuple[str, ...]] = PairObjective.inert
     has_reference: ClassVar[bool] = True

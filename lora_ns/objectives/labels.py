@@ -37,6 +37,7 @@ class LabelObjective(Objective):
 
     toml: ClassVar[str] = "classification"
     library: ClassVar[str] = "transformers"
+    upstream: ClassVar[str] = "transformers.Trainer"
     collator: ClassVar[str]
     """Name of the data collator in transformers."""
     names_classes: ClassVar[str] = "name them here"

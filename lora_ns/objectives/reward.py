@@ -22,6 +22,7 @@ class Reward(PairObjective):
 
     toml: ClassVar[str] = "reward"
     library: ClassVar[str] = "TRL"
+    upstream: ClassVar[str] = "trl.RewardTrainer"
     task_type: ClassVar[TaskType] = "SEQ_CLS"
     answers: ClassVar[Answers] = "score"
     writes: ClassVar[tuple[str, ...]] = ("score", "rejected_score")

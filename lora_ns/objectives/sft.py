@@ -20,6 +20,7 @@ class Sft(TextObjective):
 
     toml: ClassVar[str] = "sft"
     library: ClassVar[str] = "TRL"
+    upstream: ClassVar[str] = "trl.SFTTrainer"
     next_token_loss: ClassVar[bool] = True
     divides_rows: ClassVar[bool] = True
 

@@ -189,7 +189,10 @@ _TASKS: Mapping[Any, Advice] = {
         for name, loss in {"dpo": "sigmoid", "ipo": "ipo"}.items()
     },
     "kto": _write("with the table `[kto]`", task_type="CAUSAL_LM"),
-    **_named("cpo grpo orpo ppo simpo", _OBJECTIVE_SOON),
+    "orpo": _none('write `task_type = "CAUSAL_LM"` and a table `[orpo]`'),
+    "cpo": _none('write `task_type = "CAUSAL_LM"` and a table `[cpo]`'),
+    "simpo": _none('write `task_type = "CAUSAL_LM"` and `[cpo]` with `loss_type = "simpo"` and `cpo_alpha = 0`'),
+    **_named("grpo ppo", _OBJECTIVE_SOON),
 }
 
 _FORMATS: Mapping[Any, Advice] = {

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
 from lora_ns.methods import METHODS, REFUSED
+from lora_ns.objectives import OBJECTIVES
 from lora_ns.recipe.methods_page import QUESTIONS
 
 
@@ -86,3 +87,22 @@ def test_what_is_no_method_is_told(name, told):
     with pytest.raises(UsageError) as caught:
         run(name)
     assert str(caught.value) == told
+
+
+def test_objectives_are_listed_with_their_table_rows_and_trainer():
+    listed = json.loads(run("--objectives", "--json"))["objectives"]
+    assert [entry["trainer"] for entry in listed] == [kind.upstream for kind in OBJECTIVES.values()]
+    assert [entry["table"] for entry in listed if entry["experimental"]] == ["orpo", "cpo"]
+    lines = run("--objectives").splitlines()
+    assert max(map(len, lines[: len(listed) + 1])) <= 80
+    for line, entry in zip(lines[1:], listed, strict=False):
+        assert line.startswith(f"[{entry['table']}] ")
+        assert ("experimental" in line) == entry["experimental"]
+        assert line.endswith(entry["rows"])
+    assert "Experimental upstream" in " ".join(lines)
+
+
+@pytest.mark.parametrize("also", ["lora", "--wide"])
+def test_objectives_and_methods_are_not_listed_together(also):
+    with pytest.raises(UsageError, match=f"`{also}` is about methods"):
+        run("--objectives", also)

@@ -203,6 +203,7 @@ def test_a_name_that_people_bring_leads_to_key_and_value(write_recipe, table, li
         ("", 'task_type = "dpo"', 'write `task_type = "CAUSAL_LM"` and `loss_type = ["sigmoid"]` in `[dpo]`; expected'),
         ("", 'task_type = "ppo"', "lorans has no such objective yet; `[dpo]` learns from preferences; expected"),
         ("dpo", 'loss_type = "ipo"', 'write `loss_type = ["ipo"]`; expected'),
+        ("", 'task_type = "orpo"', 'write `task_type = "CAUSAL_LM"` and a table `[orpo]`; expected'),
         ("model", 'dtype = "bf16"', 'write `dtype = "bfloat16"`; expected'),
         ("model", 'attn_implementation = "fa2"', 'write `attn_implementation = "flash_attention_2"`; expected'),
         ("dataset", 'format = "chat_template"', 'write `format = "messages"`; expected'),
