@@ -123,7 +123,7 @@ class ReferringTrainer:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with it. A
         # fresh adapter changes nothing, so the base without it is the reference, as for `ref_model = None`.
-        super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)
+        super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)  # type: ignore[call-arg]
         self.ref_model = None
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
