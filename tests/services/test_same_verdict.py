@@ -32,7 +32,7 @@ PAIRS = TEXT.replace("[sft]", "[dpo]")
 LABELS = CLASSES.replace('path = "classes.jsonl"\neval_path = "classes.jsonl"', 'path = "rows.jsonl"').replace(
     "[training]", 'eval_path = "eval.jsonl"\n[training]'
 )
-PREFERRED = TEXT.replace("[sft]", "[kto]")
+JUDGED = TEXT.replace("[sft]", "[kto]")
 TAGS = LABELS.replace("SEQ_CLS", "TOKEN_CLS")
 CUT = 'sft.on_overflow="truncate"'
 LONG = {"prompt": "a", "completion": "plum " * 60}
@@ -164,7 +164,7 @@ def write(tmp_path, bases):
             (tmp_path / name).write_text(template)
         for base in bases.iterdir():
             (tmp_path / base.name).symlink_to(base)
-        kinds = {"LABE": LABELS, "TAG0": TAGS, "PAIR": PAIRS, "KTO0": PREFERRED}
+        kinds = {"LABE": LABELS, "TAG0": TAGS, "PAIR": PAIRS, "KTO0": JUDGED}
         text = kinds.get(case.removeprefix("none of ")[:4], TEXT)
         (tmp_path / "recipe.toml").write_text(text)
         return overrides
