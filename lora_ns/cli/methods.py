@@ -27,6 +27,7 @@ _ROWS = {
     "PromptCompletion": "prompts",
     "RawText": "text",
     "Labelled": "labelled texts",
+    "LabelledCompletion": "rated answers",
     "Tagged": "tagged words",
     "Preference": "pairs",
 }

@@ -129,7 +129,7 @@ def test_only_what_reads_text_is_adapted_in_a_model_that_sees():
             "llama",
             "CAUSAL_LM",
             {"target_modules": ["q_proj", "v_projj"]},
-            "peft.target_modules: `v_projj` matches no module of LlamaForCausalLM (did you mean `v_proj` or `q_proj` "
+            "peft.target_modules: `v_projj` matches no module of LlamaForCausalLM (did you mean `v_proj` or `k_proj` "
             "or `o_proj`?)",
         ),
         (

@@ -36,7 +36,7 @@ class FreezingTheHead(SilentObserver):
         (
             RECIPE.replace("[dataset]", 'target_modules = ["q_proj", "v_projj"]\n[dataset]'),
             "{recipe}:8: peft.target_modules: `v_projj` matches no module of LlamaForCausalLM (did you mean `v_proj` "
-            "or `q_proj` or `o_proj`?)",
+            "or `k_proj` or `o_proj`?)",
         ),
         (
             CLASSES,
