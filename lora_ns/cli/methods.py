@@ -97,7 +97,7 @@ def _print_objectives(as_json: bool) -> None:
         trainer, upstream = facts["trainer"].rpartition(".")[2], "experimental" if facts["experimental"] else "stable"
         rows.append((f"[{facts['table']}]", facts["task_type"], trainer, upstream, facts["rows"]))
     _print_rows(rows, 2)
-    say_wrapped("Experimental upstream: TRL may change, move or remove the trainer in any release.")
+    say_wrapped("Experimental upstream: TRL may change, move or remove the trainer at any time.")
 
 
 def _objective(kind: type[Objective]) -> dict[str, Any]:
