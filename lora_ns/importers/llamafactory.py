@@ -19,10 +19,10 @@ from lora_ns.importers.llamafactory_data import (
     RowOptions,
     datasets,
     entries_of,
-    evaluation_rows,
     is_dataset_info,
     table_of,
 )
+from lora_ns.importers.llamafactory_evaluation import evaluation_rows
 from lora_ns.importers.llamafactory_keys import RULES
 from lora_ns.importers.llamafactory_uses import of_training, other_use
 from lora_ns.importers.written import toml_value

@@ -288,7 +288,7 @@ def datasets(draft: Draft) -> None:
         _drop(draft)
         return
     options = row_options(draft)
-    tables = [_table(draft, "dataset", name, options) for name in names]
+    tables = [translate_table(draft, "dataset", name, options) for name in names]
     found = [table for table in tables if table is not None]
     if len(found) < len(tables):
         _drop(draft)
@@ -319,7 +319,9 @@ def row_options(draft: Draft) -> RowOptions:
     return RowOptions(is_pretraining, frame, most, trains_pairs(draft))
 
 
-def _table(draft: Draft, key: str, name: str, options: RowOptions, fatal: bool = True) -> dict[str, Any] | None:
+def translate_table(
+    draft: Draft, key: str, name: str, options: RowOptions, fatal: bool = True
+) -> dict[str, Any] | None:
     """Translate one dataset by its name; its problems are reported at the key that names it."""
     info, folder = _info(draft, key, name, fatal)
     if info is None:
@@ -415,56 +417,7 @@ def _shares(draft: Draft) -> Iterator[float]:
         yield share
 
 
-# Evaluation rows
-
-
-def evaluation_rows(draft: Draft) -> bool:
-    """Translate `eval_dataset` and `val_size`; True if there are evaluation rows."""
-    share = draft.number("val_size", 0)
-    if 0 < share < 1:
-        draft.put("dataset.eval_fraction", float(share), "val_size", said="LLaMA-Factory draws other rows")
-    elif draft.has("val_size") and share == 0:
-        draft.same("val_size", "no evaluation rows")
-    elif draft.has("val_size"):
-        what = f"lorans takes a fraction of the rows, and {share} is a count"
-        draft.refuse("val_size", what, "write a fraction, such as 0.05")
-    if draft.has("eval_dataset"):
-        _evaluation_sets(draft)
-    return any(f"dataset.{key}" in draft.recipe for key in ("eval_fraction", "eval_path", "eval_split"))
-
-
-def _evaluation_sets(draft: Draft) -> None:
-    """Translate the evaluation datasets, which must share one format: that of the training rows, if they have one."""
-    key = "eval_dataset"
-    options = row_options(draft)
-    tables = [_table(draft, key, name, options, fatal=False) for name in draft.names(key)]
-    found = [table for table in tables if table is not None]
-    if len(found) < len(tables) or not found:
-        if not draft.is_accounted(key):
-            draft.unused(key, "the datasets are not carried over")
-        return
-    forms = [_form_of(table) for table in found]
-    train = {name.removeprefix("dataset."): value for name, value in draft.recipe.items()}
-    own = forms[0] if "sources" in train else _form_of(train)
-    if any(form != own for form in forms):
-        draft.refuse(key, "lorans reads evaluation rows like training rows", "save them in the same format")
-    elif all(set(table) & {"path", "slice"} == {"path"} for table in found):
-        paths = [table["path"] for table in found]
-        draft.path("dataset.eval_path", paths if len(paths) > 1 else paths[0], key, "dataset_dir")
-        if "sources" in train:
-            for name, value in forms[0].items():
-                draft.put(f"dataset.{name}", value, key)
-    elif len(found) == 1 and found[0].get("name") == train.get("name") is not None:
-        draft.put("dataset.eval_split", found[0].get("split", "train"), key)
-    else:
-        what = "lorans takes evaluation rows from files, or from another split of the training dataset"
-        draft.refuse(key, what, "save them as a file")
-    if options.most and not draft.is_refused(key):
-        said = "lorans takes the first rows of each dataset"
-        draft.put("dataset.max_eval_samples", options.most, "max_samples", said=said)
-
-
-def _form_of(table: Mapping[str, Any]) -> dict[str, Any]:
+def form_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a dataset that define its format."""
     return {name: table[name] for name in _FORM if name in table}
 

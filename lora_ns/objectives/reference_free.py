@@ -77,15 +77,13 @@ def _trainer_class(trainer_class: Any, counted: Counted, likelihood_of_prompt: b
 
         def eval_metrics(self) -> dict[str, list[float]]:
             """TRL's metrics of the evaluated batches."""
-            found: dict[str, list[float]] = self._stored_metrics["eval"]
-            return found
+            return self._stored_metrics["eval"]  # type: ignore[no-any-return]
 
         @staticmethod
         def concatenated_inputs(batch: Any, *_: Any, **__: Any) -> dict[str, Any]:
             """The batch under TRL's names: `PairCollator` has put the preferred before the rejected sequences.
 
-            The attention ends with the answer. A template may add tokens to it, which TRL would count as likelihood.
-            A pair that only fills up a batch has no answer.
+            The attention ends with the answer, since a template may add tokens, which TRL would count as likelihood.
             """
             until_end = batch["completion_mask"].flip(1).cummax(1).values.flip(1)
             until_end = until_end.masked_fill(until_end[:, :1] == 0, 1)

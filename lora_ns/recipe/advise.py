@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.errors import plain_name
-from lora_ns.objectives import OBJECTIVE_TABLES, objective_of
-from lora_ns.recipe.foreign_names import KEYS, OWN, VALUES, Advice
+from lora_ns.objectives import OBJECTIVE_TABLES, objective_of, objectives_of
+from lora_ns.recipe.advice import OWN, Advice
+from lora_ns.recipe.foreign_names import KEYS, VALUES
 from lora_ns.recipe.keys import UNIONS, as_toml, known_keys, schema_of, tag_of, types_of
 from lora_ns.recipe.objective_tables import chosen_objective, kinds_of
 
@@ -99,7 +100,8 @@ class Adviser:
         """Return whether this recipe, with the usual objective of its task, could choose another that has a key."""
         chosen = chosen_objective(self.tables)
         is_usual = chosen is objective_of(chosen.task_type)
-        return is_usual and any(kind.task_type == chosen.task_type for kind in kinds_of(dotted.partition(".")[0]))
+        same_task = objectives_of(chosen.task_type)
+        return is_usual and any(kind in same_task for kind in kinds_of(dotted.partition(".")[0]))
 
     def _written(self, dotted: str) -> Any:
         found: Any = self.tables

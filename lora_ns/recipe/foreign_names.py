@@ -7,106 +7,63 @@ says what has the same effect in a recipe, with its value; where nothing has, it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from lora_ns.errors import plain_name
-from lora_ns.objectives import OBJECTIVES, Dpo
+from lora_ns.objectives import Dpo
+from lora_ns.recipe.advice import (
+    OWN,
+    REMOVE,
+    Advice,
+    each,
+    no_key,
+    objective_key,
+    to_key,
+    write,
+)
 
-OWN: Final = object()
-"""Stands for the user's own value in `Advice.keys`."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """A replacement for a foreign name."""
-
-    keys: Mapping[tuple[str, ...], Any] = field(default_factory=dict)
-    """Values by dotted keys; of several keys, the first that the recipe's method and objective have. `OWN` as a value
-    is the user's own."""
-    remark: str = ""
-    """An explanation to show after the keys, or instead of them."""
-    values: Mapping[str, Advice] = field(default_factory=dict)
-    """Advice for some values of a foreign key, by their plain spelling; it comes before the rest."""
-
-    def on(self, value: Any) -> Advice:
-        """Return the advice for a value: a switch that is off needs no key."""
-        if (found := self.values.get(plain_name(value))) is not None:
-            return found
-        return REMOVE if value is False and OWN not in self.keys.values() and self.keys else self
-
-
-def _key(*keys: str, remark: str = "", values: Mapping[Any, Advice] | None = None) -> Advice:
-    """A key of another name, with the same values but for those that are listed."""
-    return Advice({keys: OWN}, remark, {plain_name(value): advice for value, advice in (values or {}).items()})
-
-
-def _write(remark: str = "", /, values: Mapping[Any, Advice] | None = None, **settings: Any) -> Advice:
-    """Keys with fixed values, written as `table__key=value`."""
-    keys: dict[tuple[str, ...], Any] = {(name.replace("__", "."),): value for name, value in settings.items()}
-    return Advice(keys, remark, {plain_name(value): advice for value, advice in (values or {}).items()})
-
-
-def _of_objective(name: str, remark: str = "") -> Advice:
-    """A key of the same name in each table of an objective that has it."""
-    keys = dict.fromkeys(kind.key(name) for kind in OBJECTIVES.values() if name in kind.key_names())
-    return _key(*keys, remark=remark)
-
-
-def _named(names: str, advice: Advice) -> dict[str, Advice]:
-    """Give the same advice for several names, which are separated by spaces."""
-    return dict.fromkeys(names.split(), advice)
-
-
-def _none(remark: str, values: Mapping[Any, Advice] | None = None) -> Advice:
-    """No key has this effect."""
-    return Advice({}, remark, {plain_name(value): advice for value, advice in (values or {}).items()})
-
-
-REMOVE: Final = _none("remove it: this is what happens anyway")
-
-_4BIT, _8BIT = _write(quantization__method="bnb-4bit"), _write(quantization__method="bnb-8bit")
-_LENGTH = _of_objective("max_seq_length")
-_BF16, _FP16, _FP32 = (_write(model__dtype=name) for name in ("bfloat16", "float16", "float32"))
-_FLASH = _write(model__attn_implementation="flash_attention_2")
-_SDPA = _write(model__attn_implementation="sdpa")
-_ALL_LINEAR = _write(peft__target_modules="all-linear")
-_RSLORA = _write(peft__method="lora", peft__use_rslora=True)
-_DORA = _write(peft__method="lora", peft__use_dora=True)
-_LORAPLUS = _write(peft__method="lora", peft__loraplus_lr_ratio=16)
-_LORAFA = _write(peft__method="lora", peft__use_lora_fa=True)
-_QLORA = _write(peft__method="lora", quantization__method="bnb-4bit")
-_QDORA = _write(peft__method="lora", peft__use_dora=True, quantization__method="bnb-4bit")
-_FULL = _none(
+_4BIT, _8BIT = write(quantization__method="bnb-4bit"), write(quantization__method="bnb-8bit")
+_LENGTH = objective_key("max_seq_length")
+_BF16, _FP16, _FP32 = (write(model__dtype=name) for name in ("bfloat16", "float16", "float32"))
+_FLASH = write(model__attn_implementation="flash_attention_2")
+_SDPA = write(model__attn_implementation="sdpa")
+_ALL_LINEAR = write(peft__target_modules="all-linear")
+_RSLORA = write(peft__method="lora", peft__use_rslora=True)
+_DORA = write(peft__method="lora", peft__use_dora=True)
+_LORAPLUS = write(peft__method="lora", peft__loraplus_lr_ratio=16)
+_LORAFA = write(peft__method="lora", peft__use_lora_fa=True)
+_QLORA = write(peft__method="lora", quantization__method="bnb-4bit")
+_QDORA = write(peft__method="lora", peft__use_dora=True, quantization__method="bnb-4bit")
+_FULL = no_key(
     "lorans trains adapters, not all weights; a LoRA of a high rank is the nearest: `lora_r = 256` with rsLoRA"
 )
-_MICRO = _key("training.per_device_train_batch_size", remark="`training.global_batch_size` is the batch of one step")
-_BATCH = _key("training.global_batch_size", remark="the rows of one optimizer step, over all devices")
-_CLIP = _key("training.max_grad_norm")
-_OUTPUT = _key("training.output_dir")
-_MODEL = _key("model.name_or_path")
-_UPLOAD = _none("lorans uploads nothing while it trains; run `hf upload NAME RUN/adapter` afterwards")
-_PREPARES = _none("remove it: rows are prepared as fast as the machine allows, and kept for the next run")
-_LOGS = _none("remove it: the log and the metrics are in the run directory, `training.output_dir`")
-_EVERY_EPOCH = {"epoch": REMOVE, "steps": _none("write the number of steps, such as `eval_steps = 100`")}
+_MICRO = to_key("training.per_device_train_batch_size", remark="`training.global_batch_size` is the batch of one step")
+_BATCH = to_key("training.global_batch_size", remark="the rows of one optimizer step, over all devices")
+_CLIP = to_key("training.max_grad_norm")
+_OUTPUT = to_key("training.output_dir")
+_MODEL = to_key("model.name_or_path")
+_UPLOAD = no_key("lorans uploads nothing while it trains; run `hf upload NAME RUN/adapter` afterwards")
+_PREPARES = no_key("remove it: rows are prepared as fast as the machine allows, and kept for the next run")
+_LOGS = no_key("remove it: the log and the metrics are in the run directory, `training.output_dir`")
+_EVERY_EPOCH = {"epoch": REMOVE, "steps": no_key("write the number of steps, such as `eval_steps = 100`")}
 
 
 def _starts(name: str) -> Advice:
-    return _write(peft__method="lora", peft__init_lora_weights=name)
+    return write(peft__method="lora", peft__init_lora_weights=name)
 
 
 _METHODS: Mapping[str, Advice] = {
-    "adapter": _write(peft__method="lora"),
-    "bone": _write(peft__method="miss"),
+    "adapter": write(peft__method="lora"),
+    "bone": write(peft__method="miss"),
     "corda": _starts("corda"),
     "dora": _DORA,
     "eva": _starts("eva"),
     "freeze": _FULL,
     "full": _FULL,
-    "ia3": _write(peft__method="ia3"),
-    "(ia)3": _write(peft__method="ia3"),
-    "kasa": _write(peft__method="lora", peft__use_kasa=True),
-    "layernorm": _write(peft__method="ln-tuning"),
+    "ia3": write(peft__method="ia3"),
+    "(ia)3": write(peft__method="ia3"),
+    "kasa": write(peft__method="lora", peft__use_kasa=True),
+    "layernorm": write(peft__method="ln-tuning"),
     "lora+": _LORAPLUS,
     "lora-fa": _LORAFA,
     "lora-ga": _starts("lora_ga"),
@@ -115,13 +72,13 @@ _METHODS: Mapping[str, Advice] = {
     "none": _FULL,
     "olora": _starts("olora"),
     "pissa": _starts("pissa"),
-    "prefix": _write(peft__method="prefix-tuning"),
-    "prompt": _write(peft__method="prompt-tuning"),
-    "ptuning-v2": _write(peft__method="prefix-tuning"),
+    "prefix": write(peft__method="prefix-tuning"),
+    "prompt": write(peft__method="prompt-tuning"),
+    "ptuning-v2": write(peft__method="prefix-tuning"),
     "qdora": _QDORA,
     "qlora": _QLORA,
     "rslora": _RSLORA,
-    "soft-prompt": _write(peft__method="prompt-tuning"),
+    "soft-prompt": write(peft__method="prompt-tuning"),
 }
 
 _FEW_BITS: Mapping[Any, Advice] = {
@@ -129,10 +86,10 @@ _FEW_BITS: Mapping[Any, Advice] = {
     8: _8BIT,
     "4bit": _4BIT,
     "8bit": _8BIT,
-    "bitsandbytes": _write('`"bnb-8bit"` for 8 bits', quantization__method="bnb-4bit"),
-    "bnb": _write('`"bnb-8bit"` for 8 bits', quantization__method="bnb-4bit"),
-    "fp4": _write(quantization__method="bnb-4bit", quantization__bnb_4bit_quant_type="fp4"),
-    "fp8": _write(quantization__method="torchao", quantization__quant_type="Float8WeightOnlyConfig"),
+    "bitsandbytes": write('`"bnb-8bit"` for 8 bits', quantization__method="bnb-4bit"),
+    "bnb": write('`"bnb-8bit"` for 8 bits', quantization__method="bnb-4bit"),
+    "fp4": write(quantization__method="bnb-4bit", quantization__bnb_4bit_quant_type="fp4"),
+    "fp8": write(quantization__method="torchao", quantization__quant_type="Float8WeightOnlyConfig"),
     "int4": _4BIT,
     "int8": _8BIT,
     "llm.int8": _8BIT,
@@ -154,7 +111,7 @@ _DTYPES: Mapping[Any, Advice] = {
 }
 
 _KERNELS: Mapping[Any, Advice] = {
-    "disabled": _write(model__attn_implementation="eager"),
+    "disabled": write(model__attn_implementation="eager"),
     "fa2": _FLASH,
     "flash": _FLASH,
     "flash_attn": _FLASH,
@@ -162,73 +119,73 @@ _KERNELS: Mapping[Any, Advice] = {
     "xformers": _SDPA,
 }
 
-_OBJECTIVE_SOON = _none("lorans has no such objective yet; `[dpo]` learns from preferences")
+_OBJECTIVE_SOON = no_key("lorans has no such objective yet; `[dpo]` learns from preferences")
 
 _DPO_LOSSES: Mapping[Any, Advice] = {
-    **{loss: _write(dpo__loss_type=[loss]) for loss in Dpo.losses()},
-    "exo_pair": _write(dpo__loss_type=["exo_pair"], dpo__label_smoothing=0.001),
-    "dpo": _write(dpo__loss_type=["sigmoid"]),
-    **_named("rpo sigmoid+sft", _write("`loss_weights` weights them", dpo__loss_type=["sigmoid", "sft"])),
-    "mpo": _write("with `loss_weights = [0.8, 0.2, 1.0]`", dpo__loss_type=["sigmoid", "bco_pair", "sft"]),
-    **_named("cpo grpo kto kto_pair orpo ppo reward rm simpo", _OBJECTIVE_SOON),
+    **{loss: write(dpo__loss_type=[loss]) for loss in Dpo.losses()},
+    "exo_pair": write(dpo__loss_type=["exo_pair"], dpo__label_smoothing=0.001),
+    "dpo": write(dpo__loss_type=["sigmoid"]),
+    **each("rpo sigmoid+sft", write("`loss_weights` weights them", dpo__loss_type=["sigmoid", "sft"])),
+    "mpo": write("with `loss_weights = [0.8, 0.2, 1.0]`", dpo__loss_type=["sigmoid", "bco_pair", "sft"]),
+    **each("cpo grpo kto kto_pair orpo ppo reward rm simpo", _OBJECTIVE_SOON),
 }
 
 _TASKS: Mapping[Any, Advice] = {
-    **_named(
+    **each(
         "causal causal-lm chat clm generation instruction lm pretrain pt sft text-generation QUESTION_ANS SEQ_2_SEQ_LM",
-        _write(task_type="CAUSAL_LM"),
+        write(task_type="CAUSAL_LM"),
     ),
-    **_named(
+    **each(
         "classification multi-label-classification regression sequence-classification text-classification",
-        _write(task_type="SEQ_CLS"),
+        write(task_type="SEQ_CLS"),
     ),
-    **_named("reward rm", _write("with the table `[reward]`", task_type="SEQ_CLS")),
-    **_named("ner pos tagging token-classification", _write(task_type="TOKEN_CLS")),
+    **each("reward rm", write("with the table `[reward]`", task_type="SEQ_CLS")),
+    **each("ner pos tagging token-classification", write(task_type="TOKEN_CLS")),
     **{
-        name: _write(task_type="CAUSAL_LM", dpo__loss_type=[loss])
+        name: write(task_type="CAUSAL_LM", dpo__loss_type=[loss])
         for name, loss in {"dpo": "sigmoid", "ipo": "ipo"}.items()
     },
-    "kto": _write("with the table `[kto]`", task_type="CAUSAL_LM"),
-    "orpo": _none('write `task_type = "CAUSAL_LM"` and a table `[orpo]`'),
-    "cpo": _none('write `task_type = "CAUSAL_LM"` and a table `[cpo]`'),
-    "simpo": _none('write `task_type = "CAUSAL_LM"` and `[cpo]` with `loss_type = "simpo"` and `cpo_alpha = 0`'),
-    **_named("grpo ppo", _OBJECTIVE_SOON),
+    "kto": write("with the table `[kto]`", task_type="CAUSAL_LM"),
+    "orpo": no_key('write `task_type = "CAUSAL_LM"` and a table `[orpo]`'),
+    "cpo": no_key('write `task_type = "CAUSAL_LM"` and a table `[cpo]`'),
+    "simpo": no_key('write `task_type = "CAUSAL_LM"` and `[cpo]` with `loss_type = "simpo"` and `cpo_alpha = 0`'),
+    **each("grpo ppo", _OBJECTIVE_SOON),
 }
 
 _FORMATS: Mapping[Any, Advice] = {
-    "chat": _write(dataset__format="messages"),
-    "chat_template": _write(dataset__format="messages"),
-    "chatml": _write(dataset__format="messages"),
-    "completion": _write(dataset__format="text"),
-    "conversation": _write(dataset__format="sharegpt"),
-    "conversational": _write(dataset__format="messages"),
-    "conversations": _write(dataset__format="sharegpt"),
-    "instruction": _write(dataset__format="alpaca"),
-    "openai": _write(dataset__format="messages"),
-    "pretrain": _write(dataset__format="text"),
-    "raw": _write(dataset__format="text"),
+    "chat": write(dataset__format="messages"),
+    "chat_template": write(dataset__format="messages"),
+    "chatml": write(dataset__format="messages"),
+    "completion": write(dataset__format="text"),
+    "conversation": write(dataset__format="sharegpt"),
+    "conversational": write(dataset__format="messages"),
+    "conversations": write(dataset__format="sharegpt"),
+    "instruction": write(dataset__format="alpaca"),
+    "openai": write(dataset__format="messages"),
+    "pretrain": write(dataset__format="text"),
+    "raw": write(dataset__format="text"),
     **{
-        kind: _none('the kind of file is seen from its name: leave `format = "auto"`')
+        kind: no_key('the kind of file is seen from its name: leave `format = "auto"`')
         for kind in ("csv", "json", "jsonl", "parquet", "tsv")
     },
 }
 
 _STRATEGIES: Mapping[Any, Advice] = {
     **{
-        name.format(stage): _write(distributed__strategy="deepspeed", distributed__zero_stage=stage)
+        name.format(stage): write(distributed__strategy="deepspeed", distributed__zero_stage=stage)
         for stage in (1, 2, 3)
         for name in ("zero{}", "deepspeed_zero{}", "ds_z{}", "zero_stage{}")
     },
-    "fsdp1": _write(distributed__strategy="fsdp"),
-    "fsdp2": _write(distributed__strategy="fsdp"),
-    "no": _write(distributed__strategy="none"),
-    "single": _write(distributed__strategy="none"),
-    **_named("dp multi_cpu multi_gpu mp", _write(distributed__strategy="ddp")),
+    "fsdp1": write(distributed__strategy="fsdp"),
+    "fsdp2": write(distributed__strategy="fsdp"),
+    "no": write(distributed__strategy="none"),
+    "single": write(distributed__strategy="none"),
+    **each("dp multi_cpu multi_gpu mp", write(distributed__strategy="ddp")),
 }
 
-_LOSS_ON_ALL, _LOSS_ON_ANSWERS = _write(sft__train_on="all"), _write(sft__train_on="assistant")
+_LOSS_ON_ALL, _LOSS_ON_ANSWERS = write(sft__train_on="all"), write(sft__train_on="assistant")
 
-_SCHEDULES = _none("lorans has no such schedule; `cosine` is the nearest")
+_SCHEDULES = no_key("lorans has no such schedule; `cosine` is the nearest")
 
 VALUES: Mapping[str, Mapping[str, Advice]] = {
     key: {plain_name(value): advice for value, advice in rows.items()}
@@ -240,35 +197,35 @@ VALUES: Mapping[str, Mapping[str, Advice]] = {
         "task_type": _TASKS,
         "dataset.format": _FORMATS,
         "distributed.strategy": _STRATEGIES,
-        "peft.target_modules": _named("all all_linear linear", _ALL_LINEAR),
+        "peft.target_modules": each("all all_linear linear", _ALL_LINEAR),
         "peft.init_lora_weights": {
-            True: _write(peft__init_lora_weights="default"),
+            True: write(peft__init_lora_weights="default"),
             "loraga": _starts("lora_ga"),
-            "kaiming": _write(peft__init_lora_weights="default"),
+            "kaiming": write(peft__init_lora_weights="default"),
         },
         "training.lr_scheduler_type": {
-            "linear_with_warmup": _write(training__lr_scheduler_type="linear"),
-            "cosine_with_warmup": _write(training__lr_scheduler_type="cosine"),
-            "warmup_stable_decay": _write(training__lr_scheduler_type="constant_with_warmup"),
+            "linear_with_warmup": write(training__lr_scheduler_type="linear"),
+            "cosine_with_warmup": write(training__lr_scheduler_type="cosine"),
+            "warmup_stable_decay": write(training__lr_scheduler_type="constant_with_warmup"),
             "cosine_with_restarts": _SCHEDULES,
             "cosine_with_min_lr": _SCHEDULES,
-            "reduce_lr_on_plateau": _none("lorans has no such schedule; `constant` never falls"),
+            "reduce_lr_on_plateau": no_key("lorans has no such schedule; `constant` never falls"),
         },
         "training.optim": {
-            **_named("adam adamw adamw_hf adamw_apex_fused", _write(training__optim="adamw_torch")),
-            "adam8bit": _write(training__optim="adamw_8bit"),
-            "paged_adamw": _write(training__optim="paged_adamw_32bit"),
-            "lion": _write(training__optim="lion_32bit"),
+            **each("adam adamw adamw_hf adamw_apex_fused", write(training__optim="adamw_torch")),
+            "adam8bit": write(training__optim="adamw_8bit"),
+            "paged_adamw": write(training__optim="paged_adamw_32bit"),
+            "lion": write(training__optim="lion_32bit"),
         },
         "sft.train_on": {
-            **_named("completion completions answer response responses output", _LOSS_ON_ANSWERS),
-            **_named("everything full inputs prompt", _LOSS_ON_ALL),
-            "last_turn": _write(sft__train_on="last"),
+            **each("completion completions answer response responses output", _LOSS_ON_ANSWERS),
+            **each("everything full inputs prompt", _LOSS_ON_ALL),
+            "last_turn": write(sft__train_on="last"),
         },
         "dpo.loss_type": _DPO_LOSSES,
         "tracking.report_to": {
-            **{name: _write(tracking__report_to=[name]) for name in ("tensorboard", "wandb", "mlflow", "trackio")},
-            **_named("none no all", _none('write a list: `[]` for none, or such as `["wandb"]`')),
+            **{name: write(tracking__report_to=[name]) for name in ("tensorboard", "wandb", "mlflow", "trackio")},
+            **each("none no all", no_key('write a list: `[]` for none, or such as `["wandb"]`')),
         },
     }.items()
 }
@@ -276,195 +233,201 @@ VALUES: Mapping[str, Mapping[str, Advice]] = {
 
 
 _MODEL_KEYS = {
-    **_named(
+    **each(
         "base_model base_model_name_or_path hf_model_id model model_id model_name "
         "model_name_or_path model_path pretrained_model_name_or_path",
         _MODEL,
     ),
-    "model_revision": _key("model.revision"),
-    "torch_dtype": _key("model.dtype", values=_DTYPES),
-    "precision": _key("model.dtype", values=_DTYPES),
-    "mixed_precision": _key("model.dtype", values=_DTYPES),
-    "bnb_4bit_compute_dtype": _key("model.dtype", values=_DTYPES),
+    "model_revision": to_key("model.revision"),
+    "torch_dtype": to_key("model.dtype", values=_DTYPES),
+    "precision": to_key("model.dtype", values=_DTYPES),
+    "mixed_precision": to_key("model.dtype", values=_DTYPES),
+    "bnb_4bit_compute_dtype": to_key("model.dtype", values=_DTYPES),
     "bf16": _BF16,
     "fp16": _FP16,
     "fp32": _FP32,
-    "tf32": _none("give it as `tf32` in `[training.extra]`"),
-    **_named("flash_attention use_flash_attention_2 use_flash_attn", _FLASH),
-    "flash_attn": _key("model.attn_implementation", values={**_KERNELS, True: _FLASH}),
-    "attn_impl": _key("model.attn_implementation", values=_KERNELS),
-    **_named("sdp_attention xformers_attention", _SDPA),
-    "use_unsloth": _none("remove it: lorans trains through TRL and PEFT alone"),
+    "tf32": no_key("give it as `tf32` in `[training.extra]`"),
+    **each("flash_attention use_flash_attention_2 use_flash_attn", _FLASH),
+    "flash_attn": to_key("model.attn_implementation", values={**_KERNELS, True: _FLASH}),
+    "attn_impl": to_key("model.attn_implementation", values=_KERNELS),
+    **each("sdp_attention xformers_attention", _SDPA),
+    "use_unsloth": no_key("remove it: lorans trains through TRL and PEFT alone"),
     "load_in_4bit": _4BIT,
     "load_in_8bit": _8BIT,
-    "quantization_bit": _key("quantization.method", values=_FEW_BITS),
-    "quant_bits": _key("quantization.method", values=_FEW_BITS),
-    "quant_method": _key("quantization.method", values=_FEW_BITS),
-    **_named(
-        "double_quantization use_bnb_nested_quant use_double_quant", _key("quantization.bnb_4bit_use_double_quant")
+    "quantization_bit": to_key("quantization.method", values=_FEW_BITS),
+    "quant_bits": to_key("quantization.method", values=_FEW_BITS),
+    "quant_method": to_key("quantization.method", values=_FEW_BITS),
+    **each(
+        "double_quantization use_bnb_nested_quant use_double_quant",
+        to_key("quantization.bnb_4bit_use_double_quant"),
     ),
-    **_named(
+    **each(
         "additional_special_tokens new_special_tokens special_tokens tokens",
-        _key("model.add_tokens", remark="a list of tokens"),
+        to_key("model.add_tokens", remark="a list of tokens"),
     ),
 }
 
 _DROPOUTS = ["lora", "rank", "hira", "gralora", "miss", "deft", "vera", "pvera", "randlora", "vblora", "unilora"]
 
 _PEFT_KEYS = {
-    **_named(
-        "adapter finetuning_type peft_method peft_type train_type tuner_type", _key("peft.method", values=_METHODS)
+    **each(
+        "adapter finetuning_type peft_method peft_type train_type tuner_type",
+        to_key("peft.method", values=_METHODS),
     ),
-    **_named("lora_rank r rank lora_dim", _key("peft.lora_r", "peft.r", "peft.init_r")),
-    "alpha": _key("peft.lora_alpha", "peft.alpha", "peft.randlora_alpha"),
-    "dropout": _key(*(f"peft.{name}_dropout" for name in _DROPOUTS)),
-    **_named(
+    **each("lora_rank r rank lora_dim", to_key("peft.lora_r", "peft.r", "peft.init_r")),
+    "alpha": to_key("peft.lora_alpha", "peft.alpha", "peft.randlora_alpha"),
+    "dropout": to_key(*(f"peft.{name}_dropout" for name in _DROPOUTS)),
+    **each(
         "lora_target lora_target_modules target_layers",
-        _key("peft.target_modules", values=_named("all all_linear", _ALL_LINEAR)),
+        to_key("peft.target_modules", values=each("all all_linear", _ALL_LINEAR)),
     ),
     "lora_target_linear": _ALL_LINEAR,
-    **_named("additional_target lora_modules_to_save", _key("peft.modules_to_save")),
-    **_named("dora peft_use_dora", _DORA),
-    **_named("rslora peft_use_rslora", _RSLORA),
+    **each("additional_target lora_modules_to_save", to_key("peft.modules_to_save")),
+    **each("dora peft_use_dora", _DORA),
+    **each("rslora peft_use_rslora", _RSLORA),
     "qlora": _QLORA,
-    "lora": _write(peft__method="lora"),
+    "lora": write(peft__method="lora"),
     "lora+": _LORAPLUS,
     "loraplus": _LORAPLUS,
-    **_named("lorap_lr_ratio loraplus_ratio", _key("peft.loraplus_lr_ratio")),
+    **each("lorap_lr_ratio loraplus_ratio", to_key("peft.loraplus_lr_ratio")),
     "pissa_init": _starts("pissa"),
-    **_named("init_method peft_init_lora_weights", _key("peft.init_lora_weights")),
-    "peft_layers_to_transform": _key("peft.layers_to_transform"),
-    "lora_target_parameters": _key("peft.target_parameters"),
-    **_named("fan_in_fan_out lora_fan_in_fan_out", _none("remove it: it follows from the layers")),
+    **each("init_method peft_init_lora_weights", to_key("peft.init_lora_weights")),
+    "peft_layers_to_transform": to_key("peft.layers_to_transform"),
+    "lora_target_parameters": to_key("peft.target_parameters"),
+    **each("fan_in_fan_out lora_fan_in_fan_out", no_key("remove it: it follows from the layers")),
     "use_peft": REMOVE,
 }
 
 _DATASET_KEYS = {
-    **_named(
+    **each(
         "data data_file data_files data_path dataset_path datasets train_data train_dataset "
         "train_file train_path training_file",
-        _key("dataset.path", remark="`dataset.name` if it is on the hub"),
+        to_key("dataset.path", remark="`dataset.name` if it is on the hub"),
     ),
-    "dataset_name": _key("dataset.name", remark="`dataset.path` if it is a file"),
-    **_named("dataset_config dataset_config_name", _key("dataset.subset")),
-    **_named("dataset_split dataset_train_split", _key("dataset.train_split")),
-    "dataset_test_split": _key("dataset.eval_split"),
-    **_named(
+    "dataset_name": to_key("dataset.name", remark="`dataset.path` if it is a file"),
+    **each("dataset_config dataset_config_name", to_key("dataset.subset")),
+    **each("dataset_split dataset_train_split", to_key("dataset.train_split")),
+    "dataset_test_split": to_key("dataset.eval_split"),
+    **each(
         "eval_data eval_dataset eval_file test_datasets val_data val_dataset val_file validation_file",
-        _key("dataset.eval_path", remark="`dataset.eval_split` for a split of the hub dataset"),
+        to_key("dataset.eval_path", remark="`dataset.eval_split` for a split of the hub dataset"),
     ),
-    **_named(
+    **each(
         "split_dataset_ratio test_size val_set_size val_size validation_split",
-        _key("dataset.eval_fraction", remark="a share of the rows, below 1"),
+        to_key("dataset.eval_fraction", remark="a share of the rows, below 1"),
     ),
-    **_named("max_train_samples num_samples", _key("dataset.max_samples")),
-    **_named("dataset_type ds_type formatting", _key("dataset.format", values=_FORMATS)),
-    **_named("dataset_text_field text_field", _none('name the column by `columns = { text = "..." }` in `[dataset]`')),
-    **_named("dataset_num_proc preprocessing_num_workers", _PREPARES),
-    **_named("dataset_prepared_path overwrite_cache", _PREPARES),
+    **each("max_train_samples num_samples", to_key("dataset.max_samples")),
+    **each("dataset_type ds_type formatting", to_key("dataset.format", values=_FORMATS)),
+    **each("dataset_text_field text_field", no_key('name the column by `columns = { text = "..." }` in `[dataset]`')),
+    **each("dataset_num_proc preprocessing_num_workers", _PREPARES),
+    **each("dataset_prepared_path overwrite_cache", _PREPARES),
 }
 
 _SFT_KEYS = {
-    **_named(
+    **each(
         "block_size cutoff_len max_len max_length max_seq_len model_max_length seq_len "
         "seq_length sequence_len max_sequence_length",
         _LENGTH,
     ),
-    **_named("pack sample_packing use_packing", _key("sft.packing")),
-    **_named(
-        "train_on_inputs train_on_input train_on_prompt", _write(values={False: _LOSS_ON_ANSWERS}, sft__train_on="all")
+    **each("pack sample_packing use_packing", to_key("sft.packing")),
+    **each(
+        "train_on_inputs train_on_input train_on_prompt",
+        write(values={False: _LOSS_ON_ANSWERS}, sft__train_on="all"),
     ),
-    **_named(
+    **each(
         "assistant_only_loss completion_only_loss train_on_completions train_on_responses_only",
-        _write(values={False: _LOSS_ON_ALL}, sft__train_on="assistant"),
+        write(values={False: _LOSS_ON_ALL}, sft__train_on="assistant"),
     ),
-    "mask_history": _write(sft__train_on="last"),
-    "template": _of_objective("chat_template", "leave it out to use the tokenizer's own"),
-    **_named("neftune neftune_alpha noise_alpha", _key("sft.neftune_noise_alpha")),
-    "enable_thinking": _none("write `chat_template_kwargs = { enable_thinking = false }` in `[sft]`, or true"),
+    "mask_history": write(sft__train_on="last"),
+    "template": objective_key("chat_template", "leave it out to use the tokenizer's own"),
+    **each("neftune neftune_alpha noise_alpha", to_key("sft.neftune_noise_alpha")),
+    "enable_thinking": no_key("write `chat_template_kwargs = { enable_thinking = false }` in `[sft]`, or true"),
 }
 
-_REFERENCE = _none("remove it: the reference is the base without the adapter")
+_REFERENCE = no_key("remove it: the reference is the base without the adapter")
 
 _PREFERENCE_KEYS = {
-    **_named("rl rlhf_type pref_loss dpo_loss dpo_loss_type", _key("dpo.loss_type", values=_DPO_LOSSES)),
-    **_named("dpo_beta pref_beta", _key("dpo.beta")),
-    "dpo_label_smoothing": _key("dpo.label_smoothing", remark='with `loss_type = ["robust"]`'),
-    "dpo_use_weighting": _key("dpo.use_weighting"),
-    **_named(
+    **each("rl rlhf_type pref_loss dpo_loss dpo_loss_type", to_key("dpo.loss_type", values=_DPO_LOSSES)),
+    **each("dpo_beta pref_beta", to_key("dpo.beta")),
+    "dpo_label_smoothing": to_key("dpo.label_smoothing", remark='with `loss_type = ["robust"]`'),
+    "dpo_use_weighting": to_key("dpo.use_weighting"),
+    **each(
         "pref_ftx rpo_alpha",
-        _none('write `loss_type = ["sigmoid", "sft"]` and the weight of each as `loss_weights` in `[dpo]`'),
+        no_key('write `loss_type = ["sigmoid", "sft"]` and the weight of each as `loss_weights` in `[dpo]`'),
     ),
-    **_named("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
-    **_named("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
-    **_named("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
-    **_named(
+    **each("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
+    **each("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
+    **each("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
+    **each(
         "precompute_ref_log_probs precompute_ref_batch_size",
-        _none("remove it: the reference is computed with each batch, from the base without the adapter"),
+        no_key("remove it: the reference is computed with each batch, from the base without the adapter"),
     ),
-    "reference_free": _none("lorans always compares with the base; a small `beta` in `[dpo]` holds the model less"),
-    **_named(
+    "reference_free": no_key("lorans always compares with the base; a small `beta` in `[dpo]` holds the model less"),
+    **each(
         "max_prompt_length max_completion_length max_prompt_len max_target_length",
-        _none("each side is limited as a whole: write `max_seq_length` in `[dpo]`, and `on_overflow` for longer ones"),
+        no_key("each side is limited as a whole: write `max_seq_length` in `[dpo]`, and `on_overflow` for longer ones"),
     ),
 }
 
 _TRAINING_KEYS = {
-    "lr": _key("training.learning_rate"),
-    **_named("epochs max_epochs n_epochs num_epochs num_train_epoch", _key("training.num_train_epochs")),
-    **_named("iters num_steps total_steps train_steps", _key("training.max_steps")),
-    **_named("device_batch_size micro_batch_size per_gpu_train_batch_size", _MICRO),
-    **_named("batch_size train_batch_size", _BATCH),
-    **_named("eval_batch_size per_gpu_eval_batch_size val_batch_size", _key("training.per_device_eval_batch_size")),
-    **_named(
+    "lr": to_key("training.learning_rate"),
+    **each("epochs max_epochs n_epochs num_epochs num_train_epoch", to_key("training.num_train_epochs")),
+    **each("iters num_steps total_steps train_steps", to_key("training.max_steps")),
+    **each("device_batch_size micro_batch_size per_gpu_train_batch_size", _MICRO),
+    **each("batch_size train_batch_size", _BATCH),
+    **each("eval_batch_size per_gpu_eval_batch_size val_batch_size", to_key("training.per_device_eval_batch_size")),
+    **each(
         "accumulation_steps grad_accum grad_accumulation_steps gradient_accumulation",
-        _key("training.gradient_accumulation_steps"),
+        to_key("training.gradient_accumulation_steps"),
     ),
-    **_named("clip_grad_norm grad_clip gradient_clip_val gradient_clipping max_gradient_norm max_norm", _CLIP),
-    **_named("optimizer optimizer_type", _key("training.optim")),
-    **_named("lr_schedule lr_scheduler scheduler scheduler_type", _key("training.lr_scheduler_type")),
-    **_named("warmup_proportion warmup_fraction", _key("training.warmup_ratio")),
-    **_named(
-        "num_warmup_steps warmup warmup_iters", _key("training.warmup_steps", remark="or `warmup_ratio`, a share")
+    **each("clip_grad_norm grad_clip gradient_clip_val gradient_clipping max_gradient_norm max_norm", _CLIP),
+    **each("optimizer optimizer_type", to_key("training.optim")),
+    **each("lr_schedule lr_scheduler scheduler scheduler_type", to_key("training.lr_scheduler_type")),
+    **each("warmup_proportion warmup_fraction", to_key("training.warmup_ratio")),
+    **each(
+        "num_warmup_steps warmup warmup_iters", to_key("training.warmup_steps", remark="or `warmup_ratio`, a share")
     ),
-    "decay": _key("training.weight_decay"),
-    "beta1": _key("training.adam_beta1"),
-    "beta2": _key("training.adam_beta2"),
-    **_named("out_dir output output_path save_dir save_path", _OUTPUT),
-    **_named("log_dir logging_dir plot_loss", _LOGS),
-    **_named("log_every log_interval log_steps", _key("training.logging_steps")),
-    **_named("eval_every eval_interval steps_per_eval", _key("training.eval_steps", values=_EVERY_EPOCH)),
-    **_named("eval_strategy evaluation_strategy", _key("training.eval_steps", values=_EVERY_EPOCH)),
-    **_named("save_every save_interval save_strategy", _key("training.save_steps", values=_EVERY_EPOCH)),
-    "evals_per_epoch": _none("write the steps between two evaluations as `eval_steps`; once an epoch is the default"),
-    "saves_per_epoch": _none("write the steps between two checkpoints as `save_steps`; once an epoch is the default"),
-    **_named(
+    "decay": to_key("training.weight_decay"),
+    "beta1": to_key("training.adam_beta1"),
+    "beta2": to_key("training.adam_beta2"),
+    **each("out_dir output output_path save_dir save_path", _OUTPUT),
+    **each("log_dir logging_dir plot_loss", _LOGS),
+    **each("log_every log_interval log_steps", to_key("training.logging_steps")),
+    **each("eval_every eval_interval steps_per_eval", to_key("training.eval_steps", values=_EVERY_EPOCH)),
+    **each("eval_strategy evaluation_strategy", to_key("training.eval_steps", values=_EVERY_EPOCH)),
+    **each("save_every save_interval save_strategy", to_key("training.save_steps", values=_EVERY_EPOCH)),
+    "evals_per_epoch": no_key("write the steps between two evaluations as `eval_steps`; once an epoch is the default"),
+    "saves_per_epoch": no_key("write the steps between two checkpoints as `save_steps`; once an epoch is the default"),
+    **each(
         "activation_checkpointing grad_checkpointing use_gradient_checkpointing",
-        _key("training.gradient_checkpointing", values={"unsloth": _write(training__gradient_checkpointing=True)}),
+        to_key(
+            "training.gradient_checkpointing",
+            values={"unsloth": write(training__gradient_checkpointing=True)},
+        ),
     ),
-    **_named("data_seed random_seed random_state", _key("training.seed")),
-    **_named("num_workers dataloader_workers", _key("training.dataloader_num_workers")),
-    "resume_from_checkpoint": _none("remove it, and run `lorans train RECIPE --resume`"),
-    "overwrite_output_dir": _none("remove it, and run `lorans train RECIPE --overwrite`"),
-    **_named("hub_model_id push_to_hub hub_strategy", _UPLOAD),
-    "early_stopping_patience": _none("lorans has no early stopping; every evaluation is in `metrics.jsonl`"),
-    "stage": _key("task_type", values=_TASKS),
+    **each("data_seed random_seed random_state", to_key("training.seed")),
+    **each("num_workers dataloader_workers", to_key("training.dataloader_num_workers")),
+    "resume_from_checkpoint": no_key("remove it, and run `lorans train RECIPE --resume`"),
+    "overwrite_output_dir": no_key("remove it, and run `lorans train RECIPE --overwrite`"),
+    **each("hub_model_id push_to_hub hub_strategy", _UPLOAD),
+    "early_stopping_patience": no_key("lorans has no early stopping; every evaluation is in `metrics.jsonl`"),
+    "stage": to_key("task_type", values=_TASKS),
 }
 
 _OTHER_KEYS = {
-    **_named(
+    **each(
         "gpus n_gpus nproc_per_node num_gpus world_size",
-        _key("distributed.num_processes", remark='with `strategy = "ddp"`; or run `lorans train RECIPE --gpus N`'),
+        to_key("distributed.num_processes", remark='with `strategy = "ddp"`; or run `lorans train RECIPE --gpus N`'),
     ),
-    "nnodes": _key("distributed.num_nodes"),
+    "nnodes": to_key("distributed.num_nodes"),
     "deepspeed": Advice({("distributed.strategy",): "deepspeed", ("distributed.deepspeed_config",): OWN}),
-    "fsdp": _write(distributed__strategy="fsdp"),
-    "max_tokens": _key("generation.max_new_tokens"),
-    "max_output_tokens": _key("generation.max_new_tokens"),
-    "wandb": _write(tracking__report_to=["wandb"]),
-    "use_wandb": _write(tracking__report_to=["wandb"]),
+    "fsdp": write(distributed__strategy="fsdp"),
+    "max_tokens": to_key("generation.max_new_tokens"),
+    "max_output_tokens": to_key("generation.max_new_tokens"),
+    "wandb": write(tracking__report_to=["wandb"]),
+    "use_wandb": write(tracking__report_to=["wandb"]),
     "wandb_project": Advice({("tracking.report_to",): ["wandb"], ("tracking.project",): OWN}),
-    **_named("wandb_name wandb_run_name", _key("tracking.run_name")),
+    **each("wandb_name wandb_run_name", to_key("tracking.run_name")),
 }
 
 KEYS: Mapping[str, Advice] = {

@@ -4,8 +4,9 @@ import pytest
 from minimal_recipe import MINIMAL
 
 from lora_ns.errors import RecipeError, plain_name
+from lora_ns.recipe.advice import OWN
 from lora_ns.recipe.advise import setting_of
-from lora_ns.recipe.foreign_names import KEYS, OWN, VALUES
+from lora_ns.recipe.foreign_names import KEYS, VALUES
 from lora_ns.recipe.keys import known_keys
 from lora_ns.recipe.load import load_recipe
 
