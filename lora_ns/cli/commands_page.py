@@ -63,7 +63,10 @@ def _hints(entry: Entry) -> dict[str, Any]:
 
 
 def _declared(hint: Any) -> tuple[Any, ArgumentInfo | OptionInfo]:
-    kind, info = get_args(hint)
+    declared = hint
+    if type(None) in get_args(hint):  # Python 3.10 makes a parameter optional if its default is None
+        declared = next(part for part in get_args(hint) if part is not type(None))
+    kind, info = get_args(declared)
     return kind, info
 
 
