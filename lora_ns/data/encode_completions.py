@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,6 @@ class EncodedCompletion(Encoded):
     def sides(self) -> Sequence[tuple[str, Encoded]]:
         """Return the sequence with its label as the name."""
         return (("desirable" if self.is_desirable else "undesirable", self),)
-
-    def row(self) -> Mapping[str, Any]:
-        """Return the columns that the trainer takes."""
-        return {**super().row(), "label": int(self.is_desirable)}
 
 
 class CompletionRows(CausalRows):

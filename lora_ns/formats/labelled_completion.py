@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from lora_ns.formats.base import Columns, Conversation, Example, LabelledCompletion, Message, RowFaultError, Values
+from lora_ns.formats.base import Columns, Conversation, Example, LabelledCompletion, RowFaultError, Values
 from lora_ns.formats.cells import Cells, cells_of, shown, used_columns
-from lora_ns.formats.preference import context_turns, turns_of
-from lora_ns.formats.turns import read_tools
-
-Turns = tuple[Message, ...]
+from lora_ns.formats.preference import (
+    CONVERSATIONS,
+    Turns,
+    context_turns,
+    turns_of,
+    unanswered,
+    whole_conversation,
+)
 
 _WAYS = 'write `prompt`, `completion` and `label`, or map the columns, such as `columns = {completion = "..."}`'
 
 _LABELS = "write true for an answer to prefer, false for one to avoid"
-
-_CONVERSATIONS = ("messages", "conversations")
-"""Columns of turns, whose last one is the answer if there is no `completion`."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,11 @@ class LabelledCompletions:
         """The conversation, whose last answer alone is learned, with its label."""
         cells = cells_of(values, self.columns)
         prompt, completion = _divided(cells)
-        context = tuple(replace(turn, train=False) if turn.role == "assistant" else turn for turn in prompt)
-        return LabelledCompletion(Conversation(context + completion, read_tools(cells)), _label(cells))
+        return LabelledCompletion(whole_conversation(prompt, completion, cells), _label(cells))
 
     def prompt(self, values: Values) -> Conversation:
         """The conversation before the answer."""
-        cells = cells_of(values, self.columns)
-        turns = context_turns(cells)
-        while turns and turns[-1].role == "assistant":
-            turns = turns[:-1]
-        if not turns:
-            raise RowFaultError("no turn to answer", "add a user turn")
-        return Conversation(turns, read_tools(cells))
+        return unanswered(cells_of(values, self.columns))
 
     def question(self, text: str) -> Values:
         """A row with a prompt only."""
@@ -87,7 +81,7 @@ def _divided(cells: Cells) -> tuple[Turns, Turns]:
                 what = f"`{cells.own('completion')}` {place} with a {turn.role} turn"
                 raise RowFaultError(what, f"it must {place[:-1]} with an assistant turn")
     else:
-        column = next((name for name in _CONVERSATIONS if cells.has(name)), None)
+        column = next((name for name in CONVERSATIONS if cells.has(name)), None)
         if column is None:
             raise RowFaultError(f"no column `{cells.own('completion')}`", _WAYS)
         whole = context_turns(cells)

@@ -19,8 +19,8 @@ Turns = tuple[Message, ...]
 
 _WAYS = 'write `prompt`, `chosen` and `rejected`, or map the columns, such as `columns = {chosen = "..."}`'
 
-_CONVERSATIONS = ("messages", "conversations")
-"""Columns of turns before the answers."""
+CONVERSATIONS = ("messages", "conversations")
+"""Columns of turns before an answer, or with it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PreferencePairs:
         """The conversation with each answer, which alone is learned."""
         cells = cells_of(values, self.columns)
         prompt, chosen, rejected = _pair(cells)
-        return Preference(_whole(prompt, chosen, cells), _whole(prompt, rejected, cells))
+        return Preference(whole_conversation(prompt, chosen, cells), whole_conversation(prompt, rejected, cells))
 
     def answered(self, values: Values) -> tuple[Conversation, ...]:
         """The conversation with each answer that the row has: the preferred and the rejected one, or a single one."""
@@ -66,26 +66,21 @@ class PreferencePairs:
             return self.example(values).sides
         turns = turns_of(cells, "chosen") if cells.has("chosen") else context_turns(cells)
         if cells.has("chosen") and turns[0].role == "assistant":
-            return (_whole(context_turns(cells), turns, cells),)
+            return (whole_conversation(context_turns(cells), turns, cells),)
         if turns[-1].role != "assistant":
             what = "the row has no answer to score"
             raise RowFaultError(what, "end `messages` with an assistant turn, or write the answer into `chosen`")
         prompt = _with_system(cells, turns[:-1]) if turns[:-1] else ()
         if cells.has("chosen"):
             _check_prompt_column(cells, prompt)
-        return (_whole(prompt, turns[-1:], cells),)
+        return (whole_conversation(prompt, turns[-1:], cells),)
 
     def prompt(self, values: Values) -> Conversation:
         """The conversation before the answers."""
         cells = cells_of(values, self.columns)
-        if cells.has("rejected") and any(cells.has(name) for name in ("chosen", *_CONVERSATIONS)):
+        if cells.has("rejected") and any(cells.has(name) for name in ("chosen", *CONVERSATIONS)):
             return Conversation(_pair(cells)[0], read_tools(cells))
-        turns = context_turns(cells)
-        while turns and turns[-1].role == "assistant":
-            turns = turns[:-1]
-        if not turns:
-            raise RowFaultError("no turn to answer", "add a user turn")
-        return Conversation(turns, read_tools(cells))
+        return unanswered(cells)
 
     def question(self, text: str) -> Values:
         """A row with a prompt only."""
@@ -96,7 +91,17 @@ class PreferencePairs:
         return _pair(cells_of(values, self.columns))[1][-1].content
 
 
-def _whole(prompt: Turns, answer: Turns, cells: Cells) -> Conversation:
+def unanswered(cells: Cells) -> Conversation:
+    """The turns of the prompt's own columns, without an answer at their end. Raises `RowFaultError`."""
+    turns = context_turns(cells)
+    while turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if not turns:
+        raise RowFaultError("no turn to answer", "add a user turn")
+    return Conversation(turns, read_tools(cells))
+
+
+def whole_conversation(prompt: Turns, answer: Turns, cells: Cells) -> Conversation:
     """A conversation in which the answers of the prompt are not learned."""
     context = tuple(replace(turn, train=False) if turn.role == "assistant" else turn for turn in prompt)
     return Conversation(context + answer, read_tools(cells))
@@ -128,7 +133,7 @@ def _answers(cells: Cells) -> tuple[Turns, Turns]:
     """The turns of both answer columns; in rows of ms-swift, the conversation holds the preferred one."""
     if cells.has("chosen"):
         return turns_of(cells, "chosen"), turns_of(cells, "rejected")
-    column = next((name for name in _CONVERSATIONS if cells.has(name)), None)
+    column = next((name for name in CONVERSATIONS if cells.has(name)), None)
     if column is None or not cells.has("rejected"):
         raise RowFaultError(f"no column `{cells.own('chosen')}`", _WAYS)
     whole, rejected = turns_of(cells, column), turns_of(cells, "rejected")
@@ -178,7 +183,7 @@ def _check_prompt_column(cells: Cells, prompt: Turns) -> None:
 def context_turns(cells: Cells) -> Turns:
     """The turns of the prompt's own columns. Raises `RowFaultError`."""
     system = system_turn(cells)
-    column = next((name for name in _CONVERSATIONS if cells.has(name)), None)
+    column = next((name for name in CONVERSATIONS if cells.has(name)), None)
     if column or isinstance(cells.get("prompt"), list):
         turns = turns_of(cells, column or "prompt")
         return _with_system(cells, turns)
