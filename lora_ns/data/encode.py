@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lora_ns.data.encode_completions import CompletionRows
 from lora_ns.data.encode_labels import Fitted, make_encoder
 from lora_ns.data.encode_pairs import PairRows
+from lora_ns.data.encode_prompts import PromptRows
 from lora_ns.data.encode_text import ROWS_AT_ONCE, CausalRows, encode_causal, with_rows
 from lora_ns.data.encoded import Encoded, Encoding, Tally, Tokenized, as_dataset
 from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
@@ -16,7 +17,7 @@ from lora_ns.data.render import Renderer
 from lora_ns.data.rows import OnRows, Row, ignore_rows, shortened, try_each
 from lora_ns.data.source import Source
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Format, LabelledCompletion, Preference, Tagged
+from lora_ns.formats import Format, LabelledCompletion, Preference, Prompt, Tagged
 from lora_ns.objectives import Objective, TextObjective
 from lora_ns.objectives.targets import OUTSIDE, Targets
 
@@ -38,7 +39,7 @@ def encode(
 
 def rows_of(form: Format, renderer: Renderer, objective: TextObjective) -> CausalRows:
     """Create the encoder of rows for an objective that generates text."""
-    kinds = ((LabelledCompletion, CompletionRows), (Preference, PairRows))
+    kinds = ((LabelledCompletion, CompletionRows), (Preference, PairRows), (Prompt, PromptRows))
     kind = next((rows for example, rows in kinds if example in objective.examples), CausalRows)
     return kind(form, renderer, objective)
 

@@ -116,8 +116,8 @@ def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:
             flat = numpy.fromiter(itertools.chain.from_iterable(values), dtype=kind, count=int(offsets[-1]))
             columns[name] = pyarrow.LargeListArray.from_arrays(offsets, flat)
         else:
-            kind = pyarrow.float32() if isinstance(values[0], float) else pyarrow.int64()
-            columns[name] = pyarrow.array(values, type=kind)
+            kinds = {float: pyarrow.float32(), str: pyarrow.large_string()}
+            columns[name] = pyarrow.array(values, type=kinds.get(type(values[0]), pyarrow.int64()))
     columns["length"] = pyarrow.array([sequence.length for sequence in sequences], type=pyarrow.int32())
     return datasets.Dataset(pyarrow.table(columns))
 

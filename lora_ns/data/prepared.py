@@ -75,7 +75,7 @@ def preparation_key(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizer
 BETWEEN = (
     *("data/**/*.py", "formats/**/*.py", "objectives/**/*.py", "files/reading.py", "table.py"),
     *("model/template_limits.py", "model/tokenizer.py", "model/tokenizing.py", "model/vocabulary.py"),
-    *("recipe/dataset.py", "recipe/slices.py"),
+    *("recipe/dataset.py", "recipe/slices.py", "rewards/**/*.py"),
 )
 """The code between a file and its tokens: a change of it may change the tokens."""
 

@@ -93,13 +93,28 @@ class LabelledCompletion:
     is_desirable: bool
 
 
-Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference | LabelledCompletion
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation to be continued by the model, with everything that its answer can be judged by."""
+
+    conversation: Conversation
+    answer: str | None = None
+    """Reference answer."""
+    values: Values = field(default_factory=dict, hash=False)
+    """All columns of the row."""
+
+
+Example = Conversation | PromptCompletion | RawText | Labelled | Tagged | Preference | LabelledCompletion | Prompt
 
 
 def expected_of(example: Example) -> Example:
     """The part of an example that has the answer to expect: the preferred conversation of a pair."""
     if isinstance(example, Preference):
         return example.chosen
+    if isinstance(example, Prompt):
+        turns = example.conversation.messages
+        answer = () if example.answer is None else (Message("assistant", example.answer),)
+        return Conversation((*turns, *answer), example.conversation.tools)
     return example.conversation if isinstance(example, LabelledCompletion) else example
 
 

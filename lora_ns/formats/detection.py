@@ -15,6 +15,7 @@ from lora_ns.formats.base import (
     Labelled,
     LabelledCompletion,
     Preference,
+    Prompt,
     RowFaultError,
     Tagged,
     Values,
@@ -25,6 +26,7 @@ from lora_ns.formats.labelled_completion import LabelledCompletions
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion
 from lora_ns.formats.preference import PreferencePairs
+from lora_ns.formats.prompts import Prompts
 from lora_ns.formats.registry import FORMATS, FormatClass
 from lora_ns.formats.tokens import TokenClassification
 
@@ -68,7 +70,12 @@ def detect(
     _check_named_columns(columns, names)
     if Labelled in examples:
         return _detect_classification(columns, names)
-    own = {Tagged: _detect_tokens, LabelledCompletion: _detect_completions, Preference: _detect_pairs}
+    own = {
+        Tagged: _detect_tokens,
+        LabelledCompletion: _detect_completions,
+        Preference: _detect_pairs,
+        Prompt: _detect_prompts,
+    }
     if kind := next((kind for kind in own if kind in examples), None):
         return own[kind](columns, names, first)
     if columns.format != "auto":
@@ -211,6 +218,21 @@ def _detect_completions(columns: Columns, names: Sequence[str], first: Values) -
         remedy = 'map it with `columns = {label = "..."}`; rows with `chosen` and `rejected` work, too'
         raise RowFaultError(what, remedy)
     return form, _reason(form, names)
+
+
+def _detect_prompts(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:
+    form = _opened(Prompts, columns, names, first)
+    if columns.prompt_template is not None:
+        return form, "templates in the recipe"
+    asked = [name for name in Prompts.reads if name != "answer" and _is_read(name, form.columns, names)]  # type: ignore[attr-defined]
+    if not {"prompt", "messages", "conversations", "instruction", "input"}.intersection(asked):
+        others = " or ".join(f"`{alias}`" for alias, own in Prompts.aliases.items() if own == "prompt")
+        what = f"no column `prompt` ({others}) among {listed(names)}"
+        raise RowFaultError(what, 'map it with `columns = {prompt = "..."}`, or write `prompt_template`')
+    own = form.columns.columns  # type: ignore[attr-defined]
+    read = [*asked, *(["answer"] if _is_read("answer", form.columns, names) else [])]  # type: ignore[attr-defined]
+    shown = [own.get(name, name) for name in read]
+    return form, f"column{'s' if len(shown) > 1 else ''} {listed(shown)}"
 
 
 def _detect_tokens(columns: Columns, names: Sequence[str], first: Values) -> tuple[Format, str]:

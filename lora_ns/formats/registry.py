@@ -11,6 +11,7 @@ from lora_ns.formats.labelled_completion import LabelledCompletions
 from lora_ns.formats.messages import Messages
 from lora_ns.formats.plain import PlainPromptCompletion, PlainText
 from lora_ns.formats.preference import PreferencePairs
+from lora_ns.formats.prompts import Prompts
 from lora_ns.formats.sharegpt import ShareGpt
 from lora_ns.formats.tokens import TokenClassification
 from lora_ns.formats.trees import MessageTrees
@@ -30,6 +31,7 @@ _CLASSES: tuple[FormatClass, ...] = (
     TokenClassification,
     PreferencePairs,
     LabelledCompletions,
+    Prompts,
 )
 
 

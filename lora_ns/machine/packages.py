@@ -24,6 +24,11 @@ def check_packages(recipe: Recipe) -> None:
     required += [("tracking.report_to", name, "'lora-ns[tracking]'") for name in recipe.tracking.report_to]
     if isinstance(recipe.distributed, DeepSpeed):
         required += [("distributed.strategy", name, "'lora-ns[deepspeed]'") for name in ("deepspeed", "ninja")]
+    required += [
+        (recipe.objective.key(f"rewards.{number}"), reward.package, "'lora-ns[rewards]'")
+        for number, reward in enumerate(recipe.objective.reward_functions)
+        if reward.package
+    ]
     problems = [
         Problem("", f"`{package}` is not installed", f"`pip install {name}`", key=key)
         for key, package, name in required

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.methods.capabilities import LORA_RATE
 from lora_ns.objectives.rendering import Rendering
+from lora_ns.rewards import RewardFunction
 from lora_ns.table import Conflict, Table
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Objective(Table):
     """Training with DeepSpeed or FSDP: True, or the reason why not."""
     divides_rows: ClassVar[bool] = False
     """True if a row can be split among processes (`context_parallel_size`)."""
+    generates: ClassVar[bool] = False
+    """True if a training step generates completions, so that its loss may be 0 although the model learns."""
     usual_rank: ClassVar[int] = 8
     """Default rank of LoRA on a base that is wide enough."""
 
@@ -92,6 +96,43 @@ class Objective(Table):
     def compares_rows(self) -> bool:
         """True if the loss of a row depends on the others of its batch: two rows or more, drawn at random."""
         return False
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens of `max_seq_length` that are kept free for a generated completion."""
+        return 0
+
+    @property
+    def group_size(self) -> int:
+        """Sequences of a batch that belong together; the batch has to be a multiple of it."""
+        return 1
+
+    @property
+    def eval_group_size(self) -> int:
+        """The same for a batch of an evaluation."""
+        return 1
+
+    @property
+    def usual_batch(self) -> int:
+        """Default of the sequences in an optimizer step."""
+        return 16
+
+    @property
+    def reward_functions(self) -> Sequence[RewardFunction]:
+        """Reward functions that judge completions."""
+        return ()
+
+    def micro_batches(self, rows: int, at_once: int, accumulation: int, drops_last: bool) -> int:
+        """Micro-batches of an epoch.
+
+        Args:
+            rows: number of training rows.
+            at_once: sequences of a micro-batch in all processes.
+            accumulation: micro-batches of an optimizer step.
+            drops_last: True if an incomplete last micro-batch is dropped.
+        """
+        del accumulation
+        return rows // at_once if drops_last else math.ceil(rows / at_once)
 
     @property
     def noise(self) -> float:

@@ -97,11 +97,33 @@ def length_problems(recipe: Recipe, facts: BaseFacts | None) -> list[Problem]:
     return [Problem("", what, f"write at most {room}", key=key)]
 
 
+def _group_problem(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> Problem | None:
+    """Check that an optimizer step has whole groups of completions, and that there are prompts for one."""
+    objective, total = recipe.objective, batch.total.value
+    group, of_eval = objective.group_size, objective.eval_group_size
+    size = recipe.training.per_device_eval_batch_size
+    if total % group:
+        fits = sorted({max(group, total // group * group), (total // group + 1) * group})
+        what = f"{total} completions of a step are not a multiple of `{objective.toml}.num_generations = {group}`"
+        remedy = f"write {' or '.join(map(str, fits))}, or another `num_generations`"
+        return Problem("", what, remedy, key="training.global_batch_size")
+    if size != "auto" and size * world % of_eval:
+        what = f"{size * world} is not a multiple of `{objective.toml}.num_generations_eval = {of_eval}`"
+        return Problem("", what, f"write a multiple of {of_eval}", key="training.per_device_eval_batch_size")
+    if rows is not None and group > 1 and rows < total // group:
+        what = f"a step needs {total // group} prompts with {group} completions each, but there are {rows:,}"
+        remedy = f"add rows, or lower `training.global_batch_size` to {rows * group}"
+        return Problem("", what, remedy, key="training.global_batch_size")
+    return None
+
+
 def batch_problems(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> list[Problem]:
     """Check that batches hold enough rows: two if they are compared, and one whole batch if others are dropped."""
     if recipe.objective.compares_rows and batch.micro.value < 2:
         what = f"each process would train on one row at a time, but `[{recipe.objective.toml}]` compares rows"
         return [Problem("", what, f"write at least {2 * world}", key="training.global_batch_size")]
+    if problem := _group_problem(recipe, rows, batch, world):
+        return [problem]
     at_once = batch.micro.value * world
     if rows is None or not drops_last(recipe) or rows >= at_once:
         return []

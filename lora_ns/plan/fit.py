@@ -15,9 +15,6 @@ from lora_ns.plan.sizes import adapted_shapes, adapter_parameters, planned_dtype
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 
-DEFAULT_GLOBAL_BATCH = 16
-
-
 USABLE_MEMORY = 0.8
 """Fraction of the free memory that an estimate may use."""
 
@@ -76,7 +73,7 @@ def choose_batch(
 
 def _share(recipe: Recipe, world: int) -> int:
     """Return the rows of one optimizer step in each process."""
-    return max(1, (recipe.training.global_batch_size or DEFAULT_GLOBAL_BATCH) // world)
+    return max(1, (recipe.training.global_batch_size or recipe.objective.usual_batch) // world)
 
 
 def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
@@ -145,7 +142,7 @@ def _cut(
     accumulation = training.gradient_accumulation_steps or max(1, _share(settled.recipe, world) // micro)
     total = micro * accumulation * world
     over = f"{world} processes" if world > 1 else ""
-    is_own = training.global_batch_size or total == DEFAULT_GLOBAL_BATCH
+    is_own = training.global_batch_size or total == settled.recipe.objective.usual_batch
     unknown = _BY_RULE if facts is None else ""
     why = f"the largest that fits{unknown}" if batch_size == "auto" else ""
     return Batch(
@@ -181,7 +178,8 @@ def eval_batch(settled: Settled, micro: int) -> Derived[int]:
     """Return the rows of an evaluation batch in each process."""
     batch_size = settled.recipe.training.per_device_eval_batch_size
     if batch_size == "auto":
-        return computed(2 * micro, "evaluation stores no gradients")
+        group = settled.recipe.objective.eval_group_size
+        return computed(-(-2 * micro // group) * group, "evaluation stores no gradients")
     return written_value(settled, "training.per_device_eval_batch_size", batch_size)
 
 

@@ -26,10 +26,10 @@ def epoch_steps(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> D
         return computed(None, "a stream restarts at its end")
     if rows is None:
         return computed(None, "known once the training rows are counted")
-    whole = rows / (batch.micro.value * world)
-    micro_batches = math.floor(whole) if drops_last(recipe) else math.ceil(whole)
-    steps = math.ceil(micro_batches / batch.accumulation.value)
-    return computed(steps, f"{rows:,} rows in batches of {batch.total.value}")
+    accumulation, objective = batch.accumulation.value, recipe.objective
+    micro_batches = objective.micro_batches(rows, batch.micro.value * world, accumulation, drops_last(recipe))
+    each = f", {objective.group_size} completions for each" if objective.group_size > 1 else ""
+    return computed(math.ceil(micro_batches / accumulation), f"{rows:,} rows in batches of {batch.total.value}{each}")
 
 
 def drops_last(recipe: Recipe) -> bool:

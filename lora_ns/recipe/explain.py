@@ -9,6 +9,7 @@ from lora_ns.errors import Problem, close_to, did_you_mean, plain_name
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.advise import Adviser
 from lora_ns.recipe.keys import UNIONS, as_toml, describe, known_keys, model_at, names_in, schema_of, tag_of
+from lora_ns.rewards import REWARDS
 from lora_ns.table import CONTROL, LONG_NAME
 
 Keys = Sequence[int | str]
@@ -31,6 +32,7 @@ def untagged(table: Mapping[str, Any], location: Keys) -> list[int | str]:
     keys: list[int | str] = []
     for index, key in enumerate(location):
         is_tag = index == 1 and location[0] in UNIONS and key in UNIONS[str(location[0])]
+        is_tag |= isinstance(location[index - 1], int) and key in REWARDS and not _is_key(table, keys, key)
         if not is_tag and not (_is_branch(key) and not _is_key(table, keys, key)):
             keys.append(key)
     return keys
@@ -89,6 +91,8 @@ def key_of(keys: Keys) -> str:
 
 
 def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
+    if dotted not in UNIONS:
+        return _reward_problem(table, dotted, locate)
     methods = UNIONS[dotted]
     entry = table.get(dotted)
     adviser = Adviser(table, locate(dotted) == OVERRIDE)
@@ -104,6 +108,17 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     key = f"{dotted}.{tag}"
     remedy = adviser.on_value(key, entry[tag]) or did_you_mean(str(entry[tag]), methods, beside=choices)
     return Problem(locate(key), f"got {as_toml(entry[tag])}", remedy, key=key)
+
+
+def _reward_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
+    """Return the problem of a reward without a name, or with an unknown one."""
+    entry = _at(table, [int(part) if part.isdigit() else part for part in dotted.split(".")])
+    choices = f"one of: {', '.join(REWARDS)}"
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        return Problem(locate(dotted), "required", choices, key=f"{dotted}.name")
+    key = f"{dotted}.name"
+    remedy = did_you_mean(str(entry["name"]), REWARDS, beside=choices)
+    return Problem(locate(key), f"got {as_toml(entry['name'])}", remedy, key=key)
 
 
 def _expectation(dotted: str, detail: Any, table: Mapping[str, Any], advice: str) -> str:

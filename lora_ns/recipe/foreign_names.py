@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_ns.errors import plain_name
-from lora_ns.objectives import Dpo
+from lora_ns.objectives.dpo import Dpo
 from lora_ns.recipe.advice import (
     OWN,
     REMOVE,

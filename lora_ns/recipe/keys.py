@@ -14,6 +14,7 @@ from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.objective_tables import chosen_objective, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards import REWARDS, AnyReward, RewardFunction, tag_of_reward
 from lora_ns.table import JOINERS, PLACE, WORD, Table, control_in
 
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
@@ -63,13 +64,13 @@ def describe(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(describe(part) for part in schema["anyOf"] if part.get("type") != "null")
     if schema["type"] == "array":
-        return f"a list{_items(schema.get('items', {}))}"
+        return f"a {'non-empty ' * bool(schema.get('minItems'))}list{_items(schema.get('items', {}))}"
     return f"a {_noun(schema)}" if schema["type"] in _NOUNS else "true or false"
 
 
 def _items(schema: Mapping[str, Any]) -> str:
     """Describe the items of a list, such as ` of strings`; empty if they may be anything."""
-    if "$ref" in schema:
+    if "$ref" in schema or any("$ref" in part for part in schema.get("oneOf", ())):
         return " of tables"
     if "enum" in schema:
         return f" with any of: {', '.join(map(as_toml, schema['enum']))}"
@@ -107,7 +108,7 @@ def types_of(schema: Mapping[str, Any]) -> set[str]:
 def model_at(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | None:
     """Return the class of the table at these keys, None if there is none."""
     model: type[Table] = Recipe
-    for key in keys:
+    for depth, key in enumerate(keys):
         if model is Recipe and (key in UNIONS or kinds_of(key)):
             chosen = _chosen(table, key)
             if chosen is None:
@@ -117,11 +118,30 @@ def model_at(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | Non
         if key.isdigit():
             continue  # the tables in a list are all of one class
         info = model.model_fields.get(key)
-        below = info and table_class(info.annotation)
+        below = info and (_of_list(keys[: depth + 2], info.annotation, table) or table_class(info.annotation))
         if below is None:
             return None
         model = below
     return model
+
+
+def _of_list(keys: Sequence[str], annotation: Any, table: Any) -> type[Table] | None:
+    """Return the class of a table in a list whose tables are of several classes; None for any other key."""
+    if tables_in(annotation) != REWARDS:
+        return None
+    for key in keys:
+        number = int(key) if key.isdigit() else None
+        try:
+            table = table[key if number is None else number]
+        except (KeyError, IndexError, TypeError):
+            table = None
+    return REWARDS.get(tag_of_reward(table) or "", RewardFunction)
+
+
+def tables_in(annotation: Any) -> Mapping[str, type[Table]]:
+    """Return the classes of a list of tables of several classes, by their tag; empty for any other key."""
+    is_list = get_origin(annotation) is tuple and bool(get_args(annotation))
+    return REWARDS if is_list and get_args(annotation)[0] == AnyReward else {}
 
 
 def table_class(annotation: Any) -> type[Table] | None:

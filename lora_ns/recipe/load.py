@@ -220,9 +220,15 @@ def _read_tables(table: dict[str, Any]) -> Recipe:
         wrong += [(untagged(table, [name, *one["loc"]]), one) for one in _parsed(kind, fields)[1]]
     recipe, faults = _parsed(Recipe, fields_of(table))
     wrong += [(untagged(table, location_of(table, one["loc"])), one) for one in faults]
+    wrong = [(keys, one) for keys, one in wrong if one["type"] != "too_short" or not _is_inside(keys, wrong)]
     if wrong or recipe is None:
         raise _WrongKeysError(wrong)
     return recipe
+
+
+def _is_inside(keys: list[int | str], wrong: Sequence[tuple[list[int | str], Any]]) -> bool:
+    """Return whether an item of a list is invalid, which pydantic then does not count."""
+    return any(len(other) > len(keys) and other[: len(keys)] == keys for other, _ in wrong)
 
 
 T = TypeVar("T", bound=BaseModel)

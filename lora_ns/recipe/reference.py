@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ns.recipe.keys import UNIONS, describe, table_class, tag_of
+from lora_ns.recipe.keys import UNIONS, describe, table_class, tables_in, tag_of
 from lora_ns.recipe.objective_tables import kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.table import Table
@@ -21,6 +21,7 @@ def reference() -> str:
     for name in top_level():
         for kind in kinds_of(name):
             parts += ["", f'## `[{name}]` with `task_type = "{kind.task_type}"`', *_table(kind)]
+            parts += _lists_of_tables(name, kind)
         for method, model in UNIONS.get(name, {}).items():
             parts += ["", f'## `[{name}]` with `{tag_of(name)} = "{method}"`', *_table(model)]
         info = Recipe.model_fields.get(name)
@@ -34,6 +35,8 @@ def _lists_of_tables(owner: str, model: type[Table]) -> Iterator[str]:
     for name, info in model.model_fields.items():
         if below := table_class(info.annotation):
             yield from ("", f"## `[[{owner}.{name}]]`", *_table(below))
+        for tag, kind in tables_in(info.annotation).items():
+            yield from ("", f'## `[[{owner}.{name}]]` with `name = "{tag}"`', *_table(kind))
 
 
 def _table(model: type[Table]) -> Iterator[str]:

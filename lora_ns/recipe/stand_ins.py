@@ -32,6 +32,9 @@ def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
         table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]
         return
+    if len(keys) > 1 and keys[1] == _REWARDS:
+        _put_reward(table, keys)
+        return
     target: Any = table
     for depth, key in enumerate(keys):
         here = ".".join(str(name) for name in keys[: depth + 1])
@@ -43,6 +46,20 @@ def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
                 target[key] = copy.deepcopy(STAND_INS[here])
             return
         target = below
+
+
+_REWARDS = "rewards"
+"""Key of the list of reward functions in the tables of several objectives."""
+
+
+def _put_reward(table: dict[str, Any], keys: Sequence[int | str]) -> None:
+    """Replace an invalid reward function, or the whole list if that is invalid."""
+    owner, whole = str(keys[0]), [{"name": "exact"}]
+    entries = table[owner].get(_REWARDS) if isinstance(table.get(owner), dict) else None
+    if len(keys) > 2 and _are_tables(entries) and isinstance(keys[2], int) and entries:
+        entries[keys[2]] = whole[0]
+    elif isinstance(table.get(owner), dict):
+        table[owner][_REWARDS] = whole
 
 
 def _are_tables(value: Any) -> bool:

@@ -143,6 +143,8 @@ class Manifest(BaseModel):
     updated: str
     recipe: Recipe
     overrides: tuple[str, ...] = ()
+    folder: str | None = None
+    """Folder of the recipe, in which it names files; None in runs of old versions."""
     plan: Plan
     base: BaseRecord
     data: DataRecord
@@ -167,6 +169,8 @@ class Manifest(BaseModel):
     distributed: DistributedRecord | None = None
     """None until the trainer exists, and in runs of old versions that used one process."""
     error: str | None = None
+    is_forced: bool = False
+    """True if the run trains although its rewards were found to teach nothing."""
     awaits_launcher: bool = False
     """True for a run prepared by `launch-command`: the run that it replaces stays aside until its first step."""
 

@@ -57,6 +57,21 @@ class RunPaths:
         return self.path / "data"
 
     @property
+    def code(self) -> Path:
+        """Copies of the Python files of reward functions, which a resumed run goes on with."""
+        return self.path / "code"
+
+    @property
+    def preflight(self) -> Path:
+        """The scores of the completions before the first step."""
+        return self.path / "preflight.json"
+
+    @property
+    def samples(self) -> Path:
+        """A few completions of each evaluation, as JSON lines."""
+        return self.path / "samples.jsonl"
+
+    @property
     def ranks(self) -> Path:
         """Messages between the processes of a run in training, and the error of each."""
         return self.path / "ranks"
@@ -90,8 +105,8 @@ class RunPaths:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log)
+        return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log, self.preflight, self.samples)
 
     @property
     def _folders(self) -> tuple[Path, ...]:
-        return (self.checkpoints, self.adapter, self.start, self.data, self.ranks)
+        return (self.checkpoints, self.adapter, self.start, self.data, self.code, self.ranks)

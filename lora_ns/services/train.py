@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from lora_ns.answers.opened import record_base
 from lora_ns.data.named_files import check_named_files
@@ -43,7 +44,7 @@ from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
 from lora_ns.training.fit import TrainResult
-from lora_ns.training.prepared import PreparedRun, save_data
+from lora_ns.training.prepared import PreparedRun, copy_code, save_data
 from lora_ns.training.rehearsal import check_arguments
 
 
@@ -166,6 +167,7 @@ def _new_run(
         manifest = run.create(loaded.text, manifest)
         noise.attach(run.log)
         save_data(run, rows.data)
+        copy_code(run, recipe, [settled.folder, Path.cwd()])
         for note in plan.notes:
             observer.warn(note)
         prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
@@ -195,6 +197,7 @@ def _manifest(
         packages=libraries.versions(),
         machine=asdict(machine),
         seed=recipe.training.seed,
+        folder=str(settled.folder.absolute()),
     )
 
 

@@ -101,5 +101,5 @@ def trainer_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[str
 
 def _groups_by_length(recipe: Recipe) -> bool:
     objective = recipe.objective
-    can_group = not (objective.packs or objective.compares_rows or recipe.dataset.streaming)
+    can_group = not (objective.packs or objective.compares_rows or objective.generates or recipe.dataset.streaming)
     return recipe.training.group_by_length and can_group

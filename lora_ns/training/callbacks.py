@@ -28,6 +28,7 @@ def make_callbacks(
     marks: bool = True,
     began: Callable[[], None] = lambda: None,
     check_there: Callable[[], None] = lambda: None,
+    may_be_zero: bool = False,
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -40,21 +41,22 @@ def make_callbacks(
         marks: whether this process marks checkpoints, once every process has written its part.
         began: called once the first step is complete and no signal has arrived.
         check_there: called after every step; raises if the run directory can no longer be written.
+        may_be_zero: True if some steps have nothing to learn, so that their loss is 0.
     """
     if text := forget_after(metrics, first_step):
         observer.warn(text)
     return [
-        _recorder(metrics, observer, first_step),
+        _recorder(metrics, observer, first_step, may_be_zero),
         _steps(observer, stop, began, check_there),
         _best_metric(),
         _marker(run_id, marks),
     ]
 
 
-def _recorder(metrics: Path, observer: Observer, first_step: int) -> TrainerCallback:
+def _recorder(metrics: Path, observer: Observer, first_step: int, may_be_zero: bool) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    broken = BrokenLoss()
+    broken = BrokenLoss(may_be_zero)
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Appends every logged row to the metrics, and ends the run if its loss is broken."""
@@ -125,10 +127,10 @@ MOST_OVERFLOWS = 10
 
 
 class BrokenLoss:
-    """Ends a run whose loss or gradient is not finite, or whose loss is exactly 0."""
+    """Ends a run whose loss or gradient is not finite, or whose loss is exactly 0, unless that may be."""
 
-    def __init__(self) -> None:
-        self._overflows = 0
+    def __init__(self, may_be_zero: bool = False) -> None:
+        self._overflows, self._may_be_zero = 0, may_be_zero
 
     def look(self, row: Mapping[str, Any], scales: bool) -> None:
         """Check a logged row.
@@ -147,7 +149,7 @@ class BrokenLoss:
             what = f"step {row['step']}: {broken[0]} is {row[broken[0]]}"
             remedy = "lower `training.learning_rate`, or set `model.dtype`; the last checkpoint is kept"
             raise RunError(Problem("", what, remedy))
-        if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0:
+        if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0 and not self._may_be_zero:
             what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label contributes"
             raise RunError(Problem("", what, "inspect the rows with `lorans validate --show`"))
 

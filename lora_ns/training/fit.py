@@ -28,6 +28,7 @@ from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
 from lora_ns.objectives.label_loss import labels_that_count
+from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.parallel.context import divided_attention
 from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memory, is_one_of_several, leave, peak_memory
 from lora_ns.parallel.nodes import resume_command
@@ -45,7 +46,10 @@ from lora_ns.training.failures import no_room_to_load, no_room_to_start, no_room
 from lora_ns.training.learning import learning_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
-from lora_ns.training.prepared import PreparedRun, reopen_prepared
+from lora_ns.training.preflight import preflight
+from lora_ns.training.prepared import PreparedRun, folders_of, reopen_prepared
+from lora_ns.training.rewards import open_rewards
+from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
 from lora_ns.training.trainer import make_trainer
 
@@ -181,6 +185,11 @@ def _fit(
         observer.stage("generating answers before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         manifest = run.amend(manifest, metrics=metrics)
+    if isinstance(recipe.objective, RewardedObjective):
+        if not checkpoint and rank.is_first:
+            preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
+        if rank.is_first:
+            trainer.add_callback(sample_writer(trainer, run.samples, checkpoint[1] if checkpoint else 0))
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
@@ -265,6 +274,9 @@ def _make_trainer(
     """The trainer of a model. Computes the adapter's initialisation if that needs the rows or the base's weights."""
     recipe, plan = manifest.recipe, manifest.plan
     first = checkpoint[1] if checkpoint else 0
+    rewards = open_rewards(recipe.objective, [run.code, *folders_of(manifest)])
+    if recipe.objective.generates:  # TRL ends completions at the model's own stop tokens
+        model.generation_config.eos_token_id = list(manifest.stop_token_ids)
     with telling_broken_rows(run, manifest):  # the trainer reads the first rows of a stream
         trainer = make_trainer(
             recipe,
@@ -283,11 +295,13 @@ def _make_trainer(
                     prepared.rank.is_first,
                     run.forget_replaced if stop.file is None else lambda: None,  # otherwise the launcher does
                     run.check_there,
+                    recipe.objective.generates,
                 ),
-                learning_watch(recipe.peft, plan.learning_rate.value, observer),
+                learning_watch(recipe.peft, plan.learning_rate.value, observer, recipe.objective.generates),
             ],
             not checkpoint,
             manifest.labels,
+            rewards,
         )
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("initialising the adapter")

@@ -39,17 +39,20 @@ HOPELESS = 0.1
 _ENOUGH_STEPS = 20
 
 
-def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer) -> TrainerCallback:
+def learning_watch(
+    method: PeftMethod, learning_rate: float, observer: Observer, may_be_zero: bool = False
+) -> TrainerCallback:
     """A callback that warns about parameters that do not learn and about a flat loss, with the cause.
 
     Args:
         method: the recipe's `[peft]`.
         learning_rate: the peak of the schedule.
         observer: receives the warnings.
+        may_be_zero: True if some steps have nothing to learn, so that no parameter has a gradient.
     """
     from transformers import TrainerCallback
 
-    gradients, losses = Gradients(), Losses(method, learning_rate)
+    gradients, losses = Gradients(may_be_zero), Losses(method, learning_rate)
 
     class LearningWatch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `learning_watch`."""
@@ -85,8 +88,8 @@ def learning_watch(method: PeftMethod, learning_rate: float, observer: Observer)
 class Gradients:
     """The gradients and changes of all trainable parameters in the first steps."""
 
-    def __init__(self) -> None:
-        self._steps = 0
+    def __init__(self, may_be_zero: bool = False) -> None:
+        self._steps, self._may_be_zero = 0, may_be_zero
         self._begun: dict[str, tuple[float, float]] = {}
         self._reached: set[str] = set()
 
@@ -115,6 +118,8 @@ class Gradients:
         if broken:
             what = f"step {step}: the gradient of `{broken}` is {norms[broken]}"
             raise RunError(Problem("", what, "lower `training.learning_rate`, or set `model.dtype`"))
+        if self._may_be_zero and not any(norms.values()):
+            return ()
         self._steps += 1
         self._reached |= {name for name, norm in norms.items() if norm}
         return self._judged(model, warming) if self._steps == LOOKED_AT else ()

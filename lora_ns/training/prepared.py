@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from lora_ns.data.prepared import saved_rows
 from lora_ns.data.render import make_renderer
 from lora_ns.data.stream import Stream, check_stream
 from lora_ns.errors import ModelError, Problem, UsageError
-from lora_ns.files.disk import telling_disk_errors
+from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.marks import fault_of, mark_folder
 from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import choose_pad_token, recipe_tokenizer
@@ -21,6 +22,7 @@ from lora_ns.plan.rank import leaves_rank_open, with_rank_of
 from lora_ns.plan.room import room_for_rows
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards import Python
 from lora_ns.run.directory import RunDir
 from lora_ns.run.followed import FollowedRun
 from lora_ns.run.last_checkpoint import Search, check_own, search
@@ -151,6 +153,20 @@ def save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None
         if data[1] is not None:
             data[1].save_to_disk(str(run.data / "eval"))
     mark_folder(run.data)
+
+
+def folders_of(manifest: Manifest) -> list[Path]:
+    """Folders in which the files of a recipe are looked up: its own, and the current one."""
+    return [*([Path(manifest.folder)] if manifest.folder else []), Path.cwd()]
+
+
+def copy_code(run: RunDir, recipe: Recipe, folders: Sequence[Path]) -> None:
+    """Copy the Python files of reward functions into the run. Raises `UsageError` if one is missing."""
+    for reward in recipe.objective.reward_functions:
+        if isinstance(reward, Python):
+            file = run.code / reward.file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, reward.find(folders).read_text(encoding="utf-8"))
 
 
 def _load_data(run: RunDir, manifest: Manifest) -> tuple[datasets.Dataset, datasets.Dataset | None]:

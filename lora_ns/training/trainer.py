@@ -33,9 +33,11 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
     evaluate_first: bool,
     labels: Sequence[str] = (),
+    rewards: Sequence[Any] = (),
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
     shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
+    shared |= {"reward_funcs": list(rewards)} if rewards else {}
     arguments = trainer_arguments(recipe, plan, checkpoints)
     if arguments["fsdp"]:
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None

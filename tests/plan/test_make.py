@@ -13,7 +13,8 @@ from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Gpu, Machine
 from lora_ns.methods import METHODS
 from lora_ns.model.files import BaseFacts, find_base
-from lora_ns.plan.fit import DEFAULT_GLOBAL_BATCH, LARGEST_MICRO_BATCH
+from lora_ns.objectives import Sft
+from lora_ns.plan.fit import LARGEST_MICRO_BATCH
 from lora_ns.plan.plan import DataFacts, Plan
 from lora_ns.plan.settle import settle_on_base
 from lora_ns.recipe.load import load_recipe
@@ -130,7 +131,7 @@ def test_the_micro_batch_is_the_largest_divisor_that_fits(write_recipe, free):
 @pytest.mark.parametrize(
     ("overrides", "micro", "accumulation", "total"),
     [
-        ([], (16, "computed"), (1, "computed"), (DEFAULT_GLOBAL_BATCH, "default")),
+        ([], (16, "computed"), (1, "computed"), (Sft().usual_batch, "default")),
         (["global_batch_size=64"], (32, "computed"), (2, "computed"), (64, "--set")),
         (
             ["global_batch_size=64", "per_device_train_batch_size=4"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.fit import DEFAULT_GLOBAL_BATCH, Batch
+from lora_ns.plan.fit import Batch
 from lora_ns.plan.plan import computed
 from lora_ns.plan.rank import planned_rank
 from lora_ns.plan.schedule import epoch_steps, planned_rate, planned_steps, planned_warmup
@@ -23,7 +23,7 @@ def our_numbers(settled: Settled, facts: BaseFacts | None, rows: int | None) -> 
     factors = recipe.peft.factors
     alpha = factors.alpha if factors else None
     divisor = (factors.rank**0.5 if factors.is_stabilised else factors.rank) if factors else None
-    per_step = training.global_batch_size or DEFAULT_GLOBAL_BATCH
+    per_step = training.global_batch_size or recipe.objective.usual_batch
     # The machine determines only how a step is divided into micro-batches, not the number of steps.
     batch = Batch(computed(per_step), computed(1), computed(per_step), computed(False), None)
     counted = None if objective.packs else rows

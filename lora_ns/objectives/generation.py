@@ -1,0 +1,69 @@
+"""The base class of objectives that learn from their own completions of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lora_ns.formats import Prompt
+from lora_ns.objectives.base import TEXT_AND_LABEL
+from lora_ns.objectives.pairs import PairObjective
+from lora_ns.objectives.text import TextObjective
+from lora_ns.table import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class GenerationObjective(TextObjective):
+    """An objective whose training steps generate completions of prompts, and learn from these."""
+
+    examples: ClassVar[tuple[type, ...]] = (Prompt,)
+    inert: ClassVar[tuple[str, ...]] = (*TEXT_AND_LABEL, "dataset.completion_template", "training.group_by_length")
+    divides_weights: ClassVar[bool | str] = "generation has been tried on whole weights only"
+    scores_every_token: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
+
+    on_overflow: Literal["error", "drop", "truncate-prompt"] = "error"
+    """Rows whose prompt leaves too little room: refuse, drop, or truncate the start of the prompt."""
+    on_stop_token: Literal["keep"] = "keep"
+    """Prompts may contain stop tokens, as conversations of several turns do."""
+    max_completion_length: PositiveInt = 256
+    """Most tokens of a completion; `max_seq_length` covers prompt and completion."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the sampling: above 1 the completions differ more, below 1 less."""
+    top_p: TopP = 1.0
+    """Sample from the most likely tokens that together reach this probability."""
+    top_k: NonNegativeInt = 0
+    """Sample from this many most likely tokens; 0 for all."""
+    min_p: Probability | None = None
+    """Least probability of a token, as a share of the most likely one's."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Above 1, makes tokens that have already occurred less likely."""
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens of `max_seq_length` that are kept free for a completion."""
+        return self.max_completion_length
+
+    @classmethod
+    def usual_rate(cls, typical: float, width: int | None) -> float:
+        """The rate of objectives for pairs: 1e-5 for LoRA on a 7B base, ten times TRL's for full fine-tuning."""
+        return PairObjective.usual_rate(typical, width)
+
+    @classmethod
+    def starter_rows(cls, _asked: str, _answered: str) -> Sequence[Mapping[str, Any]]:
+        """Sums with their results, which rewards compare completions with."""
+        sums = (("2 + 3", "5"), ("4 + 1", "5"), ("7 + 2", "9"), ("6 + 3", "9"))
+        return [{"prompt": f"What is {terms}?", "answer": result} for terms, result in sums]
+
+    def arguments(self, _row_parts: int) -> dict[str, Any]:
+        """The keys about generation, and arguments that make TRL use the rows unchanged."""
+        names = ("max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "remove_unused_columns": False,
+            "log_completions": False,
+            "disable_dropout": self.disables_dropout,
+        }

@@ -1,0 +1,204 @@
+"""Training on generated completions: TRL's trainers for prompts that are already tokenised, and can be resumed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_ns.objectives.base import Counted
+from lora_ns.objectives.pair_trainer import counting_rows
+
+SAMPLES = 8
+"""Completions of an evaluation that are kept to be read."""
+
+_WEIGHT = "weight of "
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A completion of an evaluation."""
+
+    prompt: str
+    completion: str
+    rewards: Mapping[str, float | None]
+
+
+@functools.cache
+def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer that generates completions of tokenised prompts.
+
+    It takes rows of `EncodedPrompt`, has an order of rows that depends on the epoch alone, and stores the completions
+    of a checkpoint that are not learned from yet, so that a resumed run goes on as if it had not been interrupted.
+    """
+
+    class PromptTrainer(counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `prompt_trainer_class`."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Given a PEFT model and a `beta`, TRL adds a frozen copy of the adapter, which would be saved with it. A
+            # fresh adapter changes nothing, so the base without it is the reference.
+            arguments = kwargs["args"]
+            beta, arguments.beta = getattr(arguments, "beta", None), 0.0
+            super().__init__(*args, **kwargs)
+            if beta is not None:
+                arguments.beta = self.beta = beta
+            self._prompt_ids: list[list[int]] = []
+            self._kept: list[dict[str, Any]] | None = None
+
+        def count_of(self, inputs: Any) -> Any:
+            """The number of completions."""
+            import torch
+
+            return torch.tensor(len(inputs))
+
+        def batch_means(self) -> dict[str, float]:
+            """TRL's metrics of the batch with their weights: 0 for one that no completion of the batch has."""
+            found: dict[str, float] = {}
+            for name, mean in super().batch_means().items():
+                is_there = mean is not None and not math.isnan(mean)
+                found |= {name: mean if is_there else 0.0, f"{_WEIGHT}{name}": float(is_there)}
+            return found
+
+        def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
+            """Log the means over those completions that have a metric."""
+            weights = {name: means[_WEIGHT + name] for name in means if _WEIGHT + name in means}
+            found = {name: means[name] / weight if weight else math.nan for name, weight in weights.items()}
+            super().log_means({**found, "loss": means["loss"]}, logs)
+
+        def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            """The tokens of the prompts of a batch, as the renderer made them."""
+            assert len(prompts) == len(self._prompt_ids), "the prompts are those of the batch"
+            return [list(ids) for ids in self._prompt_ids], None, {}
+
+        def _generate_and_score_completions(self, inputs: Sequence[Mapping[str, Any]]) -> Any:
+            """Complete the prompts of a batch; TRL sees each as a text."""
+            self._prompt_ids = [list(row["input_ids"]) for row in inputs]
+            return super()._generate_and_score_completions([{"prompt": "", **row} for row in inputs])
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            """TRL's order of prompts in the first epoch, and another one in each later epoch."""
+            return epoch_sampler(super()._get_train_sampler(dataset))
+
+        def _prepare_inputs(self, inputs: Any) -> Any:
+            """Count on from the step of a checkpoint, so that completions are generated in the same steps."""
+            if self.model.training and not self._step and self.state.global_step:
+                self._step = self.state.global_step * self.args.gradient_accumulation_steps
+                self._buffered_inputs = self._kept
+            return super()._prepare_inputs(inputs)
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            """Also store the completions that later steps learn from."""
+            super()._save_checkpoint(model, trial)
+            every = getattr(self.args, "steps_per_generation", 1) * getattr(self, "num_iterations", 1)
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if self._step % every and self._buffered_inputs:
+                _store(self._buffered_inputs, folder / _name(self.args.process_index))
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            """Also load the completions of a checkpoint."""
+            super()._load_optimizer_and_scheduler(checkpoint)
+            file = Path(checkpoint) / _name(self.args.process_index) if checkpoint else None
+            self._kept = _load(file, self.accelerator.device) if file and file.is_file() else None
+
+    return PromptTrainer
+
+
+@functools.cache
+def rewarded_trainer_class(trainer_class: Any, counted: Counted) -> Any:
+    """A TRL trainer that rewards completions. See `prompt_trainer_class`."""
+
+    class RewardedTrainer(prompt_trainer_class(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+        """See `rewarded_trainer_class`; `samples` has completions of the last evaluation."""
+
+        samples: tuple[Sample, ...] = ()
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            """Forget the samples of the evaluation before."""
+            self.samples = ()
+            return super().evaluate(*args, **kwargs)
+
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            """TRL's rewards of all processes; in an evaluation, keep the first completions of this one."""
+            found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            if not self.model.training and len(self.samples) < SAMPLES:
+                first = self.accelerator.process_index * len(prompts)
+                own = found[first : first + len(prompts)].tolist()
+                texts = self.processing_class.batch_decode(self._prompt_ids)
+                rows = list(zip(texts, completions, own, strict=True))[: SAMPLES - len(self.samples)]
+                self.samples += tuple(Sample(text, written, self._named(scores)) for text, written, scores in rows)
+            return found
+
+        def _named(self, scores: Sequence[float]) -> dict[str, float | None]:
+            named = zip(self.reward_func_names, scores, strict=True)
+            return {name: None if math.isnan(score) else score for name, score in named}
+
+    return RewardedTrainer
+
+
+def epoch_sampler(sampler: Any) -> Any:
+    """A sampler that repeats prompts like TRL's, in an order that depends on its seed and the epoch alone.
+
+    TRL's own sampler draws one order after another, so a run that is resumed in its second epoch would get the order of
+    the first one.
+    """
+    if not sampler.shuffle:
+        return sampler
+    found = _sampler_class()(
+        sampler.data_source, sampler.mini_repeat_count, sampler.batch_size, sampler.repeat_count, True, sampler.seed
+    )
+    return found
+
+
+@functools.cache
+def _sampler_class() -> Any:
+    from trl.trainer.utils import RepeatSampler
+
+    class EpochSampler(RepeatSampler):  # type: ignore[misc, unused-ignore]
+        """See `epoch_sampler`."""
+
+        def set_epoch(self, epoch: int) -> None:
+            """Draw the order of an epoch; that of the first one is TRL's."""
+            self.generator.manual_seed((self.seed or 0) + epoch)
+
+    return EpochSampler
+
+
+def _name(process: int) -> str:
+    return f"completions-{process}.safetensors"
+
+
+def _store(batches: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Store the tensors of batches, and their other values as JSON."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{number}/{name}": value.contiguous()
+        for number, batch in enumerate(batches)
+        for name, value in batch.items()
+        if isinstance(value, torch.Tensor)
+    }
+    others = [
+        {name: value for name, value in batch.items() if not isinstance(value, torch.Tensor)} for batch in batches
+    ]
+    save_file(tensors, file, metadata={"batches": json.dumps(others)})
+
+
+def _load(file: Path, device: Any) -> list[dict[str, Any]]:
+    """Load batches that `_store` wrote."""
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt", device=str(device)) as stored:
+        batches: list[dict[str, Any]] = json.loads(stored.metadata()["batches"])
+        for key in stored.keys():  # noqa: SIM118 -- not a mapping
+            number, _, name = key.partition("/")
+            batches[int(number)][name] = stored.get_tensor(key)
+    return batches

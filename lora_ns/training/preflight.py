@@ -1,0 +1,144 @@
+"""The pre-flight of rewards: completions of the untrained model are scored before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.data.encode_prompts import completion_of
+from lora_ns.data.interval import wilson_interval
+from lora_ns.errors import Problem, RunError
+from lora_ns.files.disk import write_atomic
+from lora_ns.model.load import computing
+from lora_ns.objectives.rewarded import RewardedObjective
+from lora_ns.rewards import Completion
+from lora_ns.rewards.checks import Judge, Signal, check_with_answers, doubts, measure, reasons_against
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
+from lora_ns.run.observer import Observer
+from lora_ns.training.rewards import Reward
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def preflight(
+    run: RunDir, manifest: Manifest, trainer: Any, rows: datasets.Dataset, observer: Observer, is_forced: bool
+) -> None:
+    """Check the rewards of a run before its first step, and store what was found.
+
+    Args:
+        run: the run.
+        manifest: its manifest.
+        trainer: the trainer, whose model is untrained.
+        rows: training rows.
+        observer: receives the summary and the warnings.
+        is_forced: True if the run goes on even if it cannot learn.
+
+    Raises:
+        RunError: with the reasons why the run cannot learn, and what to change.
+    """
+    objective = manifest.recipe.objective
+    assert isinstance(objective, RewardedObjective), "only these have rewards"
+    if not objective.preflight_prompts:
+        return
+    observer.stage("scoring completions before training")
+    chosen = rows.select(range(0, len(rows), max(1, len(rows) // objective.preflight_prompts)))
+    chosen = chosen.select(range(min(objective.preflight_prompts, len(chosen))))
+    problems = list(answer_problems(trainer.reward_funcs, [completion_of(row["row"], "") for row in chosen]))
+    signal = sample(manifest, trainer, chosen)
+    write_atomic(run.preflight, json.dumps(asdict(signal), ensure_ascii=False, indent=2) + "\n")
+    observer.stage(summary(signal))
+    for text in doubts(signal):
+        observer.warn(text)
+    best = sum(max(0.0, reward.weight) * reward.highest for reward in objective.rewards)
+    problems += [
+        (Problem("", what, remedy, key=objective.key("rewards")), True)
+        for what, remedy in reasons_against(signal, best)
+    ]
+    refused = [problem for problem, is_error in problems if is_error]
+    for problem, is_error in problems:
+        if is_forced or not is_error:
+            observer.warn(str(problem))
+    if refused and not is_forced:
+        raise RunError([*refused, Problem("", "nothing would be learned", "`lorans train --force` trains anyway")])
+
+
+def summary(signal: Signal) -> str:
+    """The rewards before training in a line."""
+    if signal.reward is None:
+        return f"{signal.prompts} prompts x {signal.completions} completions: no reward"
+    low, high = wilson_interval(signal.share, signal.prompts)
+    return (
+        f"{signal.prompts} prompts x {signal.completions} completions: reward {signal.reward:.3g} "
+        f"(std {signal.reward_std:.3g}), differs for {signal.share:.0%} of prompts (95% interval {low:.0%} to "
+        f"{high:.0%}), about {signal.per_step:.1f} per step; {len(signal.solved)} always and {len(signal.unsolved)} "
+        f"never solved; {signal.truncated:.0%} truncated, {signal.empty:.0%} empty"
+    )
+
+
+def answer_problems(rewards: Sequence[Reward], rows: Sequence[Completion]) -> list[tuple[Problem, bool]]:
+    """Check reward functions with the reference answers of rows; returns problems, and if each is an error."""
+    found = []
+    for reward in rewards:
+        judge = Judge(reward.__name__, reward.scores, reward.function.verifies, reward.function.highest)
+        for fault in check_with_answers(judge, rows):
+            found.append((Problem("", fault.what, fault.remedy, fault.code, key=reward.key), fault.is_error))
+    return found
+
+
+def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset) -> Signal:
+    """Complete the prompts of rows as in training, and score the completions."""
+    from transformers import set_seed
+
+    objective, args = manifest.recipe.objective, trainer.args
+    size = objective.group_size
+    set_seed(manifest.seed)
+    written = complete(manifest, trainer, [row["input_ids"] for row in rows for _ in range(size)])
+    texts = trainer.processing_class.batch_decode(written, skip_special_tokens=True)
+    groups = [
+        [
+            completion_of(row["row"], texts[place], written[place])
+            for place in range(number * size, number * size + size)
+        ]
+        for number, row in enumerate(rows)
+    ]
+    scores = [[reward.scores(group) for group in groups] for reward in trainer.reward_funcs]
+    ends = {*manifest.stop_token_ids, trainer.processing_class.pad_token_id}
+    per_step = manifest.plan.global_batch_size.value // size
+    return measure(
+        groups,
+        scores,
+        [reward.__name__ for reward in trainer.reward_funcs],
+        args.reward_weights,
+        [not ids or ids[-1] not in ends for ids in written],
+        per_step,
+    )
+
+
+def complete(manifest: Manifest, trainer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Tokens that the model generates after each prompt, up to its stop token, with the trainer's settings."""
+    import torch
+
+    model, pad = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class.pad_token_id
+    device, size = next(model.parameters()).device, manifest.plan.per_device_eval_batch_size.value
+    was_training, stops, found = model.training, set(manifest.stop_token_ids), []
+    model.eval()
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        width = max(map(len, batch))
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=device)
+        with torch.no_grad(), computing(device.type, manifest.plan.dtype.value):
+            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=trainer.generation_config)
+        found += [_up_to(row[width:].tolist(), stops) for row in written]
+    model.train(was_training)
+    return found
+
+
+def _up_to(ids: list[int], stops: set[int]) -> list[int]:
+    """Tokens up to the first stop token, which is kept."""
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
+    return ids[: end + 1]
