@@ -61,13 +61,13 @@ def evaluate(
     """Measure a run's adapter on rows with answers.
 
     Text gets the loss, and exact match on request; preference pairs get the loss and the share of pairs that the model
-    ranks right; classes, scores and tags get their usual metrics.
+    ranks right; runs with rewards get the mean reward and pass@1; classes, scores and tags get their usual metrics.
     """
     from lora_ns.machine import libraries
 
     asked = AskedRun.of(run, num_processes, gpus, "measures")
     recipe = asked.manifest.recipe
-    if asked.processes > 1 and Preference in recipe.objective.examples:
+    if asked.processes > 1 and (Preference in recipe.objective.examples or recipe.objective.reward_functions):
         what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)

@@ -88,6 +88,11 @@ FromStart = Annotated[
 ]
 
 
+ForceTraining = Annotated[
+    bool, typer.Option("--force", help="Train even if the pre-flight finds that the rewards teach nothing.")
+]
+
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan without training.")]
 
 
@@ -103,6 +108,7 @@ def train(
     rdzv_endpoint: RdzvEndpoint = None,
     base: BasePath = None,
     from_start: FromStart = False,
+    force: ForceTraining = False,
     trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -112,7 +118,7 @@ def train(
     The run directory then has the adapter, the metrics and the log. The saved adapter is reloaded and checked
     against the trained model.
     """
-    _check_options(resume, overwrite, base, from_start)
+    _check_options(resume, overwrite, base, from_start, force)
     from lora_ns.launch.torchrun import Launcher
 
     is_run, launcher = resume and is_folder(recipe), Launcher.of(os.environ)
@@ -140,22 +146,24 @@ def train(
     _trust(trust_remote_code, loaded, run, resume, base)
     with Progress(2) as progress, Noise() as noise:
         if launcher:
-            request = launched.TrainRequest(loaded, run, resume, overwrite, not no_cache, base, from_start)
+            request = launched.TrainRequest(loaded, run, resume, overwrite, not no_cache, base, from_start, force)
             result: TrainResult | None = launched.train(launcher, request, progress, noise)
         elif resume:
             result = resuming.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
         else:
             assert loaded is not None, "without --resume there is a recipe"
-            result = service.train(loaded, progress, noise, overwrite, not no_cache)
+            result = service.train(loaded, progress, noise, overwrite, not no_cache, force)
     if result is not None:  # only the first process has one
         from lora_ns.run.directory import RunDir
 
         show_training(result, as_json, RunDir(Path(result.run)).read().recipe.objective.answers != "score")
 
 
-def _check_options(resume: bool, overwrite: bool, base: Path | None, from_start: bool) -> None:
+def _check_options(resume: bool, overwrite: bool, base: Path | None, from_start: bool, force: bool) -> None:
     """Check that the options go together. Raises `UsageError`."""
     check_one_of(resume, overwrite)
+    if resume and force:
+        raise UsageError(Problem("--force", "a resumed run has no pre-flight", "remove it"))
     if not resume and (base or from_start):
         what = "only works with `--resume`"
         raise UsageError(Problem("--base" if base else "--from-start", what, "add `--resume`, or remove it"))

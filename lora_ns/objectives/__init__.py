@@ -5,10 +5,12 @@ Every module of this room is imported, and its objectives are found. To add one,
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import pkgutil
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -58,7 +60,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {kind.model_fields["table"].default:
 if TYPE_CHECKING:
     AnyObjective = Annotated[Objective, "a union of all classes"]
 else:
-    AnyObjective = Annotated[tuple(OBJECTIVES.values()), Field(discriminator="table")]
+    AnyObjective = Annotated[functools.reduce(operator.or_, OBJECTIVES.values()), Field(discriminator="table")]
 """The objective of a recipe, a union discriminated by `table`."""
 
 OBJECTIVE_TABLES: tuple[str, ...] = tuple(dict.fromkeys(kind.toml for kind in OBJECTIVES.values()))

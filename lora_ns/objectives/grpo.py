@@ -26,7 +26,7 @@ class Grpo(RewardedObjective):
 
     table: Literal["grpo"] = "grpo"
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
-    """Loss: `dapo` averages over the tokens of a step; `dr_grpo` divides by a constant; `grpo` favours short answers."""
+    """Loss: `dapo` averages over the tokens of a step, `dr_grpo` over a constant; `grpo` favours short answers."""
     beta: NonNegativeFloat = 0.0
     """Weight of the distance from the reference; 0 for none, which saves a forward pass."""
     scale_rewards: Literal["group", "batch", "none"] = "group"

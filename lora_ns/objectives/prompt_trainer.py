@@ -27,6 +27,39 @@ class Sample:
     rewards: Mapping[str, float | None]
 
 
+class StoringTrainer:
+    """A part of trainers that learn from completions, which are stored in checkpoints until they are learned from."""
+
+    model: Any
+    state: Any
+    args: Any
+    accelerator: Any
+    _step: int
+    _buffered_inputs: list[dict[str, Any]] | None
+    _kept: list[dict[str, Any]] | None = None
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Count on from the step of a checkpoint, so that completions are generated in the same steps."""
+        if self.model.training and not self._step and self.state.global_step:
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+            self._buffered_inputs = self._kept
+        return super()._prepare_inputs(inputs)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Also store the completions that later steps learn from."""
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        every = getattr(self.args, "steps_per_generation", 1) * getattr(self, "num_iterations", 1)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self._step % every and self._buffered_inputs:
+            _store(self._buffered_inputs, folder / _name(self.args.process_index))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Also load the completions of a checkpoint."""
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        file = Path(checkpoint) / _name(self.args.process_index) if checkpoint else None
+        self._kept = _load(file, self.accelerator.device) if file and file.is_file() else None
+
+
 @functools.cache
 def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     """A TRL trainer that generates completions of tokenised prompts.
@@ -35,7 +68,7 @@ def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     of a checkpoint that are not learned from yet, so that a resumed run goes on as if it had not been interrupted.
     """
 
-    class PromptTrainer(counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+    class PromptTrainer(StoringTrainer, counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
         """See `prompt_trainer_class`."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +80,6 @@ def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
             if beta is not None:
                 arguments.beta = self.beta = beta
             self._prompt_ids: list[list[int]] = []
-            self._kept: list[dict[str, Any]] | None = None
 
         def count_of(self, inputs: Any) -> Any:
             """The number of completions."""
@@ -57,17 +89,11 @@ def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
 
         def batch_means(self) -> dict[str, float]:
             """TRL's metrics of the batch with their weights: 0 for one that no completion of the batch has."""
-            found: dict[str, float] = {}
-            for name, mean in super().batch_means().items():
-                is_there = mean is not None and not math.isnan(mean)
-                found |= {name: mean if is_there else 0.0, f"{_WEIGHT}{name}": float(is_there)}
-            return found
+            return _weighted(super().batch_means())
 
         def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Log the means over those completions that have a metric."""
-            weights = {name: means[_WEIGHT + name] for name in means if _WEIGHT + name in means}
-            found = {name: means[name] / weight if weight else math.nan for name, weight in weights.items()}
-            super().log_means({**found, "loss": means["loss"]}, logs)
+            super().log_means({**_unweighted(means), "loss": means["loss"]}, logs)
 
         def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             """The tokens of the prompts of a batch, as the renderer made them."""
@@ -82,27 +108,6 @@ def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             """TRL's order of prompts in the first epoch, and another one in each later epoch."""
             return epoch_sampler(super()._get_train_sampler(dataset))
-
-        def _prepare_inputs(self, inputs: Any) -> Any:
-            """Count on from the step of a checkpoint, so that completions are generated in the same steps."""
-            if self.model.training and not self._step and self.state.global_step:
-                self._step = self.state.global_step * self.args.gradient_accumulation_steps
-                self._buffered_inputs = self._kept
-            return super()._prepare_inputs(inputs)
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            """Also store the completions that later steps learn from."""
-            super()._save_checkpoint(model, trial)
-            every = getattr(self.args, "steps_per_generation", 1) * getattr(self, "num_iterations", 1)
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if self._step % every and self._buffered_inputs:
-                _store(self._buffered_inputs, folder / _name(self.args.process_index))
-
-        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-            """Also load the completions of a checkpoint."""
-            super()._load_optimizer_and_scheduler(checkpoint)
-            file = Path(checkpoint) / _name(self.args.process_index) if checkpoint else None
-            self._kept = _load(file, self.accelerator.device) if file and file.is_file() else None
 
     return PromptTrainer
 
@@ -139,6 +144,19 @@ def rewarded_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     return RewardedTrainer
 
 
+def _weighted(means: Mapping[str, float]) -> dict[str, float]:
+    """Means of a batch, 0 for those that are NaN, and their weights, 1 or 0."""
+    known = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+    weights = {f"{_WEIGHT}{name}": float(name in known) for name in means}
+    return {**{name: known.get(name, 0.0) for name in means}, **weights}
+
+
+def _unweighted(means: Mapping[str, float]) -> dict[str, float]:
+    """Means over all batches, from the means of `_weighted`."""
+    weights = {name: means[_WEIGHT + name] for name in means if _WEIGHT + name in means}
+    return {name: means[name] / weight if weight else math.nan for name, weight in weights.items()}
+
+
 def epoch_sampler(sampler: Any) -> Any:
     """A sampler that repeats prompts like TRL's, in an order that depends on its seed and the epoch alone.
 
@@ -147,10 +165,9 @@ def epoch_sampler(sampler: Any) -> Any:
     """
     if not sampler.shuffle:
         return sampler
-    found = _sampler_class()(
+    return _sampler_class()(
         sampler.data_source, sampler.mini_repeat_count, sampler.batch_size, sampler.repeat_count, True, sampler.seed
     )
-    return found
 
 
 @functools.cache

@@ -47,7 +47,7 @@ class RewardFaultError(Exception):
 
 
 class RewardFunction(Table):
-    """A reward function of the recipe. To add one, write its class in a new file and add a line to `rewards/__init__.py`."""
+    """A reward function of the recipe. To add one, write its class in a new file, and name it in `rewards/__init__.py`."""
 
     name: str
     """Name of the function, the tag of the union."""
@@ -66,8 +66,8 @@ class RewardFunction(Table):
         """Name in metrics, such as `rewards/exact/mean`."""
         return self.name
 
-    def conflicts(self, key: str) -> Iterator[Conflict]:
-        """Settings that cannot work; `key` is the dotted key of the table."""
+    def conflicts(self, _key: str) -> Iterator[Conflict]:
+        """Settings that cannot work; the argument is the dotted key of the table."""
         yield from ()
 
     def check(self, row: Completion) -> None:

@@ -94,7 +94,8 @@ def _of_other_rows(gold: Sequence[Completion]) -> list[Completion]:
 def _unstable(judge: Judge, scores: _Scored, known: Sequence[int]) -> Iterator[Fault]:
     rows = [row for row, first, second in zip(known, scores.right, scores.again, strict=True) if first != second]
     if rows:
-        what = f"`{judge.name}` gives the same completion another score the second time, for {len(rows)} of {len(known)} rows"
+        again = f"for {len(rows)} of {len(known)} rows"
+        what = f"`{judge.name}` gives the same completion another score the second time, {again}"
         yield Fault("REW005", what, "make it depend on prompt and completion alone", tuple(rows))
 
 
@@ -110,7 +111,8 @@ def _constant(judge: Judge, scores: _Scored) -> Fault | None:
 def _of_verifier(judge: Judge, scores: _Scored, known: Sequence[int]) -> Iterator[Fault]:
     wrong = [row for row, score in zip(known, scores.right, strict=True) if not _is_full(judge, score)]
     if wrong:
-        what = f"`{judge.name}` does not give the reference answer its highest score, for {len(wrong)} of {len(known)} rows"
+        share = f"for {len(wrong)} of {len(known)} rows"
+        what = f"`{judge.name}` does not give the reference answer its highest score, {share}"
         remedy = "correct the answers, or the settings of the reward: no completion can be right there"
         yield Fault("REW001", what, remedy, tuple(wrong), len(wrong) == len(known))
     for code, part, which, limit in (
@@ -176,6 +178,8 @@ class Signal:
     empty: float
     unscored: float
     """Share of completions that no reward function judges."""
+    passed: float | None = None
+    """Share of completions with the highest score of each reward that verifies; None if none does."""
     solved: tuple[str, ...] = ()
     """Prompts whose completions all have the highest reward."""
     unsolved: tuple[str, ...] = ()
@@ -196,6 +200,7 @@ def measure(
     weights: Sequence[float],
     truncated: Sequence[bool],
     prompts_per_step: int,
+    highest: Sequence[float | None] = (),
 ) -> Signal:
     """Summarise the scores of completions.
 
@@ -206,6 +211,7 @@ def measure(
         weights: their weights.
         truncated: for all completions in order, True if it has no end.
         prompts_per_step: prompts of an optimizer step.
+        highest: for each reward function that verifies, its highest score; None for the others.
     """
     totals = [
         [_total([part[number][place] for part in scores], weights) for place in range(len(group))]
@@ -230,10 +236,21 @@ def measure(
         truncated=sum(truncated) / count,
         empty=sum(not text.strip() for text in texts) / count,
         unscored=1 - len(flat) / count,
+        passed=_passed(scores, highest),
         solved=tuple(row.prompt for row, total in same if total == top and top > bottom),
         unsolved=tuple(row.prompt for row, total in same if total == bottom and top > bottom),
         means=tuple(fmean(known) for group in totals if (known := [one for one in group if one is not None])),
     )
+
+
+def _passed(scores: Sequence[Sequence[Sequence[float | None]]], highest: Sequence[float | None]) -> float | None:
+    """Share of completions that every verifying function gives its highest score; None without such a function."""
+    judged = [(part, best) for part, best in zip(scores, highest, strict=False) if best is not None]
+    if not judged:
+        return None
+    of_functions = [[one is not None and one >= best for group in part for one in group] for part, best in judged]
+    passed = [all(found) for found in zip(*of_functions, strict=True)]
+    return fmean(passed) if passed else None
 
 
 def _total(scores: Sequence[float | None], weights: Sequence[float]) -> float | None:
@@ -271,7 +288,8 @@ def reasons_against(signal: Signal, best: float) -> Iterator[tuple[str, str]]:
     elif signal.reward_std == 0:
         yield (
             f"every completion of {seen} has the same reward, {signal.reward:.3g}",
-            "use easier rows, or teach the task with `[sft]` first; more `num_generations` or a higher `temperature` may help",
+            "use easier rows, or teach the task with `[sft]` first; "
+            "more `num_generations` or a higher `temperature` may help",
         )
     else:
         yield (
@@ -284,8 +302,8 @@ def doubts(signal: Signal) -> Iterator[str]:
     """Warnings about rewards from which little is learned."""
     if signal.prompts and 0 < signal.share < LEAST_SHARE:
         yield (
-            f"the rewards differ for {signal.varied} of {signal.prompts} prompts only, so most of the computation teaches "
-            "nothing: raise `temperature` or `num_generations`, or use rows that the model solves sometimes"
+            f"the rewards differ for {signal.varied} of {signal.prompts} prompts only, so most of the computation "
+            "teaches nothing: raise `temperature` or `num_generations`, or use rows that the model solves sometimes"
         )
     if signal.truncated > OFTEN:
         yield f"{signal.truncated:.0%} of completions have no end: raise `max_completion_length`"

@@ -10,7 +10,7 @@ from lora_ns.table import Conflict
 
 
 class Code(Comparison):
-    """Share of the row's tests that the program in the completion passes. This version has no sandbox, so it is refused."""
+    """Share of the row's tests that the completion's program passes. This version has no sandbox, so it is refused."""
 
     name: Literal["code"] = "code"
 

@@ -60,9 +60,10 @@ class Python(RewardFunction):
 
         def score(batch: Sequence[Completion]) -> Scores:
             try:
-                return function(**_arguments(batch))
+                found: Scores = function(**_arguments(batch))
             except Exception as error:
                 raise RewardFaultError(_problem(error, file, self.metric)) from error
+            return found
 
         return score
 

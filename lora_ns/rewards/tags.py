@@ -12,7 +12,7 @@ Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Format(RewardFunction):
-    """1 if the completion is these tags in this order, each once and not empty, with only white space between them; else 0."""
+    """1 if the completion is these tags in this order, each once and with a text, and nothing else; otherwise 0."""
 
     name: Literal["format"] = "format"
     tags: Annotated[tuple[Tag, ...], Field(min_length=1)] = ("think", "answer")

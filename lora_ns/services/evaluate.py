@@ -22,6 +22,7 @@ from lora_ns.objectives.metrics import classification_metrics, multi_label_metri
 from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
 from lora_ns.services.evaluate_pairs import evaluate_pairs
+from lora_ns.services.evaluate_rewards import evaluate_rewards
 from lora_ns.services.infer import infer
 
 
@@ -65,9 +66,9 @@ def evaluate(
         raise UsageError(Problem("--exact-match", "a reward model scores answers and writes none", "leave it out"))
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    if of_pairs:
-        pairs = evaluate_pairs(opened, rows)
-        metrics, truncated, answers = pairs.metrics, pairs.truncated, compute(tasks) if tasks else []
+    if of_pairs or manifest.recipe.objective.reward_functions:
+        measured = evaluate_pairs(opened, rows) if of_pairs else evaluate_rewards(opened, rows)
+        metrics, truncated, answers = measured.metrics, measured.truncated, compute(tasks) if tasks else []
     else:
         sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
         losses, *answers = compute([_loss_task(sequences, limit), *tasks])

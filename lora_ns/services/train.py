@@ -46,6 +46,7 @@ from lora_ns.services.execute import execute_here, execute_ranks, initialise_for
 from lora_ns.training.fit import TrainResult
 from lora_ns.training.prepared import PreparedRun, copy_code, save_data
 from lora_ns.training.rehearsal import check_arguments
+from lora_ns.training.rewards import check_rewards
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def train(
     noise: libraries.Noise,
     overwrite: bool = False,
     use_cache: bool = True,
+    is_forced: bool = False,
 ) -> TrainResult:
     """Train the adapter of a recipe in a new run directory.
 
@@ -75,6 +77,7 @@ def train(
         noise: library output, written to the run's log.
         overwrite: whether to replace an existing run.
         use_cache: whether to take tokenised rows from the cache, and to add them to it.
+        is_forced: whether to train even if the rewards of the recipe teach nothing.
 
     Raises:
         LoransError: see `errors`; nothing is written before recipe, base, data and plan have been checked.
@@ -83,7 +86,7 @@ def train(
     with (
         StopSignal().listening(_resume_remedy(loaded, overwrite)) as stop,
         locating(loaded),
-        _new_run(loaded, observer, noise, overwrite, use_cache) as made,
+        _new_run(loaded, observer, noise, overwrite, use_cache, is_forced=is_forced) as made,
     ):
         if made.is_launched:
             initialise_for_ranks(made.run, made.manifest, made.machine, observer)
@@ -106,7 +109,12 @@ def _resume_remedy(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:
 
 
 def prepare_run(
-    loaded: LoadedRecipe, observer: Observer, noise: libraries.Noise, overwrite: bool = False, use_cache: bool = True
+    loaded: LoadedRecipe,
+    observer: Observer,
+    noise: libraries.Noise,
+    overwrite: bool = False,
+    use_cache: bool = True,
+    is_forced: bool = False,
 ) -> RunDir:
     """Create a run of several processes for the user's own launcher; arguments as in `train`.
 
@@ -117,7 +125,7 @@ def prepare_run(
     with (
         StopSignal().listening(_resume_remedy(loaded, overwrite)),
         locating(loaded),
-        _new_run(loaded, observer, noise, overwrite, use_cache, alone=False) as made,
+        _new_run(loaded, observer, noise, overwrite, use_cache, alone=False, is_forced=is_forced) as made,
     ):
         initialise_for_ranks(made.run, made.manifest, made.machine, observer)
         return made.run
@@ -131,6 +139,7 @@ def _new_run(
     overwrite: bool,
     use_cache: bool,
     alone: bool = True,
+    is_forced: bool = False,
 ) -> Iterator[_NewRun]:
     """Create a run directory with everything that its processes need; `alone` allows a run of one process."""
     run = RunDir(own_folder(RunDir.of(loaded.recipe).path, loaded.recipe.distributed))
@@ -160,11 +169,10 @@ def _new_run(
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
     manifest = _manifest(settled, plan, base, renderer, rows, machine)
-    check_arguments(recipe, plan, run.checkpoints)
-    _check_adapter(recipe, base, plan, manifest.added_tokens)
+    _check_trainable(settled, run, base, manifest)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have created it meanwhile
-        manifest = run.create(loaded.text, manifest)
+        manifest = run.create(loaded.text, manifest.model_copy(update={"is_forced": is_forced}))
         noise.attach(run.log)
         save_data(run, rows.data)
         copy_code(run, recipe, [settled.folder, Path.cwd()])
@@ -199,6 +207,14 @@ def _manifest(
         seed=recipe.training.seed,
         folder=str(settled.folder.absolute()),
     )
+
+
+def _check_trainable(settled: Settled, run: RunDir, base: Base, manifest: Manifest) -> None:
+    """Check that trainer, adapter and rewards can be made, before the run is created. Raises `LoransError`."""
+    recipe, plan = settled.recipe, manifest.plan
+    check_arguments(recipe, plan, run.checkpoints)
+    _check_adapter(recipe, base, plan, manifest.added_tokens)
+    check_rewards(recipe.objective, [settled.folder, Path.cwd()])
 
 
 def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:

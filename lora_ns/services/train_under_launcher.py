@@ -45,6 +45,8 @@ class TrainRequest:
     """Path to the base model, if it has moved."""
     from_start: bool = False
     """Restart from the first step if every checkpoint is damaged."""
+    is_forced: bool = False
+    """Train even if the rewards of the recipe teach nothing."""
 
 
 def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: Noise) -> TrainResult | None:
@@ -66,7 +68,7 @@ def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: 
     def make() -> RunDir:
         if request.loaded is None or request.resume or _is_restarted_by(launcher, request.run):
             return reopen_run(request.run, observer, request.loaded, request.moved, request.from_start)
-        return prepare_run(request.loaded, observer, noise, request.overwrite, request.use_cache)
+        return prepare_run(request.loaded, observer, noise, request.overwrite, request.use_cache, request.is_forced)
 
     store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)

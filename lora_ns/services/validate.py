@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.data.audit import Audit, Padding, PartReport, look_at, padding, report, unused_columns
+from lora_ns.data.audit import Audit, Finding, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.data.encode_labels import WordEncoder, label_notes
+from lora_ns.data.encode_prompts import EncodedPrompt
 from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
 from lora_ns.data.notices import IDENTICAL, NOTICES
 from lora_ns.data.pair_checks import check_pairs
@@ -21,6 +23,7 @@ from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import Example, Label, Labelled, Tagged
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine
+from lora_ns.machine.packages import check_packages
 from lora_ns.model.adapter import adapted_modules, add_adapter, trainable_parameters
 from lora_ns.model.files import Base
 from lora_ns.model.find import find_recipe_base
@@ -32,8 +35,11 @@ from lora_ns.plan.settle import settle
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards import RewardModel
 from lora_ns.run.observer import Observer
 from lora_ns.services.train import train
+from lora_ns.training.preflight import answer_faults
+from lora_ns.training.rewards import open_rewards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,11 +112,28 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
             for part in sources.parts
         ),
         findings=(
+            *_reward_findings(prepared),
             *unused_columns(sources),
             *look_at((sources.train, prepared.train), evaluation, decode),
             *of_pairs,
         ),
     )
+
+
+def _reward_findings(prepared: Prepared) -> Iterator[Finding]:
+    """Yield the faults of reward functions with the reference answers of the rows; reward models are not loaded."""
+    settled, sequences = prepared.settled, prepared.train.sequences
+    objective = settled.recipe.objective
+    functions = [function for function in objective.reward_functions if not isinstance(function, RewardModel)]
+    if not functions or not sequences:
+        return
+    rows = [sequence.completion("") for sequence in sequences if isinstance(sequence, EncodedPrompt)]
+    with locating(settled.loaded):
+        check_packages(settled.recipe)
+        rewards = open_rewards(objective, [settled.folder, Path.cwd()], without_models=True)
+        for reward, fault in answer_faults(rewards, rows):
+            places = tuple(sequences[row].where for row in fault.rows)
+            yield Finding(fault.code, f"{reward.key}: {fault.what}", places, fault.remedy, fault.is_error)
 
 
 def _padding(prepared: Prepared, machine: Machine) -> Padding:

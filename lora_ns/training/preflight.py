@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lora_ns.files.disk import write_atomic
 from lora_ns.model.load import computing
 from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.rewards import Completion
-from lora_ns.rewards.checks import Judge, Signal, check_with_answers, doubts, measure, reasons_against
+from lora_ns.rewards.checks import Fault, Judge, Signal, check_with_answers, doubts, measure, reasons_against
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
@@ -47,8 +47,11 @@ def preflight(
     observer.stage("scoring completions before training")
     chosen = rows.select(range(0, len(rows), max(1, len(rows) // objective.preflight_prompts)))
     chosen = chosen.select(range(min(objective.preflight_prompts, len(chosen))))
-    problems = list(answer_problems(trainer.reward_funcs, [completion_of(row["row"], "") for row in chosen]))
-    signal = sample(manifest, trainer, chosen)
+    faults = answer_faults(trainer.reward_funcs, [completion_of(row["row"], "") for row in chosen])
+    problems = [
+        (Problem("", fault.what, fault.remedy, fault.code, key=reward.key), fault.is_error) for reward, fault in faults
+    ]
+    signal = sample(manifest, trainer, chosen, objective.group_size)
     write_atomic(run.preflight, json.dumps(asdict(signal), ensure_ascii=False, indent=2) + "\n")
     observer.stage(summary(signal))
     for text in doubts(signal):
@@ -79,22 +82,18 @@ def summary(signal: Signal) -> str:
     )
 
 
-def answer_problems(rewards: Sequence[Reward], rows: Sequence[Completion]) -> list[tuple[Problem, bool]]:
-    """Check reward functions with the reference answers of rows; returns problems, and if each is an error."""
-    found = []
+def answer_faults(rewards: Sequence[Reward], rows: Sequence[Completion]) -> Iterator[tuple[Reward, Fault]]:
+    """Check reward functions with the reference answers of rows, and yield their faults."""
     for reward in rewards:
         judge = Judge(reward.__name__, reward.scores, reward.function.verifies, reward.function.highest)
-        for fault in check_with_answers(judge, rows):
-            found.append((Problem("", fault.what, fault.remedy, fault.code, key=reward.key), fault.is_error))
-    return found
+        yield from ((reward, fault) for fault in check_with_answers(judge, rows))
 
 
-def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset) -> Signal:
-    """Complete the prompts of rows as in training, and score the completions."""
+def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset, size: int) -> Signal:
+    """Complete the prompts of rows as in training, `size` times each, and score the completions."""
     from transformers import set_seed
 
     objective, args = manifest.recipe.objective, trainer.args
-    size = objective.group_size
     set_seed(manifest.seed)
     written = complete(manifest, trainer, [row["input_ids"] for row in rows for _ in range(size)])
     texts = trainer.processing_class.batch_decode(written, skip_special_tokens=True)
@@ -107,7 +106,8 @@ def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset) -> Signal:
     ]
     scores = [[reward.scores(group) for group in groups] for reward in trainer.reward_funcs]
     ends = {*manifest.stop_token_ids, trainer.processing_class.pad_token_id}
-    per_step = manifest.plan.global_batch_size.value // size
+    per_step = manifest.plan.global_batch_size.value // objective.group_size
+    functions = objective.reward_functions
     return measure(
         groups,
         scores,
@@ -115,6 +115,7 @@ def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset) -> Signal:
         args.reward_weights,
         [not ids or ids[-1] not in ends for ids in written],
         per_step,
+        [function.highest if function.verifies else None for function in functions],
     )
 
 

@@ -14,7 +14,7 @@ from lora_ns.objectives import Objective
 from lora_ns.objectives.rewarded import numbered
 from lora_ns.rewards import Completion, RewardFaultError, RewardFunction, RewardModel, Scorer
 from lora_ns.safety.deadline import OverrunError
-from lora_ns.training.reward_models import open_reward_model
+from lora_ns.training.reward_models import find_reward_model, open_reward_model
 
 
 class Reward:
@@ -79,12 +79,13 @@ def _shown(found: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def open_rewards(objective: Objective, folders: Sequence[Path]) -> list[Reward]:
+def open_rewards(objective: Objective, folders: Sequence[Path], without_models: bool = False) -> list[Reward]:
     """Open the reward functions of an objective.
 
     Args:
         objective: the objective; most have no reward functions.
         folders: folders that are searched for the files of functions.
+        without_models: leave out reward models, which take memory.
 
     Raises:
         UsageError: if a file, a function or a run is missing.
@@ -94,7 +95,17 @@ def open_rewards(objective: Objective, folders: Sequence[Path]) -> list[Reward]:
     return [
         Reward(name, function, _opened(function, folders), objective.key(f"rewards.{number}"))
         for number, (name, function) in enumerate(zip(names, functions, strict=True))
+        if not (without_models and isinstance(function, RewardModel))
     ]
+
+
+def check_rewards(objective: Objective, folders: Sequence[Path]) -> None:
+    """Check that the functions and runs of rewards are there, without loading models. Raises like `open_rewards`."""
+    for function in objective.reward_functions:
+        if isinstance(function, RewardModel):
+            find_reward_model(function, folders)
+        else:
+            function.scorer(folders)
 
 
 def _opened(function: RewardFunction, folders: Sequence[Path]) -> Scorer:

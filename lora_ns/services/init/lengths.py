@@ -13,6 +13,7 @@ from lora_ns.formats import (
     Labelled,
     LabelledCompletion,
     Preference,
+    Prompt,
     PromptCompletion,
     RawText,
     RowFaultError,
@@ -118,7 +119,7 @@ def _text(example: Example) -> str:
     parts: Sequence[str | None]
     if isinstance(example, Preference):
         return max(map(_text, example.sides), key=len)
-    if isinstance(example, LabelledCompletion):
+    if isinstance(example, LabelledCompletion | Prompt):
         return _text(example.conversation)
     if isinstance(example, Conversation):
         turns = [message.content for message in example.messages]
@@ -138,7 +139,7 @@ def _text(example: Example) -> str:
 def _added(example: Example) -> int:
     if isinstance(example, Preference):
         return max(map(_added, example.sides))
-    if isinstance(example, LabelledCompletion):
+    if isinstance(example, LabelledCompletion | Prompt):
         return _added(example.conversation)
     if isinstance(example, Conversation):
         return _OF_TEMPLATE * (len(example.messages) + 1)
