@@ -158,7 +158,7 @@ def _unweighted(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def epoch_sampler(sampler: Any) -> Any:
-    """A sampler that repeats prompts like TRL's, in an order that depends on its seed and the epoch alone.
+    """A sampler that repeats prompts in TRL's order, and knows that of each epoch.
 
     TRL's own sampler draws one order after another, so a run that is resumed in its second epoch would get the order of
     the first one.
@@ -172,14 +172,17 @@ def epoch_sampler(sampler: Any) -> Any:
 
 @functools.cache
 def _sampler_class() -> Any:
+    import torch
     from trl.trainer.utils import RepeatSampler
 
     class EpochSampler(RepeatSampler):  # type: ignore[misc, unused-ignore]
         """See `epoch_sampler`."""
 
         def set_epoch(self, epoch: int) -> None:
-            """Draw the order of an epoch; that of the first one is TRL's."""
-            self.generator.manual_seed((self.seed or 0) + epoch)
+            """Draw on from the orders of the epochs before."""
+            self.generator.manual_seed(self.seed or 0)
+            for _ in range(epoch):
+                torch.randperm(self.num_samples, generator=self.generator)
 
     return EpochSampler
 
@@ -196,7 +199,7 @@ def _store(batches: Sequence[Mapping[str, Any]], file: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {
-        f"{number}/{name}": value.contiguous()
+        f"{number}/{name}": value.contiguous().clone()
         for number, batch in enumerate(batches)
         for name, value in batch.items()
         if isinstance(value, torch.Tensor)

@@ -47,7 +47,7 @@ class RewardFaultError(Exception):
 
 
 class RewardFunction(Table):
-    """A reward function of the recipe. To add one, write its class in a new file, and name it in `rewards/__init__.py`."""
+    """A reward function of the recipe. To add one, write its class in a new file, named in `rewards/__init__.py`."""
 
     name: str
     """Name of the function, the tag of the union."""
