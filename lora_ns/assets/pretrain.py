@@ -27,6 +27,7 @@ from lora_ns.assets.tasks import (
     draw_examples,
     pretraining_examples,
     write_preferences,
+    write_prompts,
     write_quickstart,
 )
 
@@ -39,6 +40,7 @@ MODEL_DIR = "nano"
 
 QUICKSTART_DIR = "quickstart"
 PREFERENCES_DIR = "preferences"
+PROMPTS_DIR = "prompts"
 
 
 CONTEXT = 512
@@ -370,7 +372,9 @@ def write_card(folder: Path, run: Run, scores: Sequence[Score]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, save in bf16, score the saved weights, and write the model card and the rows in the package."""
     parser = argparse.ArgumentParser(prog="python -m lora_ns.assets.pretrain", description=__doc__)
-    parser.add_argument("out_dir", type=Path, help=f"folder for {MODEL_DIR}, {QUICKSTART_DIR} and {PREFERENCES_DIR}")
+    parser.add_argument(
+        "out_dir", type=Path, help=f"folder for {MODEL_DIR}, {QUICKSTART_DIR}, {PREFERENCES_DIR}, {PROMPTS_DIR}"
+    )
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -388,6 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_card(folder, run, score(folder, (*PRETRAINED, BACKWARDS), options.seed))
     write_quickstart(options.out_dir / QUICKSTART_DIR)
     write_preferences(options.out_dir / PREFERENCES_DIR)
+    write_prompts(options.out_dir / PROMPTS_DIR)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ TRAIN_PAIRS = {"new": 600, "old": 200}
 EVAL_PAIRS = {"new": 100, "old": 100}
 
 
+TRAIN_PROMPTS = {"new": 400, "old": 100}
+
+
+EVAL_PROMPTS = {"new": 100, "old": 100}
+
+
 # The parts of a syllable; single vowels are listed twice because they are more frequent.
 _ONSETS, _VOWELS, _CODAS = (
     parts.split()
@@ -169,6 +175,18 @@ LONG_ANSWER, SHORT_ANSWER = (
 """Two skills that ask about a word; in preference pairs, the answer to the second is preferred."""
 
 
+ASKED_ANEW = Skill(
+    SHORT_ANSWER.name,
+    (
+        *("Name the final letter of {0}.", "Write the last letter of {0}."),
+        *("Which letter is the last of {0}?", "What does {0} end with?"),
+    ),
+    SHORT_ANSWER.draw,
+    SHORT_ANSWER.answer,
+)
+"""A skill of the embedded model in other words, in which it is right about two times in five."""
+
+
 def is_held_out(skill: Skill, operands: Operands) -> bool:
     """Decide by a hash of its operands whether a question is held out, so that all its phrasings are held out."""
     digest = hashlib.sha256(" ".join((skill.name, *operands)).encode()).digest()
@@ -230,6 +248,18 @@ def preference_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> l
     return shuffled
 
 
+def prompt_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> list[dict[str, str]]:
+    """Shuffled prompts with their answers, of a skill that the model has in part and of the old skills."""
+    groups = {"new": (ASKED_ANEW,), "old": PRETRAINED}
+    rows = [
+        {"prompt": example.prompt, "answer": example.answer, "group": group}
+        for group, skills in groups.items()
+        for example in draw_examples(skills, counts[group], rng, held_out=held_out)
+    ]
+    rng.shuffle(rows)
+    return rows
+
+
 def _two_questions(rng: Random, *, held_out: bool) -> dict[str, str]:
     long, short = LONG_ANSWER, SHORT_ANSWER
     operands = long.draw(rng)
@@ -259,6 +289,16 @@ def write_preferences(folder: Path, seed: int = SEED) -> None:
     train, held_out = (
         preference_rows(counts, rng, held_out=held_out)
         for counts, held_out in ((TRAIN_PAIRS, False), (EVAL_PAIRS, True))
+    )
+    _write_rows(folder, train, held_out)
+
+
+def write_prompts(folder: Path, seed: int = SEED) -> None:
+    """Write `train.jsonl` and `eval.jsonl` with prompts and answers; evaluation rows have held-out questions only."""
+    rng = Random(seed)
+    train, held_out = (
+        prompt_rows(counts, rng, held_out=held_out)
+        for counts, held_out in ((TRAIN_PROMPTS, False), (EVAL_PROMPTS, True))
     )
     _write_rows(folder, train, held_out)
 

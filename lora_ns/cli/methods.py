@@ -30,6 +30,7 @@ _ROWS = {
     "LabelledCompletion": "rated answers",
     "Tagged": "tagged words",
     "Preference": "pairs",
+    "Prompt": "unanswered prompts",
 }
 """Kinds of examples in words."""
 

@@ -29,6 +29,8 @@ def check_packages(recipe: Recipe) -> None:
         for number, reward in enumerate(recipe.objective.reward_functions)
         if reward.package
     ]
+    if recipe.objective.uses_vllm:
+        required.append((recipe.objective.key("use_vllm"), "vllm", "'lora-ns[vllm]'"))
     problems = [
         Problem("", f"`{package}` is not installed", f"`pip install {name}`", key=key)
         for key, package, name in required

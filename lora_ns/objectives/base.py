@@ -60,6 +60,8 @@ class Objective(Table):
     """Training with DeepSpeed or FSDP: True, or the reason why not."""
     divides_rows: ClassVar[bool] = False
     """True if a row can be split among processes (`context_parallel_size`)."""
+    minimum: ClassVar[Mapping[str, Any]] = {}
+    """Values for the keys of the table that have no default."""
     generates: ClassVar[bool] = False
     """True if a training step generates completions, so that its loss may be 0 although the model learns."""
     usual_rank: ClassVar[int] = 8
@@ -106,6 +108,11 @@ class Objective(Table):
     def group_size(self) -> int:
         """Sequences of a batch that belong together; the batch has to be a multiple of it."""
         return 1
+
+    @property
+    def uses_vllm(self) -> bool:
+        """True if vLLM generates completions."""
+        return False
 
     @property
     def eval_group_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from lora_ns.formats import Prompt
 from lora_ns.objectives.base import TEXT_AND_LABEL
 from lora_ns.objectives.pairs import PairObjective
 from lora_ns.objectives.text import TextObjective
-from lora_ns.table import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from lora_ns.table import Conflict, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 TopP = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -41,6 +41,36 @@ class GenerationObjective(TextObjective):
     """Least probability of a token, as a share of the most likely one's."""
     repetition_penalty: PositiveFloat = 1.0
     """Above 1, makes tokens that have already occurred less likely."""
+    use_vllm: bool = False
+    """Generate with vLLM instead of transformers; needs the package `vllm` and a GPU."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """Run vLLM on the GPUs that train, or use a server that `trl vllm-serve` started."""
+    vllm_server_base_url: Name | None = None
+    """Address of the server, such as `http://127.0.0.1:8000`."""
+    vllm_gpu_memory_utilization: Fraction = 0.3
+    """Share of a GPU's memory for a colocated vLLM."""
+    vllm_from_merged: bool = False
+    """Allow vLLM over a quantised base, though it then generates from a merged copy, not from the model that learns."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Keys of vLLM without it, or of the other mode."""
+        yield from super().conflicts()
+        modes = {"vllm_server_base_url": "server", "vllm_gpu_memory_utilization": "colocate"}
+        for name in ("vllm_mode", *modes, "vllm_from_merged"):
+            if name not in self.model_fields_set:
+                continue
+            if not self.use_vllm:
+                yield Conflict((self.key(name),), f"`{name}` has no effect without `use_vllm = true`", "remove it")
+            elif modes.get(name, self.vllm_mode) != self.vllm_mode:
+                what = f'`{name}` has no effect with `vllm_mode = "{self.vllm_mode}"`'
+                yield Conflict((self.key("vllm_mode"), self.key(name)), what, "remove it")
+        if self.use_vllm and self.vllm_mode == "server" and self.vllm_server_base_url is None:
+            yield Conflict((self.key("vllm_mode"),), "no address of the server", "write `vllm_server_base_url`")
+
+    @property
+    def uses_vllm(self) -> bool:
+        """True if vLLM generates completions."""
+        return self.use_vllm
 
     @property
     def completion_length(self) -> int:
@@ -58,11 +88,19 @@ class GenerationObjective(TextObjective):
         sums = (("2 + 3", "5"), ("4 + 1", "5"), ("7 + 2", "9"), ("6 + 3", "9"))
         return [{"prompt": f"What is {terms}?", "answer": result} for terms, result in sums]
 
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """Arguments of `transformers.GenerationConfig`."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {"max_new_tokens": self.max_completion_length, **{name: getattr(self, name) for name in names}}
+
     def arguments(self, _row_parts: int) -> dict[str, Any]:
         """The keys about generation, and arguments that make TRL use the rows unchanged."""
         names = ("max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        of_vllm = ("vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization") if self.use_vllm else ()
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*names, *of_vllm)},
+            "use_vllm": self.use_vllm,
             "remove_unused_columns": False,
             "log_completions": False,
             "disable_dropout": self.disables_dropout,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -25,6 +25,7 @@ class RewardedObjective(GenerationObjective):
 
     library: ClassVar[str] = "TRL"
     disables_dropout: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, Any]] = {"rewards": [{"name": "exact"}]}
 
     rewards: Annotated[tuple[AnyReward, ...], Field(min_length=1)]
     """Reward functions, each in a table of its own; their weighted sum is the reward."""

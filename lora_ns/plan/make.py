@@ -216,7 +216,7 @@ def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[
     width = facts.hidden_size if facts else None
     found = (
         rate_note(rate, usual_rate_of(recipe, facts)) if rate is not None and facts is not None else None,
-        batch_note(recipe.objective, batch),
+        batch_note(recipe.objective, batch and batch // recipe.objective.group_size),
         targets_note(recipe.objective, getattr(peft, "target_modules", "")),
         rank_note(f"peft.{factors.key}", factors.rank, width) if factors else None,
         scale_note(factors.alpha, factors.rank, factors.is_stabilised) if factors and factors.alpha else None,

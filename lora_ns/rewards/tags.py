@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_ns.rewards.base import Completion, RewardFunction
+from lora_ns.table import WORD
 
-Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Tag = Annotated[str, Field(pattern=WORD)]
 
 
 class Format(RewardFunction):

@@ -12,6 +12,7 @@ from lora_ns.data.interval import wilson_interval
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import write_atomic
 from lora_ns.model.load import computing
+from lora_ns.objectives.generation import GenerationObjective
 from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.rewards import Completion
 from lora_ns.rewards.checks import Fault, Judge, Signal, check_with_answers, doubts, measure, reasons_against
@@ -122,7 +123,17 @@ def sample(manifest: Manifest, trainer: Any, rows: datasets.Dataset, size: int) 
 def complete(manifest: Manifest, trainer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
     """Tokens that the model generates after each prompt, up to its stop token, with the trainer's settings."""
     import torch
+    from transformers import GenerationConfig
 
+    objective = manifest.recipe.objective
+    assert isinstance(objective, GenerationObjective), "only these have a sampling"
+    settings = GenerationConfig(
+        **objective.sampling,
+        do_sample=True,
+        eos_token_id=list(manifest.stop_token_ids),
+        pad_token_id=trainer.processing_class.pad_token_id,
+        disable_compile=True,
+    )
     model, pad = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class.pad_token_id
     device, size = next(model.parameters()).device, manifest.plan.per_device_eval_batch_size.value
     was_training, stops, found = model.training, set(manifest.stop_token_ids), []
@@ -133,7 +144,7 @@ def complete(manifest: Manifest, trainer: Any, prompts: Sequence[list[int]]) -> 
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=device)
         with torch.no_grad(), computing(device.type, manifest.plan.dtype.value):
-            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=trainer.generation_config)
+            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         found += [_up_to(row[width:].tolist(), stops) for row in written]
     model.train(was_training)
     return found

@@ -15,24 +15,29 @@ import pytest
 
 import lora_ns.assets
 from lora_ns.assets.tasks import (
+    ASKED_ANEW,
     BACKWARDS,
     EVAL_PAIRS,
+    EVAL_PROMPTS,
     EVAL_ROWS,
     LONG_ANSWER,
     PRETRAINED,
     SHORT_ANSWER,
     TRAIN_PAIRS,
+    TRAIN_PROMPTS,
     TRAIN_ROWS,
     Skill,
     draw_examples,
+    is_held_out,
     pretraining_examples,
     write_preferences,
+    write_prompts,
     write_quickstart,
 )
 
 SKILLS = (*PRETRAINED, BACKWARDS)
 ASSETS = Path(lora_ns.assets.__file__).parent
-QUICKSTART, PAIRS = ASSETS / "quickstart", ASSETS / "preferences"
+QUICKSTART, PAIRS, PROMPTS = ASSETS / "quickstart", ASSETS / "preferences", ASSETS / "prompts"
 
 every_skill = pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)
 
@@ -114,7 +119,9 @@ def test_pretraining_rows_are_not_held_out() -> None:
     assert not held_out & {example.prompt for example in islice(pretraining_examples(Random(1)), 5000)}
 
 
-@pytest.mark.parametrize(("folder", "write"), [(QUICKSTART, write_quickstart), (PAIRS, write_preferences)])
+@pytest.mark.parametrize(
+    ("folder", "write"), [(QUICKSTART, write_quickstart), (PAIRS, write_preferences), (PROMPTS, write_prompts)]
+)
 def test_shipped_rows_are_what_the_generator_writes(
     tmp_path: Path, folder: Path, write: Callable[[Path], None]
 ) -> None:
@@ -136,6 +143,16 @@ def test_quickstart_rows_have_their_groups_and_fields(name: str, counts: dict[st
 def test_quickstart_evaluates_on_prompts_that_it_does_not_train_on() -> None:
     prompts = [{row["prompt"] for row in rows_of(QUICKSTART / name)} for name in ("train.jsonl", "eval.jsonl")]
     assert not set.intersection(*prompts)
+
+
+@pytest.mark.parametrize(("name", "counts"), [("train.jsonl", TRAIN_PROMPTS), ("eval.jsonl", EVAL_PROMPTS)])
+def test_prompts_have_right_answers_and_evaluation_prompts_new_words(name: str, counts: dict[str, int]) -> None:
+    rows = rows_of(PROMPTS / name)
+    assert Counter(row["group"] for row in rows) == counts
+    new = [row for row in rows if row["group"] == "new"]
+    assert all(operands_of(ASKED_ANEW, row["prompt"])[0][-1] == row["answer"] for row in new)
+    words = {(word := operands_of(ASKED_ANEW, row["prompt"])[0]): is_held_out(SHORT_ANSWER, (word,)) for row in new}
+    assert set(words.values()) == {name == "eval.jsonl"}
 
 
 def asked_in(prompt: str) -> dict[str, str]:

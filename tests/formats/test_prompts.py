@@ -16,7 +16,11 @@ ROWS = {
     "completion": ({"prompt": TURNS, "completion": [{"role": "assistant", "content": "4"}]}, {}, "4"),
     "messages": ({"messages": [*TURNS, {"role": "assistant", "content": "4"}]}, {}, "4"),
     "messages without an answer": ({"messages": TURNS}, {}, None),
-    "conversations": ({"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]}, {}, "4"),
+    "conversations": (
+        {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+        {},
+        "4",
+    ),
     "alpaca": ({"instruction": "2 + 2?", "input": "", "output": "4"}, {}, "4"),
     "mapped": ({"q": "2 + 2?", "gold": "4"}, {"columns": {"prompt": "q", "answer": "gold"}}, "4"),
     "template": ({"a": 2, "b": 2, "answer": "4"}, {"prompt_template": "{a} + {b}?"}, "4"),

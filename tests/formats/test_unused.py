@@ -25,6 +25,7 @@ ROWS: Mapping[str, tuple[str, dict]] = {
     "token-classification": ("TOKEN_CLS", {"tokens": ["a"], "tags": ["O"]}),
     "preference": ("dpo", {"prompt": "hi", "chosen": "yo", "rejected": "no"}),
     "labelled-completion": ("kto", {"prompt": "hi", "completion": "yo", "label": True}),
+    "prompt": ("grpo", {"prompt": "hi", "answer": "yo"}),
 }
 """A row of each format, and its task or its objective."""
 WRITTEN = [name for name, (task, _) in ROWS.items() if task == "CAUSAL_LM"]

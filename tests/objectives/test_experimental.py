@@ -86,7 +86,7 @@ def test_the_default_rate_for_adapters_is_ten_times_the_published_one(table, tim
         (["cpo.simpo_gamma=1.0"], '`simpo_gamma` has no effect with "sigmoid"'),
         (["cpo.loss_type=hinge", "cpo.label_smoothing=0.1"], '`label_smoothing` has no effect with "hinge"'),
         (["cpo.alpha=0.5"], "the probability of a whole answer is too small for `alpha`"),
-        (["orpo={}", "cpo={}"], "has no effect with `[orpo]`"),
+        (["orpo={}", "cpo={}"], "has no effect with `[cpo]`"),
         (["orpo.beta=0"], "0"),
     ],
 )

@@ -24,7 +24,7 @@ def tables(kind, **own):
         "peft": {"method": "lora"},
         "dataset": {"path": "rows.jsonl"},
         "training": {"output_dir": "run"},
-        **({kind.toml: own} if own else {}),
+        **({kind.toml: {**kind.minimum, **own}} if own else {}),
     }
 
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from minimal_recipe import MINIMAL, choosing
+from minimal_recipe import MINIMAL, choosing, needed
 
 from lora_ns.errors import RecipeError
 from lora_ns.files.reading import tomllib
@@ -214,6 +214,7 @@ def test_every_misspelt_key_gets_a_suggestion(write_recipe, key):
     owners = [method for method, model in UNIONS.get(table, {}).items() if name in model.model_fields]
     chosen = [f"{table}.{tag_of(table)}={owners[0]}"] if owners else []
     chosen = list(choosing(owners[0])) if table == "peft" and owners else chosen
+    chosen += needed(table.partition(".")[0])
     assert problems(write_recipe(), *chosen, f"{key}x=1") == [f"--set: {key}x: unknown key (did you mean `{name}`?)"]
 
 

@@ -131,7 +131,8 @@ def shortest(prompts, completions, completion_ids, gold, **columns):
 
 
 def turns(prompts, completions, **columns):
-    return [float(prompt[-1]["content"] in completion[0]["content"]) for prompt, completion in zip(prompts, completions)]
+    asked = [prompt[-1]["content"] for prompt in prompts]
+    return [float(text in completion[0]["content"]) for text, completion in zip(asked, completions)]
 
 
 def fails(**columns):
@@ -154,7 +155,7 @@ def test_a_function_of_a_file_gets_the_columns_of_the_rows(tmp_path):
 def test_a_fault_of_a_function_names_its_line(tmp_path):
     with pytest.raises(RewardFaultError) as caught:
         own(tmp_path, "fails")([Completion("")])
-    assert caught.value.problem.where == f"{tmp_path / 'own.py'}:10"
+    assert caught.value.problem.where == f"{tmp_path / 'own.py'}:11"
     assert "ZeroDivisionError" in caught.value.problem.what
 
 

@@ -268,7 +268,7 @@ def test_a_file_that_is_missing_is_reported_before_the_run_is_created(tmp_path):
 
 
 def test_a_batch_that_groups_do_not_divide_is_refused(tmp_path):
-    with pytest.raises(PlanError, match="not a multiple of `grpo.num_generations = 4`") as caught:
+    with pytest.raises(PlanError, match=r"not a multiple of `grpo\.num_generations = 4`") as caught:
         run_grpo(tmp_path, "training.global_batch_size=10")
     assert "write 8 or 12" in str(caught.value)
 
@@ -300,4 +300,6 @@ def test_a_reward_model_scores_completions(tmp_path):
     run = run_grpo(tmp_path, "training.max_steps=1", text=text)
     assert logged(run, "rewards/reward-model/std")[0] > 0
     with pytest.raises(LoransError, match="gives no score"):
-        run_grpo(tmp_path, f'training.output_dir="{tmp_path / "other"}"', text=text.replace(str(judge.path), str(run.path)))
+        run_grpo(
+            tmp_path, f'training.output_dir="{tmp_path / "other"}"', text=text.replace(str(judge.path), str(run.path))
+        )

@@ -54,6 +54,7 @@ from lora_ns.recipe.rules.objective import (
     packing_keeps_documents_apart,
     reference_is_the_start,
     tables_fit_the_task,
+    vllm_writes_as_the_model_does,
 )
 from lora_ns.recipe.rules.training import (
     checkpointing_works,
@@ -108,6 +109,7 @@ RULES: tuple[Rule, ...] = (
     dropout_is_used,
     objective_divides_weights,
     compared_rows_are_mixed,
+    vllm_writes_as_the_model_does,
     checkpointing_works,
     remote_code_is_pinned,
     *OWN_RULES.values(),

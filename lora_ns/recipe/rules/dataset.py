@@ -7,8 +7,9 @@ import string
 from collections.abc import Callable, Collection, Iterator
 
 from lora_ns.errors import did_you_mean
-from lora_ns.formats import FORMATS, Labelled, Tagged
+from lora_ns.formats import FORMATS, Labelled, Prompt, Tagged
 from lora_ns.formats.detection import makes_one_of
+from lora_ns.formats.prompts import Prompts
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.written import is_written
@@ -249,11 +250,16 @@ def each_form(recipe: Recipe) -> Iterator[tuple[Dataset, Callable[[str], str]]]:
         yield part, locate
 
 
+def _are_prompts(recipe: Recipe) -> bool:
+    """Return whether the rows are prompts, whose templates have no completion."""
+    return Prompt in recipe.objective.examples
+
+
 def templates_come_together(recipe: Recipe) -> Conflict | None:
     """Prompt and completion templates come together."""
     for data, key_of in each_form(recipe):
         given = [key for key in ("prompt_template", "completion_template") if getattr(data, key) is not None]
-        if len(given) == 1:
+        if len(given) == 1 and not (_are_prompts(recipe) and given == ["prompt_template"]):
             other = "completion_template" if given[0] == "prompt_template" else "prompt_template"
             return Conflict((key_of(given[0]),), f"`{given[0]}` needs `{other}`", f"add `{other}`")
         if data.fallback_prompt_templates and data.prompt_template is None:
@@ -298,6 +304,7 @@ def system_turn_needs_chat_form(recipe: Recipe) -> Conflict | None:
     """A system message needs rows in chat form."""
     for data, key_of in each_form(recipe):
         fills = FORMATS[data.format].templates if data.format in FORMATS else ()
+        fills = Prompts.templates if _are_prompts(recipe) else fills
         if data.system_template is not None and "system_template" not in fills:
             return Conflict(
                 (key_of("system_template"),),
@@ -325,7 +332,7 @@ def columns_are_read(recipe: Recipe) -> Conflict | None:
     for data, key_of in each_form(recipe):
         if "dataset.columns" in recipe.objective.inert or data.format not in {"auto", *own}:
             return None  # reported by the rules of the task
-        if data.columns and data.prompt_template is not None:
+        if data.columns and data.prompt_template is not None and not _are_prompts(recipe):
             what = "`columns` has no effect with templates, which use the data's own column names"
             return Conflict((key_of("prompt_template"), key_of("columns")), what, "remove it")
         kinds = [kind for name, kind in own.items() if data.format in {"auto", name}]

@@ -124,6 +124,17 @@ _ESTIMATED_ALONE = "each process would compare its own rows only, and train anot
 _ONE_PROCESS = 'write "none", or `loss_type = "apo_zero_unpaired"`'
 
 
+def vllm_writes_as_the_model_does(recipe: Recipe) -> Conflict | None:
+    """Over a quantised base, vLLM generates from a merged copy of the model, which differs from the one that learns."""
+    objective, method = recipe.objective, recipe.quantization.method
+    allowed = "vllm_from_merged" in objective.key_names() and getattr(objective, "vllm_from_merged", False)
+    if not objective.uses_vllm or recipe.quantization.bits is None or allowed:
+        return None
+    what = f"over a base in {method}, vLLM generates from a merged copy, whose answers differ from the model's own"
+    remedy = "remove `use_vllm`, or write `vllm_from_merged = true` to accept that"
+    return Conflict(("quantization.method", objective.key("use_vllm")), what, remedy)
+
+
 def packing_keeps_documents_apart(recipe: Recipe) -> Conflict | None:
     """Packing needs a method that keeps the documents of a row apart."""
     packing = recipe.peft.capabilities.packing
