@@ -67,7 +67,8 @@ def test_a_column_that_nothing_reads_is_reported_in_every_format(name):
     task, row = ROWS[name]
     assert unused(row, task=task) == Unused(())
     more = {"body": "x", **row, "number": 7}
-    assert unused(more, task=task) == Unused(("body", "number"))
+    unread = () if name == "prompt" else ("body", "number")  # the rewards of a prompt may read any column
+    assert unused(more, task=task) == Unused(unread)
     assert unused(more, Columns(ignore_columns=["number", "body"]), task) == Unused(())
     assert unused({**row, **dict.fromkeys(METADATA - {"message_tree_id"}, "x")}, task=task) == Unused(())
 
@@ -196,6 +197,7 @@ ANSWERS = {
     "token-classification": ["tags"],
     "preference": ["chosen", "rejected"],
     "labelled-completion": ["completion", "label"],
+    "prompt": ["answer"],
 }
 """What a question does not depend on; other formats have the answer in the column of the question, or none."""
 

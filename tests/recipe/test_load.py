@@ -275,6 +275,7 @@ BROKEN = {
     "dropout_is_used": ["task_type=SEQ_CLS", "reward={}", "peft.lora_dropout=0.1"],
     "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
     "compared_rows_are_mixed": ["kto={}", "training.per_device_train_batch_size=1"],
+    "vllm_writes_as_the_model_does": [*needed("grpo"), "quantization.method=bnb-4bit", "grpo.use_vllm=true"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
     "dora_works_on_the_base": ["quantization.method=gptq", "peft.use_dora=true"],
