@@ -51,18 +51,52 @@ class CompletionCollator:
         return {**batch, "label": torch.tensor([bool(row["label"]) for row in rows])}
 
 
-Sides = list[tuple[Sequence[int], Sequence[int]]]
+Side = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a row, and its labels, which mark the answer."""
 
 
-def _mismatched(own: Sides) -> Sides:
-    """Each prompt with the answer of the row before it; rows without an answer only fill up a batch, and stay."""
+def _mismatched(own: Sequence[Side], before: Side | None = None) -> list[Side]:
+    """Each prompt with the answer of the row before it; rows without an answer only fill up a batch, and stay.
+
+    Args:
+        own: the rows.
+        before: the row before the first one; by default the last one.
+    """
     starts = [next((place for place, label in enumerate(labels) if label != IGNORED), None) for _, labels in own]
     answered = [(number, start) for number, start in enumerate(starts) if start is not None]
+    answers = [_answer(own[number]) for number, _ in answered]
+    first = [_answer(before)] if before else answers[-1:]
     found = list(own)
-    for (number, start), (before, begin) in zip(answered, [*answered[-1:], *answered[:-1]], strict=True):
-        (ids, labels), (other_ids, other_labels) = own[number], own[before]
-        found[number] = ([*ids[:start], *other_ids[begin:]], [*labels[:start], *other_labels[begin:]])
+    for (number, start), (other_ids, other_labels) in zip(answered, [*first, *answers[:-1]], strict=True):
+        ids, labels = own[number]
+        found[number] = ([*ids[:start], *other_ids], [*labels[:start], *other_labels])
     return found
+
+
+def _answer(side: Side) -> Side:
+    """The answer of a row; empty if it has none."""
+    ids, labels = side
+    start = next((place for place, label in enumerate(labels) if label != IGNORED), len(ids))
+    return ids[start:], labels[start:]
+
+
+def _sides(inputs: Mapping[str, Any]) -> list[Side]:
+    """The rows of a batch, as they were before the padding."""
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
+    rows = zip(inputs["input_ids"], labels, inputs["attention_mask"].bool(), strict=True)
+    return [(ids[seen].tolist(), learned[seen].tolist()) for ids, learned, seen in rows]
+
+
+def _paired_with_others(inputs: Mapping[str, Any], process: int, pad_token_id: int) -> dict[str, Any]:
+    """The sequences for the estimate, whose first answer is that of the row before in another process."""
+    from accelerate.utils import gather_object
+
+    own = _sides(inputs)
+    answered = [side for side in own if any(label != IGNORED for label in side[1])]
+    others = gather_object([answered[-1:]])
+    before = next((others[process - step][0] for step in range(1, len(others) + 1) if others[process - step]), None)
+    paired = padded(_mismatched(own, before), pad_token_id, 1)
+    return {f"KL_{name}": value.to(inputs["input_ids"].device) for name, value in paired.items()}
 
 
 @functools.cache
@@ -76,6 +110,13 @@ def completion_trainer_class(trainer_class: Any, counted: Counted) -> Any:
             super().__init__(*args, **kwargs)
             if self.calculate_KL:  # TRL has checked for "sequential", which only its own pairs of rows need
                 self.args.train_sampling_strategy = "random"
+
+        def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+            """TRL's loss; among several processes, the rows of all of them estimate the distance together."""
+            if self.calculate_KL and self.accelerator.num_processes > 1:
+                place, pad = self.accelerator.process_index, self.processing_class.pad_token_id
+                inputs = {**inputs, **_paired_with_others(inputs, place, pad)}
+            return super()._compute_loss(model, inputs, return_outputs)
 
         def count_of(self, inputs: Any) -> Any:
             """The number of rows."""

@@ -119,9 +119,9 @@ def _group_problem(recipe: Recipe, rows: int | None, batch: Batch, world: int) -
 
 def batch_problems(recipe: Recipe, rows: int | None, batch: Batch, world: int) -> list[Problem]:
     """Check that batches hold enough rows: two if they are compared, and one whole batch if others are dropped."""
-    if recipe.objective.compares_rows and batch.micro.value < 2:
-        what = f"each process would train on one row at a time, but `[{recipe.objective.toml}]` compares rows"
-        return [Problem("", what, f"write at least {2 * world}", key="training.global_batch_size")]
+    if recipe.objective.compares_rows and batch.micro.value * world < 2:
+        what = f"one row would be trained on at a time, but `[{recipe.objective.toml}]` compares rows"
+        return [Problem("", what, "write at least 2", key="training.global_batch_size")]
     if problem := _group_problem(recipe, rows, batch, world):
         return [problem]
     at_once = batch.micro.value * world

@@ -10,11 +10,13 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from safetensors.torch import load_file
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, PlanError
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.objectives.completion_trainer import CompletionCollator
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
@@ -193,6 +195,26 @@ def test_a_batch_of_one_row_is_refused_unless_the_loss_compares_none(tmp_path):
         run_kto(tmp_path, "training.global_batch_size=1")
     loss = "kto.loss_type=apo_zero_unpaired"
     assert run_kto(tmp_path, "training.global_batch_size=1", "training.max_steps=1", loss).read().status == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_adapter_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
+    found = []
+    for name, size, overrides in (
+        ("one", 4, ()),
+        ("two", 2, ("distributed.strategy=ddp", "distributed.num_processes=2")),
+    ):
+        (tmp_path / name).mkdir()
+        sizes = [f"training.per_device_{part}_batch_size={size}" for part in ("train", "eval")]
+        run = run_kto(tmp_path / name, "kto.undesirable_weight=0.01", *sizes, *overrides)  # else the estimate is 0
+        found.append((load_file(run.adapter / WEIGHTS), run.read().metrics, logged(run, "kl"), logged(run, "loss")))
+    (alone, metrics, *logs), (together, others, *other_logs) = found
+    assert all(torch.allclose(together[key], value, atol=1e-5) for key, value in alone.items())
+    assert max(logs[0]) > 0
+    assert other_logs == [pytest.approx(values, abs=1e-5) for values in logs]
+    for name in ("eval_loss", "eval_kl", "eval_rewards/margins"):
+        assert others[name] == pytest.approx(metrics[name], abs=1e-5)
 
 
 def row_of(prompt, answer, label):

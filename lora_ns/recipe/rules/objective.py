@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
 from lora_ns.objectives import objective_of
-from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, Processes, Strategy
+from lora_ns.recipe.distributed import DeepSpeed, Fsdp
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.dataset import each_form
 from lora_ns.recipe.rules.written import is_written
@@ -106,22 +106,10 @@ def compared_rows_are_mixed(recipe: Recipe) -> Conflict | None:
     row = first_of(
         Refusal(f"training.{alone}", bool(alone), "its loss compares the rows of a batch", "write 2 or more"),
         Refusal("training.group_by_length", grouped, "its loss compares rows drawn at random", "write false"),
-        Refusal("distributed.strategy", _are_several(recipe.distributed), _ESTIMATED_ALONE, _ONE_PROCESS),
     )
     return row and Conflict(
         (objective.toml, row.key), f"`{row.key}` does not fit `[{objective.toml}]`: {row.what}", row.remedy
     )
-
-
-def _are_several(strategy: Strategy) -> bool:
-    """True if a recipe asks for several processes."""
-    is_one = isinstance(strategy, Ddp) and strategy.num_processes == strategy.num_nodes == 1
-    return isinstance(strategy, Processes) and not isinstance(strategy, AutoStrategy) and not is_one
-
-
-_ESTIMATED_ALONE = "each process would compare its own rows only, and train another adapter than one process"
-
-_ONE_PROCESS = 'write "none", or `loss_type = "apo_zero_unpaired"`'
 
 
 def vllm_writes_as_the_model_does(recipe: Recipe) -> Conflict | None:
