@@ -14,6 +14,8 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from lora_ns.answers.opened import open_run
 from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, PlanError, RecipeError
+from lora_ns.objectives import OBJECTIVES
+from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
 
@@ -88,11 +90,20 @@ SETTINGS = {
 }
 
 
+REWARDED = [kind for kind in OBJECTIVES.values() if issubclass(kind, RewardedObjective)]
+each_rewarded = pytest.mark.parametrize("kind", REWARDED, ids=lambda kind: kind.toml)
+
+
+def of(kind, text=None):
+    """The recipe of another objective with rewards."""
+    return (text or GRPO).replace("[grpo", f"[{kind.toml}")
+
+
 def exact(prompts, completions, answer, **columns):
     return [float(completion[0]["content"] == gold) for completion, gold in zip(completions, answer, strict=True)]
 
 
-def trls_own(folder, keeper, run, arguments, trainer="GRPOTrainer", config="GRPOConfig"):
+def trls_own(folder, keeper, run, arguments, kind=OBJECTIVES["grpo"]):
     """Train the same rows from the same adapter with TRL's own trainer; its log and its adapter."""
     import trl
     from datasets import Dataset
@@ -108,9 +119,9 @@ def trls_own(folder, keeper, run, arguments, trainer="GRPOTrainer", config="GRPO
     same += ("lr_scheduler_type", "seed", "data_seed", "max_grad_norm", "optim", "weight_decay", "adam_beta2")
     same += ("num_generations", "max_completion_length", "temperature")
     fixed = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
-    own = getattr(trl, trainer)(
+    own = getattr(trl, kind.upstream.removeprefix("trl."))(
         model=model,
-        args=getattr(trl, config)(
+        args=keeper.trainer.args.__class__(
             output_dir=str(folder / "trl"),
             gradient_checkpointing=False,
             disable_tqdm=True,
@@ -141,7 +152,7 @@ def check_equals_trls_own(keeper, run, found, keys):
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        *(("reference", 4), ("two iterations", 4)),
+        ("two iterations", 4),
         *(pytest.param(name, 10, marks=pytest.mark.matrix) for name in SETTINGS),
     ],
 )
@@ -156,6 +167,18 @@ def test_losses_rewards_and_adapter_are_those_of_trls_own_trainer(tmp_path, name
     check_equals_trls_own(keeper, run, found, [*keys, *(["kl"] if "beta" in arguments else [])])
     assert keeper.trainer.args.gradient_accumulation_steps == 2
     assert [path.name for path in (*run.adapter.rglob("ref"), *run.checkpoints.rglob("ref"))] == []
+
+
+@each_rewarded
+def test_every_objective_with_rewards_trains_as_trls_own_trainer(tmp_path, kind):
+    keeper = Keeper()
+    fixed = ("training.eval_steps=3", "training.per_device_train_batch_size=8")
+    overrides = [override.replace("grpo.", f"{kind.toml}.") for override in FEW]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    run = run_recipe(tmp_path, of(kind), *overrides, *fixed, f"{kind.toml}.beta=0.2", observer=keeper)
+    found = trls_own(tmp_path, keeper, run, {"beta": 0.2}, kind)
+    check_equals_trls_own(keeper, run, found, ["loss", "reward", "kl", "entropy", "grad_norm"])
+    check_resumes_to_the_same_bits(run, 3)
 
 
 RESUMED = {
