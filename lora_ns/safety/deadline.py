@@ -25,6 +25,22 @@ MEMORY = 512 * 2**20
 """Bytes that one call may add to the process's address space."""
 
 
+_RESERVE = 32 * 2**20
+"""Bytes between the limit at which Python code is interrupted and the one at which allocations fail.
+
+Python 3.10 to 3.12 miscount the references of a function that cannot be called for lack of memory, and may then use
+what they have freed. So only what is too large at once fails for lack of memory; what grows is interrupted before.
+"""
+
+
+_TICK = 0.005
+"""Seconds after which the limits are checked, again and again."""
+
+
+_AGAIN = 1.0
+"""Seconds after which a call is interrupted again: Python ignores an exception that is raised in a finalizer."""
+
+
 T = TypeVar("T")
 
 
@@ -42,15 +58,15 @@ def bounded(call: Callable[[], T], seconds: float = SECONDS, memory: int = MEMOR
     Args:
         call: function to call.
         seconds: time limit.
-        memory: bytes that it may add to the process. Any allocation beyond fails.
+        memory: bytes that it may add to the process. A single allocation far beyond fails at once.
 
     Raises:
         OverrunError: if it exceeds a limit.
     """
     try:
-        with _time_limit(seconds), _memory_limit(memory):  # a thread needs room to start
+        with _interrupted(seconds, memory), _memory_limit(memory + _RESERVE):  # a thread needs room to start
             return call()
-    except MemoryError:
+    except (MemoryError, _OutOfMemoryError):
         raise OverrunError(f"takes more than {memory // 2**20:,} MB of memory") from None
     except _OutOfTimeError:
         raise OverrunError(f"takes more than {seconds:g} s") from None
@@ -60,21 +76,40 @@ class _OutOfTimeError(BaseException):
     """Interrupts a call. Not an `Exception`, so that `except Exception` in the foreign code does not catch it."""
 
 
-def _time_limit(seconds: float) -> contextlib.AbstractContextManager[None]:
-    return _by_signal(seconds) if threading.current_thread() is threading.main_thread() else _by_thread(seconds)
+class _OutOfMemoryError(BaseException):
+    """The same for a call that takes too much memory."""
+
+
+def _interrupted(seconds: float, memory: int) -> contextlib.AbstractContextManager[None]:
+    is_main = threading.current_thread() is threading.main_thread()
+    clock = _processor_time if is_main else time.monotonic
+    until, most = clock() + seconds, _size() + memory
+
+    def exceeded() -> type[BaseException] | None:
+        if clock() >= until:
+            return _OutOfTimeError
+        return _OutOfMemoryError if _size() > most else None
+
+    return _by_signal(exceeded) if is_main else _by_thread(exceeded)
+
+
+def _processor_time() -> float:
+    """Seconds that this process has computed for, as its timer counts them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
 @contextlib.contextmanager
-def _by_signal(seconds: float) -> Iterator[None]:
+def _by_signal(exceeded: Callable[[], type[BaseException] | None]) -> Iterator[None]:
     """Interrupt the main thread with a process timer, and restore an earlier timer afterwards."""
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def look(number: int, frame: FrameType | None) -> None:
         del number, frame
-        raise _OutOfTimeError
+        if kind := exceeded():
+            signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN, _AGAIN)
+            raise kind
 
-    handler = signal.signal(signal.SIGVTALRM, ring)
-    # Fires every second: Python ignores an exception that is raised in a finalizer.
-    earlier = signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
+    handler = signal.signal(signal.SIGVTALRM, look)
+    earlier = signal.setitimer(signal.ITIMER_VIRTUAL, _TICK, _TICK)
     try:
         yield
     finally:
@@ -83,16 +118,17 @@ def _by_signal(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _by_thread(seconds: float) -> Iterator[None]:
+def _by_thread(exceeded: Callable[[], type[BaseException] | None]) -> Iterator[None]:
     """Interrupt this thread from another one, at its next Python instruction."""
     thread, over, lock = threading.get_ident(), threading.Event(), threading.Lock()
 
     def watch() -> None:
-        until = time.monotonic() + seconds
-        while not over.wait(max(0.1, until - time.monotonic())):
+        pause = _TICK
+        while not over.wait(pause):
             with lock:
-                if not over.is_set():
-                    _raise_in(thread, _OutOfTimeError)
+                if not over.is_set() and (kind := exceeded()):
+                    _raise_in(thread, kind)
+                    pause = _AGAIN
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -3,6 +3,8 @@
 import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -107,3 +109,33 @@ def test_the_limit_of_memory_is_that_of_the_call():
 def test_an_error_of_the_call_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError):
         bounded(lambda: 1 // 0)
+
+
+CALLS = """\
+import sys
+from lora_ns.safety.deadline import OverrunError, bounded
+
+def calls(depth):
+    return [0] * 50, calls(depth - 1) if depth else 0
+
+def fills():
+    kept = []
+    while True:
+        kept.append(calls(400))
+
+before = sys.getrefcount(calls)
+for _ in range(8):
+    try:
+        bounded(fills, memory=2**24)
+    except OverrunError:
+        continue
+    sys.exit("no end")
+if sys.getrefcount(calls) != before:
+    sys.exit("the references of a function are miscounted")
+"""
+
+
+def test_the_interpreter_is_as_it_was_after_all_memory_is_taken():
+    """Python 3.10 to 3.12 miscount the references of a function that cannot be called for lack of memory."""
+    done = subprocess.run([sys.executable, "-c", CALLS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
