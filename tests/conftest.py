@@ -1,11 +1,12 @@
 """What all tests share: no network, no changed environment, recipes in a folder of their own."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ for own in ("LORANS_CACHE", "LORANS_CONFIG"):
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which are ignored where tests run in the background
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Ten thousand tests and the libraries they import are no garbage: they are not searched for any, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture
