@@ -53,16 +53,6 @@ def said(*arguments):
     return [json.loads(line) for line in lorans("infer", *arguments, "--json").stdout.splitlines()]
 
 
-def test_answers_that_are_drawn_are_those_of_one_process(lora_run, tmp_path):
-    drawn = ("--set", "generation.do_sample=true", "--set", "generation.temperature=3.0")
-    asked = (lora_run.path, "--input-file", file_of(tmp_path, ASKED), *QUICK, *drawn)
-    alone = said(*asked)
-    assert [row["id"] for row in alone] == list(range(5))
-    assert len({row["output"] for row in alone}) == 5
-    assert said(*asked, *TWO) == alone
-    assert said(*asked, "--set", "generation.seed=43") != alone
-
-
 def test_loss_and_exact_match_are_those_of_one_process(lora_run, tmp_path):
     asked = ("eval", lora_run.path, "--data", file_of(tmp_path, ASKED), "--exact-match", "--json")
     alone, shared = (json.loads(lorans(*asked, *more).stdout) for more in ((), TWO))
@@ -87,6 +77,17 @@ def shares(monkeypatch):
 
     monkeypatch.setattr("lora_ns.launch.workers._start", compute)
     return computed
+
+
+def test_answers_that_are_drawn_are_those_of_one_process(lora_run, tmp_path, shares):
+    drawn = ("--set", "generation.do_sample=true", "--set", "generation.temperature=3.0")
+    asked = (lora_run.path, "--input-file", file_of(tmp_path, ASKED), *QUICK, *drawn)
+    alone = said(*asked)
+    assert [row["id"] for row in alone] == list(range(5))
+    assert len({row["output"] for row in alone}) == 5
+    assert said(*asked, *TWO) == alone
+    assert shares == [0, 1]
+    assert said(*asked, "--set", "generation.seed=43") != alone
 
 
 def test_classes_and_tags_are_those_of_one_process(classifier_run, tags_run, tmp_path, shares):
