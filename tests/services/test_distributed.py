@@ -40,6 +40,13 @@ SHARED = (
     "training.save_total_limit=5",
 )
 HOSTILE = {"MASTER_PORT": "1", "OMP_NUM_THREADS": "1", "RANK": "3", "WORLD_SIZE": "5", "ACCELERATE_USE_FSDP": "true"}
+BREAKS = """\
+import atexit, os, pathlib
+if os.environ.get("RANK") == "1":
+    pathlib.Path({place!r}).touch()
+    atexit.register(os.abort)
+"""
+"""Python of a process that breaks after its work."""
 
 
 @pytest.fixture(autouse=True)
@@ -63,15 +70,20 @@ def rows(run, *names):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Two processes with LoRA, started where everything else was launched otherwise; and what was told of it."""
+    """Two processes with LoRA, started where everything else was launched otherwise; and what was told of it.
+
+    At its end, one of them would break, as it does while the destructors of some libraries run.
+    """
     folder = tmp_path_factory.mktemp("pair")
     config = folder / "home" / "accelerate" / "default_config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text("distributed_type: FSDP\nnum_processes: 7\nuse_cpu: false\n")
+    (folder / "sitecustomize.py").write_text(BREAKS.format(place=str(folder / "broken")))
     observer = Told()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
         patch.setenv("HF_HOME", str(folder / "home"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
         for name, value in HOSTILE.items():
             patch.setenv(name, value)
         return run_recipe(folder, RECIPE, *SHARED, *TWO, observer=observer), observer.warned[0]
@@ -133,13 +145,9 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(trained, pair, tmp_path)
     assert rows(run, "loss", "eval_loss") == rows(whole, "loss", "eval_loss")
 
 
-def test_a_rank_that_breaks_after_its_work_does_not_lose_the_run(tmp_path, monkeypatch):
-    ending = "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
-    (tmp_path / "sitecustomize.py").write_text(ending)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    )
-    run = run_recipe(tmp_path, RECIPE, *SHARED, *TWO, "training.max_steps=2")
+def test_a_rank_that_breaks_after_its_work_does_not_lose_the_run(pair):
+    run, _ = pair
+    assert (run.path.parent / "broken").exists()
     assert run.read().status == "finished"
 
 
