@@ -1,5 +1,6 @@
 """Accelerate's configuration files against the installed accelerate, those of TRL, and a run that outlives one."""
 
+import importlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from services_recipes import RECIPE
+from services_recipes import RECIPE, resumed
+from strategies import offered, prepared
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -61,18 +63,26 @@ def test_the_files_of_trl_are_joined_or_told_what_to_write(write_recipe, minimal
     assert (found.distributed.strategy, found.model.dtype) == (OF_TRL[file.stem], "bfloat16")
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_when_the_file_is_gone(write_recipe, tmp_path, monkeypatch):
-    pytest.importorskip("deepspeed")  # which logs to what is standard output when it is first imported
-    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    file = tmp_path / "own.yaml"
+def prepare_without_file(folder):
+    """A run whose file is gone, up to the point where its two processes would be started."""
+    if "zero2" in offered():
+        importlib.import_module("deepspeed")  # which logs to what is standard output when it is first imported
+    folder.mkdir()
+    file = folder / "own.yaml"
     file.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\n")
-    recipe = write_recipe(f'{RECIPE}\n[distributed]\naccelerate_config = "own.yaml"\n')
-    prepared = CliRunner().invoke(app, ["launch-command", str(recipe)])
-    assert "--nproc_per_node 2" in prepared.stdout
-    file.unlink()
-    assert CliRunner().invoke(app, ["launch-command", "run"]).stdout == prepared.stdout
-    done = CliRunner().invoke(app, ["train", "run", "--resume"])
-    manifest = RunDir.open(tmp_path / "run").read()
-    assert (done.exit_code, manifest.status, manifest.distributed.world_size) == (0, "finished", 2)
+    (folder / "recipe.toml").write_text(f'{RECIPE}\n[distributed]\naccelerate_config = "own.yaml"\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        launched = CliRunner().invoke(app, ["launch-command", "recipe.toml"])
+        assert "--nproc_per_node 2" in launched.stdout
+        file.unlink()
+        assert CliRunner().invoke(app, ["launch-command", "run"]).stdout == launched.stdout
+        return prepared(lambda: resumed(RunDir.open(folder / "run")))
+
+
+def check_finished(run, folder):
+    """Two processes have trained it, as `test_strategies` lets them."""
+    manifest = run.read()
+    assert (manifest.status, manifest.distributed.world_size) == ("finished", 2)

@@ -79,34 +79,43 @@ def test_training_is_the_same_after_an_interruption(folder):
     check_resumes_to_the_same_bits(found, 4)
 
 
-ZERO = [name for name in ("zero2",) if name in offered()]
 EIGHT = ("training.max_steps=8", "training.save_steps=4", "training.per_device_train_batch_size=2")
 ALSO_HELD_OUT = ("dataset.eval_path=rows.jsonl", "dataset.max_eval_samples=3", "training.per_device_eval_batch_size=2")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.cluster) for name in ZERO)])
-def test_two_processes_train_the_rows_of_one(tmp_path, strategy):
-    """One of the two has nothing to predict in the last batch of the evaluation."""
-    said = (ADDED, "peft.trainable_token_indices=[5, 6]", *EIGHT, *ALSO_HELD_OUT)
-    pairs = []
-    for is_tied in (True, False):
-        folders = [tmp_path / f"{count}-{is_tied}" for count in ("one", "two")]
-        for folder in folders:
-            write_folder(folder, is_tied)
-        processes = (*STRATEGIES[strategy], "distributed.num_processes=2")
-        pairs.append((run(folders[0], *said), prepared(functools.partial(run, folders[1], *said, *processes))))
-    drive([f"+{two.path}" for _, two in pairs])
-    for one, two in pairs:
+def run_for_two(folder, is_tied, *overrides):
+    """One of two processes has nothing to predict in the last batch of the evaluation."""
+    write_folder(folder, is_tied)
+    return run(folder, ADDED, "peft.trainable_token_indices=[5, 6]", *EIGHT, *ALSO_HELD_OUT, *overrides)
+
+
+def prepare_two(folder, is_tied, strategy="ddp"):
+    """A run of two processes up to the point where they would be started."""
+    processes = (*STRATEGIES[strategy], "distributed.num_processes=2")
+    return prepared(functools.partial(run_for_two, folder, is_tied, *processes))
+
+
+def check_two(two, folder, is_tied):
+    """Hold a run of two processes, which was interrupted, to one process that trains in the folder."""
+    one = run_for_two(folder, is_tied)
+    expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
+    at_once = load_file(two.path / AS_TRAINED_AT_ONCE / WEIGHTS)
+    assert any("trainable_tokens" in name for name in expected)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
+        assert torch.equal(got[name], at_once[name])
+    assert two.read().metrics["eval_loss"] == pytest.approx(one.read().metrics["eval_loss"], abs=1e-4)
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif("zero2" not in offered(), reason="needs DeepSpeed")
+def test_two_processes_of_zero_train_the_rows_of_one(tmp_path):
+    runs = {is_tied: prepare_two(tmp_path / f"two-{is_tied}", is_tied, "zero2") for is_tied in (True, False)}
+    drive([f"+{two.path}" for two in runs.values()])
+    for is_tied, two in runs.items():
         check_trained(two)
-        expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
-        at_once = load_file(two.path / AS_TRAINED_AT_ONCE / WEIGHTS)
-        assert any("trainable_tokens" in name for name in expected)
-        assert expected.keys() == got.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(got[name], value, atol=1e-4, rtol=0)
-            assert torch.equal(got[name], at_once[name])
-        assert two.read().metrics["eval_loss"] == pytest.approx(one.read().metrics["eval_loss"], abs=1e-4)
+        check_two(two, tmp_path / f"one-{is_tied}", is_tied)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
+from strategies import STRATEGIES, prepared
 
 from lora_ns.answers.opened import open_run
 from lora_ns.data.interval import wilson_interval
@@ -195,16 +196,24 @@ def test_the_answer_alone_is_in_the_loss():
     assert batch["completion_mask"].tolist() == [[0, 1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_adapter_of_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
-    sizes = ("training.per_device_train_batch_size=2", "training.per_device_eval_batch_size=2")
-    found = []
-    for name, overrides in (("one", ()), ("two", ("distributed.strategy=ddp", "distributed.num_processes=2"))):
-        (tmp_path / name).mkdir()
-        run = run_pairs(tmp_path / name, *sizes, *overrides, "dataset.max_eval_samples=7")
-        found.append((load_file(run.adapter / WEIGHTS), run.read().metrics))
-    (alone, metrics), (together, others) = found
-    assert all(torch.allclose(together[key], value, atol=1e-5) for key, value in alone.items())
+OF_TWO = (
+    "training.per_device_train_batch_size=2",
+    "training.per_device_eval_batch_size=2",
+    "dataset.max_eval_samples=7",
+)
+
+
+def prepare_two(folder):
+    """A run of two processes up to the point where they would be started."""
+    folder.mkdir()
+    return prepared(lambda: run_pairs(folder, *OF_TWO, *STRATEGIES["ddp"], "distributed.num_processes=2"))
+
+
+def check_two(two, folder):
+    """Hold a run of two processes to one process that trains in the folder; `test_strategies` trains the two."""
+    one = run_pairs(folder, *OF_TWO)
+    expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
+    assert all(torch.allclose(got[key], value, atol=1e-5) for key, value in expected.items())
+    metrics, others = one.read().metrics, two.read().metrics
     for name in ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"):
         assert others[name] == pytest.approx(metrics[name], abs=1e-5)

@@ -9,7 +9,8 @@ pytest.importorskip("torch")
 
 import torch
 from safetensors.torch import load_file
-from services_recipes import CLASSES, RECIPE, run_recipe
+from services_recipes import CLASSES, RECIPE, resumed, run_recipe
+from strategies import prepared
 from typer.testing import CliRunner
 
 from lora_ns.answers.opened import reopen_base
@@ -40,13 +41,18 @@ def _enough_cores(monkeypatch):
     monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 3)
 
 
-def go_on(run, step, *command):
-    """Leave a finished run as it was after a step, and let the command go on with it."""
+def stop_after(run, step):
+    """Leave a finished run as it was after a step."""
     for checkpoint in run.checkpoints.glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > step:
             shutil.rmtree(checkpoint)
     run.update(status="interrupted", distributed=None)
     shutil.rmtree(run.adapter)
+
+
+def go_on(run, step, *command):
+    """Leave a finished run as it was after a step, and let the command go on with it."""
+    stop_after(run, step)
     done = CliRunner().invoke(app, ["train", *command], catch_exceptions=False)
     assert done.exit_code == 0
 
@@ -76,16 +82,27 @@ def test_other_processes_go_on_to_the_adapter_of_the_uninterrupted_run(tmp_path)
     check_same(run, expected, metrics, 1)
 
 
-def test_a_stream_goes_on_with_other_processes(tmp_path):
+def run_stream(folder):
     rows = "".join(
         json.dumps({"prompt": f"a {number}", "completion": "b " * (1 + number % 5)}) + "\n" for number in range(27)
     )
-    (tmp_path / "rows.jsonl").write_text(rows)
+    (folder / "rows.jsonl").write_text(rows)
     changed = ("dataset.path=rows.jsonl", "dataset.streaming=true", "dataset.shuffle_buffer_size=8")
-    run = run_recipe(tmp_path, RECIPE.replace("max_samples = 64\n", ""), *SHARED, *changed)
-    expected, metrics = load_file(run.adapter / WEIGHTS), run.read().metrics
-    go_on(run, 5, "run", "--resume", "--num-processes", "2")
-    check_same(run, expected, metrics, 2)
+    return run_recipe(folder, RECIPE.replace("max_samples = 64\n", ""), *SHARED, *changed)
+
+
+def prepare_stream(folder):
+    """A stream that one process has begun, up to the point where two would be started to go on with it."""
+    folder.mkdir()
+    run = run_stream(folder)
+    stop_after(run, 5)
+    return prepared(lambda: resumed(run, count=2))
+
+
+def check_stream(run, folder):
+    """Hold it to one process that trains in the folder; `test_strategies` trains the two."""
+    whole = run_stream(folder)
+    check_same(run, load_file(whole.adapter / WEIGHTS), whole.read().metrics, 2)
 
 
 ZERO = ("distributed.strategy=deepspeed", "distributed.num_processes=2")

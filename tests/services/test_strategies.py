@@ -2,15 +2,24 @@
 
 import functools
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+import test_accelerate_files as accelerate_files
+import test_added_tokens as added_tokens
 import test_labels_in_processes as labels
+import test_pairs as pairs
+import test_regroup as regroup
+import test_stream as stream
 import torch
 from families import write_decoder
+from once import once
 from ranks_driver import AS_TRAINED_AT_ONCE
 from safetensors.torch import load_file, save_file
 from services_recipes import RECIPE, run_recipe
@@ -43,6 +52,8 @@ from transformers import (
 
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.parallel.context import MODEL_TYPES
+from lora_ns.run.directory import RunDir
+from lora_ns.training.fit import initialise_alone
 
 pytestmark = pytest.mark.slow
 
@@ -101,16 +112,47 @@ def allocated(run):
     return json.loads((run.adapter / "adapter_config.json").read_text()).get("rank_pattern")
 
 
+@dataclass(frozen=True)
+class Other:
+    """A run of another file's subject, which prepares it and checks what two processes made of it."""
+
+    prepare: Callable[[Path], RunDir]
+    check: Callable[[RunDir, Path], None]
+    interrupted: bool = False
+
+
+OTHERS = {
+    "stream": Other(stream.prepare_two, stream.check_two, interrupted=True),
+    "stream-goes-on": Other(regroup.prepare_stream, regroup.check_stream),
+    "tokens-tied": Other(
+        partial(added_tokens.prepare_two, is_tied=True), partial(added_tokens.check_two, is_tied=True), interrupted=True
+    ),
+    "tokens-untied": Other(
+        partial(added_tokens.prepare_two, is_tied=False),
+        partial(added_tokens.check_two, is_tied=False),
+        interrupted=True,
+    ),
+    "pairs": Other(pairs.prepare_two, pairs.check_two),
+    "no-accelerate-file": Other(accelerate_files.prepare_without_file, accelerate_files.check_finished),
+}
+
+
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
     """What is trained whenever the tests run, all in one pair of processes."""
-    folder = tmp_path_factory.mktemp("sampled")
+    return once(tmp_path_factory, "sampled", train_sampled)
+
+
+def train_sampled(folder):
     runs = {name: prepare_rows(folder / name, name, rows) for name, rows in SAMPLE.items() if name in offered()}
     kinds = {name: labels.prepare_kinds(folder / name, name, found) for name, found in labels.SAMPLE.items()}
     machines = prepare_machines(folder / "machines")
+    others = {name: other.prepare(folder / name) for name, other in OTHERS.items()}
     texts = [word for name, found in runs.items() for word in named(found, SAMPLE[name])]
-    drive([*texts, *(f"+{run.path}" for found in kinds.values() for run in found.values()), on_machines(machines)])
-    return runs, kinds, machines
+    texts += [f"+{run.path}" for found in kinds.values() for run in found.values()]
+    texts += named(others, OTHERS)
+    drive([*texts, on_machines(machines)])
+    return runs, kinds, machines, others
 
 
 @pytest.mark.parametrize("strategy", [name for name in SAMPLE if name in offered()])
@@ -133,11 +175,20 @@ def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(samp
         assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_processes_do_what_one_does(sampled, tmp_path, name):
+    run = sampled[3][name]
+    check_trained(run)
+    OTHERS[name].check(run, tmp_path)
+
+
 def prepare_machines(folder):
-    """A run of FSDP on two machines, as each has it."""
+    """A run of FSDP on two machines, as each has it. Its start is computed here; that of DDP in a process."""
     meeting = ("distributed.num_nodes=2", "distributed.rdzv_endpoint=127.0.0.1:29500")
     said = (*STRATEGIES["fsdp"], *meeting, *STARTS["pissa"].overrides)
-    runs = [prepare_run(folder / name, *said, processes=1) for name in ("first", "second")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora_ns.services.execute.initialise_in_subprocess", lambda run, *_: initialise_alone(run))
+        runs = [prepare_run(folder / name, *said, processes=1) for name in ("first", "second")]
     round_otherwise(runs[1].start / WEIGHTS)
     return runs
 

@@ -71,28 +71,27 @@ def cut_off(run, last):
     run.update(status="interrupted", adapter={})
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        pytest.param("ddp", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.cluster) for name in ("zero2", "fsdp") if name in offered()),
-    ],
-)
-def test_two_processes_train_on_the_rows_of_one(tmp_path, strategy):
-    """Of some rows nothing is left, so that no process can tell its own by their numbers; the stream begins again."""
-    rows = [row(number, "b " * (1 + number % 5) if number % 7 else "b " * 300) for number in range(27)]
+OF_TWO = [row(number, "b " * (1 + number % 5) if number % 7 else "b " * 300) for number in range(27)]
+"""Rows of which some leave nothing, so that no process can tell its own by their numbers; the stream begins again."""
+
+
+def run_for_two(folder, *overrides):
+    write(folder, OF_TWO)
+    write(folder, OF_TWO[1:6], "held-out.jsonl")
     evaluation = ("dataset.eval_path=held-out.jsonl", "training.per_device_eval_batch_size=2", "training.eval_steps=2")
     said = ("peft.lora_dropout=0", "sft.on_overflow=drop", "training.learning_rate=1e-3", *evaluation)
-    micro = "training.per_device_train_batch_size=2"
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        folder.mkdir()
-        write(folder, rows)
-        write(folder, rows[1:6], "held-out.jsonl")
-    one = run_recipe(tmp_path / "one", STREAM, *said, micro)
-    processes = (*STRATEGIES[strategy], "distributed.num_processes=2", micro)
-    two = prepared(lambda: run_recipe(tmp_path / "two", STREAM, *said, *processes))
-    drive([f"+{two.path}"])
-    check_trained(two)
+    return run_recipe(folder, STREAM, *said, "training.per_device_train_batch_size=2", *overrides)
+
+
+def prepare_two(folder, strategy="ddp"):
+    """A run of two processes up to the point where they would be started."""
+    folder.mkdir()
+    return prepared(lambda: run_for_two(folder, *STRATEGIES[strategy], "distributed.num_processes=2"))
+
+
+def check_two(two, folder):
+    """Hold a run of two processes, which was interrupted, to one process that trains in the folder."""
+    one = run_for_two(folder)
     expected, got = load_file(one.adapter / WEIGHTS), load_file(two.adapter / WEIGHTS)
     at_once = load_file(two.path / AS_TRAINED_AT_ONCE / WEIGHTS)
     for name, value in expected.items():
@@ -100,6 +99,15 @@ def test_two_processes_train_on_the_rows_of_one(tmp_path, strategy):
         assert torch.equal(got[name], at_once[name])
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert two.read().data.train.dropped > 0
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("strategy", [name for name in ("zero2", "fsdp") if name in offered()])
+def test_every_strategy_trains_on_the_rows_of_one_process(tmp_path, strategy):
+    two = prepare_two(tmp_path / "two", strategy)
+    drive([f"+{two.path}"])
+    check_trained(two)
+    check_two(two, tmp_path)
 
 
 def losses(run):

@@ -70,10 +70,10 @@ def interrupt(run: RunDir, last: int) -> None:
     (run.checkpoints / f"checkpoint-{last}").rename(run.path / "later")
 
 
-def resumed(run: RunDir, observer: Observer | None = None) -> None:
-    """Resume an interrupted run."""
+def resumed(run: RunDir, observer: Observer | None = None, count: int | None = None) -> None:
+    """Resume an interrupted run, with so many processes if the number changes."""
     with Noise() as noise:
-        resume(run, observer or SilentObserver(), noise)
+        resume(run, observer or SilentObserver(), noise, count=count)
 
 
 def check_resumes_to_the_same_bits(run: RunDir, last: int) -> None:
