@@ -78,8 +78,12 @@ def evaluate(
         from lora_ns.services.evaluate import evaluate as service
 
         opened = open_run(asked.folder, base, force=forced)
-        compute = asked.compute(opened, progress, base, None, force)
-        result = service(opened, rows, exact_match or recipe.evaluation.exact_match, compute)
+        result = service(
+            opened,
+            rows,
+            exact_match or recipe.evaluation.exact_match,
+            lambda run: asked.compute(run, progress, base, None, force),
+        )
     show_evaluation(result, as_json)
 
 

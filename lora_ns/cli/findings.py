@@ -140,6 +140,8 @@ def print_row(shown: Shown, ids: bool) -> None:
 
 def _what_is_learned(shown: Shown) -> str:
     """Describe the class, score, labels or tags of a row, or the number of its trained tokens."""
+    if shown.scored:
+        return "scored as a whole"
     if shown.tags:
         return f"{len(shown.tags)} words with a tag: {' '.join(f'{word}/{tag}' for word, tag in shown.tags)}"
     if isinstance(shown.label, (list, tuple)):

@@ -11,6 +11,7 @@ from lora_ns.cli.terminal import draw, is_terminal, say, say_coloured
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
+    from lora_ns.objectives.calibration import Calibration
     from lora_ns.run.manifest import SealRecord
     from lora_ns.services.evaluate import EvaluateResult
     from lora_ns.training.fit import TrainResult
@@ -103,7 +104,24 @@ def show_evaluation(result: EvaluateResult, as_json: bool) -> None:
     for told in result.notes:
         note(told)
     baseline = {f"baseline/{name}": value for name, value in result.baseline.items()}
-    show_result("evaluation", [("rows", number(result.rows)), *measurements({**result.metrics, **baseline})])
+    measured = measurements({**result.metrics, **baseline})
+    show_result("evaluation", [("rows", number(result.rows)), *measured, *_calibration(result.calibration)])
+
+
+def _calibration(found: Calibration | None) -> list[tuple[str, str]]:
+    """List the calibration of a reward model, with the share of right pairs for each confidence."""
+    if found is None:
+        return []
+    bins = [
+        f"{one.right:.0%} right of {one.pairs:,} at {one.confidence:.0%}"
+        for one in found.bins
+        if one.confidence is not None
+    ]
+    return [
+        ("calibration error", number(found.expected_calibration_error)),
+        ("brier score", number(found.brier_score)),
+        ("by confidence", ", ".join(bins)),
+    ]
 
 
 def measurements(metrics: dict[str, Any]) -> list[tuple[str, str]]:

@@ -39,7 +39,8 @@ def encode_causal(rows: CausalRows, source: Source, room: int | None = None, on_
         on_rows(min(start + ROWS_AT_ONCE, len(source.rows)), len(source.rows))
     rows.look_at_all(sequences)
     tally.tokens = sum(sequence.tokens for sequence in sequences)
-    tally.trained_tokens = sum(sequence.trained_tokens for sequence in sequences)
+    learned = () if objective.scores_whole else sequences
+    tally.trained_tokens = sum(sequence.trained_tokens for sequence in learned)
     share = f"{len(tally.too_long):,} of {len(source.rows):,} rows" if len(source.rows) > 1 else "the only row"
     overflow = overflow_problem(objective, share, tally, room) if is_refused(objective, tally) else None
     if not sequences and not problems and overflow is None:

@@ -159,8 +159,8 @@ class Stream:
 
     def _count(self, sequence: Encoded, number: int) -> None:
         if number == 0:
-            self.tally.tokens += len(sequence.input_ids)
-            self.tally.trained_tokens += sum(sequence.trained)
+            self.tally.tokens += sequence.tokens
+            self.tally.trained_tokens += 0 if self.recipe.objective.scores_whole else sequence.trained_tokens
             if isinstance(self.form, TokenClassification):
                 self.tally.trained_tokens += sum(label != IGNORED for label in sequence.inputs["labels"])
 

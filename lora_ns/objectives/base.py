@@ -52,6 +52,8 @@ class Objective(Table):
     """True if a step computes logits over the vocabulary for each token, which takes memory."""
     next_token_loss: ClassVar[bool] = False
     """True if the loss is next-token cross entropy, so that positions outside the loss need no logits."""
+    scores_whole: ClassVar[bool] = False
+    """True if a head scores each sequence as a whole, so that no token of its own is in the loss."""
     has_reference: ClassVar[bool] = False
     """True if the loss compares the model with the base alone, which has to be the start of training."""
     disables_dropout: ClassVar[bool] = False

@@ -27,6 +27,7 @@ class Reward(PairObjective):
     answers: ClassVar[Answers] = "score"
     writes: ClassVar[tuple[str, ...]] = ("score", "rejected_score")
     inert: ClassVar[tuple[str, ...]] = (*TEXT_AND_LABEL, *WRITING_TEXT)
+    scores_whole: ClassVar[bool] = True
     has_reference: ClassVar[bool] = False
     disables_dropout: ClassVar[bool] = True
     divides_weights: ClassVar[bool | str] = "its scores have been compared with TRL's on whole weights only"
@@ -83,6 +84,11 @@ def _trainer_class(counted: Counted) -> Any:
             """The rows as they are: they are already tokenised."""
             return dataset
 
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            """Evaluate, and keep the margin of each pair in `eval_margins`."""
+            self.eval_margins: list[float] = []
+            return super().evaluate(*args, **kwargs)
+
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """TRL's loss in training; in an evaluation, the same over the pairs that count."""
             given = {name: value for name, value in inputs.items() if name != "completion_mask"}
@@ -97,7 +103,9 @@ def _trainer_class(counted: Counted) -> Any:
         def _measure(self, chosen: Any, rejected: Any, real: Any) -> None:
             """Add the metrics of a batch, under TRL's names, over the pairs of all processes that count."""
             found = self.accelerator.gather(torch.stack([chosen.float(), rejected.float(), real.float()], dim=1))
-            for name, value in _metrics(found[found[:, 2] > 0, :2]).items():
+            scores = found[found[:, 2] > 0, :2]
+            self.eval_margins += (scores[:, 0] - scores[:, 1]).tolist()
+            for name, value in _metrics(scores).items():
                 self._metrics["eval"][name].append(value)
 
         def count_of(self, inputs: Any) -> Any:

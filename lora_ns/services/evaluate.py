@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lora_ns.answers.exact_match import Questions
 from lora_ns.answers.label import baseline_of
-from lora_ns.answers.opened import Opened, format_of, kept_rows
+from lora_ns.answers.opened import Opened, format_of, kept_rows, load
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
 from lora_ns.data.encode_text import split_text
 from lora_ns.data.find_labels import check_named
@@ -18,10 +18,11 @@ from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import Preference, RawText, TextClassification, TokenClassification
 from lora_ns.objectives import TextObjective
+from lora_ns.objectives.calibration import Calibration
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
-from lora_ns.services.evaluate_pairs import evaluate_pairs
+from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
 from lora_ns.services.evaluate_rewards import evaluate_rewards
 from lora_ns.services.infer import infer
 
@@ -38,10 +39,15 @@ class EvaluateResult:
     """Metrics of the constant answer that was best on the training rows; only for labels, scores and tags."""
     notes: tuple[str, ...] = ()
     """Warnings about truncated rows, and about metrics that are no better than the baseline's."""
+    calibration: Calibration | None = None
+    """Calibration of a reward model."""
 
 
 def evaluate(
-    opened: Opened, rows: Sequence[Row] | None, exact_match: bool, compute: Compute | None = None
+    opened: Opened,
+    rows: Sequence[Row] | None,
+    exact_match: bool,
+    computing: Callable[[Opened], Compute] = compute_here,
 ) -> EvaluateResult:
     """Evaluate a run: loss, and optionally exact match, for text; the usual metrics for pairs, labels, scores and tags.
 
@@ -49,35 +55,44 @@ def evaluate(
         opened: the run.
         rows: rows with answers; None for the evaluation rows that the run stores.
         exact_match: whether to generate answers and compare them.
-        compute: computes the tasks; by default, in this process.
+        computing: makes the function that computes the tasks of a run; by default, in this process.
 
     Raises:
         UsageError: if no rows are given and the run stores none.
         DataError: names the rows that cannot be read.
     """
-    manifest, compute = opened.manifest, compute or compute_here(opened)
+    manifest = opened.manifest
     rows = kept_rows(manifest) if rows is None else rows
     if not rows:
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     of_pairs = Preference in manifest.recipe.objective.examples
     if not manifest.recipe.objective.writes_text and not of_pairs:
-        return _labels(opened, rows, compute)
+        return _labels(opened, rows, computing(opened))
     if exact_match and not manifest.recipe.objective.writes_text:
         raise UsageError(Problem("--exact-match", "a reward model scores answers and writes none", "leave it out"))
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    if of_pairs or manifest.recipe.objective.reward_functions:
-        measured = evaluate_pairs(opened, rows) if of_pairs else evaluate_rewards(opened, rows)
-        metrics, truncated, answers = measured.metrics, measured.truncated, compute(tasks) if tasks else []
+    calibration = None
+    if of_pairs:
+        pairs = encode_pairs(opened, rows)
+        trained = load(opened)  # once, for the pairs and the answers
+        measured = evaluate_pairs(trained, pairs)
+        metrics, truncated, calibration = measured.metrics, pairs.tally.truncated, measured.calibration
+        answers = computing(trained)(tasks) if tasks else []
+    elif manifest.recipe.objective.reward_functions:
+        trained = load(opened)
+        rewarded = evaluate_rewards(trained, rows)
+        metrics, truncated = rewarded.metrics, rewarded.truncated
+        answers = computing(trained)(tasks) if tasks else []
     else:
         sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
-        losses, *answers = compute([_loss_task(sequences, limit), *tasks])
+        losses, *answers = computing(opened)([_loss_task(sequences, limit), *tasks])
         metrics, truncated = {"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences)
     if questions:
         metrics |= questions.score([answer["text"] for answer in answers[0]])
     key = manifest.recipe.objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    return EvaluateResult(len(rows), metrics, truncated, notes=notes)
+    return EvaluateResult(len(rows), metrics, truncated, notes=notes, calibration=calibration)
 
 
 def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lora_ns.answers.opened import Opened, format_of, load
+from lora_ns.answers.opened import Opened, Trained, format_of
 from lora_ns.data.encode import encode, refusals
-from lora_ns.data.encoded import as_dataset
+from lora_ns.data.encoded import Encoding, as_dataset
 from lora_ns.data.interval import wilson_interval
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.errors import DataError
 from lora_ns.files.temporary import temporary_folder
+from lora_ns.objectives.calibration import Calibration, calibration
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.training.trainer import make_trainer
 
@@ -26,28 +28,33 @@ ACCURACIES = ("rewards/accuracies", "accuracy")
 class PairMetrics:
     """Metrics of a preference run on pairs."""
 
-    pairs: int
     metrics: dict[str, float]
-    truncated: int
+    calibration: Calibration | None = None
+    """Calibration of a reward model."""
 
 
-def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
-    """Measure a preference run on pairs. A reference is the base without the adapter, as in training.
+def encode_pairs(opened: Opened, rows: Sequence[Row]) -> Encoding:
+    """Encode the rows of a preference run as in training.
 
     Raises:
         DataError: names the rows that cannot be read, or are too long.
     """
     manifest = opened.manifest
-    alone = manifest.recipe.model_copy(update={"distributed": OneProcess()})
-    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, alone.objective.rendering, opened.vocabulary())
-    source = Source(rows[0].where, rows)
-    encoding = encode(source, format_of(manifest), renderer, alone.objective, ())
+    objective, source = manifest.recipe.objective, Source(rows[0].where, rows)
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, objective.rendering, opened.vocabulary())
+    encoding = encode(source, format_of(manifest), renderer, objective, ())
     if problems := refusals(source, encoding, teaches=False):
         raise DataError(problems)
-    pairs, trained = as_dataset(encoding.sequences), load(opened)
-    plan = manifest.plan.model_copy(update={"deepspeed": None})
+    return encoding
+
+
+def evaluate_pairs(trained: Trained, encoding: Encoding) -> PairMetrics:
+    """Measure a preference run on encoded rows. A reference is the base without the adapter, as in training."""
+    alone = trained.manifest.recipe.model_copy(update={"distributed": OneProcess()})
+    plan = trained.manifest.plan.model_copy(update={"deepspeed": None})
+    pairs = as_dataset(encoding.sequences)
     with temporary_folder() as folder:
-        trainer = make_trainer(
+        trainer: Any = make_trainer(
             alone, plan, Path(folder), trained.model, trained.tokenizer, (pairs, pairs), [], evaluate_first=False
         )
         found = trainer.evaluate()
@@ -56,4 +63,4 @@ def evaluate_pairs(opened: Opened, rows: Sequence[Row]) -> PairMetrics:
     for name in [name for name in ACCURACIES if name in metrics]:
         lowest, highest = wilson_interval(metrics[name], len(pairs))
         metrics |= {f"{name} from": lowest, f"{name} to": highest}
-    return PairMetrics(len(pairs), metrics, encoding.tally.truncated)
+    return PairMetrics(metrics, calibration(trainer.eval_margins) if alone.objective.answers == "score" else None)

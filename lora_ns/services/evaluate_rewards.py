@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from lora_ns.answers.opened import Opened, format_of, load
+from lora_ns.answers.opened import Trained, format_of
 from lora_ns.data.encode import encode, refusals
 from lora_ns.data.encoded import as_dataset
 from lora_ns.data.interval import wilson_interval
@@ -37,23 +37,23 @@ class RewardMetrics:
     truncated: int
 
 
-def evaluate_rewards(opened: Opened, rows: Sequence[Row]) -> RewardMetrics:
+def evaluate_rewards(trained: Trained, rows: Sequence[Row]) -> RewardMetrics:
     """Complete the prompts of rows with the sampling of the run, and score them with its rewards.
 
     Raises:
         DataError: names the rows that cannot be read, or are too long.
         LoransError: if a reward function is missing or fails.
     """
-    manifest = opened.manifest
+    manifest = trained.manifest
     alone = manifest.recipe.model_copy(update={"distributed": OneProcess()})
     objective = alone.objective
-    rewards = open_rewards(objective, [opened.run.code, *folders_of(manifest)])
-    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, objective.rendering, opened.vocabulary())
+    rewards = open_rewards(objective, [trained.run.code, *folders_of(manifest)])
+    renderer = make_renderer(trained.tokenizer, manifest.stop_token_ids, objective.rendering, trained.vocabulary())
     source = Source(rows[0].where, rows)
     encoding = encode(source, format_of(manifest), renderer, objective, ())
     if problems := refusals(source, encoding, teaches=False):
         raise DataError(problems)
-    prompts, trained = as_dataset(encoding.sequences), load(opened)
+    prompts = as_dataset(encoding.sequences)
     trained.model.generation_config.eos_token_id = list(manifest.stop_token_ids)
     plan = manifest.plan.model_copy(update={"deepspeed": None})
     with temporary_folder() as folder:

@@ -169,6 +169,8 @@ class Shown:
     """Class, score or labels of the row, if it has any."""
     tags: tuple[tuple[str, str], ...] = ()
     """Words with their tags, without those that were cut off."""
+    scored: bool = False
+    """True if a head scores the sequence as a whole, and no token of its own is trained."""
     note: str = ""
     """Number or side of the sequence, if the row has several, or the reason why it has none."""
 
@@ -242,7 +244,8 @@ def _why_not(prepared: Prepared, encoding: Encoding, where: str) -> str:
 def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
     tokenizer = prepared.rows.renderer.tokenizer
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    trained = sequence.trained or [False] * len(sequence.input_ids)
+    scored = prepared.settled.recipe.objective.scores_whole
+    trained = [False] * len(sequence.input_ids) if scored or not sequence.trained else sequence.trained
 
     def kind(number: int) -> str:
         learned = "trained" if trained[number] else "context"
@@ -260,7 +263,7 @@ def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
     if isinstance(example, Tagged):
         encoder = WordEncoder(tokenizer, prepared.settled.recipe.objective.max_seq_length)
         tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
-    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags)
+    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags, scored)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from strategies import STRATEGIES, prepared
+from typer.testing import CliRunner
 
 from lora_ns.answers.opened import open_run
+from lora_ns.cli.app import app
 from lora_ns.data.interval import wilson_interval
 from lora_ns.data.rows import Row
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.load import load_base
 from lora_ns.objectives.pair_trainer import PairCollator
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import evaluate
@@ -159,6 +162,21 @@ def test_metrics_of_an_evaluation_do_not_depend_on_its_batches(tmp_path):
         names = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/rejected")
         found[size] = {name: metrics[f"eval_{name}"] for name in names}
     assert found[3] == pytest.approx(found[8], rel=1e-4)
+
+
+def test_eval_loads_the_weights_once(tmp_path, monkeypatch):
+    run = run_pairs(tmp_path)
+    loads = []
+
+    def counting(*given):
+        loads.append(given)
+        return load_base(*given)
+
+    monkeypatch.setattr("lora_ns.answers.opened.load_base", counting)
+    words = ["eval", str(run.path), "--data", str(tmp_path / "pairs.jsonl"), "--exact-match", "--json"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert json.loads(done.stdout)["metrics"].keys() >= {"rewards/accuracies", "exact_match"}
+    assert len(loads) == 1
 
 
 def test_generated_answers_are_compared_with_the_preferred_ones(tmp_path):

@@ -16,6 +16,7 @@ from lora_ns.answers.opened import open_run
 from lora_ns.cli.infer import _plain
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, UsageError
+from lora_ns.objectives.calibration import calibration
 from lora_ns.objectives.reward import Reward
 from lora_ns.recipe.generation import Generation
 from lora_ns.services.evaluate import evaluate
@@ -122,6 +123,11 @@ def test_eval_measures_the_saved_model_as_the_last_evaluation_did(planted):
         assert found.metrics[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-4)
     lowest, highest = (found.metrics[f"accuracy {end}"] for end in ("from", "to"))
     assert 0 < lowest < found.metrics["accuracy"] <= highest == pytest.approx(1)
+    answered = infer(open_run(planted), held_out, Generation(batch_size=2)).rows
+    expected = calibration([row["score"] - row["rejected_score"] for row in answered])
+    assert found.calibration.brier_score == pytest.approx(expected.brier_score, abs=1e-4)
+    assert found.calibration.expected_calibration_error == pytest.approx(expected.expected_calibration_error, abs=1e-4)
+    assert [one.pairs for one in found.calibration.bins] == [one.pairs for one in expected.bins]
     with pytest.raises(UsageError, match="scores answers"):
         evaluate(open_run(planted), held_out, exact_match=True)
 
@@ -175,7 +181,7 @@ def test_pairs_that_fill_up_a_batch_do_not_count():
     trainer = trainer_class.__new__(trainer_class)
     trainer.model = trainer.accelerator = Alone()
     trainer.args = SimpleNamespace(center_rewards_coefficient=None)
-    trainer._metrics = {"eval": defaultdict(list)}
+    trainer._metrics, trainer.eval_margins = {"eval": defaultdict(list)}, []
     scores = torch.tensor([[1.0], [9.0], [0.0], [-9.0]])
     batch = {"completion_mask": torch.tensor([[1], [0], [1], [1]])}
     loss = trainer.compute_loss(lambda **_: SimpleNamespace(logits=scores), batch)

@@ -138,6 +138,19 @@ def test_a_row_is_the_one_that_the_file_calls_so_whatever_became_of_it(validate,
     assert [f"rows.jsonl:{number}: " in several for number in (1, 3, 4, 5)] == [True, True, True, False]
 
 
+def test_a_row_of_a_reward_model_is_scored_as_a_whole(validate, tmp_path):
+    write(tmp_path / "rows.jsonl", [{"prompt": "a?", "chosen": "b", "rejected": "c"}])
+    write(tmp_path / "eval.jsonl", [{"prompt": "d?", "chosen": "e", "rejected": "f"}])
+    text = PLAIN.replace('format = "messages"\n', "").replace("[sft]", "[reward]").replace("CAUSAL_LM", "SEQ_CLS")
+    shown = validate(text, "--show", "1").stdout
+    assert [f"scored as a whole, {side}" in shown for side in ("chosen", "rejected")] == [True, True]
+    assert "«" not in shown
+    assert "trained" not in shown
+    found = json.loads(validate(text, "--show", "1", "--json").stdout)
+    assert [row["trained_tokens"] for row in found["rows"]] == [0, 0]
+    assert found["data"]["train"]["trained_tokens"] == 0
+
+
 def test_a_row_of_several_sequences_shows_all_of_them(validate, tmp_path):
     write(tmp_path / "rows.jsonl", [{"text": "Short."}, {"text": "Once upon a time. " * 30}])
     write(tmp_path / "eval.jsonl", [{"text": "Other."}])
