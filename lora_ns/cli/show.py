@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -108,6 +108,7 @@ class Progress(Observer):
         self._stream: TextIO = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
         self._live: Any = None
         self._state: dict[str, Any] = {}
+        self._shown: dict[str, str] = {}
         self._losses: deque[float] = deque(maxlen=24)
         self._begin, self._first_step, self._step, self._steps, self._tokens = 0.0, 0, 0, 0, 0
         self._rows_shown_at, self._stage = time.monotonic(), ""
@@ -156,6 +157,10 @@ class Progress(Observer):
         bar.add_task(readable(self._stage) or "rows", total=None)
         return bar
 
+    def shows(self, metrics: Mapping[str, str]) -> None:
+        """Show these metrics beside the loss."""
+        self._shown = dict(metrics)
+
     def begin(self, step: int, steps: int) -> None:
         """Start the display of a training that continues after this step."""
         self._begin, self._first_step, self._step, self._steps = time.monotonic(), step, step, steps
@@ -180,11 +185,8 @@ class Progress(Observer):
             self._say(self._line(row))
 
     def _line(self, row: dict[str, Any]) -> str:
-        keys = (
-            *("epoch", "loss", "rewards/accuracies", "rewards/margins", "accuracy", "margin", "eval_loss"),
-            *("eval_accuracy", "eval_margin", "eval_rewards/accuracies", "eval_rewards/margins"),
-            *("learning_rate", "grad_norm"),
-        )
+        measured = ("loss", *self._shown)
+        keys = ("epoch", *measured, *(f"eval_{key}" for key in measured), "learning_rate", "grad_norm")
         values = " ".join(f"{key}={number(float(row[key]))}" for key in keys if key in row)
         return f"step {row['step']}/{self._steps} {values} elapsed={duration(self._elapsed())} left={self._left()}"
 
@@ -211,10 +213,9 @@ class Progress(Observer):
         facts.add_row(
             f"loss {number(state.get('loss'))}", sparkline(self._losses), f"eval {number(state.get('eval_loss'))}"
         )
-        for accuracy, margin in (("rewards/accuracies", "rewards/margins"), ("accuracy", "margin")):
-            if margin not in state:
-                continue
-            facts.add_row(f"pairs right {number(state.get(accuracy))}", "", f"margin {number(state.get(margin))}")
+        for key, label in self._shown.items():
+            if key in state or f"eval_{key}" in state:
+                facts.add_row(f"{label} {number(state.get(key))}", "", f"eval {number(state.get(f'eval_{key}'))}")
         rest = Table.grid(padding=(0, 1))
         speed = self._tokens / max(1e-9, self._elapsed())
         rest.add_row(

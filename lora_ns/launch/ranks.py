@@ -134,6 +134,10 @@ class LauncherObserver(Observer):
         """Report the current stage."""
         self._tell("stage", text)
 
+    def shows(self, metrics: Mapping[str, str]) -> None:
+        """Report the metrics to show."""
+        self._tell("shows", dict(metrics))
+
     def begin(self, step: int, steps: int) -> None:
         """Report the start of training after `step`, of `steps`."""
         self._tell("begin", step, steps)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lora_ns.methods.capabilities import LORA_RATE
 from lora_ns.objectives.rendering import Rendering
 from lora_ns.rewards import RewardFunction
+from lora_ns.objectives.watches import Watch
 from lora_ns.table import Conflict, Table
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Objective(Table):
     """True if the loss compares the model with the base alone, which has to be the start of training."""
     disables_dropout: ClassVar[bool] = False
     """True if its trainer turns all dropout off, that of the adapter too."""
+    shows: ClassVar[Mapping[str, str]] = {}
+    """Metrics that the display of a training shows beside the loss, by their names in `metrics.jsonl`, with labels."""
     divides_weights: ClassVar[bool | str] = True
     """Training with DeepSpeed or FSDP: True, or the reason why not."""
     divides_rows: ClassVar[bool] = False
@@ -187,6 +190,10 @@ class Objective(Table):
     def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
         """Settings that need all rows at once, so that a stream is refused: dotted key, reason and remedy."""
         yield from ()
+
+    def watches(self) -> Sequence[Watch]:
+        """New watches of the logged rows of a run, which warn of a training that goes wrong."""
+        return ()
 
     def label_notes(self, _desirable: int, _undesirable: int) -> Iterator[str]:
         """Notes on the numbers of desirable and undesirable answers, for objectives with labelled answers."""

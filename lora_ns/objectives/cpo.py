@@ -43,6 +43,11 @@ class Cpo(ReferenceFree):
     alpha: float = 0.0
     """AlphaPO (arXiv 2501.03884): shape of the reward; 0 for log-probabilities. Only for `simpo` and `ipo`."""
 
+    @property
+    def against_displacement(self) -> str:
+        """Remedy for chosen answers that become less likely."""
+        return f"raise `{self.key('cpo_alpha')}`, or lower `training.learning_rate`"
+
     def conflicts(self) -> Iterator[Conflict]:
         """Keys that need another loss."""
         yield from super().conflicts()

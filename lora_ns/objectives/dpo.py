@@ -72,6 +72,12 @@ class Dpo(PairObjective):
         """Names of the losses."""
         return get_args(LossType)
 
+    @property
+    def against_displacement(self) -> str:
+        """Remedy for chosen answers that become less likely."""
+        added = "" if "sft" in self.loss_type else f'add "sft" to `{self.key("loss_type")}`, '
+        return f"{added}{super().against_displacement}"
+
     def conflicts(self) -> Iterator[Conflict]:
         """Keys that need another loss, and a wrong number of weights."""
         yield from super().conflicts()

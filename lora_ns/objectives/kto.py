@@ -10,6 +10,7 @@ from lora_ns.objectives.base import Counted
 from lora_ns.objectives.completion_trainer import CompletionCollator, completion_trainer_class
 from lora_ns.objectives.pairs import PairObjective
 from lora_ns.objectives.text import Renders, TextObjective
+from lora_ns.objectives.watches import LikelihoodDisplacement, Watch
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Kto(TextObjective):
     has_reference: ClassVar[bool] = True
     divides_weights: ClassVar[bool | str] = PairObjective.divides_weights
     scores_every_token: ClassVar[bool] = False
+    shows: ClassVar[Mapping[str, str]] = {"rewards/margins": "margin"}
 
     table: Literal["kto"] = "kto"
     on_overflow: Literal["error", "drop", "truncate-prompt", "truncate"] = "error"
@@ -46,6 +48,11 @@ class Kto(TextObjective):
     """Weight of desirable answers, to balance unequal numbers of labels."""
     undesirable_weight: PositiveFloat = 1.0
     """Weight of undesirable answers."""
+
+    def watches(self) -> Sequence[Watch]:
+        """The watch for desirable answers that become less likely."""
+        remedy = f"raise `{self.key('beta')}` or `{self.key('desirable_weight')}`, or lower `training.learning_rate`"
+        return (LikelihoodDisplacement(remedy),)
 
     @property
     def compares_rows(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -36,6 +36,7 @@ class LabelObjective(Objective):
     """An objective with a new classification head, configured in `[classification]`."""
 
     toml: ClassVar[str] = "classification"
+    shows: ClassVar[Mapping[str, str]] = {"accuracy": "accuracy", "f1": "F1", "pearson": "Pearson"}
     library: ClassVar[str] = "transformers"
     upstream: ClassVar[str] = "transformers.Trainer"
     collator: ClassVar[str]

@@ -25,6 +25,11 @@ class Orpo(ReferenceFree):
     beta: PositiveFloat = 0.1
     """Weight of the odds ratio beside the likelihood of prompt and preferred answer; lambda in the paper."""
 
+    @property
+    def against_displacement(self) -> str:
+        """Remedy for chosen answers that become less likely."""
+        return f"lower `{self.key('beta')}` or `training.learning_rate`"
+
     def arguments(self, row_parts: int) -> dict[str, Any]:
         """The keys of this table, and arguments that make TRL use the rows unchanged."""
         return {**super().arguments(row_parts), "beta": self.beta}

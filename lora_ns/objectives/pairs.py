@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from lora_ns.formats import Conversation, Preference, RowFaultError
 from lora_ns.objectives.base import TEXT_AND_LABEL
 from lora_ns.objectives.text import Renders, TextObjective
+from lora_ns.objectives.watches import LikelihoodDisplacement, Watch
 
 _TEMPLATES = (
     "dataset.prompt_template",
@@ -26,6 +27,7 @@ class PairObjective(TextObjective):
     divides_weights: ClassVar[bool | str] = "the reference has been compared with the start on whole weights only"
     forward_passes: ClassVar[int] = 2
     scores_every_token: ClassVar[bool] = False
+    shows: ClassVar[Mapping[str, str]] = {"rewards/accuracies": "pairs right", "rewards/margins": "margin"}
     rate_share: ClassVar[float] = 0.05
     """Learning rate for adapters, as a share of `rate`."""
 
@@ -43,6 +45,15 @@ class PairObjective(TextObjective):
             what = "the chat template shows earlier answers differently, and this row has several answers to learn"
             raise RowFaultError(what, "keep one answer after the common prompt", "PAIR002")
         return found[0]
+
+    def watches(self) -> Sequence[Watch]:
+        """The watch for chosen answers that become less likely."""
+        return (LikelihoodDisplacement(self.against_displacement),)
+
+    @property
+    def against_displacement(self) -> str:
+        """Remedy for chosen answers that become less likely."""
+        return f"raise `{self.key('beta')}`, or lower `training.learning_rate`"
 
     @classmethod
     def usual_rate(cls, typical: float, width: int | None) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.objectives.base import TEXT_AND_LABEL, Answers, Counted, TaskType
 from lora_ns.objectives.labels import WRITING_TEXT, LabelObjective
 from lora_ns.objectives.pair_trainer import PairCollator, pairs_that_count
 from lora_ns.objectives.pairs import PairObjective
+from lora_ns.objectives.watches import Watch
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Reward(PairObjective):
     has_reference: ClassVar[bool] = False
     disables_dropout: ClassVar[bool] = True
     divides_weights: ClassVar[bool | str] = "its scores have been compared with TRL's on whole weights only"
+    shows: ClassVar[Mapping[str, str]] = {"accuracy": "pairs right", "margin": "margin"}
     rate_share: ClassVar[float] = 1.0
 
     table: Literal["reward"] = "reward"
@@ -43,6 +45,10 @@ class Reward(PairObjective):
     def rate(cls, width: int) -> float:
         """The rate for classification, which trains a new head as well: about 1e-4 for a 7B base, as TRL's default."""
         return LabelObjective.rate(width)
+
+    def watches(self) -> Sequence[Watch]:
+        """None: no answer has a log-probability."""
+        return ()
 
     def config_class(self) -> Any:
         """`trl.RewardConfig`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class Observer:
         """The trainer has its callbacks, and its optimizer if the method provides one; nothing is trained yet.
 
         You can add callbacks here, such as one that inspects every gradient.
+        """
+
+    def shows(self, metrics: Mapping[str, str]) -> None:
+        """The metrics that matter to the objective beside the loss: names in the rows of `logged`, with labels.
+
+        Called before `begin`. A held-out metric has the same name with `eval_` before it.
         """
 
     def begin(self, step: int, steps: int) -> None:

@@ -43,7 +43,7 @@ from lora_ns.safety.credentials import scrubbed
 from lora_ns.training import starts
 from lora_ns.training.callbacks import make_callbacks
 from lora_ns.training.failures import no_room_to_load, no_room_to_start, no_room_to_train, telling_broken_rows
-from lora_ns.training.learning import learning_watch
+from lora_ns.training.learning import learning_watch, metric_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
 from lora_ns.training.preflight import preflight
@@ -193,6 +193,7 @@ def _fit(
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
+    observer.shows(recipe.objective.shows)
     observer.stage("training")
     forget_peak_memory()
     with (
@@ -298,6 +299,7 @@ def _make_trainer(
                     recipe.objective.generates,
                 ),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer, recipe.objective.generates),
+                metric_watch(recipe.objective.watches(), read_metrics(run.metrics).rows, observer),
             ],
             not checkpoint,
             manifest.labels,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
 from lora_ns.methods import PeftMethod
+from lora_ns.objectives.watches import Watch
 from lora_ns.parallel.sharding import whole
 from lora_ns.run.observer import Observer
 
@@ -83,6 +84,33 @@ def learning_watch(
                 observer.warn(warning)
 
     return LearningWatch()
+
+
+def metric_watch(watches: Sequence[Watch], earlier: Iterable[Mapping[str, Any]], observer: Observer) -> TrainerCallback:
+    """A callback that shows every logged row to the watches of an objective, and reports their warnings.
+
+    Args:
+        watches: the watches.
+        earlier: rows that a resumed run has logged before; what they show has been reported.
+        observer: receives the warnings.
+    """
+    from transformers import TrainerCallback
+
+    for row in earlier:
+        _warned(watches, row)
+
+    class MetricWatch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """See `metric_watch`."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            for text in _warned(watches, logs or {}):
+                observer.warn(f"step {state.global_step:,}: {text}")
+
+    return MetricWatch()
+
+
+def _warned(watches: Sequence[Watch], row: Mapping[str, Any]) -> list[str]:
+    return [warning for watch in watches if (warning := watch.look(row))]
 
 
 class Gradients:

@@ -84,6 +84,28 @@ def test_output_of_libraries_goes_past_a_display(begin, monkeypatch):
     assert noise.getvalue() == "Saving the dataset\n" * 2
 
 
+def test_a_training_shows_the_metrics_of_its_objective(tmp_path):
+    rows = [
+        {"step": 1, "loss": 0.5, "rewards/accuracies": 0.75, "rewards/margins": 0.25, "logps/chosen": -3.0},
+        {"step": 1, "eval_loss": 0.6, "eval_rewards/accuracies": 0.5, "eval_logps/chosen": -4.0},
+    ]
+
+    def write(stream):
+        with Progress(stream.fileno()) as progress:
+            progress.shows({"rewards/accuracies": "pairs right", "rewards/margins": "margin"})
+            progress.begin(0, 2)
+            for row in rows:
+                progress.logged(row)
+
+    with (tmp_path / "lines").open("w") as stream:
+        write(stream)
+    first, second = (line.split() for line in (tmp_path / "lines").read_text().splitlines())
+    assert first[2:5] == ["loss=0.5", "rewards/accuracies=0.75", "rewards/margins=0.25"]
+    assert second[2:4] == ["eval_loss=0.6", "eval_rewards/accuracies=0.5"]
+    shown = plain(on_a_terminal(write))
+    assert [text in shown for text in ("pairs right 0.75", "eval 0.5", "margin 0.25", "logps")] == [True] * 3 + [False]
+
+
 LONG = "one two three four five six seven eight nine ten " * 4
 
 

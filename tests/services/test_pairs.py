@@ -50,6 +50,9 @@ class Keeper(SilentObserver):
     def ready(self, trainer):
         self.trainer = trainer
 
+    def shows(self, metrics):
+        self.shown = metrics
+
 
 def run_pairs(folder: Path, *overrides: str, observer=None):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -119,6 +122,7 @@ def trls_own_losses(folder, keeper, run, arguments):
 def test_losses_and_margins_are_those_of_trls_own_trainer(tmp_path, overrides, arguments):
     keeper = Keeper()
     run = run_pairs(tmp_path, *overrides, "training.group_by_length=false", observer=keeper)
+    assert keeper.shown.keys() <= json.loads(run.metrics.read_text().splitlines()[-3]).keys()
     own = trls_own_losses(tmp_path, keeper, run, arguments)
     for key in ("loss", "rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
         expected = [row[key] for row in own if key in row]
