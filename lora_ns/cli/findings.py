@@ -10,7 +10,10 @@ from lora_ns.cli.show import number, print_pairs
 from lora_ns.cli.terminal import has_colour, is_terminal, say, say_coloured, say_wrapped, wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lora_ns.data.audit import Audit, Finding, PartReport, SourceReport
+    from lora_ns.data.base_ranking import BaseRanking
     from lora_ns.services.validate import Shown
 
 MOST_ROWS = 5
@@ -35,11 +38,32 @@ def print_audit(audit: Audit) -> None:
     print_pairs([("padding", f"{waste.in_file_order:.0%} in file order, {waste.by_length:.0%} by length{packed}")])
     for note in audit.notes:
         say_wrapped(f"note: {note}", rest="      ")
-    for finding in sorted(audit.findings, key=lambda finding: not finding.error):
+    _print_findings(audit.findings)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """Print findings, errors first."""
+    for finding in sorted(findings, key=lambda finding: not finding.error):
         if is_terminal():
             print_by_file(finding)
         else:
             say(_line(finding))
+
+
+def print_ranking(ranking: BaseRanking) -> None:
+    """Print the base's ranking of pairs, and its findings."""
+    share = "" if ranking.pairs == ranking.of else f" of {number(ranking.of)}"
+    kind = "pairs" if ranking.same_prompt else "pairs, some of answers to different prompts"
+    print_pairs(
+        [
+            ("ranking", f"the base ranks {number(ranking.pairs)}{share} {kind}"),
+            ("by token", f"{ranking.by_mean} right, by the mean log-probability of a token"),
+            ("by answer", f"{ranking.by_sum} right, by the log-probability of the whole answer"),
+        ]
+    )
+    if ranking.note:
+        say_wrapped(f"note: {ranking.note}", rest="      ")
+    _print_findings(ranking.findings)
 
 
 def _print_lengths(report: SourceReport) -> None:

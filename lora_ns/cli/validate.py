@@ -28,7 +28,12 @@ def validate(
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     data: Annotated[bool, typer.Option("--data", help="Read, render and check every row.")] = False,
     model: Annotated[
-        bool, typer.Option("--model", help="Add the adapter to the base, without loading weights.")
+        bool,
+        typer.Option(
+            "--model",
+            help="Add the adapter to the base, without loading weights. With --data, the base also ranks preference "
+            "pairs, with its weights.",
+        ),
     ] = False,
     step: Annotated[bool, typer.Option("--step", help="Train one step, save the adapter and reload it.")] = False,
     show: Annotated[
@@ -55,7 +60,7 @@ def validate(
     shows = bool(show) or row is not None
     if ids and not shows:
         raise UsageError(Problem("--ids", "no rows to print", "add `--show 2`"))
-    levels = {"data": data or shows, "model": model, "step": step}
+    levels = {"data": data or shows, "model": model, "ranking": data and model, "step": step}
     if elsewhere and any(levels.values()):
         what = "`--data`, `--model`, `--step` and `--show` need the rows and the base here"
         raise UsageError(Problem("--elsewhere", what, "remove `--elsewhere`, or these options"))
@@ -182,7 +187,7 @@ def _checked(recipe: Path, options: _Options) -> _Outcome:
         note(text)
     trust_recipe(options.trusts, checked.loaded)
     found = _look_further(checked.loaded, options.levels, options.rows) if looks_further else {}
-    findings = found["data"].findings if "data" in found else ()
+    findings = [finding for level in ("data", "ranking") if level in found for finding in found[level].findings]
     is_wrong = any(finding.error or options.is_strict for finding in findings)
     return _Outcome(
         warnings=checked.warnings,
@@ -195,6 +200,7 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
     from lora_ns.machine.hardware import detect
     from lora_ns.machine.libraries import Noise
     from lora_ns.services import validate as service
+    from lora_ns.services.rank_pairs import rank_pairs
 
     machine = detect()
     found: dict[str, Any] = {}
@@ -205,6 +211,8 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
             found["rows"] = service.show_rows(prepared, *rows)
         if levels["model"]:
             found["model"] = service.validate_model(loaded, machine, progress)
+        if levels["ranking"] and (ranking := rank_pairs(prepared, machine, progress)):
+            found["ranking"] = ranking
         if levels["step"]:
             found["step"] = service.validate_step(loaded, progress, noise)
     return found
@@ -248,5 +256,7 @@ def _print_found(found: dict[str, Any], ids: bool) -> None:
                 *(("note", note) for note in report.notes),
             ]
         )
+    if "ranking" in found:
+        findings.print_ranking(found["ranking"])
     if "step" in found:
         print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and reloaded")])

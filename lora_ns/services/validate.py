@@ -30,7 +30,7 @@ from lora_ns.model.find import find_recipe_base
 from lora_ns.model.load import Loading, empty_base, load_base
 from lora_ns.model.modules import expert_notes
 from lora_ns.plan.make import make_plan, unusual
-from lora_ns.plan.plan import DataFacts
+from lora_ns.plan.plan import DataFacts, Plan
 from lora_ns.plan.settle import settle
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.load import LoadedRecipe, locating
@@ -140,12 +140,19 @@ def _padding(prepared: Prepared, machine: Machine) -> Padding:
     recipe = prepared.settled.recipe
     limit = recipe.objective.max_seq_length
     lengths = [sequence.length for sequence in prepared.train.sequences]
-    facts = DataFacts(train_rows=len(lengths), longest=min(prepared.train.tally.longest, limit))
-    with locating(prepared.settled.loaded):
-        plan = make_plan(prepared.settled, machine, prepared.base, facts)
+    plan = plan_of(prepared, machine)
     packs = bool(lengths) and "packing" in recipe.objective.key_names() and recipe.peft.capabilities.packing is True
     rows = pack(as_dataset(prepared.train.sequences), limit) if packs else ()
     return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * limit)
+
+
+def plan_of(prepared: Prepared, machine: Machine) -> Plan:
+    """The plan of a training on these rows. Raises `PlanError`."""
+    limit = prepared.settled.recipe.objective.max_seq_length
+    longest = min(prepared.train.tally.longest, limit)
+    facts = DataFacts(train_rows=len(prepared.train.sequences), longest=longest)
+    with locating(prepared.settled.loaded):
+        return make_plan(prepared.settled, machine, prepared.base, facts)
 
 
 @dataclass(frozen=True)
