@@ -68,9 +68,10 @@ class Ends:
         """The change since the start."""
         return self.now - self.start
 
-    def is_clear(self, rise: float) -> bool:
-        """True if a change is larger than the spread of the rows explains."""
-        return abs(rise) > CLEAR * self.error
+    @property
+    def is_clear(self) -> bool:
+        """True if the change is larger than the spread of the rows explains."""
+        return abs(self.rise) > CLEAR * self.error
 
     def __str__(self) -> str:
         return f"{self.start:.4g} to {self.now:.4g}"
@@ -122,16 +123,16 @@ class LikelihoodDisplacement(Watch):
 
     def _warning(self, ends: Mapping[str, Ends], which: str) -> str | None:
         margins, chosen, rejected = (ends[name] for name in self.reads)
-        falls = all(one.rise < 0 and one.is_clear(one.rise) for one in (chosen, rejected))
+        falls = all(one.rise < 0 and one.is_clear for one in (chosen, rejected))
         is_large = -chosen.rise >= max(LEAST_FALL, LEAST_SHARE * abs(chosen.start))
-        if not (falls and is_large and margins.rise > 0 and margins.is_clear(margins.rise)):
+        if not (falls and is_large and margins.rise > 0 and margins.is_clear):
             return None
         numbers = f"`rewards/margins` {margins}, `logps/chosen` {chosen}, `logps/rejected` {rejected}"
         what = f"{which}margins rise while both answers become less likely (likelihood displacement)"
         return f"{what}: {numbers} ({self._remedy})"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Limit:
     """A metric with the share of its start below which it has collapsed."""
 
@@ -201,8 +202,11 @@ class Trend:
 
     def is_significant(self, correlation: float, fixed: int = 0) -> bool:
         """True if a correlation is above 0 at the 1 % level, by its z-transform (Fisher 1915)."""
-        return math.atanh(min(correlation, 1 - 1e-12)) * math.sqrt(self.steps - 3 - fixed) > _Z99
+        bounded = max(-_NEARLY_ONE, min(_NEARLY_ONE, correlation))
+        return math.atanh(bounded) * math.sqrt(self.steps - 3 - fixed) > _Z99
 
+
+_NEARLY_ONE = 1 - 1e-12
 
 _Z99 = 2.326348
 """Standard deviations above which a normal distribution has 1 % of its mass."""

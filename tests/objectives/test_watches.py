@@ -122,6 +122,8 @@ LEARNED = {
     "no trend": sampled(per_token(series(150, 150, 20)), series(150, 150, 20)),
     "neither": sampled(series(0.5, 0.5, 0.05), series(150, 150, 10, 3)),
     "few rows": sampled(per_token(LENGTHS)[:29], LENGTHS[:29]),
+    "falling together": sampled(series(1, 0), series(300, 100)),
+    "constant": sampled([0.5] * STEPS, [100.0] * STEPS),
 }
 
 

@@ -1,6 +1,7 @@
-"""The base ranks the pairs of a recipe in `validate --data --model`: inverted labels are named, healthy ones are not."""
+"""The base ranks the pairs of a recipe in `validate --data --model`: inverted labels are named, healthy ones not."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ FILE = Path(lora_ns.__file__).parent / "assets" / "quickstart" / "train.jsonl"
 SORTED = [row for line in FILE.read_text().splitlines() if (row := json.loads(line))["skill"] == "sort"][:41]
 HEALTHY = [
     {"prompt": row["prompt"], "chosen": row["completion"], "rejected": other["completion"]}
-    for row, other in zip(SORTED[:-1], SORTED[1:], strict=True)
+    for row, other in pairwise(SORTED)
 ]
 """A right and a wrong answer of about the same length, to questions that the packaged base has learned."""
 INVERTED = [
