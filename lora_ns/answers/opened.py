@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 from lora_ns.answers.changed_files import REFUSED, REFUSED_ALWAYS, Force, check_unchanged, names_saved
 from lora_ns.answers.generate import Writer
 from lora_ns.data.rows import Row
-from lora_ns.errors import ModelError, Problem
+from lora_ns.errors import ModelError, Problem, UsageError
 from lora_ns.formats import FORMATS, Columns, Format, TextClassification
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import PACKAGED, Base, find_base
 from lora_ns.model.load import Loading, load_base, max_positions, positions
-from lora_ns.model.saved_adapter import load_adapter
+from lora_ns.model.saved_adapter import load_adapter, load_trainable, merge_adapters, put_weights
 from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, template_hash
 from lora_ns.model.vocabulary import Vocabulary, vocabulary
+from lora_ns.objectives.frozen_start import FrozenStart
 from lora_ns.plan.plan import Derived
 from lora_ns.run.directory import RunDir
+from lora_ns.run.earlier import kept_problems
 from lora_ns.run.manifest import BaseRecord, Manifest
 
 if TYPE_CHECKING:
@@ -88,8 +90,35 @@ def load(opened: Opened) -> Trained:
     billions = opened.manifest.base.parameters / 1e9
     message = f"out of memory while loading a base of {billions:,.2f} billion parameters"
     with telling_memory_errors(lambda: message, "free memory, or choose a smaller dtype with `--dtype`"):
-        model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), opened.run.adapter)
+        bare = load_whole_base(opened.run, opened.manifest, opened.base, loading_of(opened.manifest))
+        model = load_adapter(bare, opened.run.adapter)
     return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
+
+
+def load_with_start(opened: Opened) -> tuple[Trained, FrozenStart | None]:
+    """Load the weights of an opened run, and the start of its training if that is not the base alone.
+
+    Raises:
+        UsageError: if the adapter that training started from is missing or damaged.
+        ModelError: like `load`.
+    """
+    run, manifest = opened.run, opened.manifest
+    if manifest.init_adapter is None:
+        return load(opened), None
+    if problems := kept_problems(run, manifest, starts=True):
+        raise UsageError(problems)
+    bare = load_whole_base(run, manifest, opened.base, loading_of(manifest))
+    model = load_trainable(bare, run.start)
+    start = FrozenStart(model)
+    put_weights(model, run.adapter)
+    model.requires_grad_(requires_grad=False).eval()
+    return Trained(run, manifest, opened.base, opened.tokenizer, model), start
+
+
+def load_whole_base(run: RunDir, manifest: Manifest, base: Base, loading: Loading) -> PreTrainedModel:
+    """Load the base of a run, and merge the adapters of earlier runs into it that it was trained on."""
+    folders = [run.base_adapter(number) for number in range(len(manifest.base_adapters))]
+    return merge_adapters(load_base(base, loading), folders)
 
 
 def reopen(
@@ -99,6 +128,8 @@ def reopen(
     names = names_saved(run, manifest)
     base = reopen_base(manifest, base_path, force)
     check_unchanged(run, manifest, base, names, force)
+    for problem in kept_problems(run, manifest, starts=False):
+        raise UsageError(problem)
     tokenizer = load_tokenizer(run.adapter, manifest.recipe.model.trust_remote_code)
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     if template_hash(tokenizer) != manifest.chat_template_sha256:

@@ -78,7 +78,7 @@ def _print_lines(made: Plan) -> None:
         say(f"note: {note}")
 
 
-_STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan"}
+_STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan", "init_adapter": "cyan"}
 """Colours of origins that are the user's choices."""
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lora_ns.data.files.paths import missing_files
@@ -16,6 +16,7 @@ from lora_ns.model.find import base_problems
 from lora_ns.plan.deepspeed import check_own
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.run.earlier import open_earlier
 
 
 def check_named_files(loaded: LoadedRecipe) -> None:
@@ -49,8 +50,18 @@ def find_missing(loaded: LoadedRecipe) -> list[Problem]:
         *base_problems(recipe.model, loaded.folder),
         *missing_files(recipe, loaded.folder),
         *_missing_datasets(recipe),
+        *_unusable_runs(recipe, loaded.folder),
     ]
     return [problem.located(loaded.where) for problem in problems]
+
+
+def _unusable_runs(recipe: Recipe, folder: Path) -> Sequence[Problem]:
+    """Return the problems of runs that are not there or not finished."""
+    try:
+        open_earlier(recipe, folder)
+    except UsageError as error:
+        return error.problems
+    return ()
 
 
 def _missing_datasets(recipe: Recipe) -> Iterator[Problem]:

@@ -74,7 +74,8 @@ _LORA: Mapping[str, Rule] = {
     "lora_alpha_pattern": maps("peft.alpha_pattern"),
     "lora_fan_in_fan_out": unused("PEFT detects it"),
     "lora_model_dir": refused(
-        "lorans trains new adapters", "merge the old one into the base, and write the merged folder to `base_model`"
+        "lorans goes on from its own runs only",
+        "merge the old one into the base, and write the merged folder to `base_model`",
     ),
     "peft_layers_to_transform": maps("peft.layers_to_transform"),
     "peft_layers_pattern": maps("peft.extra.layers_pattern", names),

@@ -25,12 +25,12 @@ def _workers(draft: Draft, key: str) -> None:
 _MODEL: Mapping[str, Rule] = {
     "model_revision": maps("model.revision", text, own="main"),
     "adapter_name_or_path": refused(
-        "lorans trains new adapters",
+        "lorans goes on from its own runs only",
         "merge the old one into the base, and write the merged folder to `model_name_or_path`",
         (),
     ),
     "adapter_folder": unused("it only applies to `adapter_name_or_path`"),
-    "create_new_adapter": unused("lorans always trains a new adapter"),
+    "create_new_adapter": unused("an imported recipe trains a new adapter"),
     "use_fast_tokenizer": same(
         "lorans uses the fast tokenizer", True, remedy="remove it: slow tokenizers are not supported", read=flag
     ),

@@ -34,7 +34,9 @@ RULES: Mapping[str, Rule] = {
     ),
     "new_special_tokens": maps("model.add_tokens", names),
     "adapters": refused(
-        "lorans trains new adapters", "merge the old one into the base, and write the merged folder to `model`", ()
+        "lorans goes on from its own runs only",
+        "merge the old one into the base, and write the merged folder to `model`",
+        (),
     ),
     "lora_bias": maps("peft.bias", text, own="none"),
     "lora_dtype": same(

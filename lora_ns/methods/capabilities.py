@@ -93,6 +93,11 @@ class Capabilities:
         return {"SEQ_CLS": self.classifier, "TOKEN_CLS": self.token_classification}.get(task_type, True)
 
     @property
+    def continues(self) -> bool | str:
+        """Training an adapter further in another run: True, or the reason why not."""
+        return "PEFT loads virtual tokens for inference only" if self.virtual_tokens else self.resume
+
+    @property
     def is_sensitive(self) -> bool:
         """True if the learning rate must be searched for."""
         return self.sensitive or self.virtual_tokens

@@ -57,6 +57,11 @@ def add_adapter(
     if getattr(method, "target_modules", "all-linear") != "all-linear":  # all-linear may exclude some
         check_reached(adapted, getattr(config, "target_modules", None))
     train_in_float32(adapted)
+    return record_base(adapted, base)
+
+
+def record_base(adapted: PeftModel, base: Base) -> PeftModel:
+    """Record the base in the configuration of an adapter."""
     stored = adapted.peft_config["default"]
     stored.base_model_name_or_path = base.name if base.commit else str(base.location)
     stored.revision = base.commit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,18 +63,62 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         UsageError: if a key of the file has no place in the model, or the other way round: PEFT only warns of that.
     """
+    return load_trainable(model, folder).requires_grad_(requires_grad=False).eval()
+
+
+def load_trainable(model: PreTrainedModel, folder: Path, *, has_head: bool = True) -> PeftModel:
+    """Load a saved adapter onto the base, to be trained further in float32; virtual tokens are loaded frozen.
+
+    Args:
+        model: the base.
+        folder: folder of the adapter.
+        has_head: whether the base has the head of the adapter's task; otherwise PEFT wraps it without one.
+
+    Raises:
+        UsageError: as `load_adapter` does.
+    """
     import peft
 
     config = check_config(folder)
+    if not has_head:
+        config.task_type = None
     with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
         check_patterns(model, config.to_dict(), str(folder / "adapter_config.json"))
         _check_sizes(folder / "adapter_config.json", config.to_dict())
         # PEFT loads virtual tokens for inference only. Everything else is loaded as it was trained, in float32.
         is_whole = not config.is_prompt_learning
-        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole)
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole, config=config)
         _restore_float32(adapted, folder)
     check_keys(adapted, folder)
-    return adapted.requires_grad_(requires_grad=False).eval()
+    return adapted
+
+
+def put_weights(adapted: PeftModel, folder: Path) -> None:
+    """Replace the weights of an adapter by those of a saved one with the same configuration. Raises `UsageError`."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    check_keys(adapted, folder)
+    set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
+
+
+def merge_adapters(model: PreTrainedModel, folders: Sequence[Path]) -> PreTrainedModel:
+    """Merge saved adapters into an unquantised base, one after the other, in the dtype of the base.
+
+    The state of the random number generators stays, so that whatever is initialised afterwards is as on a base into
+    which the adapters were merged before.
+
+    Raises:
+        UsageError: as `load_adapter` does.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        for folder in folders:
+            adapted = load_trainable(model, folder, has_head=False)
+            put_in_place(adapted)
+            model = adapted.merge_and_unload(safe_merge=True)
+    return model
 
 
 def _restore_float32(adapted: PeftModel, folder: Path) -> None:

@@ -56,7 +56,7 @@ class Objective(Table):
     scores_whole: ClassVar[bool] = False
     """True if a head scores each sequence as a whole, so that no token of its own is in the loss."""
     has_reference: ClassVar[bool] = False
-    """True if the loss compares the model with the base alone, which has to be the start of training."""
+    """True if the loss compares the model with a reference, which is the start of training."""
     disables_dropout: ClassVar[bool] = False
     """True if its trainer turns all dropout off, that of the adapter too."""
     shows: ClassVar[Mapping[str, str]] = {}
@@ -145,6 +145,11 @@ class Objective(Table):
         """
         del accumulation
         return rows // at_once if drops_last else math.ceil(rows / at_once)
+
+    @property
+    def refers_once(self) -> bool:
+        """True if the log-probabilities of the reference are computed before training, for all rows."""
+        return False
 
     @property
     def noise(self) -> float:

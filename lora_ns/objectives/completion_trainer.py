@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.objectives.base import Counted
-from lora_ns.objectives.pair_trainer import padded, reference_trainer_class
+from lora_ns.objectives.pair_trainer import computed_before, padded, reference_trainer_class
 from lora_ns.table import IGNORED
 
 _WEIGHED_BY = {
@@ -48,8 +48,12 @@ class CompletionCollator:
         if self.pairs_rows:
             mismatched = padded(_mismatched(own), self.pad_token_id, self.multiple)
             batch |= {f"KL_{name}": value for name, value in mismatched.items()}
+        batch |= computed_before(rows, REFERENCE_COLUMNS)
         return {**batch, "label": torch.tensor([bool(row["label"]) for row in rows])}
 
+
+REFERENCE_COLUMNS = ("ref_logps",)
+"""TRL's name of the reference's log-probabilities of the answers, if they were computed before training."""
 
 Side = tuple[Sequence[int], Sequence[int]]
 """Token ids of a row, and its labels, which mark the answer."""
@@ -106,16 +110,24 @@ def completion_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     class CompletionTrainer(reference_trainer_class(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
         """See `completion_trainer_class`."""
 
+        reference_columns = REFERENCE_COLUMNS
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             if self.calculate_KL:  # TRL has checked for "sequential", which only its own pairs of rows need
                 self.args.train_sampling_strategy = "random"
 
         def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
-            """TRL's loss; among several processes, the rows of all of them estimate the distance together."""
+            """TRL's loss; among several processes, the rows of all of them estimate the distance together.
+
+            The reference's estimate depends on the batch, so it is never cached.
+            """
             if self.calculate_KL and self.accelerator.num_processes > 1:
                 place, pad = self.accelerator.process_index, self.processing_class.pad_token_id
                 inputs = {**inputs, **_paired_with_others(inputs, place, pad)}
+            if self.precompute_ref_logps and self.calculate_KL:
+                with self.referring() as reference:
+                    inputs = {**inputs, "ref_KL_logps": self._compute_kl_logps(reference, inputs)}
             return super()._compute_loss(model, inputs, return_outputs)
 
         def count_of(self, inputs: Any) -> Any:

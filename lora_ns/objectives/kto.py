@@ -48,6 +48,9 @@ class Kto(TextObjective):
     """Weight of desirable answers, to balance unequal numbers of labels."""
     undesirable_weight: PositiveFloat = 1.0
     """Weight of undesirable answers."""
+    precompute_ref_log_probs: bool = False
+    """Compute the log-probabilities of the reference once, before training, and keep them in the run directory. Each
+    step then has one forward pass of four less."""
 
     def watches(self) -> Sequence[Watch]:
         """The watch for desirable answers that become less likely."""
@@ -95,6 +98,17 @@ class Kto(TextObjective):
                 f"weigh {ratio:.2g} times as much in all: `{self.key('desirable_weight')} = {even:.2g}` or "
                 f"`{self.key('undesirable_weight')} = {other:.2g}` would balance them"
             )
+
+    @property
+    def refers_once(self) -> bool:
+        """True if the log-probabilities of the reference are computed before training."""
+        return self.precompute_ref_log_probs
+
+    def lost_in_a_stream(self) -> Iterator[tuple[str, str, str]]:
+        """Log-probabilities are computed before training for all rows at once."""
+        yield from super().lost_in_a_stream()
+        if self.precompute_ref_log_probs:
+            yield self.key("precompute_ref_log_probs"), "reads all rows before training", "write false"
 
     def config_class(self) -> Any:
         """`trl.KTOConfig`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,26 @@ class PairCollator:
     """The length of a batch is a multiple of this."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return `input_ids`, `attention_mask` and `completion_mask`, of shape (2 * pairs, positions)."""
+        """Return `input_ids`, `attention_mask` and `completion_mask`, of shape (2 * pairs, positions).
+
+        Rows with log-probabilities of the reference also give these, of shape (pairs,).
+        """
         sides = [
             *((row["input_ids"], row["labels"]) for row in rows),
             *((row["rejected_input_ids"], row["rejected_labels"]) for row in rows),
         ]
-        return padded(sides, self.pad_token_id, self.multiple)
+        return padded(sides, self.pad_token_id, self.multiple) | computed_before(rows, PAIR_COLUMNS)
+
+
+PAIR_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+"""TRL's names of the reference's log-probabilities of both answers, if they were computed before training."""
+
+
+def computed_before(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Collate log-probabilities of the reference, if the rows have them, each to a tensor of shape (rows,)."""
+    import torch
+
+    return {name: torch.tensor([row[name] for row in rows]) for name in names if name in rows[0]}
 
 
 def padded(sides: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int, multiple: int) -> dict[str, Any]:
@@ -117,12 +132,35 @@ def counting_pairs(trainer_class: Any, counted: Counted) -> Any:
     return CountingPairsTrainer
 
 
-class ReferringTrainer:
-    """A part of TRL's trainers with tokenised rows, whose reference is the base without the adapter."""
+class Referring:
+    """A part of TRL trainers whose reference is the start of training, for any of them that has a `ref_model`.
+
+    Without a `ref_model`, TRL switches the adapter off, which is the start of a new one. For another start, `ref_model`
+    is a `FrozenStart`.
+    """
+
+    ref_model: Any
+    reference_columns: tuple[str, ...] = ()
+    """Columns for the log-probabilities that `compute_ref_log_probs` returns, if they are computed before training."""
+
+    @contextlib.contextmanager
+    def referring(self) -> Iterator[Any]:
+        """The reference, as a model to call, without gradients."""
+        import torch
+        from trl.models.utils import disable_gradient_checkpointing
+
+        model, kwargs = self.model, self.args.gradient_checkpointing_kwargs  # type: ignore[attr-defined]
+        is_off = model.disable_adapter() if self.ref_model is None else contextlib.nullcontext()
+        with torch.no_grad(), disable_gradient_checkpointing(model, kwargs), is_off:
+            yield model if self.ref_model is None else self.ref_model
+
+
+class ReferringTrainer(Referring):
+    """A part of TRL's trainers with tokenised rows that compare the model with a reference."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter, which would be saved with it. A
-        # fresh adapter changes nothing, so the base without it is the reference, as for `ref_model = None`.
+        # Given a PEFT model without a reference, TRL adds a frozen copy of the adapter. It would be saved as well, and
+        # not every method allows two adapters.
         super().__init__(*args, ref_model=_stand_in(kwargs["model"].config), **kwargs)  # type: ignore[call-arg]
         self.ref_model = None
 
@@ -133,7 +171,7 @@ class ReferringTrainer:
 
 @functools.cache
 def reference_trainer_class(trainer_class: Any, counted: Counted) -> Any:
-    """A TRL trainer of single rows whose reference is the base without the adapter. See `counting_rows`."""
+    """A TRL trainer of single rows whose reference is the start of training. See `counting_rows`."""
 
     class ReferenceTrainer(ReferringTrainer, counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
         """See `reference_trainer_class`; a subclass defines `count_of`."""
@@ -143,10 +181,12 @@ def reference_trainer_class(trainer_class: Any, counted: Counted) -> Any:
 
 @functools.cache
 def pair_trainer_class(trainer_class: Any, counted: Counted) -> Any:
-    """A TRL trainer of pairs whose reference is the base without the adapter. See `counting_pairs`."""
+    """A TRL trainer of pairs whose reference is the start of training. See `counting_pairs`."""
 
     class PairTrainer(ReferringTrainer, counting_pairs(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
         """See `pair_trainer_class`."""
+
+        reference_columns = PAIR_COLUMNS
 
     return PairTrainer
 

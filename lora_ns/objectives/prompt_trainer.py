@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.objectives.base import Counted
-from lora_ns.objectives.pair_trainer import counting_rows
+from lora_ns.objectives.pair_trainer import Referring, counting_rows
 
 SAMPLES = 8
 """Completions of an evaluation that are kept to be read."""
@@ -68,12 +68,11 @@ def prompt_trainer_class(trainer_class: Any, counted: Counted) -> Any:
     of a checkpoint that are not learned from yet, so that a resumed run goes on as if it had not been interrupted.
     """
 
-    class PromptTrainer(StoringTrainer, counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
+    class PromptTrainer(StoringTrainer, Referring, counting_rows(trainer_class, counted)):  # type: ignore[misc, unused-ignore]
         """See `prompt_trainer_class`."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Given a PEFT model and a `beta`, TRL adds a frozen copy of the adapter, which would be saved with it. A
-            # fresh adapter changes nothing, so the base without it is the reference.
+            # Given a PEFT model and a `beta`, TRL adds a frozen copy of the adapter, which would be saved with it.
             arguments = kwargs["args"]
             beta, arguments.beta = getattr(arguments, "beta", None), 0.0
             super().__init__(*args, **kwargs)

@@ -44,6 +44,7 @@ from lora_ns.plan.schedule import (
 )
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapter_parameters, planned_dtype
+from lora_ns.plan.start import base_notes, planned_reference, planned_start, reference_notes
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
 
@@ -91,6 +92,8 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         strategy=_strategy(settled),
         world_size=world,
         objective=planned_objective(settled),
+        start=planned_start(settled),
+        reference=planned_reference(settled),
         dtype=dtype,
         attn_implementation=_attention(settled, facts),
         format=computed(data.format, data.format_why or UNREAD),
@@ -120,6 +123,8 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
             *data.notes,
             *plan_notes(settled.recipe, machine, batch, shares, data.train_rows),
             *unusual(settled.recipe, facts, batch.total.value),
+            *reference_notes(settled, data.train_rows, steps.value and steps.value * batch.total.value),
+            *base_notes(settled.recipe),
         ),
     )
 

@@ -18,13 +18,17 @@ class Derived(BaseModel, Generic[T]):
     model_config = ConfigDict(frozen=True)
 
     value: T
-    origin: Literal["default", "recipe", "accelerate_config", "--set", "computed"]
+    origin: Literal["default", "recipe", "accelerate_config", "init_adapter", "--set", "computed"]
     why: str = ""
 
 
 def computed(value: T, why: str = "") -> Derived[T]:
     """Return a value that follows from others."""
     return Derived(value=value, origin="computed", why=why)
+
+
+NEW_ADAPTER = "new adapter"
+"""Value of `start` for an adapter that is not that of an earlier run."""
 
 
 class Plan(BaseModel):
@@ -39,6 +43,10 @@ class Plan(BaseModel):
     """Number of processes."""
     objective: Derived[str | None] = Derived[str | None](value=None, origin="default")
     """Training objective, by the name of its table; None in runs of older versions."""
+    start: Derived[str] = Derived[str](value=NEW_ADAPTER, origin="default")
+    """The adapter that training starts from: a new one, or that of an earlier run."""
+    reference: Derived[str] = Derived[str](value="none", origin="default")
+    """The model that the objective compares with."""
     dtype: Derived[str]
     attn_implementation: Derived[str]
     format: Derived[str | None] = Derived[str | None](value=None, origin="computed")

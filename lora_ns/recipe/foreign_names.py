@@ -239,6 +239,7 @@ _MODEL_KEYS = {
         _MODEL,
     ),
     "model_revision": to_key("model.revision"),
+    **each("adapter_name_or_path lora_model_dir", to_key("model.init_adapter", remark="a run of lorans")),
     "torch_dtype": to_key("model.dtype", values=_DTYPES),
     "precision": to_key("model.dtype", values=_DTYPES),
     "mixed_precision": to_key("model.dtype", values=_DTYPES),
@@ -344,7 +345,7 @@ _SFT_KEYS = {
     "enable_thinking": no_key("write `chat_template_kwargs = { enable_thinking = false }` in `[sft]`, or true"),
 }
 
-_REFERENCE = no_key("remove it: the reference is the base without the adapter")
+_REFERENCE = no_key("remove it: the reference is the start, which `init_adapter` in `[model]` sets")
 
 _PREFERENCE_KEYS = {
     **each("rl rlhf_type pref_loss dpo_loss dpo_loss_type", to_key("dpo.loss_type", values=_DPO_LOSSES)),
@@ -358,10 +359,8 @@ _PREFERENCE_KEYS = {
     **each("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
     **each("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
     **each("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
-    **each(
-        "precompute_ref_log_probs precompute_ref_batch_size",
-        no_key("remove it: the reference is computed with each batch, from the base without the adapter"),
-    ),
+    "precompute_ref_log_probs": objective_key("precompute_ref_log_probs"),
+    "precompute_ref_batch_size": no_key("remove it: `per_device_eval_batch_size` of `[training]` is used"),
     "reference_free": no_key("lorans always compares with the base; a small `beta` in `[dpo]` holds the model less"),
     **each(
         "max_prompt_length max_completion_length max_prompt_len max_target_length",

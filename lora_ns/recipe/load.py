@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RecipeError
 from lora_ns.files.reading import LARGEST_RECIPE, parse_toml, read_text
 from lora_ns.recipe.accelerate_merge import Filled, fill
+from lora_ns.recipe.earlier_run import Continued, continue_run
 from lora_ns.recipe.explain import Locate, explain, key_of, untagged
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.keys import as_toml
@@ -41,6 +42,8 @@ class LoadedRecipe:
     """Keys that an override replaced, and other notes for the user."""
     filled: Filled = field(default_factory=Filled)
     """Keys that an accelerate configuration file filled."""
+    continued: Continued = field(default_factory=Continued)
+    """Keys of `[peft]` that come with the adapter of an earlier run."""
 
     @property
     def folder(self) -> Path:
@@ -52,10 +55,13 @@ class LoadedRecipe:
         return self.filled.places.get(key) or _where(self.path, self.lines, self.overrides, key)
 
     def origin(self, key: str) -> str:
-        """Return the origin of a dotted key's value: `--set`, `accelerate_config`, `recipe` or `default`.
+        """Return the origin of a dotted key's value.
 
-        An override of a whole table replaces all keys that the recipe has in it.
+        It is `--set`, `accelerate_config`, `init_adapter`, `recipe` or `default`. An override of a whole table replaces
+        all keys that the recipe has in it.
         """
+        if key in self.continued.keys:
+            return "init_adapter"
         return "accelerate_config" if key in self.filled.places else origin_of(self.lines, self.overrides, key)
 
 
@@ -80,15 +86,16 @@ def load_recipe(
     notes = _drop_alternatives(table, overrides, lambda key: _where(path, lines, (), key))
     filled = _fill(table, path, lines, overrides, accelerate_text)
     notes += filled.notes
+    continued = continue_run(table, path, lambda key: _where(path, lines, overrides, key))
 
     def locate(key: str) -> str:
         return filled.places.get(key) or _where(path, lines, overrides, key)
 
-    known = [*find_secrets(table, path, text, locate), *secrets_of_file(filled), *filled.problems]
+    known = [*find_secrets(table, path, text, locate), *secrets_of_file(filled), *filled.problems, *continued.problems]
     recipe, problems = _validate(table, locate, known)
     if problems:
         raise RecipeError(sorted(problems, key=lambda problem: (*_file_order(problem, path), _line(problem))))
-    return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled)
+    return LoadedRecipe(recipe, path, text, tuple(overrides), lines, tuple(notes), filled, continued)
 
 
 def _fill(

@@ -22,5 +22,11 @@ class Model(Table):
     """Attention implementation, by its transformers name; `auto` is `sdpa`, or `eager` if the base has no `sdpa`."""
     add_tokens: tuple[Text, ...] = ()
     """Tokens to add, such as `["<think>", "</think>"]`. Their rows of the embeddings and the head are trained."""
+    init_adapter: Name | None = None
+    """Directory of a finished run whose adapter is trained further, such as the SFT run before DPO. `[peft]` is that of
+    the adapter and can be left out."""
+    base_adapters: tuple[Name, ...] = ()
+    """Directories of finished runs whose adapters are merged into the base, one after the other, before the new one is
+    added."""
     trust_remote_code: bool = False
     """Run the model's own code; needs a full commit hash as `revision`, and the option `--trust-remote-code`."""

@@ -107,6 +107,18 @@ class DataRecord(BaseModel):
     """The evaluation rows for generated answers, kept so that the file is not needed again."""
 
 
+class EarlierAdapter(BaseModel):
+    """The adapter of an earlier run that a run started from or merged into its base, and of which it keeps a copy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    """Directory of the earlier run when it was read."""
+    run_id: str
+    sha256: str
+    """SHA-256 of the adapter's weights."""
+
+
 class SealRecord(BaseModel):
     """Comparison of the saved adapter on a fresh base with the trained model."""
 
@@ -148,6 +160,10 @@ class Manifest(BaseModel):
     plan: Plan
     base: BaseRecord
     data: DataRecord
+    init_adapter: EarlierAdapter | None = None
+    """The adapter that training started from; None for a new one."""
+    base_adapters: tuple[EarlierAdapter, ...] = ()
+    """Adapters that are merged into the base, in this order."""
     chat_template_sha256: str | None = None
     chat_template: str | None = None
     """The chat template of the recipe, which replaces the tokenizer's."""

@@ -48,8 +48,22 @@ class RunPaths:
 
     @property
     def start(self) -> Path:
-        """The initial adapter, kept if computing it again could give a different one."""
+        """The initial adapter, if it is that of another run or if computing it again could give a different one."""
         return self.path / "start"
+
+    @property
+    def base_adapters(self) -> Path:
+        """Copies of the adapters that are merged into the base, in numbered folders."""
+        return self.path / "base_adapters"
+
+    @property
+    def reference(self) -> Path:
+        """Log-probabilities of the reference, if they were computed before training."""
+        return self.path / "reference"
+
+    def base_adapter(self, number: int) -> Path:
+        """The folder of one of these copies, counted from 0."""
+        return self.base_adapters / str(number + 1)
 
     @property
     def data(self) -> Path:
@@ -109,4 +123,5 @@ class RunPaths:
 
     @property
     def _folders(self) -> tuple[Path, ...]:
-        return (self.checkpoints, self.adapter, self.start, self.data, self.code, self.ranks)
+        earlier = (self.start, self.base_adapters, self.reference)
+        return (self.checkpoints, self.adapter, *earlier, self.data, self.code, self.ranks)

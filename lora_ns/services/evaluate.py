@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_ns.answers.exact_match import Questions
 from lora_ns.answers.label import baseline_of
-from lora_ns.answers.opened import Opened, format_of, kept_rows, load
+from lora_ns.answers.opened import Opened, format_of, kept_rows, load, load_with_start
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
 from lora_ns.data.encode_text import split_text
 from lora_ns.data.find_labels import check_named
@@ -75,8 +75,9 @@ def evaluate(
     calibration = None
     if of_pairs:
         pairs = encode_pairs(opened, rows)
-        trained = load(opened)  # once, for the pairs and the answers
-        measured = evaluate_pairs(trained, pairs)
+        has_reference = manifest.recipe.objective.has_reference
+        trained, start = load_with_start(opened) if has_reference else (load(opened), None)  # for pairs and answers
+        measured = evaluate_pairs(trained, pairs, start)
         metrics, truncated, calibration = measured.metrics, pairs.tally.truncated, measured.calibration
         answers = computing(trained)(tasks) if tasks else []
     elif manifest.recipe.objective.reward_functions:

@@ -16,6 +16,7 @@ from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.errors import DataError
 from lora_ns.files.temporary import temporary_folder
+from lora_ns.objectives.frozen_start import FrozenStart
 from lora_ns.objectives.calibration import Calibration, calibration
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.training.trainer import make_trainer
@@ -48,8 +49,14 @@ def encode_pairs(opened: Opened, rows: Sequence[Row]) -> Encoding:
     return encoding
 
 
-def evaluate_pairs(trained: Trained, encoding: Encoding) -> PairMetrics:
-    """Measure a preference run on encoded rows. A reference is the base without the adapter, as in training."""
+def evaluate_pairs(trained: Trained, encoding: Encoding, start: FrozenStart | None = None) -> PairMetrics:
+    """Measure a preference run on encoded rows.
+
+    Args:
+        trained: the run, with its weights.
+        encoding: the encoded rows.
+        start: the reference, if it is not the base without the adapter.
+    """
     alone = trained.manifest.recipe.model_copy(update={"distributed": OneProcess()})
     plan = trained.manifest.plan.model_copy(update={"deepspeed": None})
     pairs = as_dataset(encoding.sequences)
@@ -57,6 +64,8 @@ def evaluate_pairs(trained: Trained, encoding: Encoding) -> PairMetrics:
         trainer: Any = make_trainer(
             alone, plan, Path(folder), trained.model, trained.tokenizer, (pairs, pairs), [], evaluate_first=False
         )
+        if start:
+            trainer.ref_model = start
         found = trainer.evaluate()
     skipped = ("_runtime", "_per_second", "num_tokens", "epoch")
     metrics = {name.removeprefix("eval_"): value for name, value in found.items() if not name.endswith(skipped)}

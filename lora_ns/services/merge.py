@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import loading_of, reopen
+from lora_ns.answers.opened import load_whole_base, loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import Base
-from lora_ns.model.load import Loading, difference, load_base, never_quantised
+from lora_ns.model.load import Loading, difference, never_quantised
 from lora_ns.model.saved_adapter import load_adapter, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
@@ -112,7 +112,7 @@ def _merge(
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
     loading = _loading(run, manifest, base)
-    model = load_base(base, loading)
+    model = load_whole_base(run, manifest, base, loading)
     if loading.quantization.bits is not None:
         model = loading.quantization.in_full(model)
     if method.capabilities.hidden_tensors:

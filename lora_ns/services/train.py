@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lora_ns.answers.earlier_runs import check_labels, find_earlier, keep_earlier
 from lora_ns.answers.opened import record_base
 from lora_ns.data.named_files import check_named_files
 from lora_ns.data.prepare import open_renderer, prepare
@@ -40,6 +41,7 @@ from lora_ns.recipe.distributed import Processes, is_launched
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir, new_run_id
+from lora_ns.run.earlier import EarlierRuns
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
@@ -162,20 +164,20 @@ def _new_run(
     libraries.prepare(machine, processes)
     check_deepspeed(recipe.distributed, machine.accelerator)
     renderer = open_renderer(settled, base)
+    earlier = find_earlier(recipe, settled.folder, base, renderer.tokenizer)
     rows, tokenizer = prepare(settled, renderer, base, observer, use_cache), renderer.tokenizer
     plan = with_deepspeed(recipe, settled.folder, make_plan(settled, machine, base, rows.facts))
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
-    manifest = _manifest(settled, plan, base, renderer, rows, machine)
-    _check_trainable(settled, run, base, manifest)
+    manifest = _manifest(settled, plan, base, renderer, rows, machine, earlier)
+    _check_training(settled, run, base, manifest, earlier)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have created it meanwhile
         manifest = run.create(loaded.text, manifest.model_copy(update={"is_forced": is_forced}))
         noise.attach(run.log)
-        save_data(run, rows.data)
-        copy_code(run, recipe, [settled.folder, Path.cwd()])
+        _save_inputs(run, settled, earlier, rows)
         for note in plan.notes:
             observer.warn(note)
         prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
@@ -183,7 +185,13 @@ def _new_run(
 
 
 def _manifest(
-    settled: Settled, plan: Plan, base: Base, renderer: Renderer, rows: Preparation, machine: Machine
+    settled: Settled,
+    plan: Plan,
+    base: Base,
+    renderer: Renderer,
+    rows: Preparation,
+    machine: Machine,
+    earlier: EarlierRuns,
 ) -> Manifest:
     """The manifest of a new run, before its first step."""
     recipe, tokenizer = settled.recipe, renderer.tokenizer
@@ -196,6 +204,8 @@ def _manifest(
         plan=plan,
         base=record_base(base),
         data=rows.record,
+        init_adapter=earlier.init.record if earlier.init else None,
+        base_adapters=tuple(one.record for one in earlier.merged),
         chat_template_sha256=template_hash(tokenizer),
         chat_template=str(tokenizer.chat_template) if recipe.objective.rendering.chat_template else None,
         stop_token_ids=renderer.stops,
@@ -209,12 +219,22 @@ def _manifest(
     )
 
 
-def _check_trainable(settled: Settled, run: RunDir, base: Base, manifest: Manifest) -> None:
-    """Check that trainer, adapter and rewards can be made, before the run is created. Raises `LoransError`."""
-    recipe, plan = settled.recipe, manifest.plan
+def _check_training(
+    settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns
+) -> None:
+    """Check what libraries, adapter and rewards need, before the run is created. Raises `LoransError`."""
+    recipe, plan = manifest.recipe, manifest.plan
+    check_labels(earlier, manifest.labels, manifest.problem_type)
     check_arguments(recipe, plan, run.checkpoints)
     _check_adapter(recipe, base, plan, manifest.added_tokens)
     check_rewards(recipe.objective, [settled.folder, Path.cwd()])
+
+
+def _save_inputs(run: RunDir, settled: Settled, earlier: EarlierRuns, rows: Preparation) -> None:
+    """Save rows, code and the adapters of earlier runs, so that the run directory has all that training needs."""
+    keep_earlier(run, earlier, settled.recipe.peft)
+    save_data(run, rows.data)
+    copy_code(run, settled.recipe, [settled.folder, Path.cwd()])
 
 
 def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:

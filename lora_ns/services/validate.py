@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_ns.answers.earlier_runs import find_earlier
 from lora_ns.data.audit import Audit, Finding, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.encode_prompts import EncodedPrompt
@@ -295,7 +296,9 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     recipe = loaded.recipe
     with locating(loaded):
         base = _find_base(loaded, machine, observer)
-        known = open_renderer(Settled(loaded, recipe), base).vocabulary
+        renderer = open_renderer(Settled(loaded, recipe), base)
+        known = renderer.vocabulary
+        find_earlier(recipe, loaded.folder, base, renderer.tokenizer)
         observer.stage("adding the adapter to a base without weights")
         empty = _bare_base(recipe, base)
         kind = type(empty).__name__

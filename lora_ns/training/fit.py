@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.answers.exact_match import Answers
 from lora_ns.answers.label import baseline_kind
-from lora_ns.answers.opened import loading_of, reopen_base
+from lora_ns.answers.opened import load_whole_base, loading_of, reopen_base
 from lora_ns.data.columns import unused_note
 from lora_ns.data.notices import as_notes
 from lora_ns.data.rows import left_out_note
@@ -19,11 +19,11 @@ from lora_ns.data.stream import Stream, stream_counts
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.files.disk import hash_folder, telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
-from lora_ns.model.adapter import add_adapter, check_head, save_adapter, trainable_parameters
+from lora_ns.model.adapter import add_adapter, check_head, record_base, save_adapter, trainable_parameters
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
-from lora_ns.model.load import load_base
 from lora_ns.model.modules import expert_notes
+from lora_ns.model.saved_adapter import load_trainable
 from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
@@ -48,6 +48,7 @@ from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.pickles import check_deepspeed_states
 from lora_ns.training.preflight import preflight
 from lora_ns.training.prepared import PreparedRun, folders_of, reopen_prepared
+from lora_ns.training.reference import refer_once, refer_to_start
 from lora_ns.training.rewards import open_rewards
 from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
@@ -250,8 +251,11 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     observer.stage("loading the base")
     set_seed(recipe.training.seed)
     with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
-        bare = load_base(base, replace(loading_of(manifest), divided=recipe.distributed.shards))
-        if (start := recipe.peft.start) and starts.is_kept(run.start):
+        loading = replace(loading_of(manifest), divided=recipe.distributed.shards)
+        bare = load_whole_base(run, manifest, base, loading)
+        if manifest.init_adapter:
+            model = record_base(load_trainable(bare, run.start), base)
+        elif (start := recipe.peft.start) and starts.is_kept(run.start):
             model = starts.put_back(bare, start, run.start)
         else:
             method = recipe.peft.with_rows(manifest.added_tokens)
@@ -309,6 +313,11 @@ def _make_trainer(
         observer.stage("initialising the adapter")
         with telling_memory_errors(*no_room_to_start(start)), telling_disk_errors(run.start):
             starts.begin(trainer, start, run.start, recipe.training.seed)
+    if recipe.objective.has_reference:
+        refer_to_start(trainer, prepared.data[0], plan.dtype.value, is_new=manifest.init_adapter is None)
+        if recipe.objective.refers_once:
+            observer.stage("computing the reference")
+            refer_once(trainer, run.reference, prepared.rank, observer.rows)
     choose_optimizer(trainer, recipe)
     observer.ready(trainer)
     return trainer

@@ -24,11 +24,12 @@ from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.rewards import Python
 from lora_ns.run.directory import RunDir
+from lora_ns.run.earlier import kept_problems
 from lora_ns.run.followed import FollowedRun
 from lora_ns.run.last_checkpoint import Search, check_own, search
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
-from lora_ns.training import starts
+from lora_ns.training import reference, starts
 
 if TYPE_CHECKING:
     import datasets
@@ -99,16 +100,23 @@ def reopen_prepared(run: RunDir, manifest: Manifest, base: Base) -> PreparedRun:
         tokenizer.chat_template = manifest.chat_template
     choose_pad_token(tokenizer, manifest.stop_token_ids)
     if not isinstance(run, FollowedRun):  # one rank of each machine checks
-        _check_kept(run)
+        _check_kept(run, manifest)
     stream = _reopen_stream(run, manifest, tokenizer, base) if manifest.recipe.dataset.streaming else None
     return PreparedRun(base, tokenizer, _load_data(run, manifest), stream)
 
 
-def _check_kept(run: RunDir) -> None:
-    """Check that the rows and the initialisation of the run are intact. Raises `UsageError` that names the file."""
+def _check_kept(run: RunDir, manifest: Manifest) -> None:
+    """Check that the run's rows, initialisation and adapters of earlier runs are intact.
+
+    Raises:
+        UsageError: names the file.
+    """
+    for problem in kept_problems(run, manifest, starts=True):
+        raise UsageError(problem)
     for folder, remedy in (
         (run.data, "start a new run with `--overwrite`, which reads the rows again"),
         (run.start, "start a new run with `--overwrite`"),
+        (run.reference, "start a new run with `--overwrite`"),
     ):
         if folder.is_dir() and (fault := fault_of(folder)):
             raise UsageError(Problem(str(folder / fault.name), fault.what, f"restore it, or {remedy}"))
@@ -141,6 +149,9 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
     if checkpoint is not None and manifest.recipe.peft.starts_later and not starts.is_kept(run.start):
         what = "the adapter's initialisation is missing, and the checkpoint depends on it"
         raise UsageError(Problem(str(run.start), what, "restore it, or start a new run with `--overwrite`"))
+    if checkpoint is not None and manifest.recipe.objective.refers_once and not reference.is_kept(run.reference):
+        what = "the log-probabilities of the reference are missing, and the checkpoint depends on them"
+        raise UsageError(Problem(str(run.reference), what, "restore them, or start a new run with `--overwrite`"))
     if checkpoint is not None and resumes is not True:
         what = f"a run with {method.method} cannot be resumed: {resumes}"
         raise UsageError(Problem(str(run.path), what, "start a new run with `--overwrite`"))

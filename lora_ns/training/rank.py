@@ -137,6 +137,7 @@ def _essentials(manifest: Manifest) -> dict[str, Any]:
         "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12],
         "rows": [source.sha256[:12] for source in (data.train, data.eval) if source],
         "base": manifest.base.fingerprint[:12],
+        "earlier adapters": [one.sha256[:12] for one in (*manifest.base_adapters, manifest.init_adapter) if one],
         "tokenizer": manifest.base.tokenizer_fingerprint[:12],
         "numbers of the plan": numbers,
         "packages": manifest.packages,

@@ -149,7 +149,7 @@ BROUGHT = [
     ("dpo", 'pref_loss = "orpo"', "lorans has no such objective yet; `[dpo]` learns from preferences"),
     ("training", "simpo_gamma = 0.5", "lorans has no such objective yet; `[dpo]` learns from preferences"),
     ("training", 'stage = "dpo"', 'write `loss_type = ["sigmoid"]` in `[dpo]`'),
-    ("model", 'ref_model = "a/b"', "remove it: the reference is the base without the adapter"),
+    ("model", 'ref_model = "a/b"', "remove it: the reference is the start, which `init_adapter` in `[model]` sets"),
     (
         "dpo",
         "reference_free = true",

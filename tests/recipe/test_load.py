@@ -278,6 +278,8 @@ BROKEN = {
     "vllm_writes_as_the_model_does": [*needed("grpo"), "quantization.method=bnb-4bit", "grpo.use_vllm=true"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],
     "remote_code_is_pinned": ["model.trust_remote_code=true"],
+    "an_adapter_goes_on": ["model.init_adapter=earlier", "peft.init_lora_weights=gaussian"],
+    "base_adapters_can_be_merged": ['model.base_adapters=["a", "a"]'],
     "dora_works_on_the_base": ["quantization.method=gptq", "peft.use_dora=true"],
     "start_works_on_the_base": ["quantization.method=bnb-4bit", "peft.init_lora_weights=pissa"],
     "start_keys_are_read": ["peft.eva_rho=1.5"],

@@ -44,7 +44,7 @@ from lora_ns.recipe.rules.evaluation import (
     sampling_keys_need_it,
 )
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
-from lora_ns.recipe.rules.model import remote_code_is_pinned
+from lora_ns.recipe.rules.model import an_adapter_goes_on, base_adapters_can_be_merged, remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
     compared_rows_are_mixed,
     dropout_is_used,
@@ -112,6 +112,8 @@ RULES: tuple[Rule, ...] = (
     vllm_writes_as_the_model_does,
     checkpointing_works,
     remote_code_is_pinned,
+    an_adapter_goes_on,
+    base_adapters_can_be_merged,
     *OWN_RULES.values(),
     method_works_on_the_base,
     added_tokens_are_trained,

@@ -54,15 +54,15 @@ def method_fits_the_task(recipe: Recipe) -> Conflict | None:
 
 
 def reference_is_the_start(recipe: Recipe) -> Conflict | None:
-    """An objective that compares the model with the base needs an adapter that starts as the base, and no dropout."""
+    """The reference of an objective is the start of training: the base for a new adapter. It has no dropout."""
     method, toml = recipe.peft, recipe.objective.toml
     if not recipe.objective.has_reference:
         return None
-    starts = method.capabilities.starts_at_base
+    starts, is_new = method.capabilities.starts_at_base, recipe.model.init_adapter is None
     dropout = _dropout_of(recipe)
     row = first_of(
-        Refusal("peft.method", starts is not True, f"{method.tag()}: {starts}", "write `lora`"),
-        Refusal("peft.init_lora_weights", method.starts_later, _COMPUTED, 'write "default"'),
+        Refusal("peft.method", is_new and starts is not True, f"{method.tag()}: {starts}", "write `lora`"),
+        Refusal("peft.init_lora_weights", is_new and method.starts_later, _COMPUTED, 'write "default"'),
         Refusal(f"peft.{dropout}", bool(dropout), "the reference would differ by chance", "write 0"),
     )
     return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
