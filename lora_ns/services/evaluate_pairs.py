@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_ns.answers.loss import sequence_loss
 from lora_ns.answers.opened import Opened, Trained, format_of
 from lora_ns.data.encode import encode, refusals
-from lora_ns.data.encoded import Encoding, as_dataset
+from lora_ns.data.encoded import Encoded, Encoding, as_dataset
 from lora_ns.data.interval import wilson_interval
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row
@@ -23,6 +24,12 @@ from lora_ns.training.trainer import make_trainer
 
 ACCURACIES = ("rewards/accuracies", "accuracy")
 """Names of the share of pairs that a model ranks right."""
+
+LIKELIER = "logps/accuracies"
+"""Share of pairs whose preferred answer is likelier than the rejected one, whatever the objective."""
+
+_PREFERRED = ("chosen", "desirable")
+"""Names of the preferred side."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,55 @@ def evaluate_pairs(trained: Trained, encoding: Encoding, start: FrozenStart | No
         if start:
             trainer.ref_model = start
         found = trainer.evaluate()
-    skipped = ("_runtime", "_per_second", "num_tokens", "epoch")
+    skipped = ("_runtime", "_per_second", "num_tokens", "tokens_seen", "epoch")
     metrics = {name.removeprefix("eval_"): value for name, value in found.items() if not name.endswith(skipped)}
     for name in [name for name in ACCURACIES if name in metrics]:
-        lowest, highest = wilson_interval(metrics[name], len(pairs))
-        metrics |= {f"{name} from": lowest, f"{name} to": highest}
+        metrics |= _with_interval(name, metrics[name], len(pairs))
+    if alone.objective.writes_text:
+        metrics |= _likelier(trained, encoding.sequences, start)
     return PairMetrics(metrics, calibration(trainer.eval_margins) if alone.objective.answers == "score" else None)
+
+
+def _with_interval(name: str, share: float, count: int) -> dict[str, float]:
+    """A share of pairs with its 95 % interval."""
+    lowest, highest = wilson_interval(share, count)
+    return {name: share, f"{name} from": lowest, f"{name} to": highest}
+
+
+def _likelier(trained: Trained, sequences: Sequence[Encoded], start: FrozenStart | None) -> dict[str, float]:
+    """The share of pairs whose preferred answer is likelier, with its interval, and that of the start of training.
+
+    Labelled answers have no such share, unless they come from pairs. The start is measured if it is known: a start of
+    its own, or the base if the adapter started as it.
+    """
+    pairs = _sides(sequences)
+    if not pairs:
+        return {}
+    found = _with_interval(LIKELIER, _share_likelier(trained, pairs), len(pairs))
+    method = trained.manifest.recipe.peft
+    if start is None and (trained.manifest.init_adapter is not None or method.starts_later):
+        return found
+    if start is None and method.capabilities.starts_at_base is not True:
+        return found
+    with start.in_place() if start else trained.model.disable_adapter():
+        return {f"before/{LIKELIER}": _share_likelier(trained, pairs), **found}
+
+
+def _sides(sequences: Sequence[Encoded]) -> list[tuple[Encoded, Encoded]]:
+    """The preferred and the rejected sequence of every row that has both."""
+    rows: dict[str, dict[bool, Encoded]] = {}
+    for sequence in sequences:
+        for name, side in sequence.sides():
+            rows.setdefault(sequence.where, {})[name in _PREFERRED] = side
+    return [(row[True], row[False]) for row in rows.values() if len(row) == 2]
+
+
+def _share_likelier(trained: Trained, pairs: Sequence[tuple[Encoded, Encoded]]) -> float:
+    """The share of pairs whose preferred answer has the higher log-probability, summed over its tokens."""
+    trained.model.eval()
+    dtype = trained.manifest.plan.dtype.value
+
+    def loss(side: Encoded) -> float:
+        return sequence_loss(trained.model, side.input_ids, side.row()["labels"], dtype)[0]
+
+    return sum(loss(chosen) < loss(rejected) for chosen, rejected in pairs) / len(pairs)

@@ -14,7 +14,7 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from strategies import STRATEGIES, prepared
 from typer.testing import CliRunner
 
-from lora_ns.answers.opened import open_run
+from lora_ns.answers.opened import open_run, open_trained
 from lora_ns.cli.app import app
 from lora_ns.data.interval import wilson_interval
 from lora_ns.data.rows import Row
@@ -54,9 +54,9 @@ class Keeper(SilentObserver):
         self.shown = metrics
 
 
-def run_pairs(folder: Path, *overrides: str, observer=None):
+def run_pairs(folder: Path, *overrides: str, observer=None, recipe=PAIRS):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return run_recipe(folder, PAIRS, *FEW, *overrides, observer=observer)
+    return run_recipe(folder, recipe, *FEW, *overrides, observer=observer)
 
 
 def logged(run, key):
@@ -154,6 +154,41 @@ def test_eval_measures_the_saved_adapter_as_the_last_evaluation_did(tmp_path):
         assert found.metrics[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-4)
     lowest, highest = (found.metrics[f"rewards/accuracies {end}"] for end in ("from", "to"))
     assert 0 <= lowest <= found.metrics["rewards/accuracies"] <= highest <= 1
+
+
+@pytest.mark.parametrize("table", ["dpo", "kto", "orpo"])
+def test_eval_reports_the_share_of_pairs_whose_preferred_answer_is_likelier_and_that_of_the_base(tmp_path, table):
+    run = run_pairs(tmp_path, f"{table}.beta=0.5", recipe=PAIRS.replace("[dpo]", f"[{table}]"))
+    rows = [Row(f"pairs.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
+    swapped = [
+        Row(row.where, {**row.values, "chosen": row.values["rejected"], "rejected": row.values["chosen"]})
+        for row in rows
+    ]
+    trained = open_trained(run)
+    name = "logps/accuracies"
+    found, opposite = (evaluate(trained, given, exact_match=False).metrics for given in (rows, swapped))
+    adapted = own_share_likelier(trained)
+    with trained.model.disable_adapter():
+        base = own_share_likelier(trained)
+    assert (found[f"before/{name}"], found[name]) == (base, adapted)
+    assert opposite[name] == 1 - adapted
+    assert found[f"{name} from"] <= adapted <= found[f"{name} to"]
+
+
+def own_share_likelier(trained):
+    """The share of `ROWS` with the likelier answer preferred, by whole sequences: both have the same prompt."""
+    right = 0
+    for row in ROWS:
+        sums = []
+        for side in ("chosen", "rejected"):
+            turns = [{"role": "user", "content": row["prompt"]}]
+            prompt = trained.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = f"{prompt}{row[side]}{trained.tokenizer.eos_token}"
+            ids = trained.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            with torch.no_grad():
+                sums.append(float(-trained.model(input_ids=ids, labels=ids).loss * (ids.shape[1] - 1)))
+        right += sums[0] > sums[1]
+    return right / len(ROWS)
 
 
 def test_metrics_of_an_evaluation_do_not_depend_on_its_batches(tmp_path):
