@@ -60,6 +60,13 @@ def tasks(incomplete: str) -> list[str]:
     return [name for name in TASK_TYPES if name.startswith(incomplete.upper())]
 
 
+def objectives(incomplete: str) -> list[str]:
+    """The objectives, by the names of their tables."""
+    from lora_ns.objectives import OBJECTIVE_TABLES
+
+    return [name for name in OBJECTIVE_TABLES if name.startswith(incomplete)]
+
+
 def tools(incomplete: str) -> list[str]:
     """Complete the tools that `lorans import` reads."""
     from lora_ns.importers.registry import IMPORTERS

@@ -65,6 +65,15 @@ def init(
             autocompletion=complete.tasks,
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            help="Table of the objective, such as kto, orpo or reward. Default: chosen by the rows.",
+            show_default=False,
+            autocompletion=complete.objectives,
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Use the defaults without asking.")] = False,
 ) -> None:
@@ -84,13 +93,13 @@ def init(
         if not (asks or yes):
             raise UsageError(Problem("", "no folder given", "write `lorans init NAME`"))
         given = _completed(given, asks)
-    _make(given, task, overrides, asks)
+    _make(given, task, objective, overrides, asks)
 
 
-def _make(given: _Given, task: str | None, overrides: list[str], asks: bool) -> None:
+def _make(given: _Given, task: str | None, objective: str | None, overrides: list[str], asks: bool) -> None:
     """Check what is given, draft the recipe, and write the folder. Raises `LoransError`."""
     from lora_ns.methods import METHODS
-    from lora_ns.objectives import TASK_TYPES
+    from lora_ns.objectives import OBJECTIVE_TABLES, TASK_TYPES
     from lora_ns.recipe.starters import STARTS
     from lora_ns.services.init.draft import Wanted
     from lora_ns.services.init.make import make_files, write_files
@@ -100,8 +109,9 @@ def _make(given: _Given, task: str | None, overrides: list[str], asks: bool) -> 
     _check_known("--recipe", "recipe", given.recipe, STARTS)
     _check_known("--method", "method", given.method, METHODS)
     _check_known("--task", "task", task, TASK_TYPES)
+    _check_known("--objective", "objective", objective, OBJECTIVE_TABLES)
     _check_free(given.folder)
-    wanted = Wanted(given.folder, given.recipe, given.data, given.model, given.method, task, overrides)
+    wanted = Wanted(given.folder, given.recipe, given.data, given.model, given.method, task, overrides, objective)
     files, reasons = make_files(wanted, _ask if asks else take_defaults)
     write_files(given.folder, files)
     for reason in reasons:

@@ -40,6 +40,10 @@ PREFERENCES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"),
 """Column pairs of preference data: the preferred and the rejected answer."""
 
 
+VERDICTS = ("label", "kto_tag")
+"""Columns that may say of an answer whether it is good."""
+
+
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -173,9 +177,11 @@ def _refuse_preferences(seen: Sequence[str], cells: Cells) -> None:
             remedy = "write `[dpo]` to train on both answers, or map the good one with `columns`"
             _refuse([*prompts, *pair], cells, remedy)
     has_answer = "messages" in seen or "conversations" in seen or {"prompt", "completion"} <= set(seen)
-    if has_answer and _is_verdict(cells.get("label")):
-        names = [*prompts, *(["completion"] if "prompt" in prompts and "completion" in seen else []), "label"]
-        _refuse(names, cells, "keep the good rows and remove `label`, or write `format` to train on all rows")
+    verdict = next((name for name in VERDICTS if name in seen and is_verdict(cells.get(name))), None)
+    if has_answer and verdict:
+        names = [*prompts, *(["completion"] if "prompt" in prompts and "completion" in seen else []), verdict]
+        remedy = f"keep the good rows and remove `{verdict}`, or write `format` to train on all rows"
+        _refuse(names, cells, f"write `[kto]` to train on good and bad answers, {remedy}")
 
 
 def _refuse_single_messages(seen: Sequence[str]) -> None:
@@ -191,7 +197,8 @@ def _refuse(names: Sequence[str], cells: Cells, remedy: str) -> None:
     raise RowFaultError(f"columns {own}: `[sft]` would learn the bad answers of preference rows, too", remedy)
 
 
-def _is_verdict(label: Any) -> bool:
+def is_verdict(label: Any) -> bool:
+    """True if a value says whether an answer is good."""
     return isinstance(label, bool) or (isinstance(label, str) and label.lower() in {"true", "false"})
 
 

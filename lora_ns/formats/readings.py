@@ -7,10 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_ns.formats.base import TEXT, Columns, Format, Labelled, Preference, RawText, RowFaultError, Tagged, Values
+from lora_ns.formats.base import (
+    TEXT,
+    Columns,
+    Format,
+    Labelled,
+    LabelledCompletion,
+    Preference,
+    RawText,
+    RowFaultError,
+    Tagged,
+    Values,
+)
 from lora_ns.formats.cells import listed
 from lora_ns.formats.classification import TextClassification
-from lora_ns.formats.detection import PREFERENCES, detect
+from lora_ns.formats.detection import PREFERENCES, VERDICTS, detect, is_verdict
 from lora_ns.formats.label_columns import LabelColumn, find_label_column, text_columns
 from lora_ns.formats.registry import FORMATS
 from lora_ns.formats.unused import ANSWERS, METADATA, find_unused, is_rendered, names_of
@@ -72,6 +83,12 @@ def find_readings(rows: Sequence[Values], given: Mapping[str, Any]) -> list[Read
     return sorted(_weighed(found, names), key=lambda reading: -reading.weight)
 
 
+def read_as(rows: Sequence[Values], given: Mapping[str, Any], examples: Sequence[type]) -> Reading:
+    """Read rows as examples of one of some kinds. Raises `RowFaultError`."""
+    found = _read(rows, given, {}, examples)
+    return replace(found, keys={"format": found.form.name, **found.keys})
+
+
 def _ways(given: Mapping[str, Any]) -> tuple[Finder, ...]:
     """Return the finders of readings that the given keys allow."""
     if given.keys() & {"label_column", "text_column"}:
@@ -83,7 +100,7 @@ def _ways(given: Mapping[str, Any]) -> tuple[Finder, ...]:
 
 def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
     """Adjust the weights of readings to each other."""
-    for leads in (lambda reading: reading.makes((Tagged,)), lambda reading: bool(reading.prefers)):
+    for leads in (_is_tagged, _is_judged):
         if any(map(leads, found)):
             return [reading if leads(reading) else replace(reading, weight=UNLIKELY - 1) for reading in found]
     labelled = next((reading for reading in found if reading.label), None)
@@ -96,6 +113,15 @@ def _weighed(found: Sequence[Reading], names: Names) -> list[Reading]:
         *(replace(reading, weight=min(reading.weight, of_text)) for reading in texts),
         replace(labelled, weight=min(labelled.weight, of_labels)),
     ]
+
+
+def _is_tagged(reading: Reading) -> bool:
+    return reading.makes((Tagged,))
+
+
+def _is_judged(reading: Reading) -> bool:
+    """True for rows with good and bad answers."""
+    return reading.makes((Preference, LabelledCompletion)) or bool(reading.prefers)
 
 
 def _beside(labelled: Reading, text: Reading, names: Names) -> tuple[int, int]:
@@ -254,16 +280,17 @@ def _pair(rows: Sequence[Values], given: Mapping[str, Any], question: str, answe
 def _preferred(rows: Sequence[Values], names: Names, given: Mapping[str, Any]) -> list[Reading]:
     """Read preference rows as pairs, or else as if all or the good answers were to be learned; empty for other rows."""
     pair = next((pair for pair in PREFERENCES if set(pair) <= set(names)), None)
-    if pair and not given.keys() & {"columns", "format"}:
+    verdict = next((name for name in VERDICTS if name in names and is_verdict(rows[0].get(name))), None)
+    if (pair or verdict) and not given.keys() & {"columns", "format"}:
+        kinds = (Preference,) if pair else (LabelledCompletion,)
         with contextlib.suppress(RowFaultError):
-            return [_read(rows, given, {"format": "preference"}, (Preference,))]
+            return [read_as(rows, given, kinds)]
     if pair:
         return _first_readable(rows, given, _ways_of_good(names, *pair), pair)
-    verdict = rows[0].get("label")
-    if not (isinstance(verdict, bool) or str(verdict).lower() in {"true", "false"}):
+    if not verdict:
         return []
-    ways = [{"format": name, "ignore_columns": ["label"]} for name in FORMATS]
-    return _first_readable(rows, given, ways, ("label",))
+    ways = [{"format": name, "ignore_columns": [verdict]} for name in FORMATS]
+    return _first_readable(rows, given, ways, (verdict,))
 
 
 def _ways_of_good(names: Names, good: str, bad: str) -> list[dict[str, Any]]:

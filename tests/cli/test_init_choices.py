@@ -10,6 +10,7 @@ from lora_ns.data.files.read import read_rows
 from lora_ns.errors import LoransError, UsageError
 from lora_ns.formats import Columns, detect
 from lora_ns.model.files import ASSETS
+from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.init.draft import Wanted
 from lora_ns.services.init.make import make_files, write_files
@@ -69,6 +70,8 @@ FILES = {
     "texts": ("texts.jsonl", lines(text=TEXTS)),
     "preference": ("preference.jsonl", lines(prompt=QUESTIONS, chosen=ANSWERS, rejected=TEXTS)),
     "verdicts": ("verdicts.jsonl", lines(messages=TURNS, label=every(True, False))),
+    "tags of KTO": ("kto.jsonl", lines(prompt=QUESTIONS, completion=ANSWERS, kto_tag=every(True, False))),
+    "verdicts as text": ("words.jsonl", lines(messages=TURNS, label=every("true", "false"))),
     "trees": (
         "trees.jsonl",
         lines(
@@ -109,7 +112,9 @@ OTHER_PLAIN = {"dataset.prompt_template": "Question: {problem}\nAnswer:", "datas
 WITH_CATEGORY = labels("category", text_column="question", **{"classification.labels": ("plums", "trees")})
 DPO = {"dpo.max_seq_length": 512}
 DPO_CHATML = {"dpo.chat_template": "chatml", "dpo.beta": 0.1}
-NOT_TRAINED = "preference tuning is not supported"
+KTO = {"kto.max_seq_length": 512}
+KTO_CHATML = {"kto.chat_template": "chatml", "kto.beta": 0.1}
+NOT_TRAINED = "hold good and bad answers, in a form that no objective reads"
 
 EXPECTED = {
     # by the file: with the base in the package, with one without a chat template, with an encoder
@@ -133,7 +138,9 @@ EXPECTED = {
     "text": (text("text"), text("text"), REFUSED),
     "texts": (text("text"), text("text"), REFUSED),
     "preference": (text("preference", **DPO), text("preference", **DPO_CHATML), REFUSED),
-    "verdicts": (NOT_TRAINED, NOT_TRAINED, REFUSED),
+    "verdicts": (text("labelled-completion", **KTO), text("labelled-completion", **KTO_CHATML), REFUSED),
+    "tags of KTO": (text("labelled-completion", **KTO), text("labelled-completion", **KTO_CHATML), REFUSED),
+    "verdicts as text": (NOT_TRAINED, NOT_TRAINED, REFUSED),
     "trees": (text("oasst"), text("oasst", **CHATML), REFUSED),
 }
 BASES = ("lorans:nano", "plain", "encoder")
@@ -234,7 +241,7 @@ ASKED = {
     "free label over an encoder": ("free label", "encoder", 2, 0, labels("label")),
     "category": ("category", "lorans:nano", 2, 1, WITH_CATEGORY),
     "no names": ("no names", "lorans:nano", 2, 1, {"dataset.columns": {"question": "second", "answer": "first"}}),
-    "verdicts": ("verdicts", "lorans:nano", 2, 1, text("messages", **{"dataset.ignore_columns": ("label",)})),
+    "verdicts": ("verdicts as text", "lorans:nano", 2, 1, text("messages", **{"dataset.ignore_columns": ("label",)})),
 }
 
 
@@ -250,6 +257,72 @@ def test_what_is_open_is_asked_and_the_answer_is_written(here, case):
     loaded, _ = made(here, ask=ask, data=put(here, name), model=base)
     assert {key: value(loaded.recipe, key) for key in expected} == expected
     assert [len(question.options) for question in questions] == [options]
+
+
+BETTER = "dataset.columns={chosen='better', rejected='worse'}"
+OBJECTIVES = {
+    # file, options, what is written then
+    "pairs": ("preference", {"objective": "dpo"}, text("preference", **DPO)),
+    "pairs without a reference": ("preference", {"objective": "orpo"}, text("preference", **{"orpo.beta": 0.1})),
+    "simpo": (
+        "preference",
+        {"objective": "cpo", "overrides": ["cpo.loss_type=simpo"]},
+        text("preference", **{"cpo.loss_type": "simpo"}),
+    ),
+    "pairs as labelled answers": ("preference", {"objective": "kto"}, text("preference", **KTO)),
+    "pairs for a reward model": (
+        "preference",
+        {"objective": "reward"},
+        {"task_type": LABELS, "dataset.format": "preference", "reward.max_seq_length": 512},
+    ),
+    "pairs for a score": ("preference", {"task": LABELS}, {"task_type": LABELS, "reward.max_seq_length": 512}),
+    "pairs with other names": (
+        "other pairs",
+        {"objective": "dpo", "overrides": [BETTER]},
+        text("preference", **{"dataset.columns": {"chosen": "better", "rejected": "worse"}}),
+    ),
+    "pairs beside a conversation": ("worse answer", {"objective": "dpo"}, text("preference", **DPO)),
+    "labelled answers with other names": (
+        "alpaca tags",
+        {"objective": "kto"},
+        text("labelled-completion", **KTO),
+    ),
+    "the recipe of another objective": ("preference", {"start": "dpo", "objective": "kto"}, text("preference", **KTO)),
+    "a recipe that writes text": (
+        "preference",
+        {"start": "dpo", "objective": "reward"},
+        {"task_type": LABELS, "evaluation.exact_match": False, "reward.max_seq_length": 512},
+    ),
+    "text": ("chat", {"objective": "sft"}, text("messages")),
+    "classes": ("labels", {"objective": "classification"}, labels("label", **GOOD_BAD)),
+    "tags": ("conll", {"objective": "classification"}, {"task_type": TAGS}),
+}
+MORE_FILES = {
+    "other pairs": ("others.jsonl", lines(prompt=QUESTIONS, better=ANSWERS, worse=TEXTS)),
+    "worse answer": ("worse.jsonl", lines(messages=TURNS, rejected_response=TEXTS)),
+    "alpaca tags": ("tagged.jsonl", lines(instruction=QUESTIONS, output=ANSWERS, label=every(True, False))),
+}
+
+
+@pytest.mark.parametrize("case", OBJECTIVES)
+def test_the_objective_that_is_asked_for_is_written_and_reads_the_rows(here, case):
+    name, wanted, expected = OBJECTIVES[case]
+    file, content = {**FILES, **MORE_FILES}[name]
+    (here / file).write_text(content)
+    loaded, _ = made(here, ask=never, data=file, model="lorans:nano", **wanted)
+    assert {key: value(loaded.recipe, key) for key in expected} == expected
+    assert loaded.recipe.objective.toml == wanted.get("objective", "reward")
+    rows = read_rows(here / file, layout=layout(loaded.recipe))
+    columns = Columns(**{key: getattr(loaded.recipe.dataset, key) for key in Columns.__dataclass_fields__})
+    form, _ = detect(columns, list(rows[0].values), rows[0].values, loaded.recipe.objective.examples)
+    assert all(form.example(row.values) for row in rows)
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_TABLES)
+def test_an_objective_without_rows_gets_a_few_to_replace(here, name):
+    loaded, _ = made(here, objective=name)
+    assert loaded.recipe.objective.toml == name
+    assert read_rows(here / "new/train.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -373,6 +446,19 @@ WRONG = {
     "no data": ({"data": "nowhere.jsonl"}, "--data: no file `nowhere.jsonl`"),
     "another task": ({"data": "chat.jsonl", "task": TAGS}, "--task: the rows of chat.jsonl do not fit TOKEN_CLS"),
     "an encoder that is to write": ({"model": "encoder", "task": TEXT}, REFUSED),
+    "rows without pairs": (
+        {"data": "chat.jsonl", "objective": "orpo"},
+        "--objective: the rows of chat.jsonl do not fit [orpo]: no column `rejected`",
+    ),
+    "pairs for text": (
+        {"data": "preference.jsonl", "objective": "sft"},
+        "the rows of preference.jsonl do not fit [sft] (they fit [dpo] or [kto] or [orpo] or [cpo] or [reward])",
+    ),
+    "an objective of another task": (
+        {"data": "preference.jsonl", "objective": "reward", "task": TEXT},
+        "--task: [reward] does not train CAUSAL_LM, but SEQ_CLS",
+    ),
+    "an encoder that is to prefer": ({"data": "preference.jsonl", "objective": "kto", "model": "encoder"}, REFUSED),
     "an unknown key": ({"overrides": ["training.sed=1"]}, "did you mean `seed`?"),
     "a method that does not go": ({"data": "names.conll", "method": "prompt-tuning"}, "prompt-tuning does not fit"),
     "a table in a text": ({"data": "table.txt"}, "looks like a table with 3 tab-separated columns"),
@@ -384,6 +470,7 @@ def test_what_does_not_go_together_is_told_and_nothing_is_written(here, case):
     wanted, told = WRONG[case]
     put(here, "chat")
     put(here, "conll")
+    put(here, "preference")
     (here / "table.txt").write_text("1\tone plum\ttwo plums\n" * 5)
     with pytest.raises(LoransError) as caught:
         made(here, **wanted)

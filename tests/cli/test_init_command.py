@@ -103,7 +103,12 @@ def test_yes_takes_the_defaults(here):
 
 @pytest.mark.parametrize(
     ("option", "name", "meant"),
-    [("--recipe", "gsm8", "gsm8k"), ("--method", "lorra", "lora"), ("--task", "SEQCLS", "SEQ_CLS")],
+    [
+        ("--recipe", "gsm8", "gsm8k"),
+        ("--method", "lorra", "lora"),
+        ("--task", "SEQCLS", "SEQ_CLS"),
+        ("--objective", "rewrd", "reward"),
+    ],
 )
 def test_a_name_that_is_not_known_is_told_with_the_one_that_is_meant(here, option, name, meant):
     done = lorans("init", "mine", option, name)

@@ -9,7 +9,7 @@ from lora_ns.errors import MissingError, ModelError, Problem, UsageError
 from lora_ns.model.abilities import Abilities
 from lora_ns.model.files import PACKAGED, find_base
 from lora_ns.model.stored_quantization import read_stored
-from lora_ns.objectives import objective_of
+from lora_ns.objectives import Objective
 from lora_ns.services.init.draft import Draft
 
 
@@ -35,10 +35,10 @@ def fit_base(draft: Draft) -> None:
     draft.reasons.append(f"base: {name}, {draft.base.description}{_stored(draft, draft.base)}")
 
 
-def check_task(draft: Draft, task: str) -> None:
-    """Check that the base can be trained for a task. Raises `UsageError`."""
+def check_objective(draft: Draft, kind: type[Objective]) -> None:
+    """Check that the base can be trained for an objective. Raises `UsageError`."""
     base = draft.base
-    if base and not base.writes_text and objective_of(task).answers == "text":
+    if base and not base.writes_text and kind.answers == "text":
         what = f"`{base.base.name}` is {base.description}, which cannot generate text"
         raise UsageError(Problem("--model", what, "choose a causal language model, or rows with labels"))
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from lora_ns.data.sample import Sample
 from lora_ns.errors import DataError, Problem, UsageError
-from lora_ns.formats import TEXT, Preference, RowFaultError
+from lora_ns.formats import RowFaultError
 from lora_ns.formats.cells import listed
-from lora_ns.formats.readings import LIKELY, POSSIBLE, SURE, Reading, find_readings
-from lora_ns.objectives import OBJECTIVES, Objective
-from lora_ns.services.init.base import check_task
+from lora_ns.formats.readings import LIKELY, POSSIBLE, SURE, Reading, find_readings, read_as
+from lora_ns.services.init.base import check_objective
 from lora_ns.services.init.draft import Draft
+from lora_ns.services.init.objective import ALL, Kinds, allowed_objectives, learns_preferences, objective_for, task_of
 from lora_ns.services.init.question import Ask, Question, as_option
 
 MOST_NAMED = 20
@@ -28,26 +28,43 @@ def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
     Raises:
         UsageError: if there is no way, or a question has no answer.
     """
-    data, wanted = str(draft.wanted.data), draft.wanted
+    data, kinds = str(draft.wanted.data), allowed_objectives(draft)
+    if draft.wanted.objective and learns_preferences(kinds[0]):
+        reading = _asked(draft, sample, kinds)
+        check_objective(draft, kinds[0])
+        return _without_lost(data, reading, ask)
     found = _readings(draft, sample)
-    task = wanted.task or (draft.tables["task_type"] if wanted.start and wanted.start != "template" else None)
-    fitting = [reading for reading in found if task in (None, task_of(reading))]
+    fitting = [(reading, kind) for reading in found if (kind := objective_for(reading, kinds))]
     if not fitting:
-        raise UsageError(_no_such_task(draft, str(task), found))
+        raise UsageError(_fits_none(draft, kinds, found))
     is_limited = draft.base is not None and not draft.base.writes_text
-    able = [reading for reading in fitting if not (is_limited and reading.makes((*TEXT, Preference)))]
+    able = [reading for reading, kind in fitting if not (is_limited and kind.answers == "text")]
     if not able:
-        check_task(draft, task_of(fitting[0]))
-    is_settled = task is not None or (len(able) < len(fitting) and _has_classes(able[0]))
-    reading = _of_several(data, able, is_settled, ask)
+        check_objective(draft, fitting[0][1])
+    is_settled = len({kind.task_type for kind in kinds}) == 1 or (len(able) < len(fitting) and _has_classes(able[0]))
+    reading = _of_several(data, able, kinds, is_settled, ask)
     return _without_lost(data, _with_preferences(data, reading, ask), ask)
 
 
-def _no_such_task(draft: Draft, task: str, found: Sequence[Reading]) -> Problem:
+def _asked(draft: Draft, sample: Sample, kinds: Kinds) -> Reading:
+    """Read the rows for the objective that is asked for. Raises `UsageError`."""
+    try:
+        return read_as([row.values for row in sample.rows], draft.settled, kinds[0].examples)
+    except RowFaultError as fault:
+        what = f"the rows of {draft.wanted.data} do not fit [{draft.wanted.objective}]: {fault.what}"
+        raise UsageError(Problem("--objective", what, fault.remedy or "choose another objective")) from None
+
+
+def _fits_none(draft: Draft, kinds: Kinds, found: Sequence[Reading]) -> Problem:
+    """The problem that no objective that is asked for trains on the rows."""
     wanted, tasks = draft.wanted, " or ".join(dict.fromkeys(task_of(reading) for reading in found))
+    if wanted.objective:
+        fitting = [f"[{kind.toml}]" for kind in ALL if any(reading.makes(kind.examples) for reading in found)]
+        remedy = f"they fit {' or '.join(dict.fromkeys(fitting))}"
+        return Problem("--objective", f"the rows of {wanted.data} do not fit [{wanted.objective}]", remedy)
     if wanted.task:
-        return Problem("--task", f"the rows of {wanted.data} do not fit {task}", f"they fit {tasks}")
-    what = f"`{wanted.start}` is a recipe for {task}, but the rows of {wanted.data} fit {tasks}"
+        return Problem("--task", f"the rows of {wanted.data} do not fit {wanted.task}", f"they fit {tasks}")
+    what = f"`{wanted.start}` is a recipe for {kinds[0].task_type}, but the rows of {wanted.data} fit {tasks}"
     return Problem("--recipe", what, "leave out `--recipe`, or choose another one")
 
 
@@ -75,29 +92,29 @@ def _has_classes(reading: Reading) -> bool:
     return reading.label is not None and reading.label.weight >= LIKELY
 
 
-def _of_several(data: str, able: Sequence[Reading], is_settled: bool, ask: Ask) -> Reading:
+def _of_several(data: str, able: Sequence[Reading], kinds: Kinds, is_settled: bool, ask: Ask) -> Reading:
     """Choose one of several readings. Raises `UsageError`."""
     best = able[0]
     rivals = [reading for reading in able if reading.weight >= POSSIBLE] or [best]
-    is_alone = task_of(best) not in [task_of(other) for other in rivals if other is not best]
+    is_alone = task_of(best, kinds) not in [task_of(other, kinds) for other in rivals if other is not best]
     if best.weight == SURE or best.prefers or (is_settled and is_alone) or (rivals == [best] and best.weight == LIKELY):
         return best
     if len(rivals) == 1:
         text = f"{data}: {because(best)}; is this what the model should learn?"
-        remedy = _asking_for(best, rivals)
-        if ask(Question(text, (f"yes, {task_of(best)}", "no, stop"), remedy)):
+        remedy = _asking_for(best, rivals, kinds)
+        if ask(Question(text, (f"yes, {task_of(best, kinds)}", "no, stop"), remedy)):
             raise UsageError(Problem("", text, remedy))
         return best
-    options = tuple(f"{task_of(reading)}: {because(reading)}" for reading in rivals)
-    remedy = " or ".join(dict.fromkeys(_asking_for(reading, rivals) for reading in rivals))
+    options = tuple(f"{task_of(reading, kinds)}: {because(reading)}" for reading in rivals)
+    remedy = " or ".join(dict.fromkeys(_asking_for(reading, rivals, kinds) for reading in rivals))
     text = f"{data}: there are several ways to read the rows"
     return rivals[ask(Question(text, options, remedy, best.weight == LIKELY))]
 
 
-def _asking_for(reading: Reading, rivals: Sequence[Reading]) -> str:
+def _asking_for(reading: Reading, rivals: Sequence[Reading], kinds: Kinds) -> str:
     """Return the command line option that selects one of several readings."""
-    task = task_of(reading)
-    if sum(task_of(other) == task for other in rivals) == 1:
+    task = task_of(reading, kinds)
+    if sum(task_of(other, kinds) == task for other in rivals) == 1:
         return f"`--task {task}`"
     key = "columns" if "columns" in reading.keys else "format"
     return f"`{as_option(key, reading.keys[key])}`"
@@ -107,7 +124,7 @@ def _with_preferences(data: str, reading: Reading, ask: Ask) -> Reading:
     """Ask before training on rows with good and bad answers. Raises `UsageError`."""
     if not reading.prefers:
         return reading
-    text = f"{data}: columns {listed(reading.prefers)}: preference tuning is not supported"
+    text = f"{data}: columns {listed(reading.prefers)} hold good and bad answers, in a form that no objective reads"
     what = f"train on `{reading.prefers[0]}` only" if len(reading.prefers) > 1 else "train on all rows, good and bad"
     remedy = f"{what}: `{' '.join(as_option(key, value) for key, value in reading.keys.items())}`"
     if ask(Question(text, ("stop", what), remedy)) == 0:
@@ -127,16 +144,6 @@ def _without_lost(data: str, reading: Reading, ask: Ask) -> Reading:
     if ask(Question(text, ("stop", "leave it out"), remedy)) == 0:
         raise UsageError(Problem("", text, remedy))
     return replace(reading, keys={**reading.keys, "ignore_columns": ignored}, lost=())
-
-
-def task_of(reading: Reading) -> str:
-    """Return PEFT's name of the task for such rows."""
-    return objective_for(reading).task_type
-
-
-def objective_for(reading: Reading) -> type[Objective]:
-    """Return the first objective that trains on such rows."""
-    return next(kind for kind in OBJECTIVES.values() if reading.makes(kind.examples))
 
 
 def because(reading: Reading) -> str:

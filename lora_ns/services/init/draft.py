@@ -25,6 +25,8 @@ class Wanted:
     task: str | None = None
     """PEFT's name of the task; None to choose it by the rows."""
     overrides: Sequence[str] = ()
+    objective: str | None = None
+    """Name of the objective's table; None to choose it by the rows."""
 
     def from_folder(self, name: str) -> str:
         """Convert a path relative to the current folder to one relative to the new folder."""

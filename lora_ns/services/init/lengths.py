@@ -20,7 +20,7 @@ from lora_ns.formats import (
 )
 from lora_ns.formats.readings import Reading
 from lora_ns.model.abilities import Abilities
-from lora_ns.objectives import Objective
+from lora_ns.objectives import Objective, TextObjective
 from lora_ns.plan.room import position_offset
 from lora_ns.services.init.draft import Draft
 
@@ -50,7 +50,7 @@ def fit_lengths(
     room = _room(draft.base)
     usual = usual_length(draft, kind, own)
     lengths = _lengths(reading, sample, draft.base, usual)
-    longest, is_label = max(lengths, default=0), kind.answers != "text"
+    longest, is_label = max(lengths, default=0), not issubclass(kind, TextObjective)
     if longest <= usual or (is_label and sum(length > usual for length in lengths) <= 0.05 * len(lengths)):
         return
     most = min(_power(longest), room, _LONGEST)

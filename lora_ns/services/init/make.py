@@ -10,12 +10,12 @@ from typing import Any
 
 from lora_ns.files import staging
 from lora_ns.files.disk import write_atomic
-from lora_ns.objectives import OBJECTIVE_TABLES, objective_of
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.overrides import apply_overrides
 from lora_ns.recipe.starters import BARE, STARTS, Start, task_name_of, with_method, write_folder
-from lora_ns.services.init.base import check_task, fit_base
+from lora_ns.services.init.base import check_objective, fit_base
 from lora_ns.services.init.draft import Draft, Wanted
+from lora_ns.services.init.objective import allowed_objectives, select_objective
 from lora_ns.services.init.question import Ask
 from lora_ns.services.init.rows import fit_rows
 
@@ -37,8 +37,8 @@ def make_files(wanted: Wanted, ask: Ask) -> tuple[dict[str, str], list[str]]:
     fit_base(draft)
     if wanted.data:
         fit_rows(draft, ask)
-    elif wanted.task:
-        _fit_task(draft, wanted.task)
+    elif wanted.task or wanted.objective:
+        _fit_objective(draft)
     name = wanted.folder.resolve().name
     draft.tables["training"] = {**draft.tables["training"], "output_dir": _free_output(wanted.folder, name)}
     return _checked(draft, name), draft.reasons
@@ -67,7 +67,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _begin(wanted: Wanted) -> Draft:
     """Create the draft from the starting recipe and the method."""
-    is_bare = wanted.start is None and (wanted.data or wanted.task)
+    is_bare = wanted.start is None and (wanted.data or wanted.task or wanted.objective)
     is_own = wanted.start == _OWN_ROWS and wanted.data
     start = BARE if is_bare or is_own else STARTS[wanted.start or "quickstart"]
     tables = copy.deepcopy(dict(start.tables))
@@ -79,14 +79,13 @@ def _begin(wanted: Wanted) -> Draft:
     return Draft(wanted, tables, {name: table for name, table in overridden.items() if isinstance(table, dict)}, ways)
 
 
-def _fit_task(draft: Draft, task: str) -> None:
-    """Fit the draft to a task without rows; the folder gets example rows for it."""
-    check_task(draft, task)
-    draft.tables["task_type"] = task
+def _fit_objective(draft: Draft) -> None:
+    """Fit the draft to a task or an objective without rows; the folder gets example rows for it."""
+    kind = allowed_objectives(draft)[0]
+    check_objective(draft, kind)
     draft.tables["dataset"] = {"path": "train.jsonl", "eval_fraction": 0.25}
-    draft.reasons.append(f"task: {task}, with a few example rows to replace")
-    for table in set(OBJECTIVE_TABLES) - {objective_of(task).toml}:
-        draft.tables.pop(table, None)
+    draft.reasons.append(f"task: {kind.task_type}, with a few example rows to replace")
+    select_objective(draft, kind, "asked for")
 
 
 def _free_output(folder: Path, name: str) -> str:

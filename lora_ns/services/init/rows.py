@@ -6,15 +6,16 @@ from collections.abc import MutableMapping
 
 from lora_ns.data.sample import Sample, look_at_files
 from lora_ns.errors import DataError, Problem, UsageError
-from lora_ns.formats import RawText
+from lora_ns.formats import LabelledCompletion, RawText
 from lora_ns.formats.cells import listed
 from lora_ns.formats.readings import Reading
 from lora_ns.model.files import PACKAGED
-from lora_ns.objectives import objective_of
-from lora_ns.services.init.choose import MOST_NAMED, because, choose_reading, objective_for, task_of
+from lora_ns.objectives import Objective, TextObjective
+from lora_ns.services.init.choose import MOST_NAMED, because, choose_reading
 from lora_ns.services.init.draft import Draft
 from lora_ns.services.init.evaluation import drop_what_is_missing, evaluation_keys
-from lora_ns.services.init.lengths import fit_lengths, usual_length
+from lora_ns.services.init.lengths import fit_lengths
+from lora_ns.services.init.objective import allowed_objectives, objective_for, select_objective
 from lora_ns.services.init.question import Ask
 from lora_ns.services.init.text import fit_text
 
@@ -28,28 +29,34 @@ def fit_rows(draft: Draft, ask: Ask) -> None:
     wanted = draft.wanted
     sample = _look(draft)
     reading = choose_reading(draft, sample, ask)
-    task = task_of(reading)
+    kind = objective_for(reading, allowed_objectives(draft))
+    assert kind is not None, "the reading is one that an allowed objective trains on"
     draft.reasons[:0] = [
         f"data: {wanted.data}, {_counted(sample)}",
         *sample.notes,
-        f"task: {task}, because {because(reading)}",
+        f"task: {kind.task_type}, because {because(reading)}",
     ]
-    draft.tables["task_type"] = task
     place = wanted.from_folder(str(wanted.data if str(wanted.data).startswith(PACKAGED) else sample.path))
     evaluation = evaluation_keys(draft, sample, reading)
     draft.tables["dataset"] = {"path": place, **evaluation, **sample.keys, **reading.keys}
     drop_what_is_missing(draft, sample)
-    kind = objective_for(reading)
     own = draft.tables[kind.toml] = {**draft.tables.get(kind.toml, {}), **draft.overrides.get(kind.toml, {})}
-    if kind.answers == "text":
+    if issubclass(kind, TextObjective):
         fit_text(draft, reading, sample.rows, own)
     else:
         _fit_labels(reading, sample, own)
     fit_lengths(draft, reading, sample, kind, own)
-    if kind is not objective_of(task):
-        own.setdefault("max_seq_length", usual_length(draft, kind, own))  # the table selects the objective
-        draft.reasons.append(f"objective: [{kind.toml}], because the rows have a preferred and a rejected answer")
+    select_objective(draft, kind, _why(draft, kind, reading))
     _report_unread(draft, sample, reading)
+
+
+def _why(draft: Draft, kind: type[Objective], reading: Reading) -> str:
+    """Explain the choice of the objective."""
+    if draft.wanted.objective == kind.toml:
+        return "it is asked for"
+    if reading.makes((LabelledCompletion,)):
+        return "the rows have answers with a label, true or false"
+    return "the rows have a preferred and a rejected answer"
 
 
 def _look(draft: Draft) -> Sample:

@@ -8,7 +8,7 @@ from typing import Any
 from lora_ns.data.chat_templates import BUILT_IN
 from lora_ns.data.rows import Row
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Conversation, Preference, PromptCompletion, RowFaultError
+from lora_ns.formats import Conversation, LabelledCompletion, Preference, PromptCompletion, RowFaultError
 from lora_ns.formats.readings import Reading
 from lora_ns.model.abilities import Abilities
 from lora_ns.services.init.draft import Draft
@@ -33,7 +33,7 @@ def fit_text(draft: Draft, reading: Reading, rows: Sequence[Row], own: MutableMa
     if reading.makes((PromptCompletion,)) and template and not draft.given.keys() & {"prompt_template", "format"}:
         dataset["format"] = "messages"
         reasons.append("format: messages, rendered by the base's chat template")
-    if not reading.makes((Conversation, Preference)):
+    if not reading.makes((Conversation, Preference, LabelledCompletion)):
         return
     if base is None or template is None:
         reasons.append(f"format: {reading.form.name}, if the base has a chat template, which is not known yet")
@@ -84,6 +84,8 @@ def _examples(reading: Reading, rows: Sequence[Row]) -> Iterator[Conversation]:
             continue  # reported with the reading
         if isinstance(example, Preference):
             yield from example.sides
+        if isinstance(example, LabelledCompletion):
+            yield example.conversation
         if isinstance(example, Conversation):
             yield example
 
