@@ -175,7 +175,9 @@ def _check_prompt_column(cells: Cells, prompt: Turns) -> None:
     """Refuse a prompt column that says something else than the conversations. Raises `RowFaultError`."""
     for name in ("prompt", "instruction"):
         value = cells.get(name)
-        if isinstance(value, str) and value.strip() and not any(value.strip() in turn.content for turn in prompt):
+        if not isinstance(value, str) or not value.strip() or _asked(value) == prompt:
+            continue
+        if not any(value.strip() in turn.content for turn in prompt):
             what = f"`{cells.own(name)}` is not in the common prompt of both conversations, and would be lost"
             raise RowFaultError(what, f'correct it, or write `ignore_columns = ["{cells.own(name)}"]`')
 
@@ -187,6 +189,8 @@ def context_turns(cells: Cells) -> Turns:
     if column or isinstance(cells.get("prompt"), list):
         turns = turns_of(cells, column or "prompt")
         return _with_system(cells, turns)
+    if dialogue := _asked(cells.get("prompt")):
+        return _with_system(cells, dialogue)
     asked = next((name for name in ("instruction", "prompt", "input") if cells.has(name)), None)
     if asked is None:
         raise RowFaultError(f"no column `{cells.own('prompt')}`, and the answers do not contain it", _WAYS)
@@ -199,7 +203,8 @@ def turns_of(cells: Cells, name: str) -> Turns:
     """A column as turns: a text, one turn, or a list of turns. Raises `RowFaultError`."""
     value, own = cells.get(name), cells.own(name)
     if isinstance(value, str):
-        return _dialogue(value) or (Message("assistant", _not_empty(value, own)),)
+        answer = value.strip() if _asked(cells.get("prompt")) else value  # HH writes a space before it
+        return _dialogue(value) or (Message("assistant", _not_empty(answer, own)),)
     if isinstance(value, Mapping):
         return (sharegpt_turn(value, own),)
     if isinstance(value, list):
@@ -216,6 +221,11 @@ def _not_empty(text: Any, own: str) -> str:
 
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+def _asked(prompt: Any) -> Turns:
+    """The turns of a prompt in HH's text form, which may end with `\\n\\nAssistant:`; empty for any other prompt."""
+    return _dialogue(prompt.rstrip().removesuffix("\n\nAssistant:")) if isinstance(prompt, str) else ()
 
 
 def _dialogue(text: str) -> Turns:

@@ -29,6 +29,12 @@ SAME = {
     },
     "ms-swift": {"messages": [ASKED, GOOD], "rejected_response": "no"},
     "ms-swift's messages": {"messages": [ASKED, GOOD], "rejected_messages": [ASKED, BAD]},
+    "HH's prompt apart": {"prompt": "\n\nHuman: hi?\n\nAssistant:", "chosen": " yes", "rejected": " no"},
+    "HH's prompt twice": {
+        "prompt": "\n\nHuman: hi?\n\nAssistant:",
+        "chosen": "\n\nHuman: hi?\n\nAssistant: yes",
+        "rejected": "\n\nHuman: hi?\n\nAssistant: no",
+    },
     "HH": {"chosen": "\n\nHuman: hi?\n\nAssistant: yes", "rejected": "\n\nHuman: hi?\n\nAssistant: no"},
 }
 
@@ -68,6 +74,13 @@ def test_answers_before_the_last_are_not_learned():
     found = pair_of({"chosen": [*before, GOOD], "rejected": [*before, BAD]})
     assert [turn.train for turn in found.chosen.messages] == [None, False, None, None]
     assert found.chosen.messages[:3] == found.rejected.messages[:3]
+
+
+def test_a_dialogue_in_the_prompt_becomes_its_turns():
+    prompt = "\n\nHuman: a\n\nAssistant: b\n\nHuman: hi?\n\nAssistant:"
+    found = pair_of({"prompt": prompt, "chosen": " yes", "rejected": " no"})
+    assert [turn.content for turn in found.chosen.messages] == ["a", "b", "hi?", "yes"]
+    assert found.chosen.messages[1].train is False
 
 
 def test_a_system_turn_and_a_history_come_before_the_question():
