@@ -7,11 +7,12 @@ from pathlib import Path
 
 from lora_ns.data.columns import refuse_unused
 from lora_ns.data.files.paths import missing_files
-from lora_ns.data.source import selection_of
+from lora_ns.data.source import Source, selection_of
 from lora_ns.data.sources import format_and_reason, notes, read_part, read_sources
 from lora_ns.errors import Problem
 from lora_ns.files.hub_cache import cached_split_rows, is_dataset_cached
 from lora_ns.files.reading import is_folder
+from lora_ns.formats import Format, LabelledCompletion, Preference
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
@@ -51,16 +52,27 @@ def _of_files(recipe: Recipe, folder: Path, no_evaluation: Problem | None) -> Da
     sources = read_sources(recipe, folder)
     refuse_unused(sources)
     name, format_why = format_and_reason(sources)
-    count, packs = len(sources.train.rows), recipe.objective.packs
+    count, packs = _sequences(recipe, sources.train, sources.format), recipe.objective.packs
     facts = DataFacts(
         train_rows=None if packs or sources.is_stream else count,
-        eval_rows=len(sources.eval.rows) if sources.eval else 0,
-        why=_packed(count) if packs else "rows of the files",
+        eval_rows=_sequences(recipe, sources.eval, sources.format) if sources.eval else 0,
+        why=_packed(count) if packs else _counted(count, len(sources.train.rows)),
         notes=tuple(notes(sources)),
         format=name,
         format_why=format_why,
     )
     return replace(facts, eval_rows=None, eval_why=no_evaluation.what) if no_evaluation else facts
+
+
+def _sequences(recipe: Recipe, source: Source, form: Format) -> int:
+    """The number of rows that are trained on: an objective of labelled answers makes two of a pair."""
+    if LabelledCompletion not in recipe.objective.examples:
+        return len(source.rows)
+    return sum(2 if Preference in (row.form or form).makes else 1 for row in source.rows)
+
+
+def _counted(count: int, rows: int) -> str:
+    return "rows of the files" if count == rows else f"answers in {rows:,} rows of the files"
 
 
 def _of_hub(recipe: Recipe) -> DataFacts:

@@ -39,6 +39,18 @@ def planned(recipe, *overrides):
     return json.loads(done.stdout)
 
 
+def test_a_pair_counts_as_two_labelled_answers(recipe, tmp_path):
+    pairs = [{"prompt": str(number), "chosen": "a", "rejected": "b"} for number in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    text = Path(recipe).read_text().replace("[sft]", "[kto]")
+    Path(recipe).write_text(text)
+    files = "dataset={path='pairs.jsonl', eval_path='pairs.jsonl'}"
+    found = planned(recipe, files, "training.global_batch_size=8", "training.num_train_epochs=1")
+    assert found["train_rows"] == {"value": 80, "origin": "computed", "why": "answers in 40 rows of the files"}
+    assert (found["eval_rows"]["value"], found["max_steps"]["value"]) == (80, 10)
+    assert planned(recipe, files, "kto={loss_type='apo_zero_unpaired'}")["train_rows"]["value"] == 80
+
+
 UNKNOWN = {
     "a dataset of the hub": ([HUB], NOT_FETCHED, (None, "no evaluation rows")),
     "a share of one": (
