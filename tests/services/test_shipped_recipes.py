@@ -48,7 +48,7 @@ def train_shipped(hub, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
-    few = ["evaluation.max_samples=4"] if name.startswith("nano") else []
+    few = ["dataset.max_eval_samples=8"] if name.startswith("nano") else []
     alone = ['distributed={strategy = "none"}'] if name.startswith("distributed") else []
     run = train_shipped(name, *few, *alone)
     manifest = run.read()
@@ -59,7 +59,12 @@ def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
     settings = manifest.recipe.generation.model_copy(update={"max_new_tokens": 4})
     texts, classes = GLUE.get(manifest.recipe.dataset.subset, ((), ()))
     asked = Row("input", dict.fromkeys(texts, "A plum fell.")) if texts else as_row(trained, QUESTION)
+    if manifest.recipe.objective.answers == "score":
+        asked = Row("input", {"prompt": QUESTION, "chosen": "2"})
     (row,) = infer(trained, [asked], settings).rows
+    if manifest.recipe.objective.answers == "score":
+        assert isinstance(row["score"], float)
+        return
     if manifest.recipe.task_type == "TOKEN_CLS":
         assert row["tags"]
         return

@@ -15,6 +15,8 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -66,11 +68,13 @@ ROWS = {
         "score_chosen": 8.5,
         "score_rejected": 6.0,
     },
+    "trl-lib/kto-mix-14k": {"prompt": TURNS[:1], "completion": TURNS[1:], "label": True},
 }
 SPLITS = {
     "openai/gsm8k": ("main", ("train", "test")),
     "HuggingFaceH4/ultrachat_200k": ("default", ("train_sft", "test_sft")),
     "HuggingFaceH4/ultrafeedback_binarized": ("default", ("train_prefs", "test_prefs")),
+    "trl-lib/kto-mix-14k": ("default", ("train", "test")),
 }
 """Subset and splits, if they are not `train` of `default`."""
 TREE = {
@@ -111,6 +115,7 @@ def write_everything(folder: Path) -> None:
     write_decoder(folder / "HuggingFaceH4/mistral-7b-sft-beta", MistralConfig, MistralForCausalLM, chat=True)
     for size in ("7b", "70b"):
         write_decoder(folder / f"meta-llama/Llama-2-{size}-hf", LlamaConfig, LlamaForCausalLM, chat=False)
+    write_decoder(folder / "Qwen/Qwen2.5-0.5B-Instruct", Qwen2Config, Qwen2ForCausalLM, chat=True)
     for name in ("deepseek-ai/deepseek-coder-6.7b-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
         write_decoder(folder / name, LlamaConfig, LlamaForCausalLM, chat=True)
     write_encoder(folder / "FacebookAI/roberta-base")
@@ -163,7 +168,8 @@ def write_data(folder: Path, name: str) -> None:
     (folder / subset).mkdir(parents=True)
     (folder / "README.md").write_text(f"---\nconfigs:\n{_config(subset, splits)}---\n")
     for split in splits:
-        _write_split(folder / subset / f"{split}.jsonl", [ROWS[name]] * 24)
+        rows = [ROWS[name], *([{**ROWS[name], "label": False}] if "label" in ROWS[name] else [])]
+        _write_split(folder / subset / f"{split}.jsonl", (rows * 24)[:24])
 
 
 def write_glue(folder: Path) -> None:
