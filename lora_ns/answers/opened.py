@@ -150,17 +150,8 @@ def reopen_base(
         advice: the option that sets the path, as the message shows it.
     """
     record = manifest.base
-    gguf_file = record.gguf_file
-    if path is None and record.moved_to is not None:
-        path = Path(record.moved_to)
-    if path is not None:
-        name, gguf_file = str(path.absolute()), gguf_file if (path / (gguf_file or "")).is_file() else None
-    elif record.name.startswith(PACKAGED) or record.commit:
-        name = record.name
-    else:
-        name = record.path
     try:
-        base = find_base(name, record.commit or "main", [Path.cwd()], download=True, gguf_file=gguf_file)
+        base = find_recorded(record, path)
     except ModelError as error:
         remedy = f"give its current folder with {advice}"
         raise ModelError(
@@ -171,6 +162,20 @@ def reopen_base(
         what = f"this is not the base that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
         force.refuse(Problem(str(base.path), what, f"restore it, or give the right folder with {advice}"), ModelError)
     return replace(base, name=record.name)
+
+
+def find_recorded(record: BaseRecord, path: Path | None = None, download: bool = True) -> Base | None:
+    """Find a base by its record, without verifying it; arguments as in `reopen_base` and `find_base`."""
+    gguf_file = record.gguf_file
+    if path is None and record.moved_to is not None:
+        path = Path(record.moved_to)
+    if path is not None:
+        name, gguf_file = str(path.absolute()), gguf_file if (path / (gguf_file or "")).is_file() else None
+    elif record.name.startswith(PACKAGED) or record.commit:
+        name = record.name
+    else:
+        name = record.path
+    return find_base(name, record.commit or "main", [Path.cwd()], download, gguf_file)
 
 
 def loading_of(manifest: Manifest) -> Loading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -111,6 +112,7 @@ def _table(lines: list[_Line]) -> Table:
 
 def plan_of(loaded: LoadedRecipe) -> Plan:
     """Make the plan of a recipe on this machine, without downloading or tokenising."""
+    from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.hardware import detect
@@ -124,5 +126,6 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     with locating(loaded):
         base = recipe_base_here(loaded.recipe.model, loaded.folder)
         machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
-        settled = settle(loaded, machine, base)
+        teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
+        settled = settle(loaded, machine, base, teacher and teacher.size)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))

@@ -69,6 +69,8 @@ class Objective(Table):
     """Values for the keys of the table that have no default."""
     generates: ClassVar[bool] = False
     """True if a training step generates completions, so that its loss may be 0 although the model learns."""
+    reads_hidden_states: ClassVar[bool] = False
+    """True if the loss takes hidden states and the weight of the head, not virtual tokens or adapters on the head."""
     usual_rank: ClassVar[int] = 8
     """Default rank of LoRA on a base that is wide enough."""
 

@@ -53,8 +53,12 @@ class GenerationObjective(TextObjective):
     """Allow vLLM over a quantised base, though it then generates from a merged copy, not from the model that learns."""
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Keys of vLLM without it, or of the other mode."""
+        """A completion that leaves no room for a prompt, and keys of vLLM without it, or of the other mode."""
         yield from super().conflicts()
+        if self.max_completion_length >= self.max_seq_length:
+            keys = (self.key("max_seq_length"), self.key("max_completion_length"))
+            what = f"`max_completion_length = {self.max_completion_length}` leaves no room for a prompt"
+            yield Conflict(keys, what, f"lower it, or raise `max_seq_length` above {self.max_completion_length}")
         modes = {"vllm_server_base_url": "server", "vllm_gpu_memory_utilization": "colocate"}
         for name in ("vllm_mode", *modes, "vllm_from_merged"):
             if name not in self.model_fields_set:

@@ -91,10 +91,6 @@ class RewardedObjective(GenerationObjective):
             if self._is_on_policy and name in self.model_fields_set:
                 what = f"`{name}` has no effect with `num_iterations = 1`: nothing has changed since the generation"
                 yield Conflict((self.key(name),), what, "remove it")
-        if self.max_completion_length >= self.max_seq_length:
-            keys = (self.key("max_seq_length"), self.key("max_completion_length"))
-            what = f"`max_completion_length = {self.max_completion_length}` leaves no room for a prompt"
-            yield Conflict(keys, what, f"lower it, or raise `max_seq_length` above {self.max_completion_length}")
 
     @property
     def _is_on_policy(self) -> bool:

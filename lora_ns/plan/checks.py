@@ -110,8 +110,9 @@ def _group_problem(recipe: Recipe, rows: int | None, batch: Batch, world: int) -
     if size != "auto" and size * world % of_eval:
         what = f"{size * world} is not a multiple of `{objective.toml}.num_generations_eval = {of_eval}`"
         return Problem("", what, f"write a multiple of {of_eval}", key="training.per_device_eval_batch_size")
-    if rows is not None and group > 1 and rows < total // group:
-        what = f"a step needs {total // group} prompts with {group} completions each, but there are {rows:,}"
+    if rows is not None and objective.generates and rows < total // group:
+        each = f" with {group} completions each" if group > 1 else ""
+        what = f"a step needs {total // group} prompts{each}, but there are {rows:,}"
         remedy = f"add rows, or lower `training.global_batch_size` to {rows * group}"
         return Problem("", what, remedy, key="training.global_batch_size")
     return None

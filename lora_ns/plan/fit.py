@@ -45,7 +45,8 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
         tokens = _row_length(candidate, None)
-        return fits_into_memory(_step_memory(candidate, machine, facts, dtype, tokens, recomputes), machine, here)
+        asked = replace(settled, recipe=candidate)
+        return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes), machine, here)
 
     strategy, why = choose_strategy(settled.recipe, machine, fits)
     return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
@@ -63,11 +64,11 @@ def choose_batch(
     for checkpointing in choices:
         for micro in micros:
             tokens = micro * _row_length(settled.recipe, longest)
-            memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, checkpointing)
+            memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing)
             if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
     tokens = micros[-1] * _row_length(settled.recipe, longest)
-    memory = _step_memory(settled.recipe, machine, facts, dtype, tokens, choices[-1])
+    memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1])
     return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
 
@@ -96,10 +97,11 @@ def _row_length(recipe: Recipe, longest: int | None) -> int:
 
 
 def _step_memory(
-    recipe: Recipe, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
+    recipe = settled.recipe
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
     tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
     whole = estimate(
@@ -112,6 +114,7 @@ def _step_memory(
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,
+        teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
 

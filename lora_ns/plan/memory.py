@@ -31,13 +31,15 @@ class MemoryEstimate:
     logits: int
     start: int = 0
     """Memory for computing the initialisation before the first step, as far as it exceeds that of a step."""
+    teacher: int = 0
+    """Weights of a teacher."""
     runtime: int = _RUNTIME_BYTES
 
     @property
     def total(self) -> int:
         """Sum of all terms."""
         step = self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.runtime
-        return step + self.start
+        return step + self.start + self.teacher
 
 
 def estimate(
@@ -51,6 +53,7 @@ def estimate(
     tokens: int,
     checkpointing: bool,
     scored_tokens: int,
+    teacher_parameters: int = 0,
 ) -> MemoryEstimate:
     """Estimate the peak memory of one step.
 
@@ -64,6 +67,7 @@ def estimate(
         tokens: positions in one forward pass, padding included.
         checkpointing: True if activations are recomputed.
         scored_tokens: positions whose next token is predicted.
+        teacher_parameters: parameters of a second model, which is loaded in the same dtype.
     """
     size = _BYTES[dtype]
     embeddings = 2 * facts.vocab_size * facts.hidden_size
@@ -83,7 +87,13 @@ def estimate(
         activations=activations,
         logits=logits,
         start=max(0, start.size - replaced),
+        teacher=teacher_bytes(teacher_parameters, dtype),
     )
+
+
+def teacher_bytes(parameters: int, dtype: str) -> int:
+    """Return the memory of a teacher's weights; one that is quantised takes less."""
+    return parameters * _BYTES[dtype]
 
 
 def start_memory(method: PeftMethod, shapes: Shapes, dtype: str, on_cpu: bool) -> StartMemory:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.fit import Batch, fits_into_memory, free_memory
+from lora_ns.plan.memory import teacher_bytes
 from lora_ns.plan.processes import count_here
+from lora_ns.plan.settled import TeacherSize
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -24,6 +26,15 @@ def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows:
     if recipe.peft.capabilities.is_sensitive and recipe.training.learning_rate is None:
         notes.append(f"{recipe.peft.method}: {recipe.peft.advice}")
     return notes
+
+
+def teacher_notes(teacher: TeacherSize | None, dtype: str) -> list[str]:
+    """Name the teacher of a run, and the memory that it takes."""
+    if teacher is None:
+        return []
+    size, taken = teacher.parameters, teacher_bytes(teacher.parameters, dtype) / 1e9
+    shown = f"{size / 1e9:,.1f} billion" if size >= 1e8 else f"{size / 1e6:,.1f} million"
+    return [f"teacher: {teacher.name}, {shown} parameters, {taken:,.2f} GB of the memory"]
 
 
 def _repeated(rows: int | None, at_once: int) -> list[str]:

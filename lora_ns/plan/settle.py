@@ -10,20 +10,21 @@ from lora_ns.model.stored_quantization import fit_quantization
 from lora_ns.plan.fit import choose_strategy_that_fits
 from lora_ns.plan.rank import usual_method
 from lora_ns.plan.room import room_for_rows
-from lora_ns.plan.settled import Settled
+from lora_ns.plan.settled import Settled, TeacherSize
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 
 
-def settle(loaded: LoadedRecipe, machine: Machine, base: Base | None) -> Settled:
-    """Resolve a recipe for its base and this machine, including the strategy `auto`.
+def settle(loaded: LoadedRecipe, machine: Machine, base: Base | None, teacher: TeacherSize | None = None) -> Settled:
+    """Resolve a recipe for its base, its teacher and this machine, including the strategy `auto`.
 
     Raises:
         ModelError: if lorans cannot train over the base as it is stored.
         RecipeError: if the recipe contradicts how the base is stored.
     """
     facts = base.facts if base else None
-    return choose_strategy_that_fits(settle_on_base(loaded, facts), machine, facts)
+    settled = replace(settle_on_base(loaded, facts), teacher=teacher)
+    return choose_strategy_that_fits(settled, machine, facts)
 
 
 def settle_on_base(loaded: LoadedRecipe, facts: BaseFacts | None) -> Settled:

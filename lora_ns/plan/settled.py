@@ -10,6 +10,14 @@ from lora_ns.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class TeacherSize:
+    """The size of a teacher, which is in memory beside the model that learns from it."""
+
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True)
 class Settled:
     """A recipe as written, and as trained, with everything resolved that depends on the base or the machine."""
 
@@ -19,6 +27,9 @@ class Settled:
     """Notes on the base, in addition to those on the recipe."""
     strategy_why: str = ""
     """Reason for the strategy, if the recipe leaves it open."""
+
+    teacher: TeacherSize | None = None
+    """The teacher, if the objective has one and it is on this machine."""
 
     @property
     def folder(self) -> Path:

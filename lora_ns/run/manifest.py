@@ -39,6 +39,20 @@ class BaseRecord(BaseModel):
     trainable_parameters: int | None = None
 
 
+class TeacherRecord(BaseModel):
+    """The teacher that a run learns from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """The name in the recipe."""
+    base: BaseRecord
+    run: str | None = None
+    """Path of the run whose adapter it has; None for a model without one."""
+    adapter: dict[str, str] = {}
+    """SHA-256 of every file of that adapter, by name."""
+
+
 class FileRecord(BaseModel):
     """A file that is read during training."""
 
@@ -159,6 +173,8 @@ class Manifest(BaseModel):
     """Folder of the recipe, in which it names files; None in runs of old versions."""
     plan: Plan
     base: BaseRecord
+    teacher: TeacherRecord | None = None
+    """None unless the objective has a teacher."""
     data: DataRecord
     init_adapter: EarlierAdapter | None = None
     """The adapter that training started from; None for a new one."""

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_ns.answers.teacher import teacher_problems
 from lora_ns.data.named_files import check_named_files, find_missing
-from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.errors import LoransError, ModelError, Problem, UsageError
 from lora_ns.machine import packages
+from lora_ns.model.find import recipe_base_here
 from lora_ns.recipe.load import LoadedRecipe, load_recipe, locating
 
 
@@ -56,9 +58,19 @@ def _problems_of(check: Callable[[LoadedRecipe], None], loaded: LoadedRecipe) ->
 
 def _check_missing(loaded: LoadedRecipe) -> None:
     with locating(loaded):
-        missing = find_missing(loaded)
+        missing = [*find_missing(loaded), *_teacher_problems(loaded)]
     if missing:
         raise UsageError(missing)
+
+
+def _teacher_problems(loaded: LoadedRecipe) -> list[Problem]:
+    """Return the problems of the teacher, compared with the base if both are on this machine."""
+    try:
+        base = recipe_base_here(loaded.recipe.model, loaded.folder)
+    except ModelError:
+        base = None  # reported with the base
+    found = teacher_problems(loaded.recipe.objective, [loaded.folder, Path.cwd()], base)
+    return [problem.located(loaded.where) for problem in found]
 
 
 def _check_packages(loaded: LoadedRecipe) -> None:

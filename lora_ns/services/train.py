@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lora_ns.answers.earlier_runs import check_labels, find_earlier, keep_earlier
 from lora_ns.answers.opened import record_base
+from lora_ns.answers.teacher import Teacher, check_teacher, find_teacher
 from lora_ns.data.named_files import check_named_files
 from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.data.prepared import Preparation
@@ -152,8 +153,7 @@ def _new_run(
     machine = detect()
     observer.stage("finding the base")
     base = find_recipe_base(loaded.recipe.model, loaded.folder)
-    settled = settle(loaded, machine, base)
-    check_settled(settled, machine, base)
+    settled, teacher = _settled(loaded, machine, base)
     recipe = settled.recipe
     processes = count_processes(recipe.distributed, machine)
     if not alone and not isinstance(recipe.distributed, Processes):
@@ -165,13 +165,14 @@ def _new_run(
     check_deepspeed(recipe.distributed, machine.accelerator)
     renderer = open_renderer(settled, base)
     earlier = find_earlier(recipe, settled.folder, base, renderer.tokenizer)
+    check_teacher(teacher, base, renderer.tokenizer)
     rows, tokenizer = prepare(settled, renderer, base, observer, use_cache), renderer.tokenizer
     plan = with_deepspeed(recipe, settled.folder, make_plan(settled, machine, base, rows.facts))
     check_space(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
-    manifest = _manifest(settled, plan, base, renderer, rows, machine, earlier)
+    manifest = _manifest(settled, plan, base, renderer, rows, machine, earlier, teacher)
     _check_training(settled, run, base, manifest, earlier)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have created it meanwhile
@@ -184,6 +185,14 @@ def _new_run(
         yield _NewRun(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
+def _settled(loaded: LoadedRecipe, machine: Machine, base: Base) -> tuple[Settled, Teacher | None]:
+    """The recipe for this machine and base, and its teacher, if it has one. Raises `LoransError`."""
+    teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=True)
+    settled = settle(loaded, machine, base, teacher and teacher.size)
+    check_settled(settled, machine, base)
+    return settled, teacher
+
+
 def _manifest(
     settled: Settled,
     plan: Plan,
@@ -192,6 +201,7 @@ def _manifest(
     rows: Preparation,
     machine: Machine,
     earlier: EarlierRuns,
+    teacher: Teacher | None,
 ) -> Manifest:
     """The manifest of a new run, before its first step."""
     recipe, tokenizer = settled.recipe, renderer.tokenizer
@@ -203,6 +213,7 @@ def _manifest(
         overrides=settled.loaded.overrides,
         plan=plan,
         base=record_base(base),
+        teacher=teacher and teacher.record(),
         data=rows.record,
         init_adapter=earlier.init.record if earlier.init else None,
         base_adapters=tuple(one.record for one in earlier.merged),

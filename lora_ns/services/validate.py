@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.answers.earlier_runs import find_earlier
+from lora_ns.answers.teacher import check_teacher, find_teacher
 from lora_ns.data.audit import Audit, Finding, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.encode_prompts import EncodedPrompt
@@ -299,13 +300,15 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
         renderer = open_renderer(Settled(loaded, recipe), base)
         known = renderer.vocabulary
         find_earlier(recipe, loaded.folder, base, renderer.tokenizer)
+        teacher = find_teacher(recipe.objective, [loaded.folder, Path.cwd()], download=True)
+        check_teacher(teacher, base, renderer.tokenizer)
         observer.stage("adding the adapter to a base without weights")
         empty = _bare_base(recipe, base)
         kind = type(empty).__name__
         model = add_adapter(empty, recipe.peft.plainly_started(), recipe.task_type, base)
     trainable, modules = trainable_parameters(model), adapted_modules(model)
     far_off = unusual(recipe, base.facts, recipe.training.global_batch_size)
-    notes = (*expert_notes(model), *known.notes, *far_off)
+    notes = (*expert_notes(model), *renderer.vocabulary.notes, *far_off)
     return ModelReport(kind, base.facts.parameters, trainable, 4 * trainable, modules, notes)
 
 

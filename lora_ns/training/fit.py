@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_ns.answers.exact_match import Answers
 from lora_ns.answers.label import baseline_kind
 from lora_ns.answers.opened import load_whole_base, loading_of, reopen_base
+from lora_ns.answers.teacher import load_teacher
 from lora_ns.data.columns import unused_note
 from lora_ns.data.notices import as_notes
 from lora_ns.data.rows import left_out_note
@@ -282,6 +283,8 @@ def _make_trainer(
     rewards = open_rewards(recipe.objective, [run.code, *folders_of(manifest)])
     if recipe.objective.generates:  # TRL ends completions at the model's own stop tokens
         model.generation_config.eos_token_id = list(manifest.stop_token_ids)
+    with telling_memory_errors(*no_room_to_load(manifest)):
+        teacher = load_teacher(manifest)
     with telling_broken_rows(run, manifest):  # the trainer reads the first rows of a stream
         trainer = make_trainer(
             recipe,
@@ -308,6 +311,7 @@ def _make_trainer(
             not checkpoint,
             manifest.labels,
             rewards,
+            teacher,
         )
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("initialising the adapter")

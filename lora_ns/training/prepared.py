@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.answers.opened import format_of, reopen_base
+from lora_ns.answers.teacher import reopen_teacher
 from lora_ns.data.prepared import saved_rows
 from lora_ns.data.render import make_renderer
 from lora_ns.data.stream import Stream, check_stream
@@ -95,6 +96,8 @@ def reopen_prepared(run: RunDir, manifest: Manifest, base: Base) -> PreparedRun:
     if base.tokenizer_fingerprint != manifest.base.tokenizer_fingerprint:
         what = "the base's tokenizer is not the one that the run was started with"
         raise ModelError(Problem(str(base.path), what, "restore it, or start a new run"))
+    if manifest.teacher:
+        reopen_teacher(manifest.teacher)
     tokenizer = recipe_tokenizer(base, manifest.recipe.model)
     if manifest.chat_template is not None:
         tokenizer.chat_template = manifest.chat_template

@@ -20,7 +20,7 @@ from lora_ns.training.wrapped import epoch_order, repeatable
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 
 def make_trainer(
@@ -34,10 +34,12 @@ def make_trainer(
     evaluate_first: bool,
     labels: Sequence[str] = (),
     rewards: Sequence[Any] = (),
+    teacher: PreTrainedModel | PeftModel | None = None,
 ) -> Trainer:
     """The trainer of the recipe's task, ready to train."""
     shared = {"model": model, "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer}
     shared |= {"reward_funcs": list(rewards)} if rewards else {}
+    shared |= {} if teacher is None else {"teacher_model": teacher}
     arguments = trainer_arguments(recipe, plan, checkpoints)
     if arguments["fsdp"]:
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None

@@ -46,6 +46,7 @@ from lora_ns.recipe.rules.evaluation import (
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import an_adapter_goes_on, base_adapters_can_be_merged, remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
+    adapter_is_in_the_layers,
     compared_rows_are_mixed,
     dropout_is_used,
     format_fits_the_task,
@@ -106,6 +107,7 @@ RULES: tuple[Rule, ...] = (
     method_fits_the_task,
     packing_keeps_documents_apart,
     reference_is_the_start,
+    adapter_is_in_the_layers,
     dropout_is_used,
     objective_divides_weights,
     compared_rows_are_mixed,

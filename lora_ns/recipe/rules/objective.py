@@ -68,6 +68,31 @@ def reference_is_the_start(recipe: Recipe) -> Conflict | None:
     return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
 
 
+_HEADS = frozenset({"lm_head", "embed_out"})
+"""Names of the head in causal language models of transformers."""
+
+
+def adapted_head(recipe: Recipe) -> str:
+    """The head, if the recipe adapts it like a layer; otherwise empty."""
+    targets = recipe.peft.targets
+    named = () if isinstance(targets, str) else targets
+    return next((name for name in named if name.rpartition(".")[2] in _HEADS), "")
+
+
+def adapter_is_in_the_layers(recipe: Recipe) -> Conflict | None:
+    """A loss of hidden states and the weight of the head cannot train virtual tokens or an adapter on the head."""
+    method, toml = recipe.peft, recipe.objective.toml
+    if not recipe.objective.reads_hidden_states:
+        return None
+    virtual, head = method.capabilities.virtual_tokens, adapted_head(recipe)
+    row = first_of(
+        Refusal("peft.method", virtual, f"TRL ignores the virtual tokens of {method.tag()}", "write `lora`"),
+        Refusal("peft.target_modules", bool(head), f"TRL ignores an adapter on `{head}`", f"remove `{head}`"),
+        Refusal("model.add_tokens", bool(recipe.model.add_tokens), "its teacher does not know new tokens", "remove it"),
+    )
+    return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
+
+
 def dropout_is_used(recipe: Recipe) -> Conflict | None:
     """Dropout has no effect with an objective whose trainer turns it off."""
     key, toml = _dropout_of(recipe), recipe.objective.toml
