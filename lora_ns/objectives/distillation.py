@@ -25,6 +25,7 @@ class Distillation(GenerationObjective):
     toml: ClassVar[str] = "distillation"
     library: ClassVar[str] = "TRL"
     upstream: ClassVar[str] = "trl.DistillationTrainer"
+    minimum: ClassVar[Mapping[str, Any]] = {"teacher": "lorans:nano"}
     disables_dropout: ClassVar[bool] = True
     reads_hidden_states: ClassVar[bool] = True
 

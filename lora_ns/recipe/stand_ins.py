@@ -18,6 +18,7 @@ STAND_INS: Mapping[str, Any] = {
     "dataset": {},
     "training": {"output_dir": "run"},
     "training.output_dir": "run",
+    "distillation.teacher": "base",
 }
 """Placeholders for required keys that are missing or invalid."""
 

@@ -272,6 +272,7 @@ BROKEN = {
     "method_fits_the_task": ["task_type=TOKEN_CLS", "peft.method=prompt-tuning"],
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
     "reference_is_the_start": ["dpo={}", "peft.method=prompt-tuning"],
+    "adapter_is_in_the_layers": [*needed("distillation"), "peft.method=prompt-tuning"],
     "dropout_is_used": ["task_type=SEQ_CLS", "reward={}", "peft.lora_dropout=0.1"],
     "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
     "compared_rows_are_mixed": ["kto={}", "training.per_device_train_batch_size=1"],
