@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_ns.answers.opened import find_recorded, load, open_run, record_base
 from lora_ns.errors import ModelError, PlanError, Problem, UsageError
-from lora_ns.files.hub_cache import offline_variable
+from lora_ns.files.hub_cache import is_hub_id, offline_variable
 from lora_ns.model.files import Base, find_base, not_cached
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.tokenizer import base_tokenizer, load_tokenizer
@@ -20,7 +20,7 @@ from lora_ns.plan.plan import Derived
 from lora_ns.plan.settled import TeacherSize
 from lora_ns.recipe.rules.objective import adapted_head
 from lora_ns.run.directory import RunDir
-from lora_ns.run.manifest import Manifest, TeacherRecord
+from lora_ns.run.manifest import BaseRecord, Manifest, TeacherRecord
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,14 +79,18 @@ def find_teacher(objective: Objective, folders: Sequence[Path], download: bool) 
     try:
         base = find_base(objective.teacher, objective.teacher_revision, folders, download)
     except ModelError as error:
-        raise ModelError(_keyed(problem) for problem in error.problems) from None
+        raise ModelError(_keyed(problem, objective.teacher) for problem in error.problems) from None
     return Teacher(objective.teacher, base) if base else None
 
 
-def _keyed(problem: Problem) -> Problem:
-    """Put the keys of the base's problems in terms of the teacher."""
-    key = Distillation.key("teacher_revision") if problem.key == "model.revision" else KEY
-    return problem if problem.where else replace(problem, key=key)
+def _keyed(problem: Problem, name: str) -> Problem:
+    """Put a problem of a base in terms of the teacher."""
+    if problem.where:
+        return problem
+    if problem.key == "model.revision":
+        return replace(problem, key=Distillation.key("teacher_revision"))
+    what = f"no run or folder of this name is here, and {problem.what}" if is_hub_id(name) else problem.what
+    return replace(problem, what=what, key=KEY)
 
 
 def _of_run(name: str, run: RunDir, download: bool) -> Teacher | None:
@@ -102,8 +106,17 @@ def _of_run(name: str, run: RunDir, download: bool) -> Teacher | None:
     }
     if fault := next((what for what, applies in faults.items() if applies), None):
         raise UsageError(Problem("", f"{name} cannot teach: {fault}", "name another run, or a model", key=KEY))
-    base = find_recorded(manifest.base, download=download)
+    base = _recorded(manifest.base, name, download)
     return Teacher(name, base, run) if base else None
+
+
+def _recorded(record: BaseRecord, name: str, download: bool) -> Base | None:
+    """Find the base of a teacher by its record. Raises `ModelError`."""
+    try:
+        return find_recorded(record, download=download)
+    except ModelError as error:
+        found = [replace(problem, what=f"the base of {name}: {problem.what}", key=KEY) for problem in error.problems]
+        raise ModelError(found) from None
 
 
 def teacher_problems(objective: Objective, folders: Sequence[Path], base: Base | None) -> list[Problem]:
@@ -119,8 +132,9 @@ def teacher_problems(objective: Objective, folders: Sequence[Path], base: Base |
     except UsageError as error:
         return list(error.problems)
     if teacher is None:
-        is_missing = isinstance(objective, Distillation) and offline_variable()
-        return [replace(not_cached(objective.teacher), key=KEY)] if is_missing else []  # type: ignore[attr-defined]
+        if isinstance(objective, Distillation) and offline_variable():
+            return [_keyed(not_cached(objective.teacher), objective.teacher)]
+        return []
     what = _other_size(base, teacher) if base else ""
     return [Problem("", what, _SAME_FAMILY, key=KEY)] if what else []
 
@@ -159,8 +173,8 @@ def reopen_teacher(record: TeacherRecord) -> Teacher:
         UsageError: if it is missing, or another one.
     """
     run = None if record.run is None else RunDir.open(Path(record.run))
-    base = find_recorded(record.base)
-    assert base is not None, "`find_recorded` with `download` returns a base or raises"
+    base = _recorded(record.base, record.name, download=True)
+    assert base is not None, "with `download`, there is a base or an error"
     changed = "" if base.is_fingerprint(record.base.fingerprint) else str(base.path)
     if run and run.read().adapter != record.adapter:
         changed = str(run.path)

@@ -70,6 +70,9 @@ def evaluate(
         return _labels(opened, rows, computing(opened))
     if exact_match and not manifest.recipe.objective.writes_text:
         raise UsageError(Problem("--exact-match", "a reward model scores answers and writes none", "leave it out"))
+    if manifest.recipe.objective.generates and not manifest.recipe.objective.reward_functions and not exact_match:
+        what = f"a run of `[{manifest.recipe.objective.toml}]` is measured by the answers that it generates"
+        raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
     calibration = None
@@ -85,6 +88,8 @@ def evaluate(
         rewarded = evaluate_rewards(trained, rows)
         metrics, truncated = rewarded.metrics, rewarded.truncated
         answers = computing(trained)(tasks) if tasks else []
+    elif manifest.recipe.objective.generates:
+        metrics, truncated, answers = {}, 0, computing(opened)(tasks)
     else:
         sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
         losses, *answers = computing(opened)([_loss_task(sequences, limit), *tasks])

@@ -12,12 +12,15 @@ pytest.importorskip("torch")
 import torch
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, interrupt, resumed, run_recipe
 
+from lora_ns.answers.opened import open_run
+from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, PlanError, UsageError
 from lora_ns.model.files import packaged
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.check_recipe import check_recipe
+from lora_ns.services.evaluate import evaluate
 
 ROWS = [{"prompt": f"Spell {word} backwards."} for word in ("plum", "stone", "river", "cloud", "maple", "otter") * 4]
 DISTILLATION = (
@@ -159,6 +162,14 @@ def test_a_model_teaches_without_a_run(folder):
     run = run_distillation(folder, "distillation.teacher=lorans:nano", "training.max_steps=2", "distillation.top_k=1")
     assert run.read().teacher.run is None
     assert logged(run, "loss")[0] == pytest.approx(0, abs=1e-6)  # a fresh adapter is the base, which is the teacher
+
+
+def test_eval_compares_generated_answers_and_says_so(folder):
+    run = open_run(run_distillation(folder, "training.max_steps=1"))
+    rows = [Row(f"row {number}", {**row, "answer": "plum"}) for number, row in enumerate(ROWS[:4])]
+    assert evaluate(run, rows, exact_match=True).metrics.keys() >= {"exact_match"}
+    with pytest.raises(UsageError, match="is measured by the answers that it generates"):
+        evaluate(run, rows, exact_match=False)
 
 
 # Teachers that cannot teach

@@ -118,6 +118,8 @@ def write_everything(folder: Path) -> None:
     write_decoder(folder / "Qwen/Qwen2.5-0.5B-Instruct", Qwen2Config, Qwen2ForCausalLM, chat=True)
     for name in ("deepseek-ai/deepseek-coder-6.7b-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
         write_decoder(folder / name, LlamaConfig, LlamaForCausalLM, chat=True)
+    for name in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"):
+        write_decoder(folder / name, Qwen2Config, Qwen2ForCausalLM, chat=True)
     write_encoder(folder / "FacebookAI/roberta-base")
     for name in ROWS:
         write_data(folder / name, name)
