@@ -273,6 +273,7 @@ BROKEN = {
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
     "reference_is_the_start": ["dpo={}", "peft.method=prompt-tuning"],
     "adapter_is_in_the_layers": [*needed("distillation"), "peft.method=prompt-tuning"],
+    "start_has_answers": [*needed("grpo"), "peft.init_lora_weights=eva"],
     "dropout_is_used": ["task_type=SEQ_CLS", "reward={}", "peft.lora_dropout=0.1"],
     "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
     "compared_rows_are_mixed": ["kto={}", "training.per_device_train_batch_size=1"],

@@ -172,6 +172,19 @@ def test_eval_compares_generated_answers_and_says_so(folder):
         evaluate(run, rows, exact_match=False)
 
 
+def test_a_teacher_may_be_wider(folder):
+    wider(folder)
+    run = run_distillation(folder, "distillation.teacher=model", "training.max_steps=2")
+    assert all(loss > 0.1 for loss in logged(run, "loss"))
+
+
+def wider(folder):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=320, **sizes)).save_pretrained(copied_base(folder))
+
+
 # Teachers that cannot teach
 
 

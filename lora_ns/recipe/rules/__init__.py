@@ -54,6 +54,7 @@ from lora_ns.recipe.rules.objective import (
     objective_divides_weights,
     packing_keeps_documents_apart,
     reference_is_the_start,
+    start_has_answers,
     tables_fit_the_task,
     vllm_writes_as_the_model_does,
 )
@@ -108,6 +109,7 @@ RULES: tuple[Rule, ...] = (
     packing_keeps_documents_apart,
     reference_is_the_start,
     adapter_is_in_the_layers,
+    start_has_answers,
     dropout_is_used,
     objective_divides_weights,
     compared_rows_are_mixed,

@@ -93,6 +93,15 @@ def adapter_is_in_the_layers(recipe: Recipe) -> Conflict | None:
     return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
 
 
+def start_has_answers(recipe: Recipe) -> Conflict | None:
+    """An initialisation that is computed from rows needs rows with answers, and not only prompts."""
+    method, toml = recipe.peft, recipe.objective.toml
+    if not recipe.objective.generates or not method.reads_rows:
+        return None
+    what = f"`[{toml}]` trains on prompts, and this initialisation is computed from rows with answers"
+    return Conflict((toml, "peft.init_lora_weights"), what, 'write "default"')
+
+
 def dropout_is_used(recipe: Recipe) -> Conflict | None:
     """Dropout has no effect with an objective whose trainer turns it off."""
     key, toml = _dropout_of(recipe), recipe.objective.toml
