@@ -30,7 +30,7 @@ _ROWS = {
     "LabelledCompletion": "rated answers",
     "Tagged": "tagged words",
     "Preference": "pairs",
-    "Prompt": "unanswered prompts",
+    "Prompt": "questions",
 }
 """Kinds of examples in words."""
 
@@ -97,7 +97,7 @@ def _print_objectives(as_json: bool) -> None:
     for facts in found:
         trainer, upstream = facts["trainer"].rpartition(".")[2], "experimental" if facts["experimental"] else "stable"
         rows.append((f"[{facts['table']}]", facts["task_type"], trainer, upstream, facts["rows"]))
-    _print_rows(rows, 2)
+    _print_rows(rows, _widest_gap(rows) or 1)
     say_wrapped("Experimental upstream: TRL may change, move or remove the trainer at any time.")
 
 

@@ -127,5 +127,5 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
         base = recipe_base_here(loaded.recipe.model, loaded.folder)
         machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
-        settled = settle(loaded, machine, base, teacher and teacher.size)
+        settled = settle(loaded, machine, base, teacher.size if teacher else None)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))

@@ -43,7 +43,8 @@ def answer_pairs(sequences: Sequence[Encoded]) -> list[AnswerPair]:
     Labelled completions are paired with those of the same prompt, and the rest in their order.
     """
     once = {(one.where, one.inputs.get("label")): one for one in sequences}.values()  # mixing may repeat a row
-    found = [AnswerPair(one.where, *(side for _, side in one.sides())) for one in once if isinstance(one, EncodedPair)]
+    sides = [(one.where, one.sides()) for one in once if isinstance(one, EncodedPair)]
+    found = [AnswerPair(where, chosen, rejected) for where, ((_, chosen), (_, rejected)) in sides]
     found += _paired([one for one in once if isinstance(one, EncodedCompletion)])
     return found
 

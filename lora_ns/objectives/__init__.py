@@ -16,6 +16,7 @@ from pydantic import Field
 
 from lora_ns.objectives.base import Objective
 from lora_ns.objectives.classification import Classification
+from lora_ns.objectives.dpo import Dpo
 from lora_ns.objectives.labels import LabelObjective
 from lora_ns.objectives.reward import Reward
 from lora_ns.objectives.sft import Sft
@@ -40,8 +41,8 @@ __all__ = [
 
 
 def _classes() -> Iterator[type[Objective]]:
-    """The classes of all modules that have a tag: first those that a task has by default, then by name."""
-    defaults = (Sft, Classification, Tagging)
+    """The classes of all modules that have a tag: first those that a task or a kind of rows has by default."""
+    defaults = (Sft, Dpo, Classification, Tagging)
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     found, below = [], [Objective]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.methods.capabilities import LORA_RATE
 from lora_ns.objectives.rendering import Rendering
-from lora_ns.rewards import RewardFunction
 from lora_ns.objectives.watches import Watch
+from lora_ns.rewards import RewardFunction
 from lora_ns.table import Conflict, Table
 
 if TYPE_CHECKING:

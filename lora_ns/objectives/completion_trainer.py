@@ -91,6 +91,18 @@ def _sides(inputs: Mapping[str, Any]) -> list[Side]:
     return [(ids[seen].tolist(), learned[seen].tolist()) for ids, learned, seen in rows]
 
 
+def _for_estimate(trainer: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the estimate of the distance needs beyond the batch of a process."""
+    found: dict[str, Any] = {}
+    if trainer.accelerator.num_processes > 1:
+        process, pad = trainer.accelerator.process_index, trainer.processing_class.pad_token_id
+        found = _paired_with_others(inputs, process, pad)
+    if trainer.precompute_ref_logps:
+        with trainer.referring() as reference:
+            found["ref_KL_logps"] = trainer._compute_kl_logps(reference, {**inputs, **found})
+    return found
+
+
 def _paired_with_others(inputs: Mapping[str, Any], process: int, pad_token_id: int) -> dict[str, Any]:
     """The sequences for the estimate, whose first answer is that of the row before in another process."""
     from accelerate.utils import gather_object
@@ -122,13 +134,8 @@ def completion_trainer_class(trainer_class: Any, counted: Counted) -> Any:
 
             The reference's estimate depends on the batch, so it is never cached.
             """
-            if self.calculate_KL and self.accelerator.num_processes > 1:
-                place, pad = self.accelerator.process_index, self.processing_class.pad_token_id
-                inputs = {**inputs, **_paired_with_others(inputs, place, pad)}
-            if self.precompute_ref_logps and self.calculate_KL:
-                with self.referring() as reference:
-                    inputs = {**inputs, "ref_KL_logps": self._compute_kl_logps(reference, inputs)}
-            return super()._compute_loss(model, inputs, return_outputs)
+            estimated = {**inputs, **_for_estimate(self, inputs)} if self.calculate_KL else inputs
+            return super()._compute_loss(model, estimated, return_outputs)
 
         def count_of(self, inputs: Any) -> Any:
             """The number of rows."""

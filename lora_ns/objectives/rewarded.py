@@ -11,6 +11,7 @@ from pydantic import Field
 from lora_ns.objectives.base import Counted
 from lora_ns.objectives.generation import GenerationObjective
 from lora_ns.objectives.prompt_trainer import rewarded_trainer_class
+from lora_ns.objectives.watches import EntropyCollapse, LengthCollapse, LengthHacking, Watch
 from lora_ns.rewards import AnyReward, Python, RewardFunction
 from lora_ns.table import Conflict, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -25,6 +26,12 @@ class RewardedObjective(GenerationObjective):
 
     library: ClassVar[str] = "TRL"
     disables_dropout: ClassVar[bool] = True
+    shows: ClassVar[Mapping[str, str]] = {
+        "reward": "reward",
+        "frac_reward_zero_std": "without signal",
+        "completions/mean_length": "length",
+        "entropy": "entropy",
+    }
     minimum: ClassVar[Mapping[str, Any]] = {"rewards": [{"name": "exact"}]}
 
     rewards: Annotated[tuple[AnyReward, ...], Field(min_length=1)]
@@ -96,6 +103,10 @@ class RewardedObjective(GenerationObjective):
     def _is_on_policy(self) -> bool:
         """True if each completion is learned from once, by the model that wrote it, so that no ratio is clipped."""
         return self.num_iterations == 1
+
+    def watches(self) -> Sequence[Watch]:
+        """Watches of entropy and length, and of rewards that rise with the length alone."""
+        return EntropyCollapse(), LengthCollapse(), LengthHacking()
 
     def reward_names(self) -> Sequence[str]:
         """Names of the rewards in metrics, numbered if a function is there twice."""

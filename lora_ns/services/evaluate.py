@@ -75,30 +75,44 @@ def evaluate(
         raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
     questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
     tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    calibration = None
-    if of_pairs:
+    found = _measured(opened, rows, tasks, computing)
+    if questions:
+        found.metrics.update(questions.score([answer["text"] for answer in found.answers[0]]))
+    key = manifest.recipe.objective.key("max_seq_length")
+    notes = (f"{found.truncated:,} rows are longer than `{key}` and were truncated",) if found.truncated else ()
+    return EvaluateResult(len(rows), found.metrics, found.truncated, notes=notes, calibration=found.calibration)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Metrics of a run that generates text or ranks pairs, with the results of further tasks."""
+
+    metrics: dict[str, float]
+    truncated: int
+    answers: list[list[Any]]
+    calibration: Calibration | None = None
+
+
+def _measured(
+    opened: Opened, rows: Sequence[Row], tasks: Sequence[Task], computing: Callable[[Opened], Compute]
+) -> _Measured:
+    """Measure a run by its objective, and compute tasks with the same weights."""
+    objective = opened.manifest.recipe.objective
+    if Preference in objective.examples:
         pairs = encode_pairs(opened, rows)
-        has_reference = manifest.recipe.objective.has_reference
-        trained, start = load_with_start(opened) if has_reference else (load(opened), None)  # for pairs and answers
-        measured = evaluate_pairs(trained, pairs, start)
-        metrics, truncated, calibration = measured.metrics, pairs.tally.truncated, measured.calibration
+        trained, start = load_with_start(opened) if objective.has_reference else (load(opened), None)
+        of_pairs = evaluate_pairs(trained, pairs, start)
         answers = computing(trained)(tasks) if tasks else []
-    elif manifest.recipe.objective.reward_functions:
+        return _Measured(of_pairs.metrics, pairs.tally.truncated, answers, of_pairs.calibration)
+    if objective.reward_functions:
         trained = load(opened)
         rewarded = evaluate_rewards(trained, rows)
-        metrics, truncated = rewarded.metrics, rewarded.truncated
-        answers = computing(trained)(tasks) if tasks else []
-    elif manifest.recipe.objective.generates:
-        metrics, truncated, answers = {}, 0, computing(opened)(tasks)
-    else:
-        sequences, limit = _sequences(opened, rows), manifest.recipe.objective.max_seq_length
-        losses, *answers = computing(opened)([_loss_task(sequences, limit), *tasks])
-        metrics, truncated = {"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences)
-    if questions:
-        metrics |= questions.score([answer["text"] for answer in answers[0]])
-    key = manifest.recipe.objective.key("max_seq_length")
-    notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    return EvaluateResult(len(rows), metrics, truncated, notes=notes, calibration=calibration)
+        return _Measured(rewarded.metrics, rewarded.truncated, computing(trained)(tasks) if tasks else [])
+    if objective.generates:
+        return _Measured({}, 0, computing(opened)(tasks))
+    sequences, limit = _sequences(opened, rows), objective.max_seq_length
+    losses, *answers = computing(opened)([_loss_task(sequences, limit), *tasks])
+    return _Measured({"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences), answers)
 
 
 def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:

@@ -17,8 +17,8 @@ from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.errors import DataError
 from lora_ns.files.temporary import temporary_folder
-from lora_ns.objectives.frozen_start import FrozenStart
 from lora_ns.objectives.calibration import Calibration, calibration
+from lora_ns.objectives.frozen_start import FrozenStart
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.training.trainer import make_trainer
 

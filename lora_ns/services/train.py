@@ -188,7 +188,7 @@ def _new_run(
 def _settled(loaded: LoadedRecipe, machine: Machine, base: Base) -> tuple[Settled, Teacher | None]:
     """The recipe for this machine and base, and its teacher, if it has one. Raises `LoransError`."""
     teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=True)
-    settled = settle(loaded, machine, base, teacher and teacher.size)
+    settled = settle(loaded, machine, base, teacher.size if teacher else None)
     check_settled(settled, machine, base)
     return settled, teacher
 
@@ -230,9 +230,7 @@ def _manifest(
     )
 
 
-def _check_training(
-    settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns
-) -> None:
+def _check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns) -> None:
     """Check what libraries, adapter and rewards need, before the run is created. Raises `LoransError`."""
     recipe, plan = manifest.recipe, manifest.plan
     check_labels(earlier, manifest.labels, manifest.problem_type)

@@ -298,7 +298,6 @@ def validate_model(loaded: LoadedRecipe, machine: Machine, observer: Observer) -
     with locating(loaded):
         base = _find_base(loaded, machine, observer)
         renderer = open_renderer(Settled(loaded, recipe), base)
-        known = renderer.vocabulary
         find_earlier(recipe, loaded.folder, base, renderer.tokenizer)
         teacher = find_teacher(recipe.objective, [loaded.folder, Path.cwd()], download=True)
         check_teacher(teacher, base, renderer.tokenizer)

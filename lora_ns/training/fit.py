@@ -187,11 +187,8 @@ def _fit(
         observer.stage("generating answers before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         manifest = run.amend(manifest, metrics=metrics)
-    if isinstance(recipe.objective, RewardedObjective):
-        if not checkpoint and rank.is_first:
-            preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
-        if rank.is_first:
-            trainer.add_callback(sample_writer(trainer, run.samples, checkpoint[1] if checkpoint else 0))
+    if isinstance(recipe.objective, RewardedObjective) and rank.is_first:
+        _look_at_rewards(run, manifest, trainer, prepared, observer, checkpoint)
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
@@ -215,6 +212,20 @@ def _fit(
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)
     return _Fitted(manifest, model, trainer, answers, metrics, seal if rank.is_first else None)
+
+
+def _look_at_rewards(
+    run: RunDir,
+    manifest: Manifest,
+    trainer: Trainer,
+    prepared: PreparedRun,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+) -> None:
+    """Score completions before the first step, and keep some of each evaluation. Raises `RunError`."""
+    if checkpoint is None:
+        preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
+    trainer.add_callback(sample_writer(trainer, run.samples, checkpoint[1] if checkpoint else 0))
 
 
 def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:
