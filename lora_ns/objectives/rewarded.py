@@ -108,10 +108,6 @@ class RewardedObjective(GenerationObjective):
         """Watches of entropy and length, and of rewards that rise with the length alone."""
         return EntropyCollapse(), LengthCollapse(), LengthHacking()
 
-    def reward_names(self) -> Sequence[str]:
-        """Names of the rewards in metrics, numbered if a function is there twice."""
-        return numbered([reward.metric for reward in self.rewards])
-
     def arguments(self, row_parts: int) -> dict[str, Any]:
         """The keys of this table, by TRL's names."""
         names = ("num_generations", "num_generations_eval", "num_iterations", "epsilon", "epsilon_high")

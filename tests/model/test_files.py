@@ -58,11 +58,8 @@ def test_what_is_inside_the_package_is_found_by_its_prefix(name):
 
 @pytest.mark.parametrize("name", ["lorans:", "lorans:nan", "lorans:../basemodel.py", "lorans:/etc/passwd", "lorans:."])
 def test_what_is_not_inside_the_package_lists_what_is(name):
-    rows = [
-        f"lorans:{folder}/{part}.jsonl"
-        for folder in ("preferences", "prompts", "quickstart")
-        for part in ("eval", "train")
-    ]
+    folders = ("preferences", "prompts", "quickstart")
+    rows = [f"lorans:{folder}/{part}.jsonl" for folder in folders for part in ("eval", "train")]
     there = ", ".join(["lorans:nano", *rows])
     with pytest.raises(ModelError) as caught:
         packaged(name)
