@@ -52,10 +52,12 @@ def labelled(rows):
     ]
 
 
+ALL = PAIRS.replace("max_samples = 64\n", "")
+
 CASES = {
-    "healthy pairs": (HEALTHY, PAIRS, 40),
-    "inverted pairs": (INVERTED, PAIRS, 10),
-    "inverted labels": (labelled(INVERTED), PAIRS.replace("[dpo]", "[kto]"), 10),
+    "healthy pairs": (HEALTHY, ALL, 40),
+    "inverted pairs": (INVERTED, ALL, 10),
+    "inverted labels": (labelled(INVERTED), ALL.replace("[dpo]", "[kto]"), 10),
 }
 
 
