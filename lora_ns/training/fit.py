@@ -363,7 +363,7 @@ def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
     evaluations = [row for row in rows if "eval_loss" in row]
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     kept_ones = [row for row in evaluations if row["step"] and best in {None, row["step"]}]
-    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy")
+    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy", "min_length", "max_length", "_terminated_length")
     for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
         if row and (not prefix or row[0]["step"] == 0):
             kept = {

@@ -150,7 +150,7 @@ def repeatable(trainer_class: Any) -> Any:
             if (term := self.regularization(self.accelerator.unwrap_model(model))) is None:
                 return found
             # The loss of the rows is divided by their number in the whole batch, so that micro-batches add up.
-            steps = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
-            return found + term / steps
+            adds_up = kwargs.get("num_items_in_batch") is not None or getattr(self, "loss_is_scaled_for_ga", False)
+            return found + term / (self.current_gradient_accumulation_steps if adds_up else 1)
 
     return RepeatableTrainer

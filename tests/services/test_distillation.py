@@ -164,6 +164,15 @@ def test_a_model_teaches_without_a_run(folder):
     assert logged(run, "loss")[0] == pytest.approx(0, abs=1e-6)  # a fresh adapter is the base, which is the teacher
 
 
+def test_a_regularisation_counts_once_for_a_step_whatever_the_micro_batches(folder):
+    found = []
+    for size in (2, 4):
+        sizes = (f"training.per_device_train_batch_size={size}", f"training.output_dir=run-{size}")
+        few = ("peft.method=adalora", "training.max_steps=3", "distillation.top_k=1")
+        found.append(logged(run_distillation(folder, *few, *sizes), "loss")[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_eval_compares_generated_answers_and_says_so(folder):
     run = open_run(run_distillation(folder, "training.max_steps=1"))
     rows = [Row(f"row {number}", {**row, "answer": "plum"}) for number, row in enumerate(ROWS[:4])]
