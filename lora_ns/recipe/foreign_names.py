@@ -359,7 +359,6 @@ _PREFERENCE_KEYS = {
     **each("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
     **each("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
     **each("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
-    "precompute_ref_log_probs": objective_key("precompute_ref_log_probs"),
     "precompute_ref_batch_size": no_key("remove it: `per_device_eval_batch_size` of `[training]` is used"),
     "reference_free": no_key("lorans always compares with the base; a small `beta` in `[dpo]` holds the model less"),
     **each(

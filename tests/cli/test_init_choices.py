@@ -452,7 +452,7 @@ WRONG = {
     ),
     "pairs for text": (
         {"data": "preference.jsonl", "objective": "sft"},
-        "the rows of preference.jsonl do not fit [sft] (they fit [dpo] or [kto] or [orpo] or [cpo] or [reward])",
+        "the rows of preference.jsonl do not fit [sft] (they fit [dpo] or [cpo] or [kto] or [orpo] or [reward])",
     ),
     "an objective of another task": (
         {"data": "preference.jsonl", "objective": "reward", "task": TEXT},

@@ -59,6 +59,8 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "strategy": ("none", "default"),
         "world_size": (1, "default"),
         "objective": ("sft", "default"),
+        "start": ("new adapter", "default"),
+        "reference": ("none", "computed"),
         "dtype": ("float32", "computed"),
         "attn_implementation": ("sdpa", "computed"),
         "format": (None, "computed"),

@@ -432,7 +432,6 @@ MORE_BROKEN = [
     ["distributed.strategy=deepspeed", "peft.use_kasa=true"],
     ["distributed.strategy=fsdp", 'model.add_tokens=["<a>"]'],
     ["distributed.strategy=deepspeed", "distributed.zero_stage=3", "peft.init_lora_weights=pissa"],
-    ["kto={}", "distributed.num_processes=2", "distributed.strategy=ddp"],
     ["dpo={}", "peft.lora_dropout=0.1"],
     ["dpo={}", "peft.init_lora_weights=pissa"],
     ["dpo.discopop_tau=0.1"],

@@ -37,6 +37,6 @@ def test_a_warning_is_given_once_with_its_step_even_if_the_run_is_resumed(earlie
 
 @pytest.mark.parametrize("kind", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_every_run_of_an_objective_has_its_own_watches(kind):
-    first, second = kind().watches(), kind().watches()
+    first, second = (kind.model_construct().watches() for _ in range(2))
     assert not {id(watch) for watch in first} & {id(watch) for watch in second}
     assert all(isinstance(name, str) for watch in first for name in watch.reads)

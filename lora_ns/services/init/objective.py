@@ -67,6 +67,8 @@ def select_objective(draft: Draft, kind: type[Objective], why: str) -> None:
     if kind is not objective_of(kind.task_type):
         own = draft.tables.setdefault(kind.toml, {})
         own.setdefault("max_seq_length", usual_length(draft, kind, own))
+        for key, value in kind.minimum.items():
+            own.setdefault(key, value)
         draft.reasons.append(f"objective: [{kind.toml}], because {why}")
 
 
