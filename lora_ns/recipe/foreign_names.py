@@ -119,7 +119,18 @@ _KERNELS: Mapping[Any, Advice] = {
     "xformers": _SDPA,
 }
 
-_OBJECTIVE_SOON = no_key("lorans has no such objective yet; `[dpo]` learns from preferences")
+_NO_PPO = no_key("lorans has no PPO; `[grpo]` needs no value model, and learns from rewards")
+
+_OWN_TABLES: Mapping[Any, Advice] = {
+    "cpo": no_key("write a table `[cpo]` instead"),
+    "grpo": no_key("write a table `[grpo]` with its rewards instead"),
+    **each("kto kto_pair", no_key("write a table `[kto]` instead")),
+    "orpo": no_key("write a table `[orpo]` instead"),
+    "ppo": _NO_PPO,
+    **each("reward rm", no_key('write `task_type = "SEQ_CLS"` and a table `[reward]` instead')),
+    "simpo": no_key('write a table `[cpo]` with `loss_type = "simpo"` and `cpo_alpha = 0` instead'),
+}
+"""Objectives that other tools choose by a value; here, each has a table."""
 
 _DPO_LOSSES: Mapping[Any, Advice] = {
     **{loss: write(dpo__loss_type=[loss]) for loss in Dpo.losses()},
@@ -127,7 +138,7 @@ _DPO_LOSSES: Mapping[Any, Advice] = {
     "dpo": write(dpo__loss_type=["sigmoid"]),
     **each("rpo sigmoid+sft", write("`loss_weights` weights them", dpo__loss_type=["sigmoid", "sft"])),
     "mpo": write("with `loss_weights = [0.8, 0.2, 1.0]`", dpo__loss_type=["sigmoid", "bco_pair", "sft"]),
-    **each("cpo grpo kto kto_pair orpo ppo reward rm simpo", _OBJECTIVE_SOON),
+    **_OWN_TABLES,
 }
 
 _TASKS: Mapping[Any, Advice] = {
@@ -149,7 +160,8 @@ _TASKS: Mapping[Any, Advice] = {
     "orpo": no_key('write `task_type = "CAUSAL_LM"` and a table `[orpo]`'),
     "cpo": no_key('write `task_type = "CAUSAL_LM"` and a table `[cpo]`'),
     "simpo": no_key('write `task_type = "CAUSAL_LM"` and `[cpo]` with `loss_type = "simpo"` and `cpo_alpha = 0`'),
-    **each("grpo ppo", _OBJECTIVE_SOON),
+    "grpo": no_key('write `task_type = "CAUSAL_LM"` and a table `[grpo]` with its rewards'),
+    "ppo": _NO_PPO,
 }
 
 _FORMATS: Mapping[Any, Advice] = {
@@ -356,7 +368,9 @@ _PREFERENCE_KEYS = {
         "pref_ftx rpo_alpha",
         no_key('write `loss_type = ["sigmoid", "sft"]` and the weight of each as `loss_weights` in `[dpo]`'),
     ),
-    **each("cpo_alpha orpo_alpha simpo_gamma", _OBJECTIVE_SOON),
+    "orpo_alpha": to_key("orpo.beta"),
+    **each("reward_funcs reward_functions reward_func", no_key("write a table `[[grpo.rewards]]` for each")),
+    "reward_weights": no_key("write `weight` in each `[[grpo.rewards]]`"),
     **each("ref_model ref_model_name_or_path ref_model_adapters force_use_ref_model", _REFERENCE),
     **each("sync_ref_model ref_model_sync_steps ref_model_mixup_alpha", _REFERENCE),
     "precompute_ref_batch_size": no_key("remove it: `per_device_eval_batch_size` of `[training]` is used"),
