@@ -202,7 +202,11 @@ def test_a_name_that_people_bring_leads_to_key_and_value(write_recipe, table, li
         ("", 'task_type = "sft"', 'write `task_type = "CAUSAL_LM"`; expected'),
         ("", 'task_type = "ner"', 'write `task_type = "TOKEN_CLS"`; expected'),
         ("", 'task_type = "dpo"', 'write `task_type = "CAUSAL_LM"` and `loss_type = ["sigmoid"]` in `[dpo]`; expected'),
-        ("", 'task_type = "ppo"', "lorans has no PPO; `[grpo]` needs no value model, and learns from rewards; expected"),
+        (
+            "",
+            'task_type = "ppo"',
+            "lorans has no PPO; `[grpo]` needs no value model, and learns from rewards; expected",
+        ),
         ("dpo", 'loss_type = "ipo"', 'write `loss_type = ["ipo"]`; expected'),
         ("", 'task_type = "orpo"', 'write `task_type = "CAUSAL_LM"` and a table `[orpo]`; expected'),
         ("model", 'dtype = "bf16"', 'write `dtype = "bfloat16"`; expected'),

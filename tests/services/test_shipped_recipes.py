@@ -46,10 +46,21 @@ def train_shipped(hub, tmp_path, monkeypatch):
     return run
 
 
+SHORT = {
+    "nano/distillation.toml": ["distillation.teacher=lorans:nano"],  # instead of an earlier run
+    "qwen2.5-0.5b/distillation.toml": ["training.global_batch_size=4", "distillation.max_completion_length=8"],
+    "qwen2.5-1.5b/gsm8k-grpo.toml": [
+        *("training.global_batch_size=8", "grpo.max_completion_length=8", "grpo.preflight_prompts=2"),
+        "evaluation.max_samples=2",
+    ],
+}
+"""Overrides of recipes that would generate for long."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
-    few = ["dataset.max_eval_samples=8", "evaluation.max_samples=4"] if name.startswith("nano") else []
-    few += ["distillation.teacher=lorans:nano"] if name == "nano/distillation.toml" else []  # instead of an earlier run
+    few = ["dataset.max_eval_samples=8"] if name.startswith("nano") else []
+    few += SHORT.get(name, [])
     alone = ['distributed={strategy = "none"}'] if name.startswith("distributed") else []
     run = train_shipped(name, *few, *alone)
     manifest = run.read()

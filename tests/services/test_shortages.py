@@ -42,7 +42,12 @@ def not_reached(*_, **__):
         (["infer", "-i", "a"], lora_ns.answers.work, "_compute_batch", "out of memory at batch size 1"),
         (["eval", "--data", "rows.jsonl"], lora_ns.answers.work, "_compute_batch", "out of memory at batch size 1"),
         (["infer", "-i", "a"], lora_ns.answers.opened, "load_base", "out of memory while loading a base of 0.00 bil"),
-        (["merge", "-o", "merged"], lora_ns.services.merge, "load_base", "out of memory while merging 0.00 billion"),
+        (
+            ["merge", "-o", "merged"],
+            lora_ns.services.merge,
+            "load_whole_base",
+            "out of memory while merging 0.00 billion",
+        ),
     ],
 )
 def test_too_little_memory_is_a_message_of_each_command(lora_run, tmp_path, monkeypatch, command, module, name, told):
@@ -54,7 +59,7 @@ def test_too_little_memory_is_a_message_of_each_command(lora_run, tmp_path, monk
 
 
 def test_who_merges_second_is_refused_before_anything_is_loaded(lora_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(lora_ns.services.merge, "load_base", not_reached)
+    monkeypatch.setattr(lora_ns.services.merge, "load_whole_base", not_reached)
     with (
         folder(tmp_path / "merged"),
         pytest.raises(UsageError, match="merged: another command is writing it") as caught,
