@@ -24,6 +24,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+_LONGEST = 300
+"""Seconds after which a command counts as hanging; on a busy machine, the imports alone may take a minute."""
+
+
 def on_a_terminal(folder, answers, *words):
     """The exit code of `lorans init` on a terminal and what it shows; each answer follows a prompt."""
     above, below = pty.openpty()
@@ -35,7 +39,7 @@ def on_a_terminal(folder, answers, *words):
     process = subprocess.Popen(command, cwd=folder, stdin=below, stdout=below, stderr=below, start_new_session=True)
     os.close(below)
     shown, given, begin = b"", 0, time.monotonic()
-    while time.monotonic() - begin < 60:
+    while time.monotonic() - begin < _LONGEST:
         ready, _, _ = select.select([above], [], [], 0.2)
         if ready:
             try:
@@ -50,7 +54,7 @@ def on_a_terminal(folder, answers, *words):
                 given += 1
         elif process.poll() is not None:
             break
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=_LONGEST)
     os.close(above)  # not before: a terminal that hangs up ends a process that is still on its way out
     return code, plain(shown.decode())
 
