@@ -20,6 +20,7 @@ from lora_ns.errors import MissingError, Problem
 from lora_ns.files.disk import telling_disk_errors
 from lora_ns.files.shortage import exhaustion
 from lora_ns.files.temporary import temporary_file
+from lora_ns.machine.builds import end_abandoned_builds
 from lora_ns.machine.hardware import TRAINING_PYTHON, Machine
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.safety.printable import make_file_readable
@@ -71,6 +72,7 @@ def prepare(machine: Machine, processes: int = 1) -> None:
             remedy = "transformers and trl need Python 3.11 or later: install lora-ns in such an environment"
         raise MissingError(Problem("", what, remedy)) from None
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+    end_abandoned_builds()
     if not machine.gpus:
         torch.set_num_threads(max(1, machine.cores // processes))
 
