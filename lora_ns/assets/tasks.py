@@ -231,17 +231,19 @@ def quickstart_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> l
 
 
 def preference_rows(counts: dict[str, int], rng: Random, *, held_out: bool) -> list[dict[str, str]]:
-    """Shuffled preference pairs, in which the short answer is preferred to the long one.
+    """Shuffled preference pairs, in which the short answer is preferred to the long one if both are asked for.
 
     A new pair asks two questions about a word at once. The embedded model answers the second one, so it prefers the
-    short answer in half of the pairs. A pair of the old skills has the right answer alone and in a sentence.
+    short answer in half of the pairs. A pair of the old skills has the right answer alone and in a sentence; if only
+    the long answer is asked for, the short one is the rejected one, or a model could learn to always give it.
     """
     rows: dict[str, dict[str, str]] = {}
     while len(rows) < counts["new"]:
         row = _two_questions(rng, held_out=held_out)
         rows.setdefault(row["prompt"], row)
     for example in draw_examples(PRETRAINED, counts["old"], rng, held_out=held_out):
-        rejected = f"The answer is {example.answer}."
+        long = example.skill == LONG_ANSWER.name
+        rejected = example.answer[-1] if long else f"The answer is {example.answer}."
         rows[example.prompt] = _pair(example.prompt, example.answer, rejected, "old")
     shuffled = list(rows.values())
     rng.shuffle(shuffled)

@@ -172,12 +172,21 @@ def asked_in(prompt: str) -> dict[str, str]:
 def test_a_pair_prefers_the_short_answer(name: str, counts: dict[str, int]) -> None:
     rows = rows_of(PAIRS / name)
     assert Counter(row["group"] for row in rows) == Counter(counts)
-    assert all(len(row["chosen"]) < len(row["rejected"]) for row in rows)
     assert len({row["prompt"] for row in rows}) == len(rows)
     for row in (row for row in rows if row["group"] == "new"):
+        assert len(row["chosen"]) < len(row["rejected"])
         answers = asked_in(row["prompt"])
         assert row["rejected"] == answers.pop(LONG_ANSWER.name)
         assert [row["chosen"]] == list(answers.values())
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl"])
+def test_only_a_pair_that_asks_for_the_long_answer_alone_rejects_the_short_one(name: str) -> None:
+    old = [row for row in rows_of(PAIRS / name) if row["group"] == "old"]
+    alone = [row for row in old if len(row["rejected"]) < len(row["chosen"])]
+    assert [row["rejected"] for row in alone] == [row["chosen"][-1] for row in alone]
+    assert {(*asked_in(row["prompt"]),) for row in alone} == {(LONG_ANSWER.name,)}
+    assert not any(LONG_ANSWER.name in asked_in(row["prompt"]) for row in old if row not in alone)
 
 
 def test_half_of_the_pairs_ask_the_short_question_first() -> None:
