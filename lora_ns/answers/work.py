@@ -10,6 +10,7 @@ from lora_ns.answers.generate import like_lengths
 from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
 from lora_ns.answers.loss import sequence_loss
 from lora_ns.answers.opened import Opened, Trained, load, make_writer
+from lora_ns.answers.weights import ADAPTER, Weights
 from lora_ns.data.encode_labels import WordEncoder
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.recipe.generation import Generation
@@ -28,6 +29,8 @@ class Task:
     """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None
     """The generation settings; only for `write`."""
+    weights: str = ADAPTER
+    """The weights to compute with, as `Weights.using` takes them."""
 
     def batch(self, number: int) -> list[Any]:
         """The items of a batch."""
@@ -59,14 +62,15 @@ class Compute(Protocol):
         """Results of each task, in the order of its items. `on_result` gets each one early, in any order."""
 
 
-def writing(prompts: Sequence[list[int]], generation: Generation) -> Task:
+def writing(prompts: Sequence[list[int]], generation: Generation, weights: str = ADAPTER) -> Task:
     """A task that generates answers; prompts of similar length share a batch."""
-    return Task("write", prompts, like_lengths(prompts, generation.batch_size), generation)
+    return Task("write", prompts, like_lengths(prompts, generation.batch_size), generation, weights)
 
 
-def in_turn(kind: Kind, items: Sequence[Any], size: int) -> Task:
+def in_turn(kind: Kind, items: Sequence[Any], size: int, weights: str = ADAPTER) -> Task:
     """A task whose batches follow the order of its items."""
-    return Task(kind, items, [range(start, min(start + size, len(items))) for start in range(0, len(items), size)])
+    batches = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+    return Task(kind, items, batches, weights=weights)
 
 
 def row_progress(tasks: Sequence[Task], tell: OnProgress) -> Callable[[int], None]:
@@ -79,17 +83,19 @@ def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
     """Compute in this process. Weights that are not loaded yet are loaded with the first task."""
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
-        trained = opened if isinstance(opened, Trained) else load(opened)
+        weights = Weights(opened if isinstance(opened, Trained) else load(opened))
         done, found, tell_rows = 0, [], row_progress(tasks, tell)
         for position, task in enumerate(tasks):
             by_batch = []
             for number, places in enumerate(task.batches):
-                by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
+                with weights.using(task.weights) as trained:
+                    by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
                 for place, one in zip(places, by_batch[-1], strict=True):
                     on_result(position, place, one)
                 done += len(task.batches[number])
                 tell_rows(done)
             found.append(task.in_order(by_batch))
+        weights.restore()
         return found
 
     return compute

@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_ns.answers.changed_files import Force
 from lora_ns.answers.opened import Opened, load, open_run
+from lora_ns.answers.weights import Weights
 from lora_ns.answers.work import (
     Compute,
     OnProgress,
@@ -109,6 +110,7 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
         "tasks": [
             {
                 "kind": task.kind,
+                "weights": task.weights,
                 "generation": task.generation.model_dump_json() if task.generation else None,
                 "batches": [(batch, task.batch(batch)) for batch in range(number, len(task.batches), count)],
             }
@@ -152,11 +154,12 @@ def work(files: WorkerFiles) -> None:
         return
     force = Force(lambda _: None) if share["force"] else Force()
     base = Path(share["base"]) if share["base"] else None
-    trained = load(open_run(run, base, share["dtype"], force))
+    weights = Weights(load(open_run(run, base, share["dtype"], force)))
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
             for number, items in task["batches"]:
-                found = compute_batch(trained, task["kind"], items, generation, number)
+                with weights.using(task["weights"]) as trained:
+                    found = compute_batch(trained, task["kind"], items, generation, number)
                 part.write(f"{json.dumps([position, number, found])}\n".encode())
                 done.write(b"." * len(items))

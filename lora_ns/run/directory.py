@@ -6,6 +6,7 @@ Commands pass data to each other only through this directory. Every file in it i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -338,6 +339,19 @@ class RunDir(RunPaths):
             tell(f"{path}: the new run has not completed a step, so the run that it replaces is used")
             return cls.open(aside.path)
         return cls.open(path)
+
+    def new_evaluation(self) -> Path | None:
+        """Create the next folder for the results of an evaluation; None if nothing can be written here."""
+        try:
+            self.evaluations.mkdir(exist_ok=True)
+            for number in itertools.count(1):
+                with contextlib.suppress(FileExistsError):
+                    folder = self.evaluations / str(number)
+                    folder.mkdir()
+                    return folder
+        except OSError:
+            return None
+        return None  # pragma: no cover -- the numbers never end
 
     def owns(self, path: Path) -> bool:
         """True if a path is a file or folder of the run, or inside one; other content of its directory is not."""

@@ -86,6 +86,11 @@ class RunPaths:
         return self.path / "samples.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """Results of `lorans eval`, in numbered folders."""
+        return self.path / "evaluations"
+
+    @property
     def ranks(self) -> Path:
         """Messages between the processes of a run in training, and the error of each."""
         return self.path / "ranks"
@@ -124,4 +129,4 @@ class RunPaths:
     @property
     def _folders(self) -> tuple[Path, ...]:
         earlier = (self.start, self.base_adapters, self.reference)
-        return (self.checkpoints, self.adapter, *earlier, self.data, self.code, self.ranks)
+        return (self.checkpoints, self.adapter, *earlier, self.data, self.code, self.evaluations, self.ranks)

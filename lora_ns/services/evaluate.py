@@ -6,25 +6,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_ns.answers.exact_match import Questions
 from lora_ns.answers.label import baseline_of
 from lora_ns.answers.opened import Opened, format_of, kept_rows, load, load_with_start
-from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
-from lora_ns.data.encode_text import split_text
+from lora_ns.answers.weights import BASE
+from lora_ns.answers.work import Compute, compute_here
 from lora_ns.data.find_labels import check_named
-from lora_ns.data.loss_mask import Rendered
-from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Preference, RawText, TextClassification, TokenClassification
-from lora_ns.objectives import TextObjective
+from lora_ns.formats import Preference, TextClassification, TokenClassification
 from lora_ns.objectives.calibration import Calibration
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
 from lora_ns.recipe.generation import Generation
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
 from lora_ns.services.evaluate_rewards import evaluate_rewards
+from lora_ns.services.evaluate_suites import (
+    ADAPTER_NAME,
+    BASE_NAME,
+    System,
+    answer_suites,
+    contests_of,
+    rows_of,
+)
 from lora_ns.services.infer import infer
+from lora_ns.services.verdicts import SuiteReport, report, save_evaluation
+from lora_ns.suites import ExactMatchSuite, HeldOutSuite, Suite
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,18 @@ class EvaluateResult:
     """Warnings about truncated rows, and about metrics that are no better than the baseline's."""
     calibration: Calibration | None = None
     """Calibration of a reward model."""
+    suites: tuple[SuiteReport, ...] = ()
+    """The figures of all systems on the same items, with verdicts."""
+    saved: str | None = None
+    """Folder in the run with the figures and the answer to each item."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Suites to ask beside the usual figures, and systems to ask beside the adapter and its base."""
+
+    suites: tuple[Suite, ...] = ()
+    systems: tuple[System, ...] = ()
 
 
 def evaluate(
@@ -48,71 +67,101 @@ def evaluate(
     rows: Sequence[Row] | None,
     exact_match: bool,
     computing: Callable[[Opened], Compute] = compute_here,
+    beside: Beside = Beside(),
 ) -> EvaluateResult:
-    """Evaluate a run: loss, and optionally exact match, for text; the usual metrics for pairs, labels, scores and tags.
+    """Evaluate a run beside its base: loss, exact match and suites for text; the usual metrics for all others.
 
     Args:
         opened: the run.
         rows: rows with answers; None for the evaluation rows that the run stores.
         exact_match: whether to generate answers and compare them.
         computing: makes the function that computes the tasks of a run; by default, in this process.
+        beside: further suites, and systems that answer them too.
 
     Raises:
-        UsageError: if no rows are given and the run stores none.
+        UsageError: if there are no rows, or the run has no such figures.
         DataError: names the rows that cannot be read.
     """
     manifest = opened.manifest
+    objective = manifest.recipe.objective
     rows = kept_rows(manifest) if rows is None else rows
-    if not rows:
+    suites = (*_usual_suites(manifest.recipe, exact_match), *beside.suites)
+    if not rows and not (suites and all(suite.path for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
-    of_pairs = Preference in manifest.recipe.objective.examples
-    if not manifest.recipe.objective.writes_text and not of_pairs:
+    if suites and not objective.writes_text:
+        what = f"a run of `[{objective.toml}]` writes no text"
+        raise UsageError(Problem("--exact-match" if exact_match else "--suite", what, "leave it out"))
+    if not objective.writes_text and Preference not in objective.examples:
         return _labels(opened, rows, computing(opened))
-    if exact_match and not manifest.recipe.objective.writes_text:
-        raise UsageError(Problem("--exact-match", "a reward model scores answers and writes none", "leave it out"))
-    if manifest.recipe.objective.generates and not manifest.recipe.objective.reward_functions and not exact_match:
-        what = f"a run of `[{manifest.recipe.objective.toml}]` is measured by the answers that it generates"
+    if objective.generates and not objective.reward_functions and not suites:
+        what = f"a run of `[{objective.toml}]` is measured by the answers that it generates"
         raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
-    questions = Questions.of(manifest, opened.tokenizer, rows, opened.vocabulary()) if exact_match else None
-    tasks = [writing(questions.prompts, manifest.recipe.generation)] if questions else []
-    found = _measured(opened, rows, tasks, computing)
-    if questions:
-        found.metrics.update(questions.score([answer["text"] for answer in found.answers[0]]))
-    key = manifest.recipe.objective.key("max_seq_length")
-    notes = (f"{found.truncated:,} rows are longer than `{key}` and were truncated",) if found.truncated else ()
-    return EvaluateResult(len(rows), found.metrics, found.truncated, notes=notes, calibration=found.calibration)
+    found = _measured(opened, rows)
+    systems = [System(ADAPTER_NAME, found.opened), System(BASE_NAME, found.opened, BASE), *beside.systems]
+    answered = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
+    reports = report(answered, contests_of(systems)) if answered else []
+    truncated = found.truncated + sum(one.truncated for one in answered)
+    key = objective.key("max_seq_length")
+    notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
+    return EvaluateResult(
+        len(rows) or reports[0].whole.items,
+        found.metrics | _usual_metrics(reports),
+        truncated,
+        notes=notes,
+        calibration=found.calibration,
+        suites=tuple(reports),
+        saved=save_evaluation(opened.run, answered, reports) if answered else None,
+    )
+
+
+def _usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:
+    """The suites without a name of their own: the loss of text that is trained on, and exact match if asked for."""
+    objective, settings = recipe.objective, recipe.evaluation
+    learns_answers = objective.writes_text and not objective.generates and Preference not in objective.examples
+    suites: list[Suite] = [HeldOutSuite()] if learns_answers else []
+    if exact_match:
+        exact = ExactMatchSuite(
+            answer_pattern=settings.answer_pattern, group_by=settings.group_by, max_samples=settings.max_samples
+        )
+        suites.append(exact)
+    return suites
+
+
+def _usual_metrics(reports: Sequence[SuiteReport]) -> dict[str, float]:
+    """The adapter's figures by name, those of a group after the name of the figure, as during training."""
+    metrics = {}
+    for one in reports:
+        title = "" if one.name in {"held-out", "exact-match"} else f"{one.name}."
+        for name, by_system in one.whole.figures.items():
+            metrics[f"{title}{name}"] = by_system[ADAPTER_NAME].value
+            for group, part in one.groups.items():
+                metrics[f"{title}{name}/{group}"] = part.figures[name][ADAPTER_NAME].value
+    return metrics
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Metrics of a run that generates text or ranks pairs, with the results of further tasks."""
+    """The metrics of an objective that has its own, and the run, whose weights may be loaded by now."""
 
-    metrics: dict[str, float]
-    truncated: int
-    answers: list[list[Any]]
+    opened: Opened
+    metrics: dict[str, float] = field(default_factory=dict)
+    truncated: int = 0
     calibration: Calibration | None = None
 
 
-def _measured(
-    opened: Opened, rows: Sequence[Row], tasks: Sequence[Task], computing: Callable[[Opened], Compute]
-) -> _Measured:
-    """Measure a run by its objective, and compute tasks with the same weights."""
+def _measured(opened: Opened, rows: Sequence[Row]) -> _Measured:
+    """Measure a run that ranks pairs or gets rewards by its objective's own metrics."""
     objective = opened.manifest.recipe.objective
     if Preference in objective.examples:
         pairs = encode_pairs(opened, rows)
         trained, start = load_with_start(opened) if objective.has_reference else (load(opened), None)
         of_pairs = evaluate_pairs(trained, pairs, start)
-        answers = computing(trained)(tasks) if tasks else []
-        return _Measured(of_pairs.metrics, pairs.tally.truncated, answers, of_pairs.calibration)
+        return _Measured(trained, of_pairs.metrics, pairs.tally.truncated, of_pairs.calibration)
     if objective.reward_functions:
         trained = load(opened)
         rewarded = evaluate_rewards(trained, rows)
-        return _Measured(rewarded.metrics, rewarded.truncated, computing(trained)(tasks) if tasks else [])
-    if objective.generates:
-        return _Measured({}, 0, computing(opened)(tasks))
-    sequences, limit = _sequences(opened, rows), objective.max_seq_length
-    losses, *answers = computing(opened)([_loss_task(sequences, limit), *tasks])
-    return _Measured({"loss": _mean(losses)}, sum(len(one.input_ids) > limit for one in sequences), answers)
+        return _Measured(trained, rewarded.metrics, rewarded.truncated)
+    return _Measured(opened)
 
 
 def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:
@@ -147,25 +196,3 @@ def _metrics(opened: Opened, predicted: Sequence[dict[str, Any]], expected: Sequ
     if form.problem_type == "multi_label_classification":
         return multi_label_metrics([targets.of(tuple(labels)) for labels in found], expected)  # type: ignore[misc]
     return classification_metrics([targets.number(label) for label in found], expected, len(targets.labels))
-
-
-def _sequences(opened: Opened, rows: Sequence[Row]) -> list[Rendered]:
-    """The token sequences whose loss is measured. Raises `DataError`."""
-    form, objective = format_of(opened.manifest), opened.manifest.recipe.objective
-    assert isinstance(objective, TextObjective)
-    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, objective, opened.vocabulary())
-    rendered = for_each(rows, lambda row: objective.sequences(form.example(row.values), renderer))
-    whole = [sequence for row in rendered for sequence in row]
-    if objective.on_overflow == "split" and RawText in form.makes:
-        return [piece for sequence in whole for piece in split_text(sequence, objective.max_seq_length)]
-    return whole
-
-
-def _loss_task(sequences: Sequence[Rendered], limit: int) -> Task:
-    """A task that computes the loss of one sequence at a time, so that it depends on no padding and no batch."""
-    return in_turn("loss", [[one.input_ids[:limit], one.labels[:limit]] for one in sequences], 1)
-
-
-def _mean(losses: Sequence[Sequence[float]]) -> float:
-    """Mean loss per labelled token over all rows, summed in their order."""
-    return sum(loss for loss, _ in losses) / max(1, sum(tokens for _, tokens in losses))

@@ -1,0 +1,118 @@
+"""The items of a suite as a run asks them: prompts or sequences, with the reference answers beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.answers.generate import up_to_stop, written_text
+from lora_ns.answers.opened import Opened, format_of
+from lora_ns.answers.weights import ADAPTER
+from lora_ns.answers.work import Task, in_turn, writing
+from lora_ns.data.encode_text import split_text
+from lora_ns.data.loss_mask import Rendered
+from lora_ns.data.render import Renderer, make_renderer
+from lora_ns.data.rows import Row, for_each
+from lora_ns.errors import Problem, UsageError
+from lora_ns.formats import Format, RawText, RowFaultError, expected_of
+from lora_ns.objectives import TextObjective
+from lora_ns.recipe.generation import Generation
+from lora_ns.suites import Gold, Suite
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The items of a suite, in the tokens of a run."""
+
+    suite: Suite
+    golds: Sequence[Gold]
+    items: Sequence[Any]
+    """Token ids of prompts; for losses, token ids with labels."""
+    owners: Sequence[int]
+    """For each item, the index of its row: a row may have several sequences."""
+    generation: Generation
+    truncated: int = 0
+    """Number of sequences that were cut off at `max_seq_length`."""
+
+    def task(self, weights: str = ADAPTER) -> Task:
+        """The task that computes the answers with some weights of the run."""
+        if self.suite.asks == "write":
+            return writing(self.items, self.generation, weights)
+        return in_turn("loss", self.items, 1, weights)
+
+    def answers(self, results: Sequence[Any]) -> list[Any]:
+        """The answer to each row, from the results of the task: its text, or its loss and number of tokens."""
+        if self.suite.asks == "write":
+            return [result["text"] for result in results]
+        sums = [[0.0, 0.0] for _ in self.golds]
+        for owner, (loss, tokens) in zip(self.owners, results, strict=True):
+            sums[owner][0] += loss
+            sums[owner][1] += tokens
+        return sums
+
+
+def ask(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
+    """Render the rows of a suite for a run.
+
+    Raises:
+        UsageError: if the objective of the run trains on no text, whose loss could be measured.
+        DataError: names the rows that cannot be asked, or lack what their answers are measured by.
+    """
+    chosen = rows[: suite.max_samples] if suite.max_samples else rows
+    return _to_write(opened, suite, chosen) if suite.asks == "write" else _to_score(opened, suite, chosen)
+
+
+def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
+    manifest, form = opened.manifest, format_of(opened.manifest)
+    rendering = manifest.recipe.objective.rendering
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, rendering, opened.vocabulary())
+    room = opened.room()
+
+    def asked(row: Row) -> tuple[Gold, list[int]]:
+        prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
+        if not prompt:
+            raise RowFaultError("the prompt is empty", "add some text")
+        if room and len(prompt) >= room:
+            raise RowFaultError(f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it")
+        gold = _gold(renderer, form, row, prompt)
+        suite.check(gold)
+        return gold, prompt
+
+    found = for_each(rows, asked)
+    golds, prompts = [gold for gold, _ in found], [prompt for _, prompt in found]
+    return Asked(suite, golds, prompts, range(len(prompts)), manifest.recipe.generation)
+
+
+def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
+    """The reference answer of a row, as it is written and as training renders it; without one, only its columns."""
+    try:
+        answer = form.answer(row.values)
+        whole = renderer.examples(expected_of(form.example(row.values)))[-1].input_ids  # type: ignore[arg-type]
+    except RowFaultError:
+        return Gold(row.where, None, row.values)
+    learned = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
+    rendered = written_text(renderer.tokenizer, up_to_stop(learned, renderer.stops), renderer.stops)
+    return Gold(row.where, answer, row.values, rendered)
+
+
+def _to_score(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
+    manifest, form, objective = opened.manifest, format_of(opened.manifest), opened.manifest.recipe.objective
+    if not isinstance(objective, TextObjective):
+        what = f"a run of `[{objective.toml}]` has no loss of answers"
+        raise UsageError(Problem("--suite", what, "choose another suite"))
+    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, objective, opened.vocabulary())
+    limit = objective.max_seq_length
+    splits = objective.on_overflow == "split" and RawText in form.makes
+
+    def scored(row: Row) -> tuple[Gold, list[Rendered]]:
+        whole = objective.sequences(form.example(row.values), renderer)
+        parts = [piece for one in whole for piece in split_text(one, limit)] if splits else list(whole)
+        return Gold(row.where, None, row.values), parts
+
+    found = for_each(rows, scored)
+    parts = [(place, part) for place, (_, several) in enumerate(found) for part in several]
+    items = [[part.input_ids[:limit], part.labels[:limit]] for _, part in parts]
+    truncated = sum(len(part.input_ids) > limit for _, part in parts)
+    owners = [place for place, _ in parts]
+    return Asked(suite, [gold for gold, _ in found], items, owners, manifest.recipe.generation, truncated)

@@ -1,0 +1,93 @@
+"""Results of tasks that are kept in the cache by their content, so that a base is not asked twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lora_ns.answers.opened import Opened
+from lora_ns.answers.weights import BASE
+from lora_ns.answers.work import Compute, OnResult, Task, ignore_result
+from lora_ns.data.cache import drop, find, keep, new_folder
+from lora_ns.errors import LoransError
+from lora_ns.machine.libraries import versions
+
+_FILE = "answers.json"
+
+
+def keeping(opened: Opened, compute: Compute) -> Compute:
+    """A function that computes like another one, but takes what the base has answered before from the cache.
+
+    Args:
+        opened: the run; the results of its base alone are kept.
+        compute: the function to compute with.
+    """
+
+    def computing(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
+        found = {place: kept for place, task in enumerate(tasks) if (kept := _find(opened, task)) is not None}
+        for place, results in found.items():
+            for item, one in enumerate(results):
+                on_result(place, item, one)
+        new = [place for place in range(len(tasks)) if place not in found]
+        computed = compute([tasks[place] for place in new], _renumbered(on_result, new)) if new else []
+        for place, results in zip(new, computed, strict=True):
+            _keep(opened, tasks[place], results)
+            found[place] = results
+        return [found[place] for place in range(len(tasks))]
+
+    return computing
+
+
+def _renumbered(on_result: OnResult, places: Sequence[int]) -> OnResult:
+    """The receiver of results for some of the tasks, which have other numbers among all of them."""
+    return lambda task, item, one: on_result(places[task], item, one)
+
+
+def _key(opened: Opened, task: Task) -> str | None:
+    """The key of a task in the cache; None for a task whose results are not kept."""
+    if task.weights != BASE:
+        return None
+    manifest = opened.manifest
+    told = {
+        "versions": versions(),
+        "base": manifest.base.fingerprint,
+        "merged": [one.sha256 for one in manifest.base_adapters],
+        "tokens": manifest.added_tokens,
+        "stops": manifest.stop_token_ids,
+        "model": manifest.recipe.model.model_dump(mode="json"),
+        "quantization": manifest.recipe.quantization.model_dump(mode="json"),
+        "plan": [manifest.plan.dtype.value, manifest.plan.device.value, manifest.plan.attn_implementation.value],
+        "kind": task.kind,
+        "items": list(task.items),
+        "batches": [list(batch) for batch in task.batches],
+        "generation": task.generation.model_dump(mode="json") if task.generation else None,
+    }
+    return f"answers-{hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]}"
+
+
+def _find(opened: Opened, task: Task) -> list[Any] | None:
+    key = _key(opened, task)
+    folder = find(key) if key else None
+    if folder is None:
+        return None
+    try:
+        found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        drop(folder)
+        return None
+    return found if isinstance(found, list) and len(found) == len(task.items) else None
+
+
+def _keep(opened: Opened, task: Task, results: Sequence[Any]) -> None:
+    """Keep the results of a task; a full or read-only disk costs only the time to compute them again."""
+    key = _key(opened, task)
+    if key is None:
+        return
+    try:
+        folder = new_folder()
+        (folder / _FILE).write_text(json.dumps(list(results)), encoding="utf-8")
+        keep(folder, key)
+    except (OSError, LoransError):
+        return

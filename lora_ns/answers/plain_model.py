@@ -1,0 +1,62 @@
+"""A plain model folder, such as a merged one, that answers beside the runs it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_ns.answers.opened import Opened, Trained, loading_of, record_base
+from lora_ns.errors import Problem, UsageError
+from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.model.files import find_base
+from lora_ns.model.load import load_base, positions
+from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids, template_hash
+from lora_ns.quantizers import NoQuantization
+
+
+@dataclass(frozen=True)
+class PlainModel(Opened):
+    """A model without an adapter, with its own tokenizer, template and stop tokens; the rest is as in a run."""
+
+    def load(self) -> Trained:
+        """Load its weights. Raises `ModelError`."""
+        message = f"out of memory while loading {self.base.path}"
+        with telling_memory_errors(lambda: message, "free memory"):
+            model = load_base(self.base, loading_of(self.manifest)).eval()
+        return Trained(self.run, self.manifest, self.base, self.tokenizer, model)
+
+    def room(self) -> int | None:
+        """Positions for prompt and answer; None if the model does not declare a limit."""
+        return positions(self.base, self.manifest.recipe.model.trust_remote_code)
+
+
+def open_model(beside: Opened, folder: Path) -> PlainModel:
+    """Open a model folder to answer the items of a run.
+
+    Args:
+        beside: the run, whose row format and generation settings count.
+        folder: the folder.
+
+    Raises:
+        UsageError: if it is an adapter.
+        ModelError: if it is no model.
+    """
+    if (folder / "adapter_config.json").is_file() or (folder / "manifest.json").is_file():
+        what = "is an adapter or a run, not a model with all its weights"
+        raise UsageError(Problem(str(folder), what, "name a run directory beside the first one, without `--model`"))
+    manifest = beside.manifest
+    base = find_base(str(folder.absolute()), "main", [], download=False)
+    assert base is not None, "a folder is never on the hub"
+    tokenizer = load_tokenizer(base.path, manifest.recipe.model.trust_remote_code)
+    stops = stop_token_ids(tokenizer, base.path)
+    choose_pad_token(tokenizer, stops)
+    own = {
+        "base": record_base(base),
+        "recipe": manifest.recipe.model_copy(update={"quantization": NoQuantization()}),
+        "stop_token_ids": stops,
+        "chat_template_sha256": template_hash(tokenizer),
+        "base_adapters": (),
+        "init_adapter": None,
+        "added_tokens": (),
+    }
+    return PlainModel(beside.run, manifest.model_copy(update=own), base, tokenizer)

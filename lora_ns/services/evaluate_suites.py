@@ -1,0 +1,119 @@
+"""Suites asked of several systems on the same items: the figures of each, and how they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_ns.answers.ask import Asked, ask
+from lora_ns.answers.opened import Opened
+from lora_ns.answers.weights import ADAPTER
+from lora_ns.answers.work import Compute
+from lora_ns.data.files.paths import layout_of
+from lora_ns.data.files.read import read_files
+from lora_ns.data.rows import Row
+from lora_ns.errors import Problem, UsageError
+from lora_ns.run.manifest import Manifest
+from lora_ns.suites import Gold, Suite
+from lora_ns.training.prepared import folders_of
+
+ADAPTER_NAME, BASE_NAME = "adapter", "base"
+"""Names of the run that is evaluated, and of its base."""
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that answers: an opened run with the weights that it computes with."""
+
+    name: str
+    opened: Opened
+    weights: str = ADAPTER
+    is_rival: bool = False
+    """True for a system that is compared with the adapter too, not only with the base."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of all systems to the items of a suite."""
+
+    suite: Suite
+    golds: Sequence[Gold]
+    answers: Mapping[str, Sequence[Any]]
+    """The answer to each item, by system."""
+    truncated: int = 0
+
+
+Rows = Callable[[Suite], Sequence[Row]]
+"""Finds the rows of a suite."""
+
+
+def answer_suites(
+    systems: Sequence[System], suites: Sequence[Suite], rows: Rows, computing: Callable[[Opened], Compute]
+) -> list[Answered]:
+    """Ask all systems the same items. Systems of one run share its load and each batch of prompts.
+
+    Args:
+        systems: the systems, each with a name of its own.
+        suites: the suites.
+        rows: finds the rows of a suite.
+        computing: makes the function that computes the tasks of a run.
+
+    Raises:
+        UsageError: if a suite has no rows, or the run has no such figure.
+        DataError: names the rows that cannot be asked.
+    """
+    read = [_some(suite, rows(suite)) for suite in suites]
+    found: list[dict[str, Sequence[Any]]] = [{} for _ in suites]
+    asked_first: list[Asked] = []
+    for opened, together in _by_run(systems):
+        asked = [ask(opened, suite, chosen) for suite, chosen in zip(suites, read, strict=True)]
+        asked_first = asked_first or asked
+        tasks = [one.task(system.weights) for system in together for one in asked]
+        results = iter(computing(opened)(tasks))
+        for system in together:
+            for place, one in enumerate(asked):
+                found[place][system.name] = one.answers(next(results))
+    return [
+        Answered(one.suite, one.golds, answers, one.truncated) for one, answers in zip(asked_first, found, strict=True)
+    ]
+
+
+def _some(suite: Suite, rows: Sequence[Row]) -> Sequence[Row]:
+    if not rows:
+        what = f"the suite `{suite.title}` has no rows"
+        raise UsageError(Problem(suite.path or "", what, "give a file with `--data`, or as `path` of the suite"))
+    return rows
+
+
+def _by_run(systems: Sequence[System]) -> list[tuple[Opened, list[System]]]:
+    """The systems of each opened run, in the order in which they are given."""
+    groups: dict[int, tuple[Opened, list[System]]] = {}
+    for system in systems:
+        groups.setdefault(id(system.opened), (system.opened, []))[1].append(system)
+    return list(groups.values())
+
+
+def contests_of(systems: Sequence[System]) -> list[tuple[str, str]]:
+    """The pairs of systems to compare: each with the base, and rivals with the adapter."""
+    names = {system.name for system in systems}
+    with_base = [(system.name, BASE_NAME) for system in systems if system.name != BASE_NAME]
+    with_adapter = [(system.name, ADAPTER_NAME) for system in systems if system.is_rival]
+    return [pair for pair in (*with_base, *with_adapter) if names.issuperset(pair)]
+
+
+def rows_of(suite: Suite, manifest: Manifest, usual: Sequence[Row]) -> Sequence[Row]:
+    """The rows of a suite: those of its file, or the usual ones.
+
+    Raises:
+        UsageError: if there is no such file.
+        DataError: names the rows that cannot be read.
+    """
+    if suite.path is None:
+        return usual
+    looked = [folder / suite.path for folder in folders_of(manifest)]
+    file = next((path for path in looked if path.exists()), None)
+    if file is None:
+        what = f"no file `{suite.path}`, which the suite `{suite.title}` asks"
+        raise UsageError(Problem("", what, f"looked at {' and '.join(map(str, dict.fromkeys(looked)))}"))
+    return read_files([file], layout=layout_of(manifest.recipe.dataset)).rows

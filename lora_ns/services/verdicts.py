@@ -1,0 +1,239 @@
+"""The report of an evaluation: the figures of all systems, and verdicts on the same items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.files.disk import now, write_atomic
+from lora_ns.run.directory import RunDir
+from lora_ns.services.evaluate_suites import Answered
+from lora_ns.statistics import Comparison, Verdict, adjust, compare, estimate
+
+if TYPE_CHECKING:
+    from lora_ns.statistics import Measure
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one system, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A system against another one, on the same items."""
+
+    figure: str
+    system: str
+    against: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    """Corrected by Holm's method for the comparisons that were made together."""
+    test: str
+    wins: int | None
+    ties: int | None
+    losses: int | None
+    smallest: float | None
+    """Smallest difference that these items show four times in five."""
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of all systems on some items."""
+
+    items: int
+    figures: Mapping[str, Mapping[str, Figure]]
+    """By name and system; the first name is the figure that decides."""
+    contests: tuple[Contest, ...] = ()
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """The result of a suite."""
+
+    name: str
+    kind: str
+    whole: Figures
+    groups: Mapping[str, Figures]
+    """By the values of the column `group_by`."""
+    lower_is_better: tuple[str, ...] = ()
+
+    @property
+    def deciding(self) -> str:
+        """The figure that decides."""
+        return next(iter(self.whole.figures))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some items of a suite: all of them, or a group."""
+
+    answered: Answered
+    places: Sequence[int]
+    group: str | None = None
+
+    def measures(self) -> dict[str, Mapping[str, Measure]]:
+        """The measures of each system."""
+        golds = [self.answered.golds[place] for place in self.places]
+        return {
+            system: self.answered.suite.measure(golds, [answers[place] for place in self.places])
+            for system, answers in self.answered.answers.items()
+        }
+
+    def clusters(self) -> list[str] | None:
+        """The cluster of each item; None if they are independent."""
+        column = self.answered.suite.cluster_by
+        return [str(self.answered.golds[place].values.get(column)) for place in self.places] if column else None
+
+
+def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> list[SuiteReport]:
+    """The figures of all suites, with verdicts.
+
+    The p-values of the deciding figures are corrected together by Holm's method; so are those of the other figures, and
+    those of the groups.
+
+    Args:
+        answered: the answers to each suite.
+        pairs: names of systems to compare: each with the one that it is compared with.
+    """
+    parts = [part for one in answered for part in _parts(one)]
+    made = [_made(part, pairs) for part in parts]
+    families: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+    for place, (part, (_, contests)) in enumerate(zip(parts, made, strict=True)):
+        for number, contest in enumerate(contests):
+            families.setdefault((part.group is None, contest.decides), []).append((place, number))
+    verdicts: dict[tuple[int, int], Comparison] = {}
+    for family in families.values():
+        compared = adjust([made[place][1][number].comparison for place, number in family])
+        verdicts.update(zip(family, compared, strict=True))
+    found = [
+        (part, replace(figures, contests=tuple(_contest(one, verdicts[place, at]) for at, one in enumerate(contests))))
+        for place, (part, (figures, contests)) in enumerate(zip(parts, made, strict=True))
+    ]
+    return [
+        SuiteReport(
+            one.suite.title,
+            one.suite.kind,
+            next(figures for part, figures in found if part.answered is one and part.group is None),
+            {part.group: figures for part, figures in found if part.answered is one and part.group is not None},
+            one.suite.lower_is_better,
+        )
+        for one in answered
+    ]
+
+
+def _parts(answered: Answered) -> list[_Part]:
+    """All items, and those of each group."""
+    whole = _Part(answered, range(len(answered.golds)))
+    column = answered.suite.group_by
+    if column is None:
+        return [whole]
+    groups: dict[str, list[int]] = {}
+    for place, gold in enumerate(answered.golds):
+        groups.setdefault(str(gold.values.get(column)), []).append(place)
+    return [whole, *(_Part(answered, groups[name], name) for name in sorted(groups))]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    figure: str
+    decides: bool
+    system: str
+    against: str
+    comparison: Comparison
+
+
+def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[_Compared]]:
+    measures, clusters = part.measures(), part.clusters()
+    suite = part.answered.suite
+    names = list(next(iter(measures.values())))
+    figures: dict[str, dict[str, Figure]] = {name: {} for name in names}
+    for system, by_name in measures.items():
+        for name, measure in by_name.items():
+            found = estimate(measure, clusters=clusters)
+            figures[name][system] = Figure(found.value, found.interval.low, found.interval.high)
+    contests = [
+        _Compared(
+            name,
+            name == names[0],
+            system,
+            against,
+            compare(
+                measures[against][name],
+                measures[system][name],
+                higher_is_better=name not in suite.lower_is_better,
+                clusters=clusters,
+            ),
+        )
+        for system, against in pairs
+        for name in names
+    ]
+    return Figures(len(part.places), figures), contests
+
+
+def _contest(made: _Compared, found: Comparison) -> Contest:
+    return Contest(
+        figure=made.figure,
+        system=made.system,
+        against=made.against,
+        difference=found.difference,
+        low=found.interval.low,
+        high=found.interval.high,
+        p_value=found.p_value if found.adjusted_p is None else found.adjusted_p,
+        test=found.test,
+        wins=found.wins,
+        ties=found.ties,
+        losses=found.losses,
+        smallest=found.smallest,
+        verdict=found.verdict,
+        reason=found.reason,
+    )
+
+
+def item_rows(answered: Answered) -> list[dict[str, Any]]:
+    """One row per item: its place, the expected answer, the answers and scores of all systems."""
+    scores = {
+        system: {
+            name: measure.scores.tolist()
+            for name, measure in answered.suite.measure(answered.golds, answers).items()
+            if measure.scores is not None
+        }
+        for system, answers in answered.answers.items()
+    }
+    return [
+        {
+            "suite": answered.suite.title,
+            "item": gold.where,
+            **({"expected": gold.answer} if gold.answer is not None else {}),
+            "answers": {system: answers[place] for system, answers in answered.answers.items()},
+            "scores": {
+                system: {name: values[place] for name, values in by_name.items()} for system, by_name in scores.items()
+            },
+        }
+        for place, gold in enumerate(answered.golds)
+    ]
+
+
+def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport]) -> str | None:
+    """Write the figures and the answer to each item into a new folder of the run; None if the run cannot be written.
+
+    The folder has `results.json` and `items.jsonl`.
+    """
+    folder = run.new_evaluation()
+    if folder is None:
+        return None
+    lines = [json.dumps(row, ensure_ascii=False) for one in answered for row in item_rows(one)]
+    write_atomic(folder / "items.jsonl", "".join(f"{line}\n" for line in lines))
+    table = {"created": now(), "suites": [asdict(one) for one in reports]}
+    write_atomic(folder / "results.json", json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    return str(folder)

@@ -1,0 +1,136 @@
+"""The base classes of suites: what one reads from a row, asks, and makes of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field
+
+from lora_ns.errors import DataError, Problem
+from lora_ns.formats import RowFaultError
+from lora_ns.rewards import Completion, RewardFunction
+from lora_ns.safety.deadline import OverrunError
+from lora_ns.statistics import Measure, mean, share
+from lora_ns.table import WORD, Column, Conflict, Name, PositiveInt, Table
+
+T = TypeVar("T")
+
+Asks = Literal["write", "loss"]
+"""What a suite asks a model for: an answer to the prompt of each row, or the loss of its expected answer."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """A row as a suite reads it: its reference answer, and all its columns."""
+
+    where: str
+    answer: str | None
+    """Reference answer; None if the row has none."""
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    rendered: str | None = None
+    """The reference answer as training renders it, if the chat template changes it."""
+
+    def completed(self, text: str) -> Completion:
+        """The answer of a model to this row."""
+        return Completion(text, self.answer, self.values)
+
+    def expected(self, column: str | None = None) -> str:
+        """The expected text, from a column or the reference answer. Raises `RowFaultError`."""
+        found = self.answer if column is None else self.values.get(column)
+        if found is None or not str(found).strip():
+            where = f"column `{column}`" if column else "reference answer"
+            raise RowFaultError(f"no {where} to compare answers with", "add it, or remove the row")
+        return str(found)
+
+
+class Suite(Table):
+    """A suite of evaluation items. To add one, write its class in a new file, named in `suites/__init__.py`."""
+
+    kind: str
+    """Kind of the suite, the tag of the union."""
+    name: Annotated[str, Field(pattern=WORD)] | None = None
+    """Name in reports and gates; default: the kind."""
+    path: Name | None = None
+    """File of rows in the format of the training rows; default: the evaluation rows of the run."""
+    max_samples: PositiveInt | None = None
+    """Maximum number of rows, from the start."""
+    group_by: Column | None = None
+    """Column to report the figures by, for each of its values."""
+    cluster_by: Column | None = None
+    """Column that rows which depend on one another share, such as a document: intervals then count its values."""
+
+    asks: ClassVar[Asks] = "write"
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    """Figures that are better the lower they are."""
+    package: ClassVar[str] = ""
+    """Module that has to be installed for it."""
+
+    @property
+    def title(self) -> str:
+        """Name in reports and gates."""
+        return self.name or self.kind
+
+    def conflicts(self, _key: str) -> Iterator[Conflict]:
+        """Settings that cannot work; the argument is the dotted key of the table."""
+        yield from ()
+
+    def check(self, gold: Gold) -> None:
+        """Check that a row has what its answer is measured by. Raises `RowFaultError`."""
+
+    def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
+        """The figures of a system by name; the first is the one that decides.
+
+        Args:
+            golds: the rows with their reference answers.
+            answers: for a `write` suite, the text of each answer; for a `loss` suite, the loss of each summed over its
+                tokens, with their number.
+
+        Raises:
+            DataError: names the row whose answer cannot be judged in time.
+        """
+        raise NotImplementedError
+
+
+class JudgedSuite(Suite):
+    """A suite whose answers a reward function judges: each gets a score between 0 and 1."""
+
+    figure: ClassVar[str]
+    """Name of the figure."""
+    is_share: ClassVar[bool] = True
+    """True if scores are 0 or 1 alone."""
+
+    @property
+    def judge(self) -> RewardFunction:
+        """The reward function."""
+        raise NotImplementedError
+
+    def conflicts(self, key: str) -> Iterator[Conflict]:
+        """Those of the reward function."""
+        yield from self.judge.conflicts(key)
+
+    def check(self, gold: Gold) -> None:
+        """Check that the row has what the reward function compares with. Raises `RowFaultError`."""
+        self.judge.check(gold.completed(""))
+
+    def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
+        """The mean score of the answers."""
+        function = self.judge
+        scores = judged(self, golds, answers, lambda gold, answer: function.score(gold.completed(answer)) or 0.0)
+        return {self.figure: share([bool(score) for score in scores]) if self.is_share else mean(scores, bounds=(0, 1))}
+
+
+SIMPLER_PATTERN = "avoid nested repetitions such as `(a+)+`"
+
+
+def judged(suite: Suite, golds: Sequence[Gold], answers: Sequence[str], judge: Callable[[Gold, str], T]) -> list[T]:
+    """The judgements of all answers. Raises `DataError` if one takes too much time or memory."""
+    found = []
+    for gold, answer in zip(golds, answers, strict=True):
+        try:
+            found.append(judge(gold, answer))
+        except OverrunError as error:
+            what = f"the suite `{suite.title}` {error} on the answer generated for it"
+            raise DataError(Problem(gold.where, what, SIMPLER_PATTERN)) from None
+    return found
