@@ -15,9 +15,10 @@ from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.render import Renderer, make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Format, RawText, RowFaultError, expected_of
+from lora_ns.formats import Conversation, Format, PromptCompletion, RawText, RowFaultError, expected_of
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
+from lora_ns.run.manifest import Manifest
 from lora_ns.suites import Gold, Suite
 
 
@@ -52,21 +53,26 @@ class Asked:
         return sums
 
 
-def ask(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
+def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> Asked:
     """Render the rows of a suite for a run.
+
+    Args:
+        opened: the run that is asked, with its own template and tokens.
+        suite: the suite.
+        rows: its rows.
+        like: manifest of the run whose row format, loss and generation settings count for all that are compared.
 
     Raises:
         UsageError: if the objective of the run trains on no text, whose loss could be measured.
         DataError: names the rows that cannot be asked, or lack what their answers are measured by.
     """
     chosen = rows[: suite.max_samples] if suite.max_samples else rows
-    return _to_write(opened, suite, chosen) if suite.asks == "write" else _to_score(opened, suite, chosen)
+    return (_to_write if suite.asks == "write" else _to_score)(opened, suite, chosen, like)
 
 
-def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
-    manifest, form = opened.manifest, format_of(opened.manifest)
-    rendering = manifest.recipe.objective.rendering
-    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, rendering, opened.vocabulary())
+def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> Asked:
+    form, rendering = format_of(like), like.recipe.objective.rendering
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, rendering, opened.vocabulary())
     room = opened.room()
 
     def asked(row: Row) -> tuple[Gold, list[int]]:
@@ -81,27 +87,37 @@ def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
 
     found = for_each(rows, asked)
     golds, prompts = [gold for gold, _ in found], [prompt for _, prompt in found]
-    return Asked(suite, golds, prompts, range(len(prompts)), manifest.recipe.generation)
+    return Asked(suite, golds, prompts, range(len(prompts)), like.recipe.generation)
 
 
 def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
     """The reference answer of a row, as it is written and as training renders it; without one, only its columns."""
+    question = _question(form.prompt(row.values))
     try:
         answer = form.answer(row.values)
         whole = renderer.examples(expected_of(form.example(row.values)))[-1].input_ids  # type: ignore[arg-type]
     except RowFaultError:
-        return Gold(row.where, None, row.values)
+        return Gold(row.where, None, row.values, question=question)
     learned = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
     rendered = written_text(renderer.tokenizer, up_to_stop(learned, renderer.stops), renderer.stops)
-    return Gold(row.where, answer, row.values, rendered)
+    return Gold(row.where, answer, row.values, rendered, question)
 
 
-def _to_score(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
-    manifest, form, objective = opened.manifest, format_of(opened.manifest), opened.manifest.recipe.objective
+def _question(prompt: object) -> str | None:
+    """The prompt as text to show: of a conversation, its last turn."""
+    if isinstance(prompt, PromptCompletion):
+        return prompt.prompt
+    if isinstance(prompt, Conversation) and prompt.messages:
+        return str(prompt.messages[-1].content)
+    return None
+
+
+def _to_score(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> Asked:
+    form, objective = format_of(like), like.recipe.objective
     if not isinstance(objective, TextObjective):
         what = f"a run of `[{objective.toml}]` has no loss of answers"
         raise UsageError(Problem("--suite", what, "choose another suite"))
-    renderer = make_renderer(opened.tokenizer, manifest.stop_token_ids, objective, opened.vocabulary())
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, objective, opened.vocabulary())
     limit = objective.max_seq_length
     splits = objective.on_overflow == "split" and RawText in form.makes
 
@@ -115,4 +131,4 @@ def _to_score(opened: Opened, suite: Suite, rows: Sequence[Row]) -> Asked:
     items = [[part.input_ids[:limit], part.labels[:limit]] for _, part in parts]
     truncated = sum(len(part.input_ids) > limit for _, part in parts)
     owners = [place for place, _ in parts]
-    return Asked(suite, [gold for gold, _ in found], items, owners, manifest.recipe.generation, truncated)
+    return Asked(suite, [gold for gold, _ in found], items, owners, like.recipe.generation, truncated)

@@ -45,6 +45,10 @@ class Opened:
         """The tokens that the model has embeddings for."""
         return vocabulary(self.base, self.tokenizer, self.manifest.added_tokens)
 
+    def load(self) -> Trained:
+        """Load the weights, as `load` does."""
+        return load(self)
+
 
 @dataclass(frozen=True)
 class Trained(Opened):
@@ -55,6 +59,10 @@ class Trained(Opened):
     def room(self) -> int | None:
         """Positions for prompt and answer; None if the model does not declare a limit."""
         return room_for_text(self.manifest, max_positions(self.model))
+
+    def load(self) -> Trained:
+        """This run, whose weights are loaded."""
+        return self
 
 
 def open_trained(

@@ -8,8 +8,9 @@ from pathlib import Path
 from lora_ns.answers.opened import Opened, Trained, loading_of, record_base
 from lora_ns.errors import Problem, UsageError
 from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.methods.lora import Lora
 from lora_ns.model.files import find_base
-from lora_ns.model.load import load_base, positions
+from lora_ns.model.load import load_base
 from lora_ns.model.tokenizer import choose_pad_token, load_tokenizer, stop_token_ids, template_hash
 from lora_ns.quantizers import NoQuantization
 
@@ -24,10 +25,6 @@ class PlainModel(Opened):
         with telling_memory_errors(lambda: message, "free memory"):
             model = load_base(self.base, loading_of(self.manifest)).eval()
         return Trained(self.run, self.manifest, self.base, self.tokenizer, model)
-
-    def room(self) -> int | None:
-        """Positions for prompt and answer; None if the model does not declare a limit."""
-        return positions(self.base, self.manifest.recipe.model.trust_remote_code)
 
 
 def open_model(beside: Opened, folder: Path) -> PlainModel:
@@ -52,7 +49,7 @@ def open_model(beside: Opened, folder: Path) -> PlainModel:
     choose_pad_token(tokenizer, stops)
     own = {
         "base": record_base(base),
-        "recipe": manifest.recipe.model_copy(update={"quantization": NoQuantization()}),
+        "recipe": manifest.recipe.model_copy(update={"quantization": NoQuantization(), "peft": Lora(method="lora")}),
         "stop_token_ids": stops,
         "chat_template_sha256": template_hash(tokenizer),
         "base_adapters": (),

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from lora_ns.answers.generate import like_lengths
 from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
 from lora_ns.answers.loss import sequence_loss
-from lora_ns.answers.opened import Opened, Trained, load, make_writer
+from lora_ns.answers.opened import Opened, Trained, make_writer
 from lora_ns.answers.weights import ADAPTER, Weights
 from lora_ns.data.encode_labels import WordEncoder
 from lora_ns.machine.exhaustion import telling_memory_errors
@@ -83,7 +83,7 @@ def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
     """Compute in this process. Weights that are not loaded yet are loaded with the first task."""
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
-        weights = Weights(opened if isinstance(opened, Trained) else load(opened))
+        weights = Weights(opened.load())
         done, found, tell_rows = 0, [], row_progress(tasks, tell)
         for position, task in enumerate(tasks):
             by_batch = []

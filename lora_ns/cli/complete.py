@@ -67,6 +67,13 @@ def objectives(incomplete: str) -> list[str]:
     return [name for name in OBJECTIVE_TABLES if name.startswith(incomplete)]
 
 
+def suites(incomplete: str) -> list[str]:
+    """Complete the kinds of evaluation suites."""
+    from lora_ns.suites import SUITES
+
+    return [name for name in SUITES if name.startswith(incomplete)]
+
+
 def tools(incomplete: str) -> list[str]:
     """Complete the tools that `lorans import` reads."""
     from lora_ns.importers.registry import IMPORTERS

@@ -30,7 +30,7 @@ from lora_ns.services.evaluate_suites import (
     rows_of,
 )
 from lora_ns.services.infer import infer
-from lora_ns.services.verdicts import SuiteReport, report, save_evaluation
+from lora_ns.services.verdicts import Differing, SuiteReport, differing, report, save_evaluation
 from lora_ns.suites import ExactMatchSuite, HeldOutSuite, Suite
 
 
@@ -52,6 +52,8 @@ class EvaluateResult:
     """The figures of all systems on the same items, with verdicts."""
     saved: str | None = None
     """Folder in the run with the figures and the answer to each item."""
+    differences: tuple[Differing, ...] = ()
+    """Items that run and base answer differently."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Beside:
 
     suites: tuple[Suite, ...] = ()
     systems: tuple[System, ...] = ()
+    show: int = 0
+    """Number of items to show that run and base answer differently."""
 
 
 def evaluate(
@@ -111,6 +115,7 @@ def evaluate(
         calibration=found.calibration,
         suites=tuple(reports),
         saved=save_evaluation(opened.run, answered, reports) if answered else None,
+        differences=tuple(differing(answered, ADAPTER_NAME, BASE_NAME, beside.show)),
     )
 
 

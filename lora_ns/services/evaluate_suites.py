@@ -54,7 +54,8 @@ def answer_suites(
     """Ask all systems the same items. Systems of one run share its load and each batch of prompts.
 
     Args:
-        systems: the systems, each with a name of its own.
+        systems: the systems, each with a name of its own. The first one's row format, loss and generation settings
+            count for all.
         suites: the suites.
         rows: finds the rows of a suite.
         computing: makes the function that computes the tasks of a run.
@@ -63,11 +64,11 @@ def answer_suites(
         UsageError: if a suite has no rows, or the run has no such figure.
         DataError: names the rows that cannot be asked.
     """
-    read = [_some(suite, rows(suite)) for suite in suites]
+    read, like = [_some(suite, rows(suite)) for suite in suites], systems[0].opened.manifest
     found: list[dict[str, Sequence[Any]]] = [{} for _ in suites]
     asked_first: list[Asked] = []
     for opened, together in _by_run(systems):
-        asked = [ask(opened, suite, chosen) for suite, chosen in zip(suites, read, strict=True)]
+        asked = [ask(opened, suite, chosen, like) for suite, chosen in zip(suites, read, strict=True)]
         asked_first = asked_first or asked
         tasks = [one.task(system.weights) for system in together for one in asked]
         results = iter(computing(opened)(tasks))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.files.disk import now, write_atomic
 from lora_ns.run.directory import RunDir
@@ -67,6 +67,8 @@ class SuiteReport:
     groups: Mapping[str, Figures]
     """By the values of the column `group_by`."""
     lower_is_better: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+    """Figures that are shares of the items."""
 
     @property
     def deciding(self) -> str:
@@ -127,9 +129,15 @@ def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> li
             next(figures for part, figures in found if part.answered is one and part.group is None),
             {part.group: figures for part, figures in found if part.answered is one and part.group is not None},
             one.suite.lower_is_better,
+            _shares(one),
         )
         for one in answered
     ]
+
+
+def _shares(answered: Answered) -> tuple[str, ...]:
+    by_name = answered.suite.measure(answered.golds, next(iter(answered.answers.values())))
+    return tuple(name for name, measure in by_name.items() if measure.unit == "points")
 
 
 def _parts(answered: Answered) -> list[_Part]:
@@ -214,6 +222,7 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
         {
             "suite": answered.suite.title,
             "item": gold.where,
+            **({"question": gold.question} if gold.question is not None else {}),
             **({"expected": gold.answer} if gold.answer is not None else {}),
             "answers": {system: answers[place] for system, answers in answered.answers.items()},
             "scores": {
@@ -222,6 +231,54 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
         }
         for place, gold in enumerate(answered.golds)
     ]
+
+
+@dataclass(frozen=True)
+class Differing:
+    """An item that two systems answer differently."""
+
+    suite: str
+    item: str
+    question: str | None
+    expected: str | None
+    answers: Mapping[str, str]
+    change: Literal["won", "lost", "other"]
+    """`won` if the first system is right and the other one is not."""
+
+
+def differing(answered: Sequence[Answered], one: str, other: str, most: int) -> list[Differing]:
+    """Items that two systems answer differently: first those that the first system lost, then those that it won.
+
+    Args:
+        answered: the answers; suites that measure losses have none to show.
+        one: name of a system.
+        other: name of the system that it is compared with.
+        most: number of items, at most, from the start of each suite.
+    """
+    found = [item for each in answered if each.suite.asks == "write" for item in _differing(each, one, other)]
+    return sorted(found, key=lambda item: _ORDER.index(item.change))[:most]
+
+
+_ORDER = ("lost", "won", "other")
+
+
+def _differing(answered: Answered, one: str, other: str) -> Iterator[Differing]:
+    sides = {name: answered.answers[name] for name in (other, one)}
+    measured = [
+        next(iter(answered.suite.measure(answered.golds, sides[name]).values())).scores for name in (other, one)
+    ]
+    sign = -1 if answered.suite.lower_is_better else 1
+    for place, gold in enumerate(answered.golds):
+        texts = {name: str(answers[place]) for name, answers in sides.items()}
+        if texts[one] == texts[other]:
+            continue
+        before, after = (0 if scores is None else sign * float(scores[place]) for scores in measured)
+        change: Literal["won", "lost", "other"] = "won" if after > before else "lost" if after < before else "other"
+        yield Differing(answered.suite.title, gold.where, gold.question, gold.answer, texts, change)
+
+
+def _deciding(answered: Answered, answers: Sequence[Any]) -> Measure:
+    return next(iter(answered.suite.measure(answered.golds, answers).values()))
 
 
 def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport]) -> str | None:

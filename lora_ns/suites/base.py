@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from lora_ns.errors import DataError, Problem
+from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.formats import RowFaultError
 from lora_ns.rewards import Completion, RewardFunction
 from lora_ns.safety.deadline import OverrunError
@@ -31,6 +31,8 @@ class Gold:
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     rendered: str | None = None
     """The reference answer as training renders it, if the chat template changes it."""
+    question: str | None = None
+    """The last turn of the prompt, to show."""
 
     def completed(self, text: str) -> Completion:
         """The answer of a model to this row."""
@@ -71,6 +73,21 @@ class Suite(Table):
     def title(self) -> str:
         """Name in reports and gates."""
         return self.name or self.kind
+
+    @classmethod
+    def with_usual_settings(cls) -> Suite:
+        """The suite as it is without a table of its own.
+
+        Raises:
+            UsageError: if it needs settings that only a recipe can give.
+        """
+        kind = cls.model_fields["kind"].default
+        try:
+            return cls.model_validate({"kind": kind})
+        except ValidationError as error:
+            needed = ", ".join(f"`{fault['loc'][0]}`" for fault in error.errors())
+            remedy = f'write a table `[[evaluation.suites]]` with `kind = "{kind}"` and {needed}'
+            raise UsageError(Problem("--suite", f"the suite `{kind}` needs {needed}", remedy)) from None
 
     def conflicts(self, _key: str) -> Iterator[Conflict]:
         """Settings that cannot work; the argument is the dotted key of the table."""

@@ -124,7 +124,7 @@ def test_eval_measures_given_rows(lora_run, classifier_run, tmp_path):
         lorans("eval", lora_run.path, "--data", tmp_path / "rows.jsonl", "--exact-match", "--json").stdout
     )
     assert result["rows"] == 1
-    assert set(result["metrics"]) == {"loss", "exact_match"}
+    assert set(result["metrics"]) == {"loss", "perplexity", "exact_match"}
     (tmp_path / "rows.jsonl").write_text('{"text": "WALNUT", "label": "loud"}\n{"text": "walnut", "label": "quiet"}\n')
     result = json.loads(lorans("eval", classifier_run.path, "--data", tmp_path / "rows.jsonl", "--json").stdout)
     assert result["metrics"]["accuracy"] == 1.0

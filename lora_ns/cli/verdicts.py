@@ -1,0 +1,107 @@
+"""The figures of several systems side by side, the verdicts on them, and the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lora_ns.cli.show import note, number, print_pairs
+from lora_ns.cli.terminal import draw, is_terminal, say, say_coloured, say_wrapped
+from lora_ns.safety.printable import readable
+
+if TYPE_CHECKING:
+    from lora_ns.services.gates import Gate
+    from lora_ns.services.verdicts import Differing, Figure, Figures, SuiteReport
+
+_COLOURS = {"better": "green", "worse": "red", "cannot tell": "yellow"}
+
+
+def show_suites(reports: Sequence[SuiteReport], saved: str | None) -> None:
+    """Show each suite: a table of systems and figures, and a line for each verdict.
+
+    Args:
+        reports: the suites.
+        saved: the folder with all figures and answers.
+    """
+    for one in reports:
+        if is_terminal():
+            _draw(one)
+        else:
+            print_pairs(_pairs(one))
+        for group, part in _parts(one):
+            for contest in part.contests:
+                if contest.figure == one.deciding:
+                    _say_verdict(
+                        f"{contest.system} against {contest.against}{group and f' on {group}'}", contest.reason
+                    )
+    if saved is not None and reports:
+        say(f"figures and answers: {saved}")
+
+
+def _parts(report: SuiteReport) -> Iterator[tuple[str, Figures]]:
+    yield "", report.whole
+    yield from report.groups.items()
+
+
+def _pairs(report: SuiteReport) -> list[tuple[str, str]]:
+    """One line for each figure of each system."""
+    return [
+        (f"{report.name}.{name}{group and '/'}{group} {system}", _shown(figure, name in report.shares))
+        for group, part in _parts(report)
+        for name, by_system in part.figures.items()
+        for system, figure in by_system.items()
+    ]
+
+
+def _draw(report: SuiteReport) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=readable(f"{report.name}, {report.whole.items:,} items"), title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for name in report.whole.figures:
+        table.add_column(readable(name), justify="right")
+    for group, part in _parts(report):
+        for system in next(iter(part.figures.values())):
+            title = readable(f"{system} on {group}, {part.items:,}" if group else system)
+            cells = [_shown(figures[system], name in report.shares) for name, figures in part.figures.items()]
+            table.add_row(Text(title), *map(Text, cells))
+    draw(table)
+
+
+def _shown(figure: Figure, is_share: bool) -> str:
+    """A figure with its 95 % interval, such as `94.0 % (87.5 to 97.2)`."""
+    if is_share:
+        return f"{figure.value:.1%} ({figure.low * 100:.1f} to {figure.high * 100:.1f})".replace("%", " %")
+    return f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)})"
+
+
+def _say_verdict(about: str, reason: str) -> None:
+    verdict, _, rest = reason.partition(":")
+    say_coloured([(readable(f"{about}: "), None), (verdict, _COLOURS.get(verdict)), (readable(f":{rest}"), None)])
+
+
+def show_differences(items: Sequence[Differing]) -> None:
+    """Show answers of two systems side by side."""
+    for item in items:
+        say()
+        change = {"won": ", won", "lost": ", lost", "other": ""}[item.change]
+        say_coloured([(readable(f"{item.suite}, {item.item}{change}"), "bold")])
+        if item.question is not None:
+            say_wrapped(item.question, "  question: ", "    ")
+        if item.expected is not None:
+            say_wrapped(item.expected, "  expected: ", "    ")
+        for system, answer in item.answers.items():
+            say_wrapped(answer, f"  {system}: ", "    ")
+
+
+def show_gates(gates: Sequence[Gate], as_json: bool) -> None:
+    """Show the outcome of each gate; with JSON on standard output, failures go to standard error."""
+    for gate in gates:
+        if as_json:
+            if not gate.passed:
+                note(f"failed: {gate.told}")
+            continue
+        word, colour = ("passed", "green") if gate.passed else ("failed", "red")
+        say_coloured([(word, colour), (readable(f": {gate.told}"), None)])
