@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_ns.answers.ask_choices import choice_items
 from lora_ns.answers.generate import up_to_stop, written_text
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.weights import ADAPTER
@@ -19,7 +20,7 @@ from lora_ns.formats import Conversation, Format, PromptCompletion, RawText, Row
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
-from lora_ns.suites import Gold, Suite
+from lora_ns.suites import ChoiceSuite, Gold, Suite
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class Asked:
         return in_turn("loss", self.items, 1, weights)
 
     def answers(self, results: Sequence[Any]) -> list[Any]:
-        """The answer to each row, from the results of the task: its text, or its loss and number of tokens."""
+        """The answer to each row: its text, its loss and number of tokens, or those of each choice."""
         if self.suite.asks == "write":
             return [result["text"] for result in results]
+        if self.suite.asks == "choose":
+            by_row: list[list[Any]] = [[] for _ in self.golds]
+            for owner, result in zip(self.owners, results, strict=True):
+                by_row[owner].append(result)
+            return by_row
         sums = [[0.0, 0.0] for _ in self.golds]
         for owner, (loss, tokens) in zip(self.owners, results, strict=True):
             sums[owner][0] += loss
@@ -67,6 +73,8 @@ def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> As
         DataError: names the rows that cannot be asked, or lack what their answers are measured by.
     """
     chosen = rows[: suite.max_samples] if suite.max_samples else rows
+    if isinstance(suite, ChoiceSuite):
+        return _to_choose(opened, suite, chosen, like)
     return (_to_write if suite.asks == "write" else _to_score)(opened, suite, chosen, like)
 
 
@@ -93,14 +101,27 @@ def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest)
 def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
     """The reference answer of a row, as it is written and as training renders it; without one, only its columns."""
     question = _question(form.prompt(row.values))
+    calls: tuple[Mapping[str, Any], ...] = ()
     try:
-        answer = form.answer(row.values)
-        whole = renderer.examples(expected_of(form.example(row.values)))[-1].input_ids  # type: ignore[arg-type]
+        expected = expected_of(form.example(row.values))
+        last = expected.messages[-1] if isinstance(expected, Conversation) else None
+        calls = tuple(last.extra.get("tool_calls", ())) if last else ()
+        answer = None if last and calls and not last.content else form.answer(row.values)
+        whole = renderer.examples(expected)[-1].input_ids  # type: ignore[arg-type]
     except RowFaultError:
-        return Gold(row.where, None, row.values, question=question)
+        return Gold(row.where, None, row.values, tool_calls=calls, question=question)
     learned = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
     rendered = written_text(renderer.tokenizer, up_to_stop(learned, renderer.stops), renderer.stops)
-    return Gold(row.where, answer, row.values, rendered, question)
+    return Gold(row.where, answer, row.values, rendered, calls, question)
+
+
+def _to_choose(opened: Opened, suite: ChoiceSuite, rows: Sequence[Row], like: Manifest) -> Asked:
+    form, rendering, room = format_of(like), like.recipe.objective.rendering, opened.room()
+    renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, rendering, opened.vocabulary())
+    found = for_each(rows, lambda row: choice_items(renderer, form, suite, row, room))
+    items = [item for _, several in found for item in several]
+    owners = [place for place, (_, several) in enumerate(found) for _ in several]
+    return Asked(suite, [gold for gold, _ in found], items, owners, like.recipe.generation)
 
 
 def _question(prompt: object) -> str | None:

@@ -8,6 +8,9 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from lora_ns.suites.base import Asks, Gold, Suite
+from lora_ns.suites.bleu import BleuSuite
+from lora_ns.suites.choice import ChoiceSuite
+from lora_ns.suites.chrf import ChrfSuite
 from lora_ns.suites.contains import ContainsSuite
 from lora_ns.suites.exact_match import ExactMatchSuite
 from lora_ns.suites.held_out import HeldOutSuite
@@ -15,11 +18,14 @@ from lora_ns.suites.json_schema import JsonSchemaSuite
 from lora_ns.suites.math import MathSuite
 from lora_ns.suites.number import NumberSuite
 from lora_ns.suites.regex import RegexSuite
+from lora_ns.suites.rouge import RougeSuite
+from lora_ns.suites.tool_calls import ToolCallsSuite
 
 __all__ = [
     "SUITES",
     "AnySuite",
     "Asks",
+    "ChoiceSuite",
     "ExactMatchSuite",
     "Gold",
     "HeldOutSuite",
@@ -27,7 +33,18 @@ __all__ = [
 ]
 
 AnySuite = Annotated[
-    HeldOutSuite | ExactMatchSuite | NumberSuite | MathSuite | ContainsSuite | RegexSuite | JsonSchemaSuite,
+    HeldOutSuite
+    | ExactMatchSuite
+    | NumberSuite
+    | MathSuite
+    | ContainsSuite
+    | RegexSuite
+    | JsonSchemaSuite
+    | ChoiceSuite
+    | RougeSuite
+    | BleuSuite
+    | ChrfSuite
+    | ToolCallsSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""

@@ -17,8 +17,8 @@ from lora_ns.table import WORD, Column, Conflict, Name, PositiveInt, Table
 
 T = TypeVar("T")
 
-Asks = Literal["write", "loss"]
-"""What a suite asks a model for: an answer to the prompt of each row, or the loss of its expected answer."""
+Asks = Literal["write", "loss", "choose"]
+"""What a suite asks a model for: an answer to each prompt, the loss of its expected answer, or that of each choice."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Gold:
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     rendered: str | None = None
     """The reference answer as training renders it, if the chat template changes it."""
+    tool_calls: Sequence[Mapping[str, Any]] = field(default=(), hash=False)
+    """Tool calls of the reference answer, in the form of chat templates."""
     question: str | None = None
     """The last turn of the prompt, to show."""
 
@@ -102,7 +104,7 @@ class Suite(Table):
         Args:
             golds: the rows with their reference answers.
             answers: for a `write` suite, the text of each answer; for a `loss` suite, the loss of each summed over its
-                tokens, with their number.
+                tokens, with their number; for a `choose` suite, a list of those of the choices.
 
         Raises:
             DataError: names the row whose answer cannot be judged in time.
