@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lora_ns.data.encoded import Encoded, Encoding
 from lora_ns.data.notices import NOTICES
 from lora_ns.data.source import Source, Sources
+from lora_ns.errors import Problem
 
 if TYPE_CHECKING:
     import datasets
@@ -166,14 +167,19 @@ def unused_columns(sources: Sources) -> Iterator[Finding]:
 
 
 def _problems(encoding: Encoding) -> list[Finding]:
-    """Group the problems of rows by kind."""
+    """Return the problems of rows, and that of rows that are too long."""
+    found = grouped(encoding.problems)
+    if long := encoding.overflow:
+        rows = tuple(f"{where} ({length})" for where, length in encoding.tally.too_long)
+        found.append(Finding(long.code, f"{long.key}: {long.what}", rows, long.remedy, error=True))
+    return found
+
+
+def grouped(problems: Iterable[Problem]) -> list[Finding]:
+    """Return a finding for each kind of problem, with the places of all rows that have it."""
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for problem in encoding.problems:
+    for problem in problems:
         groups.setdefault((problem.code or "DATA001", problem.what, problem.remedy), []).append(problem.where)
-    if encoding.overflow:
-        long = encoding.overflow
-        rows = [f"{where} ({length})" for where, length in encoding.tally.too_long]
-        groups[long.code, f"{long.key}: {long.what}", long.remedy] = rows
     return [Finding(code, what, tuple(where), remedy, error=True) for (code, what, remedy), where in groups.items()]
 
 

@@ -19,6 +19,7 @@ from lora_ns.data.rows import OnRows, ignore_rows
 from lora_ns.data.source import Source, Sources
 from lora_ns.data.sources import format_and_reason, notes, part_record, read_sources
 from lora_ns.data.stream import Stream, open_stream, stream_record
+from lora_ns.data.suite_rows import check_suites
 from lora_ns.formats import Format, names_of
 from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import added_tokens, choose_pad_token, recipe_tokenizer, stop_token_ids
@@ -97,6 +98,8 @@ def prepare(settled: Settled, renderer: Renderer, base: Base, observer: Observer
 def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparation:
     sources, objective = rows.sources, settled.recipe.objective
     refuse_unused(sources)
+    usual = sources.eval.rows if sources.eval else ()
+    check_suites(settled.recipe, settled.folder, sources.format, usual)
     name, why = format_and_reason(sources)
     observer.stage(f"rendering the rows as {name}, by {why}")
     encoded = _Encoded(
@@ -112,7 +115,7 @@ def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparat
         stream = open_stream(
             settled.recipe, settled.folder, sources.format, rows.renderer, rows.labels, rows.room, known
         )
-    record = _data_record(sources, encoded, _answered(settled.recipe), stream)
+    record = _data_record(sources, encoded, _kept(settled.recipe, len(usual)), stream)
     return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream)
 
 
@@ -202,6 +205,7 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream 
     )
 
 
-def _answered(recipe: Recipe) -> int:
-    """Number of evaluation rows to keep in the manifest for generated answers."""
-    return recipe.evaluation.max_samples if recipe.evaluation.exact_match else 0
+def _kept(recipe: Recipe, rows: int) -> int:
+    """Number of evaluation rows to keep in the manifest: those that exact match and suites without a file ask."""
+    exact = recipe.evaluation.max_samples if recipe.evaluation.exact_match else 0
+    return max([exact, *(suite.max_samples or rows for suite in recipe.evaluation.suites if not suite.path)])

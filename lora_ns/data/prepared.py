@@ -65,6 +65,7 @@ def preparation_key(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizer
         "objective": recipe.objective.model_dump(mode="json"),
         "seed": recipe.training.seed if recipe.dataset.eval_fraction or recipe.dataset.sources else None,
         "answered": evaluation.max_samples if evaluation.exact_match else 0,
+        "suites": [suite.model_dump(mode="json") for suite in evaluation.suites],
         "tokenizer": _tokenizer_state(tokenizer),
         "template": tokenizer.chat_template,
         "stops": list(stops),

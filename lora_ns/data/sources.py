@@ -138,10 +138,13 @@ def _check_labels_agree(parts: Sequence[Part]) -> None:
 
 
 def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
-    """List each file or split of a recipe's rows, with a hash of its content. Raises `DataError`."""
+    """List each file or split of a recipe's rows and suites, with a hash of its content. Raises `DataError`."""
     data = recipe.dataset
     named = [(key, table, table.path, table.train_split, "path") for key, table in data.parts().items()]
     found = []
+    for number, suite in enumerate(recipe.evaluation.suites):
+        files = find_files(folder, suite.path or (), f"evaluation.suites.{number}.path")
+        found += [(str(file), _file_hash(file)) for file in files]
     for key, table, names, split, name in (*named, ("dataset", data, data.eval_path, data.eval_split, "eval_path")):
         if names:
             found += [(str(file), _file_hash(file)) for file in find_files(folder, names, f"{key}.{name}")]

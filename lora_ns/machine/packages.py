@@ -1,4 +1,4 @@
-"""Packages that a recipe needs for its optimizer, trackers, quantisation and distributed strategy."""
+"""Packages that a recipe needs for its optimizer, trackers, rewards, suites, quantisation and distributed strategy."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def check_packages(recipe: Recipe) -> None:
         (recipe.objective.key(f"rewards.{number}"), reward.package, "'lora-ns[rewards]'")
         for number, reward in enumerate(recipe.objective.reward_functions)
         if reward.package
+    ]
+    required += [
+        (f"evaluation.suites.{number}.kind", suite.package, f"'lora-ns[{suite.extra}]'")
+        for number, suite in enumerate(recipe.evaluation.suites)
+        if suite.package
     ]
     if recipe.objective.uses_vllm:
         required.append((recipe.objective.key("use_vllm"), "vllm", "'lora-ns[vllm]'"))

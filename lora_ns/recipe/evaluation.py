@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lora_ns.suites import AnySuite
 from lora_ns.table import Column, PositiveInt, Table
 
 
@@ -18,3 +19,5 @@ class Evaluation(Table):
     """Column to report exact match by, for each of its values."""
     max_samples: PositiveInt = 200
     """Maximum number of evaluation prompts to answer, from the start."""
+    suites: tuple[AnySuite, ...] = ()
+    """What `lorans eval` measures besides, each in a table `[[evaluation.suites]]` of its own."""

@@ -9,7 +9,7 @@ from lora_ns.errors import Problem, close_to, did_you_mean, plain_name
 from lora_ns.methods import METHODS, REFUSED, REFUSED_STARTS
 from lora_ns.recipe.advise import Adviser
 from lora_ns.recipe.keys import UNIONS, as_toml, describe, known_keys, model_at, names_in, schema_of, tag_of
-from lora_ns.rewards import REWARDS
+from lora_ns.recipe.tagged_lists import TAG_PLACE, TaggedList, tagged_list
 from lora_ns.table import CONTROL, LONG_NAME
 
 Keys = Sequence[int | str]
@@ -30,9 +30,10 @@ Locate = Callable[[str], str]
 def untagged(table: Mapping[str, Any], location: Keys) -> list[int | str]:
     """Return the location of an error without the tags that pydantic adds for unions."""
     keys: list[int | str] = []
+    listed = tagged_list(location)
     for index, key in enumerate(location):
         is_tag = index == 1 and location[0] in UNIONS and key in UNIONS[str(location[0])]
-        is_tag |= isinstance(location[index - 1], int) and key in REWARDS and not _is_key(table, keys, key)
+        is_tag |= listed is not None and index == TAG_PLACE and key in listed.classes
         if not is_tag and not (_is_branch(key) and not _is_key(table, keys, key)):
             keys.append(key)
     return keys
@@ -91,8 +92,8 @@ def key_of(keys: Keys) -> str:
 
 
 def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
-    if dotted not in UNIONS:
-        return _reward_problem(table, dotted, locate)
+    if listed := tagged_list(dotted.split(".")):
+        return _listed_problem(listed, table, dotted, locate)
     methods = UNIONS[dotted]
     entry = table.get(dotted)
     adviser = Adviser(table, locate(dotted) == OVERRIDE)
@@ -110,15 +111,15 @@ def _tag_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Probl
     return Problem(locate(key), f"got {as_toml(entry[tag])}", remedy, key=key)
 
 
-def _reward_problem(table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
-    """Return the problem of a reward without a name, or with an unknown one."""
+def _listed_problem(listed: TaggedList, table: Mapping[str, Any], dotted: str, locate: Locate) -> Problem:
+    """Return the problem of a table in a list whose tag is missing or unknown."""
     entry = _at(table, [int(part) if part.isdigit() else part for part in dotted.split(".")])
-    choices = f"one of: {', '.join(REWARDS)}"
-    if not isinstance(entry, Mapping) or "name" not in entry:
-        return Problem(locate(dotted), "required", choices, key=f"{dotted}.name")
-    key = f"{dotted}.name"
-    remedy = did_you_mean(str(entry["name"]), REWARDS, beside=choices)
-    return Problem(locate(key), f"got {as_toml(entry['name'])}", remedy, key=key)
+    choices = f"one of: {', '.join(listed.classes)}"
+    key = f"{dotted}.{listed.tag}"
+    if not isinstance(entry, Mapping) or listed.tag not in entry:
+        return Problem(locate(dotted), "required", choices, key=key)
+    remedy = did_you_mean(str(entry[listed.tag]), listed.classes, beside=choices)
+    return Problem(locate(key), f"got {as_toml(entry[listed.tag])}", remedy, key=key)
 
 
 def _expectation(dotted: str, detail: Any, table: Mapping[str, Any], advice: str) -> str:

@@ -14,7 +14,7 @@ from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.objective_tables import chosen_objective, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.rewards import REWARDS, AnyReward, RewardFunction, tag_of_reward
+from lora_ns.recipe.tagged_lists import TAGGED_LISTS
 from lora_ns.table import JOINERS, PLACE, WORD, Table, control_in
 
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
@@ -118,30 +118,25 @@ def model_at(keys: Sequence[str], table: Mapping[str, Any]) -> type[Table] | Non
         if key.isdigit():
             continue  # the tables in a list are all of one class
         info = model.model_fields.get(key)
-        below = info and (_of_list(keys[: depth + 2], info.annotation, table) or table_class(info.annotation))
+        below = info and (_in_list(keys, depth, table) or table_class(info.annotation))
         if below is None:
             return None
         model = below
     return model
 
 
-def _of_list(keys: Sequence[str], annotation: Any, table: Any) -> type[Table] | None:
-    """Return the class of a table in a list whose tables are of several classes; None for any other key."""
-    if tables_in(annotation) != REWARDS:
+def _in_list(keys: Sequence[str], depth: int, table: Any) -> type[Table] | None:
+    """Return the class of a table in the list at this depth; None if its tables are of one class, or it is no list."""
+    listed = TAGGED_LISTS.get(".".join(keys[: depth + 1]))
+    if listed is None:
         return None
-    for key in keys:
+    for key in keys[: depth + 2]:
         number = int(key) if key.isdigit() else None
         try:
             table = table[key if number is None else number]
         except (KeyError, IndexError, TypeError):
             table = None
-    return REWARDS.get(tag_of_reward(table) or "", RewardFunction)
-
-
-def tables_in(annotation: Any) -> Mapping[str, type[Table]]:
-    """Return the classes of a list of tables of several classes, by their tag; empty for any other key."""
-    is_list = get_origin(annotation) is tuple and bool(get_args(annotation))
-    return REWARDS if is_list and get_args(annotation)[0] == AnyReward else {}
+    return listed.class_of(table)
 
 
 def table_class(annotation: Any) -> type[Table] | None:

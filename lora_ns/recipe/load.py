@@ -197,7 +197,7 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                 whole = key_of(keys)
                 if faulty.isdisjoint({dotted, whole}):
                     if len(problems) < MOST_PROBLEMS:
-                        problems.append(explain(table, keys, detail, locate))
+                        problems.append(explain(before, keys, detail, locate))
                     else:
                         untold += 1
                     faulty.add(dotted)

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ns.recipe.keys import UNIONS, describe, table_class, tables_in, tag_of
+from lora_ns.recipe.keys import UNIONS, describe, table_class, tag_of
 from lora_ns.recipe.objective_tables import kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.recipe.tagged_lists import TAGGED_LISTS
 from lora_ns.table import Table
 
 
@@ -35,8 +36,9 @@ def _lists_of_tables(owner: str, model: type[Table]) -> Iterator[str]:
     for name, info in model.model_fields.items():
         if below := table_class(info.annotation):
             yield from ("", f"## `[[{owner}.{name}]]`", *_table(below))
-        for tag, kind in tables_in(info.annotation).items():
-            yield from ("", f'## `[[{owner}.{name}]]` with `name = "{tag}"`', *_table(kind))
+        if listed := TAGGED_LISTS.get(f"{owner}.{name}"):
+            for tag, kind in listed.classes.items():
+                yield from ("", f'## `[[{owner}.{name}]]` with `{listed.tag} = "{tag}"`', *_table(kind))
 
 
 def _table(model: type[Table]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_ns.recipe.keys import tag_of
+from lora_ns.recipe.tagged_lists import TaggedList, tagged_list
 
 STAND_INS: Mapping[str, Any] = {
     "task_name": "task",
@@ -33,8 +34,8 @@ def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
     if dotted in _STAND_IN_TAGS and isinstance(table.get(dotted), dict):
         table[dotted][tag_of(dotted)] = _STAND_IN_TAGS[dotted]
         return
-    if len(keys) > 1 and keys[1] == _REWARDS:
-        _put_reward(table, keys)
+    if listed := tagged_list(keys):
+        _put_listed(table, keys, listed)
         return
     target: Any = table
     for depth, key in enumerate(keys):
@@ -49,18 +50,16 @@ def put_stand_in(table: dict[str, Any], keys: Sequence[int | str]) -> None:
         target = below
 
 
-_REWARDS = "rewards"
-"""Key of the list of reward functions in the tables of several objectives."""
-
-
-def _put_reward(table: dict[str, Any], keys: Sequence[int | str]) -> None:
-    """Replace an invalid reward function, or the whole list if that is invalid."""
-    owner, whole = str(keys[0]), [{"name": "exact"}]
-    entries = table[owner].get(_REWARDS) if isinstance(table.get(owner), dict) else None
-    if len(keys) > 2 and _are_tables(entries) and isinstance(keys[2], int) and entries:
-        entries[keys[2]] = whole[0]
-    elif isinstance(table.get(owner), dict):
-        table[owner][_REWARDS] = whole
+def _put_listed(table: dict[str, Any], keys: Sequence[int | str], listed: TaggedList) -> None:
+    """Replace an invalid table of a list by the smallest valid one, or the whole list if that is invalid."""
+    owner, (name, *below) = table.get(str(keys[0])), keys[1:]
+    if not isinstance(owner, dict):
+        return
+    entries = owner.get(str(name))
+    if below and isinstance(below[0], int) and _are_tables(entries) and entries:
+        entries[below[0]] = dict(listed.stand_in)
+    else:
+        owner[str(name)] = [dict(listed.stand_in)]
 
 
 def _are_tables(value: Any) -> bool:

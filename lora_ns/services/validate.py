@@ -20,6 +20,7 @@ from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.data.sources import reading_notes
+from lora_ns.data.suite_rows import suite_findings
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import Example, Label, Labelled, Tagged
@@ -115,6 +116,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         ),
         findings=(
             *_reward_findings(prepared),
+            *_suite_findings(prepared),
             *unused_columns(sources),
             *look_at((sources.train, prepared.train), evaluation, decode),
             *of_pairs,
@@ -136,6 +138,14 @@ def _reward_findings(prepared: Prepared) -> Iterator[Finding]:
         for reward, fault in answer_faults(rewards, rows):
             places = tuple(sequences[row].where for row in fault.rows)
             yield Finding(fault.code, f"{reward.key}: {fault.what}", places, fault.remedy, fault.is_error)
+
+
+def _suite_findings(prepared: Prepared) -> Iterator[Finding]:
+    """Yield the faults of the rows of suites."""
+    settled, sources = prepared.settled, prepared.rows.sources
+    with locating(settled.loaded):
+        check_packages(settled.recipe)
+    yield from suite_findings(settled.recipe, settled.folder, sources.format, sources.eval.rows if sources.eval else ())
 
 
 def _padding(prepared: Prepared, machine: Machine) -> Padding:

@@ -70,6 +70,8 @@ class Suite(Table):
     """Figures that are better the lower they are."""
     package: ClassVar[str] = ""
     """Module that has to be installed for it."""
+    extra: ClassVar[str] = "rewards"
+    """Extra of lorans that brings `package`."""
 
     @property
     def title(self) -> str:

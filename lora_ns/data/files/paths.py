@@ -42,7 +42,8 @@ def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
     data = recipe.dataset
     named = [(f"{key}.path", part.path) for key, part in data.parts().items()]
     problems: list[Problem] = []
-    for key, names in (*named, ("dataset.eval_path", data.eval_path)):
+    suites = [(f"evaluation.suites.{number}.path", suite.path) for number, suite in enumerate(recipe.evaluation.suites)]
+    for key, names in (*named, ("dataset.eval_path", data.eval_path), *suites):
         try:
             others = [file for file in find_files(folder, names or (), key) if not is_file(file)]
             problems += [Problem("", f"{file} is no file", "name a file", key=key) for file in others]

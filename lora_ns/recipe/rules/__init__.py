@@ -42,6 +42,10 @@ from lora_ns.recipe.rules.evaluation import (
     exact_match_has_rows,
     exact_match_keys_need_it,
     sampling_keys_need_it,
+    suites_are_answered,
+    suites_can_work,
+    suites_have_own_names,
+    suites_have_rows,
 )
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import an_adapter_goes_on, base_adapters_can_be_merged, remote_code_is_pinned
@@ -124,6 +128,9 @@ RULES: tuple[Rule, ...] = (
     exact_match_has_rows,
     exact_match_keys_need_it,
     answer_pattern_is_a_pattern,
+    suites_have_own_names,
+    suites_are_answered,
+    suites_have_rows,
     processes_train_together,
     weights_can_be_divided,
     zero_keys_fit_together,
@@ -144,3 +151,4 @@ def findings(recipe: Recipe) -> Iterator[Conflict]:
         if finding:
             yield finding
     yield from recipe.objective.conflicts()
+    yield from suites_can_work(recipe)

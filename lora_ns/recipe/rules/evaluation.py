@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+from lora_ns.formats import Preference
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.safety.deadline import OverrunError, bounded
+from lora_ns.suites import Suite
 from lora_ns.table import Conflict
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k")
@@ -54,3 +57,54 @@ def answer_pattern_is_a_pattern(recipe: Recipe) -> Conflict | None:
             "keep one group for the answer, and write the others as `(?:...)`",
         )
     return None
+
+
+def suites_have_own_names(recipe: Recipe) -> Conflict | None:
+    """Suites have different names, by which reports and gates call them."""
+    exact = "evaluation.exact_match"
+    named = {"exact-match": exact} if recipe.evaluation.exact_match else {}
+    for table, suite in _suites(recipe):
+        key = f"{table}.name" if suite.name else f"{table}.kind"
+        other = named.setdefault(suite.title, key)
+        if other == exact:
+            what = "`exact_match = true` is a suite `exact-match`, too"
+            return Conflict((exact, key), what, "remove one of them, or write a `name`")
+        if other != key:
+            return Conflict((other, key), f"two suites are named `{suite.title}`", "write another `name`")
+    return None
+
+
+def suites_are_answered(recipe: Recipe) -> Conflict | None:
+    """Suites measure text, or the loss of answers that are trained on."""
+    objective = recipe.objective
+    learns_answers = not objective.generates and Preference not in objective.examples
+    for key, suite in _suites(recipe):
+        if objective.writes_text and (suite.asks != "loss" or learns_answers):
+            continue
+        lacking = "has no loss of answers" if objective.writes_text else "writes no text"
+        what = f"a model of `[{objective.toml}]` {lacking}, which the suite `{suite.title}` measures"
+        remedy = f"remove it: `lorans eval` reports the metrics of `[{objective.toml}]` on the evaluation rows"
+        return Conflict((objective.toml, f"{key}.kind"), what, remedy)
+    return None
+
+
+def suites_have_rows(recipe: Recipe) -> Conflict | None:
+    """Suites without a file need evaluation rows."""
+    data = recipe.dataset
+    for key, suite in _suites(recipe):
+        if not (suite.path or data.eval_split or data.eval_path or data.eval_fraction):
+            what = f"the suite `{suite.title}` asks the evaluation rows, and there are none"
+            remedy = "name a file as its `path`, or add `eval_path`, `eval_split` or `eval_fraction`"
+            return Conflict((f"{key}.kind",), what, remedy)
+    return None
+
+
+def suites_can_work(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield the conflicts between the keys of each suite."""
+    for key, suite in _suites(recipe):
+        yield from suite.conflicts(key)
+
+
+def _suites(recipe: Recipe) -> Iterator[tuple[str, Suite]]:
+    """Yield the suites with their dotted keys."""
+    yield from ((f"evaluation.suites.{number}", suite) for number, suite in enumerate(recipe.evaluation.suites))
