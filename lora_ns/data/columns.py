@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,18 +11,41 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Columns, Format, RawText, Unused, find_unused
 from lora_ns.formats.cells import listed
 from lora_ns.recipe.dataset import Dataset
+from lora_ns.recipe.recipe import Recipe
 
 UNUSED = "DATA004"
 """Code for unread columns."""
 
 
-def unused_of(key: str, table: Dataset, source: Source, form: Format) -> UnusedColumns | None:
-    """Find the columns of a source that its format does not read; None if there are none, or only metadata."""
-    found = find_unused(form, asked_columns(table), [row.values for row in source.rows])
+def unused_of(
+    key: str, table: Dataset, source: Source, form: Format, measured: Collection[str] = ()
+) -> UnusedColumns | None:
+    """Find the columns of a source that its format does not read; None if there are none, or only metadata.
+
+    Args:
+        key: key of the source.
+        table: table of the source.
+        source: the source.
+        form: format of its rows.
+        measured: columns that its evaluation reads.
+    """
+    columns = asked_columns(table)
+    columns = replace(columns, ignore_columns=(*columns.ignore_columns, *measured))
+    found = find_unused(form, columns, [row.values for row in source.rows])
     if not found.columns:
         return None
     problem = unused_problem(form, found, source.name)
     return UnusedColumns(replace(problem, where="", place=key), bool(found.meant))
+
+
+def measured_columns(recipe: Recipe, is_evaluation: bool) -> set[str]:
+    """Return the columns by which figures are grouped; of evaluation rows, also those that suites compare with."""
+    evaluation = recipe.evaluation
+    suites = [suite for suite in evaluation.suites if not suite.path]
+    found = [evaluation.group_by, *(column for suite in suites for column in (suite.group_by, suite.cluster_by))]
+    if is_evaluation:
+        found += [getattr(suite, "column", None) for suite in suites]
+    return {column for column in found if column}
 
 
 def unused_problem(form: Format, found: Unused, name: str) -> Problem:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from lora_ns.data.columns import asked_columns, columns_record, unused_note, unused_of
+from lora_ns.data.columns import asked_columns, columns_record, measured_columns, unused_note, unused_of
 from lora_ns.data.files.kinds import TABLES, find_kind
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.files.paths import find_files, layout_of, shown
@@ -36,7 +36,8 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
     tables = {key: first_rows(table) for key, table in data.parts().items()}
     parts = [_part(recipe, folder, key, table) for key, table in tables.items()]
     _check_labels_agree(parts)
-    unused = [unused_of(part.key, part.table, part.source, part.form) for part in parts]
+    grouped, measured = measured_columns(recipe, is_evaluation=False), measured_columns(recipe, is_evaluation=True)
+    unused = [unused_of(part.key, part.table, part.source, part.form, grouped) for part in parts]
     evaluation = None
     if data.eval_path or data.eval_split:
         evaluation = _read(folder, data, for_evaluation=True)
@@ -48,7 +49,7 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
             name = f"{part.source.name} (a stream, its first {len(part.source.rows):,} rows)"
             part = replace(part, source=replace(part.source, name=name))
         if evaluation and not data.eval_fraction:
-            unused.append(unused_of("dataset", data, evaluation, part.form))
+            unused.append(unused_of("dataset", data, evaluation, part.form, measured))
         reported = tuple(filter(None, unused))
         return Sources(part.source, evaluation, part.form, part.why, is_stream=data.streaming, unused=reported)
     train, parts = mix(recipe, parts)
@@ -57,9 +58,9 @@ def read_sources(recipe: Recipe, folder: Path) -> Sources:
         form, why = _detect(recipe, "dataset", data, evaluation)
         form = with_problem_type(form, problem_type_of(parts[0].form))
         evaluation = _with_form(evaluation, form)
-        unused.append(unused_of("dataset", data, evaluation, form))
-    elif evaluation and recipe.evaluation.exact_match:
-        _check_answered(evaluation)
+        unused.append(unused_of("dataset", data, evaluation, form, measured))
+    elif evaluation and (key := _asking_key(recipe)):
+        _check_answered(evaluation, key)
     return Sources(train, evaluation, form, why, tuple(parts), unused=tuple(filter(None, unused)))
 
 
@@ -74,13 +75,21 @@ def first_rows(table: Dataset) -> Dataset:
     return table.model_copy(update={"max_samples": min(PROBE_ROWS, table.max_samples or PROBE_ROWS)})
 
 
-def _check_answered(evaluation: Source) -> None:
+def _asking_key(recipe: Recipe) -> str:
+    """Return the key that has the run keep evaluation rows to ask them, empty if there is none."""
+    if recipe.evaluation.exact_match:
+        return "evaluation.exact_match"
+    numbers = (number for number, suite in enumerate(recipe.evaluation.suites) if not suite.path)
+    return next((f"evaluation.suites.{number}" for number in numbers), "")
+
+
+def _check_answered(evaluation: Source, key: str) -> None:
     """Check that held-out rows to be answered have one format, because the run keeps them without their sources."""
     forms = list(dict.fromkeys(row.form.name for row in evaluation.rows if row.form))
     if len({str(row.form) for row in evaluation.rows}) > 1:
         what = f"the held-out rows have several formats ({', '.join(forms)})"
         remedy = "use `eval_path` with evaluation rows of one format"
-        raise DataError(Problem("", what, remedy, key="evaluation.exact_match"))
+        raise DataError(Problem("", what, remedy, key=key))
 
 
 def _part(recipe: Recipe, folder: Path, key: str, table: Dataset) -> Part:

@@ -424,6 +424,7 @@ _TRAINING_KEYS = {
     **each("hub_model_id push_to_hub hub_strategy", _UPLOAD),
     "early_stopping_patience": no_key("lorans has no early stopping; every evaluation is in `metrics.jsonl`"),
     "stage": to_key("task_type", values=_TASKS),
+    **each("lm_eval_tasks eval_metric eval_metrics", no_key("write a table `[[evaluation.suites]]` for each")),
 }
 
 _OTHER_KEYS = {
@@ -436,8 +437,7 @@ _OTHER_KEYS = {
     "fsdp": write(distributed__strategy="fsdp"),
     "max_tokens": to_key("generation.max_new_tokens"),
     "max_output_tokens": to_key("generation.max_new_tokens"),
-    "wandb": write(tracking__report_to=["wandb"]),
-    "use_wandb": write(tracking__report_to=["wandb"]),
+    **each("wandb use_wandb", write(tracking__report_to=["wandb"])),
     "wandb_project": Advice({("tracking.report_to",): ["wandb"], ("tracking.project",): OWN}),
     **each("wandb_name wandb_run_name", to_key("tracking.run_name")),
 }

@@ -102,10 +102,10 @@ class Comparison(RewardFunction):
         """The expected text. Raises `RowFaultError`."""
         if self.column is None:
             if row.answer is None:
-                what = f"no reference answer, which the reward `{self.name}` compares completions with"
+                what = f"no reference answer, which `{self.name}` compares completions with"
                 raise RowFaultError(what, f'add an `answer`, or name its column: `column = "..."` below `{self.name}`')
             return row.answer
         if not is_there(row.values, self.column):
-            what = f"no column `{self.column}`, which the reward `{self.name}` compares completions with"
+            what = f"no column `{self.column}`, which `{self.name}` compares completions with"
             raise RowFaultError(what, f"columns: {', '.join(row.values)}")
         return text(row.values, self.column)

@@ -34,7 +34,7 @@ class Number(Comparison):
         super().check(row)
         if final_number(self.expected(row)) is None:
             what = "the expected text has no number, so no completion could be right"
-            raise RowFaultError(what, "correct it, remove the row, or use the reward `exact`")
+            raise RowFaultError(what, "correct it, remove the row, or compare texts instead")
 
     def score(self, given: Completion) -> float:
         """1 or 0."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from lora_ns.formats import EndlessRowError
+from lora_ns.formats import EndlessRowError, RowFaultError
 from lora_ns.objectives.metrics import extract_answer, is_match
 from lora_ns.safety.deadline import OverrunError
 from lora_ns.statistics import Measure, share
@@ -36,7 +36,7 @@ class ExactMatchSuite(Suite):
         """Check that the expected text has something to compare. Raises `RowFaultError`."""
         if not self._extracted(gold.expected(self.column)):
             what = "`answer_pattern` finds nothing in its answer, so no answer could be right"
-            raise EndlessRowError(what, "correct the row or the pattern")
+            raise RowFaultError(what, "correct the row or the pattern")
 
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
         """`exact_match`."""

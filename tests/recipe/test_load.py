@@ -235,6 +235,8 @@ STREAM = ["training.max_steps=3", "dataset.streaming=true"]
 PARTS = ["distributed.strategy=deepspeed", "distributed.context_parallel_size=2"]
 SOURCES = 'dataset.sources=[{path = "a.jsonl"}, {name = "a/b"}]'
 
+SUITES = 'evaluation.suites=[{kind = "number", path = "a.jsonl"}, {kind = "held-out", path = "b.jsonl"}]'
+
 BROKEN = {
     "one_source": ["dataset.name=a/b", "dataset.path=train.jsonl"],
     "each_source_is_named": [SOURCES, "dataset.sources.1.path=train.jsonl"],
@@ -299,6 +301,9 @@ BROKEN = {
         "evaluation.exact_match=true",
         "evaluation.answer_pattern=(a",
     ],
+    "suites_have_own_names": [SUITES, "evaluation.suites.1.name=number"],
+    "suites_are_answered": ["task_type=SEQ_CLS", 'evaluation.suites=[{path = "a"}]', "evaluation.suites.0.kind=number"],
+    "suites_have_rows": ["evaluation.suites=[{}]", "evaluation.suites.0.kind=held-out"],
     "processes_train_together": ["distributed.strategy=ddp", "peft.method=pvera"],
     "weights_can_be_divided": ["distributed.strategy=fsdp", "quantization.method=bnb-8bit"],
     "zero_keys_fit_together": [
@@ -378,6 +383,10 @@ MORE_BROKEN = [
         for text in ("1:2:3", "a:b", ":1.5", "5:5", "-1:-2", ":0", "60%:50%", "1:50%", ":101%")
     ),
     ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", "evaluation.answer_pattern=(a)(b)"],
+    ["dpo={}", 'evaluation.suites=[{path = "a.jsonl"}]', "evaluation.suites.0.kind=held-out"],
+    [*needed("grpo"), 'evaluation.suites=[{path = "a.jsonl"}]', "evaluation.suites.0.kind=held-out"],
+    ["dataset.eval_fraction=0.1", "evaluation.exact_match=true", SUITES, "evaluation.suites.1.name=exact-match"],
+    [SUITES, "evaluation.suites.0.kind=regex", "evaluation.suites.0.pattern=(a"],
     ["dataset.completion_template=a"],
     ["dataset.completion_template={c}", "dataset.prompt_template={a"],
     ["dataset.completion_template={c}", 'dataset.prompt_template="{}"'],
