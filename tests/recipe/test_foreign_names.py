@@ -144,6 +144,7 @@ BROUGHT = [
     ("", 'rl = "dpo"', 'write `loss_type = ["sigmoid"]` in `[dpo]`'),
     ("", 'rl = "ipo"', 'write `loss_type = ["ipo"]` in `[dpo]`'),
     ("", 'rl = "grpo"', "write a table `[grpo]` with its rewards instead"),
+    ("", 'lm_eval_tasks = ["gsm8k"]', "write a table `[[evaluation.suites]]` for each"),
     ("", 'rlhf_type = "dpo"', 'write `loss_type = ["sigmoid"]` in `[dpo]`'),
     ("dpo", 'pref_loss = "hinge"', 'write `loss_type = ["hinge"]`'),
     ("dpo", 'pref_loss = "orpo"', "write a table `[orpo]` instead"),
