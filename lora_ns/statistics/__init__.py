@@ -1,0 +1,37 @@
+"""Statistics of evaluations: figures with intervals, two systems on the same items, and what a test set can show.
+
+Values per item go in, typed results come out. Nothing here knows of models, runs or terminals. numpy and scipy are
+imported inside functions; `power` needs neither.
+"""
+
+from lora_ns.statistics.classes import entity_f1, f1, matthews
+from lora_ns.statistics.compare import Comparison, Verdict, adjust, compare
+from lora_ns.statistics.estimate import Estimate, estimate
+from lora_ns.statistics.interval import Interval, wilson
+from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, share, spearman
+from lora_ns.statistics.power import items_needed, items_needed_for_mean, smallest_difference, smallest_mean_difference
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Indexed",
+    "Interval",
+    "Measure",
+    "Verdict",
+    "adjust",
+    "compare",
+    "corpus",
+    "entity_f1",
+    "estimate",
+    "f1",
+    "items_needed",
+    "items_needed_for_mean",
+    "matthews",
+    "mean",
+    "pearson",
+    "share",
+    "smallest_difference",
+    "smallest_mean_difference",
+    "spearman",
+    "wilson",
+]
