@@ -10,7 +10,7 @@ import math
 
 from lora_ns.statistics.groups import RESAMPLES, draws
 from lora_ns.statistics.interval import Interval
-from lora_ns.statistics.jackknife import Spread, spread_of
+from lora_ns.statistics.jackknife import Spread, half_width, spread_of
 from lora_ns.statistics.measures import Statistic
 
 FEWEST_DEFINED = 0.9
@@ -50,15 +50,16 @@ def bca_interval(
     bias = ndtri(np.clip(below, 0.5 / len(defined), 1 - 0.5 / len(defined)))
     ends = []
     for tail in (-1, 1):
-        shifted = bias + tail * _quantile(known.groups, level, is_widened)
-        ends.append(float(np.quantile(defined, ndtr(bias + shifted / (1 - acceleration * shifted)))))
+        shifted = bias + tail * _quantile(known, level, is_widened)
+        stretch = 1 - acceleration * shifted  # not positive for a handful of very lopsided items: the furthest resample
+        place = ndtr(bias + shifted / stretch) if stretch > 0 else float(shifted > 0)
+        ends.append(float(np.quantile(defined, place)))
     return Interval(ends[0], ends[1], level, "BCa bootstrap")
 
 
-def _quantile(groups: int, level: float, is_widened: bool) -> float:
+def _quantile(spread: Spread, level: float, is_widened: bool) -> float:
     from scipy.special import ndtri
-    from scipy.stats import t
 
     if not is_widened:
         return float(ndtri(0.5 + level / 2))
-    return float(math.sqrt(groups / (groups - 1)) * t.ppf(0.5 + level / 2, groups - 1))
+    return math.sqrt(spread.groups / (spread.groups - 1)) * half_width(spread, level)

@@ -11,7 +11,7 @@ from typing import Literal
 from lora_ns.statistics.estimate import clusters_of, fault_of, jackknifed, notes_on
 from lora_ns.statistics.groups import RESAMPLES, Groups, is_enumerable
 from lora_ns.statistics.interval import Interval
-from lora_ns.statistics.jackknife import Spread, spread_of, t_interval, t_p_value
+from lora_ns.statistics.jackknife import Spread, half_width, spread_of, t_interval, t_p_value
 from lora_ns.statistics.mcnemar import exact_mcnemar, exact_sign_flips, tango
 from lora_ns.statistics.measures import Difference, Measure, Share, Sums
 from lora_ns.statistics.permutation import swap_p_value
@@ -221,10 +221,7 @@ def _smallest(first: Measure, second: Measure, groups: Groups, spread: Spread, l
         return smallest_difference(first.items, discordant, level=level) if discordant else None
     if not spread.is_known:
         return None
-    from scipy.stats import t
-
-    critical = float(t.ppf(0.5 + level / 2, spread.groups - 1))
-    return (critical + NormalDist().inv_cdf(POWER)) * spread.error
+    return (half_width(spread, level) + NormalDist().inv_cdf(POWER)) * spread.error
 
 
 def _doubts(groups: Groups, spread: Spread, level: float) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lora_ns.statistics.bootstrap import bca_interval
 from lora_ns.statistics.groups import FEW, RESAMPLES, Groups
 from lora_ns.statistics.interval import Interval, wilson
-from lora_ns.statistics.jackknife import skewness_corrected_interval, spread_of
+from lora_ns.statistics.jackknife import half_width, skewness_corrected_interval, spread_of
 from lora_ns.statistics.measures import Indexed, Mean, Measure, Share, Statistic
 from lora_ns.statistics.unseen import bounds_of, unseen_interval
 
@@ -81,11 +81,9 @@ def _share_interval(measure: Share, groups: Groups, level: float) -> Interval:
     value = statistic.value()
     if not groups.are_clusters or groups.count < 2:
         return wilson(value, groups.count, level)
-    from scipy.stats import t
-
     spread = spread_of(statistic)
     effective = min(measure.items, value * (1 - value) / spread.error**2) if spread.is_known else groups.count
-    return wilson(value, effective, level, float(t.ppf(0.5 + level / 2, groups.count - 1)))
+    return wilson(value, effective, level, half_width(spread, level))
 
 
 MOST_LEFT_OUT = 500

@@ -30,7 +30,8 @@ def swap_p_value(first: Sums, second: Sums, groups: Groups, *, resamples: int = 
     for block in swaps(groups.count, resamples, seed):
         moved = block @ change
         found = np.abs(second.formula(end - moved) - first.formula(start + moved))
-        as_far, count = as_far + int((found >= least).sum()), count + len(block)
+        as_far += int((~(found < least)).sum())  # also those that are undefined
+        count += len(block)
     if is_enumerable(groups.count, resamples):
         return as_far / count
     return (as_far + 1) / (count + 1)

@@ -6,6 +6,7 @@ exactly one of the two systems answers right; all others say nothing about the d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -59,6 +60,7 @@ def power(items: int, difference: float, discordant: float = DISCORDANT, level: 
     return _exact_power(items, share, wins, 1 - level)
 
 
+@functools.lru_cache(maxsize=1024)
 def smallest_difference(
     items: int, discordant: float = DISCORDANT, power_wanted: float = POWER, level: float = 0.95
 ) -> float | None:
@@ -104,7 +106,7 @@ def smallest_mean_difference(
     items: int, deviation: float, power_wanted: float = POWER, level: float = 0.95
 ) -> float | None:
     """Return the smallest difference of means that this many items show; None for fewer than two items."""
-    found = _smallest(lambda units: mean_power(items, units * 100, 1.0, level), power_wanted)
+    found = _smallest(lambda units: mean_power(items, units * 100, 1.0, level), power_wanted, 1e-7)
     return None if found is None else found * 100 * deviation
 
 
@@ -152,11 +154,11 @@ def _normal_power(items: int, difference: float, share: float, level: float) -> 
     return NormalDist().cdf((difference * math.sqrt(items) - critical * math.sqrt(share)) / spread)
 
 
-def _smallest(power_of: Callable[[float], float], wanted: float) -> float | None:
+def _smallest(power_of: Callable[[float], float], wanted: float, precision: float = 1e-5) -> float | None:
     if power_of(1.0) < wanted:
         return None
     low, high = 0.0, 1.0
-    while high - low > 1e-7:
+    while high - low > precision:
         middle = (low + high) / 2
         low, high = (low, middle) if power_of(middle) >= wanted else (middle, high)
     return high
