@@ -52,7 +52,8 @@ def matrix(session: nox.Session) -> None:
     outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
     outcomes.unlink(missing_ok=True)
     env = {"MATRIX_OUTCOMES": str(outcomes), "PYTHONPATH": "tests/support"}
-    session.run("pytest", "-q", "-n", "2", "-m", "matrix", "tests/services", *session.posargs, env=env)
+    rooms = ("tests/services", "tests/statistics")
+    session.run("pytest", "-q", "-n", "2", "-m", "matrix", *rooms, *session.posargs, env=env)
     session.run("python", "tests/support/matrix.py", str(outcomes), "docs/matrix.md", env=env)
 
 

@@ -68,10 +68,16 @@ def test_equal_figures_are_seldom_called_better_or_worse(case):
     assert found["better"] + found["worse"] <= 0.05 + chance(0.05)
 
 
+FROM = {"difference": 60, "figure": 300}
+"""Number of items from which intervals are not too wide: with fewer, they contain the truth too often."""
+NARROW = {"loss, gamma": 0.92, "loss, log-normal 1": 0.89}
+"""Figures with a long tail, whose own intervals contain the truth too seldom with few items (docs/statistics.md)."""
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("items", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_the_table_of_coverage_holds(name, items):
     found = coverage(CASES[name], items, resamples=399 if name == SLOW else 1_999)
-    assert LEAST <= found.paired <= MOST
-    assert LEAST <= found.single <= MOST
+    assert LEAST <= found.paired <= (MOST if items >= FROM["difference"] else 0.99)
+    assert NARROW.get(name, LEAST) <= found.single <= (MOST if items >= FROM["figure"] else 0.99)
