@@ -170,7 +170,7 @@ def evaluate(
         what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
-    suites = chosen_suites(suite, getattr(recipe.evaluation, "suites", ()))
+    suites = chosen_suites(suite, recipe.evaluation.suites)
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:

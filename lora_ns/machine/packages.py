@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 
 from lora_ns.errors import MissingError, Problem
 from lora_ns.objectives.experimental import missing_module
@@ -10,6 +11,7 @@ from lora_ns.quantizers import Quantization
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.suites import Suite
 
 
 def can_train() -> bool:
@@ -43,6 +45,21 @@ def check_packages(recipe: Recipe) -> None:
     ]
     if moved := missing_module(recipe.objective.upstream, recipe.objective.toml):
         problems.append(moved)
+    if problems:
+        raise MissingError(problems)
+
+
+def check_suites_installed(suites: Iterable[Suite]) -> None:
+    """Check that the packages of suites that a command asks are installed. Raises `MissingError`."""
+    problems = [
+        Problem(
+            "--suite",
+            f"the suite `{suite.title}` needs `{suite.package}`, which is not installed",
+            f"`pip install 'lora-ns[{suite.extra}]'`",
+        )
+        for suite in suites
+        if suite.package and importlib.util.find_spec(suite.package) is None
+    ]
     if problems:
         raise MissingError(problems)
 

@@ -14,6 +14,7 @@ from lora_ns.data.find_labels import check_named
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import Preference, TextClassification, TokenClassification
+from lora_ns.machine.packages import check_suites_installed
 from lora_ns.objectives.calibration import Calibration
 from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
 from lora_ns.objectives.targets import Targets
@@ -100,6 +101,7 @@ def evaluate(
     if objective.generates and not objective.reward_functions and not suites:
         what = f"a run of `[{objective.toml}]` is measured by the answers that it generates"
         raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
+    check_suites_installed(suites)
     found = _measured(opened, rows)
     systems = [System(ADAPTER_NAME, found.opened), System(BASE_NAME, found.opened, BASE), *beside.systems]
     answered = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)

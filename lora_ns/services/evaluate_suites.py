@@ -10,9 +10,8 @@ from lora_ns.answers.ask import Asked, ask
 from lora_ns.answers.opened import Opened
 from lora_ns.answers.weights import ADAPTER
 from lora_ns.answers.work import Compute
-from lora_ns.data.files.paths import layout_of
-from lora_ns.data.files.read import read_files
 from lora_ns.data.rows import Row
+from lora_ns.data.suite_rows import read_suite
 from lora_ns.errors import Problem, UsageError
 from lora_ns.run.manifest import Manifest
 from lora_ns.suites import Gold, Suite
@@ -107,14 +106,8 @@ def rows_of(suite: Suite, manifest: Manifest, usual: Sequence[Row]) -> Sequence[
     """The rows of a suite: those of its file, or the usual ones.
 
     Raises:
-        UsageError: if there is no such file.
-        DataError: names the rows that cannot be read.
+        DataError: if there is no such file, or names the rows that cannot be read.
     """
     if suite.path is None:
         return usual
-    looked = [folder / suite.path for folder in folders_of(manifest)]
-    file = next((path for path in looked if path.exists()), None)
-    if file is None:
-        what = f"no file `{suite.path}`, which the suite `{suite.title}` asks"
-        raise UsageError(Problem("", what, f"looked at {' and '.join(map(str, dict.fromkeys(looked)))}"))
-    return read_files([file], layout=layout_of(manifest.recipe.dataset)).rows
+    return read_suite(suite, f"suite {suite.title}", manifest.recipe, folders_of(manifest)[0])
