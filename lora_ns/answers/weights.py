@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.answers.opened import Trained, load_whole_base, loading_of
-from lora_ns.methods import PeftMethod
 from lora_ns.model.saved_adapter import put_weights
 
 ADAPTER = ""
@@ -49,9 +48,9 @@ class Weights:
 
     @contextlib.contextmanager
     def _base(self) -> Iterator[Trained]:
-        """The base: the adapter switched off, or a second load if its start has changed the weights of the base."""
+        """The base: the adapter switched off, or a second load if its method has changed the weights of the base."""
         manifest = self._trained.manifest
-        if _leaves_base(manifest.recipe.peft):
+        if manifest.recipe.peft.keeps_base:
             with self._trained.model.disable_adapter():
                 yield self._trained
             return
@@ -59,9 +58,3 @@ class Weights:
             bare = load_whole_base(self._trained.run, manifest, self._trained.base, loading_of(manifest)).eval()
             self._bare = replace(self._trained, model=bare)
         yield self._bare
-
-
-def _leaves_base(method: PeftMethod) -> bool:
-    """True if the weights of the base are its own as soon as the adapter is switched off."""
-    can = method.capabilities
-    return can.virtual_tokens or (can.starts_at_base is True and not method.starts_later)

@@ -255,6 +255,11 @@ class PeftMethod(Table):
         """True if its initialisation subtracts the initial update from the base weights."""
         return self.start is not None and self.start.moves_base
 
+    @property
+    def keeps_base(self) -> bool:
+        """True if the base answers as it did alone as soon as the adapter is switched off."""
+        return not self.moves_base
+
     def plainly_started(self) -> PeftMethod:
         """A copy with an initialisation that does not read base weights, for a base without weights."""
         return self

@@ -333,6 +333,11 @@ class Lora(LayeredMethod):
         """A copy with the default initialisation, which leaves the base's output unchanged."""
         return self.model_copy(update={"init_lora_weights": "default"})
 
+    @property
+    def keeps_base(self) -> bool:
+        """True if the base answers as it did alone; KaSA has truncated its weights, too."""
+        return super().keeps_base and not self.use_kasa
+
     def start_memory(self, shapes: Shapes, size: int, on_cpu: bool) -> StartMemory:
         """Memory for the matrices that PEFT decomposes and for its decompositions."""
         if not shapes:
