@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_ns.data.audit import Finding, grouped
 from lora_ns.data.files.paths import find_files, layout_of
 from lora_ns.data.files.read import read_files
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Format, RowFaultError
+from lora_ns.formats import Conversation, Format, RowFaultError, expected_of
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.statistics.measures import Share
 from lora_ns.suites import Gold, Suite
@@ -54,19 +55,16 @@ class Asking:
         if self.suite.asks == "loss":
             self.form.example(row.values)
             return Gold(row.where, None, row.values)
-        self.form.prompt(row.values)
-        try:
-            answer = self.form.answer(row.values)
-        except RowFaultError:
-            answer = None
-        gold = Gold(row.where, answer, row.values)
+        if self.suite.asks_in_format(row.values):
+            self.form.prompt(row.values)
+        gold = gold_of(self.form, row)
         self.suite.check(gold)
         return gold
 
     def _unreached(self, golds: Sequence[Gold]) -> Iterator[Finding]:
         """Yield the rows whose own reference answers count as wrong."""
-        answered = [gold for gold in golds if gold.answer][:MOST_JUDGED]
-        if not answered or self.suite.asks == "loss":
+        answered = [gold for gold in golds if gold.answer and not gold.tool_calls][:MOST_JUDGED]
+        if not answered or self.suite.asks != "write":
             return
         try:
             measure = next(iter(self.suite.measure(answered, [gold.answer for gold in answered]).values()))
@@ -80,6 +78,19 @@ class Asking:
             what = f"{self.key}: the reference answer counts as wrong, for {len(wrong)} of {len(answered)} rows"
             remedy = "correct the answers, or the settings of the suite"
             yield Finding(UNREACHED, what, wrong, remedy, error=len(wrong) == len(answered))
+
+
+def gold_of(form: Format, row: Row) -> Gold:
+    """Return the reference answer of a row with its tool calls; without one, only its columns."""
+    calls: tuple[Mapping[str, Any], ...] = ()
+    try:
+        expected = expected_of(form.example(row.values))
+        last = expected.messages[-1] if isinstance(expected, Conversation) and expected.messages else None
+        calls = tuple(last.extra.get("tool_calls", ())) if last else ()
+        answer = None if last and calls and not last.content else form.answer(row.values)
+    except RowFaultError:
+        answer = None
+    return Gold(row.where, answer, row.values, tool_calls=calls)
 
 
 def suite_findings(recipe: Recipe, folder: Path, form: Format, usual: Sequence[Row]) -> Iterator[Finding]:

@@ -97,6 +97,10 @@ class Suite(Table):
         """Settings that cannot work; the argument is the dotted key of the table."""
         yield from ()
 
+    def asks_in_format(self, _values: Mapping[str, Any]) -> bool:
+        """True if the prompt of a row is made by the format of the training rows."""
+        return True
+
     def check(self, gold: Gold) -> None:
         """Check that a row has what its answer is measured by. Raises `RowFaultError`."""
 

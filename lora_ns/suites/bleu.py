@@ -22,6 +22,7 @@ class BleuSuite(ReferencesSuite):
     """Compare without case."""
 
     package: ClassVar[str] = "sacrebleu"
+    extra: ClassVar[str] = "evaluation"
 
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
         """`bleu`, whose sums are lengths, right and all n-grams."""

@@ -50,6 +50,14 @@ class ChoiceSuite(Suite):
 
     asks: ClassVar[Asks] = "choose"
 
+    def asks_in_format(self, values: Mapping[str, Any]) -> bool:
+        """True if the row has no question of its own."""
+        return not is_there(values, self.question)
+
+    def check(self, gold: Gold) -> None:
+        """Check that the row offers choices, one of which is right. Raises `RowFaultError`."""
+        self.offered(gold.values)
+
     def offered(self, values: Mapping[str, Any]) -> Choices:
         """The choices of a row. Raises `RowFaultError`."""
         texts, labels = self._texts_and_labels(values)

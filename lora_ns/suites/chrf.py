@@ -30,6 +30,7 @@ class ChrfSuite(ReferencesSuite):
     """Compare without case."""
 
     package: ClassVar[str] = "sacrebleu"
+    extra: ClassVar[str] = "evaluation"
 
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
         """`chrf`, whose sums are the n-grams of answers, of references, and of both, for each order."""

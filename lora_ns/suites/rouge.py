@@ -21,6 +21,7 @@ class RougeSuite(ReferencesSuite):
     """Compare English words by their stems (Porter)."""
 
     package: ClassVar[str] = "rouge_score"
+    extra: ClassVar[str] = "evaluation"
 
     def check(self, gold: Gold) -> None:
         """Check that the references have words that ROUGE reads. Raises `RowFaultError`."""

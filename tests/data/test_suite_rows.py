@@ -25,6 +25,8 @@ FILES = {
     "broken.jsonl": '{"prompt": "a", "completion": "2"}\n{"prompt"\n',
     "empty.jsonl": "",
     "rows.txt2": "a",
+    "choices.jsonl": '{"question": "a", "choices": ["b", "c"], "answer": 1}\n'
+    '{"question": "a", "choices": ["b", "c"], "answer": "D"}\n{"choices": ["b", "c"], "answer": 1}\n',
 }
 
 
@@ -65,6 +67,12 @@ CASES = {
     ),
     "no such column of clusters": (NUMBER + 'cluster_by = "book"', {"SUITE002": [row.where for row in USUAL]}),
     "no such column of answers": (NUMBER + 'column = "gold"', {"SUITE002": [row.where for row in USUAL]}),
+    "a label outside the choices, and a row without a question": (
+        'kind = "choice", path = "choices.jsonl"',
+        {"SUITE002": ["choices.jsonl:2", "choices.jsonl:3"]},
+    ),
+    "answers without a tool call": ('kind = "tool-calls"', {"SUITE002": [row.where for row in USUAL]}),
+    "no fault in texts": ('kind = "rouge"', {}),
     "a pattern that finds nothing": (
         'kind = "exact-match", answer_pattern = "#### (.+)"',
         {"SUITE002": [row.where for row in USUAL]},

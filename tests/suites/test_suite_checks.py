@@ -1,10 +1,12 @@
 """Suites: what each kind refuses of a row before a model is asked, and that a reference answer counts as right."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lora_ns.errors import DataError
+from lora_ns.files.reading import tomllib
 from lora_ns.formats import RowFaultError
 from lora_ns.suites import SUITES, Gold
 
@@ -13,6 +15,7 @@ def made(kind, **keys):
     return SUITES[kind].model_validate_json(json.dumps({"kind": kind, **keys}))
 
 
+FRUIT = {"question": "Which is a fruit?", "choices": ["stone", "plum"], "answer": 1}
 REFUSED = [
     ("exact-match", {}, Gold("a:1", None), "no reference answer"),
     ("exact-match", {}, Gold("a:1", " "), "no reference answer"),
@@ -26,6 +29,13 @@ REFUSED = [
     ("math", {"column": "gold"}, Gold("a:1", None, {"gold": " "}), "empty"),
     ("contains", {}, Gold("a:1", None), "no reference answer"),
     ("contains", {"column": "gold"}, Gold("a:1", "a"), "no column `gold`"),
+    ("choice", {}, Gold("a:1", None, {**FRUIT, "answer": 2}), "none of the choices"),
+    ("choice", {}, Gold("a:1", None, {"question": "a"}), "no column `choices`"),
+    ("choice", {"choices": "endings"}, Gold("a:1", None, FRUIT), "no column `endings`"),
+    ("tool-calls", {}, Gold("a:1", "plum"), "calls no tool"),
+    ("rouge", {}, Gold("a:1", None), "no reference answer"),
+    ("bleu", {"column": "gold"}, Gold("a:1", "a"), "`gold`"),
+    ("chrf", {}, Gold("a:1", " "), "no reference answer"),
 ]
 
 
@@ -46,6 +56,11 @@ FIT = [
     ("contains", {"texts": ["a"]}, Gold("a:1", None)),
     ("regex", {"pattern": "a"}, Gold("a:1", None)),
     ("json-schema", {}, Gold("a:1", None)),
+    ("choice", {}, Gold("a:1", None, FRUIT)),
+    ("tool-calls", {"on_no_call": "expect-none"}, Gold("a:1", "plum")),
+    ("rouge", {}, Gold("a:1", "plum")),
+    ("bleu", {}, Gold("a:1", "plum")),
+    ("chrf", {}, Gold("a:1", "plum")),
 ]
 
 
@@ -93,6 +108,16 @@ def test_a_pattern_that_does_not_end_names_the_row():
     suite = made("regex", pattern="(a+)+$", name="ends")
     with pytest.raises(DataError, match=r"a:2: the suite `ends` .* on the answer generated for it"):
         suite.measure([Gold("a:1", None), Gold("a:2", None)], ["a", "a" * 64 + "b"])
+
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, suite in SUITES.items() if suite.package])
+def test_the_extra_of_a_kind_brings_its_package(kind):
+    suite = SUITES[kind]
+    brought = PROJECT["optional-dependencies"][suite.extra]
+    assert any(one.startswith(suite.package.replace("_", "-")) for one in brought)
 
 
 def test_a_suite_is_called_by_its_name_or_its_kind():
