@@ -50,6 +50,7 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
     """Return the needs of a recipe."""
     from lora_ns.machine.environment import Needs
     from lora_ns.recipe.optimizers import OPTIMIZERS
+    from lora_ns.rewards import Code
 
     recipe = loaded.recipe
     distributed = getattr(recipe, "distributed", None)
@@ -63,6 +64,7 @@ def needs_of(loaded: LoadedRecipe) -> Needs:
         cuda=flash_attention,
         output_dir=Path(recipe.training.output_dir),
         trackers=recipe.tracking.report_to,
+        sandbox=any(isinstance(reward, Code) for reward in recipe.objective.reward_functions),
         packages=(*recipe.quantization.packages, *(["gguf"] if _is_gguf(recipe.model) else [])),
     )
 

@@ -75,6 +75,8 @@ class Needs:
     trackers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     """Packages needed to read the base, by their pip names."""
+    sandbox: bool = False
+    """Programs that the model writes are run."""
 
 
 @dataclass(frozen=True)
@@ -596,6 +598,19 @@ def _base_packages(context: _Context) -> list[Check]:
     return [_package_check(context, package, True, None) for package in context.needs.packages]
 
 
+def _sandbox(context: _Context) -> list[Check]:
+    """Check the walls around programs that a model writes, for recipes that run some."""
+    from lora_ns.sandbox.walls import REMEDY, summary, walls
+
+    missing = [wall for wall in walls() if not wall.holds]
+    if not missing:
+        return [Check("sandbox", "ok", "every wall around generated programs holds")]
+    necessary = [wall for wall in missing if wall.is_necessary]
+    status: Status = "fail" if necessary and context.needs.sandbox else "ok"
+    end = ": generated programs do not run here" if necessary else ""
+    return [Check("sandbox", status, f"{summary(missing)}{end}", REMEDY)]
+
+
 # The hub
 
 
@@ -685,6 +700,7 @@ PROBES: Mapping[str, Callable[[_Context], list[Check]]] = {
     "compiler": _compiler,
     "trackers": _trackers,
     "base": _base_packages,
+    "sandbox": _sandbox,
     "hub": _hub,
 }
 """Every probe, in the order of the report. As many run in parallel as there are cores."""

@@ -12,7 +12,7 @@ from lora_ns.objectives.base import Counted
 from lora_ns.objectives.generation import GenerationObjective
 from lora_ns.objectives.prompt_trainer import rewarded_trainer_class
 from lora_ns.objectives.watches import EntropyCollapse, LengthCollapse, LengthHacking, Watch
-from lora_ns.rewards import AnyReward, Python, RewardFunction
+from lora_ns.rewards import AnyReward, RewardFunction
 from lora_ns.table import Conflict, NonNegativeInt, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class RewardedObjective(GenerationObjective):
     rewards: Annotated[tuple[AnyReward, ...], Field(min_length=1)]
     """Reward functions, each in a table of its own; their weighted sum is the reward."""
     allow_code: bool = False
-    """Allow `python` rewards, which run your own code in the training process, without a sandbox."""
+    """Allow `code` rewards, which run the model's programs in a sandbox, and `python` rewards, which run your own code
+    in the training process, without one."""
     num_generations: GroupSize = 8
     """Completions for each prompt, whose rewards are compared with one another."""
     num_generations_eval: PositiveInt = 1
@@ -87,13 +88,13 @@ class RewardedObjective(GenerationObjective):
             yield from reward.conflicts(key)
             if not reward.weight:
                 yield Conflict((f"{key}.weight",), "a reward with the weight 0 has no effect", "remove it")
-            if isinstance(reward, Python) and not self.allow_code:
-                what = f"`python` runs the code of {reward.file} in the training process"
-                yield Conflict((f"{key}.python",), what, f"write `allow_code = true` in `[{self.toml}]` to allow it")
-        if "allow_code" in self.model_fields_set and not any(isinstance(reward, Python) for reward in self.rewards):
-            yield Conflict(
-                (self.key("allow_code"),), "`allow_code` has no effect without a `python` reward", "remove it"
-            )
+            if reward.key_of_code and not self.allow_code:
+                what = f"`{reward.name}` runs {reward.runs_code}"
+                remedy = f"write `allow_code = true` in `[{self.toml}]` to allow it"
+                yield Conflict((f"{key}.{reward.key_of_code}",), what, remedy)
+        if "allow_code" in self.model_fields_set and not any(reward.key_of_code for reward in self.rewards):
+            what = "`allow_code` has no effect without a `code` or `python` reward"
+            yield Conflict((self.key("allow_code"),), what, "remove it")
         for name in ("epsilon", "epsilon_high"):
             if self._is_on_policy and name in self.model_fields_set:
                 what = f"`{name}` has no effect with `num_iterations = 1`: nothing has changed since the generation"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Discriminator, Tag
 
 from lora_ns.rewards.base import Comparison, Completion, RewardFaultError, RewardFunction, Scorer, Scores
-from lora_ns.rewards.code_tests import Code
+from lora_ns.rewards.code import Code
 from lora_ns.rewards.contains import Contains
 from lora_ns.rewards.exact import Exact
 from lora_ns.rewards.json_schema import JsonSchema
@@ -24,6 +24,7 @@ from lora_ns.rewards.tags import Format
 __all__ = [
     "REWARDS",
     "AnyReward",
+    "Code",
     "Comparison",
     "Completion",
     "Python",

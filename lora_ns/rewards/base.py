@@ -60,6 +60,13 @@ class RewardFunction(Table):
     """The highest score."""
     package: ClassVar[str] = ""
     """Module that has to be installed for it."""
+    key_of_code: ClassVar[str] = ""
+    """Key that makes it run code, which needs `allow_code`; empty if it runs none."""
+
+    @property
+    def runs_code(self) -> str:
+        """The code that it runs, in words."""
+        return ""
 
     @property
     def metric(self) -> str:

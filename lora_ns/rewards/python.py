@@ -27,6 +27,12 @@ class Python(RewardFunction):
     """File and function, as `rewards.py:name`. The file is looked up like rows, and copied into the run."""
 
     highest: ClassVar[float] = float("inf")
+    key_of_code: ClassVar[str] = "python"
+
+    @property
+    def runs_code(self) -> str:
+        """The file."""
+        return f"the code of {self.file} in the training process"
 
     @property
     def file(self) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-__builtins__ = dict(vars(builtins))  # the functions of this module use them, whatever the program replaces
+# The functions of this module use them, whatever the program replaces.
+__builtins__ = dict(vars(builtins))  # type: ignore[assignment]
 
 TOKEN_BYTES = 32
 
@@ -65,9 +66,10 @@ def _guarded(test: str) -> Callable[[], CodeType]:
     """A function that compiles a test whose comparisons are made by `equal`."""
 
     def compiled() -> CodeType:
-        tree = compile(test, "test.py", "exec", _ast.PyCF_ONLY_AST)
+        tree: Any = compile(test, "test.py", "exec", _ast.PyCF_ONLY_AST)
         _replace(tree)
-        return compile(tree, "test.py", "exec")
+        code: CodeType = compile(tree, "test.py", "exec")
+        return code
 
     return compiled
 

@@ -24,6 +24,11 @@ class Wall:
     why: str
     """The effect of a wall that holds, or the reason why one is missing."""
 
+    @property
+    def is_necessary(self) -> bool:
+        """True for a wall without which no program runs."""
+        return self.name not in OPTIONAL
+
 
 EFFECTS = {
     "network": "no connection to other machines or to this one",
@@ -69,7 +74,7 @@ def walls() -> tuple[Wall, ...]:
 
 def require() -> None:
     """Check that every necessary wall holds. Raises `MissingError`."""
-    missing = [wall for wall in walls() if not wall.holds and wall.name not in OPTIONAL]
+    missing = [wall for wall in walls() if not wall.holds and wall.is_necessary]
     if missing:
         raise refusal(missing)
 

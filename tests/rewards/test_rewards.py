@@ -112,7 +112,6 @@ REFUSED = [
     ("length", {}, "no bounds"),
     ("length", {"min_tokens": 4, "max_tokens": 2}, "no length"),
     ("contains", {"texts": ["a"], "column": "b"}, "replaces"),
-    ("code", {}, "no sandbox"),
     ("json-schema", {"json_schema": {"type": "objekt"}}, "no type"),
     ("python", {"python": "rewards"}, "rewards"),
 ]
