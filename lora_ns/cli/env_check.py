@@ -28,7 +28,7 @@ def env_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Time limit for each import.")] = 60.0,
 ) -> None:
-    """Check Python, packages, memory, disk, GPUs and the hub, and print the command that fixes each fault.
+    """Check Python, packages, memory, disk, GPUs, the sandbox and the hub, and print the command that fixes each fault.
 
     Exits with code 3 if something necessary does not work.
     """

@@ -74,30 +74,32 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
 def leave() -> int:
     """Enter new namespaces; children of this process are in a new process namespace, too. Returns their user id.
 
-    Root of the machine needs no user namespace: it creates the others itself, and becomes a user without an account
-    later. Others become root of a user namespace first. Raises `WallError`.
+    Root needs no user namespace: it creates the others itself, and becomes a user without an account later. Others, and
+    a root that can become nobody else, create a user namespace first. Raises `WallError`.
     """
     rest = {"network": NEW_NET, "processes": NEW_PIDS | NEW_IPC | NEW_UTS, "files": NEW_MOUNTS}
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and (user := _user_without_account()):
         try:
             for flags in rest.values():
                 _call("unshare", flags)
         except OSError:
-            _become(_NOBODY)
+            _become(user)
         else:
-            return _user_without_account()
+            return user
     _user_namespace()
     for wall, flags in rest.items():
         _try(wall, "unshare", flags)
     return INSIDE
 
 
-def _user_without_account() -> int:
-    """A user id that only this program has; in a container that has few ids, the one for nobody."""
-    user = _ABOVE_ACCOUNTS + os.getpid() % 2**20
+def _user_without_account() -> int | None:
+    """A user id that only this program has; in a container with few ids, the one for nobody, or None without it."""
     with open("/proc/self/uid_map", encoding="ascii") as file:  # noqa: PTH123
         ranges = [list(map(int, line.split())) for line in file]
-    return user if any(first <= user < first + count for first, _, count in ranges) else _NOBODY
+    for user in (_ABOVE_ACCOUNTS + os.getpid() % 2**20, _NOBODY):
+        if any(first <= user < first + count for first, _, count in ranges):
+            return user
+    return None
 
 
 def _user_namespace() -> None:

@@ -45,13 +45,13 @@ def main(parent: int, token: int, report: int, status: int) -> NoReturn:
     code, tests, limits = marshal.load(sys.stdin.buffer)
     try:
         user = leave()
-    except WallError as error:
-        _say(status, f"wall {error.wall} {error.why}")
+        die_with_parent(signal.SIGTERM)
+        first = os.fork() if os.getppid() == parent else None
+    except (WallError, OSError) as error:
+        _refuse(status, error)
+    if first is None:
         os._exit(1)
-    die_with_parent(signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
-    if (first := os.fork()) == 0:
+    if first == 0:
         _first(code, tests, limits, user, (token, report, status))
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -78,9 +78,8 @@ def _first(code: str, tests: list[str], limits: dict[str, Any], user: int, handl
         give_up_privileges(user)
         hide_memory()
         die_with_parent(signal.SIGKILL)
-    except WallError as error:
-        _say(status, f"wall {error.wall} {error.why}")
-        os._exit(1)
+    except (WallError, OSError) as error:
+        _refuse(status, error)
     for handle in (0, 1, 2, token, report):
         os.close(handle)
     try:
@@ -135,12 +134,8 @@ def _program(code: str, tests: list[str], limits: dict[str, Any], user: int, han
         _close_others({0, 1, 2, token, report, status})
         give_up_privileges(user)
         _limit(limits)
-    except WallError as error:
-        _say(status, f"wall {error.wall} {error.why}")
-        os._exit(1)
-    except OSError as error:
-        _say(status, f"wall limits {error.strerror}")
-        os._exit(1)
+    except (WallError, OSError) as error:
+        _refuse(status, error)
     os.close(status)
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
@@ -184,6 +179,13 @@ def _limit(limits: dict[str, Any]) -> None:
         known = resource.getrlimit(number)[1]
         limit = wanted if known == resource.RLIM_INFINITY else min(wanted, known)
         resource.setrlimit(number, (limit, limit))  # both, so that no signal comes first that could be ignored
+
+
+def _refuse(status: int, error: WallError | OSError) -> NoReturn:
+    """End because a wall cannot be built."""
+    wall, why = (error.wall, error.why) if isinstance(error, WallError) else ("processes", f"{error.strerror}")
+    _say(status, f"wall {wall} {why}")
+    os._exit(1)
 
 
 def _say(status: int, text: str) -> None:

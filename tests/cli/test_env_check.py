@@ -184,6 +184,13 @@ def test_a_recipe_asks_for_what_it_uses(
     assert needs_of(loaded) == Needs(output_dir=Path("out/t"), **needs)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("reward", "is_needed"), [("code", True), ("exact", False)])
+def test_a_recipe_with_programs_asks_for_the_sandbox(tmp_path: Path, reward: str, is_needed: bool) -> None:
+    text = RECIPE.replace('completion_template = "{a}"\n', "") + "[grpo]\nmax_completion_length = 8\n"
+    text += ("allow_code = true\n" if is_needed else "") + f'[[grpo.rewards]]\nname = "{reward}"\n'
+    assert needs_of(load_recipe(write(tmp_path, text))).sandbox == is_needed
+
+
 def test_what_the_cache_holds_does_not_need_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "hub/models--org--model/snapshots").mkdir(parents=True)

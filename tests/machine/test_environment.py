@@ -19,6 +19,8 @@ import lora_ns.errors
 from lora_ns.machine import environment
 from lora_ns.machine.environment import Check, Needs, VersionRanges, check, covers, version_ranges
 from lora_ns.machine.hardware import Gpu, Machine
+from lora_ns.sandbox import walls
+from lora_ns.sandbox.walls import Wall
 
 GIB = 2**30
 REPOSITORY = Path(lora_ns.errors.__file__).parents[1]
@@ -136,6 +138,19 @@ def test_the_report_is_ordered_by_the_table_of_probes(install: Install) -> None:
     names = [line.name for line in check(Needs()).checks]
     assert names[: 1 + len(VERSIONS)] == ["python", *(package.name for package in environment.PACKAGES)]
     assert names[-3:] == ["hub", "token", "cache"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_needed", "status"), [("network", True, "fail"), ("network", False, "ok"), ("total memory", True, "ok")]
+)
+def test_a_missing_wall_of_the_sandbox_is_named(
+    install: Install, monkeypatch: pytest.MonkeyPatch, name: str, is_needed: bool, status: str
+) -> None:
+    monkeypatch.setattr(walls, "walls", lambda: (Wall(name, False, "unshare: Operation not permitted"),))
+    found = lines(Needs(sandbox=is_needed))["sandbox"]
+    assert found.status == status
+    assert f"no wall for `{name}` (unshare: Operation not permitted)" in found.fact
+    assert ("do not run here" in found.fact) == (name == "network")
 
 
 # Packages that are broken

@@ -1,5 +1,10 @@
 """Walls that are missing are named, and without a necessary one nothing runs."""
 
+import shlex
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from lora_ns.errors import MissingError
@@ -54,6 +59,29 @@ def test_without_a_wall_nothing_runs_and_it_is_named(tried, found, message):
             start()
         assert message in str(caught.value)
         assert "kernel.apparmor_restrict_unprivileged_userns" in str(caught.value)
+
+
+FORBID = "echo 0 > /proc/sys/user/max_net_namespaces"
+"""Within a user namespace, allows no network namespace in it: the kernel then refuses the wall for real."""
+
+START = """
+from lora_ns.errors import MissingError
+from lora_ns.sandbox.run import run_code
+try:
+    print(run_code("1"))
+except MissingError as error:
+    print(error)
+"""
+
+
+def test_a_kernel_that_refuses_a_network_runs_nothing():
+    if shutil.which("unshare") is None:
+        pytest.skip("no `unshare`")
+    command = f"{FORBID} || exit 77; exec {shlex.join([sys.executable, '-c', START])}"
+    done = subprocess.run(["unshare", "-Ur", "sh", "-c", command], capture_output=True, text=True, check=False)
+    if done.returncode and not done.stdout:
+        pytest.skip(f"no user namespace in which the kernel can be made to refuse: {done.stderr}")
+    assert "no wall for `network` (unshare: " in done.stdout
 
 
 def test_another_system_has_no_walls(monkeypatch):
