@@ -16,9 +16,9 @@ class Code(RewardFunction):
     """1 if the completion's program passes the tests of its row in a sandbox, else 0; needs `allow_code = true`.
 
     The program is the last fenced Python block that defines the tested function, else the first block, else the whole
-    completion. Tests are the statements of `test_list`, after `test_imports` and `test_setup_code`, as in MBPP. Or they
-    are the text of `test`, whose `check` is called with the function `entry_point`; if `prompt` begins this function,
-    the completion may be the rest of it, as in HumanEval.
+    completion. Tests are the statements of `test_list`, as in MBPP, with `test_imports` before the program and
+    `test_setup_code` after it. Or they are the text of `test`, whose `check` is called with the function `entry_point`;
+    if `prompt` begins this function, the completion may be the rest of it, as in HumanEval.
     """
 
     name: Literal["code"] = "code"

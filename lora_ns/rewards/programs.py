@@ -36,8 +36,8 @@ def program_of(text: str, row: Mapping[str, Any], column: str | None = None) -> 
     if function in _DEFINED.findall(begun):
         is_whole = function in _DEFINED.findall(code)
         code = f"{begun}\n{code}" if is_whole else begun + _body(code)
-    before = [*_texts(row.get("test_imports")), *_texts(row.get("test_setup_code"))]
-    return Program("\n".join([*before, code]), tests)
+    before, after = _texts(row.get("test_imports")), _texts(row.get("test_setup_code"))
+    return Program("\n".join([*before, code, *after]), tests)
 
 
 def row_tests(row: Mapping[str, Any], column: str | None = None) -> tuple[tuple[str, ...], str | None]:

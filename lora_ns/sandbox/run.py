@@ -27,6 +27,9 @@ _PACKAGE = str(Path(__file__).parents[2])
 
 _LONGEST_REPORT, _LONGEST_STATUS, _AT_ONCE = 2**20, 4096, 2**16
 
+Running = set[subprocess.Popen[bytes]]
+"""Processes that hold a program each."""
+
 _END_SECONDS = 10.0
 """Time that the kernel is given to end all processes."""
 
@@ -57,27 +60,43 @@ def run_all(programs: Iterable[Program], limits: Limits | None = None, at_once: 
         MissingError: if a wall that is needed is missing here.
     """
     require()
-    known = limits or Limits()
+    known, running = limits or Limits(), Running()
     with ThreadPoolExecutor(at_once or len(os.sched_getaffinity(0))) as pool:
-        yield from pool.map(lambda program: _run(program, known), programs)
+        try:
+            yield from pool.map(lambda program: _run(program, known, running), programs)
+        except BaseException:  # such as Ctrl-C, after which the rest is not waited for
+            for child in tuple(running):
+                child.terminate()
+            raise
 
 
-def _run(program: Program, limits: Limits) -> Outcome:
+def _run(program: Program, limits: Limits, running: Running | None = None) -> Outcome:
     """Run a program. Raises `MissingError` if a wall, which held before, cannot be built now."""
     try:
-        return run_unchecked(program, limits)
+        return run_unchecked(program, limits, running)
     except WallError as error:
         raise refusal([Wall(error.wall, False, error.why)]) from error
 
 
-def run_unchecked(program: Program, limits: Limits) -> Outcome:
-    """Run a program without a look at the walls. Raises `WallError` if one of them cannot be built."""
+def run_unchecked(program: Program, limits: Limits, running: Running | None = None) -> Outcome:
+    """Run a program without a look at the walls.
+
+    Args:
+        program: the program.
+        limits: its limits.
+        running: processes to terminate to end programs early; has that of this program while it runs.
+
+    Raises:
+        WallError: if a wall cannot be built.
+    """
+    running = set() if running is None else running
     begin = time.monotonic()
     token = secrets.token_hex(TOKEN_BYTES // 2).encode()
     with _Pipes() as pipes:
         (token_end, token_start), report, status, output = (pipes.make() for _ in range(4))
         os.write(token_start, token)
         child = _start((token_end, report[1], status[1]), output[1])
+        running.add(child)
         try:
             pipes.close(token_end, token_start, report[1], status[1], output[1])
             _tell(child, program, limits)
@@ -85,6 +104,7 @@ def run_unchecked(program: Program, limits: Limits) -> Outcome:
         finally:
             child.terminate()
             child.wait()
+            running.discard(child)
     return judge(heard, program, token, time.monotonic() - begin)
 
 

@@ -83,6 +83,12 @@ SCORES = {
     "statements": (WHOLE, MBPP, {}, 1.0),
     "one of two statements": ("def twice(x): return 4", MBPP, {}, 0.0),
     "a share of two statements": ("def twice(x): return 4", MBPP, {"partial": True}, 0.5),
+    "what is set up from the program": (
+        WHOLE,
+        {"test_setup_code": "four = twice(2)", "test": "assert four == 4"},
+        {},
+        1.0,
+    ),
     "another column": (WHOLE, {"unit_tests": "assert twice(1) == 2"}, {"column": "unit_tests"}, 1.0),
     "the end before the tests": ("import sys\nprint('ok')\nsys.exit(0)", MBPP, {"partial": True}, 0.0),
     "what equals everything": (

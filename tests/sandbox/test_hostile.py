@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_ns.sandbox.outcome import Limits, Program, Verdict
-from lora_ns.sandbox.run import run_code
+from lora_ns.sandbox.run import run_all, run_code
 from lora_ns.sandbox.walls import summary, walls
 
 LIMITS = Limits(seconds=120, cpu_seconds=1, memory=2**27, disk=2**22, output=2**16, processes=8)
@@ -217,3 +217,12 @@ def test_a_hostile_program_has_its_verdict_and_leaves_nothing(name, tmp_path, mo
     assert "hidden" not in outcome.output
     assert of_this_process() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret"]
+
+
+def test_programs_are_not_waited_for_after_an_interruption():
+    programs = [Program("1"), *[Program(f"import time\ntime.sleep(99 + {number})") for number in range(5)]]
+    outcomes = run_all(programs, replace(LIMITS, seconds=90), at_once=2)
+    assert next(outcomes).verdict is Verdict.PASSED
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt)
+    assert of_this_process() == []
