@@ -9,6 +9,7 @@ from lora_ns.statistics.compare import Comparison, Verdict, adjust, compare
 from lora_ns.statistics.estimate import Estimate, estimate
 from lora_ns.statistics.interval import Interval, wilson
 from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, share, spearman
+from lora_ns.statistics.pass_at_k import pass_at_k
 from lora_ns.statistics.power import items_needed, items_needed_for_mean, smallest_difference, smallest_mean_difference
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "items_needed_for_mean",
     "matthews",
     "mean",
+    "pass_at_k",
     "pearson",
     "share",
     "smallest_difference",
