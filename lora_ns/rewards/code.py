@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from lora_ns.rewards.base import Completion, RewardFunction, Scorer
 from lora_ns.rewards.programs import program_of, row_tests
-from lora_ns.sandbox.outcome import Limits, Outcome, Verdict
+from lora_ns.sandbox.outcome import Limits, Outcome, Program, Verdict
 from lora_ns.table import Column, PositiveInt
 
 
@@ -46,6 +46,10 @@ class Code(RewardFunction):
         """Check that the row has tests. Raises `RowFaultError`."""
         row_tests(row.values, self.column)
 
+    def program(self, given: Completion) -> Program:
+        """The program of a completion with the tests of its row. Raises `RowFaultError` if the row has none."""
+        return program_of(given.text, given.values, self.column)
+
     def outcomes(self, batch: Sequence[Completion]) -> list[Outcome]:
         """The outcome of each completion's program; equal ones run once.
 
@@ -55,7 +59,7 @@ class Code(RewardFunction):
         """
         from lora_ns.sandbox.run import run_all
 
-        programs = [program_of(given.text, given.values, self.column) for given in batch]
+        programs = [self.program(given) for given in batch]
         unique = dict.fromkeys(programs)
         found = dict(zip(unique, run_all(unique, self.limits), strict=True))
         return [found[program] for program in programs]

@@ -11,6 +11,7 @@ from lora_ns.suites.base import Asks, Gold, Suite
 from lora_ns.suites.bleu import BleuSuite
 from lora_ns.suites.choice import ChoiceSuite
 from lora_ns.suites.chrf import ChrfSuite
+from lora_ns.suites.code import CodeSuite
 from lora_ns.suites.contains import ContainsSuite
 from lora_ns.suites.exact_match import ExactMatchSuite
 from lora_ns.suites.held_out import HeldOutSuite
@@ -44,7 +45,8 @@ AnySuite = Annotated[
     | RougeSuite
     | BleuSuite
     | ChrfSuite
-    | ToolCallsSuite,
+    | ToolCallsSuite
+    | CodeSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""
