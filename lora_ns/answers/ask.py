@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_ns.answers.ask_choices import choice_items
@@ -15,6 +15,7 @@ from lora_ns.data.encode_text import split_text
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.render import Renderer, make_renderer
 from lora_ns.data.rows import Row, for_each
+from lora_ns.data.suite_rows import gold_of
 from lora_ns.errors import Problem, UsageError
 from lora_ns.formats import Conversation, Format, PromptCompletion, RawText, RowFaultError, expected_of
 from lora_ns.objectives import TextObjective
@@ -99,20 +100,17 @@ def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest)
 
 
 def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
-    """The reference answer of a row, as it is written and as training renders it; without one, only its columns."""
-    question = _question(form.prompt(row.values))
-    calls: tuple[Mapping[str, Any], ...] = ()
+    """A row with its question and its reference answer, as it is written and as training renders it."""
+    gold = replace(gold_of(form, row), question=_question(form.prompt(row.values)))
+    if gold.answer is None:
+        return gold
     try:
-        expected = expected_of(form.example(row.values))
-        last = expected.messages[-1] if isinstance(expected, Conversation) else None
-        calls = tuple(last.extra.get("tool_calls", ())) if last else ()
-        answer = None if last and calls and not last.content else form.answer(row.values)
-        whole = renderer.examples(expected)[-1].input_ids  # type: ignore[arg-type]
+        whole = renderer.examples(expected_of(form.example(row.values)))[-1].input_ids  # type: ignore[arg-type]
     except RowFaultError:
-        return Gold(row.where, None, row.values, tool_calls=calls, question=question)
+        return replace(gold, answer=None)
     learned = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
     rendered = written_text(renderer.tokenizer, up_to_stop(learned, renderer.stops), renderer.stops)
-    return Gold(row.where, answer, row.values, rendered, calls, question)
+    return replace(gold, rendered=rendered)
 
 
 def _to_choose(opened: Opened, suite: ChoiceSuite, rows: Sequence[Row], like: Manifest) -> Asked:

@@ -67,6 +67,12 @@ SuiteNames = Annotated[
 ]
 
 
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let the suite `code` run the programs that the models write, in a sandbox."),
+]
+
+
 Checkpoints = Annotated[bool, typer.Option("--checkpoints", help="Compare the run's checkpoints, too.")]
 
 
@@ -139,6 +145,7 @@ def evaluate(
     data: DataFile = None,
     exact_match: ExactMatch = False,
     suite: SuiteNames = None,
+    allow_code: AllowCode = False,
     checkpoints: Checkpoints = False,
     model: Models = None,
     fail_under: FailUnder = None,
@@ -170,7 +177,7 @@ def evaluate(
         what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
-    suites = chosen_suites(suite, recipe.evaluation.suites)
+    suites = chosen_suites(suite, recipe.evaluation.suites, allow_code)
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
@@ -212,16 +219,21 @@ def _show(result: EvaluateResult, gates: Sequence[Gate], as_json: bool) -> None:
     show_gates(gates, as_json)
 
 
-def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite]) -> list[Suite]:
+def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite], allow_code: bool) -> list[Suite]:
     """The suites to ask: those of the recipe that are named, kinds with their usual settings; unnamed, the recipe's.
+
+    Args:
+        names: names of suites and kinds; None for all suites of the recipe.
+        of_recipe: the suites of the recipe. Whoever wrote it allowed code on another machine, perhaps: that does not
+            count here.
+        allow_code: whether generated programs may run.
 
     Raises:
         UsageError: if there is no such suite, or a kind needs settings.
     """
-    if names is None:
-        return list(of_recipe)
-    from lora_ns.suites import SUITES
+    from lora_ns.suites import SUITES, CodeSuite
 
+    names = [suite.title for suite in of_recipe] if names is None else names
     known = {suite.title: suite for suite in of_recipe}
     found = []
     for name in dict.fromkeys(names):
@@ -229,6 +241,8 @@ def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite]) -> li
             hint = did_you_mean(name, [*known, *SUITES], beside=f"the kinds are {', '.join(SUITES)}")
             raise UsageError(Problem("--suite", f"there is no suite `{name}`", hint))
         suite = known[name] if name in known else SUITES[name].with_usual_settings()
+        if isinstance(suite, CodeSuite):
+            suite = suite.model_copy(update={"allow_code": allow_code})
         found.append(suite)
     return found
 

@@ -90,7 +90,9 @@ def evaluate(
     manifest = opened.manifest
     objective = manifest.recipe.objective
     rows = kept_rows(manifest) if rows is None else rows
-    suites = (*_usual_suites(manifest.recipe, exact_match), *beside.suites)
+    named = {suite.title for suite in beside.suites}
+    usual = [suite for suite in _usual_suites(manifest.recipe, exact_match) if suite.title not in named]
+    suites = (*usual, *beside.suites)
     if not rows and not (suites and all(suite.path for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     if suites and not objective.writes_text:

@@ -27,6 +27,7 @@ __all__ = [
     "AnySuite",
     "Asks",
     "ChoiceSuite",
+    "CodeSuite",
     "ExactMatchSuite",
     "Gold",
     "HeldOutSuite",
