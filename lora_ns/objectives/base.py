@@ -92,6 +92,11 @@ class Objective(Table):
         return self.answers == "text"
 
     @property
+    def judges_answers(self) -> bool:
+        """True if an evaluation row is answered right or wrong; False for scores, which are near or far."""
+        return True
+
+    @property
     def rendering(self) -> Rendering:
         """Rendering of conversations; the default for objectives without such keys."""
         return Rendering()

@@ -32,6 +32,11 @@ class Classification(LabelObjective):
     threshold: Fraction = 0.5
     """Probability from which a label applies; only for `multi_label_classification`."""
 
+    @property
+    def judges_answers(self) -> bool:
+        """False for scores, as far as the recipe says so."""
+        return self.problem_type != "regression"
+
     def conflicts(self) -> Iterator[Conflict]:
         """Keys that have no effect on the kind of label, and a wrong number of class weights."""
         if "problem_type" in self.model_fields_set and self.problem_type != "auto":

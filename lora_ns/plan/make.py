@@ -47,6 +47,7 @@ from lora_ns.plan.sizes import adapter_parameters, planned_dtype
 from lora_ns.plan.start import base_notes, planned_reference, planned_start, reference_notes
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.statistics import shown_by
 
 
 def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None:
@@ -170,7 +171,7 @@ def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
 
 def _eval_why(recipe: Recipe, data: DataFacts) -> str:
     if data.eval_rows:
-        return ""
+        return shown_by(data.eval_rows) if recipe.objective.judges_answers else ""
     return (data.eval_why or UNREAD) if _names_evaluation(recipe) and data.eval_rows is None else NO_EVALUATION
 
 

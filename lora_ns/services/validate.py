@@ -23,7 +23,7 @@ from lora_ns.data.sources import reading_notes
 from lora_ns.data.suite_rows import suite_findings
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.temporary import temporary_folder
-from lora_ns.formats import Example, Label, Labelled, Tagged
+from lora_ns.formats import Example, Label, Labelled, Tagged, TextClassification
 from lora_ns.machine import libraries
 from lora_ns.machine.hardware import Machine
 from lora_ns.machine.packages import check_packages
@@ -41,6 +41,7 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.rewards import RewardModel
 from lora_ns.run.observer import Observer
 from lora_ns.services.train import train
+from lora_ns.statistics import shown_by
 from lora_ns.training.preflight import answer_faults
 from lora_ns.training.rewards import open_rewards
 
@@ -106,6 +107,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
             *reading_notes(sources),
             *label_notes(sources.format, prepared.rows.labels, renderer.tokenizer),
             *pair_notes,
+            *_power_notes(prepared),
             *prepared.settled.recipe.objective.label_notes(counts[True], counts[False]),
         ),
         sources=tuple(
@@ -122,6 +124,15 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
             *of_pairs,
         ),
     )
+
+
+def _power_notes(prepared: Prepared) -> Iterator[str]:
+    """Yield the difference that the evaluation rows can show."""
+    rows = len(prepared.eval.sequences) if prepared.eval else 0
+    form = prepared.rows.sources.format
+    has_scores = isinstance(form, TextClassification) and form.problem_type == "regression"
+    if rows and not has_scores:
+        yield f"evaluation rows: {rows:,}, {shown_by(rows)}"
 
 
 def _reward_findings(prepared: Prepared) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from lora_ns.statistics.interval import Interval, wilson
 from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, share, spearman
 from lora_ns.statistics.pass_at_k import pass_at_k
 from lora_ns.statistics.power import items_needed, items_needed_for_mean, smallest_difference, smallest_mean_difference
+from lora_ns.statistics.wording import shown_by
 
 __all__ = [
     "Comparison",
@@ -32,6 +33,7 @@ __all__ = [
     "pass_at_k",
     "pearson",
     "share",
+    "shown_by",
     "smallest_difference",
     "smallest_mean_difference",
     "spearman",

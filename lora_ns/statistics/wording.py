@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lora_ns.statistics.power import smallest_difference
+
 if TYPE_CHECKING:
     from lora_ns.statistics.compare import Comparison
 
@@ -32,6 +34,14 @@ def amount(value: float, unit: str = "", *, signed: bool = False) -> str:
         shown = f"{points:.1f}" if abs(points) < 9.95 else f"{points:.0f}"
         return f"{sign}{shown.removesuffix('.0')} points"
     return f"{sign}{value:.3g}"
+
+
+def shown_by(items: int) -> str:
+    """Return the differences that this many items can show, known before training (`power.py`)."""
+    least = smallest_difference(items)
+    if least is None:
+        return "too few to show any difference in right answers"
+    return f"enough to show a difference of {amount(least, 'points')} or more in right answers"
 
 
 def p_text(p_value: float) -> str:

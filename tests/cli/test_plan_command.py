@@ -20,6 +20,7 @@ FOLLOW = ("steps_per_epoch", "max_steps", "warmup_steps", "logging_steps", "eval
 """What follows from the number of training rows."""
 HUB = "dataset={name='owner/rows'}"
 NOT_FETCHED = "known once `owner/rows` is downloaded"
+SHOWS_19 = "enough to show a difference of 19 points or more in right answers"
 ROWS = [{"prompt": f"{number} + 1", "completion": str(number + 1)} for number in range(40)]
 
 
@@ -59,7 +60,7 @@ UNKNOWN = {
         (None, "0.1 of the training rows, known once they are counted"),
     ),
     "a split beside it": (["dataset={name='owner/rows', eval_split='test'}"], NOT_FETCHED, (None, NOT_FETCHED)),
-    "a file beside it": (["dataset={name='owner/rows', eval_path='held.jsonl'}"], NOT_FETCHED, (40, "")),
+    "a file beside it": (["dataset={name='owner/rows', eval_path='held.jsonl'}"], NOT_FETCHED, (40, SHOWS_19)),
     "no file beside it": (
         ["dataset={name='owner/rows', eval_path='none.jsonl'}"],
         NOT_FETCHED,
@@ -109,18 +110,22 @@ def test_a_file_that_is_not_there_is_noted_with_where_it_was_looked_for(recipe, 
 
 KNOWN = {
     "files": ([], (40, "rows of the files"), (0, "no evaluation rows")),
-    "two files": (["dataset.eval_path=held.jsonl"], (40, "rows of the files"), (40, "")),
-    "a share": (["dataset.eval_fraction=0.1"], (36, "rows of the files"), (4, "")),
+    "two files": (["dataset.eval_path=held.jsonl"], (40, "rows of the files"), (40, SHOWS_19)),
+    "a share": (
+        ["dataset.eval_fraction=0.1"],
+        (36, "rows of the files"),
+        (4, "too few to show any difference in right answers"),
+    ),
     "no evaluation file": (["dataset.eval_path=none.jsonl"], (40, "rows of the files"), (None, "no file `none.jsonl`")),
     "a stream": (
         ["dataset.streaming=true", "training.max_steps=5", "dataset.eval_path=held.jsonl"],
         (None, "a stream, read during training, shuffled in a buffer of 10,000"),
-        (40, ""),
+        (40, SHOWS_19),
     ),
     "a stream of the hub": (
         ["dataset={name='owner/rows', streaming=true, eval_path='held.jsonl'}", "training.max_steps=5"],
         (None, "a stream, read during training, shuffled in a buffer of 10,000"),
-        (40, ""),
+        (40, SHOWS_19),
     ),
 }
 
@@ -132,6 +137,15 @@ def test_what_can_be_counted_is_counted(recipe, name):
     assert (plan["train_rows"]["value"], plan["train_rows"]["why"]) == train
     assert (plan["eval_rows"]["value"], plan["eval_rows"]["why"]) == evaluation
     assert plan["max_steps"]["value"]
+
+
+def test_evaluation_rows_with_scores_are_not_called_right_or_wrong(recipe):
+    text = Path(recipe).read_text().replace("[sft]", '[classification]\nproblem_type = "regression"')
+    Path(recipe).write_text(text.replace('"CAUSAL_LM"', '"SEQ_CLS"'))
+    rows = Path(recipe).with_name("held.jsonl")
+    rows.write_text("".join(json.dumps({"text": "a", "label": number / 4}) + "\n" for number in range(40)))
+    plan = planned(recipe, "dataset={path='held.jsonl', eval_path='held.jsonl'}")
+    assert (plan["eval_rows"]["value"], plan["eval_rows"]["why"]) == (40, "")
 
 
 CACHED = {

@@ -83,6 +83,26 @@ def test_rows_without_a_fault_are_ok_and_warnings_are_errors_if_asked(validate, 
     assert validate(PLAIN, "--data", "--strict").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (64, "evaluation rows: 64, enough to show a difference of 12 points or more in right answers"),
+        (1, "evaluation rows: 1, too few to show any difference in right answers"),
+    ],
+)
+def test_the_difference_that_evaluation_rows_can_show_is_noted(validate, tmp_path, rows, note):
+    for name, start, count in (("rows", 100, 20), ("eval", 0, rows)):
+        pairs = [{"prompt": f"{number} + 1?", "completion": str(number + 1)} for number in range(start, start + count)]
+        write(tmp_path / f"{name}.jsonl", pairs)
+    assert note in json.loads(validate(PLAIN, "--data", "--json").stdout)["data"]["notes"]
+
+
+def test_evaluation_rows_with_scores_are_not_called_right_or_wrong(validate, tmp_path):
+    write(tmp_path / "classes.jsonl", [{"text": f"row {number}", "label": number / 7} for number in range(16)])
+    done = validate(CLASSES, "--data", "--json")
+    assert [note for note in json.loads(done.stdout)["data"]["notes"] if "right answers" in note] == []
+
+
 def test_a_cut_that_leaves_no_row_its_end_token_is_an_error(validate, tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "plum " * 60}])
     write(tmp_path / "eval.jsonl", [{"prompt": "a", "completion": "b"}])
