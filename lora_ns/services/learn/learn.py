@@ -1,0 +1,151 @@
+"""`learn`: the trial with the recipe's own settings, then its control, or the search for the cause."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from lora_ns.errors import Problem, UsageError
+from lora_ns.machine.hardware import Machine
+from lora_ns.machine.libraries import Noise
+from lora_ns.methods import Lora
+from lora_ns.plan.rates import usual_rate_of
+from lora_ns.recipe.load import LoadedRecipe
+from lora_ns.run.observer import Observer
+from lora_ns.services.learn import causes
+from lora_ns.services.learn.certificate import ROWS, Cause, Certificate, Control, Trial
+from lora_ns.services.learn.rows import Lesson, choose_rows, exchange, leaks
+from lora_ns.services.learn.trial import Lab, attempt
+from lora_ns.services.validate import plan_of, prepare_rows
+
+COVERS = ("sft", "classification", "tagging")
+"""Objectives that can be certified, by the names of their tables."""
+
+
+def learn(loaded: LoadedRecipe, machine: Machine, observer: Observer, noise: Noise) -> Certificate:
+    """Certify that a recipe learns eight of its rows and answers them, or name the cause.
+
+    Args:
+        loaded: the recipe.
+        machine: this machine.
+        observer: receives the stages.
+        noise: library output.
+
+    Raises:
+        UsageError: if the objective is not covered.
+        LoransError: any error of `train` before its first step.
+    """
+    check_covered(loaded)
+    started = time.monotonic()
+    prepared = prepare_rows(loaded, machine, observer)
+    lesson = choose_rows(prepared)
+    lab = Lab(loaded, prepared, noise)
+    rate = plan_of(prepared, machine).learning_rate.value
+    search = _Search(lab, lesson, rate, observer)
+    found = search.run()
+    return replace(found, seconds=round(time.monotonic() - started, 1))
+
+
+def check_covered(loaded: LoadedRecipe) -> None:
+    """Refuse objectives without answers to learn by heart. Raises `UsageError`."""
+    objective = loaded.recipe.objective
+    if objective.table not in COVERS:
+        what = f"`--learn` covers [sft], [classification] and tagging, not `[{objective.toml}]`"
+        raise UsageError(Problem("--learn", what, "use `--step`, which trains one step of every objective"))
+
+
+@dataclass
+class _Search:
+    """The trials of a recipe, until the verdict is known."""
+
+    lab: Lab
+    lesson: Lesson
+    rate: float
+    observer: Observer
+    further: list[Trial] = field(default_factory=list)
+
+    def run(self) -> Certificate:
+        """Try the recipe, then the control or other settings."""
+        exchanged = exchange(self.lesson)
+        leaking = leaks(self.lab.prepared.rows.renderer, self.lesson, exchanged) if exchanged else 0
+        self.observer.stage(f"learning {len(self.lesson.items)} rows at a learning rate of {self.rate:g}")
+        trial = attempt(self.lab, self.lesson, self.rate)
+        cause = causes.leak(leaking, len(self.lesson.items)) or causes.cut(self.lesson, trial)
+        if cause or not trial.is_learned:
+            return self._certificate(trial, cause or self._cause(trial))
+        control = self._control(exchanged) if exchanged else None
+        return self._certificate(trial, causes.not_from_rows(control) if control else None, control)
+
+    def _certificate(self, trial: Trial, cause: Cause | None, control: Control | None = None) -> Certificate:
+        count, notes = len(self.lesson.items), []
+        if count < ROWS:
+            notes.append(f"only {count} rows with different prompts can be learned and asked")
+        if control is None and trial.is_learned:
+            notes.append("no control: the answers cannot be exchanged in this format")
+        if trial.known:
+            notes.append(f"the base answered {trial.known} of {count} rows before training")
+        return Certificate(
+            passed=cause is None,
+            rows=tuple(item.where for item in self.lesson.items),
+            seconds=0.0,
+            trial=trial,
+            control=control,
+            cause=cause,
+            further=tuple(self.further),
+            notes=tuple(notes),
+        )
+
+    def _control(self, exchanged: Lesson) -> Control:
+        """Train the rows with each other's answers: then none may be answered with its own."""
+        self.observer.stage("control: learning the same rows with exchanged answers")
+        trial = attempt(self.lab, exchanged, self.rate)
+        pairs = list(zip(self.lesson.items, exchanged.items, strict=True))
+        differ = [number for number, (own, other) in enumerate(pairs) if own.expected[0] != other.expected[0]]
+        answers = trial.answers
+        own = sum(answers[number].answer in pairs[number][0].expected for number in differ if answers)
+        return Control(len(differ), own, sum(answers[number].is_right for number in differ if answers), trial.steps)
+
+    def _cause(self, trial: Trial) -> Cause:
+        """Name the cause from the figures, or from trials with other settings."""
+        if cause := causes.from_figures(self.lesson, trial, self.lab.loaded.recipe):
+            return cause
+        lower = bool(trial.broken)
+        for rate in self._lower() if lower else self._higher():
+            self.observer.stage(f"learning the rows at a learning rate of {rate:g}")
+            again = attempt(self.lab, self.lesson, rate)
+            self.further.append(again)
+            if _has_taken_in(again):
+                return causes.rate(trial, again)
+        if lower:
+            return causes.diverged(trial)
+        return self._other_method(trial)
+
+    def _higher(self) -> list[float]:
+        usual = self._usual()
+        if usual > 10 * self.rate:
+            return [usual, 3 * usual]
+        return sorted({3 * self.rate, 10 * self.rate})
+
+    def _lower(self) -> list[float]:
+        usual = self._usual()
+        return [usual] if usual < self.rate / 10 else [self.rate / 10, self.rate / 100]
+
+    def _usual(self) -> float:
+        return usual_rate_of(self.lab.prepared.settled.recipe, self.lab.prepared.base.facts)
+
+    def _other_method(self, trial: Trial) -> Cause:
+        """Try LoRA on all linear layers: if it learns, the fault is in `[peft]`."""
+        recipe = self.lab.prepared.settled.recipe
+        plain = Lora(method="lora")
+        if isinstance(recipe.peft, Lora) and recipe.peft.target_modules == plain.target_modules:
+            return causes.not_learned(trial, self.further)
+        self.observer.stage("learning the rows with LoRA on all linear layers")
+        rate = usual_rate_of(recipe.model_copy(update={"peft": plain}), self.lab.prepared.base.facts)
+        again = attempt(self.lab, self.lesson, rate, plain)
+        self.further.append(again)
+        return causes.method(recipe.peft, trial, again) if _has_taken_in(again) else causes.not_learned(trial, self.further)
+
+
+def _has_taken_in(trial: Trial) -> bool:
+    """True if the rows are learned, whatever the answers at inference are."""
+    return trial.is_learned or (trial.loss_before is not None and not trial.broken and trial.read_right == len(trial.answers) > 0)
