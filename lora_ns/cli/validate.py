@@ -1,4 +1,4 @@
-"""`lorans validate`: check recipes without torch, and on request their rows, model and one training step."""
+"""`lorans validate`: check recipes without torch, and on request their rows, model, one step or eight learned rows."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def validate(
         ),
     ] = False,
     step: Annotated[bool, typer.Option("--step", help="Train one step, save the adapter and reload it.")] = False,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn", help="Learn eight rows by heart, answer them with the saved adapter, and name what prevents it."
+        ),
+    ] = False,
     show: Annotated[
         int, typer.Option("--show", metavar="N", min=0, help="Print the first N rows as the model receives them.")
     ] = 0,
@@ -53,16 +59,17 @@ def validate(
 ) -> None:
     """Check recipes, and report every problem with its line.
 
-    --data, --model and --step check more. The exit code is 2 if a recipe, its
-    rows or its base are invalid or missing, and 3 if a package is missing. For
-    several recipes it is the highest code.
+    --data, --model, --step and --learn check more. The exit code is 2 if a
+    recipe, its rows or its base are invalid or missing, 3 if a package is
+    missing, and 1 if --learn does not certify a recipe. For several recipes it
+    is the highest code.
     """
     shows = bool(show) or row is not None
     if ids and not shows:
         raise UsageError(Problem("--ids", "no rows to print", "add `--show 2`"))
-    levels = {"data": data or shows, "model": model, "ranking": data and model, "step": step}
+    levels = {"data": data or shows, "model": model, "ranking": data and model, "step": step, "learn": learn}
     if elsewhere and any(levels.values()):
-        what = "`--data`, `--model`, `--step` and `--show` need the rows and the base here"
+        what = "`--data`, `--model`, `--step`, `--learn` and `--show` need the rows and the base here"
         raise UsageError(Problem("--elsewhere", what, "remove `--elsewhere`, or these options"))
     options = _Options(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
     paths = _chosen(recipes or [], below)
@@ -188,11 +195,12 @@ def _checked(recipe: Path, options: _Options) -> _Outcome:
     trust_recipe(options.trusts, checked.loaded)
     found = _look_further(checked.loaded, options.levels, options.rows) if looks_further else {}
     findings = [finding for level in ("data", "ranking") if level in found for finding in found[level].findings]
+    is_uncertified = "learn" in found and not found["learn"].passed
     is_wrong = any(finding.error or options.is_strict for finding in findings)
     return _Outcome(
         warnings=checked.warnings,
         found=found,
-        exit_code=2 if is_wrong or (checked.warnings and options.is_strict) else 0,
+        exit_code=2 if is_wrong or (checked.warnings and options.is_strict) else int(is_uncertified),
     )
 
 
@@ -200,8 +208,12 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
     from lora_ns.machine.hardware import detect
     from lora_ns.machine.libraries import Noise
     from lora_ns.services import validate as service
+    from lora_ns.services.learn.learn import check_covered
+    from lora_ns.services.learn.learn import learn as certify
     from lora_ns.services.rank_pairs import rank_pairs
 
+    if levels["learn"]:
+        check_covered(loaded)
     machine = detect()
     found: dict[str, Any] = {}
     with Progress(2) as progress, Noise() as noise:
@@ -215,6 +227,8 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
             found["ranking"] = ranking
         if levels["step"]:
             found["step"] = service.validate_step(loaded, progress, noise)
+        if levels["learn"]:
+            found["learn"] = certify(loaded, machine, progress, noise)
     return found
 
 
@@ -260,3 +274,7 @@ def _print_found(found: dict[str, Any], ids: bool) -> None:
         findings.print_ranking(found["ranking"])
     if "step" in found:
         print_pairs([("one step", f"loss {number(found['step'].loss)}; saved and reloaded")])
+    if "learn" in found:
+        from lora_ns.cli.certificate import print_certificate
+
+        print_certificate(found["learn"])
