@@ -31,6 +31,15 @@ def cut(lesson: Lesson, trial: Trial) -> Cause | None:
     return Cause("answers-cut", what, "raise it, or leave long rows out with `on_overflow`", "sft.max_seq_length")
 
 
+def leaked(trial: Trial) -> Cause | None:
+    """The cause if the trainer has tokens in the loss that the rows leave out."""
+    loss = trial.loss
+    if not loss.leaked or loss.learned < loss.answer_tokens:
+        return None
+    what = f"the loss also covers {loss.leaked:,} tokens that the rows leave out of it, {loss.elsewhere:,} of them prompts"
+    return Cause("loss-on-prompts", what, "report this, with the output of `--json`")
+
+
 def from_figures(lesson: Lesson, trial: Trial, recipe: Recipe) -> Cause | None:
     """The cause that the figures of one trial prove; None if other settings have to be tried."""
     is_text = not is_labelled(lesson.form)

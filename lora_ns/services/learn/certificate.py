@@ -74,6 +74,8 @@ class Loss:
     """Those whose stop token is in the loss."""
     elsewhere: int = 0
     """Tokens in the loss before the answers."""
+    leaked: int = 0
+    """Tokens in the loss that the rows leave out of it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Trial:
     read_right: int
     """Rows whose answer the model predicts token by token, when it reads the training row. Text only."""
     known: int
-    """Rows that were answered correctly before training. Text only."""
+    """Rows that were answered correctly before training, if the base was asked. Text only."""
     gradient: float
     """Largest gradient norm of a step."""
     change: float

@@ -10,6 +10,7 @@ from typing import Any
 
 from lora_ns.answers.generate import up_to_stop, written_text
 from lora_ns.data.encoded import Encoded
+from lora_ns.data.notices import CUT
 from lora_ns.data.render import Renderer
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, Problem
@@ -41,7 +42,9 @@ class Item:
     has_end: bool = False
     """True if a stop token follows the answer."""
     is_cut: bool = False
-    """True if the end of the row was cut off."""
+    """True if the answer was cut off before its end."""
+    trained: tuple[bool, ...] = ()
+    """For each token, True if it belongs in the loss."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Lesson:
     form: Format
     items: tuple[Item, ...]
     cut_share: float = 0.0
-    """Share of all rows whose end was cut off."""
+    """Share of all rows whose answer was cut off before its end."""
 
     @property
     def longest(self) -> int:
@@ -82,8 +85,8 @@ def choose_rows(prepared: Prepared) -> Lesson:
         raise DataError(Problem(prepared.rows.sources.train.name, what, "add rows"))
     tally = prepared.train.tally
     keeps_end = getattr(prepared.settled.recipe.objective, "on_overflow", "") != "truncate"
-    share = 0.0 if keeps_end or is_labelled(form) else tally.truncated / max(1, tally.rows)
-    return Lesson(form, tuple(chosen), share)
+    cut = 0 if keeps_end or is_labelled(form) else min(tally.truncated, len(tally.noted.rows.get(CUT, ())))
+    return Lesson(form, tuple(chosen), cut / max(1, tally.rows))
 
 
 def is_labelled(form: Format) -> bool:
@@ -132,6 +135,7 @@ def _text_item(renderer: Renderer, form: Format, row: Row, sequence: Encoded) ->
     whole = renderer.examples(example)[-1].input_ids  # type: ignore[arg-type]
     item = _spanned(renderer, row, sequence, prompt, answer)
     is_cut = len(whole) > len(item.input_ids) and list(item.input_ids) != whole[-len(item.input_ids) :]
+    is_cut = is_cut and not (item.has_end and item.start == len(prompt))
     rendered = _rendered(renderer, whole, len(prompt)) if whole[: len(prompt)] == prompt else ""
     expected = tuple(dict.fromkeys(text for text in (answer, rendered) if text))
     return replace(item, expected=expected, is_cut=is_cut)
@@ -166,8 +170,17 @@ def _spanned(renderer: Renderer, row: Row, sequence: Encoded, prompt: Sequence[i
     ids = sequence.input_ids
     start = len(prompt) if ids[: len(prompt)] == list(prompt) else _last_place(renderer, ids, answer, sequence)
     end = next((at for at in range(start, len(ids)) if ids[at] in renderer.stops), None)
-    has_end = end is not None
-    return Item(row.where, row.values, row.values, (), tuple(ids), start, len(ids) if end is None else end, has_end)
+    return Item(
+        row.where,
+        row.values,
+        row.values,
+        expected=(),
+        input_ids=tuple(ids),
+        start=start,
+        end=len(ids) if end is None else end,
+        has_end=end is not None,
+        trained=tuple(sequence.trained),
+    )
 
 
 def _last_place(renderer: Renderer, ids: Sequence[int], answer: str, sequence: Encoded) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from lora_ns.answers.opened import Opened, open_trained
 from lora_ns.data.rows import Row
 from lora_ns.data.source import columns_of
-from lora_ns.errors import InterruptedRunError, RunError
+from lora_ns.errors import DataError, InterruptedRunError, Problem, RunError
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import TextClassification
 from lora_ns.machine.libraries import Noise
@@ -49,7 +49,7 @@ class Lab:
     noise: Noise
 
 
-def attempt(lab: Lab, lesson: Lesson, learning_rate: float, peft: Any = None) -> Trial:
+def attempt(lab: Lab, lesson: Lesson, learning_rate: float, peft: Any = None, asks_base: bool = False) -> Trial:
     """Train the rows of a lesson in a temporary folder, and ask the saved adapter.
 
     Args:
@@ -57,20 +57,24 @@ def attempt(lab: Lab, lesson: Lesson, learning_rate: float, peft: Any = None) ->
         lesson: the rows.
         learning_rate: the constant learning rate.
         peft: the `[peft]` table, if not that of the recipe.
+        asks_base: whether to count the rows that the base answers before training.
 
     Raises:
         LoransError: any error of `train`, except those of a training that breaks, which the trial has.
     """
     started = time.monotonic()
-    watch = _watch(lab, lesson)
+    watch = _watch(lab, lesson, asks_base)
     with temporary_folder() as folder:
         _write(folder / "rows.jsonl", [item.values for item in lesson.items])
         recipe = _recipe(lab, lesson, folder, learning_rate, peft)
         answered = _Answered()
         try:
             train(recipe, watch, lab.noise, use_cache=False)
-        except InterruptedRunError:
-            raise
+        except InterruptedRunError as error:
+            problem = Problem("--learn", "stopped before the verdict; nothing was kept", "repeat the command")
+            raise InterruptedRunError(error.signal_number, problem) from None
+        except DataError as error:
+            raise DataError([_placed(problem, folder / "rows.jsonl", lesson) for problem in error.problems]) from None
         except RunError as error:
             watch.fail(str(error))
         else:
@@ -97,11 +101,19 @@ def attempt(lab: Lab, lesson: Lesson, learning_rate: float, peft: Any = None) ->
     )
 
 
-def _watch(lab: Lab, lesson: Lesson) -> Watch:
+def _placed(problem: Problem, file: Path, lesson: Lesson) -> Problem:
+    """Name the user's row instead of the temporary one."""
+    name, _, line = problem.where.rpartition(":")
+    if name != str(file) or not line.isdigit():
+        return replace(problem, where="--learn") if problem.where == str(file) else problem
+    return replace(problem, where=lesson.items[int(line) - 1].where)
+
+
+def _watch(lab: Lab, lesson: Lesson, asks_base: bool) -> Watch:
     is_text = not is_labelled(lesson.form)
     renderer = lab.prepared.rows.renderer
     asked: list[list[int]] = []
-    if is_text:
+    if is_text and asks_base:
         asked = [renderer.prompt(lesson.form.prompt(item.asked)) for item in lesson.items]  # type: ignore[arg-type]
     before = Generation(max_new_tokens=lesson.longest + 1)
     return Watch(lesson.items, is_text, renderer.stops, before, asked)

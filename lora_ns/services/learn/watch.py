@@ -28,7 +28,7 @@ LEARNED = 0.05
 NOTHING_LEFT = 2e-3
 """Training loss from which on further steps change nothing."""
 
-FLAT_AFTER, FLAT = 40, 0.98
+FLAT_AFTER, FLAT = 20, 0.98
 """Steps after which a loss above this share of the first one is not worth further steps."""
 
 RUNAWAY = 3.0
@@ -45,6 +45,7 @@ class Watch(Observer):
     before: Generation
     """Settings with which the untrained model is asked."""
     prompts: Sequence[list[int]] = ()
+    """Prompts to ask the untrained model, if it is asked."""
     steps: int = 0
     known: int = 0
     gradient: float = 0.0
@@ -55,6 +56,8 @@ class Watch(Observer):
     read_right: int = 0
     ends_right: int = 0
     broken: str = ""
+    looked_at: int = -1
+    """Step of the last look."""
     covered: Loss = field(default_factory=Loss)
     _trainer: Callable[[], Any] = lambda: None
     _batches: list[tuple[list[int], list[int]]] = field(default_factory=list)
@@ -96,7 +99,7 @@ class Watch(Observer):
         if self.is_text:
             self.look(trainer)
             self.loss_before = self.loss_after
-            self.known = self._known(trainer)
+            self.known = self._known(trainer) if self.prompts else 0
 
     def _known(self, trainer: Any) -> int:
         """Number of rows that the untrained model answers correctly."""
@@ -106,6 +109,9 @@ class Watch(Observer):
 
     def look(self, trainer: Any) -> None:
         """Read the rows, and count those whose answers are predicted correctly."""
+        if self.looked_at == self.steps:
+            return
+        self.looked_at = self.steps
         model = trainer.model
         was_training = model.training
         model.eval()
@@ -177,7 +183,7 @@ def covered(items: Sequence[Item], batches: Sequence[tuple[list[int], list[int]]
         items: the rows.
         batches: token ids and labels of each row of a batch, which may hold several rows.
     """
-    answer = learned = ends = learned_ends = elsewhere = 0
+    answer = learned = ends = learned_ends = elsewhere = leaked = 0
     for item in items:
         labels = _labels_of(item.input_ids, batches)
         answer += item.end - item.start
@@ -187,7 +193,8 @@ def covered(items: Sequence[Item], batches: Sequence[tuple[list[int], list[int]]
         learned += sum(label != IGNORED for label in labels[item.start : item.end])
         learned_ends += item.has_end and labels[item.end] != IGNORED
         elsewhere += sum(label != IGNORED for label in labels[: item.start])
-    return Loss(answer, learned, ends, learned_ends, elsewhere)
+        leaked += sum(label != IGNORED and not own for label, own in zip(labels, item.trained, strict=True))
+    return Loss(answer, learned, ends, learned_ends, elsewhere, leaked)
 
 
 def _labels_of(ids: Sequence[int], batches: Sequence[tuple[list[int], list[int]]]) -> list[int] | None:
