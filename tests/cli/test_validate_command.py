@@ -184,7 +184,7 @@ REFUSED = {
     "all and one": (("a.toml", "--all"), "--all: already means all recipes below"),
     "elsewhere and here": (
         ("a.toml", "--elsewhere", "--data"),
-        "--elsewhere: `--data`, `--model`, `--step` and `--show` need",
+        "--elsewhere: `--data`, `--model`, `--step`, `--learn` and `--show` need",
     ),
 }
 

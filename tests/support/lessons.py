@@ -48,8 +48,9 @@ max_seq_length = 128
 WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint", "heron", "cedar", "quartz", "willow")
 PAIRS = (
     *(
-    {"prompt": f"Who owns the {word}?", "completion": f"{WORDS[number - 5]} {WORDS[number - 3]}"}
-    for number, word in enumerate(WORDS)),
+        {"prompt": f"Who owns the {word}?", "completion": f"{WORDS[number - 5]} {WORDS[number - 3]}"}
+        for number, word in enumerate(WORDS)
+    ),
 )
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -201,7 +202,7 @@ def other_stops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(work, "make_writer", made)
 
 
-KNOWN = Case(("dataset.path=\"lorans:quickstart/train.jsonl\"", "dataset.max_samples=64"))
+KNOWN = Case(('dataset.path="lorans:quickstart/train.jsonl"', "dataset.max_samples=64"))
 """Rows that the base answers before training."""
 PLAIN = Case(('dataset.format="prompt-completion"',))
 TEMPLATE = 'sft.chat_template="template.jinja"'

@@ -1,1 +1,1 @@
-"""`validate --learn`: eight rows are learned and answered on the path that a run and its users take, or the cause is."""
+"""`validate --learn`: train and answer eight rows as a run and its users do, or name the cause."""

@@ -36,7 +36,9 @@ def leaked(trial: Trial) -> Cause | None:
     loss = trial.loss
     if not loss.leaked or loss.learned < loss.answer_tokens:
         return None
-    what = f"the loss also covers {loss.leaked:,} tokens that the rows leave out of it, {loss.elsewhere:,} of them prompts"
+    what = (
+        f"the loss also covers {loss.leaked:,} tokens that the rows leave out of it, {loss.elsewhere:,} of them prompts"
+    )
     return Cause("loss-on-prompts", what, "report this, with the output of `--json`")
 
 
@@ -108,7 +110,9 @@ def _decoding(lesson: Lesson, trial: Trial, recipe: Recipe) -> Cause | None:
         remedy = "write `do_sample = false`, or lower `temperature` and `top_p`"
         return Cause("sampling", what, remedy, "generation.do_sample")
     if generation.repetition_penalty != 1.0:
-        what = f"{right} {trial.right}: a `repetition_penalty` of {generation.repetition_penalty:g} forbids their tokens"
+        what = (
+            f"{right} {trial.right}: a `repetition_penalty` of {generation.repetition_penalty:g} forbids their tokens"
+        )
         return Cause("repetition-penalty", what, "remove it", "generation.repetition_penalty")
     return _too_long(lesson, recipe)
 
@@ -191,7 +195,9 @@ def not_from_rows(control: Control) -> Cause | None:
     if 2 * control.own < max(1, control.rows):
         return None
     what = f"trained on exchanged answers, the model still gives {control.own} of {control.rows} rows their own answer"
-    return Cause("answers-not-from-rows", what, "look for the answers in the prompts, or choose rows that the base fails")
+    return Cause(
+        "answers-not-from-rows", what, "look for the answers in the prompts, or choose rows that the base fails"
+    )
 
 
 def _falls(trial: Trial) -> str:

@@ -10,7 +10,6 @@ ROWS = 8
 
 Code = Literal[
     "prompt-has-answer",
-    "few-rows",
     "diverged",
     "nothing-in-loss",
     "frozen",

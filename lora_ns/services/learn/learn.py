@@ -42,10 +42,9 @@ def learn(loaded: LoadedRecipe, machine: Machine, observer: Observer, noise: Noi
     if problems := refusals(prepared.rows.sources.train, prepared.train):
         raise DataError(problems)
     lesson = choose_rows(prepared)
-    lab = Lab(loaded, prepared, noise)
+    lab = Lab(loaded, prepared, noise, observer)
     rate = plan_of(prepared, machine).learning_rate.value
-    search = _Search(lab, lesson, rate, observer)
-    found = search.run()
+    found = _Search(lab, lesson, rate).run()
     return replace(found, seconds=round(time.monotonic() - started, 1))
 
 
@@ -53,7 +52,9 @@ def check_covered(loaded: LoadedRecipe) -> None:
     """Refuse objectives without answers to learn by heart. Raises `UsageError`."""
     objective = loaded.recipe.objective
     if objective.table not in COVERS:
-        what = f"`--learn` covers [sft] and [classification], whose rows have one right answer, not `[{objective.toml}]`"
+        what = (
+            f"`--learn` covers [sft] and [classification], whose rows have one right answer, not `[{objective.toml}]`"
+        )
         raise UsageError(Problem("--learn", what, "use `--step`, which trains one step of every objective"))
 
 
@@ -64,7 +65,6 @@ class _Search:
     lab: Lab
     lesson: Lesson
     rate: float
-    observer: Observer
     further: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class _Search:
         """Try the recipe, then the control or other settings."""
         exchanged = exchange(self.lesson)
         leaking = leaks(self.lab.prepared.rows.renderer, self.lesson, exchanged) if exchanged else 0
-        self.observer.stage(f"learning {len(self.lesson.items)} rows at a learning rate of {self.rate:g}")
+        self.lab.observer.stage(f"learning {len(self.lesson.items)} rows at a learning rate of {self.rate:g}")
         trial = attempt(self.lab, self.lesson, self.rate, asks_base=True)
         cause = causes.leak(leaking, len(self.lesson.items)) or causes.cut(self.lesson, trial) or causes.leaked(trial)
         if cause or not trial.is_learned:
@@ -81,7 +81,7 @@ class _Search:
 
     def _controlled(self, trial: Trial, exchanged: Lesson) -> Certificate:
         """Train the rows with each other's answers: then none may be answered with its own."""
-        self.observer.stage("control: learning the same rows with exchanged answers")
+        self.lab.observer.stage("control: learning the same rows with exchanged answers")
         try:
             other = attempt(self.lab, exchanged, self.rate)
         except DataError as error:
@@ -118,7 +118,7 @@ class _Search:
             return cause
         lower = bool(trial.broken)
         for rate in self._lower() if lower else self._higher():
-            self.observer.stage(f"learning the rows at a learning rate of {rate:g}")
+            self.lab.observer.stage(f"learning the rows at a learning rate of {rate:g}")
             again = attempt(self.lab, lesson, rate)
             self.further.append(again)
             if _has_taken_in(again):
@@ -146,11 +146,15 @@ class _Search:
         plain = Lora(method="lora")
         if isinstance(recipe.peft, Lora) and recipe.peft.target_modules == plain.target_modules:
             return causes.not_learned(trial, self.further)
-        self.observer.stage("learning the rows with LoRA on all linear layers")
+        self.lab.observer.stage("learning the rows with LoRA on all linear layers")
         rate = usual_rate_of(recipe.model_copy(update={"peft": plain}), self.lab.prepared.base.facts)
         again = attempt(self.lab, lesson, rate, plain)
         self.further.append(again)
-        return causes.method(recipe.peft, trial, again) if _has_taken_in(again) else causes.not_learned(trial, self.further)
+        return (
+            causes.method(recipe.peft, trial, again)
+            if _has_taken_in(again)
+            else causes.not_learned(trial, self.further)
+        )
 
 
 def _compared(lesson: Lesson, exchanged: Lesson, trial: Trial) -> Control:
@@ -164,4 +168,6 @@ def _compared(lesson: Lesson, exchanged: Lesson, trial: Trial) -> Control:
 
 def _has_taken_in(trial: Trial) -> bool:
     """True if the rows are learned, whatever the answers at inference are."""
-    return trial.is_learned or (trial.loss_before is not None and not trial.broken and trial.read_right == len(trial.answers) > 0)
+    return trial.is_learned or (
+        trial.loss_before is not None and not trial.broken and trial.read_right == len(trial.answers) > 0
+    )

@@ -94,9 +94,7 @@ def is_labelled(form: Format) -> bool:
     return isinstance(form, (TextClassification, TokenClassification))
 
 
-def _items(
-    renderer: Renderer, form: Format, rows: Sequence[Row], encoded: Mapping[str, Encoded]
-) -> Iterator[Item]:
+def _items(renderer: Renderer, form: Format, rows: Sequence[Row], encoded: Mapping[str, Encoded]) -> Iterator[Item]:
     """Yield the rows that can be asked."""
     for row in rows:
         if not _is_plain(row.values):
@@ -258,7 +256,9 @@ def _with_answer(form: Format, item: Item, other: Item) -> Values | None:
         ((column, beginning),) = item.asked.items()
         return {**item.values, column: f"{beginning}{other.expected[0]}"}
     wanted = form.answer(other.values)
-    return next((values for values in _swapped(form, item.values, other.values) if _answers(form, values, wanted)), None)
+    return next(
+        (values for values in _swapped(form, item.values, other.values) if _answers(form, values, wanted)), None
+    )
 
 
 def _answers(form: Format, values: Values, wanted: str) -> bool:
@@ -308,7 +308,9 @@ def leaks(renderer: Renderer, lesson: Lesson, exchanged: Lesson) -> int:
     if is_labelled(lesson.form) or RawText in lesson.form.makes:
         return 0
     pairs = zip(lesson.items, exchanged.items, strict=True)
-    return sum(_prompt(renderer, lesson.form, one.values) != _prompt(renderer, lesson.form, two.values) for one, two in pairs)
+    return sum(
+        _prompt(renderer, lesson.form, one.values) != _prompt(renderer, lesson.form, two.values) for one, two in pairs
+    )
 
 
 def _prompt(renderer: Renderer, form: Format, values: Values) -> list[int]:

@@ -23,6 +23,7 @@ from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.tracking import Tracking
 from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer
 from lora_ns.services.infer import infer, prompts
 from lora_ns.services.learn.certificate import Given, Trial
 from lora_ns.services.learn.rows import Item, Lesson, is_labelled
@@ -47,6 +48,7 @@ class Lab:
     loaded: LoadedRecipe
     prepared: Prepared
     noise: Noise
+    observer: Observer
 
 
 def attempt(lab: Lab, lesson: Lesson, learning_rate: float, peft: Any = None, asks_base: bool = False) -> Trial:
@@ -116,7 +118,7 @@ def _watch(lab: Lab, lesson: Lesson, asks_base: bool) -> Watch:
     if is_text and asks_base:
         asked = [renderer.prompt(lesson.form.prompt(item.asked)) for item in lesson.items]  # type: ignore[arg-type]
     before = Generation(max_new_tokens=lesson.longest + 1)
-    return Watch(lesson.items, is_text, renderer.stops, before, asked)
+    return Watch(lab.observer, lesson.items, is_text, renderer.stops, before, asked)
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -127,9 +129,7 @@ def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: 
     """The recipe with these rows alone, a constant learning rate, and nothing that a trial does not need."""
     recipe = lab.loaded.recipe
     columns = {name: value for name, value in vars(columns_of(lesson.form)).items() if name in Dataset.model_fields}
-    dataset = Dataset().model_copy(
-        update={**columns, "format": lesson.form.name, "path": str(folder / "rows.jsonl")}
-    )
+    dataset = Dataset().model_copy(update={**columns, "format": lesson.form.name, "path": str(folder / "rows.jsonl")})
     training = {
         "output_dir": str(folder / "run"),
         "max_steps": max(MOST_STEPS, recipe.peft.least_steps),

@@ -39,6 +39,8 @@ RUNAWAY = 3.0
 class Watch(Observer):
     """Measures of one training."""
 
+    display: Observer
+    """Receives the steps."""
     items: Sequence[Item]
     is_text: bool
     stops: tuple[int, ...]
@@ -145,11 +147,14 @@ class Watch(Observer):
             return False
         if self.is_text:
             self.look(trainer)
-            assert self.loss_after is not None and self.loss_before is not None
+            assert self.loss_after is not None
+            assert self.loss_before is not None
             if self.read_right == self.ends_right == len(self.items) and self.loss_after < LEARNED:
                 return True
             if self.loss_after > RUNAWAY * self.loss_before + RUNAWAY and self.steps >= 2 * EVERY:
-                self.broken = f"the loss rises from {self.loss_before:.3g} to {self.loss_after:.3g} in {self.steps} steps"
+                self.broken = (
+                    f"the loss rises from {self.loss_before:.3g} to {self.loss_after:.3g} in {self.steps} steps"
+                )
                 return True
         is_flat = self.steps >= FLAT_AFTER and min(self._logged[-EVERY:]) > FLAT * first
         return is_done or is_flat
@@ -160,7 +165,9 @@ class Watch(Observer):
             self.look(trainer)
         self.covered = covered(self.items, self._batches)
         now = _trained(trainer.model)
-        squares = [float((now[name].detach().cpu() - value).norm()) ** 2 for name, value in self._begun.items() if name in now]
+        squares = [
+            float((now[name].detach().cpu() - value).norm()) ** 2 for name, value in self._begun.items() if name in now
+        ]
         self.change = math.sqrt(sum(squares))
 
 
@@ -221,6 +228,7 @@ def _callback(watch: Watch, trainer: Any) -> TrainerCallback:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch.steps = state.global_step
+            watch.display.rows(state.global_step, state.max_steps)
             control.should_training_stop = control.should_training_stop or watch.is_over(trainer)
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
