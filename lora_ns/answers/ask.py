@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_ns.answers.ask_choices import choice_items
+from lora_ns.answers.ask_labels import LABELLED_TOGETHER, expected_labels, labelling
 from lora_ns.answers.generate import up_to_stop, written_text
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.weights import ADAPTER
-from lora_ns.answers.work import Task, in_turn, writing
+from lora_ns.answers.work import Kind, Task, in_turn, writing
 from lora_ns.data.encode_text import split_text
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.render import Renderer, make_renderer
@@ -22,6 +23,7 @@ from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
 from lora_ns.suites import ChoiceSuite, Gold, Suite
+from lora_ns.suites.labels import TagSuite
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Asked:
     suite: Suite
     golds: Sequence[Gold]
     items: Sequence[Any]
-    """Token ids of prompts; for losses, token ids with labels."""
+    """Token ids of prompts; for losses, token ids with labels; for labels, inputs of a classifier."""
     owners: Sequence[int]
     """For each item, the index of its row: a row may have several sequences."""
     generation: Generation
@@ -42,12 +44,18 @@ class Asked:
         """The task that computes the answers with some weights of the run."""
         if self.suite.asks == "write":
             return writing(self.items, self.generation, weights)
+        if self.suite.asks == "label":
+            kind: Kind = "tag" if isinstance(self.suite, TagSuite) else "classify"
+            return in_turn(kind, self.items, LABELLED_TOGETHER, weights)
         return in_turn("loss", self.items, 1, weights)
 
     def answers(self, results: Sequence[Any]) -> list[Any]:
-        """The answer to each row: its text, its loss and number of tokens, or those of each choice."""
+        """The answer to each row: its text or label, its loss and number of tokens, or those of each choice."""
         if self.suite.asks == "write":
             return [result["text"] for result in results]
+        if self.suite.asks == "label":
+            is_tagged = isinstance(self.suite, TagSuite)
+            return [[tag for tag, _ in result] if is_tagged else result["output"] for result in results]
         if self.suite.asks == "choose":
             by_row: list[list[Any]] = [[] for _ in self.golds]
             for owner, result in zip(self.owners, results, strict=True):
@@ -76,6 +84,9 @@ def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> As
     chosen = rows[: suite.max_samples] if suite.max_samples else rows
     if isinstance(suite, ChoiceSuite):
         return _to_choose(opened, suite, chosen, like)
+    if suite.asks == "label":
+        golds, task = expected_labels(like, chosen), labelling(opened, format_of(like), chosen, LABELLED_TOGETHER)
+        return Asked(suite, golds, task.items, range(len(golds)), like.recipe.generation)
     return (_to_write if suite.asks == "write" else _to_score)(opened, suite, chosen, like)
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from lora_ns.services.gates import Gate
     from lora_ns.services.verdicts import Differing, Figure, Figures, SuiteReport
 
+_MOST_COLUMNS = 4
+"""Number of figures up to which each is a column."""
+
 _COLOURS = {"better": "green", "worse": "red", "cannot tell": "yellow"}
 
 
@@ -59,15 +62,38 @@ def _draw(report: SuiteReport) -> None:
     from rich.text import Text
 
     table = Table(title=readable(f"{report.name}, {report.whole.items:,} items"), title_justify="left", box=box.SIMPLE)
+    columns, rows = _table(report)
     table.add_column("")
-    for name in report.whole.figures:
+    for name in columns:
         table.add_column(readable(name), justify="right")
-    for group, part in _parts(report):
-        for system in next(iter(part.figures.values())):
-            title = readable(f"{system} on {group}, {part.items:,}" if group else system)
-            cells = [_shown(figures[system], name in report.shares) for name, figures in part.figures.items()]
-            table.add_row(Text(title), *map(Text, cells))
+    for title, cells in rows:
+        table.add_row(Text(readable(title)), *map(Text, cells))
     draw(table)
+
+
+def _table(report: SuiteReport) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The columns of a table and its rows: one for each system, or with many figures one for each of these."""
+    names, systems = list(report.whole.figures), list(report.whole.figures[report.deciding])
+    if len(names) > _MOST_COLUMNS:
+        return systems, [
+            (f"{name} on {group}" if group else name, [_cell(report, part, name, system) for system in systems])
+            for group, part in _parts(report)
+            for name in part.figures
+        ]
+    return names, [
+        (
+            f"{system} on {group}, {part.items:,}" if group else system,
+            [_cell(report, part, name, system) for name in part.figures],
+        )
+        for group, part in _parts(report)
+        for system in systems
+    ]
+
+
+def _cell(report: SuiteReport, part: Figures, name: str, system: str) -> str:
+    """A figure of a system; empty if it has none."""
+    figure = part.figures[name].get(system)
+    return "" if figure is None else _shown(figure, name in report.shares)
 
 
 def _shown(figure: Figure, is_share: bool) -> str:

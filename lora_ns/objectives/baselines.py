@@ -47,16 +47,11 @@ class Baseline:
         return {name: value for name, value in found.items() if value is not None}
 
     def _metrics(self, constant: Any, expected: Sequence[Any]) -> dict[str, float]:
-        if self.problem_type == "regression":
-            return regression_metrics([constant] * len(expected), expected)
-        if self.problem_type == "multi_label_classification":
-            row = [int(name in constant) for name in self.labels]
-            return multi_label_metrics([row] * len(expected), [[int(value) for value in one] for one in expected])
-        if self.problem_type is None:
-            named = [[self.labels[number] for number in row] for row in expected]
-            return tag_metrics([[constant] * len(row) for row in named], named)
-        number = self.labels.index(constant)
-        return classification_metrics([number] * len(expected), expected, len(self.labels))
+        return label_metrics(self.problem_type, self.labels, self.answers(constant, expected), expected)
+
+    def answers(self, constant: Any, expected: Sequence[Any]) -> list[Any]:
+        """The constant as the answer to each row; as that of each word for tags."""
+        return [[constant] * len(row) if self.problem_type is None else constant for row in expected]
 
     def unbeaten(self, measured: Mapping[str, float], reached: Mapping[str, float]) -> list[str]:
         """A warning for each metric of a model that is no better than that of the constant answer."""
@@ -68,6 +63,28 @@ class Baseline:
                 if gain <= 0:
                     warnings.append(_warning(name, constant, measured[name], reached[name], gain))
         return warnings
+
+
+def label_metrics(
+    problem_type: ProblemType | None, labels: Sequence[str], answers: Sequence[Any], expected: Sequence[Any]
+) -> dict[str, float]:
+    """The usual metrics of one kind of label.
+
+    Args:
+        problem_type: the kind; None for tags of words.
+        labels: names of the labels.
+        answers: scores, names of classes, or lists of names.
+        expected: scores, class ids, a 0 or 1 for each label, or tag ids, as in training rows.
+    """
+    if problem_type == "regression":
+        return regression_metrics(answers, expected)
+    if problem_type == "multi_label_classification":
+        predicted = [[int(name in answer) for name in labels] for answer in answers]
+        return multi_label_metrics(predicted, [[int(value) for value in one] for one in expected])
+    if problem_type is None:
+        return tag_metrics(answers, [[labels[number] for number in row] for row in expected])
+    numbers = {name: number for number, name in enumerate(labels)}
+    return classification_metrics([numbers[name] for name in answers], expected, len(labels))
 
 
 def _warning(name: str, constant: Any, measured: float, reached: float, gain: float) -> str:

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from lora_ns.answers.label import baseline_of
-from lora_ns.answers.opened import Opened, format_of, kept_rows, load, load_with_start
+from lora_ns.answers.opened import Opened, kept_rows, load, load_with_start
 from lora_ns.answers.weights import BASE
 from lora_ns.answers.work import Compute, compute_here
-from lora_ns.data.find_labels import check_named
-from lora_ns.data.rows import Row, for_each
+from lora_ns.data.rows import Row
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Preference, TextClassification, TokenClassification
+from lora_ns.formats import Preference
 from lora_ns.machine.packages import check_suites_installed
+from lora_ns.objectives import Objective
 from lora_ns.objectives.calibration import Calibration
-from lora_ns.objectives.metrics import classification_metrics, multi_label_metrics, regression_metrics, tag_metrics
-from lora_ns.objectives.targets import Targets
-from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.services.evaluate_labels import evaluate_labels
 from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
 from lora_ns.services.evaluate_rewards import evaluate_rewards
 from lora_ns.services.evaluate_suites import (
     ADAPTER_NAME,
     BASE_NAME,
+    Answered,
     System,
     answer_suites,
     contests_of,
     rows_of,
 )
-from lora_ns.services.infer import infer
+from lora_ns.services.measured import Measured
 from lora_ns.services.verdicts import Differing, SuiteReport, differing, report, save_evaluation
 from lora_ns.suites import ExactMatchSuite, HeldOutSuite, Suite
 
@@ -74,7 +71,7 @@ def evaluate(
     computing: Callable[[Opened], Compute] = compute_here,
     beside: Beside = Beside(),
 ) -> EvaluateResult:
-    """Evaluate a run beside its base: loss, exact match and suites for text; the usual metrics for all others.
+    """Evaluate a run beside its base by its loss, exact match and suites; labels beside the best constant answer.
 
     Args:
         opened: the run.
@@ -95,32 +92,80 @@ def evaluate(
     suites = (*usual, *beside.suites)
     if not rows and not (suites and all(suite.path for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
-    if suites and not objective.writes_text:
-        what = f"a run of `[{objective.toml}]` writes no text"
-        raise UsageError(Problem("--exact-match" if exact_match else "--suite", what, "leave it out"))
-    if not objective.writes_text and Preference not in objective.examples:
-        return _labels(opened, rows, computing(opened))
-    if objective.generates and not objective.reward_functions and not suites:
-        what = f"a run of `[{objective.toml}]` is measured by the answers that it generates"
-        raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
+    _check_askable(objective, suites, exact_match, beside)
     check_suites_installed(suites)
-    found = _measured(opened, rows)
-    systems = [System(ADAPTER_NAME, found.opened), System(BASE_NAME, found.opened, BASE), *beside.systems]
-    answered = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
-    reports = report(answered, contests_of(systems)) if answered else []
-    truncated = found.truncated + sum(one.truncated for one in answered)
+    found, opened = _measured(opened, rows, computing, beside)
+    systems = [System(ADAPTER_NAME, opened), System(BASE_NAME, opened, BASE), *beside.systems]
+    asked = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
+    answered = [*found.answered, *asked]
+    pairs = dict.fromkeys([*contests_of(systems), *contests_of(systems, found.reference)])
+    reports = report(answered, list(pairs))
+    truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
-        found.metrics | _usual_metrics(reports),
+        found.metrics | _usual_metrics(reports[len(found.answered) :]),
         truncated,
-        notes=notes,
+        baseline=found.baseline,
+        notes=(*notes, *found.notes),
         calibration=found.calibration,
         suites=tuple(reports),
         saved=save_evaluation(opened.run, answered, reports) if answered else None,
-        differences=tuple(differing(answered, ADAPTER_NAME, BASE_NAME, beside.show)),
+        differences=tuple(_differing(answered, beside)),
     )
+
+
+def _check_askable(objective: Objective, suites: Sequence[Suite], exact_match: bool, beside: Beside) -> None:
+    """Refuse what a run cannot be asked, and options that would have no effect. Raises `UsageError`."""
+    run, has_labels = f"a run of `[{objective.toml}]`", _has_labels(objective)
+    if suites and not objective.writes_text:
+        option = "--exact-match" if exact_match else "--suite"
+        raise UsageError(Problem(option, f"{run} writes no text", "leave it out"))
+    if objective.generates and not objective.reward_functions and not suites:
+        what = f"{run} is measured by the answers that it generates"
+        raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))
+    remedy = "add `--exact-match` or `--suite`" if objective.writes_text else "leave it out"
+    if beside.systems and not suites and not has_labels:
+        what = f"{run} is compared with others only by suites"
+        raise UsageError(Problem(beside.systems[0].name, what, remedy))
+    if beside.show and not has_labels and not any(suite.asks == "write" for suite in suites):
+        raise UsageError(Problem("--show", "there are no answers to show", remedy))
+
+
+def _has_labels(objective: Objective) -> bool:
+    """True for classes, several labels, scores and tags."""
+    return not objective.writes_text and Preference not in objective.examples
+
+
+def _measured(
+    opened: Opened, rows: Sequence[Row], computing: Callable[[Opened], Compute], beside: Beside
+) -> tuple[Measured, Opened]:
+    """Measure a run by its objective's own metrics. Also returns the run, whose weights may be loaded by now."""
+    objective = opened.manifest.recipe.objective
+    if _has_labels(objective):
+        return evaluate_labels([System(ADAPTER_NAME, opened), *beside.systems], rows, computing), opened
+    if Preference in objective.examples:
+        pairs = encode_pairs(opened, rows)
+        trained, start = load_with_start(opened) if objective.has_reference else (load(opened), None)
+        return evaluate_pairs(trained, pairs, start), trained
+    if objective.reward_functions:
+        trained = load(opened)
+        return evaluate_rewards(trained, rows), trained
+    return Measured(), opened
+
+
+def _differing(answered: Sequence[Answered], beside: Beside) -> list[Differing]:
+    """The items to show: those that run and base answer differently, or with labels run and first other system."""
+    if not beside.show:
+        return []
+    if BASE_NAME in answered[-1].answers:
+        return differing(answered, ADAPTER_NAME, BASE_NAME, beside.show)
+    others = [name for name in answered[-1].answers if name != ADAPTER_NAME]
+    if not others:
+        what = "the run recorded no constant answer to compare with"
+        raise UsageError(Problem("--show", what, "leave it out, or name another run"))
+    return differing(answered, ADAPTER_NAME, others[0], beside.show)
 
 
 def _usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:
@@ -146,62 +191,3 @@ def _usual_metrics(reports: Sequence[SuiteReport]) -> dict[str, float]:
             for group, part in one.groups.items():
                 metrics[f"{title}{name}/{group}"] = part.figures[name][ADAPTER_NAME].value
     return metrics
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The metrics of an objective that has its own, and the run, whose weights may be loaded by now."""
-
-    opened: Opened
-    metrics: dict[str, float] = field(default_factory=dict)
-    truncated: int = 0
-    calibration: Calibration | None = None
-
-
-def _measured(opened: Opened, rows: Sequence[Row]) -> _Measured:
-    """Measure a run that ranks pairs or gets rewards by its objective's own metrics."""
-    objective = opened.manifest.recipe.objective
-    if Preference in objective.examples:
-        pairs = encode_pairs(opened, rows)
-        trained, start = load_with_start(opened) if objective.has_reference else (load(opened), None)
-        of_pairs = evaluate_pairs(trained, pairs, start)
-        return _Measured(trained, of_pairs.metrics, pairs.tally.truncated, of_pairs.calibration)
-    if objective.reward_functions:
-        trained = load(opened)
-        rewarded = evaluate_rewards(trained, rows)
-        return _Measured(trained, rewarded.metrics, rewarded.truncated)
-    return _Measured(opened)
-
-
-def _labels(opened: Opened, rows: Sequence[Row], compute: Compute) -> EvaluateResult:
-    expected = _expected(opened, rows)
-    predicted = list(infer(opened, rows, Generation(batch_size=32), compute).rows)
-    metrics, baseline = _metrics(opened, predicted, expected), baseline_of(opened.manifest)
-    if baseline is None:
-        return EvaluateResult(len(rows), metrics)
-    reached = baseline.measure(expected)
-    return EvaluateResult(len(rows), metrics, baseline=reached, notes=tuple(baseline.unbeaten(metrics, reached)))
-
-
-def _expected(opened: Opened, rows: Sequence[Row]) -> list[Any]:
-    """The expected labels of rows, as class indices or scores. Raises `DataError`."""
-    form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
-    if isinstance(form, TokenClassification):
-        return for_each(rows, lambda row: [targets.number(tag, "tag") for tag in form.example(row.values).tags])
-    assert isinstance(form, TextClassification)
-    check_named(rows, form, rows[0].where)
-    return for_each(rows, lambda row: targets.of(form.label(row.values)))
-
-
-def _metrics(opened: Opened, predicted: Sequence[dict[str, Any]], expected: Sequence[Any]) -> dict[str, float]:
-    form, targets = format_of(opened.manifest), Targets(opened.manifest.labels)
-    if isinstance(form, TokenClassification):
-        named = [[targets.labels[number] for number in numbers] for numbers in expected]
-        return tag_metrics([row["tags"] for row in predicted], named)
-    assert isinstance(form, TextClassification)
-    found = [row["output"] for row in predicted]
-    if form.problem_type == "regression":
-        return regression_metrics(found, expected)
-    if form.problem_type == "multi_label_classification":
-        return multi_label_metrics([targets.of(tuple(labels)) for labels in found], expected)  # type: ignore[misc]
-    return classification_metrics([targets.number(label) for label in found], expected, len(targets.labels))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from lora_ns.answers.opened import Trained, format_of
 from lora_ns.data.encode import encode, refusals
@@ -19,25 +18,18 @@ from lora_ns.errors import DataError
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.recipe.distributed import OneProcess
 from lora_ns.rewards.checks import Signal
+from lora_ns.services.evaluate_suites import ADAPTER_NAME, Answered
+from lora_ns.services.measured import Measured
+from lora_ns.statistics import estimate, mean
+from lora_ns.suites import Gold
+from lora_ns.suites.rewards import RewardSuite
 from lora_ns.training.preflight import sample
 from lora_ns.training.prepared import folders_of
 from lora_ns.training.rewards import open_rewards
 from lora_ns.training.trainer import make_trainer
 
-_DEVIATIONS = 1.96
-"""Standard errors of a mean to both sides of a 95% interval."""
 
-
-@dataclass(frozen=True)
-class RewardMetrics:
-    """Metrics of a run on prompts."""
-
-    prompts: int
-    metrics: dict[str, float]
-    truncated: int
-
-
-def evaluate_rewards(trained: Trained, rows: Sequence[Row]) -> RewardMetrics:
+def evaluate_rewards(trained: Trained, rows: Sequence[Row]) -> Measured:
     """Complete the prompts of rows with the sampling of the run, and score them with its rewards.
 
     Raises:
@@ -62,18 +54,19 @@ def evaluate_rewards(trained: Trained, rows: Sequence[Row]) -> RewardMetrics:
             alone, plan, Path(folder), trained.model, trained.tokenizer, data, [], False, rewards=rewards
         )
         found = sample(manifest, trainer, prompts, objective.eval_group_size)
-    return RewardMetrics(len(prompts), _metrics(found), encoding.tally.truncated)
+    golds = [Gold(prompt.where, None) for prompt in encoding.sequences]
+    answered = [Answered(RewardSuite(), golds, {ADAPTER_NAME: found.means})] if len(found.means) == len(golds) else []
+    return Measured(_metrics(found), encoding.tally.truncated, tuple(answered))
 
 
 def _metrics(found: Signal) -> dict[str, float]:
     """The metrics of completions, those of whole rewards with an interval over the prompts."""
     metrics: dict[str, float] = {}
     if found.means:
-        mean = fmean(found.means)
-        error = stdev(found.means) / math.sqrt(len(found.means)) if len(found.means) > 1 else math.inf
-        metrics |= {"reward": mean}
-        if math.isfinite(error):
-            metrics |= {"reward from": mean - _DEVIATIONS * error, "reward to": mean + _DEVIATIONS * error}
+        ends = estimate(mean(found.means)).interval
+        metrics |= {"reward": fmean(found.means)}
+        if math.isfinite(ends.low) and math.isfinite(ends.high):
+            metrics |= {"reward from": ends.low, "reward to": ends.high}
     if found.passed is not None:
         low, high = wilson_interval(found.passed, found.prompts)
         metrics |= {"pass@1": found.passed, "pass@1 from": low, "pass@1 to": high}

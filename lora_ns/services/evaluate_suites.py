@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_ns.answers.ask import Asked, ask
@@ -14,11 +14,12 @@ from lora_ns.data.rows import Row
 from lora_ns.data.suite_rows import read_suite
 from lora_ns.errors import Problem, UsageError
 from lora_ns.run.manifest import Manifest
+from lora_ns.statistics import Measure
 from lora_ns.suites import Gold, Suite
 from lora_ns.training.prepared import folders_of
 
-ADAPTER_NAME, BASE_NAME = "adapter", "base"
-"""Names of the run that is evaluated, and of its base."""
+ADAPTER_NAME, BASE_NAME, CONSTANT_NAME = "adapter", "base", "constant"
+"""Names of the run that is evaluated, of its base, and of the constant answer that was best on the training rows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ class Answered:
     answers: Mapping[str, Sequence[Any]]
     """The answer to each item, by system."""
     truncated: int = 0
+    by_figure: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    """For a system that answers for each figure differently, the answers by figure. It has no other figures."""
+
+    def measures(self, system: str, places: Sequence[int] | None = None) -> dict[str, Measure]:
+        """The figures of a system by name; the first is the one that decides.
+
+        Args:
+            system: name of the system.
+            places: indices of the items; None for all.
+        """
+        chosen = range(len(self.golds)) if places is None else places
+        golds = [self.golds[place] for place in chosen]
+        several = self.by_figure.get(system)
+        if several is None:
+            return dict(self.suite.measure(golds, [self.answers[system][place] for place in chosen]))
+        return {
+            name: self.suite.measure(golds, [answers[place] for place in chosen])[name]
+            for name, answers in several.items()
+        }
 
 
 Rows = Callable[[Suite], Sequence[Row]]
@@ -94,12 +114,11 @@ def _by_run(systems: Sequence[System]) -> list[tuple[Opened, list[System]]]:
     return list(groups.values())
 
 
-def contests_of(systems: Sequence[System]) -> list[tuple[str, str]]:
-    """The pairs of systems to compare: each with the base, and rivals with the adapter."""
-    names = {system.name for system in systems}
-    with_base = [(system.name, BASE_NAME) for system in systems if system.name != BASE_NAME]
+def contests_of(systems: Sequence[System], reference: str = BASE_NAME) -> list[tuple[str, str]]:
+    """The pairs of systems to compare: each with the reference, and rivals with the adapter."""
+    with_reference = [(system.name, reference) for system in systems if system.name != reference]
     with_adapter = [(system.name, ADAPTER_NAME) for system in systems if system.is_rival]
-    return [pair for pair in (*with_base, *with_adapter) if names.issuperset(pair)]
+    return [*with_reference, *with_adapter]
 
 
 def rows_of(suite: Suite, manifest: Manifest, usual: Sequence[Row]) -> Sequence[Row]:

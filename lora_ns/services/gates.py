@@ -106,7 +106,7 @@ def _not_worse(reports: Sequence[SuiteReport]) -> Iterator[Gate]:
     """A gate for each suite and group: the run is not worse than anything it is compared with."""
     if not any(one.whole.contests for one in reports):
         what = "nothing is compared, so that nothing can be worse"
-        raise UsageError(Problem("--fail-if-worse", what, "add `--exact-match` or `--suite`"))
+        raise UsageError(Problem("--fail-if-worse", what, "add `--exact-match`, `--suite` or another run"))
     for one in reports:
         for group, part in [("", one.whole), *one.groups.items()]:
             lost = [contest for contest in part.contests if contest.figure == one.deciding and _is_lost(contest)]

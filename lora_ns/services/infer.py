@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ns.answers.label import Sentence
+from lora_ns.answers.ask_labels import labelling
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.work import Compute, Task, compute_here, in_turn, writing
-from lora_ns.data.encode_labels import WordEncoder, make_encoder
 from lora_ns.data.files.json import JsonLines
 from lora_ns.data.files.packing import kind_of
 from lora_ns.data.render import make_renderer
 from lora_ns.data.rows import Row, for_each
 from lora_ns.errors import DataError, Problem, UsageError
 from lora_ns.formats import (
-    Example,
     RowFaultError,
-    Tagged,
     TextClassification,
     TokenClassification,
     ends_answered,
@@ -94,28 +91,17 @@ def _asked(opened: Opened, rows: Sequence[Row], generation: Generation) -> tuple
             "prompt_tokens": answer["prompt_tokens"],
             "output_tokens": answer["output_tokens"],
         }
-    limit, size = opened.manifest.recipe.objective.max_seq_length, generation.batch_size
+    size = generation.batch_size
     if isinstance(form, PreferencePairs):
         names = opened.manifest.recipe.objective.writes
         return in_turn("score", _scored(opened, form, rows), size), lambda place, found: {
             **rows[place].values,
             **dict(zip(names, found, strict=False)),
         }
+    task = labelling(opened, form, rows, size)
     if isinstance(form, TokenClassification):
-        tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
-        sentences = for_each(rows, lambda row: _sentence(tagger, form.prompt(row.values)))
-        return in_turn("tag", [sentence.as_json() for sentence in sentences], size), lambda place, found: _tagged(
-            form, rows[place], sentences[place].words, found
-        )
-    encoder = make_encoder(form, opened.tokenizer, limit, opened.vocabulary())
-    inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
-    return in_turn("classify", inputs, size), lambda place, found: {**_given(rows[place], own), **found}
-
-
-def _sentence(encoder: WordEncoder, tagged: Example) -> Sentence:
-    """The encoded sentence of a row. Raises `RowFaultError`."""
-    assert isinstance(tagged, Tagged)
-    return Sentence(list(tagged.words), encoder.encode(tagged))
+        return task, lambda place, found: _tagged(form, rows[place], task.items[place]["words"], found)
+    return task, lambda place, found: {**_given(rows[place], own), **found}
 
 
 def _tagged(

@@ -14,6 +14,7 @@ from lora_ns.statistics import Comparison, Verdict, adjust, compare, estimate
 
 if TYPE_CHECKING:
     from lora_ns.statistics import Measure
+    from lora_ns.suites import Gold
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,7 @@ class _Part:
 
     def measures(self) -> dict[str, Mapping[str, Measure]]:
         """The measures of each system."""
-        golds = [self.answered.golds[place] for place in self.places]
-        return {
-            system: self.answered.suite.measure(golds, [answers[place] for place in self.places])
-            for system, answers in self.answered.answers.items()
-        }
+        return {system: self.answered.measures(system, self.places) for system in self.answered.answers}
 
     def clusters(self) -> list[str] | None:
         """The cluster of each item; None if they are independent."""
@@ -106,7 +103,8 @@ def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> li
 
     Args:
         answered: the answers to each suite.
-        pairs: names of systems to compare: each with the one that it is compared with.
+        pairs: names of systems to compare: each with the one that it is compared with. Figures that one of them does
+            not have are left out.
     """
     parts = [part for one in answered for part in _parts(one)]
     made = [_made(part, pairs) for part in parts]
@@ -136,7 +134,7 @@ def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> li
 
 
 def _shares(answered: Answered) -> tuple[str, ...]:
-    by_name = answered.suite.measure(answered.golds, next(iter(answered.answers.values())))
+    by_name = answered.measures(next(iter(answered.answers)))
     return tuple(name for name, measure in by_name.items() if measure.unit == "points")
 
 
@@ -185,6 +183,7 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
         )
         for system, against in pairs
         for name in names
+        if name in measures.get(system, ()) and name in measures.get(against, ())
     ]
     return Figures(len(part.places), figures), contests
 
@@ -213,17 +212,17 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
     scores = {
         system: {
             name: measure.scores.tolist()
-            for name, measure in answered.suite.measure(answered.golds, answers).items()
+            for name, measure in answered.measures(system).items()
             if measure.scores is not None
         }
-        for system, answers in answered.answers.items()
+        for system in answered.answers
     }
     return [
         {
             "suite": answered.suite.title,
             "item": gold.where,
             **({"question": gold.question} if gold.question is not None else {}),
-            **({"expected": gold.answer} if gold.answer is not None else {}),
+            **({"expected": expected} if (expected := _expected(gold)) is not None else {}),
             "answers": {system: answers[place] for system, answers in answered.answers.items()},
             "scores": {
                 system: {name: values[place] for name, values in by_name.items()} for system, by_name in scores.items()
@@ -231,6 +230,11 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
         }
         for place, gold in enumerate(answered.golds)
     ]
+
+
+def _expected(gold: Gold) -> Any:
+    """The expected label, or the reference answer."""
+    return gold.answer if gold.label is None else gold.label
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,8 @@ def differing(answered: Sequence[Answered], one: str, other: str, most: int) -> 
         other: name of the system that it is compared with.
         most: number of items, at most, from the start of each suite.
     """
-    found = [item for each in answered if each.suite.asks == "write" for item in _differing(each, one, other)]
+    shown = [each for each in answered if each.suite.asks in {"write", "label"}]
+    found = [item for each in shown for item in _differing(each, one, other)]
     return sorted(found, key=lambda item: _ORDER.index(item.change))[:most]
 
 
@@ -264,21 +269,17 @@ _ORDER = ("lost", "won", "other")
 
 def _differing(answered: Answered, one: str, other: str) -> Iterator[Differing]:
     sides = {name: answered.answers[name] for name in (other, one)}
-    measured = [
-        next(iter(answered.suite.measure(answered.golds, sides[name]).values())).scores for name in (other, one)
-    ]
+    measured = [next(iter(answered.measures(name).values())).scores for name in (other, one)]
     sign = -1 if answered.suite.lower_is_better else 1
     for place, gold in enumerate(answered.golds):
-        texts = {name: str(answers[place]) for name, answers in sides.items()}
+        texts = {name: answered.suite.shown(gold, answers[place]) for name, answers in sides.items()}
         if texts[one] == texts[other]:
             continue
         before, after = (0 if scores is None else sign * float(scores[place]) for scores in measured)
         change: Literal["won", "lost", "other"] = "won" if after > before else "lost" if after < before else "other"
-        yield Differing(answered.suite.title, gold.where, gold.question, gold.answer, texts, change)
-
-
-def _deciding(answered: Answered, answers: Sequence[Any]) -> Measure:
-    return next(iter(answered.suite.measure(answered.golds, answers).values()))
+        expected = _expected(gold)
+        told = None if expected is None else answered.suite.shown(gold, expected)
+        yield Differing(answered.suite.title, gold.where, gold.question, told, texts, change)
 
 
 def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.statistics.measures import Formula, Sums
@@ -18,7 +18,19 @@ MOST_KINDS = 8
 
 def f1(predicted: Sequence[int], expected: Sequence[int], classes: int = 2) -> Sums:
     """The F1 score: of class 1 if there are two, as in GLUE, otherwise its mean over the classes."""
-    return _of_classes(predicted, expected, classes, _binary_f1 if classes == 2 else _macro_f1, (0.0, 1.0))
+    return _of_classes(predicted, expected, classes, _binary(_f1_of) if classes == 2 else _macro(_f1_of), (0.0, 1.0))
+
+
+def precision(predicted: Sequence[int], expected: Sequence[int], classes: int = 2) -> Sums:
+    """The precision: of class 1 if there are two, otherwise its mean over the classes; 0 for one never predicted."""
+    formula = _binary(_precision_of) if classes == 2 else _macro(_precision_of)
+    return _of_classes(predicted, expected, classes, formula, (0.0, 1.0))
+
+
+def recall(predicted: Sequence[int], expected: Sequence[int], classes: int = 2) -> Sums:
+    """The recall: of class 1 if there are two, otherwise its mean over the classes; 0 for one never expected."""
+    formula = _binary(_recall_of) if classes == 2 else _macro(_recall_of)
+    return _of_classes(predicted, expected, classes, formula, (0.0, 1.0))
 
 
 def matthews(predicted: Sequence[int], expected: Sequence[int], classes: int = 2) -> Sums:
@@ -34,12 +46,50 @@ def entity_f1(found: Sequence[int], predicted: Sequence[int], expected: Sequence
         predicted: number of predictions of each row.
         expected: number of expected ones of each row.
     """
+    return _of_entities(found, predicted, expected, _f1_of)
+
+
+def entity_precision(found: Sequence[int], predicted: Sequence[int], expected: Sequence[int]) -> Sums:
+    """The share of predicted entities that are right, from the counts of `entity_f1`; 0 if none is predicted."""
+    return _of_entities(found, predicted, expected, _precision_of)
+
+
+def entity_recall(found: Sequence[int], predicted: Sequence[int], expected: Sequence[int]) -> Sums:
+    """The share of expected entities that are found, from the counts of `entity_f1`; 0 if none is expected."""
+    return _of_entities(found, predicted, expected, _recall_of)
+
+
+def macro_f1(
+    found: Sequence[Sequence[int]],
+    predicted: Sequence[Sequence[int]],
+    expected: Sequence[Sequence[int]],
+    *,
+    counts_absent: bool,
+) -> Sums:
+    """The mean F1 score of classes of which a row has several, such as labels or the tags of words.
+
+    Args:
+        found: for each row, the number of right predictions of each class.
+        predicted: for each row, the number of predictions of each class.
+        expected: for each row, the number of expected ones of each class.
+        counts_absent: True if the F1 score of a class that is neither predicted nor expected in any row is 0, False if
+            such a class is left out.
+    """
+    import numpy as np
+
+    rows = np.concatenate([np.asarray(side, dtype=np.float64) for side in (found, predicted, expected)], axis=1)
+    return Sums(rows, _macro(_f1_of) if counts_absent else _macro_f1_of_present, (0.0, 1.0))
+
+
+def _of_entities(
+    found: Sequence[int], predicted: Sequence[int], expected: Sequence[int], score: Callable[..., Array]
+) -> Sums:
     import numpy as np
 
     rows = np.column_stack([found, predicted, expected]).astype(np.float64)
     usual = max(1.0, float(rows[:, 2].mean())) if len(rows) else 1.0
     kinds = usual * np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    return Sums(rows, _micro_f1, (0.0, 1.0), kinds)
+    return Sums(rows, lambda sums: score(sums[..., 0], sums[..., 1], sums[..., 2]), (0.0, 1.0), kinds)
 
 
 def _of_classes(
@@ -74,25 +124,40 @@ def _parts(sums: Array) -> tuple[Array, Array, Array]:
     return right, predicted, expected
 
 
-def _f1_of(right: Array, predicted: Array, expected: Array) -> Array:
+def _over(counts: Array, whole: Array) -> Array:
+    """Divide counts; 0 where there is nothing to divide by."""
     import numpy as np
 
-    both = predicted + expected
-    found: Array = np.where(both > 0, 2 * right / np.where(both > 0, both, 1.0), 0.0)
+    found: Array = np.where(whole > 0, counts / np.where(whole > 0, whole, 1.0), 0.0)
     return found
 
 
-def _binary_f1(sums: Array) -> Array:
+def _f1_of(right: Array, predicted: Array, expected: Array) -> Array:
+    return _over(2 * right, predicted + expected)
+
+
+def _precision_of(right: Array, predicted: Array, _expected: Array) -> Array:
+    return _over(right, predicted)
+
+
+def _recall_of(right: Array, _predicted: Array, expected: Array) -> Array:
+    return _over(right, expected)
+
+
+def _binary(score: Callable[..., Array]) -> Formula:
+    """The score of class 1."""
+    return lambda sums: score(*(side[..., 1] for side in _parts(sums)))
+
+
+def _macro(score: Callable[..., Array]) -> Formula:
+    """The mean score of the classes."""
+    return lambda sums: score(*_parts(sums)).mean(axis=-1)
+
+
+def _macro_f1_of_present(sums: Array) -> Array:
     right, predicted, expected = _parts(sums)
-    return _f1_of(right[..., 1], predicted[..., 1], expected[..., 1])
-
-
-def _macro_f1(sums: Array) -> Any:
-    return _f1_of(*_parts(sums)).mean(axis=-1)
-
-
-def _micro_f1(sums: Array) -> Array:
-    return _f1_of(sums[..., 0], sums[..., 1], sums[..., 2])
+    is_present = predicted + expected > 0
+    return _over((_f1_of(right, predicted, expected) * is_present).sum(axis=-1), is_present.sum(axis=-1))
 
 
 def _matthews(sums: Array) -> Any:

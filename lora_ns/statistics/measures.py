@@ -264,6 +264,12 @@ def corpus(
     return Sums(np.asarray(rows, dtype=np.float64), formula, bounds, known)
 
 
+def root_mean_square(errors: Sequence[float]) -> Sums:
+    """The root of the mean of squares, such as the RMSE of scores. The smaller error wins an item."""
+    squares = mean([error * error for error in errors])
+    return Sums(squares.rows, _root_of_ratio, (0.0, float("inf")), None, squares.scores)
+
+
 def pearson(predicted: Sequence[float], expected: Sequence[float]) -> Sums:
     """The Pearson correlation; 0 if one of the sides is constant, as in `lorans eval`."""
     import numpy as np
@@ -293,6 +299,12 @@ def _ratio(sums: Array) -> Any:
 
     weight = sums[..., 0]
     return np.where(weight > 0, sums[..., 1] / np.where(weight > 0, weight, 1.0), np.nan)
+
+
+def _root_of_ratio(sums: Array) -> Any:
+    import numpy as np
+
+    return np.sqrt(_ratio(sums))
 
 
 def _correlation(sums: Array) -> Any:

@@ -17,8 +17,9 @@ from lora_ns.table import WORD, Column, Conflict, Name, PositiveInt, Table
 
 T = TypeVar("T")
 
-Asks = Literal["write", "loss", "choose"]
-"""What a suite asks a model for: an answer to each prompt, the loss of its expected answer, or that of each choice."""
+Asks = Literal["write", "loss", "choose", "label", "rank"]
+"""What a suite asks a model for: an answer to each prompt, the loss of its expected answer or that of each choice, a
+label, or the margin of a pair."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Gold:
     """Tool calls of the reference answer, in the form of chat templates."""
     question: str | None = None
     """The last turn of the prompt, to show."""
+    label: Any = None
+    """Expected label, score or tags; None for rows with texts."""
 
     def completed(self, text: str) -> Completion:
         """The answer of a model to this row."""
@@ -103,6 +106,11 @@ class Suite(Table):
 
     def check(self, gold: Gold) -> None:
         """Check that a row has what its answer is measured by. Raises `RowFaultError`."""
+
+    def shown(self, gold: Gold, answer: Any) -> str:
+        """An answer as text to show; the expected one of a row with labels is an answer, too."""
+        del gold
+        return str(answer)
 
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
         """The figures of a system by name; the first is the one that decides.
