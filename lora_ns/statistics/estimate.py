@@ -65,7 +65,8 @@ def estimate(
     elif isinstance(measure, Mean):
         found = skewness_corrected_interval(spread, level)
     else:
-        found = bca_interval(statistic, level, resamples=resamples, seed=seed, spread=spread)
+        drawn = min(resamples, MOST_DRAWN) if isinstance(measure, Indexed) else resamples
+        found = bca_interval(statistic, level, resamples=drawn, seed=seed, spread=spread)
     if found is None:
         found, notes = bounds_of((measure,), level), (*notes, "the figure is undefined in many resamples")
     return Estimate(value, found.within(measure.bounds), measure.items, clusters_of(groups), notes)
@@ -88,6 +89,9 @@ def _share_interval(measure: Share, groups: Groups, level: float) -> Interval:
 
 MOST_LEFT_OUT = 500
 """Number of times that a function of indices is called for the jackknife."""
+
+MOST_DRAWN = 1_999
+"""Number of times that it is called for the bootstrap."""
 
 
 def jackknifed(statistic: Statistic, measure: Measure, groups: Groups) -> Statistic:

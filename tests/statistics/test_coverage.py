@@ -8,14 +8,14 @@ from simulated import (
     CASES,
     CHEAP,
     PAIRS,
-    SIZES,
-    SLOW,
     Rates,
     accuracy,
     classes,
     correlation,
     coverage,
     loss,
+    resamples_of,
+    sizes_of,
     values,
     verdicts,
 )
@@ -75,9 +75,8 @@ NARROW = {"loss, gamma": 0.92, "loss, log-normal 1": 0.89}
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("items", SIZES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "items"), [(name, items) for name in CASES for items in sizes_of(name)])
 def test_the_table_of_coverage_holds(name, items):
-    found = coverage(CASES[name], items, resamples=399 if name == SLOW else 1_999)
+    found = coverage(CASES[name], items, resamples=resamples_of(name))
     assert LEAST <= found.paired <= (MOST if items >= FROM["difference"] else 0.99)
     assert NARROW.get(name, LEAST) <= found.single <= (MOST if items >= FROM["figure"] else 0.99)
