@@ -222,6 +222,8 @@ MARKED_PROMPT = (
 LONG = [{**row, "completion": row["completion"] + " and others" * (number > 3)} for number, row in enumerate(PAIRS)]
 """Rows of which most do not fit into 52 tokens."""
 HOT = ("generation.do_sample=true", "generation.temperature=5.0", "generation.top_k=0")
+WORD_LABELS = [{"text": row["prompt"], "label": ("short", "long")[number % 2]} for number, row in enumerate(PAIRS)]
+CLASSES = RECIPE.replace("CAUSAL_LM", "SEQ_CLS").replace('format = "messages"', "").replace("[sft]", "[classification]")
 
 PLANTED = {
     "no end token": Planted("EOS002", PLAIN, without_end),
@@ -235,6 +237,9 @@ PLANTED = {
     "optimizer of other parameters": Planted("frozen", plant=other_optimizer),
     "dead rate": Planted("rate-too-low", Case(("training.learning_rate=1e-7",))),
     "dead rate, known answers": Planted("rate-too-low", replace(KNOWN, overrides=("training.learning_rate=1e-7",))),
+    "dead rate, labels": Planted(
+        "rate-too-low", Case(("training.learning_rate=1e-7",), rows=WORD_LABELS, text=CLASSES)
+    ),
     "low rate": Planted("rate-too-low", Case(("training.learning_rate=2e-5",))),
     "answers cut": Planted("answers-cut", Case(("sft.max_seq_length=52", 'sft.on_overflow="truncate"'), rows=LONG)),
     "all masked": Planted("nothing-in-loss", plant=collating(mask_all)),
@@ -267,12 +272,10 @@ INST = (
 )
 BASE = 'model.name_or_path="./base"'
 SMALL = "training.learning_rate=1e-2"
-WORD_LABELS = [{"text": row["prompt"], "label": ("short", "long")[number % 2]} for number, row in enumerate(PAIRS)]
 WORD_TAGS = [
     {"tokens": row["prompt"].split(), "ner_tags": ["O", "O", "O", ("A", "B")[number % 2]]}
     for number, row in enumerate(PAIRS)
 ]
-CLASSES = RECIPE.replace("CAUSAL_LM", "SEQ_CLS").replace('format = "messages"', "").replace("[sft]", "[classification]")
 TAGS = CLASSES.replace("SEQ_CLS", "TOKEN_CLS")
 
 
