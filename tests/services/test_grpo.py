@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from same_as_trl import check_same, each_length, lasting
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
@@ -119,14 +120,15 @@ def trls_own(folder, keeper, run, arguments, kind=OBJECTIVES["grpo"]):
     same += ("lr_scheduler_type", "seed", "data_seed", "max_grad_norm", "optim", "weight_decay", "adam_beta2")
     same += ("num_generations", "max_completion_length", "temperature")
     fixed = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
-    own = getattr(trl, kind.upstream.removeprefix("trl."))(
+    name = kind.upstream.removeprefix("trl.")
+    own = getattr(trl, name)(
         model=model,
-        args=keeper.trainer.args.__class__(
+        args=getattr(trl, name.replace("Trainer", "Config"))(
             output_dir=str(folder / "trl"),
             gradient_checkpointing=False,
             disable_tqdm=True,
             **fixed,
-            **{name: getattr(args, name) for name in same},
+            **{key: getattr(args, key) for key in same},
             **arguments,
         ),
         reward_funcs=exact,
@@ -136,17 +138,6 @@ def trls_own(folder, keeper, run, arguments, kind=OBJECTIVES["grpo"]):
     set_seed(args.seed)
     own.train()
     return own.state.log_history, dict(model.named_parameters())
-
-
-def check_equals_trls_own(keeper, run, found, keys):
-    log, adapter = found
-    for key in keys:
-        expected = [row[key] for row in log if key in row]
-        assert expected, key
-        assert logged(run, key) == pytest.approx(expected, abs=1e-5, rel=1e-5), key
-    for name, value in keeper.end.items():
-        torch.testing.assert_close(value, adapter[name], atol=1e-5, rtol=1e-5)
-    assert any(not torch.equal(value, keeper.start[name]) for name, value in keeper.end.items())
 
 
 @pytest.mark.parametrize(
@@ -159,26 +150,28 @@ def check_equals_trls_own(keeper, run, found, keys):
 def test_losses_rewards_and_adapter_are_those_of_trls_own_trainer(tmp_path, name, steps):
     overrides, arguments = SETTINGS[name]
     keeper = Keeper()
-    # An evaluation in between would draw random numbers.
-    fixed = (f"training.max_steps={steps}", f"training.eval_steps={steps}", "training.per_device_train_batch_size=8")
+    fixed = (*lasting(steps), "training.per_device_train_batch_size=8")
     run = run_grpo(tmp_path, *fixed, *overrides, observer=keeper)
-    found = trls_own(tmp_path, keeper, run, arguments)
+    log, adapter = trls_own(tmp_path, keeper, run, arguments)
     keys = ["loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "grad_norm", "completions/mean_length"]
-    check_equals_trls_own(keeper, run, found, [*keys, *(["kl"] if "beta" in arguments else [])])
+    check_same(run, log, [*keys, *(["kl"] if "beta" in arguments else [])], (keeper.start, keeper.end, adapter))
+    assert len(logged(run, "loss")) == steps
     assert keeper.trainer.args.gradient_accumulation_steps == 2
     assert [path.name for path in (*run.adapter.rglob("ref"), *run.checkpoints.rglob("ref"))] == []
 
 
+@each_length(3)
 @each_rewarded
-def test_every_objective_with_rewards_trains_as_trls_own_trainer(tmp_path, kind):
+def test_every_objective_with_rewards_trains_as_trls_own_trainer(tmp_path, kind, steps):
     keeper = Keeper()
-    fixed = ("training.eval_steps=3", "training.per_device_train_batch_size=8")
+    fixed = (*lasting(steps), "training.per_device_train_batch_size=8")
     overrides = [override.replace("grpo.", f"{kind.toml}.") for override in FEW]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     run = run_recipe(tmp_path, of(kind), *overrides, *fixed, f"{kind.toml}.beta=0.2", observer=keeper)
-    found = trls_own(tmp_path, keeper, run, {"beta": 0.2}, kind)
-    check_equals_trls_own(keeper, run, found, ["loss", "reward", "kl", "entropy", "grad_norm"])
-    check_resumes_to_the_same_bits(run, 3)
+    log, adapter = trls_own(tmp_path, keeper, run, {"beta": 0.2}, kind)
+    check_same(run, log, ["loss", "reward", "kl", "entropy", "grad_norm"], (keeper.start, keeper.end, adapter))
+    assert len(logged(run, "loss")) == steps
+    check_resumes_to_the_same_bits(run, steps)
 
 
 RESUMED = {

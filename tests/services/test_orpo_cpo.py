@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 from minimal_recipe import choosing
+from same_as_trl import check_same, each_length, lasting
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
@@ -46,7 +47,7 @@ METRICS = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "l
 
 
 class Keeper(SilentObserver):
-    """Keeps the trainer of a run, and a copy of its adapter before the first step."""
+    """Keeps the trainer of a run, and its adapter before the first step and after the last."""
 
     def adapted(self, model):
         self.config = copy.deepcopy(model.peft_config["default"])
@@ -54,6 +55,9 @@ class Keeper(SilentObserver):
 
     def ready(self, trainer):
         self.trainer = trainer
+
+    def saving(self, model, tokenizer):
+        self.end = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def run_pairs(folder: Path, table: str, keys, *overrides: str, rows=ROWS, observer=None):
@@ -99,21 +103,17 @@ def trls_own_trainer(folder, keeper, run, table, keys, **more):
     return trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
 
 
+@each_length(3)
 @pytest.mark.parametrize(("table", "keys"), LOSSES.values(), ids=LOSSES)
-def test_losses_and_margins_are_those_of_trls_own_trainer(tmp_path, table, keys):
+def test_losses_margins_and_adapter_are_those_of_trls_own_trainer(tmp_path, table, keys, steps):
     keeper = Keeper()
-    small = ("training.group_by_length=false", "training.per_device_train_batch_size=2")
+    small = (*lasting(steps), "training.group_by_length=false", "training.per_device_train_batch_size=2")
     run = run_pairs(tmp_path, table, keys, *small, observer=keeper)
     own = trls_own_trainer(tmp_path, keeper, run, table, keys)
     own.train()
-    for key in (*METRICS, "grad_norm"):
-        expected = [row[key] for row in own.state.log_history if key in row]
-        assert len(expected) == 3
-        assert logged(run, key) == pytest.approx(expected, abs=1e-5, rel=1e-5), key
     adapter = dict(own.model.named_parameters())
-    for name, value in keeper.trainer.model.named_parameters():
-        if value.requires_grad:
-            assert torch.allclose(value, adapter[name], atol=1e-5), name
+    check_same(run, own.state.log_history, (*METRICS, "grad_norm"), (keeper.start, keeper.end, adapter))
+    assert len(logged(run, "loss")) == steps
 
 
 EVALUATED = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_logps/chosen", "eval_nll_loss")

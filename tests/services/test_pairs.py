@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 from safetensors.torch import load_file
+from same_as_trl import check_same, each_length, lasting
 from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from strategies import STRATEGIES, prepared
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ FEW = ("training.max_steps=3", "training.global_batch_size=4", "training.save_st
 
 
 class Keeper(SilentObserver):
-    """Keeps the trainer of a run, and a copy of its adapter before the first step."""
+    """Keeps the trainer of a run, and its adapter before the first step and after the last."""
 
     def adapted(self, model):
         self.config = copy.deepcopy(model.peft_config["default"])
@@ -49,6 +50,9 @@ class Keeper(SilentObserver):
 
     def ready(self, trainer):
         self.trainer = trainer
+
+    def saving(self, model, tokenizer):
+        self.end = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
     def shows(self, metrics):
         self.shown = metrics
@@ -81,8 +85,8 @@ LOSSES = {
 }
 
 
-def trls_own_losses(folder, keeper, run, arguments):
-    """Train the same rows from the same adapter with TRL's own trainer, called as its users do; its log."""
+def trls_own(folder, keeper, run, arguments):
+    """Train the same rows from the same adapter with TRL's own trainer, called as its users do; its log and adapter."""
     import trl
     from datasets import Dataset
     from peft import get_peft_model
@@ -115,19 +119,21 @@ def trls_own_losses(folder, keeper, run, arguments):
         processing_class=tokenizer,
     )
     own.train()
-    return own.state.log_history
+    return own.state.log_history, dict(model.named_parameters())
 
 
+@each_length(3)
 @pytest.mark.parametrize(("overrides", "arguments"), LOSSES.values(), ids=LOSSES)
-def test_losses_and_margins_are_those_of_trls_own_trainer(tmp_path, overrides, arguments):
+def test_losses_margins_and_adapter_are_those_of_trls_own_trainer(tmp_path, overrides, arguments, steps):
     keeper = Keeper()
-    run = run_pairs(tmp_path, *overrides, "training.group_by_length=false", observer=keeper)
+    run = run_pairs(tmp_path, *lasting(steps), *overrides, "training.group_by_length=false", observer=keeper)
     assert keeper.shown.keys() <= json.loads(run.metrics.read_text().splitlines()[-3]).keys()
-    own = trls_own_losses(tmp_path, keeper, run, arguments)
-    for key in ("loss", "rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm"):
-        expected = [row[key] for row in own if key in row]
-        assert len(expected) == 3
-        assert logged(run, key) == pytest.approx(expected, abs=1e-5, rel=1e-5), key
+    log, adapter = trls_own(tmp_path, keeper, run, arguments)
+    keys = ("loss", "rewards/margins", "rewards/chosen", "logps/rejected", "grad_norm")
+    check_same(run, log, keys, (keeper.start, keeper.end, adapter))
+    assert len(logged(run, "loss")) == steps
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert logged(run, "loss") == pytest.approx(losses, rel=1e-5, abs=0)  # that of WPO is about 1e-8
 
 
 def test_a_run_starts_at_its_reference_and_saves_one_adapter(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from same_as_trl import check_same, each_length, lasting
 from services_recipes import check_resumes_to_the_same_bits, run_recipe
 from test_pairs import FEW, PAIRS, ROWS, Keeper, logged
 
@@ -37,7 +38,10 @@ def run_rewards(folder, *overrides, rows=ROWS, held_out=ROWS, observer=None):
 
 
 def trls_own_run(folder, keeper, run, arguments):
-    """Train the same rows from the same adapter with TRL's own trainer, called as its users do; its log."""
+    """Train the same rows from the same adapter with TRL's own trainer, called as its users do.
+
+    Returns its log, its evaluation and its adapter.
+    """
     import trl
     from datasets import Dataset
     from peft import get_peft_model
@@ -72,18 +76,18 @@ def trls_own_run(folder, keeper, run, arguments):
         processing_class=tokenizer,
     )
     own.train()
-    return own.state.log_history, own.evaluate()
+    return own.state.log_history, own.evaluate(), dict(model.named_parameters())
 
 
+@each_length(3)
 @pytest.mark.parametrize("centered", [None, 0.5], ids=["plain", "centered"])
-def test_losses_and_scores_are_those_of_trls_own_trainer(tmp_path, centered):
+def test_losses_scores_and_adapter_are_those_of_trls_own_trainer(tmp_path, centered, steps):
     keeper, overrides = Keeper(), [f"reward.center_rewards_coefficient={centered}"] if centered else []
-    run = run_rewards(tmp_path, *overrides, "training.group_by_length=false", observer=keeper)
-    own, evaluated = trls_own_run(tmp_path, keeper, run, {"center_rewards_coefficient": centered})
-    for key in ("loss", "margin", "accuracy", "mean_reward", "min_reward", "max_reward", "grad_norm"):
-        expected = [row[key] for row in own if key in row]
-        assert len(expected) == 3
-        assert logged(run, key) == pytest.approx(expected, abs=1e-5, rel=1e-5), key
+    run = run_rewards(tmp_path, *lasting(steps), *overrides, "training.group_by_length=false", observer=keeper)
+    log, evaluated, adapter = trls_own_run(tmp_path, keeper, run, {"center_rewards_coefficient": centered})
+    keys = ("loss", "margin", "accuracy", "mean_reward", "min_reward", "max_reward", "grad_norm")
+    check_same(run, log, keys, (keeper.start, keeper.end, adapter))
+    assert len(logged(run, "loss")) == steps
     metrics = run.read().metrics
     for key in ("loss", "margin", "accuracy", "mean_reward", "min_reward", "max_reward"):
         assert metrics[f"eval_{key}"] == pytest.approx(evaluated[f"eval_{key}"], abs=1e-5, rel=1e-5), key
