@@ -47,7 +47,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Run all combinations of method, task and base, and write docs/matrix.md; takes about ten minutes."""
+    """Run all methods with all tasks, objectives and bases, and write docs/matrix.md; takes about twenty minutes."""
     _install(session, "test")
     outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
     outcomes.unlink(missing_ok=True)

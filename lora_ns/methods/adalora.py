@@ -23,6 +23,7 @@ class AdaLora(LayeredMethod):
     capabilities: ClassVar[Capabilities] = Capabilities(
         zero3=GRADIENTS_ARE_DIVIDED,
         fsdp=GRADIENTS_ARE_DIVIDED,
+        copied="PEFT trains one adapter of it at a time",
         resume="PEFT does not load checkpoints with reduced ranks into a new adapter",
         typical_learning_rate=1e-3,
         benchmark="rank 32: 0.373 in 19 min and 21.2 GB",

@@ -251,6 +251,11 @@ class PeftMethod(Table):
         return self.start is not None and self.start.reads_rows
 
     @property
+    def reads_tokens(self) -> bool:
+        """True if its initialisation uses the tokens of training rows, not only the gradient of the trainer's loss."""
+        return self.reads_rows
+
+    @property
     def moves_base(self) -> bool:
         """True if its initialisation subtracts the initial update from the base weights."""
         return self.start is not None and self.start.moves_base
@@ -311,6 +316,11 @@ class PeftMethod(Table):
         """Settings that do not train on sharded weights, by `strategy` and bits of a quantised base."""
         can = self.capabilities.fsdp if strategy == "fsdp" else self.capabilities.zero3
         return (Refusal("peft.method", can is not True, f"{self.tag()} needs whole weights: {can}"),)
+
+    def refused_with_a_copy(self) -> Iterable[Refusal]:
+        """Settings that do not train if a frozen copy of the adapter is added as the reference."""
+        can = self.capabilities.copied
+        return (Refusal("peft.method", can is not True, f"{self.tag()}: {can}", "write `lora`"),)
 
     def refused_on(self, device: str, quantization: str) -> Iterable[Refusal]:
         """Settings that do not train on a device over a base with this quantisation."""

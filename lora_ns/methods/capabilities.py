@@ -78,6 +78,8 @@ class Capabilities:
     """The virtual tokens are a cache of keys and values instead of inputs."""
     starts_at_base: bool | str = True
     """A new adapter leaves the outputs of the base unchanged, so that the base alone is the start of training."""
+    copied: bool | str = True
+    """Computing with a frozen copy of the adapter, which TRL adds as the reference of rewards."""
     divided_rows: bool = False
     """Trains in several processes that share each row."""
 

@@ -329,6 +329,11 @@ class Lora(LayeredMethod):
             return None
         return Start(name, reads_rows, moves_base, self.init_samples, self.eva_rho, self.to_kwargs())
 
+    @property
+    def reads_tokens(self) -> bool:
+        """True for all of them but LoRA-GA, which needs the gradient of the trainer's loss."""
+        return self.reads_rows and self.init_lora_weights != "lora_ga"
+
     def plainly_started(self) -> Lora:
         """A copy with the default initialisation, which leaves the base's output unchanged."""
         return self.model_copy(update={"init_lora_weights": "default"})
@@ -392,6 +397,16 @@ class Lora(LayeredMethod):
             *super().refused_divided(strategy, bits),
             Refusal("peft.method", frozen, "FSDP cannot shard frozen factors together with trained ones"),
             Refusal("peft.use_dora", is_packed, "DoRA reads the packed weights at every step"),
+        )
+
+    def refused_with_a_copy(self) -> Iterable[Refusal]:
+        """Also refuses LoRA-FA and KaSA."""
+        fa = "LoRA-FA's optimizer needs a gradient for the copy too"
+        kasa = "the copy would truncate the base weights once more"
+        return (
+            *super().refused_with_a_copy(),
+            Refusal("peft.use_lora_fa", self.use_lora_fa, fa, "remove it"),
+            Refusal("peft.use_kasa", self.use_kasa, kasa, "remove it"),
         )
 
     def refused_on(self, device: str, quantization: str) -> Iterable[Refusal]:

@@ -57,6 +57,8 @@ class Objective(Table):
     """True if a head scores each sequence as a whole, so that no token of its own is in the loss."""
     has_reference: ClassVar[bool] = False
     """True if the loss compares the model with a reference, which is the start of training."""
+    copies_adapter: ClassVar[bool] = False
+    """True if its trainer adds a frozen copy of the adapter as the reference."""
     disables_dropout: ClassVar[bool] = False
     """True if its trainer turns all dropout off, that of the adapter too."""
     shows: ClassVar[Mapping[str, str]] = {}

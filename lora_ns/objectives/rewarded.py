@@ -26,6 +26,7 @@ class RewardedObjective(GenerationObjective):
 
     library: ClassVar[str] = "TRL"
     disables_dropout: ClassVar[bool] = True
+    copies_adapter: ClassVar[bool] = True
     shows: ClassVar[Mapping[str, str]] = {
         "reward": "reward",
         "frac_reward_zero_std": "without signal",

@@ -274,6 +274,7 @@ BROKEN = {
     "method_fits_the_task": ["task_type=TOKEN_CLS", "peft.method=prompt-tuning"],
     "packing_keeps_documents_apart": ["peft.method=prompt-tuning", "sft.packing=true"],
     "reference_is_the_start": ["dpo={}", "peft.method=prompt-tuning"],
+    "adapter_can_be_copied": [*needed("rloo"), "peft.method=adalora"],
     "adapter_is_in_the_layers": [*needed("distillation"), "peft.method=prompt-tuning"],
     "start_has_answers": [*needed("grpo"), "peft.init_lora_weights=eva"],
     "dropout_is_used": ["task_type=SEQ_CLS", "reward={}", "peft.lora_dropout=0.1"],
@@ -322,6 +323,10 @@ BROKEN = {
 """What breaks each rule; the last key is the one that is pointed at."""
 
 MORE_BROKEN = [
+    [*needed("rloo"), "peft.use_lora_fa=true"],
+    [*needed("grpo"), "grpo.beta=0.1", "peft.use_kasa=true"],
+    ["orpo={}", "peft.init_lora_weights=corda"],
+    ["task_type=SEQ_CLS", "reward={}", "peft.init_lora_weights=eva"],
     ['dataset.fallback_prompt_templates=["{a}"]'],
     ["dataset.completion_template={c}", "dataset.prompt_template={a}", 'dataset.fallback_prompt_templates=["{b"]'],
     ["classification={max_seq_length = 8}"],

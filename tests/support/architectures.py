@@ -121,13 +121,13 @@ ENCODERS = {
 ALL = CAUSAL | ENCODERS
 
 
-def write_architecture(folder: Path, name: str) -> None:
+def write_architecture(folder: Path, name: str, seed: int = 7) -> None:
     """Write a base with random weights, as it would be on the hub: a causal or a masked language model."""
     tokenizer = make_tokenizer(SHAPES["chatml-marked"])
     tokenizer.add_special_tokens({"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"})
     tokenizer.save_pretrained(folder / "base")
     numbers = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "cls", "sep", "pad")}
-    transformers.set_seed(7)
+    transformers.set_seed(seed)
     config = ALL[name].config(vocab_size=len(tokenizer), **ALL[name].sizes, **numbers)
     auto = transformers.AutoModelForCausalLM if name in CAUSAL else transformers.AutoModelForMaskedLM
     auto.from_config(config).save_pretrained(folder / "base")

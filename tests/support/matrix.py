@@ -1,4 +1,4 @@
-"""The table of tested combinations: every variant of every method, task, dtype of the base and way to run.
+"""The tables of tested combinations: every variant of every method, task or objective, base and way to run.
 
 `python matrix.py OUTCOMES PAGE` writes the page for the outcomes that `pytest -m matrix` wrote to a file.
 """
@@ -15,6 +15,8 @@ from services_recipes import CLASSES, class_rows
 from trap_runs import RECIPE, chat, write_rows
 
 from lora_ns.methods import METHODS
+from lora_ns.objectives import OBJECTIVES, Objective
+from lora_ns.objectives.rewarded import RewardedObjective
 
 FORMS: dict[str, tuple[str, ...]] = {
     "rank-stabilised": ("peft.use_rslora=true",),
@@ -57,6 +59,12 @@ WAYS: dict[str, tuple[str, ...]] = {
     "checkpointing": ("training.gradient_checkpointing=true",),
 }
 LETTERS = {"packing": "p", "checkpointing": "c"}
+KINDS: dict[str, type[Objective]] = {
+    kind.toml: kind for kind in OBJECTIVES.values() if kind.toml not in {"sft", "classification"}
+}
+"""Objectives of the second table, by the names of their tables; the tasks of the first one are the others."""
+LETTERS_OF_BASES = {"fp32": "+", "bf16": "b", "nf4": "4", "int8": "8"}
+"""Bases of the second table."""
 
 _STEPS = "max_steps = 3\nsave_steps = 3\neval_steps = 3\nlogging_steps = 1\nwarmup_steps = 0\n"
 _TEXT = (
@@ -71,7 +79,32 @@ _LABELS = (
     .replace("classes.jsonl", "rows.jsonl")
     .replace("max_steps = 30\nsave_steps = 30\neval_steps = 30\n", _STEPS)
 )
-RECIPES = {"CAUSAL_LM": _TEXT, "SEQ_CLS": _LABELS, "TOKEN_CLS": _LABELS.replace("SEQ_CLS", "TOKEN_CLS")}
+_REWARDED = (
+    "num_generations = 4\npreflight_prompts = 0\n"
+    '[[{0}.rewards]]\nname = "regex"\npattern = "[a-z]"\n'  # about half of the completions of a random model
+)
+
+
+def _of_objective(kind: type[Objective]) -> str:
+    """A recipe of two steps with an objective."""
+    keys = {"max_seq_length": "128"}
+    if kind.generates:
+        keys["max_completion_length"] = "8"
+    if "teacher" in kind.minimum:
+        keys["teacher"] = '"teacher"'
+    table = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    if issubclass(kind, RewardedObjective):
+        table += _REWARDED.format(kind.toml)
+    head, _, _ = _TEXT.replace("CAUSAL_LM", kind.task_type).replace(" = 3\n", " = 2\n").partition("[sft]\n")
+    return f"{head}[{kind.toml}]\n{table}[evaluation]\nbefore_training = false\n"
+
+
+RECIPES = {
+    "CAUSAL_LM": _TEXT,
+    "SEQ_CLS": _LABELS,
+    "TOKEN_CLS": _LABELS.replace("SEQ_CLS", "TOKEN_CLS"),
+    **{name: _of_objective(kind) for name, kind in KINDS.items()},
+}
 _TAGGED = [
     {"tokens": words, "tags": ["B-X" if word.isupper() else "O" for word in words]}
     for words in (["plum"], ["PLUM", "falls"], ["a", "PLUM", "falls", "far"], ["STONE"]) * 2
@@ -80,8 +113,10 @@ DATA: dict[str, Sequence[dict[str, object]]] = {
     "CAUSAL_LM": [chat("plum " * number, "falls " * (4 - number % 4)) for number in range(1, 9)],
     "SEQ_CLS": class_rows(),
     "TOKEN_CLS": _TAGGED,
+    **{name: [dict(row) for row in kind.starter_rows("prompt", "completion")] * 2 for name, kind in KINDS.items()},
 }
-_FAMILIES = {"CAUSAL_LM": "llama", "SEQ_CLS": "bert", "TOKEN_CLS": "bert"}
+_FAMILIES = {"SEQ_CLS": "bert", "TOKEN_CLS": "bert"}
+"""Architectures of the bases other than Llama."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +125,7 @@ class Outcome:
 
     row: str
     task: str
+    """A task, or an objective."""
     base: str
     way: str
     refused: str = ""
@@ -99,24 +135,40 @@ class Outcome:
 
 
 def write_task(folder: Path, task: str) -> None:
-    """Write a base and rows for a task."""
-    write_architecture(folder, _FAMILIES[task])
+    """Write a base and rows for a task or an objective, and another model as its teacher."""
+    write_architecture(folder, _FAMILIES.get(task, "llama"))
     write_rows(folder, DATA[task])
+    if task in KINDS and "teacher" in KINDS[task].minimum:
+        (folder / "base").rename(folder / "teacher")
+        write_architecture(folder, "llama", seed=8)
 
 
 def architecture(task: str) -> Architecture:
     """The architecture of a task's base."""
-    return ALL[_FAMILIES[task]]
+    return ALL[_FAMILIES.get(task, "llama")]
 
 
 def ways_of(task: str) -> list[str]:
-    """The ways to run a task; packing is for text only."""
+    """The ways to run a task; packing is for text only, and objectives run plainly."""
+    if task in KINDS:
+        return ["plain"]
     return [way for way in WAYS if way != "packing" or task == "CAUSAL_LM"]
 
 
 def groups() -> Iterator[tuple[str, str, str]]:
     """All combinations of row, task and base. The cells of a group differ only in the way to run, and are compared."""
     yield from ((row, task, base) for row in ROWS for task in TASKS for base in BASES)
+
+
+def objective_groups() -> Iterator[tuple[str, str, str]]:
+    """The same for objectives: LoRA over every base, all other rows over one in float32."""
+    yield from ((row, name, base) for row in ROWS for name in KINDS for base in (BASES if row == "lora" else ["fp32"]))
+
+
+def objective_sample() -> list[tuple[str, str, str]]:
+    """Each objective with another row."""
+    rows = list(ROWS)
+    return [(rows[number * len(rows) // len(KINDS)], name, "fp32") for number, name in enumerate(KINDS)]
 
 
 def sample() -> list[tuple[str, str, str]]:
@@ -166,11 +218,29 @@ def page(found: Mapping[tuple[str, str, str], Mapping[str, Outcome]]) -> str:
         _line(["---"] * len(heads)),
         *(_line([row, *(marks(found[row, task, base]) for task, base in columns)]) for row in ROWS),
         "",
+        "## Objectives",
+        "",
+        "The other objectives were trained for two steps each on a tiny Llama, with the same checks.",
+        "",
+        "**+** trains and reloads over a base in float32, **b** in bfloat16, **4** in nf4, **8** in int8; **-** is",
+        "refused by `lorans validate`. LoRA was tried over all four, the other rows over float32 only; which methods",
+        "train over quantised weights is in the table above.",
+        "",
+        _line(["", *KINDS]),
+        _line(["---"] * (len(KINDS) + 1)),
+        *(_line([row, *(objective_marks(row, name, found) for name in KINDS)]) for row in ROWS),
+        "",
         "## Why not",
         "",
         *_reasons(outcome for group in found.values() for outcome in group.values()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def objective_marks(row: str, name: str, found: Mapping[tuple[str, str, str], Mapping[str, Outcome]]) -> str:
+    """The bases over which an objective trains with a method, as letters."""
+    tried = {letter: found.get((row, name, base)) for base, letter in LETTERS_OF_BASES.items()}
+    return "".join(letter for letter, group in tried.items() if group and not group["plain"].refused) or "-"
 
 
 def marks(group: Mapping[str, Outcome]) -> str:
@@ -182,12 +252,21 @@ def marks(group: Mapping[str, Outcome]) -> str:
 
 
 def read_page(text: str) -> dict[tuple[str, str, str], str]:
-    """The marks of each group on the page."""
+    """The marks of each group on the page; those of an objective over a base are its letter or `-`."""
     columns = [(task, base) for task in TASKS for base in BASES]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {
-        (row, task, base): cell for row, *cells in rows[2:] for (task, base), cell in zip(columns, cells, strict=True)
-    }
+    of_tasks, of_objectives = (_cells(part) for part in text.split("## Objectives"))
+    found = {(row, *column): cell for row, *cells in of_tasks for column, cell in zip(columns, cells, strict=True)}
+    cells = {(row, name): cell for row, *line in of_objectives for name, cell in zip(KINDS, line, strict=True)}
+    for row, name, base in objective_groups():
+        letter = LETTERS_OF_BASES[base]
+        found[row, name, base] = letter if letter in cells[row, name] else "-"
+    return found
+
+
+def _cells(text: str) -> list[list[str]]:
+    """The rows of a table, without its head."""
+    lines = [line for line in text.splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def _reasons(outcomes: Iterable[Outcome]) -> list[str]:

@@ -50,6 +50,7 @@ from lora_ns.recipe.rules.evaluation import (
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import an_adapter_goes_on, base_adapters_can_be_merged, remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
+    adapter_can_be_copied,
     adapter_is_in_the_layers,
     compared_rows_are_mixed,
     dropout_is_used,
@@ -112,6 +113,7 @@ RULES: tuple[Rule, ...] = (
     method_fits_the_task,
     packing_keeps_documents_apart,
     reference_is_the_start,
+    adapter_can_be_copied,
     adapter_is_in_the_layers,
     start_has_answers,
     dropout_is_used,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lora_ns.formats import Preference
 from lora_ns.formats.detection import makes_one_of
 from lora_ns.formats.registry import FORMATS
 from lora_ns.objectives import objective_of
@@ -68,6 +69,18 @@ def reference_is_the_start(recipe: Recipe) -> Conflict | None:
     return row and Conflict((toml, row.key), f"`{row.key}` does not fit `[{toml}]`: {row.what}", row.remedy)
 
 
+def adapter_can_be_copied(recipe: Recipe) -> Conflict | None:
+    """TRL keeps the reference of rewards as a second adapter, which not every method can have."""
+    objective = recipe.objective
+    if not (objective.has_reference and objective.copies_adapter):
+        return None
+    row = first_of(*recipe.peft.refused_with_a_copy())
+    if row is None:
+        return None
+    what = f"`{row.key}` does not fit `[{objective.toml}]`, whose reference is a copy of the adapter: {row.what}"
+    return Conflict((objective.toml, row.key), what, f"{row.remedy}, or write `beta = 0`")
+
+
 _HEADS = frozenset({"lm_head", "embed_out"})
 """Names of the head in causal language models of transformers."""
 
@@ -94,11 +107,14 @@ def adapter_is_in_the_layers(recipe: Recipe) -> Conflict | None:
 
 
 def start_has_answers(recipe: Recipe) -> Conflict | None:
-    """An initialisation that is computed from rows needs rows with answers, and not only prompts."""
+    """An initialisation that is computed from rows needs rows with one answer each, not prompts or pairs."""
     method, toml = recipe.peft, recipe.objective.toml
-    if not recipe.objective.generates or not method.reads_rows:
+    if method.reads_rows and recipe.objective.generates:
+        what = f"`[{toml}]` trains on prompts, and this initialisation is computed from rows with answers"
+    elif method.reads_tokens and Preference in recipe.objective.examples and not recipe.objective.has_reference:
+        what = f"`[{toml}]` trains on pairs, and this initialisation is computed from single rows"
+    else:
         return None
-    what = f"`[{toml}]` trains on prompts, and this initialisation is computed from rows with answers"
     return Conflict((toml, "peft.init_lora_weights"), what, 'write "default"')
 
 
