@@ -32,13 +32,32 @@ def show_suites(reports: Sequence[SuiteReport], saved: str | None) -> None:
         else:
             print_pairs(_pairs(one))
         for group, part in _parts(one):
-            for contest in part.contests:
-                if contest.figure == one.deciding:
-                    _say_verdict(
-                        f"{contest.system} against {contest.against}{group and f' on {group}'}", contest.reason
-                    )
+            _say_verdicts(one, part, group and f" on {group}")
+        _say_contaminated(one)
     if saved is not None and reports:
         say(f"figures and answers: {saved}")
+
+
+def _say_contaminated(report: SuiteReport) -> None:
+    """Say how many items are in the training rows, the deciding figure without them, and the verdicts on it."""
+    if not report.contaminated:
+        return
+    held, name = f"{len(report.contaminated):,} of {report.whole.items:,}", report.deciding
+    if report.clean is None:
+        say_wrapped(f"all {report.whole.items:,} items are in the training rows", f"{report.name}: ", "  ")
+        return
+    figures = (
+        f"{system} {_shown(figure, name in report.shares)}" for system, figure in report.clean.figures[name].items()
+    )
+    say_wrapped(f"{held} items are in the training rows; without them: {', '.join(figures)}", f"{report.name}: ", "  ")
+    _say_verdicts(report, report.clean, " without them")
+
+
+def _say_verdicts(report: SuiteReport, part: Figures, where: str) -> None:
+    """Say the verdicts on the figure that decides; `where` names the part of the items."""
+    for contest in part.contests:
+        if contest.figure == report.deciding:
+            _say_verdict(f"{contest.system} against {contest.against}{where}", contest.reason)
 
 
 def _parts(report: SuiteReport) -> Iterator[tuple[str, Figures]]:

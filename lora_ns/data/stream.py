@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,19 +75,13 @@ class Stream:
         return itertools.islice(self._readable(), selection.begin(), selection.reach())
 
     def _readable(self) -> Iterator[Row]:
-        table = self.recipe.dataset
-        outcomes: Iterable[Outcome] = each_row(self.files, layout_of(table)) if self.files else self._hub_rows()
-        for outcome in outcomes:
+        for outcome in _outcomes(self.recipe.dataset, self.files):
             if isinstance(outcome, Row):
                 yield outcome
                 continue
             self.left_out[outcome.where] = outcome
-            if len(self.left_out) > table.max_bad_rows:
+            if len(self.left_out) > self.recipe.dataset.max_bad_rows:
                 raise DataError(shortened(list(self.left_out.values())))
-
-    def _hub_rows(self) -> Iterator[Row]:
-        _, _, rows = open_hub_stream(self.recipe.dataset)
-        return rows
 
     def sequences(self) -> Iterator[Encoded]:
         """Yield the training sequences without end.
@@ -190,6 +184,21 @@ def open_stream(
     names = recipe.dataset.path
     files = find_files(folder, names, "dataset.path") if names else ()
     return Stream(recipe, form, renderer, labels, files, room, known=known)
+
+
+def stream_rows(recipe: Recipe, files: Sequence[Path]) -> Iterator[Row]:
+    """Yield the readable rows of one pass in order. Raises `DataError` if a file cannot be read at all."""
+    selection = selection_of(recipe.dataset)
+    rows = (outcome for outcome in _outcomes(recipe.dataset, files) if isinstance(outcome, Row))
+    return itertools.islice(rows, selection.begin(), selection.reach())
+
+
+def _outcomes(table: Dataset, files: Sequence[Path]) -> Iterator[Outcome]:
+    if files:
+        yield from each_row(files, layout_of(table))
+    else:
+        _, _, rows = open_hub_stream(table)
+        yield from rows
 
 
 def shuffled(rows: Iterator[Row], size: int, seed: str) -> Iterator[Row]:

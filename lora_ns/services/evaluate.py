@@ -15,6 +15,7 @@ from lora_ns.machine.packages import check_suites_installed
 from lora_ns.objectives import Objective
 from lora_ns.objectives.calibration import Calibration
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.services.contamination import compare_with_training
 from lora_ns.services.evaluate_labels import evaluate_labels
 from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
 from lora_ns.services.evaluate_rewards import evaluate_rewards
@@ -97,12 +98,14 @@ def evaluate(
     found, opened = _measured(opened, rows, computing, beside)
     systems = [System(ADAPTER_NAME, opened), System(BASE_NAME, opened, BASE), *beside.systems]
     asked = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
+    asked, leak_notes = compare_with_training(asked, opened)
     answered = [*found.answered, *asked]
     pairs = dict.fromkeys([*contests_of(systems), *contests_of(systems, found.reference)])
     reports = report(answered, list(pairs))
     truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
+    notes = (*notes, *leak_notes)
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
         found.metrics | _usual_metrics(reports[len(found.answered) :]),

@@ -10,6 +10,7 @@ from lora_ns.answers.ask import Asked, ask
 from lora_ns.answers.opened import Opened
 from lora_ns.answers.weights import ADAPTER
 from lora_ns.answers.work import Compute
+from lora_ns.data.contamination import Overlap
 from lora_ns.data.rows import Row
 from lora_ns.data.suite_rows import read_suite
 from lora_ns.errors import Problem, UsageError
@@ -44,6 +45,13 @@ class Answered:
     truncated: int = 0
     by_figure: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     """For a system that answers for each figure differently, the answers by figure. It has no other figures."""
+    overlaps: Sequence[Overlap | None] = ()
+    """For each item, the training row that holds it; empty if it is not known."""
+
+    @property
+    def clean(self) -> list[int]:
+        """The places of the items that no training row holds."""
+        return [place for place in range(len(self.golds)) if not (self.overlaps and self.overlaps[place])]
 
     def measures(self, system: str, places: Sequence[int] | None = None) -> dict[str, Measure]:
         """The figures of a system by name; the first is the one that decides.

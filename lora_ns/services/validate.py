@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,15 @@ from lora_ns.data.audit import Audit, Finding, Padding, PartReport, look_at, pad
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.encode_prompts import EncodedPrompt
 from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
+from lora_ns.data.files.paths import find_files
 from lora_ns.data.notices import IDENTICAL, NOTICES
 from lora_ns.data.pair_checks import check_pairs
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
 from lora_ns.data.sources import reading_notes
+from lora_ns.data.stream import stream_rows
+from lora_ns.data.suite_leaks import leak_findings, passages
 from lora_ns.data.suite_rows import suite_findings
 from lora_ns.errors import DataError, Problem
 from lora_ns.files.temporary import temporary_folder
@@ -119,6 +122,7 @@ def audit(prepared: Prepared, machine: Machine) -> Audit:
         findings=(
             *_reward_findings(prepared),
             *_suite_findings(prepared),
+            *_leak_findings(prepared),
             *unused_columns(sources),
             *look_at((sources.train, prepared.train), evaluation, decode),
             *of_pairs,
@@ -157,6 +161,17 @@ def _suite_findings(prepared: Prepared) -> Iterator[Finding]:
     with locating(settled.loaded):
         check_packages(settled.recipe)
     yield from suite_findings(settled.recipe, settled.folder, sources.format, sources.eval.rows if sources.eval else ())
+
+
+def _leak_findings(prepared: Prepared) -> Iterator[Finding]:
+    """Yield a finding for each suite with items in the training rows; of a stream from the hub, in its first rows."""
+    settled, sources = prepared.settled, prepared.rows.sources
+    recipe, usual = settled.recipe, sources.eval.rows if sources.eval else ()
+    rows: Iterable[Row] = {id(row): row for row in sources.train.rows}.values()  # mixing may repeat a row
+    if sources.is_stream and (names := recipe.dataset.path):
+        rows = stream_rows(recipe, find_files(settled.folder, names, "dataset.path"))
+    training = passages(rows, sources.format)
+    yield from leak_findings(recipe, settled.folder, sources.format, usual, training)
 
 
 def _padding(prepared: Prepared, machine: Machine) -> Padding:

@@ -70,6 +70,10 @@ class SuiteReport:
     lower_is_better: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
     """Figures that are shares of the items."""
+    contaminated: Mapping[str, str] | None = None
+    """Items that are in the training rows, each with the row that holds it; None if it is not known."""
+    clean: Figures | None = None
+    """The figures without these items; None if there are none such, or no others."""
 
     @property
     def deciding(self) -> str:
@@ -84,6 +88,13 @@ class _Part:
     answered: Answered
     places: Sequence[int]
     group: str | None = None
+    is_clean: bool = False
+    """True for the items that no training row holds."""
+
+    @property
+    def is_whole(self) -> bool:
+        """True for all items."""
+        return self.group is None and not self.is_clean
 
     def measures(self) -> dict[str, Mapping[str, Measure]]:
         """The measures of each system."""
@@ -98,8 +109,8 @@ class _Part:
 def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> list[SuiteReport]:
     """The figures of all suites, with verdicts.
 
-    The p-values of the deciding figures are corrected together by Holm's method; so are those of the other figures, and
-    those of the groups.
+    The p-values of the deciding figures are corrected together by Holm's method; so are those of the other figures,
+    those of the groups, and those without the items that are in the training rows.
 
     Args:
         answered: the answers to each suite.
@@ -108,10 +119,10 @@ def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> li
     """
     parts = [part for one in answered for part in _parts(one)]
     made = [_made(part, pairs) for part in parts]
-    families: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+    families: dict[tuple[bool, bool, bool], list[tuple[int, int]]] = {}
     for place, (part, (_, contests)) in enumerate(zip(parts, made, strict=True)):
         for number, contest in enumerate(contests):
-            families.setdefault((part.group is None, contest.decides), []).append((place, number))
+            families.setdefault((part.is_whole, part.is_clean, contest.decides), []).append((place, number))
     verdicts: dict[tuple[int, int], Comparison] = {}
     for family in families.values():
         compared = adjust([made[place][1][number].comparison for place, number in family])
@@ -124,10 +135,14 @@ def report(answered: Sequence[Answered], pairs: Sequence[tuple[str, str]]) -> li
         SuiteReport(
             one.suite.title,
             one.suite.kind,
-            next(figures for part, figures in found if part.answered is one and part.group is None),
+            next(figures for part, figures in found if part.answered is one and part.is_whole),
             {part.group: figures for part, figures in found if part.answered is one and part.group is not None},
             one.suite.lower_is_better,
             _shares(one),
+            {gold.where: overlap.row for gold, overlap in zip(one.golds, one.overlaps, strict=True) if overlap}
+            if one.overlaps
+            else None,
+            next((figures for part, figures in found if part.answered is one and part.is_clean), None),
         )
         for one in answered
     ]
@@ -139,15 +154,17 @@ def _shares(answered: Answered) -> tuple[str, ...]:
 
 
 def _parts(answered: Answered) -> list[_Part]:
-    """All items, and those of each group."""
-    whole = _Part(answered, range(len(answered.golds)))
+    """All items, those that no training row holds if others are held, and those of each group."""
+    parts, clean = [_Part(answered, range(len(answered.golds)))], answered.clean
+    if 0 < len(clean) < len(answered.golds):
+        parts.append(_Part(answered, clean, is_clean=True))
     column = answered.suite.group_by
     if column is None:
-        return [whole]
+        return parts
     groups: dict[str, list[int]] = {}
     for place, gold in enumerate(answered.golds):
         groups.setdefault(str(gold.values.get(column)), []).append(place)
-    return [whole, *(_Part(answered, groups[name], name) for name in sorted(groups))]
+    return [*parts, *(_Part(answered, groups[name], name) for name in sorted(groups))]
 
 
 @dataclass(frozen=True)
@@ -208,7 +225,11 @@ def _contest(made: _Compared, found: Comparison) -> Contest:
 
 
 def item_rows(answered: Answered) -> list[dict[str, Any]]:
-    """One row per item: its place, the expected answer, the answers and scores of all systems."""
+    """One row per item: its place, the expected answer, the answers and scores of all systems.
+
+    An item in the training rows has the row that holds it, too.
+    """
+    found = answered.overlaps or [None] * len(answered.golds)
     scores = {
         system: {
             name: measure.scores.tolist()
@@ -223,6 +244,7 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
             "item": gold.where,
             **({"question": gold.question} if gold.question is not None else {}),
             **({"expected": expected} if (expected := _expected(gold)) is not None else {}),
+            **({"contaminated": asdict(overlap)} if (overlap := found[place]) else {}),
             "answers": {system: answers[place] for system, answers in answered.answers.items()},
             "scores": {
                 system: {name: values[place] for name, values in by_name.items()} for system, by_name in scores.items()
