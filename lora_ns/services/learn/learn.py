@@ -16,7 +16,7 @@ from lora_ns.run.observer import Observer
 from lora_ns.services.learn import causes
 from lora_ns.services.learn.certificate import ROWS, Cause, Certificate, Control, Trial
 from lora_ns.services.learn.rows import Lesson, choose_rows, exchange, leaks
-from lora_ns.services.learn.trial import Lab, attempt
+from lora_ns.services.learn.trial import MOST_STEPS, Lab, attempt
 from lora_ns.services.validate import plan_of, prepare_rows
 
 COVERS = ("sft", "classification", "tagging")
@@ -72,9 +72,10 @@ class _Search:
         """Try the recipe, then the control or other settings."""
         exchanged = exchange(self.lesson)
         leaking = leaks(self.lab.prepared.rows.renderer, self.lesson, exchanged) if exchanged else 0
-        self.lab.observer.stage(f"learning {len(self.lesson.items)} rows at a learning rate of {self.rate:g}")
+        count, most = len(self.lesson.items), MOST_STEPS
+        self.lab.observer.stage(f"learning {count} rows at a learning rate of {self.rate:g} in at most {most} steps")
         trial = attempt(self.lab, self.lesson, self.rate, asks_base=True)
-        cause = causes.leak(leaking, len(self.lesson.items)) or causes.cut(self.lesson, trial) or causes.leaked(trial)
+        cause = causes.leak(leaking, count) or causes.cut(self.lesson, trial) or causes.leaked(trial)
         if cause or not trial.is_learned:
             return self._certificate(trial, cause or self._cause(trial, self.lesson))
         return self._controlled(trial, exchanged) if exchanged else self._certificate(trial, None)
