@@ -164,6 +164,8 @@ class Noise:
 
     def detach(self) -> None:
         """Collect in a temporary file again, because the attached file is about to go away."""
+        if not self._attached:
+            return
         _flush()
         self._file.close()
         self._file, self._path = _temporary_file()
