@@ -7,7 +7,8 @@ import pytest
 
 from lora_ns.data.contamination import MOST_QUESTIONS, RUN, Item, Overlap, Turn, search
 
-WORDS = [f"{first}{second}" for first in "bcdfghjklmnprstvwz" for second in ("a", "e", "i", "o", "u", "ay", "ore", "ink")]
+ENDS = ("a", "e", "i", "o", "u", "ay", "ore", "ink")
+WORDS = [f"{first}{second}" for first in "bcdfghjklmnprstvwz" for second in ENDS]
 
 
 def item(question, answer=""):
@@ -27,7 +28,7 @@ def found(items, *dialogues):
 
 
 LONG = "Mara buys three crates of pears on Monday and sells half of them before noon; how many pears are left over?"
-REASON = "Each crate holds forty pears, so she has one hundred and twenty of them; half of these is sixty pears. #### 60"
+REASON = "Each crate holds forty pears, so she has one hundred and twenty of them; half of them is sixty. #### 60"
 OTHERS = [
     item("A baker sells nine loaves in an hour, and rests for two of the eight hours. How much is sold?", "54"),
     item("What is 7 - 2?", "5"),
@@ -71,7 +72,11 @@ LEAKS = {
     "a text": (item(REASON), row(REASON)),
     "characters without spaces": (
         item("\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c\uff0c\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a\u3002", "8"),
-        row("\u9898\uff1a\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a\u3002\u8bf7\u7b54", "8"),
+        row(
+            "\u9898\uff1a\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c"
+            "\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a\u3002\u8bf7\u7b54",
+            "8",
+        ),
     ),
 }
 
