@@ -31,7 +31,7 @@ NOTHING_LEFT = 2e-3
 FLAT_AFTER, FLAT = 20, 0.98
 """Steps after which a loss above this share of the first one is not worth further steps.
 
-A stricter rule is wrong: LoKr may have over half of its first loss after 75 steps, and learns the rows by step 150.
+A stricter rule is wrong: LoKr may have half of its first loss left after 75 steps, and learns the rows by step 150.
 """
 
 RUNAWAY = 3.0
