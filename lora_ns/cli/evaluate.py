@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OtherRuns = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[OTHER]...",
+        metavar="OTHER",
         help="Further run directories, compared with the first on the same rows.",
         show_default=False,
         autocompletion=complete.run_folders,

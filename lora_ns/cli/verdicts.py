@@ -132,7 +132,7 @@ def show_differences(items: Sequence[Differing]) -> None:
     for item in items:
         say()
         change = {"won": ", won", "lost": ", lost", "other": ""}[item.change]
-        say_coloured([(readable(f"{item.suite}, {item.item}{change}"), "bold")])
+        say_coloured([(readable(f"{item.suite}, {item.item}{change}"), "cyan")])
         if item.question is not None:
             say_wrapped(item.question, "  question: ", "    ")
         if item.expected is not None:
