@@ -7,8 +7,7 @@ import pytest
 
 from lora_ns.data.contamination import MOST_QUESTIONS, RUN, Item, Overlap, Turn, search
 
-ENDS = ("a", "e", "i", "o", "u", "ay", "ore", "ink")
-WORDS = [f"{first}{second}" for first in "bcdfghjklmnprstvwz" for second in ENDS]
+WORDS = [f"{first}{second}" for first in "bcdfghjklmnprstvwz" for second in ("a", "e", "i", "o", "u", "ay", "ink")]
 
 
 def item(question, answer=""):
@@ -28,7 +27,7 @@ def found(items, *dialogues):
 
 
 LONG = "Mara buys three crates of pears on Monday and sells half of them before noon; how many pears are left over?"
-REASON = "Each crate holds forty pears, so she has one hundred and twenty of them; half of them is sixty. #### 60"
+REASON = "Each crate holds forty pears, so she has one hundred and twenty of them; half of these is sixty. #### 60"
 OTHERS = [
     item("A baker sells nine loaves in an hour, and rests for two of the eight hours. How much is sold?", "54"),
     item("What is 7 - 2?", "5"),
@@ -52,6 +51,9 @@ def test_a_planted_leak_is_found_exactly_among_ten_thousand_rows():
     }
 
 
+APPLES = "\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a"
+"""A question about apples in Chinese, of sixteen characters."""
+
 CHAT = (Turn("Hello"), Turn("Hi!", is_answer=True), Turn("What is 7 - 2?"), Turn("It is 5.", is_answer=True))
 LEAKS = {
     "the row itself": (item(LONG, REASON), row(LONG, REASON)),
@@ -70,14 +72,7 @@ LEAKS = {
         row("Quiz. Which town is older, Ghent or Bruges? Ghent is older, by about two hundred years. Next?"),
     ),
     "a text": (item(REASON), row(REASON)),
-    "characters without spaces": (
-        item("\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c\uff0c\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a\u3002", "8"),
-        row(
-            "\u9898\uff1a\u5c0f\u660e\u6709\u4e09\u4e2a\u82f9\u679c"
-            "\u4ed6\u53c8\u4e70\u4e86\u4e94\u4e2a\u3002\u8bf7\u7b54",
-            "8",
-        ),
-    ),
+    "characters without spaces": (item(f"{APPLES}\u3002", "8"), row(f"\u9898\uff1a{APPLES}\uff0c\u8bf7\u7b54", "8")),
 }
 
 
@@ -138,7 +133,8 @@ def test_the_words_of_a_template_are_no_leak():
 def test_a_passage_that_several_items_share_is_none_of_them():
     questions = ["Who sells pears?", "Where are they grown, and by whom?", "When?"]
     items = [item(f"Read on. {REASON} {question} Say it.", str(place)) for place, question in enumerate(questions)]
-    assert found(items, row(f"Read on. {REASON} Which colour has it? Say it.", "0")) == [None] * 3
+    items += OTHERS  # so that the passage is not how all items begin
+    assert found(items, row(f"Read on. {REASON} Which colour has it? Say it.", "0")) == [None] * 5
     assert found(items, row(items[1].question[0].text, "1"))[1] == Overlap("train:1", 1.0)
 
 

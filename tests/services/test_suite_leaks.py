@@ -63,7 +63,7 @@ def test_figures_are_given_with_and_without_the_items(run, capsys):
     assert result.suites[0].clean is None
     show_suites(result.suites, None)
     out = capsys.readouterr().out
-    assert "asked: 2 of 8 items are in the training rows; without them: adapter 0.0 % (" in out
+    assert "asked: 2 of 8 items are in the training rows; without them: adapter 100.0 % (" in out
     assert "adapter against base without them: cannot tell:" in out
     saved = [json.loads(line) for line in (run.path / result.saved / "items.jsonl").read_text().splitlines()]
     kept = {short(row["item"]): row["contaminated"] for row in saved if "contaminated" in row}
@@ -74,7 +74,7 @@ def test_figures_are_given_with_and_without_the_items(run, capsys):
 
 
 def test_changed_training_rows_are_replaced_by_those_that_the_run_keeps(run, tmp_path):
-    moved = tmp_path / "rows.jsonl"
+    moved = tmp_path / "rows.kept"
     rows = run.path.parent / "rows.jsonl"
     shutil.copy(rows, moved)
     try:
