@@ -27,6 +27,8 @@ def compare_with_training(answered: Sequence[Answered], opened: Opened) -> tuple
     Returns:
         The answers with what was found for each item, and a note if the rows that were read are not those of the run.
     """
+    if not answered:
+        return [], []
     manifest = opened.manifest
     asked = [(one.suite, [Row(gold.where, gold.values) for gold in one.golds]) for one in answered]
     try:
