@@ -18,6 +18,7 @@ from lora_ns.cli.app import app
 from lora_ns.errors import LoransError
 from lora_ns.machine.hardware import detect
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.plan.processes import count_here
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.training.regroup import regrouped, with_count
@@ -72,14 +73,26 @@ def check_same(run, expected, metrics, count):
         assert manifest.metrics[name] == pytest.approx(metrics[name], abs=1e-5)
 
 
-def test_other_processes_go_on_to_the_adapter_of_the_uninterrupted_run(tmp_path):
-    run = run_recipe(tmp_path, RECIPE, *SHARED)
-    expected, metrics = load_file(run.adapter / WEIGHTS), run.read().metrics
-    go_on(run, 5, "run", "--resume", "--num-processes", "2")
+def prepare_by_command(folder):
+    """A run that one process has begun, up to the point where the command would start two to go on with it."""
+    folder.mkdir()
+    run = run_recipe(folder, RECIPE, *SHARED)
+    shutil.copytree(run.path, folder / "whole")
+    prepared(lambda: go_on(run, 5, str(run.path), "--resume", "--num-processes", "2"))
+    assert count_here(run.read().recipe.distributed, detect()) == 2  # what the command would start
+    return run
+
+
+def check_by_command(run, folder):
+    """Hold it to the run before it was stopped, and let one process go on with a copy, by the recipe."""
+    whole = RunDir(run.path.with_name("whole"))
+    expected, metrics = load_file(whole.adapter / WEIGHTS), whole.read().metrics
     check_same(run, expected, metrics, 2)
+    again = RunDir(shutil.copytree(run.path, folder / "run"))
+    shutil.copy(run.path.with_name("recipe.toml"), folder)
     shared = [word for override in SHARED for word in ("--set", override)]
-    go_on(run, 10, "recipe.toml", "--resume", "--num-processes", "1", *shared)
-    check_same(run, expected, metrics, 1)
+    go_on(again, 10, "recipe.toml", "--resume", "--num-processes", "1", *shared)
+    check_same(again, expected, metrics, 1)
 
 
 def run_stream(folder):

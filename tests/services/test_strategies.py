@@ -123,6 +123,7 @@ class Other:
 
 OTHERS = {
     "stream": Other(stream.prepare_two, stream.check_two, interrupted=True),
+    "goes-on": Other(regroup.prepare_by_command, regroup.check_by_command),
     "stream-goes-on": Other(regroup.prepare_stream, regroup.check_stream),
     "tokens-tied": Other(
         partial(added_tokens.prepare_two, is_tied=True), partial(added_tokens.check_two, is_tied=True), interrupted=True
