@@ -88,9 +88,7 @@ def evaluate(
     manifest = opened.manifest
     objective = manifest.recipe.objective
     rows = kept_rows(manifest) if rows is None else rows
-    named = {suite.title for suite in beside.suites}
-    usual = [suite for suite in _usual_suites(manifest.recipe, exact_match) if suite.title not in named]
-    suites = (*usual, *beside.suites)
+    suites = _all_suites(manifest.recipe, exact_match, beside.suites, bool(rows))
     if not rows and not (suites and all(suite.path for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     _check_askable(objective, suites, exact_match, beside)
@@ -169,6 +167,13 @@ def _differing(answered: Sequence[Answered], beside: Beside) -> list[Differing]:
         what = "the run recorded no constant answer to compare with"
         raise UsageError(Problem("--show", what, "leave it out, or name another run"))
     return differing(answered, ADAPTER_NAME, others[0], beside.show)
+
+
+def _all_suites(recipe: Recipe, exact_match: bool, asked: Sequence[Suite], has_rows: bool) -> list[Suite]:
+    """The suites to ask, those without a name of their own first. Without rows, the loss is not measured unasked."""
+    named = {suite.title for suite in asked}
+    usual = [suite for suite in _usual_suites(recipe, exact_match) if suite.title not in named]
+    return [*(suite for suite in usual if has_rows or not asked or suite.asks != "loss"), *asked]
 
 
 def _usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:

@@ -161,3 +161,13 @@ def test_what_cannot_be_asked_is_refused(run, tmp_path, monkeypatch, more, told)
 def test_a_run_of_labels_has_no_suites(classifier_run):
     with pytest.raises(LoransError, match="writes no text"):
         lorans("eval", classifier_run.path, "--suite", "number", "--data", classifier_run.path.parent / "classes.jsonl")
+
+
+def test_suites_with_files_of_their_own_need_no_other_rows(trained, tmp_path):
+    write_questions(tmp_path / "questions.jsonl", 3)
+    recipe = RECIPE.replace('eval_path = "lorans:quickstart/eval.jsonl"\n', "").replace("max_eval_samples = 8\n", "")
+    suite = '[[evaluation.suites]]\nkind = "number"\npath = "questions.jsonl"\n'
+    run = trained(f"{recipe}{suite}", "training.max_steps=1")
+    result = json.loads(lorans("eval", run.path, "--json").stdout)
+    assert [one["name"] for one in result["suites"]] == ["number"]
+    assert result["rows"] == 3
