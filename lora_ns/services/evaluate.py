@@ -122,7 +122,8 @@ def _check_askable(objective: Objective, suites: Sequence[Suite], exact_match: b
     run, has_labels = f"a run of `[{objective.toml}]`", _has_labels(objective)
     if suites and not objective.writes_text:
         option = "--exact-match" if exact_match else "--suite"
-        raise UsageError(Problem(option, f"{run} writes no text", "leave it out"))
+        what = f"{run} scores answers, and writes none" if objective.answers == "score" else f"{run} writes no text"
+        raise UsageError(Problem(option, what, "leave it out"))
     if objective.generates and not objective.reward_functions and not suites:
         what = f"{run} is measured by the answers that it generates"
         raise UsageError(Problem("--exact-match", what, "add it, and give rows with answers"))

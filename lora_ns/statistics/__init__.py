@@ -17,9 +17,10 @@ from lora_ns.statistics.classes import (
 from lora_ns.statistics.compare import Comparison, Verdict, adjust, compare
 from lora_ns.statistics.estimate import Estimate, estimate
 from lora_ns.statistics.interval import Interval, wilson
-from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, root_mean_square, share, spearman
+from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, root_mean_square, share
 from lora_ns.statistics.pass_at_k import pass_at_k
 from lora_ns.statistics.power import items_needed, items_needed_for_mean, smallest_difference, smallest_mean_difference
+from lora_ns.statistics.ranks import spearman
 from lora_ns.statistics.wording import shown_by
 
 __all__ = [

@@ -7,11 +7,17 @@ sums, a matrix product is faster, and clusters are drawn as easily as items.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
-from lora_ns.statistics.groups import RESAMPLES, draws
+from lora_ns.statistics.groups import RESAMPLES, alike, draws
 from lora_ns.statistics.interval import Interval
 from lora_ns.statistics.jackknife import Spread, half_width, spread_of
-from lora_ns.statistics.measures import Statistic
+from lora_ns.statistics.measures import Statistic, SumStatistic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 FEWEST_DEFINED = 0.9
 """Share of resamples in which the figure has to be defined."""
@@ -40,7 +46,7 @@ def bca_interval(
     import numpy as np
     from scipy.special import ndtr, ndtri
 
-    found = np.concatenate([statistic.resampled(block) for block in draws(statistic.count, resamples, seed)])
+    found = _resampled(statistic, resamples, seed)
     defined = found[np.isfinite(found)]
     if len(defined) < FEWEST_DEFINED * len(found):
         return None
@@ -55,6 +61,19 @@ def bca_interval(
         place = ndtr(bias + shifted / stretch) if stretch > 0 else float(shifted > 0)
         ends.append(float(np.quantile(defined, place)))
     return Interval(ends[0], ends[1], level, "BCa bootstrap")
+
+
+def _resampled(statistic: Statistic, resamples: int, seed: int) -> Array:
+    """Return the figures of all resamples."""
+    import numpy as np
+
+    same = alike(statistic.totals) if isinstance(statistic, SumStatistic) else None
+    if same is None or not isinstance(statistic, SumStatistic):
+        return np.concatenate([statistic.resampled(block) for block in draws(statistic.count, resamples, seed)])
+    rows, counts = same
+    drawn = np.random.default_rng(seed).multinomial(statistic.count, counts / statistic.count, size=resamples)
+    found: Array = statistic.formula(drawn @ rows)
+    return found
 
 
 def _quantile(spread: Spread, level: float, is_widened: bool) -> float:

@@ -26,6 +26,10 @@ _DRAWS = 50_000_000
 """Drawn units of all resamples; with more units than fit, there are fewer resamples, but not under 999."""
 
 
+_MANY, _FEW_DISTINCT = 200, 100
+"""Number of rows from which, and of distinct ones up to which, it pays to count rows that are alike."""
+
+
 @dataclass(frozen=True, eq=False)
 class Groups:
     """The group of each item. Items of a group are not independent, groups are."""
@@ -78,6 +82,20 @@ def draws(groups: int, resamples: int, seed: int) -> Iterator[Array]:
     The same arguments give the same draws.
     """
     yield from _random_blocks("draws", groups, resamples_for(groups, resamples), seed)
+
+
+def alike(rows: Array) -> tuple[Array, Array] | None:
+    """The distinct rows and how often each is there; None if there are many, so that nothing is gained.
+
+    Resamples of classes are then drawn by how often each pair of an expected and a predicted class occurs in them,
+    which has the same distribution as drawing items and takes a fraction of the time.
+    """
+    import numpy as np
+
+    if len(rows) < _MANY:
+        return None
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return (distinct, counts) if len(distinct) <= min(_FEW_DISTINCT, len(rows) // 4) else None
 
 
 def swaps(groups: int, resamples: int, seed: int) -> Iterator[Array]:

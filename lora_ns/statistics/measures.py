@@ -199,7 +199,7 @@ class Indexed:
 
     unit: ClassVar[str] = ""
 
-    def of(self, groups: Groups) -> IndexStatistic:
+    def of(self, groups: Groups) -> Statistic:
         """The figure as one of groups."""
         return IndexStatistic(groups, self.function)
 
@@ -278,20 +278,7 @@ def pearson(predicted: Sequence[float], expected: Sequence[float]) -> Sums:
     with np.errstate(invalid="ignore"):  # of infinities, which are named later
         one, other = one - one.mean() if len(one) else one, other - other.mean() if len(other) else other
         rows = np.column_stack([np.ones(len(one)), one, other, one * one, other * other, one * other])
-    return Sums(rows, _correlation, (-1.0, 1.0))
-
-
-def spearman(predicted: Sequence[float], expected: Sequence[float]) -> Indexed:
-    """The rank correlation; 0 if one of the sides is constant. Ranks are made anew in every resample."""
-    import numpy as np
-    from scipy.stats import rankdata
-
-    one, other = (np.asarray(side, dtype=np.float64) for side in (predicted, expected))
-
-    def of(items: Array) -> float:
-        return pearson(rankdata(one[items]), rankdata(other[items])).of(Groups.of(len(items), None)).value()
-
-    return Indexed(len(one), of, (-1.0, 1.0))
+    return Sums(rows, correlation, (-1.0, 1.0))
 
 
 def _ratio(sums: Array) -> Any:
@@ -307,7 +294,8 @@ def _root_of_ratio(sums: Array) -> Any:
     return np.sqrt(_ratio(sums))
 
 
-def _correlation(sums: Array) -> Any:
+def correlation(sums: Array) -> Any:
+    """Correlations from sums of 1, x, y, x², y² and xy, (..., 6) to (...); 0 if one of the sides is constant."""
     import numpy as np
 
     count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)

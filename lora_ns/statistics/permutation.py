@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lora_ns.statistics.groups import RESAMPLES, Groups, is_enumerable, swaps
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.statistics.groups import RESAMPLES, Groups, alike, is_enumerable, swaps
 from lora_ns.statistics.measures import Sums
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 
 def swap_p_value(first: Sums, second: Sums, groups: Groups, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
@@ -27,11 +35,23 @@ def swap_p_value(first: Sums, second: Sums, groups: Groups, *, resamples: int = 
     observed = abs(float(second.formula(end) - first.formula(start)))
     least = observed - 1e-12 * max(1.0, observed)  # sums in another order differ in their last bits
     as_far, count = 0, 0
-    for block in swaps(groups.count, resamples, seed):
-        moved = block @ change
+    for moved in _moved(change, groups, resamples, seed):
         found = np.abs(second.formula(end - moved) - first.formula(start + moved))
         as_far += int((~(found < least)).sum())  # also those that are undefined
-        count += len(block)
+        count += len(moved)
     if is_enumerable(groups.count, resamples):
         return as_far / count
     return (as_far + 1) / (count + 1)
+
+
+def _moved(change: Array, groups: Groups, resamples: int, seed: int) -> Iterator[Array]:
+    """Yield what swaps take from one system and give to the other, in blocks of shape (permutations, k)."""
+    import numpy as np
+
+    same = alike(change)
+    if same is None:
+        for block in swaps(groups.count, resamples, seed):
+            yield block @ change
+        return
+    rows, counts = same
+    yield np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(rows))) @ rows

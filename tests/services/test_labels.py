@@ -192,6 +192,9 @@ def test_a_constant_answer_is_measured_beside_the_model(runs, name):
     )
     found = evaluate(opened, [Row("r", row) for row in rows], False)
     assert (found.baseline, found.notes) == (pytest.approx(reached), ())
+    (suite,) = found.suites
+    assert {one: suite.whole.figures[one]["adapter"].value for one in found.metrics} == pytest.approx(found.metrics)
+    assert [one.verdict for one in suite.whole.contests if one.figure == suite.deciding] == ["better"]
     older = replace(opened, manifest=opened.manifest.model_copy(update={"baseline": {}}))
     plain = evaluate(older, [Row("r", row) for row in rows], False)
     assert (plain.metrics, plain.baseline, plain.notes) == (found.metrics, {}, ())

@@ -5,7 +5,19 @@ import pytest
 pytest.importorskip("scipy")
 import numpy as np
 
-from lora_ns.statistics import Indexed, corpus, entity_f1, estimate, f1, matthews, mean, pearson, share, spearman
+from lora_ns.statistics import (
+    Indexed,
+    compare,
+    corpus,
+    entity_f1,
+    estimate,
+    f1,
+    matthews,
+    mean,
+    pearson,
+    share,
+    spearman,
+)
 from lora_ns.statistics.groups import Groups, draws
 from lora_ns.statistics.measures import IndexStatistic
 
@@ -101,3 +113,28 @@ WRONG = {
 def test_values_that_are_none_of_a_figure_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("clusters", [None, [number // 3 for number in range(50)]], ids=["items", "clusters"])
+def test_rank_correlations_of_many_resamples_are_those_of_each(clusters):
+    one, other = np.round(SCORES[:50], 1), np.round(NEAR[:50], 1)  # some are equal
+    measure, groups = spearman(one, other), Groups.of(50, clusters)
+    draws = np.random.default_rng(0).multinomial(groups.count, [1 / groups.count] * groups.count, size=20)
+    by_index = IndexStatistic(groups, measure.function)
+    assert measure.of(groups).resampled(draws) == pytest.approx(by_index.resampled(draws))
+    assert measure.of(groups).without_each() == pytest.approx(by_index.without_each())
+    assert measure.of(groups).value() == pytest.approx(by_index.value())
+
+
+def test_rows_that_are_alike_are_drawn_by_their_number(monkeypatch):
+    draw = np.random.default_rng(3)
+    expected = draw.integers(2, size=300)
+    systems = [np.where(draw.random(300) < right, expected, 1 - expected) for right in (0.8, 0.86)]
+    found = []
+    for most in (100, 0):
+        monkeypatch.setattr("lora_ns.statistics.groups._FEW_DISTINCT", most)
+        interval = estimate(f1(systems[0], expected)).interval
+        p_value = compare(*(f1(one, expected) for one in systems)).p_value
+        found.append((interval.low, interval.high, p_value))
+    assert found[0] != found[1]
+    assert found[0] == pytest.approx(found[1], abs=0.006)
