@@ -167,7 +167,8 @@ def evaluate(
 
     Text gets the loss, and exact match and suites on request, each with a verdict; preference pairs get the loss and
     the share of pairs that the model ranks right; runs with rewards get the mean reward and pass@1; classes, scores and
-    tags get their usual metrics beside the best constant answer. Figures and answers are kept in the run, under evaluations/.
+    tags get their usual metrics beside the best constant answer. Figures and answers are kept in the run, under
+    evaluations/.
     """
     from lora_ns.machine import libraries
     from lora_ns.services.gates import Gates

@@ -92,7 +92,7 @@ def alike(rows: Array) -> tuple[Array, Array] | None:
     """
     import numpy as np
 
-    if len(rows) < _MANY:
+    if len(rows) < _MANY or rows.shape[1] > _FEW_DISTINCT:
         return None
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
     return (distinct, counts) if len(distinct) <= min(_FEW_DISTINCT, len(rows) // 4) else None

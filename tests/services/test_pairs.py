@@ -19,11 +19,13 @@ from lora_ns.answers.opened import open_run, open_trained
 from lora_ns.cli.app import app
 from lora_ns.data.interval import wilson_interval
 from lora_ns.data.rows import Row
+from lora_ns.errors import UsageError
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import load_base
 from lora_ns.objectives.pair_trainer import PairCollator
 from lora_ns.run.observer import SilentObserver
-from lora_ns.services.evaluate import evaluate
+from lora_ns.services.evaluate import Beside, evaluate
+from lora_ns.services.evaluate_suites import System
 from lora_ns.table import IGNORED
 
 WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint")
@@ -172,13 +174,27 @@ def test_eval_reports_the_share_of_pairs_whose_preferred_answer_is_likelier_and_
     ]
     trained = open_trained(run)
     name = "logps/accuracies"
-    found, opposite = (evaluate(trained, given, exact_match=False).metrics for given in (rows, swapped))
+    results = [evaluate(trained, given, exact_match=False) for given in (rows, swapped)]
+    found, opposite = (result.metrics for result in results)
     adapted = own_share_likelier(trained)
     with trained.model.disable_adapter():
         base = own_share_likelier(trained)
     assert (found[f"before/{name}"], found[name]) == (base, adapted)
     assert opposite[name] == 1 - adapted
     assert found[f"{name} from"] <= adapted <= found[f"{name} to"]
+    (report,) = results[0].suites
+    assert {system: figure.value for system, figure in report.whole.figures[name].items()} == {
+        "adapter": adapted,
+        "base": base,
+    }
+    (contest,) = report.whole.contests
+    assert (contest.test, contest.difference) == ("exact McNemar", adapted - base)
+    for beside, told in (
+        (Beside(show=1), "--show: there are no answers to show"),
+        (Beside(systems=(System("other", trained),)), "is compared with others only by suites"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            evaluate(trained, rows, exact_match=False, beside=beside)
 
 
 def own_share_likelier(trained):

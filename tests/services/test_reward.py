@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -132,6 +133,12 @@ def test_eval_measures_the_saved_model_as_the_last_evaluation_did(planted):
     assert found.calibration.brier_score == pytest.approx(expected.brier_score, abs=1e-4)
     assert found.calibration.expected_calibration_error == pytest.approx(expected.expected_calibration_error, abs=1e-4)
     assert [one.pairs for one in found.calibration.bins] == [one.pairs for one in expected.bins]
+    items = [json.loads(line) for line in (Path(found.saved) / "items.jsonl").read_text().splitlines()]
+    assert [item["item"] for item in items] == [row.where for row in held_out]
+    margins = [row["score"] - row["rejected_score"] for row in answered]
+    assert [item["answers"]["adapter"] for item in items] == pytest.approx(margins, abs=1e-3)
+    figure = found.suites[0].whole.figures["accuracy"]["adapter"]
+    assert (figure.value, figure.low) == pytest.approx((found.metrics["accuracy"], lowest))
     with pytest.raises(UsageError, match="scores answers"):
         evaluate(open_run(planted), held_out, exact_match=True)
 
