@@ -187,7 +187,7 @@ class Progress(Observer):
     def _line(self, row: dict[str, Any]) -> str:
         measured = ("loss", *self._shown)
         keys = ("epoch", *measured, *(f"eval_{key}" for key in measured), "learning_rate", "grad_norm")
-        values = " ".join(f"{key}={number(float(row[key]))}" for key in keys if key in row)
+        values = " ".join(f"{key}={number(float(row[key]))}" for key in keys if row.get(key) is not None)
         return f"step {row['step']}/{self._steps} {values} elapsed={duration(self._elapsed())} left={self._left()}"
 
     def _elapsed(self) -> float:

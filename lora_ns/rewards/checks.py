@@ -62,6 +62,9 @@ def check_with_answers(judge: Judge, rows: Sequence[Completion]) -> Iterator[Fau
         echo=judge.score([replace(row, text=row.prompt) for row in gold]),
     )
     yield from _unstable(judge, scores, known)
+    if all(score is None for score in scores.all):
+        yield Fault("REW007", f"`{judge.name}` judges no completion", "return numbers instead of None", (), False)
+        return
     if constant := _constant(judge, scores):
         yield constant
         return
@@ -80,6 +83,10 @@ class _Scored:
     other: Sequence[float | None]
     empty: Sequence[float | None]
     echo: Sequence[float | None]
+
+    @property
+    def all(self) -> Sequence[float | None]:
+        return (*self.right, *self.other, *self.empty, *self.echo)
 
 
 def _of_other_rows(gold: Sequence[Completion]) -> list[Completion]:
@@ -101,7 +108,7 @@ def _unstable(judge: Judge, scores: _Scored, known: Sequence[int]) -> Iterator[F
 
 def _constant(judge: Judge, scores: _Scored) -> Fault | None:
     """The fault of a function that gives the same positive score to everything."""
-    found = {score for part in (scores.right, scores.other, scores.empty, scores.echo) for score in part}
+    found = set(scores.all)
     if len(found) != 1 or not (only := next(iter(found))):
         return None
     what = f"`{judge.name}` gives {only:.3g} to every completion, even to an empty one, so it teaches nothing"
@@ -222,7 +229,7 @@ def measure(
     texts = [completion.text for group in groups for completion in group]
     top, bottom = (max(flat), min(flat)) if flat else (0.0, 0.0)
     same = [(group[0], totals[number][0]) for number, group in enumerate(groups) if not varied[number] and group]
-    count = len(texts) or 1
+    count, passed = len(texts) or 1, _passed(scores, highest)
     return Signal(
         prompts=len(groups),
         completions=max(map(len, groups), default=0),
@@ -236,9 +243,9 @@ def measure(
         truncated=sum(truncated) / count,
         empty=sum(not text.strip() for text in texts) / count,
         unscored=1 - len(flat) / count,
-        passed=_passed(scores, highest),
-        solved=tuple(row.prompt for row, total in same if total == top and top > bottom),
-        unsolved=tuple(row.prompt for row, total in same if total == bottom and top > bottom),
+        passed=passed,
+        solved=tuple(row.prompt for row, total in same if total == top and (top > bottom or passed == 1)),
+        unsolved=tuple(row.prompt for row, total in same if total == bottom and (top > bottom or passed == 0)),
         means=tuple(fmean(known) for group in totals if (known := [one for one in group if one is not None])),
     )
 
@@ -273,12 +280,12 @@ def reasons_against(signal: Signal, best: float) -> Iterator[tuple[str, str]]:
         signal: the rewards before the first step.
         best: the highest possible reward.
     """
-    if signal.varied or signal.prompts < FEWEST_GROUPS:
-        return
     seen = f"{signal.prompts} prompts with {signal.completions} completions each"
-    if signal.reward is None:
+    if signal.reward is None and signal.prompts:
         yield f"no reward function judges any completion of {seen}", "return numbers instead of None"
-    elif signal.truncated == 1:
+    if signal.reward is None or signal.varied or signal.prompts < FEWEST_GROUPS:
+        return
+    if signal.truncated == 1:
         yield f"no completion of {seen} has an end", "raise `max_completion_length`"
     elif signal.reward >= best:
         yield (

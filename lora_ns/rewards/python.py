@@ -67,7 +67,7 @@ class Python(RewardFunction):
         def score(batch: Sequence[Completion]) -> Scores:
             try:
                 found: Scores = function(**_arguments(batch))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise RewardFaultError(_problem(error, file, self.metric)) from error
             return found
 
@@ -83,7 +83,7 @@ def _function(file: Path, name: str) -> Callable[..., Any]:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(_problem(error, file, name)) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -104,7 +104,7 @@ def _arguments(batch: Sequence[Completion]) -> dict[str, Any]:
     }
 
 
-def _problem(error: Exception, file: Path, name: str) -> Problem:
+def _problem(error: BaseException, file: Path, name: str) -> Problem:
     """The problem of an exception in the user's own code, with the line of the file that it came from."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)

@@ -31,7 +31,7 @@ def test_progress_goes_on_when_nobody_reads_it(behind):
         progress.warn("something")
         progress.begin(0, 2)
         progress.step(1, 10)
-        progress.logged({"step": 1, "loss": 2.0})
+        progress.logged({"step": 1, "loss": 2.0, "learning_rate": None})
         progress.rows(1, 2)
         progress.stage("saving the adapter")
     os.close(descriptor)

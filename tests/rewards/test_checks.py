@@ -24,6 +24,7 @@ PLANTED = {
     "healthy": (right, []),
     "dead": (lambda _: 0.0, [("REW001", 20, True)]),
     "saturated": (lambda _: 1.0, [("REW007", 0, True)]),
+    "judging nothing": (lambda _: None, [("REW007", 0, False)]),
     "inverted": (lambda given: 1 - right(given), [("REW001", 20, True), ("REW002", 0, True), ("REW003", 0, True)]),
     "leaking": (lambda given: float(given.answer in given.text), [("REW004", 0, True)]),
     "empty is right": (lambda given: float(given.text in {"", given.answer}), [("REW003", 0, True)]),
@@ -77,12 +78,19 @@ def test_the_signal_of_completions_is_counted():
     assert list(doubts(found)) == []
 
 
+@pytest.mark.parametrize(("score", "always", "never"), [(1.0, 4, 0), (0.0, 0, 4)])
+def test_prompts_that_are_all_solved_or_all_unsolved_are_counted(score, always, never):
+    found = signal([[score, score]] * 4)
+    assert (len(found.solved), len(found.unsolved)) == (always, never)
+
+
 HOPELESS = {
     "solved": ([[1.0, 1.0]] * 16, {}, "harder rows"),
     "never solved": ([[0.0, 0.0]] * 16, {}, "[sft]"),
     "all the same in each group": ([[0.0, 0.0], [1.0, 1.0]] * 8, {}, "temperature"),
     "never ended": ([[0.0, 0.0]] * 16, {"truncated": True}, "max_completion_length"),
     "not judged": ([[None, None]] * 16, {}, "None"),
+    "not judged, of few prompts": ([[None, None]] * 2, {}, "None"),
 }
 
 

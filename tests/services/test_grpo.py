@@ -239,6 +239,7 @@ def test_a_run_that_cannot_learn_is_refused_before_its_first_step_unless_forced(
 
 OWN = {
     "raises": ("raise ValueError('no')", "raised ValueError: no"),
+    "exits": ("raise SystemExit(3)", "raised SystemExit: 3"),
     "returns NaN": ("return [float('nan')] * len(completions)", "returned nan"),
     "returns too few": ("return [1.0]", "returned 1 scores for"),
     "returns a text": ("return 'good'", "instead of a list of numbers"),
