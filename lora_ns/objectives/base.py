@@ -139,6 +139,11 @@ class Objective(Table):
         return 16
 
     @property
+    def rows_for_a_step(self) -> int:
+        """Rows that are enough for one step by default, and for the checks before it."""
+        return 8
+
+    @property
     def reward_functions(self) -> Sequence[RewardFunction]:
         """Reward functions that judge completions."""
         return ()

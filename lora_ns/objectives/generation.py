@@ -77,6 +77,11 @@ class GenerationObjective(TextObjective):
         return self.use_vllm
 
     @property
+    def rows_for_a_step(self) -> int:
+        """The prompts of a step: fewer are refused."""
+        return max(super().rows_for_a_step, self.usual_batch // self.group_size)
+
+    @property
     def completion_length(self) -> int:
         """Tokens of `max_seq_length` that are kept free for a completion."""
         return self.max_completion_length

@@ -75,6 +75,11 @@ class RewardedObjective(GenerationObjective):
         """Eight prompts."""
         return 8 * self.num_generations
 
+    @property
+    def rows_for_a_step(self) -> int:
+        """The prompts of a step, and those that are looked at before it."""
+        return max(super().rows_for_a_step, self.preflight_prompts)
+
     def micro_batches(self, rows: int, at_once: int, accumulation: int, drops_last: bool) -> int:
         """Micro-batches of an epoch: TRL drops prompts that do not fill a step."""
         del drops_last

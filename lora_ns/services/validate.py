@@ -188,7 +188,8 @@ def plan_of(prepared: Prepared, machine: Machine) -> Plan:
     """The plan of a training on these rows. Raises `PlanError`."""
     limit = prepared.settled.recipe.objective.max_seq_length
     longest = min(prepared.train.tally.longest, limit)
-    facts = DataFacts(train_rows=len(prepared.train.sequences), longest=longest)
+    usable = None if prepared.train.problems else len(prepared.train.sequences)  # too few because of faults is no news
+    facts = DataFacts(train_rows=usable, longest=longest)
     with locating(prepared.settled.loaded):
         return make_plan(prepared.settled, machine, prepared.base, facts)
 
@@ -378,7 +379,7 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
 def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
     """Reduce a valid recipe to one step."""
     recipe = loaded.recipe
-    few = max(8, recipe.training.global_batch_size or 0)
+    few = max(recipe.training.global_batch_size or 0, recipe.objective.rows_for_a_step)
     tables = {
         # Without a warm-up, whose first step has a learning rate of 0 and changes nothing.
         "training": {"output_dir": str(run), "max_steps": recipe.peft.least_steps, "warmup_steps": 0},

@@ -103,6 +103,23 @@ def test_evaluation_rows_with_scores_are_not_called_right_or_wrong(validate, tmp
     assert [note for note in json.loads(done.stdout)["data"]["notes"] if "right answers" in note] == []
 
 
+def test_rows_with_faults_are_named_also_if_the_others_are_too_few_for_a_step(validate, tmp_path):
+    rows = [{"prompt": f"What is {number} + 1?"} for number in range(20)]
+    write(tmp_path / "rows.jsonl", [*rows, {"prompt": "What?", "answer": "That."}])
+    rewards = '[grpo]\nmax_completion_length = 8\nmax_seq_length = 80\n[[grpo.rewards]]\nname = "exact"\n'
+    done = validate(PLAIN.partition("[dataset]")[0] + OF_PROMPTS + rewards, "--data", "--json")
+    assert len(findings(done)["DATA001"]["rows"]) == 20
+
+
+OF_PROMPTS = """
+[dataset]
+path = "rows.jsonl"
+
+[training]
+output_dir = "run"
+"""
+
+
 def test_a_cut_that_leaves_no_row_its_end_token_is_an_error(validate, tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "plum " * 60}])
     write(tmp_path / "eval.jsonl", [{"prompt": "a", "completion": "b"}])
