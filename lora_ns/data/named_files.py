@@ -14,8 +14,10 @@ from lora_ns.files.hub_cache import is_dataset_cached, is_hub_id, offline_variab
 from lora_ns.files.reading import is_folder
 from lora_ns.model.find import base_problems
 from lora_ns.plan.deepspeed import check_own
+from lora_ns.recipe.earlier_run import folder_of, missing_run
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards import RewardModel
 from lora_ns.run.earlier import open_earlier
 
 
@@ -51,6 +53,7 @@ def find_missing(loaded: LoadedRecipe) -> list[Problem]:
         *missing_files(recipe, loaded.folder),
         *_missing_datasets(recipe),
         *_unusable_runs(recipe, loaded.folder),
+        *_missing_reward_models(recipe, loaded.folder),
     ]
     return [problem.located(loaded.where) for problem in problems]
 
@@ -62,6 +65,14 @@ def _unusable_runs(recipe: Recipe, folder: Path) -> Sequence[Problem]:
     except UsageError as error:
         return error.problems
     return ()
+
+
+def _missing_reward_models(recipe: Recipe, folder: Path) -> Iterator[Problem]:
+    """Yield problems for reward models that are not the directory of a run."""
+    for number, reward in enumerate(recipe.objective.reward_functions):
+        key = recipe.objective.key(f"rewards.{number}.run")
+        if isinstance(reward, RewardModel) and (problem := missing_run(folder_of(reward.run, folder), key)):
+            yield problem
 
 
 def _missing_datasets(recipe: Recipe) -> Iterator[Problem]:

@@ -145,6 +145,10 @@ NOT_HERE = {
     "a folder that is no base": (["model.name_or_path=empty"], ["no config.json, so this is not a model"]),
     "no hub id": (["model.name_or_path=a b"], ["model.name_or_path: `a b` is neither a folder nor a hub id"]),
     "no hub id of rows": (["dataset={name='a/b/c'}"], ["dataset.name: `a/b/c` is neither a hub id nor a folder here"]),
+    "no reward model": (
+        ["grpo={rewards=[{run='none'}]}"],
+        ["grpo.rewards.0.run: no such run directory: "],
+    ),
     "all at once": (
         ["model.name_or_path=./base", "dataset.path=none.jsonl", "dataset.eval_path=held.jsonl"],
         ["name_or_path: no folder `./base`", "path: no file `none.jsonl`", "eval_path: no file `held.jsonl`"],
