@@ -70,8 +70,11 @@ def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
     kind = chosen_objective(tables)
     for key, other in _strays(tables, kind):
         shown = f"`{key}`" if "." in key else f"`[{key}]`"
-        beside = f"`[{kind.toml}]`" if other in objectives_of(kind.task_type) else f'`task_type = "{kind.task_type}"`'
-        yield Conflict(("task_type", key), f"{shown} has no effect with {beside}", "remove it")
+        if other in objectives_of(kind.task_type):
+            yield Conflict(("task_type", key), f"{shown} has no effect with `[{kind.toml}]`", "remove it")
+            continue
+        what = f'{shown} has no effect with `task_type = "{kind.task_type}"`'
+        yield Conflict(("task_type", key), what, f'remove it, or write `task_type = "{other.task_type}"`')
 
 
 def _strays(tables: Mapping[str, Any], kind: type[Objective]) -> Iterator[tuple[str, type[Objective]]]:

@@ -12,6 +12,7 @@ from lora_ns.recipe.keys import known_keys
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.objective_tables import as_tables, fields_of, json_schema
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards.checks import FEWEST_GROUPS
 
 EACH = pytest.mark.parametrize("kind", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -83,3 +84,22 @@ def test_every_format_is_of_one_family_of_objectives(kind):
     mine = [name for name, form in FORMATS.items() if set(form.makes) <= set(kind.examples)]
     assert mine
     assert not [name for name, form in FORMATS.items() if name not in mine and set(form.makes) & set(kind.examples)]
+
+
+@pytest.mark.parametrize(
+    ("task", "table", "own_task"), [("SEQ_CLS", "dpo", "CAUSAL_LM"), ("CAUSAL_LM", "reward", "SEQ_CLS")]
+)
+def test_the_table_of_another_task_is_refused_with_both_ways_out(write_recipe, task, table, own_task):
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(write_recipe(), [f"task_type={task}", f"{table}={{max_seq_length=64}}"])
+    (problem,) = [found for found in raised.value.problems if found.key == table]
+    assert problem.remedy == f'remove it, or write `task_type = "{own_task}"`'
+
+
+@EACH
+def test_the_one_step_of_validate_has_rows_for_a_step_and_for_the_look_at_rewards(kind):
+    objective = read(tables(kind, max_seq_length=1024)).objective
+    if objective.generates:
+        assert objective.rows_for_a_step >= objective.usual_batch // objective.group_size
+    if objective.reward_functions:
+        assert objective.rows_for_a_step >= FEWEST_GROUPS
