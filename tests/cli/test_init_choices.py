@@ -293,6 +293,13 @@ OBJECTIVES = {
         {"start": "dpo", "objective": "reward"},
         {"task_type": LABELS, "evaluation.exact_match": False, "reward.max_seq_length": 512},
     ),
+    "questions with answers to reach": (
+        "question",
+        {"objective": "grpo"},
+        text("prompt", **{"grpo.max_seq_length": 512}),
+    ),
+    "the same with the plain gradient": ("prompt", {"objective": "rloo"}, text("prompt")),
+    "questions for a teacher": ("prompt", {"objective": "distillation"}, text("prompt")),
     "text": ("chat", {"objective": "sft"}, text("messages")),
     "classes": ("labels", {"objective": "classification"}, labels("label", **GOOD_BAD)),
     "tags": ("conll", {"objective": "classification"}, {"task_type": TAGS}),

@@ -29,7 +29,7 @@ def choose_reading(draft: Draft, sample: Sample, ask: Ask) -> Reading:
         UsageError: if there is no way, or a question has no answer.
     """
     data, kinds = str(draft.wanted.data), allowed_objectives(draft)
-    if draft.wanted.objective and learns_preferences(kinds[0]):
+    if draft.wanted.objective and (learns_preferences(kinds[0]) or kinds[0].generates):
         reading = _asked(draft, sample, kinds)
         check_objective(draft, kinds[0])
         return _without_lost(data, reading, ask)
