@@ -15,13 +15,15 @@ _MARK, _VALUE = "loransmark", "loransvalue"
 _REASONING = ("reasoning_content", "thinking")
 
 
-_MERGE = 'write `system_role = "merge-into-user"` in `[sft]`'
+_MERGE = 'write `system_role = "merge-into-user"` in the table of the objective'
 
 
-OTHER_TEMPLATE = "set `sft.chat_template` to another one, such as `chatml` or a .jinja file, or remove it from the rows"
+OTHER_TEMPLATE = (
+    "set `chat_template` of the objective to another one, such as `chatml` or a .jinja file, or remove it from the rows"
+)
 
 
-_OWN_TEMPLATE = "remove it from the rows, or set `sft.chat_template` to a .jinja file that prints it"
+_OWN_TEMPLATE = "remove it from the rows, or set `chat_template` of the objective to a .jinja file that prints it"
 """Remedy for parts that none of the built-in templates prints."""
 
 

@@ -107,7 +107,7 @@ def _check_template(folder: Path, template: object) -> None:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(f"`{name}`" for name in template)
         what = f"the tokenizer has several chat templates, but none is named `default`: {names}"
-        raise ModelError(Problem(str(folder), what, "set `sft.chat_template` to a file"))
+        raise ModelError(Problem(str(folder), what, "set `chat_template` of the objective to a file"))
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, ...]:
@@ -172,7 +172,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     except OverrunError as error:
         what = f"{template_name(tokenizer)} {error}"
         raise ModelError(
-            Problem("", what, "set `sft.chat_template` to another one, such as `chatml`", "TPL005")
+            Problem("", what, "set `chat_template` of the objective to another one, such as `chatml`", "TPL005")
         ) from None
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)

@@ -174,7 +174,7 @@ def test_a_template_that_refuses_tool_turns_is_told_to_have_no_place_for_them():
     fault = told(renderer_of(refusing + SHOWS_ALL), with_call())
     assert fault.code == "TPL003"
     assert fault.what == "the chat template does not support tools, tool calls and tool answers: no"
-    assert "sft.chat_template" in fault.remedy
+    assert "`chat_template` of the objective" in fault.remedy
 
 
 def test_turns_that_do_not_alternate_for_their_tools_are_told_to_be_lost():
