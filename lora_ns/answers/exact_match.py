@@ -14,6 +14,7 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import EndlessRowError, Format, expected_of
 from lora_ns.model.vocabulary import Vocabulary
 from lora_ns.objectives.metrics import exact_match, extract_answer, is_match
+from lora_ns.objectives.prompt_trainer import Sample
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.manifest import Manifest
 from lora_ns.safety.deadline import OverrunError
@@ -21,6 +22,9 @@ from lora_ns.safety.deadline import OverrunError
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+SAMPLES = 4
+"""Answers of each evaluation in training that are kept to be read."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ class Answers:
     def of(cls, manifest: Manifest, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Answers:
         """The exact-match evaluation of a run over its own evaluation rows. Raises `DataError`."""
         return cls(Questions.of(manifest, tokenizer, kept_rows(manifest)), make_writer(manifest, model, tokenizer))
+
+    def samples(self) -> list[Sample]:
+        """Greedy answers of the current model to the first prompts; no random number is drawn."""
+        generation = self.questions.recipe.generation.model_copy(update={"do_sample": False})
+        prompts = self.questions.prompts[:SAMPLES]
+        written = self.writer.answer(prompts, generation)
+        texts = self.writer.tokenizer.batch_decode(prompts)
+        return [Sample(text, answer.text, {}) for text, answer in zip(texts, written, strict=True)]
 
     def score(self) -> dict[str, float]:
         """Exact match of the model's current answers."""

@@ -12,7 +12,10 @@ class Evaluation(Table):
     before_training: bool = True
     """Evaluate before the first step too, so that the effect of training is visible."""
     exact_match: bool = False
-    """Before and after training, generate an answer to each evaluation prompt and count the correct ones."""
+    """Before and after training, generate an answer to each evaluation prompt and count the correct ones.
+
+    Each evaluation in between writes four greedy answers to `samples.jsonl` in the run.
+    """
     answer_pattern: str | None = None
     """Regular expression whose last match (group 1, if any) is the answer, such as `"#### (.+)"` for GSM8K."""
     group_by: Column | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
 from lora_ns.objectives.label_loss import labels_that_count
+from lora_ns.objectives.prompt_trainer import Sample
 from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.parallel.context import divided_attention
 from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memory, is_one_of_several, leave, peak_memory
@@ -187,8 +188,8 @@ def _fit(
         observer.stage("generating answers before training")
         metrics |= {f"before/{key}": value for key, value in answers.score().items()}
         manifest = run.amend(manifest, metrics=metrics)
-    if isinstance(recipe.objective, RewardedObjective) and rank.is_first:
-        _look_at_rewards(run, manifest, trainer, prepared, observer, checkpoint)
+    if rank.is_first:
+        _look_at_completions(run, manifest, trainer, prepared, observer, checkpoint, answers)
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
@@ -214,18 +215,27 @@ def _fit(
     return _Fitted(manifest, model, trainer, answers, metrics, seal if rank.is_first else None)
 
 
-def _look_at_rewards(
+def _look_at_completions(
     run: RunDir,
     manifest: Manifest,
     trainer: Trainer,
     prepared: PreparedRun,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
+    answers: Answers | None,
 ) -> None:
-    """Score completions before the first step, and keep some of each evaluation. Raises `RunError`."""
-    if checkpoint is None:
-        preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
-    trainer.add_callback(sample_writer(trainer, run.samples, checkpoint[1] if checkpoint else 0))
+    """Keep some completions of each evaluation; with rewards, also score some before the first step.
+
+    Raises:
+        RunError: if the rewards cannot teach anything.
+    """
+    samples: Callable[[], Sequence[Sample]] | None = answers.samples if answers else None
+    if isinstance(manifest.recipe.objective, RewardedObjective):
+        samples = lambda: trainer.samples  # noqa: E731 -- those of the last evaluation, with their rewards
+        if checkpoint is None:
+            preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
+    if samples:
+        trainer.add_callback(sample_writer(samples, run.samples, checkpoint[1] if checkpoint else 0))
 
 
 def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitted) -> tuple[Manifest, dict[str, Any]]:

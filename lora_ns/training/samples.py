@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerCallback
+    from transformers import TrainerCallback
+
+    from lora_ns.objectives.prompt_trainer import Sample
 
 
-def sample_writer(trainer: Trainer, file: Path, first_step: int) -> TrainerCallback:
+def sample_writer(samples: Callable[[], Sequence[Sample]], file: Path, first_step: int) -> TrainerCallback:
     """A callback that appends the samples of each evaluation to a file; later ones than `first_step` are removed."""
     from transformers import TrainerCallback
 
@@ -24,7 +27,7 @@ def sample_writer(trainer: Trainer, file: Path, first_step: int) -> TrainerCallb
         """See `sample_writer`."""
 
         def on_evaluate(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            rows = [{"step": state.global_step, **asdict(sample)} for sample in getattr(trainer, "samples", ())]
+            rows = [{"step": state.global_step, **asdict(sample)} for sample in samples()]
             with file.open("a", encoding="utf-8") as opened:
                 opened.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -15,6 +15,7 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from strategies import STRATEGIES, prepared
 from typer.testing import CliRunner
 
+from lora_ns.answers.exact_match import SAMPLES
 from lora_ns.answers.opened import open_run, open_trained
 from lora_ns.cli.app import app
 from lora_ns.data.interval import wilson_interval
@@ -245,6 +246,19 @@ def test_generated_answers_are_compared_with_the_preferred_ones(tmp_path):
     rows = [Row(f"pairs.jsonl:{number}", row) for number, row in enumerate(ROWS, start=1)]
     found = evaluate(open_run(run), rows, exact_match=True)
     assert found.metrics["exact_match"] == run.read().metrics["exact_match"]
+
+
+@pytest.mark.parametrize("recipe", [PAIRS, RECIPE], ids=["dpo", "sft"])
+def test_a_few_greedy_answers_of_each_evaluation_are_kept_and_change_nothing(tmp_path, recipe):
+    given = ["training.eval_steps=1", "generation.max_new_tokens=8", "generation.do_sample=true"]
+    (tmp_path / "with").mkdir()
+    run = run_pairs(tmp_path / "with", *given, "evaluation.exact_match=true", recipe=recipe)
+    rows = [json.loads(line) for line in run.samples.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [step for step in (0, 1, 2, 3) for _ in range(SAMPLES)]
+    assert all(row["prompt"].endswith("assistant\n") and "completion" in row for row in rows)
+    without = run_pairs(tmp_path, "training.eval_steps=1", recipe=recipe)
+    assert not without.samples.exists()
+    assert (run.adapter / WEIGHTS).read_bytes() == (without.adapter / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize(("share", "count", "ends"), [(0.5, 10, (0.2366, 0.7634)), (1.0, 20, (0.8389, 1.0))])
