@@ -74,7 +74,8 @@ def without_effect(tables: Mapping[str, Any]) -> Iterator[Conflict]:
             yield Conflict(("task_type", key), f"{shown} has no effect with `[{kind.toml}]`", "remove it")
             continue
         what = f'{shown} has no effect with `task_type = "{kind.task_type}"`'
-        yield Conflict(("task_type", key), what, f'remove it, or write `task_type = "{other.task_type}"`')
+        tasks = " or ".join(f'"{task}"' for task in dict.fromkeys(own.task_type for own in kinds_of(other.toml)))
+        yield Conflict(("task_type", key), what, f"remove it, or write `task_type = {tasks}`")
 
 
 def _strays(tables: Mapping[str, Any], kind: type[Objective]) -> Iterator[tuple[str, type[Objective]]]:
