@@ -279,6 +279,7 @@ BROKEN = {
     "start_has_answers": [*needed("grpo"), "peft.init_lora_weights=eva"],
     "dropout_is_used": ["task_type=SEQ_CLS", "reward={}", "peft.lora_dropout=0.1"],
     "objective_divides_weights": ["dpo={}", "distributed.num_processes=2", "distributed.strategy=deepspeed"],
+    "a_step_has_whole_groups": ["grpo={rewards=[{name='exact'}]}", "training.global_batch_size=10"],
     "compared_rows_are_mixed": ["kto={}", "training.per_device_train_batch_size=1"],
     "vllm_writes_as_the_model_does": [*needed("grpo"), "quantization.method=bnb-4bit", "grpo.use_vllm=true"],
     "checkpointing_works": ["peft.method=prefix-tuning", "training.gradient_checkpointing=true"],

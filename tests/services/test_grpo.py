@@ -285,7 +285,7 @@ def test_a_file_that_is_missing_is_reported_before_the_run_is_created(tmp_path):
 
 
 def test_a_batch_that_groups_do_not_divide_is_refused(tmp_path):
-    with pytest.raises(PlanError, match=r"not a multiple of `grpo\.num_generations = 4`") as caught:
+    with pytest.raises(RecipeError, match=r"not a multiple of `grpo\.num_generations = 4`") as caught:
         run_grpo(tmp_path, "training.global_batch_size=10")
     assert "write 8 or 12" in str(caught.value)
 

@@ -16,7 +16,7 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 
 from lora_ns.answers.opened import open_run
 from lora_ns.data.rows import Row
-from lora_ns.errors import DataError, PlanError
+from lora_ns.errors import DataError, RecipeError
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.objectives.completion_trainer import CompletionCollator
 from lora_ns.run.observer import SilentObserver
@@ -197,7 +197,7 @@ def test_answers_of_one_label_are_refused_and_weights_that_do_not_balance_are_no
 
 
 def test_a_batch_of_one_row_is_refused_unless_the_loss_compares_none(tmp_path):
-    with pytest.raises(PlanError, match="compares rows"):
+    with pytest.raises(RecipeError, match="compares the rows"):
         run_kto(tmp_path, "training.global_batch_size=1")
     loss = "kto.loss_type=apo_zero_unpaired"
     assert run_kto(tmp_path, "training.global_batch_size=1", "training.max_steps=1", loss).read().status == "finished"

@@ -50,6 +50,7 @@ from lora_ns.recipe.rules.evaluation import (
 from lora_ns.recipe.rules.method import OWN_RULES, added_tokens_are_trained, method_works_on_the_base
 from lora_ns.recipe.rules.model import an_adapter_goes_on, base_adapters_can_be_merged, remote_code_is_pinned
 from lora_ns.recipe.rules.objective import (
+    a_step_has_whole_groups,
     adapter_can_be_copied,
     adapter_is_in_the_layers,
     compared_rows_are_mixed,
@@ -118,6 +119,7 @@ RULES: tuple[Rule, ...] = (
     start_has_answers,
     dropout_is_used,
     objective_divides_weights,
+    a_step_has_whole_groups,
     compared_rows_are_mixed,
     vllm_writes_as_the_model_does,
     checkpointing_works,

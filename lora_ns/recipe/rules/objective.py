@@ -150,7 +150,8 @@ def compared_rows_are_mixed(recipe: Recipe) -> Conflict | None:
     objective, training = recipe.objective, recipe.training
     if not objective.compares_rows:
         return None
-    sizes = {name: getattr(training, name) for name in ("per_device_train_batch_size", "per_device_eval_batch_size")}
+    names = ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size")
+    sizes = {name: getattr(training, name) for name in names}
     alone = next((name for name, size in sizes.items() if size == 1), "")
     grouped = training.group_by_length and is_written(recipe, "training.group_by_length")
     row = first_of(
@@ -160,6 +161,18 @@ def compared_rows_are_mixed(recipe: Recipe) -> Conflict | None:
     return row and Conflict(
         (objective.toml, row.key), f"`{row.key}` does not fit `[{objective.toml}]`: {row.what}", row.remedy
     )
+
+
+def a_step_has_whole_groups(recipe: Recipe) -> Conflict | None:
+    """A step has all completions of each of its prompts."""
+    objective, total = recipe.objective, recipe.training.global_batch_size
+    group = objective.group_size
+    if total is None or total % group == 0:
+        return None
+    fits = sorted({max(group, total // group * group), (total // group + 1) * group})
+    what = f"{total} completions of a step are not a multiple of `{objective.key('num_generations')} = {group}`"
+    remedy = f"write {' or '.join(map(str, fits))}, or another `num_generations`"
+    return Conflict(("training.global_batch_size",), what, remedy)
 
 
 def vllm_writes_as_the_model_does(recipe: Recipe) -> Conflict | None:
