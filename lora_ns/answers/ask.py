@@ -112,7 +112,8 @@ def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest)
 
 def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
     """A row with its question and its reference answer, as it is written and as training renders it."""
-    gold = replace(gold_of(form, row), question=_question(form.prompt(row.values)))
+    asked = form.prompt(row.values)
+    gold = replace(gold_of(form, row), question=_question(asked), prompt=_whole(asked))
     if gold.answer is None:
         return gold
     try:
@@ -140,6 +141,13 @@ def _question(prompt: object) -> str | None:
     if isinstance(prompt, Conversation) and prompt.messages:
         return str(prompt.messages[-1].content)
     return None
+
+
+def _whole(prompt: object) -> str | None:
+    """The prompt as text, with all turns of a conversation and their roles."""
+    if isinstance(prompt, Conversation) and len(prompt.messages) > 1:
+        return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
+    return _question(prompt)
 
 
 def _to_score(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> Asked:

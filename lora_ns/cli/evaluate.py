@@ -73,6 +73,12 @@ AllowCode = Annotated[
 ]
 
 
+AllowJudge = Annotated[
+    bool,
+    typer.Option("--allow-judge", help="Let the suite `judge` send questions and answers to the endpoint it names."),
+]
+
+
 Checkpoints = Annotated[bool, typer.Option("--checkpoints", help="Compare the run's checkpoints, too.")]
 
 
@@ -148,6 +154,7 @@ def evaluate(
     exact_match: ExactMatch = False,
     suite: SuiteNames = None,
     allow_code: AllowCode = False,
+    allow_judge: AllowJudge = False,
     checkpoints: Checkpoints = False,
     model: Models = None,
     fail_under: FailUnder = None,
@@ -180,7 +187,7 @@ def evaluate(
         what = f"a run of `[{recipe.objective.toml}]` is measured in one process"
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
-    suites = chosen_suites(suite, recipe.evaluation.suites, allow_code)
+    suites = chosen_suites(suite, recipe.evaluation.suites, allow_code, allow_judge)
     rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
@@ -222,7 +229,9 @@ def _show(result: EvaluateResult, gates: Sequence[Gate], as_json: bool) -> None:
     show_gates(gates, as_json)
 
 
-def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite], allow_code: bool) -> list[Suite]:
+def chosen_suites(
+    names: Sequence[str] | None, of_recipe: Sequence[Suite], allow_code: bool, allow_judge: bool
+) -> list[Suite]:
     """The suites to ask: those of the recipe that are named, kinds with their usual settings; unnamed, the recipe's.
 
     Args:
@@ -230,11 +239,12 @@ def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite], allow
         of_recipe: the suites of the recipe. Whoever wrote it allowed code on another machine, perhaps: that does not
             count here.
         allow_code: whether generated programs may run.
+        allow_judge: whether questions and answers may be sent to the endpoint of a judge, with the key that it names.
 
     Raises:
-        UsageError: if there is no such suite, or a kind needs settings.
+        UsageError: if there is no such suite, a kind needs settings, or a judge is not allowed.
     """
-    from lora_ns.suites import SUITES, CodeSuite
+    from lora_ns.suites import SUITES, CodeSuite, JudgeSuite
 
     names = [suite.title for suite in of_recipe] if names is None else names
     known = {suite.title: suite for suite in of_recipe}
@@ -246,6 +256,9 @@ def chosen_suites(names: Sequence[str] | None, of_recipe: Sequence[Suite], allow
         suite = known[name] if name in known else SUITES[name].with_usual_settings()
         if isinstance(suite, CodeSuite):
             suite = suite.model_copy(update={"allow_code": allow_code})
+        if isinstance(suite, JudgeSuite) and not allow_judge:
+            what = f"the suite `{suite.title}` sends questions and answers to {suite.receiver}"
+            raise UsageError(Problem("--suite", what, "add `--allow-judge` to allow it, or name other suites"))
         found.append(suite)
     return found
 

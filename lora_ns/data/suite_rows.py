@@ -64,7 +64,7 @@ class Asking:
     def _unreached(self, golds: Sequence[Gold]) -> Iterator[Finding]:
         """Yield the rows whose own reference answers count as wrong."""
         answered = [gold for gold in golds if gold.answer and not gold.tool_calls][:MOST_JUDGED]
-        if not answered or self.suite.asks != "write":
+        if not answered or self.suite.asks != "write" or self.suite.is_against_base:
             return
         try:
             measure = next(iter(self.suite.measure(answered, [gold.answer for gold in answered]).values()))

@@ -28,6 +28,7 @@ from lora_ns.services.evaluate_suites import (
     contests_of,
     rows_of,
 )
+from lora_ns.services.judge_answers import check_judges, judge_answers
 from lora_ns.services.measured import Measured
 from lora_ns.services.verdicts import Differing, SuiteReport, differing, report, save_evaluation
 from lora_ns.suites import ExactMatchSuite, HeldOutSuite, Suite
@@ -84,6 +85,8 @@ def evaluate(
     Raises:
         UsageError: if there are no rows, or the run has no such figures.
         DataError: names the rows that cannot be read.
+        MissingError: if the judge of a suite cannot be reached, before any answer is generated.
+        RunError: if a judge stops answering, or answers nonsense.
     """
     manifest = opened.manifest
     objective = manifest.recipe.objective
@@ -93,17 +96,19 @@ def evaluate(
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     _check_askable(objective, suites, exact_match, beside)
     check_suites_installed(suites)
+    check_judges(suites)
     found, opened = _measured(opened, rows, computing, beside)
     systems = [System(ADAPTER_NAME, opened), System(BASE_NAME, opened, BASE), *beside.systems]
     asked = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
     asked, leak_notes = compare_with_training(asked, opened)
+    asked, judge_notes = judge_answers(asked)
     answered = [*found.answered, *asked]
     pairs = dict.fromkeys([*contests_of(systems), *contests_of(systems, found.reference)])
     reports = report(answered, list(pairs))
     truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    notes = (*notes, *leak_notes)
+    notes = (*notes, *leak_notes, *judge_notes)
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
         found.metrics | _usual_metrics(reports[len(found.answered) :]),

@@ -47,6 +47,13 @@ class Answered:
     """For a system that answers for each figure differently, the answers by figure. It has no other figures."""
     overlaps: Sequence[Overlap | None] = ()
     """For each item, the training row that holds it; empty if it is not known."""
+    judged: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """For a suite against the base, the judgement of each answer by system, which is measured in its place."""
+
+    @property
+    def measured(self) -> list[str]:
+        """The systems whose figures say something: all, or those that are compared with the base by a judge."""
+        return [name for name in self.answers if not (self.suite.is_against_base and name == BASE_NAME)]
 
     @property
     def clean(self) -> list[int]:
@@ -64,7 +71,8 @@ class Answered:
         golds = [self.golds[place] for place in chosen]
         several = self.by_figure.get(system)
         if several is None:
-            return dict(self.suite.measure(golds, [self.answers[system][place] for place in chosen]))
+            answers = (self.judged or self.answers)[system]
+            return dict(self.suite.measure(golds, [answers[place] for place in chosen]))
         return {
             name: self.suite.measure(golds, [answers[place] for place in chosen])[name]
             for name, answers in several.items()

@@ -181,8 +181,8 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
     suite = part.answered.suite
     names = list(next(iter(measures.values())))
     figures: dict[str, dict[str, Figure]] = {name: {} for name in names}
-    for system, by_name in measures.items():
-        for name, measure in by_name.items():
+    for system in part.answered.measured:
+        for name, measure in measures[system].items():
             found = estimate(measure, clusters=clusters)
             figures[name][system] = Figure(found.value, found.interval.low, found.interval.high)
     contests = [
@@ -200,6 +200,7 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
         )
         for system, against in pairs
         for name in names
+        if name not in suite.uncompared
         if name in measures.get(system, ()) and name in measures.get(against, ())
     ]
     return Figures(len(part.places), figures), contests
@@ -236,7 +237,7 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
             for name, measure in answered.measures(system).items()
             if measure.scores is not None
         }
-        for system in answered.answers
+        for system in answered.measured
     }
     return [
         {
@@ -246,12 +247,22 @@ def item_rows(answered: Answered) -> list[dict[str, Any]]:
             **({"expected": expected} if (expected := _expected(gold)) is not None else {}),
             **({"contaminated": asdict(overlap)} if (overlap := found[place]) else {}),
             "answers": {system: answers[place] for system, answers in answered.answers.items()},
+            **({"judged": _judged(answered, place)} if answered.judged else {}),
             "scores": {
                 system: {name: values[place] for name, values in by_name.items()} for system, by_name in scores.items()
             },
         }
         for place, gold in enumerate(answered.golds)
     ]
+
+
+_LONGEST_REPLY = 2_000
+"""Characters of a judge's reply that are kept."""
+
+
+def _judged(answered: Answered, place: int) -> dict[str, Any]:
+    """What the judge said of each answer to an item."""
+    return {system: answered.judged[system][place].told(_LONGEST_REPLY) for system in answered.measured}
 
 
 def _expected(gold: Gold) -> Any:

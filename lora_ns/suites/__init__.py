@@ -16,6 +16,7 @@ from lora_ns.suites.contains import ContainsSuite
 from lora_ns.suites.exact_match import ExactMatchSuite
 from lora_ns.suites.held_out import HeldOutSuite
 from lora_ns.suites.json_schema import JsonSchemaSuite
+from lora_ns.suites.judge import JudgeSuite
 from lora_ns.suites.math import MathSuite
 from lora_ns.suites.number import NumberSuite
 from lora_ns.suites.regex import RegexSuite
@@ -31,6 +32,7 @@ __all__ = [
     "ExactMatchSuite",
     "Gold",
     "HeldOutSuite",
+    "JudgeSuite",
     "Suite",
 ]
 
@@ -47,7 +49,8 @@ AnySuite = Annotated[
     | BleuSuite
     | ChrfSuite
     | ToolCallsSuite
-    | CodeSuite,
+    | CodeSuite
+    | JudgeSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""

@@ -36,6 +36,8 @@ class Gold:
     """Tool calls of the reference answer, in the form of chat templates."""
     question: str | None = None
     """The last turn of the prompt, to show."""
+    prompt: str | None = None
+    """The whole prompt as text."""
     label: Any = None
     """Expected label, score or tags; None for rows with texts."""
 
@@ -71,6 +73,10 @@ class Suite(Table):
     asks: ClassVar[Asks] = "write"
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     """Figures that are better the lower they are."""
+    uncompared: ClassVar[tuple[str, ...]] = ()
+    """Figures that say nothing about which system is better."""
+    is_against_base: ClassVar[bool] = False
+    """True if another model judges each answer against that of the base; such a suite measures these judgements."""
     package: ClassVar[str] = ""
     """Module that has to be installed for it."""
     extra: ClassVar[str] = "rewards"
