@@ -47,6 +47,10 @@ NUMBER = 'kind = "number", '
 CASES = {
     "no fault": (NUMBER + 'path = "good.jsonl"', {}),
     "no fault among the evaluation rows": (NUMBER + 'cluster_by = "page"', {}),
+    "no fault with a judge, who is not asked": (
+        'kind = "judge", endpoint = "http://127.0.0.1:1/v1/chat/completions", model = "a", path = "good.jsonl"',
+        {},
+    ),
     "no fault before the limit": (NUMBER + 'path = "words.jsonl", max_samples = 1', {}),
     "a missing file": (NUMBER + 'path = "none.jsonl"', {"SUITE001": []}),
     "a file of no known kind": (NUMBER + 'path = "rows.txt2"', {"SUITE001": ["rows.txt2"]}),

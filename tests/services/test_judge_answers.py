@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("scipy")
+pytest.importorskip("torch")
 
 from judge_stand_in import PATH, endpoint, first, longer
 
+from lora_ns.answers.opened import open_run
+from lora_ns.cli.evaluate import chosen_suites
+from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError, MissingError, RunError, UsageError
+from lora_ns.services.evaluate import Beside, evaluate
 from lora_ns.services.evaluate_suites import Answered
 from lora_ns.services.judge_answers import check_judges, judge_answers
 from lora_ns.services.verdicts import item_rows, report
@@ -206,6 +210,23 @@ def test_a_slow_judge_is_told_with_the_item_and_what_others_said_is_kept():
     assert len(server.asked) == asked + 2
 
 
+def test_a_response_without_an_end_is_slow_or_cut_off():
+    with endpoint(longer, [(200, {}, b" " * 5 * 2**20)]) as server:
+        with pytest.raises(UsageError, match="no chat completion"):
+            check_judges([made(server.url)])
+        server.trickles = True
+        with pytest.raises(MissingError, match=r"no reply in 0\.2 seconds"):
+            check_judges([made(server.url, timeout=0.2)])
+
+
+def test_a_reply_that_repeats_the_key_is_kept_without_it(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with endpoint(lambda *answers: f"{longer(*answers)} {KEY}") as server:
+        _, _, items = judged(made(server.url, api_key_env="JUDGE_KEY"), LONG)
+    assert "***" in json.dumps(items)
+    assert KEY not in json.dumps(items) + "".join(file.read_text() for file in cache_files())
+
+
 def test_what_is_said_before_a_failure_is_kept():
     with endpoint(longer) as server:
         server.judge = lambda one, other: server.failures.append((500, {}, b"out of memory")) or longer(one, other)
@@ -215,7 +236,7 @@ def test_what_is_said_before_a_failure_is_kept():
         server.judge, server.failures[:] = longer, []
         asked = len(server.asked)
         judged(made(server.url), LONG)
-    assert 0 < said
+    assert said > 0
     assert len(server.asked) == asked + 2 * COUNT - said
 
 
@@ -267,3 +288,50 @@ def test_damage_in_the_cache_costs_only_requests():
 def test_settings_of_a_strange_run_are_checked_again():
     with pytest.raises(LoransError, match="`endpoint` of the suite `judge` is no URL of the web"):
         check_judges([made("file:///etc/passwd")])
+
+
+def test_nothing_is_sent_without_consent_on_the_command_line():
+    suite = made("https://example.org/v1/chat/completions", api_key_env="HF_TOKEN")
+    with pytest.raises(UsageError, match=r"sends .* to https://example\.org/.*, with the key in `HF_TOKEN`"):
+        chosen_suites(None, [suite], allow_code=False, allow_judge=False)
+    assert chosen_suites(None, [suite], allow_code=False, allow_judge=True) == [suite]
+
+
+ROWS = [
+    Row(f"rows.jsonl:{number}", {"prompt": f"Spell {word} backwards.", "completion": word[::-1]})
+    for number, word in enumerate(["plum", "pear", "river"], start=1)
+]
+
+
+def evaluations(run):
+    return sorted(run.path.glob("evaluations/*"))
+
+
+def test_a_run_is_judged_against_its_base(lora_run):
+    with endpoint(longer) as server:
+        beside = Beside((made(server.url),))
+        found = evaluate(open_run(lora_run), ROWS, False, beside=beside)
+    (asked,) = [one for one in found.suites if one.name == "judge"]
+    assert found.metrics["judge.judge"] == asked.whole.figures["judge"]["adapter"].value
+    items = [json.loads(line) for line in (Path(found.saved) / "items.jsonl").read_text().splitlines()]
+    judged = [item for item in items if item["suite"] == "judge"]
+    differing = [item for item in judged if item["answers"]["adapter"].strip() != item["answers"]["base"].strip()]
+    assert differing
+    assert len(server.asked) == 1 + 2 * len(differing)
+    for item in differing:
+        lengths = [len(item["answers"][name]) for name in ("adapter", "base")]
+        expected = "win" if lengths[0] > lengths[1] else "loss" if lengths[0] < lengths[1] else "tie"
+        assert item["judged"]["adapter"]["verdict"] == expected
+
+
+def test_a_judge_that_is_down_costs_no_answer_and_nonsense_leaves_nothing(lora_run):
+    before = evaluations(lora_run)
+
+    def computing(opened):
+        raise AssertionError("a model was asked")
+
+    with pytest.raises(MissingError):
+        evaluate(open_run(lora_run), ROWS, False, computing, Beside((made(unused()),)))
+    with endpoint(lambda *_: "nonsense") as server, pytest.raises(RunError):
+        evaluate(open_run(lora_run), ROWS, False, beside=Beside((made(server.url),)))
+    assert evaluations(lora_run) == before

@@ -35,6 +35,8 @@ class Endpoint(ThreadingHTTPServer):
         self.failures = failures
         """Responses to the first requests: status, headers and body."""
         self.hangs = hangs
+        self.trickles = False
+        """Sends a byte at a time, without an end."""
         self.released = threading.Event()
         self.asked: list[dict] = []
         self.headers: list[dict[str, str]] = []
@@ -66,6 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         server.headers.append(dict(self.headers))
         if server.hangs:
             server.released.wait(10)
+            return
+        if server.trickles:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not server.released.wait(0.02):
+                    self.wfile.write(b" ")
             return
         if server.failures:
             self._send(*server.failures.pop(0))
