@@ -117,9 +117,11 @@ def _cell(report: SuiteReport, part: Figures, name: str, system: str) -> str:
 
 def _shown(figure: Figure, is_share: bool) -> str:
     """A figure with its 95 % interval, such as `94.0 % (87.5 to 97.2)`."""
-    if is_share:
-        return f"{figure.value:.1%} ({figure.low * 100:.1f} to {figure.high * 100:.1f})".replace("%", " %")
-    return f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)})"
+    shown = f"{figure.value:.1%}".replace("%", " %") if is_share else number(figure.value)
+    if figure.low is None or figure.high is None:
+        return f"{shown} (too few items for an interval)"
+    low, high = (f"{end * 100:.1f}" if is_share else number(end) for end in (figure.low, figure.high))
+    return f"{shown} ({low} to {high})"
 
 
 def _say_verdict(about: str, reason: str) -> None:

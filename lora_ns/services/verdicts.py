@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +23,9 @@ class Figure:
     """A figure of one system, with its 95 % interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """Lower end of the interval; None if the items say nothing about it."""
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Contest:
     system: str
     against: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float
     """Corrected by Holm's method for the comparisons that were made together."""
     test: str
@@ -184,7 +186,7 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
     for system in part.answered.measured:
         for name, measure in measures[system].items():
             found = estimate(measure, clusters=clusters)
-            figures[name][system] = Figure(found.value, found.interval.low, found.interval.high)
+            figures[name][system] = Figure(found.value, _end(found.interval.low), _end(found.interval.high))
     contests = [
         _Compared(
             name,
@@ -206,14 +208,19 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
     return Figures(len(part.places), figures), contests
 
 
+def _end(value: float) -> float | None:
+    """An end of an interval; JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def _contest(made: _Compared, found: Comparison) -> Contest:
     return Contest(
         figure=made.figure,
         system=made.system,
         against=made.against,
         difference=found.difference,
-        low=found.interval.low,
-        high=found.interval.high,
+        low=_end(found.interval.low),
+        high=_end(found.interval.high),
         p_value=found.p_value if found.adjusted_p is None else found.adjusted_p,
         test=found.test,
         wins=found.wins,

@@ -171,3 +171,11 @@ def test_suites_with_files_of_their_own_need_no_other_rows(trained, tmp_path):
     result = json.loads(lorans("eval", run.path, "--json").stdout)
     assert [one["name"] for one in result["suites"]] == ["number"]
     assert result["rows"] == 3
+
+
+def test_figures_of_one_row_have_no_interval_and_are_json(run, tmp_path):
+    data = write_questions(tmp_path / "rows.jsonl", 1)
+    done = lorans("eval", run.path, "--data", data, "--json")
+    assert {"Infinity", "-Infinity", "NaN"}.isdisjoint(done.stdout.replace(",", " ").split())
+    assert figures(json.loads(done.stdout), "held-out")["loss"]["adapter"]["low"] is None
+    assert "(too few items for an interval)" in lorans("eval", run.path, "--data", data).stdout
