@@ -179,7 +179,7 @@ REFUSALS = [
     ((401, {}, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()), UsageError, r"HTTP 401: bad key \*\*\*"),
     ((404, {}, b'{"error": {"message": "no model judge-1"}}'), UsageError, "no model judge-1"),
     ((400, {}, b""), UsageError, "HTTP 400 .*`temperature = 1`"),
-    ((307, {"Location": "http://127.0.0.1:1/other"}, b""), UsageError, "redirects to http://127"),
+    ((302, {"Location": "http://127.0.0.1:1/other"}, b""), UsageError, "redirects to http://127"),
     ((200, {}, b"<html>a web page</html>"), UsageError, "no chat completion: <html>a web page"),
     ((200, {}, b'{"choices": []}'), UsageError, "no chat completion"),
     (BUSY, RunError, "HTTP 429: too many requests"),
