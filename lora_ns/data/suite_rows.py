@@ -88,8 +88,8 @@ def gold_of(form: Format, row: Row) -> Gold:
         last = expected.messages[-1] if isinstance(expected, Conversation) and expected.messages else None
         calls = tuple(last.extra.get("tool_calls", ())) if last else ()
         answer = None if last and calls and not last.content else form.answer(row.values)
-    except RowFaultError:
-        answer = None
+    except RowFaultError as fault:
+        return Gold(row.where, None, row.values, tool_calls=calls, lacking=fault)
     return Gold(row.where, answer, row.values, tool_calls=calls)
 
 

@@ -9,26 +9,54 @@ import secrets
 import selectors
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lora_ns.safety.interpreter import interpreter
 from lora_ns.sandbox.harness import LONGEST, TOKEN_BYTES
 from lora_ns.sandbox.namespaces import ENVIRONMENT, WallError
 from lora_ns.sandbox.outcome import Limits, Outcome, Program, Verdict
 from lora_ns.sandbox.walls import Wall, refusal, require
 
-_START = "import sys; sys.path[0] = sys.argv[1]; from lora_ns.sandbox.warden import main; del sys.path[0]; "
+_START = "import sys; sys.path = [sys.argv[1], *filter(None, sys.path)]; "
+_START += "from lora_ns.sandbox.warden import main; del sys.path[0]; "
 _START += "main(*map(int, sys.argv[2:]))"
 _PACKAGE = str(Path(__file__).parents[2])
 
 _LONGEST_REPORT, _LONGEST_STATUS, _AT_ONCE = 2**20, 4096, 2**16
 
-Running = set[subprocess.Popen[bytes]]
-"""Processes that hold a program each."""
+
+class Running:
+    """Processes that hold a program each. Once they are to end, one that another thread is just starting ends too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._are_to_end = False
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        """Note a process that has been started."""
+        with self._lock:
+            self._children.add(child)
+            if self._are_to_end:
+                child.terminate()
+
+    def discard(self, child: subprocess.Popen[bytes]) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._children.discard(child)
+
+    def end(self) -> None:
+        """Terminate all of them."""
+        with self._lock:
+            self._are_to_end = True
+            for child in self._children:
+                child.terminate()
+
 
 _END_SECONDS = 10.0
 """Time that the kernel is given to end all processes."""
@@ -65,8 +93,7 @@ def run_all(programs: Iterable[Program], limits: Limits | None = None, at_once: 
         try:
             yield from pool.map(lambda program: _run(program, known, running), programs)
         except BaseException:  # such as Ctrl-C, after which the rest is not waited for
-            for child in tuple(running):
-                child.terminate()
+            running.end()
             raise
 
 
@@ -89,7 +116,7 @@ def run_unchecked(program: Program, limits: Limits, running: Running | None = No
     Raises:
         WallError: if a wall cannot be built.
     """
-    running = set() if running is None else running
+    running = Running() if running is None else running
     begin = time.monotonic()
     token = secrets.token_hex(TOKEN_BYTES // 2).encode()
     with _Pipes() as pipes:
@@ -137,7 +164,7 @@ def _start(handles: tuple[int, int, int], output: int) -> subprocess.Popen[bytes
     """Start the child process that builds the walls. It ends when this thread does."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-s", "-S", "-c", _START, _PACKAGE, str(os.getpid()), *map(str, handles)],
+        [*interpreter(), "-s", "-S", "-c", _START, _PACKAGE, str(os.getpid()), *map(str, handles)],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,

@@ -34,6 +34,8 @@ class Gold:
     """The reference answer as training renders it, if the chat template changes it."""
     tool_calls: Sequence[Mapping[str, Any]] = field(default=(), hash=False)
     """Tool calls of the reference answer, in the form of chat templates."""
+    lacking: RowFaultError | None = field(default=None, compare=False)
+    """The reason why the row has no reference answer, if it says so itself."""
     question: str | None = None
     """The last turn of the prompt, to show."""
     prompt: str | None = None
@@ -47,6 +49,8 @@ class Gold:
 
     def expected(self, column: str | None = None) -> str:
         """The expected text, from a column or the reference answer. Raises `RowFaultError`."""
+        if column is None and self.lacking is not None:
+            raise self.lacking
         found = self.answer if column is None else self.values.get(column)
         if found is None or not str(found).strip():
             where = f"column `{column}`" if column else "reference answer"
