@@ -1,10 +1,11 @@
-"""Results of tasks that are kept in the cache by their content, so that a base is not asked twice."""
+"""Results of tasks that are kept in the cache by their content, so that a base or checkpoint is not asked twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lora_ns.answers.opened import Opened
@@ -12,16 +13,18 @@ from lora_ns.answers.weights import BASE
 from lora_ns.answers.work import Compute, OnResult, Task, ignore_result
 from lora_ns.data.cache import drop, find, keep, new_folder
 from lora_ns.errors import LoransError
+from lora_ns.files.marks import Mark, read_mark
 from lora_ns.machine.libraries import versions
+from lora_ns.model.adapter import WEIGHTS
 
 _FILE = "answers.json"
 
 
 def keeping(opened: Opened, compute: Compute) -> Compute:
-    """A function that computes like another one, but takes what the base has answered before from the cache.
+    """A function that computes like another one, but takes from the cache what base and checkpoints answered before.
 
     Args:
-        opened: the run; the results of its base alone are kept.
+        opened: the run; the results of its base and its checkpoints are kept, not those of its adapter.
         compute: the function to compute with.
     """
 
@@ -47,10 +50,15 @@ def _renumbered(on_result: OnResult, places: Sequence[int]) -> OnResult:
 
 def _key(opened: Opened, task: Task) -> str | None:
     """The key of a task in the cache; None for a task whose results are not kept."""
-    if task.weights != BASE:
-        return None
     manifest = opened.manifest
+    if task.weights == BASE:
+        whose: dict[str, Any] = {}
+    elif (digest := _digest_of(task.weights)) is not None:
+        whose = {"run": manifest.run_id, "adapter": digest, "method": manifest.recipe.peft.model_dump(mode="json")}
+    else:
+        return None
     told = {
+        **whose,
         "versions": versions(),
         "base": manifest.base.fingerprint,
         "merged": [one.sha256 for one in manifest.base_adapters],
@@ -65,6 +73,12 @@ def _key(opened: Opened, task: Task) -> str | None:
         "generation": task.generation.model_dump(mode="json") if task.generation else None,
     }
     return f"answers-{hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]}"
+
+
+def _digest_of(weights: str) -> str | None:
+    """The hash of the adapter of a checkpoint, from its mark, which is verified before it is asked; otherwise None."""
+    mark = read_mark(Path(weights)) if weights else None
+    return mark.sha256.get(WEIGHTS) if isinstance(mark, Mark) else None
 
 
 def _find(opened: Opened, task: Task) -> list[Any] | None:

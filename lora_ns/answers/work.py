@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -80,10 +81,11 @@ def row_progress(tasks: Sequence[Task], tell: OnProgress) -> Callable[[int], Non
 
 
 def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
-    """Compute in this process. Weights that are not loaded yet are loaded with the first task."""
+    """Compute in this process. Weights that are not loaded yet are loaded with the first task, once."""
+    loaded = functools.cache(opened.load)
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
-        weights = Weights(opened.load())
+        weights = Weights(loaded())
         done, found, tell_rows = 0, [], row_progress(tasks, tell)
         for position, task in enumerate(tasks):
             by_batch = []

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lora_ns import __version__
+from lora_ns.cli.bisect import bisect
 from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Group, is_rich
 from lora_ns.cli.env_check import env_check
@@ -66,6 +67,12 @@ COMMANDS = (
         ],
     ),
     Entry("eval", evaluate, "Use", ["lorans eval outputs/run", "lorans eval outputs/run --data test.jsonl"]),
+    Entry(
+        "bisect",
+        bisect,
+        "Use",
+        ["lorans bisect outputs/run --metric exact_match", "lorans bisect outputs/run --metric gsm8k.number/old"],
+    ),
     Entry(
         "merge",
         merge,

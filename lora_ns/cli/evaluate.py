@@ -188,7 +188,7 @@ def evaluate(
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
     suites = chosen_suites(suite, recipe.evaluation.suites, allow_code, allow_judge)
-    rows = None if data is None else _read(data, recipe.dataset, max_bad_rows)
+    rows = None if data is None else read_rows(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
         trust_run(trust_remote_code, other.folder, None)
@@ -278,7 +278,7 @@ def _computing(asked: Mapping[Path, tuple[AskedRun, Path | None]], progress: Pro
     return computing
 
 
-def _read(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:
+def read_rows(data: Path, table: Dataset, max_bad_rows: int | None) -> Sequence[Row]:
     """Read the rows of a file, and report those that cannot be read. Raises `DataError`."""
     from lora_ns.data.files.paths import layout_of
     from lora_ns.data.files.read import read_files

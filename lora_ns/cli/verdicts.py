@@ -47,7 +47,8 @@ def _say_contaminated(report: SuiteReport) -> None:
         say_wrapped(f"all {report.whole.items:,} items are in the training rows", f"{report.name}: ", "  ")
         return
     figures = (
-        f"{system} {_shown(figure, name in report.shares)}" for system, figure in report.clean.figures[name].items()
+        f"{system} {shown_figure(figure, name in report.shares)}"
+        for system, figure in report.clean.figures[name].items()
     )
     say_wrapped(f"{held} items are in the training rows; without them: {', '.join(figures)}", f"{report.name}: ", "  ")
     _say_verdicts(report, report.clean, " without them")
@@ -57,7 +58,7 @@ def _say_verdicts(report: SuiteReport, part: Figures, where: str) -> None:
     """Say the verdicts on the figure that decides; `where` names the part of the items."""
     for contest in part.contests:
         if contest.figure == report.deciding:
-            _say_verdict(f"{contest.system} against {contest.against}{where}", contest.reason)
+            say_verdict(f"{contest.system} against {contest.against}{where}", contest.reason)
 
 
 def _parts(report: SuiteReport) -> Iterator[tuple[str, Figures]]:
@@ -68,7 +69,7 @@ def _parts(report: SuiteReport) -> Iterator[tuple[str, Figures]]:
 def _pairs(report: SuiteReport) -> list[tuple[str, str]]:
     """One line for each figure of each system."""
     return [
-        (f"{report.name}.{name}{group and '/'}{group} {system}", _shown(figure, name in report.shares))
+        (f"{report.name}.{name}{group and '/'}{group} {system}", shown_figure(figure, name in report.shares))
         for group, part in _parts(report)
         for name, by_system in part.figures.items()
         for system, figure in by_system.items()
@@ -112,10 +113,10 @@ def _table(report: SuiteReport) -> tuple[list[str], list[tuple[str, list[str]]]]
 def _cell(report: SuiteReport, part: Figures, name: str, system: str) -> str:
     """A figure of a system; empty if it has none."""
     figure = part.figures[name].get(system)
-    return "" if figure is None else _shown(figure, name in report.shares)
+    return "" if figure is None else shown_figure(figure, name in report.shares)
 
 
-def _shown(figure: Figure, is_share: bool) -> str:
+def shown_figure(figure: Figure, is_share: bool) -> str:
     """A figure with its 95 % interval, such as `94.0 % (87.5 to 97.2)`."""
     shown = f"{figure.value:.1%}".replace("%", " %") if is_share else number(figure.value)
     if figure.low is None or figure.high is None:
@@ -124,7 +125,8 @@ def _shown(figure: Figure, is_share: bool) -> str:
     return f"{shown} ({low} to {high})"
 
 
-def _say_verdict(about: str, reason: str) -> None:
+def say_verdict(about: str, reason: str) -> None:
+    """Print what is compared and the verdict on it, coloured on a terminal."""
     verdict, _, rest = reason.partition(":")
     say_coloured([(readable(f"{about}: "), None), (verdict, _COLOURS.get(verdict)), (readable(f":{rest}"), None)])
 

@@ -54,6 +54,7 @@ def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callabl
         tell: called with the number of items done.
         note: called with a note if there are more processes than batches.
     """
+    here = compute_here(opened, tell)
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
         batches = max(1, *(len(task.batches) for task in tasks))
@@ -64,7 +65,7 @@ def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callabl
         if count == 1:
             if workers.count > 1:
                 prepare(workers.machine)
-            return compute_here(opened, tell)(tasks, on_result)
+            return here(tasks, on_result)
         with temporary_folder() as folder:
             return _divide(tasks, count, workers, opened, folder, tell, on_result)
 

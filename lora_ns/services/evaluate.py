@@ -178,11 +178,11 @@ def _differing(answered: Sequence[Answered], beside: Beside) -> list[Differing]:
 def _all_suites(recipe: Recipe, exact_match: bool, asked: Sequence[Suite], has_rows: bool) -> list[Suite]:
     """The suites to ask, those without a name of their own first. Without rows, the loss is not measured unasked."""
     named = {suite.title for suite in asked}
-    usual = [suite for suite in _usual_suites(recipe, exact_match) if suite.title not in named]
+    usual = [suite for suite in usual_suites(recipe, exact_match) if suite.title not in named]
     return [*(suite for suite in usual if has_rows or not asked or suite.asks != "loss"), *asked]
 
 
-def _usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:
+def usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:
     """The suites without a name of their own: the loss of text that is trained on, and exact match if asked for."""
     objective, settings = recipe.objective, recipe.evaluation
     learns_answers = objective.writes_text and not objective.generates and Preference not in objective.examples

@@ -9,6 +9,7 @@ from lora_ns.run.directory import RunDir
 WORDS = {
     "infer": ["infer", "run", "-i", "x"],
     "eval": ["eval", "run"],
+    "bisect": ["bisect", "run"],
     "merge": ["merge", "run", "-o", "merged"],
     "train": ["train", "recipe.toml"],
     "train --overwrite": ["train", "recipe.toml", "--overwrite"],
@@ -34,7 +35,7 @@ def test_a_command_looks_for_what_was_put_aside(tmp_path, monkeypatch, name):
         asked.append(next(str(one.path if isinstance(one, RunDir) else one) for one in arguments if one is not RunDir))
         raise ReachedError
 
-    uses = name in {"infer", "eval", "merge"}
+    uses = name in {"infer", "eval", "bisect", "merge"}
     monkeypatch.setattr(RunDir, "open_to_use" if uses else "mend", classmethod(reached) if uses else reached)
     with pytest.raises(ReachedError):
         lorans(*WORDS[name])
