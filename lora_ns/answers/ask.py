@@ -22,7 +22,7 @@ from lora_ns.formats import Conversation, Format, PromptCompletion, RawText, Row
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
-from lora_ns.suites import ChoiceSuite, Gold, Suite
+from lora_ns.suites import ChoiceSuite, DriftSuite, Gold, Suite
 from lora_ns.suites.labels import TagSuite
 
 
@@ -42,8 +42,8 @@ class Asked:
 
     def task(self, weights: str = ADAPTER) -> Task:
         """The task that computes the answers with some weights of the run."""
-        if self.suite.asks == "write":
-            return writing(self.items, self.generation, weights)
+        if self.suite.asks in {"write", "drift"}:
+            return writing(self.items, self.generation, weights, self.suite.asks)
         if self.suite.asks == "label":
             kind: Kind = "tag" if isinstance(self.suite, TagSuite) else "classify"
             return in_turn(kind, self.items, LABELLED_TOGETHER, weights)
@@ -56,6 +56,8 @@ class Asked:
         if self.suite.asks == "label":
             is_tagged = isinstance(self.suite, TagSuite)
             return [[tag for tag, _ in result] if is_tagged else result["output"] for result in results]
+        if self.suite.asks == "drift":
+            return list(results)
         if self.suite.asks == "choose":
             by_row: list[list[Any]] = [[] for _ in self.golds]
             for owner, result in zip(self.owners, results, strict=True):
@@ -87,7 +89,19 @@ def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> As
     if suite.asks == "label":
         golds, task = expected_labels(like, chosen), labelling(opened, format_of(like), chosen, LABELLED_TOGETHER)
         return Asked(suite, golds, task.items, range(len(golds)), like.recipe.generation)
+    if isinstance(suite, DriftSuite):
+        _check_base_is_there(opened)
+        greedy = Generation(max_new_tokens=suite.max_new_tokens, batch_size=like.recipe.generation.batch_size)
+        return replace(_to_write(opened, suite, chosen, like), generation=greedy)
     return (_to_write if suite.asks == "write" else _to_score)(opened, suite, chosen, like)
+
+
+def _check_base_is_there(opened: Opened) -> None:
+    """Check that switching the adapter off leaves the base. Raises `UsageError`."""
+    method = opened.manifest.recipe.peft
+    if not method.keeps_base:
+        what = f"{method.tag()} has changed the weights of the base here, so its distance from the base is not measured"
+        raise UsageError(Problem("--suite", what, "leave the suite `drift` out"))
 
 
 def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> Asked:

@@ -57,11 +57,13 @@ class Writer:
 
         if generation.do_sample:
             set_seed(_seed(generation.seed, number))
-        answers: dict[int, Answer] = {}
+        return [self._read(*one) for one in zip(prompts, self.write(prompts, generation), strict=True)]
+
+    def write(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
+        """Generate the token ids of the answers of one batch, each with its stop token."""
+        answers: dict[int, list[int]] = {}
         for group in self._groups([len(prompt) for prompt in prompts], generation.max_new_tokens):
-            batch = [prompts[index] for index in group]
-            written = self._write(batch, generation)
-            answers.update(zip(group, map(self._read, batch, written), strict=True))
+            answers.update(zip(group, self._write([prompts[index] for index in group], generation), strict=True))
         return [answers[index] for index in range(len(prompts))]
 
     def _groups(self, lengths: Sequence[int], most: int) -> list[list[int]]:

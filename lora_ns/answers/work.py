@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from lora_ns.answers.drift import drift_from_base
 from lora_ns.answers.generate import like_lengths
 from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
 from lora_ns.answers.loss import sequence_loss
@@ -16,7 +17,7 @@ from lora_ns.data.encode_labels import WordEncoder
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.recipe.generation import Generation
 
-Kind = Literal["write", "classify", "tag", "score", "loss"]
+Kind = Literal["write", "classify", "tag", "score", "loss", "drift"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Task:
     batches: Sequence[Sequence[int]]
     """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None
-    """The generation settings; only for `write`."""
+    """The generation settings; only for `write` and `drift`."""
     weights: str = ADAPTER
     """The weights to compute with, as `Weights.using` takes them."""
 
@@ -63,9 +64,9 @@ class Compute(Protocol):
         """Results of each task, in the order of its items. `on_result` gets each one early, in any order."""
 
 
-def writing(prompts: Sequence[list[int]], generation: Generation, weights: str = ADAPTER) -> Task:
-    """A task that generates answers; prompts of similar length share a batch."""
-    return Task("write", prompts, like_lengths(prompts, generation.batch_size), generation, weights)
+def writing(prompts: Sequence[list[int]], generation: Generation, weights: str = ADAPTER, kind: Kind = "write") -> Task:
+    """A task that generates answers, of the base for `drift`; prompts of similar length share a batch."""
+    return Task(kind, prompts, like_lengths(prompts, generation.batch_size), generation, weights)
 
 
 def in_turn(kind: Kind, items: Sequence[Any], size: int, weights: str = ADAPTER) -> Task:
@@ -124,6 +125,9 @@ def _compute_batch(
         assert generation is not None, "a task of kind `write` has generation settings"
         writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
         return [asdict(answer) for answer in writer.answer_batch(items, generation, number)]
+    if kind == "drift":
+        assert generation is not None, "a task of kind `drift` has generation settings"
+        return drift_from_base(trained, items, generation)
     if kind == "classify":
         return [prediction(trained, scores) for scores in logits(trained, items)]
     if kind == "tag":

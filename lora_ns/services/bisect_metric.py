@@ -72,6 +72,9 @@ def metric_of(text: str | None, recipe: Recipe, allow_code: bool = False) -> Met
         raise UsageError(Problem(_OPTION, what, "compare checkpoints by the metrics in metrics.jsonl"))
     name, slash, group = (text or _usual(recipe)).partition("/")
     suite, figure = _named(name, _known(recipe))
+    if suite.asks == "drift":
+        what = "the distance from the base grows with training, and breaks nothing"
+        raise UsageError(Problem(_OPTION, what, "name the figure of a skill, such as `exact_match/old`"))
     if isinstance(suite, CodeSuite):
         suite = suite.model_copy(update={"allow_code": allow_code})
     return Metric(suite, figure, group if slash else None)

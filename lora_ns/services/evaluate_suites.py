@@ -8,7 +8,8 @@ from typing import Any
 
 from lora_ns.answers.ask import Asked, ask
 from lora_ns.answers.opened import Opened
-from lora_ns.answers.weights import ADAPTER
+from lora_ns.answers.plain_model import PlainModel
+from lora_ns.answers.weights import ADAPTER, BASE
 from lora_ns.answers.work import Compute
 from lora_ns.data.contamination import Overlap
 from lora_ns.data.rows import Row
@@ -105,14 +106,20 @@ def answer_suites(
     for opened, together in _by_run(systems):
         asked = [ask(opened, suite, chosen, like) for suite, chosen in zip(suites, read, strict=True)]
         asked_first = asked_first or asked
-        tasks = [one.task(system.weights) for system in together for one in asked]
-        results = iter(computing(opened)(tasks))
-        for system in together:
-            for place, one in enumerate(asked):
-                found[place][system.name] = one.answers(next(results))
+        pairs = [
+            (system, place) for system in together for place, suite in enumerate(suites) if _is_asked(system, suite)
+        ]
+        results = computing(opened)([asked[place].task(system.weights) for system, place in pairs]) if pairs else []
+        for (system, place), result in zip(pairs, results, strict=True):
+            found[place][system.name] = asked[place].answers(result)
     return [
         Answered(one.suite, one.golds, answers, one.truncated) for one, answers in zip(asked_first, found, strict=True)
     ]
+
+
+def _is_asked(system: System, suite: Suite) -> bool:
+    """False for the distance of a base from itself, and of a plain model, which has no base."""
+    return suite.asks != "drift" or (system.weights != BASE and not isinstance(system.opened, PlainModel))
 
 
 def _some(suite: Suite, rows: Sequence[Row]) -> Sequence[Row]:

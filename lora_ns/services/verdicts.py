@@ -201,6 +201,7 @@ def _made(part: _Part, pairs: Sequence[tuple[str, str]]) -> tuple[Figures, list[
             ),
         )
         for system, against in pairs
+        if {system, against} <= measures.keys()
         for name in names
         if name not in suite.uncompared
         if name in measures.get(system, ()) and name in measures.get(against, ())

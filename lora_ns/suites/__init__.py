@@ -13,6 +13,7 @@ from lora_ns.suites.choice import ChoiceSuite
 from lora_ns.suites.chrf import ChrfSuite
 from lora_ns.suites.code import CodeSuite
 from lora_ns.suites.contains import ContainsSuite
+from lora_ns.suites.drift import DriftSuite
 from lora_ns.suites.exact_match import ExactMatchSuite
 from lora_ns.suites.held_out import HeldOutSuite
 from lora_ns.suites.json_schema import JsonSchemaSuite
@@ -29,6 +30,7 @@ __all__ = [
     "Asks",
     "ChoiceSuite",
     "CodeSuite",
+    "DriftSuite",
     "ExactMatchSuite",
     "Gold",
     "HeldOutSuite",
@@ -50,7 +52,8 @@ AnySuite = Annotated[
     | ChrfSuite
     | ToolCallsSuite
     | CodeSuite
-    | JudgeSuite,
+    | JudgeSuite
+    | DriftSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""

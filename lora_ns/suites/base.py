@@ -17,9 +17,9 @@ from lora_ns.table import WORD, Column, Conflict, Name, PositiveInt, Table
 
 T = TypeVar("T")
 
-Asks = Literal["write", "loss", "choose", "label", "rank"]
-"""What a suite asks a model for: an answer to each prompt, the loss of its expected answer or that of each choice, a
-label, or the margin of a pair."""
+Asks = Literal["write", "loss", "choose", "drift", "label", "rank"]
+"""What a suite asks a model for: an answer to each prompt, the loss of its expected answer or that of each choice, the
+distance from its base on the base's answer, a label, or the margin of a pair."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Suite(Table):
         Args:
             golds: the rows with their reference answers.
             answers: for a `write` suite, the text of each answer; for a `loss` suite, the loss of each summed over its
-                tokens, with their number; for a `choose` suite, a list of those of the choices.
+                tokens, with their number; for a `choose` suite, a list of those of the choices; for a `drift` suite,
+                what `drift_from_base` returns for each.
 
         Raises:
             DataError: names the row whose answer cannot be judged in time.
