@@ -119,7 +119,7 @@ def _show(result: BisectResult, repaired: Repair | None, as_json: bool) -> None:
     show_result("bisection", _pairs(result))
     for contest in result.adapter:
         say_verdict(f"adapter against {contest.against}", contest.reason)
-    for reading in result.readings:
+    for reading in result.readings[:-1]:  # the last one is the adapter
         if reading.against:
             say_verdict(f"{reading.system} against {reading.against}", reading.reason)
     for told in result.notes:
