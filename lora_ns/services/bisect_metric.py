@@ -72,6 +72,9 @@ def metric_of(text: str | None, recipe: Recipe, allow_code: bool = False) -> Met
         raise UsageError(Problem(_OPTION, what, "compare checkpoints by the metrics in metrics.jsonl"))
     name, slash, group = (text or _usual(recipe)).partition("/")
     suite, figure = _named(name, _known(recipe))
+    if suite.is_against_base:
+        what = f"the suite `{suite.title}` compares with the base alone, and checkpoints have to be compared here"
+        raise UsageError(Problem(_OPTION, what, "name the figure of a skill, such as `exact_match/old`"))
     if suite.asks == "drift":
         what = "the distance from the base grows with training, and breaks nothing"
         raise UsageError(Problem(_OPTION, what, "name the figure of a skill, such as `exact_match/old`"))
