@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.cli.show import beside_baseline, note, number, print_json, print_pairs
 from lora_ns.cli.terminal import draw, is_terminal, say, say_coloured
+from lora_ns.cli.verdicts import verdicts
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from lora_ns.objectives.calibration import Calibration
     from lora_ns.run.manifest import SealRecord
+    from lora_ns.services.after_training import JudgedTraining
     from lora_ns.services.evaluate import EvaluateResult
-    from lora_ns.training.fit import TrainResult
+    from lora_ns.services.verdicts import SuiteReport
 
 
 def show_result(title: str, pairs: Iterable[tuple[str, str]], commands: Sequence[str] = ()) -> None:
@@ -58,7 +60,7 @@ def draw_panel(title: str, rows: Iterable[Sequence[tuple[str, str]]], colour: st
     draw(Panel(grid, title=title, title_align="left", box=box.ROUNDED, border_style=colour, expand=False))
 
 
-def show_training(result: TrainResult, as_json: bool, takes_text: bool = True) -> None:
+def show_training(result: JudgedTraining, as_json: bool, takes_text: bool = True) -> None:
     """Show the result of a training: its measurements, its place, the adapter check, and the commands that follow.
 
     Args:
@@ -69,6 +71,8 @@ def show_training(result: TrainResult, as_json: bool, takes_text: bool = True) -
     if as_json:
         print_json(result)
         return
+    for told in result.notes:
+        note(told)
     run, rows = shlex.quote(result.run), '--input "..."' if takes_text else "--input-file rows.jsonl"
     show_result(
         "trained",
@@ -78,7 +82,8 @@ def show_training(result: TrainResult, as_json: bool, takes_text: bool = True) -
             ("steps", number(result.steps)),
             ("trained parameters", number(result.trainable_parameters)),
             *_adapter_check(result.seal),
-            *measurements(result.metrics),
+            *measurements(result.metrics, _shares(result.suites)),
+            *((f"verdict on {about}", reason) for about, reason in verdicts(result.suites)),
         ],
         [f"lorans infer {run} {rows}", f"lorans merge {run} --output merged"],
     )
@@ -124,22 +129,30 @@ def _calibration(found: Calibration | None) -> list[tuple[str, str]]:
     ]
 
 
-def measurements(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """List each measure on one line, before and after training."""
+def _shares(reports: Sequence[SuiteReport]) -> set[str]:
+    """The names in the metrics of those figures that are shares."""
+    return {f"{one.name}.{name}" for one in reports for name in one.shares}
+
+
+def measurements(metrics: dict[str, Any], shares: Collection[str] = ()) -> list[tuple[str, str]]:
+    """List each measure on one line, before and after training; `shares` are those to show in percent."""
     rows = []
     names = [name.removeprefix("before/") for name in metrics if not name.startswith("baseline/")]
     for name in dict.fromkeys(names):
         before, after = metrics.get(f"before/{name}"), metrics.get(name)
         if after is None:
-            rows.append((name, f"{_measured(name, metrics[f'before/{name}'])} before training, not measured after it"))
+            rows.append(
+                (name, f"{_measured(name, metrics[f'before/{name}'], shares)} before training, not measured after it")
+            )
         else:
-            shown = _measured(name, after)
-            shown = shown if before is None else f"{_measured(name, before)} -> {shown}"
+            shown = _measured(name, after, shares)
+            shown = shown if before is None else f"{_measured(name, before, shares)} -> {shown}"
             rows.append((name, beside_baseline(shown, metrics.get(f"baseline/{name}"))))
     return rows
 
 
-def _measured(name: str, value: float) -> str:
+def _measured(name: str, value: float, shares: Collection[str]) -> str:
     if name.endswith("_bytes"):
         return f"{value / 1e9:.2f} GB"
-    return f"{value:.1%}" if name.startswith("exact_match") else number(float(value))
+    is_share = name.startswith("exact_match") or name.partition("/")[0] in shares
+    return f"{value:.1%}" if is_share else number(float(value))

@@ -181,7 +181,11 @@ class Progress(Observer):
         self._state |= row
         if "loss" in row:
             self._losses.append(float(row["loss"]))
-        if self._live is None and self._steps and ("loss" in row or "eval_loss" in row):
+        if (
+            self._live is None
+            and self._steps
+            and any(key in row for key in ("loss", "eval_loss", *(f"eval_{key}" for key in self._shown)))
+        ):
             self._say(self._line(row))
 
     def _line(self, row: dict[str, Any]) -> str:

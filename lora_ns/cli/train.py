@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lora_ns.launch.torchrun import Launcher
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.run.directory import RunDir
-    from lora_ns.training.fit import TrainResult
+    from lora_ns.services.after_training import JudgedTraining
 
 
 RecipeOrRun = Annotated[
@@ -147,7 +147,7 @@ def train(
     with Progress(2) as progress, Noise() as noise:
         if launcher:
             request = launched.TrainRequest(loaded, run, resume, overwrite, not no_cache, base, from_start, force)
-            result: TrainResult | None = launched.train(launcher, request, progress, noise)
+            result: JudgedTraining | None = launched.train(launcher, request, progress, noise)
         elif resume:
             result = resuming.resume(run, progress, noise, loaded, count, base, from_start, rdzv_endpoint)
         else:

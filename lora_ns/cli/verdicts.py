@@ -61,6 +61,15 @@ def _say_verdicts(report: SuiteReport, part: Figures, where: str) -> None:
             say_verdict(f"{contest.system} against {contest.against}{where}", contest.reason)
 
 
+def verdicts(reports: Sequence[SuiteReport]) -> Iterator[tuple[str, str]]:
+    """Yield the verdicts on the figures that decide: the name of the suite, with a group if it is of one, and why."""
+    for one in reports:
+        for group, part in _parts(one):
+            for contest in part.contests:
+                if contest.figure == one.deciding:
+                    yield one.name + (group and f" on {group}"), contest.reason
+
+
 def _parts(report: SuiteReport) -> Iterator[tuple[str, Figures]]:
     yield "", report.whole
     yield from report.groups.items()

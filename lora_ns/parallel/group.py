@@ -8,11 +8,11 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.errors import MissingError, Problem, RunError
 from lora_ns.parallel.sharding import put_together
@@ -23,6 +23,8 @@ from lora_ns.table import IGNORED
 if TYPE_CHECKING:
     import datasets
     from transformers import Trainer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,18 @@ def meet() -> None:
 
     if distributed.is_initialized():
         distributed.barrier()
+
+
+def of_first_rank(make: Callable[[], T]) -> T:
+    """Make a value on rank 0 and hand it to the others; without a group, make it here."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return make()
+    found: list[Any] = [make() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(found, src=0)
+    value: T = found[0]
+    return value
 
 
 def any_of(flag: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_ns.suites import AnySuite
+from lora_ns.suites import AnySuite, ExactMatchSuite, Suite
 from lora_ns.table import Column, PositiveInt, Table
 
 
@@ -23,4 +23,17 @@ class Evaluation(Table):
     max_samples: PositiveInt = 200
     """Maximum number of evaluation prompts to answer, from the start."""
     suites: tuple[AnySuite, ...] = ()
-    """What `lorans eval` measures besides, each in a table `[[evaluation.suites]]` of its own."""
+    """What is measured besides, before and after training, each in a table `[[evaluation.suites]]` of its own."""
+    while_training: bool = False
+    """Ask exact match and suites at each evaluation during training too."""
+    samples_while_training: PositiveInt = 50
+    """Maximum number of rows of exact match and of each suite to ask during training, from the start."""
+
+    @property
+    def asked(self) -> tuple[Suite, ...]:
+        """What a run asks before and after training: exact match, then the suites."""
+        return (*((self.as_suite(),) if self.exact_match else ()), *self.suites)
+
+    def as_suite(self) -> ExactMatchSuite:
+        """Exact match as a suite of the evaluation rows."""
+        return ExactMatchSuite(answer_pattern=self.answer_pattern, group_by=self.group_by, max_samples=self.max_samples)

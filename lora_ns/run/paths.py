@@ -87,8 +87,18 @@ class RunPaths:
 
     @property
     def evaluations(self) -> Path:
-        """Results of `lorans eval`, in numbered folders."""
+        """Results of `lorans eval` and of training, in numbered folders."""
         return self.path / "evaluations"
+
+    @property
+    def answers_before(self) -> Path:
+        """The answers to all suites before training, which a resumed run is compared with, too."""
+        return self.evaluations / "before.json"
+
+    @property
+    def answers_after(self) -> Path:
+        """The answers to all suites after training."""
+        return self.evaluations / "after.json"
 
     @property
     def ranks(self) -> Path:

@@ -31,7 +31,7 @@ from lora_ns.services.evaluate_suites import (
 from lora_ns.services.judge_answers import check_judges, judge_answers
 from lora_ns.services.measured import Measured
 from lora_ns.services.verdicts import Differing, SuiteReport, differing, report, save_evaluation
-from lora_ns.suites import ExactMatchSuite, HeldOutSuite, Suite
+from lora_ns.suites import HeldOutSuite, Suite
 
 
 @dataclass(frozen=True)
@@ -184,14 +184,11 @@ def _all_suites(recipe: Recipe, exact_match: bool, asked: Sequence[Suite], has_r
 
 def usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:
     """The suites without a name of their own: the loss of text that is trained on, and exact match if asked for."""
-    objective, settings = recipe.objective, recipe.evaluation
+    objective = recipe.objective
     learns_answers = objective.writes_text and not objective.generates and Preference not in objective.examples
     suites: list[Suite] = [HeldOutSuite()] if learns_answers else []
     if exact_match:
-        exact = ExactMatchSuite(
-            answer_pattern=settings.answer_pattern, group_by=settings.group_by, max_samples=settings.max_samples
-        )
-        suites.append(exact)
+        suites.append(recipe.evaluation.as_suite())
     return suites
 
 

@@ -12,6 +12,7 @@ from lora_ns.parallel.stop import StopSignal
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
+from lora_ns.services.after_training import JudgedTraining, judged
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, recording, train_and_seal
 from lora_ns.training.prepared import PreparedRun
@@ -28,16 +29,16 @@ def initialise_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, obse
 
 def execute_here(
     run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
-) -> TrainResult:
+) -> JudgedTraining:
     """Train, evaluate and save in this process."""
     result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
     assert result is not None, "a single process is the first rank"
-    return result
+    return judged(result)
 
 
 def execute_ranks(
     run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
-) -> TrainResult:
+) -> JudgedTraining:
     """Train in several processes, which find everything they need in the run directory."""
     result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
-    return TrainResult(**{**result, "seal": run.read().seal})  # written by the first rank
+    return judged(TrainResult(**{**result, "seal": run.read().seal}))  # written by the first rank

@@ -25,8 +25,8 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import put_aside
 from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
+from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
-from lora_ns.training.fit import TrainResult
 from lora_ns.training.prepared import remember_base, reopen_prepared, search_checkpoints, with_settled_rank
 from lora_ns.training.regroup import Count, asked_count, regrouped, with_count
 
@@ -54,7 +54,7 @@ def resume(
     moved: Path | None = None,
     from_start: bool = False,
     meeting: str | None = None,
-) -> TrainResult:
+) -> JudgedTraining:
     """Resume a run from its last complete checkpoint, or from the first step, using only its run directory.
 
     Args:
@@ -90,7 +90,7 @@ def _resume(
     count: Count | None,
     stop: StopSignal,
     from_start: bool,
-) -> TrainResult:
+) -> JudgedTraining:
     """Resume a run whose lock this process holds; arguments as in `resume`."""
     machine, base = detect(), reopen_base(manifest)
     if loaded is not None:

@@ -45,8 +45,8 @@ from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.earlier import EarlierRuns
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
+from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
-from lora_ns.training.fit import TrainResult
 from lora_ns.training.prepared import PreparedRun, copy_code, save_data
 from lora_ns.training.rehearsal import check_arguments
 from lora_ns.training.rewards import check_rewards
@@ -71,7 +71,7 @@ def train(
     overwrite: bool = False,
     use_cache: bool = True,
     is_forced: bool = False,
-) -> TrainResult:
+) -> JudgedTraining:
     """Train the adapter of a recipe in a new run directory.
 
     Args:

@@ -18,9 +18,9 @@ from lora_ns.parallel.group import Rank
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.services.after_training import JudgedTraining, judged
 from lora_ns.services.resume import reopen_run
 from lora_ns.services.train import prepare_run
-from lora_ns.training.fit import TrainResult
 from lora_ns.training.rank import train_rank
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TrainRequest:
     """Train even if the rewards of the recipe teach nothing."""
 
 
-def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: Noise) -> TrainResult | None:
+def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: Noise) -> JudgedTraining | None:
     """Train a recipe, or resume its run, as one of the launcher's processes.
 
     The first process on each machine creates the run, without the launcher's environment variables. The others wait
@@ -73,7 +73,8 @@ def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: 
     store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)
     with reporting_to_launcher(run, rank.number, is_launched=False):
-        return train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
+        result = train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
+    return None if result is None else judged(result)
 
 
 def _is_restarted_by(launcher: Launcher, run: RunDir) -> bool:

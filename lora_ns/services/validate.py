@@ -384,7 +384,7 @@ def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
         # Without a warm-up, whose first step has a learning rate of 0 and changes nothing.
         "training": {"output_dir": str(run), "max_steps": recipe.peft.least_steps, "warmup_steps": 0},
         "dataset": {"max_samples": few, "max_eval_samples": 4},
-        "evaluation": {"exact_match": False, "before_training": False},
+        "evaluation": {"exact_match": False, "before_training": False, "suites": (), "while_training": False},
     }
     changed = {name: getattr(recipe, name).model_copy(update=update) for name, update in tables.items()}
     return replace(loaded, recipe=recipe.model_copy(update=changed))

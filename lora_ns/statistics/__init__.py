@@ -15,7 +15,7 @@ from lora_ns.statistics.classes import (
     recall,
 )
 from lora_ns.statistics.compare import Comparison, Verdict, adjust, compare
-from lora_ns.statistics.estimate import Estimate, estimate
+from lora_ns.statistics.estimate import Estimate, estimate, value_of
 from lora_ns.statistics.interval import Interval, wilson
 from lora_ns.statistics.measures import Indexed, Measure, corpus, mean, pearson, root_mean_square, share
 from lora_ns.statistics.pass_at_k import pass_at_k
@@ -53,5 +53,6 @@ __all__ = [
     "smallest_difference",
     "smallest_mean_difference",
     "spearman",
+    "value_of",
     "wilson",
 ]

@@ -72,6 +72,12 @@ def estimate(
     return Estimate(value, found.within(measure.bounds), measure.items, clusters_of(groups), notes)
 
 
+def value_of(measure: Measure) -> float:
+    """Return a figure without its interval; NaN if an item has no finite value."""
+    groups = Groups.of(measure.items, None)
+    return math.nan if fault_of(measure, groups) else measure.of(groups).value()
+
+
 def _share_interval(measure: Share, groups: Groups, level: float) -> Interval:
     """Return the Wilson interval; with clusters, of as many independent items as are worth these.
 

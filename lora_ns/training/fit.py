@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_ns.answers.exact_match import Answers
 from lora_ns.answers.label import baseline_kind
-from lora_ns.answers.opened import load_whole_base, loading_of, reopen_base
+from lora_ns.answers.opened import Trained, load_whole_base, loading_of, reopen_base
 from lora_ns.answers.teacher import load_teacher
 from lora_ns.data.columns import unused_note
 from lora_ns.data.notices import as_notes
@@ -37,6 +36,7 @@ from lora_ns.parallel.nodes import resume_command
 from lora_ns.parallel.sharding import dividing_at_once
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.distributed import DeepSpeed, OneProcess, Strategy
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest, SealRecord
 from lora_ns.run.metrics import read_metrics
@@ -47,6 +47,7 @@ from lora_ns.training.callbacks import make_callbacks
 from lora_ns.training.failures import no_room_to_load, no_room_to_start, no_room_to_train, telling_broken_rows
 from lora_ns.training.learning import learning_watch, metric_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
+from lora_ns.training.own_suites import OwnSuites, asking_in_training
 from lora_ns.training.pickles import check_deepspeed_states
 from lora_ns.training.preflight import preflight
 from lora_ns.training.prepared import PreparedRun, folders_of, reopen_prepared
@@ -59,7 +60,7 @@ from lora_ns.training.trainer import make_trainer
 if TYPE_CHECKING:
     import datasets
     from peft import PeftModel
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ class _Fitted:
     """The manifest in its current state."""
     model: PeftModel
     trainer: Trainer
-    answers: Answers | None
+    suites: OwnSuites | None
     metrics: dict[str, Any]
     seal: Seal | None
     """The trained model's logits, for the adapter check; only on the first rank of a machine."""
@@ -179,14 +180,15 @@ def _fit(
     recipe, rank = manifest.recipe, prepared.rank
     with telling_memory_errors(*no_room_to_load(manifest)):
         model = _adapted_base(run, manifest, prepared.base, observer)
-    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop)
+    suites = _own_suites(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
+    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
-    answers = Answers.of(manifest, model, prepared.tokenizer) if recipe.evaluation.exact_match else None
     metrics = dict(manifest.metrics)
-    if answers and recipe.evaluation.before_training and not checkpoint:
-        observer.stage("generating answers before training")
-        metrics |= {f"before/{key}": value for key, value in answers.score().items()}
+    if suites and recipe.evaluation.before_training and not checkpoint:
+        observer.stage("answering before training")
+        found = _asked(suites, run.answers_before, observer, rank.is_first)
+        metrics |= {f"before/{key}": value for key, value in found.items()}
         manifest = run.amend(manifest, metrics=metrics)
     if rank.is_first:
         _look_at_completions(run, manifest, trainer, prepared, observer, checkpoint, answers)
@@ -212,7 +214,7 @@ def _fit(
     if is_one_of_several():
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)
-    return _Fitted(manifest, model, trainer, answers, metrics, seal if rank.is_first else None)
+    return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None)
 
 
 def _look_at_completions(
@@ -259,10 +261,27 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
         save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
     if recipe.model.trust_remote_code:
         carry_over(prepared.base.path, run.adapter)
-    if fitted.answers:
-        observer.stage("generating answers after training")
-        metrics |= fitted.answers.score()
+    if fitted.suites:
+        observer.stage("answering after training")
+        metrics |= _asked(fitted.suites, run.answers_after, observer, keeps=True)
     return manifest, metrics
+
+
+def _own_suites(trained: Trained, observer: Observer) -> OwnSuites | None:
+    """The suites of a run; None if there are none, or its weights are sharded, with a warning. Raises `DataError`."""
+    recipe = trained.manifest.recipe
+    if recipe.evaluation.suites and recipe.distributed.shards:
+        observer.warn("the weights are sharded, so the suites are left to `lorans eval`")
+        return None
+    return OwnSuites.of(trained)
+
+
+def _asked(suites: OwnSuites, file: Path, observer: Observer, keeps: bool) -> dict[str, float]:
+    """Ask the suites of a run, keep the answers, and return their figures."""
+    answers = suites.answers(observer.rows)
+    if keeps:
+        suites.save(file, answers)
+    return suites.figures(answers)
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
@@ -297,6 +316,7 @@ def _make_trainer(
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
+    suites: OwnSuites | None = None,
 ) -> Trainer:
     """The trainer of a model. Computes the adapter's initialisation if that needs the rows or the base's weights."""
     recipe, plan = manifest.recipe, manifest.plan
@@ -315,6 +335,7 @@ def _make_trainer(
             prepared.tokenizer,
             (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
             [
+                *_while_training(recipe, suites, observer, lambda: trainer),
                 *make_callbacks(
                     manifest.run_id,
                     run.metrics,
@@ -346,6 +367,16 @@ def _make_trainer(
     choose_optimizer(trainer, recipe)
     observer.ready(trainer)
     return trainer
+
+
+def _while_training(
+    recipe: Recipe, suites: OwnSuites | None, observer: Observer, trainer: Callable[[], Trainer]
+) -> list[TrainerCallback]:
+    """The callback that asks suites during training, if the recipe wants it; the trainer is made later."""
+    if suites is None or not recipe.evaluation.while_training:
+        return []
+    some = suites.first(recipe.evaluation.samples_while_training)
+    return [asking_in_training(some, observer, recipe.objective.shows, trainer)]
 
 
 def _check_finished(run: RunDir, strategy: Strategy, trainer: Any, stop: StopSignal) -> None:

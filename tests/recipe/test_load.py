@@ -298,6 +298,7 @@ BROKEN = {
     "added_tokens_are_trained": ['model.add_tokens=["<a>"]', "peft.method=ia3"],
     "exact_match_has_rows": ["evaluation.exact_match=true"],
     "exact_match_keys_need_it": ["evaluation.group_by=a"],
+    "asking_while_training_has_effect": ["evaluation.while_training=true"],
     "answer_pattern_is_a_pattern": [
         "dataset.eval_fraction=0.1",
         "evaluation.exact_match=true",

@@ -39,6 +39,7 @@ from lora_ns.recipe.rules.distributed import (
 )
 from lora_ns.recipe.rules.evaluation import (
     answer_pattern_is_a_pattern,
+    asking_while_training_has_effect,
     exact_match_has_rows,
     exact_match_keys_need_it,
     sampling_keys_need_it,
@@ -131,6 +132,7 @@ RULES: tuple[Rule, ...] = (
     added_tokens_are_trained,
     exact_match_has_rows,
     exact_match_keys_need_it,
+    asking_while_training_has_effect,
     answer_pattern_is_a_pattern,
     suites_have_own_names,
     suites_are_answered,

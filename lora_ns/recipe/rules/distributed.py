@@ -40,6 +40,7 @@ def weights_can_be_divided(recipe: Recipe) -> Conflict | None:
         Refusal("model.add_tokens", bool(recipe.model.add_tokens), _TOKEN_ROWS),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _TOKEN_ROWS),
         Refusal("evaluation.exact_match", recipe.evaluation.exact_match, "generating answers needs whole weights"),
+        Refusal("evaluation.while_training", recipe.evaluation.while_training, "asking suites needs whole weights"),
         Refusal("model.gguf_file", recipe.model.gguf_file is not None, "a GGUF file is dequantised to whole weights"),
     )
     return row and Conflict(
@@ -110,6 +111,7 @@ def rows_can_be_divided(recipe: Recipe) -> Conflict | None:
         Refusal("model.add_tokens", bool(model.add_tokens), "cannot train new tokens", "remove it"),
         Refusal("peft.trainable_token_indices", bool(method.rows_beside_layers), _ONE_TOKEN, "remove it"),
         Refusal("quantization.method", not recipe.quantization.can_be_divided, _NF4, 'write "bnb-4bit"'),
+        Refusal("evaluation.while_training", recipe.evaluation.while_training, _ASKING, "write false"),
         Refusal("model.trust_remote_code", model.trust_remote_code, "cannot run a model's own code", "write false"),
         Refusal("model.attn_implementation", model.attn_implementation not in {"auto", "sdpa"}, _SDPA, 'write "sdpa"'),
         Refusal(
@@ -139,6 +141,9 @@ _STARTS_ON_ROWS = "cannot compute this initialisation"
 
 
 _ONE_TOKEN = "cannot train rows of single tokens"
+
+
+_ASKING = "cannot ask suites between two steps"
 
 
 _NF4 = "needs unquantised weights or 4-bit weights of bitsandbytes"

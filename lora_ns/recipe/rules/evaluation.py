@@ -44,6 +44,24 @@ def exact_match_keys_need_it(recipe: Recipe) -> Conflict | None:
     return None
 
 
+def asking_while_training_has_effect(recipe: Recipe) -> Conflict | None:
+    """Asking during training needs something to ask, and evaluations to ask it at."""
+    evaluation, data = recipe.evaluation, recipe.dataset
+    key = "evaluation.while_training"
+    if is_written(recipe, "evaluation.samples_while_training") and not evaluation.while_training:
+        what = "`samples_while_training` has no effect without `while_training = true`"
+        return Conflict(("evaluation.samples_while_training",), what, "add it, or remove the key")
+    if not evaluation.while_training:
+        return None
+    if not evaluation.asked:
+        what = "`while_training` has no effect without `exact_match = true` or suites"
+        return Conflict((key,), what, "add one of them, or remove the key")
+    if not (data.eval_split or data.eval_path or data.eval_fraction):
+        what = "suites are asked at the evaluations during training, and there are no evaluation rows"
+        return Conflict((key,), what, "add `eval_path`, `eval_split` or `eval_fraction`")
+    return None
+
+
 def answer_pattern_is_a_pattern(recipe: Recipe) -> Conflict | None:
     """The answer pattern is a regular expression with at most one group."""
     try:

@@ -145,7 +145,8 @@ def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: 
         "eval_steps": None,
         "extra": {key: value for key, value in recipe.training.extra.items() if not key.startswith(_OF_LONG_RUNS)},
     }
-    evaluation = recipe.evaluation.model_copy(update={"exact_match": False, "before_training": False})
+    without = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
+    evaluation = recipe.evaluation.model_copy(update=without)
     changed = recipe.model_copy(
         update={
             "dataset": dataset,

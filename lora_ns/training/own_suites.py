@@ -1,0 +1,162 @@
+"""The suites of a recipe, exact match included, asked of the model in training: before, during and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.answers.ask import Asked, ask
+from lora_ns.answers.opened import Trained, kept_rows
+from lora_ns.answers.work import OnProgress, compute_here
+from lora_ns.data.suite_rows import read_suite
+from lora_ns.errors import Problem, RunError
+from lora_ns.files.disk import telling_disk_errors, write_atomic
+from lora_ns.parallel.group import of_first_rank
+from lora_ns.run.observer import Observer
+from lora_ns.statistics import value_of
+from lora_ns.training.prepared import folders_of
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
+Answers = Sequence[Sequence[Any]]
+"""For each suite, the answer to each item."""
+
+
+@dataclass(frozen=True)
+class OwnSuites:
+    """What a run asks the model that it trains."""
+
+    trained: Trained
+    asked: Sequence[Asked]
+
+    @classmethod
+    def of(cls, trained: Trained) -> OwnSuites | None:
+        """Render the suites of a run, on its own evaluation rows or those of their files; None if it has none.
+
+        Raises:
+            DataError: names the rows that cannot be asked, or lack what their answers are measured by.
+        """
+        manifest = trained.manifest
+        suites = manifest.recipe.evaluation.asked
+        if not suites:
+            return None
+        usual, folder = kept_rows(manifest), folders_of(manifest)[0]
+        rows = [
+            read_suite(suite, f"suite {suite.title}", manifest.recipe, folder) if suite.path else usual
+            for suite in suites
+        ]
+        return cls(trained, [ask(trained, suite, some, manifest) for suite, some in zip(suites, rows, strict=True)])
+
+    def first(self, count: int) -> OwnSuites:
+        """The first rows of each suite."""
+        return replace(self, asked=[_first(one, count) for one in self.asked])
+
+    def answers(self, tell: OnProgress = lambda *_: None) -> Answers:
+        """The model's current answers. Mode and random numbers of training are the same afterwards."""
+        with _as_before(self.trained.model):
+            results = compute_here(self.trained, tell)([one.task() for one in self.asked])
+        return [one.answers(found) for one, found in zip(self.asked, results, strict=True)]
+
+    def figures(self, answers: Answers) -> dict[str, float]:
+        """The figures of answers, equal on all ranks: `exact_match`, `NAME.FIGURE`, and `NAME.FIGURE/GROUP`."""
+        return of_first_rank(lambda: self._figures(answers))
+
+    def _figures(self, answers: Answers) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for one, given in zip(self.asked, answers, strict=True):
+            title = "" if one.suite.title == "exact-match" else f"{one.suite.title}."
+            for ending, places in _parts(one):
+                golds, some = [one.golds[place] for place in places], [given[place] for place in places]
+                measures = one.suite.measure(golds, some)
+                found |= {f"{title}{name}{ending}": value_of(measure) for name, measure in measures.items()}
+        return found
+
+    def save(self, file: Path, answers: Answers) -> None:
+        """Write the items of each suite with their answers. Raises `RunError`."""
+        table = {
+            one.suite.title: {"items": [asdict(gold) for gold in one.golds], "answers": list(given)}
+            for one, given in zip(self.asked, answers, strict=True)
+        }
+        with telling_disk_errors(file):
+            file.parent.mkdir(exist_ok=True)
+        write_atomic(file, json.dumps(table, ensure_ascii=False, default=str) + "\n")
+
+
+def _first(asked: Asked, count: int) -> Asked:
+    """The first rows of a suite, with all their items."""
+    kept = [place for place, owner in enumerate(asked.owners) if owner < count]
+    return replace(
+        asked,
+        golds=asked.golds[:count],
+        items=[asked.items[place] for place in kept],
+        owners=[asked.owners[place] for place in kept],
+    )
+
+
+def _parts(asked: Asked) -> Iterator[tuple[str, Sequence[int]]]:
+    """All rows, then those of each group, with what the name of a figure ends in."""
+    yield "", range(len(asked.golds))
+    if (column := asked.suite.group_by) is None:
+        return
+    groups: dict[str, list[int]] = {}
+    for place, gold in enumerate(asked.golds):
+        groups.setdefault(str(gold.values.get(column)), []).append(place)
+    yield from ((f"/{group}", groups[group]) for group in sorted(groups))
+
+
+@contextlib.contextmanager
+def _as_before(model: Any) -> Iterator[None]:
+    """Restore the mode of a model and the state of all random numbers."""
+    import numpy as np
+    import torch
+
+    was_training, drawn, drawn_by_numpy = model.training, random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(device_type="cuda") if torch.cuda.is_available() else torch.random.fork_rng([]):
+        try:
+            yield
+        finally:
+            random.setstate(drawn)
+            np.random.set_state(drawn_by_numpy)
+            model.train(was_training)
+
+
+def asking_in_training(
+    suites: OwnSuites, observer: Observer, shown: Mapping[str, str], trainer: Callable[[], Trainer]
+) -> TrainerCallback:
+    """A callback that asks suites at each evaluation, and adds their figures to its metrics.
+
+    The trainer chooses the best checkpoint by these metrics after all callbacks have seen them.
+
+    Args:
+        suites: the suites, with as many rows as are asked each time.
+        observer: told which figures to show.
+        shown: the metrics that it shows besides.
+        trainer: gives the trainer, once training has begun.
+    """
+    from transformers import TrainerCallback
+
+    class Asking(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """See `asking_in_training`."""
+
+        def on_evaluate(self, _args: Any, _state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
+            found = suites.figures(suites.answers())
+            observer.shows({**shown, **{name: name for name in found if "/" not in name}})
+            row = {f"eval_{name}": value for name, value in found.items()}
+            _check_new(row, metrics)
+            metrics.update(row)
+            trainer().log(dict(row))
+
+    return Asking()
+
+
+def _check_new(row: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+    """Check that no figure has the name of a metric. Raises `RunError`."""
+    if taken := sorted(row.keys() & metrics.keys()):
+        what = f"the trainer has a metric `{taken[0]}`, too"
+        raise RunError(Problem("", what, "write another `name`", key="evaluation.suites"))
