@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from lora_ns.formats.tokens import has_scheme
 from lora_ns.safety.deadline import bounded
@@ -132,14 +130,3 @@ def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
 def is_match(answer: str, expected: str) -> bool:
     """True if an extracted answer equals the expected one. An empty answer never matches."""
     return answer == expected and bool(answer)
-
-
-def exact_match(matches: Sequence[bool], groups: Sequence[Any] | None) -> dict[str, float]:
-    """The share of right answers, overall and for each group of rows."""
-    scores = {"exact_match": sum(matches) / len(matches)}
-    by_group: dict[str, list[bool]] = defaultdict(list)
-    for match, group in zip(matches, groups or (), strict=False):
-        by_group[str(group)].append(match)
-    for name in sorted(by_group):
-        scores[f"exact_match/{name}"] = sum(by_group[name]) / len(by_group[name])
-    return scores

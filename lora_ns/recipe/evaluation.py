@@ -31,8 +31,9 @@ class Evaluation(Table):
 
     @property
     def asked(self) -> tuple[Suite, ...]:
-        """What a run asks before and after training: exact match, then the suites."""
-        return (*((self.as_suite(),) if self.exact_match else ()), *self.suites)
+        """What a run asks before and after training: exact match, then the suites that need no judge."""
+        suites = (suite for suite in self.suites if not suite.is_against_base)
+        return (*((self.as_suite(),) if self.exact_match else ()), *suites)
 
     def as_suite(self) -> ExactMatchSuite:
         """Exact match as a suite of the evaluation rows."""

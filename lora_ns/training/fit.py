@@ -180,18 +180,18 @@ def _fit(
     recipe, rank = manifest.recipe, prepared.rank
     with telling_memory_errors(*no_room_to_load(manifest)):
         model = _adapted_base(run, manifest, prepared.base, observer)
-    suites = _own_suites(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
+    suites = OwnSuites.of(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     metrics = dict(manifest.metrics)
     if suites and recipe.evaluation.before_training and not checkpoint:
         observer.stage("answering before training")
-        found = _asked(suites, run.answers_before, observer, rank.is_first)
+        found = suites.ask(run.answers_before if rank.is_first else None, observer)
         metrics |= {f"before/{key}": value for key, value in found.items()}
         manifest = run.amend(manifest, metrics=metrics)
     if rank.is_first:
-        _look_at_completions(run, manifest, trainer, prepared, observer, checkpoint, answers)
+        _look_at_completions(run, manifest, trainer, prepared, observer, checkpoint, suites)
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
     if checkpoint and isinstance(recipe.distributed, DeepSpeed):
         check_deepspeed_states(checkpoint[0])
@@ -224,14 +224,15 @@ def _look_at_completions(
     prepared: PreparedRun,
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
-    answers: Answers | None,
+    suites: OwnSuites | None,
 ) -> None:
     """Keep some completions of each evaluation; with rewards, also score some before the first step.
 
     Raises:
         RunError: if the rewards cannot teach anything.
     """
-    samples: Callable[[], Sequence[Sample]] | None = answers.samples if answers else None
+    has_samples = suites is not None and manifest.recipe.evaluation.exact_match
+    samples: Callable[[], Sequence[Sample]] | None = suites.samples if suites and has_samples else None
     if isinstance(manifest.recipe.objective, RewardedObjective):
         samples = lambda: trainer.samples  # noqa: E731 -- those of the last evaluation, with their rewards
         if checkpoint is None:
@@ -263,25 +264,8 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
         carry_over(prepared.base.path, run.adapter)
     if fitted.suites:
         observer.stage("answering after training")
-        metrics |= _asked(fitted.suites, run.answers_after, observer, keeps=True)
+        metrics |= fitted.suites.ask(run.answers_after, observer)
     return manifest, metrics
-
-
-def _own_suites(trained: Trained, observer: Observer) -> OwnSuites | None:
-    """The suites of a run; None if there are none, or its weights are sharded, with a warning. Raises `DataError`."""
-    recipe = trained.manifest.recipe
-    if recipe.evaluation.suites and recipe.distributed.shards:
-        observer.warn("the weights are sharded, so the suites are left to `lorans eval`")
-        return None
-    return OwnSuites.of(trained)
-
-
-def _asked(suites: OwnSuites, file: Path, observer: Observer, keeps: bool) -> dict[str, float]:
-    """Ask the suites of a run, keep the answers, and return their figures."""
-    answers = suites.answers(observer.rows)
-    if keeps:
-        suites.save(file, answers)
-    return suites.figures(answers)
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:

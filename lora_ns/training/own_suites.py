@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.ask import Asked, ask
-from lora_ns.answers.opened import Trained, kept_rows
+from lora_ns.answers.opened import Trained, kept_rows, make_writer
 from lora_ns.answers.work import OnProgress, compute_here
 from lora_ns.data.suite_rows import read_suite
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import telling_disk_errors, write_atomic
+from lora_ns.objectives.prompt_trainer import Sample
 from lora_ns.parallel.group import of_first_rank
+from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.statistics import value_of
 from lora_ns.training.prepared import folders_of
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
+
+SAMPLES = 4
+"""Answers of each evaluation in training that are kept to be read."""
 
 Answers = Sequence[Sequence[Any]]
 """For each suite, the answer to each item."""
@@ -36,15 +41,19 @@ class OwnSuites:
     asked: Sequence[Asked]
 
     @classmethod
-    def of(cls, trained: Trained) -> OwnSuites | None:
-        """Render the suites of a run, on its own evaluation rows or those of their files; None if it has none.
+    def of(cls, trained: Trained, observer: Observer) -> OwnSuites | None:
+        """Render the suites of a run, on its own evaluation rows or those of their files; None if it asks none.
+
+        Suites that are left to `lorans eval` are reported as a warning.
 
         Raises:
             DataError: names the rows that cannot be asked, or lack what their answers are measured by.
         """
         manifest = trained.manifest
         suites = manifest.recipe.evaluation.asked
-        if not suites:
+        if left := _left(manifest):
+            observer.warn(left)
+        if not suites or manifest.recipe.distributed.shards:
             return None
         usual, folder = kept_rows(manifest), folders_of(manifest)[0]
         rows = [
@@ -57,11 +66,26 @@ class OwnSuites:
         """The first rows of each suite."""
         return replace(self, asked=[_first(one, count) for one in self.asked])
 
+    def ask(self, file: Path | None, observer: Observer) -> dict[str, float]:
+        """Ask everything, write the answers to a file, if one is given, and return their figures."""
+        answers = self.answers(observer.rows)
+        if file:
+            self._save(file, answers)
+        return self.figures(answers)
+
     def answers(self, tell: OnProgress = lambda *_: None) -> Answers:
         """The model's current answers. Mode and random numbers of training are the same afterwards."""
         with _as_before(self.trained.model):
             results = compute_here(self.trained, tell)([one.task() for one in self.asked])
         return [one.answers(found) for one, found in zip(self.asked, results, strict=True)]
+
+    def samples(self) -> list[Sample]:
+        """Greedy answers of the current model to the first prompts of the first suite; no random number is drawn."""
+        trained, prompts = self.trained, self.asked[0].items[:SAMPLES]
+        generation = self.asked[0].generation.model_copy(update={"do_sample": False})
+        written = make_writer(trained.manifest, trained.model, trained.tokenizer).answer(prompts, generation)
+        texts = trained.tokenizer.batch_decode(prompts)
+        return [Sample(text, answer.text, {}) for text, answer in zip(texts, written, strict=True)]
 
     def figures(self, answers: Answers) -> dict[str, float]:
         """The figures of answers, equal on all ranks: `exact_match`, `NAME.FIGURE`, and `NAME.FIGURE/GROUP`."""
@@ -77,7 +101,7 @@ class OwnSuites:
                 found |= {f"{title}{name}{ending}": value_of(measure) for name, measure in measures.items()}
         return found
 
-    def save(self, file: Path, answers: Answers) -> None:
+    def _save(self, file: Path, answers: Answers) -> None:
         """Write the items of each suite with their answers. Raises `RunError`."""
         table = {
             one.suite.title: {"items": [asdict(gold) for gold in one.golds], "answers": list(given)}
@@ -86,6 +110,14 @@ class OwnSuites:
         with telling_disk_errors(file):
             file.parent.mkdir(exist_ok=True)
         write_atomic(file, json.dumps(table, ensure_ascii=False, default=str) + "\n")
+
+
+def _left(manifest: Manifest) -> str:
+    """A warning that suites are left to `lorans eval`, and why; empty if none is."""
+    evaluation, is_sharded = manifest.recipe.evaluation, manifest.recipe.distributed.shards
+    left = [f"`{suite.title}`" for suite in evaluation.suites if is_sharded or suite not in evaluation.asked]
+    why = "the weights are sharded" if is_sharded else "a judge is asked only with `--allow-judge`"
+    return f"left to `lorans eval`, because {why}: {', '.join(left)}" if left else ""
 
 
 def _first(asked: Asked, count: int) -> Asked:

@@ -6,14 +6,17 @@ import pytest
 
 from lora_ns.cli.results import measurements, show_evaluation, show_training
 from lora_ns.run.manifest import SealRecord
+from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.evaluate import EvaluateResult
-from lora_ns.training.fit import TrainResult
+from lora_ns.services.evaluate_suites import Answered
+from lora_ns.services.verdicts import report
+from lora_ns.suites import SUITES, Gold
 
 RUN = "outputs/my run"
 
 
-def result(seal: SealRecord | None) -> TrainResult:
-    return TrainResult(RUN, f"{RUN}/adapter", 3, 1024, {"before/eval_loss": 2.5, "eval_loss": 1.5}, seal)
+def result(seal: SealRecord | None) -> JudgedTraining:
+    return JudgedTraining(RUN, f"{RUN}/adapter", 3, 1024, {"before/eval_loss": 2.5, "eval_loss": 1.5}, seal)
 
 
 def test_a_measure_is_shown_with_an_arrow_only_if_it_was_taken_before_and_after():
@@ -68,3 +71,19 @@ def test_a_terminal_gets_a_panel_that_fits_it(capsys, monkeypatch):
     assert "trained" in out.splitlines()[0]
     assert max(map(len, out.splitlines())) <= 80
     assert "2.5 -> 1.5" in out
+
+
+def test_each_suite_has_a_line_with_its_verdict_and_shares_in_percent(capsys):
+    suite, golds = SUITES["number"](name="gsm8k"), [Gold(f"row {number}", "5") for number in range(20)]
+    answered = Answered(suite, golds, {"after": ["5"] * 20, "before": ["5"] * 5 + ["6"] * 15})
+    metrics = {"before/gsm8k.number": 0.25, "gsm8k.number": 1.0}
+    reports = tuple(report([answered], [("after", "before")]))
+    show_training(
+        JudgedTraining(RUN, RUN, 3, 1, metrics, suites=reports, saved="e/1", notes=("a note",)), as_json=False
+    )
+    told = capsys.readouterr()
+    lines = dict(line.split("  ", 1) for line in told.out.splitlines() if "  " in line.strip())
+    assert lines["gsm8k.number"].strip() == "25.0% -> 100.0%"
+    assert lines["verdict on gsm8k"].strip().startswith("better: 15 of 20 items won, 0 lost, p < 0.001")
+    assert lines["figures and answers"].strip() == "e/1"
+    assert "a note" in told.err
