@@ -15,7 +15,6 @@ from services_recipes import RECIPE, check_resumes_to_the_same_bits, run_recipe
 from strategies import STRATEGIES, prepared
 from typer.testing import CliRunner
 
-from lora_ns.answers.exact_match import SAMPLES
 from lora_ns.answers.opened import open_run, open_trained
 from lora_ns.cli.app import app
 from lora_ns.data.interval import wilson_interval
@@ -28,6 +27,7 @@ from lora_ns.run.observer import SilentObserver
 from lora_ns.services.evaluate import Beside, evaluate
 from lora_ns.services.evaluate_suites import System
 from lora_ns.table import IGNORED
+from lora_ns.training.own_suites import SAMPLES
 
 WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint")
 ROWS = [
