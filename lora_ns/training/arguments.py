@@ -63,8 +63,16 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         # The batches of a stream differ in length, so each process collates its own.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **_strategy(recipe, plan),
+        **_direction(recipe),
         **training.extra,
     }
+
+
+def _direction(recipe: Recipe) -> dict[str, Any]:
+    """The direction of a suite's figure that chooses the best checkpoint; transformers knows that of `loss` alone."""
+    chosen = str(recipe.training.extra.get("metric_for_best_model", "")).removeprefix("eval_")
+    lower = {f"{suite.title}.{name}" for suite in recipe.evaluation.suites for name in suite.lower_is_better}
+    return {"greater_is_better": False} if chosen in lower else {}
 
 
 def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:

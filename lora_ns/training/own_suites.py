@@ -149,7 +149,8 @@ def _as_before(model: Any) -> Iterator[None]:
     import torch
 
     was_training, drawn, drawn_by_numpy = model.training, random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(device_type="cuda") if torch.cuda.is_available() else torch.random.fork_rng([]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:

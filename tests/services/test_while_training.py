@@ -10,9 +10,11 @@ pytest.importorskip("torch")
 from services_recipes import RECIPE, interrupt, resumed, run_recipe
 
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.recipe.load import load_recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.metrics import read_metrics
 from lora_ns.services.after_training import judged
+from lora_ns.services.validate import _one_step
 from lora_ns.training.fit import TrainResult
 
 ASKED = (
@@ -97,3 +99,10 @@ def test_a_suite_whose_rows_have_changed_has_no_verdict(asking, tmp_path):
     found = judged(result_of(run))
     assert found.notes == ("no verdict on `exact-match`: its rows have changed since training began",)
     assert [one.name for one in found.suites] == ["held-out"]
+
+
+def test_one_step_asks_nothing_and_chooses_no_checkpoint(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    loaded = load_recipe(tmp_path / "recipe.toml", [*ASKED, *WHILE])
+    once = _one_step(loaded, tmp_path / "run").recipe
+    assert (once.evaluation.asked, once.evaluation.while_training, once.training.extra) == ((), False, {})

@@ -164,3 +164,16 @@ def test_a_package_that_is_not_installed_has_no_answer():
 def test_the_fields_of_the_base_classes_are_among_those_of_a_peft_configuration():
     fields = peft_config_fields("tuners/prompt_tuning/config.py", "PromptTuningConfig")
     assert {"prompt_tuning_init", "num_virtual_tokens", "task_type", "peft_type"} <= fields
+
+
+@pytest.mark.parametrize(
+    ("metric", "found"),
+    [("held-out.perplexity", False), ("eval_mine.loss", False), ("exact_match", None), ("mine.perplexity", False)],
+)
+def test_the_best_checkpoint_has_the_lowest_of_figures_that_are_better_so(write_recipe, metric, found):
+    suites = '[{kind = "held-out"}, {kind = "held-out", name = "mine"}]'
+    asked = ("dataset.eval_fraction=0.1", f"evaluation.suites={suites}", "evaluation.while_training=true")
+    best = ("training.extra.load_best_model_at_end=true", f"training.extra.metric_for_best_model='{metric}'")
+    assert arguments(write_recipe(), *asked, *best).get("greater_is_better") is found
+    told = arguments(write_recipe(), *asked, *best, "training.extra.greater_is_better=true")
+    assert told["greater_is_better"] is True
