@@ -69,7 +69,10 @@ SuiteNames = Annotated[
 
 AllowCode = Annotated[
     bool,
-    typer.Option("--allow-code", help="Let the suite `code` run the programs that the models write, in a sandbox."),
+    typer.Option(
+        "--allow-code",
+        help="Let the suite `code` run programs of the models, in a sandbox, and `lm-eval` your task files.",
+    ),
 ]
 
 
@@ -188,6 +191,9 @@ def evaluate(
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
     suites = chosen_suites(suite, recipe.evaluation.suites, allow_code, allow_judge)
+    if asked.processes > 1 and (own := [suite.title for suite in suites if suite.asks == "itself"]):
+        what = f"the suite `{own[0]}` is asked in one process"
+        raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     rows = None if data is None else read_rows(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
@@ -244,7 +250,7 @@ def chosen_suites(
     Raises:
         UsageError: if there is no such suite, a kind needs settings, or a judge is not allowed.
     """
-    from lora_ns.suites import SUITES, CodeSuite, JudgeSuite
+    from lora_ns.suites import SUITES, CodeSuite, JudgeSuite, LmEvalSuite
 
     names = [suite.title for suite in of_recipe] if names is None else names
     known = {suite.title: suite for suite in of_recipe}
@@ -254,7 +260,7 @@ def chosen_suites(
             hint = did_you_mean(name, [*known, *SUITES], beside=f"the kinds are {', '.join(SUITES)}")
             raise UsageError(Problem("--suite", f"there is no suite `{name}`", hint))
         suite = known[name] if name in known else SUITES[name].with_usual_settings()
-        if isinstance(suite, CodeSuite):
+        if isinstance(suite, CodeSuite | LmEvalSuite):
             suite = suite.model_copy(update={"allow_code": allow_code})
         if isinstance(suite, JudgeSuite) and not allow_judge:
             what = f"the suite `{suite.title}` sends questions and answers to {suite.receiver}"

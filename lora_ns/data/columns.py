@@ -41,7 +41,7 @@ def unused_of(
 def measured_columns(recipe: Recipe, is_evaluation: bool) -> set[str]:
     """Return the columns by which figures are grouped; of evaluation rows, also those that suites compare with."""
     evaluation = recipe.evaluation
-    suites = [suite for suite in evaluation.suites if not suite.path]
+    suites = [suite for suite in evaluation.suites if suite.asks_run_rows]
     found = [evaluation.group_by, *(column for suite in suites for column in (suite.group_by, suite.cluster_by))]
     if is_evaluation:
         found += [getattr(suite, "column", None) for suite in suites]

@@ -208,4 +208,4 @@ def _data_record(sources: Sources, encoded: _Encoded, kept: int, stream: Stream 
 def _kept(recipe: Recipe, rows: int) -> int:
     """Number of evaluation rows to keep in the manifest: those that exact match and suites without a file ask."""
     exact = recipe.evaluation.max_samples if recipe.evaluation.exact_match else 0
-    return max([exact, *(suite.max_samples or rows for suite in recipe.evaluation.suites if not suite.path)])
+    return max([exact, *(suite.max_samples or rows for suite in recipe.evaluation.suites if suite.asks_run_rows)])

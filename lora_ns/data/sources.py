@@ -79,7 +79,7 @@ def _asking_key(recipe: Recipe) -> str:
     """Return the key that has the run keep evaluation rows to ask them, empty if there is none."""
     if recipe.evaluation.exact_match:
         return "evaluation.exact_match"
-    numbers = (number for number, suite in enumerate(recipe.evaluation.suites) if not suite.path)
+    numbers = (number for number, suite in enumerate(recipe.evaluation.suites) if suite.asks_run_rows)
     return next((f"evaluation.suites.{number}" for number in numbers), "")
 
 

@@ -53,6 +53,8 @@ def leak_findings(
     """
     asked: dict[str, tuple[Suite, Sequence[Row]]] = {}
     for number, suite in enumerate(recipe.evaluation.suites):
+        if suite.asks == "itself":
+            continue  # its items are known when they are asked
         key = f"evaluation.suites.{number}"
         try:
             asked[key] = (suite, read_suite(suite, key, recipe, folder) if suite.path else usual[: suite.max_samples])
@@ -78,6 +80,8 @@ def passages(rows: Iterable[Row], form: Format) -> Iterator[tuple[str, Sequence[
 
 def _item(suite: Suite, form: Format, row: Row) -> Item:
     """Return a row of a suite as training would see it; an item without words if it cannot be read."""
+    if suite.asks == "itself":
+        return Item((Turn(str(row.values["question"])),), str(row.values["answer"]))
     try:
         if isinstance(suite, ChoiceSuite):
             offered = suite.offered(row.values)

@@ -103,6 +103,8 @@ def suite_findings(recipe: Recipe, folder: Path, form: Format, usual: Sequence[R
         usual: the evaluation rows, which suites without a file ask.
     """
     for number, suite in enumerate(recipe.evaluation.suites):
+        if suite.asks == "itself":
+            continue  # its rows are not in the format of the run
         key = f"evaluation.suites.{number}"
         try:
             rows = read_suite(suite, key, recipe, folder) if suite.path else usual[: suite.max_samples]

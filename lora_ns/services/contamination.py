@@ -18,6 +18,7 @@ from lora_ns.files.hub_cache import is_dataset_cached
 from lora_ns.files.reading import is_folder
 from lora_ns.run.manifest import Manifest
 from lora_ns.services.evaluate_suites import Answered
+from lora_ns.suites import Gold
 from lora_ns.training.prepared import folders_of
 
 
@@ -30,7 +31,7 @@ def compare_with_training(answered: Sequence[Answered], opened: Opened) -> tuple
     if not answered:
         return [], []
     manifest = opened.manifest
-    asked = [(one.suite, [Row(gold.where, gold.values) for gold in one.golds]) for one in answered]
+    asked = [(one.suite, [_row(one, gold) for gold in one.golds]) for one in answered]
     try:
         training = _rows_of_run(manifest)
         found, notes = leaked_items(asked, format_of(manifest), training), []
@@ -43,6 +44,13 @@ def compare_with_training(answered: Sequence[Answered], opened: Opened) -> tuple
         except ValueError:
             return list(answered), [f"{why}, so it is not known which items of the suites are among them"]
     return [replace(one, overlaps=overlaps) for one, overlaps in zip(answered, found, strict=True)], notes
+
+
+def _row(answered: Answered, gold: Gold) -> Row:
+    """The row of an item; one of another library as its question and answer."""
+    if answered.suite.asks == "itself":
+        return Row(gold.where, {"question": gold.question, "answer": gold.answer})
+    return Row(gold.where, gold.values)
 
 
 def _rows_of_run(manifest: Manifest) -> Passages:

@@ -92,7 +92,7 @@ def evaluate(
     objective = manifest.recipe.objective
     rows = kept_rows(manifest) if rows is None else rows
     suites = _all_suites(manifest.recipe, exact_match, beside.suites, bool(rows))
-    if not rows and not (suites and all(suite.path for suite in suites)):
+    if not rows and not (suites and not any(suite.asks_run_rows for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     _check_askable(objective, suites, exact_match, beside)
     check_suites_installed(suites)
@@ -108,7 +108,7 @@ def evaluate(
     truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    notes = (*notes, *leak_notes, *judge_notes)
+    notes = (*notes, *(note for one in asked for note in one.notes), *leak_notes, *judge_notes)
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
         found.metrics | _usual_metrics(reports[len(found.answered) :]),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lora_ns.answers.ask import Asked, ask
-from lora_ns.answers.opened import Opened
+from lora_ns.answers.ask_harness import HarnessAnswers
+from lora_ns.answers.harness_tasks import load_tasks
+from lora_ns.answers.opened import Opened, Trained
 from lora_ns.answers.plain_model import PlainModel
-from lora_ns.answers.weights import ADAPTER, BASE
+from lora_ns.answers.weights import ADAPTER, BASE, Weights
 from lora_ns.answers.work import Compute
 from lora_ns.data.contamination import Overlap
 from lora_ns.data.rows import Row
@@ -17,7 +19,7 @@ from lora_ns.data.suite_rows import read_suite
 from lora_ns.errors import Problem, UsageError
 from lora_ns.run.manifest import Manifest
 from lora_ns.statistics import Measure
-from lora_ns.suites import Gold, Suite
+from lora_ns.suites import Gold, LmEvalSuite, Suite
 from lora_ns.training.prepared import folders_of
 
 ADAPTER_NAME, BASE_NAME, CONSTANT_NAME = "adapter", "base", "constant"
@@ -50,6 +52,7 @@ class Answered:
     """For each item, the training row that holds it; empty if it is not known."""
     judged: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """For a suite against the base, the judgement of each answer by system, which is measured in its place."""
+    notes: tuple[str, ...] = ()
 
     @property
     def measured(self) -> list[str]:
@@ -100,21 +103,44 @@ def answer_suites(
         UsageError: if a suite has no rows, or the run has no such figure.
         DataError: names the rows that cannot be asked.
     """
-    read, like = [_some(suite, rows(suite)) for suite in suites], systems[0].opened.manifest
-    found: list[dict[str, Sequence[Any]]] = [{} for _ in suites]
+    like = systems[0].opened.manifest
+    read = {suite.title: _some(suite, rows(suite)) for suite in suites if suite.asks != "itself"}
+    harness = _harness(suites, like)
+    found: dict[str, dict[str, Sequence[Any]]] = {title: {} for title in read}
     asked_first: list[Asked] = []
     for opened, together in _by_run(systems):
-        asked = [ask(opened, suite, chosen, like) for suite, chosen in zip(suites, read, strict=True)]
+        shared = opened.load() if harness else opened
+        asked = [ask(shared, suite, read[suite.title], like) for suite in suites if suite.title in read]
         asked_first = asked_first or asked
-        pairs = [
-            (system, place) for system in together for place, suite in enumerate(suites) if _is_asked(system, suite)
-        ]
-        results = computing(opened)([asked[place].task(system.weights) for system, place in pairs]) if pairs else []
-        for (system, place), result in zip(pairs, results, strict=True):
-            found[place][system.name] = asked[place].answers(result)
-    return [
-        Answered(one.suite, one.golds, answers, one.truncated) for one, answers in zip(asked_first, found, strict=True)
-    ]
+        pairs = [(system, one) for system in together for one in asked if _is_asked(system, one.suite)]
+        results = computing(shared)([one.task(system.weights) for system, one in pairs]) if pairs else []
+        for (system, one), result in zip(pairs, results, strict=True):
+            found[one.suite.title][system.name] = one.answers(result)
+        if isinstance(shared, Trained):
+            _ask_harness(harness.values(), shared, together, like)
+    answered = {
+        one.suite.title: Answered(one.suite, one.golds, found[one.suite.title], one.truncated) for one in asked_first
+    } | {title: Answered(one.suite, one.golds, one.answers(), notes=one.notes()) for title, one in harness.items()}
+    return [answered[suite.title] for suite in suites]
+
+
+def _harness(suites: Sequence[Suite], like: Manifest) -> dict[str, HarnessAnswers]:
+    """The suites of lm-evaluation-harness, with their tasks loaded, by title."""
+    return {
+        suite.title: HarnessAnswers(suite, load_tasks(suite, folders_of(like)[0]))
+        for suite in suites
+        if isinstance(suite, LmEvalSuite)
+    }
+
+
+def _ask_harness(harness: Iterable[HarnessAnswers], shared: Trained, systems: Sequence[System], like: Manifest) -> None:
+    """Ask the systems of a loaded run, one after the other."""
+    weights = Weights(shared)
+    for system in systems:
+        for one in harness:
+            with weights.using(system.weights) as trained:
+                one.ask(system.name, trained, like)
+    weights.restore()
 
 
 def _is_asked(system: System, suite: Suite) -> bool:

@@ -18,6 +18,7 @@ from lora_ns.suites.exact_match import ExactMatchSuite
 from lora_ns.suites.held_out import HeldOutSuite
 from lora_ns.suites.json_schema import JsonSchemaSuite
 from lora_ns.suites.judge import JudgeSuite
+from lora_ns.suites.lm_eval import LmEvalSuite
 from lora_ns.suites.math import MathSuite
 from lora_ns.suites.number import NumberSuite
 from lora_ns.suites.regex import RegexSuite
@@ -35,6 +36,7 @@ __all__ = [
     "Gold",
     "HeldOutSuite",
     "JudgeSuite",
+    "LmEvalSuite",
     "Suite",
 ]
 
@@ -53,7 +55,8 @@ AnySuite = Annotated[
     | ToolCallsSuite
     | CodeSuite
     | JudgeSuite
-    | DriftSuite,
+    | DriftSuite
+    | LmEvalSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""

@@ -17,9 +17,10 @@ from lora_ns.table import WORD, Column, Conflict, Name, PositiveInt, Table
 
 T = TypeVar("T")
 
-Asks = Literal["write", "loss", "choose", "drift", "label", "rank"]
+Asks = Literal["write", "loss", "choose", "drift", "label", "rank", "itself"]
 """What a suite asks a model for: an answer to each prompt, the loss of its expected answer or that of each choice, the
-distance from its base on the base's answer, a label, or the margin of a pair."""
+distance from its base on the base's answer, a label, or the margin of a pair. A suite of another library asks the
+loaded model itself."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Suite(Table):
     def title(self) -> str:
         """Name in reports and gates."""
         return self.name or self.kind
+
+    @property
+    def asks_run_rows(self) -> bool:
+        """True if its items are the evaluation rows of the run."""
+        return not self.path
 
     @classmethod
     def with_usual_settings(cls) -> Suite:

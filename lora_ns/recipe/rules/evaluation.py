@@ -110,7 +110,7 @@ def suites_have_rows(recipe: Recipe) -> Conflict | None:
     """Suites without a file need evaluation rows."""
     data = recipe.dataset
     for key, suite in _suites(recipe):
-        if not (suite.path or data.eval_split or data.eval_path or data.eval_fraction):
+        if suite.asks_run_rows and not (data.eval_split or data.eval_path or data.eval_fraction):
             what = f"the suite `{suite.title}` asks the evaluation rows, and there are none"
             remedy = "name a file as its `path`, or add `eval_path`, `eval_split` or `eval_fraction`"
             return Conflict((f"{key}.kind",), what, remedy)
