@@ -73,6 +73,13 @@ def extras(session: nox.Session) -> None:
 
 
 @nox.session
+def harness(session: nox.Session) -> None:
+    """Test the suite of lm-evaluation-harness, which the other tests do not install."""
+    _install(session, "test,lm-eval")
+    session.run("pytest", "-q", "tests/services/test_lm_eval_suite.py", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Break each guard of tests/house/mutants.toml in turn, and check that its tests fail."""
     _install(session, "test")

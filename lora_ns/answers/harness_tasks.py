@@ -42,7 +42,7 @@ def load_tasks(suite: LmEvalSuite, folder: Path) -> dict[str, Any]:
         tasks: dict[str, Any] = manager.load(suite.task)["tasks"]
     except Exception as error:
         what = f"lm-evaluation-harness cannot load the task `{suite.task}`: {first_line(error)}"
-        raise DataError(Problem(f"suite {suite.title}", what, _advice())) from error
+        raise DataError(Problem(f"suite {suite.title}", what, _advice(suite, error))) from error
     for task in tasks.values():
         _set_examples(suite, task)
     return tasks
@@ -108,10 +108,9 @@ def _check_confined(suite: LmEvalSuite, name: str, settings: Mapping[str, Any]) 
         fault = "has pictures or sounds", "choose a task of text"
     elif not settings.get("process_results"):
         named = [one for one in settings.get("metric_list") or () if isinstance(one, Mapping)]
-        for one in named:
+        for one in named:  # functions are paths here
             metric = str(one.get("metric"))
-            is_function = "/" in metric
-            if not is_function and (one.get("hf_evaluate") or metric not in METRIC_REGISTRY):
+            if not Path(metric).is_absolute() and (one.get("hf_evaluate") or metric not in METRIC_REGISTRY):
                 fault = f"has the metric `{metric}`, whose code comes from the hub", "choose another task"
     if fault is not None:
         raise UsageError(Problem(f"suite {suite.title}", f"the task `{name}` {fault[0]}", fault[1]))
@@ -129,7 +128,7 @@ def _set_examples(suite: LmEvalSuite, task: Any) -> None:
         task.set_config(key="num_fewshot", value=suite.num_fewshot)
 
 
-def _advice() -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
+def _advice(suite: LmEvalSuite, error: Exception) -> str:
+    if isinstance(error, OSError) and os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
         return "`HF_HUB_OFFLINE` is set: unset it, or download the rows of the task first"
-    return "check its task file, and the connection to the hub"
+    return "correct its task file" if suite.include_path else "check the connection to the hub"

@@ -71,7 +71,7 @@ AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Let the suite `code` run programs of the models, in a sandbox, and `lm-eval` your task files.",
+        help="Let `code` run the programs of models, in a sandbox, and `lm-eval` the code of your task files.",
     ),
 ]
 
@@ -191,9 +191,7 @@ def evaluate(
         raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
     beside = [AskedRun.of(other, num_processes, gpus, "measures") for other in others or ()]
     suites = chosen_suites(suite, recipe.evaluation.suites, allow_code, allow_judge)
-    if asked.processes > 1 and (own := [suite.title for suite in suites if suite.asks == "itself"]):
-        what = f"the suite `{own[0]}` is asked in one process"
-        raise UsageError(Problem("--num-processes" if gpus is None else "--gpus", what, "leave it out"))
+    check_processes(suites, asked.processes, "--num-processes" if gpus is None else "--gpus")
     rows = None if data is None else read_rows(data, recipe.dataset, max_bad_rows)
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
@@ -267,6 +265,14 @@ def chosen_suites(
             raise UsageError(Problem("--suite", what, "add `--allow-judge` to allow it, or name other suites"))
         found.append(suite)
     return found
+
+
+def check_processes(suites: Sequence[Suite], processes: int, option: str) -> None:
+    """Refuse several processes for suites of another library, which asks the model itself. Raises `UsageError`."""
+    own = [suite.title for suite in suites if suite.asks == "itself"]
+    if processes > 1 and own:
+        what = f"the suite `{own[0]}` is asked in one process"
+        raise UsageError(Problem(option, what, "leave it out, or choose others with `--suite`"))
 
 
 def _computing(asked: Mapping[Path, tuple[AskedRun, Path | None]], progress: Progress, force: bool) -> Computing:

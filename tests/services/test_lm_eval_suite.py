@@ -8,9 +8,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
+from services_recipes import RECIPE, run_recipe
+from typer.testing import CliRunner
+
 from lora_ns.answers.opened import open_trained
 from lora_ns.answers.weights import BASE
 from lora_ns.answers.work import compute_here
+from lora_ns.cli.app import app
+from lora_ns.cli.evaluate import check_processes
 from lora_ns.data.rows import Row
 from lora_ns.errors import LoransError
 from lora_ns.services.evaluate_suites import System, answer_suites
@@ -46,6 +51,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
     return folder
+
+
+def lorans(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def write_task(folder, name, more="", delimiter=""):
@@ -127,8 +136,8 @@ def test_tasks_that_cannot_be_asked_are_refused(trained, folder, more, told):
         ({"metric_list": "[{metric: some/metric, hf_evaluate: true}]"}, "comes from the hub"),
         ({"metric_list": "[{metric: perplexity}]"}, "no metric with a value for each item"),
         ({"dataset_path": "somebody/rows", "dataset_kwargs": "{}"}, "cannot load the task"),
-        ({"doc_to_text": '"{{ 1 / 0 }}"'}, "cannot ask the task"),
-        ({"doc_to_target": '"{{ answer + 9 }}"'}, "cannot ask the task"),
+        ({"doc_to_text": '"{{ 1 / 0 }}"'}, "cannot load the task"),
+        ({"doc_to_text": '"{{ 1 / (answer - 2) }}"'}, "cannot ask the task"),
     ],
 )
 def test_faults_of_a_task_are_no_traceback(trained, folder, change, told):
@@ -150,3 +159,42 @@ def test_task_files_need_consent(trained, folder):
     write_task(folder, "fruits")
     with pytest.raises(LoransError, match="--allow-code"):
         answered(trained, LmEvalSuite(task="fruits", include_path=str(folder)))
+
+
+def test_several_processes_are_refused(folder):
+    check_processes([suite_of(folder, "fruits"), ChoiceSuite()], 1, "--num-processes")
+    check_processes([ChoiceSuite()], 2, "--num-processes")
+    with pytest.raises(LoransError, match="`fruits` is asked in one process"):
+        check_processes([ChoiceSuite(), suite_of(folder, "fruits")], 2, "--num-processes")
+
+
+def test_a_run_with_virtual_tokens_is_asked_from_its_recipe(folder, tmp_path):
+    write_task(folder, "fruits")
+    suites = f"""
+    [[evaluation.suites]]
+    kind = "lm-eval"
+    task = "fruits"
+    include_path = "{folder}"
+    allow_code = true
+    [[evaluation.suites]]
+    kind = "choice"
+    path = "{folder / "rows.jsonl"}"
+    """
+    run = run_recipe(tmp_path, RECIPE + suites, "peft.method=prompt-tuning")
+    with pytest.raises(LoransError, match="--allow-code"):
+        lorans("eval", run.path, "--suite", "fruits")
+    shown = lorans("eval", run.path, "--suite", "fruits", "--suite", "choice", "--allow-code", "--json")
+    harness, ours = json.loads(shown.stdout)["suites"][-2:]
+    assert (harness["name"], ours["name"]) == ("fruits", "choice")
+    assert {name: harness["whole"]["figures"][name] for name in ("acc", "acc_norm")} == ours["whole"]["figures"]
+    assert [one["verdict"] for one in harness["whole"]["contests"]] == [
+        one["verdict"] for one in ours["whole"]["contests"]
+    ]
+    items = [json.loads(line) for line in (run.path / "evaluations/1/items.jsonl").read_text().splitlines()]
+    theirs, own = ([one for one in items if one["suite"] == name] for name in ("fruits", "choice"))
+    for system in ("adapter", "base"):
+        for asked, scored in zip(theirs, own, strict=True):
+            assert asked["answers"][system]["answer"] == pytest.approx(
+                [-loss for loss, _ in scored["answers"][system]], abs=1e-3
+            )
+    assert harness["contaminated"] == {}
