@@ -69,8 +69,8 @@ class HarnessAnswers:
             return ()
         names = ", ".join(f"`{name}`" for name in sorted(self.left_out))
         return (
-            f"suite {self.suite.title}: not compared: {names} (only metrics that are the mean of a value for each "
-            "item, and better the higher it is)",
+            f"suite {self.suite.title}: not compared: {names} (only metrics of all its tasks that are the mean of "
+            "a value for each item, and better the higher it is)",
         )
 
     def _figures(self, task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
@@ -135,9 +135,11 @@ def _samples(
     """The items of each task with their answers and scores, as the harness logs them."""
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
+    from transformers import set_seed
 
     size, in_chat = like.recipe.generation.batch_size, _in_chat_template(suite, trained, like)
     trained.model.eval()
+    set_seed(SEED)
     for task in tasks.values():
         task.set_fewshot_seed(seed=SEED)
     model = HFLM(

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
+from damaged_bases import NANO
 from services_recipes import RECIPE, run_recipe
 from typer.testing import CliRunner
 
@@ -90,6 +91,25 @@ def test_its_choices_are_those_of_the_suite_choice_item_by_item(trained, folder,
     assert [(gold.question, gold.answer) for gold in harness.golds] == [
         (row["question"], row["choices"][row["answer"]]) for row in ROWS
     ]
+
+
+def test_the_base_answers_as_the_harness_loads_it_by_itself(trained, folder):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    write_task(folder, "fruits")
+    (found,) = answered(trained, suite_of(folder, "fruits", apply_chat_template=True))
+    own = lm_eval.simple_evaluate(
+        "hf",
+        model_args={"pretrained": str(NANO), "dtype": "float32"},
+        tasks=["fruits"],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        device="cpu",
+        apply_chat_template=True,
+    )
+    for asked, sample in zip(found.answers["base"], own["samples"]["fruits"], strict=True):
+        assert asked["answer"] == pytest.approx([score for score, _ in sample["filtered_resps"]], abs=1e-3)
+        assert asked["scores"] == {name: sample[name] for name in ("acc", "acc_norm")}
 
 
 def test_it_reads_as_many_items_as_it_is_told(trained, folder):
