@@ -14,9 +14,9 @@ import pytest
 import ranks_driver
 from services_recipes import RECIPE, run_recipe
 
+import lora_ns.services.after_training
 import lora_ns.services.resume
 import lora_ns.services.train
-import lora_ns.training.fit
 from lora_ns.launch.torchrun import environment
 from lora_ns.machine.hardware import usable_cores
 from lora_ns.run.directory import RunDir
@@ -120,7 +120,7 @@ def prepared(start: Callable[[], object]) -> RunDir:
     def keep(run: RunDir, *_: object) -> object:
         assert (run.data / "train").is_dir(), "the rows are tokenised before a process could wait for another"
         found.append(run)
-        return lora_ns.training.fit.TrainResult(str(run.path), "", 0, 0, {})
+        return lora_ns.services.after_training.JudgedTraining(str(run.path), "", 0, 0, {})
 
     with pytest.MonkeyPatch.context() as patch, as_many_cores_as_threads():
         patch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
