@@ -36,7 +36,7 @@ def judged(result: TrainResult) -> JudgedTraining:
     Raises:
         UsageError: if the answers that the run keeps cannot be read.
     """
-    run = RunDir.open(Path(result.run))
+    run = RunDir(Path(result.run))
     if not is_file(run.answers_before) or not is_file(run.answers_after):
         return JudgedTraining(**vars(result))
     before, after = read_json(run.answers_before), read_json(run.answers_after)

@@ -172,14 +172,10 @@ def objective_sample() -> list[tuple[str, str, str]]:
 
 
 def sample() -> list[tuple[str, str, str]]:
-    """Two tasks of each row, on alternating bases, so that several rows cover each pair of task and base."""
-    bases = list(BASES)
-    return [
-        (row, task, bases[(number + turn) % len(bases)])
-        for number, row in enumerate(ROWS)
-        for turn, task in enumerate(TASKS)
-        if turn != number % len(TASKS)
-    ]
+    """One task of each row, on alternating bases, so that several rows cover each pair of task and base."""
+    bases, tasks = list(BASES), list(TASKS)
+    turns = ((row, number, number % len(tasks)) for number, row in enumerate(ROWS))
+    return [(row, tasks[turn], bases[(number + turn) % len(bases)]) for row, number, turn in turns]
 
 
 def read_outcomes(path: Path) -> dict[tuple[str, str, str], dict[str, Outcome]]:
