@@ -74,6 +74,7 @@ def test_a_terminal_gets_a_panel_that_fits_it(capsys, monkeypatch):
 
 
 def test_each_suite_has_a_line_with_its_verdict_and_shares_in_percent(capsys):
+    pytest.importorskip("numpy")
     suite, golds = SUITES["number"](name="gsm8k"), [Gold(f"row {number}", "5") for number in range(20)]
     answered = Answered(suite, golds, {"after": ["5"] * 20, "before": ["5"] * 5 + ["6"] * 15})
     metrics = {"before/gsm8k.number": 0.25, "gsm8k.number": 1.0}

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("psutil")
+
 from lora_ns.machine import builds
 from lora_ns.machine.builds import end_abandoned_builds
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("torch")
+
 from lora_ns.errors import UsageError
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.bisect_metric import metric_of

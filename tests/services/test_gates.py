@@ -5,6 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytest.importorskip("torch")
+
 from lora_ns.errors import UsageError
 from lora_ns.services.evaluate import EvaluateResult
 from lora_ns.services.gates import Gates

@@ -95,6 +95,7 @@ def test_columns_can_have_other_names_and_places():
 
 
 def test_the_likeliest_choice_is_found_by_character_and_as_a_whole():
+    pytest.importorskip("numpy")
     golds = [Gold("row 1", "no", {"choices": ["no", "certainly"], "answer": 0})]
     measures = ChoiceSuite().measure(golds, [[[4.0, 1], [9.0, 4]]])
     values = {name: one.of(Groups.of(1, None)).value() for name, one in measures.items()}

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytest.importorskip("numpy")
+
 from lora_ns.formats import RowFaultError
 from lora_ns.statistics.groups import Groups
 from lora_ns.suites import Gold
