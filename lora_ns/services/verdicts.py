@@ -160,13 +160,8 @@ def _parts(answered: Answered) -> list[_Part]:
     parts, clean = [_Part(answered, range(len(answered.golds)))], answered.clean
     if 0 < len(clean) < len(answered.golds):
         parts.append(_Part(answered, clean, is_clean=True))
-    column = answered.suite.group_by
-    if column is None:
-        return parts
-    groups: dict[str, list[int]] = {}
-    for place, gold in enumerate(answered.golds):
-        groups.setdefault(str(gold.values.get(column)), []).append(place)
-    return [*parts, *(_Part(answered, groups[name], name) for name in sorted(groups))]
+    groups = answered.suite.groups(answered.golds)
+    return [*parts, *(_Part(answered, places, name) for name, places in groups.items())]
 
 
 @dataclass(frozen=True)

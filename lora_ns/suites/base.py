@@ -128,6 +128,14 @@ class Suite(Table):
         del gold
         return str(answer)
 
+    def groups(self, golds: Sequence[Gold]) -> dict[str, list[int]]:
+        """The indices of the rows with each value of `group_by`, in the order of the values; empty without it."""
+        found: dict[str, list[int]] = {}
+        if self.group_by is not None:
+            for place, gold in enumerate(golds):
+                found.setdefault(str(gold.values.get(self.group_by)), []).append(place)
+        return dict(sorted(found.items()))
+
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
         """The figures of a system by name; the first is the one that decides.
 

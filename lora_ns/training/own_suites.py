@@ -104,7 +104,10 @@ class OwnSuites:
     def _save(self, file: Path, answers: Answers) -> None:
         """Write the items of each suite with their answers. Raises `RunError`."""
         table = {
-            one.suite.title: {"items": [asdict(gold) for gold in one.golds], "answers": list(given)}
+            one.suite.title: {
+                "items": [asdict(replace(gold, lacking=None)) for gold in one.golds],
+                "answers": list(given),
+            }
             for one, given in zip(self.asked, answers, strict=True)
         }
         with telling_disk_errors(file):
@@ -134,12 +137,7 @@ def _first(asked: Asked, count: int) -> Asked:
 def _parts(asked: Asked) -> Iterator[tuple[str, Sequence[int]]]:
     """All rows, then those of each group, with what the name of a figure ends in."""
     yield "", range(len(asked.golds))
-    if (column := asked.suite.group_by) is None:
-        return
-    groups: dict[str, list[int]] = {}
-    for place, gold in enumerate(asked.golds):
-        groups.setdefault(str(gold.values.get(column)), []).append(place)
-    yield from ((f"/{group}", groups[group]) for group in sorted(groups))
+    yield from ((f"/{group}", places) for group, places in asked.suite.groups(asked.golds).items())
 
 
 @contextlib.contextmanager
