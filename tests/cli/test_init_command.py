@@ -27,9 +27,18 @@ def here(tmp_path, monkeypatch):
 _LONGEST = 300
 """Seconds after which a command counts as hanging; on a busy machine, the imports alone may take a minute."""
 
+_PATIENCE = 5
+"""Seconds of silence after which Ctrl-C is pressed again."""
+
+_CTRL_C = b"\x03"
+
 
 def on_a_terminal(folder, answers, *words):
-    """The exit code of `lorans init` on a terminal and what it shows; each answer follows a prompt."""
+    """The exit code of `lorans init` on a terminal and what it shows; each answer follows a prompt.
+
+    Ctrl-C is pressed again after `_PATIENCE` seconds of silence, as a person would: the interpreter may lose one that
+    arrives between its own look for signals and readline's wait for a key.
+    """
     above, below = pty.openpty()
     program = (
         "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
@@ -39,6 +48,7 @@ def on_a_terminal(folder, answers, *words):
     process = subprocess.Popen(command, cwd=folder, stdin=below, stdout=below, stderr=below, start_new_session=True)
     os.close(below)
     shown, given, begin = b"", 0, time.monotonic()
+    pressed = begin
     while time.monotonic() - begin < _LONGEST:
         ready, _, _ = select.select([above], [], [], 0.2)
         if ready:
@@ -51,9 +61,12 @@ def on_a_terminal(folder, answers, *words):
             shown += block
             if given < len(answers) and shown.count(b"]:") > given:
                 os.write(above, answers[given])
-                given += 1
+                given, pressed = given + 1, time.monotonic()
         elif process.poll() is not None:
             break
+        elif answers[given - 1 : given] == [_CTRL_C] and time.monotonic() - pressed > _PATIENCE:
+            os.write(above, _CTRL_C)
+            pressed = time.monotonic()
     code = process.wait(timeout=_LONGEST)
     os.close(above)  # not before: a terminal that hangs up ends a process that is still on its way out
     return code, plain(shown.decode())
@@ -81,7 +94,7 @@ def test_an_open_question_is_asked_again_until_it_is_answered(here):
     assert 'task_type = "SEQ_CLS"' in (here / "mine/recipe.toml").read_text()
 
 
-@pytest.mark.parametrize(("end", "code"), [(b"\x03", 130), (b"\x04", 2)])
+@pytest.mark.parametrize(("end", "code"), [(_CTRL_C, 130), (b"\x04", 2)])
 def test_who_stops_leaves_nothing_behind(here, end, code):
     ended, shown = on_a_terminal(here, [b"mine\n", end])
     assert ended == code
