@@ -79,6 +79,7 @@ def shares(monkeypatch):
     return computed
 
 
+@pytest.mark.cluster
 def test_answers_that_are_drawn_are_those_of_one_process(lora_run, tmp_path, shares):
     drawn = ("--set", "generation.do_sample=true", "--set", "generation.temperature=3.0")
     asked = (lora_run.path, "--input-file", file_of(tmp_path, ASKED), *QUICK, *drawn)

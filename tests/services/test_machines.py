@@ -93,7 +93,6 @@ def test_a_machine_is_killed_and_comes_back_and_the_adapter_is_that_of_one_proce
     check_survives(folder, alone, killed=1, step=5)
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("count", [2, 3])
 def test_machines_train_the_adapter_of_one_process(folder, alone, count):
     with namespaces.machines(count) as names:
@@ -102,7 +101,6 @@ def test_machines_train_the_adapter_of_one_process(folder, alone, count):
     check_finished(folder, count, alone)
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_others_stop_soon_and_say_so(folder, killed):
     with namespaces.machines(2) as names:
@@ -118,7 +116,6 @@ def test_the_others_stop_soon_and_say_so(folder, killed):
     assert "--resume` continues the run" in told
 
 
-@pytest.mark.cluster
 def test_another_recipe_on_a_machine_is_told_with_rank_and_host(folder):
     with namespaces.machines(2) as names:
         running = [
@@ -140,7 +137,6 @@ def small_disk(folder):
     subprocess.run(["umount", "--lazy", str(run)], check=True, capture_output=True)
 
 
-@pytest.mark.cluster
 def test_a_full_disk_of_one_machine_is_told_with_its_rank(folder, small_disk):
     with namespaces.machines(2) as names:
         running = [namespaces.start(name, folder, 2) for name in names]
@@ -155,7 +151,6 @@ def test_a_full_disk_of_one_machine_is_told_with_its_rank(folder, small_disk):
     assert "another process was lost" in (folder / f"{names[0]}.out").read_text().splitlines()[-1]
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_nothing_is_lost_whenever_a_machine_is_killed(folder, alone, seed):
     """Also the one where they meet: every second time."""

@@ -120,6 +120,7 @@ def test_kasa_trains_reloads_exactly_and_merges(tmp_path, text, dtype):
     assert merge(run, tmp_path / "merged").largest_difference < 1e-4
 
 
+@pytest.mark.matrix
 def test_kasa_answers_the_same_in_another_process_and_goes_on_where_it_stopped(tmp_path):
     steps = ("training.max_steps=4", "training.save_steps=2")
     run = run_recipe(tmp_path, RECIPE, *FEW, *KASA, *steps)
