@@ -16,9 +16,9 @@ from lora_ns.data.encode_text import split_text
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.render import Renderer, make_renderer
 from lora_ns.data.rows import Row, for_each
-from lora_ns.data.suite_rows import gold_of
+from lora_ns.data.suite_rows import gold_of, prompt_of
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Conversation, Format, PromptCompletion, RawText, RowFaultError, expected_of
+from lora_ns.formats import Conversation, Example, Format, PromptCompletion, RawText, RowFaultError, expected_of
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
@@ -52,7 +52,9 @@ class Asked:
     def answers(self, results: Sequence[Any]) -> list[Any]:
         """The answer to each row: its text or label, its loss and number of tokens, or those of each choice."""
         if self.suite.asks == "write":
-            return [result["text"] for result in results]
+            texts = [result["text"] for result in results]
+            size = self.suite.samples
+            return texts if size == 1 else [texts[at : at + size] for at in range(0, len(texts), size)]
         if self.suite.asks == "label":
             is_tagged = isinstance(self.suite, TagSuite)
             return [[tag for tag, _ in result] if is_tagged else result["output"] for result in results]
@@ -109,24 +111,26 @@ def _to_write(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest)
     renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, rendering, opened.vocabulary())
     room = opened.room()
 
-    def asked(row: Row) -> tuple[Gold, list[int]]:
-        prompt = renderer.prompt(form.prompt(row.values))  # type: ignore[arg-type]
+    def ask_row(row: Row) -> tuple[Gold, list[int]]:
+        asked = prompt_of(form, suite, row)
+        prompt = renderer.prompt(asked)  # type: ignore[arg-type]
         if not prompt:
             raise RowFaultError("the prompt is empty", "add some text")
         if room and len(prompt) >= room:
             raise RowFaultError(f"the prompt has {len(prompt)} tokens, and the model {room} positions", "shorten it")
-        gold = _gold(renderer, form, row, prompt)
+        gold = _gold(renderer, form, row, asked, prompt)
         suite.check(gold)
         return gold, prompt
 
-    found = for_each(rows, asked)
-    golds, prompts = [gold for gold, _ in found], [prompt for _, prompt in found]
-    return Asked(suite, golds, prompts, range(len(prompts)), like.recipe.generation)
+    found = for_each(rows, ask_row)
+    owners = [place for place in range(len(found)) for _ in range(suite.samples)]
+    prompts = [found[place][1] for place in owners]
+    generation = like.recipe.generation.model_copy(update=dict(suite.decoding))
+    return Asked(suite, [gold for gold, _ in found], prompts, owners, generation)
 
 
-def _gold(renderer: Renderer, form: Format, row: Row, prompt: list[int]) -> Gold:
+def _gold(renderer: Renderer, form: Format, row: Row, asked: Example, prompt: list[int]) -> Gold:
     """A row with its question and its reference answer, as it is written and as training renders it."""
-    asked = form.prompt(row.values)
     gold = replace(gold_of(form, row), question=_question(asked), prompt=_whole(asked))
     if gold.answer is None:
         return gold

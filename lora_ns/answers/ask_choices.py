@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lora_ns.data.render import Renderer
 from lora_ns.data.rows import Row
+from lora_ns.data.suite_rows import prompt_of
 from lora_ns.formats import Conversation, Example, Format, Message, PromptCompletion, RowFaultError
 from lora_ns.suites import ChoiceSuite, Gold
 
@@ -31,7 +32,7 @@ def choice_items(
         RowFaultError: if the row has no such choices, cannot be rendered, or is too long for the model.
     """
     offered = suite.offered(row.values)
-    prompt = _prompt(form, suite, row, offered.question)
+    prompt = prompt_of(form, suite, row)
     items = [_item(renderer, prompt, text) for text in offered.texts]
     if len({tuple(ids) for ids, _ in items}) < len(items):
         raise RowFaultError("two of its choices are the same tokens", "choose another chat template, or reword them")
@@ -41,17 +42,6 @@ def choice_items(
             f"the longest choice ends at token {longest}, and the model has {room} positions", "shorten it"
         )
     return Gold(row.where, offered.texts[offered.right], row.values), items
-
-
-def _prompt(form: Format, suite: ChoiceSuite, row: Row, question: str | None) -> Example:
-    """The prompt of a row: of its bare question, or in the format of the run."""
-    if question is None:
-        return form.prompt(row.values)
-    values = {**row.values, suite.question: question}
-    try:
-        return form.prompt({**values, **form.question(question)})
-    except RowFaultError:
-        return form.prompt(values)
 
 
 def _item(renderer: Renderer, prompt: Example, choice: str) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from lora_ns.data.files.paths import find_files, layout_of
 from lora_ns.data.files.read import read_files
 from lora_ns.data.rows import Row
 from lora_ns.errors import DataError, Problem
-from lora_ns.formats import Conversation, Format, RowFaultError, expected_of
+from lora_ns.formats import Conversation, Example, Format, RowFaultError, expected_of
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.statistics.measures import Share
 from lora_ns.suites import Gold, Suite
@@ -55,8 +56,7 @@ class Asking:
         if self.suite.asks == "loss":
             self.form.example(row.values)
             return Gold(row.where, None, row.values)
-        if self.suite.asks_in_format(row.values):
-            self.form.prompt(row.values)
+        prompt_of(self.form, self.suite, row)
         gold = gold_of(self.form, row)
         self.suite.check(gold)
         return gold
@@ -78,6 +78,22 @@ class Asking:
             what = f"{self.key}: the reference answer counts as wrong, for {len(wrong)} of {len(answered)} rows"
             remedy = "correct the answers, or the settings of the suite"
             yield Finding(UNREACHED, what, wrong, remedy, error=len(wrong) == len(answered))
+
+
+def prompt_of(form: Format, suite: Suite, row: Row) -> Example:
+    """The prompt of a row: a question of the suite's own, or in the format of the run. Raises `RowFaultError`."""
+    own = suite.own_question(row.values)
+    if own is None:
+        return form.prompt(row.values)
+    if suite.prefers_format:
+        with contextlib.suppress(RowFaultError):
+            return form.prompt(row.values)
+    column, question = own
+    values = {**row.values, column: question}
+    try:
+        return form.prompt({**values, **form.question(question)})
+    except RowFaultError:
+        return form.prompt(values)
 
 
 def gold_of(form: Format, row: Row) -> Gold:

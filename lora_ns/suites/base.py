@@ -97,6 +97,16 @@ class Suite(Table):
         """True if its items are the evaluation rows of the run."""
         return not self.path
 
+    @property
+    def samples(self) -> int:
+        """Number of answers that are asked for each item. From two on, an item's answer is their list."""
+        return 1
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """Generation settings of a `write` suite that take the place of those of the run."""
+        return {}
+
     @classmethod
     def with_usual_settings(cls) -> Suite:
         """The suite as it is without a table of its own.
@@ -116,9 +126,18 @@ class Suite(Table):
         """Settings that cannot work; the argument is the dotted key of the table."""
         yield from ()
 
-    def asks_in_format(self, _values: Mapping[str, Any]) -> bool:
-        """True if the prompt of a row is made by the format of the training rows."""
-        return True
+    @property
+    def prefers_format(self) -> bool:
+        """True if a question of the suite's own is asked only of rows that are not in the training format."""
+        return False
+
+    def own_question(self, _values: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The question of a row in a form of the suite's own, with its column; None if the training format makes it.
+
+        Raises:
+            RowFaultError: if the row has no such question.
+        """
+        return None
 
     def check(self, gold: Gold) -> None:
         """Check that a row has what its answer is measured by. Raises `RowFaultError`."""
@@ -141,9 +160,9 @@ class Suite(Table):
 
         Args:
             golds: the rows with their reference answers.
-            answers: for a `write` suite, the text of each answer; for a `loss` suite, the loss of each summed over its
-                tokens, with their number; for a `choose` suite, a list of those of the choices; for a `drift` suite,
-                what `drift_from_base` returns for each.
+            answers: for a `write` suite, the text of each answer, or a list of its `samples`; for a `loss` suite, the
+                loss of each summed over its tokens, with their number; for a `choose` suite, a list of those of the
+                choices; for a `drift` suite, what `drift_from_base` returns for each.
 
         Raises:
             DataError: names the row whose answer cannot be judged in time.

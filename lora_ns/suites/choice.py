@@ -50,9 +50,10 @@ class ChoiceSuite(Suite):
 
     asks: ClassVar[Asks] = "choose"
 
-    def asks_in_format(self, values: Mapping[str, Any]) -> bool:
-        """True if the row has no question of its own."""
-        return not is_there(values, self.question)
+    def own_question(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The question, if the row has one."""
+        question = self.offered(values).question
+        return None if question is None else (self.question, question)
 
     def check(self, gold: Gold) -> None:
         """Check that the row offers choices, one of which is right. Raises `RowFaultError`."""

@@ -1,17 +1,20 @@
-"""`code`: the answer's program passes the tests of its row, as in HumanEval and MBPP."""
+"""`code`: the answer's program passes the tests of its row, as in HumanEval and MBPP: pass@1, or pass@k."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lora_ns.errors import Problem, UsageError
+from lora_ns.formats.cells import is_there, text
 from lora_ns.rewards.code import Code
+from lora_ns.rewards.programs import row_tests
 from lora_ns.sandbox.outcome import Limits, Outcome, Program, Verdict
-from lora_ns.statistics import Measure, share
+from lora_ns.statistics import Measure, mean, share
 from lora_ns.suites.base import Gold, Suite
-from lora_ns.table import Column, Conflict, PositiveInt
+from lora_ns.table import Column, Conflict, PositiveFloat, PositiveInt, Probability
 
 _KNOWN: dict[tuple[Program, Limits], Outcome] = {}
 """Outcomes without output: a program runs once, however often its figures are asked for."""
@@ -20,17 +23,63 @@ _MOST_KNOWN = 20_000
 
 
 class CodeSuite(Suite):
-    """Share of answers whose program passes the tests of its row in a sandbox, read as the reward `code` does."""
+    """Share of answers whose program passes the tests of its row in a sandbox, read as the reward `code` does.
+
+    With several answers per row, the probability that one of k passes, estimated without bias from all of them
+    (Chen et al. 2021, https://arxiv.org/abs/2107.03374).
+    """
 
     kind: Literal["code"] = "code"
+    question: Column | None = None
+    """Column with the task; default: for rows that are not in the format of the training rows, that of HumanEval
+    (`prompt`), or of MBPP (`text` or `prompt`), with the tests below."""
     column: Column | None = None
     """Column with the tests; default: `test_list`, else `test`."""
     timeout: PositiveInt = 5
     """Processor time of a program in seconds. It is also stopped after three times as long."""
+    num_samples: PositiveInt = 1
+    """Answers per row. From two on they are sampled."""
+    k: tuple[PositiveInt, ...] = (1,)
+    """The numbers of answers for which pass@k is reported, up to `num_samples`; the first decides."""
+    temperature: PositiveFloat = 0.8
+    """Sampling temperature; only with `num_samples` from two on."""
+    top_p: Probability = 0.95
+    """Sample from the most likely tokens that together reach this probability; only with `num_samples` from two on."""
     allow_code: bool = False
     """Allow the model's programs to run on this machine, in a sandbox."""
 
-    figure: ClassVar[str] = "pass@1"
+    @property
+    def prefers_format(self) -> bool:
+        """True unless a column is named."""
+        return self.question is None
+
+    def own_question(self, values: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The column `question`; otherwise the task of HumanEval, or that of MBPP with its tests."""
+        if self.question is not None:
+            return self.question, text(values, self.question)
+        column = next((name for name in ("prompt", "text") if isinstance(values.get(name), str)), None)
+        if column is None:
+            return None
+        if is_there(values, "entry_point"):
+            return column, text(values, column)
+        tests = "\n".join(row_tests(values, self.column)[0])
+        return column, f"{text(values, column).strip()}\nThe code has to pass these tests:\n\n{tests}"
+
+    @property
+    def samples(self) -> int:
+        """`num_samples`."""
+        return self.num_samples
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """Those of sampling, for several answers."""
+        if self.num_samples == 1:
+            return {}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+
+    def shown(self, gold: Gold, answer: Any) -> str:
+        """The answer, or the first of several."""
+        return super().shown(gold, answer if isinstance(answer, str) else answer[0])
 
     @property
     def reward(self) -> Code:
@@ -42,6 +91,15 @@ class CodeSuite(Suite):
         if not self.allow_code:
             what, remedy = f"`code` runs {self.reward.runs_code}", "write `allow_code = true` to allow it"
             yield Conflict((f"{key}.kind",), what, remedy)
+        if not self.k:
+            yield Conflict((f"{key}.k",), "the list is empty", "write `[1]`, or leave it out")
+        elif max(self.k) > self.num_samples:
+            what = f"pass@{max(self.k)} needs at least {max(self.k)} answers, and `num_samples` is {self.num_samples}"
+            yield Conflict((f"{key}.k",), what, f"write `num_samples = {max(self.k)}` or more")
+        given = self.model_fields_set & {"temperature", "top_p"}
+        if self.num_samples == 1 and given:
+            what = "one answer per row is generated by `[generation]`"
+            yield Conflict((f"{key}.{min(given)}",), what, "leave it out, or write `num_samples` from 2 on")
 
     def check(self, gold: Gold) -> None:
         """Check that programs may run and that the row has tests.
@@ -74,5 +132,22 @@ class CodeSuite(Suite):
         return [_KNOWN[program, reward.limits] for program in programs]
 
     def measure(self, golds: Sequence[Gold], answers: Sequence[Any]) -> Mapping[str, Measure]:
-        """`pass@1`."""
-        return {self.figure: share([found.verdict is Verdict.PASSED for found in self.outcomes(golds, answers)])}
+        """`pass@k` for each `k`."""
+        several = [[answer] if isinstance(answer, str) else list(answer) for answer in answers]
+        owners = [place for place, texts in enumerate(several) for _ in texts]
+        found = self.outcomes([golds[place] for place in owners], [text for texts in several for text in texts])
+        passed = [0] * len(several)
+        for owner, outcome in zip(owners, found, strict=True):
+            passed[owner] += outcome.verdict is Verdict.PASSED
+        if self.num_samples == 1:
+            return {"pass@1": share([bool(count) for count in passed])}
+        totals = [len(texts) for texts in several]
+        return {
+            f"pass@{k}": mean([pass_at(k, n, c) for n, c in zip(totals, passed, strict=True)], bounds=(0, 1))
+            for k in self.k
+        }
+
+
+def pass_at(k: int, n: int, c: int) -> float:
+    """The probability that one of k answers passes, where c of n answers passed; fewer than k answers count as k."""
+    return 1 - math.comb(n - c, k) / math.comb(n, k) if k <= n else float(c > 0)

@@ -81,7 +81,8 @@ class OwnSuites:
 
     def samples(self) -> list[Sample]:
         """Greedy answers of the current model to the first prompts of the first suite; no random number is drawn."""
-        trained, prompts = self.trained, self.asked[0].items[:SAMPLES]
+        trained, first = self.trained, _first(self.asked[0], SAMPLES)
+        prompts = first.items[:: first.suite.samples]
         generation = self.asked[0].generation.model_copy(update={"do_sample": False})
         written = make_writer(trained.manifest, trained.model, trained.tokenizer).answer(prompts, generation)
         texts = trained.tokenizer.batch_decode(prompts)
