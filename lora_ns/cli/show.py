@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
+import math
 import os
 import sys
 import time
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say, say_wrapped
+from lora_ns.files.strict_json import strict_json
 from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
 
@@ -28,9 +29,9 @@ _ROWS_SECONDS = 10.0
 
 
 def print_json(result: Any) -> None:
-    """Print a result, with its manifest records, as one JSON object."""
+    """Print a result, with its manifest records, as one JSON object; numbers that JSON does not have are null."""
     table = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    hand_over(json.dumps(table, indent=2, default=lambda record: record.model_dump(mode="json")))
+    hand_over(strict_json(table, indent=2, default=lambda record: record.model_dump(mode="json"), ensure_ascii=True))
 
 
 def beside_baseline(shown: str, constant: float | None) -> str:
@@ -50,6 +51,8 @@ def number(value: Any) -> str:
     """Format a number for people."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
+    if math.isnan(value):
+        return "not defined"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

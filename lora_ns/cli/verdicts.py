@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,8 @@ def _cell(report: SuiteReport, part: Figures, name: str, system: str) -> str:
 
 def shown_figure(figure: Figure, is_share: bool) -> str:
     """A figure with its 95 % interval, such as `94.0 % (87.5 to 97.2)`."""
+    if math.isnan(figure.value):
+        return number(figure.value)
     shown = f"{figure.value:.1%}".replace("%", " %") if is_share else number(figure.value)
     if figure.low is None or figure.high is None:
         return f"{shown} (too few items for an interval)"

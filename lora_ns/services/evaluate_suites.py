@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lora_ns.answers.ask import Asked, ask
@@ -71,7 +72,18 @@ class Answered:
             system: name of the system.
             places: indices of the items; None for all.
         """
-        chosen = range(len(self.golds)) if places is None else places
+        if places is not None:
+            return self._measure(system, places)
+        if system not in self._of_all_items:
+            self._of_all_items[system] = self._measure(system, range(len(self.golds)))
+        return self._of_all_items[system]
+
+    @cached_property
+    def _of_all_items(self) -> dict[str, dict[str, Measure]]:
+        """The figures of all items by system, as far as they were asked for: each is computed once."""
+        return {}
+
+    def _measure(self, system: str, chosen: Sequence[int]) -> dict[str, Measure]:
         golds = [self.golds[place] for place in chosen]
         several = self.by_figure.get(system)
         if several is None:

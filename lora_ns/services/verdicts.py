@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.files.disk import now, write_atomic
+from lora_ns.files.strict_json import strict_json
 from lora_ns.run.directory import RunDir
 from lora_ns.services.evaluate_suites import Answered
 from lora_ns.statistics import Comparison, Verdict, adjust, compare, estimate
@@ -23,6 +23,7 @@ class Figure:
     """A figure of one system, with its 95 % interval."""
 
     value: float
+    """NaN if it is undefined on these items."""
     low: float | None
     """Lower end of the interval; None if the items say nothing about it."""
     high: float | None
@@ -100,7 +101,8 @@ class _Part:
 
     def measures(self) -> dict[str, Mapping[str, Measure]]:
         """The measures of each system."""
-        return {system: self.answered.measures(system, self.places) for system in self.answered.answers}
+        places = None if self.is_whole else self.places
+        return {system: self.answered.measures(system, places) for system in self.answered.answers}
 
     def clusters(self) -> list[str] | None:
         """The cluster of each item; None if they are independent."""
@@ -321,13 +323,13 @@ def _differing(answered: Answered, one: str, other: str) -> Iterator[Differing]:
 def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport]) -> str | None:
     """Write the figures and the answer to each item into a new folder of the run; None if the run cannot be written.
 
-    The folder has `results.json` and `items.jsonl`.
+    The folder has `results.json` and `items.jsonl`. Figures that are undefined are null.
     """
     folder = run.new_evaluation()
     if folder is None:
         return None
-    lines = [json.dumps(row, ensure_ascii=False) for one in answered for row in item_rows(one)]
+    lines = [strict_json(row) for one in answered for row in item_rows(one)]
     write_atomic(folder / "items.jsonl", "".join(f"{line}\n" for line in lines))
     table = {"created": now(), "suites": [asdict(one) for one in reports]}
-    write_atomic(folder / "results.json", json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / "results.json", strict_json(table, indent=2) + "\n")
     return str(folder)
