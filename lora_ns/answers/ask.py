@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_ns.answers.ask_choices import choice_items
-from lora_ns.answers.ask_labels import LABELLED_TOGETHER, expected_labels, labelling
+from lora_ns.answers.ask_labels import LABELLED_TOGETHER, expected_labels, in_columns_of, labelling
 from lora_ns.answers.generate import up_to_stop, written_text
 from lora_ns.answers.opened import Opened, format_of
 from lora_ns.answers.weights import ADAPTER
@@ -22,7 +22,7 @@ from lora_ns.formats import Conversation, Example, Format, PromptCompletion, Raw
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.generation import Generation
 from lora_ns.run.manifest import Manifest
-from lora_ns.suites import ChoiceSuite, DriftSuite, Gold, Suite
+from lora_ns.suites import ChoiceSuite, DriftSuite, GlueSuite, Gold, Suite
 from lora_ns.suites.labels import TagSuite
 
 
@@ -89,6 +89,7 @@ def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> As
     if isinstance(suite, ChoiceSuite):
         return _to_choose(opened, suite, chosen, like)
     if suite.asks == "label":
+        chosen = in_columns_of(suite, like, chosen) if isinstance(suite, GlueSuite) else chosen
         golds, task = expected_labels(like, chosen), labelling(opened, format_of(like), chosen, LABELLED_TOGETHER)
         return Asked(suite, golds, task.items, range(len(golds)), like.recipe.generation)
     if isinstance(suite, DriftSuite):

@@ -15,7 +15,7 @@ from lora_ns.data.rows import Row, for_each
 from lora_ns.formats import Example, Format, Label, Labelled, Tagged, TextClassification, TokenClassification
 from lora_ns.objectives.targets import Targets
 from lora_ns.run.manifest import Manifest
-from lora_ns.suites import Gold
+from lora_ns.suites import GlueSuite, Gold
 
 LABELLED_TOGETHER = 32
 """Batch size of an evaluation of labels."""
@@ -48,6 +48,12 @@ def _sentence(encoder: WordEncoder, tagged: Example) -> Sentence:
     """The encoded sentence of a row. Raises `RowFaultError`."""
     assert isinstance(tagged, Tagged)
     return Sentence(list(tagged.words), encoder.encode(tagged))
+
+
+def in_columns_of(suite: GlueSuite, manifest: Manifest, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a task with texts and labels as the run has them. Raises `DataError`."""
+    form, labels = format_of(manifest), manifest.labels
+    return for_each(rows, lambda row: Row(row.where, suite.in_columns_of(form, labels, row.values)))
 
 
 def expected_labels(manifest: Manifest, rows: Sequence[Row]) -> list[Gold]:

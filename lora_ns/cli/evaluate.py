@@ -59,8 +59,8 @@ SuiteNames = Annotated[
     typer.Option(
         "--suite",
         metavar="NAME",
-        help="Ask a suite of the recipe, or a kind of suite on the same rows. Repeat it for more; default: all suites "
-        "of the recipe.",
+        help="Ask a suite of the recipe, or a kind of suite on the same rows, such as `rouge` or `glue:mrpc`. Repeat "
+        "it for more; default: all suites of the recipe.",
         show_default=False,
         autocompletion=complete.suites,
     ),
@@ -239,7 +239,7 @@ def chosen_suites(
     """The suites to ask: those of the recipe that are named, kinds with their usual settings; unnamed, the recipe's.
 
     Args:
-        names: names of suites and kinds; None for all suites of the recipe.
+        names: names of suites and kinds, a kind with its task as `glue:mrpc`; None for all suites of the recipe.
         of_recipe: the suites of the recipe. Whoever wrote it allowed code on another machine, perhaps: that does not
             count here.
         allow_code: whether generated programs may run.
@@ -254,10 +254,11 @@ def chosen_suites(
     known = {suite.title: suite for suite in of_recipe}
     found = []
     for name in dict.fromkeys(names):
-        if name not in known and name not in SUITES:
-            hint = did_you_mean(name, [*known, *SUITES], beside=f"the kinds are {', '.join(SUITES)}")
+        kind, colon, task = name.partition(":")
+        if name not in known and kind not in SUITES:
+            hint = did_you_mean(kind, [*known, *SUITES], beside=f"the kinds are {', '.join(SUITES)}")
             raise UsageError(Problem("--suite", f"there is no suite `{name}`", hint))
-        suite = known[name] if name in known else SUITES[name].with_usual_settings()
+        suite = known[name] if name in known else SUITES[kind].with_usual_settings(task if colon else None)
         if isinstance(suite, CodeSuite | LmEvalSuite):
             suite = suite.model_copy(update={"allow_code": allow_code})
         if isinstance(suite, JudgeSuite) and not allow_judge:

@@ -53,8 +53,8 @@ def leak_findings(
     """
     asked: dict[str, tuple[Suite, Sequence[Row]]] = {}
     for number, suite in enumerate(recipe.evaluation.suites):
-        if suite.asks == "itself":
-            continue  # its items are known when they are asked
+        if suite.asks in {"itself", "label"}:
+            continue  # its items are known when they are asked, or have no answers in words
         key = f"evaluation.suites.{number}"
         try:
             asked[key] = (suite, read_suite(suite, key, recipe, folder) if suite.path else usual[: suite.max_samples])

@@ -16,7 +16,7 @@ from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Conversation, Example, Format, RowFaultError, expected_of
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.statistics.measures import Share
-from lora_ns.suites import Gold, Suite
+from lora_ns.suites import GlueSuite, Gold, Suite
 
 UNREAD, UNFIT, UNREACHED = "SUITE001", "SUITE002", "SUITE003"
 """Codes of findings: files that cannot be read, rows that cannot be asked, reference answers that do not count."""
@@ -53,6 +53,9 @@ class Asking:
             column = getattr(self.suite, name)
             if column is not None and column not in row.values:
                 raise RowFaultError(f"no column `{column}`, which `{name}` names", "add it, or name another column")
+        if isinstance(self.suite, GlueSuite):
+            self.suite.in_columns_of(self.form, (), row.values)
+            return Gold(row.where, None, row.values)
         if self.suite.asks == "loss":
             self.form.example(row.values)
             return Gold(row.where, None, row.values)

@@ -27,6 +27,7 @@ from lora_ns.recipe.rules import findings
 from lora_ns.recipe.rules.evaluation import SAMPLING_KEYS
 from lora_ns.recipe.secrets import find_secrets, secrets_of_file
 from lora_ns.recipe.stand_ins import STAND_INS, put_stand_in
+from lora_ns.recipe.tagged_lists import TAG_PLACE, tagged_list
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,8 @@ def _validate(table: dict[str, Any], locate: Locate, known: Sequence[Problem] = 
                     else:
                         untold += 1
                     faulty.add(dotted)
+                    if tagged_list(keys):  # the whole table is replaced, so no rule can speak of it
+                        faulty.add(".".join(map(str, keys[:TAG_PLACE])))
                     put_stand_in(table, keys)
         else:
             problems += [

@@ -16,12 +16,13 @@ from lora_ns.objectives import Objective
 from lora_ns.objectives.calibration import Calibration
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.services.contamination import compare_with_training
-from lora_ns.services.evaluate_labels import evaluate_labels
+from lora_ns.services.evaluate_labels import answer_label_suites, evaluate_labels
 from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
 from lora_ns.services.evaluate_rewards import evaluate_rewards
 from lora_ns.services.evaluate_suites import (
     ADAPTER_NAME,
     BASE_NAME,
+    CONSTANT_NAME,
     Answered,
     System,
     answer_suites,
@@ -99,16 +100,14 @@ def evaluate(
     check_judges(suites)
     found, opened = _measured(opened, rows, computing, beside)
     systems = [System(ADAPTER_NAME, opened), System(BASE_NAME, opened, BASE), *beside.systems]
-    asked = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
-    asked, leak_notes = compare_with_training(asked, opened)
-    asked, judge_notes = judge_answers(asked)
+    asked, ask_notes = _answered(systems, suites, rows, computing)
     answered = [*found.answered, *asked]
     pairs = dict.fromkeys([*contests_of(systems), *contests_of(systems, found.reference)])
     reports = report(answered, list(pairs))
     truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    notes = (*notes, *(note for one in asked for note in one.notes), *leak_notes, *judge_notes)
+    notes = (*notes, *(note for one in asked for note in one.notes), *ask_notes)
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
         found.metrics | _usual_metrics(reports[len(found.answered) :]),
@@ -125,7 +124,11 @@ def evaluate(
 def _check_askable(objective: Objective, suites: Sequence[Suite], exact_match: bool, beside: Beside) -> None:
     """Refuse what a run cannot be asked, and options that would have no effect. Raises `UsageError`."""
     run, has_labels = f"a run of `[{objective.toml}]`", _has_labels(objective)
-    if suites and not objective.writes_text:
+    of_labels = [suite for suite in suites if suite.asks == "label"]
+    if of_labels and objective.answers != "labels":
+        what = f"{run} gives texts no labels, which the suite `{of_labels[0].title}` measures"
+        raise UsageError(Problem("--suite", what, "leave it out"))
+    if len(suites) > len(of_labels) and not objective.writes_text:
         option = "--exact-match" if exact_match else "--suite"
         what = f"{run} scores answers, and writes none" if objective.answers == "score" else f"{run} writes no text"
         raise UsageError(Problem(option, what, "leave it out"))
@@ -151,6 +154,8 @@ def _measured(
     """Measure a run by its objective's own metrics. Also returns the run, whose weights may be loaded by now."""
     objective = opened.manifest.recipe.objective
     if _has_labels(objective):
+        if not rows or any(suite.asks == "label" and suite.asks_run_rows for suite in beside.suites):
+            return Measured(reference=CONSTANT_NAME), opened
         return evaluate_labels([System(ADAPTER_NAME, opened), *beside.systems], rows, computing), opened
     if Preference in objective.examples:
         pairs = encode_pairs(opened, rows)
@@ -160,6 +165,20 @@ def _measured(
         trained = load(opened)
         return evaluate_rewards(trained, rows), trained
     return Measured(), opened
+
+
+def _answered(
+    systems: Sequence[System], suites: Sequence[Suite], rows: Sequence[Row], computing: Callable[[Opened], Compute]
+) -> tuple[list[Answered], list[str]]:
+    """The answers of all systems to the suites, with notes. The base of a run of labels has no head to answer with."""
+    opened = systems[0].opened
+    manifest = opened.manifest
+    if _has_labels(manifest.recipe.objective):
+        return answer_label_suites([one for one in systems if one.weights != BASE], suites, rows, computing), []
+    found = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
+    found, leak_notes = compare_with_training(found, opened)
+    found, judge_notes = judge_answers(found)
+    return found, [*leak_notes, *judge_notes]
 
 
 def _differing(answered: Sequence[Answered], beside: Beside) -> list[Differing]:

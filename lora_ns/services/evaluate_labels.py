@@ -12,8 +12,9 @@ from lora_ns.answers.work import Compute
 from lora_ns.data.rows import Row
 from lora_ns.formats import ProblemType
 from lora_ns.objectives.baselines import Baseline, label_metrics
-from lora_ns.services.evaluate_suites import ADAPTER_NAME, CONSTANT_NAME, Answered, System, answer_suites
+from lora_ns.services.evaluate_suites import ADAPTER_NAME, CONSTANT_NAME, Answered, System, answer_suites, rows_of
 from lora_ns.services.measured import Measured
+from lora_ns.suites import GlueSuite, Suite
 from lora_ns.suites.labels import suite_of
 
 
@@ -46,6 +47,27 @@ def evaluate_labels(systems: Sequence[System], rows: Sequence[Row], computing: C
     )
 
 
+def answer_label_suites(
+    systems: Sequence[System], suites: Sequence[Suite], rows: Sequence[Row], computing: Callable[[Opened], Compute]
+) -> list[Answered]:
+    """Ask suites of labels, with the constant answers beside the systems.
+
+    Args:
+        systems: the run, then what it is compared with.
+        suites: the suites.
+        rows: rows for suites without a file.
+        computing: makes the function that computes the tasks of a run.
+
+    Raises:
+        UsageError: if a suite has no rows.
+        DataError: names the rows that cannot be asked; the first one, if the run labels something else.
+    """
+    manifest = systems[0].opened.manifest
+    baseline = baseline_of(manifest)
+    found = answer_suites(systems, suites, lambda suite: rows_of(suite, manifest, rows), computing)
+    return [one if baseline is None else _with_constant(one, baseline) for one in found]
+
+
 def _as_trained(kind: ProblemType | None, labels: Sequence[str], label: Any) -> Any:
     """A label as in training rows: a score, a class id, a 0 or 1 for each label, or tag ids."""
     if kind == "regression":
@@ -57,11 +79,11 @@ def _as_trained(kind: ProblemType | None, labels: Sequence[str], label: Any) -> 
 
 def _with_constant(found: Answered, baseline: Baseline) -> Answered:
     """Add the constant answers as a system; each figure has the constant that was best by it."""
-    golds = [gold.label for gold in found.golds]
+    golds, constants = [gold.label for gold in found.golds], baseline.constants
+    if isinstance(found.suite, GlueSuite):
+        constants = found.suite.constants(constants, baseline.labels)
     by_figure = {
-        name: baseline.answers(baseline.constants[name], golds)
-        for name in found.measures(ADAPTER_NAME)
-        if name in baseline.constants
+        name: baseline.answers(constants[name], golds) for name in found.measures(ADAPTER_NAME) if name in constants
     }
     if not by_figure:
         return found

@@ -15,6 +15,7 @@ from lora_ns.suites.code import CodeSuite
 from lora_ns.suites.contains import ContainsSuite
 from lora_ns.suites.drift import DriftSuite
 from lora_ns.suites.exact_match import ExactMatchSuite
+from lora_ns.suites.glue import GlueSuite
 from lora_ns.suites.held_out import HeldOutSuite
 from lora_ns.suites.json_schema import JsonSchemaSuite
 from lora_ns.suites.judge import JudgeSuite
@@ -33,6 +34,7 @@ __all__ = [
     "CodeSuite",
     "DriftSuite",
     "ExactMatchSuite",
+    "GlueSuite",
     "Gold",
     "HeldOutSuite",
     "JudgeSuite",
@@ -56,7 +58,8 @@ AnySuite = Annotated[
     | CodeSuite
     | JudgeSuite
     | DriftSuite
-    | LmEvalSuite,
+    | LmEvalSuite
+    | GlueSuite,
     Field(discriminator="kind"),
 ]
 """A suite of the recipe, a union discriminated by `kind`."""

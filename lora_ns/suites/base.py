@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from lora_ns.errors import DataError, Problem, UsageError
+from lora_ns.errors import DataError, Problem, UsageError, did_you_mean
 from lora_ns.formats import RowFaultError
 from lora_ns.rewards import Completion, RewardFunction
 from lora_ns.safety.deadline import OverrunError
@@ -108,19 +109,22 @@ class Suite(Table):
         return {}
 
     @classmethod
-    def with_usual_settings(cls) -> Suite:
+    def with_usual_settings(cls, task: str | None = None) -> Suite:
         """The suite as it is without a table of its own.
 
+        Args:
+            task: name of its task, for a kind that has several; None if none is named.
+
         Raises:
-            UsageError: if it needs settings that only a recipe can give.
+            UsageError: if it needs settings that only a recipe can give, or there is no such task.
         """
         kind = cls.model_fields["kind"].default
+        if task is not None and "task" not in cls.model_fields:
+            raise UsageError(Problem("--suite", f"the suite `{kind}` has no tasks", f"write `--suite {kind}`"))
         try:
-            return cls.model_validate({"kind": kind})
+            return cls.model_validate({"kind": kind} if task is None else {"kind": kind, "task": task})
         except ValidationError as error:
-            needed = ", ".join(f"`{fault['loc'][0]}`" for fault in error.errors())
-            remedy = f'write a table `[[evaluation.suites]]` with `kind = "{kind}"` and {needed}'
-            raise UsageError(Problem("--suite", f"the suite `{kind}` needs {needed}", remedy)) from None
+            raise UsageError(_unusual(kind, task, error)) from None
 
     def conflicts(self, _key: str) -> Iterator[Conflict]:
         """Settings that cannot work; the argument is the dotted key of the table."""
@@ -196,6 +200,20 @@ class JudgedSuite(Suite):
         function = self.judge
         scores = judged(self, golds, answers, lambda gold, answer: function.score(gold.completed(answer)) or 0.0)
         return {self.figure: share([bool(score) for score in scores]) if self.is_share else mean(scores, bounds=(0, 1))}
+
+
+def _unusual(kind: str, task: str | None, error: ValidationError) -> Problem:
+    """The problem of a suite without settings that it needs, or with a task that there is not."""
+    fault = error.errors()[0]
+    needed = ", ".join(f"`{one['loc'][0]}`" for one in error.errors())
+    if task is not None and fault["loc"] == ("task",):
+        known = re.findall(r"'(.+?)'", str(fault.get("ctx", {}).get("expected", "")))
+        remedy = did_you_mean(task, known, beside=f"one of: {', '.join(known)}" if known else "name one")
+        return Problem("--suite", f"the suite `{kind}` has no task `{task}`", remedy)
+    remedy = f'write a table `[[evaluation.suites]]` with `kind = "{kind}"` and {needed}'
+    if needed == "`task`":
+        remedy = f"write `--suite {kind}:TASK`, or a table `[[evaluation.suites]]` with `task`"
+    return Problem("--suite", f"the suite `{kind}` needs {needed}", remedy)
 
 
 SIMPLER_PATTERN = "avoid nested repetitions such as `(a+)+`"

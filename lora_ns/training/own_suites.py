@@ -119,7 +119,8 @@ class OwnSuites:
 def _left(manifest: Manifest) -> str:
     """A warning that suites are left to `lorans eval`, and why; empty if none is."""
     evaluation, is_sharded = manifest.recipe.evaluation, manifest.recipe.distributed.shards
-    left = [f"`{suite.title}`" for suite in evaluation.suites if is_sharded or suite not in evaluation.asked]
+    suites = [suite for suite in evaluation.suites if suite.asks != "label"]  # training has its own figures of labels
+    left = [f"`{suite.title}`" for suite in suites if is_sharded or suite not in evaluation.asked]
     why = "the weights are sharded" if is_sharded else "a judge is asked only with `--allow-judge`"
     return f"left to `lorans eval`, because {why}: {', '.join(left)}" if left else ""
 

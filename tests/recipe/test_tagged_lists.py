@@ -1,6 +1,7 @@
 """Lists of tables of several classes: rewards and suites are read, explained and described alike."""
 
 import json
+from typing import get_args
 
 import pytest
 from minimal_recipe import MINIMAL, needed
@@ -28,7 +29,9 @@ def smallest(key, tag):
     """The smallest table of a class, as lines of TOML."""
     listed = TAGGED_LISTS[key]
     fields = listed.classes[tag].model_fields.items()
-    keys = {listed.tag: tag, **{name: "own.py:own" for name, info in fields if info.is_required()}}
+    required = {name: get_args(info.annotation) for name, info in fields if info.is_required()}
+    chosen = {name: next((one for one in of if isinstance(one, str)), "own.py:own") for name, of in required.items()}
+    keys = {listed.tag: tag, **chosen}
     return "\n".join(f"{name} = {as_toml(value)}" for name, value in keys.items())
 
 

@@ -93,13 +93,18 @@ def suites_have_own_names(recipe: Recipe) -> Conflict | None:
 
 
 def suites_are_answered(recipe: Recipe) -> Conflict | None:
-    """Suites measure text, or the loss of answers that are trained on."""
+    """Suites measure text, or the loss of answers that are trained on; those of labels measure classes and scores."""
     objective = recipe.objective
     learns_answers = not objective.generates and Preference not in objective.examples
     for key, suite in _suites(recipe):
-        if objective.writes_text and (suite.asks != "loss" or learns_answers):
+        if suite.asks == "label":
+            if objective.answers == "labels":
+                continue
+            lacking = "gives texts no labels"
+        elif objective.writes_text and (suite.asks != "loss" or learns_answers):
             continue
-        lacking = "has no loss of answers" if objective.writes_text else "writes no text"
+        else:
+            lacking = "has no loss of answers" if objective.writes_text else "writes no text"
         what = f"a model of `[{objective.toml}]` {lacking}, which the suite `{suite.title}` measures"
         remedy = f"remove it: `lorans eval` reports the metrics of `[{objective.toml}]` on the evaluation rows"
         return Conflict((objective.toml, f"{key}.kind"), what, remedy)
