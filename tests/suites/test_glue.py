@@ -213,3 +213,26 @@ def test_recipes_of_classes_take_the_suite_and_others_do_not(write_recipe):
     assert "a model of `[sft]` gives texts no labels, which the suite `rte` measures" in told
     (told,) = problems(path, *classes, SUITE.replace("TASK", "mrcp"))
     assert 'task: got "mrcp" (expected one of: "cola", "sst2", "mrpc",' in told
+
+
+@pytest.mark.parametrize("task", ["cola", "stsb"])
+def test_a_constant_answer_has_no_correlation_and_is_beaten_by_one(task):
+    pytest.importorskip("scipy")
+    from lora_ns.services.evaluate_suites import Answered
+    from lora_ns.services.verdicts import report
+
+    draw, suite, names = random.Random(0), GlueSuite(task=task), CLASSES.get(task, ())
+    expected = [draw.choice(names) if names else draw.uniform(0, 5) for _ in range(60)]
+    if names:
+        answers = [one if draw.random() < 0.9 else names[0] for one in expected]
+        constants = suite.constants({"accuracy": names[1], "f1": names[1]}, names)
+    else:
+        answers = [one + draw.gauss(0, 0.5) for one in expected]
+        constants = suite.constants({"rmse": 2.5}, ())
+    by_figure = {name: [constant] * 60 for name, constant in constants.items()}
+    golds = [Gold(f"row {place}", None, label=one) for place, one in enumerate(expected)]
+    sides = {"adapter": answers, "constant": next(iter(by_figure.values()))}
+    answered = Answered(suite, golds, sides, by_figure={"constant": by_figure})
+    (found,) = report([answered], [("adapter", "constant")])
+    assert [by_system["constant"].value for by_system in found.whole.figures.values()] == [0] * len(constants)
+    assert {one.verdict for one in found.whole.contests} == {"better"}
