@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lora_ns.answers.opened import Opened, kept_rows, load, load_with_start
+from lora_ns.answers.opened import Opened, format_of, kept_rows, load, load_with_start
 from lora_ns.answers.weights import BASE
 from lora_ns.answers.work import Compute, compute_here
 from lora_ns.data.rows import Row
 from lora_ns.errors import Problem, UsageError
-from lora_ns.formats import Preference
+from lora_ns.formats import Preference, RowFaultError
+from lora_ns.formats.cells import listed
 from lora_ns.machine.packages import check_suites_installed
 from lora_ns.objectives import Objective
 from lora_ns.objectives.calibration import Calibration
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.run.manifest import Manifest
 from lora_ns.services.contamination import compare_with_training
 from lora_ns.services.evaluate_labels import answer_label_suites, evaluate_labels
 from lora_ns.services.evaluate_pairs import encode_pairs, evaluate_pairs
@@ -92,7 +94,8 @@ def evaluate(
     manifest = opened.manifest
     objective = manifest.recipe.objective
     rows = kept_rows(manifest) if rows is None else rows
-    suites = _all_suites(manifest.recipe, exact_match, beside.suites, bool(rows))
+    unnamed, format_notes = _unnamed(manifest, exact_match, beside.suites, rows)
+    suites = [*unnamed, *beside.suites]
     if not rows and not (suites and not any(suite.asks_run_rows for suite in suites)):
         raise UsageError(Problem(str(opened.run.path), "the run has no evaluation rows", "give a file with `--data`"))
     _check_askable(objective, suites, exact_match, beside)
@@ -107,7 +110,7 @@ def evaluate(
     truncated = found.truncated + sum(one.truncated for one in asked)
     key = objective.key("max_seq_length")
     notes = (f"{truncated:,} rows are longer than `{key}` and were truncated",) if truncated else ()
-    notes = (*notes, *(note for one in asked for note in one.notes), *ask_notes)
+    notes = (*notes, *format_notes, *(note for one in asked for note in one.notes), *ask_notes)
     return EvaluateResult(
         len(rows) or reports[0].whole.items,
         found.metrics | _usual_metrics(reports[len(found.answered) :]),
@@ -194,11 +197,27 @@ def _differing(answered: Sequence[Answered], beside: Beside) -> list[Differing]:
     return differing(answered, ADAPTER_NAME, others[0], beside.show)
 
 
-def _all_suites(recipe: Recipe, exact_match: bool, asked: Sequence[Suite], has_rows: bool) -> list[Suite]:
-    """The suites to ask, those without a name of their own first. Without rows, the loss is not measured unasked."""
+def _unnamed(
+    manifest: Manifest, exact_match: bool, asked: Sequence[Suite], rows: Sequence[Row]
+) -> tuple[list[Suite], tuple[str, ...]]:
+    """The suites to ask beside those that are named, and a note if rows of another format leave them out.
+
+    Without rows, the loss is not measured unasked.
+    """
     named = {suite.title for suite in asked}
-    usual = [suite for suite in usual_suites(recipe, exact_match) if suite.title not in named]
-    return [*(suite for suite in usual if has_rows or not asked or suite.asks != "loss"), *asked]
+    usual = [suite for suite in usual_suites(manifest.recipe, exact_match) if suite.title not in named]
+    if not asked or not usual:
+        return usual, ()
+    if not rows:
+        return [suite for suite in usual if suite.asks != "loss"], ()
+    if not any(suite.asks_run_rows for suite in asked):
+        return usual, ()
+    try:
+        format_of(manifest).example(rows[0].values)
+    except RowFaultError as fault:
+        left = listed([suite.title for suite in usual])
+        return [], (f"left out, because the rows are not in the format of the run ({fault.what}): {left}",)
+    return usual, ()
 
 
 def usual_suites(recipe: Recipe, exact_match: bool) -> list[Suite]:

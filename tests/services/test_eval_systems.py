@@ -173,6 +173,16 @@ def test_suites_with_files_of_their_own_need_no_other_rows(trained, tmp_path):
     assert result["rows"] == 3
 
 
+def test_rows_in_the_form_of_a_suite_alone_are_asked_by_it_alone(run, tmp_path):
+    row = {"question": "What is 1 + 1?", "choices": ["2", "3"], "answer": 0}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    done = lorans("eval", run.path, "--data", tmp_path / "rows.jsonl", "--suite", "choice", "--json")
+    found = json.loads(done.stdout)
+    assert [one["name"] for one in found["suites"]] == ["choice"]
+    (note,) = (note for note in found["notes"] if "not in the format of the run" in note)
+    assert note.endswith("`held-out`")
+
+
 def test_figures_of_one_row_have_no_interval_and_are_json(run, tmp_path):
     data = write_questions(tmp_path / "rows.jsonl", 1)
     done = lorans("eval", run.path, "--data", data, "--json")
