@@ -215,13 +215,17 @@ def _leaks(
     keys: Sequence[bytes],
     decode: Callable[[list[int]], str],
 ) -> list[Finding]:
-    """Find evaluation rows that are also training rows: token by token, or except for case, spaces and punctuation."""
+    """Find evaluation rows that are also training rows: token by token, or except for case, spaces and punctuation.
+
+    Signs of arithmetic are no punctuation here.
+    """
     exact = {key: sequence.where for key, sequence in zip(keys, trained.sequences, strict=True)}
     found_keys = ((sequence.where, _key(sequence)) for sequence in evaluated.sequences)
     same = {where: exact[key] for where, key in found_keys if key in exact}
 
     def text(sequence: Encoded) -> tuple[str, ...]:
-        return tuple(normal_text(decode(side.input_ids)) for _, side in sequence.sides())
+        texts = [decode(side.input_ids) for _, side in sequence.sides()]
+        return tuple(part for text in texts for part in (normal_text(text), arithmetic(text)))
 
     normal = {text(sequence): sequence.where for sequence in trained.sequences}
     rest = {sequence.where: text(sequence) for sequence in evaluated.sequences if sequence.where not in same}
@@ -265,3 +269,24 @@ _INSIGNIFICANT = re.compile(r"[\W_]+")
 def normal_text(text: str) -> str:
     """Return a text without case and punctuation, with single spaces."""
     return _INSIGNIFICANT.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+_SIGN = re.compile(r"[-+*/^%=<>\u2212\u00d7\u00f7](?=\s*(?:[\d(]|[^\W\d_]\b))")
+"""A sign before a number, a bracket or a single letter."""
+
+_TERM = re.compile(r"(?:[\d)]|\b[^\W\d_])\s*\Z")
+"""The end of a number, a bracket or a single letter."""
+
+_LONGEST_GAP = 8
+"""Characters before a sign in which its left side ends."""
+
+
+def arithmetic(text: str) -> str:
+    """Return the signs of arithmetic in a text: between two terms, and of numbers, as in `36 - 1` and `-7`."""
+    return "".join(found[0] for found in _SIGN.finditer(text) if _is_arithmetic(text, found.start()))
+
+
+def _is_arithmetic(text: str, place: int) -> bool:
+    before, after = text[max(0, place - _LONGEST_GAP) : place], text[place + 1 : place + 2]
+    is_minus = text[place] in "-\u2212" and after.isdigit() and not (before[-1:].isalnum() or before[-1:] == "-")
+    return is_minus or _TERM.search(before) is not None

@@ -24,7 +24,7 @@ from lora_ns.data.sources import reading_notes
 from lora_ns.data.stream import stream_rows
 from lora_ns.data.suite_leaks import leak_findings, passages
 from lora_ns.data.suite_rows import suite_findings
-from lora_ns.errors import DataError, Problem
+from lora_ns.errors import DataError, InterruptedRunError, Problem
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import Example, Label, Labelled, Tagged, TextClassification
 from lora_ns.machine import libraries
@@ -368,10 +368,15 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
     """Train one step on a few rows in a temporary folder, save the adapter, and reload it.
 
     Raises:
-        LoransError: any error of `train`.
+        InterruptedRunError: if a signal stops it; nothing is left that could be continued.
+        LoransError: any other error of `train`.
     """
     with temporary_folder() as folder:
-        result = train(_one_step(loaded, folder / "run"), observer, noise, use_cache=False)
+        try:
+            result = train(_one_step(loaded, folder / "run"), observer, noise, use_cache=False)
+        except InterruptedRunError as error:
+            problem = Problem("--step", "stopped before the step was checked; nothing was kept", "repeat the command")
+            raise InterruptedRunError(error.signal_number, problem) from None
         noise.detach()
     return StepReport(float(result.metrics["train_loss"]), result.trainable_parameters)
 

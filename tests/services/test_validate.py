@@ -10,7 +10,7 @@ from services_recipes import CLASSES, RECIPE, class_rows
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
-from lora_ns.errors import LoransError
+from lora_ns.errors import InterruptedRunError, LoransError, Problem
 from lora_ns.machine.libraries import Noise
 from lora_ns.methods import METHODS
 from lora_ns.recipe.load import load_recipe
@@ -272,6 +272,17 @@ def test_a_classifier_is_validated_as_well(validate, tmp_path):
     assert found["data"]["findings"][0]["code"] == "LEAK001"
     assert found["rows"][0]["label"] == "quiet"
     assert found["step"]["loss"] > 0
+
+
+def test_a_signal_during_the_step_leaves_nothing_that_could_be_continued(write_recipe, monkeypatch):
+    def stopped(*_, **__):
+        raise InterruptedRunError(15, Problem("", "stopped after step 1", "`lorans train run --resume` continues it"))
+
+    monkeypatch.setattr("lora_ns.services.validate.train", stopped)
+    with Noise() as noise, pytest.raises(InterruptedRunError, match="nothing was kept") as caught:
+        validate_step(load_recipe(write_recipe(RECIPE)), SilentObserver(), noise)
+    assert caught.value.signal_number == 15
+    assert "resume" not in str(caught.value)
 
 
 @pytest.mark.parametrize("level", ["--data", "--model", "--step"])
