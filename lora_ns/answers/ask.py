@@ -33,7 +33,8 @@ class Asked:
     suite: Suite
     golds: Sequence[Gold]
     items: Sequence[Any]
-    """Token ids of prompts; for losses, token ids with labels; for labels, inputs of a classifier."""
+    """Token ids of prompts; for losses, token ids with labels, and for choices those of each; for labels, inputs of a
+    classifier."""
     owners: Sequence[int]
     """For each item, the index of its row: a row may have several sequences."""
     generation: Generation
@@ -47,7 +48,7 @@ class Asked:
         if self.suite.asks == "label":
             kind: Kind = "tag" if isinstance(self.suite, TagSuite) else "classify"
             return in_turn(kind, self.items, LABELLED_TOGETHER, weights)
-        return in_turn("loss", self.items, 1, weights)
+        return in_turn("choose" if self.suite.asks == "choose" else "loss", self.items, 1, weights)
 
     def answers(self, results: Sequence[Any]) -> list[Any]:
         """The answer to each row: its text or label, its loss and number of tokens, or those of each choice."""
@@ -58,13 +59,8 @@ class Asked:
         if self.suite.asks == "label":
             is_tagged = isinstance(self.suite, TagSuite)
             return [[tag for tag, _ in result] if is_tagged else result["output"] for result in results]
-        if self.suite.asks == "drift":
+        if self.suite.asks in {"drift", "choose"}:
             return list(results)
-        if self.suite.asks == "choose":
-            by_row: list[list[Any]] = [[] for _ in self.golds]
-            for owner, result in zip(self.owners, results, strict=True):
-                by_row[owner].append(result)
-            return by_row
         sums = [[0.0, 0.0] for _ in self.golds]
         for owner, (loss, tokens) in zip(self.owners, results, strict=True):
             sums[owner][0] += loss
@@ -148,9 +144,8 @@ def _to_choose(opened: Opened, suite: ChoiceSuite, rows: Sequence[Row], like: Ma
     form, rendering, room = format_of(like), like.recipe.objective.rendering, opened.room()
     renderer = make_renderer(opened.tokenizer, opened.manifest.stop_token_ids, rendering, opened.vocabulary())
     found = for_each(rows, lambda row: choice_items(renderer, form, suite, row, room))
-    items = [item for _, several in found for item in several]
-    owners = [place for place, (_, several) in enumerate(found) for _ in several]
-    return Asked(suite, [gold for gold, _ in found], items, owners, like.recipe.generation)
+    golds, items = [gold for gold, _ in found], [several for _, several in found]
+    return Asked(suite, golds, items, range(len(items)), like.recipe.generation)
 
 
 def _question(prompt: object) -> str | None:

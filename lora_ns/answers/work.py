@@ -10,14 +10,14 @@ from typing import Any, Literal, Protocol
 from lora_ns.answers.drift import drift_from_base
 from lora_ns.answers.generate import like_lengths
 from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
-from lora_ns.answers.loss import sequence_loss
+from lora_ns.answers.loss import choice_losses
 from lora_ns.answers.opened import Opened, Trained, make_writer
 from lora_ns.answers.weights import ADAPTER, Weights
 from lora_ns.data.encode_labels import WordEncoder
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.recipe.generation import Generation
 
-Kind = Literal["write", "classify", "tag", "score", "loss", "drift"]
+Kind = Literal["write", "classify", "tag", "score", "loss", "choose", "drift"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Task:
 
     kind: Kind
     items: Sequence[Any]
-    """By kind: token ids of prompts, classifier inputs, sentences, sequences to score, or token ids with labels."""
+    """By kind: token ids of prompts, classifier inputs, sentences, sequences to score, token ids with labels, or those
+    of all choices."""
     batches: Sequence[Sequence[int]]
     """Item indices of each batch; every item is in exactly one."""
     generation: Generation | None = None
@@ -135,4 +136,7 @@ def _compute_batch(
         return list(tag_words(trained, encoder, [Sentence.of_json(item) for item in items]))
     if kind == "score":
         return score_sequences(trained, items)
-    return [list(sequence_loss(trained.model, ids, labels, trained.manifest.plan.dtype.value)) for ids, labels in items]
+    dtype = trained.manifest.plan.dtype.value
+    several = items if kind == "choose" else [[item] for item in items]
+    losses = [[list(one) for one in choice_losses(trained.model, sequences, dtype)] for sequences in several]
+    return losses if kind == "choose" else [one for (one,) in losses]
