@@ -31,8 +31,11 @@ class Evaluation(Table):
 
     @property
     def asked(self) -> tuple[Suite, ...]:
-        """What a run asks before and after training: exact match, then the suites of text that need no judge."""
-        suites = (suite for suite in self.suites if not suite.is_against_base and suite.asks != "label")
+        """What a run asks before and after training: exact match, then the suites of text that need no judge.
+
+        Those of another library, which ask the model themselves, are left out, too.
+        """
+        suites = (suite for suite in self.suites if not suite.is_against_base and suite.asks not in {"label", "itself"})
         return (*((self.as_suite(),) if self.exact_match else ()), *suites)
 
     def as_suite(self) -> ExactMatchSuite:

@@ -120,9 +120,13 @@ def _left(manifest: Manifest) -> str:
     """A warning that suites are left to `lorans eval`, and why; empty if none is."""
     evaluation, is_sharded = manifest.recipe.evaluation, manifest.recipe.distributed.shards
     suites = [suite for suite in evaluation.suites if suite.asks != "label"]  # training has its own figures of labels
-    left = [f"`{suite.title}`" for suite in suites if is_sharded or suite not in evaluation.asked]
-    why = "the weights are sharded" if is_sharded else "a judge is asked only with `--allow-judge`"
-    return f"left to `lorans eval`, because {why}: {', '.join(left)}" if left else ""
+    left = [suite for suite in suites if is_sharded or suite not in evaluation.asked]
+    if not left:
+        return ""
+    judge, harness = "a judge is asked only with `--allow-judge`", "lm-evaluation-harness needs the finished run"
+    reasons = (judge if suite.is_against_base else harness for suite in left)
+    why = "the weights are sharded" if is_sharded else ", and ".join(dict.fromkeys(reasons))
+    return f"left to `lorans eval`, because {why}: {', '.join(f'`{suite.title}`' for suite in left)}"
 
 
 def _first(asked: Asked, count: int) -> Asked:

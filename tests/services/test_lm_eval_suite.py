@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -204,13 +205,14 @@ def test_a_run_with_virtual_tokens_is_asked_from_its_recipe(folder, tmp_path):
     with pytest.raises(LoransError, match="--allow-code"):
         lorans("eval", run.path, "--suite", "fruits")
     shown = lorans("eval", run.path, "--suite", "fruits", "--suite", "choice", "--allow-code", "--json")
-    harness, ours = json.loads(shown.stdout)["suites"][-2:]
+    result = json.loads(shown.stdout)
+    harness, ours = result["suites"][-2:]
     assert (harness["name"], ours["name"]) == ("fruits", "choice")
     assert {name: harness["whole"]["figures"][name] for name in ("acc", "acc_norm")} == ours["whole"]["figures"]
     assert [one["verdict"] for one in harness["whole"]["contests"]] == [
         one["verdict"] for one in ours["whole"]["contests"]
     ]
-    items = [json.loads(line) for line in (run.path / "evaluations/1/items.jsonl").read_text().splitlines()]
+    items = [json.loads(line) for line in (Path(result["saved"]) / "items.jsonl").read_text().splitlines()]
     theirs, own = ([one for one in items if one["suite"] == name] for name in ("fruits", "choice"))
     for system in ("adapter", "base"):
         for asked, scored in zip(theirs, own, strict=True):

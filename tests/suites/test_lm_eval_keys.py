@@ -3,8 +3,9 @@
 import pytest
 
 from lora_ns.errors import RecipeError, UsageError
+from lora_ns.recipe.evaluation import Evaluation
 from lora_ns.recipe.load import load_recipe
-from lora_ns.suites import LmEvalSuite
+from lora_ns.suites import HeldOutSuite, LmEvalSuite
 
 
 def test_it_is_named_after_its_task():
@@ -38,3 +39,8 @@ def test_a_recipe_needs_no_evaluation_rows_for_it(write_recipe):
         load_recipe(write_recipe(), [suite % "held-out"])
     with pytest.raises(RecipeError, match="task"):
         load_recipe(write_recipe(), [suite % "lm-eval"])
+
+
+def test_training_leaves_tasks_of_the_harness_to_eval():
+    evaluation = Evaluation(suites=(LmEvalSuite(task="arc_easy"), HeldOutSuite()), exact_match=True)
+    assert [suite.kind for suite in evaluation.asked] == ["exact-match", "held-out"]
