@@ -21,6 +21,7 @@ from lora_ns.run.directory import RunDir
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(not namespaces.can_be_made(), reason="needs root and iproute2, for network namespaces"),
 ]
 
