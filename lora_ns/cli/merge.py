@@ -28,6 +28,9 @@ def merge(
             show_default=False,
         ),
     ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest size of a weight file, such as 5GB.")
+    ] = "50GB",
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -45,7 +48,7 @@ def merge(
     trust_run(trust_remote_code, opened, base)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        result = service(opened, output.absolute(), base, dtype, forced, progress)
+        result = service(opened, output.absolute(), base, dtype, forced, progress, max_shard_size)
     if as_json:
         print_json(result)
         return
@@ -54,6 +57,7 @@ def merge(
         [
             ("merged model", result.output),
             ("parameters", f"{number(result.parameters)} in {result.dtype}"),
+            *([("memory", f"the whole model, because {result.whole_model}")] if result.whole_model else []),
             ("merge check", f"passed (logits differ by at most {result.largest_difference:.1e} of the largest)"),
             *(
                 [("rounding", f"{result.rounded_difference:.1e} of the largest logit; `--dtype float32` avoids it")]

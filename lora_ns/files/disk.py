@@ -50,6 +50,16 @@ def follow_umask(folder: Path) -> None:
             file.chmod(mode)
 
 
+def sync(folder: Path) -> None:
+    """Make sure that the files of a folder, and their names, are on the disk."""
+    for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 class telling_disk_errors:  # noqa: N801 -- reads as a verb in `with`
     """Turn the error of a full disk, a missing permission or a missing folder into a `RunError` of one line."""
 

@@ -201,7 +201,9 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
             "gguf_file": str(base.location),
             "quantization_config": GgufConfig(dequantize=True),
         }
-    if loading.quantization.bits is not None:
+    if loading.device == "meta":
+        arguments["device_map"] = {"": "meta"}
+    elif loading.quantization.bits is not None:
         if not base.facts.quantization:
             arguments["quantization_config"] = _quantization_config(base, loading, dtype)
         elif (added := loading.quantization.stored_settings()) is not None:

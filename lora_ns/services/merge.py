@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import load_whole_base, loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
-from lora_ns.files.disk import check_space, follow_umask, telling_disk_errors
+from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.merging.refusal import WholeModelError
+from lora_ns.merging.shards import LARGEST_SHARD, bytes_of
+from lora_ns.merging.stream import Merged, Merging, stream
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, difference, never_quantised
 from lora_ns.model.saved_adapter import load_adapter, put_in_place
@@ -44,6 +47,8 @@ class MergeResult:
     """Largest difference between the logits before and after merging, both in float32, relative to the largest."""
     rounded_difference: float
     """The same difference after rounding the weights to the output dtype."""
+    whole_model: str | None = None
+    """The reason why the whole model was merged in memory; None if one module was at a time."""
 
 
 def merge(
@@ -53,12 +58,13 @@ def merge(
     dtype: str | None = None,
     force: Force = REFUSED,
     observer: Observer | None = None,
+    max_shard_size: str = LARGEST_SHARD,
 ) -> MergeResult:
     """Merge a run's adapter into its base.
 
-    The base is loaded on the CPU, in the dtype of training. A base that was quantised for training is quantised and
-    dequantised, so that the adapter is added to the same values that it was trained on. The sum is computed in float32
-    and rounded once.
+    One module at a time is in memory, or the whole model where that is needed. The base is read in the dtype of
+    training. A base that was quantised for training is quantised and dequantised, so that the adapter is added to the
+    same values that it was trained on. The sum is computed in float32 and rounded once.
 
     Args:
         run: the run directory.
@@ -67,12 +73,14 @@ def merge(
         dtype: the dtype to write, if not that of the stored base.
         force: the response to a part that does not match the manifest.
         observer: receives the stages.
+        max_shard_size: largest size of a weight file, such as `5GB`.
 
     Raises:
         UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
             does not match the manifest.
         RunError: if the merged model's logits differ from the adapter's.
     """
+    largest = bytes_of(max_shard_size)
     manifest = run.read()
     method = manifest.recipe.peft
     if method.capabilities.merge is not True:
@@ -92,7 +100,7 @@ def merge(
         folder(target) as staged,
         telling_memory_errors(lambda: message, "free memory, or use the adapter unmerged"),
     ):
-        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer)
+        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest)
     return replace(merged, output=str(output))
 
 
@@ -105,35 +113,86 @@ def _merge(
     dtype: str | None,
     force: Force,
     observer: Observer,
+    largest: int,
 ) -> MergeResult:
-    method = manifest.recipe.peft
     base, tokenizer = reopen(run, manifest, base_path, force)
-    generation = _generation(run.adapter / "generation_config.json")
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
-    check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
-    loading = _loading(run, manifest, base)
-    model = load_whole_base(run, manifest, base, loading)
+    merging = Merging(
+        base=base,
+        loading=_loading(run, manifest, base),
+        adapter=run.adapter,
+        dtype=written,
+        generation=_generation(run.adapter / "generation_config.json"),
+        largest_shard=largest,
+        in_float32=manifest.recipe.peft.capabilities.hidden_tensors,
+    )
+    try:
+        _check_streams(manifest, merging)
+        observer.stage(f"merging module by module in {written}, and comparing the logits")
+        result, reason = stream(merging, tokenizer, _PROBE, staged), None
+    except WholeModelError as refusal:
+        reason = str(refusal)
+        check_space(output, (5 if written == "float32" else 3) * base.facts.parameters)
+        observer.stage(f"merging the whole model in memory, because {reason}")
+        result = _merge_whole(run, manifest, merging, tokenizer, staged, output)
+    _check_difference(run, result)
+    observer.stage("writing the tokenizer")
+    _finish(tokenizer, staged, output)
+    return MergeResult(
+        str(output), result.parameters, written, result.largest_difference, result.rounded_difference, reason
+    )
+
+
+def _check_streams(manifest: Manifest, merging: Merging) -> None:
+    """Check that a base is merged module by module. Raises `WholeModelError`."""
+    reasons = (
+        ("the base is a GGUF file", merging.base.gguf_file),
+        ("the base is stored quantised", merging.base.facts.quantization),
+        ("the base was quantised for training", merging.loading.quantization.bits),
+        ("earlier adapters are merged into the base first", manifest.base_adapters),
+        ("the run adds tokens to the base", manifest.added_tokens),
+    )
+    for reason, applies in reasons:
+        if applies:
+            raise WholeModelError(reason)
+
+
+def _check_difference(run: RunDir, merged: Merged) -> None:
+    """Check the logits of the merged model. Raises `RunError`."""
+    if not merged.largest_difference <= TOLERANCE:
+        what = f"the merged model differs from the adapter by {merged.largest_difference:.1e} of the largest logit"
+        raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
+
+
+def _merge_whole(
+    run: RunDir,
+    manifest: Manifest,
+    merging: Merging,
+    tokenizer: PreTrainedTokenizerBase,
+    staged: Path,
+    output: Path,
+) -> Merged:
+    """Merge in memory, and write the weights and settings."""
+    loading = merging.loading
+    model = load_whole_base(run, manifest, merging.base, loading)
     if loading.quantization.bits is not None:
         model = loading.quantization.in_full(model)
-    if method.capabilities.hidden_tensors:
+    if merging.in_float32:
         model = model.float()
     adapted = load_adapter(model, run.adapter).float()
-    observer.stage("merging, and comparing the logits")
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
     exact = difference(before, _logits(merged, tokenizer))
-    if not exact <= TOLERANCE:
-        what = f"the merged model differs from the adapter by {exact:.1e} of the largest logit"
-        raise RunError(Problem(str(run.path), what, "use the adapter unmerged, and report this"))
-    _round(merged, written)
+    _round(merged, merging.dtype)
     rounded = difference(before, _logits(merged, tokenizer))
+    parameters = sum(parameter.numel() for parameter in merged.parameters())
+    result = Merged(parameters, exact, rounded)
+    _check_difference(run, result)
     if loading.quantization.bits is not None:
         merged = never_quantised(merged)
-    observer.stage(f"writing the merged model in {written}")
-    _save(merged, written, tokenizer, generation, staged, output)
-    parameters = sum(parameter.numel() for parameter in merged.parameters())
-    return MergeResult(str(output), parameters, written, exact, rounded)
+    _save(merged, merging, tokenizer, staged, output)
+    return result
 
 
 def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
@@ -189,18 +248,23 @@ def _stored_dtype(computed: str, stored: str) -> str:
     return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(stored, computed)
 
 
-def _save(
-    model: Any, dtype: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, staged: Path, output: Path
-) -> None:
+def _save(model: Any, merging: Merging, tokenizer: PreTrainedTokenizerBase, staged: Path, output: Path) -> None:
     import torch
 
     with telling_disk_errors(output):
-        model.to(getattr(torch, dtype))
-        model.generation_config = generation
+        model.to(getattr(torch, merging.dtype))
+        model.generation_config = merging.generation
         model.config.pad_token_id = tokenizer.pad_token_id
-        model.save_pretrained(staged)
+        model.save_pretrained(staged, max_shard_size=merging.largest_shard)
+
+
+def _finish(tokenizer: PreTrainedTokenizerBase, staged: Path, output: Path) -> None:
+    """Write the tokenizer, and give the folder its name once everything is on the disk."""
+    with telling_disk_errors(output):
         tokenizer.save_pretrained(staged)
         follow_umask(staged)
+        sync(staged)
         if output.exists():
             output.rmdir()
         staged.rename(output)
+        sync(output.parent)

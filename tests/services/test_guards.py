@@ -9,6 +9,8 @@ import torch
 import lora_ns.services.merge
 from lora_ns.answers.opened import open_trained
 from lora_ns.errors import RunError
+from lora_ns.merging.refusal import WholeModelError
+from lora_ns.merging.units import Adapted
 from lora_ns.model.saved_adapter import put_in_place
 from lora_ns.services.merge import merge
 from lora_ns.training.seal import Seal
@@ -22,8 +24,21 @@ def nudge(model):
         model.get_parameter(name).add_(0.1)
 
 
-def test_a_merged_model_that_answers_otherwise_is_not_written(lora_run, tmp_path, monkeypatch):
+def needs_whole_model(*_):
+    raise WholeModelError("it is tested")
+
+
+def nudge_module(unit):
+    unit.module.merge(safe_merge=True)
+    unit.owner.weight.data.add_(0.1)
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_merged_model_that_answers_otherwise_is_not_written(lora_run, tmp_path, monkeypatch, is_whole):
+    if is_whole:
+        monkeypatch.setattr(lora_ns.services.merge, "_check_streams", needs_whole_model)
     monkeypatch.setattr(lora_ns.services.merge, "put_in_place", nudge)
+    monkeypatch.setattr(Adapted, "merge", nudge_module)
     with pytest.raises(RunError, match="the merged model differs from the adapter by") as caught:
         merge(lora_run, tmp_path / "merged")
     assert caught.value.exit_code == 1

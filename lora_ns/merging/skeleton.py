@@ -1,0 +1,85 @@
+"""A model whose base has no weights in memory: its adapter is loaded, and its buffers are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import ModelError
+from lora_ns.merging.refusal import WholeModelError
+from lora_ns.model.files import Base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.model.saved_adapter import check_config, load_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def load_skeleton(base: Base, loading: Loading) -> PreTrainedModel:
+    """Load a base onto the meta device. transformers checks names and shapes as always, and reads no values."""
+    return load_base(base, replace(loading, device="meta"))
+
+
+def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False) -> PeftModel:
+    """Load an adapter onto a skeleton, and convert it to float32. Parameters of the base stay on the meta device.
+
+    PEFT creates adapters where the weights of their layers are, and copies some layers. While it loads, matrices of
+    the base are therefore views of a single value. That is NaN, so that a method which computes something from the
+    weights of the base fails, instead of merging something else than it trained.
+
+    Args:
+        skeleton: the base on the meta device.
+        folder: folder of the adapter.
+        in_float32: True if the adapter must be created in float32, whatever the dtype of the base.
+
+    Raises:
+        UsageError: if a key of the adapter has no place in the model, or the other way round.
+        WholeModelError: if the adapter has parameters that are not layers, or needs the weights of the base.
+    """
+    import torch
+
+    config = check_config(folder)
+    if getattr(config, "target_parameters", None):
+        raise WholeModelError("the adapter has `target_parameters`")
+    buffers = dict(_buffers(skeleton))
+    whole = set(getattr(config, "modules_to_save", None) or ())
+    placed: dict[int, Any] = {}
+    for path, module in skeleton.named_modules():
+        is_copied = bool(whole.intersection(path.split(".")))
+        for name, value in module.named_parameters(recurse=False):
+            dtype = torch.float32 if in_float32 and value.is_floating_point() else value.dtype
+            is_real = is_copied or value.ndim < 2
+            filler = float("nan") if value.is_floating_point() and not is_copied else 0
+            filled = torch.full(value.shape if is_real else (), filler, dtype=dtype).expand(value.shape)
+            module.register_parameter(name, placed.setdefault(id(value), _frozen(filled)))
+        for name in [name for name, _ in module.named_buffers(recurse=False)]:
+            module._buffers[name] = buffers[f"{path}.{name}" if path else name]
+    try:
+        adapted = load_adapter(skeleton, folder)
+    except ModelError:  # whatever else is wrong is reported by loading the whole model
+        raise WholeModelError("PEFT computes parts of this adapter from the weights of the base") from None
+    bases = {id(value) for value in placed.values()}
+    for module in adapted.modules():
+        for name, value in module.named_parameters(recurse=False):
+            if id(value) in bases:
+                module.register_parameter(name, _frozen(torch.empty(value.shape, dtype=value.dtype, device="meta")))
+    return adapted.float()
+
+
+def _frozen(values: Any) -> Any:
+    import torch
+
+    return torch.nn.Parameter(values, requires_grad=False)
+
+
+def _buffers(skeleton: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+    """Yield the buffers of a model as its constructor computes them."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        plain: nn.Module = type(skeleton)(skeleton.config)
+    yield from plain.named_buffers()

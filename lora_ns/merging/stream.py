@@ -1,0 +1,127 @@
+"""The streaming merge of one adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import Problem, RunError
+from lora_ns.files.disk import check_space
+from lora_ns.merging.layout import layout
+from lora_ns.merging.lockstep import Lockstep
+from lora_ns.merging.refusal import WholeModelError
+from lora_ns.merging.shards import Entry, ShardWriter
+from lora_ns.merging.skeleton import attach, load_skeleton
+from lora_ns.merging.stored import stored_tensors
+from lora_ns.merging.units import Adapted, Unit, find_units
+from lora_ns.merging.values import Values
+from lora_ns.model.adapter import adapted_modules
+from lora_ns.model.files import Base
+from lora_ns.model.folder import WEIGHTS
+from lora_ns.model.load import Loading, difference
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_SMALL_FILES = 64_000_000
+"""Bytes for tokenizer and settings."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The result of a streaming merge."""
+
+    parameters: int
+    largest_difference: float
+    """Largest difference between the logits before and after merging, relative to the largest."""
+    rounded_difference: float
+    """The same difference after rounding."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """What is merged, and into which files."""
+
+    base: Base
+    loading: Loading
+    adapter: Path
+    dtype: str
+    """The dtype to write."""
+    generation: GenerationConfig
+    """The generation settings of the merged model."""
+    largest_shard: int
+    """Bytes of a weight file, unless a single tensor has more."""
+    in_float32: bool = False
+    """True if the adapter must be created on a base in float32."""
+
+
+def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, folder: Path) -> Merged:
+    """Merge an adapter into its base module by module, and write the weights into a folder.
+
+    Args:
+        merging: base, adapter and files.
+        tokenizer: the tokenizer of the run.
+        text: the text of which adapted and merged model are compared.
+        folder: the folder to write; other files are left to the caller.
+
+    Raises:
+        WholeModelError: with the reason, if the whole model is needed. Nothing is left in the folder.
+        RunError: if there is no space.
+    """
+    skeleton = load_skeleton(merging.base, merging.loading)
+    parameters = sum(value.numel() for value in skeleton.parameters())
+    plan = layout(skeleton, stored_tensors(merging.base.weight_files))
+    entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
+    check_space(folder, sum(entry.size for entry in entries) + _SMALL_FILES)
+    _save_settings(skeleton, merging, tokenizer, folder)
+    values = Values(plan, skeleton)
+    adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
+    units = find_units(adapted, skeleton.all_tied_weights_keys)
+    writer = ShardWriter(folder, entries, merging.largest_shard)
+    try:
+        names = {name: tensor.name for name, tensor in plan.parameters.items()}
+        lockstep = Lockstep(values, writer, names, merging.dtype)
+        logits = lockstep.run(adapted, units, dict(tokenizer(text, return_tensors="pt")))
+        _check_count(merging, adapted, units, lockstep.done)
+        for tensor in plan.tensors:
+            if tensor.name in writer.left:
+                writer.write(tensor.name, values.blocks(tensor))
+        writer.finish()
+    except WholeModelError:
+        writer.remove()
+        raise
+    finally:
+        writer.close()
+    exact, rounded = (difference(logits[0], other) for other in (logits[1], logits[-1]))
+    return Merged(parameters, exact, rounded)
+
+
+def _written(dtype: str, wanted: str) -> str:
+    """Return the dtype to write for one of the model: integers stay."""
+    import torch
+
+    return wanted if getattr(torch, dtype).is_floating_point else dtype
+
+
+def _save_settings(skeleton: PreTrainedModel, merging: Merging, tokenizer: Any, folder: Path) -> None:
+    """Write the settings and the code of the model, as `save_pretrained` does."""
+    import torch
+
+    with torch.device("meta"):
+        empty = type(skeleton)(skeleton.config).to(getattr(torch, merging.dtype))
+    empty.config.pad_token_id = tokenizer.pad_token_id
+    empty.generation_config = merging.generation
+    empty.save_pretrained(folder, state_dict={})
+    (folder / WEIGHTS).unlink(missing_ok=True)
+
+
+def _check_count(merging: Merging, adapted: PeftModel, units: Sequence[Unit], done: Collection[str]) -> None:
+    """Check that every adapted module was merged. Raises `RunError`."""
+    merged = sum(isinstance(unit, Adapted) and unit.name in done for unit in units)
+    count = sum(adapted_modules(adapted).values())
+    if merged != count:
+        what = f"{merged} of {count} adapted modules were merged"
+        raise RunError(Problem(str(merging.adapter), what, "use the adapter unmerged, and report this"))

@@ -1,0 +1,80 @@
+"""The values of the base's parameters, as training had them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lora_ns.merging.layout import Layout
+from lora_ns.merging.layout import Tensor as Place
+from lora_ns.merging.refusal import WholeModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from lora_ns.merging.stored import Stored
+
+_BLOCK = 1 << 22
+"""Values that are copied at a time."""
+
+
+class Values:
+    """Reads the parameters of a base: from its files, in the dtype of training, then in float32."""
+
+    def __init__(self, layout: Layout, skeleton: PreTrainedModel) -> None:
+        self._skeleton = skeleton
+        self._places = dict(layout.parameters)
+        for name, source in skeleton.all_tied_weights_keys.items():
+            kept = self._places.get(name) or self._places.get(source)
+            self._places |= {} if kept is None else {name: kept, source: kept}
+        self._assemblies = layout.assemblies
+        self._dtypes = {name: value.dtype for name, value in skeleton.state_dict().items()}
+
+    def whole(self, parameter: str) -> Tensor:
+        """Return a parameter. Raises `WholeModelError` if no adapter may change it, because it has no tensor."""
+        return self._settled(self._place(parameter), self._stored(parameter).read())
+
+    def assembled(self, parameter: str) -> Tensor:
+        """Return a parameter that no adapter changes, put together from several tensors if that is needed."""
+        assembly = self._assemblies.get(parameter)
+        if assembly is None:
+            return self.whole(parameter)
+        values = (stored.read().to(self._dtypes[parameter]) for _, _, stored in assembly.parts)
+        found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
+        return found.float()
+
+    def dtype(self, parameter: str) -> str:
+        """Return the dtype in which training had a parameter."""
+        return str(self._dtypes[parameter]).removeprefix("torch.")
+
+    def rows(self, parameter: str, ids: Tensor | slice) -> Tensor:
+        """Return rows of a parameter. Only these are read."""
+        return self._settled(self._place(parameter), self._stored(parameter).read()[ids])
+
+    def blocks(self, place: Place) -> Iterator[Tensor]:
+        """Yield the values of a tensor of the merged model that no adapter changes, in flat blocks."""
+        import torch
+
+        if place.stored is None:
+            raise WholeModelError(f"the base does not have `{place.name}`, and the adapter does not train it")
+        for block in place.stored.blocks(_BLOCK):
+            yield block.to(getattr(torch, place.dtype)) if block.is_floating_point() else block
+
+    def _place(self, parameter: str) -> Place:
+        if parameter not in self._places:
+            raise WholeModelError(f"`{parameter}` is not a tensor of its own in the base")
+        return self._places[parameter]
+
+    def _stored(self, parameter: str) -> Stored:
+        stored = self._place(parameter).stored
+        if stored is None:
+            raise WholeModelError(f"the base does not have `{parameter}`, and the adapter does not train it")
+        return stored
+
+    def _settled(self, place: Place, values: Tensor) -> Tensor:
+        import torch
+
+        if not values.is_floating_point():
+            return values
+        return values.to(getattr(torch, place.dtype)).float()

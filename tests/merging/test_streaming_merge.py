@@ -1,0 +1,170 @@
+"""A model that is merged module by module is the one that PEFT merges and transformers saves, bit for bit."""
+
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("torch")
+
+import transformers
+from matrix import ROWS
+from safetensors.torch import load_file, save_file
+from streamed import differences, merge_whole, stream_into, weights, write_adapter, write_base
+
+from lora_ns.errors import PlanError, RecipeError, UsageError
+from lora_ns.merging.lockstep import Lockstep
+from lora_ns.merging.refusal import WholeModelError
+from lora_ns.methods import METHODS
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.files import find_base
+
+BASES = ("nano", "llama", "mixtral", "qwen3-moe", "gemma2", "gpt2")
+NEEDS_BASE = ("lora, KaSA", 'lora, "mica"', "osf", "tinylora", "frod", "adamss", "psoft")
+"""Rows of which PEFT computes something from the weights of the base, or merges several modules at once."""
+FORMS = {
+    "rank_pattern": ("peft.rank_pattern={down_proj=4}", "peft.alpha_pattern={down_proj=64}"),
+    "layers": ("peft.layers_to_transform=[1]",),
+    "head": ('peft.modules_to_save=["lm_head"]',),
+    "norms": ('peft.modules_to_save=["input_layernorm"]',),
+}
+"""Forms of LoRA that are no rows of the table."""
+
+
+def merges(row):
+    return all(METHODS[key.partition("=")[2]].capabilities.merge is True for key in ROWS[row] if "peft.method=" in key)
+
+
+MERGEABLE = [row for row in ROWS if merges(row)]
+CORE = [
+    *((base, "lora") for base in BASES if base != "llama"),
+    *(("llama", row) for row in ("lora, DoRA", "lora, rank-stabilised", "vera", "oft", "ia3", "ln-tuning")),
+]
+
+
+@pytest.fixture(scope="session")
+def base_of(tmp_path_factory):
+    bases = {}
+
+    def base_of(name):
+        if name not in bases:
+            bases[name] = write_base(tmp_path_factory.mktemp(name), name)
+        return bases[name]
+
+    return base_of
+
+
+def check_equal(base, overrides, folder):
+    """Stream an adapter with the overrides, and compare with PEFT and transformers."""
+    write_adapter(folder, base, *overrides)
+    merged = stream_into(folder / "streamed", base, folder / "adapter")
+    merge_whole(base, folder / "adapter", folder / "whole")
+    assert differences(folder / "streamed", folder / "whole") == []
+    assert merged.largest_difference < 1e-4
+    assert merged.rounded_difference == merged.largest_difference
+
+
+@pytest.mark.parametrize(("name", "row"), CORE)
+def test_streamed_is_merged_and_saved(base_of, tmp_path, name, row):
+    check_equal(base_of(name), ROWS[row], tmp_path)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("row", MERGEABLE)
+def test_every_method_is_streamed_or_needs_the_whole_model(base_of, tmp_path, name, row):
+    try:
+        write_adapter(tmp_path, base_of(name), *ROWS[row])
+    except (PlanError, RecipeError) as error:
+        pytest.skip(f"no such adapter: {error}")
+    shutil.rmtree(tmp_path / "adapter")
+    if row not in NEEDS_BASE:
+        check_equal(base_of(name), ROWS[row], tmp_path)
+        return
+    with pytest.raises(WholeModelError, match=r"from the weights of the base|together with other modules"):
+        check_equal(base_of(name), ROWS[row], tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_lora_are_streamed(base_of, tmp_path, form):
+    check_equal(base_of("llama"), FORMS[form], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "reason"),
+    [
+        ("llama", ROWS["lora, KaSA"], "PEFT computes parts of this adapter from the weights of the base"),
+        ("mixtral", ('peft.target_parameters=["mlp.experts.down_proj"]',), "the adapter has `target_parameters`"),
+        ("gpt2", ('peft.modules_to_save=["lm_head"]',), "the adapter changes `lm_head.weight`, which is tied"),
+        ("llama", ("peft.trainable_token_indices=[5, 6]",), "PEFT merges `model.embed_tokens` together with other"),
+    ],
+)
+def test_what_is_not_a_module_of_its_own_needs_the_whole_model(base_of, tmp_path, name, overrides, reason):
+    write_adapter(tmp_path, base_of(name), *overrides)
+    with pytest.raises(WholeModelError, match=reason):
+        stream_into(tmp_path / "streamed", base_of(name), tmp_path / "adapter")
+    assert not list((tmp_path / "streamed").glob("*.safetensors*"))
+
+
+def test_a_tied_weight_that_is_stored_twice_needs_the_whole_model(tmp_path):
+    base = write_base(tmp_path, "gpt2")
+    stored = load_file(base.path / "model.safetensors")
+    stored["lm_head.weight"] = stored["transformer.wte.weight"].clone()
+    save_file(stored, base.path / "model.safetensors", metadata={"format": "pt"})
+    base = find_base(str(base.path), "main", [], download=False)
+    write_adapter(tmp_path, base)
+    with pytest.raises(WholeModelError, match=r"stores the tied weight `lm_head.weight` twice"):
+        stream_into(tmp_path / "streamed", base, tmp_path / "adapter")
+
+
+def test_names_without_the_prefix_of_the_model_are_written_as_transformers_writes_them(tmp_path):
+    base = write_base(tmp_path, "gpt2")
+    stored = load_file(base.path / "model.safetensors")
+    renamed = {name.removeprefix("transformer."): value for name, value in stored.items()}
+    save_file(renamed, base.path / "model.safetensors", metadata={"format": "pt"})
+    check_equal(find_base(str(base.path), "main", [], download=False), (), tmp_path)
+    assert weights(tmp_path / "streamed").keys() == stored.keys()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_shards_have_the_chosen_size_and_transformers_reads_them(base_of, tmp_path, dtype):
+    base, largest = base_of("mixtral"), 40_000
+    write_adapter(tmp_path, base)
+    merged = stream_into(tmp_path / "streamed", base, tmp_path / "adapter", dtype, largest)
+    merge_whole(base, tmp_path / "adapter", tmp_path / "whole", dtype)
+    assert differences(tmp_path / "streamed", tmp_path / "whole") == []
+    index = json.loads((tmp_path / "streamed/model.safetensors.index.json").read_text())
+    found = weights(tmp_path / "streamed")
+    sizes = {name: value.numel() * value.element_size() for name, value in found.items()}
+    assert index["metadata"] == {"total_parameters": merged.parameters, "total_size": sum(sizes.values())}
+    assert index["weight_map"].keys() == found.keys()
+    for file in set(index["weight_map"].values()):
+        parts = load_file(tmp_path / "streamed" / file)
+        assert {index["weight_map"][name] for name in parts} == {file}
+        assert len(parts) == 1 or sum(sizes[name] for name in parts) <= largest
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "streamed")
+    assert str(again.dtype) == f"torch.{dtype}"
+    assert merged.largest_difference < 1e-4 < merged.rounded_difference
+
+
+def test_a_key_of_the_adapter_that_is_not_used_is_named(base_of, tmp_path):
+    write_adapter(tmp_path, base_of("llama"))
+    file = tmp_path / "adapter" / WEIGHTS
+    saved = load_file(file)
+    saved["base_model.model.model.layers.9.mlp.down_proj.lora_A.weight"] = next(iter(saved.values())).clone()
+    save_file(saved, file, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"layers.9.mlp.down_proj.lora_A.weight` has no place in the model"):
+        stream_into(tmp_path / "streamed", base_of("llama"), tmp_path / "adapter")
+
+
+def test_a_module_that_answers_otherwise_after_merging_is_seen(base_of, tmp_path, monkeypatch):
+    write_adapter(tmp_path, base_of("llama"))
+    load = Lockstep._merge
+
+    def nudge(self, unit):
+        load(self, unit)
+        if unit.name.endswith("layers.1.mlp.down_proj"):
+            unit.owner.weight.data.add_(0.1)
+
+    monkeypatch.setattr(Lockstep, "_merge", nudge)
+    assert stream_into(tmp_path / "streamed", base_of("llama"), tmp_path / "adapter").largest_difference > 1e-2
