@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import check_space
+from lora_ns.merging.few_bits import round_trips
 from lora_ns.merging.layout import layout
 from lora_ns.merging.lockstep import Lockstep
 from lora_ns.merging.refusal import WholeModelError
@@ -21,6 +22,7 @@ from lora_ns.model.adapter import adapted_modules
 from lora_ns.model.files import Base
 from lora_ns.model.folder import WEIGHTS
 from lora_ns.model.load import Loading, difference
+from lora_ns.quantizers import NoQuantization
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,13 +73,14 @@ def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, fold
         WholeModelError: with the reason, if the whole model is needed. Nothing is left in the folder.
         RunError: if there is no space.
     """
-    skeleton = load_skeleton(merging.base, merging.loading)
+    quantised = round_trips(merging.base, merging.loading)
+    skeleton = load_skeleton(merging.base, replace(merging.loading, quantization=NoQuantization()))
     parameters = sum(value.numel() for value in skeleton.parameters())
     plan = layout(skeleton, stored_tensors(merging.base.weight_files))
     entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
     check_space(folder, sum(entry.size for entry in entries) + _SMALL_FILES)
     _save_settings(skeleton, merging, tokenizer, folder)
-    values = Values(plan, skeleton)
+    values = Values(plan, skeleton, quantised)
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
     units = find_units(adapted, skeleton.all_tied_weights_keys)
     writer = ShardWriter(folder, entries, merging.largest_shard)

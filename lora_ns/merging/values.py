@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lora_ns.merging.few_bits import RoundTrip
 from lora_ns.merging.layout import Layout
 from lora_ns.merging.layout import Tensor as Place
 from lora_ns.merging.refusal import WholeModelError
@@ -22,8 +23,9 @@ _BLOCK = 1 << 22
 class Values:
     """Reads the parameters of a base: from its files, in the dtype of training, then in float32."""
 
-    def __init__(self, layout: Layout, skeleton: PreTrainedModel) -> None:
+    def __init__(self, layout: Layout, skeleton: PreTrainedModel, quantised: Mapping[str, RoundTrip]) -> None:
         self._skeleton = skeleton
+        self._quantised = quantised
         self._places = dict(layout.parameters)
         for name, source in skeleton.all_tied_weights_keys.items():
             kept = self._places.get(name) or self._places.get(source)
@@ -50,7 +52,10 @@ class Values:
 
     def rows(self, parameter: str, ids: Tensor | slice) -> Tensor:
         """Return rows of a parameter. Only these are read."""
-        return self._settled(self._place(parameter), self._stored(parameter).read()[ids])
+        place = self._place(parameter)
+        if place.parameter in self._quantised:
+            return self.whole(parameter)[ids]
+        return self._settled(place, self._stored(parameter).read()[ids])
 
     def blocks(self, place: Place) -> Iterator[Tensor]:
         """Yield the values of a tensor of the merged model that no adapter changes, in flat blocks."""
@@ -58,6 +63,9 @@ class Values:
 
         if place.stored is None:
             raise WholeModelError(f"the base does not have `{place.name}`, and the adapter does not train it")
+        if place.parameter in self._quantised:
+            yield self._settled(place, place.stored.read())
+            return
         for block in place.stored.blocks(_BLOCK):
             yield block.to(getattr(torch, place.dtype)) if block.is_floating_point() else block
 
@@ -77,4 +85,6 @@ class Values:
 
         if not values.is_floating_point():
             return values
-        return values.to(getattr(torch, place.dtype)).float()
+        values = values.to(getattr(torch, place.dtype))
+        quantised = self._quantised.get(place.parameter or "")
+        return (values if quantised is None else quantised(values)).float()

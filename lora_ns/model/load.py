@@ -205,7 +205,7 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
         arguments["device_map"] = {"": "meta"}
     elif loading.quantization.bits is not None:
         if not base.facts.quantization:
-            arguments["quantization_config"] = _quantization_config(base, loading, dtype)
+            arguments["quantization_config"] = quantization_settings(base, loading, dtype)
         elif (added := loading.quantization.stored_settings()) is not None:
             arguments["quantization_config"] = added
         arguments["device_map"] = (
@@ -224,7 +224,7 @@ def _head(loading: Loading) -> dict[str, Any]:
     return {**kind, "num_labels": len(names), "id2label": names, "label2id": numbers}
 
 
-def _quantization_config(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
+def quantization_settings(base: Base, loading: Loading, dtype: torch.dtype) -> Any:
     """Return the quantisation settings; the head, which is trained fully or computes the loss, is not quantised."""
     empty = empty_base(base, loading.task_type, loading.trust_remote_code)
     names = whole_modules(empty, base)

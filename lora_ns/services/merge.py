@@ -148,7 +148,6 @@ def _check_streams(manifest: Manifest, merging: Merging) -> None:
     reasons = (
         ("the base is a GGUF file", merging.base.gguf_file),
         ("the base is stored quantised", merging.base.facts.quantization),
-        ("the base was quantised for training", merging.loading.quantization.bits),
         ("earlier adapters are merged into the base first", manifest.base_adapters),
         ("the run adds tokens to the base", manifest.added_tokens),
     )

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import transformers
 from matrix import ROWS
 from safetensors.torch import load_file, save_file
-from streamed import differences, merge_whole, stream_into, weights, write_adapter, write_base
+from streamed import differences, merge_dequantised, merge_whole, stream_into, weights, write_adapter, write_base
 
 from lora_ns.errors import PlanError, RecipeError, UsageError
 from lora_ns.merging.lockstep import Lockstep
@@ -18,6 +18,7 @@ from lora_ns.merging.refusal import WholeModelError
 from lora_ns.methods import METHODS
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import find_base
+from lora_ns.quantizers import QUANTIZATIONS
 
 BASES = ("nano", "llama", "mixtral", "qwen3-moe", "gemma2", "gpt2")
 NEEDS_BASE = ("lora, KaSA", 'lora, "mica"', "osf", "tinylora", "frod", "adamss", "psoft")
@@ -124,6 +125,37 @@ def test_names_without_the_prefix_of_the_model_are_written_as_transformers_write
     save_file(renamed, base.path / "model.safetensors", metadata={"format": "pt"})
     check_equal(find_base(str(base.path), "main", [], download=False), (), tmp_path)
     assert weights(tmp_path / "streamed").keys() == stored.keys()
+
+
+QUANTIZED = {
+    "nf4": {"method": "bnb-4bit"},
+    "fp4": {"method": "bnb-4bit", "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
+    "int8": {"method": "bnb-8bit"},
+}
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("name", ["nano", "mixtral"])
+def test_a_quantised_base_is_merged_with_the_values_that_training_had(base_of, tmp_path, name, kind):
+    pytest.importorskip("bitsandbytes")
+    base = base_of(name)
+    quantization = QUANTIZATIONS[QUANTIZED[kind]["method"]](**QUANTIZED[kind])
+    write_adapter(tmp_path, base)
+    merged = stream_into(tmp_path / "streamed", base, tmp_path / "adapter", quantization=quantization)
+    merge_dequantised(base, tmp_path / "adapter", tmp_path / "whole", quantization)
+    assert differences(tmp_path / "streamed", tmp_path / "whole") == []
+    assert merged.largest_difference < 1e-4
+    assert "quantization_config" not in json.loads((tmp_path / "streamed/config.json").read_text())
+    merge_whole(base, tmp_path / "adapter", tmp_path / "unquantised")
+    assert differences(tmp_path / "streamed", tmp_path / "unquantised")
+
+
+def test_a_quantised_layer_of_another_kind_needs_the_whole_model(base_of, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    write_adapter(tmp_path, base_of("gpt2"))
+    quantization = QUANTIZATIONS["bnb-4bit"](method="bnb-4bit")
+    with pytest.raises(WholeModelError, match="is quantised and is a Conv1D"):
+        stream_into(tmp_path / "streamed", base_of("gpt2"), tmp_path / "adapter", quantization=quantization)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -16,8 +16,10 @@ from lora_ns.merging.stream import Merged, Merging, stream
 from lora_ns.methods import METHODS
 from lora_ns.model.adapter import add_adapter, save_adapter
 from lora_ns.model.files import Base, find_base
-from lora_ns.model.load import Loading, load_base
+from lora_ns.model.load import Loading, load_base, never_quantised
+from lora_ns.model.saved_adapter import load_adapter
 from lora_ns.model.tokenizer import load_tokenizer
+from lora_ns.quantizers import Quantization
 from lora_ns.recipe.load import load_recipe
 
 
@@ -42,12 +44,21 @@ def write_adapter(folder: Path, base: Base, *overrides: str) -> None:
     save_adapter(adapted, load_tokenizer(base.path), {}, folder / "adapter")
 
 
-def stream_into(folder: Path, base: Base, adapter: Path, dtype: str = "float32", largest_shard: int = 10**9) -> Merged:
+def stream_into(
+    folder: Path,
+    base: Base,
+    adapter: Path,
+    dtype: str = "float32",
+    largest_shard: int = 10**9,
+    quantization: Quantization | None = None,
+) -> Merged:
     """Merge module by module into a folder, which is created."""
     kind = peft.PeftConfig.from_pretrained(adapter).__class__.__name__
     method = next(method for method in METHODS.values() if method.config_class == kind)
     hidden = method.capabilities.hidden_tensors
     loading, generation = loading_of(base), transformers.GenerationConfig()
+    if quantization is not None:
+        loading = replace(loading, quantization=quantization)
     what = Merging(base, loading, adapter, dtype, generation, largest_shard, in_float32=hidden)
     folder.mkdir()
     with Noise():
@@ -61,6 +72,14 @@ def merge_whole(base: Base, adapter: Path, output: Path, dtype: str = "float32")
         model = peft.PeftModel.from_pretrained(model, adapter).float()
         merged = model.merge_and_unload(safe_merge=True).to(getattr(torch, dtype))
         merged.save_pretrained(output)
+
+
+def merge_dequantised(base: Base, adapter: Path, output: Path, quantization: Quantization) -> None:
+    """Merge into a base that transformers quantises and dequantises as a whole."""
+    with Noise():
+        model = load_base(base, replace(loading_of(base), quantization=quantization))
+        merged = load_adapter(quantization.in_full(model), adapter).float().merge_and_unload(safe_merge=True)
+        never_quantised(merged).save_pretrained(output)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
