@@ -6,14 +6,17 @@ the weights of its model, is written, and is freed. Nothing is read twice, and o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.errors import LoransError, first_line
+from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter
+from lora_ns.merging.stored import BLOCK
 from lora_ns.merging.units import Adapted, Plain, Unit
 from lora_ns.merging.values import Values
 
@@ -95,7 +98,6 @@ class Lockstep:
         outputs.append(forward(*arguments.part(1).positional, **arguments.part(1).named))
         self._write(unit)
         if self.rows > 2:
-            self._round(unit)
             outputs.append(forward(*arguments.part(2).positional, **arguments.part(2).named))
         self._free(unit)
         return joined(outputs)
@@ -160,18 +162,29 @@ class Lockstep:
         self.done.add(unit.name)
 
     def _write(self, unit: Unit) -> None:
+        """Write the parameters of a module, and leave them as rounded as they are in the file."""
         for name, (module, last) in unit.parameters().items():
             if name not in self.names:
                 raise WholeModelError(f"`{name}` is not a tensor of its own in the base")
-            self.writer.write(self.names[name], [getattr(module, last)])
+            self.writer.write(self.names[name], self._rounded(name, getattr(module, last).detach()))
 
-    def _round(self, unit: Unit) -> None:
-        for module, last in unit.parameters().values():
-            module.register_parameter(last, _parameter(self._settled(getattr(module, last).detach(), rounded=True)))
+    def _rounded(self, name: str, values: Tensor) -> Iterator[Tensor]:
+        """Yield a parameter in blocks, and round it in place. Raises `RunError` if a value is not finite."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        for block in values.view(-1).split(BLOCK):
+            if not block.isfinite().all():
+                what = f"merging gives `{name}` values that are not finite"
+                raise RunError(Problem("", what, "train again with a smaller learning rate"))
+            rounded = block.to(dtype) if block.is_floating_point() else block
+            yield rounded
+            block.copy_(rounded)
 
     def _free(self, unit: Unit) -> None:
         for module, last in unit.parameters().values():
             module.register_parameter(last, _parameter(getattr(module, last).detach().to("meta")))
+        release()
 
     def _finish(self, unit: Unit) -> None:
         """Merge a unit that the pass did not reach."""
@@ -179,6 +192,12 @@ class Lockstep:
         self._merge(unit)
         self._write(unit)
         self._free(unit)
+
+
+def release() -> None:
+    """Give freed memory back to the system. The C library keeps it in pieces that later modules do not fit into."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

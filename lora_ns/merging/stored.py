@@ -14,6 +14,10 @@ from lora_ns.files.safetensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
+BLOCK = 1 << 22
+"""Values that are converted or copied at a time."""
+
+
 DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
     "U8": "uint8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import check_space
 from lora_ns.merging.few_bits import round_trips
 from lora_ns.merging.layout import layout
-from lora_ns.merging.lockstep import Lockstep
+from lora_ns.merging.lockstep import Lockstep, release
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import Entry, ShardWriter
 from lora_ns.merging.skeleton import attach, load_skeleton
@@ -82,6 +83,8 @@ def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, fold
     _save_settings(skeleton, merging, tokenizer, folder)
     values = Values(plan, skeleton, quantised)
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
+    gc.collect()
+    release()
     units = find_units(adapted, skeleton.all_tied_weights_keys)
     writer = ShardWriter(folder, entries, merging.largest_shard)
     try:

@@ -50,8 +50,8 @@ class Adapted(Unit):
         return layer
 
     def merge(self) -> None:
-        """Merge the adapter into the layer, as `merge_and_unload` does."""
-        self.module.merge(safe_merge=True, adapter_names=None)
+        """Merge the adapter into the layer in place, as `merge_and_unload` does. Nothing checks that it is finite."""
+        self.module.merge(safe_merge=False, adapter_names=None)
 
 
 class Replaced(Unit):

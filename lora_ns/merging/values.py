@@ -9,15 +9,11 @@ from lora_ns.merging.few_bits import RoundTrip
 from lora_ns.merging.layout import Layout
 from lora_ns.merging.layout import Tensor as Place
 from lora_ns.merging.refusal import WholeModelError
+from lora_ns.merging.stored import BLOCK, Stored
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    from lora_ns.merging.stored import Stored
-
-_BLOCK = 1 << 22
-"""Values that are copied at a time."""
 
 
 class Values:
@@ -35,7 +31,15 @@ class Values:
 
     def whole(self, parameter: str) -> Tensor:
         """Return a parameter. Raises `WholeModelError` if no adapter may change it, because it has no tensor."""
-        return self._settled(self._place(parameter), self._stored(parameter).read())
+        import torch
+
+        place, stored = self._place(parameter), self._stored(parameter)
+        if place.parameter in self._quantised or stored.dtype not in {"BF16", "F16"}:
+            return self._settled(place, stored.read())
+        found = torch.empty(place.shape, dtype=torch.float32)  # without a second copy
+        for part, block in zip(found.view(-1).split(BLOCK), stored.blocks(BLOCK), strict=True):
+            part.copy_(block.to(getattr(torch, place.dtype)))
+        return found
 
     def assembled(self, parameter: str) -> Tensor:
         """Return a parameter that no adapter changes, put together from several tensors if that is needed."""
@@ -66,7 +70,7 @@ class Values:
         if place.parameter in self._quantised:
             yield self._settled(place, place.stored.read())
             return
-        for block in place.stored.blocks(_BLOCK):
+        for block in place.stored.blocks(BLOCK):
             yield block.to(getattr(torch, place.dtype)) if block.is_floating_point() else block
 
     def _place(self, parameter: str) -> Place:

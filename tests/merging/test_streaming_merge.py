@@ -12,7 +12,7 @@ from matrix import ROWS
 from safetensors.torch import load_file, save_file
 from streamed import differences, merge_dequantised, merge_whole, stream_into, weights, write_adapter, write_base
 
-from lora_ns.errors import PlanError, RecipeError, UsageError
+from lora_ns.errors import PlanError, RecipeError, RunError, UsageError
 from lora_ns.merging.lockstep import Lockstep
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.methods import METHODS
@@ -200,3 +200,13 @@ def test_a_module_that_answers_otherwise_after_merging_is_seen(base_of, tmp_path
 
     monkeypatch.setattr(Lockstep, "_merge", nudge)
     assert stream_into(tmp_path / "streamed", base_of("llama"), tmp_path / "adapter").largest_difference > 1e-2
+
+
+def test_values_that_are_not_finite_are_not_written(base_of, tmp_path):
+    write_adapter(tmp_path, base_of("llama"))
+    file = tmp_path / "adapter" / WEIGHTS
+    saved = load_file(file)
+    name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
+    save_file({**saved, name: saved[name] * float("inf")}, file, metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"`model.layers.1.mlp.down_proj.weight` values that are not finite"):
+        stream_into(tmp_path / "streamed", base_of("llama"), tmp_path / "adapter")
