@@ -173,7 +173,7 @@ class Lockstep:
         import torch
 
         dtype = getattr(torch, self.dtype)
-        for block in values.view(-1).split(BLOCK):
+        for block in torch.split(values.view(-1), BLOCK):
             if not block.isfinite().all():
                 what = f"merging gives `{name}` values that are not finite"
                 raise RunError(Problem("", what, "train again with a smaller learning rate"))

@@ -32,7 +32,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", re.IGNORECASE)
 def bytes_of(size: str) -> int:
     """Read a size such as `5GB`. Raises `UsageError`."""
     found = _SIZE.fullmatch(size.strip())
-    if found is None or not float(found[1]):
+    if found is None or int(float(found[1]) * _UNITS[found[2].upper()]) == 0:
         what = f"`{size}` is not a size of a file"
         raise UsageError(Problem("--max-shard-size", what, "write a number and a unit: `500MB` or `5GB`"))
     return int(float(found[1]) * _UNITS[found[2].upper()])

@@ -37,7 +37,7 @@ class Values:
         if place.parameter in self._quantised or stored.dtype not in {"BF16", "F16"}:
             return self._settled(place, stored.read())
         found = torch.empty(place.shape, dtype=torch.float32)  # without a second copy
-        for part, block in zip(found.view(-1).split(BLOCK), stored.blocks(BLOCK), strict=True):
+        for part, block in zip(torch.split(found.view(-1), BLOCK), stored.blocks(BLOCK), strict=True):
             part.copy_(block.to(getattr(torch, place.dtype)))
         return found
 
