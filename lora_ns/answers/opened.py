@@ -161,15 +161,19 @@ def reopen_base(
     try:
         base = find_recorded(record, path)
     except ModelError as error:
-        remedy = f"give its current folder with {advice}"
-        raise ModelError(
-            Problem("", f"the base of this run: {problem.what}", remedy) for problem in error.problems
-        ) from None
+        raise ModelError(_of_base(problem, advice) for problem in error.problems) from None
     assert base is not None, "`find_base` with `download` returns a base or raises"
     if not base.is_fingerprint(record.fingerprint):
         what = f"this is not the base that the adapter was trained on ({record.name}, {record.fingerprint[:12]})"
         force.refuse(Problem(str(base.path), what, f"restore it, or give the right folder with {advice}"), ModelError)
     return replace(base, name=record.name)
+
+
+def _of_base(problem: Problem, advice: str) -> Problem:
+    """Describe a fault of the base of a run. If no file is named, the base may have moved."""
+    if problem.where:
+        return replace(problem, remedy=f"{problem.remedy}, or give another folder with {advice}")
+    return Problem("", f"the base of this run: {problem.what}", f"give its current folder with {advice}")
 
 
 def find_recorded(record: BaseRecord, path: Path | None = None, download: bool = True) -> Base | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, Tru
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
+
+if TYPE_CHECKING:
+    from lora_ns.services.merge import MergeResult
 
 
 def merge(
@@ -64,5 +67,14 @@ def merge(
                 if result.dtype != "float32"
                 else []
             ),
+            *([("8 bits", _about_int8(result))] if result.int8_difference is not None else []),
         ],
+    )
+
+
+def _about_int8(result: MergeResult) -> str:
+    """Report how far the merged model is from the trained one because it does not round its inputs to 8 bits."""
+    return (
+        f"training rounded the inputs of layers, the merged model does not: logits differ by "
+        f"{result.int8_difference:.1e} of the largest, KL {result.int8_divergence:.1e}"
     )

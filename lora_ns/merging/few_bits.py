@@ -1,8 +1,9 @@
-"""Weights as a base in few bits has them: quantised by bitsandbytes and dequantised, one layer at a time."""
+"""Linear layers as a base in few bits has them: quantised by bitsandbytes, one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.merging.refusal import WholeModelError
@@ -10,16 +11,46 @@ from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, empty_base, quantization_settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-RoundTrip = Callable[["Tensor"], "Tensor"]
-"""A function from a weight to the values that it has after quantising."""
+    from torch import Tensor, nn
 
 _LAYERS = frozenset({"Linear4bit", "Linear8bitLt"})
 
 
-def round_trips(base: Base, loading: Loading) -> Mapping[str, RoundTrip]:
-    """Return the round trip of each weight that transformers quantises when it loads a base, by parameter.
+@dataclass(frozen=True)
+class FewBits:
+    """A linear layer that transformers quantises when it loads a base."""
+
+    empty: Any
+    """The layer on the meta device, with its settings."""
+
+    def values(self, weight: Tensor) -> Tensor:
+        """Quantise a weight as transformers does when it loads, and dequantise it as transformers does then."""
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+        found: Tensor = dequantize_bnb_weight(self._packed(weight), _State())
+        return found
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return the 8-bit layer with weights, which rounds its inputs when it computes."""
+        import torch
+
+        size, threshold = self.empty.weight.shape, self.empty.state.threshold
+        layer: Any = type(self.empty)(
+            size[1], size[0], bias is not None, has_fp16_weights=False, threshold=threshold, device="meta"
+        )
+        layer.weight = self._packed(weight)
+        if bias is not None:
+            layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+        found: nn.Module = layer.eval()
+        return found
+
+    def _packed(self, weight: Tensor) -> Any:
+        arguments = {key: value for key, value in vars(self.empty.weight).items() if key != "SCB"}
+        return type(self.empty.weight)(weight.clone(), requires_grad=False, **arguments).to("cpu")
+
+
+def quantised_layers(base: Base, loading: Loading) -> Mapping[str, FewBits]:
+    """Return the layers that transformers quantises when it loads a base, by the name of their weight.
 
     Raises:
         WholeModelError: if it is not bitsandbytes that quantises, or not linear layers that are quantised.
@@ -39,21 +70,7 @@ def round_trips(base: Base, loading: Loading) -> Mapping[str, RoundTrip]:
     for name, layer in layers.items():
         if layer.source_cls is not torch.nn.Linear:
             raise WholeModelError(f"`{name}` is quantised and is a {layer.source_cls.__name__}")
-    return {f"{name}.weight": _round_trip(layer) for name, layer in layers.items()}
-
-
-def _round_trip(layer: Any) -> RoundTrip:
-    """Return the function that quantises as transformers does when it loads, and dequantises as it does then."""
-
-    def quantised(weight: Tensor) -> Tensor:
-        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
-        arguments = {key: value for key, value in vars(layer.weight).items() if key != "SCB"}
-        packed = type(layer.weight)(weight.clone(), requires_grad=False, **arguments).to("cpu")
-        found: Tensor = dequantize_bnb_weight(packed, _State())
-        return found
-
-    return quantised
+    return {f"{name}.weight": FewBits(layer) for name, layer in layers.items()}
 
 
 class _State:

@@ -1,5 +1,7 @@
 """One forward pass through the adapted, the merged and the rounded model at once, which merges as it goes.
 
+Over a base whose layers round their inputs, a fourth model computes as training did.
+
 Each row of the batch belongs to one of these models. A module is read when the pass reaches it, answers each row with
 the weights of its model, is written, and is freed. Nothing is read twice, and only one module is in memory.
 """
@@ -10,12 +12,13 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.shards import ShardWriter
+from lora_ns.merging.shards import ShardWriter, rounded
 from lora_ns.merging.stored import BLOCK
 from lora_ns.merging.units import Adapted, Plain, Unit
 from lora_ns.merging.values import Values
@@ -28,6 +31,14 @@ _LARGE = 1 << 22
 """Values of a linear layer above which its outputs are computed in parts."""
 
 
+Model = Literal["trained", "adapted", "merged", "rounded"]
+"""A model to which a row belongs: as training computed it, with its adapter, merged, or rounded to the files' dtype."""
+
+
+_Way = Literal["trained", "exact", "rounded"]
+"""The weights with which a module without an adapter answers."""
+
+
 @dataclass
 class Lockstep:
     """Merges the units of a model while its forward pass runs."""
@@ -38,34 +49,38 @@ class Lockstep:
     """Names in the files of the model's parameters."""
     dtype: str
     """The dtype of the files."""
+    rounds_inputs: bool = False
+    """True if quantised layers round their inputs, so that training had other answers than their weights give."""
     done: set[str] = field(default_factory=set)
     """Names of the merged and replaced units."""
 
     @property
-    def rows(self) -> int:
-        """Rows of the batch: adapted and merged, and rounded if that differs."""
-        return 2 if self.dtype == "float32" else 3
+    def models(self) -> tuple[Model, ...]:
+        """The model of each row of the batch: always the adapted and the merged one, and others that differ."""
+        first: tuple[Model, ...] = ("trained",) if self.rounds_inputs else ()
+        last: tuple[Model, ...] = () if self.dtype == "float32" else ("rounded",)
+        return (*first, "adapted", "merged", *last)
 
-    def run(self, adapted: PeftModel, units: Sequence[Unit], inputs: Mapping[str, Tensor]) -> Tensor:
+    def run(self, adapted: PeftModel, units: Sequence[Unit], inputs: Mapping[str, Tensor]) -> dict[Model, Tensor]:
         """Run the pass over one row of inputs, and merge the units that it did not reach.
 
         Returns:
-            The logits of each model, in order.
+            The logits of each model.
 
         Raises:
             WholeModelError: if the modules do not work one at a time.
         """
-        length = inputs["input_ids"].shape[1]
-        if length % self.rows == 0:  # rows are told apart by their number
+        rows = len(self.models)
+        if inputs["input_ids"].shape[1] % rows == 0:  # rows are told apart by their number
             inputs = {name: value[:, :-1] for name, value in inputs.items()}
-        batch = {name: value.expand(self.rows, -1).clone() for name, value in inputs.items()}
+        batch = {name: value.expand(rows, -1).clone() for name, value in inputs.items()}
         logits = self._logits(adapted, units, batch)
-        if logits.device.type == "meta" or logits.shape[0] != self.rows:
+        if logits.device.type == "meta" or logits.shape[0] != rows:
             raise WholeModelError("its modules do not work one at a time")
         for unit in units:
             if not isinstance(unit, Plain) and unit.name not in self.done:
                 self._finish(unit)
-        return logits
+        return dict(zip(self.models, logits, strict=True))
 
     def _logits(self, adapted: PeftModel, units: Sequence[Unit], batch: Mapping[str, Tensor]) -> Tensor:
         import torch
@@ -77,7 +92,7 @@ class Lockstep:
         try:
             with torch.no_grad():
                 logits: Tensor = adapted(**batch).logits
-        except (LoransError, WholeModelError):
+        except (LoransError, WholeModelError, OSError):
             raise
         except Exception as error:
             if is_out_of_memory(error):
@@ -92,45 +107,65 @@ class Lockstep:
         """Return a module's outputs for every row."""
         if isinstance(unit, Plain):
             return self._plain(unit, forward, arguments)
+        outputs = []
         self._load(unit)
-        outputs = [forward(*arguments.part(0).positional, **arguments.part(0).named)]
-        self._merge(unit)
-        outputs.append(forward(*arguments.part(1).positional, **arguments.part(1).named))
-        self._write(unit)
-        if self.rows > 2:
-            outputs.append(forward(*arguments.part(2).positional, **arguments.part(2).named))
+        for row, model in enumerate(self.models):
+            if model == "merged":
+                self._merge(unit)
+            if model == "rounded":
+                self._write(unit)
+            given = arguments.part(row)
+            with _computing(self._quantised(unit) if model == "trained" else {}):
+                outputs.append(forward(*given.positional, **given.named))
+        if "rounded" not in self.models:
+            self._write(unit)
         self._free(unit)
         return joined(outputs)
 
     def _plain(self, unit: Plain, forward: Callable[..., Any], arguments: _Arguments) -> Any:
-        if self.rows == 2 or not any(map(self._is_rounded, unit.parameters())):
-            return self._with_weights(unit, forward, arguments, rounded=False)
-        exact = self._with_weights(unit, forward, arguments.part(0, 2), rounded=False)
-        rounded = self._with_weights(unit, forward, arguments.part(2), rounded=True)
-        return joined([exact, rounded] if arguments.are_divided else [exact, exact, rounded])
+        outputs, first = [], 0
+        for way, same in groupby(self._way(unit, model) for model in self.models):
+            count = len(list(same))
+            found = self._with_weights(unit, forward, arguments.part(first, count), way)
+            outputs += [found] if arguments.are_divided else [found] * count
+            first += count
+        return joined(outputs)
 
-    def _is_rounded(self, parameter: str) -> bool:
-        return self.values.dtype(parameter) != self.dtype
+    def _way(self, unit: Plain, model: Model) -> _Way:
+        if model == "trained" and any(map(self.values.is_quantised, unit.parameters())):
+            return "trained"
+        is_rounded = any(self.values.dtype(name) != self.dtype for name in unit.parameters())
+        return "rounded" if model == "rounded" and is_rounded else "exact"
 
-    def _with_weights(self, unit: Plain, forward: Callable[..., Any], given: _Arguments, *, rounded: bool) -> Any:
+    def _quantised(self, unit: Unit) -> dict[nn.Module, nn.Module]:
+        """Return the quantised layers for those of a module, by the layer that each replaces."""
+        return {
+            module: self.values.layer(name)
+            for name, (module, last) in unit.parameters().items()
+            if last == "weight" and self.values.is_quantised(name)
+        }
+
+    def _with_weights(self, unit: Plain, forward: Callable[..., Any], given: _Arguments, way: _Way) -> Any:
         """Run a module without an adapter, with as little of its weights in memory as possible."""
         import torch
 
         module, parameters = unit.module, unit.parameters()
+        quantised = self._quantised(unit) if way == "trained" else {}
+        if module in quantised:
+            return quantised[module](*given.positional, **given.named)
         weight = f"{unit.name}.weight"
         has_one_input = len(given.positional) == 1 and not given.named
         if has_one_input and isinstance(module, torch.nn.Embedding) and module.padding_idx is None:
             ids, inverse = given.positional[0].unique(return_inverse=True)
-            with _holding({parameters[weight]: self._settled(self.values.rows(weight, ids), rounded)}):
+            with _holding({parameters[weight]: self._settled(weight, self.values.rows(weight, ids), way)}):
                 return forward(inverse)
         if has_one_input and type(module) is torch.nn.Linear and module.weight.numel() > _LARGE:
-            return self._in_parts(unit, forward, given.positional[0], rounded=rounded)
-        with _holding(
-            {place: self._settled(self.values.assembled(name), rounded) for name, place in parameters.items()}
-        ):
+            return self._in_parts(unit, forward, given.positional[0], way)
+        held = {place: self._settled(name, self.values.assembled(name), way) for name, place in parameters.items()}
+        with _holding(held), _computing(quantised):
             return forward(*given.positional, **given.named)
 
-    def _in_parts(self, unit: Plain, forward: Callable[..., Any], inputs: Tensor, *, rounded: bool) -> Tensor:
+    def _in_parts(self, unit: Plain, forward: Callable[..., Any], inputs: Tensor, way: _Way) -> Tensor:
         """Compute the outputs of a large linear layer from some of its rows at a time."""
         import torch
 
@@ -139,17 +174,15 @@ class Lockstep:
         step = max(1, _LARGE // width)
         for first in range(0, count, step):
             held = {
-                place: self._settled(self.values.rows(name, slice(first, first + step)), rounded)
+                place: self._settled(name, self.values.rows(name, slice(first, first + step)), way)
                 for name, place in unit.parameters().items()
             }
             with _holding(held):
                 parts.append(forward(inputs))
         return torch.cat(parts, dim=-1)
 
-    def _settled(self, values: Tensor, rounded: bool) -> Tensor:
-        import torch
-
-        return values.to(getattr(torch, self.dtype)).float() if rounded and values.is_floating_point() else values
+    def _settled(self, name: str, values: Tensor, way: _Way) -> Tensor:
+        return rounded(name, values, self.dtype).float() if way == "rounded" and values.is_floating_point() else values
 
     def _load(self, unit: Unit) -> None:
         if isinstance(unit, Adapted):
@@ -172,14 +205,13 @@ class Lockstep:
         """Yield a parameter in blocks, and round it in place. Raises `RunError` if a value is not finite."""
         import torch
 
-        dtype = getattr(torch, self.dtype)
         for block in torch.split(values.view(-1), BLOCK):
             if not block.isfinite().all():
                 what = f"merging gives `{name}` values that are not finite"
                 raise RunError(Problem("", what, "train again with a smaller learning rate"))
-            rounded = block.to(dtype) if block.is_floating_point() else block
-            yield rounded
-            block.copy_(rounded)
+            written = rounded(name, block, self.dtype) if block.is_floating_point() else block
+            yield written
+            block.copy_(written)
 
     def _free(self, unit: Unit) -> None:
         for module, last in unit.parameters().values():
@@ -244,7 +276,8 @@ class _Once:
         if self.was_run and not isinstance(self.unit, Plain):
             raise WholeModelError(f"the model uses `{self.unit.name}` more than once")
         self.was_run = True
-        return self.lockstep.answer(self.unit, self.forward, _Arguments(positional, named, self.lockstep.rows))
+        rows = len(self.lockstep.models)
+        return self.lockstep.answer(self.unit, self.forward, _Arguments(positional, named, rows))
 
 
 def joined(outputs: Sequence[Any]) -> Any:
@@ -275,6 +308,21 @@ class _holding:  # noqa: N801 -- reads as a verb in `with`
     def __exit__(self, *_: object) -> None:
         for (module, last), value in self._before.items():
             module.register_parameter(last, value)
+
+
+class _computing:  # noqa: N801 -- reads as a verb in `with`
+    """Let layers compute as others do for a while."""
+
+    def __init__(self, others: Mapping[nn.Module, nn.Module]) -> None:
+        self._others = others
+
+    def __enter__(self) -> None:
+        for layer, other in self._others.items():
+            layer.forward = other.forward
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self._others:
+            del layer.forward
 
 
 def _parameter(values: Tensor) -> Any:

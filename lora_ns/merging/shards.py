@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_ns.errors import Problem, UsageError
+from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.merging.stored import DTYPES
 from lora_ns.model.folder import INDEX, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
 
 LARGEST_SHARD = "50GB"
 """Largest size of a weight file, as transformers writes it."""
@@ -125,6 +126,7 @@ class ShardWriter:
         """Write a tensor in blocks that together have its values, and round them to its dtype.
 
         Raises:
+            RunError: if the dtype cannot hold a value.
             ValueError: if the blocks have another number of values than the tensor.
         """
         import torch
@@ -133,7 +135,7 @@ class ShardWriter:
         handle, begin = self._places[name]
         offset = begin
         for block in blocks:
-            values = block.detach().to(getattr(torch, entry.dtype)).contiguous()
+            values = rounded(name, block.detach(), entry.dtype).contiguous()
             data = memoryview(values.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
             _write_all(handle, data, offset)
             offset += data.nbytes
@@ -141,23 +143,33 @@ class ShardWriter:
             raise ValueError(f"`{name}` has {entry.size:,} bytes, and {offset - begin:,} were written")
 
     def finish(self) -> None:
-        """Write the index, if there are several files, and make sure that everything is on the disk."""
+        """Write the index, if there are several files."""
         assert not self._left, f"not written: {min(self._left)}"
-        for handle in self._handles:
-            os.fsync(handle)
         if len(self._handles) > 1:
             index = {"metadata": self._totals, "weight_map": dict(sorted(self._index.items()))}
             (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
-    def remove(self) -> None:
-        """Remove the files again."""
-        for name in set(self._index.values()):
-            (self._folder / name).unlink(missing_ok=True)
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        """Close the files."""
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        """Close the files, and remove those of an unfinished merge."""
         while self._handles:
             os.close(self._handles.pop())
+        if error is not None:
+            for name in set(self._index.values()):
+                (self._folder / name).unlink(missing_ok=True)
+
+
+def rounded(name: str, values: Tensor, dtype: str) -> Tensor:
+    """Convert values of a tensor to a dtype. Raises `RunError` if it cannot hold one of them."""
+    import torch
+
+    found = values.to(getattr(torch, dtype))
+    if found.dtype != values.dtype and not found.isfinite().all() and values.isfinite().all():
+        remedy = "write another dtype: `--dtype bfloat16` or `--dtype float32`"
+        raise RunError(Problem("", f"`{name}` has values that are too large for {dtype}", remedy))
+    return found
 
 
 def _name(number: int, count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,6 @@ def load_skeleton(base: Base, loading: Loading) -> PreTrainedModel:
 def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False) -> PeftModel:
     """Load an adapter onto a skeleton, and convert it to float32. Parameters of the base stay on the meta device.
 
-    PEFT creates adapters where the weights of their layers are, and copies some layers. While it loads, matrices of
-    the base are therefore views of a single value. That is NaN, so that a method which computes something from the
-    weights of the base fails, instead of merging something else than it trained.
-
     Args:
         skeleton: the base on the meta device.
         folder: folder of the adapter.
@@ -38,36 +34,67 @@ def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False)
 
     Raises:
         UsageError: if a key of the adapter has no place in the model, or the other way round.
-        WholeModelError: if the adapter has parameters that are not layers, or needs the weights of the base.
+        WholeModelError: if the adapter has parameters that are not layers, needs the weights of the base, or has its
+            own values for some of them.
     """
     import torch
 
     config = check_config(folder)
     if getattr(config, "target_parameters", None):
         raise WholeModelError("the adapter has `target_parameters`")
-    buffers = dict(_buffers(skeleton))
     whole = set(getattr(config, "modules_to_save", None) or ())
-    placed: dict[int, Any] = {}
-    for path, module in skeleton.named_modules():
-        is_copied = bool(whole.intersection(path.split(".")))
-        for name, value in module.named_parameters(recurse=False):
-            dtype = torch.float32 if in_float32 and value.is_floating_point() else value.dtype
-            is_real = is_copied or value.ndim < 2
-            filler = float("nan") if value.is_floating_point() and not is_copied else 0
-            filled = torch.full(value.shape if is_real else (), filler, dtype=dtype).expand(value.shape)
-            module.register_parameter(name, placed.setdefault(id(value), _frozen(filled)))
-        for name in [name for name, _ in module.named_buffers(recurse=False)]:
-            module._buffers[name] = buffers[f"{path}.{name}" if path else name]
+    fillers = _fill(skeleton, whole, in_float32=in_float32)
     try:
         adapted = load_adapter(skeleton, folder)
     except ModelError:  # whatever else is wrong is reported by loading the whole model
         raise WholeModelError("PEFT computes parts of this adapter from the weights of the base") from None
-    bases = {id(value) for value in placed.values()}
-    for module in adapted.modules():
+    for path, module in skeleton.named_modules():
         for name, value in module.named_parameters(recurse=False):
-            if id(value) in bases:
-                module.register_parameter(name, _frozen(torch.empty(value.shape, dtype=value.dtype, device="meta")))
+            filler = fillers.get(id(value))
+            if filler is None:
+                continue
+            if filler.can_change and not value.isnan().all():
+                raise WholeModelError(f"the adapter has its own values for `{path}.{name}`")
+            module.register_parameter(name, _frozen(torch.empty(value.shape, dtype=value.dtype, device="meta")))
     return adapted.float()
+
+
+@dataclass(frozen=True)
+class _Filler:
+    """A parameter that stands for one of the base."""
+
+    value: Any
+    can_change: bool
+    """True if an adapter can have values for it: NaN are then replaced."""
+
+
+def _fill(skeleton: PreTrainedModel, whole: set[str], *, in_float32: bool) -> dict[int, _Filler]:
+    """Replace the parameters of a skeleton by fillers, and its buffers by real ones.
+
+    PEFT creates adapters where the weights of their layers are, and copies some layers. While it loads, matrices of
+    the base are therefore views of a single value. That is NaN, so that a method which computes something from the
+    weights of the base fails, instead of merging something else than it trained. Modules that PEFT copies, because
+    they were trained in full, are zeros.
+
+    Returns:
+        The fillers, by the id of the parameter.
+    """
+    import torch
+
+    buffers = dict(_buffers(skeleton))
+    placed: dict[int, _Filler] = {}
+    for path, module in skeleton.named_modules():
+        is_copied = bool(whole.intersection(path.split(".")))
+        for name, value in module.named_parameters(recurse=False):
+            is_float, is_real = value.is_floating_point(), is_copied or value.ndim < 2
+            dtype = torch.float32 if in_float32 and is_float else value.dtype
+            content = float("nan") if is_float and not is_copied else 0
+            filled = torch.full(value.shape if is_real else (), content, dtype=dtype).expand(value.shape)
+            filler = _Filler(_frozen(filled), can_change=is_real and is_float and not is_copied)
+            module.register_parameter(name, placed.setdefault(id(value), filler).value)
+        for name in [name for name, _ in module.named_buffers(recurse=False)]:
+            module._buffers[name] = buffers[f"{path}.{name}" if path else name]
+    return {id(filler.value): filler for filler in placed.values()}
 
 
 def _frozen(values: Any) -> Any:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.files.disk import check_space
-from lora_ns.merging.few_bits import round_trips
+from lora_ns.files.disk import check_space, telling_disk_errors
+from lora_ns.merging.few_bits import quantised_layers
 from lora_ns.merging.layout import layout
 from lora_ns.merging.lockstep import Lockstep, release
-from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import Entry, ShardWriter
 from lora_ns.merging.skeleton import attach, load_skeleton
 from lora_ns.merging.stored import stored_tensors
@@ -22,11 +21,12 @@ from lora_ns.merging.values import Values
 from lora_ns.model.adapter import adapted_modules
 from lora_ns.model.files import Base
 from lora_ns.model.folder import WEIGHTS
-from lora_ns.model.load import Loading, difference
+from lora_ns.model.load import Loading, difference, divergence
 from lora_ns.quantizers import NoQuantization
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _SMALL_FILES = 64_000_000
@@ -42,6 +42,13 @@ class Merged:
     """Largest difference between the logits before and after merging, relative to the largest."""
     rounded_difference: float
     """The same difference after rounding."""
+    int8_difference: float | None = None
+    """The largest difference between the logits of training in 8 bits and of the merged model, relative to the largest.
+
+    LLM.int8 rounds the inputs of its layers, and a merged model does not. None for other bases.
+    """
+    int8_divergence: float | None = None
+    """The KL divergence between their predictions, in nats, as the mean over all positions."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Merging:
     base: Base
     loading: Loading
     adapter: Path
+    output: Path
+    """The folder of the merged model, as messages name it."""
     dtype: str
     """The dtype to write."""
     generation: GenerationConfig
@@ -71,38 +80,46 @@ def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, fold
         folder: the folder to write; other files are left to the caller.
 
     Raises:
-        WholeModelError: with the reason, if the whole model is needed. Nothing is left in the folder.
+        WholeModelError: with the reason, if the whole model is needed. No weights are left in the folder.
         RunError: if there is no space.
     """
-    quantised = round_trips(merging.base, merging.loading)
+    quantised = quantised_layers(merging.base, merging.loading)
     skeleton = load_skeleton(merging.base, replace(merging.loading, quantization=NoQuantization()))
     parameters = sum(value.numel() for value in skeleton.parameters())
     plan = layout(skeleton, stored_tensors(merging.base.weight_files))
     entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
-    check_space(folder, sum(entry.size for entry in entries) + _SMALL_FILES)
-    _save_settings(skeleton, merging, tokenizer, folder)
+    check_space(merging.output, sum(entry.size for entry in entries) + _SMALL_FILES)
+    with telling_disk_errors(merging.output):
+        _save_settings(skeleton, merging, tokenizer, folder)
     values = Values(plan, skeleton, quantised)
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
     gc.collect()
     release()
     units = find_units(adapted, skeleton.all_tied_weights_keys)
-    writer = ShardWriter(folder, entries, merging.largest_shard)
-    try:
-        names = {name: tensor.name for name, tensor in plan.parameters.items()}
-        lockstep = Lockstep(values, writer, names, merging.dtype)
+    names = {name: tensor.name for name, tensor in plan.parameters.items()}
+    with telling_disk_errors(merging.output), ShardWriter(folder, entries, merging.largest_shard) as writer:
+        lockstep = Lockstep(values, writer, names, merging.dtype, merging.loading.quantization.rounds_inputs)
         logits = lockstep.run(adapted, units, dict(tokenizer(text, return_tensors="pt")))
         _check_count(merging, adapted, units, lockstep.done)
         for tensor in plan.tensors:
             if tensor.name in writer.left:
                 writer.write(tensor.name, values.blocks(tensor))
         writer.finish()
-    except WholeModelError:
-        writer.remove()
-        raise
-    finally:
-        writer.close()
-    exact, rounded = (difference(logits[0], other) for other in (logits[1], logits[-1]))
-    return Merged(parameters, exact, rounded)
+    return compared(parameters, **logits)
+
+
+def compared(
+    parameters: int, adapted: Tensor, merged: Tensor, rounded: Tensor | None = None, trained: Tensor | None = None
+) -> Merged:
+    """Compare the logits of the models: with its adapter, merged, rounded, and as it was trained in 8 bits."""
+    exact = difference(adapted, merged)
+    return Merged(
+        parameters,
+        exact,
+        exact if rounded is None else difference(adapted, rounded),
+        None if trained is None else difference(trained, merged),
+        None if trained is None else divergence(trained, merged),
+    )
 
 
 def _written(dtype: str, wanted: str) -> str:

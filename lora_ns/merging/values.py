@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lora_ns.merging.few_bits import RoundTrip
+from lora_ns.merging.few_bits import FewBits
 from lora_ns.merging.layout import Layout
 from lora_ns.merging.layout import Tensor as Place
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.stored import BLOCK, Stored
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
 class Values:
     """Reads the parameters of a base: from its files, in the dtype of training, then in float32."""
 
-    def __init__(self, layout: Layout, skeleton: PreTrainedModel, quantised: Mapping[str, RoundTrip]) -> None:
+    def __init__(self, layout: Layout, skeleton: PreTrainedModel, quantised: Mapping[str, FewBits]) -> None:
         self._skeleton = skeleton
         self._quantised = quantised
         self._places = dict(layout.parameters)
@@ -49,6 +49,16 @@ class Values:
         values = (stored.read().to(self._dtypes[parameter]) for _, _, stored in assembly.parts)
         found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
         return found.float()
+
+    def is_quantised(self, parameter: str) -> bool:
+        """True for the weight of a layer that training quantised."""
+        return parameter in self._quantised
+
+    def layer(self, parameter: str) -> nn.Module:
+        """Return the quantised layer of a weight, which computes as in training."""
+        bias = f"{parameter.removesuffix('.weight')}.bias"
+        weight = self._in_training(self._place(parameter), self._stored(parameter).read())
+        return self._quantised[parameter].layer(weight, self.whole(bias) if bias in self._dtypes else None)
 
     def dtype(self, parameter: str) -> str:
         """Return the dtype in which training had a parameter."""
@@ -85,10 +95,13 @@ class Values:
         return stored
 
     def _settled(self, place: Place, values: Tensor) -> Tensor:
-        import torch
-
         if not values.is_floating_point():
             return values
-        values = values.to(getattr(torch, place.dtype))
+        values = self._in_training(place, values)
         quantised = self._quantised.get(place.parameter or "")
-        return (values if quantised is None else quantised(values)).float()
+        return (values if quantised is None else quantised.values(values)).float()
+
+    def _in_training(self, place: Place, values: Tensor) -> Tensor:
+        import torch
+
+        return values.to(getattr(torch, place.dtype))

@@ -307,3 +307,11 @@ def difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     if expected.shape != found.shape:
         return float("inf")
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def divergence(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Return the KL divergence of the predictions of two logits, in nats, as the mean over all positions."""
+    import torch
+
+    own, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (expected, found))
+    return float((own.exp() * (own - other)).sum(-1).mean().clamp(min=0))

@@ -40,6 +40,8 @@ class Quantizer(Table):
     """Field of `Capabilities` for training over its layers with biases, if that differs."""
     has_norms: ClassVar[bool] = True
     """True if PEFT can compute the norms of its weights, as DoRA needs."""
+    rounds_inputs: ClassVar[bool] = False
+    """True if its layers also round their inputs, so that dequantised weights give slightly other answers."""
     can_be_divided: ClassVar[bool] = False
     """True if its layers train with FSDP, DeepSpeed and context parallelism."""
     float16_on_gpu: ClassVar[str] = ""

@@ -110,6 +110,7 @@ class Bnb8Bit(_BitsAndBytes):
 
     bits: ClassVar[int | None] = 8
     capability: ClassVar[str] = "int8"
+    rounds_inputs: ClassVar[bool] = True
 
     method: Literal["bnb-8bit"]
     """8-bit base of bitsandbytes."""

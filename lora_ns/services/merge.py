@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.shards import LARGEST_SHARD, bytes_of
-from lora_ns.merging.stream import Merged, Merging, stream
+from lora_ns.merging.shards import LARGEST_SHARD, bytes_of, rounded
+from lora_ns.merging.stream import Merged, Merging, compared, stream
 from lora_ns.model.files import Base
-from lora_ns.model.load import Loading, difference, never_quantised
+from lora_ns.model.load import Loading, never_quantised
 from lora_ns.model.saved_adapter import load_adapter, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
@@ -47,6 +47,13 @@ class MergeResult:
     """Largest difference between the logits before and after merging, both in float32, relative to the largest."""
     rounded_difference: float
     """The same difference after rounding the weights to the output dtype."""
+    int8_difference: float | None
+    """Largest difference between the logits of training in 8 bits and of the merged model, relative to the largest.
+
+    LLM.int8 rounds the inputs of its layers, and a merged model does not. None for other bases.
+    """
+    int8_divergence: float | None
+    """KL divergence of the merged model's predictions from those of training in 8 bits, in nats per token."""
     whole_model: str | None = None
     """The reason why the whole model was merged in memory; None if one module was at a time."""
 
@@ -121,6 +128,7 @@ def _merge(
         base=base,
         loading=_loading(run, manifest, base),
         adapter=run.adapter,
+        output=output,
         dtype=written,
         generation=_generation(run.adapter / "generation_config.json"),
         largest_shard=largest,
@@ -138,9 +146,7 @@ def _merge(
     _check_difference(run, result)
     observer.stage("writing the tokenizer")
     _finish(tokenizer, staged, output)
-    return MergeResult(
-        str(output), result.parameters, written, result.largest_difference, result.rounded_difference, reason
-    )
+    return MergeResult(output=str(output), dtype=written, whole_model=reason, **asdict(result))
 
 
 def _check_streams(manifest: Manifest, merging: Merging) -> None:
@@ -173,6 +179,7 @@ def _merge_whole(
 ) -> Merged:
     """Merge in memory, and write the weights and settings."""
     loading = merging.loading
+    trained = _trained_logits(run, manifest, merging, tokenizer) if loading.quantization.rounds_inputs else None
     model = load_whole_base(run, manifest, merging.base, loading)
     if loading.quantization.bits is not None:
         model = loading.quantization.in_full(model)
@@ -182,16 +189,21 @@ def _merge_whole(
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
-    exact = difference(before, _logits(merged, tokenizer))
+    exact = _logits(merged, tokenizer)
     _round(merged, merging.dtype)
-    rounded = difference(before, _logits(merged, tokenizer))
     parameters = sum(parameter.numel() for parameter in merged.parameters())
-    result = Merged(parameters, exact, rounded)
+    result = compared(parameters, before, exact, _logits(merged, tokenizer), trained)
     _check_difference(run, result)
     if loading.quantization.bits is not None:
         merged = never_quantised(merged)
     _save(merged, merging, tokenizer, staged, output)
     return result
+
+
+def _trained_logits(run: RunDir, manifest: Manifest, merging: Merging, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Compute the logits of the adapter on the quantised base, as training did."""
+    model = load_adapter(load_whole_base(run, manifest, merging.base, merging.loading), run.adapter)
+    return _logits(model, tokenizer)
 
 
 def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
@@ -227,10 +239,8 @@ def _generation(file: Path) -> GenerationConfig:
 
 def _round(model: Any, dtype: str) -> None:
     """Round the weights to a dtype but keep them in float32, so that the logits can be compared before saving."""
-    import torch
-
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, dtype)).float()
+    for name, parameter in model.named_parameters():
+        parameter.data = rounded(name, parameter.data, dtype).float()
 
 
 def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -263,7 +273,5 @@ def _finish(tokenizer: PreTrainedTokenizerBase, staged: Path, output: Path) -> N
         tokenizer.save_pretrained(staged)
         follow_umask(staged)
         sync(staged)
-        if output.exists():
-            output.rmdir()
-        staged.rename(output)
+        staged.rename(output)  # an empty folder there is replaced
         sync(output.parent)

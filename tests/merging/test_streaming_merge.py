@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,17 +11,30 @@ pytest.importorskip("torch")
 import transformers
 from matrix import ROWS
 from safetensors.torch import load_file, save_file
-from streamed import differences, merge_dequantised, merge_whole, stream_into, weights, write_adapter, write_base
+from streamed import (
+    differences,
+    load_quantised,
+    loading_of,
+    logits_of,
+    merge_dequantised,
+    merge_whole,
+    stream_into,
+    weights,
+    write_adapter,
+    write_base,
+)
 
-from lora_ns.errors import PlanError, RecipeError, RunError, UsageError
+from lora_ns.errors import ModelError, PlanError, RecipeError, RunError, UsageError
 from lora_ns.merging.lockstep import Lockstep
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.methods import METHODS
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import find_base
+from lora_ns.model.load import difference, divergence, load_base
 from lora_ns.quantizers import QUANTIZATIONS
 
 BASES = ("nano", "llama", "mixtral", "qwen3-moe", "gemma2", "gpt2")
+TIED = ("gemma2", "gpt2")
 NEEDS_BASE = ("lora, KaSA", 'lora, "mica"', "osf", "tinylora", "frod", "adamss", "psoft")
 """Rows of which PEFT computes something from the weights of the base, or merges several modules at once."""
 FORMS = {
@@ -91,12 +105,30 @@ def test_forms_of_lora_are_streamed(base_of, tmp_path, form):
     check_equal(base_of("llama"), FORMS[form], tmp_path)
 
 
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", [name for name in BASES if name != "llama"])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_lora_are_streamed_over_every_base(base_of, tmp_path, name, form):
+    try:
+        write_adapter(tmp_path, base_of(name), *FORMS[form])
+    except (ModelError, PlanError, RecipeError) as error:
+        pytest.skip(f"no such adapter: {error}")
+    shutil.rmtree(tmp_path / "adapter")
+    if form == "head" and name in TIED:
+        with pytest.raises(WholeModelError, match="which is tied"):
+            check_equal(base_of(name), FORMS[form], tmp_path)
+        return
+    check_equal(base_of(name), FORMS[form], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "reason"),
     [
         ("llama", ROWS["lora, KaSA"], "PEFT computes parts of this adapter from the weights of the base"),
         ("mixtral", ('peft.target_parameters=["mlp.experts.down_proj"]',), "the adapter has `target_parameters`"),
         ("gpt2", ('peft.modules_to_save=["lm_head"]',), "the adapter changes `lm_head.weight`, which is tied"),
+        ("gpt2", ('peft.bias="all"',), "the adapter has its own values for `transformer.h.0.ln_1.bias`"),
+        ("gpt2", ('peft.bias="lora_only"',), r"its own values for `transformer.h.0.attn.c_attn.base_layer.bias`"),
         ("llama", ("peft.trainable_token_indices=[5, 6]",), "PEFT merges `model.embed_tokens` together with other"),
     ],
 )
@@ -145,9 +177,26 @@ def test_a_quantised_base_is_merged_with_the_values_that_training_had(base_of, t
     merge_dequantised(base, tmp_path / "adapter", tmp_path / "whole", quantization)
     assert differences(tmp_path / "streamed", tmp_path / "whole") == []
     assert merged.largest_difference < 1e-4
+    assert (merged.int8_difference is None) == (merged.int8_divergence is None) == (kind != "int8")
     assert "quantization_config" not in json.loads((tmp_path / "streamed/config.json").read_text())
     merge_whole(base, tmp_path / "adapter", tmp_path / "unquantised")
     assert differences(tmp_path / "streamed", tmp_path / "unquantised")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_the_distance_from_training_in_8_bits_is_that_of_the_two_models(base_of, tmp_path, name, dtype):
+    pytest.importorskip("bitsandbytes")
+    base, quantization = base_of(name), QUANTIZATIONS["bnb-8bit"](method="bnb-8bit")
+    write_adapter(tmp_path, base)
+    merged = stream_into(tmp_path / "streamed", base, tmp_path / "adapter", dtype, quantization=quantization)
+    merge_dequantised(base, tmp_path / "adapter", tmp_path / "whole", quantization)
+    rows = 3 if dtype == "float32" else 4
+    trained = logits_of(load_quantised(base, quantization), base, rows, tmp_path / "adapter")
+    plain = logits_of(load_base(replace(base, path=tmp_path / "whole"), loading_of(base)), base, rows)
+    assert merged.int8_difference == pytest.approx(difference(trained, plain), rel=0.02)
+    assert merged.int8_divergence == pytest.approx(divergence(trained, plain), rel=0.02)
+    assert merged.int8_difference > 1e-4
 
 
 def test_a_quantised_layer_of_another_kind_needs_the_whole_model(base_of, tmp_path):
@@ -200,6 +249,18 @@ def test_a_module_that_answers_otherwise_after_merging_is_seen(base_of, tmp_path
 
     monkeypatch.setattr(Lockstep, "_merge", nudge)
     assert stream_into(tmp_path / "streamed", base_of("llama"), tmp_path / "adapter").largest_difference > 1e-2
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.0.input_layernorm.weight"])
+def test_values_that_float16_cannot_hold_are_not_written(tmp_path, name):
+    base = write_base(tmp_path, "llama")
+    stored = load_file(base.path / "model.safetensors")
+    stored[name].view(-1)[3] = 70_000.0
+    save_file(stored, base.path / "model.safetensors", metadata={"format": "pt"})
+    write_adapter(tmp_path, base)
+    with pytest.raises(RunError, match=f"`{name}` has values that are too large for float16 .*`--dtype bfloat16`"):
+        stream_into(tmp_path / "streamed", base, tmp_path / "adapter", "float16")
+    assert not list((tmp_path / "streamed").glob("*.safetensors"))
 
 
 def test_values_that_are_not_finite_are_not_written(base_of, tmp_path):

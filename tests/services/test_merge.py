@@ -1,20 +1,31 @@
 """`lorans merge` from a run to a folder: sizes, files, and what is left of a merge that fails."""
 
+import errno
 import json
+import multiprocessing
+import os
+import random
 import shutil
+import signal
+import time
 
 import pytest
 
 pytest.importorskip("torch")
 
-from safetensors.torch import load_file
+from command_line import lorans
+from safetensors.torch import load_file, save_file
 
+import lora_ns.merging.shards
 import lora_ns.services.merge
-from lora_ns.errors import UsageError
+from lora_ns.answers.changed_files import Force
+from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, bytes_of
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
-from lora_ns.services.merge import merge
+from lora_ns.run.directory import RunDir
+from lora_ns.services.merge import MergeResult, merge
 
 
 def needs_whole_model(*_):
@@ -72,6 +83,179 @@ def test_an_interrupted_merge_leaves_what_was_there(lora_run, tmp_path, monkeypa
     monkeypatch.undo()
     merge(lora_run, tmp_path / "merged")
     assert (tmp_path / "merged/model.safetensors").is_file()
+
+
+def merge_until(run, output, writes):
+    """Merge in a process of its own, and kill it before it writes another tensor."""
+    write, count = ShardWriter.write, iter(range(1000))
+
+    def killed(self, *arguments):
+        if next(count) == writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, *arguments)
+
+    ShardWriter.write = killed
+    merge(run, output)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that begin with all libraries imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "peft", "safetensors.torch", "lora_ns.services.merge"])
+    return context
+
+
+def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_its_remains(lora_run, tmp_path, processes):
+    process = processes.Process(target=merge_until, args=(lora_run, tmp_path / "merged", 9))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".merged.lorans-new"]
+    merge(lora_run, tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.matrix
+def test_a_merge_that_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_model(lora_run, tmp_path, processes):
+    def started(output):
+        process = processes.Process(target=merge, args=(lora_run, output))
+        process.start()
+        return process
+
+    for _ in range(2):  # the first one also starts the server
+        begin = time.monotonic()
+        started(tmp_path / "whole").join()
+        took = time.monotonic() - begin
+        expected = files(tmp_path / "whole")
+        shutil.rmtree(tmp_path / "whole")
+    draw, killed = random.Random(20), 0
+    for number in range(20):
+        output = tmp_path / "merged"
+        if number % 2:
+            output.mkdir(exist_ok=True)
+        was_there = output.exists()
+        process = started(output)
+        process.join(draw.uniform(0, took))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        assert output.exists() >= was_there
+        if output.exists():
+            assert files(output) in ({}, expected)
+            shutil.rmtree(output)
+    assert killed > 10
+    merge(lora_run, tmp_path / "merged")
+    assert files(tmp_path / "merged") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("moment", [0, 1, 20, None])
+def test_a_disk_that_becomes_full_is_reported_with_the_folder(lora_run, tmp_path, monkeypatch, moment):
+    count = iter(range(1000))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write = lora_ns.merging.shards._write_all
+    monkeypatch.setattr(
+        lora_ns.merging.shards, "_write_all", lambda *given: full() if next(count) == moment else write(*given)
+    )
+    if moment is None:
+        monkeypatch.setattr(lora_ns.services.merge, "_check_streams", needs_whole_model)
+        monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(RunError, match=r"merged: no space left on the disk") as caught:
+        merge(lora_run, tmp_path / "merged")
+    assert caught.value.problems[0].where == str(tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_space_is_checked_before_anything_is_written(lora_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShardWriter, "write", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**7))
+    with pytest.raises(RunError, match=r"about \d+ MB needed, 10 MB free") as caught:
+        merge(lora_run, tmp_path / "merged")
+    assert caught.value.problems[0].where == str(tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The embedded base in two weight files."""
+    folder = tmp_path / "base"
+    shutil.copytree(ASSETS / "nano", folder)
+    stored = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    place = {name: SHARDS[number % 2] for number, name in enumerate(stored)}
+    for shard in SHARDS:
+        parts = {name: value for name, value in stored.items() if place[name] == shard}
+        save_file(parts, folder / shard, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return folder
+
+
+def remove_shard(folder):
+    (folder / SHARDS[1]).unlink()
+
+
+def cut_shard(folder):
+    with (folder / SHARDS[1]).open("r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) - 100)
+
+
+def double_tensor(folder):
+    first, second = (load_file(folder / shard) for shard in SHARDS)
+    name = min(first)
+    save_file({**second, name: first[name]}, folder / SHARDS[1], metadata={"format": "pt"})
+
+
+def test_a_base_in_several_files_gives_the_same_model(lora_run, tmp_path, sharded):
+    notes = []
+    merge(lora_run, tmp_path / "merged", sharded, force=Force(notes.append))
+    merge(lora_run, tmp_path / "whole")
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (remove_shard, f"{SHARDS[1]}"),
+        (cut_shard, rf"{SHARDS[1]}: not a safetensors file: cut short"),
+        (double_tensor, rf"{SHARDS[1]}: `[\w.]+` is also in another file"),
+    ],
+)
+def test_a_broken_shard_of_the_base_is_named(lora_run, tmp_path, sharded, plant, told):
+    plant(sharded)
+    with pytest.raises(LoransError, match=told) as caught:
+        merge(lora_run, tmp_path / "merged", sharded, force=Force(print))
+    assert caught.value.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (lambda file: file.unlink(), "no adapter: the run is finished"),
+        (lambda file: save_file({}, file), "not an adapter of this base: `.*` is missing"),
+    ],
+)
+def test_an_adapter_without_weights_is_refused(lora_run, tmp_path, plant, told):
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(lora_run.path, run.path)
+    plant(run.adapter / WEIGHTS)
+    with pytest.raises(UsageError, match=told):
+        merge(run, tmp_path / "merged", force=Force(print))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_distance_from_training_in_8_bits_is_shown(lora_run, tmp_path, monkeypatch):
+    found = MergeResult("merged", 10, "float32", 1e-7, 1e-7, 0.0204, 0.00271)
+    monkeypatch.setattr(lora_ns.services.merge, "merge", lambda *_: found)
+    shown = " ".join(lorans("merge", lora_run.path, "-o", tmp_path / "merged").stdout.split())
+    assert "logits differ by 2.0e-02 of the largest, KL 2.7e-03" in shown
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_too_little_memory_is_a_message_of_each_command(lora_run, tmp_path, monk
 
 
 def test_who_merges_second_is_refused_before_anything_is_loaded(lora_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(lora_ns.services.merge, "load_whole_base", not_reached)
+    monkeypatch.setattr(lora_ns.services.merge, "reopen", not_reached)
     with (
         folder(tmp_path / "merged"),
         pytest.raises(UsageError, match="merged: another command is writing it") as caught,

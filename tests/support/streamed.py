@@ -22,6 +22,9 @@ from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import Quantization
 from lora_ns.recipe.load import load_recipe
 
+TEXT = "The quick brown fox"
+"""The text on which models are compared."""
+
 
 def loading_of(base: Base, dtype: str = "float32") -> Loading:
     """The arguments for loading a base of text."""
@@ -59,10 +62,10 @@ def stream_into(
     loading, generation = loading_of(base), transformers.GenerationConfig()
     if quantization is not None:
         loading = replace(loading, quantization=quantization)
-    what = Merging(base, loading, adapter, dtype, generation, largest_shard, in_float32=hidden)
+    what = Merging(base, loading, adapter, folder, dtype, generation, largest_shard, in_float32=hidden)
     folder.mkdir()
     with Noise():
-        return stream(what, load_tokenizer(base.path), "The quick brown fox", folder)
+        return stream(what, load_tokenizer(base.path), TEXT, folder)
 
 
 def merge_whole(base: Base, adapter: Path, output: Path, dtype: str = "float32") -> None:
@@ -77,9 +80,23 @@ def merge_whole(base: Base, adapter: Path, output: Path, dtype: str = "float32")
 def merge_dequantised(base: Base, adapter: Path, output: Path, quantization: Quantization) -> None:
     """Merge into a base that transformers quantises and dequantises as a whole."""
     with Noise():
-        model = load_base(base, replace(loading_of(base), quantization=quantization))
-        merged = load_adapter(quantization.in_full(model), adapter).float().merge_and_unload(safe_merge=True)
+        model = quantization.in_full(load_quantised(base, quantization))
+        merged = load_adapter(model, adapter).float().merge_and_unload(safe_merge=True)
         never_quantised(merged).save_pretrained(output)
+
+
+def load_quantised(base: Base, quantization: Quantization) -> transformers.PreTrainedModel:
+    """Load a base as transformers quantises it."""
+    with Noise():
+        return load_base(base, replace(loading_of(base), quantization=quantization))
+
+
+def logits_of(model: transformers.PreTrainedModel, base: Base, rows: int, adapter: Path | None = None) -> torch.Tensor:
+    """The logits of a model, with its adapter if there is one, where a merge compares so many models."""
+    ids = load_tokenizer(base.path)(TEXT, return_tensors="pt").input_ids
+    ids = ids if ids.shape[1] % rows else ids[:, :-1]
+    with Noise(), torch.no_grad():
+        return (model if adapter is None else load_adapter(model, adapter)).eval()(ids).logits[0]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
