@@ -8,6 +8,7 @@ the end.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -45,13 +46,12 @@ def write_base(folder: Path, size: float) -> None:
     fixed, one = (sum(entry.size for entry in skeleton(layers)[1]) for layers in (0, 1))
     model, entries = skeleton(max(1, round((size * 1e9 - fixed) / (one - fixed))))
     folder.mkdir()
-    writer = ShardWriter(folder, entries, round(1.04 * sum(entry.size for entry in entries) / SHARDS))
     noise = torch.randn(1 << 22) * 0.02
-    for entry in entries:
-        count = entry.size // entry.itemsize
-        writer.write(entry.name, (noise[: min(noise.numel(), count - at)] for at in range(0, count, noise.numel())))
-    writer.finish()
-    writer.close()
+    with ShardWriter(folder, entries, round(1.04 * sum(entry.size for entry in entries) / SHARDS)) as writer:
+        for entry in entries:
+            count = entry.size // entry.itemsize
+            writer.write(entry.name, (noise[: min(noise.numel(), count - at)] for at in range(0, count, noise.numel())))
+        writer.finish()
     model.config.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(ASSETS / "nano").save_pretrained(folder)
 
@@ -92,7 +92,15 @@ def stream(base: Path, adapter: Path, output: Path) -> float:
     found = find_base(str(base), "main", [], download=False)
     assert found is not None
     loading = Loading(task_type="CAUSAL_LM", dtype="bfloat16", device="cpu")
-    what = Merging(found, loading, adapter, "bfloat16", transformers.GenerationConfig(), 5 * 10**9)
+    what = Merging(
+        base=found,
+        loading=loading,
+        adapter=adapter,
+        output=output,
+        dtype="bfloat16",
+        generation=transformers.GenerationConfig(),
+        largest_shard=5 * 10**9,
+    )
     output.mkdir()
     merge(what, transformers.AutoTokenizer.from_pretrained(base), "The quick brown fox jumps.", output)
     sync(output)
@@ -109,8 +117,8 @@ def copy(base: Path, _: Path, output: Path) -> float:
     return time.perf_counter() - began
 
 
-def whole(base: Path, adapter: Path, output: Path) -> float:
-    """Merge with `merge_and_unload`, in the dtype of the base."""
+def whole(base: Path, adapter: Path, output: Path, dtype: str = "bfloat16") -> float:
+    """Merge with `merge_and_unload` in a dtype, and round to that of the base."""
     import peft
     import torch
     import transformers
@@ -119,23 +127,7 @@ def whole(base: Path, adapter: Path, output: Path) -> float:
 
     transformers.LlamaForCausalLM  # noqa: B018 -- imports it
     began = time.perf_counter()
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True).save_pretrained(output)
-    sync(output)
-    return time.perf_counter() - began
-
-
-def whole_in_float32(base: Path, adapter: Path, output: Path) -> float:
-    """Merge with `merge_and_unload` in float32, and round once."""
-    import peft
-    import torch
-    import transformers
-
-    from lora_ns.files.disk import sync
-
-    transformers.LlamaForCausalLM  # noqa: B018 -- imports it
-    began = time.perf_counter()
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     merged = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     merged.to(torch.bfloat16).save_pretrained(output)
     sync(output)
@@ -146,7 +138,7 @@ WAYS = {
     "copy": copy,
     "lorans": stream,
     "merge_and_unload": whole,
-    "merge_and_unload in float32": whole_in_float32,
+    "merge_and_unload in float32": functools.partial(whole, dtype="float32"),
 }
 
 

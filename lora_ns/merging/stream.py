@@ -51,7 +51,7 @@ class Merged:
     """The KL divergence between their predictions, in nats, as the mean over all positions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Merging:
     """What is merged, and into which files."""
 

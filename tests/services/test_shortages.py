@@ -45,7 +45,7 @@ def not_reached(*_, **__):
         (
             ["merge", "-o", "merged"],
             lora_ns.services.merge,
-            "load_whole_base",
+            "stream",
             "out of memory while merging 0.00 billion",
         ),
     ],

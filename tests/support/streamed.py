@@ -62,7 +62,16 @@ def stream_into(
     loading, generation = loading_of(base), transformers.GenerationConfig()
     if quantization is not None:
         loading = replace(loading, quantization=quantization)
-    what = Merging(base, loading, adapter, folder, dtype, generation, largest_shard, in_float32=hidden)
+    what = Merging(
+        base=base,
+        loading=loading,
+        adapter=adapter,
+        output=folder,
+        dtype=dtype,
+        generation=generation,
+        largest_shard=largest_shard,
+        in_float32=hidden,
+    )
     folder.mkdir()
     with Noise():
         return stream(what, load_tokenizer(base.path), TEXT, folder)
