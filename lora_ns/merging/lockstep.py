@@ -19,6 +19,7 @@ from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, rounded
+from lora_ns.merging.skeleton import absent
 from lora_ns.merging.stored import BLOCK
 from lora_ns.merging.units import Adapted, Plain, Unit
 from lora_ns.merging.values import Values
@@ -75,7 +76,7 @@ class Lockstep:
             inputs = {name: value[:, :-1] for name, value in inputs.items()}
         batch = {name: value.expand(rows, -1).clone() for name, value in inputs.items()}
         logits = self._logits(adapted, units, batch)
-        if logits.device.type == "meta" or logits.shape[0] != rows:
+        if logits.shape[0] != rows or logits.isnan().any():  # as the weights of modules that did not run are
             raise WholeModelError("its modules do not work one at a time")
         for unit in units:
             if not isinstance(unit, Plain) and unit.name not in self.done:
@@ -123,9 +124,11 @@ class Lockstep:
         return joined(outputs)
 
     def _plain(self, unit: Plain, forward: Callable[..., Any], arguments: _Arguments) -> Any:
+        ways = [(way, len(list(same))) for way, same in groupby(self._way(unit, model) for model in self.models)]
+        if len(ways) == 1:
+            return self._with_weights(unit, forward, arguments, ways[0][0])
         outputs, first = [], 0
-        for way, same in groupby(self._way(unit, model) for model in self.models):
-            count = len(list(same))
+        for way, count in ways:
             found = self._with_weights(unit, forward, arguments.part(first, count), way)
             outputs += [found] if arguments.are_divided else [found] * count
             first += count
@@ -159,7 +162,8 @@ class Lockstep:
             ids, inverse = given.positional[0].unique(return_inverse=True)
             with _holding({parameters[weight]: self._settled(weight, self.values.rows(weight, ids), way)}):
                 return forward(inverse)
-        if has_one_input and type(module) is torch.nn.Linear and module.weight.numel() > _LARGE:
+        is_large = type(module) is torch.nn.Linear and module.weight.numel() > _LARGE
+        if has_one_input and is_large and not self.values.is_quantised(weight):  # that can be read as a whole only
             return self._in_parts(unit, forward, given.positional[0], way)
         held = {place: self._settled(name, self.values.assembled(name), way) for name, place in parameters.items()}
         with _holding(held), _computing(quantised):
@@ -215,7 +219,7 @@ class Lockstep:
 
     def _free(self, unit: Unit) -> None:
         for module, last in unit.parameters().values():
-            module.register_parameter(last, _parameter(getattr(module, last).detach().to("meta")))
+            module.register_parameter(last, absent(getattr(module, last)))
         release()
 
     def _finish(self, unit: Unit) -> None:

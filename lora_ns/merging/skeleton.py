@@ -25,7 +25,7 @@ def load_skeleton(base: Base, loading: Loading) -> PreTrainedModel:
 
 
 def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False) -> PeftModel:
-    """Load an adapter onto a skeleton, and convert it to float32. Parameters of the base stay on the meta device.
+    """Load an adapter onto a skeleton, and convert it to float32. Parameters of the base are `absent` ones.
 
     Args:
         skeleton: the base on the meta device.
@@ -37,8 +37,6 @@ def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False)
         WholeModelError: if the adapter has parameters that are not layers, needs the weights of the base, or has its
             own values for some of them.
     """
-    import torch
-
     config = check_config(folder)
     if getattr(config, "target_parameters", None):
         raise WholeModelError("the adapter has `target_parameters`")
@@ -55,8 +53,20 @@ def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False)
                 continue
             if filler.can_change and not value.isnan().all():
                 raise WholeModelError(f"the adapter has its own values for `{path}.{name}`")
-            module.register_parameter(name, _frozen(torch.empty(value.shape, dtype=value.dtype, device="meta")))
+            module.register_parameter(name, absent(value))
     return adapted.float()
+
+
+def absent(values: Any) -> Any:
+    """Return a parameter in float32 that stands for values which are not in memory.
+
+    It is NaN everywhere, so that whatever is computed from it by mistake is NaN, too. On the meta device it would give
+    what happens to be in memory: torch multiplies matrices of both devices without an error.
+    """
+    import torch
+
+    one = torch.tensor(float("nan")) if values.is_floating_point() else torch.zeros((), dtype=values.dtype)
+    return _frozen(one.expand(values.shape))
 
 
 @dataclass(frozen=True)

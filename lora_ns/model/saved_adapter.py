@@ -152,6 +152,9 @@ def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None
     from peft import get_peft_model_state_dict
 
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if not saved and not expected:
+        what, remedy = "has no weights: the adapter changes nothing", "train again with other `target_modules`"
+        raise UsageError(Problem(str(folder / WEIGHTS), what, remedy))
     missing, extra = sorted(expected - saved), sorted(saved - expected)
     differences = [
         *([f"`{missing[0]}` is missing"] if missing else []),

@@ -106,6 +106,7 @@ def processes():
     return context
 
 
+@pytest.mark.matrix
 def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_its_remains(lora_run, tmp_path, processes):
     process = processes.Process(target=merge_until, args=(lora_run, tmp_path / "merged", 9))
     process.start()
