@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.shards import ShardWriter, rounded
+from lora_ns.merging.shards import ShardWriter, is_finite, rounded
 from lora_ns.merging.skeleton import absent
 from lora_ns.merging.stored import BLOCK
 from lora_ns.merging.units import Adapted, Plain, Unit
@@ -210,7 +210,7 @@ class Lockstep:
         import torch
 
         for block in torch.split(values.view(-1), BLOCK):
-            if not block.isfinite().all():
+            if not is_finite(block):
                 what = f"merging gives `{name}` values that are not finite"
                 raise RunError(Problem("", what, "train again with a smaller learning rate"))
             written = rounded(name, block, self.dtype) if block.is_floating_point() else block
