@@ -15,15 +15,17 @@ from lora_ns.formats import (
     Conversation,
     Example,
     Format,
+    Labelled,
     Message,
     Preference,
     PromptCompletion,
     RawText,
     RowFaultError,
+    Tagged,
     expected_of,
 )
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.suites import ChoiceSuite, Suite
+from lora_ns.suites import ChoiceSuite, GlueSuite, Suite
 
 LEAKED = "LEAK003"
 """Code of the finding."""
@@ -53,8 +55,8 @@ def leak_findings(
     """
     asked: dict[str, tuple[Suite, Sequence[Row]]] = {}
     for number, suite in enumerate(recipe.evaluation.suites):
-        if suite.asks in {"itself", "label"}:
-            continue  # its items are known when they are asked, or have no answers in words
+        if suite.asks == "itself":
+            continue  # its items are known when they are asked
         key = f"evaluation.suites.{number}"
         try:
             asked[key] = (suite, read_suite(suite, key, recipe, folder) if suite.path else usual[: suite.max_samples])
@@ -88,10 +90,11 @@ def _item(suite: Suite, form: Format, row: Row) -> Item:
             question = offered.question
             asked = _last(form.prompt(row.values)) if question is None else (Turn(question),)
             return Item(asked, offered.texts[offered.right])
+        values = suite.in_columns_of(form, (), row.values) if isinstance(suite, GlueSuite) else row.values
         try:
-            dialogue = _last(form.example(row.values))
+            dialogue = _last(form.example(values))
         except RowFaultError:
-            dialogue = _last(form.prompt(row.values))
+            dialogue = _last(form.prompt(values))
     except RowFaultError:
         return Item(())
     if dialogue and dialogue[-1].is_answer:
@@ -105,9 +108,13 @@ def _last(example: Example) -> Dialogue:
 
 
 def _dialogues(example: Example) -> list[Dialogue]:
-    """Return the texts of an example: one dialogue, both of a pair, or none of words with labels."""
+    """Return the texts of an example: one dialogue, or both of a preference pair. Labels are no part of them."""
     if isinstance(example, Preference):
         return [_turns(side) for side in example.sides]
+    if isinstance(example, Labelled):
+        return [tuple(Turn(text) for text in (example.text, example.text_pair) if text is not None)]
+    if isinstance(example, Tagged):
+        return [(Turn(" ".join(example.words)),)]
     shown = expected_of(example)
     if isinstance(shown, Conversation):
         return [_turns(shown)]

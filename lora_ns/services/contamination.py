@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from lora_ns.data.suite_leaks import Passages, leaked_items, passages
 from lora_ns.errors import LoransError, Problem, UsageError
 from lora_ns.files.hub_cache import is_dataset_cached
 from lora_ns.files.reading import is_folder
+from lora_ns.objectives import Classification
+from lora_ns.recipe.recipe import Recipe
+from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.services.evaluate_suites import Answered
 from lora_ns.suites import Gold
@@ -23,26 +27,27 @@ from lora_ns.training.prepared import folders_of
 
 
 def compare_with_training(answered: Sequence[Answered], opened: Opened) -> tuple[list[Answered], list[str]]:
-    """Look for the items of suites in the training rows of a run.
+    """Look for the items of suites in the training rows of a run and of the runs that it started from.
 
     Returns:
-        The answers with what was found for each item, and a note if the rows that were read are not those of the run.
+        The answers with what was found for each item, and a note if rows that were read are not those of the runs.
     """
     if not answered:
         return [], []
-    manifest = opened.manifest
+    manifest, form = opened.manifest, format_of(opened.manifest)
     asked = [(one.suite, [_row(one, gold) for gold in one.golds]) for one in answered]
+    earlier, notes = _rows_of_earlier(manifest)
     try:
-        training = _rows_of_run(manifest)
-        found, notes = leaked_items(asked, format_of(manifest), training), []
+        found = leaked_items(asked, form, itertools.chain(_rows_of_run(manifest), *earlier))
     except LoransError as error:
         why = f"the training rows of the run cannot be read ({error.problems[0]})"
         try:
-            found = leaked_items(asked, format_of(manifest), _prepared_rows(opened))
-            kept = "first rows of the stream" if manifest.recipe.dataset.streaming else "prepared rows"
-            notes = [f"{why}; long runs of words of the suites were looked for in the {kept} that the run keeps"]
+            found = leaked_items(asked, form, itertools.chain(_prepared_rows(opened), *earlier))
         except ValueError:
             return list(answered), [f"{why}, so it is not known which items of the suites are among them"]
+        kept = "first rows of the stream" if manifest.recipe.dataset.streaming else "prepared rows"
+        looked = f"long runs of words of the suites were looked for in the {kept} that the run keeps"
+        notes = [f"{why}; {looked}", *notes]
     return [replace(one, overlaps=overlaps) for one, overlaps in zip(answered, found, strict=True)], notes
 
 
@@ -55,7 +60,7 @@ def _row(answered: Answered, gold: Gold) -> Row:
 
 def _rows_of_run(manifest: Manifest) -> Passages:
     """The rows that a run was trained on, read again. Raises `LoransError` if they are gone or others."""
-    recipe, record, folder = manifest.recipe, manifest.data.train, folders_of(manifest)[0]
+    recipe, record, folder = _with_problem_type(manifest), manifest.data.train, folders_of(manifest)[0]
     for table in recipe.dataset.parts().values():
         name = table.name
         if not table.path and name and not is_folder(Path(name)) and not is_dataset_cached(name):
@@ -69,6 +74,36 @@ def _rows_of_run(manifest: Manifest) -> Passages:
     if sources.train.sha256 != record.sha256:
         raise UsageError(Problem(sources.train.name, "has other rows than the run was trained on"))
     return passages({id(row): row for row in sources.train.rows}.values(), sources.format)
+
+
+def _with_problem_type(manifest: Manifest) -> Recipe:
+    """The recipe of a run with the kind of label that was found in its rows: the record gives all keys a value."""
+    recipe = manifest.recipe
+    if not isinstance(recipe.objective, Classification) or manifest.problem_type is None:
+        return recipe
+    found = recipe.objective.model_copy(update={"problem_type": manifest.problem_type})
+    return recipe.model_copy(update={"objective": found})
+
+
+def _rows_of_earlier(manifest: Manifest) -> tuple[list[Passages], list[str]]:
+    """The training rows of the runs whose adapters a run started from, and a note for each that cannot be read."""
+    found: list[Passages] = []
+    notes: list[str] = []
+    start = [manifest.init_adapter] if manifest.init_adapter else []
+    for record in (*manifest.base_adapters, *start):
+        try:
+            earlier = RunDir.open(Path(record.run)).read()
+            if earlier.run_id != record.run_id:
+                raise UsageError(Problem(record.run, "is another run now"))
+            found.append(_rows_of_run(earlier))
+        except LoransError as error:
+            why = f"its rows cannot be read ({error.problems[0]})"
+            notes.append(f"{record.run}, whose adapter this run started from: {why}, and were not searched for items")
+        else:
+            before, lacking = _rows_of_earlier(earlier)
+            found += before
+            notes += lacking
+    return found, notes
 
 
 def _prepared_rows(opened: Opened) -> Iterator[tuple[str, Sequence[Dialogue]]]:

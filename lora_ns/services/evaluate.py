@@ -105,6 +105,8 @@ def evaluate(
     systems = [System(ADAPTER_NAME, opened), System(BASE_NAME, opened, BASE), *beside.systems]
     asked, ask_notes = _answered(systems, suites, rows, computing)
     answered = [*found.answered, *asked]
+    if _has_labels(objective):
+        answered, ask_notes = compare_with_training(answered, opened)
     pairs = dict.fromkeys([*contests_of(systems), *contests_of(systems, found.reference)])
     reports = report(answered, list(pairs))
     truncated = found.truncated + sum(one.truncated for one in asked)

@@ -7,16 +7,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from services_recipes import RECIPE, run_recipe
+from services_recipes import CLASSES, RECIPE, run_recipe
 
 from lora_ns.answers.opened import open_run
 from lora_ns.cli.verdicts import show_suites
 from lora_ns.data.rows import Row
 from lora_ns.data.stream import stream_rows
-from lora_ns.data.suite_leaks import leak_findings, passages
-from lora_ns.formats import FORMATS, Columns
+from lora_ns.data.suite_leaks import leak_findings, leaked_items, passages
+from lora_ns.formats import FORMATS, Columns, TextClassification
 from lora_ns.recipe.load import load_recipe
 from lora_ns.services.evaluate import Beside, evaluate
+from lora_ns.suites.labels import TagSuite
 
 LONG = "Mara buys three crates of pears on Monday and sells half of them before noon; how many pears are left over?"
 TRAINING = [{"prompt": f"Spell {word}.", "completion": word[::-1]} for word in ("plum", "stone", "river", "cloud")] * 2
@@ -139,3 +140,63 @@ def test_a_suite_that_cannot_be_read_leaves_the_others(tmp_path):
     training = passages([*stream_rows(loaded.recipe, [tmp_path / "rows.jsonl"])], form)
     (finding,) = leak_findings(loaded.recipe, tmp_path, form, (), training)
     assert finding.what == "evaluation.suites.1: 2 of 9 items are in the training rows"
+
+
+def test_rows_of_the_run_that_training_started_from_are_searched(run, tmp_path):
+    write(tmp_path, "rows.jsonl", TRAINING[:8])
+    write(tmp_path, "asked.jsonl", ASKED)
+    text = RECIPE.replace("lorans:quickstart/train.jsonl", "rows.jsonl").replace("max_steps = 6", "max_steps = 1")
+    settings = (f"evaluation.suites=[{SUITE}]", "sft.max_seq_length=160", f"model.init_adapter='{run.path}'")
+    later = run_recipe(tmp_path, text, *settings)
+    result, asked = evaluated(later)
+    assert result.notes == ()
+    assert {short(item): short(row) for item, row in asked.contaminated.items()} == HELD
+    moved = run.path.rename(run.path.parent / "moved")
+    try:
+        result, asked = evaluated(later)
+    finally:
+        moved.rename(run.path)
+    assert asked.contaminated == {}
+    (note,) = result.notes
+    assert note.startswith(f"{run.path}, whose adapter this run started from: its rows cannot be read (")
+
+
+def test_texts_with_labels_are_searched_without_their_labels(classifier_run):
+    texts = {"Plum": "loud", "RIVER": "loud", "a river of plums": "quiet"}
+    rows = [
+        Row(f"given:{number}", {"text": text, "label": label}) for number, (text, label) in enumerate(texts.items())
+    ]
+    result = evaluate(open_run(classifier_run), rows, exact_match=False)
+    assert not [note for note in result.notes if "training rows" in note]
+    (found,) = result.suites
+    assert {item: short(row) for item, row in found.contaminated.items()} == {
+        "given:0": "classes.jsonl:1",
+        "given:1": "classes.jsonl:5",
+    }
+    assert found.clean.items == 1
+
+
+def test_pairs_of_glue_are_searched_before_training(tmp_path):
+    form = TextClassification(
+        Columns(text_column="sentence1", text_pair_column="sentence2"), "single_label_classification"
+    )
+    trained = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": "equivalent"}
+    held = {"#1 String": "It rains", "#2 String": "it is wet", "Quality": 0}
+    write(tmp_path, "asked.jsonl", [{**held, "#2 String": "It is dry"}, held])
+    (tmp_path / "recipe.toml").write_text(CLASSES)
+    suite = 'evaluation.suites=[{kind = "glue", task = "mrpc", path = "asked.jsonl"}]'
+    recipe = load_recipe(tmp_path / "recipe.toml", [suite]).recipe
+    (finding,) = leak_findings(recipe, tmp_path, form, (), passages([Row("rows.jsonl:1", trained)], form))
+    assert finding.what == "evaluation.suites.0: 1 of 2 items are in the training rows"
+    assert [short(place) for place in finding.rows] == ["asked.jsonl:2 (as rows.jsonl:1)"]
+
+
+def test_words_with_tags_are_searched(tmp_path):
+    form = FORMATS["token-classification"](Columns())
+    words = ["Ada", "lives", "in", "Paris", "."]
+    rows = [
+        Row(f"rows:{number}", {"tokens": some, "tags": ["O"] * len(some)})
+        for number, some in enumerate((words, words[:3]))
+    ]
+    ((found, none),) = leaked_items([(TagSuite(), rows)], form, passages(rows[:1], form))
+    assert (found.row, none) == ("rows:0", None)
