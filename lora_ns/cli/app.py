@@ -15,6 +15,7 @@ from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Group, is_rich
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
+from lora_ns.cli.export import export
 from lora_ns.cli.import_ import import_
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
@@ -72,6 +73,15 @@ COMMANDS = (
         bisect,
         "Use",
         ["lorans bisect outputs/run --metric exact_match", "lorans bisect outputs/run --metric gsm8k.number/old"],
+    ),
+    Entry(
+        "export",
+        export,
+        "Use",
+        [
+            "lorans export outputs/run --to plain --output plain",
+            "lorans export outputs/run --to plain -o small --rank 16",
+        ],
     ),
     Entry(
         "merge",

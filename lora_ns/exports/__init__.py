@@ -1,0 +1,1 @@
+"""What a run is exported as: artefacts that other programs read."""
