@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "transposed", "embedding"]
 """Kinds of layers that LoRA knows: linear, linear with a transposed weight (GPT-2's Conv1D), and embeddings."""
 
-NEGLIGIBLE = 1e-5
+NEGLIGIBLE = 1e-6
 """Share of an update, by its Frobenius norm, that rounding in float32 leaves undetermined."""
 
 MERGED = "export it as a merged model instead: `--to merged`"
@@ -83,11 +83,15 @@ def _kept(values: Tensor, dropped: float) -> int:
     return int((tail > dropped * squares.sum()).sum())
 
 
-def factors_of(adapted: PeftModel) -> dict[str, Factors]:
+def factors_of(adapted: PeftModel, stored: nn.Module | None = None) -> dict[str, Factors]:
     """Return the update of each adapted layer, by the name of the layer in the base.
 
     LoRA's own factors are taken as they are, with their scale in `up`. The update of any other method is what its merge
     adds to the weight, computed in float64.
+
+    Args:
+        adapted: the base with its adapter. Quantised layers need LoRA.
+        stored: the base as it is stored, if adding the adapter has changed its weights.
 
     Raises:
         UsageError: names what the adapter changes besides weights of layers that LoRA knows.
@@ -95,7 +99,10 @@ def factors_of(adapted: PeftModel) -> dict[str, Factors]:
     _check_biases(adapted)
     found = {}
     for name, module in _adapted_layers(adapted.get_base_model()).items():
-        factors = _own(module) or _by_merging(name, module)
+        factors = _own(module) if stored is None else None
+        factors = factors or _by_merging(
+            name, module, stored.get_submodule(name) if stored else module.get_base_layer()
+        )
         if factors is not None:
             found[name] = factors
     return found
@@ -167,13 +174,13 @@ def _own(module: Any) -> Factors | None:
     return Factors(kind, down.detach().float().cpu(), up.detach().float().cpu() * scale)
 
 
-def _by_merging(name: str, module: Any) -> Factors | None:
-    """Return what merging adds to the weight of a layer; None if it adds nothing. Raises `UsageError`."""
+def _by_merging(name: str, module: Any, stored: nn.Module) -> Factors | None:
+    """Return what merging adds to the stored weight of a layer; None if that is nothing. Raises `UsageError`."""
     import torch
 
     kind = _kind_of(name, module.get_base_layer())
     layer = copy.deepcopy(module).double()
-    before = {part: value.detach().clone() for part, value in layer.get_base_layer().named_parameters()}
+    before = {part: value.detach().double().clone() for part, value in stored.named_parameters()}
     with torch.no_grad():
         layer.merge(safe_merge=False, adapter_names=None)
     after = dict(layer.get_base_layer().named_parameters())

@@ -30,6 +30,7 @@ from lora_ns.run.outputs import check_output
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 REPORT = "export_report.json"
 """File of an artefact with its comparison."""
@@ -159,24 +160,27 @@ def _probes(opened: Opened) -> list[Probe]:
 def _updates(trained: Trained) -> dict[str, Factors]:
     """The updates of all layers against the stored base: of the adapter, and of those that were merged before it."""
     run, manifest = trained.run, trained.manifest
-    loading = loading_of(manifest)
     earlier = [run.base_adapter(number) for number in range(len(manifest.base_adapters))]
-    if not earlier and (loading.quantization.bits is None or is_lora(trained.model)):
+    is_moved = not manifest.recipe.peft.keeps_base
+    if not earlier and not is_moved and (not loading_of(manifest).quantization.bits or is_lora(trained.model)):
         return factors_of(trained.model)
-    if loading.quantization.bits is not None:
-        loading = replace(loading, dtype="float32")
-    model = load_base(trained.base, replace(loading, device="cpu"))
-    if loading.quantization.bits is not None:
-        model = loading.quantization.in_full(model)
-    found: dict[str, Factors] = {}
+    model, found = _base(trained), dict[str, Factors]()
     for adapter in (*earlier, run.adapter):
         adapted = load_trainable(model, adapter, has_head=adapter is run.adapter)
-        for name, factors in factors_of(adapted).items():
+        for name, factors in factors_of(adapted, _base(trained) if is_moved else None).items():
             found[name] = found[name].beside(factors) if name in found else factors
         if adapter is not run.adapter:
             put_in_place(adapted)
             model = adapted.merge_and_unload(safe_merge=True)
     return found
+
+
+def _base(opened: Opened) -> PreTrainedModel:
+    """The stored base with whole weights, those of a quantised base as training had them."""
+    loading = replace(loading_of(opened.manifest), device="cpu")
+    if loading.quantization.bits is None:
+        return load_base(opened.base, loading)
+    return loading.quantization.in_full(load_base(opened.base, replace(loading, dtype="float32")))
 
 
 def _copy_others(adapter: Path, staged: Path) -> None:

@@ -1,0 +1,76 @@
+"""`lorans export` from a run to a folder, which is read back and compared."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import lora_ns.services.export
+from lora_ns.cli.app import app
+from lora_ns.errors import RunError, UsageError
+from lora_ns.exports.plain import write
+from lora_ns.model.adapter import WEIGHTS
+
+
+def export(run, output, *options):
+    arguments = ["export", run.path, "--to", "plain", "--output", output, *options]
+    done = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_the_exported_adapter_is_the_trained_one(lora_run, tmp_path):
+    done = export(lora_run, tmp_path / "plain", "--json")
+    result = json.loads(done.stdout)
+    report = json.loads((tmp_path / "plain/export_report.json").read_text())
+    assert report["verified"]
+    assert report["comparison"] == result["comparison"]
+    assert result["comparison"]["probes"] >= 16
+    assert result["comparison"]["largest_difference"] < 1e-5
+    assert (result["comparison"]["same_tokens"], result["lost"]) == (1.0, 0.0)
+    ours, theirs = ({file.name for file in folder.iterdir()} for folder in (tmp_path / "plain", lora_run.adapter))
+    assert ours - {"export_report.json"} == theirs
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_update_is_cut_and_its_price_is_told(lora_run, tmp_path):
+    result = json.loads(export(lora_run, tmp_path / "cut", "--rank", "2", "--json").stdout)
+    assert (result["rank"], result["bound"]) == (2, None)
+    assert 0 < result["lost"] < 1
+    assert result["comparison"]["largest_difference"] > 1e-4
+    again = json.loads(export(lora_run, tmp_path / "energy", "--energy", "0.9", "--json").stdout)
+    assert 2 < again["rank"] <= 16
+    assert again["lost"] ** 2 <= 0.1
+
+
+def test_a_wrong_artefact_is_marked_and_ends_with_one(lora_run, tmp_path, monkeypatch):
+    def wrong(folder, *arguments):
+        rank = write(folder, *arguments)
+        tensors = load_file(folder / WEIGHTS)
+        save_file({name: value * 2 for name, value in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        return rank
+
+    monkeypatch.setattr(lora_ns.services.export, "write", wrong)
+    with pytest.raises(RunError, match="differs from the trained model by"):
+        export(lora_run, tmp_path / "plain")
+    assert json.loads((tmp_path / "plain/export_report.json").read_text())["verified"] is False
+
+
+def test_where_it_cannot_be_written_nothing_is(lora_run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(UsageError, match="is there already"):
+        export(lora_run, tmp_path / "full")
+    with pytest.raises(UsageError, match="is a file of the run"):
+        export(lora_run, lora_run.adapter)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
+
+
+def test_a_classifier_keeps_its_head(classifier_run, tmp_path):
+    result = json.loads(export(classifier_run, tmp_path / "plain", "--json").stdout)
+    assert result["comparison"]["largest_difference"] < 1e-5
+    assert json.loads((tmp_path / "plain/adapter_config.json").read_text())["modules_to_save"]
