@@ -1,11 +1,14 @@
-"""Texts on which a model and what is made of it are compared."""
+"""Texts on which a trained model and what is made of it are compared, with the answers that a run keeps."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.model.load import computing, difference, divergence
 
 if TYPE_CHECKING:
@@ -33,60 +36,111 @@ NEUTRAL = (
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What a row has for a forward pass."""
 
-Probe = Mapping[str, Sequence[int]]
-"""The inputs of a forward pass over one text."""
+
+@dataclass(frozen=True)
+class Probe:
+    """A text in tokens."""
+
+    inputs: Mapping[str, Sequence[int]]
+    """The inputs of a forward pass."""
+    text: str | None = None
+    """The text, if it is a neutral one, which any tokenizer can be given."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a model to a probe."""
+
+    logits: torch.Tensor
+    """Logits at the last position, in float32."""
+    tokens: tuple[int, ...]
+    """The most probable token, class or tag at each position."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The logits of an artefact beside those of the trained model."""
+    """The answers of an artefact beside those of the trained model."""
 
     probes: int
     largest_difference: float
-    """Largest difference of two logits, relative to the largest."""
+    """Largest difference of two logits, relative to the largest; infinite if one is not a number."""
     divergence: float
-    """KL divergence from the trained model's predictions, in nats per token, as the mean over all positions."""
+    """KL divergence from the trained model's predictions, in nats, as the mean over the probes."""
     same_tokens: float
     """Share of the positions with the same most probable token."""
 
 
 def probes_of(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Probe]:
     """Return the first rows of the data, cut off, and the neutral texts, in tokens."""
-    taken = [row for row, _ in zip(rows, range(ROWS), strict=False)]
-    own: list[Probe] = [{name: list(row[name])[:TOKENS] for name in INPUTS if name in row} for row in taken]
-    neutral: list[Probe] = [dict(tokenizer(text)) for text in NEUTRAL]
-    return [*own, *neutral]
+    taken = [row for row, _ in zip(rows, range(ROWS), strict=False) if "input_ids" in row]
+    own = [Probe({name: [int(one) for one in row[name]][:TOKENS] for name in INPUTS if name in row}) for row in taken]
+    neutral = [Probe({name: list(ids) for name, ids in tokenizer(text).items()}, text) for text in NEUTRAL]
+    return [probe for probe in (*own, *neutral) if probe.inputs["input_ids"]]
 
 
-def ask_probes(model: Any, probes: Sequence[Probe], device: torch.device, dtype: str) -> list[torch.Tensor]:
-    """Return the logits of a model on each probe, on the CPU in float32.
+def ask_probes(model: Any, probes: Sequence[Probe], device: torch.device, dtype: str) -> list[Reply]:
+    """Return the answers of a model.
 
     Args:
         model: the model.
-        probes: the inputs.
+        probes: the probes.
         device: the device that computes; offloaded weights are elsewhere.
         dtype: the dtype to compute in.
     """
     import torch
 
     model.eval()
-    answers = []
+    replies = []
     with torch.no_grad(), computing(device.type, dtype):
         for probe in probes:
-            inputs = {name: torch.tensor([list(values)], device=device) for name, values in probe.items()}
-            answers.append(model(**inputs).logits.float().cpu())
-    return answers
+            inputs = {name: torch.tensor([list(ids)], device=device) for name, ids in probe.inputs.items()}
+            logits = model(**inputs).logits.float().cpu()
+            logits = logits.reshape(-1, logits.shape[-1])
+            replies.append(Reply(logits[-1].clone(), tuple(logits.argmax(-1).tolist())))
+    return replies
 
 
-def compare(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> Comparison:
-    """Compare the logits of a model on all probes with those that it should have."""
+def compare(expected: Sequence[Reply], found: Sequence[Reply]) -> Comparison:
+    """Compare the answers of a model with those that it should give."""
     pairs = list(zip(expected, found, strict=True))
-    if any(one.shape != other.shape for one, other in pairs):
-        return Comparison(len(pairs), float("inf"), float("inf"), 0.0)
-    same = [one.argmax(-1) == other.argmax(-1) for one, other in pairs]
+    same = [one == other for reply, own in pairs for one, other in zip(reply.tokens, own.tokens, strict=False)]
+    if any(one.logits.shape != other.logits.shape or not other.logits.isfinite().all() for one, other in pairs):
+        return Comparison(len(pairs), float("inf"), float("inf"), sum(same) / max(len(same), 1))
     return Comparison(
         probes=len(pairs),
-        largest_difference=max(difference(one, other) for one, other in pairs),
-        divergence=sum(divergence(one, other) for one, other in pairs) / len(pairs),
-        same_tokens=sum(float(one.sum()) for one in same) / sum(one.numel() for one in same),
+        largest_difference=max(difference(one.logits, other.logits) for one, other in pairs),
+        divergence=sum(divergence(one.logits, other.logits) for one, other in pairs) / len(pairs),
+        same_tokens=sum(same) / len(same),
     )
+
+
+def save_probes(file: Path, probes: Sequence[Probe], replies: Sequence[Reply]) -> None:
+    """Write probes with the answers of the trained model."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for number, (probe, reply) in enumerate(zip(probes, replies, strict=True)):
+        named = {**{name: torch.tensor(list(ids)) for name, ids in probe.inputs.items()}}
+        named |= {"logits": reply.logits, "tokens": torch.tensor(reply.tokens)}
+        tensors |= {f"{number}.{name}": value for name, value in named.items()}
+    save_file(tensors, file, metadata={"texts": json.dumps([probe.text for probe in probes])})
+
+
+def read_probes(file: Path) -> tuple[list[Probe], list[Reply]]:
+    """Read probes with the answers of the trained model. Raises `UsageError` if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            texts = json.loads(opened.metadata()["texts"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
+        probes, replies = [], []
+        for number, text in enumerate(texts):
+            inputs = {name: tensors[f"{number}.{name}"].tolist() for name in INPUTS if f"{number}.{name}" in tensors}
+            probes.append(Probe(inputs, text))
+            replies.append(Reply(tensors[f"{number}.logits"], tuple(tensors[f"{number}.tokens"].tolist())))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        what = f"cannot be read: {first_line(error)}"
+        raise UsageError(Problem(str(file), what, "delete it; the run itself is then asked again")) from None
+    return probes, replies

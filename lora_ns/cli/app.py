@@ -15,7 +15,7 @@ from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Group, is_rich
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
-from lora_ns.cli.export import export
+from lora_ns.cli.export import export, verify
 from lora_ns.cli.import_ import import_
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
@@ -83,6 +83,7 @@ COMMANDS = (
             "lorans export outputs/run --to plain -o small --rank 16",
         ],
     ),
+    Entry("verify", verify, "Use", ["lorans verify plain --against outputs/run"]),
     Entry(
         "merge",
         merge,

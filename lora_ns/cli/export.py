@@ -1,28 +1,43 @@
-"""`lorans export`."""
+"""`lorans export` and `lorans verify`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, Force, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
 from lora_ns.errors import Problem, UsageError
 
-Kind = Literal["plain"]
+if TYPE_CHECKING:
+    from lora_ns.services.export import ExportResult
+    from lora_ns.services.verify import Proof
+
+Kind = Literal["plain", "merged"]
 
 
 def export(
     run: RunPath,
-    to: Annotated[Kind, typer.Option("--to", help="Kind of artefact: plain, a LoRA that every reader reads alike.")],
+    to: Annotated[
+        Kind,
+        typer.Option(
+            "--to",
+            metavar="KIND",
+            help="Kind of artefact: plain, a LoRA that every reader reads alike; or merged, a complete model.",
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     rank: Annotated[
         int | None,
-        typer.Option("--rank", min=1, help="Largest rank; default: that of the update, up to 512.", show_default=False),
+        typer.Option(
+            "--rank", min=1, help="Largest rank (plain); default: that of the update, up to 512.", show_default=False
+        ),
     ] = None,
     energy: Annotated[
         float | None,
@@ -30,7 +45,25 @@ def export(
             "--energy",
             min=0,
             max=1,
-            help="Share of the sum of squared singular values that each layer keeps, such as 0.99; default: all.",
+            help="Share of the squared singular values that each layer keeps, such as 0.99 (plain); default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        DtypeName | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Dtype of the weights (merged): float32, bfloat16 or float16; default: the base's own.",
+            show_default=False,
+        ),
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Largest size of a weight file, such as 5GB (merged); default: 50GB.",
             show_default=False,
         ),
     ] = None,
@@ -41,36 +74,95 @@ def export(
 ) -> None:
     """Export a run as an artefact that other programs read, and prove that it is the trained model.
 
-    The artefact is read back by its own reader, and its logits are compared with those of the trained model.
+    The artefact is read back by its own reader and compared with the trained model, stage by stage. The result is also
+    in its `export_report.json`. The command ends with 1 if they differ.
     """
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
-    from lora_ns.services.export import export_plain
+    from lora_ns.services.export import export_merged, export_plain
 
-    del to  # there is one kind
+    given = {"--rank": rank, "--energy": energy, "--dtype": dtype, "--max-shard-size": max_shard_size}
+    other = ("--dtype", "--max-shard-size") if to == "plain" else ("--rank", "--energy")
+    for option in other:
+        if given[option] is not None:
+            raise UsageError(Problem(option, f"has no effect with `--to {to}`", "leave it out"))
     if energy == 0:
         raise UsageError(Problem("--energy", "0 keeps nothing", "give a share such as 0.99"))
     opened = RunDir.open_to_use(run, note)
     trust_run(trust_remote_code, opened, base)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        result = export_plain(opened, output.absolute(), rank, energy, base, forced, progress)
+        place = output.absolute()
+        if to == "plain":
+            result = export_plain(opened, place, rank, energy, base, forced, progress)
+        else:
+            result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress)
     if as_json:
         print_json(result)
         return
-    found = result.comparison
-    passed = f"passed on {found.probes} texts" if result.bound else f"{found.probes} texts"
-    show_result(
-        "exported",
-        [
-            ("plain LoRA", result.output),
-            ("rank", f"{result.rank}, with lora_alpha = {result.rank}, in {number(result.layers)} layers"),
-            *([("lost", f"up to {result.lost:.1%} of the update of a layer")] if result.lost else []),
-            (
-                "comparison",
-                f"{passed}: logits differ by at most {found.largest_difference:.1e} of the largest, "
-                f"KL {found.divergence:.1e}, {found.same_tokens:.1%} of the tokens are the same",
-            ),
-        ],
-    )
+    show_result("exported", [*_made(result), *_proof(result.proof)])
+
+
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with an adapter, or with a model and all its weights.", show_default=False)
+    ],
+    against: Annotated[Path, typer.Option("--against", metavar="RUN", help="Run directory.", show_default=False)],
+    base: BasePath = None,
+    force: Force = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a folder that lies anywhere with the trained model of a run.
+
+    Files, chat template, token ids, stop tokens, sampling settings and answers are compared, and the first stage that
+    differs is named. The command ends with 1 if one does.
+    """
+    from lora_ns.answers.opened import open_run
+    from lora_ns.machine import libraries
+    from lora_ns.machine.hardware import detect
+    from lora_ns.run.directory import RunDir
+    from lora_ns.services.verify import verify as service
+
+    opened = RunDir.open_to_use(against, note)
+    trust_run(trust_remote_code, opened, base)
+    with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
+        libraries.prepare(detect())
+        proof = service(open_run(opened, base, force=forced), folder.absolute(), progress)
+    if as_json:
+        print_json(proof)
+    else:
+        show_result("compared", [("folder", proof.folder), ("run", proof.run), *_proof(proof)])
+    raise typer.Exit(0 if proof.is_verified else 1)
+
+
+def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
+    """Describe what was written."""
+    from lora_ns.services.export import PlainLora
+
+    made = result.made
+    if isinstance(made, PlainLora):
+        yield "plain LoRA", result.output
+        yield "rank", f"{made.rank}, with lora_alpha = {made.rank}, in {number(made.layers)} layers"
+        if made.lost:
+            yield "lost", f"up to {made.lost:.1%} of the update of a layer"
+        return
+    yield "merged model", result.output
+    yield "parameters", f"{number(made.parameters)} in {made.dtype}"
+
+
+def _proof(proof: Proof) -> Iterator[tuple[str, str]]:
+    """Describe how an artefact compares."""
+    for stage in proof.stages:
+        if not stage.is_same:
+            yield f"differs in {stage.name}", stage.fault
+    if proof.first is None:
+        same = ", ".join(stage.name for stage in proof.stages)
+        yield "verified", f"the same {same}" if proof.bound is not None else f"the same {same}; a loss was asked for"
+    if found := proof.comparison:
+        yield (
+            "answers",
+            f"on {found.probes} texts, logits differ by at most {found.largest_difference:.1e} of the largest, KL "
+            f"{found.divergence:.1e}; {found.same_tokens:.1%} of the most probable tokens are the same",
+        )

@@ -86,6 +86,11 @@ class RunPaths:
         return self.path / "samples.jsonl"
 
     @property
+    def probes(self) -> Path:
+        """A few texts with the answers of the trained model, which artefacts are compared with."""
+        return self.path / "probes.safetensors"
+
+    @property
     def evaluations(self) -> Path:
         """Results of `lorans eval` and of training, in numbered folders."""
         return self.path / "evaluations"
@@ -134,7 +139,8 @@ class RunPaths:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        return (*self._folders, self.recipe, self.manifest_file, self.metrics, self.log, self.preflight, self.samples)
+        files = (self.recipe, self.manifest_file, self.metrics, self.log, self.preflight, self.samples, self.probes)
+        return (*self._folders, *files)
 
     @property
     def _folders(self) -> tuple[Path, ...]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run
-from lora_ns.answers.probes import Comparison, Probe, ask_probes, compare, probes_of
-from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
 from lora_ns.exports.plain import cut_all, write
@@ -22,21 +19,30 @@ from lora_ns.files.strict_json import strict_json
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import load_base
-from lora_ns.model.saved_adapter import load_adapter, load_trainable, put_in_place
+from lora_ns.model.saved_adapter import load_trainable, put_in_place
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
+from lora_ns.services.merge import MergeResult, merge
+from lora_ns.services.verify import Proof, verify
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
 REPORT = "export_report.json"
-"""File of an artefact with its comparison."""
+"""File of an artefact with its proof."""
 
-BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
-"""Largest difference of two logits, relative to the largest logit, of an export without loss, by compute dtype."""
+
+@dataclass(frozen=True)
+class PlainLora:
+    """An adapter as plain LoRA."""
+
+    rank: int
+    layers: int
+    lost: float
+    """Largest share of the update of a layer that is lost, by its Frobenius norm."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +51,30 @@ class ExportResult:
 
     output: str
     kind: str
-    rank: int
-    layers: int
-    lost: float
-    """Largest share of the update of a layer that is lost, by its Frobenius norm."""
-    comparison: Comparison
-    bound: float | None
-    """Largest allowed difference; None if the update was cut on purpose."""
+    made: PlainLora | MergeResult
+    proof: Proof
 
-    @property
-    def is_verified(self) -> bool:
-        """True if the artefact is within its bound."""
-        return self.bound is None or self.comparison.largest_difference <= self.bound
+
+def export_merged(
+    run: RunDir,
+    output: Path,
+    dtype: str | None = None,
+    max_shard_size: str | None = None,
+    base_path: Path | None = None,
+    force: Force = REFUSED,
+    observer: Observer | None = None,
+) -> ExportResult:
+    """Merge a run's adapter into its base as `merge` does, read the folder back, and compare it with the trained model.
+
+    Raises:
+        UsageError: as `merge` does.
+        RunError: as `merge` does, or if the folder differs from the trained model; it is kept, and its report says so.
+    """
+    size = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    made = merge(run, output, base_path, dtype, force, observer, **size)
+    proof = verify(open_run(run, base_path, force=force), output, observer)
+    _report(output, ExportResult(str(output), "merged", made, proof), run.read())
+    return _proven(ExportResult(str(output), "merged", made, proof))
 
 
 def export_plain(
@@ -94,19 +112,32 @@ def export_plain(
     observer.stage("loading the base and the adapter")
     with folder(target) as staged, telling_memory_errors(lambda: message, "free memory"):
         opened = open_run(run, base_path, force=force)
-        result = _export(opened, staged, target, rank, energy, observer)
-        text = strict_json({**asdict(result), "verified": result.is_verified, "run_id": manifest.run_id}, indent=2)
+        made = _write_plain(opened, staged, target, rank, energy, observer)
+        is_cut = rank is not None or energy is not None or made.lost > 0
+        proof = replace(verify(opened, staged, observer, lossy=is_cut), folder=str(target))
+        result = ExportResult(str(output), "plain", made, proof)
+        _report(staged, result, manifest)
         with telling_disk_errors(target):
-            write_atomic(staged / REPORT, f"{text}\n")
             follow_umask(staged)
             sync(staged)
             staged.rename(target)  # an empty folder there is replaced
             sync(target.parent)
-    if not result.is_verified:
-        what = f"the exported adapter differs from the trained model by {result.comparison.largest_difference:.1e}"
-        remedy = f"do not use it: `{REPORT}` there says so; report this"
-        raise RunError(Problem(str(output), f"{what} of the largest logit", remedy))
-    return result
+    return _proven(result)
+
+
+def _report(place: Path, result: ExportResult, manifest: Manifest) -> None:
+    """Write what was made and how it compares."""
+    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    with telling_disk_errors(place):
+        write_atomic(place / REPORT, f"{strict_json(table, indent=2)}\n")
+
+
+def _proven(result: ExportResult) -> ExportResult:
+    """Return a result without faults. Raises `RunError`."""
+    if (fault := result.proof.first) is None:
+        return result
+    what = f"is not the trained model: {fault.name}: {fault.fault}"
+    raise RunError(Problem(result.output, what, f"do not use it, as `{REPORT}` there says, and report this"))
 
 
 def _check_method(run: RunDir, manifest: Manifest) -> None:
@@ -120,41 +151,19 @@ def _check_method(run: RunDir, manifest: Manifest) -> None:
         raise UsageError(Problem(str(run.path), what, MERGED))
 
 
-def _export(
+def _write_plain(
     opened: Opened, staged: Path, target: Path, rank: int | None, energy: float | None, observer: Observer
-) -> ExportResult:
+) -> PlainLora:
     trained = load(opened)
-    probes, dtype = _probes(opened), opened.manifest.plan.dtype.value
-    expected = ask_probes(trained.model, probes, trained.model.device, dtype)
     observer.stage("converting the update of each layer")
-    updates = _updates(trained)
+    updates, lost = cut_all(_updates(trained), rank, energy)
     if not updates:
         raise UsageError(Problem(str(opened.run.path), "the adapter changes no layer", MERGED))
-    whole = whole_modules(trained.model)
-    updates, lost = cut_all(updates, rank, energy)
     with telling_disk_errors(target):
-        found = write(staged, updates, trained.model.get_base_model(), whole, _record(trained.model))
+        bare = trained.model.get_base_model()
+        found = write(staged, updates, bare, whole_modules(trained.model), _record(trained.model))
         _copy_others(opened.run.adapter, staged)
-    del trained
-    observer.stage("reading it back, and comparing the logits")
-    model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), staged)
-    comparison = compare(expected, ask_probes(model, probes, model.device, dtype))
-    is_whole = rank is None and energy is None and not lost
-    return ExportResult(
-        str(target), "plain", found, len(updates), lost, comparison, BOUNDS[dtype] if is_whole else None
-    )
-
-
-def _probes(opened: Opened) -> list[Probe]:
-    """The texts to compare on: rows that the run keeps, if they are there, and neutral ones."""
-    rows: Sequence[Mapping[str, Any]] = ()
-    for part in ("eval", "train"):
-        if (opened.run.data / part).is_dir() and not rows:
-            try:
-                rows = [row for row, _ in zip(saved_rows(opened.run.data / part), range(8), strict=False)]
-            except ValueError:
-                continue
-    return probes_of([row for row in rows if "input_ids" in row], opened.tokenizer)
+    return PlainLora(found, len(updates), lost)
 
 
 def _updates(trained: Trained) -> dict[str, Factors]:

@@ -135,6 +135,7 @@ def train_and_seal(
     del fitted  # frees the trained model before the saved one is loaded
     _free_memory()
     observer.stage("checking the saved adapter")
+    seal.freeze(run.probes)
     manifest = run.amend(manifest, adapter=hash_folder(run.adapter))
     manifest = run.amend(manifest, status="finished", metrics=metrics, seal=seal.check(run))
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
@@ -210,7 +211,8 @@ def _fit(
     leave_training(trainer)
     # With sharded weights, all ranks compute the logits together.
     answers_here = rank.is_first or recipe.distributed.shards
-    seal = Seal(manifest, model, prepared.data[0], trainer.args.device) if answers_here else None
+    sealed = manifest, model, prepared.data[0], prepared.tokenizer, trainer.args.device
+    seal = Seal(*sealed) if answers_here else None
     if is_one_of_several():
         check_wrapped(trainer, recipe.distributed)
         leave(trainer)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.opened import open_trained
+from lora_ns.answers.probes import ask_probes, probes_of, save_probes
 from lora_ns.errors import Problem, RunError
 from lora_ns.model.load import computing, difference
 from lora_ns.run.directory import RunDir
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 ROWS = 4
 """Rows that are compared."""
@@ -30,18 +33,32 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 class Seal:
     """The trained model's logits on a few rows, for comparison with the reloaded adapter."""
 
-    def __init__(self, manifest: Manifest, model: Any, rows: datasets.Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        model: Any,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+    ) -> None:
         """Compute the logits of the trained model.
 
         Args:
             manifest: the run's manifest.
             model: the trained model.
             rows: tokenised training rows, of which the first few are taken.
+            tokenizer: the tokenizer, for texts that are in no data.
             device: the device that computes; offloaded weights are elsewhere.
         """
         self._dtype = manifest.plan.dtype.value
         self._rows = rows.select(range(min(ROWS, len(rows))))
         self._answers = self._ask(model, device)
+        self._probes = probes_of(rows, tokenizer)
+        self._replies = ask_probes(model, self._probes, device, self._dtype)
+
+    def freeze(self, file: Path) -> None:
+        """Write the trained model's answers to a few texts, with which whatever is made of it is compared."""
+        save_probes(file, self._probes, self._replies)
 
     def check(self, run: RunDir) -> SealRecord:
         """Reload the saved adapter, as `infer` does, and compare its logits.

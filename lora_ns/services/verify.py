@@ -1,0 +1,281 @@
+"""The proof that an artefact is the trained model: stage by stage, from its files to its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.answers.opened import Opened, Trained, load, loading_of
+from lora_ns.answers.plain_model import open_model
+from lora_ns.answers.probes import Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
+from lora_ns.data.prepared import saved_rows
+from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.files.reading import is_file, is_folder, read_json
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.folder import ADAPTER, GENERATION, classify
+from lora_ns.model.load import load_base
+from lora_ns.model.saved_adapter import load_adapter
+from lora_ns.model.tokenizer import load_tokenizer
+from lora_ns.run.observer import Observer, SilentObserver
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FLOAT32, _HALF, _INT8 = 1e-4, 2e-2, 5e-2
+"""Largest difference of two logits, relative to the largest: of equal weights, after rounding, over an int8 base."""
+
+SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+"""Generation settings that readers apply."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way from files to answers."""
+
+    name: str
+    fault: str = ""
+    """What differs; empty if nothing does."""
+
+    @property
+    def is_same(self) -> bool:
+        """True if nothing differs."""
+        return not self.fault
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An artefact beside the trained model."""
+
+    folder: str
+    run: str
+    stages: tuple[Stage, ...]
+    """The stages in order. Those after a stage that ends the comparison are missing."""
+    comparison: Comparison | None
+    """The answers; None if the artefact could not be asked."""
+    bound: float | None
+    """Largest allowed difference of two logits; None if a loss was asked for."""
+    frozen: bool
+    """True if the answers of the trained model are those that the run kept at its end."""
+
+    @property
+    def is_verified(self) -> bool:
+        """True if no stage differs."""
+        return all(stage.is_same for stage in self.stages)
+
+    @property
+    def first(self) -> Stage | None:
+        """The first stage that differs."""
+        return next((stage for stage in self.stages if not stage.is_same), None)
+
+
+def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy: bool = False) -> Proof:
+    """Compare a folder with the trained model of a run, stage by stage.
+
+    Args:
+        opened: the run.
+        folder: an adapter of its base, or a model with all its weights.
+        observer: receives the stages.
+        lossy: whether a loss was asked for, so that the answers are measured without a bound.
+
+    Raises:
+        UsageError: if the folder is neither.
+    """
+    if not is_folder(folder):
+        raise UsageError(Problem(str(folder), "is no folder", "name an adapter or a model"))
+    is_adapter = is_file(folder / ADAPTER)
+    if not is_adapter and not is_file(folder / "config.json"):
+        what = f"has neither {ADAPTER} nor config.json"
+        raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
+    artefact = _Artefact(opened, folder, is_adapter)
+    observer = observer or SilentObserver()
+    stages: list[Stage] = []
+    comparison, bound = None, None
+    probes, expected = _frozen(opened)
+    for stage in artefact.stages(probes):
+        stages.append(stage)
+        if stage.name in {"files", "tokenizer"} and not stage.is_same:
+            return Proof(str(folder), str(opened.run.path), tuple(stages), None, None, bool(expected))
+    is_frozen = bool(expected)
+    if not expected:
+        observer.stage("asking the trained model")
+        trained = load(opened)
+        expected = ask_probes(trained.model, probes, trained.model.device, artefact.dtype)
+        del trained
+    observer.stage("reading the artefact back, and comparing its answers")
+    try:
+        found = artefact.ask(probes)
+    except LoransError as error:
+        stages.append(Stage("weights", str(error.problems[0])))
+    else:
+        comparison, bound = compare(expected, found), None if lossy else artefact.bound
+        stages += _of_answers(comparison, bound)
+    return Proof(str(folder), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
+
+
+def _of_answers(comparison: Comparison, bound: float | None) -> Iterator[Stage]:
+    """Yield the stages of logits and of tokens."""
+    if bound is None:
+        return
+    found = comparison.largest_difference
+    fault = f"differ by {found:.1e} of the largest, more than {bound:.0e}" if not found <= bound else ""
+    yield Stage("logits", fault)
+    if bound <= _FLOAT32:
+        share = comparison.same_tokens
+        yield Stage("greedy tokens", f"{1 - share:.1%} of the most probable tokens are others" if share < 0.99 else "")
+
+
+def _frozen(opened: Opened) -> tuple[list[Probe], list[Reply]]:
+    """The probes that a run kept with its answers, or new ones without answers."""
+    if is_file(opened.run.probes):
+        return read_probes(opened.run.probes)
+    rows: list[Mapping[str, Any]] = []
+    for part in ("eval", "train"):
+        if not rows and is_folder(opened.run.data / part):
+            try:
+                rows = [row for row, _ in zip(saved_rows(opened.run.data / part), range(8), strict=False)]
+            except ValueError:
+                continue  # it is damaged, and the neutral texts remain
+    return probes_of(rows, opened.tokenizer), []
+
+
+@dataclass(frozen=True)
+class _Artefact:
+    """A folder that should be the trained model."""
+
+    opened: Opened
+    folder: Path
+    is_adapter: bool
+
+    @property
+    def dtype(self) -> str:
+        """The dtype to compute in: that of training."""
+        return self.opened.manifest.plan.dtype.value
+
+    def stages(self, probes: list[Probe]) -> Iterator[Stage]:
+        """Yield everything that is compared without the weights."""
+        yield Stage("files", self._files())
+        try:
+            tokenizer = self.tokenizer
+        except LoransError as error:
+            yield Stage("tokenizer", str(error.problems[0]))
+            return
+        if self.opened.manifest.recipe.objective.writes_text:
+            yield Stage("template", _other_text(self.opened.tokenizer, tokenizer))
+        yield Stage("token ids", _other_ids(probes, tokenizer))
+        if self.opened.manifest.recipe.objective.writes_text:
+            yield Stage("stop tokens", self._stops())
+            yield Stage("sampling", self._sampling())
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its own tokenizer. Raises `ModelError`."""
+        return load_tokenizer(self.folder, self.opened.manifest.recipe.model.trust_remote_code)
+
+    def _files(self) -> str:
+        """What is wrong with the weight files; empty if nothing is."""
+        if self.is_adapter:
+            return "" if is_file(self.folder / WEIGHTS) else f"{WEIGHTS} is missing"
+        try:
+            contents = classify(self.folder)
+        except LoransError as error:
+            return str(error.problems[0].what)
+        if not contents.weights:
+            return "there are no weights"
+        unread = [*contents.others, *(file.name for file in sorted(self.folder.glob("*.bin")))]
+        unread += ["original/"] if is_folder(self.folder / "original") else []
+        return f"{unread[0]} is no part of the model, and some readers prefer it" if unread else ""
+
+    def _stops(self) -> str:
+        expected, found = (_ended(_settings(folder)) for folder in (self.opened.run.adapter, self.folder))
+        return f"generation stops at {found or 'nothing'}, and not at {expected}" if found != expected else ""
+
+    def _sampling(self) -> str:
+        expected, found = (_settings(folder) for folder in (self.opened.run.adapter, self.folder))
+        names = [name for name in SAMPLING if expected.get(name) != found.get(name)]
+        return "; ".join(f"`{name}` is {found.get(name)}, not {expected.get(name)}" for name in names)
+
+    @cached_property
+    def _trained(self) -> Trained:
+        if not self.is_adapter:
+            return open_model(self.opened, self.folder).load()
+        opened = self.opened
+        model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), self.folder)
+        return Trained(opened.run, opened.manifest, opened.base, self.tokenizer, model)
+
+    def ask(self, probes: list[Probe]) -> list[Reply]:
+        """Return its answers, computed in the dtype of training. Raises `LoransError` if it cannot be loaded."""
+        model = self._trained.model
+        return ask_probes(model, probes, model.device, self.dtype)
+
+    @property
+    def bound(self) -> float:
+        """Largest difference that rounding explains."""
+        manifest = self.opened.manifest
+        if manifest.recipe.quantization.rounds_inputs and not self.is_adapter:
+            return _INT8
+        stored = "F32" if self.is_adapter else self._trained.base.facts.largest_dtype
+        return _FLOAT32 if self.dtype == "float32" and stored == "F32" else _HALF
+
+
+_TURNS = (
+    {"role": "system", "content": "Answer briefly."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And 3 + 3?"},
+)
+
+
+def _other_text(expected: PreTrainedTokenizerBase, found: PreTrainedTokenizerBase) -> str:
+    """The first place at which two tokenizers render a conversation as different texts; empty if they do not."""
+    own, other = _rendered(expected), _rendered(found)
+    if own == other:
+        return ""
+    if own is None or other is None:
+        return "there is no chat template" if other is None else "there is a chat template, and training had none"
+    place = next(
+        (number for number, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other))
+    )
+    return f"a conversation becomes {other[place : place + 30]!r} at character {place}, not {own[place : place + 30]!r}"
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The text of a conversation; None without a template."""
+    if not tokenizer.chat_template:
+        return None
+    for turns in (_TURNS, _TURNS[1:]):
+        try:
+            return str(tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=True))
+        except Exception:
+            continue
+    return ""
+
+
+def _other_ids(probes: list[Probe], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first text that a tokenizer turns into other tokens; empty if there is none."""
+    for probe in probes:
+        if probe.text is None:
+            continue
+        expected, found = list(probe.inputs["input_ids"]), list(tokenizer(probe.text)["input_ids"])
+        if expected != found:
+            place = next((n for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), len(expected))
+            was, now = (tokenizer.convert_ids_to_tokens(ids[place : place + 1]) for ids in (expected, found))
+            return f"token {place} of {probe.text[:30]!r} is {now}, not {was}"
+    return ""
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """The generation settings of a folder; empty if it has none that can be read."""
+    try:
+        found = read_json(folder / GENERATION)
+    except UsageError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ended(settings: Mapping[str, Any]) -> list[int]:
+    """The tokens at which generation stops, sorted."""
+    ids = settings.get("eos_token_id")
+    return sorted(ids if isinstance(ids, list) else [] if ids is None else [ids])
