@@ -16,8 +16,8 @@ from lora_ns.exports.plain import write
 from lora_ns.model.adapter import WEIGHTS
 
 
-def export(run, output, *options):
-    arguments = ["export", run.path, "--to", "plain", "--output", output, *options]
+def export(run, output, *options, to="plain"):
+    arguments = ["export", run.path, "--to", to, "--output", output, *options]
     done = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done
@@ -28,10 +28,11 @@ def test_the_exported_adapter_is_the_trained_one(lora_run, tmp_path):
     result = json.loads(done.stdout)
     report = json.loads((tmp_path / "plain/export_report.json").read_text())
     assert report["verified"]
-    assert report["comparison"] == result["comparison"]
-    assert result["comparison"]["probes"] >= 16
-    assert result["comparison"]["largest_difference"] < 1e-5
-    assert (result["comparison"]["same_tokens"], result["lost"]) == (1.0, 0.0)
+    assert report["proof"] == result["proof"]
+    found = result["proof"]["comparison"]
+    assert found["probes"] >= 16
+    assert found["largest_difference"] < 1e-5
+    assert (found["same_tokens"], result["made"]["lost"]) == (1.0, 0.0)
     ours, theirs = ({file.name for file in folder.iterdir()} for folder in (tmp_path / "plain", lora_run.adapter))
     assert ours - {"export_report.json"} == theirs
     assert not list(tmp_path.glob(".*"))
@@ -39,12 +40,12 @@ def test_the_exported_adapter_is_the_trained_one(lora_run, tmp_path):
 
 def test_an_update_is_cut_and_its_price_is_told(lora_run, tmp_path):
     result = json.loads(export(lora_run, tmp_path / "cut", "--rank", "2", "--json").stdout)
-    assert (result["rank"], result["bound"]) == (2, None)
-    assert 0 < result["lost"] < 1
-    assert result["comparison"]["largest_difference"] > 1e-4
+    assert (result["made"]["rank"], result["proof"]["bound"]) == (2, None)
+    assert 0 < result["made"]["lost"] < 1
+    assert result["proof"]["comparison"]["largest_difference"] > 1e-4
     again = json.loads(export(lora_run, tmp_path / "energy", "--energy", "0.9", "--json").stdout)
-    assert 2 < again["rank"] <= 16
-    assert again["lost"] ** 2 <= 0.1
+    assert 2 < again["made"]["rank"] <= 16
+    assert again["made"]["lost"] ** 2 <= 0.1
 
 
 def test_a_wrong_artefact_is_marked_and_ends_with_one(lora_run, tmp_path, monkeypatch):
@@ -55,7 +56,7 @@ def test_a_wrong_artefact_is_marked_and_ends_with_one(lora_run, tmp_path, monkey
         return rank
 
     monkeypatch.setattr(lora_ns.services.export, "write", wrong)
-    with pytest.raises(RunError, match="differs from the trained model by"):
+    with pytest.raises(RunError, match="is not the trained model: logits: differ by"):
         export(lora_run, tmp_path / "plain")
     assert json.loads((tmp_path / "plain/export_report.json").read_text())["verified"] is False
 
@@ -72,5 +73,19 @@ def test_where_it_cannot_be_written_nothing_is(lora_run, tmp_path):
 
 def test_a_classifier_keeps_its_head(classifier_run, tmp_path):
     result = json.loads(export(classifier_run, tmp_path / "plain", "--json").stdout)
-    assert result["comparison"]["largest_difference"] < 1e-5
+    assert result["proof"]["comparison"]["largest_difference"] < 1e-5
     assert json.loads((tmp_path / "plain/adapter_config.json").read_text())["modules_to_save"]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+def test_a_merged_model_is_read_back(lora_run, tmp_path, dtype, bound):
+    result = json.loads(export(lora_run, tmp_path / "merged", "--dtype", dtype, "--json", to="merged").stdout)
+    assert result["made"]["dtype"] == dtype
+    assert result["proof"]["bound"] == bound
+    assert json.loads((tmp_path / "merged/export_report.json").read_text())["verified"]
+
+
+@pytest.mark.parametrize(("to", "options"), [("plain", ("--dtype", "bfloat16")), ("merged", ("--rank", "4"))])
+def test_an_option_of_another_kind_is_refused(lora_run, tmp_path, to, options):
+    with pytest.raises(UsageError, match="has no effect with `--to"):
+        export(lora_run, tmp_path / "out", *options, to=to)
