@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,18 @@ def _key(opened: Opened, task: Task) -> str | None:
         whose = {"run": manifest.run_id, "adapter": digest, "method": manifest.recipe.peft.model_dump(mode="json")}
     else:
         return None
+    return f"answers-{_digest(opened, task, whose)}"
+
+
+def key_of_run(opened: Opened, task: Task) -> str:
+    """The key of what a run itself answers: its adapter, and everything that its answers depend on."""
+    whose = {"run": opened.manifest.run_id, "adapter": opened.manifest.adapter.get(WEIGHTS)}
+    return _digest(opened, task, whose)
+
+
+def _digest(opened: Opened, task: Task, whose: Mapping[str, Any]) -> str:
+    """The hash of everything that the results of a task depend on."""
+    manifest = opened.manifest
     told = {
         **whose,
         "versions": versions(),
@@ -72,7 +84,7 @@ def _key(opened: Opened, task: Task) -> str | None:
         "batches": [list(batch) for batch in task.batches],
         "generation": task.generation.model_dump(mode="json") if task.generation else None,
     }
-    return f"answers-{hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]}"
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _digest_of(weights: str) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from lora_ns.answers.drift import drift_from_base
@@ -34,6 +34,24 @@ class Task:
     """The generation settings; only for `write` and `drift`."""
     weights: str = ADAPTER
     """The weights to compute with, as `Weights.using` takes them."""
+    numbers: Sequence[int] = ()
+    """Numbers of the batches, on which sampling depends, if they are some of a larger task; empty if they are all."""
+
+    def number(self, batch: int) -> int:
+        """The number of a batch in the whole task."""
+        return self.numbers[batch] if self.numbers else batch
+
+    def without(self, done: Collection[int]) -> Task:
+        """The batches with an item that is not done, as they are: results depend on the other items of their batch."""
+        left = [batch for batch, places in enumerate(self.batches) if not all(place in done for place in places)]
+        items = [place for batch in left for place in self.batches[batch]]
+        new = {place: number for number, place in enumerate(items)}
+        return replace(
+            self,
+            items=[self.items[place] for place in items],
+            batches=[[new[place] for place in self.batches[batch]] for batch in left],
+            numbers=[self.number(batch) for batch in left],
+        )
 
     def batch(self, number: int) -> list[Any]:
         """The items of a batch."""
@@ -93,7 +111,8 @@ def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
             by_batch = []
             for number, places in enumerate(task.batches):
                 with weights.using(task.weights) as trained:
-                    by_batch.append(compute_batch(trained, task.kind, task.batch(number), task.generation, number))
+                    of_batch = task.kind, task.batch(number), task.generation, task.number(number)
+                    by_batch.append(compute_batch(trained, *of_batch))
                 for place, one in zip(places, by_batch[-1], strict=True):
                     on_result(position, place, one)
                 done += len(task.batches[number])

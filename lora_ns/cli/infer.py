@@ -57,6 +57,11 @@ OutputFile = Annotated[
 ]
 
 
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Answer the rows that a killed or stopped command with the same -o left.")
+]
+
+
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 
 
@@ -67,6 +72,7 @@ def infer(
     output_file: OutputFile = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     overwrite: OverwriteFile = False,
+    resume: Resume = False,
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
@@ -84,6 +90,8 @@ def infer(
 
     if text is not None and input_file is not None:
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
+    if resume and output_file is None:
+        raise UsageError(Problem("--resume", "there is no file to go on with", "name it with `-o`"))
     asked = AskedRun.of(run, num_processes, gpus, "answers")
     generation = override_generation(asked.manifest.recipe, overrides)
     texts = _texts(text, input_file)
@@ -91,6 +99,7 @@ def infer(
     with _output(output_file, overwrite, asked.folder, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
             libraries.prepare(asked.machine, asked.processes)
+            from lora_ns.answers.journal import Journal
             from lora_ns.answers.opened import open_run
             from lora_ns.services.infer import check_columns, unasked_note
             from lora_ns.services.infer import infer as service
@@ -101,9 +110,13 @@ def infer(
             if warning := unasked_note(opened.manifest, rows, str(input_file)):
                 progress.warn(warning)
             compute = asked.compute(opened, progress, base, dtype, force)
+            journal = Journal(file.target, resume) if file and file.target else None
+            compute = journal.keeping(opened, compute) if journal else compute
             with _keeping(file, len(rows), progress.warn) as keep:
                 result = service(opened, rows, generation, compute, keep)
         _print(result.rows, file, as_json)
+        if journal:
+            journal.forget()
 
 
 @contextlib.contextmanager
@@ -132,7 +145,7 @@ def _keeping(file: Output | None, count: int, tell: Callable[[str], None]) -> It
         yield answered.__setitem__ if file else lambda *_: None
     except BaseException:
         if file and answered and (kept := file.keep(_json(answered[number]) for number in sorted(answered))):
-            tell(f"{len(answered):,} of {count:,} rows were answered; they are in {kept}")
+            tell(f"{len(answered):,} of {count:,} rows were answered; they are in {kept}; `--resume` answers the rest")
         raise
 
 

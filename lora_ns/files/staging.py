@@ -29,6 +29,11 @@ class Output:
     def __init__(self, path: Path, handle: int, part: Path | None, target: Path) -> None:
         self.path, self._handle, self._part, self._target = path, handle, part, target
 
+    @property
+    def target(self) -> Path | None:
+        """The file that appears in the end; None for a device or a pipe."""
+        return self._target if self._part else None
+
     def write(self, lines: Iterable[str]) -> None:
         """Write all lines. Raises `RunError` if there is no space, and keeps the lines written so far."""
         try:

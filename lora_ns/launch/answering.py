@@ -113,7 +113,9 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
                 "kind": task.kind,
                 "weights": task.weights,
                 "generation": task.generation.model_dump_json() if task.generation else None,
-                "batches": [(batch, task.batch(batch)) for batch in range(number, len(task.batches), count)],
+                "batches": [
+                    (batch, task.number(batch), task.batch(batch)) for batch in range(number, len(task.batches), count)
+                ],
             }
             for task in tasks
         ],
@@ -159,8 +161,8 @@ def work(files: WorkerFiles) -> None:
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
-            for number, items in task["batches"]:
+            for batch, number, items in task["batches"]:
                 with weights.using(task["weights"]) as trained:
                     found = compute_batch(trained, task["kind"], items, generation, number)
-                part.write(f"{json.dumps([position, number, found])}\n".encode())
+                part.write(f"{json.dumps([position, batch, found])}\n".encode())
                 done.write(b"." * len(items))

@@ -24,7 +24,7 @@ from lora_ns.run.observer import Observer, SilentObserver
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FLOAT32, _HALF, _INT8 = 1e-4, 2e-2, 5e-2
+_FLOAT32, _ROUNDED, _INT8 = 1e-4, 5e-2, 1e-1
 """Largest difference of two logits, relative to the largest: of equal weights, after rounding, over an int8 base."""
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
@@ -217,7 +217,7 @@ class _Artefact:
         if manifest.recipe.quantization.rounds_inputs and not self.is_adapter:
             return _INT8
         stored = "F32" if self.is_adapter else self._trained.base.facts.largest_dtype
-        return _FLOAT32 if self.dtype == "float32" and stored == "F32" else _HALF
+        return _FLOAT32 if self.dtype == "float32" and stored == "F32" else _ROUNDED
 
 
 _TURNS = (

@@ -77,7 +77,7 @@ def test_a_classifier_keeps_its_head(classifier_run, tmp_path):
     assert json.loads((tmp_path / "plain/adapter_config.json").read_text())["modules_to_save"]
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 5e-2)])
 def test_a_merged_model_is_read_back(lora_run, tmp_path, dtype, bound):
     result = json.loads(export(lora_run, tmp_path / "merged", "--dtype", dtype, "--json", to="merged").stdout)
     assert result["made"]["dtype"] == dtype

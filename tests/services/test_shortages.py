@@ -95,7 +95,8 @@ def test_what_was_answered_before_an_error_is_kept_in_the_order_of_the_rows(lora
     kept = [json.loads(line) for line in (tmp_path / "o.jsonl.part1").read_text().splitlines()]
     assert [row["messages"][0]["content"] for row in kept] == ["Write a.", "Write cat in capitals."]
     assert all("output" in row for row in kept)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.txt", "o.jsonl.part", "o.jsonl.part1"]
+    left = [".o.jsonl.lorans-answers", "in.txt", "o.jsonl.part", "o.jsonl.part1"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == left
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_what_several_processes_had_answered_is_kept_in_the_order_of_the_rows(lo
     def lost(folder, environments, *_):
         for number in reversed(range(len(environments))):
             files = WorkerFiles(folder, number)
-            ((batch, items), *_) = json.loads(files.share.read_text())["tasks"][0]["batches"]
+            ((batch, _, items), *_) = json.loads(files.share.read_text())["tasks"][0]["batches"]
             answers = [{"text": "A", "finish_reason": "stop", "prompt_tokens": 1, "output_tokens": 1} for _ in items]
             files.part.write_text(json.dumps([0, batch, answers]) + "\n[0, 2, [")
         raise error
@@ -121,7 +122,7 @@ def test_what_several_processes_had_answered_is_kept_in_the_order_of_the_rows(lo
     kept = [json.loads(line) for line in (tmp_path / "o.jsonl.part").read_text().splitlines()]
     assert [row["messages"][0]["content"] for row in kept] == ["Write a.", "Write cat in capitals."]
     assert all(row["output"] == "A" for row in kept)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.txt", "o.jsonl.part"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".o.jsonl.lorans-answers", "in.txt", "o.jsonl.part"]
 
 
 def test_eval_leaves_out_as_many_rows_that_cannot_be_read_as_is_said(classifier_run, tmp_path):
