@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +14,11 @@ from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, Tru
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
+from lora_ns.errors import Problem, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from lora_ns.run.directory import RunDir
+    from lora_ns.services.combine import Combination
     from lora_ns.services.merge import MergeResult
 
 
@@ -34,24 +40,65 @@ def merge(
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest size of a weight file, such as 5GB.")
     ] = "50GB",
+    other: Annotated[
+        list[Path],
+        typer.Option(
+            "--with", metavar="RUN", help="Another run on the same base. Repeat it for more.", show_default=False
+        ),
+    ] = [],  # noqa: B006 -- typer's way to say "none"
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="W,W,...",
+            help="Weights of the runs, such as 0.7,0.3; default: equal, with a sum of 1.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="How several runs are combined, by PEFT: cat (their exact sum), svd, linear, ties, dare_ties, "
+            "dare_linear, magnitude_prune; default: cat.",
+            show_default=False,
+        ),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            "--density",
+            min=0,
+            max=1,
+            help="Share of the values that ties, dare and magnitude_prune keep; default: 0.5.",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge a run's adapter into its base and write a complete Hugging Face model.
 
-    The merged model is compared with the base and its adapter before it is written.
+    The merged model is compared with the base and its adapter before it is written. Several runs on one base are
+    combined first.
     """
+    from lora_ns.files.temporary import temporary_folder
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
+    from lora_ns.services.combine import combine
     from lora_ns.services.merge import merge as service
 
     opened = RunDir.open_to_use(run, note)
+    combination = _combination(opened, other, weights, method, density)
     trust_run(trust_remote_code, opened, base)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise(), temporary_folder() as folder:
         libraries.prepare(detect())
-        result = service(opened, output.absolute(), base, dtype, forced, progress, max_shard_size)
+        adapter = combine(combination, folder, base, forced, progress) if combination else None
+        result = service(opened, output.absolute(), base, dtype, forced, progress, max_shard_size, adapter)
+    result = replace(result, combined=str(combination)) if combination else result
     if as_json:
         print_json(result)
         return
@@ -59,6 +106,7 @@ def merge(
         "merged",
         [
             ("merged model", result.output),
+            *([("runs", result.combined)] if result.combined else []),
             ("parameters", f"{number(result.parameters)} in {result.dtype}"),
             *([("memory", f"the whole model, because {result.whole_model}")] if result.whole_model else []),
             ("merge check", f"passed (logits differ by at most {result.largest_difference:.1e} of the largest)"),
@@ -78,3 +126,39 @@ def _about_int8(result: MergeResult) -> str:
         f"training rounded the inputs of layers, the merged model does not: logits differ by "
         f"{result.int8_difference:.1e} of the largest, KL {result.int8_divergence:.1e}"
     )
+
+
+def _combination(
+    run: RunDir, others: Sequence[Path], weights: str | None, method: str | None, density: float | None
+) -> Combination | None:
+    """Read the options for several runs; None for a single one. Raises `UsageError`."""
+    from lora_ns.run.directory import RunDir
+    from lora_ns.services.combine import METHODS, UNPRUNED, Combination
+
+    given = {"--weights": weights, "--method": method, "--density": density}
+    if not others:
+        if unused := [option for option, value in given.items() if value is not None]:
+            raise UsageError(Problem(unused[0], "has no effect on a single run", "name others: `--with RUN`"))
+        return None
+    runs = (run, *(RunDir.open_to_use(other, note) for other in others))
+    chosen = next((one for one in METHODS if one == (method or "cat")), None)
+    if chosen is None:
+        what = f"`{method}` is no method of PEFT's `add_weighted_adapter`"
+        raise UsageError(Problem("--method", what, did_you_mean(str(method), METHODS) or f"write {', '.join(METHODS)}"))
+    if density is not None and chosen in UNPRUNED:
+        raise UsageError(Problem("--density", f"has no effect with `--method {chosen}`", "leave it out"))
+    return Combination(runs, _weights(weights, len(runs)), chosen, density)
+
+
+def _weights(given: str | None, count: int) -> tuple[float, ...]:
+    """The weights of runs. Raises `UsageError`."""
+    if given is None:
+        return (1 / count,) * count
+    try:
+        found = tuple(float(one) for one in given.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(math.isfinite(one) for one in found):
+        what = f"`{given}` is not {count} numbers, one for each run"
+        raise UsageError(Problem("--weights", what, f"write for instance {','.join(['0.5'] * count)}"))
+    return found

@@ -17,6 +17,7 @@ from lora_ns.files.marks import MARK
 from lora_ns.files.staging import folder, target_of
 from lora_ns.files.strict_json import strict_json
 from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.merging.shards import LARGEST_SHARD
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import load_base
 from lora_ns.model.saved_adapter import load_trainable, put_in_place
@@ -70,8 +71,7 @@ def export_merged(
         UsageError: as `merge` does.
         RunError: as `merge` does, or if the folder differs from the trained model; it is kept, and its report says so.
     """
-    size = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    made = merge(run, output, base_path, dtype, force, observer, **size)
+    made = merge(run, output, base_path, dtype, force, observer, max_shard_size or LARGEST_SHARD)
     proof = verify(open_run(run, base_path, force=force), output, observer)
     _report(output, ExportResult(str(output), "merged", made, proof), run.read())
     return _proven(ExportResult(str(output), "merged", made, proof))
@@ -103,7 +103,7 @@ def export_plain(
     """
     observer = observer or SilentObserver()
     manifest = run.read()
-    _check_method(run, manifest)
+    check_convertible(run, manifest)
     check_output(output, run, manifest, base_path)
     target = target_of(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -140,7 +140,7 @@ def _proven(result: ExportResult) -> ExportResult:
     raise RunError(Problem(result.output, what, f"do not use it, as `{REPORT}` there says, and report this"))
 
 
-def _check_method(run: RunDir, manifest: Manifest) -> None:
+def check_convertible(run: RunDir, manifest: Manifest) -> None:
     """Refuse methods that change no weights, and bases with new tokens. Raises `UsageError`."""
     method = manifest.recipe.peft
     if method.capabilities.merge is not True:
@@ -156,17 +156,17 @@ def _write_plain(
 ) -> PlainLora:
     trained = load(opened)
     observer.stage("converting the update of each layer")
-    updates, lost = cut_all(_updates(trained), rank, energy)
+    updates, lost = cut_all(updates_of(trained), rank, energy)
     if not updates:
         raise UsageError(Problem(str(opened.run.path), "the adapter changes no layer", MERGED))
     with telling_disk_errors(target):
         bare = trained.model.get_base_model()
-        found = write(staged, updates, bare, whole_modules(trained.model), _record(trained.model))
+        found = write(staged, updates, bare, whole_modules(trained.model), describe_base(trained.model))
         _copy_others(opened.run.adapter, staged)
     return PlainLora(found, len(updates), lost)
 
 
-def _updates(trained: Trained) -> dict[str, Factors]:
+def updates_of(trained: Trained) -> dict[str, Factors]:
     """The updates of all layers against the stored base: of the adapter, and of those that were merged before it."""
     run, manifest = trained.run, trained.manifest
     earlier = [run.base_adapter(number) for number in range(len(manifest.base_adapters))]
@@ -199,7 +199,7 @@ def _copy_others(adapter: Path, staged: Path) -> None:
             shutil.copyfile(file, staged / file.name)
 
 
-def _record(model: PeftModel) -> dict[str, Any]:
+def describe_base(model: PeftModel) -> dict[str, Any]:
     """The fields of an adapter's configuration that describe its base and its task."""
     config = model.active_peft_config
     return {name: getattr(config, name) for name in ("base_model_name_or_path", "revision", "task_type")}

@@ -56,6 +56,8 @@ class MergeResult:
     """KL divergence of the merged model's predictions from those of training in 8 bits, in nats per token."""
     whole_model: str | None = None
     """The reason why the whole model was merged in memory; None if one module was at a time."""
+    combined: str | None = None
+    """The runs whose adapters were combined, with their weights and the method; None for a single one."""
 
 
 def merge(
@@ -66,6 +68,7 @@ def merge(
     force: Force = REFUSED,
     observer: Observer | None = None,
     max_shard_size: str = LARGEST_SHARD,
+    adapter: Path | None = None,
 ) -> MergeResult:
     """Merge a run's adapter into its base.
 
@@ -81,6 +84,7 @@ def merge(
         force: the response to a part that does not match the manifest.
         observer: receives the stages.
         max_shard_size: largest size of a weight file, such as `5GB`.
+        adapter: a LoRA on the run's base to merge instead of the run's own adapter.
 
     Raises:
         UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
@@ -107,7 +111,7 @@ def merge(
         folder(target) as staged,
         telling_memory_errors(lambda: message, "free memory, or use the adapter unmerged"),
     ):
-        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest)
+        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest, adapter)
     return replace(merged, output=str(output))
 
 
@@ -121,13 +125,14 @@ def _merge(
     force: Force,
     observer: Observer,
     largest: int,
+    adapter: Path | None,
 ) -> MergeResult:
     base, tokenizer = reopen(run, manifest, base_path, force)
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     merging = Merging(
         base=base,
         loading=_loading(run, manifest, base),
-        adapter=run.adapter,
+        adapter=adapter or run.adapter,
         output=output,
         dtype=written,
         generation=_generation(run.adapter / "generation_config.json"),
@@ -185,7 +190,7 @@ def _merge_whole(
         model = loading.quantization.in_full(model)
     if merging.in_float32:
         model = model.float()
-    adapted = load_adapter(model, run.adapter).float()
+    adapted = load_adapter(model, merging.adapter).float()
     before = _logits(adapted, tokenizer)
     put_in_place(adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
