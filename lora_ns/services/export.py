@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run
 from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.exports.card import CARD, Kind, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
 from lora_ns.exports.plain import cut_all, write
 from lora_ns.files.disk import follow_umask, sync, telling_disk_errors, write_atomic
@@ -51,7 +52,7 @@ class ExportResult:
     """The result of `lorans export`."""
 
     output: str
-    kind: str
+    kind: Kind
     made: PlainLora | MergeResult
     proof: Proof
 
@@ -73,7 +74,7 @@ def export_merged(
     """
     made = merge(run, output, base_path, dtype, force, observer, max_shard_size or LARGEST_SHARD)
     proof = verify(open_run(run, base_path, force=force), output, observer)
-    _report(output, ExportResult(str(output), "merged", made, proof), run.read())
+    _report(output, ExportResult(str(output), "merged", made, proof), run)
     return _proven(ExportResult(str(output), "merged", made, proof))
 
 
@@ -116,7 +117,7 @@ def export_plain(
         is_cut = rank is not None or energy is not None or made.lost > 0
         proof = replace(verify(opened, staged, observer, lossy=is_cut), folder=str(target))
         result = ExportResult(str(output), "plain", made, proof)
-        _report(staged, result, manifest)
+        _report(staged, result, run)
         with telling_disk_errors(target):
             follow_umask(staged)
             sync(staged)
@@ -125,11 +126,12 @@ def export_plain(
     return _proven(result)
 
 
-def _report(place: Path, result: ExportResult, manifest: Manifest) -> None:
-    """Write what was made and how it compares."""
-    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+def _report(place: Path, result: ExportResult, run: RunDir) -> None:
+    """Write what was made and how it compares, and the model card."""
+    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": run.read().run_id}
     with telling_disk_errors(place):
         write_atomic(place / REPORT, f"{strict_json(table, indent=2)}\n")
+        write_atomic(place / CARD, card(run, result.kind, str(result.proof)))
 
 
 def _proven(result: ExportResult) -> ExportResult:

@@ -65,6 +65,15 @@ class Proof:
         """True if no stage differs."""
         return all(stage.is_same for stage in self.stages)
 
+    def __str__(self) -> str:
+        if self.first is not None:
+            return f"Not the trained model: {self.first.name}: {self.first.fault}."
+        found, same = self.comparison, ", ".join(stage.name for stage in self.stages)
+        if found is None:
+            return f"The same {same}."
+        about = f"on {found.probes} texts, logits differ by at most {found.largest_difference:.1e} of the largest"
+        return f"The same {same} as the trained model; {about} (KL {found.divergence:.1e} nats)."
+
     @property
     def first(self) -> Stage | None:
         """The first stage that differs."""

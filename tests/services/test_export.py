@@ -1,19 +1,24 @@
 """`lorans export` from a run to a folder, which is read back and compared."""
 
 import json
+import shutil
 
 import pytest
 
 pytest.importorskip("torch")
 
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import lora_ns.services.export
 from lora_ns.cli.app import app
 from lora_ns.errors import RunError, UsageError
+from lora_ns.exports.card import base_name, card
 from lora_ns.exports.plain import write
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.files import ASSETS
+from lora_ns.run.directory import RunDir
 
 
 def export(run, output, *options, to="plain"):
@@ -34,7 +39,7 @@ def test_the_exported_adapter_is_the_trained_one(lora_run, tmp_path):
     assert found["largest_difference"] < 1e-5
     assert (found["same_tokens"], result["made"]["lost"]) == (1.0, 0.0)
     ours, theirs = ({file.name for file in folder.iterdir()} for folder in (tmp_path / "plain", lora_run.adapter))
-    assert ours - {"export_report.json"} == theirs
+    assert ours - {"export_report.json", "README.md"} == theirs
     assert not list(tmp_path.glob(".*"))
 
 
@@ -89,3 +94,36 @@ def test_a_merged_model_is_read_back(lora_run, tmp_path, dtype, bound):
 def test_an_option_of_another_kind_is_refused(lora_run, tmp_path, to, options):
     with pytest.raises(UsageError, match="has no effect with `--to"):
         export(lora_run, tmp_path / "out", *options, to=to)
+
+
+@pytest.mark.parametrize(("to", "relation"), [("plain", "adapter"), ("merged", "finetune")])
+def test_the_card_says_what_it_is(lora_run, tmp_path, to, relation):
+    export(lora_run, tmp_path / "out", to=to)
+    card = ModelCard.load(tmp_path / "out/README.md")
+    manifest = lora_run.read()
+    assert (card.data.base_model, card.data.base_model_relation) == (base_name(manifest), relation)
+    assert card.data.pipeline_tag == "text-generation"
+    assert {one.metric_name for one in card.data.eval_results} == {"eval_loss", "eval_perplexity"} & {
+        *manifest.metrics
+    } | {name for name in manifest.metrics if name == "eval_loss"}
+    for told in (manifest.run_id, manifest.packages["peft"], "## Proof", lora_run.recipe.read_text().strip()):
+        assert told in card.text
+    assert str(lora_run.path.parent) not in card.text.replace(lora_run.recipe.read_text().strip(), "")
+
+
+def test_the_card_takes_licence_and_figures_where_they_are(lora_run, tmp_path):
+    run = RunDir(shutil.copytree(lora_run.path, tmp_path / "run"))
+    base = shutil.copytree(ASSETS / "nano", tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    manifest = run.read()
+    run.amend(manifest, base=manifest.base.model_copy(update={"moved_to": str(base)}))
+    figures = {"number": {"adapter": {"value": 0.5, "low": 0.4, "high": 0.6}, "base": {"value": 0.25}}}
+    (run.evaluations / "1").mkdir(parents=True)
+    table = {"suites": [{"name": "maths", "whole": {"figures": figures}}]}
+    (run.evaluations / "1/results.json").write_text(json.dumps(table))
+    found = ModelCard(card(run, "plain", "It is."))
+    assert found.data.license == "apache-2.0"
+    assert [(one.metric_name, one.metric_value) for one in found.data.eval_results] == [("maths.number", 0.5)]
+    assert "| maths.number | 0.5 (0.4 to 0.6) | 0.25 |" in found.text
+    (run.evaluations / "1/results.json").write_text('{"suites": 3}')
+    assert "maths" not in card(run, "plain", "It is.")

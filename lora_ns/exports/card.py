@@ -1,0 +1,198 @@
+"""The model card of an artefact: what it is, what it was trained on, what was measured, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lora_ns.errors import UsageError
+from lora_ns.files.reading import is_file, read_json
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest, SourceRecord
+from lora_ns.safety.credentials import scrubbed
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+CARD = "README.md"
+
+Kind = Literal["plain", "merged"]
+
+_TASKS = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
+"""Names of the tasks on the hub."""
+
+_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+}
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "deepspeed")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    before: float | None = None
+    """The figure before training, or of the constant answer."""
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" ({self.low:.4g} to {self.high:.4g})"
+        return f"{self.value:.4g}{interval}"
+
+
+def card(run: RunDir, kind: Kind, proof: str) -> str:
+    """Return the card of an artefact as Markdown, with the metadata of the Hugging Face hub.
+
+    Args:
+        run: the run.
+        kind: the kind of artefact.
+        proof: one line about its comparison with the trained model.
+    """
+    from huggingface_hub import ModelCard
+
+    manifest = run.read()
+    figures = _figures(run, manifest)
+    text = "\n".join(_text(run, manifest, kind, proof, figures))
+    return str(ModelCard(f"---\n{_metadata(manifest, kind, figures).to_yaml()}\n---\n\n{scrubbed(text)}\n"))
+
+
+def base_name(manifest: Manifest) -> str:
+    """The name of the base on the hub, or that of its folder: a path of one machine is of no use on another."""
+    return manifest.base.name if manifest.base.commit else Path(manifest.base.path).name
+
+
+def _metadata(manifest: Manifest, kind: Kind, figures: Sequence[Figure]) -> ModelCardData:
+    """The fields that the hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    recipe = manifest.recipe
+    names = [part.name for part in recipe.dataset.parts().values() if part.name and not Path(part.name).exists()]
+    task = _TASKS[recipe.task_type]
+    return ModelCardData(
+        model_name=recipe.task_name,
+        base_model=base_name(manifest),
+        base_model_relation="adapter" if kind == "plain" else "finetune",
+        library_name="peft" if kind == "plain" else "transformers",
+        pipeline_tag=task,
+        license=_license(manifest),
+        datasets=names or None,
+        tags=["lorans", recipe.objective.toml, *(["lora"] if kind == "plain" else [])],
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                dataset_type="evaluation",
+                dataset_name="the run's evaluation rows",
+                metric_type=one.name,
+                metric_name=one.name,
+                metric_value=one.value,
+            )
+            for one in figures
+        ]
+        or None,
+    )
+
+
+def _license(manifest: Manifest) -> str | None:
+    """The licence that the card of the base states, if it has one."""
+    from huggingface_hub import ModelCard
+
+    file = Path(manifest.base.moved_to or manifest.base.path) / CARD
+    if not is_file(file):
+        return None
+    try:
+        found = ModelCard.load(file).data.license
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _figures(run: RunDir, manifest: Manifest) -> list[Figure]:
+    """The figures of the last `lorans eval` of the run with intervals, or those of its training."""
+    for folder in sorted(run.evaluations.glob("[0-9]*"), key=lambda one: int(one.name), reverse=True):
+        try:
+            table = read_json(folder / "results.json")
+            return list(_evaluated(table))
+        except (UsageError, KeyError, TypeError, AttributeError):
+            continue  # of another version, or damaged
+    skipped = ("before/", "train_", "eval_runtime", "eval_samples", "eval_steps", "epoch")
+    return [
+        Figure(name, float(value), before=manifest.metrics.get(f"before/{name}"))
+        for name, value in manifest.metrics.items()
+        if isinstance(value, (int, float)) and not name.startswith(skipped) and not name.endswith("_bytes")
+    ]
+
+
+def _evaluated(table: Mapping[str, Any]) -> Iterator[Figure]:
+    for suite in table["suites"]:
+        for name, systems in suite["whole"]["figures"].items():
+            other = systems.get("base") or systems.get("constant") or {}
+            own = systems.get("adapter")
+            if own and own["value"] is not None:
+                yield Figure(f"{suite['name']}.{name}", own["value"], own["low"], own["high"], other.get("value"))
+
+
+def _text(run: RunDir, manifest: Manifest, kind: Kind, proof: str, figures: Sequence[Figure]) -> Iterator[str]:
+    recipe, name = manifest.recipe, base_name(manifest)
+    method = recipe.peft.tag()
+    made = f"A LoRA adapter of {name}" if kind == "plain" else f"{name} with its adapter merged into the weights"
+    yield f"# {recipe.task_name}\n\n{made}, trained by lorans {manifest.lorans} with {method} (`[{recipe.objective.toml}]`)."
+    yield "\n## Base and data\n\n| | |\n|---|---|"
+    yield f"| base | {name}{f' at {manifest.base.commit}' if manifest.base.commit else ''} |"
+    yield f"| licence of the base | {_license(manifest) or 'not stated in its card'} |"
+    yield f"| fingerprint of the base | `{manifest.base.fingerprint}` |"
+    yield f"| training rows | {_rows(manifest.data.train)} |"
+    if manifest.data.eval:
+        yield f"| evaluation rows | {_rows(manifest.data.eval)} |"
+    yield "| licence of the data | as its owners state it; lorans does not know it |"
+    if figures:
+        yield "\n## Figures\n\n| figure | value (95 % interval) | before training |\n|---|---|---|"
+        for one in figures:
+            yield f"| {one.name} | {one} | {'' if one.before is None else f'{one.before:.4g}'} |"
+    yield f"\n## Proof\n\n{proof}\n\n`export_report.json` has the comparison stage by stage."
+    yield f"\n## Loading\n\n{_loading(manifest, kind)}"
+    yield f"\n## Recipe\n\n```toml\n{run.recipe.read_text(encoding='utf-8').strip()}\n```"
+    if manifest.overrides:
+        yield f"\nOverrides: {', '.join(f'`{one}`' for one in manifest.overrides)}."
+    versions = ", ".join(f"{one} {manifest.packages[one]}" for one in _PACKAGES if one in manifest.packages)
+    yield f"\nRun `{manifest.run_id}`, seed {manifest.seed}, {versions}."
+
+
+def _rows(record: SourceRecord) -> str:
+    """Describe rows by their number, their tokens and the hash of their source; its path is of one machine."""
+    tokens = f", {record.tokens:,} tokens" if record.tokens else ""
+    return f"{record.rows:,} of {Path(record.source).name or record.source}{tokens}, SHA-256 `{record.sha256[:16]}`"
+
+
+def _loading(manifest: Manifest, kind: Kind) -> str:
+    """Code that loads an artefact in each of its readers."""
+    model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
+    writes = manifest.recipe.task_type == "CAUSAL_LM"
+    if kind == "merged":
+        readers = {"transformers": f'{model}.from_pretrained("FOLDER")', "lorans": "lorans verify FOLDER --against RUN"}
+        if writes:
+            readers |= {
+                "vLLM": "vllm serve FOLDER",
+                "SGLang": "sglang serve --model-path FOLDER",
+                "llama.cpp": "convert_hf_to_gguf.py FOLDER",
+            }
+    else:
+        base = f'{model}.from_pretrained("{name}")'
+        readers = {
+            "PEFT": f'PeftModel.from_pretrained({base}, "FOLDER")',
+            "transformers": f'model = {base}; model.load_adapter("FOLDER")',
+            "lorans": "lorans verify FOLDER --against RUN",
+        }
+        if writes:
+            served = f"vllm serve {name} --enable-lora --lora-modules adapter=FOLDER --max-lora-rank RANK"
+            readers |= {"vLLM": served, "llama.cpp": f"convert_lora_to_gguf.py FOLDER --base {name}"}
+    return "\n".join(
+        ["| reader | call |", "|---|---|", *(f"| {reader} | `{call}` |" for reader, call in readers.items())]
+    )
