@@ -143,7 +143,8 @@ def _text(run: RunDir, manifest: Manifest, kind: Kind, proof: str, figures: Sequ
     recipe, name = manifest.recipe, base_name(manifest)
     method = recipe.peft.tag()
     made = f"A LoRA adapter of {name}" if kind == "plain" else f"{name} with its adapter merged into the weights"
-    yield f"# {recipe.task_name}\n\n{made}, trained by lorans {manifest.lorans} with {method} (`[{recipe.objective.toml}]`)."
+    trained = f"trained by lorans {manifest.lorans} with {method} (`[{recipe.objective.toml}]`)"
+    yield f"# {recipe.task_name}\n\n{made}, {trained}."
     yield "\n## Base and data\n\n| | |\n|---|---|"
     yield f"| base | {name}{f' at {manifest.base.commit}' if manifest.base.commit else ''} |"
     yield f"| licence of the base | {_license(manifest) or 'not stated in its card'} |"
@@ -153,7 +154,7 @@ def _text(run: RunDir, manifest: Manifest, kind: Kind, proof: str, figures: Sequ
         yield f"| evaluation rows | {_rows(manifest.data.eval)} |"
     yield "| licence of the data | as its owners state it; lorans does not know it |"
     if figures:
-        yield "\n## Figures\n\n| figure | value (95 % interval) | before training |\n|---|---|---|"
+        yield "\n## Figures\n\n| figure | value (95 % interval) | base, or best constant answer |\n|---|---|---|"
         for one in figures:
             yield f"| {one.name} | {one} | {'' if one.before is None else f'{one.before:.4g}'} |"
     yield f"\n## Proof\n\n{proof}\n\n`export_report.json` has the comparison stage by stage."
@@ -174,25 +175,28 @@ def _rows(record: SourceRecord) -> str:
 def _loading(manifest: Manifest, kind: Kind) -> str:
     """Code that loads an artefact in each of its readers."""
     model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
-    writes = manifest.recipe.task_type == "CAUSAL_LM"
+    readers = {"lorans": "lorans verify FOLDER --against RUN"}
     if kind == "merged":
-        readers = {"transformers": f'{model}.from_pretrained("FOLDER")', "lorans": "lorans verify FOLDER --against RUN"}
-        if writes:
-            readers |= {
-                "vLLM": "vllm serve FOLDER",
-                "SGLang": "sglang serve --model-path FOLDER",
-                "llama.cpp": "convert_hf_to_gguf.py FOLDER",
-            }
+        readers["transformers"] = f'{model}.from_pretrained("FOLDER")'
     else:
         base = f'{model}.from_pretrained("{name}")'
-        readers = {
-            "PEFT": f'PeftModel.from_pretrained({base}, "FOLDER")',
-            "transformers": f'model = {base}; model.load_adapter("FOLDER")',
-            "lorans": "lorans verify FOLDER --against RUN",
-        }
-        if writes:
-            served = f"vllm serve {name} --enable-lora --lora-modules adapter=FOLDER --max-lora-rank RANK"
-            readers |= {"vLLM": served, "llama.cpp": f"convert_lora_to_gguf.py FOLDER --base {name}"}
-    return "\n".join(
-        ["| reader | call |", "|---|---|", *(f"| {reader} | `{call}` |" for reader, call in readers.items())]
-    )
+        readers["PEFT"] = f'PeftModel.from_pretrained({base}, "FOLDER")'
+        readers["transformers"] = f'model = {base}; model.load_adapter("FOLDER")'
+    if manifest.recipe.task_type == "CAUSAL_LM":
+        readers |= _SERVERS[kind]
+    rows = (f"| {reader} | `{call.replace('BASE', name)}` |" for reader, call in readers.items())
+    return "\n".join(["| reader | call |", "|---|---|", *rows])
+
+
+_SERVERS: Mapping[Kind, Mapping[str, str]] = {
+    "plain": {
+        "vLLM": "vllm serve BASE --enable-lora --lora-modules adapter=FOLDER --max-lora-rank RANK",
+        "llama.cpp": "convert_lora_to_gguf.py FOLDER --base BASE",
+    },
+    "merged": {
+        "vLLM": "vllm serve FOLDER",
+        "SGLang": "python -m sglang.launch_server --model-path FOLDER",
+        "llama.cpp": "convert_hf_to_gguf.py FOLDER",
+    },
+}
+"""How programs that write text load an artefact."""
