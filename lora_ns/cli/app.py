@@ -25,6 +25,7 @@ from lora_ns.cli.merge import merge
 from lora_ns.cli.methods import methods
 from lora_ns.cli.plan import plan
 from lora_ns.cli.problems import Kind, print_problems
+from lora_ns.cli.push import push
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
@@ -83,7 +84,13 @@ COMMANDS = (
             "lorans export outputs/run --to plain -o small --rank 16",
         ],
     ),
-    Entry("verify", verify, "Use", ["lorans verify plain --against outputs/run"]),
+    Entry("push", push, "Use", ["lorans push plain me/my-adapter", "lorans push merged me/my-model --public"]),
+    Entry(
+        "verify",
+        verify,
+        "Use",
+        ["lorans verify plain --against outputs/run", "lorans verify merged --against outputs/run --json"],
+    ),
     Entry(
         "merge",
         merge,

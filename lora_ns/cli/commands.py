@@ -198,7 +198,8 @@ _COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("create", "new"), "init"),
     **dict.fromkeys(("doctor", "env"), "env-check"),
     **dict.fromkeys(("evaluate", "test"), "eval"),
-    **dict.fromkeys(("export", "merge-lora"), "merge"),
+    **dict.fromkeys(("merge-lora", "fuse"), "merge"),
+    **dict.fromkeys(("upload", "push-to-hub"), "push"),
     **dict.fromkeys(("finetune", "fine-tune", "pt", "run", "sft", "tune"), "train"),
     "resume": "train RUN --resume",
 }

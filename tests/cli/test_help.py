@@ -100,7 +100,7 @@ def test_help_wraps_a_paragraph_at_the_width_of_the_terminal():
     [
         (["sft"], "use `lorans train`"),
         (["chat", "run"], "use `lorans infer`"),
-        (["export"], "use `lorans merge`"),
+        (["merge-lora"], "use `lorans merge`"),
         (["trian"], "did you mean `train`?"),
         (["my.toml", "--resume"], "did you mean `lorans train my.toml --resume`?"),
         (["wroker"], "`lorans --help` lists them"),
