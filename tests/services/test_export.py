@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from services_recipes import RECIPE
 from typer.testing import CliRunner
 
 import lora_ns.services.export
@@ -125,3 +126,40 @@ def test_the_card_takes_licence_and_figures_where_they_are(lora_run, tmp_path):
     assert "| maths.number | 0.5 (0.4 to 0.6) | 0.25 |" in found.text
     (run.evaluations / "1/results.json").write_text('{"suites": 3}')
     assert "maths" not in card(run, "plain", "It is.")
+
+
+KINDS = {
+    "PiSSA, whose start moves the base": ("peft.init_lora_weights=pissa",),
+    "KaSA, which cuts the base": ("peft.use_kasa=true",),
+    "DoRA over nf4": ("quantization.method=bnb-4bit", "peft.use_dora=true"),
+    "LoRA over int8": ("quantization.method=bnb-8bit",),
+    "OFT over nf4": ("peft.method=oft", "quantization.method=bnb-4bit"),
+    "LoRA in bfloat16": ("model.dtype=bfloat16",),
+}
+
+
+USUAL = ("PiSSA, whose start moves the base", "DoRA over nf4")
+
+
+@pytest.mark.parametrize(
+    "kind", [one if one in USUAL else pytest.param(one, marks=pytest.mark.matrix) for one in KINDS]
+)
+def test_runs_of_every_kind_are_exported(trained, tmp_path, kind):
+    run = trained(RECIPE, *KINDS[kind], "training.max_steps=2", "training.output_dir=short")
+    result = json.loads(export(run, tmp_path / "plain", "--json").stdout)
+    assert result["made"]["lost"] == 0
+    assert result["proof"]["frozen"]
+    assert result["proof"]["comparison"]["same_tokens"] > 0.95
+
+
+def test_adapters_of_earlier_runs_are_part_of_it(lora_run, trained, tmp_path):
+    later = trained(RECIPE, f"model.base_adapters=['{lora_run.path}']", "training.max_steps=2", "training.seed=5")
+    result = json.loads(export(later, tmp_path / "plain", "--json").stdout)
+    assert result["made"]["rank"] == 2 * later.read().recipe.peft.lora_r
+    assert result["proof"]["comparison"]["largest_difference"] < 1e-5
+
+
+def test_what_is_no_update_is_refused_with_the_reason(trained, tmp_path):
+    run = trained(RECIPE, "peft.method=prompt-tuning", "training.max_steps=1")
+    with pytest.raises(UsageError, match="is no update of weights"):
+        export(run, tmp_path / "plain")
