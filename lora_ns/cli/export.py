@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from lora_ns.services.export import ExportResult
     from lora_ns.services.verify import Proof
 
-Kind = Literal["plain", "merged"]
+Kind = Literal["plain", "merged", "gguf"]
+
+_OPTIONS = {
+    "plain": ("--rank", "--energy"),
+    "merged": ("--dtype", "--max-shard-size"),
+    "gguf": ("--type", "--llama-cpp"),
+}
+"""Options of each kind."""
 
 
 def export(
@@ -28,11 +35,14 @@ def export(
         typer.Option(
             "--to",
             metavar="KIND",
-            help="Kind of artefact: plain, a LoRA that every reader reads alike; or merged, a complete model.",
+            help="Kind of artefact: plain, a LoRA that every reader reads alike; merged, a complete model; or gguf, "
+            "one file for llama.cpp and Ollama.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write; or a file, NAME.gguf.", show_default=False)
+    ],
     rank: Annotated[
         int | None,
         typer.Option(
@@ -67,6 +77,24 @@ def export(
             show_default=False,
         ),
     ] = None,
+    type_: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="Type of the weights (gguf), such as f32, f16, bf16, q8_0 or q4_k_m; default: f16.",
+            show_default=False,
+        ),
+    ] = None,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option(
+            "--llama-cpp",
+            metavar="FOLDER",
+            help="Folder of llama.cpp with its converter and its quantiser (gguf); default: those on the path.",
+            show_default=False,
+        ),
+    ] = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -81,11 +109,12 @@ def export(
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
     from lora_ns.services.export import export_merged, export_plain
+    from lora_ns.services.export_gguf import export_gguf
 
     given = {"--rank": rank, "--energy": energy, "--dtype": dtype, "--max-shard-size": max_shard_size}
-    other = ("--dtype", "--max-shard-size") if to == "plain" else ("--rank", "--energy")
-    for option in other:
-        if given[option] is not None:
+    given |= {"--type": type_, "--llama-cpp": llama_cpp}
+    for option, value in given.items():
+        if value is not None and option not in _OPTIONS[to]:
             raise UsageError(Problem(option, f"has no effect with `--to {to}`", "leave it out"))
     if energy == 0:
         raise UsageError(Problem("--energy", "0 keeps nothing", "give a share such as 0.99"))
@@ -96,6 +125,8 @@ def export(
         place = output.absolute()
         if to == "plain":
             result = export_plain(opened, place, rank, energy, base, forced, progress)
+        elif to == "gguf":
+            result = export_gguf(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
         else:
             result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress)
     if as_json:
@@ -106,7 +137,10 @@ def export(
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with an adapter, or with a model and all its weights.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder with an adapter, or with a model and all its weights; or a GGUF file.", show_default=False
+        ),
     ],
     against: Annotated[Path, typer.Option("--against", metavar="RUN", help="Run directory.", show_default=False)],
     base: BasePath = None,
@@ -124,12 +158,14 @@ def verify(
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
     from lora_ns.services.verify import verify as service
+    from lora_ns.services.verify_gguf import verify_gguf
 
     opened = RunDir.open_to_use(against, note)
     trust_run(trust_remote_code, opened, base)
     with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        proof = service(open_run(opened, base, force=forced), folder.absolute(), progress)
+        compare = verify_gguf if folder.suffix == ".gguf" else service
+        proof = compare(open_run(opened, base, force=forced), folder.absolute(), progress)
     if as_json:
         print_json(proof)
     else:
@@ -139,9 +175,14 @@ def verify(
 
 def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
     """Describe what was written."""
-    from lora_ns.services.export import PlainLora
+    from lora_ns.services.export import GgufFile, PlainLora
 
     made = result.made
+    if isinstance(made, GgufFile):
+        yield "GGUF file", result.output if result.output.endswith(".gguf") else f"{result.output}/{made.file}"
+        yield "type", f"{made.type}, {made.size / 1e6:,.1f} MB"
+        yield from (("note", note) for note in made.notes)
+        return
     if isinstance(made, PlainLora):
         yield "plain LoRA", result.output
         yield "rank", f"{made.rank}, with lora_alpha = {made.rank}, in {number(made.layers)} layers"

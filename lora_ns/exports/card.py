@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import UsageError
 from lora_ns.files.reading import is_file, read_json
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 CARD = "README.md"
-
-Kind = Literal["plain", "merged"]
 
 _TASKS = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
 """Names of the tasks on the hub."""
@@ -48,7 +46,7 @@ class Figure:
         return f"{self.value:.4g}{interval}"
 
 
-def card(run: RunDir, kind: Kind, proof: str) -> str:
+def card(run: RunDir, kind: str, proof: str) -> str:
     """Return the card of an artefact as Markdown, with the metadata of the Hugging Face hub.
 
     Args:
@@ -69,7 +67,7 @@ def base_name(manifest: Manifest) -> str:
     return manifest.base.name if manifest.base.commit else Path(manifest.base.path).name
 
 
-def _metadata(manifest: Manifest, kind: Kind, figures: Sequence[Figure]) -> ModelCardData:
+def _metadata(manifest: Manifest, kind: str, figures: Sequence[Figure]) -> ModelCardData:
     """The fields that the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -139,7 +137,7 @@ def _evaluated(table: Mapping[str, Any]) -> Iterator[Figure]:
                 yield Figure(f"{suite['name']}.{name}", own["value"], own["low"], own["high"], other.get("value"))
 
 
-def _text(run: RunDir, manifest: Manifest, kind: Kind, proof: str, figures: Sequence[Figure]) -> Iterator[str]:
+def _text(run: RunDir, manifest: Manifest, kind: str, proof: str, figures: Sequence[Figure]) -> Iterator[str]:
     recipe, name = manifest.recipe, base_name(manifest)
     method = recipe.peft.tag()
     made = f"A LoRA adapter of {name}" if kind == "plain" else f"{name} with its adapter merged into the weights"
@@ -172,7 +170,7 @@ def _rows(record: SourceRecord) -> str:
     return f"{record.rows:,} of {Path(record.source).name or record.source}{tokens}, SHA-256 `{record.sha256[:16]}`"
 
 
-def _loading(manifest: Manifest, kind: Kind) -> str:
+def _loading(manifest: Manifest, kind: str) -> str:
     """Code that loads an artefact in each of its readers."""
     model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
     readers = {"lorans": "lorans verify FOLDER --against RUN"}
@@ -188,7 +186,7 @@ def _loading(manifest: Manifest, kind: Kind) -> str:
     return "\n".join(["| reader | call |", "|---|---|", *rows])
 
 
-_SERVERS: Mapping[Kind, Mapping[str, str]] = {
+_SERVERS: Mapping[str, Mapping[str, str]] = {
     "plain": {
         "vLLM": "vllm serve BASE --enable-lora --lora-modules adapter=FOLDER --max-lora-rank RANK",
         "llama.cpp": "convert_lora_to_gguf.py FOLDER --base BASE",

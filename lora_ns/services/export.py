@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run
 from lora_ns.errors import Problem, RunError, UsageError
-from lora_ns.exports.card import CARD, Kind, card
+from lora_ns.exports.card import CARD, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
 from lora_ns.exports.plain import cut_all, write
 from lora_ns.files.disk import follow_umask, sync, telling_disk_errors, write_atomic
@@ -48,12 +48,27 @@ class PlainLora:
 
 
 @dataclass(frozen=True)
+class GgufFile:
+    """A model as a GGUF file."""
+
+    file: str
+    type: str
+    """llama.cpp's name of the type of its weights."""
+    size: int
+    """Size in bytes."""
+    converter: str
+    """`lorans`, or the path of llama.cpp's converter."""
+    notes: tuple[str, ...]
+    """What llama.cpp computes otherwise, and no short text shows."""
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """The result of `lorans export`."""
 
     output: str
-    kind: Kind
-    made: PlainLora | MergeResult
+    kind: str
+    made: PlainLora | MergeResult | GgufFile
     proof: Proof
 
 
@@ -74,8 +89,10 @@ def export_merged(
     """
     made = merge(run, output, base_path, dtype, force, observer, max_shard_size or LARGEST_SHARD)
     proof = verify(open_run(run, base_path, force=force), output, observer)
-    _report(output, ExportResult(str(output), "merged", made, proof), run)
-    return _proven(ExportResult(str(output), "merged", made, proof))
+    result = ExportResult(str(output), "merged", made, proof)
+    write_report(output / REPORT, result, run.read())
+    write_card(output, result, run)
+    return proven(result)
 
 
 def export_plain(
@@ -117,24 +134,30 @@ def export_plain(
         is_cut = rank is not None or energy is not None or made.lost > 0
         proof = replace(verify(opened, staged, observer, lossy=is_cut), folder=str(target))
         result = ExportResult(str(output), "plain", made, proof)
-        _report(staged, result, run)
+        write_report(staged / REPORT, result, manifest)
+        write_card(staged, result, run)
         with telling_disk_errors(target):
             follow_umask(staged)
             sync(staged)
             staged.rename(target)  # an empty folder there is replaced
             sync(target.parent)
-    return _proven(result)
+    return proven(result)
 
 
-def _report(place: Path, result: ExportResult, run: RunDir) -> None:
-    """Write what was made and how it compares, and the model card."""
-    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": run.read().run_id}
+def write_report(file: Path, result: ExportResult, manifest: Manifest) -> None:
+    """Write what was made and how it compares."""
+    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    with telling_disk_errors(file):
+        write_atomic(file, f"{strict_json(table, indent=2)}\n")
+
+
+def write_card(place: Path, result: ExportResult, run: RunDir) -> None:
+    """Write the model card of a folder."""
     with telling_disk_errors(place):
-        write_atomic(place / REPORT, f"{strict_json(table, indent=2)}\n")
         write_atomic(place / CARD, card(run, result.kind, str(result.proof)))
 
 
-def _proven(result: ExportResult) -> ExportResult:
+def proven(result: ExportResult) -> ExportResult:
     """Return a result without faults. Raises `RunError`."""
     if (fault := result.proof.first) is None:
         return result

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_ns.answers.opened import Opened, Trained, load, loading_of
 from lora_ns.answers.plain_model import open_model
@@ -24,7 +24,7 @@ from lora_ns.run.observer import Observer, SilentObserver
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FLOAT32, _ROUNDED, _INT8 = 1e-4, 5e-2, 1e-1
+FLOAT32, HALF, INT8 = 1e-4, 5e-2, 1e-1
 """Largest difference of two logits, relative to the largest: of equal weights, after rounding, over an int8 base."""
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
@@ -80,6 +80,28 @@ class Proof:
         return next((stage for stage in self.stages if not stage.is_same), None)
 
 
+class Artefact(Protocol):
+    """What is compared with the trained model."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype to compute in."""
+
+    @property
+    def bound(self) -> float:
+        """Largest difference of two logits that rounding explains."""
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """True if the most probable tokens must be the same."""
+
+    def stages(self, probes: list[Probe]) -> Iterator[Stage]:
+        """Yield everything that is compared without the weights."""
+
+    def ask(self, probes: list[Probe]) -> list[Reply]:
+        """Return its answers. Raises `LoransError` if it cannot be loaded."""
+
+
 def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy: bool = False) -> Proof:
     """Compare a folder with the trained model of a run, stage by stage.
 
@@ -98,7 +120,13 @@ def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy
     if not is_adapter and not is_file(folder / "config.json"):
         what = f"has neither {ADAPTER} nor config.json"
         raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
-    artefact = _Artefact(opened, folder, is_adapter)
+    return prove(opened, folder, _Artefact(opened, folder, is_adapter), observer, lossy)
+
+
+def prove(
+    opened: Opened, place: Path, artefact: Artefact, observer: Observer | None = None, lossy: bool = False
+) -> Proof:
+    """Compare an artefact with the trained model of a run; arguments and stages as in `verify`."""
     observer = observer or SilentObserver()
     stages: list[Stage] = []
     comparison, bound = None, None
@@ -106,7 +134,7 @@ def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy
     for stage in artefact.stages(probes):
         stages.append(stage)
         if stage.name in {"files", "tokenizer"} and not stage.is_same:
-            return Proof(str(folder), str(opened.run.path), tuple(stages), None, None, bool(expected))
+            return Proof(str(place), str(opened.run.path), tuple(stages), None, None, bool(expected))
     is_frozen = bool(expected)
     if not expected:
         observer.stage("asking the trained model")
@@ -120,18 +148,18 @@ def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy
         stages.append(Stage("weights", str(error.problems[0])))
     else:
         comparison, bound = compare(expected, found), None if lossy else artefact.bound
-        stages += _of_answers(comparison, bound)
-    return Proof(str(folder), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
+        stages += _of_answers(comparison, bound, artefact.has_same_tokens)
+    return Proof(str(place), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
 
 
-def _of_answers(comparison: Comparison, bound: float | None) -> Iterator[Stage]:
+def _of_answers(comparison: Comparison, bound: float | None, has_same_tokens: bool) -> Iterator[Stage]:
     """Yield the stages of logits and of tokens."""
     if bound is None:
         return
     found = comparison.largest_difference
     fault = f"differ by {found:.1e} of the largest, more than {bound:.0e}" if not found <= bound else ""
     yield Stage("logits", fault)
-    if bound <= _FLOAT32:
+    if has_same_tokens:
         share = comparison.same_tokens
         yield Stage("greedy tokens", f"{1 - share:.1%} of the most probable tokens are others" if share < 0.99 else "")
 
@@ -220,13 +248,18 @@ class _Artefact:
         return ask_probes(model, probes, model.device, self.dtype)
 
     @property
+    def has_same_tokens(self) -> bool:
+        """True if the most probable tokens must be the same."""
+        return self.bound <= FLOAT32
+
+    @property
     def bound(self) -> float:
         """Largest difference that rounding explains."""
         manifest = self.opened.manifest
         if manifest.recipe.quantization.rounds_inputs and not self.is_adapter:
-            return _INT8
+            return INT8
         stored = "F32" if self.is_adapter else self._trained.base.facts.largest_dtype
-        return _FLOAT32 if self.dtype == "float32" and stored == "F32" else _ROUNDED
+        return FLOAT32 if self.dtype == "float32" and stored == "F32" else HALF
 
 
 _TURNS = (
@@ -239,7 +272,7 @@ _TURNS = (
 
 def _other_text(expected: PreTrainedTokenizerBase, found: PreTrainedTokenizerBase) -> str:
     """The first place at which two tokenizers render a conversation as different texts; empty if they do not."""
-    own, other = _rendered(expected), _rendered(found)
+    own, other = rendered(expected), rendered(found)
     if own == other:
         return ""
     if own is None or other is None:
@@ -250,7 +283,7 @@ def _other_text(expected: PreTrainedTokenizerBase, found: PreTrainedTokenizerBas
     return f"a conversation becomes {other[place : place + 30]!r} at character {place}, not {own[place : place + 30]!r}"
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def rendered(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The text of a conversation; None without a template."""
     if not tokenizer.chat_template:
         return None

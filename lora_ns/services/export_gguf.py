@@ -1,0 +1,170 @@
+"""Exporting a run as one GGUF file, for llama.cpp, Ollama and LM Studio."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_ns.answers.changed_files import REFUSED, Force
+from lora_ns.answers.opened import open_run
+from lora_ns.errors import MissingError, ModelError, Problem, UsageError, did_you_mean
+from lora_ns.exports.gguf_file import TYPES, Model, write_model
+from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, settings_of
+from lora_ns.exports.gguf_tokens import vocabulary_of
+from lora_ns.exports.llama_cpp import CONVERTER, QUANTISED, QUANTISER, convert, find_tool, quantise
+from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
+from lora_ns.files.staging import folder, target_of
+from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.model.files import Base
+from lora_ns.model.gguf import ENDING
+from lora_ns.model.tokenizer import load_tokenizer
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
+from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.run.outputs import check_output
+from lora_ns.services.export import REPORT, ExportResult, GgufFile, proven, write_report
+from lora_ns.services.merge import merge
+from lora_ns.services.verify_gguf import configuration, verify_gguf
+
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}
+"""Bits of a weight, rounded up; those of llama.cpp's other types are fewer than the last."""
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """The programs of llama.cpp that a type or a family needs."""
+
+    quantiser: Path | None
+    converter: Path | None
+
+
+def export_gguf(
+    run: RunDir,
+    output: Path,
+    kind: str = "f16",
+    llama_cpp: Path | None = None,
+    base_path: Path | None = None,
+    force: Force = REFUSED,
+    observer: Observer | None = None,
+) -> ExportResult:
+    """Merge a run's adapter into its base, write one GGUF file, read it back, and compare it with the trained model.
+
+    Args:
+        run: the run directory.
+        output: the file to write, which ends with `.gguf`, or a folder for it; for a symbolic link, its target.
+        kind: llama.cpp's name of the type of the weights, such as `f16`.
+        llama_cpp: a folder of llama.cpp with its converter and its quantiser; None for those on the path.
+        base_path: path to the base model, if it has moved.
+        force: the response to a part that does not match the manifest.
+        observer: receives the stages.
+
+    Raises:
+        UsageError: if the type is unknown, llama.cpp has no such model or tokenizer, or the output cannot be written.
+        MissingError: if a package or a program is missing.
+        RunError: if the file differs from the trained model; it is kept, and its report says so.
+    """
+    observer, kind, manifest = observer or SilentObserver(), kind.lower(), run.read()
+    _check(run, manifest, kind)
+    check_output(output, run, manifest, base_path)
+    target = target_of(output)
+    opened = open_run(run, base_path, force=force)
+    tools = _tools(opened.base, kind, llama_cpp)
+    message = f"out of memory while exporting {manifest.base.parameters / 1e9:,.2f} billion parameters"
+    with _staged(target, kind, manifest) as (file, staged), telling_memory_errors(lambda: message, "free memory"):
+        check_space(target, manifest.base.parameters * (4 + BITS.get(kind, 32 + 9) // 8 + 1))
+        merge(run, staged / "merged", base_path, "float32", force, observer)
+        observer.stage(f"writing the GGUF file in {kind}")
+        with telling_disk_errors(target):
+            made = _write(staged, file, kind, tools, manifest)
+        shutil.rmtree(staged / "merged")
+        proof = replace(verify_gguf(opened, file, observer), folder=str(target))
+        result = ExportResult(str(target), "gguf", made, proof)
+        write_report(staged / _report_name(target), result, manifest)
+        with telling_disk_errors(target):
+            _put(staged, file, target)
+    return proven(result)
+
+
+def _check(run: RunDir, manifest: Manifest, kind: str) -> None:
+    """Check the type, the task and the package. Raises `UsageError` or `MissingError`."""
+    known = (*TYPES, *QUANTISED)
+    if kind not in known:
+        remedy = did_you_mean(kind, known, beside=f"one of: {', '.join(known)}")
+        raise UsageError(Problem("--type", f"`{kind}` is no type of GGUF weights that lorans writes", remedy))
+    if not manifest.recipe.objective.writes_text:
+        what = "the run trained a classifier, and llama.cpp writes text"
+        raise UsageError(Problem(str(run.path), what, "export it as a merged model instead: `--to merged`"))
+    if importlib.util.find_spec("gguf") is None:
+        what = "`--to gguf` needs `gguf`, which is not installed"
+        raise MissingError(Problem("", what, "`pip install 'lora-ns[gguf]'`"))
+
+
+def _tools(base: Base, kind: str, llama_cpp: Path | None) -> _Tools:
+    """Find the programs of llama.cpp that are needed. Raises `MissingError`."""
+    config = configuration(base)
+    converter = quantiser = None
+    if family_of(config) is None:
+        known = ", ".join(FAMILIES)
+        needed = f"a model of the family `{config.get('model_type')}` (lorans itself writes {known})"
+        converter = find_tool(CONVERTER, needed, llama_cpp)
+    elif llama_cpp is None or not (llama_cpp / CONVERTER).is_file():
+        settings_of(config)
+    else:
+        converter = llama_cpp / CONVERTER
+    if kind in QUANTISED:
+        quantiser = find_tool(QUANTISER, f"the type `{kind}`", llama_cpp)
+    return _Tools(quantiser, converter)
+
+
+def _report_name(target: Path) -> str:
+    """The name of the report: beside a file, or in a folder."""
+    return f"{target.name}.{REPORT}" if target.suffix == ENDING else REPORT
+
+
+@contextmanager
+def _staged(target: Path, kind: str, manifest: Manifest) -> Iterator[tuple[Path, Path]]:
+    """Yield the file to write and its staging folder. Raises `UsageError` if the target is there already."""
+    is_file = target.suffix == ENDING
+    places = (target, target.with_name(_report_name(target))) if is_file else (target,)
+    for place in places:
+        if place.exists() and (is_file or not place.is_dir() or any(place.iterdir())):
+            raise UsageError(Problem(str(place), "is there already", "choose another `--output`"))
+    name = target.name if is_file else f"{manifest.recipe.task_name}-{kind.upper()}{ENDING}"
+    with folder(target) as staged:
+        yield staged / name, staged
+
+
+def _write(staged: Path, file: Path, kind: str, tools: _Tools, manifest: Manifest) -> GgufFile:
+    """Write the file, with llama.cpp's programs where they are needed."""
+    merged = Base(str(staged / "merged"), staged / "merged")
+    config = configuration(merged)
+    first, own = (kind, file) if tools.quantiser is None else ("f32", staged / "whole.gguf")
+    if tools.converter is not None:
+        convert(tools.converter, merged.path, own, first)
+    else:
+        tokenizer = load_tokenizer(merged.path)
+        vocabulary = vocabulary_of(tokenizer, config["vocab_size"], manifest.stop_token_ids)
+        write_model(own, merged.path, Model(manifest.recipe.task_name, config, vocabulary), first)
+    if tools.quantiser is not None:
+        quantise(tools.quantiser, own, file, kind)
+        own.unlink()
+    if not file.is_file():
+        raise ModelError(Problem(str(file), "llama.cpp's program has not written it", "try a current llama.cpp"))
+    notes = notes_of(config) if family_of(config) else ()
+    return GgufFile(file.name, kind, file.stat().st_size, str(tools.converter) if tools.converter else "lorans", notes)
+
+
+def _put(staged: Path, file: Path, target: Path) -> None:
+    """Give the file and its report their names once both are on the disk."""
+    follow_umask(staged)
+    sync(staged)
+    if target.suffix == ENDING:
+        (staged / _report_name(target)).rename(target.with_name(_report_name(target)))
+        file.rename(target)
+    else:
+        staged.rename(target)  # an empty folder there is replaced
+    sync(target.parent)

@@ -1,0 +1,186 @@
+"""The proof that a GGUF file is the trained model: its header as llama.cpp reads it, its weights by transformers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.answers.opened import Opened, loading_of
+from lora_ns.answers.probes import Probe, Reply, ask_probes
+from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.exports.gguf_file import differing_setting
+from lora_ns.exports.gguf_reading import TextReader
+from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary
+from lora_ns.files.reading import is_file
+from lora_ns.model.files import Base
+from lora_ns.model.gguf import read_gguf
+from lora_ns.model.load import empty_base, load_base
+from lora_ns.model.tokenizer import load_tokenizer
+from lora_ns.quantizers import NoQuantization
+from lora_ns.run.observer import Observer
+from lora_ns.services.verify import FLOAT32, HALF, INT8, Proof, Stage, prove, rendered
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+BOUNDS = {
+    "ALL_F32": FLOAT32,
+    "MOSTLY_F16": 5e-3,
+    "MOSTLY_BF16": HALF,
+    "MOSTLY_Q8_0": 5e-2,
+    "MOSTLY_Q6_K": 0.1,
+    "MOSTLY_Q5": 0.25,
+    "MOSTLY_Q4": 0.5,
+    "MOSTLY_IQ4": 0.5,
+}
+"""Largest difference of two logits, relative to the largest, by the start of llama.cpp's name of the type."""
+
+_COARSER = 1.0
+"""The same for types with less than four bits."""
+
+_INCOMPLETE = ("qwen3",)
+"""Architectures whose settings transformers does not read from the header as a whole."""
+
+
+def verify_gguf(opened: Opened, file: Path, observer: Observer | None = None) -> Proof:
+    """Compare a GGUF file with the trained model of a run, stage by stage.
+
+    Raises:
+        UsageError: if there is no such file, or the run's model does not write text.
+        MissingError: if the `gguf` package is not installed.
+    """
+    if not is_file(file):
+        raise UsageError(Problem(str(file), "is no file", "name a GGUF file"))
+    if not opened.manifest.recipe.objective.writes_text:
+        raise UsageError(Problem(str(file), "the run trained a classifier, and a GGUF file is none", "name a folder"))
+    return prove(opened, file, _GgufArtefact(opened, file), observer)
+
+
+def configuration(base: Base, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Return the configuration of a causal model in transformers' current spelling."""
+    found: dict[str, Any] = empty_base(base, "CAUSAL_LM", trust_remote_code).config.to_dict()
+    return found
+
+
+@dataclass(frozen=True)
+class _GgufArtefact:
+    """A GGUF file that should be the trained model."""
+
+    opened: Opened
+    file: Path
+
+    @property
+    def dtype(self) -> str:
+        """The dtype to compute in: that of training."""
+        return self.opened.manifest.plan.dtype.value
+
+    @property
+    def bound(self) -> float:
+        """Largest difference that rounding explains."""
+        kind = self._kind
+        own = next((bound for name, bound in BOUNDS.items() if kind.startswith(name)), _COARSER)
+        least = FLOAT32 if self.dtype == "float32" else HALF
+        if self.opened.manifest.recipe.quantization.rounds_inputs:
+            least = INT8
+        return max(own, least)
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """True for float32 and float16, in float32."""
+        return self.dtype == "float32" and self._kind in {"ALL_F32", "MOSTLY_F16"} and self.bound < HALF
+
+    @property
+    def _kind(self) -> str:
+        """llama.cpp's name of the file's type."""
+        import gguf
+
+        entry = self._reader.get_field("general.file_type")
+        try:
+            return "" if entry is None else gguf.LlamaFileType(entry.contents()).name
+        except ValueError:
+            return ""
+
+    @cached_property
+    def _reader(self) -> GGUFReader:
+        from gguf import GGUFReader
+
+        return GGUFReader(self.file)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self._reader)
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        """The configuration of the trained model: that of its base, with rows for new tokens."""
+        opened = self.opened
+        found = configuration(opened.base, opened.manifest.recipe.model.trust_remote_code)
+        return {**found, "vocab_size": max(found["vocab_size"], *(n + 1 for n in opened.manifest.added_tokens), 0)}
+
+    def stages(self, probes: list[Probe]) -> Iterator[Stage]:
+        """Yield everything that is compared without the weights."""
+        try:
+            read_gguf(self.file)
+        except LoransError as error:
+            yield Stage("files", str(error.problems[0].what))
+            return
+        yield Stage("files")
+        yield Stage("settings", differing_setting(self._reader, self._config))
+        try:
+            encode = self._encode
+        except LoransError as error:
+            yield Stage("tokenizer", str(error.problems[0].what))
+            return
+        yield Stage("tokenizer")
+        same = self._vocabulary.template == self.opened.tokenizer.chat_template
+        yield Stage("template", "" if same else "the chat template is another text")
+        yield Stage("token ids", self._other_ids(probes, encode))
+        yield Stage("stop tokens", self._stops())
+
+    @cached_property
+    def _encode(self) -> Callable[..., list[int]]:
+        """Its tokenizer, as llama.cpp reads it or else transformers. Raises `LoransError` if neither can be asked."""
+        try:
+            return TextReader(self._vocabulary)
+        except UsageError:
+            if self._vocabulary.model not in {"gpt2", "llama"}:
+                raise
+            tokenizer = load_tokenizer(self.file.parent, gguf_file=str(self.file.absolute()))
+            return lambda text, **more: list(tokenizer(text, **more)["input_ids"])
+
+    def _other_ids(self, probes: list[Probe], encode: Callable[..., list[int]]) -> str:
+        """The first text that becomes other tokens; empty if there is none."""
+        texts = [(probe.text, list(probe.inputs["input_ids"]), True) for probe in probes if probe.text is not None]
+        own = self.opened.tokenizer
+        if chat := rendered(own):
+            texts.append((chat, list(own(chat, add_special_tokens=False)["input_ids"]), False))
+        for text, expected, is_whole in texts:
+            found = encode(text, add_special_tokens=is_whole)
+            if found != expected:
+                pairs = enumerate(zip(expected, found, strict=False))
+                place = next((place for place, (a, b) in pairs if a != b), min(len(expected), len(found)))
+                was, now = (own.convert_ids_to_tokens(ids[place : place + 1]) for ids in (expected, found))
+                return f"token {place} of {text[:30]!r} is {now}, not {was}"
+        return ""
+
+    def _stops(self) -> str:
+        found = sorted({self._vocabulary.ids[name] for name in STOPS if name in self._vocabulary.ids})
+        expected = sorted(self.opened.manifest.stop_token_ids)
+        return f"generation stops at {found or 'nothing'}, and not at {expected}" if found != expected else ""
+
+    def ask(self, probes: list[Probe]) -> list[Reply]:
+        """Return its answers, computed in the dtype of training. Raises `LoransError` if it cannot be loaded."""
+        loading = replace(loading_of(self.opened.manifest), quantization=NoQuantization(), added_tokens=())
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / self.file.name
+            place.symlink_to(self.file.absolute())
+            header = read_gguf(self.file)
+            if header.scales_positions or header.config.get("model_type") in _INCOMPLETE:
+                (place.parent / "config.json").write_text(json.dumps(self._config), encoding="utf-8")
+            model = load_base(Base(str(self.file), place.parent, gguf_file=place.name), loading)
+        return ask_probes(model, probes, model.device, self.dtype)
