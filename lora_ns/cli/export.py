@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from lora_ns.services.export import ExportResult
     from lora_ns.services.verify import Proof
 
-Kind = Literal["plain", "merged", "gguf"]
+Kind = Literal["plain", "merged", "quantized", "gguf"]
 
 _OPTIONS = {
     "plain": ("--rank", "--energy"),
     "merged": ("--dtype", "--max-shard-size"),
+    "quantized": ("--type",),
     "gguf": ("--type", "--llama-cpp"),
 }
 """Options of each kind."""
@@ -35,8 +36,8 @@ def export(
         typer.Option(
             "--to",
             metavar="KIND",
-            help="Kind of artefact: plain, a LoRA that every reader reads alike; merged, a complete model; or gguf, "
-            "one file for llama.cpp and Ollama.",
+            help="Kind of artefact: plain, a LoRA that every reader reads alike; merged, a complete model; quantized, "
+            "one in few bits; or gguf, one file for llama.cpp and Ollama.",
             show_default=False,
         ),
     ],
@@ -82,7 +83,8 @@ def export(
         typer.Option(
             "--type",
             metavar="TYPE",
-            help="Type of the weights (gguf), such as f32, f16, bf16, q8_0 or q4_k_m; default: f16.",
+            help="Type of the weights. quantized: nf4 (default), fp4, int8, torchao-int8, torchao-float8; gguf: f16 "
+            "(default), f32, bf16, q8_0, q4_k_m and others.",
             show_default=False,
         ),
     ] = None,
@@ -110,8 +112,14 @@ def export(
     from lora_ns.run.directory import RunDir
     from lora_ns.services.export import export_merged, export_plain
     from lora_ns.services.export_gguf import export_gguf
+    from lora_ns.services.export_quantized import export_quantized
 
-    given = {"--rank": rank, "--energy": energy, "--dtype": dtype, "--max-shard-size": max_shard_size}
+    given: dict[str, object] = {
+        "--rank": rank,
+        "--energy": energy,
+        "--dtype": dtype,
+        "--max-shard-size": max_shard_size,
+    }
     given |= {"--type": type_, "--llama-cpp": llama_cpp}
     for option, value in given.items():
         if value is not None and option not in _OPTIONS[to]:
@@ -125,6 +133,8 @@ def export(
         place = output.absolute()
         if to == "plain":
             result = export_plain(opened, place, rank, energy, base, forced, progress)
+        elif to == "quantized":
+            result = export_quantized(opened, place, type_ or "nf4", base, forced, progress)
         elif to == "gguf":
             result = export_gguf(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
         else:
@@ -175,7 +185,7 @@ def verify(
 
 def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
     """Describe what was written."""
-    from lora_ns.services.export import GgufFile, PlainLora
+    from lora_ns.services.export import GgufFile, PlainLora, QuantizedModel
 
     made = result.made
     if isinstance(made, GgufFile):
@@ -188,6 +198,10 @@ def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
         yield "rank", f"{made.rank}, with lora_alpha = {made.rank}, in {number(made.layers)} layers"
         if made.lost:
             yield "lost", f"up to {made.lost:.1%} of the update of a layer"
+        return
+    if isinstance(made, QuantizedModel):
+        yield "quantised model", result.output
+        yield "type", f"{made.type}, {number(made.parameters)} parameters in {made.size / 1e6:,.1f} MB"
         return
     yield "merged model", result.output
     yield "parameters", f"{number(made.parameters)} in {made.dtype}"

@@ -27,6 +27,14 @@ _CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
 }
 
+_MADE = {
+    "plain": "A LoRA adapter of {}",
+    "quantized": "{} with its adapter merged into the weights, which are quantised",
+}
+
+_RELATIONS = {"plain": "adapter", "quantized": "quantized"}
+"""The relation of an artefact to its base, by the hub's names; `finetune` for others."""
+
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "deepspeed")
 
 
@@ -77,7 +85,7 @@ def _metadata(manifest: Manifest, kind: str, figures: Sequence[Figure]) -> Model
     return ModelCardData(
         model_name=recipe.task_name,
         base_model=base_name(manifest),
-        base_model_relation="adapter" if kind == "plain" else "finetune",
+        base_model_relation=_RELATIONS.get(kind, "finetune"),
         library_name="peft" if kind == "plain" else "transformers",
         pipeline_tag=task,
         license=_license(manifest),
@@ -140,7 +148,7 @@ def _evaluated(table: Mapping[str, Any]) -> Iterator[Figure]:
 def _text(run: RunDir, manifest: Manifest, kind: str, proof: str, figures: Sequence[Figure]) -> Iterator[str]:
     recipe, name = manifest.recipe, base_name(manifest)
     method = recipe.peft.tag()
-    made = f"A LoRA adapter of {name}" if kind == "plain" else f"{name} with its adapter merged into the weights"
+    made = _MADE.get(kind, "{} with its adapter merged into the weights").format(name)
     trained = f"trained by lorans {manifest.lorans} with {method} (`[{recipe.objective.toml}]`)"
     yield f"# {recipe.task_name}\n\n{made}, {trained}."
     yield "\n## Base and data\n\n| | |\n|---|---|"
@@ -174,14 +182,14 @@ def _loading(manifest: Manifest, kind: str) -> str:
     """Code that loads an artefact in each of its readers."""
     model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
     readers = {"lorans": "lorans verify FOLDER --against RUN"}
-    if kind == "merged":
+    if kind != "plain":
         readers["transformers"] = f'{model}.from_pretrained("FOLDER")'
     else:
         base = f'{model}.from_pretrained("{name}")'
         readers["PEFT"] = f'PeftModel.from_pretrained({base}, "FOLDER")'
         readers["transformers"] = f'model = {base}; model.load_adapter("FOLDER")'
     if manifest.recipe.task_type == "CAUSAL_LM":
-        readers |= _SERVERS[kind]
+        readers |= _SERVERS.get(kind, {})
     rows = (f"| {reader} | `{call.replace('BASE', name)}` |" for reader, call in readers.items())
     return "\n".join(["| reader | call |", "|---|---|", *rows])
 

@@ -63,12 +63,22 @@ class GgufFile:
 
 
 @dataclass(frozen=True)
+class QuantizedModel:
+    """A merged model in few bits."""
+
+    type: str
+    parameters: int
+    size: int
+    """Bytes of the weights."""
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """The result of `lorans export`."""
 
     output: str
     kind: str
-    made: PlainLora | MergeResult | GgufFile
+    made: PlainLora | MergeResult | GgufFile | QuantizedModel
     proof: Proof
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +102,13 @@ class Artefact(Protocol):
         """Return its answers. Raises `LoransError` if it cannot be loaded."""
 
 
-def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy: bool = False) -> Proof:
+def verify(
+    opened: Opened,
+    folder: Path,
+    observer: Observer | None = None,
+    lossy: bool = False,
+    made: Sequence[Reply] | None = None,
+) -> Proof:
     """Compare a folder with the trained model of a run, stage by stage.
 
     Args:
@@ -110,6 +116,7 @@ def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy
         folder: an adapter of its base, or a model with all its weights.
         observer: receives the stages.
         lossy: whether a loss was asked for, so that the answers are measured without a bound.
+        made: the answers that a lossy artefact gave before it was written, which it must give again.
 
     Raises:
         UsageError: if the folder is neither.
@@ -120,17 +127,22 @@ def verify(opened: Opened, folder: Path, observer: Observer | None = None, lossy
     if not is_adapter and not is_file(folder / "config.json"):
         what = f"has neither {ADAPTER} nor config.json"
         raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
-    return prove(opened, folder, _Artefact(opened, folder, is_adapter), observer, lossy)
+    return prove(opened, folder, _Artefact(opened, folder, is_adapter), observer, lossy, made)
 
 
 def prove(
-    opened: Opened, place: Path, artefact: Artefact, observer: Observer | None = None, lossy: bool = False
+    opened: Opened,
+    place: Path,
+    artefact: Artefact,
+    observer: Observer | None = None,
+    lossy: bool = False,
+    made: Sequence[Reply] | None = None,
 ) -> Proof:
     """Compare an artefact with the trained model of a run; arguments and stages as in `verify`."""
     observer = observer or SilentObserver()
     stages: list[Stage] = []
     comparison, bound = None, None
-    probes, expected = _frozen(opened)
+    probes, expected = probes_of_run(opened)
     for stage in artefact.stages(probes):
         stages.append(stage)
         if stage.name in {"files", "tokenizer"} and not stage.is_same:
@@ -149,6 +161,7 @@ def prove(
     else:
         comparison, bound = compare(expected, found), None if lossy else artefact.bound
         stages += _of_answers(comparison, bound, artefact.has_same_tokens)
+        stages += [] if made is None else [_stored(compare(made, found))]
     return Proof(str(place), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
 
 
@@ -164,7 +177,14 @@ def _of_answers(comparison: Comparison, bound: float | None, has_same_tokens: bo
         yield Stage("greedy tokens", f"{1 - share:.1%} of the most probable tokens are others" if share < 0.99 else "")
 
 
-def _frozen(opened: Opened) -> tuple[list[Probe], list[Reply]]:
+def _stored(comparison: Comparison) -> Stage:
+    """The stage of an artefact that gives the same answers once it is read back."""
+    found = comparison.largest_difference
+    fault = f"logits change by {found:.1e} of the largest when it is read back" if not found <= FLOAT32 else ""
+    return Stage("stored weights", fault)
+
+
+def probes_of_run(opened: Opened) -> tuple[list[Probe], list[Reply]]:
     """The probes that a run kept with its answers, or new ones without answers."""
     if is_file(opened.run.probes):
         return read_probes(opened.run.probes)

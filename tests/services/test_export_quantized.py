@@ -1,0 +1,60 @@
+"""A run in few bits: what is read back is what was written, and the price is measured."""
+
+import importlib.util
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+
+from typer.testing import CliRunner
+
+from lora_ns.cli.app import app
+from lora_ns.errors import MissingError, RunError, UsageError
+from lora_ns.quantizers.bitsandbytes import Bnb8Bit
+from lora_ns.services import export_quantized
+from lora_ns.services.export_quantized import TYPES
+
+
+def export(run, output, *options):
+    arguments = ["export", run.path, "--to", "quantized", "--output", output, *options, "--json"]
+    done = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", [*TYPES[:1], *(pytest.param(one, marks=pytest.mark.matrix) for one in TYPES[1:])])
+def test_what_is_read_back_was_written_and_its_price_is_known(lora_run, tmp_path, kind):
+    result = export(lora_run, tmp_path / "small", "--type", kind)
+    proof = result["proof"]
+    assert [stage["name"] for stage in proof["stages"]][-1] == "stored weights"
+    assert not [stage for stage in proof["stages"] if stage["fault"]]
+    assert proof["bound"] is None
+    assert 0 < proof["comparison"]["divergence"] < 1
+    report = json.loads((tmp_path / "small/export_report.json").read_text())
+    assert (report["verified"], report["made"]["type"]) == (True, kind)
+    config = json.loads((tmp_path / "small/config.json").read_text())
+    assert config["quantization_config"]
+    ours = {file.name for file in (tmp_path / "small").iterdir()}
+    assert ours >= {
+        file.name for file in lora_run.adapter.iterdir() if file.name.startswith(("token", "chat", "gener"))
+    }
+    assert "base_model_relation: quantized" in (tmp_path / "small/README.md").read_text()
+
+
+def test_other_weights_than_were_written_are_noticed(lora_run, tmp_path, monkeypatch):
+    ask = export_quantized.ask_probes
+    monkeypatch.setattr(export_quantized, "ask_probes", lambda model, probes, *rest: ask(model, probes[::-1], *rest))
+    with pytest.raises(RunError, match="stored weights: logits change by"):
+        export(lora_run, tmp_path / "small")
+    assert json.loads((tmp_path / "small/export_report.json").read_text())["verified"] is False
+
+
+def test_an_unknown_type_and_a_missing_package_are_named(lora_run, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="did you mean `nf4`"):
+        export(lora_run, tmp_path / "small", "--type", "nf3")
+    monkeypatch.setattr(Bnb8Bit, "packages", ("none_such",))
+    assert importlib.util.find_spec("none_such") is None
+    with pytest.raises(MissingError, match="needs `none_such`"):
+        export(lora_run, tmp_path / "small", "--type", "int8")
+    assert not (tmp_path / "small").exists()
