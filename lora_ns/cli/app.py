@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from lora_ns import __version__
+from lora_ns.cli.adapter import check, diff, inspect
 from lora_ns.cli.bisect import bisect
 from lora_ns.cli.cache import cache
-from lora_ns.cli.commands import Entry, Group, is_rich
+from lora_ns.cli.commands import Entry, Family, Group, is_rich
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.export import export, verify
@@ -96,6 +97,32 @@ COMMANDS = (
         merge,
         "Use",
         ["lorans merge outputs/run --output merged", "lorans merge outputs/run -o merged --dtype float32"],
+    ),
+    Family(
+        "adapter",
+        "Check for which programs an adapter works, show its figures, or compare two.",
+        "Use",
+        [
+            Entry(
+                "check",
+                check,
+                "Commands",
+                ["lorans adapter check outputs/run", "lorans adapter check adapter --for vllm --for ollama"],
+            ),
+            Entry(
+                "inspect",
+                inspect,
+                "Commands",
+                ["lorans adapter inspect outputs/run", "lorans adapter inspect adapter --json"],
+            ),
+            Entry(
+                "diff",
+                diff,
+                "Commands",
+                ["lorans adapter diff outputs/one outputs/two", "lorans adapter diff outputs/run adapter --json"],
+            ),
+        ],
+        ["lorans adapter check outputs/run --for vllm", "lorans adapter inspect outputs/run"],
     ),
     Entry(
         "submit",

@@ -37,6 +37,33 @@ class Entry:
         )(self.function)
 
 
+@dataclass(frozen=True)
+class Family:
+    """Commands with a first word in common, such as `lorans adapter check`."""
+
+    name: str
+    sentence: str
+    """What they are about, as a sentence for the help."""
+    group: str
+    commands: Sequence[Entry]
+    examples: Sequence[str]
+
+    def add_to(self, app: typer.Typer) -> None:
+        """Register the commands."""
+        family = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+        for command in self.commands:
+            command.add_to(family)
+        app.add_typer(
+            family,
+            name=self.name,
+            cls=Group,
+            help=self.sentence,
+            rich_help_panel=self.group,
+            epilog=_epilog(self.examples),
+            no_args_is_help=True,
+        )
+
+
 def _in_paragraphs(text: str) -> str:
     """Join the lines of each paragraph, so that a terminal of any width wraps them."""
     return "\n\n".join(paragraph.replace("\n", " ") for paragraph in text.split("\n\n"))
@@ -100,7 +127,7 @@ class Command(TyperCommand):
         except _Usage as error:
             option = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
             advice = self._advice(option, given) if option else ""
-            raise UsageError(_problem_of(error, f"lorans {self.name}", advice)) from None
+            raise UsageError(_problem_of(error, _words_of(ctx), advice)) from None
 
     def _advice(self, option: str, given: Sequence[str]) -> str:
         """Return the replacement for an option that the command does not have, empty if there is none."""
@@ -117,6 +144,15 @@ class Command(TyperCommand):
             option.lstrip("-"), _value_of(option, given), only="generation" if self.name == "infer" else ""
         )
         return f"write `--set {setting}`" if setting else ""
+
+
+def _words_of(ctx: Any) -> str:
+    """Return the words of a command line up to its command, whatever the program was started as."""
+    names: list[str] = []
+    while ctx.parent is not None:
+        names.insert(0, ctx.info_name)
+        ctx = ctx.parent
+    return " ".join(["lorans", *names])
 
 
 def _value_of(option: str, given: Sequence[str]) -> str:
@@ -162,7 +198,7 @@ class Group(TyperGroup):
         try:
             return super().parse_args(ctx, args)
         except _Usage as error:
-            raise UsageError(_problem_of(error, "lorans")) from None
+            raise UsageError(_problem_of(error, _words_of(ctx))) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; a wrong name is an error that says which to use."""
@@ -170,6 +206,10 @@ class Group(TyperGroup):
         if name in self.commands or name.startswith("-"):
             return super().resolve_command(ctx, args)
         shown = [known for known, command in self.commands.items() if not command.hidden]
+        words = _words_of(ctx)
+        if words != "lorans":
+            hint = did_you_mean(name, shown) or f"`{words} --help` lists them"
+            raise UsageError(Problem("", f"no command `{words} {name}`", hint))
         raise UsageError(Problem("", f"no command `{name}`", _command_advice(name, args, shown)))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 -- the parser's signature

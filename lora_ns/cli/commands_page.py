@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 from lora_ns.cli.app import COMMANDS
-from lora_ns.cli.commands import Entry
+from lora_ns.cli.commands import Entry, Family
 from lora_ns.cli.terminal import hand_over
 
 
 def page() -> str:
     """All commands with their arguments and options as Markdown."""
-    shown = [entry for entry in COMMANDS if entry.group]
+    shown = list(_shown())
     lines = [
         "# Commands",
         "",
@@ -28,13 +28,22 @@ def page() -> str:
         "| group | command | what it does |",
         "|---|---|---|",
     ]
-    for group, entries in groupby(shown, key=lambda entry: entry.group):
-        for place, entry in enumerate(entries):
-            name = f"[`lorans {entry.name}`](#lorans-{entry.name})"
+    for group, entries in groupby(shown, key=lambda row: row[0]):
+        for place, (_, words, entry) in enumerate(entries):
+            name = f"[`lorans {words}`](#lorans-{words.replace(' ', '-')})"
             lines.append(f"| {'' if place else group} | {name} | {_sentence(entry)} |")
-    for entry in shown:
-        lines += _section(entry)
+    for _, words, entry in shown:
+        lines += _section(words, entry)
     return "\n".join(lines) + "\n"
+
+
+def _shown() -> Iterator[tuple[str, str, Entry]]:
+    """Yield the group, the words and the entry of every command that is shown."""
+    for entry in COMMANDS:
+        if isinstance(entry, Family):
+            yield from ((entry.group, f"{entry.name} {command.name}", command) for command in entry.commands)
+        elif entry.group:
+            yield entry.group, entry.name, entry
 
 
 def _sentence(entry: Entry) -> str:
@@ -46,8 +55,8 @@ def _paragraphs(entry: Entry) -> list[str]:
     return [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")]
 
 
-def _section(entry: Entry) -> Iterator[str]:
-    yield from ("", f"## `lorans {entry.name}`")
+def _section(words: str, entry: Entry) -> Iterator[str]:
+    yield from ("", f"## `lorans {words}`")
     for paragraph in _paragraphs(entry):
         yield from ("", paragraph)
     yield from ("", "```bash", *entry.examples, "```")

@@ -29,6 +29,20 @@ def run_folders(incomplete: str) -> list[str]:
     return _paths(incomplete, lambda folder, files: [folder] if "manifest.json" in files else [])
 
 
+def adapter_folders(incomplete: str) -> list[str]:
+    """Complete folders with an adapter, and run directories."""
+    return _paths(
+        incomplete, lambda folder, files: [folder] if {"adapter_config.json", "manifest.json"} & set(files) else []
+    )
+
+
+def readers(incomplete: str) -> list[str]:
+    """Complete programs that load adapters."""
+    from lora_ns.readers import READERS
+
+    return [name for name in READERS if name.startswith(incomplete)]
+
+
 def recipes_and_runs(incomplete: str) -> list[str]:
     """Complete recipes and run directories, for `lorans train --resume`."""
     return [*recipe_files(incomplete), *run_folders(incomplete)][:MOST]

@@ -8,7 +8,7 @@ from command_line import lorans
 from terminals import command, on_a_terminal, plain
 
 from lora_ns.cli.app import COMMANDS, app
-from lora_ns.cli.commands import Group
+from lora_ns.cli.commands import Family, Group
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,14 @@ def test_a_terminal_gets_a_wrong_command_line_in_colour_and_no_escapes_in_words(
     assert " ".join(plain(got).split()).startswith("error: ")
 
 
+FAMILIES = [entry for entry in COMMANDS if isinstance(entry, Family)]
+SHOWN = [
+    *(([entry.name], entry) for entry in COMMANDS if entry.group),
+    *(([family.name, entry.name], entry) for family in FAMILIES for entry in family.commands),
+]
+"""The words of each command in the help, and the command."""
+
+
 def help_on_a_terminal(columns, *words):
     """The lines of a help with panels, which an application has that starts on a terminal."""
 
@@ -83,7 +91,7 @@ def help_on_a_terminal(columns, *words):
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-@pytest.mark.parametrize("words", [["--help"], *([entry.name, "--help"] for entry in COMMANDS if entry.group)])
+@pytest.mark.parametrize("words", [["--help"], *([*words, "--help"] for words, _ in SHOWN)])
 def test_help_fits_a_terminal_and_shows_no_type_beside_a_flag(words, columns):
     done = help_on_a_terminal(columns, *words)
     assert max(map(len, done)) <= columns
@@ -112,12 +120,9 @@ def test_a_wrong_command_leads_to_the_right_one_and_never_to_a_hidden_one(argume
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no command `{arguments[0]}` ({told})\n")
 
 
-SHOWN = [entry for entry in COMMANDS if entry.group]
-
-
 def test_help_lists_every_command_under_its_group_with_a_whole_sentence():
     text = lorans("--help").stdout
-    places = [text.index(f"\n{group}:") for group in dict.fromkeys(entry.group for entry in SHOWN)]
+    places = [text.index(f"\n{group}:") for group in dict.fromkeys(entry.group for entry in COMMANDS if entry.group)]
     assert places == sorted(places)
     assert "..." not in text.partition("Start:")[2]
     assert "\x1b" not in text
@@ -125,14 +130,14 @@ def test_help_lists_every_command_under_its_group_with_a_whole_sentence():
         assert bool(re.search(rf"^  {entry.name} ", text, re.MULTILINE)) == bool(entry.group)
 
 
-@pytest.mark.parametrize("entry", SHOWN, ids=lambda entry: entry.name)
-def test_the_help_of_a_command_has_two_examples_that_parse(entry):
-    text = lorans(entry.name, "-h").stdout
-    assert text == lorans(entry.name, "--help").stdout
+@pytest.mark.parametrize(("words", "entry"), SHOWN, ids=[" ".join(words) for words, _ in SHOWN])
+def test_the_help_of_a_command_has_two_examples_that_parse(words, entry):
+    text = lorans(*words, "-h").stdout
+    assert text == lorans(*words, "--help").stdout
     assert len(entry.examples) == 2
     for example in entry.examples:
         assert f"  {example}\n" in text
-        assert f"lorans {entry.name}" in example
+        assert f"lorans {' '.join(words)}" in example
     sentences = re.findall(r"^  --?[a-z-]+.*", text, re.MULTILINE)
     assert sentences
     assert app.registered_commands

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapter_folders import write_adapter
 from minimal_recipe import MINIMAL
 
 import lora_ns
@@ -35,11 +36,25 @@ def test_a_light_command_imports_nothing_heavy(write_recipe, command):
     hub = MINIMAL.replace("lorans:nano", "owner/base").replace('path = "train.jsonl"', 'name = "owner/rows"')
     (recipe.parent / "hub.toml").write_text(hub)
     (recipe.parent / "axolotl.yaml").write_text(AXOLOTL)
-    run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
-    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    imported = imported_by(*command)
     assert not imported & HEAVY
     assert "typer" in imported
+
+
+@pytest.mark.parametrize("command", ["check FOLDER", "inspect FOLDER", "diff FOLDER FOLDER"])
+def test_the_commands_about_adapter_folders_import_nothing_heavy(tmp_path, command):
+    pytest.importorskip("numpy")
+    folder = str(write_adapter(tmp_path))
+    imported = imported_by("adapter", *command.replace("FOLDER", folder).split())
+    assert not imported & {*HEAVY, "safetensors"}
+    assert "numpy" in imported
+
+
+def imported_by(*command):
+    """The packages that a command imports, which has to succeed."""
+    run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
+    return {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
