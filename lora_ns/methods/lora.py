@@ -264,6 +264,8 @@ class Lora(LayeredMethod):
         """Arguments of `peft.LoraConfig`."""
         kwargs = super().to_kwargs()
         kwargs["r"] = kwargs.pop("lora_r")
+        if float(self.lora_alpha).is_integer():  # as PEFT declares it; Ollama refuses an adapter with 32.0
+            kwargs["lora_alpha"] = int(self.lora_alpha)
         kwargs["init_lora_weights"] = True if self.init_lora_weights == "default" else self.init_lora_weights
         kwargs["kasa_config"] = {"beta": self.kasa_beta, "gamma": self.kasa_gamma} if self.use_kasa else None
         return {**kwargs, **self._start_kwargs(), **self.extra}

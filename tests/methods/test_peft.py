@@ -109,6 +109,11 @@ def test_lora_by_default_is_rank_16_on_all_linear_layers():
     }
 
 
+@pytest.mark.parametrize(("alpha", "written"), [(32, "32"), (32.0, "32"), (0.5, "0.5"), (1e15, "1000000000000000")])
+def test_alpha_reaches_peft_as_a_whole_number_where_it_is_one(alpha, written):
+    assert json.dumps(read("lora", lora_alpha=alpha).to_kwargs()["lora_alpha"]) == written
+
+
 @pytest.mark.parametrize(("key", "value"), [("target_modules", ["q"]), ("layers_to_transform", [0, 3])])
 def test_lists_reach_peft_as_lists(key, value):
     assert read("lora", **{key: value}).to_kwargs()[key] == value
