@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_file, is_folder, read_json
-from lora_ns.files.safetensors import Tensors, read_header
-from lora_ns.methods.lora import is_matched
+from lora_ns.files.safetensors import Tensors, is_count, read_header, shortened
+from lora_ns.safety.deadline import OverrunError, bounded
+
+PROMPTS = frozenset({"CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"})
+"""Types that put virtual tokens before the prompt."""
+
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -35,6 +39,10 @@ Kind = Literal[
     "other",
 ]
 """Purpose of a tensor. `other factor` belongs to a variant of LoRA, `base layer` is a copy of a weight of the base."""
+
+
+SECONDS = 3.0
+"""Seconds in which the patterns of a configuration must have been matched with all layers."""
 
 
 _NAME = re.compile(
@@ -67,13 +75,16 @@ class Name:
     """Name of the adapter in memory, which PEFT leaves out of its files."""
 
 
+_LONGEST = 1000
+"""Maximum length of a tensor's name; a longer one belongs to no model."""
+
+
 def parse_name(key: str) -> Name:
     """Split the name of a tensor into its parts."""
-    found = _NAME.fullmatch(key)
-    assert found is not None or not key
-    wrapper = found["wrapped"] + found["inside"] if found else ""
-    rest = found["rest"] if found else key
-    has_prefix = bool(found and found["prefix"])
+    found = _NAME.fullmatch(key) if len(key) <= _LONGEST else None
+    if found is None:
+        return Name(key, "", False, key, "other")
+    wrapper, rest, has_prefix = found["wrapped"] + found["inside"], found["rest"], found["prefix"] is not None
     factor = _FACTOR.fullmatch(rest)
     if factor is None:
         return Name(key, wrapper, has_prefix, rest, _kind_of(rest))
@@ -192,7 +203,11 @@ class Adapter:
         if not self.is_lora:
             return ()
         if "layers" not in self.cache:
-            self.cache["layers"] = tuple(self._layers())
+            try:
+                self.cache["layers"] = bounded(lambda: tuple(self._layers()), SECONDS)
+            except (OverrunError, RecursionError, OverflowError) as error:
+                what = f"matching `rank_pattern` and `alpha_pattern` with the layers {error}"
+                raise UsageError(Problem(self.config_file, what, "write simpler patterns")) from None
         found: tuple[Layer, ...] = self.cache["layers"]
         return found
 
@@ -218,13 +233,20 @@ class Adapter:
 
     def configured_rank(self, module: str) -> int:
         """Return the rank of a module by the configuration, with PEFT's rule for patterns."""
-        return max(1, int(_by_pattern(self.config.get("rank_pattern"), module, self.r)))
+        return max(1, int(self._by_pattern("rank_pattern", module, self.r)))
 
     def scale(self, module: str) -> float:
         """Return the factor with which PEFT adds the product of a module's factors."""
-        alpha = float(_by_pattern(self.config.get("alpha_pattern"), module, self.lora_alpha))
+        alpha = self._by_pattern("alpha_pattern", module, self.lora_alpha)
         rank = self.configured_rank(module)
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+
+    def _by_pattern(self, field: str, module: str, default: float) -> float:
+        """Return the value of the first pattern that matches a module, as PEFT finds it."""
+        if field not in self.cache:
+            self.cache[field] = list(_compiled(self.config.get(field) or {}))
+        name = _expert_parameter(module)
+        return next((value for pattern, value in self.cache[field] if pattern.match(name)), default)
 
     def values(self, key: str) -> Any:
         """Read a tensor as a NumPy array of float64, whatever dtype it is stored in. Raises `UsageError`."""
@@ -248,14 +270,13 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"
 }  # fmt: skip
 
 
-def _by_pattern(patterns: Any, module: str, default: float) -> float:
-    """Return the value of the first pattern that matches a module, as PEFT finds it."""
-    name = _expert_parameter(module)
-    matching = (value for pattern, value in (patterns or {}).items() if is_matched(name, str(pattern)))
-    return next(matching, default)
+def _compiled(patterns: Mapping[str, float]) -> Iterator[tuple[re.Pattern[str], float]]:
+    """Compile patterns by PEFT's rule; one that is no regular expression matches nothing."""
+    for pattern, value in patterns.items():
+        with contextlib.suppress(re.error):
+            yield re.compile(rf"(.*\.)?({pattern})$"), float(value)
 
 
-@functools.cache
 def _expert_parameter(module: str) -> str:
     """Return the name of the parameter that PEFT matches patterns with, for experts that are stored as one tensor."""
     if module.endswith(".experts.base_layer"):
@@ -287,8 +308,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError(Problem(str(file), "not a JSON object", remedy))
     problems = [
-        Problem(str(file), f"`{key}` is {value!r}, not {kind}", remedy)
-        for key, (is_right, kind) in _KINDS.items()
+        Problem(str(file), f"`{key}` is {shortened(value)}, not {kind}", remedy)
+        for key, (is_right, kind) in {**_KINDS, **(_LORA_KINDS if config.get("peft_type") == "LORA" else {})}.items()
         if not is_right(value := config.get(key))
     ]
     if problems:
@@ -301,19 +322,35 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_rank(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    return is_count(value, 1, 2**31)
 
 
-def _has_values(value: Any, is_right: Any) -> bool:
-    return value is None or (isinstance(value, dict) and all(map(is_right, value.values())))
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
-_KINDS: Mapping[str, tuple[Any, str]] = {
+def _is_table(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _or_absent(is_right: Callable[[Any], bool], kind: str) -> _Check:
+    return lambda value: value is None or is_right(value), kind
+
+
+_KINDS: Mapping[str, _Check] = {
     "peft_type": (lambda value: isinstance(value, str) and value != "", "the name of a PEFT method"),
-    "r": (_is_rank, "a whole number above 0"),
-    "lora_alpha": (lambda value: value is None or _is_number(value), "a number"),
-    "rank_pattern": (lambda value: _has_values(value, lambda one: isinstance(one, (int, list))), "a table of ranks"),
-    "alpha_pattern": (lambda value: _has_values(value, _is_number), "a table of numbers"),
+    "modules_to_save": _or_absent(_is_names, "a list of names"),
+}
+
+
+_LORA_KINDS: Mapping[str, _Check] = {
+    "r": _or_absent(_is_rank, "a whole number above 0"),
+    "lora_alpha": _or_absent(_is_number, "a number"),
+    "rank_pattern": _or_absent(lambda value: _is_table(value, _is_rank), "a table of ranks"),
+    "alpha_pattern": _or_absent(lambda value: _is_table(value, _is_number), "a table of numbers"),
 }
 """Checks of the fields that the scale follows from."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from lora_ns.readers.adapter import Adapter, Kind, Layer
+from lora_ns.readers.adapter import PROMPTS, Adapter, Kind, Layer
 
 Severity = Literal["refused", "wrong", "right"]
 """`refused`: the reader stops with an error. `wrong`: it loads another model than was trained, and does not stop.
@@ -147,7 +148,8 @@ class LoraReader(Reader):
         if adapter.config.get("use_rslora") and not patterns and self.takes_alpha(alpha := _plain_alpha(adapter)):
             return f'write `"use_rslora": false` and `"lora_alpha": {alpha:g}`, which is the same adapter'
         if adapter.run is not None:
-            return f"`lorans export {adapter.run} --to plain` writes the same adapter with alpha = r for every layer"
+            run = shlex.quote(str(adapter.run))
+            return f"`lorans export {run} --to plain` writes the same adapter with alpha = r for every layer"
         return merge_remedy(adapter)
 
     def takes_alpha(self, alpha: float) -> bool:
@@ -190,10 +192,16 @@ def counted(what: str, names: Sequence[str]) -> str:
     return f"{what} ({len(names)} tensor{'s' if len(names) > 1 else ''})"
 
 
+_UNMERGED = PROMPTS | {"ADAPTION_PROMPT", "BEFT", "LILY"}
+"""Types that PEFT cannot merge."""
+
+
 def merge_remedy(adapter: Adapter) -> str:
     """Advise to merge the adapter, which every reader of models then reads alike."""
+    if adapter.peft_type in _UNMERGED or adapter.config.get("alora_invocation_tokens"):
+        return "load it with PEFT: such an adapter cannot be merged"
     if adapter.run is not None:
-        return f"merge it: `lorans merge {adapter.run} --output merged`"
+        return f"merge it: `lorans merge {shlex.quote(str(adapter.run))} --output merged`"
     return "merge it into its base with PEFT's `merge_and_unload`, and use the merged model"
 
 

@@ -74,9 +74,10 @@ class Ollama(LoraReader):
         )
 
     def _alpha(self, adapter: Adapter) -> Iterator[Finding]:
-        alpha = adapter.config.get("lora_alpha")
-        if isinstance(alpha, float):
-            remedy = f'write `"lora_alpha": {alpha:.0f}`' if alpha.is_integer() else merge_remedy(adapter)
+        alpha = adapter.config.get("lora_alpha", 0)
+        if isinstance(alpha, float) or (alpha or 0) < 0:
+            is_whole = float(alpha).is_integer() and alpha >= 0
+            remedy = f'write `"lora_alpha": {alpha:.0f}`' if is_whole else merge_remedy(adapter)
             yield Finding("refused", "lora_alpha", f"`lora_alpha` is {alpha}; it reads whole numbers only", remedy)
 
     def _shapes(self, adapter: Adapter) -> Iterator[Finding]:
@@ -96,5 +97,5 @@ class Ollama(LoraReader):
         return alpha > 0 and alpha.is_integer()
 
     def scale(self, adapter: Adapter, layer: Layer) -> float:
-        """Return lora_alpha / rank of the tensor."""
-        return tensor_scale(adapter, layer)
+        """Return lora_alpha / rank of the tensor; 1 if the field is absent."""
+        return 1.0 if adapter.config.get("lora_alpha") is None else tensor_scale(adapter, layer)

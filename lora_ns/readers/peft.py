@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from lora_ns.readers.adapter import Adapter
-from lora_ns.readers.base import Finding, Reader, Severity, grouped, merge_remedy, shown_scales, trained_formula
-from lora_ns.readers.starts import CONVERT, start_of
-
-PROMPTS = frozenset({"CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"})
-"""Types that put virtual tokens before the prompt."""
-
+from lora_ns.files.safetensors import shortened
+from lora_ns.readers.adapter import PROMPTS, Adapter
+from lora_ns.readers.base import Finding, Reader, Severity, grouped, shown_scales, trained_formula
+from lora_ns.readers.starts import convert_remedy, start_of
 
 TYPES = frozenset({
     *PROMPTS,
@@ -55,11 +52,11 @@ class Peft(Reader):
         """Yield what depends on the type, the initialisation, the names and the shapes; then the scale."""
         kind = adapter.peft_type
         if kind not in self.types:
-            yield Finding("refused", "peft_type", self.refusal(kind), merge_remedy(adapter))
+            yield Finding("refused", "peft_type", *self.refusal(kind))
             return
         if known := self.starts.get(start_of(adapter)):
             severity, what = known
-            yield Finding(severity, "init_lora_weights", what, CONVERT)
+            yield Finding(severity, "init_lora_weights", what, convert_remedy(adapter))
         yield from self.names(adapter)
         yield from self._shapes(adapter)
         factors = grouped(adapter, lambda layer: layer.scale)
@@ -69,9 +66,9 @@ class Peft(Reader):
         what = f"scales by {trained_formula(adapter)} = {shown_scales(factors)}, as trained"
         yield Finding("right", "", what, factors=factors)
 
-    def refusal(self, kind: str) -> str:
-        """Write why a type is refused."""
-        return f"does not know the type {kind}"
+    def refusal(self, kind: str) -> tuple[str, str]:
+        """Write why a type is refused, and what to do."""
+        return f"does not know the type {shortened(kind)}", "install the version of PEFT that saved it"
 
     def names(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield names with which the tensors have no place in the model, so that the adapter has no effect."""

@@ -11,7 +11,11 @@ MOVE_BASE = frozenset({"corda", "loftq", "lora_ga", "olora", "pissa", "pissa_nit
 """Initialisations that subtract the initial update from the base, or quantise it."""
 
 
-CONVERT = "save it again with PEFT's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
+def convert_remedy(adapter: Adapter) -> str:
+    """Advise to take an adapter that belongs to the unchanged base."""
+    if adapter.run is not None:
+        return f"take {adapter.run / 'adapter'}, which lorans saves for the unchanged base when the run ends"
+    return "save it again with PEFT's `path_initial_model_for_weight_conversion`, which makes it a plain LoRA"
 
 
 def start_of(adapter: Adapter) -> str:
@@ -30,4 +34,4 @@ def moved_base(adapter: Adapter, more: str = "") -> Iterator[Finding]:
     """Yield the finding about such an initialisation, for readers that add the adapter to the base as it is."""
     if (start := start_of(adapter)) in MOVE_BASE:
         what = f"adds the adapter to the base as it is, but {start} changed the base before the training{more}"
-        yield Finding("wrong", "init_lora_weights", what, CONVERT)
+        yield Finding("wrong", "init_lora_weights", what, convert_remedy(adapter))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lora_ns.readers.peft import PROMPTS, Peft
+from lora_ns.readers.adapter import PROMPTS
+from lora_ns.readers.peft import Peft
 
 SHARED = frozenset({"FROD", "PVERA", "TINYLORA", "UNILORA", "VBLORA", "VERA"})
 """Types whose layers share tensors, which are not part of any layer."""
@@ -24,8 +25,8 @@ class Transformers(Peft):
     needs_prefix: ClassVar[bool] = False
     takes_adapter_name: ClassVar[bool] = False
 
-    def refusal(self, kind: str) -> str:
-        """Write why a type is refused."""
+    def refusal(self, kind: str) -> tuple[str, str]:
+        """Write why a type is refused, and what to do."""
         if kind in Peft.types:
-            return f"`load_adapter` does not take the type {kind}, which PEFT itself reads"
+            return f"`load_adapter` does not take the type {kind}", "load it with PEFT: `PeftModel.from_pretrained`"
         return super().refusal(kind)

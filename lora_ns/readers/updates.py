@@ -44,8 +44,11 @@ class Factors:
 
     def product(self, other: Factors) -> float:
         """Inner product with another update of the same shape."""
+        import numpy as np
+
         both = zip(self.pairs, other.pairs, strict=True)
-        return sum(float(((b.T @ d) * (a @ c.T)).sum()) for (b, a), (d, c) in both)
+        with np.errstate(all="ignore"):
+            return sum(float(((b.T @ d) * (a @ c.T)).sum()) for (b, a), (d, c) in both)
 
     def equals(self, other: Factors) -> bool:
         """True if the factors themselves are the same."""
@@ -77,4 +80,6 @@ def factors_of(adapter: Adapter, layer: Layer) -> Factors:
 def _norm(b: Matrix, a: Matrix) -> float:
     import numpy as np
 
-    return float(np.linalg.norm(np.linalg.qr(b, mode="r") @ np.linalg.qr(a.T, mode="r").T))
+    with np.errstate(all="ignore"):  # of values that are not finite, neither is the norm
+        left, right = (np.asarray(np.linalg.qr(factor, mode="r")) for factor in (b, a.T))
+        return float(np.linalg.norm(left @ right.T))

@@ -71,7 +71,7 @@ class Vllm(LoraReader):
 
     def more(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield findings about required fields, ranks, initialisations and experts."""
-        missing = [key for key in ("r", "lora_alpha", "target_modules") if key not in adapter.config]
+        missing = [key for key in ("r", "lora_alpha", "target_modules") if adapter.config.get(key) is None]
         if missing:
             yield Finding("refused", missing[0], f"requires the field `{missing[0]}`", "add it to adapter_config.json")
         yield from self._rank(adapter)

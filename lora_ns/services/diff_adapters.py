@@ -61,9 +61,9 @@ def diff_adapters(first: Path, second: Path) -> AdapterDiff:
     mine, theirs = (_units(adapter, by_updates) for adapter in (one, other))
     groups: dict[str, list[_Compared]] = {}
     for name in mine.keys() & theirs.keys():
-        kind = mine[name].kind if isinstance(mine[name], Layer) else tensor_group(name)
-        compared = _compare(one, other, mine[name], theirs[name])
-        groups.setdefault(kind, []).append(compared)
+        unit = mine[name]
+        kind = unit.kind if isinstance(unit, Layer) else tensor_group(name)
+        groups.setdefault(kind, []).append(_compare(one, other, unit, theirs[name]))
     found = tuple(_group(kind, groups[kind]) for kind in sorted(groups))
     everything = _group("", [part for parts in groups.values() for part in parts])
     only = tuple(sorted(mine.keys() - theirs.keys())), tuple(sorted(theirs.keys() - mine.keys()))
@@ -115,13 +115,18 @@ def _compare(one: Adapter, other: Adapter, mine: Layer | str, theirs: Layer | st
         if first.equals(second):
             return _Compared(*norms, norms[0], 0.0, True)
         return _Compared(*norms, first.product(second), first.minus(second).norm() ** 2, False)
-    left, right = one.values(str(mine)), other.values(str(theirs))
-    norms = float((left**2).sum()), float((right**2).sum())
-    if left.shape != right.shape:
-        return _Compared(*norms, 0.0, None, False)
-    return _Compared(
-        *norms, float((left * right).sum()), float(((left - right) ** 2).sum()), bool((left == right).all())
-    )
+    return _compare_values(one.values(str(mine)), other.values(str(theirs)))
+
+
+def _compare_values(left: Any, right: Any) -> _Compared:
+    import numpy as np
+
+    with np.errstate(all="ignore"):  # of values that are not finite, neither are the figures
+        norms = float((left**2).sum()), float((right**2).sum())
+        if left.shape != right.shape:
+            return _Compared(*norms, 0.0, None, False)
+        product, difference = float((left * right).sum()), float(((left - right) ** 2).sum())
+        return _Compared(*norms, product, difference, np.array_equal(left, right))
 
 
 def _group(kind: str, parts: list[_Compared]) -> GroupDifference:

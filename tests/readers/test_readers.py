@@ -40,6 +40,9 @@ PLANTED = [
     ("alpha_pattern", {"alpha_pattern": {"down_proj": 32}}, "", SERVERS),
     ("alpha_pattern without effect", {"alpha_pattern": {"down_proj": 8}}, "", ""),
     ("rank_pattern", {"rank_pattern": {"down_proj": 2}, "tensors": factors(ranks={"down_proj": 2})}, "", "vllm"),
+    ("no alpha", {"lora_alpha": None, "r": 8, "tensors": factors(8)}, "vllm llama.cpp", ""),
+    ("no alpha, another rank", {"lora_alpha": None}, "vllm llama.cpp", "ollama"),
+    ("an alpha below 0", {"lora_alpha": -8}, "ollama", ""),
     ("a fraction as alpha", {"lora_alpha": 8.5}, "ollama", ""),
     ("alpha as a float", {"lora_alpha": 8.0}, "ollama", ""),
     ("alpha 0", {"lora_alpha": 0}, "", "llama.cpp ollama"),
@@ -135,6 +138,8 @@ PLANTED = [
         f"{SERVERS} transformers",
         "",
     ),
+    ("OFT, whose rank may be 0", {"peft_type": "OFT", "r": 0, "tensors": {f"{Q}.oft_R.weight": ONE}}, SERVERS, ""),
+    ("a pattern that is no regular expression", {"alpha_pattern": {"(": 32}}, "", ""),
     ("a type that PEFT does not know", {"peft_type": "NEW"}, ALL, ""),
 ]
 
@@ -194,6 +199,21 @@ def test_an_adapter_of_a_run_is_merged_or_written_plainly(tmp_path):
         f"`lorans export {run} --to plain` writes the same adapter with alpha = r for every layer",
     ]
     assert read_adapter(folder).run == run
+
+
+def test_a_checkpoint_whose_start_is_in_the_base_leads_to_the_adapter_of_its_run(tmp_path):
+    folder = write_adapter(tmp_path / "checkpoints/checkpoint-3", init_lora_weights="pissa")
+    for name in ("manifest.json", "recipe.toml"):
+        (tmp_path / name).write_text("{}")
+    assert found(folder, "vllm").remedy.startswith(f"take {tmp_path / 'adapter'}")
+
+
+def test_what_cannot_be_merged_is_not_advised_to_be(tmp_path):
+    for how in ({"peft_type": "PROMPT_TUNING"}, {"alora_invocation_tokens": [1]}):
+        assert (
+            found(write_adapter(tmp_path, **how), "vllm").remedy
+            == "load it with PEFT: such an adapter cannot be merged"
+        )
 
 
 @pytest.mark.parametrize(("rank", "told"), [(16, None), (17, 32), (33, 64), (300, 320), (512, 512)])
@@ -260,11 +280,19 @@ UNREADABLE = [
     (remove("adapter_config.json"), "adapter_config.json: no such file"),
     (break_file("adapter_config.json", b"{"), "adapter_config.json:1: not JSON"),
     (break_file("adapter_config.json", b"[]"), "adapter_config.json: not a JSON object"),
-    (break_file("adapter_config.json", b"{}"), "`peft_type` is None, not the name of a PEFT method"),
+    (break_file("adapter_config.json", b"{}"), "`peft_type` is null, not the name of a PEFT method"),
     (break_file("adapter_config.json", b'{"peft_type": "LORA", "r": -1}'), "`r` is -1, not a whole number above 0"),
     (
         break_file("adapter_config.json", b'{"peft_type": "LORA", "lora_alpha": "a"}'),
-        "`lora_alpha` is 'a', not a number",
+        '`lora_alpha` is "a", not a number',
+    ),
+    (
+        break_file("adapter_config.json", b'{"peft_type": "LORA", "rank_pattern": {"q": [1]}}'),
+        '`rank_pattern` is {"q": [1]}, not a table of ranks',
+    ),
+    (
+        break_file("adapter_config.json", b'{"peft_type": "LORA", "modules_to_save": "head"}'),
+        '`modules_to_save` is "head", not a list of names',
     ),
     (remove("adapter_model.safetensors"), "an adapter without weights: no adapter_model.safetensors"),
     (pickle_instead, "adapter_model.bin: a pickle, which can run code when it is opened; lorans does not open it"),
@@ -281,6 +309,15 @@ def test_a_folder_that_cannot_be_read_is_refused_with_its_file(tmp_path, damage,
         check_adapter(folder)
     assert refused.value.exit_code == 2
     assert told in str(refused.value)
+
+
+def test_a_pattern_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_ns.readers.adapter.SECONDS", 0.1)
+    folder = write_adapter(tmp_path, alpha_pattern={r"([\w.]+)+!": 1})
+    with pytest.raises(
+        LoransError, match=r"matching `rank_pattern` and `alpha_pattern` with the layers takes more than"
+    ):
+        check_adapter(folder)
 
 
 def test_a_pickle_is_never_opened(tmp_path):

@@ -144,6 +144,16 @@ def test_other_methods_are_compared_by_their_tensors(tmp_path):
     assert (group.kind, group.difference, group.cosine) == ("q_proj.ia3_l", 1.0, pytest.approx(math.sqrt(0.5)))
 
 
+def test_values_that_are_not_finite_are_shown_without_a_warning(tmp_path):
+    broken = {key: np.full_like(value, np.nan if "lora_A" in key else np.inf) for key, value in factors().items()}
+    folder = write_adapter(tmp_path / "a", {**broken, f"{PREFIX}score.weight": np.full((2, 2), np.inf)})
+    assert math.isnan(inspect_adapter(folder).norm)
+    result = diff_adapters(
+        folder, write_adapter(tmp_path / "b", {**factors(), f"{PREFIX}score.weight": np.ones((2, 2))})
+    )
+    assert not result.is_equal
+
+
 def test_results_have_no_value_that_json_lacks(tmp_path):
     zero = {key: 0 * value for key, value in factors().items()}
     result = diff_adapters(write_adapter(tmp_path / "a", zero), write_adapter(tmp_path / "b"))
