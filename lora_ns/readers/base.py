@@ -121,6 +121,7 @@ class LoraReader(Reader):
         factors = grouped(adapter, lambda layer: self.scale(adapter, layer))
         wrong = [one for one in factors if not is_near(one.read, one.trained)]
         if not factors:
+            yield no_factors(adapter)
             return
         if not wrong:
             yield Finding(
@@ -173,6 +174,12 @@ def grouped(adapter: Adapter, scale: Callable[[Layer], float]) -> tuple[Factor, 
 def is_near(one: float, other: float) -> bool:
     """True if two scales are equal within the rounding of float32."""
     return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def no_factors(adapter: Adapter) -> Finding:
+    """Return the finding about a LoRA adapter without factors."""
+    what = "finds no factors by PEFT's names, so the adapter has no effect"
+    return Finding("wrong", adapter.weights_file.name, what, "save the adapter again, with PEFT")
 
 
 def trained_formula(adapter: Adapter) -> str:

@@ -82,7 +82,7 @@ class Ollama(LoraReader):
 
     def _shapes(self, adapter: Adapter) -> Iterator[Finding]:
         for layer in adapter.layers:
-            if layer.a is None or layer.b is None:
+            if layer.a is None or layer.b is None or layer.rank is None:
                 continue
             first, second = adapter.tensors[layer.a]["shape"], adapter.tensors[layer.b]["shape"]
             if first[0] > first[-1] or second[0] < second[-1]:

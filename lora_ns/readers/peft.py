@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lora_ns.files.safetensors import shortened
 from lora_ns.readers.adapter import PROMPTS, Adapter
-from lora_ns.readers.base import Finding, Reader, Severity, grouped, shown_scales, trained_formula
+from lora_ns.readers.base import Finding, Reader, Severity, grouped, no_factors, shown_scales, trained_formula
 from lora_ns.readers.starts import convert_remedy, start_of
 
 TYPES = frozenset({
@@ -61,7 +61,7 @@ class Peft(Reader):
         yield from self._shapes(adapter)
         factors = grouped(adapter, lambda layer: layer.scale)
         if not factors:
-            yield Finding("right", "", f"reads the type {kind}")
+            yield no_factors(adapter) if adapter.is_lora else Finding("right", "", f"reads the type {kind}")
             return
         what = f"scales by {trained_formula(adapter)} = {shown_scales(factors)}, as trained"
         yield Finding("right", "", what, factors=factors)

@@ -243,6 +243,11 @@ FAULTS = [
         {"tensors": {**factors(), f"{Q}.lora_B.weight": np.ones((24, 3), "f4")}},
         "the two factors of `model.layers.0.self_attn.q_proj` have different ranks",
     ),
+    (
+        "a factor without dimensions",
+        {"tensors": {**factors(), f"{Q}.lora_B.weight": np.array(1.0, "f4")}},
+        "the two factors of `model.layers.0.self_attn.q_proj` have different ranks",
+    ),
     ("a stray tensor", {"tensors": extra("model.layers.0.gate", (2, 2))}, "is no part of a LoRA adapter"),
     ("names of another library", {"tensors": {"lora_te_text_model.lora_up.weight": ONE}}, "is no part of a LoRA"),
 ]
@@ -250,7 +255,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("how", "told"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
 def test_a_fault_of_the_folder_is_found_whoever_reads_it(tmp_path, how, told):
-    result = check_adapter(write_adapter(tmp_path, **how), ["transformers"])
+    result = check_adapter(write_adapter(tmp_path, **how))
     assert told in result.faults[0].what
     assert result.faults[0].severity == "wrong"
     assert not result.is_read_right
