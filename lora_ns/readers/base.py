@@ -82,7 +82,6 @@ class Reader(ABC):
 class LoraReader(Reader):
     """A reader of LoRA alone, which has its own code for the configuration, the names and the scale."""
 
-    formula: ClassVar[str] = "lora_alpha / r"
     fields: ClassVar[Sequence[Field]] = ()
     stored: ClassVar[Sequence[Stored]] = ()
     ignored: ClassVar[Sequence[str]] = ()
@@ -112,6 +111,11 @@ class LoraReader(Reader):
     def more(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield findings that no table describes."""
 
+    def formula(self, adapter: Adapter) -> str:
+        """Write how the reader scales."""
+        del adapter
+        return "lora_alpha / rank of the tensor"
+
     @abstractmethod
     def scale(self, adapter: Adapter, layer: Layer) -> float:
         """Return the factor with which the reader adds the product of a layer's factors."""
@@ -124,9 +128,8 @@ class LoraReader(Reader):
             yield no_factors(adapter)
             return
         if not wrong:
-            yield Finding(
-                "right", "", f"scales by {self.formula} = {shown_scales(factors)}, as trained", factors=factors
-            )
+            what = f"scales by {self.formula(adapter)} = {shown_scales(factors)}, as trained"
+            yield Finding("right", "", what, factors=factors)
             return
         about = ", ".join(name for name in self.ignored if adapter.config.get(name)) or "lora_alpha"
         yield Finding("wrong", about, self._wrongly(adapter, factors, wrong), self._plainly(adapter), factors)
@@ -135,7 +138,7 @@ class LoraReader(Reader):
         trained = trained_formula(adapter)
         if len({(one.read, one.trained) for one in factors}) == 1:
             one = factors[0]
-            read = f"scales by {self.formula} = {one.read:.4g}"
+            read = f"scales by {self.formula(adapter)} = {one.read:.4g}"
             return f"{read}, the adapter was trained with {trained} = {one.trained:.4g}: {strength(one.strength)}"
         shown = [
             f"`{one.kind}` by {one.read:.4g} instead of {one.trained:.4g} ({strength(one.strength)})" for one in wrong
@@ -147,7 +150,7 @@ class LoraReader(Reader):
     def _plainly(self, adapter: Adapter) -> str:
         patterns = adapter.config.get("rank_pattern") or adapter.config.get("alpha_pattern")
         if adapter.config.get("use_rslora") and not patterns and self.takes_alpha(alpha := _plain_alpha(adapter)):
-            return f'write `"use_rslora": false` and `"lora_alpha": {alpha:g}`, which is the same adapter'
+            return in_a_copy(adapter, f'write `"use_rslora": false` and `"lora_alpha": {alpha:.10g}`: the same adapter')
         if adapter.run is not None:
             run = shlex.quote(str(adapter.run))
             return f"`lorans export {run} --to plain` writes the same adapter with alpha = r for every layer"
@@ -197,6 +200,11 @@ def strength(factor: float) -> str:
 def counted(what: str, names: Sequence[str]) -> str:
     """Add the number of tensors to a sentence about them."""
     return f"{what} ({len(names)} tensor{'s' if len(names) > 1 else ''})"
+
+
+def in_a_copy(adapter: Adapter, advice: str) -> str:
+    """Advise to change a file; of a run, in a copy, since lorans refuses a run whose files were changed."""
+    return advice if adapter.run is None else f"in a copy of the folder, {advice}"
 
 
 _UNMERGED = PROMPTS | {"ADAPTION_PROMPT", "BEFT", "LILY"}

@@ -21,7 +21,6 @@ class LlamaCpp(LoraReader):
     name: ClassVar[str] = "llama.cpp"
     title: ClassVar[str] = "llama.cpp"
     described: ClassVar[str] = "convert_lora_to_gguf.py and llama-adapter.cpp at commit 0b03adaa"
-    formula: ClassVar[str] = "lora_alpha / rank of the tensor"
     ignored: ClassVar[Sequence[str]] = ("use_rslora", "alpha_pattern", "rank_pattern")
     fields: ClassVar[Sequence[Field]] = (
         Field("use_qalora", "refused", "the first factor of QA-LoRA does not have the shape that it expects"),

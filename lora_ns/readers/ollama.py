@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from lora_ns.readers.adapter import Adapter, Layer
-from lora_ns.readers.base import Field, Finding, LoraReader, Stored, merge_remedy
+from lora_ns.readers.base import Field, Finding, LoraReader, Stored, in_a_copy, merge_remedy
 from lora_ns.readers.llama_cpp import tensor_scale, unpaired
 from lora_ns.readers.starts import moved_base
 
@@ -25,7 +25,6 @@ class Ollama(LoraReader):
     name: ClassVar[str] = "ollama"
     title: ClassVar[str] = "Ollama"
     described: ClassVar[str] = "convert/ as of 2026"
-    formula: ClassVar[str] = "lora_alpha / rank of the tensor"
     ignored: ClassVar[Sequence[str]] = ("use_rslora", "alpha_pattern", "rank_pattern")
     fields: ClassVar[Sequence[Field]] = (
         Field("use_qalora", "refused", "the first factor of QA-LoRA does not have the shape that it expects"),
@@ -77,7 +76,8 @@ class Ollama(LoraReader):
         alpha = adapter.config.get("lora_alpha", 0)
         if isinstance(alpha, float) or (alpha or 0) < 0:
             is_whole = float(alpha).is_integer() and alpha >= 0
-            remedy = f'write `"lora_alpha": {alpha:.0f}`' if is_whole else merge_remedy(adapter)
+            write = in_a_copy(adapter, f'write `"lora_alpha": {alpha:.0f}`')
+            remedy = write if is_whole else merge_remedy(adapter)
             yield Finding("refused", "lora_alpha", f"`lora_alpha` is {alpha}; it reads whole numbers only", remedy)
 
     def _shapes(self, adapter: Adapter) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from lora_ns.readers.adapter import Adapter, Layer
-from lora_ns.readers.base import Field, Finding, LoraReader, Stored, merge_remedy
+from lora_ns.readers.base import Field, Finding, LoraReader, Stored, merge_remedy, trained_formula
 from lora_ns.readers.starts import moved_base
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -93,6 +93,10 @@ class Vllm(LoraReader):
         elif needed > DEFAULT_RANK:
             what = f"rank {needed} is above the {DEFAULT_RANK} of a server without options"
             yield Finding("right", "r", what, f"start it with `--max-lora-rank {allowed}`")
+
+    def formula(self, adapter: Adapter) -> str:
+        """Write how it scales, the same for every layer."""
+        return trained_formula(adapter)
 
     def scale(self, adapter: Adapter, layer: Layer) -> float:
         """Return lora_alpha / r or lora_alpha / sqrt(r), the same for every layer."""

@@ -168,9 +168,22 @@ def test_the_weakness_of_rslora_is_given_in_figures_with_an_equal_configuration(
         "scales by lora_alpha / rank of the tensor = 0.25, the adapter was trained with lora_alpha / sqrt(r) = 2: "
         "8 times too weak"
     )
-    assert finding.remedy == 'write `"use_rslora": false` and `"lora_alpha": 128`, which is the same adapter'
+    assert finding.remedy == 'write `"use_rslora": false` and `"lora_alpha": 128`: the same adapter'
     write_adapter(tmp_path, factors(64), r=64, lora_alpha=128, use_rslora=False)
     assert check_adapter(folder, ["llama.cpp", "vllm", "peft"]).is_read_right
+
+
+def test_a_run_is_not_to_be_changed(tmp_path):
+    write_adapter(tmp_path / "adapter", use_rslora=True, lora_alpha=8.0)
+    for name in ("manifest.json", "recipe.toml"):
+        (tmp_path / name).write_text("{}")
+    remedies = [found(tmp_path, name).remedy for name in ("llama.cpp", "ollama")]
+    assert [remedy.partition(", ")[0] for remedy in remedies] == ["in a copy of the folder"] * 2
+
+
+def test_vllm_is_said_to_scale_as_it_does(tmp_path):
+    whats = [found(write_adapter(tmp_path, use_rslora=is_root), "vllm").what for is_root in (False, True)]
+    assert whats == ["scales by lora_alpha / r = 2, as trained", "scales by lora_alpha / sqrt(r) = 4, as trained"]
 
 
 def test_patterns_are_given_by_kind_of_layer(tmp_path):
