@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.files.disk import follow_umask, sync, telling_disk_errors
 from lora_ns.files.locks import try_lock
 from lora_ns.files.reading import exists
 from lora_ns.files.shortage import reason
@@ -160,6 +161,29 @@ def folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staged, ignore_errors=True)
         os.close(handle)
+
+
+def free_folder(path: Path) -> Path:
+    """Resolve the path of a folder to write, which may be there if it is empty.
+
+    Raises:
+        UsageError: if it is a file or has any content, or its place cannot be accessed.
+    """
+    target = target_of(path)
+    if target.exists() and not target.is_dir():
+        raise UsageError(Problem(str(path), "is not a folder", "choose another `--output`"))
+    if target.exists() and any(target.iterdir()):
+        raise UsageError(Problem(str(path), "is not empty", "choose another `--output`"))
+    return target
+
+
+def put(staged: Path, target: Path) -> None:
+    """Give a staged folder its name once everything in it is on the disk. An empty folder there is replaced."""
+    with telling_disk_errors(target):
+        follow_umask(staged)
+        sync(staged)
+        staged.rename(target)
+        sync(target.parent)
 
 
 def staged_beside(path: Path) -> Path:

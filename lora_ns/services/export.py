@@ -13,9 +13,9 @@ from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.exports.card import CARD, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
 from lora_ns.exports.plain import cut_all, write
-from lora_ns.files.disk import follow_umask, sync, telling_disk_errors, write_atomic
+from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.marks import MARK
-from lora_ns.files.staging import folder, target_of
+from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.files.strict_json import strict_json
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.shards import LARGEST_SHARD
@@ -133,9 +133,7 @@ def export_plain(
     manifest = run.read()
     check_convertible(run, manifest)
     check_output(output, run, manifest, base_path)
-    target = target_of(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(Problem(str(output), "is there already", "choose another `--output`"))
+    target = free_folder(output)
     message = f"out of memory while converting an adapter of {manifest.base.parameters / 1e9:,.2f} billion parameters"
     observer.stage("loading the base and the adapter")
     with folder(target) as staged, telling_memory_errors(lambda: message, "free memory"):
@@ -146,11 +144,7 @@ def export_plain(
         result = ExportResult(str(output), "plain", made, proof)
         write_report(staged / REPORT, result, manifest)
         write_card(staged, result, run)
-        with telling_disk_errors(target):
-            follow_umask(staged)
-            sync(staged)
-            staged.rename(target)  # an empty folder there is replaced
-            sync(target.parent)
+        put(staged, target)
     return proven(result)
 
 

@@ -14,8 +14,8 @@ from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, loading_of, open_run
 from lora_ns.answers.probes import Reply, ask_probes
 from lora_ns.errors import MissingError, Problem, UsageError, did_you_mean
-from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
-from lora_ns.files.staging import folder, target_of
+from lora_ns.files.disk import check_space, telling_disk_errors
+from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import find_base
 from lora_ns.model.folder import SETTINGS, WEIGHTS, classify
@@ -81,9 +81,7 @@ def export_quantized(
     observer, manifest = observer or SilentObserver(), run.read()
     quantization = quantiser(kind)
     check_output(output, run, manifest, base_path)
-    target = target_of(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(Problem(str(output), "is there already", "choose another `--output`"))
+    target = free_folder(output)
     message = f"out of memory while quantising {manifest.base.parameters / 1e9:,.2f} billion parameters"
     with folder(target) as staged, telling_memory_errors(lambda: message, "free memory"):
         check_space(target, 4 * manifest.base.parameters)
@@ -100,11 +98,7 @@ def export_quantized(
         result = ExportResult(str(output), "quantized", made, proof)
         write_report(staged / REPORT, result, manifest)
         write_card(staged, result, run)
-        with telling_disk_errors(target):
-            follow_umask(staged)
-            sync(staged)
-            staged.rename(target)  # an empty folder there is replaced
-            sync(target.parent)
+        put(staged, target)
     return proven(result)
 
 

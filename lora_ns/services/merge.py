@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import load_whole_base, loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
-from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
+from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.files.reading import read_json
-from lora_ns.files.staging import folder, target_of
+from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import LARGEST_SHARD, bytes_of, rounded
@@ -99,11 +99,7 @@ def merge(
         remedy = f"use it unmerged: `lorans infer {run.path}`, or PEFT with {run.adapter}"
         raise UsageError(Problem(str(run.path), what, remedy))
     check_output(output, run, manifest, base_path)
-    target = target_of(output)
-    if target.exists() and not target.is_dir():
-        raise UsageError(Problem(str(output), "is not a folder", "choose another `--output`"))
-    if target.exists() and any(target.iterdir()):
-        raise UsageError(Problem(str(output), "is not empty", "choose another `--output`"))
+    target = free_folder(output)
     message = f"out of memory while merging {manifest.base.parameters / 1e9:,.2f} billion parameters in float32"
     observer = observer or SilentObserver()
     observer.stage("loading the base and the adapter")
@@ -150,7 +146,9 @@ def _merge(
         result = _merge_whole(run, manifest, merging, tokenizer, staged, output)
     _check_difference(run, result)
     observer.stage("writing the tokenizer")
-    _finish(tokenizer, staged, output)
+    with telling_disk_errors(output):
+        tokenizer.save_pretrained(staged)
+    put(staged, output)
     return MergeResult(output=str(output), dtype=written, whole_model=reason, **asdict(result))
 
 
@@ -270,13 +268,3 @@ def _save(model: Any, merging: Merging, tokenizer: PreTrainedTokenizerBase, stag
         model.generation_config = merging.generation
         model.config.pad_token_id = tokenizer.pad_token_id
         model.save_pretrained(staged, max_shard_size=merging.largest_shard)
-
-
-def _finish(tokenizer: PreTrainedTokenizerBase, staged: Path, output: Path) -> None:
-    """Write the tokenizer, and give the folder its name once everything is on the disk."""
-    with telling_disk_errors(output):
-        tokenizer.save_pretrained(staged)
-        follow_umask(staged)
-        sync(staged)
-        staged.rename(output)  # an empty folder there is replaced
-        sync(output.parent)

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_ns.answers.opened import Opened, Trained, load, loading_of
+from lora_ns.answers.opened import Opened, Trained, load, load_whole_base, loading_of
 from lora_ns.answers.plain_model import open_model
 from lora_ns.answers.probes import Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.files.disk import sha256_file
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.folder import ADAPTER, GENERATION, classify
@@ -258,8 +259,11 @@ class _Artefact:
     def _trained(self) -> Trained:
         if not self.is_adapter:
             return open_model(self.opened, self.folder).load()
-        opened = self.opened
-        model = load_adapter(load_base(opened.base, loading_of(opened.manifest)), self.folder)
+        opened, loading = self.opened, loading_of(self.opened.manifest)
+        is_own = sha256_file(self.folder / WEIGHTS) == opened.manifest.adapter.get(WEIGHTS)
+        # The run's own adapter belongs to the base with the adapters of earlier runs, any other to the stored base.
+        whole = load_whole_base(opened.run, opened.manifest, opened.base, loading) if is_own else None
+        model = load_adapter(whole or load_base(opened.base, loading), self.folder)
         return Trained(opened.run, opened.manifest, opened.base, self.tokenizer, model)
 
     def ask(self, probes: list[Probe]) -> list[Reply]:

@@ -13,6 +13,7 @@ from services_recipes import RECIPE
 from typer.testing import CliRunner
 
 import lora_ns.services.export
+from lora_ns.answers.opened import open_run
 from lora_ns.cli.app import app
 from lora_ns.errors import RunError, UsageError
 from lora_ns.exports.card import base_name, card
@@ -20,6 +21,7 @@ from lora_ns.exports.plain import write
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
+from lora_ns.services.verify import verify
 
 
 def export(run, output, *options, to="plain"):
@@ -70,7 +72,7 @@ def test_a_wrong_artefact_is_marked_and_ends_with_one(lora_run, tmp_path, monkey
 def test_where_it_cannot_be_written_nothing_is(lora_run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="is not empty"):
         export(lora_run, tmp_path / "full")
     with pytest.raises(UsageError, match="is a file of the run"):
         export(lora_run, lora_run.adapter)
@@ -157,6 +159,7 @@ def test_adapters_of_earlier_runs_are_part_of_it(lora_run, trained, tmp_path):
     result = json.loads(export(later, tmp_path / "plain", "--json").stdout)
     assert result["made"]["rank"] == 2 * later.read().recipe.peft.lora_r
     assert result["proof"]["comparison"]["largest_difference"] < 1e-5
+    assert verify(open_run(later), later.adapter).is_verified
 
 
 def test_what_is_no_update_is_refused_with_the_reason(trained, tmp_path):
