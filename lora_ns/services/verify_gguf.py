@@ -18,7 +18,7 @@ from lora_ns.exports.gguf_reading import TextReader
 from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary
 from lora_ns.files.reading import is_file
 from lora_ns.model.files import Base
-from lora_ns.model.gguf import read_gguf
+from lora_ns.model.gguf import GgufHeader, read_gguf
 from lora_ns.model.load import empty_base, load_base
 from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import NoQuantization
@@ -65,6 +65,12 @@ def configuration(base: Base, trust_remote_code: bool = False) -> dict[str, Any]
     """Return the configuration of a causal model in transformers' current spelling."""
     found: dict[str, Any] = empty_base(base, "CAUSAL_LM", trust_remote_code).config.to_dict()
     return found
+
+
+def needs_configuration(header: GgufHeader, config: Mapping[str, Any]) -> bool:
+    """True if transformers needs `config.json` beside a file, because it does not read all settings from the header."""
+    has_biases = config.get("attention_bias") or config.get("mlp_bias")
+    return bool(has_biases) or header.scales_positions or header.config.get("model_type") in _INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,7 @@ class _GgufArtefact:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / self.file.name
             place.symlink_to(self.file.absolute())
-            header = read_gguf(self.file)
-            if header.scales_positions or header.config.get("model_type") in _INCOMPLETE:
+            if needs_configuration(read_gguf(self.file), self._config):
                 (place.parent / "config.json").write_text(json.dumps(self._config), encoding="utf-8")
             model = load_base(Base(str(self.file), place.parent, gguf_file=place.name), loading)
         return ask_probes(model, probes, model.device, self.dtype)

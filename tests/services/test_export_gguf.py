@@ -26,4 +26,3 @@ def test_a_gguf_file_is_the_trained_model(lora_run, tmp_path, kind, bound):
     assert report["verified"]
     assert report["proof"] == result["proof"]
     assert result["proof"]["bound"] == bound
-    print(result["proof"]["comparison"], result["made"], [s["name"] for s in result["proof"]["stages"]])
