@@ -105,7 +105,7 @@ def notes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"llama.cpp attends to all tokens of this family, and the model to the last {window:,}",)
 
 
-def frequencies_of(config: Mapping[str, Any]) -> ndarray | None:
+def frequencies_of(config: Mapping[str, Any]) -> ndarray[Any, Any] | None:
     """Return the divisors of the rotary frequencies that Llama 3.1 scales positions with; None for other scalings.
 
     Frequencies of short waves stay, those of long waves are divided by `factor`, and those between are interpolated.
@@ -120,5 +120,5 @@ def frequencies_of(config: Mapping[str, Any]) -> ndarray | None:
     trained, factor = rope["original_max_position_embeddings"], rope["factor"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     part = numpy.clip((trained / waves - low) / (high - low), 0, 1)
-    divisors: ndarray = (1 / ((1 - part) / factor + part)).astype(numpy.float32)
+    divisors: ndarray[Any, Any] = (1 / ((1 - part) / factor + part)).astype(numpy.float32)
     return divisors
