@@ -6,12 +6,14 @@ without a word. With `lora_alpha = r`, one rank for all layers and the original 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.exports.factors import Factors
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.model.folder import ADAPTER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,6 +88,10 @@ def write(
         tensors[f"{_PREFIX}{name}.{down}"] = factors.down.contiguous()
         tensors[f"{_PREFIX}{name}.{up}"] = factors.up.contiguous()
     config.save_pretrained(str(folder))
+    settings = folder / ADAPTER
+    table = json.loads(settings.read_text(encoding="utf-8"))
+    table["target_modules"].sort()  # PEFT writes them in any order
+    settings.write_text(f"{json.dumps(table, indent=2, sort_keys=True)}\n", encoding="utf-8")
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return rank
 

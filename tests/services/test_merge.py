@@ -25,6 +25,8 @@ from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
+from lora_ns.services.export import REPORT, export_plain
+from lora_ns.services.export_quantized import export_quantized
 from lora_ns.services.merge import MergeResult, merge
 
 
@@ -117,10 +119,16 @@ def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_its_remains(lora_
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
+def told(folder):
+    """The files of a folder, without the report, which has the name of the folder."""
+    return {name: content for name, content in files(folder).items() if name != REPORT}
+
+
 @pytest.mark.matrix
-def test_a_merge_that_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_model(lora_run, tmp_path, processes):
+@pytest.mark.parametrize("work", [merge, export_plain, export_quantized])
+def test_what_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_folder(lora_run, tmp_path, processes, work):
     def started(output):
-        process = processes.Process(target=merge, args=(lora_run, output))
+        process = processes.Process(target=work, args=(lora_run, output))
         process.start()
         return process
 
@@ -128,7 +136,7 @@ def test_a_merge_that_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_
         begin = time.monotonic()
         started(tmp_path / "whole").join()
         took = time.monotonic() - begin
-        expected = files(tmp_path / "whole")
+        expected = told(tmp_path / "whole")
         shutil.rmtree(tmp_path / "whole")
     draw, killed = random.Random(20), 0
     for number in range(20):
@@ -143,11 +151,11 @@ def test_a_merge_that_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_
         killed += process.exitcode == -signal.SIGKILL
         assert output.exists() >= was_there
         if output.exists():
-            assert files(output) in ({}, expected)
+            assert told(output) in ({}, expected)
             shutil.rmtree(output)
     assert killed > 10
-    merge(lora_run, tmp_path / "merged")
-    assert files(tmp_path / "merged") == expected
+    work(lora_run, tmp_path / "merged")
+    assert told(tmp_path / "merged") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -9,12 +10,14 @@ pytest.importorskip("torch")
 
 import torch
 from safetensors.torch import load_file, save_file
+from services_recipes import RECIPE
 from typer.testing import CliRunner
 
-from lora_ns.answers.opened import open_run
+from lora_ns.answers.opened import load, open_run
 from lora_ns.answers.probes import read_probes
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
+from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
 from lora_ns.services.merge import merge
@@ -141,3 +144,16 @@ def test_the_command_ends_with_the_verdict(lora_run, folders, tmp_path, planted,
     assert done.exit_code == code
     assert ("verified" in done.output) == (not planted)
     assert ("differs in logits" in done.output) == planted
+
+
+def test_a_model_that_was_merged_in_four_bits_is_noticed(trained, tmp_path):
+    run = trained(RECIPE, "quantization.method=bnb-4bit", "training.max_steps=2", "training.output_dir=short")
+    merge(run, tmp_path / "merged", dtype="float32")
+    assert verify(open_run(run), tmp_path / "merged").is_verified
+    with Noise(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PEFT warns of exactly this
+        wrong = load(open_run(run)).model.merge_and_unload().dequantize().float()
+    for name in wrong.state_dict():
+        change_tensor(tmp_path / "merged", name, lambda _, name=name: wrong.state_dict()[name])
+    proof = verify(open_run(run), tmp_path / "merged")
+    assert proof.first.name == "logits"
