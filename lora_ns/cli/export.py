@@ -114,13 +114,8 @@ def export(
     from lora_ns.services.export_gguf import export_gguf
     from lora_ns.services.export_quantized import export_quantized
 
-    given: dict[str, object] = {
-        "--rank": rank,
-        "--energy": energy,
-        "--dtype": dtype,
-        "--max-shard-size": max_shard_size,
-    }
-    given |= {"--type": type_, "--llama-cpp": llama_cpp}
+    given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
+    given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp}
     for option, value in given.items():
         if value is not None and option not in _OPTIONS[to]:
             raise UsageError(Problem(option, f"has no effect with `--to {to}`", "leave it out"))

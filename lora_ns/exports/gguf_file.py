@@ -13,7 +13,7 @@ from lora_ns.exports.gguf_tokens import Vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
-    from numpy import ndarray
+    from numpy.typing import NDArray
 
 TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 """Types that lorans writes itself, and llama.cpp's names of such files."""
@@ -117,7 +117,7 @@ class _Tensor:
         block, _ = gguf.GGML_QUANT_SIZES[wanted]
         return wanted if self.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
 
-    def data(self, family: Family, config: Mapping[str, Any], kind: str) -> ndarray[Any, Any]:
+    def data(self, family: Family, config: Mapping[str, Any], kind: str) -> NDArray[Any]:
         """Its values as they are stored. Raises `RunError` if float16 does not hold one."""
         import gguf
         from safetensors import safe_open
@@ -130,7 +130,7 @@ class _Tensor:
         if stored == gguf.GGMLQuantizationType.F16 and abs(value).max(initial=0) > _LARGEST_HALF:
             what = f"`{self.source}` has values beyond those of float16"
             raise RunError(Problem("", what, "export it with `--type bf16` or `--type f32`"))
-        data: ndarray[Any, Any] = gguf.quants.quantize(value, stored)
+        data: NDArray[Any] = gguf.quants.quantize(value, stored)
         return data
 
 

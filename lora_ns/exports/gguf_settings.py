@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from numpy import ndarray
+    from numpy.typing import NDArray
 
 Setting = int | float | str
 
@@ -105,7 +105,7 @@ def notes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"llama.cpp attends to all tokens of this family, and the model to the last {window:,}",)
 
 
-def frequencies_of(config: Mapping[str, Any]) -> ndarray[Any, Any] | None:
+def frequencies_of(config: Mapping[str, Any]) -> NDArray[Any] | None:
     """Return the divisors of the rotary frequencies that Llama 3.1 scales positions with; None for other scalings.
 
     Frequencies of short waves stay, those of long waves are divided by `factor`, and those between are interpolated.
@@ -120,5 +120,5 @@ def frequencies_of(config: Mapping[str, Any]) -> ndarray[Any, Any] | None:
     trained, factor = rope["original_max_position_embeddings"], rope["factor"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     part = numpy.clip((trained / waves - low) / (high - low), 0, 1)
-    divisors: ndarray[Any, Any] = (1 / ((1 - part) / factor + part)).astype(numpy.float32)
+    divisors: NDArray[Any] = (1 / ((1 - part) / factor + part)).astype(numpy.float32)
     return divisors

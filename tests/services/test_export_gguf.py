@@ -1,28 +1,209 @@
-"""A run as a GGUF file, which transformers reads back and llama.cpp's way of reading a text is applied to."""
+"""A run as a GGUF file: transformers reads it back, and each planted fault is found at its stage."""
 
+import errno
 import json
+import os
+import shutil
+import sys
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
+import gguf
+import torch
 from typer.testing import CliRunner
 
+import lora_ns.exports.gguf_file
+from lora_ns.answers.opened import open_run
 from lora_ns.cli.app import app
+from lora_ns.errors import MissingError, RunError, UsageError
+from lora_ns.model.files import Base
+from lora_ns.model.load import Loading, load_base
+from lora_ns.services.export_gguf import export_gguf
+from lora_ns.services.verify_gguf import verify_gguf
+
+STAGES = ["files", "settings", "tokenizer", "template", "token ids", "stop tokens", "logits"]
 
 
 def call(*arguments):
     return CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("f32", 1e-4), ("f16", 5e-3), ("bf16", 5e-2), ("q8_0", 5e-2)])
-def test_a_gguf_file_is_the_trained_model(lora_run, tmp_path, kind, bound):
-    file = tmp_path / "model.gguf"
-    done = call("export", lora_run.path, "--to", "gguf", "-o", file, "--type", kind, "--json")
-    assert done.exit_code == 0, done.output
-    result = json.loads(done.stdout)
-    report = json.loads((tmp_path / "model.gguf.export_report.json").read_text())
-    assert report["verified"]
-    assert report["proof"] == result["proof"]
-    assert result["proof"]["bound"] == bound
+@pytest.fixture(scope="module")
+def files(lora_run, tmp_path_factory):
+    """The run as a GGUF file of each type, with the reports beside."""
+    folder = tmp_path_factory.mktemp("gguf")
+    kinds = {kind: folder / f"{kind}.gguf" for kind in ("f32", "f16", "q8_0")}
+    for kind, file in kinds.items():
+        done = call("export", lora_run.path, "--to", "gguf", "-o", file, "--type", kind, "--json")
+        assert done.exit_code == 0, done.output
+        report = json.loads(file.with_name(f"{file.name}.export_report.json").read_text())
+        assert report["verified"]
+        assert report["proof"] == json.loads(done.stdout)["proof"]
+    assert {file.suffix for file in folder.iterdir()} == {".gguf", ".json"}
+    return kinds
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("f32", 1e-4), ("f16", 5e-3), ("q8_0", 5e-2)])
+def test_a_file_is_the_trained_model(lora_run, files, kind, bound):
+    proof = verify_gguf(open_run(lora_run), files[kind])
+    assert (proof.is_verified, proof.bound) == (True, bound)
+    assert [stage.name for stage in proof.stages] == [*STAGES, *(["greedy tokens"] if kind != "q8_0" else [])]
+    assert proof.comparison.same_tokens > (0.98 if kind == "q8_0" else 0.999)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_transformers_writes_the_same_answers_from_it(lora_run, files, kind):
+    opened = open_run(lora_run)
+    read = load_base(
+        Base("file", files[kind].parent, gguf_file=files[kind].name), Loading("CAUSAL_LM", "float32", "cpu")
+    )
+    own = opened.load().model
+    chats = ["What is 12 + 7?", "Name a colour.", "plum"]
+    for chat in chats:
+        turns = [{"role": "user", "content": chat}]
+        inputs = opened.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+        more = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": list(opened.manifest.stop_token_ids)}
+        expected, found = (model.eval().generate(**inputs, **more) for model in (own, read))
+        assert torch.equal(expected, found)
+
+
+def set_number(key, value):
+    def change(file):
+        reader = gguf.GGUFReader(file, "r+")
+        reader.fields[key].parts[-1][0] = value
+        reader.data.flush()
+
+    return change
+
+
+def transposed(file):
+    reader = gguf.GGUFReader(file, "r+")
+    tensor = next(tensor for tensor in reader.tensors if tensor.name == "blk.0.attn_q.weight")
+    tensor.data[:] = tensor.data.T.copy()
+    reader.data.flush()
+
+
+def other_template(file):
+    reader = gguf.GGUFReader(file, "r+")
+    reader.fields["tokenizer.chat_template"].parts[-1][-1] = ord(" ")
+    reader.data.flush()
+
+
+def other_token(file):
+    reader = gguf.GGUFReader(file, "r+")
+    field = reader.fields["tokenizer.ggml.tokens"]
+    tokens = field.contents()
+    for old, new in ("ab", "ba"):
+        field.parts[field.data[tokens.index(old)]][:] = ord(new)
+    reader.data.flush()
+
+
+FAULTS = {
+    "half a file": ("files", lambda file: os.truncate(file, file.stat().st_size // 2)),
+    "another base of the positions": ("settings", set_number("llama.rope.freq_base", 5e5)),
+    "other heads": ("settings", set_number("llama.attention.head_count_kv", 6)),
+    "two tokens that have changed places": ("token ids", other_token),
+    "another template": ("template", other_template),
+    "another stop": ("stop tokens", set_number("tokenizer.ggml.eos_token_id", 3)),
+    "a transposed weight": ("logits", transposed),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_at_its_stage(lora_run, files, tmp_path, name):
+    stage, plant = FAULTS[name]
+    file = shutil.copy(files["f32"], tmp_path / "model.gguf")
+    plant(file)
+    proof = verify_gguf(open_run(lora_run), file)
+    assert not proof.is_verified
+    assert (proof.first.name, bool(proof.first.fault)) == (stage, True)
+    done = call("verify", file, "--against", lora_run.path)
+    assert (done.exit_code, f"differs in {stage}" in done.output) == (1, True)
+
+
+def test_rows_that_are_not_permuted_are_found(lora_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(lora_ns.exports.gguf_file, "permuted", lambda _, value, __: value)
+    with pytest.raises(RunError, match="is not the trained model: logits: differ by"):
+        export_gguf(lora_run, tmp_path / "model.gguf")
+    assert json.loads((tmp_path / "model.gguf.export_report.json").read_text())["verified"] is False
+
+
+def test_a_folder_is_given_a_name_by_the_run(lora_run, tmp_path):
+    export_gguf(lora_run, tmp_path / "folder", "bf16")
+    assert {file.name for file in (tmp_path / "folder").iterdir()} == {"task-BF16.gguf", "export_report.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ("--type", "q4_k_n"),
+            r"--type: `q4_k_n` is no type of GGUF weights .*did you mean `q4_k_m`\? one of: f32",
+        ),
+        (("--llama-cpp", "none", "--type", "q6_k"), r"--llama-cpp: none is no folder"),
+        (("--rank", "4"), r"--rank: has no effect with `--to gguf`"),
+    ],
+)
+def test_a_wrong_option_is_refused(lora_run, tmp_path, options, told):
+    with pytest.raises(UsageError, match=told):
+        call("export", lora_run.path, "--to", "gguf", "-o", tmp_path / "model.gguf", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_program_is_named_with_the_command_that_builds_it(lora_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = r"`git clone https://github.com/ggml-org/llama.cpp && .*--target llama-quantize`"
+    with pytest.raises(MissingError, match=f"`q4_k_m` needs llama.cpp's `llama-quantize`.*{command}") as caught:
+        export_gguf(lora_run, tmp_path / "model.gguf", "q4_k_m")
+    assert caught.value.exit_code == 3
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(MissingError, match=r"`gguf`, which is not installed.*pip install 'lora-ns\[gguf\]'"):
+        export_gguf(lora_run, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_and_what_is_no_text_is_refused(lora_run, classifier_run, tmp_path):
+    for name in ("model.gguf", "model.gguf.export_report.json"):
+        (tmp_path / name).touch()
+        with pytest.raises(UsageError, match=f"{name}: is there already"):
+            export_gguf(lora_run, tmp_path / "model.gguf")
+        (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match="the run trained a classifier"):
+        export_gguf(classifier_run, tmp_path / "model.gguf")
+    with pytest.raises(UsageError, match="is no file"):
+        verify_gguf(open_run(lora_run), tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(lora_run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
+    with pytest.raises(RunError, match=r"model.gguf: no space left on the disk"):
+        export_gguf(lora_run, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+QUANTISER = """#!{python}
+import shutil, sys
+source, file, kind = sys.argv[1:]
+if kind != "Q6_K":
+    sys.exit("unknown type " + kind)
+shutil.copy(source, file)
+"""
+
+
+def test_llama_cpps_quantiser_is_run_on_the_exact_file(lora_run, tmp_path):
+    tool = tmp_path / "tools/build/bin/llama-quantize"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(QUANTISER.format(python=sys.executable))
+    tool.chmod(0o755)
+    result = export_gguf(lora_run, tmp_path / "out/model.gguf", "Q6_K", tmp_path / "tools")
+    assert (result.made.type, result.proof.comparison.largest_difference < 1e-5) == ("q6_k", True)
+    with pytest.raises(RunError, match="llama-quantize: failed: unknown type Q5_K_M"):
+        export_gguf(lora_run, tmp_path / "out/other.gguf", "q5_k_m", tmp_path / "tools")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.gguf", "model.gguf.export_report.json"}
