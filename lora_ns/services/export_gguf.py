@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import open_run
+from lora_ns.answers.opened import Opened, open_run
 from lora_ns.errors import MissingError, ModelError, Problem, UsageError, did_you_mean
 from lora_ns.exports.gguf_file import TYPES, Model, write_model
 from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, settings_of
@@ -21,14 +21,13 @@ from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import Base
 from lora_ns.model.gguf import ENDING
-from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 from lora_ns.services.export import REPORT, ExportResult, GgufFile, proven, write_report
 from lora_ns.services.merge import merge
-from lora_ns.services.verify_gguf import configuration, verify_gguf
+from lora_ns.services.verify_gguf import configuration, trained_configuration, verify_gguf
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}
 """Bits of a weight, rounded up; those of llama.cpp's other types are fewer than the last."""
@@ -72,14 +71,14 @@ def export_gguf(
     check_output(output, run, manifest, base_path)
     target = target_of(output)
     opened = open_run(run, base_path, force=force)
-    tools = _tools(opened.base, kind, llama_cpp)
+    tools = _tools(opened, kind, llama_cpp)
     message = f"out of memory while exporting {manifest.base.parameters / 1e9:,.2f} billion parameters"
     with _staged(target, kind, manifest) as (file, staged), telling_memory_errors(lambda: message, "free memory"):
         check_space(target, manifest.base.parameters * (4 + BITS.get(kind, 32 + 9) // 8 + 1))
         merge(run, staged / "merged", base_path, "float32", force, observer)
         observer.stage(f"writing the GGUF file in {kind}")
         with telling_disk_errors(target):
-            made = _write(staged, file, kind, tools, manifest)
+            made = _write(staged, file, kind, tools, opened)
         shutil.rmtree(staged / "merged")
         proof = replace(verify_gguf(opened, file, observer), folder=str(target))
         result = ExportResult(str(target), "gguf", made, proof)
@@ -103,18 +102,22 @@ def _check(run: RunDir, manifest: Manifest, kind: str) -> None:
         raise MissingError(Problem("", what, "`pip install 'lora-ns[gguf]'`"))
 
 
-def _tools(base: Base, kind: str, llama_cpp: Path | None) -> _Tools:
-    """Find the programs of llama.cpp that are needed. Raises `MissingError`."""
-    config = configuration(base)
+def _tools(opened: Opened, kind: str, llama_cpp: Path | None) -> _Tools:
+    """Find the programs of llama.cpp that are needed. Raises `MissingError`, or `UsageError` for what none can do."""
+    config = trained_configuration(opened)
     converter = quantiser = None
     if family_of(config) is None:
         known = ", ".join(FAMILIES)
         needed = f"a model of the family `{config.get('model_type')}` (lorans itself writes {known})"
         converter = find_tool(CONVERTER, needed, llama_cpp)
-    elif llama_cpp is None or not (llama_cpp / CONVERTER).is_file():
-        settings_of(config)
     else:
-        converter = llama_cpp / CONVERTER
+        try:
+            settings_of(config)
+            vocabulary_of(opened.tokenizer, config["vocab_size"], opened.manifest.stop_token_ids)
+        except UsageError:
+            if llama_cpp is None or not (llama_cpp / CONVERTER).is_file():
+                raise
+            converter = llama_cpp / CONVERTER
     if kind in QUANTISED:
         quantiser = find_tool(QUANTISER, f"the type `{kind}`", llama_cpp)
     return _Tools(quantiser, converter)
@@ -138,17 +141,16 @@ def _staged(target: Path, kind: str, manifest: Manifest) -> Iterator[tuple[Path,
         yield staged / name, staged
 
 
-def _write(staged: Path, file: Path, kind: str, tools: _Tools, manifest: Manifest) -> GgufFile:
-    """Write the file, with llama.cpp's programs where they are needed."""
-    merged = Base(str(staged / "merged"), staged / "merged")
-    config = configuration(merged)
+def _write(staged: Path, file: Path, kind: str, tools: _Tools, opened: Opened) -> GgufFile:
+    """Write the merged model as a file, with llama.cpp's programs where they are needed."""
+    merged, manifest = staged / "merged", opened.manifest
+    config = configuration(Base(str(merged), merged), manifest.recipe.model.trust_remote_code)
     first, own = (kind, file) if tools.quantiser is None else ("f32", staged / "whole.gguf")
     if tools.converter is not None:
-        convert(tools.converter, merged.path, own, first)
+        convert(tools.converter, merged, own, first)
     else:
-        tokenizer = load_tokenizer(merged.path)
-        vocabulary = vocabulary_of(tokenizer, config["vocab_size"], manifest.stop_token_ids)
-        write_model(own, merged.path, Model(manifest.recipe.task_name, config, vocabulary), first)
+        vocabulary = vocabulary_of(opened.tokenizer, config["vocab_size"], manifest.stop_token_ids)
+        write_model(own, merged, Model(manifest.recipe.task_name, config, vocabulary), first)
     if tools.quantiser is not None:
         quantise(tools.quantiser, own, file, kind)
         own.unlink()

@@ -67,6 +67,13 @@ def configuration(base: Base, trust_remote_code: bool = False) -> dict[str, Any]
     return found
 
 
+def trained_configuration(opened: Opened) -> dict[str, Any]:
+    """Return the configuration of the trained model of a run: that of its base, with rows for new tokens."""
+    found = configuration(opened.base, opened.manifest.recipe.model.trust_remote_code)
+    rows = max((number + 1 for number in opened.manifest.added_tokens), default=0)
+    return {**found, "vocab_size": max(found["vocab_size"], rows)}
+
+
 def needs_configuration(header: GgufHeader, config: Mapping[str, Any]) -> bool:
     """True if transformers needs `config.json` beside a file, because it does not read all settings from the header."""
     has_biases = config.get("attention_bias") or config.get("mlp_bias")
@@ -123,10 +130,7 @@ class _GgufArtefact:
 
     @cached_property
     def _config(self) -> Mapping[str, Any]:
-        """The configuration of the trained model: that of its base, with rows for new tokens."""
-        opened = self.opened
-        found = configuration(opened.base, opened.manifest.recipe.model.trust_remote_code)
-        return {**found, "vocab_size": max(found["vocab_size"], *(n + 1 for n in opened.manifest.added_tokens), 0)}
+        return trained_configuration(self.opened)
 
     def stages(self, probes: list[Probe]) -> Iterator[Stage]:
         """Yield everything that is compared without the weights."""

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import lora_ns.exports.gguf_file
 from lora_ns.answers.opened import open_run
 from lora_ns.cli.app import app
-from lora_ns.errors import MissingError, RunError, UsageError
+from lora_ns.errors import MissingError, Problem, RunError, UsageError
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.services.export_gguf import export_gguf
@@ -207,3 +207,19 @@ def test_llama_cpps_quantiser_is_run_on_the_exact_file(lora_run, tmp_path):
     with pytest.raises(RunError, match="llama-quantize: failed: unknown type Q5_K_M"):
         export_gguf(lora_run, tmp_path / "out/other.gguf", "q5_k_m", tmp_path / "tools")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.gguf", "model.gguf.export_report.json"}
+
+
+def test_an_unknown_tokenizer_is_refused_before_merging_or_left_to_llama_cpps_converter(
+    lora_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lora_ns.exports.gguf_tokens._pre", refuse)
+    with pytest.raises(UsageError, match="unknown"):
+        export_gguf(lora_run, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "convert_hf_to_gguf.py").write_text("import sys; sys.exit(f'asked for {sys.argv[-1]}')")
+    with pytest.raises(RunError, match=r"convert_hf_to_gguf.py: failed: asked for bf16"):
+        export_gguf(lora_run, tmp_path / "model.gguf", "bf16", tmp_path)
+
+
+def refuse(_):
+    raise UsageError(Problem("", "unknown"))
