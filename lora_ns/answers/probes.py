@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, UsageError, first_line
+from lora_ns.files.disk import write_atomic
 from lora_ns.model.load import computing, difference, divergence
 
 if TYPE_CHECKING:
@@ -115,16 +116,16 @@ def compare(expected: Sequence[Reply], found: Sequence[Reply]) -> Comparison:
 
 
 def save_probes(file: Path, probes: Sequence[Probe], replies: Sequence[Reply]) -> None:
-    """Write probes with the answers of the trained model."""
+    """Write probes with the answers of the trained model. Raises `RunError`."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
     for number, (probe, reply) in enumerate(zip(probes, replies, strict=True)):
-        named = {**{name: torch.tensor(list(ids)) for name, ids in probe.inputs.items()}}
+        named = {name: torch.tensor(list(ids)) for name, ids in probe.inputs.items()}
         named |= {"logits": reply.logits, "tokens": torch.tensor(reply.tokens)}
         tensors |= {f"{number}.{name}": value for name, value in named.items()}
-    save_file(tensors, file, metadata={"texts": json.dumps([probe.text for probe in probes])})
+    write_atomic(file, save(tensors, metadata={"texts": json.dumps([probe.text for probe in probes])}))
 
 
 def read_probes(file: Path) -> tuple[list[Probe], list[Reply]]:

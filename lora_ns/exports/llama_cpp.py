@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from lora_ns.errors import MissingError, Problem, RunError, UsageError
+from lora_ns.safety.interpreter import interpreter
 
 QUANTISER, CONVERTER = "llama-quantize", "convert_hf_to_gguf.py"
 
@@ -65,7 +65,7 @@ def find_tool(name: str, needed_for: str, folder: Path | None) -> Path:
 
 def convert(tool: Path, source: Path, file: Path, kind: str) -> None:
     """Write a model folder as a GGUF file with llama.cpp's converter. Raises `RunError` if it fails."""
-    _run([sys.executable, str(tool), str(source), "--outfile", str(file), "--outtype", kind])
+    _run([*interpreter(), str(tool), str(source), "--outfile", str(file), "--outtype", kind])
 
 
 def quantise(tool: Path, source: Path, file: Path, kind: str) -> None:

@@ -313,5 +313,5 @@ def divergence(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Return the KL divergence of the predictions of two logits, in nats, as the mean over all positions."""
     import torch
 
-    own, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (expected, found))
+    own, other = (torch.log_softmax(logits.double(), dim=-1) for logits in (expected, found))
     return float((own.exp() * (own - other)).sum(-1).mean().clamp(min=0))

@@ -99,11 +99,19 @@ def test_an_option_of_another_kind_is_refused(lora_run, tmp_path, to, options):
         export(lora_run, tmp_path / "out", *options, to=to)
 
 
+def without_evaluations(run, folder):
+    """A copy of a run without what other tests evaluated."""
+    copy = RunDir(shutil.copytree(run.path, folder / "run"))
+    shutil.rmtree(copy.evaluations, ignore_errors=True)
+    return copy
+
+
 @pytest.mark.parametrize(("to", "relation"), [("plain", "adapter"), ("merged", "finetune")])
 def test_the_card_says_what_it_is(lora_run, tmp_path, to, relation):
-    export(lora_run, tmp_path / "out", to=to)
+    run = without_evaluations(lora_run, tmp_path)
+    export(run, tmp_path / "out", to=to)
     card = ModelCard.load(tmp_path / "out/README.md")
-    manifest = lora_run.read()
+    manifest = run.read()
     assert (card.data.base_model, card.data.base_model_relation) == (base_name(manifest), relation)
     assert card.data.pipeline_tag == "text-generation"
     assert {one.metric_name for one in card.data.eval_results} == {"eval_loss", "eval_mean_token_accuracy"}
@@ -113,7 +121,7 @@ def test_the_card_says_what_it_is(lora_run, tmp_path, to, relation):
 
 
 def test_the_card_takes_licence_and_figures_where_they_are(lora_run, tmp_path):
-    run = RunDir(shutil.copytree(lora_run.path, tmp_path / "run"))
+    run = without_evaluations(lora_run, tmp_path)
     base = shutil.copytree(ASSETS / "nano", tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     manifest = run.read()

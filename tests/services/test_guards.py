@@ -50,9 +50,9 @@ def test_a_saved_adapter_that_answers_otherwise_fails_the_run(lora_run):
 
     trained = open_trained(lora_run)
     rows = datasets.Dataset.from_list([{"input_ids": [5, 6, 7, 8], "attention_mask": [1, 1, 1, 1]}])
-    seal = Seal(trained.manifest, trained.model, rows, trained.model.device)
+    seal = Seal(trained.manifest, trained.model, rows, trained.tokenizer, trained.model.device)
     assert seal.check(lora_run).largest_difference == 0
     nudge(trained.model)
-    other = Seal(trained.manifest, trained.model, rows, trained.model.device)
+    other = Seal(trained.manifest, trained.model, rows, trained.tokenizer, trained.model.device)
     with pytest.raises(RunError, match="the saved adapter's logits differ from the trained model's, by"):
         other.check(lora_run)
