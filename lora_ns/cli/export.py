@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from lora_ns.services.export import ExportResult
     from lora_ns.services.verify import Proof
 
-Kind = Literal["plain", "merged", "quantized", "gguf"]
+Kind = Literal["plain", "merged", "quantized", "gguf", "gguf-lora"]
 
 _OPTIONS = {
     "plain": ("--rank", "--energy"),
     "merged": ("--dtype", "--max-shard-size"),
     "quantized": ("--type",),
     "gguf": ("--type", "--llama-cpp"),
+    "gguf-lora": ("--rank", "--energy"),
 }
 """Options of each kind."""
 
@@ -37,7 +38,7 @@ def export(
             "--to",
             metavar="KIND",
             help="Kind of artefact: plain, a LoRA that every reader reads alike; merged, a complete model; quantized, "
-            "one in few bits; or gguf, one file for llama.cpp and Ollama.",
+            "one in few bits; gguf, one file for llama.cpp and Ollama; or gguf-lora, the adapter for llama.cpp.",
             show_default=False,
         ),
     ],
@@ -112,6 +113,7 @@ def export(
     from lora_ns.run.directory import RunDir
     from lora_ns.services.export import export_merged, export_plain
     from lora_ns.services.export_gguf import export_gguf
+    from lora_ns.services.export_gguf_lora import export_gguf_lora
     from lora_ns.services.export_quantized import export_quantized
 
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
@@ -132,6 +134,8 @@ def export(
             result = export_quantized(opened, place, type_ or "nf4", base, forced, progress)
         elif to == "gguf":
             result = export_gguf(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
+        elif to == "gguf-lora":
+            result = export_gguf_lora(opened, place, rank, energy, base, forced, progress)
         else:
             result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress)
     if as_json:

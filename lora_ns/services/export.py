@@ -202,10 +202,10 @@ def updates_of(trained: Trained) -> dict[str, Factors]:
     is_moved = not manifest.recipe.peft.keeps_base
     if not earlier and not is_moved and (not loading_of(manifest).quantization.bits or is_lora(trained.model)):
         return factors_of(trained.model)
-    model, found = _base(trained), dict[str, Factors]()
+    model, found = stored_base(trained), dict[str, Factors]()
     for adapter in (*earlier, run.adapter):
         adapted = load_trainable(model, adapter, has_head=adapter is run.adapter)
-        for name, factors in factors_of(adapted, _base(trained) if is_moved else None).items():
+        for name, factors in factors_of(adapted, stored_base(trained) if is_moved else None).items():
             found[name] = found[name].beside(factors) if name in found else factors
         if adapter is not run.adapter:
             put_in_place(adapted)
@@ -213,7 +213,7 @@ def updates_of(trained: Trained) -> dict[str, Factors]:
     return found
 
 
-def _base(opened: Opened) -> PreTrainedModel:
+def stored_base(opened: Opened) -> PreTrainedModel:
     """The stored base with whole weights, those of a quantised base as training had them."""
     loading = replace(loading_of(opened.manifest), device="cpu")
     if loading.quantization.bits is None:

@@ -69,11 +69,13 @@ def export_gguf(
     observer, kind, manifest = observer or SilentObserver(), kind.lower(), run.read()
     _check(run, manifest, kind)
     check_output(output, run, manifest, base_path)
-    target = target_of(output)
     opened = open_run(run, base_path, force=force)
     tools = _tools(opened, kind, llama_cpp)
     message = f"out of memory while exporting {manifest.base.parameters / 1e9:,.2f} billion parameters"
-    with _staged(target, kind, manifest) as (file, staged), telling_memory_errors(lambda: message, "free memory"):
+    with (
+        staged_file(output, kind, manifest) as (file, staged, target),
+        telling_memory_errors(lambda: message, "free memory"),
+    ):
         check_space(target, manifest.base.parameters * (4 + BITS.get(kind, 32 + 9) // 8 + 1))
         merge(run, staged / "merged", base_path, "float32", force, observer)
         observer.stage(f"writing the GGUF file in {kind}")
@@ -82,9 +84,9 @@ def export_gguf(
         shutil.rmtree(staged / "merged")
         proof = replace(verify_gguf(opened, file, observer), folder=str(target))
         result = ExportResult(str(target), "gguf", made, proof)
-        write_report(staged / _report_name(target), result, manifest)
+        write_report(staged / report_name(target), result, manifest)
         with telling_disk_errors(target):
-            _put(staged, file, target)
+            put(staged, file, target)
     return proven(result)
 
 
@@ -123,22 +125,23 @@ def _tools(opened: Opened, kind: str, llama_cpp: Path | None) -> _Tools:
     return _Tools(quantiser, converter)
 
 
-def _report_name(target: Path) -> str:
+def report_name(target: Path) -> str:
     """The name of the report: beside a file, or in a folder."""
     return f"{target.name}.{REPORT}" if target.suffix == ENDING else REPORT
 
 
 @contextmanager
-def _staged(target: Path, kind: str, manifest: Manifest) -> Iterator[tuple[Path, Path]]:
-    """Yield the file to write and its staging folder. Raises `UsageError` if the target is there already."""
+def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[Path, Path, Path]]:
+    """Yield the file to write, its staging folder and the target. Raises `UsageError` if that is there already."""
+    target = target_of(output)
     is_file = target.suffix == ENDING
-    places = (target, target.with_name(_report_name(target))) if is_file else (target,)
+    places = (target, target.with_name(report_name(target))) if is_file else (target,)
     for place in places:
         if place.exists() and (is_file or not place.is_dir() or any(place.iterdir())):
             raise UsageError(Problem(str(place), "is there already", "choose another `--output`"))
     name = target.name if is_file else f"{manifest.recipe.task_name}-{kind.upper()}{ENDING}"
     with folder(target) as staged:
-        yield staged / name, staged
+        yield staged / name, staged, target
 
 
 def _write(staged: Path, file: Path, kind: str, tools: _Tools, opened: Opened) -> GgufFile:
@@ -160,12 +163,12 @@ def _write(staged: Path, file: Path, kind: str, tools: _Tools, opened: Opened) -
     return GgufFile(file.name, kind, file.stat().st_size, str(tools.converter) if tools.converter else "lorans", notes)
 
 
-def _put(staged: Path, file: Path, target: Path) -> None:
+def put(staged: Path, file: Path, target: Path) -> None:
     """Give the file and its report their names once both are on the disk."""
     follow_umask(staged)
     sync(staged)
     if target.suffix == ENDING:
-        (staged / _report_name(target)).rename(target.with_name(_report_name(target)))
+        (staged / report_name(target)).rename(target.with_name(report_name(target)))
         file.rename(target)
     else:
         staged.rename(target)  # an empty folder there is replaced

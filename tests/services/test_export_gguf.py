@@ -13,6 +13,7 @@ pytest.importorskip("gguf")
 
 import gguf
 import torch
+from gguf_files import write_gguf
 from typer.testing import CliRunner
 
 import lora_ns.exports.gguf_file
@@ -22,6 +23,7 @@ from lora_ns.errors import MissingError, Problem, RunError, UsageError
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.services.export_gguf import export_gguf
+from lora_ns.services.export_gguf_lora import export_gguf_lora
 from lora_ns.services.verify_gguf import verify_gguf
 
 STAGES = ["files", "settings", "tokenizer", "template", "token ids", "stop tokens", "logits"]
@@ -223,3 +225,34 @@ def test_an_unknown_tokenizer_is_refused_before_merging_or_left_to_llama_cpps_co
 
 def refuse(_):
     raise UsageError(Problem("", "unknown"))
+
+
+def logits_of(file):
+    base = Base("file", file.parent, gguf_file=file.name)
+    with torch.no_grad():
+        return load_base(base, Loading("CAUSAL_LM", "float32", "cpu")).eval()(torch.arange(1, 60)[None]).logits
+
+
+def test_an_adapter_as_gguf_is_the_trained_one_for_a_reader_that_adds_it_to_the_base(lora_run, files, tmp_path):
+    done = call("export", lora_run.path, "--to", "gguf-lora", "-o", tmp_path / "adapter.gguf", "--json")
+    result = json.loads(done.stdout)
+    assert result["proof"]["comparison"]["largest_difference"] < 1e-5
+    adapter, base = gguf.GGUFReader(tmp_path / "adapter.gguf"), write_gguf(tmp_path / "base.gguf")
+    added = {tensor.name: tensor.data for tensor in adapter.tensors}
+    alpha = adapter.get_field("adapter.lora.alpha").contents()
+    assert [adapter.get_field(key).contents() for key in ("general.type", "adapter.type")] == ["adapter", "lora"]
+    sum_ = gguf.GGUFReader(base, "r+")
+    for tensor in sum_.tensors:
+        if (down := added.pop(f"{tensor.name}.lora_a", None)) is not None:
+            tensor.data[:] += added.pop(f"{tensor.name}.lora_b") @ down * (alpha / down.shape[0])
+    sum_.data.flush()
+    assert not added
+    torch.testing.assert_close(logits_of(base), logits_of(files["f32"]), rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_is_written_to_a_file_and_cut(lora_run, tmp_path):
+    with pytest.raises(UsageError, match=r"does not end with .gguf"):
+        export_gguf_lora(lora_run, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+    cut = export_gguf_lora(lora_run, tmp_path / "small.gguf", rank=2)
+    assert (cut.made.rank, cut.proof.bound) == (2, None)
