@@ -193,7 +193,7 @@ def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
         yield from (("note", note) for note in made.notes)
         return
     if isinstance(made, PlainLora):
-        yield "plain LoRA", result.output
+        yield "GGUF LoRA" if result.kind == "gguf-lora" else "plain LoRA", result.output
         yield "rank", f"{made.rank}, with lora_alpha = {made.rank}, in {number(made.layers)} layers"
         if made.lost:
             yield "lost", f"up to {made.lost:.1%} of the update of a layer"

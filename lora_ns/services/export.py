@@ -39,7 +39,7 @@ REPORT = "export_report.json"
 
 @dataclass(frozen=True)
 class PlainLora:
-    """An adapter as plain LoRA."""
+    """An adapter as plain LoRA, in PEFT's files or as GGUF."""
 
     rank: int
     layers: int

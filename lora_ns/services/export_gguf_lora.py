@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import Opened, load, open_run
-from lora_ns.answers.probes import Probe, Reply, ask_probes
+from lora_ns.answers.opened import load, open_run
 from lora_ns.errors import MissingError, Problem, UsageError
-from lora_ns.exports.gguf_lora import add_adapter, check_family, write_adapter
+from lora_ns.exports.gguf_lora import check_family, write_adapter
 from lora_ns.exports.plain import cut_all
 from lora_ns.files.disk import telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
@@ -19,18 +17,10 @@ from lora_ns.model.gguf import ENDING
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
-from lora_ns.services.export import (
-    ExportResult,
-    PlainLora,
-    check_convertible,
-    proven,
-    stored_base,
-    updates_of,
-    write_report,
-)
+from lora_ns.services.export import ExportResult, PlainLora, check_convertible, proven, updates_of, write_report
 from lora_ns.services.export_gguf import put, report_name, staged_file
-from lora_ns.services.verify import FLOAT32, HALF, Stage, prove
-from lora_ns.services.verify_gguf import trained_configuration
+from lora_ns.services.verify import prove
+from lora_ns.services.verify_gguf import GgufLora, trained_configuration
 
 
 def export_gguf_lora(
@@ -79,44 +69,10 @@ def export_gguf_lora(
         with telling_disk_errors(target):
             write_adapter(file, manifest.recipe.task_name, updates, config)
         is_cut = rank is not None or energy is not None or lost > 0
-        proof = prove(opened, file, _GgufLora(opened, file), observer, lossy=is_cut)
+        proof = prove(opened, file, GgufLora(opened, file), observer, lossy=is_cut)
         made = PlainLora(next(iter(updates.values())).rank, len(updates), lost)
         result = ExportResult(str(target), "gguf-lora", made, replace(proof, folder=str(target)))
         write_report(staged / report_name(target), result, manifest)
         with telling_disk_errors(target):
             put(staged, file, target)
     return proven(result)
-
-
-@dataclass(frozen=True)
-class _GgufLora:
-    """A GGUF LoRA that should be a run's adapter."""
-
-    opened: Opened
-    file: Path
-
-    @property
-    def dtype(self) -> str:
-        """The dtype to compute in: that of training."""
-        return self.opened.manifest.plan.dtype.value
-
-    @property
-    def bound(self) -> float:
-        """Largest difference that rounding explains."""
-        return FLOAT32 if self.dtype == "float32" else HALF
-
-    @property
-    def has_same_tokens(self) -> bool:
-        """True if training computed in float32."""
-        return self.bound == FLOAT32
-
-    def stages(self, probes: list[Probe]) -> Iterator[Stage]:
-        """Yield nothing: an adapter has weights only."""
-        del probes
-        yield from ()
-
-    def ask(self, probes: list[Probe]) -> list[Reply]:
-        """Return the answers of the stored base with the update in the file."""
-        model = stored_base(self.opened)
-        add_adapter(model, self.file, trained_configuration(self.opened))
-        return ask_probes(model, probes, model.device, self.dtype)

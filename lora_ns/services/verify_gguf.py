@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.opened import Opened, loading_of
 from lora_ns.answers.probes import Probe, Reply, ask_probes
-from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.errors import LoransError, ModelError, Problem, UsageError
 from lora_ns.exports.gguf_file import differing_setting
+from lora_ns.exports.gguf_lora import add_adapter
 from lora_ns.exports.gguf_reading import TextReader
 from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary
 from lora_ns.files.reading import is_file
@@ -23,6 +24,7 @@ from lora_ns.model.load import empty_base, load_base
 from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.observer import Observer
+from lora_ns.services.export import stored_base
 from lora_ns.services.verify import FLOAT32, HALF, INT8, Proof, Stage, prove, rendered
 
 if TYPE_CHECKING:
@@ -58,7 +60,20 @@ def verify_gguf(opened: Opened, file: Path, observer: Observer | None = None) ->
         raise UsageError(Problem(str(file), "is no file", "name a GGUF file"))
     if not opened.manifest.recipe.objective.writes_text:
         raise UsageError(Problem(str(file), "the run trained a classifier, and a GGUF file is none", "name a folder"))
-    return prove(opened, file, _GgufArtefact(opened, file), observer)
+    kind = GgufLora if _is_adapter(file) else _GgufArtefact
+    return prove(opened, file, kind(opened, file), observer)
+
+
+def _is_adapter(file: Path) -> bool:
+    """True if a file is an adapter; False for a model, and for what cannot be read."""
+    try:
+        read_gguf(file)
+    except ModelError:
+        return False
+    from gguf import GGUFReader  # `read_gguf` has found that it is installed
+
+    entry = GGUFReader(file).get_field("general.type")
+    return entry is not None and entry.contents() == "adapter"
 
 
 def configuration(base: Base, trust_remote_code: bool = False) -> dict[str, Any]:
@@ -192,4 +207,43 @@ class _GgufArtefact:
             if needs_configuration(read_gguf(self.file), self._config):
                 (place.parent / "config.json").write_text(json.dumps(self._config), encoding="utf-8")
             model = load_base(Base(str(self.file), place.parent, gguf_file=place.name), loading)
+        return ask_probes(model, probes, model.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class GgufLora:
+    """A GGUF LoRA that should be a run's adapter."""
+
+    opened: Opened
+    file: Path
+
+    @property
+    def dtype(self) -> str:
+        """The dtype to compute in: that of training."""
+        return self.opened.manifest.plan.dtype.value
+
+    @property
+    def bound(self) -> float:
+        """Largest difference that rounding explains."""
+        return FLOAT32 if self.dtype == "float32" else HALF
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """True if training computed in float32."""
+        return self.bound == FLOAT32
+
+    def stages(self, probes: list[Probe]) -> Iterator[Stage]:
+        """Yield everything that is compared without the weights: an adapter has little else."""
+        del probes
+        try:
+            read_gguf(self.file)
+        except LoransError as error:
+            yield Stage("files", str(error.problems[0].what))
+        else:
+            yield Stage("files")
+
+    def ask(self, probes: list[Probe]) -> list[Reply]:
+        """Return the answers of the stored base with the update in the file."""
+        model = stored_base(self.opened)
+        add_adapter(model, self.file, trained_configuration(self.opened))
         return ask_probes(model, probes, model.device, self.dtype)

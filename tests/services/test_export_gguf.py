@@ -165,6 +165,9 @@ def test_a_missing_program_is_named_with_the_command_that_builds_it(lora_run, tm
     with pytest.raises(MissingError, match=r"`gguf`, which is not installed.*pip install 'lora-ns\[gguf\]'"):
         export_gguf(lora_run, tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(MissingError, match=r"pip install 'lora-ns\[gguf\]'"):
+        verify_gguf(open_run(lora_run), tmp_path / "model.gguf")
 
 
 def test_what_is_there_and_what_is_no_text_is_refused(lora_run, classifier_run, tmp_path):
@@ -237,6 +240,7 @@ def test_an_adapter_as_gguf_is_the_trained_one_for_a_reader_that_adds_it_to_the_
     done = call("export", lora_run.path, "--to", "gguf-lora", "-o", tmp_path / "adapter.gguf", "--json")
     result = json.loads(done.stdout)
     assert result["proof"]["comparison"]["largest_difference"] < 1e-5
+    assert call("verify", tmp_path / "adapter.gguf", "--against", lora_run.path).exit_code == 0
     adapter, base = gguf.GGUFReader(tmp_path / "adapter.gguf"), write_gguf(tmp_path / "base.gguf")
     added = {tensor.name: tensor.data for tensor in adapter.tensors}
     alpha = adapter.get_field("adapter.lora.alpha").contents()
@@ -256,3 +260,5 @@ def test_an_adapter_is_written_to_a_file_and_cut(lora_run, tmp_path):
     assert not list(tmp_path.iterdir())
     cut = export_gguf_lora(lora_run, tmp_path / "small.gguf", rank=2)
     assert (cut.made.rank, cut.proof.bound) == (2, None)
+    again = verify_gguf(open_run(lora_run), tmp_path / "small.gguf")
+    assert again.first.name == "logits", "what was cut off is missing"
