@@ -86,11 +86,16 @@ def open_run(run: RunDir, base_path: Path | None = None, dtype: str | None = Non
         ModelError: if the base is missing, or is not the one that the adapter was trained on.
     """
     manifest = run.read()
-    if dtype is not None:
-        plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="requested")})
-        manifest = manifest.model_copy(update={"plan": plan})
     base, tokenizer = reopen(run, manifest, base_path, force)
-    return Opened(run, manifest, base, tokenizer)
+    opened = Opened(run, manifest, base, tokenizer)
+    return opened if dtype is None else computing_in(opened, dtype)
+
+
+def computing_in(opened: Opened, dtype: str) -> Opened:
+    """The run, to be loaded in another dtype."""
+    manifest = opened.manifest
+    plan = manifest.plan.model_copy(update={"dtype": Derived(value=dtype, origin="--set", why="requested")})
+    return replace(opened, manifest=manifest.model_copy(update={"plan": plan}))
 
 
 def load(opened: Opened) -> Trained:

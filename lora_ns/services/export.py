@@ -27,14 +27,11 @@ from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 from lora_ns.services.merge import MergeResult, merge
-from lora_ns.services.verify import Proof, verify
+from lora_ns.services.verify import REPORT, Proof, verify
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-REPORT = "export_report.json"
-"""File of an artefact with its proof."""
 
 
 @dataclass(frozen=True)

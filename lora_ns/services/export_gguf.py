@@ -25,8 +25,9 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
-from lora_ns.services.export import REPORT, ExportResult, GgufFile, proven, write_report
+from lora_ns.services.export import ExportResult, GgufFile, proven, write_report
 from lora_ns.services.merge import merge
+from lora_ns.services.verify import REPORT
 from lora_ns.services.verify_gguf import configuration, trained_configuration, verify_gguf
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}

@@ -24,9 +24,9 @@ from lora_ns.quantizers import Quantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
-from lora_ns.services.export import REPORT, ExportResult, QuantizedModel, proven, write_card, write_report
+from lora_ns.services.export import ExportResult, QuantizedModel, proven, write_card, write_report
 from lora_ns.services.merge import merge
-from lora_ns.services.verify import probes_of_run, verify
+from lora_ns.services.verify import REPORT, probes_of_run, verify
 
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "nf4": {"method": "bnb-4bit", "bnb_4bit_quant_type": "nf4"},
@@ -88,8 +88,8 @@ def export_quantized(
         merged = staged / "merged"
         found = merge(run, merged, base_path, None, force, observer)
         observer.stage(f"quantising to {kind}")
-        opened = open_run(run, base_path, found.dtype, force)  # as its readers will compute
-        loading = replace(loading_of(opened.manifest), quantization=quantization, added_tokens=())
+        opened = open_run(run, base_path, force=force)
+        loading = replace(loading_of(manifest), quantization=quantization, dtype=found.dtype, added_tokens=())
         replies = _write(opened, merged, staged, target, loading)
         shutil.rmtree(merged)
         size = sum((staged / name).stat().st_size for name in classify(staged).weights or (WEIGHTS,))

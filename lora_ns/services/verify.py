@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_ns.answers.opened import Opened, Trained, load, load_whole_base, loading_of
+from lora_ns.answers.opened import Opened, Trained, computing_in, load, load_whole_base, loading_of
 from lora_ns.answers.plain_model import open_model
 from lora_ns.answers.probes import Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
@@ -16,7 +16,7 @@ from lora_ns.errors import LoransError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.model.adapter import WEIGHTS
-from lora_ns.model.folder import ADAPTER, GENERATION, classify
+from lora_ns.model.folder import ADAPTER, GENERATION, SETTINGS, classify
 from lora_ns.model.load import load_base
 from lora_ns.model.saved_adapter import load_adapter
 from lora_ns.model.tokenizer import load_tokenizer
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 FLOAT32, HALF, INT8 = 1e-4, 5e-2, 1e-1
 """Largest difference of two logits, relative to the largest: of equal weights, after rounding, over an int8 base."""
+
+REPORT = "export_report.json"
+"""File of an artefact with its proof."""
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 """Generation settings that readers apply."""
@@ -125,7 +128,7 @@ def verify(
     if not is_folder(folder):
         raise UsageError(Problem(str(folder), "is no folder", "name an adapter or a model"))
     is_adapter = is_file(folder / ADAPTER)
-    if not is_adapter and not is_file(folder / "config.json"):
+    if not is_adapter and not is_file(folder / SETTINGS):
         what = f"has neither {ADAPTER} nor config.json"
         raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
     return prove(opened, folder, _Artefact(opened, folder, is_adapter), observer, lossy, made)
@@ -160,10 +163,25 @@ def prove(
     except LoransError as error:
         stages.append(Stage("weights", str(error.problems[0])))
     else:
-        comparison, bound = compare(expected, found), None if lossy else artefact.bound
-        stages += _of_answers(comparison, bound, artefact.has_same_tokens)
+        stated = _stated_loss(place)
+        comparison = compare(expected, found)
+        bound = None if lossy else max(artefact.bound, stated)
+        stages += _of_answers(comparison, bound, artefact.has_same_tokens and not stated)
         stages += [] if made is None else [_stored(compare(made, found))]
     return Proof(str(place), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
+
+
+_MARGIN = 1.25
+"""Factor by which another machine may compute a stated loss."""
+
+
+def _stated_loss(place: Path) -> float:
+    """The largest difference of logits that the report of an artefact allows because a loss was asked for; else 0."""
+    try:
+        proof = read_json(place / REPORT if is_folder(place) else place.with_name(f"{place.name}.{REPORT}"))["proof"]
+        return 0.0 if proof["bound"] is not None else _MARGIN * float(proof["comparison"]["largest_difference"])
+    except (UsageError, KeyError, TypeError, ValueError):
+        return 0.0  # there is none, or it is damaged: the usual bound counts
 
 
 def _of_answers(comparison: Comparison, bound: float | None, has_same_tokens: bool) -> Iterator[Stage]:
@@ -207,10 +225,14 @@ class _Artefact:
     folder: Path
     is_adapter: bool
 
-    @property
+    @cached_property
     def dtype(self) -> str:
-        """The dtype to compute in: that of training."""
-        return self.opened.manifest.plan.dtype.value
+        """The dtype to compute in: that of training, or for a quantised model its own, which its kernels may need."""
+        trained = self.opened.manifest.plan.dtype.value
+        settings = {} if self.is_adapter else read_json(self.folder / SETTINGS)
+        if not isinstance(settings, dict) or not settings.get("quantization_config"):
+            return trained
+        return str(settings.get("dtype") or settings.get("torch_dtype") or trained)
 
     def stages(self, probes: list[Probe]) -> Iterator[Stage]:
         """Yield everything that is compared without the weights."""
@@ -258,7 +280,7 @@ class _Artefact:
     @cached_property
     def _trained(self) -> Trained:
         if not self.is_adapter:
-            return open_model(self.opened, self.folder).load()
+            return open_model(computing_in(self.opened, self.dtype), self.folder).load()
         opened, loading = self.opened, loading_of(self.opened.manifest)
         is_own = sha256_file(self.folder / WEIGHTS) == opened.manifest.adapter.get(WEIGHTS)
         # The run's own adapter belongs to the base with the adapters of earlier runs, any other to the stored base.

@@ -51,6 +51,11 @@ def test_an_update_is_cut_and_its_price_is_told(lora_run, tmp_path):
     assert (result["made"]["rank"], result["proof"]["bound"]) == (2, None)
     assert 0 < result["made"]["lost"] < 1
     assert result["proof"]["comparison"]["largest_difference"] > 1e-4
+    proof = verify(open_run(lora_run), tmp_path / "cut")
+    assert proof.is_verified
+    assert proof.bound == pytest.approx(1.25 * result["proof"]["comparison"]["largest_difference"])
+    (tmp_path / "cut/export_report.json").unlink()
+    assert verify(open_run(lora_run), tmp_path / "cut").first.name == "logits"
     again = json.loads(export(lora_run, tmp_path / "energy", "--energy", "0.9", "--json").stdout)
     assert 2 < again["made"]["rank"] <= 16
     assert again["made"]["lost"] ** 2 <= 0.1

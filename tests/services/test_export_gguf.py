@@ -260,5 +260,7 @@ def test_an_adapter_is_written_to_a_file_and_cut(lora_run, tmp_path):
     assert not list(tmp_path.iterdir())
     cut = export_gguf_lora(lora_run, tmp_path / "small.gguf", rank=2)
     assert (cut.made.rank, cut.proof.bound) == (2, None)
+    assert verify_gguf(open_run(lora_run), tmp_path / "small.gguf").is_verified, "the report states the loss"
+    (tmp_path / "small.gguf.export_report.json").unlink()
     again = verify_gguf(open_run(lora_run), tmp_path / "small.gguf")
     assert again.first.name == "logits", "what was cut off is missing"

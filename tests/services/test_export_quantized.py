@@ -9,11 +9,13 @@ pytest.importorskip("torch")
 
 from typer.testing import CliRunner
 
+from lora_ns.answers.opened import open_run
 from lora_ns.cli.app import app
 from lora_ns.errors import MissingError, RunError, UsageError
 from lora_ns.quantizers.bitsandbytes import Bnb8Bit
 from lora_ns.services import export_quantized
 from lora_ns.services.export_quantized import TYPES
+from lora_ns.services.verify import verify
 
 
 def export(run, output, *options):
@@ -39,6 +41,8 @@ def test_what_is_read_back_was_written_and_its_price_is_known(lora_run, tmp_path
     assert ours >= {
         file.name for file in lora_run.adapter.iterdir() if file.name.startswith(("token", "chat", "gener"))
     }
+    again = verify(open_run(lora_run), tmp_path / "small")
+    assert [stage for stage in again.stages if not stage.is_same] == []
     assert "base_model_relation: quantized" in (tmp_path / "small/README.md").read_text()
 
 

@@ -25,9 +25,10 @@ from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
-from lora_ns.services.export import REPORT, export_plain
+from lora_ns.services.export import export_plain
 from lora_ns.services.export_quantized import export_quantized
 from lora_ns.services.merge import MergeResult, merge
+from lora_ns.services.verify import REPORT
 
 
 def needs_whole_model(*_):
