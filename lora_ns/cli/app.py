@@ -80,11 +80,7 @@ COMMANDS = (
         "export",
         export,
         "Use",
-        [
-            "lorans export outputs/run --to plain --output plain",
-            "lorans export outputs/run --to plain -o small --rank 16",
-            "lorans export outputs/run --to gguf -o model.gguf --type q8_0",
-        ],
+        ["lorans export outputs/run --to plain --output plain", "lorans export outputs/run --to gguf -o model.gguf"],
     ),
     Entry("push", push, "Use", ["lorans push plain me/my-adapter", "lorans push merged me/my-model --public"]),
     Entry(

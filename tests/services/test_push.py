@@ -3,15 +3,16 @@
 import json
 from functools import partial
 
+import pytest
+
+pytest.importorskip("huggingface_hub")
+
 import huggingface_hub.constants
 import huggingface_hub.hf_api
-import pytest
 from hub_stand_in import COMMIT, Repositories, pushed_to
 
 from lora_ns.errors import RunError, UsageError
 from lora_ns.services.push import push
-
-pytest.importorskip("torch")
 
 
 @pytest.fixture
