@@ -222,15 +222,12 @@ def launched(folder, launcher, *options, recipe=RECIPE):
     return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "launcher",
     [
         pytest.param(TORCHRUN, id="torchrun"),
-        pytest.param(
-            (*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no"),
-            id="accelerate",
-            marks=pytest.mark.cluster,
-        ),
+        pytest.param((*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no"), id="accelerate"),
     ],
 )
 def test_another_launcher_may_start_the_command_itself(trained, tmp_path, launcher):

@@ -203,7 +203,7 @@ def test_a_batch_of_one_row_is_refused_unless_the_loss_compares_none(tmp_path):
     assert run_kto(tmp_path, "training.global_batch_size=1", "training.max_steps=1", loss).read().status == "finished"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_processes_give_the_adapter_of_one(tmp_path, monkeypatch):
     monkeypatch.setattr("lora_ns.machine.hardware.usable_cores", lambda: 2)
     found = []

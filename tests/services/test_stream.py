@@ -268,6 +268,7 @@ def peak(rows):
 COUNTS = {"few.jsonl": 1000, "many.jsonl": 7000}
 
 
+@pytest.mark.matrix
 def test_memory_does_not_grow_with_the_rows(opened, tmp_path, monkeypatch):
     """The file is several times larger than what is held of it."""
     monkeypatch.setattr(sources, "PROBE_ROWS", 10)
