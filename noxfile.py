@@ -52,7 +52,7 @@ def matrix(session: nox.Session) -> None:
     outcomes = Path(session.create_tmp(), "outcomes.jsonl").absolute()
     outcomes.unlink(missing_ok=True)
     env = {"MATRIX_OUTCOMES": str(outcomes), "PYTHONPATH": "tests/support"}
-    rooms = ("tests/merging", "tests/services", "tests/statistics")
+    rooms = ("tests/exports", "tests/merging", "tests/services", "tests/statistics")
     session.run("pytest", "-q", "-n", "2", "-m", "matrix", *rooms, *session.posargs, env=env)
     session.run("python", "tests/support/matrix.py", str(outcomes), "docs/matrix.md", env=env)
 
