@@ -11,7 +11,7 @@ from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import load, loading_of, open_run
 from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.exports.factors import Factors, whole_modules
-from lora_ns.exports.plain import cut_all, write
+from lora_ns.exports.plain import write
 from lora_ns.model.load import load_base
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
@@ -101,8 +101,7 @@ def combine(
     places = [folder / f"run{number}" for number in range(len(found))]  # PEFT looks for the names within keys
     for place, updates in zip(places, found, strict=True):
         place.mkdir()
-        padded = {name: factors.padded(common) for name, factors in updates.items()}
-        write(place, cut_all(padded, common)[0], bare, {}, record)
+        write(place, {name: factors.padded(common) for name, factors in updates.items()}, bare, {}, record)
     observer.stage("combining the adapters")
     adapted = _combined(bare, places, combination, manifests[0].recipe.training.seed)
     adapted.save_pretrained(str(folder), selected_adapters=[_NAME])

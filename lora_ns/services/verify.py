@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_ns.answers.opened import Opened, Trained, computing_in, load, load_whole_base, loading_of
 from lora_ns.answers.plain_model import open_model
-from lora_ns.answers.probes import Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
+from lora_ns.answers.probes import ROWS, Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import LoransError, Problem, UsageError
 from lora_ns.files.disk import sha256_file
@@ -211,7 +211,7 @@ def probes_of_run(opened: Opened) -> tuple[list[Probe], list[Reply]]:
     for part in ("eval", "train"):
         if not rows and is_folder(opened.run.data / part):
             try:
-                rows = [row for row, _ in zip(saved_rows(opened.run.data / part), range(8), strict=False)]
+                rows = [row for row, _ in zip(saved_rows(opened.run.data / part), range(ROWS), strict=False)]
             except ValueError:
                 continue  # it is damaged, and the neutral texts remain
     return probes_of(rows, opened.tokenizer), []
@@ -323,9 +323,7 @@ def _other_text(expected: PreTrainedTokenizerBase, found: PreTrainedTokenizerBas
         return ""
     if own is None or other is None:
         return "there is no chat template" if other is None else "there is a chat template, and training had none"
-    place = next(
-        (number for number, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other))
-    )
+    place = _parting(own, other)
     return f"a conversation becomes {other[place : place + 30]!r} at character {place}, not {own[place : place + 30]!r}"
 
 
@@ -336,7 +334,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase) -> str | None:
     for turns in (_TURNS, _TURNS[1:]):
         try:
             return str(tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=True))
-        except Exception:
+        except Exception:  # a template raises whatever its author wrote, here at a turn of the system
             continue
     return ""
 
@@ -348,10 +346,21 @@ def _other_ids(probes: list[Probe], tokenizer: PreTrainedTokenizerBase) -> str:
             continue
         expected, found = list(probe.inputs["input_ids"]), list(tokenizer(probe.text)["input_ids"])
         if expected != found:
-            place = next((n for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), len(expected))
-            was, now = (tokenizer.convert_ids_to_tokens(ids[place : place + 1]) for ids in (expected, found))
-            return f"token {place} of {probe.text[:30]!r} is {now}, not {was}"
+            return other_token(probe.text, expected, found, tokenizer)
     return ""
+
+
+def other_token(text: str, expected: Sequence[int], found: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name the first token of a text that is another one."""
+    place = _parting(expected, found)
+    was, now = (tokenizer.convert_ids_to_tokens(list(ids[place : place + 1])) for ids in (expected, found))
+    return f"token {place} of {text[:30]!r} is {now}, not {was}"
+
+
+def _parting(one: Sequence[object], other: Sequence[object]) -> int:
+    """The first place at which two sequences differ, or at which the shorter one ends."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

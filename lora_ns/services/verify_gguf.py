@@ -25,7 +25,7 @@ from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.observer import Observer
 from lora_ns.services.export import stored_base
-from lora_ns.services.verify import FLOAT32, HALF, INT8, Proof, Stage, prove, rendered
+from lora_ns.services.verify import FLOAT32, HALF, INT8, Proof, Stage, other_token, prove, rendered
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -187,10 +187,7 @@ class _GgufArtefact:
         for text, expected, is_whole in texts:
             found = encode(text, add_special_tokens=is_whole)
             if found != expected:
-                pairs = enumerate(zip(expected, found, strict=False))
-                place = next((place for place, (a, b) in pairs if a != b), min(len(expected), len(found)))
-                was, now = (own.convert_ids_to_tokens(ids[place : place + 1]) for ids in (expected, found))
-                return f"token {place} of {text[:30]!r} is {now}, not {was}"
+                return other_token(text, expected, found, own)
         return ""
 
     def _stops(self) -> str:

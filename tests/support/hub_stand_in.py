@@ -33,8 +33,14 @@ def offline_environment(**more: str) -> dict[str, str]:
 @contextlib.contextmanager
 def hub(repositories: Mapping[str, Path] | None = None) -> Iterator[str]:
     """Serve folders as repositories, such as `models/owner/name`; yields the endpoint."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.repositories = repositories or {}
+    with _serving(Handler, repositories or {}) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler], repositories: Mapping[str, object]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.repositories = repositories
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -113,15 +119,8 @@ class Repositories(dict[str, dict[str, bytes]]):
 @contextlib.contextmanager
 def pushed_to(repositories: Repositories) -> Iterator[str]:
     """Serve the part of the API that is used to push to a repository of models; yields the endpoint."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        server.repositories = repositories
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with _serving(Receiver, repositories) as endpoint:
+        yield endpoint
 
 
 class Receiver(Handler):
