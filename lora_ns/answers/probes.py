@@ -71,10 +71,15 @@ class Comparison:
     """Share of the positions with the same most probable token."""
 
 
+def cut(row: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The inputs of a forward pass over the first tokens of a row."""
+    return {name: [int(one) for one in row[name]][:TOKENS] for name in INPUTS if name in row}
+
+
 def probes_of(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Probe]:
     """Return the first rows of the data, cut off, and the neutral texts, in tokens."""
     taken = [row for row, _ in zip(rows, range(ROWS), strict=False) if "input_ids" in row]
-    own = [Probe({name: [int(one) for one in row[name]][:TOKENS] for name in INPUTS if name in row}) for row in taken]
+    own = [Probe(cut(row)) for row in taken]
     neutral = [Probe({name: list(ids) for name, ids in tokenizer(text).items()}, text) for text in NEUTRAL]
     return [probe for probe in (*own, *neutral) if probe.inputs["input_ids"]]
 
@@ -88,17 +93,23 @@ def ask_probes(model: Any, probes: Sequence[Probe], device: torch.device, dtype:
         device: the device that computes; offloaded weights are elsewhere.
         dtype: the dtype to compute in.
     """
+    replies = []
+    for probe in probes:
+        logits = logits_of(model, probe.inputs, device, dtype)
+        logits = logits.reshape(-1, logits.shape[-1])
+        replies.append(Reply(logits[-1].clone(), tuple(logits.argmax(-1).tolist())))
+    return replies
+
+
+def logits_of(model: Any, inputs: Mapping[str, Sequence[int]], device: torch.device, dtype: str) -> torch.Tensor:
+    """Return the logits of a model in evaluation mode at all positions of a text, on the CPU in float32."""
     import torch
 
     model.eval()
-    replies = []
     with torch.no_grad(), computing(device.type, dtype):
-        for probe in probes:
-            inputs = {name: torch.tensor([list(ids)], device=device) for name, ids in probe.inputs.items()}
-            logits = model(**inputs).logits.float().cpu()
-            logits = logits.reshape(-1, logits.shape[-1])
-            replies.append(Reply(logits[-1].clone(), tuple(logits.argmax(-1).tolist())))
-    return replies
+        batch = {name: torch.tensor([list(ids)], device=device) for name, ids in inputs.items()}
+        logits: torch.Tensor = model(**batch).logits.float().cpu()
+    return logits
 
 
 def compare(expected: Sequence[Reply], found: Sequence[Reply]) -> Comparison:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.answers.probes import TOKENS
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import follow_umask, telling_disk_errors
 from lora_ns.files.marks import mark_folder
@@ -14,7 +15,7 @@ from lora_ns.files.removal import remove
 from lora_ns.model.load import computing, difference
 from lora_ns.objectives.frozen_start import FrozenStart
 from lora_ns.parallel.group import Rank, any_of, meet
-from lora_ns.training.seal import ROWS, TOKENS, TOLERANCE
+from lora_ns.training.seal import ROWS, TOLERANCE
 
 if TYPE_CHECKING:
     import datasets

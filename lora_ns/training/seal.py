@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.opened import open_trained
-from lora_ns.answers.probes import ask_probes, probes_of, save_probes
+from lora_ns.answers.probes import ask_probes, cut, logits_of, probes_of, save_probes
 from lora_ns.errors import Problem, RunError
-from lora_ns.model.load import computing, difference
+from lora_ns.model.load import difference
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest, SealRecord
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 ROWS = 4
 """Rows that are compared."""
-
-
-TOKENS = 64
-"""Tokens of each row that are compared."""
 
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
@@ -84,14 +80,4 @@ class Seal:
             return max(map(difference, self._ask(model, model.device), self._answers))
 
     def _ask(self, model: Any, device: torch.device) -> list[torch.Tensor]:
-        import torch
-
-        model.eval()
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        answers = []
-        with torch.no_grad(), computing(device.type, self._dtype):
-            for row in self._rows:
-                inputs = {name: torch.tensor([row[name][:TOKENS]]) for name in names if name in row}
-                inputs = {name: values.to(device) for name, values in inputs.items()}
-                answers.append(model(**inputs).logits.float().cpu())
-        return answers
+        return [logits_of(model, cut(row), device, self._dtype) for row in self._rows]
