@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
+from lora_ns.merging.pool import Pool, Spilled
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, is_finite, rounded
 from lora_ns.merging.skeleton import absent
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor, nn
 
-_LARGE = 1 << 22
+_LARGE = 1 << 20
 """Values of a linear layer above which its outputs are computed in parts."""
 
 
@@ -52,8 +53,12 @@ class Lockstep:
     """The dtype of the files."""
     rounds_inputs: bool = False
     """True if quantised layers round their inputs, so that training had other answers than their weights give."""
+    spilled: Spilled | None = None
+    """The parameters of the adapter, if they are in a file."""
     done: set[str] = field(default_factory=set)
     """Names of the merged and replaced units."""
+    _blocks: Pool = field(default_factory=Pool)
+    """A pool of its own, so that small blocks do not take the memory of weights."""
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -173,6 +178,7 @@ class Lockstep:
         """Compute the outputs of a large linear layer from some of its rows at a time."""
         import torch
 
+        self.values.pool.clear()
         count, width = unit.module.weight.shape
         parts = []
         step = max(1, _LARGE // width)
@@ -186,7 +192,11 @@ class Lockstep:
         return torch.cat(parts, dim=-1)
 
     def _settled(self, name: str, values: Tensor, way: _Way) -> Tensor:
-        return rounded(name, values, self.dtype).float() if way == "rounded" and values.is_floating_point() else values
+        import torch
+
+        if way != "rounded" or not values.is_floating_point():
+            return values
+        return self.values.pool.cast(rounded(name, values, self.dtype, self.values.pool), torch.float32)
 
     def _load(self, unit: Unit) -> None:
         if isinstance(unit, Adapted):
@@ -195,7 +205,8 @@ class Lockstep:
 
     def _merge(self, unit: Unit) -> None:
         if isinstance(unit, Adapted):
-            unit.merge()
+            with self.values.pool.for_results():
+                unit.merge()
         self.done.add(unit.name)
 
     def _write(self, unit: Unit) -> None:
@@ -213,13 +224,15 @@ class Lockstep:
             if not is_finite(block):
                 what = f"merging gives `{name}` values that are not finite"
                 raise RunError(Problem("", what, "train again with a smaller learning rate"))
-            written = rounded(name, block, self.dtype) if block.is_floating_point() else block
+            written = rounded(name, block, self.dtype, self._blocks) if block.is_floating_point() else block
             yield written
             block.copy_(written)
 
     def _free(self, unit: Unit) -> None:
         for module, last in unit.parameters().values():
             module.register_parameter(last, absent(getattr(module, last)))
+        if self.spilled:
+            self.spilled.release()
         release()
 
     def _finish(self, unit: Unit) -> None:

@@ -7,12 +7,15 @@ import math
 import os
 import re
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_ns.errors import Problem, RunError, UsageError
+from lora_ns.merging.pool import Pool
 from lora_ns.merging.stored import DTYPES
 from lora_ns.model.folder import INDEX, WEIGHTS
 
@@ -78,14 +81,23 @@ def split(entries: Iterable[Entry], largest: int) -> list[list[Entry]]:
     return shards
 
 
+_AHEAD = 2
+"""Blocks that may wait for the disk while the next are computed."""
+
+
 class ShardWriter:
-    """Weight files in a folder. All of them are created with their full size at once, and filled in any order."""
+    """Weight files in a folder. All of them are created with their full size at once, and filled in any order.
+
+    A thread writes. Blocks must keep their values until `finish`.
+    """
 
     def __init__(self, folder: Path, entries: Sequence[Entry], largest: int) -> None:
         self._folder = folder
         self._left = {entry.name: entry for entry in entries}
         self._places: dict[str, tuple[int, int]] = {}
         self._handles: list[int] = []
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._pending: deque[Future[None]] = deque()
         shards = split(entries, largest)
         names = [WEIGHTS] if len(shards) == 1 else [_name(number, len(shards)) for number in range(1, len(shards) + 1)]
         self._index = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}
@@ -137,13 +149,20 @@ class ShardWriter:
         for block in blocks:
             values = rounded(name, block.detach(), entry.dtype).contiguous()
             data = memoryview(values.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            _write_all(handle, data, offset)
+            self._wait(_AHEAD)
+            self._pending.append(self._thread.submit(_write_all, handle, data, offset))
             offset += data.nbytes
         if offset - begin != entry.size:
             raise ValueError(f"`{name}` has {entry.size:,} bytes, and {offset - begin:,} were written")
 
+    def _wait(self, count: int) -> None:
+        """Wait until fewer blocks than a number wait for the disk. Raises `OSError` if one cannot be written."""
+        while len(self._pending) >= count:
+            self._pending.popleft().result()
+
     def finish(self) -> None:
-        """Write the index, if there are several files."""
+        """Write what waits, and the index, if there are several files."""
+        self._wait(1)
         assert not self._left, f"not written: {min(self._left)}"
         if len(self._handles) > 1:
             index = {"metadata": self._totals, "weight_map": dict(sorted(self._index.items()))}
@@ -154,6 +173,7 @@ class ShardWriter:
 
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         """Close the files, and remove those of an unfinished merge."""
+        self._thread.shutdown(cancel_futures=True)
         while self._handles:
             os.close(self._handles.pop())
         if error is not None:
@@ -161,11 +181,11 @@ class ShardWriter:
                 (self._folder / name).unlink(missing_ok=True)
 
 
-def rounded(name: str, values: Tensor, dtype: str) -> Tensor:
-    """Convert values of a tensor to a dtype. Raises `RunError` if it cannot hold one of them."""
+def rounded(name: str, values: Tensor, dtype: str, pool: Pool | None = None) -> Tensor:
+    """Convert values of a tensor to a dtype, in memory of a pool. Raises `RunError` if it cannot hold one of them."""
     import torch
 
-    found = values.to(getattr(torch, dtype))
+    found = (pool or Pool()).cast(values, getattr(torch, dtype))
     if found.dtype != values.dtype and not is_finite(found) and is_finite(values):
         remedy = "write another dtype: `--dtype bfloat16` or `--dtype float32`"
         raise RunError(Problem("", f"`{name}` has values that are too large for {dtype}", remedy))
@@ -176,7 +196,8 @@ def is_finite(values: Tensor) -> bool:
     """True if no value is infinite or NaN. Their sum tells in a single pass, unless it is too large itself."""
     import torch
 
-    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
+    kind = torch.float32 if values.dtype == torch.float16 else None  # others have room for the sum
+    return bool(values.sum(dtype=kind).isfinite()) or bool(values.isfinite().all())
 
 
 def _name(number: int, count: int) -> str:

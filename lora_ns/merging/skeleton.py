@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import ModelError
 from lora_ns.merging.refusal import WholeModelError
+from lora_ns.merging.stored import DTYPES, Stored
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.saved_adapter import check_config, load_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
-def load_skeleton(base: Base, loading: Loading) -> PreTrainedModel:
-    """Load a base onto the meta device. transformers checks names and shapes as always, and reads no values."""
-    return load_base(base, replace(loading, device="meta"))
+def load_skeleton(base: Base, loading: Loading, stored: Mapping[str, Stored]) -> PreTrainedModel:
+    """Load a base onto the meta device. transformers checks names and shapes as always, and opens no file of weights.
+
+    Args:
+        base: the base.
+        loading: the options.
+        stored: the tensors in its files.
+    """
+    import torch
+
+    values = {
+        name: torch.empty(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype]), device="meta")
+        for name, tensor in stored.items()
+    }
+    return load_base(base, replace(loading, device="meta"), values)
 
 
 def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False) -> PeftModel:
@@ -67,6 +80,11 @@ def absent(values: Any) -> Any:
 
     one = torch.tensor(float("nan")) if values.is_floating_point() else torch.zeros((), dtype=values.dtype)
     return _frozen(one.expand(values.shape))
+
+
+def is_present(values: Tensor) -> bool:
+    """True for a parameter that is in memory, not an `absent` one."""
+    return values.is_contiguous()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lora_ns.files.safetensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 """Values that are converted or copied at a time."""
 
 

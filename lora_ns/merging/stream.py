@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.merging.few_bits import quantised_layers
-from lora_ns.merging.layout import layout
-from lora_ns.merging.lockstep import Lockstep, release
+from lora_ns.merging.layout import Layout, layout
+from lora_ns.merging.lockstep import Lockstep, Model, release
+from lora_ns.merging.pool import Spilled
 from lora_ns.merging.shards import Entry, ShardWriter
-from lora_ns.merging.skeleton import attach, load_skeleton
+from lora_ns.merging.skeleton import attach, is_present, load_skeleton
 from lora_ns.merging.stored import stored_tensors
 from lora_ns.merging.units import Adapted, Unit, find_units
 from lora_ns.merging.values import Values
@@ -83,29 +85,38 @@ def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, fold
         WholeModelError: with the reason, if the whole model is needed. No weights are left in the folder.
         RunError: if there is no space.
     """
-    quantised = quantised_layers(merging.base, merging.loading)
-    skeleton = load_skeleton(merging.base, replace(merging.loading, quantization=NoQuantization()))
+    stored = stored_tensors(merging.base.weight_files)
+    skeleton = load_skeleton(merging.base, replace(merging.loading, quantization=NoQuantization()), stored)
     parameters = sum(value.numel() for value in skeleton.parameters())
-    plan = layout(skeleton, stored_tensors(merging.base.weight_files))
+    plan = layout(skeleton, stored)
+    with telling_disk_errors(merging.output):
+        logits = _write_weights(merging, skeleton, plan, dict(tokenizer(text, return_tensors="pt")), folder)
+        _save_settings(skeleton, merging, tokenizer, folder)
+    return compared(parameters, **logits)
+
+
+def _write_weights(
+    merging: Merging, skeleton: PreTrainedModel, plan: Layout, inputs: Mapping[str, Tensor], folder: Path
+) -> dict[Model, Tensor]:
+    """Merge, and write the weights of the merged model. Returns the logits of each model."""
     entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
     check_space(merging.output, sum(entry.size for entry in entries) + _SMALL_FILES)
-    with telling_disk_errors(merging.output):
-        _save_settings(skeleton, merging, tokenizer, folder)
-    values = Values(plan, skeleton, quantised)
+    values = Values(plan, skeleton, quantised_layers(merging.base, merging.loading))
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
+    spilled = Spilled(folder, filter(is_present, adapted.parameters()))
     gc.collect()
     release()
     units = find_units(adapted, skeleton.all_tied_weights_keys)
     names = {name: tensor.name for name, tensor in plan.parameters.items()}
-    with telling_disk_errors(merging.output), ShardWriter(folder, entries, merging.largest_shard) as writer:
-        lockstep = Lockstep(values, writer, names, merging.dtype, merging.loading.quantization.rounds_inputs)
-        logits = lockstep.run(adapted, units, dict(tokenizer(text, return_tensors="pt")))
+    with ShardWriter(folder, entries, merging.largest_shard) as writer:
+        lockstep = Lockstep(values, writer, names, merging.dtype, merging.loading.quantization.rounds_inputs, spilled)
+        logits = lockstep.run(adapted, units, inputs)
         _check_count(merging, adapted, units, lockstep.done)
         for tensor in plan.tensors:
             if tensor.name in writer.left:
                 writer.write(tensor.name, values.blocks(tensor))
         writer.finish()
-    return compared(parameters, **logits)
+    return logits
 
 
 def compared(
@@ -137,8 +148,11 @@ def _save_settings(skeleton: PreTrainedModel, merging: Merging, tokenizer: Any, 
         empty = type(skeleton)(skeleton.config).to(getattr(torch, merging.dtype))
     empty.config.pad_token_id = tokenizer.pad_token_id
     empty.generation_config = merging.generation
-    empty.save_pretrained(folder, state_dict={})
-    (folder / WEIGHTS).unlink(missing_ok=True)
+    with TemporaryDirectory(dir=folder) as name:  # it would remove the weights from theirs
+        empty.save_pretrained(name, state_dict={})
+        (Path(name) / WEIGHTS).unlink(missing_ok=True)
+        for file in Path(name).iterdir():
+            file.rename(folder / file.name)
 
 
 def _check_count(merging: Merging, adapted: PeftModel, units: Sequence[Unit], done: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_ns.merging.few_bits import FewBits
 from lora_ns.merging.layout import Layout
 from lora_ns.merging.layout import Tensor as Place
+from lora_ns.merging.pool import Pool
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.stored import BLOCK, Stored
 
@@ -28,6 +29,7 @@ class Values:
             self._places |= {} if kept is None else {name: kept, source: kept}
         self._assemblies = layout.assemblies
         self._dtypes = {name: value.dtype for name, value in skeleton.state_dict().items()}
+        self.pool = Pool()
 
     def whole(self, parameter: str) -> Tensor:
         """Return a parameter. Raises `WholeModelError` if no adapter may change it, because it has no tensor."""
@@ -36,7 +38,7 @@ class Values:
         place, stored = self._place(parameter), self._stored(parameter)
         if place.parameter in self._quantised or stored.dtype not in {"BF16", "F16"}:
             return self._settled(place, stored.read())
-        found = torch.empty(place.shape, dtype=torch.float32)  # without a second copy
+        found = self.pool.empty(place.shape, torch.float32)  # without a second copy
         for part, block in zip(torch.split(found.view(-1), BLOCK), stored.blocks(BLOCK), strict=True):
             part.copy_(block.to(getattr(torch, place.dtype)))
         return found
@@ -95,11 +97,13 @@ class Values:
         return stored
 
     def _settled(self, place: Place, values: Tensor) -> Tensor:
+        import torch
+
         if not values.is_floating_point():
             return values
         values = self._in_training(place, values)
         quantised = self._quantised.get(place.parameter or "")
-        return (values if quantised is None else quantised.values(values)).float()
+        return self.pool.cast(values if quantised is None else quantised.values(values), torch.float32)
 
     def _in_training(self, place: Place, values: Tensor) -> Tensor:
         import torch

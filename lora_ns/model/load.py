@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from lora_ns.quantizers import QUANTIZATIONS, NoQuantization, Quantization
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _POOLER = "pooler"
@@ -45,8 +46,13 @@ class Loading:
     """True if the trainer shards the weights across processes and moves them to the device."""
 
 
-def load_base(base: Base, loading: Loading) -> PreTrainedModel:
+def load_base(base: Base, loading: Loading, values: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
     """Load the base; a missing classification head is initialised from the seed.
+
+    Args:
+        base: the base.
+        loading: the options.
+        values: tensors to load in place of those in the base's files.
 
     Raises:
         ModelError: if the weights do not fit the architecture that the task needs.
@@ -56,9 +62,8 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     import transformers
 
     check_installed(loading.quantization)
-    auto = _auto_class(loading.task_type)
     with translating(Problem(str(base.location), "the base cannot be loaded", "fetch it again")):
-        model, info = auto.from_pretrained(base.path, output_loading_info=True, **_arguments(base, loading))
+        model, info = _from_pretrained(base, loading, values)
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
@@ -69,6 +74,20 @@ def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     if loading.quantization.bits is None and not loading.divided:
         model.to(loading.device)
     return model
+
+
+def _from_pretrained(base: Base, loading: Loading, values: Mapping[str, Tensor] | None) -> tuple[Any, dict[str, Any]]:
+    auto, arguments = _auto_class(loading.task_type), _arguments(base, loading)
+    if values is None:
+        found: tuple[Any, dict[str, Any]] = auto.from_pretrained(base.path, output_loading_info=True, **arguments)
+        return found
+    kind = type(empty_base(base, loading.task_type, loading.trust_remote_code))
+    head = _head(loading) if loading.task_type != "CAUSAL_LM" else {}
+    config = _config(base, loading.trust_remote_code, **head)
+    kept = ("dtype", "attn_implementation", "ignore_mismatched_sizes", "device_map")
+    given = {name: value for name, value in arguments.items() if name in kept}
+    model, info = kind.from_pretrained(None, config=config, state_dict=dict(values), output_loading_info=True, **given)
+    return model, info
 
 
 def make_room(model: PreTrainedModel, tokens: Sequence[int]) -> None:
