@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,21 +94,43 @@ def ask_probes(model: Any, probes: Sequence[Probe], device: torch.device, dtype:
         device: the device that computes; offloaded weights are elsewhere.
         dtype: the dtype to compute in.
     """
-    replies = []
-    for probe in probes:
-        logits = logits_of(model, probe.inputs, device, dtype)
-        logits = logits.reshape(-1, logits.shape[-1])
-        replies.append(Reply(logits[-1].clone(), tuple(logits.argmax(-1).tolist())))
-    return replies
+    return [_reply(logits_of(model, probe.inputs, device, dtype)) for probe in probes]
+
+
+def ask_together(model: Any, probes: Sequence[Probe], dtype: str) -> list[Reply]:
+    """Return the answers of a model on the CPU, in one pass for all probes of a length."""
+    import torch
+
+    def shape(number: int) -> list[tuple[str, int]]:
+        return [(name, len(ids)) for name, ids in probes[number].inputs.items()]
+
+    replies: dict[int, Reply] = {}
+    for _, numbers in groupby(sorted(range(len(probes)), key=shape), key=shape):
+        own = list(numbers)
+        rows = {name: [list(probes[number].inputs[name]) for number in own] for name in probes[own[0]].inputs}
+        logits = _logits_of_batch(model, rows, torch.device("cpu"), dtype)
+        replies |= {number: _reply(row) for number, row in zip(own, logits, strict=True)}
+    return [replies[number] for number in range(len(probes))]
+
+
+def _reply(logits: torch.Tensor) -> Reply:
+    logits = logits.reshape(-1, logits.shape[-1])
+    return Reply(logits[-1].clone(), tuple(logits.argmax(-1).tolist()))
 
 
 def logits_of(model: Any, inputs: Mapping[str, Sequence[int]], device: torch.device, dtype: str) -> torch.Tensor:
     """Return the logits of a model in evaluation mode at all positions of a text, on the CPU in float32."""
+    return _logits_of_batch(model, {name: [list(ids)] for name, ids in inputs.items()}, device, dtype)
+
+
+def _logits_of_batch(
+    model: Any, rows: Mapping[str, Sequence[Sequence[int]]], device: torch.device, dtype: str
+) -> torch.Tensor:
     import torch
 
     model.eval()
     with torch.no_grad(), computing(device.type, dtype):
-        batch = {name: torch.tensor([list(ids)], device=device) for name, ids in inputs.items()}
+        batch = {name: torch.tensor(ids, device=device) for name, ids in rows.items()}
         logits: torch.Tensor = model(**batch).logits.float().cpu()
     return logits
 

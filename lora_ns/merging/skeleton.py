@@ -70,6 +70,16 @@ def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False)
     return adapted.float()
 
 
+def without_weights(skeleton: PreTrainedModel) -> PreTrainedModel:
+    """Return a skeleton whose buffers are computed, and whose parameters are `absent` ones."""
+    fillers = _fill(skeleton, set(), in_float32=False)
+    for module in skeleton.modules():
+        for name, value in module.named_parameters(recurse=False):
+            if id(value) in fillers:
+                module.register_parameter(name, absent(value))
+    return skeleton
+
+
 def absent(values: Any) -> Any:
     """Return a parameter in float32 that stands for values which are not in memory.
 

@@ -52,6 +52,15 @@ class Values:
         found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
         return found.float()
 
+    def in_training(self, parameter: str) -> Tensor:
+        """Return a parameter as the base has it in training, mapped from its file if that has the same dtype."""
+        assembly, dtype = self._assemblies.get(parameter), self._dtypes[parameter]
+        if assembly is None:
+            return self._stored(parameter).read().to(dtype)
+        values = (stored.read().to(dtype) for _, _, stored in assembly.parts)
+        found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
+        return found
+
     def is_quantised(self, parameter: str) -> bool:
         """True for the weight of a layer that training quantised."""
         return parameter in self._quantised

@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import load, loading_of, open_run
+from lora_ns.answers.opened import loading_of, open_run
 from lora_ns.errors import Problem, UsageError, first_line
 from lora_ns.exports.factors import Factors, whole_modules
 from lora_ns.exports.plain import write
+from lora_ns.merging.skeleton import without_weights
 from lora_ns.model.load import load_base
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
-from lora_ns.services.export import check_convertible, describe_base, updates_of
+from lora_ns.services.export import (
+    check_convertible,
+    describe_base,
+    has_skeleton,
+    load_layers,
+    skeleton_of,
+    updates_of,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -90,14 +98,17 @@ def combine(
     record = {}
     for run in combination.runs:
         observer.stage(f"reading the adapter of {run.path}")
-        trained = load(open_run(run, base_path, force=force))
+        trained = load_layers(open_run(run, base_path, force=force))
         if whole := whole_modules(trained.model):
             what = f"`{min(whole)}` was trained as a whole, which is not combined"
             raise UsageError(Problem(str(run.path), what, "leave the run out"))
         found.append(updates_of(trained))
         record = describe_base(trained.model)
     common = max(factors.rank for updates in found for factors in updates.values())
-    bare = load_base(trained.base, loading_of(trained.manifest))
+    if has_skeleton(trained):
+        bare = without_weights(skeleton_of(trained))
+    else:
+        bare = load_base(trained.base, loading_of(trained.manifest))
     places = [folder / f"run{number}" for number in range(len(found))]  # PEFT looks for the names within keys
     for place, updates in zip(places, found, strict=True):
         place.mkdir()

@@ -18,10 +18,13 @@ from lora_ns.files.marks import MARK
 from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.files.strict_json import strict_json
 from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import LARGEST_SHARD
+from lora_ns.merging.skeleton import attach, load_skeleton
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import load_base
 from lora_ns.model.saved_adapter import load_trainable, put_in_place
+from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
@@ -180,7 +183,7 @@ def check_convertible(run: RunDir, manifest: Manifest) -> None:
 def _write_plain(
     opened: Opened, staged: Path, target: Path, rank: int | None, energy: float | None, observer: Observer
 ) -> PlainLora:
-    trained = load(opened)
+    trained = load_layers(opened)
     observer.stage("converting the update of each layer")
     updates, lost = cut_all(updates_of(trained), rank, energy)
     if not updates:
@@ -190,6 +193,31 @@ def _write_plain(
         found = write(staged, updates, bare, whole_modules(trained.model), describe_base(trained.model))
         _copy_others(opened.run.adapter, staged)
     return PlainLora(found, len(updates), lost)
+
+
+def load_layers(opened: Opened) -> Trained:
+    """Load a run to read its updates: without the weights of the base if the adapter alone has them."""
+    manifest = opened.manifest
+    if not manifest.recipe.peft.keeps_base or manifest.base_adapters or not has_skeleton(opened):
+        return load(opened)
+    try:
+        adapted = attach(skeleton_of(opened), opened.run.adapter)
+    except WholeModelError:
+        return load(opened)
+    if not is_lora(adapted):
+        return load(opened)
+    return Trained(opened.run, manifest, opened.base, opened.tokenizer, adapted)
+
+
+def has_skeleton(opened: Opened) -> bool:
+    """True if the layers of the base are known without its weights."""
+    return not (opened.base.gguf_file or opened.base.facts.quantization or opened.manifest.added_tokens)
+
+
+def skeleton_of(opened: Opened) -> PreTrainedModel:
+    """The base without weights. Its layers are not quantised."""
+    loading = replace(loading_of(opened.manifest), quantization=NoQuantization())
+    return load_skeleton(opened.base, loading)
 
 
 def updates_of(trained: Trained) -> dict[str, Factors]:

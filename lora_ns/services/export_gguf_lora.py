@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import load, open_run
+from lora_ns.answers.opened import open_run
 from lora_ns.errors import MissingError, Problem, UsageError
 from lora_ns.exports.gguf_lora import check_family, write_adapter
 from lora_ns.exports.plain import cut_all
@@ -17,7 +17,15 @@ from lora_ns.model.gguf import ENDING
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
-from lora_ns.services.export import ExportResult, PlainLora, check_convertible, proven, updates_of, write_report
+from lora_ns.services.export import (
+    ExportResult,
+    PlainLora,
+    check_convertible,
+    load_layers,
+    proven,
+    updates_of,
+    write_report,
+)
 from lora_ns.services.export_gguf import put, report_name, staged_file
 from lora_ns.services.verify import prove
 from lora_ns.services.verify_gguf import GgufLora, trained_configuration
@@ -63,7 +71,7 @@ def export_gguf_lora(
         staged_file(output, "f32", manifest) as (file, staged, target),
         telling_memory_errors(lambda: message, "free memory"),
     ):
-        updates, lost = cut_all(updates_of(load(opened)), rank, energy)
+        updates, lost = cut_all(updates_of(load_layers(opened)), rank, energy)
         if not updates:
             raise UsageError(Problem(str(run.path), "the adapter changes no layer", "use `--to gguf`"))
         with telling_disk_errors(target):

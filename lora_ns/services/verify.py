@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_ns.answers.opened import Opened, Trained, computing_in, load, load_whole_base, loading_of
-from lora_ns.answers.plain_model import open_model
+from lora_ns.answers.larger_models import ask_by_layer, ask_trained
+from lora_ns.answers.opened import Opened, Trained, computing_in, load_whole_base, loading_of
+from lora_ns.answers.plain_model import PlainModel, open_model
 from lora_ns.answers.probes import ROWS, Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import LoransError, Problem, UsageError
@@ -131,7 +132,8 @@ def verify(
     if not is_adapter and not is_file(folder / SETTINGS):
         what = f"has neither {ADAPTER} nor config.json"
         raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
-    return prove(opened, folder, _Artefact(opened, folder, is_adapter), observer, lossy, made)
+    observer = observer or SilentObserver()
+    return prove(opened, folder, _Artefact(opened, folder, is_adapter, observer), observer, lossy, made)
 
 
 def prove(
@@ -154,9 +156,7 @@ def prove(
     is_frozen = bool(expected)
     if not expected:
         observer.stage("asking the trained model")
-        trained = load(opened)
-        expected = ask_probes(trained.model, probes, trained.model.device, artefact.dtype)
-        del trained
+        expected = ask_trained(opened, probes, artefact.dtype, observer)
     observer.stage("reading the artefact back, and comparing its answers")
     try:
         found = artefact.ask(probes)
@@ -224,6 +224,7 @@ class _Artefact:
     opened: Opened
     folder: Path
     is_adapter: bool
+    observer: Observer
 
     @cached_property
     def dtype(self) -> str:
@@ -278,19 +279,36 @@ class _Artefact:
         return "; ".join(f"`{name}` is {found.get(name)}, not {expected.get(name)}" for name in names)
 
     @cached_property
-    def _trained(self) -> Trained:
+    def _model(self) -> PlainModel:
+        """The model in the folder, whose weights are not loaded."""
+        return open_model(computing_in(self.opened, self.dtype), self.folder)
+
+    @cached_property
+    def _is_own(self) -> bool:
+        """True for the run's own adapter, which belongs to the base with the adapters of earlier runs.
+
+        Any other belongs to the stored base.
+        """
+        return sha256_file(self.folder / WEIGHTS) == self.opened.manifest.adapter.get(WEIGHTS)
+
+    def _load(self) -> Trained:
         if not self.is_adapter:
-            return open_model(computing_in(self.opened, self.dtype), self.folder).load()
+            return self._model.load()
         opened, loading = self.opened, loading_of(self.opened.manifest)
-        is_own = sha256_file(self.folder / WEIGHTS) == opened.manifest.adapter.get(WEIGHTS)
-        # The run's own adapter belongs to the base with the adapters of earlier runs, any other to the stored base.
-        whole = load_whole_base(opened.run, opened.manifest, opened.base, loading) if is_own else None
+        whole = load_whole_base(opened.run, opened.manifest, opened.base, loading) if self._is_own else None
         model = load_adapter(whole or load_base(opened.base, loading), self.folder)
         return Trained(opened.run, opened.manifest, opened.base, self.tokenizer, model)
 
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return its answers, computed in the dtype of training. Raises `LoransError` if it cannot be loaded."""
-        model = self._trained.model
+        opened: Opened = self.opened if self.is_adapter else self._model
+        if not (self.is_adapter and self._is_own and opened.manifest.base_adapters):
+            adapter = self.folder if self.is_adapter else None
+            loading = loading_of(opened.manifest)
+            found = ask_by_layer(opened.base, loading, adapter, probes, self.dtype, self.observer)
+            if found is not None:
+                return found
+        model = self._load().model
         return ask_probes(model, probes, model.device, self.dtype)
 
     @property
@@ -304,7 +322,7 @@ class _Artefact:
         manifest = self.opened.manifest
         if manifest.recipe.quantization.rounds_inputs and not self.is_adapter:
             return INT8
-        stored = "F32" if self.is_adapter else self._trained.base.facts.largest_dtype
+        stored = "F32" if self.is_adapter else self._model.base.facts.largest_dtype
         return FLOAT32 if self.dtype == "float32" and stored == "F32" else HALF
 
 

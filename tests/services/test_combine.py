@@ -11,10 +11,14 @@ from safetensors.torch import load_file
 from services_recipes import RECIPE, run_recipe
 from typer.testing import CliRunner
 
+import lora_ns.services.combine
+import lora_ns.services.export
+from lora_ns.answers.opened import load
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
-from lora_ns.services.combine import METHODS, UNPRUNED
+from lora_ns.services.combine import METHODS, UNPRUNED, Combination, combine
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,24 @@ def test_cat_adds_the_updates_exactly(lora_run, other, tmp_path):
         start = base[name].float()
         expected = start + 0.7 * (one[name] - start) - 0.3 * (two[name] - start)
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+def test_runs_of_lora_are_combined_without_the_weights_of_the_base(lora_run, other, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the base is loaded")
+
+    both = Combination((lora_run, other), (0.5, 0.5))
+    monkeypatch.setattr(lora_ns.services.export, "load", refuse)
+    monkeypatch.setattr(lora_ns.services.combine, "load_base", refuse)
+    (tmp_path / "found").mkdir()
+    found = load_file(combine(both, tmp_path / "found") / WEIGHTS)
+    monkeypatch.undo()
+    monkeypatch.setattr(lora_ns.services.combine, "load_layers", load)
+    monkeypatch.setattr(lora_ns.services.combine, "has_skeleton", lambda _: False)
+    (tmp_path / "whole").mkdir()
+    whole = load_file(combine(both, tmp_path / "whole") / WEIGHTS)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from services_recipes import RECIPE
 from typer.testing import CliRunner
 
+import lora_ns.answers.larger_models
 from lora_ns.answers.opened import load, open_run
 from lora_ns.answers.probes import read_probes
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
 from lora_ns.machine.libraries import Noise
+from lora_ns.merging.refusal import WholeModelError
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
 from lora_ns.services.merge import merge
@@ -118,6 +120,56 @@ def test_a_run_without_probes_is_asked_itself(lora_run, folders, tmp_path):
     proof = verify(open_run(run), folders / "merged")
     assert (proof.is_verified, proof.frozen) == (True, False)
     assert proof.comparison.probes == len(probes) == len(replies)
+
+
+class Stages:
+    """An observer that keeps the stages."""
+
+    def __init__(self):
+        self.told = []
+
+    def stage(self, told):
+        self.told.append(told)
+
+
+@pytest.mark.parametrize("name", ["adapter", "merged"])
+def test_a_model_larger_than_memory_is_read_layer_by_layer(lora_run, folders, tmp_path, monkeypatch, name):
+    run = RunDir(shutil.copytree(lora_run.path, tmp_path / "run"))
+    run.probes.unlink()  # so that the run itself is asked, too
+    whole = verify(open_run(run), folders / name)
+    observer, needed = Stages(), 4 * run.read().base.parameters
+    monkeypatch.setattr(lora_ns.answers.larger_models, "free_bytes", lambda _: needed)
+    layered = verify(open_run(run), folders / name, observer)
+    assert observer.told.count("larger than free memory: reading it layer by layer") == 2
+    assert layered.stages == whole.stages
+    assert layered.comparison.largest_difference == pytest.approx(whole.comparison.largest_difference, abs=1e-6)
+    monkeypatch.setattr(lora_ns.answers.larger_models, "free_bytes", lambda _: 2 * needed)
+    verify(open_run(run), folders / name, observer := Stages())
+    assert not any("larger" in told for told in observer.told)
+
+
+def test_a_planted_fault_is_found_layer_by_layer(lora_run, folders, tmp_path, monkeypatch):
+    shutil.copytree(folders / "merged", tmp_path / "folder")
+    FAULTS["a transposed weight"][1](tmp_path / "folder")
+    monkeypatch.setattr(lora_ns.answers.larger_models, "free_bytes", lambda _: 1)
+    assert verify(open_run(lora_run), tmp_path / "folder").first.name == "logits"
+
+
+def test_what_cannot_be_read_layer_by_layer_is_read_as_a_whole(lora_run, folders, monkeypatch):
+    def refuse(*_):
+        raise WholeModelError("it is tested")
+
+    monkeypatch.setattr(lora_ns.answers.larger_models, "free_bytes", lambda _: 1)
+    monkeypatch.setattr(lora_ns.answers.larger_models, "load_by_layer", refuse)
+    assert verify(open_run(lora_run), folders / "merged", observer := Stages()).is_verified
+    assert "larger than free memory, and still read as a whole, because it is tested" in observer.told
+
+
+def test_a_classifier_larger_than_memory_is_read_layer_by_layer(classifier_run, tmp_path, monkeypatch):
+    merge(classifier_run, tmp_path / "merged", dtype="float32")
+    monkeypatch.setattr(lora_ns.answers.larger_models, "free_bytes", lambda _: 1)
+    assert verify(open_run(classifier_run), tmp_path / "merged", observer := Stages()).is_verified
+    assert "larger than free memory: reading it layer by layer" in observer.told
 
 
 def test_damaged_probes_are_named(lora_run, folders, tmp_path):
