@@ -20,14 +20,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def ask_trained(opened: Opened, probes: Sequence[Probe], dtype: str, observer: Observer) -> list[Reply]:
-    """Return the answers of a run's model, layer by layer if it is larger than free memory."""
+def ask_trained(
+    opened: Opened, probes: Sequence[Probe], dtype: str, observer: Observer, adapter: Path | None = None
+) -> list[Reply]:
+    """Return the answers of a run's model, layer by layer if it is larger than free memory.
+
+    Args:
+        opened: the run.
+        probes: the probes.
+        dtype: the dtype to compute in.
+        observer: receives the stage.
+        adapter: an adapter that takes the place of the run's own.
+    """
     loading = loading_of(opened.manifest)
     if not opened.manifest.base_adapters:
-        found = ask_by_layer(opened.base, loading, opened.run.adapter, probes, dtype, observer)
+        found = ask_by_layer(opened.base, loading, adapter or opened.run.adapter, probes, dtype, observer)
         if found is not None:
             return found
-    model = load(opened).model
+    model = load(opened, adapter).model
     return ask_probes(model, probes, model.device, dtype)
 
 

@@ -98,13 +98,17 @@ def computing_in(opened: Opened, dtype: str) -> Opened:
     return replace(opened, manifest=manifest.model_copy(update={"plan": plan}))
 
 
-def load(opened: Opened) -> Trained:
-    """Load the weights of an opened run. Raises `ModelError` if those of the base contradict its configuration."""
+def load(opened: Opened, adapter: Path | None = None) -> Trained:
+    """Load the weights of an opened run, or of its base with another adapter.
+
+    Raises:
+        ModelError: if the weights of the base contradict its configuration.
+    """
     billions = opened.manifest.base.parameters / 1e9
     message = f"out of memory while loading a base of {billions:,.2f} billion parameters"
     with telling_memory_errors(lambda: message, "free memory, or choose a smaller dtype with `--dtype`"):
         bare = load_whole_base(opened.run, opened.manifest, opened.base, loading_of(opened.manifest))
-        model = load_adapter(bare, opened.run.adapter)
+        model = load_adapter(bare, adapter or opened.run.adapter)
     return Trained(opened.run, opened.manifest, opened.base, opened.tokenizer, model)
 
 

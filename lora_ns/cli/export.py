@@ -16,6 +16,7 @@ from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from lora_ns.services.export import ExportResult
+    from lora_ns.services.merge import MergeResult
     from lora_ns.services.verify import Proof
 
 Kind = Literal["plain", "merged", "quantized", "gguf", "gguf-lora"]
@@ -106,14 +107,15 @@ def export(
     """Export a run as an artefact that other programs read, and prove that it is the trained model.
 
     The artefact is read back by its own reader and compared with the trained model, stage by stage. The result is also
-    in its `export_report.json`. The command ends with 1 if they differ.
+    in its `export_report.json`. The command ends with 1 if they differ. `--to merged` is `lorans merge` of one run.
     """
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
-    from lora_ns.services.export import export_merged, export_plain
+    from lora_ns.services.export import export_plain
     from lora_ns.services.export_gguf import export_gguf
     from lora_ns.services.export_gguf_lora import export_gguf_lora
+    from lora_ns.services.export_merged import export_merged
     from lora_ns.services.export_quantized import export_quantized
 
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
@@ -141,7 +143,7 @@ def export(
     if as_json:
         print_json(result)
         return
-    show_result("exported", [*_made(result), *_proof(result.proof)])
+    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)])
 
 
 def verify(
@@ -178,11 +180,11 @@ def verify(
     if as_json:
         print_json(proof)
     else:
-        show_result("compared", [("folder", proof.folder), ("run", proof.run), *_proof(proof)])
+        show_result("compared", [("folder", proof.folder), ("run", proof.run), *rows_of_proof(proof)])
     raise typer.Exit(0 if proof.is_verified else 1)
 
 
-def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
+def rows_of(result: ExportResult) -> Iterator[tuple[str, str]]:
     """Describe what was written."""
     from lora_ns.services.export import GgufFile, PlainLora, QuantizedModel
 
@@ -203,10 +205,29 @@ def _made(result: ExportResult) -> Iterator[tuple[str, str]]:
         yield "type", f"{made.type}, {number(made.parameters)} parameters in {made.size / 1e6:,.1f} MB"
         return
     yield "merged model", result.output
+    yield from _merged(made)
+
+
+def _merged(made: MergeResult) -> Iterator[tuple[str, str]]:
+    if made.combined:
+        yield "runs", made.combined
     yield "parameters", f"{number(made.parameters)} in {made.dtype}"
+    if made.whole_model:
+        yield "memory", f"the whole model, because {made.whole_model}"
+    yield "merge check", f"passed (logits differ by at most {made.largest_difference:.1e} of the largest)"
+    if made.dtype != "float32":
+        yield "rounding", f"{made.rounded_difference:.1e} of the largest logit; `--dtype float32` avoids it"
+    if made.int8_difference is not None:
+        yield (
+            "8 bits",
+            f"training rounded the inputs of layers, the merged model does not: logits differ by "
+            f"{made.int8_difference:.1e} of the largest, KL {made.int8_divergence:.1e}",
+        )
+    if made.loss:
+        yield "not exact", made.loss
 
 
-def _proof(proof: Proof) -> Iterator[tuple[str, str]]:
+def rows_of_proof(proof: Proof) -> Iterator[tuple[str, str]]:
     """Describe how an artefact compares."""
     for stage in proof.stages:
         if not stage.is_same:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from lora_ns.cli.export import rows_of, rows_of_proof
 from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
-from lora_ns.cli.show import Progress, forcing, note, number, print_json
+from lora_ns.cli.show import Progress, forcing, note, print_json
 from lora_ns.cli.trust import trust_run
 from lora_ns.errors import Problem, UsageError, did_you_mean
 
@@ -79,53 +80,29 @@ def merge(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge a run's adapter into its base and write a complete Hugging Face model.
+    """Merge a run's adapter into its base, and write a complete Hugging Face model, proven to be the trained one.
 
-    The merged model is compared with the base and its adapter before it is written. Several runs on one base are
-    combined first.
+    This is `lorans export --to merged`, for one run or for several on one base, which are combined first. The folder is
+    read back and compared with the trained model. It has a model card, and `export_report.json` with the comparison.
+    The command ends with 1 if they differ.
     """
-    from lora_ns.files.temporary import temporary_folder
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
-    from lora_ns.services.combine import combine
-    from lora_ns.services.merge import merge as service
+    from lora_ns.services.export_merged import export_merged
 
     opened = RunDir.open_to_use(run, note)
     combination = _combination(opened, other, weights, method, density)
     trust_run(trust_remote_code, opened, base)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise(), temporary_folder() as folder:
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        adapter = combine(combination, folder, base, forced, progress) if combination else None
-        result = service(opened, output.absolute(), base, dtype, forced, progress, max_shard_size, adapter)
-    result = replace(result, combined=str(combination)) if combination else result
+        place = output.absolute()
+        result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, combination)
     if as_json:
-        print_json(result)
-        return
-    show_result(
-        "merged",
-        [
-            ("merged model", result.output),
-            *([("runs", result.combined)] if result.combined else []),
-            ("parameters", f"{number(result.parameters)} in {result.dtype}"),
-            *([("memory", f"the whole model, because {result.whole_model}")] if result.whole_model else []),
-            ("merge check", f"passed (logits differ by at most {result.largest_difference:.1e} of the largest)"),
-            *(
-                [("rounding", f"{result.rounded_difference:.1e} of the largest logit; `--dtype float32` avoids it")]
-                if result.dtype != "float32"
-                else []
-            ),
-            *([("8 bits", _about_int8(result))] if result.int8_difference is not None else []),
-        ],
-    )
-
-
-def _about_int8(result: MergeResult) -> str:
-    """Report how far the merged model is from the trained one because it does not round its inputs to 8 bits."""
-    return (
-        f"training rounded the inputs of layers, the merged model does not: logits differ by "
-        f"{result.int8_difference:.1e} of the largest, KL {result.int8_divergence:.1e}"
-    )
+        proof = {"verified": result.proof.is_verified, "proof": asdict(result.proof)}
+        print_json({**asdict(cast("MergeResult", result.made)), **proof})
+    else:
+        show_result("merged", [*rows_of(result), *rows_of_proof(result.proof)])
 
 
 def _combination(

@@ -19,7 +19,6 @@ from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.files.strict_json import strict_json
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.shards import LARGEST_SHARD
 from lora_ns.merging.skeleton import attach, load_skeleton
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.load import load_base
@@ -29,7 +28,7 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
-from lora_ns.services.merge import MergeResult, merge
+from lora_ns.services.merge import MergeResult
 from lora_ns.services.verify import REPORT, Proof, verify
 
 if TYPE_CHECKING:
@@ -80,29 +79,6 @@ class ExportResult:
     kind: str
     made: PlainLora | MergeResult | GgufFile | QuantizedModel
     proof: Proof
-
-
-def export_merged(
-    run: RunDir,
-    output: Path,
-    dtype: str | None = None,
-    max_shard_size: str | None = None,
-    base_path: Path | None = None,
-    force: Force = REFUSED,
-    observer: Observer | None = None,
-) -> ExportResult:
-    """Merge a run's adapter into its base as `merge` does, read the folder back, and compare it with the trained model.
-
-    Raises:
-        UsageError: as `merge` does.
-        RunError: as `merge` does, or if the folder differs from the trained model; it is kept, and its report says so.
-    """
-    made = merge(run, output, base_path, dtype, force, observer, max_shard_size or LARGEST_SHARD)
-    proof = verify(open_run(run, base_path, force=force), output, observer)
-    result = ExportResult(str(output), "merged", made, proof)
-    write_report(output / REPORT, result, run.read())
-    write_card(output, result, run)
-    return proven(result)
 
 
 def export_plain(
@@ -158,7 +134,17 @@ def write_report(file: Path, result: ExportResult, manifest: Manifest) -> None:
 def write_card(place: Path, result: ExportResult, run: RunDir) -> None:
     """Write the model card of a folder."""
     with telling_disk_errors(place):
-        write_atomic(place / CARD, card(run, result.kind, str(result.proof)))
+        write_atomic(place / CARD, card(run, result.kind, about_proof(result)))
+
+
+def about_proof(result: ExportResult) -> str:
+    """Describe how an artefact compares with the trained model, and why it may differ."""
+    made = result.made
+    if not isinstance(made, MergeResult):
+        return str(result.proof)
+    loss = f" It was {made.loss}: the difference is measured, and has no bound." if made.loss else ""
+    runs = f" The trained model is here the combination of runs: {made.combined}." if made.combined else ""
+    return f"{result.proof}{runs}{loss}"
 
 
 def proven(result: ExportResult) -> ExportResult:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import load_whole_base, loading_of, reopen
+from lora_ns.answers.opened import Opened, load_whole_base, loading_of, reopen
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.files.reading import read_json
@@ -58,6 +58,15 @@ class MergeResult:
     """The reason why the whole model was merged in memory; None if one module was at a time."""
     combined: str | None = None
     """The runs whose adapters were combined, with their weights and the method; None for a single one."""
+    loss: str | None = None
+    """The reason why the merged model is not the trained one, so that the distance is measured; else None."""
+
+
+class Finish(Protocol):
+    """What is done with the merged model before its folder gets its name."""
+
+    def __call__(self, opened: Opened, staged: Path, merged: MergeResult) -> None:
+        """Read the staged folder, or add files to it."""
 
 
 def merge(
@@ -69,6 +78,7 @@ def merge(
     observer: Observer | None = None,
     max_shard_size: str = LARGEST_SHARD,
     adapter: Path | None = None,
+    finish: Finish | None = None,
 ) -> MergeResult:
     """Merge a run's adapter into its base.
 
@@ -85,6 +95,7 @@ def merge(
         observer: receives the stages.
         max_shard_size: largest size of a weight file, such as `5GB`.
         adapter: a LoRA on the run's base to merge instead of the run's own adapter.
+        finish: receives the opened run and the folder while it has a temporary name.
 
     Raises:
         UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
@@ -107,7 +118,7 @@ def merge(
         folder(target) as staged,
         telling_memory_errors(lambda: message, "free memory, or use the adapter unmerged"),
     ):
-        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest, adapter)
+        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest, adapter, finish)
     return replace(merged, output=str(output))
 
 
@@ -122,6 +133,7 @@ def _merge(
     observer: Observer,
     largest: int,
     adapter: Path | None,
+    finish: Finish | None,
 ) -> MergeResult:
     base, tokenizer = reopen(run, manifest, base_path, force)
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
@@ -148,8 +160,18 @@ def _merge(
     observer.stage("writing the tokenizer")
     with telling_disk_errors(output):
         tokenizer.save_pretrained(staged)
+    found = MergeResult(str(output), dtype=written, whole_model=reason, loss=_loss(manifest, base), **asdict(result))
+    if finish is not None:
+        finish(Opened(run, manifest, base, tokenizer), staged, found)
     put(staged, output)
-    return MergeResult(output=str(output), dtype=written, whole_model=reason, **asdict(result))
+    return found
+
+
+def _loss(manifest: Manifest, base: Base) -> str | None:
+    """The reason why a merged model answers otherwise than the trained one; None if it does not."""
+    if not base.is_fingerprint(manifest.base.fingerprint):
+        return "merged into another base than that of training"
+    return None
 
 
 def _check_streams(manifest: Manifest, merging: Merging) -> None:

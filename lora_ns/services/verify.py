@@ -113,6 +113,7 @@ def verify(
     observer: Observer | None = None,
     lossy: bool = False,
     made: Sequence[Reply] | None = None,
+    adapter: Path | None = None,
 ) -> Proof:
     """Compare a folder with the trained model of a run, stage by stage.
 
@@ -122,6 +123,7 @@ def verify(
         observer: receives the stages.
         lossy: whether a loss was asked for, so that the answers are measured without a bound.
         made: the answers that a lossy artefact gave before it was written, which it must give again.
+        adapter: an adapter on the run's base that counts as trained, in the place of the run's own.
 
     Raises:
         UsageError: if the folder is neither.
@@ -133,7 +135,7 @@ def verify(
         what = f"has neither {ADAPTER} nor config.json"
         raise UsageError(Problem(str(folder), what, "name a folder with an adapter or a model"))
     observer = observer or SilentObserver()
-    return prove(opened, folder, _Artefact(opened, folder, is_adapter, observer), observer, lossy, made)
+    return prove(opened, folder, _Artefact(opened, folder, is_adapter, observer), observer, lossy, made, adapter)
 
 
 def prove(
@@ -143,12 +145,14 @@ def prove(
     observer: Observer | None = None,
     lossy: bool = False,
     made: Sequence[Reply] | None = None,
+    adapter: Path | None = None,
 ) -> Proof:
     """Compare an artefact with the trained model of a run; arguments and stages as in `verify`."""
     observer = observer or SilentObserver()
     stages: list[Stage] = []
     comparison, bound = None, None
-    probes, expected = probes_of_run(opened)
+    probes, frozen = probes_of_run(opened)
+    expected = frozen if adapter is None else []
     for stage in artefact.stages(probes):
         stages.append(stage)
         if stage.name in {"files", "tokenizer"} and not stage.is_same:
@@ -156,7 +160,7 @@ def prove(
     is_frozen = bool(expected)
     if not expected:
         observer.stage("asking the trained model")
-        expected = ask_trained(opened, probes, artefact.dtype, observer)
+        expected = ask_trained(opened, probes, artefact.dtype, observer, adapter)
     observer.stage("reading the artefact back, and comparing its answers")
     try:
         found = artefact.ask(probes)

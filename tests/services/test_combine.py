@@ -40,6 +40,8 @@ def test_cat_adds_the_updates_exactly(lora_run, other, tmp_path):
     (_, one), (_, two) = (merge(tmp_path / run.path.parent.name, run.path) for run in (lora_run, other))
     result, both = merge(tmp_path / "both", lora_run.path, "--with", other.path, "--weights", "0.7,-0.3")
     assert result["combined"] == f"0.7 x {lora_run.path} + -0.3 x {other.path}, by cat"
+    assert (result["verified"], result["proof"]["frozen"], result["proof"]["bound"]) == (True, False, 1e-4)
+    assert "is here the combination of runs: 0.7 x" in (tmp_path / "both/README.md").read_text()
     for name, value in both.items():
         start = base[name].float()
         expected = start + 0.7 * (one[name] - start) - 0.3 * (two[name] - start)

@@ -17,18 +17,20 @@ from command_line import lorans
 from safetensors.torch import load_file, save_file
 
 import lora_ns.merging.shards
+import lora_ns.services.export_merged
 import lora_ns.services.merge
 from lora_ns.answers.changed_files import Force
 from lora_ns.errors import LoransError, RunError, UsageError
+from lora_ns.exports.card import CARD
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
-from lora_ns.services.export import export_plain
+from lora_ns.services.export import ExportResult, export_plain
 from lora_ns.services.export_quantized import export_quantized
 from lora_ns.services.merge import MergeResult, merge
-from lora_ns.services.verify import REPORT
+from lora_ns.services.verify import REPORT, Proof, verify
 
 
 def needs_whole_model(*_):
@@ -263,9 +265,50 @@ def test_an_adapter_without_weights_is_refused(lora_run, tmp_path, plant, told):
 
 def test_the_distance_from_training_in_8_bits_is_shown(lora_run, tmp_path, monkeypatch):
     found = MergeResult("merged", 10, "float32", 1e-7, 1e-7, 0.0204, 0.00271)
-    monkeypatch.setattr(lora_ns.services.merge, "merge", lambda *_: found)
+    proof = Proof("merged", "run", (), None, None, frozen=True)
+    result = ExportResult("merged", "merged", found, proof)
+    monkeypatch.setattr(lora_ns.services.export_merged, "export_merged", lambda *_: result)
     shown = " ".join(lorans("merge", lora_run.path, "-o", tmp_path / "merged").stdout.split())
     assert "logits differ by 2.0e-02 of the largest, KL 2.7e-03" in shown
+
+
+def test_the_command_writes_what_export_writes(lora_run, tmp_path):
+    own = json.loads(lorans("merge", lora_run.path, "-o", tmp_path / "own", "--json").stdout)
+    other = json.loads(lorans("export", lora_run.path, "--to", "merged", "-o", tmp_path / "other", "--json").stdout)
+    assert own == {**other["made"], "output": str(tmp_path / "own"), "verified": True, "proof": own["proof"]}
+    assert own["proof"] == {**other["proof"], "folder": str(tmp_path / "own")}
+    ours, theirs = files(tmp_path / "own"), files(tmp_path / "other")
+    assert {REPORT, CARD} <= ours.keys()
+    for name, content in ours.items():
+        assert content.decode(errors="replace").replace("/own", "/other") == theirs[name].decode(errors="replace"), name
+
+
+def test_a_merged_model_that_is_not_the_trained_one_is_marked_and_ends_with_one(lora_run, tmp_path, monkeypatch):
+    def spoiled(opened, folder, *rest, **named):
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        tensors["model.layers.0.mlp.down_proj.weight"] *= 2
+        save_file(tensors, file, metadata={"format": "pt"})
+        return verify(opened, folder, *rest, **named)
+
+    monkeypatch.setattr(lora_ns.services.export_merged, "verify", spoiled)
+    done = lorans("merge", lora_run.path, "-o", tmp_path / "merged", "--dtype", "float32")
+    assert done.returncode == 1
+    assert "is not the trained model: logits: differ by" in done.stderr
+    assert json.loads((tmp_path / "merged" / REPORT).read_text())["verified"] is False
+
+
+def test_another_base_is_a_stated_loss(lora_run, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(ASSETS / "nano", base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"] *= 1.5
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    done = lorans("merge", lora_run.path, "-o", tmp_path / "merged", "--base", base, "--force", "--json")
+    result = json.loads(done.stdout)
+    assert (result["loss"], result["verified"]) == ("merged into another base than that of training", True)
+    assert (result["proof"]["bound"], result["proof"]["comparison"]["largest_difference"] > 1e-3) == (None, True)
+    assert "merged into another base than that of training" in (tmp_path / "merged" / CARD).read_text()
 
 
 @pytest.mark.parametrize(
