@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.merging.layout import layout
 from lora_ns.merging.lockstep import release
+from lora_ns.merging.opening import quantization_of, read_base
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.skeleton import attach, load_skeleton, without_weights
-from lora_ns.merging.stored import stored_tensors
+from lora_ns.merging.skeleton import attach, without_weights
 from lora_ns.merging.values import Values
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading
-from lora_ns.quantizers import NoQuantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,20 +23,20 @@ def load_by_layer(base: Base, loading: Loading, adapter: Path | None = None) -> 
     """Load a model for forward passes on the CPU, of which only one module is in memory at a time.
 
     Args:
-        base: the base, or a model without an adapter, which is not quantised.
-        loading: its dtype and task. The device does not count.
+        base: the base, or a model without an adapter.
+        loading: its dtype, task and quantisation. The device does not count.
         adapter: the folder of an adapter.
 
     Raises:
         WholeModelError: with the reason, if that is not possible.
     """
-    if base.gguf_file or base.facts.quantization or loading.quantization.bits or loading.added_tokens:
+    if base.gguf_file or loading.added_tokens:
         raise WholeModelError("its weights are not in its files as they are computed with")
+    if quantization_of(base, loading).rounds_inputs:
+        raise WholeModelError("its layers round their inputs to 8 bits")
     attention = loading.attn_implementation
-    loading = replace(loading, attn_implementation="sdpa" if attention.startswith("flash") else attention)
-    skeleton = load_skeleton(base, replace(loading, quantization=NoQuantization()))
-    plan = layout(skeleton, stored_tensors(base.weight_files))
-    values = Values(plan, skeleton, {})
+    loading = replace(loading, device="cpu", attn_implementation="sdpa" if attention.startswith("flash") else attention)
+    skeleton, plan, values = read_base(base, loading)
     model: Any = without_weights(skeleton) if adapter is None else attach(skeleton, adapter)
     stored = {name for name, tensor in plan.parameters.items() if tensor.stored is not None}
     for path, module in skeleton.named_modules():  # by now it is inside the adapter

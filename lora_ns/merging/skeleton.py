@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import ModelError
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.stored import DTYPES, Stored
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.saved_adapter import check_config, load_adapter
@@ -20,21 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_skeleton(base: Base, loading: Loading, stored: Mapping[str, Stored]) -> PreTrainedModel:
-    """Load a base onto the meta device. transformers checks names and shapes as always, and opens no file of weights.
-
-    Args:
-        base: the base.
-        loading: the options.
-        stored: the tensors in its files.
-    """
-    import torch
-
-    values = {
-        name: torch.empty(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype]), device="meta")
-        for name, tensor in stored.items()
-    }
-    return load_base(base, replace(loading, device="meta"), values)
+def load_skeleton(base: Base, loading: Loading) -> PreTrainedModel:
+    """Load a base onto the meta device. transformers checks names and shapes as always, and reads no values."""
+    return load_base(base, replace(loading, device="meta"))
 
 
 def attach(skeleton: PreTrainedModel, folder: Path, *, in_float32: bool = False) -> PeftModel:

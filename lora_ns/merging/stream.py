@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import check_space, telling_disk_errors
-from lora_ns.merging.few_bits import quantised_layers
-from lora_ns.merging.layout import Layout, layout
+from lora_ns.merging.layout import Layout
 from lora_ns.merging.lockstep import Lockstep, Model, release
+from lora_ns.merging.opening import read_base
 from lora_ns.merging.pool import Spilled
 from lora_ns.merging.shards import Entry, ShardWriter
-from lora_ns.merging.skeleton import attach, is_present, load_skeleton
-from lora_ns.merging.stored import stored_tensors
+from lora_ns.merging.skeleton import attach, is_present
 from lora_ns.merging.units import Adapted, Unit, find_units
 from lora_ns.merging.values import Values
 from lora_ns.model.adapter import adapted_modules
 from lora_ns.model.files import Base
 from lora_ns.model.folder import WEIGHTS
 from lora_ns.model.load import Loading, difference, divergence
-from lora_ns.quantizers import NoQuantization
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -85,23 +83,25 @@ def stream(merging: Merging, tokenizer: PreTrainedTokenizerBase, text: str, fold
         WholeModelError: with the reason, if the whole model is needed. No weights are left in the folder.
         RunError: if there is no space.
     """
-    stored = stored_tensors(merging.base.weight_files)
-    skeleton = load_skeleton(merging.base, replace(merging.loading, quantization=NoQuantization()), stored)
+    skeleton, plan, values = read_base(merging.base, merging.loading)
     parameters = sum(value.numel() for value in skeleton.parameters())
-    plan = layout(skeleton, stored)
     with telling_disk_errors(merging.output):
-        logits = _write_weights(merging, skeleton, plan, dict(tokenizer(text, return_tensors="pt")), folder)
+        logits = _write_weights(merging, skeleton, plan, values, dict(tokenizer(text, return_tensors="pt")), folder)
         _save_settings(skeleton, merging, tokenizer, folder)
     return compared(parameters, **logits)
 
 
 def _write_weights(
-    merging: Merging, skeleton: PreTrainedModel, plan: Layout, inputs: Mapping[str, Tensor], folder: Path
+    merging: Merging,
+    skeleton: PreTrainedModel,
+    plan: Layout,
+    values: Values,
+    inputs: Mapping[str, Tensor],
+    folder: Path,
 ) -> dict[Model, Tensor]:
     """Merge, and write the weights of the merged model. Returns the logits of each model."""
     entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
     check_space(merging.output, sum(entry.size for entry in entries) + _SMALL_FILES)
-    values = Values(plan, skeleton, quantised_layers(merging.base, merging.loading))
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
     spilled = Spilled(folder, filter(is_present, adapted.parameters()))
     gc.collect()
@@ -116,6 +116,7 @@ def _write_weights(
             if tensor.name in writer.left:
                 writer.write(tensor.name, values.blocks(tensor))
         writer.finish()
+    values.pool.clear()
     return logits
 
 

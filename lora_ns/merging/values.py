@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_ns.merging.few_bits import FewBits
 from lora_ns.merging.layout import Layout
 from lora_ns.merging.layout import Tensor as Place
+from lora_ns.merging.packed import Packed
 from lora_ns.merging.pool import Pool
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.stored import BLOCK, Stored
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Values:
     """Reads the parameters of a base: from its files, in the dtype of training, then in float32."""
 
-    def __init__(self, layout: Layout, skeleton: PreTrainedModel, quantised: Mapping[str, FewBits]) -> None:
+    def __init__(self, layout: Layout, skeleton: PreTrainedModel, quantised: Mapping[str, FewBits | Packed]) -> None:
         self._skeleton = skeleton
         self._quantised = quantised
         self._places = dict(layout.parameters)
@@ -56,7 +57,8 @@ class Values:
         """Return a parameter as the base has it in training, mapped from its file if that has the same dtype."""
         assembly, dtype = self._assemblies.get(parameter), self._dtypes[parameter]
         if assembly is None:
-            return self._stored(parameter).read().to(dtype)
+            value, quantised = self._stored(parameter).read().to(dtype), self._quantised.get(parameter)
+            return value if quantised is None else quantised.values(value).to(dtype)
         values = (stored.read().to(dtype) for _, _, stored in assembly.parts)
         found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
         return found

@@ -103,13 +103,17 @@ class Base:
             check_sizes(self.location, self.config, self.gguf.tensors)
             stored = {"quantization_config": {"quant_method": "gguf"}}
             return read_facts({**self.config, **stored}, self.gguf.tensors)
+        check_sizes(self.path / SETTINGS, self.config, self.tensors)
+        return replace(read_facts(self.config, self.tensors), notes=classify(self.path).notes)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Mapping[str, Any]]:
+        """Dtype and shape of every tensor in the weight files, as it is without quantisation. Raises `ModelError`."""
         try:
-            tensors = as_whole(self.config, _tensors(self.weight_files))
+            return as_whole(self.config, _tensors(self.weight_files))
         except (ValueError, TypeError) as error:
             what = f"the weights do not match `quantization_config`: {error}"
             raise ModelError(Problem(str(self.path / SETTINGS), what, "fetch the model again")) from None
-        check_sizes(self.path / SETTINGS, self.config, tensors)
-        return replace(read_facts(self.config, tensors), notes=classify(self.path).notes)
 
     @cached_property
     def weight_files(self) -> Sequence[Path]:

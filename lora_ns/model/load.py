@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from lora_ns.model.files import Base
 from lora_ns.model.folder import SETTINGS
 from lora_ns.model.malformed import translating
 from lora_ns.quantizers import QUANTIZATIONS, NoQuantization, Quantization
+from lora_ns.quantizers.base import DTYPES
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 _POOLER = "pooler"
@@ -46,13 +46,10 @@ class Loading:
     """True if the trainer shards the weights across processes and moves them to the device."""
 
 
-def load_base(base: Base, loading: Loading, values: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
+def load_base(base: Base, loading: Loading) -> PreTrainedModel:
     """Load the base; a missing classification head is initialised from the seed.
 
-    Args:
-        base: the base.
-        loading: the options.
-        values: tensors to load in place of those in the base's files.
+    On the meta device, no file of weights is opened, and a base that is stored quantised is as it was before.
 
     Raises:
         ModelError: if the weights do not fit the architecture that the task needs.
@@ -63,7 +60,7 @@ def load_base(base: Base, loading: Loading, values: Mapping[str, Tensor] | None 
 
     check_installed(loading.quantization)
     with translating(Problem(str(base.location), "the base cannot be loaded", "fetch it again")):
-        model, info = _from_pretrained(base, loading, values)
+        model, info = _without_values(base, loading) if loading.device == "meta" else _with_values(base, loading)
     _check_weights(base, model, info, loading)
     if base.gguf:
         model = never_quantised(model)
@@ -76,18 +73,39 @@ def load_base(base: Base, loading: Loading, values: Mapping[str, Tensor] | None 
     return model
 
 
-def _from_pretrained(base: Base, loading: Loading, values: Mapping[str, Tensor] | None) -> tuple[Any, dict[str, Any]]:
-    auto, arguments = _auto_class(loading.task_type), _arguments(base, loading)
-    if values is None:
-        found: tuple[Any, dict[str, Any]] = auto.from_pretrained(base.path, output_loading_info=True, **arguments)
-        return found
-    kind = type(empty_base(base, loading.task_type, loading.trust_remote_code))
+def _with_values(base: Base, loading: Loading) -> tuple[PreTrainedModel, dict[str, Any]]:
+    found: tuple[PreTrainedModel, dict[str, Any]] = _auto_class(loading.task_type).from_pretrained(
+        base.path, output_loading_info=True, **_arguments(base, loading)
+    )
+    return found
+
+
+def _without_values(base: Base, loading: Loading) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a base by the names and shapes in its files. If it is stored quantised, it is loaded as if it were not."""
+    import torch
+
+    check_attention(loading.attn_implementation, base.location)
     head = _head(loading) if loading.task_type != "CAUSAL_LM" else {}
     config = _config(base, loading.trust_remote_code, **head)
-    kept = ("dtype", "attn_implementation", "ignore_mismatched_sizes", "device_map")
-    given = {name: value for name, value in arguments.items() if name in kept}
-    model, info = kind.from_pretrained(None, config=config, state_dict=dict(values), output_loading_info=True, **given)
-    return model, info
+    if base.facts.quantization:
+        del config.quantization_config
+    empty = empty_base(base, loading.task_type, loading.trust_remote_code)
+    names = {safetensors: name for name, safetensors in DTYPES.items()}
+    state = {
+        name: torch.empty(entry["shape"], dtype=getattr(torch, names.get(entry["dtype"], "float32")), device="meta")
+        for name, entry in base.tensors.items()
+    }
+    found: tuple[PreTrainedModel, dict[str, Any]] = type(empty).from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=getattr(torch, loading.dtype),
+        attn_implementation=loading.attn_implementation,
+        device_map={"": "meta"},
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    return found
 
 
 def make_room(model: PreTrainedModel, tokens: Sequence[int]) -> None:
@@ -220,9 +238,7 @@ def _arguments(base: Base, loading: Loading) -> dict[str, Any]:
             "gguf_file": str(base.location),
             "quantization_config": GgufConfig(dequantize=True),
         }
-    if loading.device == "meta":
-        arguments["device_map"] = {"": "meta"}
-    elif loading.quantization.bits is not None:
+    if loading.quantization.bits is not None:
         if not base.facts.quantization:
             arguments["quantization_config"] = quantization_settings(base, loading, dtype)
         elif (added := loading.quantization.stored_settings()) is not None:

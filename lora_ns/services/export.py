@@ -197,7 +197,8 @@ def load_layers(opened: Opened) -> Trained:
 
 def has_skeleton(opened: Opened) -> bool:
     """True if the layers of the base are known without its weights."""
-    return not (opened.base.gguf_file or opened.base.facts.quantization or opened.manifest.added_tokens)
+    is_packed = opened.base.facts.quantization and opened.manifest.recipe.quantization.quant_method != "bitsandbytes"
+    return not (opened.base.gguf_file or is_packed or opened.manifest.added_tokens)
 
 
 def skeleton_of(opened: Opened) -> PreTrainedModel:

@@ -178,7 +178,6 @@ def _check_streams(manifest: Manifest, merging: Merging) -> None:
     """Check that a base is merged module by module. Raises `WholeModelError`."""
     reasons = (
         ("the base is a GGUF file", merging.base.gguf_file),
-        ("the base is stored quantised", merging.base.facts.quantization),
         ("earlier adapters are merged into the base first", manifest.base_adapters),
         ("the run adds tokens to the base", manifest.added_tokens),
     )

@@ -1,5 +1,7 @@
 """A model that is read layer by layer answers as the whole one, and takes the memory of a layer."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -7,15 +9,16 @@ pytest.importorskip("torch")
 import torch
 from peak_memory import benchmark, measure
 from safetensors.torch import load_file, save_file
-from streamed import TEXT, loading_of, write_adapter, write_base
+from streamed import TEXT, loading_of, store_quantised, write_adapter, write_base
 
 from lora_ns.machine.libraries import Noise
 from lora_ns.merging.by_layer import load_by_layer
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.model.files import find_base
-from lora_ns.model.load import computing, load_base
+from lora_ns.model.load import computing, difference, load_base
 from lora_ns.model.saved_adapter import load_adapter
 from lora_ns.model.tokenizer import load_tokenizer
+from lora_ns.quantizers import QUANTIZATIONS
 
 BASES = ("nano", "mixtral", "gpt2")
 
@@ -39,6 +42,34 @@ def test_it_answers_as_the_whole_model_does_to_the_last_bit(tmp_path, name, dtyp
             model = load_by_layer(base, loading, adapter)
         for _ in range(2):  # it is read again for each pass
             assert torch.equal(logits(model, base, dtype), logits(whole, base, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_base_in_four_bits_answers_as_bitsandbytes_computes_it(tmp_path, is_stored, dtype):
+    pytest.importorskip("bitsandbytes")
+    base, quantization = write_base(tmp_path, "nano"), QUANTIZATIONS["bnb-4bit"](method="bnb-4bit")
+    write_adapter(tmp_path, base)
+    if is_stored:
+        base = store_quantised(base, quantization, tmp_path / "stored")
+    loading = replace(loading_of(base, dtype), quantization=quantization)
+    for adapter in (None, tmp_path / "adapter"):
+        with Noise():
+            whole = load_base(base, loading)
+            whole = whole if adapter is None else load_adapter(whole, adapter)
+            model = load_by_layer(base, loading, adapter)
+        found, expected = (logits(one, base, dtype) for one in (model, whole))
+        assert difference(expected, found) < (1e-5 if dtype == "float32" else 1e-2)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_base_in_eight_bits_is_not_read_by_layer(tmp_path, is_stored):
+    pytest.importorskip("bitsandbytes")
+    base, quantization = write_base(tmp_path, "nano"), QUANTIZATIONS["bnb-8bit"](method="bnb-8bit")
+    if is_stored:
+        base = store_quantised(base, quantization, tmp_path / "stored")
+    with pytest.raises(WholeModelError, match="round their inputs"):
+        load_by_layer(base, replace(loading_of(base), quantization=quantization))
 
 
 def test_buffers_that_are_stored_are_read(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from streamed import (
     logits_of,
     merge_dequantised,
     merge_whole,
+    store_quantised,
     stream_into,
     weights,
     write_adapter,
@@ -256,6 +257,35 @@ def test_a_quantised_base_is_merged_with_the_values_that_training_had(base_of, t
     assert "quantization_config" not in json.loads((tmp_path / "streamed/config.json").read_text())
     merge_whole(base, tmp_path / "adapter", tmp_path / "unquantised")
     assert differences(tmp_path / "streamed", tmp_path / "unquantised")
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("name", ["nano", "mixtral"])
+def test_a_base_that_is_stored_quantised_is_merged_with_the_stored_values(base_of, tmp_path, name, kind):
+    pytest.importorskip("bitsandbytes")
+    quantization = QUANTIZATIONS[QUANTIZED[kind]["method"]](**QUANTIZED[kind])
+    write_adapter(tmp_path, base_of(name))
+    base = store_quantised(base_of(name), quantization, tmp_path / "stored")
+    merged = stream_into(tmp_path / "streamed", base, tmp_path / "adapter", quantization=quantization)
+    merge_dequantised(base, tmp_path / "adapter", tmp_path / "whole", quantization)
+    assert differences(tmp_path / "streamed", tmp_path / "whole") == []
+    assert merged.largest_difference < 1e-4
+    trained = logits_of(load_quantised(base, quantization), base, 3 if kind == "int8" else 2, tmp_path / "adapter")
+    plain = logits_of(load_base(replace(base, path=tmp_path / "whole"), loading_of(base)), base, 3)
+    if kind == "int8":
+        assert merged.int8_difference == pytest.approx(difference(trained, plain), rel=0.02)
+    else:
+        assert divergence(trained[: len(plain)], plain[: len(trained)]) < 1e-5
+    assert "quantization_config" not in json.loads((tmp_path / "streamed/config.json").read_text())
+
+
+def test_a_stored_weight_that_is_transposed_needs_the_whole_model(base_of, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    quantization = QUANTIZATIONS["bnb-4bit"](method="bnb-4bit")
+    write_adapter(tmp_path, base_of("gpt2"))
+    base = store_quantised(base_of("gpt2"), quantization, tmp_path / "stored")
+    with pytest.raises(WholeModelError, match=r"is stored quantised, and `.*` has shape \[96, 32\] in the weights"):
+        stream_into(tmp_path / "streamed", base, tmp_path / "adapter", quantization=quantization)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -100,6 +100,15 @@ def load_quantised(base: Base, quantization: Quantization) -> transformers.PreTr
         return load_base(base, replace(loading_of(base), quantization=quantization))
 
 
+def store_quantised(base: Base, quantization: Quantization, folder: Path) -> Base:
+    """Write a base as transformers stores it quantised."""
+    load_quantised(base, quantization).save_pretrained(folder)
+    load_tokenizer(base.path).save_pretrained(folder)
+    found = find_base(str(folder), "main", [folder], download=False)
+    assert found is not None
+    return replace(found, name=base.name)
+
+
 def logits_of(model: transformers.PreTrainedModel, base: Base, rows: int, adapter: Path | None = None) -> torch.Tensor:
     """The logits of a model, with its adapter if there is one, where a merge compares so many models."""
     ids = load_tokenizer(base.path)(TEXT, return_tensors="pt").input_ids
