@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from lora_ns.services.merge import MergeResult
     from lora_ns.services.verify import Proof
 
-Kind = Literal["plain", "merged", "quantized", "gguf", "gguf-lora"]
+Kind = Literal["plain", "merged", "quantized", "gguf", "ollama", "gguf-lora"]
 
 _OPTIONS = {
     "plain": ("--rank", "--energy"),
     "merged": ("--dtype", "--max-shard-size"),
     "quantized": ("--type",),
     "gguf": ("--type", "--llama-cpp"),
+    "ollama": ("--type", "--llama-cpp"),
     "gguf-lora": ("--rank", "--energy"),
 }
 """Options of each kind."""
@@ -39,7 +41,8 @@ def export(
             "--to",
             metavar="KIND",
             help="Kind of artefact: plain, a LoRA that every reader reads alike; merged, a complete model; quantized, "
-            "one in few bits; gguf, one file for llama.cpp and Ollama; or gguf-lora, the adapter for llama.cpp.",
+            "one in few bits; gguf, one file for llama.cpp; ollama, that file with a Modelfile; or gguf-lora, the "
+            "adapter for llama.cpp.",
             show_default=False,
         ),
     ],
@@ -85,8 +88,8 @@ def export(
         typer.Option(
             "--type",
             metavar="TYPE",
-            help="Type of the weights. quantized: nf4 (default), fp4, int8, torchao-int8, torchao-float8; gguf: f16 "
-            "(default), f32, bf16, q8_0, q4_k_m and others.",
+            help="Type of the weights. quantized: nf4 (default), fp4, int8, torchao-int8, torchao-float8; gguf and "
+            "ollama: f16 (default), f32, bf16, q8_0, q4_k_m and others.",
             show_default=False,
         ),
     ] = None,
@@ -116,6 +119,7 @@ def export(
     from lora_ns.services.export_gguf import export_gguf
     from lora_ns.services.export_gguf_lora import export_gguf_lora
     from lora_ns.services.export_merged import export_merged
+    from lora_ns.services.export_ollama import export_ollama
     from lora_ns.services.export_quantized import export_quantized
 
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
@@ -134,8 +138,9 @@ def export(
             result = export_plain(opened, place, rank, energy, base, forced, progress)
         elif to == "quantized":
             result = export_quantized(opened, place, type_ or "nf4", base, forced, progress)
-        elif to == "gguf":
-            result = export_gguf(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
+        elif to in {"gguf", "ollama"}:
+            write = export_gguf if to == "gguf" else export_ollama
+            result = write(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
         elif to == "gguf-lora":
             result = export_gguf_lora(opened, place, rank, energy, base, forced, progress)
         else:
@@ -143,14 +148,16 @@ def export(
     if as_json:
         print_json(result)
         return
-    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)])
+    commands = [f"ollama create NAME -f {shlex.quote(f'{output}/Modelfile')}"] if to == "ollama" else []
+    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)], commands)
 
 
 def verify(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder with an adapter, or with a model and all its weights; or a GGUF file.", show_default=False
+            help="Folder with an adapter, with a model and all its weights, or with a Modelfile; or a GGUF file.",
+            show_default=False,
         ),
     ],
     against: Annotated[Path, typer.Option("--against", metavar="RUN", help="Run directory.", show_default=False)],
@@ -170,13 +177,17 @@ def verify(
     from lora_ns.run.directory import RunDir
     from lora_ns.services.verify import verify as service
     from lora_ns.services.verify_gguf import verify_gguf
+    from lora_ns.services.verify_ollama import verify_ollama
 
     opened = RunDir.open_to_use(against, note)
     trust_run(trust_remote_code, opened, base)
     with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        compare = verify_gguf if folder.suffix == ".gguf" else service
-        proof = compare(open_run(opened, base, force=forced), folder.absolute(), progress)
+        run, place = open_run(opened, base, force=forced), folder.absolute()
+        if (folder / "Modelfile").is_file():
+            proof = verify_ollama(run, place, progress)
+        else:
+            proof = (verify_gguf if folder.suffix == ".gguf" else service)(run, place, progress)
     if as_json:
         print_json(proof)
     else:
@@ -190,6 +201,8 @@ def rows_of(result: ExportResult) -> Iterator[tuple[str, str]]:
 
     made = result.made
     if isinstance(made, GgufFile):
+        if result.kind == "ollama":
+            yield "Modelfile", f"{result.output}/Modelfile"
         yield "GGUF file", result.output if result.output.endswith(".gguf") else f"{result.output}/{made.file}"
         yield "type", f"{made.type}, {made.size / 1e6:,.1f} MB"
         yield from (("note", note) for note in made.notes)

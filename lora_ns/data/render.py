@@ -95,6 +95,10 @@ class Renderer:
         self.vocabulary.check(ids)
         return ids
 
+    def text(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
+        """Return what the chat template makes of a conversation. Raises `RowFaultError` if it refuses it."""
+        return self._text(self._merged(conversation), add_generation_prompt)
+
     def _prompt(self, example: Conversation | PromptCompletion | RawText) -> list[int]:
         if isinstance(example, RawText):
             return self._encode_plain(example.text)

@@ -30,7 +30,11 @@ _CLASSES = {
 _MADE = {
     "plain": "A LoRA adapter of {}",
     "quantized": "{} with its adapter merged into the weights, which are quantised",
+    "ollama": "{} with its adapter merged into the weights, as a GGUF file with a Modelfile for Ollama",
 }
+
+_LIBRARIES = {"plain": "peft", "ollama": "gguf"}
+"""The library of an artefact, by the hub's names; `transformers` for others."""
 
 _RELATIONS = {"plain": "adapter", "quantized": "quantized"}
 """The relation of an artefact to its base, by the hub's names; `finetune` for others."""
@@ -86,7 +90,7 @@ def _metadata(manifest: Manifest, kind: str, figures: Sequence[Figure]) -> Model
         model_name=recipe.task_name,
         base_model=base_name(manifest),
         base_model_relation=_RELATIONS.get(kind, "finetune"),
-        library_name="peft" if kind == "plain" else "transformers",
+        library_name=_LIBRARIES.get(kind, "transformers"),
         pipeline_tag=task,
         license=_license(manifest),
         datasets=names or None,
@@ -182,9 +186,9 @@ def _loading(manifest: Manifest, kind: str) -> str:
     """Code that loads an artefact in each of its readers."""
     model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
     readers = {"lorans": "lorans verify FOLDER --against RUN"}
-    if kind != "plain":
+    if kind not in _LIBRARIES:
         readers["transformers"] = f'{model}.from_pretrained("FOLDER")'
-    else:
+    elif kind == "plain":
         base = f'{model}.from_pretrained("{name}")'
         readers["PEFT"] = f'PeftModel.from_pretrained({base}, "FOLDER")'
         readers["transformers"] = f'model = {base}; model.load_adapter("FOLDER")'
@@ -198,6 +202,10 @@ _SERVERS: Mapping[str, Mapping[str, str]] = {
     "plain": {
         "vLLM": "vllm serve BASE --enable-lora --lora-modules adapter=FOLDER --max-lora-rank RANK",
         "llama.cpp": "convert_lora_to_gguf.py FOLDER --base BASE",
+    },
+    "ollama": {
+        "Ollama": "ollama create NAME -f FOLDER/Modelfile",
+        "llama.cpp": "llama-cli -m FOLDER/FILE.gguf",
     },
     "merged": {
         "vLLM": "vllm serve FOLDER",

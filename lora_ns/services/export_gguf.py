@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, open_run
@@ -27,7 +28,7 @@ from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 from lora_ns.services.export import ExportResult, GgufFile, proven, write_report
 from lora_ns.services.merge import merge
-from lora_ns.services.verify import REPORT
+from lora_ns.services.verify import REPORT, Proof
 from lora_ns.services.verify_gguf import configuration, trained_configuration, verify_gguf
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}
@@ -67,11 +68,59 @@ def export_gguf(
         MissingError: if a package or a program is missing.
         RunError: if the file differs from the trained model; it is kept, and its report says so.
     """
+    return export_packaged(run, output, kind, llama_cpp, base_path, force, observer, _Alone())
+
+
+class Packaging(Protocol):
+    """What a GGUF file is written with."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the artefact."""
+
+    def prepare(self, opened: Opened, output: Path) -> None:
+        """Refuse, before anything is written, what cannot be packaged. Raises `UsageError`."""
+
+    def prove(self, opened: Opened, file: Path, made: GgufFile, observer: Observer) -> tuple[GgufFile, Proof]:
+        """Write what belongs to a file beside it, and compare all of it with the trained model."""
+
+    def describe(self, staged: Path, result: ExportResult, run: RunDir) -> None:
+        """Write the card."""
+
+
+class _Alone:
+    """The file alone."""
+
+    kind = "gguf"
+
+    def prepare(self, opened: Opened, output: Path) -> None:
+        """Accept any run."""
+
+    def prove(self, opened: Opened, file: Path, made: GgufFile, observer: Observer) -> tuple[GgufFile, Proof]:
+        """Compare the file."""
+        return made, verify_gguf(opened, file, observer)
+
+    def describe(self, staged: Path, result: ExportResult, run: RunDir) -> None:
+        """Write none."""
+
+
+def export_packaged(
+    run: RunDir,
+    output: Path,
+    kind: str,
+    llama_cpp: Path | None,
+    base_path: Path | None,
+    force: Force,
+    observer: Observer | None,
+    packaging: Packaging,
+) -> ExportResult:
+    """Export a run as a GGUF file with what belongs to it; arguments and errors as in `export_gguf`."""
     observer, kind, manifest = observer or SilentObserver(), kind.lower(), run.read()
-    _check(run, manifest, kind)
+    _check(run, manifest, kind, packaging.kind)
     check_output(output, run, manifest, base_path)
     opened = open_run(run, base_path, force=force)
     tools = _tools(opened, kind, llama_cpp)
+    packaging.prepare(opened, output)
     message = f"out of memory while exporting {manifest.base.parameters / 1e9:,.2f} billion parameters"
     with (
         staged_file(output, kind, manifest) as (file, staged, target),
@@ -83,15 +132,16 @@ def export_gguf(
         with telling_disk_errors(target):
             made = _write(staged, file, kind, tools, opened)
         shutil.rmtree(staged / "merged")
-        proof = replace(verify_gguf(opened, file, observer), folder=str(target))
-        result = ExportResult(str(target), "gguf", made, proof)
+        made, proof = packaging.prove(opened, file, made, observer)
+        result = ExportResult(str(target), packaging.kind, made, replace(proof, folder=str(target)))
         write_report(staged / report_name(target), result, manifest)
+        packaging.describe(staged, result, run)
         with telling_disk_errors(target):
             put(staged, file, target)
     return proven(result)
 
 
-def _check(run: RunDir, manifest: Manifest, kind: str) -> None:
+def _check(run: RunDir, manifest: Manifest, kind: str, to: str) -> None:
     """Check the type, the task and the package. Raises `UsageError` or `MissingError`."""
     known = (*TYPES, *QUANTISED)
     if kind not in known:
@@ -101,7 +151,7 @@ def _check(run: RunDir, manifest: Manifest, kind: str) -> None:
         what = "the run trained a classifier, and llama.cpp writes text"
         raise UsageError(Problem(str(run.path), what, "export it as a merged model instead: `--to merged`"))
     if importlib.util.find_spec("gguf") is None:
-        what = "`--to gguf` needs `gguf`, which is not installed"
+        what = f"`--to {to}` needs `gguf`, which is not installed"
         raise MissingError(Problem("", what, "`pip install 'lora-ns[gguf]'`"))
 
 

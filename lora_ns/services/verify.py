@@ -345,7 +345,7 @@ def _other_text(expected: PreTrainedTokenizerBase, found: PreTrainedTokenizerBas
         return ""
     if own is None or other is None:
         return "there is no chat template" if other is None else "there is a chat template, and training had none"
-    place = _parting(own, other)
+    place = parting(own, other)
     return f"a conversation becomes {other[place : place + 30]!r} at character {place}, not {own[place : place + 30]!r}"
 
 
@@ -374,12 +374,12 @@ def _other_ids(probes: list[Probe], tokenizer: PreTrainedTokenizerBase) -> str:
 
 def other_token(text: str, expected: Sequence[int], found: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """Name the first token of a text that is another one."""
-    place = _parting(expected, found)
+    place = parting(expected, found)
     was, now = (tokenizer.convert_ids_to_tokens(list(ids[place : place + 1])) for ids in (expected, found))
     return f"token {place} of {text[:30]!r} is {now}, not {was}"
 
 
-def _parting(one: Sequence[object], other: Sequence[object]) -> int:
+def parting(one: Sequence[object], other: Sequence[object]) -> int:
     """The first place at which two sequences differ, or at which the shorter one ends."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

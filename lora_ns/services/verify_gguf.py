@@ -60,7 +60,7 @@ def verify_gguf(opened: Opened, file: Path, observer: Observer | None = None) ->
         raise UsageError(Problem(str(file), "is no file", "name a GGUF file"))
     if not opened.manifest.recipe.objective.writes_text:
         raise UsageError(Problem(str(file), "the run trained a classifier, and a GGUF file is none", "name a folder"))
-    kind = GgufLora if _is_adapter(file) else _GgufArtefact
+    kind = GgufLora if _is_adapter(file) else GgufModel
     return prove(opened, file, kind(opened, file), observer)
 
 
@@ -96,7 +96,7 @@ def needs_configuration(header: GgufHeader, config: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _GgufArtefact:
+class GgufModel:
     """A GGUF file that should be the trained model."""
 
     opened: Opened
@@ -157,7 +157,7 @@ class _GgufArtefact:
         yield Stage("files")
         yield Stage("settings", differing_setting(self._reader, self._config))
         try:
-            encode = self._encode
+            encode = self.encode
         except LoransError as error:
             yield Stage("tokenizer", str(error.problems[0].what))
             return
@@ -168,7 +168,7 @@ class _GgufArtefact:
         yield Stage("stop tokens", self._stops())
 
     @cached_property
-    def _encode(self) -> Callable[..., list[int]]:
+    def encode(self) -> Callable[..., list[int]]:
         """Its tokenizer, as llama.cpp reads it or else transformers. Raises `LoransError` if neither can be asked."""
         try:
             return TextReader(self._vocabulary)
