@@ -16,6 +16,7 @@ from lora_ns.cli.trust import trust_run
 from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    from lora_ns.answers.probes import Comparison
     from lora_ns.services.export import ExportResult
     from lora_ns.services.merge import MergeResult
     from lora_ns.services.verify import Proof
@@ -249,8 +250,16 @@ def rows_of_proof(proof: Proof) -> Iterator[tuple[str, str]]:
         same = ", ".join(stage.name for stage in proof.stages)
         yield "verified", f"the same {same}" if proof.bound is not None else f"the same {same}; a loss was asked for"
     if found := proof.comparison:
-        yield (
-            "answers",
-            f"on {found.probes} texts, logits differ by at most {found.largest_difference:.1e} of the largest, KL "
-            f"{found.divergence:.1e}; {found.same_tokens:.1%} of the most probable tokens are the same",
-        )
+        if proof.others:
+            yield "read by", " and ".join(["transformers", *(one.reader for one in proof.others)])
+        yield "answers", _answers(found)
+    for one in proof.others:
+        yield f"in {one.reader}", _answers(one.comparison)
+
+
+def _answers(found: Comparison) -> str:
+    """Describe how answers compare."""
+    return (
+        f"on {found.probes} texts, logits differ by at most {found.largest_difference:.1e} of the largest, KL "
+        f"{found.divergence:.1e}; {found.same_tokens:.1%} of the most probable tokens are the same"
+    )

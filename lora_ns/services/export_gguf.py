@@ -18,6 +18,7 @@ from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, setting
 from lora_ns.exports.gguf_tokens import vocabulary_of
 from lora_ns.exports.llama_cpp import CONVERTER, QUANTISED, QUANTISER, convert, find_tool, quantise
 from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
+from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import Base
@@ -186,13 +187,23 @@ def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[P
     """Yield the file to write, its staging folder and the target. Raises `UsageError` if that is there already."""
     target = target_of(output)
     is_file = target.suffix == ENDING
-    places = (target, target.with_name(report_name(target))) if is_file else (target,)
+    places, report = [target], target.with_name(report_name(target))
+    if is_file and not _is_left_over(report, target):
+        places.append(report)
     for place in places:
         if place.exists() and (is_file or not place.is_dir() or any(place.iterdir())):
             raise UsageError(Problem(str(place), "is there already", "choose another `--output`"))
     name = target.name if is_file else f"{manifest.recipe.task_name}-{kind.upper()}{ENDING}"
     with folder(target) as staged:
         yield staged / name, staged, target
+
+
+def _is_left_over(report: Path, target: Path) -> bool:
+    """True for a report on a file that is not there, since the command was killed before it named the file."""
+    try:
+        return not target.exists() and bool(read_json(report)["output"] == str(target))
+    except (UsageError, KeyError, TypeError):
+        return False
 
 
 def _write(staged: Path, file: Path, kind: str, tools: _Tools, opened: Opened) -> GgufFile:

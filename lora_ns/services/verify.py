@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +52,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The answers of an artefact in a further program."""
+
+    reader: str
+    comparison: Comparison
+    bound: float | None
+    """Largest allowed difference of two logits; None if a loss was asked for."""
+
+
+@dataclass(frozen=True)
 class Proof:
     """An artefact beside the trained model."""
 
@@ -64,6 +75,8 @@ class Proof:
     """Largest allowed difference of two logits; None if a loss was asked for."""
     frozen: bool
     """True if the answers of the trained model are those that the run kept at its end."""
+    others: tuple[Reading, ...] = ()
+    """The answers in further programs that are installed."""
 
     @property
     def is_verified(self) -> bool:
@@ -83,6 +96,28 @@ class Proof:
     def first(self) -> Stage | None:
         """The first stage that differs."""
         return next((stage for stage in self.stages if not stage.is_same), None)
+
+
+class Reader(Protocol):
+    """A further program that reads an artefact."""
+
+    @property
+    def name(self) -> str:
+        """Its name and version."""
+
+    @property
+    def bound(self) -> float:
+        """Largest difference of two logits that rounding explains."""
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """True if the most probable tokens must be the same."""
+
+    def other_ids(self) -> tuple[str, list[int], list[int]] | None:
+        """Return the first text with other tokens than it should have, those, and what it has."""
+
+    def ask(self, probes: Sequence[Probe]) -> list[Reply]:
+        """Return its answers. Raises `LoransError` if it cannot load the artefact."""
 
 
 class Artefact(Protocol):
@@ -105,6 +140,9 @@ class Artefact(Protocol):
 
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return its answers. Raises `LoransError` if it cannot be loaded."""
+
+    def others(self) -> AbstractContextManager[Reader | None]:
+        """A further program that reads it, if there is one and it is installed."""
 
 
 def verify(
@@ -157,7 +195,7 @@ def prove(
         stages.append(stage)
         if stage.name in {"files", "tokenizer"} and not stage.is_same:
             return Proof(str(place), str(opened.run.path), tuple(stages), None, None, bool(expected))
-    is_frozen = bool(expected)
+    is_frozen, others = bool(expected), list[Reading]()
     if not expected:
         observer.stage("asking the trained model")
         expected = ask_trained(opened, probes, artefact.dtype, observer, adapter)
@@ -172,7 +210,35 @@ def prove(
         bound = None if lossy else max(artefact.bound, stated)
         stages += _of_answers(comparison, bound, artefact.has_same_tokens and not stated)
         stages += [] if made is None else [_stored(compare(made, found))]
-    return Proof(str(place), str(opened.run.path), tuple(stages), comparison, bound, is_frozen)
+        with artefact.others() as reader:
+            if reader is not None:
+                observer.stage("reading it back in llama.cpp, too")
+                stages += _by_another(opened, reader, probes, expected, None if lossy else stated, others)
+    return Proof(str(place), str(opened.run.path), tuple(stages), comparison, bound, is_frozen, tuple(others))
+
+
+def _by_another(
+    opened: Opened,
+    reader: Reader,
+    probes: list[Probe],
+    expected: Sequence[Reply],
+    stated: float | None,
+    readings: list[Reading],
+) -> Iterator[Stage]:
+    """Yield the stages of a further program, and append its answers. `stated` is a loss to allow; None for any."""
+    name = "llama.cpp"
+    try:
+        name = reader.name
+        fault = reader.other_ids()
+        yield Stage(f"{name} token ids", other_token(*fault, opened.tokenizer) if fault else "")
+        comparison = compare(expected, reader.ask(probes))
+    except LoransError as error:
+        yield Stage(name, str(error.problems[0]))
+        return
+    bound = None if stated is None else max(reader.bound, stated)
+    readings.append(Reading(name, comparison, bound))
+    for stage in _of_answers(comparison, bound, reader.has_same_tokens and not stated):
+        yield replace(stage, name=f"{name} {stage.name}")
 
 
 _MARGIN = 1.25
@@ -302,6 +368,10 @@ class _Artefact:
         whole = load_whole_base(opened.run, opened.manifest, opened.base, loading) if self._is_own else None
         model = load_adapter(whole or load_base(opened.base, loading), self.folder)
         return Trained(opened.run, opened.manifest, opened.base, self.tokenizer, model)
+
+    def others(self) -> AbstractContextManager[Reader | None]:
+        """None: torch computes for every program here that reads folders."""
+        return nullcontext()
 
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return its answers, computed in the dtype of training. Raises `LoransError` if it cannot be loaded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +14,31 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.answers.opened import Opened, loading_of
 from lora_ns.answers.probes import Probe, Reply, ask_probes
 from lora_ns.errors import LoransError, ModelError, Problem, UsageError
-from lora_ns.exports.gguf_file import differing_setting
+from lora_ns.exports.gguf_file import Model, differing_setting, write_model
 from lora_ns.exports.gguf_lora import add_adapter
 from lora_ns.exports.gguf_reading import TextReader
-from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary
+from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary, vocabulary_of
 from lora_ns.files.reading import is_file
 from lora_ns.model.files import Base
-from lora_ns.model.gguf import GgufHeader, read_gguf
+from lora_ns.model.gguf import ENDING, GgufHeader, read_gguf
 from lora_ns.model.load import empty_base, load_base
 from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.observer import Observer
 from lora_ns.services.export import stored_base
-from lora_ns.services.verify import FLOAT32, HALF, INT8, Proof, Stage, other_token, prove, rendered
+from lora_ns.services.llama_cpp_reader import is_installed, reader_of
+from lora_ns.services.verify import (
+    FLOAT32,
+    HALF,
+    INT8,
+    Proof,
+    Reader,
+    Stage,
+    other_token,
+    probes_of_run,
+    prove,
+    rendered,
+)
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -96,8 +109,8 @@ def needs_configuration(header: GgufHeader, config: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class GgufModel:
-    """A GGUF file that should be the trained model."""
+class _GgufFile:
+    """A GGUF file that comes from a run."""
 
     opened: Opened
     file: Path
@@ -106,6 +119,23 @@ class GgufModel:
     def dtype(self) -> str:
         """The dtype to compute in: that of training."""
         return self.opened.manifest.plan.dtype.value
+
+    @property
+    def _probes(self) -> list[Probe]:
+        return probes_of_run(self.opened)[0]
+
+    def _texts(self, probes: list[Probe]) -> list[tuple[str, list[int], bool]]:
+        """Texts with their tokens, and whether special tokens are added: the neutral ones, and a conversation."""
+        texts = [(probe.text, list(probe.inputs["input_ids"]), True) for probe in probes if probe.text is not None]
+        own = self.opened.tokenizer
+        if chat := rendered(own):
+            texts.append((chat, list(own(chat, add_special_tokens=False)["input_ids"]), False))
+        return texts
+
+
+@dataclass(frozen=True)
+class GgufModel(_GgufFile):
+    """A GGUF file that should be the trained model."""
 
     @property
     def bound(self) -> float:
@@ -180,15 +210,17 @@ class GgufModel:
 
     def _other_ids(self, probes: list[Probe], encode: Callable[..., list[int]]) -> str:
         """The first text that becomes other tokens; empty if there is none."""
-        texts = [(probe.text, list(probe.inputs["input_ids"]), True) for probe in probes if probe.text is not None]
-        own = self.opened.tokenizer
-        if chat := rendered(own):
-            texts.append((chat, list(own(chat, add_special_tokens=False)["input_ids"]), False))
-        for text, expected, is_whole in texts:
+        for text, expected, is_whole in self._texts(probes):
             found = encode(text, add_special_tokens=is_whole)
             if found != expected:
-                return other_token(text, expected, found, own)
+                return other_token(text, expected, found, self.opened.tokenizer)
         return ""
+
+    def others(self) -> AbstractContextManager[Reader | None]:
+        """llama.cpp, if its binding is installed."""
+        if not is_installed():
+            return nullcontext()
+        return nullcontext(reader_of(self.file, self.bound, self.has_same_tokens, self._texts(self._probes)))
 
     def _stops(self) -> str:
         found = sorted({self._vocabulary.ids[name] for name in STOPS if name in self._vocabulary.ids})
@@ -208,16 +240,8 @@ class GgufModel:
 
 
 @dataclass(frozen=True)
-class GgufLora:
+class GgufLora(_GgufFile):
     """A GGUF LoRA that should be a run's adapter."""
-
-    opened: Opened
-    file: Path
-
-    @property
-    def dtype(self) -> str:
-        """The dtype to compute in: that of training."""
-        return self.opened.manifest.plan.dtype.value
 
     @property
     def bound(self) -> float:
@@ -238,6 +262,21 @@ class GgufLora:
             yield Stage("files", str(error.problems[0].what))
         else:
             yield Stage("files")
+
+    @contextmanager
+    def others(self) -> Iterator[Reader | None]:
+        """llama.cpp with the adapter and a GGUF file of the stored base, if its binding is installed."""
+        base, config = self.opened.base, trained_configuration(self.opened)
+        is_whole = base.gguf is None and self.opened.manifest.recipe.quantization.bits is None
+        if not is_installed() or not is_whole or not any(base.path.glob("*.safetensors")):
+            yield None
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"base{ENDING}"
+            vocabulary = vocabulary_of(self.opened.tokenizer, config["vocab_size"], self.opened.manifest.stop_token_ids)
+            write_model(file, base.path, Model("base", config, vocabulary), "f32")
+            texts = self._texts(self._probes)
+            yield reader_of(file, self.bound, self.has_same_tokens, texts, adapter=self.file)
 
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return the answers of the stored base with the update in the file."""

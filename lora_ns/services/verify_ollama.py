@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from lora_ns.files.reading import LARGEST_RECIPE, is_file, read_text
 from lora_ns.model.gguf import ENDING
 from lora_ns.run.observer import Observer
 from lora_ns.services.ollama_prompts import RunPrompts
-from lora_ns.services.verify import Proof, Stage, parting, prove
+from lora_ns.services.verify import Proof, Reader, Stage, parting, prove
 from lora_ns.services.verify_gguf import GgufModel
 
 DEFAULTS = {"temperature": "0.8", "top_p": "0.9", "top_k": "40", "repeat_penalty": "1", "repeat_last_n": "64"}
@@ -123,6 +124,10 @@ class _OllamaFolder:
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return the answers of the GGUF file. Raises `LoransError` if it cannot be loaded."""
         return self._model.ask(probes)
+
+    def others(self) -> AbstractContextManager[Reader | None]:
+        """llama.cpp with the GGUF file, if its binding is installed."""
+        return self._model.others()
 
     def _files(self) -> str:
         """What is wrong with the Modelfile and the file that it names; empty if nothing is."""

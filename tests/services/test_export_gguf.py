@@ -183,6 +183,16 @@ def test_what_is_there_and_what_is_no_text_is_refused(lora_run, classifier_run, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_whose_command_was_killed_before_it_named_the_file_is_replaced(lora_run, tmp_path):
+    first = export_gguf(lora_run, tmp_path / "model.gguf")
+    (tmp_path / "model.gguf").unlink()
+    assert export_gguf(lora_run, tmp_path / "model.gguf") == first
+    (tmp_path / "model.gguf").rename(tmp_path / "other.gguf")
+    (tmp_path / "model.gguf.export_report.json").rename(tmp_path / "copy.gguf.export_report.json")
+    with pytest.raises(UsageError, match=r"copy.gguf.export_report.json: is there already"):
+        export_gguf(lora_run, tmp_path / "copy.gguf")
+
+
 def test_a_full_disk_leaves_nothing(lora_run, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,6 +28,8 @@ from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
 from lora_ns.services.export import ExportResult, export_plain
+from lora_ns.services.export_gguf import export_gguf
+from lora_ns.services.export_ollama import export_ollama
 from lora_ns.services.export_quantized import export_quantized
 from lora_ns.services.merge import MergeResult, merge
 from lora_ns.services.verify import REPORT, Proof, verify
@@ -122,32 +124,54 @@ def test_a_killed_merge_leaves_nothing_and_the_next_one_clears_its_remains(lora_
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
-def told(folder):
-    """The files of a folder, without the report, which has the name of the folder."""
-    return {name: content for name, content in files(folder).items() if name != REPORT}
+def told(place):
+    """The files of a folder, or one file, without the report, which has the name of the folder."""
+    found = files(place) if place.is_dir() else {"": place.read_bytes()}
+    return {name: content for name, content in found.items() if name != REPORT}
+
+
+def removed(place):
+    """Remove a folder, or a file with the report beside it."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+        place.with_name(f"{place.name}.{REPORT}").unlink(missing_ok=True)
+
+
+WORKS = {
+    "merge": (merge, "merged"),
+    "plain": (export_plain, "plain"),
+    "quantized": (export_quantized, "quantized"),
+    "gguf": (export_gguf, "model.gguf"),
+    "ollama": (export_ollama, "ollama"),
+}
+"""What writes a folder or a file, and the name that it is given."""
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("work", [merge, export_plain, export_quantized])
-def test_what_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_folder(lora_run, tmp_path, processes, work):
-    def started(output):
+@pytest.mark.parametrize("name", WORKS)
+def test_what_is_killed_at_any_moment_leaves_the_old_state_or_the_whole(lora_run, tmp_path, processes, name):
+    work, place = WORKS[name]
+    output = tmp_path / place
+
+    def started():
         process = processes.Process(target=work, args=(lora_run, output))
         process.start()
         return process
 
     for _ in range(2):  # the first one also starts the server
         begin = time.monotonic()
-        started(tmp_path / "whole").join()
+        started().join()
         took = time.monotonic() - begin
-        expected = told(tmp_path / "whole")
-        shutil.rmtree(tmp_path / "whole")
+        expected = told(output)
+        removed(output)
     draw, killed = random.Random(20), 0
     for number in range(20):
-        output = tmp_path / "merged"
-        if number % 2:
+        if number % 2 and not output.suffix:
             output.mkdir(exist_ok=True)
         was_there = output.exists()
-        process = started(output)
+        process = started()
         process.join(draw.uniform(0, took))
         process.kill()
         process.join()
@@ -155,11 +179,12 @@ def test_what_is_killed_at_any_moment_leaves_the_old_state_or_the_whole_folder(l
         assert output.exists() >= was_there
         if output.exists():
             assert told(output) in ({}, expected)
-            shutil.rmtree(output)
+            removed(output)
     assert killed > 10
-    work(lora_run, tmp_path / "merged")
-    assert told(tmp_path / "merged") == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+    work(lora_run, output)
+    assert told(output) == expected
+    report = [f"{place}.{REPORT}"] if output.suffix else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [place, *report]
 
 
 @pytest.mark.parametrize("moment", [0, 1, 20, None])
