@@ -138,6 +138,14 @@ def load_whole_base(run: RunDir, manifest: Manifest, base: Base, loading: Loadin
     return merge_adapters(load_base(base, loading), folders)
 
 
+def stored_base(opened: Opened) -> PreTrainedModel:
+    """The stored base with whole weights, those of a quantised base as training had them."""
+    loading = replace(loading_of(opened.manifest), device="cpu")
+    if loading.quantization.bits is None:
+        return load_base(opened.base, loading)
+    return loading.quantization.in_full(load_base(opened.base, replace(loading, dtype="float32")))
+
+
 def reopen(
     run: RunDir, manifest: Manifest, base_path: Path | None = None, force: Force = REFUSED
 ) -> tuple[Base, PreTrainedTokenizerBase]:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from lora_ns.cli.options import asked_processes
 from lora_ns.cli.show import Progress, note
+from lora_ns.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    from lora_ns.answers.artefact import Artefact
+    from lora_ns.answers.changed_files import Force
     from lora_ns.answers.opened import Opened
     from lora_ns.answers.work import Compute
     from lora_ns.machine.hardware import Machine
@@ -26,6 +29,8 @@ class AskedRun:
     manifest: Manifest
     machine: Machine
     processes: int
+    artefact: Artefact | None = None
+    """What was named, if it is not the run itself but was made from it."""
 
     @classmethod
     def of(cls, path: Path, num_processes: int | None, gpus: str | None, does: str) -> AskedRun:
@@ -51,9 +56,50 @@ class AskedRun:
         count = count_workers(asked, gpus is not None, manifest.plan.device.value, machine)
         return cls(folder, manifest, machine, count)
 
+    @classmethod
+    def of_place(
+        cls, path: Path, num_processes: int | None, gpus: str | None, does: str, against: Path | None = None
+    ) -> AskedRun:
+        """Open the run in a directory, or find an artefact; like `of`.
+
+        Args:
+            path: the directory, or a folder or GGUF file that was made from a run.
+            num_processes: value of `--num-processes`.
+            gpus: value of `--gpus`.
+            does: verb of the command, for messages.
+            against: value of `--against`.
+
+        Raises:
+            UsageError: if it is neither, or this machine has fewer processors.
+        """
+        from lora_ns.answers.artefact import find_artefact, is_run
+        from lora_ns.launch.torchrun import check_not_launched
+        from lora_ns.launch.workers import count_workers
+        from lora_ns.machine.hardware import detect
+        from lora_ns.run.directory import RunDir
+
+        if is_run(path):
+            if against is not None:
+                raise UsageError(Problem("--against", f"{path} is a run itself", "leave it out"))
+            return cls.of(path, num_processes, gpus, does)
+        check_not_launched(os.environ)
+        asked, found, machine = asked_processes(num_processes, gpus, does), find_artefact(path, against), detect()
+        count = count_workers(asked, gpus is not None, found.manifest.plan.device.value, machine)
+        return cls(RunDir(found.place), found.manifest, machine, count, found)
+
+    def open(self, base: Path | None, dtype: str | None, force: Force) -> Opened:
+        """Open the run or the artefact, without its weights. Raises `LoransError`."""
+        from lora_ns.answers.artefact import open_artefact
+        from lora_ns.answers.opened import open_run
+
+        if self.artefact is None:
+            return open_run(self.folder, base, dtype, force)
+        return open_artefact(self.artefact, base, dtype, force)
+
     def compute(self, opened: Opened, progress: Progress, base: Path | None, dtype: str | None, force: bool) -> Compute:
         """Return the function that computes answers, in this process or in workers that open the run likewise."""
         from lora_ns.launch.answering import Workers, compute_by
 
-        workers = Workers(self.processes, self.machine, base, dtype, force)
+        source = self.artefact.source if self.artefact else None
+        workers = Workers(self.processes, self.machine, base, dtype, force, source.path if source else None)
         return compute_by(workers, opened, progress.rows, progress.warn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,11 +125,7 @@ def export(
 
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
     given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp}
-    for option, value in given.items():
-        if value is not None and option not in _OPTIONS[to]:
-            raise UsageError(Problem(option, f"has no effect with `--to {to}`", "leave it out"))
-    if energy == 0:
-        raise UsageError(Problem("--energy", "0 keeps nothing", "give a share such as 0.99"))
+    _check_options(to, given)
     opened = RunDir.open_to_use(run, note)
     trust_run(trust_remote_code, opened, base)
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
@@ -151,6 +147,15 @@ def export(
         return
     commands = [f"ollama create NAME -f {shlex.quote(f'{output}/Modelfile')}"] if to == "ollama" else []
     show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)], commands)
+
+
+def _check_options(to: Kind, given: Mapping[str, object]) -> None:
+    """Refuse options that a kind has not, and a share of nothing. Raises `UsageError`."""
+    for option, value in given.items():
+        if value is not None and option not in _OPTIONS[to]:
+            raise UsageError(Problem(option, f"has no effect with `--to {to}`", "leave it out"))
+    if given["--energy"] == 0:
+        raise UsageError(Problem("--energy", "0 keeps nothing", "give a share such as 0.99"))
 
 
 def verify(

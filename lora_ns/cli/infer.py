@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lora_ns.cli import complete
 from lora_ns.cli.answering import AskedRun
 from lora_ns.cli.options import (
+    AnyPath,
     AsJson,
     BasePath,
     Dtype,
@@ -20,12 +22,11 @@ from lora_ns.cli.options import (
     Gpus,
     NumProcesses,
     Overrides,
-    RunPath,
     TrustRemoteCode,
 )
 from lora_ns.cli.show import Progress, forcing
 from lora_ns.cli.terminal import hand_over, say
-from lora_ns.cli.trust import trust_run
+from lora_ns.cli.trust import trust_artefact, trust_run
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import check_text
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from lora_ns.answers.opened import Opened
     from lora_ns.data.rows import Row
     from lora_ns.files.staging import Output
-    from lora_ns.run.directory import RunDir
     from lora_ns.services.infer import Keep
 
 
@@ -65,14 +65,27 @@ Resume = Annotated[
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 
 
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        "--against",
+        metavar="RUN",
+        help="The run that an artefact was made from, if the artefact does not say it itself.",
+        show_default=False,
+        autocompletion=complete.run_folders,
+    ),
+]
+
+
 def infer(
-    run: RunPath,
+    run: AnyPath,
     text: Text = None,
     input_file: InputFile = None,
     output_file: OutputFile = None,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     overwrite: OverwriteFile = False,
     resume: Resume = False,
+    against: Against = None,
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
@@ -81,7 +94,7 @@ def infer(
     gpus: Gpus = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer, classify, score or tag texts with a run's adapter.
+    """Answer, classify, score or tag texts with a run, or with what it was exported or merged as.
 
     Without --input or --input-file, each line of standard input is one text.
     """
@@ -92,19 +105,21 @@ def infer(
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     if resume and output_file is None:
         raise UsageError(Problem("--resume", "there is no file to go on with", "name it with `-o`"))
-    asked = AskedRun.of(run, num_processes, gpus, "answers")
+    asked = AskedRun.of_place(run, num_processes, gpus, "answers", against)
     generation = override_generation(asked.manifest.recipe, overrides)
     texts = _texts(text, input_file)
-    trust_run(trust_remote_code, asked.folder, base)
-    with _output(output_file, overwrite, asked.folder, base, input_file) as file:
+    if asked.artefact is None:
+        trust_run(trust_remote_code, asked.folder, base)
+    else:
+        trust_artefact(trust_remote_code, asked.artefact, base)
+    with _output(output_file, overwrite, asked, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
             libraries.prepare(asked.machine, asked.processes)
             from lora_ns.answers.journal import Journal
-            from lora_ns.answers.opened import open_run
             from lora_ns.services.infer import check_columns, unasked_note
             from lora_ns.services.infer import infer as service
 
-            opened = open_run(asked.folder, base, dtype, forced)
+            opened = asked.open(base, dtype, forced)
             rows = _rows(opened, texts, input_file)
             check_columns(opened.manifest, rows)
             if warning := unasked_note(opened.manifest, rows, str(input_file)):
@@ -121,17 +136,20 @@ def infer(
 
 @contextlib.contextmanager
 def _output(
-    output_file: Path | None, overwrite: bool, run: RunDir, base: Path | None, input_file: Path | None
+    output_file: Path | None, overwrite: bool, asked: AskedRun, base: Path | None, input_file: Path | None
 ) -> Iterator[Output | None]:
     """Open the output file, if there is one. Raises `UsageError` if the command also reads it."""
     from lora_ns.files.staging import output
-    from lora_ns.run.outputs import check_output
+    from lora_ns.run.outputs import check_beside, check_output
     from lora_ns.services.infer import check_answers
 
     if output_file is None:
         yield None
         return
-    check_output(output_file, run, run.read(), base)
+    if asked.artefact is None:
+        check_output(output_file, asked.folder, asked.manifest, base)
+    else:
+        check_beside(output_file, asked.artefact.place)
     check_answers(output_file, input_file)
     with output(output_file, overwrite) as file:
         yield file

@@ -37,6 +37,17 @@ RunPath = Annotated[
 ]
 
 
+AnyPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|ARTEFACT",
+        help="Run directory, or an adapter, a model or a GGUF file that `lorans export` or `merge` made of a run.",
+        show_default=False,
+        autocompletion=complete.run_folders,
+    ),
+]
+
+
 Overrides = Annotated[
     list[str],
     typer.Option(

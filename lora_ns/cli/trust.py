@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_ns.cli.show import note
 
 if TYPE_CHECKING:
+    from lora_ns.answers.artefact import Artefact
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.run.directory import RunDir
 
@@ -40,6 +41,19 @@ def trust_run(is_given: bool, run: RunDir, base_path: Path | None = None) -> Non
     allow_code(reopen_base(manifest, base_path, silent).path, note)
     if run.adapter.is_dir():
         allow_code(run.adapter, note)
+
+
+def trust_artefact(is_given: bool, artefact: Artefact, base_path: Path | None = None) -> None:
+    """Allow the code of an artefact and of its base, if the user consents. Raises `LoransError`."""
+    if not (is_given and _is_asked_for(artefact.manifest.recipe.model.trust_remote_code)):
+        return
+    from lora_ns.answers.artefact import base_of
+    from lora_ns.model.consent import allow_code
+
+    if artefact.place.is_dir():
+        allow_code(artefact.place, note)
+    if (base := base_of(artefact, base_path)) is not None:
+        allow_code(base.path, note)
 
 
 def check_trusted(loaded: LoadedRecipe) -> None:

@@ -185,7 +185,7 @@ def _rows(record: SourceRecord) -> str:
 def _loading(manifest: Manifest, kind: str) -> str:
     """Code that loads an artefact in each of its readers."""
     model, name = _CLASSES[manifest.recipe.task_type], base_name(manifest)
-    readers = {"lorans": "lorans verify FOLDER --against RUN"}
+    readers = {"lorans": "lorans infer FOLDER"}
     if kind not in _LIBRARIES:
         readers["transformers"] = f'{model}.from_pretrained("FOLDER")'
     elif kind == "plain":

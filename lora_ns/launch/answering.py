@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_ns.answers.artefact import open_place
 from lora_ns.answers.changed_files import Force
-from lora_ns.answers.opened import Opened, load, open_run
+from lora_ns.answers.opened import Opened
 from lora_ns.answers.weights import Weights
 from lora_ns.answers.work import (
     Compute,
@@ -41,6 +42,8 @@ class Workers:
     base: Path | None = None
     dtype: str | None = None
     force: bool = False
+    against: Path | None = None
+    """The run of an artefact, if it was named."""
 
 
 def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callable[[str], None]) -> Compute:
@@ -107,6 +110,7 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
         "base": str(workers.base.absolute()) if workers.base else None,
         "dtype": workers.dtype,
         "force": workers.force,
+        "against": str(workers.against.absolute()) if workers.against else None,
         "processes": count,
         "tasks": [
             {
@@ -148,16 +152,15 @@ def initialise_in_subprocess(run: RunDir, device: str, machine: Machine) -> None
 def work(files: WorkerFiles) -> None:
     """Compute a share, as one of the worker processes. Raises `LoransError` like the commands that use a run."""
     share = json.loads(files.share.read_text(encoding="utf-8"))
-    run = RunDir.open(Path(share["run"]))
     prepare(detect(), share["processes"])
     if share.get("begins"):
         from lora_ns.training.fit import initialise_alone
 
-        initialise_alone(run)
+        initialise_alone(RunDir.open(Path(share["run"])))
         return
     force = Force(lambda _: None) if share["force"] else Force()
-    base = Path(share["base"]) if share["base"] else None
-    weights = Weights(load(open_run(run, base, share["dtype"], force)))
+    base, against = (Path(share[name]) if share[name] else None for name in ("base", "against"))
+    weights = Weights(open_place(Path(share["run"]), base, share["dtype"], force, against).load())
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None

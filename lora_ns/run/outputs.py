@@ -36,6 +36,12 @@ def check_output(output: Path, run: RunDir, manifest: Manifest, base_path: Path 
             raise UsageError(Problem(str(output), "is a file of the base", _ELSEWHERE))
 
 
+def check_beside(output: Path, place: Path) -> None:
+    """Refuse to write into the folder of an artefact, or onto its file. Raises `UsageError`."""
+    if is_within(output, place):
+        raise UsageError(Problem(str(output), "is a part of the artefact", _ELSEWHERE))
+
+
 def _places_of_base(manifest: Manifest, base_path: Path | None) -> Iterator[Path]:
     """Yield the folders of a base; for a GGUF base, only its files, because its folder may contain anything."""
     record = manifest.base

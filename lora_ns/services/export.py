@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.answers.changed_files import REFUSED, Force
-from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run
+from lora_ns.answers.gguf_model import trained_configuration
+from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run, stored_base
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.exports.card import CARD, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
 from lora_ns.exports.plain import cut_all, write
+from lora_ns.exports.record import RECORD, write_record
 from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.marks import MARK
 from lora_ns.files.staging import folder, free_folder, put
@@ -21,7 +23,6 @@ from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.skeleton import attach, load_skeleton
 from lora_ns.model.adapter import WEIGHTS
-from lora_ns.model.load import load_base
 from lora_ns.model.saved_adapter import load_trainable, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
@@ -124,11 +125,13 @@ def export_plain(
     return proven(result)
 
 
-def write_report(file: Path, result: ExportResult, manifest: Manifest) -> None:
-    """Write what was made and how it compares."""
+def write_report(file: Path, result: ExportResult, manifest: Manifest, gguf: Opened | None = None) -> None:
+    """Write what was made and how it compares, and beside it the record of the run, for a GGUF file with its parts."""
     table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    parts = (trained_configuration(gguf), gguf.run.adapter) if gguf else ()
     with telling_disk_errors(file):
         write_atomic(file, f"{strict_json(table, indent=2)}\n")
+        write_record(file.with_name(file.name.replace(REPORT, RECORD)), result.kind, manifest, *parts)
 
 
 def write_card(place: Path, result: ExportResult, run: RunDir) -> None:
@@ -223,14 +226,6 @@ def updates_of(trained: Trained) -> dict[str, Factors]:
             put_in_place(adapted)
             model = adapted.merge_and_unload(safe_merge=True)
     return found
-
-
-def stored_base(opened: Opened) -> PreTrainedModel:
-    """The stored base with whole weights, those of a quantised base as training had them."""
-    loading = replace(loading_of(opened.manifest), device="cpu")
-    if loading.quantization.bits is None:
-        return load_base(opened.base, loading)
-    return loading.quantization.in_full(load_base(opened.base, replace(loading, dtype="float32")))
 
 
 def _copy_others(adapter: Path, staged: Path) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Protocol
 
 from lora_ns.answers.changed_files import REFUSED, Force
+from lora_ns.answers.gguf_model import configuration, trained_configuration
 from lora_ns.answers.opened import Opened, open_run
 from lora_ns.errors import MissingError, ModelError, Problem, UsageError, did_you_mean
 from lora_ns.exports.gguf_file import TYPES, Model, write_model
 from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, settings_of
 from lora_ns.exports.gguf_tokens import vocabulary_of
 from lora_ns.exports.llama_cpp import CONVERTER, QUANTISED, QUANTISER, convert, find_tool, quantise
+from lora_ns.exports.record import record_file
 from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
@@ -30,7 +32,7 @@ from lora_ns.run.outputs import check_output
 from lora_ns.services.export import ExportResult, GgufFile, proven, write_report
 from lora_ns.services.merge import merge
 from lora_ns.services.verify import REPORT, Proof
-from lora_ns.services.verify_gguf import configuration, trained_configuration, verify_gguf
+from lora_ns.services.verify_gguf import verify_gguf
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}
 """Bits of a weight, rounded up; those of llama.cpp's other types are fewer than the last."""
@@ -135,7 +137,7 @@ def export_packaged(
         shutil.rmtree(staged / "merged")
         made, proof = packaging.prove(opened, file, made, observer)
         result = ExportResult(str(target), packaging.kind, made, replace(proof, folder=str(target)))
-        write_report(staged / report_name(target), result, manifest)
+        write_report(staged / report_name(target), result, manifest, opened)
         packaging.describe(staged, result, run)
         with telling_disk_errors(target):
             put(staged, file, target)
@@ -182,14 +184,19 @@ def report_name(target: Path) -> str:
     return f"{target.name}.{REPORT}" if target.suffix == ENDING else REPORT
 
 
+def beside(target: Path) -> tuple[str, str]:
+    """The names of the report and the record beside a file."""
+    return report_name(target), record_file(target).name
+
+
 @contextmanager
 def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[Path, Path, Path]]:
     """Yield the file to write, its staging folder and the target. Raises `UsageError` if that is there already."""
     target = target_of(output)
     is_file = target.suffix == ENDING
-    places, report = [target], target.with_name(report_name(target))
-    if is_file and not _is_left_over(report, target):
-        places.append(report)
+    places = [target]
+    if is_file and not _is_left_over(target.with_name(report_name(target)), target):
+        places += [target.with_name(name) for name in beside(target)]
     for place in places:
         if place.exists() and (is_file or not place.is_dir() or any(place.iterdir())):
             raise UsageError(Problem(str(place), "is there already", "choose another `--output`"))
@@ -230,7 +237,8 @@ def put(staged: Path, file: Path, target: Path) -> None:
     follow_umask(staged)
     sync(staged)
     if target.suffix == ENDING:
-        (staged / report_name(target)).rename(target.with_name(report_name(target)))
+        for name in beside(target):
+            (staged / name).rename(target.with_name(name))
         file.rename(target)
     else:
         staged.rename(target)  # an empty folder there is replaced

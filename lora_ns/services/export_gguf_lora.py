@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
+from lora_ns.answers.gguf_model import trained_configuration
 from lora_ns.answers.opened import open_run
 from lora_ns.errors import MissingError, Problem, UsageError
 from lora_ns.exports.gguf_lora import check_family, write_adapter
@@ -28,7 +29,7 @@ from lora_ns.services.export import (
 )
 from lora_ns.services.export_gguf import put, report_name, staged_file
 from lora_ns.services.verify import prove
-from lora_ns.services.verify_gguf import GgufLora, trained_configuration
+from lora_ns.services.verify_gguf import GgufLora
 
 
 def export_gguf_lora(
@@ -80,7 +81,7 @@ def export_gguf_lora(
         proof = prove(opened, file, GgufLora(opened, file), observer, lossy=is_cut)
         made = PlainLora(next(iter(updates.values())).rank, len(updates), lost)
         result = ExportResult(str(target), "gguf-lora", made, replace(proof, folder=str(target)))
-        write_report(staged / report_name(target), result, manifest)
+        write_report(staged / report_name(target), result, manifest, opened)
         with telling_disk_errors(target):
             put(staged, file, target)
     return proven(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.answers.opened import Opened, loading_of
+from lora_ns.answers.gguf_model import alone, trained_configuration
+from lora_ns.answers.opened import Opened, loading_of, stored_base
 from lora_ns.answers.probes import Probe, Reply, ask_probes
 from lora_ns.errors import LoransError, ModelError, Problem, UsageError
 from lora_ns.exports.gguf_file import Model, differing_setting, write_model
@@ -19,13 +19,11 @@ from lora_ns.exports.gguf_lora import add_adapter
 from lora_ns.exports.gguf_reading import TextReader
 from lora_ns.exports.gguf_tokens import STOPS, Vocabulary, read_vocabulary, vocabulary_of
 from lora_ns.files.reading import is_file
-from lora_ns.model.files import Base
-from lora_ns.model.gguf import ENDING, GgufHeader, read_gguf
-from lora_ns.model.load import empty_base, load_base
+from lora_ns.model.gguf import ENDING, read_gguf
+from lora_ns.model.load import load_base
 from lora_ns.model.tokenizer import load_tokenizer
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.observer import Observer
-from lora_ns.services.export import stored_base
 from lora_ns.services.llama_cpp_reader import is_installed, reader_of
 from lora_ns.services.verify import (
     FLOAT32,
@@ -58,9 +56,6 @@ BOUNDS = {
 _COARSER = 1.0
 """The same for types with less than four bits."""
 
-_INCOMPLETE = ("qwen3",)
-"""Architectures whose settings transformers does not read from the header as a whole."""
-
 
 def verify_gguf(opened: Opened, file: Path, observer: Observer | None = None) -> Proof:
     """Compare a GGUF file with the trained model of a run, stage by stage.
@@ -87,25 +82,6 @@ def _is_adapter(file: Path) -> bool:
 
     entry = GGUFReader(file).get_field("general.type")
     return entry is not None and entry.contents() == "adapter"
-
-
-def configuration(base: Base, trust_remote_code: bool = False) -> dict[str, Any]:
-    """Return the configuration of a causal model in transformers' current spelling."""
-    found: dict[str, Any] = empty_base(base, "CAUSAL_LM", trust_remote_code).config.to_dict()
-    return found
-
-
-def trained_configuration(opened: Opened) -> dict[str, Any]:
-    """Return the configuration of the trained model of a run: that of its base, with rows for new tokens."""
-    found = configuration(opened.base, opened.manifest.recipe.model.trust_remote_code)
-    rows = max((number + 1 for number in opened.manifest.added_tokens), default=0)
-    return {**found, "vocab_size": max(found["vocab_size"], rows)}
-
-
-def needs_configuration(header: GgufHeader, config: Mapping[str, Any]) -> bool:
-    """True if transformers needs `config.json` beside a file, because it does not read all settings from the header."""
-    has_biases = config.get("attention_bias") or config.get("mlp_bias")
-    return bool(has_biases) or header.scales_positions or header.config.get("model_type") in _INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -230,12 +206,8 @@ class GgufModel(_GgufFile):
     def ask(self, probes: list[Probe]) -> list[Reply]:
         """Return its answers, computed in the dtype of training. Raises `LoransError` if it cannot be loaded."""
         loading = replace(loading_of(self.opened.manifest), quantization=NoQuantization(), added_tokens=())
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / self.file.name
-            place.symlink_to(self.file.absolute())
-            if needs_configuration(read_gguf(self.file), self._config):
-                (place.parent / "config.json").write_text(json.dumps(self._config), encoding="utf-8")
-            model = load_base(Base(str(self.file), place.parent, gguf_file=place.name), loading)
+        with alone(self.file, self._config) as base:
+            model = load_base(base, loading)
         return ask_probes(model, probes, model.device, self.dtype)
 
 

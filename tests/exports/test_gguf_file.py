@@ -16,6 +16,7 @@ from architectures import CAUSAL, write_architecture
 from safetensors.torch import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lora_ns.answers.gguf_model import configuration, needs_configuration
 from lora_ns.errors import ModelError, RunError, UsageError
 from lora_ns.exports.gguf_file import TYPES, Model, differing_setting, write_model
 from lora_ns.exports.gguf_settings import frequencies_of, notes_of, settings_of
@@ -24,7 +25,6 @@ from lora_ns.model.files import Base
 from lora_ns.model.gguf import read_gguf
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.tokenizer import load_tokenizer
-from lora_ns.services.verify_gguf import configuration, needs_configuration
 
 LOADING = Loading("CAUSAL_LM", "float32", "cpu")
 ROUNDING = {"f32": 0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 250}

@@ -42,7 +42,7 @@ def test_the_exported_adapter_is_the_trained_one(lora_run, tmp_path):
     assert found["largest_difference"] < 1e-5
     assert (found["same_tokens"], result["made"]["lost"]) == (1.0, 0.0)
     ours, theirs = ({file.name for file in folder.iterdir()} for folder in (tmp_path / "plain", lora_run.adapter))
-    assert ours - {"export_report.json", "README.md"} == theirs
+    assert ours - {"export_report.json", "lorans_run.json", "README.md"} == theirs
     assert not list(tmp_path.glob(".*"))
 
 

@@ -135,7 +135,9 @@ def test_rows_that_are_not_permuted_are_found(lora_run, tmp_path, monkeypatch):
 
 def test_a_folder_is_given_a_name_by_the_run(lora_run, tmp_path):
     export_gguf(lora_run, tmp_path / "folder", "bf16")
-    assert {file.name for file in (tmp_path / "folder").iterdir()} == {"task-BF16.gguf", "export_report.json"}
+    assert {file.name for file in (tmp_path / "folder").iterdir()} == {
+        *("task-BF16.gguf", "export_report.json", "lorans_run.json")
+    }
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,9 @@ def test_llama_cpps_quantiser_is_run_on_the_exact_file(lora_run, tmp_path):
     assert (result.made.type, result.proof.comparison.largest_difference < 1e-5) == ("q6_k", True)
     with pytest.raises(RunError, match="llama-quantize: failed: unknown type Q5_K_M"):
         export_gguf(lora_run, tmp_path / "out/other.gguf", "q5_k_m", tmp_path / "tools")
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.gguf", "model.gguf.export_report.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        *("model.gguf", "model.gguf.export_report.json", "model.gguf.lorans_run.json")
+    }
 
 
 def test_an_unknown_tokenizer_is_refused_before_merging_or_left_to_llama_cpps_converter(
