@@ -61,6 +61,11 @@ class Artefact:
 class PlainAdapter(Opened):
     """An adapter folder on its base. Its run directory is the folder."""
 
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter."""
+        return self.run.path
+
     def load(self) -> Trained:
         """Load base and adapter. Raises `ModelError` or `UsageError`."""
         message = f"out of memory while loading a base of {self.manifest.base.parameters / 1e9:,.2f} billion parameters"
@@ -72,6 +77,13 @@ class PlainAdapter(Opened):
 def is_run(place: Path) -> bool:
     """True if a folder is a run directory."""
     return is_file(RunDir(place).manifest_file)
+
+
+def is_artefact(place: Path) -> bool:
+    """True if a file or folder looks like something that a run was made into, and is no run itself."""
+    if is_run(place) or not is_folder(place):
+        return is_file(place)
+    return any(is_file(place / name) for name in (ADAPTER, SETTINGS)) or any(place.glob(f"*{ENDING}"))
 
 
 def find_artefact(place: Path, against: Path | None = None) -> Artefact:
@@ -116,13 +128,9 @@ def _kind_of(place: Path) -> tuple[Path, Kind]:
             return place, "model"
         if len(files) == 1:
             return _kind_of(files[0])
-        what = f"has {len(files)} GGUF files" if files else "is neither a run nor an adapter nor a model"
-        remedy = (
-            f"name one, such as {files[0]}" if files else "name a run directory, or what `lorans export` made of it"
-        )
+        what = f"has {len(files)} GGUF files" if files else "is neither an adapter nor a model"
+        remedy = f"name one, such as {files[0]}" if files else "name what `lorans export` made of a run"
         raise UsageError(Problem(str(place), what, remedy))
-    if not is_file(place):
-        raise UsageError(Problem(str(place), "there is no such run or artefact", "name the `output_dir` of a run"))
     if place.suffix != ENDING:
         raise UsageError(Problem(str(place), "is a file", "name a run, a folder of `lorans export`, or a GGUF file"))
     read_gguf(place)
@@ -146,7 +154,7 @@ def open_place(
     against: Path | None = None,
 ) -> Opened:
     """Open a run or an artefact; arguments and errors as in `open_run` and `find_artefact`."""
-    if is_run(place):
+    if not is_artefact(place):
         return open_run(RunDir.open(place), base_path, dtype, force)
     return open_artefact(find_artefact(place, against), base_path, dtype, force)
 

@@ -11,7 +11,7 @@ from lora_ns.answers.weights import ADAPTER
 from lora_ns.answers.work import Task, in_turn
 from lora_ns.data.encode_labels import WordEncoder, make_encoder
 from lora_ns.data.find_labels import check_named
-from lora_ns.data.rows import Row, for_each
+from lora_ns.data.rows import Each, Row, for_each
 from lora_ns.formats import Example, Format, Label, Labelled, Tagged, TextClassification, TokenClassification
 from lora_ns.objectives.targets import Targets
 from lora_ns.run.manifest import Manifest
@@ -21,7 +21,9 @@ LABELLED_TOGETHER = 32
 """Batch size of an evaluation of labels."""
 
 
-def labelling(opened: Opened, form: Format, rows: Sequence[Row], size: int, weights: str = ADAPTER) -> Task:
+def labelling(
+    opened: Opened, form: Format, rows: Sequence[Row], size: int, weights: str = ADAPTER, each: Each = for_each
+) -> Task:
     """The task that labels the texts of rows, or tags their words.
 
     Args:
@@ -30,6 +32,7 @@ def labelling(opened: Opened, form: Format, rows: Sequence[Row], size: int, weig
         rows: the rows; labels in them are ignored.
         size: the batch size.
         weights: the weights to compute with.
+        each: reads the rows one by one.
 
     Raises:
         DataError: names the rows that cannot be read.
@@ -37,10 +40,10 @@ def labelling(opened: Opened, form: Format, rows: Sequence[Row], size: int, weig
     limit = opened.manifest.recipe.objective.max_seq_length
     if isinstance(form, TokenClassification):
         tagger = WordEncoder(opened.tokenizer, limit, opened.vocabulary())
-        sentences = for_each(rows, lambda row: _sentence(tagger, form.prompt(row.values)))
+        sentences = each(rows, lambda row: _sentence(tagger, form.prompt(row.values)))
         return in_turn("tag", [sentence.as_json() for sentence in sentences], size, weights)
     encoder = make_encoder(form, opened.tokenizer, limit, opened.vocabulary())
-    inputs = for_each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
+    inputs = each(rows, lambda row: encoder.encode(form.prompt(row.values)).inputs)
     return in_turn("classify", inputs, size, weights)
 
 

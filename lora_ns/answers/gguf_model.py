@@ -59,6 +59,10 @@ class GgufModel(Opened):
     config: Mapping[str, Any]
     """The model's `config.json`."""
 
+    @property
+    def adapter(self) -> None:
+        """None: the weights hold everything."""
+
     def room(self) -> int | None:
         """Positions for prompt and answer; None if the model does not declare a limit."""
         found = self.config.get("max_position_embeddings") or self.base.facts.max_position_embeddings
@@ -78,6 +82,10 @@ class GgufAdapter(Opened):
 
     config: Mapping[str, Any]
     """The `config.json` of the base."""
+
+    @property
+    def adapter(self) -> None:
+        """None: the weights hold the update, too."""
 
     def load(self) -> Trained:
         """Load the base, and add the update to its weights. Raises `ModelError` or `UsageError`."""

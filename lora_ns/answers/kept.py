@@ -62,7 +62,7 @@ def _key(opened: Opened, task: Task) -> str | None:
 
 def key_of_run(opened: Opened, task: Task) -> str:
     """The key of what a run itself answers: its adapter, and everything that its answers depend on."""
-    whose = {"run": opened.manifest.run_id, "adapter": opened.manifest.adapter.get(WEIGHTS)}
+    whose = {"run": opened.manifest.run_id, "adapter": opened.manifest.adapter.get(WEIGHTS), "weights": task.weights}
     return _digest(opened, task, whose)
 
 

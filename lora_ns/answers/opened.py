@@ -45,6 +45,11 @@ class Opened:
         """The tokens that the model has embeddings for."""
         return vocabulary(self.base, self.tokenizer, self.manifest.added_tokens)
 
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter; None if this is a model without one."""
+        return self.run.adapter
+
     def load(self) -> Trained:
         """Load the weights, as `load` does."""
         return load(self)

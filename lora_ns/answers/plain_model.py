@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class PlainModel(Opened):
     """A model without an adapter, with its own tokenizer, template and stop tokens; the rest is as in a run."""
 
+    @property
+    def adapter(self) -> None:
+        """None: the weights hold everything."""
+
     def load(self) -> Trained:
         """Load its weights. Raises `ModelError`."""
         message = f"out of memory while loading {self.base.path}"

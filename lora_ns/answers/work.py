@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -100,12 +100,20 @@ def row_progress(tasks: Sequence[Task], tell: OnProgress) -> Callable[[int], Non
     return lambda done: tell(done * rows // max(1, items), rows)
 
 
-def compute_here(opened: Opened, tell: OnProgress = lambda *_: None) -> Compute:
-    """Compute in this process. Weights that are not loaded yet are loaded with the first task, once."""
+def compute_here(
+    opened: Opened, tell: OnProgress = lambda *_: None, beside: Mapping[str, Opened] | None = None
+) -> Compute:
+    """Compute in this process. Weights that are not loaded yet are loaded with the first task, once.
+
+    Args:
+        opened: the run.
+        tell: called with the number of rows done.
+        beside: runs whose adapters share its load, by the names with which tasks ask for them.
+    """
     loaded = functools.cache(opened.load)
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
-        weights = Weights(loaded())
+        weights = Weights(loaded(), beside)
         done, found, tell_rows = 0, [], row_progress(tasks, tell)
         for position, task in enumerate(tasks):
             by_batch = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,16 +73,23 @@ class AskedRun:
         Raises:
             UsageError: if it is neither, or this machine has fewer processors.
         """
-        from lora_ns.answers.artefact import find_artefact, is_run
+        from lora_ns.answers.artefact import find_artefact, is_artefact, is_run
         from lora_ns.launch.torchrun import check_not_launched
         from lora_ns.launch.workers import count_workers
         from lora_ns.machine.hardware import detect
         from lora_ns.run.directory import RunDir
 
-        if is_run(path):
-            if against is not None:
+        if not is_artefact(path):
+            if against is not None and is_run(path):
                 raise UsageError(Problem("--against", f"{path} is a run itself", "leave it out"))
-            return cls.of(path, num_processes, gpus, does)
+            try:
+                return cls.of(path, num_processes, gpus, does)
+            except UsageError as error:
+                problem = error.problems[0]
+                if problem.where != str(path) or is_run(path):
+                    raise
+                remedy = "name the `output_dir` of a run, or what `lorans export` or `merge` made of one"
+                raise UsageError(replace(problem, remedy=remedy)) from None
         check_not_launched(os.environ)
         asked, found, machine = asked_processes(num_processes, gpus, does), find_artefact(path, against), detect()
         count = count_workers(asked, gpus is not None, found.manifest.plan.device.value, machine)
@@ -96,10 +104,18 @@ class AskedRun:
             return open_run(self.folder, base, dtype, force)
         return open_artefact(self.artefact, base, dtype, force)
 
-    def compute(self, opened: Opened, progress: Progress, base: Path | None, dtype: str | None, force: bool) -> Compute:
+    def compute(
+        self,
+        opened: Opened,
+        progress: Progress,
+        base: Path | None,
+        dtype: str | None,
+        force: bool,
+        beside: Mapping[str, Opened] | None = None,
+    ) -> Compute:
         """Return the function that computes answers, in this process or in workers that open the run likewise."""
         from lora_ns.launch.answering import Workers, compute_by
 
         source = self.artefact.source if self.artefact else None
         workers = Workers(self.processes, self.machine, base, dtype, force, source.path if source else None)
-        return compute_by(workers, opened, progress.rows, progress.warn)
+        return compute_by(workers, opened, progress.rows, progress.warn, beside)

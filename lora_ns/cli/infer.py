@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,10 +32,16 @@ from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import check_text
 
 if TYPE_CHECKING:
+    from lora_ns.answers.journal import Journal
     from lora_ns.answers.opened import Opened
-    from lora_ns.data.rows import Row
+    from lora_ns.data.rows import Outcome
     from lora_ns.files.staging import Output
-    from lora_ns.services.infer import Keep
+    from lora_ns.recipe.generation import Generation
+    from lora_ns.services.infer import InferResult, Keep
+    from lora_ns.services.infer_adapters import Computing
+
+
+ErrorsChoice = Literal["stop", "rows"]
 
 
 Text = Annotated[
@@ -77,6 +84,30 @@ Against = Annotated[
 ]
 
 
+Adapters = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapter",
+        metavar="RUN|ARTEFACT",
+        help="Another run or adapter folder on the same base, which answers each row, too. Repeat it for more.",
+        show_default=False,
+        autocompletion=complete.run_folders,
+    ),
+]
+
+
+BaseToo = Annotated[bool, typer.Option("--base-too", help="Let the base without an adapter answer each row, too.")]
+
+
+Errors = Annotated[
+    ErrorsChoice,
+    typer.Option(
+        "--errors",
+        help="For a row that cannot be answered: `stop` before any row is answered, or write the `rows` with an error.",
+    ),
+]
+
+
 def infer(
     run: AnyPath,
     text: Text = None,
@@ -85,6 +116,9 @@ def infer(
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     overwrite: OverwriteFile = False,
     resume: Resume = False,
+    adapter: Adapters = None,
+    base_too: BaseToo = False,
+    errors: Errors = "stop",
     against: Against = None,
     base: BasePath = None,
     dtype: Dtype = None,
@@ -105,38 +139,99 @@ def infer(
         raise UsageError(Problem("", "--input and --input-file are both given", "keep one of them"))
     if resume and output_file is None:
         raise UsageError(Problem("--resume", "there is no file to go on with", "name it with `-o`"))
-    asked = AskedRun.of_place(run, num_processes, gpus, "answers", against)
-    generation = override_generation(asked.manifest.recipe, overrides)
-    texts = _texts(text, input_file)
-    if asked.artefact is None:
-        trust_run(trust_remote_code, asked.folder, base)
-    else:
-        trust_artefact(trust_remote_code, asked.artefact, base)
+    asked = [AskedRun.of_place(run, num_processes, gpus, "answers", against)]
+    asked += [AskedRun.of_place(other, num_processes, gpus, "answers") for other in adapter or ()]
+    generation = override_generation(asked[0].manifest.recipe, overrides)
+    texts = _texts(text, input_file, errors == "rows")
+    for one in asked:
+        _trust(trust_remote_code, one, base)
     with _output(output_file, overwrite, asked, base, input_file) as file:
         with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-            libraries.prepare(asked.machine, asked.processes)
+            libraries.prepare(asked[0].machine, asked[0].processes)
             from lora_ns.answers.journal import Journal
-            from lora_ns.services.infer import check_columns, unasked_note
-            from lora_ns.services.infer import infer as service
 
-            opened = asked.open(base, dtype, forced)
-            rows = _rows(opened, texts, input_file)
-            check_columns(opened.manifest, rows)
-            if warning := unasked_note(opened.manifest, rows, str(input_file)):
-                progress.warn(warning)
-            compute = asked.compute(opened, progress, base, dtype, force)
-            journal = Journal(file.target, resume) if file and file.target else None
-            compute = journal.keeping(opened, compute) if journal else compute
+            opened = [one.open(base, dtype, forced) for one in asked]
+            asking = _Asking(opened, base_too, errors == "rows", generation)
+            rows = asking.rows(texts, input_file, progress.warn)
+            by_run = {id(one): folder for one, folder in zip(opened, asked, strict=True)}
+            journal = Journal(file.target, resume, progress.warn) if file and file.target else None
             with _keeping(file, len(rows), progress.warn) as keep:
-                result = service(opened, rows, generation, compute, keep)
-        _print(result.rows, file, as_json)
+                result = asking.answer(
+                    rows,
+                    lambda one, beside: by_run[id(one)].compute(one, progress, base, dtype, force, beside),
+                    journal,
+                    keep,
+                    progress.warn,
+                )
+        _print(result, file, as_json)
         if journal:
             journal.forget()
+    if result.failed == len(result.rows):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What is asked, and how."""
+
+    opened: Sequence[Opened]
+    base_too: bool
+    tolerant: bool
+    generation: Generation
+
+    @property
+    def several(self) -> bool:
+        """True if each row gets several answers."""
+        return self.base_too or len(self.opened) > 1
+
+    def rows(self, texts: Mapping[str, str], input_file: Path | None, tell: Callable[[str], None]) -> Sequence[Outcome]:
+        """Read the rows, with the problems of those that cannot be read if these are to be rows, too."""
+        from lora_ns.services.infer import check_columns, unasked_note
+        from lora_ns.services.infer_adapters import OUTPUTS
+
+        manifest = self.opened[0].manifest
+        rows = _rows(self.opened[0], texts, input_file, self.tolerant)
+        check_columns(manifest, rows, self.tolerant, (OUTPUTS,) if self.several else ())
+        if warning := unasked_note(manifest, rows, str(input_file)):
+            tell(warning)
+        return rows
+
+    def answer(
+        self,
+        rows: Sequence[Outcome],
+        computing: Computing,
+        journal: Journal | None,
+        keep: Keep,
+        tell: Callable[[str], None],
+    ) -> InferResult:
+        """Answer all rows."""
+        from lora_ns.services.infer import infer as service
+        from lora_ns.services.infer_adapters import adapters_of, infer_adapters, loaded_alone, together
+
+        first, *others = self.opened
+        if not self.several:
+            compute = computing(first, {})
+            compute = journal.keeping([first], compute) if journal else compute
+            return service(first, rows, self.generation, compute, keep, self.tolerant)
+        adapters = adapters_of(first, others, self.base_too)
+        if alone := loaded_alone(adapters):
+            tell(f"asked one after the other, each with a load of its own: {', '.join(alone)}")
+        compute = together(adapters, computing)
+        compute = journal.keeping([one.opened for one in adapters], compute) if journal else compute
+        return infer_adapters(adapters, rows, self.generation, compute, keep, self.tolerant)
+
+
+def _trust(is_given: bool, asked: AskedRun, base: Path | None) -> None:
+    """Allow the code of a run or an artefact, if the user consents. Raises `LoransError`."""
+    if asked.artefact is None:
+        trust_run(is_given, asked.folder, base)
+    else:
+        trust_artefact(is_given, asked.artefact, base)
 
 
 @contextlib.contextmanager
 def _output(
-    output_file: Path | None, overwrite: bool, asked: AskedRun, base: Path | None, input_file: Path | None
+    output_file: Path | None, overwrite: bool, asked: Sequence[AskedRun], base: Path | None, input_file: Path | None
 ) -> Iterator[Output | None]:
     """Open the output file, if there is one. Raises `UsageError` if the command also reads it."""
     from lora_ns.files.staging import output
@@ -146,10 +241,11 @@ def _output(
     if output_file is None:
         yield None
         return
-    if asked.artefact is None:
-        check_output(output_file, asked.folder, asked.manifest, base)
-    else:
-        check_beside(output_file, asked.artefact.place)
+    for one in asked:
+        if one.artefact is None:
+            check_output(output_file, one.folder, one.manifest, base)
+        else:
+            check_beside(output_file, one.artefact.place)
     check_answers(output_file, input_file)
     with output(output_file, overwrite) as file:
         yield file
@@ -171,16 +267,26 @@ def _json(row: dict[str, Any], is_escaped: bool = False) -> str:
     return json.dumps(row, ensure_ascii=is_escaped, default=str)
 
 
-def _print(rows: Sequence[dict[str, Any]], file: Output | None, as_json: bool) -> None:
+def _print(result: InferResult, file: Output | None, as_json: bool) -> None:
     """Write the answers to their file, or to standard output, where a terminal gets escaped JSON."""
     escaped = file is None and sys.stdout.isatty()
-    lines = [_json(row, escaped) for row in rows]
+    lines = [_json(row, escaped) for row in result.rows]
     if file is not None:
         file.write(lines)
         say(f"{len(lines):,} rows written to {file.path}", err=True)
-        return
-    for line, row in zip(lines, rows, strict=True):
-        hand_over(line if as_json else _plain(row))
+    else:
+        for line, row in zip(lines, result.rows, strict=True):
+            hand_over(line if as_json else _shown(row))
+    if result.failed:
+        say(f"{result.failed:,} of {len(lines):,} rows could not be answered: they have an `error`", err=True)
+
+
+def _shown(row: dict[str, Any]) -> str:
+    """Format a row: its answer, those of several adapters with their names, or its error."""
+    if "outputs" in row:
+        given = {name: value for name, value in row.items() if name != "outputs"}
+        return "\n".join(f"{name}: {_shown({**given, **one})}" for name, one in row["outputs"].items())
+    return f"error: {row['error']['what']}" if "error" in row else _plain(row)
 
 
 def _plain(row: dict[str, Any]) -> str:
@@ -202,14 +308,24 @@ def _plain_tags(row: dict[str, Any]) -> str:
     return " ".join(word if tag == "O" else f"{word}/{tag}" for word, tag in zip(words, row["tags"], strict=True))
 
 
-def _texts(text: str | None, input_file: Path | None) -> list[str]:
+def _texts(text: str | None, input_file: Path | None, tolerant: bool) -> dict[str, str]:
+    """The texts to answer by their places; none if the input file has rows. With `tolerant`, some may be blank."""
     from lora_ns.data.files.read import prompts_of, read_prompts
 
     if text is not None:
-        return [check_text(text, "--input")]
+        return {"input": check_text(text, "--input")}
     if input_file is None:
-        return _lines("standard input", prompts_of(Path("standard input"), sys.stdin.buffer))
-    return _lines(str(input_file), read_prompts(input_file)) if _has_prompts(input_file) else []
+        where, lines = "standard input", prompts_of(Path("standard input"), sys.stdin.buffer)
+    elif _has_prompts(input_file):
+        where, lines = str(input_file), read_prompts(input_file)
+    else:
+        return {}
+    if not lines:
+        remedy = "give `--input`, `--input-file`, or lines on standard input"
+        raise UsageError(Problem("" if input_file is None else where, "nothing to answer", remedy))
+    if not tolerant:
+        _check_not_blank(where, lines)
+    return {f"{where}:{number}": line for number, line in enumerate(lines, start=1)}
 
 
 def _has_prompts(file: Path) -> bool:
@@ -220,24 +336,26 @@ def _has_prompts(file: Path) -> bool:
     return kind is not None and kind.is_plain_text
 
 
-def _lines(where: str, lines: list[str]) -> list[str]:
-    """Check that no text is blank: it would have no answer, and shift the numbers of the rest."""
-    if not lines:
-        remedy = "give `--input`, `--input-file`, or lines on standard input"
-        raise UsageError(Problem("" if where == "standard input" else where, "nothing to answer", remedy))
+_BLANK = "remove it; texts of several lines go into a .jsonl file"
+
+
+def _check_not_blank(where: str, lines: Sequence[str]) -> None:
+    """Check that no text is blank: it would have no answer, and shift the numbers of the rest. Raises `UsageError`."""
     blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
     if blank:
         more = f", and {len(blank) - 1:,} more" if len(blank) > 1 else ""
-        remedy = "remove it; texts of several lines go into a .jsonl file"
-        raise UsageError(Problem(f"{where}:{blank[0]}", f"the line is blank{more}", remedy))
-    return lines
+        raise UsageError(Problem(f"{where}:{blank[0]}", f"the line is blank{more}", _BLANK))
 
 
-def _rows(opened: Opened, texts: Sequence[str], input_file: Path | None) -> Sequence[Row]:
+def _rows(opened: Opened, texts: Mapping[str, str], input_file: Path | None, tolerant: bool) -> Sequence[Outcome]:
     from lora_ns.data.files.paths import layout_of
-    from lora_ns.data.files.read import read_rows
+    from lora_ns.data.files.read import read_outcomes, read_rows
     from lora_ns.services.infer import as_row
 
     if input_file is not None and not _has_prompts(input_file):
-        return read_rows(input_file, layout=layout_of(opened.manifest.recipe.dataset))
-    return [as_row(opened, text) for text in texts]
+        read = read_outcomes if tolerant else read_rows
+        return read(input_file, layout=layout_of(opened.manifest.recipe.dataset))
+    return [
+        as_row(opened, text, where) if text.strip() or not tolerant else Problem(where, "the line is blank", _BLANK)
+        for where, text in texts.items()
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lora_ns.errors import DataError, Problem
 from lora_ns.formats import Format, RowFaultError
@@ -65,22 +65,41 @@ def for_each(rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
     return found
 
 
+class Each(Protocol):
+    """A function that reads rows one by one, such as `for_each`."""
+
+    def __call__(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
+        """Apply `read` to each row in order. Raises `DataError`."""
+
+
+@dataclass
+class Tolerant:
+    """Reads rows like `for_each`, but leaves out those that cannot be read, and keeps their problems."""
+
+    faults: dict[int, Problem] = field(default_factory=dict)
+    """Problems by the index of the row."""
+
+    def __call__(self, rows: Sequence[Row], read: Callable[[Row], T]) -> list[T]:
+        """Apply `read` to each row in order. Raises `DataError` at a fault that ends the processing."""
+        found: list[T] = []
+        for number, row in enumerate(rows):
+            try:
+                found.append(read(row))
+            except RowFaultError as fault:
+                self.faults[number] = Problem(row.where, fault.what, fault.remedy, fault.code)
+                if fault.is_last:
+                    raise DataError(shortened([*self.faults.values()])) from None
+        return found
+
+
 def try_each(rows: Sequence[Row], read: Callable[[Row], T]) -> tuple[list[T], list[Problem]]:
     """Apply `read` to each row, and collect the problems of those for which it raised `RowFaultError`.
 
     Raises:
         DataError: with the problems so far, at a fault that ends the processing.
     """
-    found: list[T] = []
-    problems: list[Problem] = []
-    for row in rows:
-        try:
-            found.append(read(row))
-        except RowFaultError as fault:
-            problems.append(Problem(row.where, fault.what, fault.remedy, fault.code))
-            if fault.is_last:
-                raise DataError(shortened(problems)) from None
-    return found, problems
+    each = Tolerant()
+    return each(rows, read), [*each.faults.values()]
 
 
 def shortened(problems: list[Problem]) -> list[Problem]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,17 @@ class Workers:
     force: bool = False
     against: Path | None = None
     """The run of an artefact, if it was named."""
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    """Runs whose adapters share its load."""
 
 
-def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callable[[str], None]) -> Compute:
+def compute_by(
+    workers: Workers,
+    opened: Opened,
+    tell: OnProgress,
+    note: Callable[[str], None],
+    beside: Mapping[str, Opened] | None = None,
+) -> Compute:
     """Compute in worker processes, or in this process if one worker or one batch is enough.
 
     Workers report their results at the end. If one fails or is stopped, its finished batches are still reported.
@@ -56,8 +64,10 @@ def compute_by(workers: Workers, opened: Opened, tell: OnProgress, note: Callabl
         opened: the run.
         tell: called with the number of items done.
         note: called with a note if there are more processes than batches.
+        beside: runs whose adapters share the load of the run, by the names with which tasks ask for them.
     """
-    here = compute_here(opened, tell)
+    here = compute_here(opened, tell, beside)
+    workers = replace(workers, beside={name: one.run.path for name, one in (beside or {}).items()})
 
     def compute(tasks: Sequence[Task], on_result: OnResult = ignore_result) -> list[list[Any]]:
         batches = max(1, *(len(task.batches) for task in tasks))
@@ -111,6 +121,7 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
         "dtype": workers.dtype,
         "force": workers.force,
         "against": str(workers.against.absolute()) if workers.against else None,
+        "beside": {name: str(path.absolute()) for name, path in workers.beside.items()},
         "processes": count,
         "tasks": [
             {
@@ -160,7 +171,8 @@ def work(files: WorkerFiles) -> None:
         return
     force = Force(lambda _: None) if share["force"] else Force()
     base, against = (Path(share[name]) if share[name] else None for name in ("base", "against"))
-    weights = Weights(open_place(Path(share["run"]), base, share["dtype"], force, against).load())
+    beside = {name: open_place(Path(path), base, share["dtype"], force) for name, path in share["beside"].items()}
+    weights = Weights(open_place(Path(share["run"]), base, share["dtype"], force, against).load(), beside)
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, UsageError, first_line
+from lora_ns.files.reading import read_json
 from lora_ns.files.safetensors import FREEDOM, largest_side, read_header
 from lora_ns.methods import METHODS
-from lora_ns.model.adapter import WEIGHTS, train_in_float32
+from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.malformed import translating
 from lora_ns.model.modules import check_patterns
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
+    from torch.nn import Parameter
     from transformers import PreTrainedModel
 
 _METHOD_CLASSES = frozenset(method.config_class for method in METHODS.values())
@@ -88,9 +90,42 @@ def load_trainable(model: PreTrainedModel, folder: Path, *, has_head: bool = Tru
         # PEFT loads virtual tokens for inference only. Everything else is loaded as it was trained, in float32.
         is_whole = not config.is_prompt_learning
         adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_whole, config=config)
-        _restore_float32(adapted, folder)
+        trained = {name: value for name, value in adapted.named_parameters() if value.requires_grad}
+        _restore_float32(trained, folder)
     check_keys(adapted, folder)
     return adapted
+
+
+_ALONE = ("alora_invocation_tokens", "layer_replication", "target_parameters", "trainable_token_indices")
+"""Settings of LoRA that other adapters on the same model would have to share, or that change the model itself."""
+
+
+def can_share(folder: Path) -> bool:
+    """True if a saved adapter can be one of several on a model: LoRA on its own layers, and modules trained whole."""
+    settings = read_json(folder / "adapter_config.json")
+    is_lora = settings.get("peft_type") == "LORA" and settings.get("bias", "none") == "none"
+    return is_lora and not any(settings.get(name) for name in _ALONE)
+
+
+def load_beside(adapted: PeftModel, folder: Path, name: str) -> None:
+    """Load another saved adapter onto the same model, in float32 as it was trained, without making it active.
+
+    Args:
+        adapted: a base with an adapter. Both can be one of several, see `can_share`.
+        folder: folder of the other adapter.
+        name: its name in the model, which is part of no name of a module.
+
+    Raises:
+        UsageError: as `load_adapter` does.
+    """
+    config = check_config(folder).to_dict()
+    with translating(Problem(str(folder), "the adapter cannot be loaded", "train again, or restore the folder")):
+        check_patterns(adapted.get_base_model(), config, str(folder / "adapter_config.json"))
+        _check_sizes(folder / "adapter_config.json", config)
+        adapted.load_adapter(str(folder), name)
+        own = {key: value for key, value in adapted.named_parameters() if name in key.split(".")}
+        _restore_float32(own, folder, name)
+    check_keys(adapted, folder, name)
 
 
 def put_weights(adapted: PeftModel, folder: Path) -> None:
@@ -121,37 +156,35 @@ def merge_adapters(model: PreTrainedModel, folders: Sequence[Path]) -> PreTraine
     return model
 
 
-def _restore_float32(adapted: PeftModel, folder: Path) -> None:
+def _restore_float32(trained: Mapping[str, Parameter], folder: Path, adapter: str = "default") -> None:
     """Convert trained parameters to float32 with the file's values, because some are loaded in the base's dtype."""
     import torch
     from safetensors.torch import load_file
 
     rounded = {
-        name: value
-        for name, value in adapted.named_parameters()
-        if value.requires_grad and value.is_floating_point() and value.dtype != torch.float32
+        name: value for name, value in trained.items() if value.is_floating_point() and value.dtype != torch.float32
     }
-    train_in_float32(adapted)
     saved = load_file(folder / WEIGHTS) if rounded else {}
     for name, value in rounded.items():
-        exact = saved.get(name.replace(".modules_to_save.default", "").replace(".default", ""))
+        value.data = value.data.float()
+        exact = saved.get(name.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", ""))
         if exact is not None:
             value.data.copy_(exact)
 
 
-def check_keys(adapted: PeftModel, folder: Path) -> None:
+def check_keys(adapted: PeftModel, folder: Path, adapter: str = "default") -> None:
     """Check that the keys of a saved adapter and the model's match, in both directions. Raises `UsageError`."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        check_names_saved(folder, set(file.keys()), adapted)
+        check_names_saved(folder, set(file.keys()), adapted, adapter)
 
 
-def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel) -> None:
+def check_names_saved(folder: Path, saved: set[str], adapted: PeftModel, adapter: str = "default") -> None:
     """Check that an adapter's tensors and the model's match, in both directions. Raises `UsageError`."""
     from peft import get_peft_model_state_dict
 
-    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    expected = set(get_peft_model_state_dict(adapted, adapter_name=adapter, save_embedding_layers=False))
     if not saved and not expected:
         what, remedy = "has no weights: the adapter changes nothing", "train again with other `target_modules`"
         raise UsageError(Problem(str(folder / WEIGHTS), what, remedy))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from lora_ns.answers.opened import Opened
@@ -45,8 +45,8 @@ def others_beside(opened: Opened, runs: Sequence[Opened], models: Sequence[Path]
         what = f"a run of `[{objective.toml}]` is compared with other runs, not with plain models"
         raise UsageError(Problem("--model", what, "leave it out"))
     for run in runs:
-        _check_alike(opened, run)
-    names = _names(folders)
+        check_alike(opened, run)
+    names = names_of(folders, {ADAPTER_NAME, BASE_NAME, CONSTANT_NAME})
     return [
         *(System(name, run, is_rival=True) for name, run in zip(names, runs, strict=False)),
         *(
@@ -56,7 +56,7 @@ def others_beside(opened: Opened, runs: Sequence[Opened], models: Sequence[Path]
     ]
 
 
-def _check_alike(opened: Opened, other: Opened) -> None:
+def check_alike(opened: Opened, other: Opened) -> None:
     """Check that two runs answer in the same form. Raises `UsageError`."""
     first, second = opened.manifest, other.manifest
     kinds = [manifest.recipe.objective.answers for manifest in (first, second)]
@@ -79,10 +79,9 @@ def _answers(manifest: Manifest) -> str:
     )
 
 
-def _names(folders: Iterable[Path]) -> list[str]:
-    """The last parts of the folders' paths, as many as tell them apart from one another and from the first run."""
+def names_of(folders: Iterable[Path], taken: Collection[str]) -> list[str]:
+    """The last parts of the folders' paths, as many as tell them apart from one another and from taken names."""
     whole = [folder.absolute().parts for folder in folders]
-    taken = {ADAPTER_NAME, BASE_NAME, CONSTANT_NAME}
     for count in range(1, max(map(len, whole), default=1) + 1):
         names = ["/".join(parts[-count:]).lstrip("/") for parts in whole]
         if len({*names, *taken}) == len(names) + len(taken):

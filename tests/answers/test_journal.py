@@ -42,7 +42,7 @@ def answering(asked, dies_after=None):
 
 def run(file, compute, *, resume=False, key="key", heard=None):
     heard = [] if heard is None else heard
-    keeping = Journal(file, resume).keeping(SimpleNamespace(key=key), compute)
+    keeping = Journal(file, resume).keeping([SimpleNamespace(key=key)], compute)
     (found,) = keeping([TASK], lambda _, place, one: heard.append((place, one)))
     return found
 
@@ -72,6 +72,56 @@ def test_a_cut_line_is_left_out(tmp_path):
     left.write_text(left.read_text()[:-4])
     assert run(file, answering([]), resume=True) == expected
     assert run(file, answering([], 0), resume=True) == expected
+
+
+@pytest.mark.parametrize("damage", ["{", "[1", "7", '["a", 1]', "[99, 1]", "[-1, 1]", "null", "[" * 9999, "\0"])
+def test_answers_from_a_damaged_line_on_are_asked_again(tmp_path, damage):
+    expected, file = whole(tmp_path), tmp_path / "file"
+    with pytest.raises(KilledError):
+        run(file, answering([], 6))
+    left = Journal(file, True).file
+    lines = left.read_text().splitlines()
+    left.write_text("\n".join([*lines[:3], damage, *lines[4:]]) + "\n")
+    notes, asked = [], []
+    keeping = Journal(file, True, notes.append).keeping([SimpleNamespace(key="key")], answering(asked))
+    assert keeping([TASK]) == [expected]
+    assert {*asked} == {*"bcefg"}, "the two answers before it are those of the first batch"
+    assert notes == [".file.lorans-answers:4: is damaged; 4 answers from there on are asked again"]
+
+
+def test_several_tasks_go_on_where_they_were(tmp_path):
+    other = Task("write", [*"xyz"], [[2, 0], [1]])
+    asked = [SimpleNamespace(key="one"), SimpleNamespace(key="two")]
+
+    def one_by_one(dies_after=None):
+        def compute(tasks, on_result):
+            found, count = [], 0
+            for number, task in enumerate(tasks):
+                results = {}
+                for batch, places in enumerate(task.batches):
+                    for place in places:
+                        if count == dies_after:
+                            raise KilledError
+                        count += 1
+                        results[place] = [task.items[place].upper(), task.number(batch)]
+                        on_result(number, place, results[place])
+                found.append([results[place] for place in range(len(task.items))])
+            return found
+
+        return compute
+
+    expected = one_by_one()([TASK, other], lambda *_: None)
+    for moment in range(len(TASK.items) + len(other.items)):
+        file, heard = tmp_path / f"file{moment}", {}
+        with pytest.raises(KilledError):
+            Journal(file, False).keeping(asked, one_by_one(moment))([TASK, other])
+        resumed = Journal(file, moment > 0).keeping(asked, one_by_one())
+
+        def hear(task, item, one, heard=heard):
+            heard[task, item] = one
+
+        assert resumed([TASK, other], hear) == expected
+        assert heard == {(task, item): one for task, found in enumerate(expected) for item, one in enumerate(found)}
 
 
 def test_answers_are_not_thrown_away_and_not_mixed_with_others(tmp_path):

@@ -86,11 +86,11 @@ def no_base(place, run):
 
 
 FAULTS = {
-    "nothing there": (lambda place, _: shutil.rmtree(place), UsageError, "there is no such run or artefact"),
+    "nothing there": (lambda place, _: shutil.rmtree(place), UsageError, "no such run directory .name the `output_dir`.*, or what"),
     "an empty folder": (
         lambda place, _: [file.unlink() for file in place.iterdir()],
         UsageError,
-        "is neither a run nor an adapter nor a model .name a run",
+        "not a run directory: it has no manifest.json .name the .*, or what",
     ),
     "a damaged record": (lambda place, _: (place / RECORD).write_text("{"), UsageError, RECORD),
     "a record of something else": (

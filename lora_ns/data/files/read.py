@@ -45,6 +45,20 @@ def read_files(paths: Sequence[Path], limit: int | None = None, max_bad_rows: in
     return Found(rows, tuple(problems))
 
 
+def read_outcomes(path: Path, layout: Layout = PLAIN) -> list[Outcome]:
+    """Read all rows of a file, with the problems of unreadable ones in their places.
+
+    Raises:
+        DataError: if the file cannot be read at all, or has no rows.
+    """
+    if problem := _unfit(path):
+        raise DataError(problem)
+    found = list(_outcomes(path, layout))
+    if not found:
+        raise DataError(no_rows(path))
+    return found
+
+
 def each_row(paths: Sequence[Path], layout: Layout = PLAIN) -> Iterator[Outcome]:
     """Yield the rows of some files one by one, and the problems of unreadable ones; nothing is kept in memory.
 
