@@ -86,7 +86,11 @@ def no_base(place, run):
 
 
 FAULTS = {
-    "nothing there": (lambda place, _: shutil.rmtree(place), UsageError, "no such run directory .name the `output_dir`.*, or what"),
+    "nothing there": (
+        lambda place, _: shutil.rmtree(place),
+        UsageError,
+        "no such run directory .name the `output_dir`.*, or what",
+    ),
     "an empty folder": (
         lambda place, _: [file.unlink() for file in place.iterdir()],
         UsageError,
